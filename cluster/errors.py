@@ -3,7 +3,8 @@
 ClusterError
 ├── ConnectionFailed (ConnectionError)   no Ray cluster is at the address
 │   └── ServiceFailed                    it fails itself, or a proxy before it: no mistake of the user's
-├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster does not know it
+├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster refuses what is asked of it
+│   └── NoSuchJob                        the cluster does not know the job
 ├── NotStarted (RuntimeError)            Ray could not be started on this machine
 ├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
 │   └── HostsDied                        they die, fail or do not start in time: no mistake of the user's
@@ -31,7 +32,11 @@ class ServiceFailed(ConnectionFailed):
 
 
 class SubmissionFailed(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
-    """A job cannot be submitted, or the cluster does not know it."""
+    """A job cannot be submitted, or the cluster refuses what is asked of it."""
+
+
+class NoSuchJob(SubmissionFailed):
+    """The cluster does not know the job."""
 
 
 class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened

@@ -29,7 +29,7 @@ from sweeps.record.mirror.opening import Mirror, create, mirrored
 from sweeps.record.spent import spent
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
-from sweeps.steering import local_sweeps, remote
+from sweeps.steering import local_sweeps
 from sweeps.steering.answering import Answerer, deciding
 from sweeps.steering.mailbox import Mailbox
 from sweeps.steering.stop import StopState, on_signals
@@ -253,8 +253,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     cluster = Cluster(address)
 
     def train() -> None:
-        heard = remote.answering(running.sweep_id, running.folder, journal, address)
-        with cluster.connected(running.sweep_id), heard:
+        with cluster.connected(running.sweep_id):
             deliver()
             _train(running.sweep, driver, say, cluster.joined)
 

@@ -1,30 +1,26 @@
-"""Follows what a job prints, over connections that may break, until it has ended."""
+"""Follows what a job prints until it has ended, also where the cluster does not answer for a while."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
-
-import aiohttp
+from typing import Any, NamedTuple
 
 from cluster.errors import ClusterError, ConnectionFailed, SubmissionFailed
-from cluster.submission.jobs import Jobs, Seen
+from cluster.submission.jobs import Jobs, JobState, rest
 
-QUIET_SECONDS = 20.0
-"""After so long without a line, the cluster is asked whether it is still there: a dead connection says nothing."""
 PAUSE_SECONDS = 2.0
+"""Pause between two looks at a job that is followed; or `SHARE` times as long as the last look took, which sends all
+that the job has printed."""
+SHARE = 10
 PATIENCE_SECONDS = 300.0
 """How long a cluster may not answer before it is given up."""
 SHORT_SECONDS = 120.0
-TURN_SECONDS = 0.2
-ENDING_TURNS = 25
-"""How often it is looked whether a job has ended that was asked to."""
+"""How long a job of some seconds may take."""
+TURN_SECONDS = 0.3
+"""Pause between two looks at such a job."""
 CLOSING_KEY = "dir"
 """What --json prints of a sweep has its folder. Other lines of JSON are a trainable's own."""
 FINDINGS_KEY = "findings"
@@ -32,116 +28,69 @@ FINDINGS_KEY = "findings"
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
-@dataclass
-class Printed:
-    """What a job has printed: lines for people, and the JSON object that --json prints at its end."""
+class Ended(NamedTuple):
+    """How a job has ended."""
 
-    say: Callable[[str], None]
-    closing_key: str = CLOSING_KEY
-    """A key of that object."""
-    closing: dict[str, Any] | None = None
-    _taken: int = field(default=0, init=False)
-    """Characters that were taken."""
-    _rest: str = field(default="", init=False)
-    """A line that is not whole yet."""
+    state: JobState
+    closing: dict[str, Any] | None
+    """The JSON object that --json prints at a command's end."""
 
-    def take(self, text: str) -> None:
-        """Takes the next text."""
-        self._taken += len(text)
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._line(line)
 
-    def end(self) -> None:
-        """Takes a last line that has no end."""
-        if self._rest:
-            self._line(self._rest)
-        self._rest = ""
-
-    def again(self) -> Callable[[str], None]:
-        """Takes the text from its beginning, but tells nothing twice."""
-        left = self._taken
-
-        def take(text: str) -> None:
-            nonlocal left
-            new, left = text[left:], max(0, left - len(text))
-            if new:
-                self.take(new)
-
-        return take
-
-    def _line(self, line: str) -> None:
-        closing = _closing(line, self.closing_key)
-        if closing is not None:
-            self.closing = closing
-        elif not any(words in line for words in _OF_RAY):
-            self.say(line)
+def lines_of(text: str) -> list[str]:
+    """The lines that a job has printed, without those of Ray."""
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line for line in lines if not any(words in line for words in _OF_RAY)]
 
 
 def follow(
     jobs: Jobs,
     job_id: str,
-    printed: Printed,
     say: Callable[[str], None],
+    closing_key: str = CLOSING_KEY,
     clock: Callable[[], float] = time.monotonic,
-) -> Seen:
-    """What became of a job, once it has ended; its output goes to `printed`.
+    pause: Callable[[float], object] = rest,
+) -> Ended:
+    """Says each line that a job prints for people, and returns how the job has ended.
 
     Raises:
         ConnectionFailed: the cluster has not answered for `PATIENCE_SECONDS`; the job may go on.
         SubmissionFailed: the cluster does not know the job any more.
     """
-    lost = _Lost(jobs.address, say, clock)
-    pause = threading.Event()
+    said, closing, lost = 0, None, None
     while True:
+        began = clock()
         try:
-            asyncio.run(_stream(jobs, job_id, lost.found_by(printed.again())))
-            seen = jobs.look_up(job_id)
-        except SubmissionFailed:
-            raise
-        except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            lost.again(error)
-        else:
-            lost.since = None
-            if seen is None:
+            # In this order: what an ended job has printed is whole.
+            state = jobs.look_up(job_id)
+            if state is None:
                 raise SubmissionFailed(f"{job_id}: {jobs.address} does not know this job any more")
-            if seen.has_ended:
-                printed.end()
-                return seen
-        pause.wait(PAUSE_SECONDS)
+            text = jobs.logs(job_id)
+        except ConnectionFailed as error:
+            if lost is None:
+                say("the connection is lost; the job goes on; trying to connect again")
+            lost = began if lost is None else lost
+            if clock() - lost > PATIENCE_SECONDS:
+                raise ConnectionFailed(
+                    f"{jobs.address}: no answer for {PATIENCE_SECONDS:.0f} s: {error}; the job may go on"
+                ) from None
+        else:
+            lost = None
+            whole = len(text) if state.has_ended else text.rfind("\n") + 1
+            closing = _say(text[said:whole], say, closing_key) or closing
+            said = max(said, whole)
+            if state.has_ended:
+                return Ended(state, closing)
+        pause(max(PAUSE_SECONDS, SHARE * (clock() - began)))
 
 
-@dataclass
-class _Lost:
-    """A connection that may be lost for a while."""
-
-    address: str
-    say: Callable[[str], None]
-    clock: Callable[[], float]
-    since: float | None = None
-
-    def found_by(self, take: Callable[[str], None]) -> Callable[[str], None]:
-        """As `take`, which shows that the connection is there."""
-
-        def take_found(text: str) -> None:
-            self.since = None
-            take(text)
-
-        return take_found
-
-    def again(self, error: Exception) -> None:
-        """Takes note of a failure; raises ConnectionFailed after too long a time of them."""
-        if self.since is None:
-            self.since = self.clock()
-            self.say("the connection is lost; the job goes on; trying to connect again")
-        elif self.clock() - self.since > PATIENCE_SECONDS:
-            raise ConnectionFailed(
-                f"{self.address}: no answer for {PATIENCE_SECONDS:.0f} s: {error}; the job may go on"
-            ) from None
-
-
-def wait(jobs: Jobs, job_id: str, printed: Printed, clock: Callable[[], float] = time.monotonic) -> Seen:
-    """What became of a job of some seconds, sooner than by following it; it is removed from the cluster's list.
+def wait(
+    jobs: Jobs,
+    job_id: str,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], object] = rest,
+) -> Ended:
+    """As `follow`, for a job of some seconds, whose lines are said at its end; it goes from the cluster's list then.
 
     Ray may list it again as FAILED: its monitor, which looks once a second, takes a job without an entry whose process
     has ended for one that has died (dashboard/modules/job/job_manager.py, 2.60: `_monitor_job_internal`).
@@ -150,78 +99,45 @@ def wait(jobs: Jobs, job_id: str, printed: Printed, clock: Callable[[], float] =
         ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; what it is for
             may have been done.
     """
-    began, pause = clock(), threading.Event()
+    began = clock()
     while True:
-        try:
-            seen = jobs.look_up(job_id)
-            if seen is not None and seen.has_ended:
-                printed.take(jobs.logs(job_id))
-                printed.end()
-                with suppress(ClusterError):  # the answer is there
-                    jobs.delete(job_id)
-                return seen
-        except SubmissionFailed as error:
-            raise ConnectionFailed(str(error)) from None
+        state = jobs.look_up(job_id)
+        if state is not None and state.has_ended:
+            closing = _say(jobs.logs(job_id), say, CLOSING_KEY)
+            with suppress(ClusterError):  # the answer is there
+                jobs.delete(job_id)
+            return Ended(state, closing)
         if clock() - began > SHORT_SECONDS:
             raise ConnectionFailed(
                 f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
             )
-        pause.wait(TURN_SECONDS)
+        pause(TURN_SECONDS)
 
 
-def give_up(jobs: Jobs, job_id: str) -> bool:
-    """Stops a job of some seconds and removes it from the cluster's list; False when it may stay there."""
-    pause = threading.Event()
-    with suppress(ClusterError):
-        for turn in range(ENDING_TURNS):
-            seen = jobs.look_up(job_id)
-            if seen is None:
-                return True
-            if seen.has_ended:
-                jobs.delete(job_id)
-                return True
-            if turn == 0:
-                jobs.stop(job_id)
-            pause.wait(TURN_SECONDS)
-    return False
+def put_away(jobs: Jobs, job_id: str) -> None:
+    """Removes a job that has ended from the cluster's list; one that still runs is asked to end, and stays there."""
+    with suppress(ClusterError):  # nobody waits for it any more
+        jobs.stop(job_id)
+        jobs.delete(job_id)
 
 
-async def _stream(jobs: Jobs, job_id: str, take: Callable[[str], None]) -> None:
-    """Takes what the job prints until it has ended.
-
-    Raises:
-        OSError, RuntimeError: the connection broke.
-    """
-    stream = jobs.tail(job_id)
-    waiting = asyncio.ensure_future(anext(stream, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait({waiting}, timeout=QUIET_SECONDS)
-            if not done:
-                await asyncio.to_thread(jobs.look_up, job_id)
-                continue
-            text = waiting.result()
-            if text is None:
-                return
-            take(text)
-            waiting = asyncio.ensure_future(anext(stream, None))
-    finally:
-        waiting.cancel()
+def _say(text: str, say: Callable[[str], None], closing_key: str) -> dict[str, Any] | None:
+    """Says the lines for people; returns the object that a command prints at its end, if it is among them."""
+    closing = None
+    for line in lines_of(text):
+        found = _object(line)
+        if found is not None and closing_key in found:
+            closing = found
+        else:
+            say(line)
+    return closing
 
 
-def exit_code(seen: Seen) -> int:
-    """The sweep's exit code; 143, that of SIGTERM, when Ray was asked to stop the job, and 1 when Ray could not say."""
-    if seen.exit_code is not None:
-        return seen.exit_code if seen.exit_code >= 0 else 128 - seen.exit_code
-    return 143 if seen.status == "STOPPED" else 1
-
-
-def _closing(line: str, key: str) -> dict[str, Any] | None:
-    """The object that --json prints at a command's end, if the line is one."""
+def _object(line: str) -> dict[str, Any] | None:
     if not line.startswith("{"):
         return None
     try:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and key in value else None
+    return value if isinstance(value, dict) else None

@@ -1,49 +1,48 @@
-"""The jobs of a Ray cluster, asked through its dashboard from a machine that need not be part of it."""
+"""The jobs of a Ray cluster, asked through its dashboard from a machine that need not be part of it.
+
+Ray itself is imported by `connect` alone: a mistake in a command is told before.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
+import re
 import shlex
+import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-import ray
-import requests
-from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
-
-from cluster.errors import ClusterError, ConnectionFailed, ServiceFailed, SubmissionFailed, first_cause, not_let_in
-from cluster.submission import STOP_SECONDS, check_address, check_id
+from cluster.errors import ClusterError, NoSuchJob, ServiceFailed, SubmissionFailed
+from cluster.submission import package
 from cluster.submission.on_node import ENTRY, HOOK
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 30.0
-UPLOAD_SECONDS = 600.0
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+    from cluster.submission.ray_client import Client
+
 MARK = "qsweep"
 """The key of a job's metadata that says what of this project it is: its command."""
-TRIES = 3
-RETRY_SECONDS = 2.0
-"""Pause before a request that failed is sent again."""
+STOP_SECONDS = 900
+"""How long Ray lets a job that was asked to stop save its trials and deliver to MLflow before it kills it. Ray's own
+time is 3 s (dashboard/modules/job/job_supervisor.py, 2.60)."""
 START_SECONDS = 60.0
 """How long a head node that has just started may take to have its agent, which starts jobs."""
+RETRY_SECONDS = 2.0
+"""Pause before such a head node is asked again."""
+rest: Callable[[float], object] = threading.Event().wait
+"""Waits so many seconds."""
 _NO_AGENT = "No available agent to submit job"
 """ray/dashboard/modules/job/job_head.py, 2.60: `submit_job`, after 10 s."""
-BACKOFF_SECONDS = (0.5, 1.0, 2.0)
-"""Pauses before a request is sent again that a proxy answered, because the dashboard behind it did not."""
-_FAILURES = 500
-"""The least HTTP status that says that the server fails; of these the proxy's own are:"""
-_PROXYS = (requests.codes.bad_gateway, requests.codes.unavailable, requests.codes.gateway_timeout)
-_LACKING = requests.codes.not_found
-_SUBMIT = ("POST", "/api/jobs/")
-"""The request that is not sent again here: `Jobs.submit` looks first whether it was taken."""
-_NEVER = threading.Event()
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_USER = re.compile(r"^([A-Za-z][\w+.-]*://)?.*@", re.DOTALL)
+"""A password may hold / and ?, so all before the last @ counts."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # The first python that knows Ray, of those that the head node's Ray was started with.
 _SHELL = """\
 for python in python python3; do \
@@ -72,62 +71,47 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Seen:
+class JobState:
     """What the cluster says of a job."""
 
+    job_id: str
     status: str
-    exit_code: int | None
+    driver_exit_code: int | None = None
     """None while it runs, and when Ray ended it."""
-    message: str
-    metadata: Mapping[str, str]
-    package: str | None
-    node: str | None = None
-    """Id of the node on which it runs; None before it has started."""
+    message: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    package: str | None = None
+    """Address of what it has brought along."""
 
     @property
     def is_sweep(self) -> bool:
         """It runs a sweep, and is no other program's, and no question of some seconds."""
         return self.metadata.get(MARK) in ("launch", "resume")
 
-    def sweep(self, job_id: str) -> str:
+    @property
+    def sweep(self) -> str:
         """Its sweep: the id of the job itself, or what was resumed."""
-        return self.metadata.get("sweep", job_id)
+        return self.metadata.get("sweep", self.job_id)
 
     @property
     def has_ended(self) -> bool:
         """Nothing of the job runs any more."""
         return self.status in _ENDED
 
+    @property
+    def exit_code(self) -> int:
+        """Its command's; 143, that of SIGTERM, when Ray was asked to stop the job, and 1 when Ray could not say."""
+        code = self.driver_exit_code
+        if code is not None:
+            return code if code >= 0 else 128 - code
+        return 143 if self.status == "STOPPED" else 1
 
-class _Client(JobSubmissionClient):
-    """Ray's client, which else waits for ever for a host that does not answer, and gives up at a proxy's first error.
-
-    All its requests may be sent twice: the second one does nothing more, except the one that submits.
-    """
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        answer = UPLOAD_SECONDS if method == "PUT" else ANSWER_SECONDS
-        options = {"timeout": (CONNECT_SECONDS, answer), **options}
-        response: requests.Response = super()._do_request(method, endpoint, **options)
-        if (method, endpoint) == _SUBMIT:
-            return response
-        for seconds in BACKOFF_SECONDS:
-            if response.status_code not in _PROXYS:
-                break
-            _NEVER.wait(seconds)
-            response = super()._do_request(method, endpoint, **options)
-        if response.status_code >= _FAILURES:
-            is_page = response.text.lstrip().startswith("<")
-            said = response.reason if is_page else _last_line(response.text)
-            raise ServiceFailed(f"{self._address}: answers with HTTP {response.status_code}: {said}; try again")
-        return response
-
-    def asked(self, method: str, endpoint: str, *, may_lack: bool = False, **options: Any) -> requests.Response:
-        """The answer to a request that succeeds, or, where something `may_lack`, says that it is not there."""
-        response = self._do_request(method, endpoint, **options)
-        if response.status_code != requests.codes.ok and not (may_lack and response.status_code == _LACKING):
-            self._raise_error(response)
-        return response
+    @property
+    def end_lines(self) -> list[str]:
+        """Says how a job ended that Ray ended, or could not start; nothing of one that ended by itself."""
+        if self.driver_exit_code is not None:
+            return []
+        return [f"{self.job_id}: {self.status}{f': {self.message}' if self.message else ''}"]
 
 
 class Jobs:
@@ -137,215 +121,164 @@ class Jobs:
     it refuses.
     """
 
-    def __init__(self, address: str) -> None:
-        """Connects.
-
-        Args:
-            address: of the dashboard. RAY_ADDRESS, which Ray would prefer, is not used.
-        """
-        self.address = check_address(address)
-        for module in ("dashboard_sdk", "job.sdk"):
-            # They tell of each upload and each connection.
-            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
-        with _told(self.address), _address_not_of_environment():
-            self._client = _Client(self.address)
+    def __init__(self, address: str, client: Client) -> None:
+        """See `connect`."""
+        self.address = address
+        self._client = client
 
     @property
-    def version(self) -> str:
-        """Of the cluster's Ray."""
-        return str(self._client._server_ray_version)
+    def other_version(self) -> str | None:
+        """Version of the cluster's Ray where it is another minor version than that of this machine."""
+        return None if self._client.is_same_version else self._client.version
 
     def submit(
         self,
         job: Job,
-        archive: Path | str,
-        pause: Callable[[float], object] = _NEVER.wait,
+        brings: Mapping[str, bytes | Path] | str,
+        pause: Callable[[float], object] = rest,
         clock: Callable[[], float] = time.monotonic,
     ) -> bool:
         """Submits a job; False when it was there already: a lost answer, or the same command twice, starts no second.
 
         Args:
             job: its metadata tell whether one of the same id is the same.
-            archive: the package to bring along, or the address of one that the cluster has.
+            brings: path in the package -> content or file here; or the address of a package that the cluster has.
 
         Raises:
             ConnectionFailed: it is not known whether the job was submitted.
             SubmissionFailed: it was not.
         """
-        environment = {
-            "working_dir": str(archive),
-            "worker_process_setup_hook": HOOK,
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables},
-        }
-        metadata = {MARK: job.words[0], **job.metadata}
-        attempt, began = 0, clock()
+        if isinstance(brings, str):
+            return self._submit(job, brings, pause, clock)
+        with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
+            archive = Path(folder) / "package.zip"
+            package.write(archive, brings)
+            return self._submit(job, str(archive), pause, clock)
+
+    def _submit(self, job: Job, working_dir: str, pause: Callable[[float], object], clock: Callable[[], float]) -> bool:
+        metadata, began = {MARK: job.words[0], **job.metadata}, clock()
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables}
         while True:
-            attempt += 1
             try:
-                with _told(self.address):
-                    self._client.submit_job(
-                        entrypoint=job.entrypoint,
-                        submission_id=job.job_id,
-                        runtime_env=dict(environment),
-                        metadata=dict(metadata),
-                    )
+                self._client.submit_job(
+                    entrypoint=job.entrypoint,
+                    submission_id=job.job_id,
+                    runtime_env={
+                        "working_dir": working_dir, "worker_process_setup_hook": HOOK, "env_vars": variables,
+                    },
+                    metadata=dict(metadata),
+                )  # fmt: skip
                 return True
-            except (ConnectionFailed, SubmissionFailed) as error:
-                seen = self._look_up_again(job.job_id)
-                is_starting = _NO_AGENT in str(error) and clock() - began < START_SECONDS
-                if seen is None and attempt >= TRIES and not is_starting:
-                    raise
-                if seen is not None and any(seen.metadata.get(key) != value for key, value in metadata.items()):
+            except ClusterError as error:
+                there = self.look_up(job.job_id)
+                if there is not None and any(there.metadata.get(key) != value for key, value in metadata.items()):
                     raise SubmissionFailed(
                         f"--submission-id: {job.job_id} is the id of another job of this cluster: give a new one"
                     ) from None
-                if seen is not None:
+                if there is not None:
                     return False
+                if _NO_AGENT not in str(error) or clock() - began >= START_SECONDS:
+                    # The cluster has answered, and knows no such job.
+                    raise SubmissionFailed(str(error)) if isinstance(error, ServiceFailed) else error from None
             pause(RETRY_SECONDS)
 
-    def look_up(self, job_id: str) -> Seen | None:
+    def look_up(self, job_id: str) -> JobState | None:
         """What the cluster says of a job; None when it does not know it."""
-        with _told(self.address):
-            answer = self._client.asked("GET", f"/api/jobs/{job_id}", may_lack=True)
-            return None if answer.status_code == _LACKING else _seen(answer.json())
-
-    def listed(self) -> dict[str, Seen]:
-        """All submitted jobs that the cluster knows, by their ids."""
-        with _told(self.address):
-            jobs = self._client.asked("GET", "/api/jobs/").json()
-            return {told["submission_id"]: _seen(told) for told in jobs if told.get("submission_id")}
-
-    def _look_up_again(self, job_id: str) -> Seen | None:
-        """As `look_up`; an answer that does not tell, such as a proxy's, is none."""
         try:
-            return self.look_up(job_id)
-        except SubmissionFailed as error:
-            raise ConnectionFailed(str(error)) from None
+            return _state(job_id, self._client.get_job_info(job_id))
+        except NoSuchJob:
+            return None
 
-    def find(self, job_id: str) -> Seen:
+    def find(self, job_id: str) -> JobState:
         """A sweep's job; raises SubmissionFailed when there is none of this id."""
         check_id(job_id)
-        seen = self.look_up(job_id)
-        if seen is None:
+        state = self.look_up(job_id)
+        if state is None:
             raise SubmissionFailed(
                 f"{job_id}: {self.address} knows no job of this id; a cluster forgets its jobs when its head node is "
                 "started again (ray job list shows them)"
             )
-        if not seen.is_sweep:
+        if not state.is_sweep:
             raise SubmissionFailed(f"{job_id}: is no sweep: another program has submitted this job")
-        return seen
+        return state
+
+    def running_instead(self, ended: JobState) -> str | None:
+        """Id of the job that runs the sweep of a job that has ended; None where none is known.
+
+        A sweep that was resumed by its name or folder is not looked for: another one may have that name by now.
+        """
+        try:
+            listed = {job.submission_id: _state(job.submission_id, job) for job in self._client.list_jobs()}
+        except ClusterError:  # nothing depends on it: the lock of the sweep's folder lets in one driver
+            return None
+        running = [job for job in listed.values() if job.is_sweep and not job.has_ended]
+        return next((job.job_id for job in running if ended.sweep in listed and job.sweep == ended.sweep), None)
 
     def stop(self, job_id: str) -> bool:
         """Asks a job to end in order; False when it has ended already."""
-        with _told(self.address):
-            return bool(self._client.stop_job(job_id))
+        return bool(self._client.stop_job(job_id))
 
     def logs(self, job_id: str) -> str:
         """All that a job has printed."""
-        with _told(self.address):
-            return str(self._client.get_job_logs(job_id))
+        return str(self._client.get_job_logs(job_id))
 
     def delete(self, job_id: str) -> None:
         """Removes a job that has ended from the cluster's list."""
-        with _told(self.address):
-            self._client.delete_job(job_id)
-
-    def put(self, name: str, content: bytes) -> None:
-        """Puts a package into Ray's head service; it is removed from there by Ray after some minutes.
-
-        Ray's own client sends a package in these two steps: the first, which asks whether it is there, sets the time
-        after which it goes (dashboard/modules/job/job_head.py, 2.60: `get_package` pins it for
-        RAY_RUNTIME_ENV_URI_PIN_EXPIRATION_S, 600 s).
-        """
-        with _told(self.address):
-            for method, options in (("GET", {}), ("PUT", {"data": content})):
-                self._client.asked(method, f"/api/packages/gcs/{name}", may_lack=True, **options)
-
-    def files(self, node: str, folder: str) -> frozenset[str]:
-        """Names of the files in a folder of a node's log folder; empty where there is none."""
-        with _told(self.address):
-            answer = self._client.asked("GET", "/api/v0/logs", params={"node_id": node, "glob": f"{folder}/*"})
-            kinds = answer.json()["data"]["result"]
-        return frozenset(Path(path).name for paths in kinds.values() for path in paths)
-
-    def file(self, node: str, path: str) -> str:
-        """The content of a file in a node's log folder."""
-        with _told(self.address):
-            asked = {"node_id": node, "filename": path, "lines": -1}
-            return self._client.asked("GET", "/api/v0/logs/file", params=asked).content.decode()
-
-    def tail(self, job_id: str) -> AsyncIterator[str]:
-        """What a job prints, from its beginning and for as long as it runs. Raises whatever the connection does."""
-        stream: AsyncIterator[str] = self._client.tail_job_logs(job_id)
-        return stream
+        self._client.delete_job(job_id)
 
 
-def driving(jobs: Jobs, job_id: str, seen: Seen) -> str | None:
-    """Id of the job that runs the sweep of a job that has ended; None where none is known.
+def connect(address: str) -> Jobs:
+    """The jobs of the cluster whose dashboard is at the address.
 
-    A sweep that was resumed by its name or folder is not looked for: another one may have that name by now.
+    Raises:
+        ConnectionFailed: it does not answer, or wants another token.
+        SubmissionFailed: this is no address of a dashboard.
     """
-    sweep = seen.sweep(job_id)
+    address = check_address(address)
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        # Else Ray sends no token, and says that there is none. It reads this when it is imported, so not before here.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from cluster.submission.ray_client import Client
+
+    return Jobs(address, Client(address))
+
+
+def check_id(job_id: str) -> None:
+    """Raises SubmissionFailed when the text cannot be the id of a job and a sweep."""
+    if not is_id(job_id):
+        raise SubmissionFailed(
+            f"--submission-id: {job_id!r} must be letters, digits, dots, dashes and underscores, at most 128, and "
+            "begin with a letter or a digit"
+        )
+
+
+def is_id(text: str) -> bool:
+    """Whether the text can be the id of a job and a sweep."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_address(address: str) -> str:
+    """The address without a slash at its end; raises SubmissionFailed when it is not that of a dashboard."""
     try:
-        listed = jobs.listed()
-    except ClusterError:  # nothing depends on it: the lock of the sweep's folder lets in one driver
-        return None
-    running = [other for other, each in listed.items() if each.is_sweep and not each.has_ended]
-    return next((other for other in running if sweep in listed and listed[other].sweep(other) == sweep), None)
+        parts = urlsplit(address)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right or "@" in parts.netloc or parts.query or parts.fragment:
+        # Without what may be secret in it: a user, a password, parameters.
+        shown = re.sub(r"([?#]).*", r"\1***", _USER.sub(r"\1***@", address), flags=re.DOTALL)
+        raise SubmissionFailed(
+            f"--address: {shown!r} must be that of the cluster's dashboard, without a user, ? and #: http://HOST:8265"
+        )
+    return address.rstrip("/")
 
 
-def _seen(told: dict[str, Any]) -> Seen:
-    return Seen(
-        status=str(told["status"]),
-        exit_code=told.get("driver_exit_code"),
-        message=str(told.get("message") or ""),
-        metadata=dict(told.get("metadata") or {}),
-        package=(told.get("runtime_env") or {}).get("working_dir"),
-        node=told.get("driver_node_id"),
+def _state(job_id: str, details: JobDetails) -> JobState:
+    return JobState(
+        job_id=job_id,
+        status=str(details.status.value),
+        driver_exit_code=details.driver_exit_code,
+        message=details.message or "",
+        metadata=details.metadata or {},
+        package=(details.runtime_env or {}).get("working_dir"),
     )
-
-
-@contextmanager
-def _address_not_of_environment() -> Iterator[None]:
-    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
-@contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Turns what Ray's client raises into errors of this package."""
-    try:
-        yield
-    except ClusterError:
-        raise
-    except AuthenticationError as error:
-        raise ConnectionFailed(f"{address}: {not_let_in(str(error)) or _last_line(str(error))}") from None
-    except (ConnectionError, requests.RequestException) as error:
-        raise ConnectionFailed(
-            f"{address}: no Ray dashboard answers there ({_reason(error)}): is the cluster up, is the address that of "
-            "its dashboard (port 8265), and does a tunnel or port-forward to it still run?"
-        ) from None
-    except (RuntimeError, ValueError, LookupError, TypeError) as error:
-        raise SubmissionFailed(f"{address}: {_last_line(str(error))}") from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    cause = first_cause(error)
-    return getattr(cause, "strerror", None) or type(cause).__name__
-
-
-def _last_line(text: str) -> str:
-    """Ray puts the traceback of its server before what was wrong."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip(" .")]
-    return lines[-1] if lines else "the cluster refused, without a reason"
-
-
-def is_same_version(version: str) -> bool:
-    """Whether the cluster's Ray is of the minor version that is installed here."""
-    return version.split(".")[:2] == str(ray.__version__).split(".")[:2]

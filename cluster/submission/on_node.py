@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +20,9 @@ SHIPPED = "submitted"
 """The folder for sweeps, in the package and in the cache folder of each node."""
 SWEEP_FILE = "sweep.yaml"
 SWEEP_ID = "QSWEEP_SWEEP_ID"
-"""The variable that has the id of the job: a sweep that it launches has the same one, and one that it resumes is
-reached by it from outside the cluster."""
+"""The variable that has the id of the job: a sweep that it launches has the same one."""
 ENTRY = "cluster.submission.on_node"
 HOOK = f"{ENTRY}.place"
-ABANDONED_SECONDS = 3600.0
-"""A copy takes seconds."""
 
 
 def place() -> None:
@@ -40,7 +36,6 @@ def place() -> None:
         if target.exists():
             continue
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        _remove_abandoned(target)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         try:
             shutil.copytree(source, draft)
@@ -48,14 +43,6 @@ def place() -> None:
                 draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Removes copies that were not completed, because their process was killed."""
-    for draft in target.parent.glob(f".{target.name}.*"):
-        with suppress(OSError):
-            if time.time() - draft.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(draft, ignore_errors=True)
 
 
 def main(words: list[str]) -> None:

@@ -9,11 +9,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cluster import PACKAGES
 from cluster.errors import SubmissionFailed
 from cluster.submission.on_node import SHIPPED, SWEEP_FILE
 
-CODE = ("cluster", "search_spaces", "sweeps", "trainables")
-"""The packages of this project."""
 SUFFIXES = (".py", ".yaml", ".jsonl", ".typed", ".j2")
 """Of the files of a package that travel."""
 MOST_MODULE_BYTES = 10_000_000
@@ -26,7 +25,7 @@ _MOMENT = (1980, 1, 1, 0, 0, 0)
 def code() -> dict[str, Path]:
     """Path in the package -> file here, for the product files of this project."""
     root = Path(__file__).parents[2]
-    return dict(_product_files(root, CODE))
+    return dict(_product_files(root, PACKAGES))
 
 
 def own_module(name: str) -> dict[str, Path]:
@@ -36,7 +35,7 @@ def own_module(name: str) -> dict[str, Path]:
         SubmissionFailed: it lies beside too much to be sent.
     """
     top = name.partition(".")[0]
-    spec = importlib.util.find_spec(top) if "." in name and top not in CODE else None
+    spec = importlib.util.find_spec(top) if "." in name and top not in PACKAGES else None
     places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
     if spec is not None and not places and spec.origin is not None:
         places = [Path(spec.origin)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
-from sweeps.cli.submitted import Address, read_there
+from sweeps.cli.submitted import Address, ask_there
 from sweeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def compare(
     import time
 
     if address is not None:
-        read_there(sweep, address, ("compare", *(trials or ())), as_json)
+        ask_there(sweep, address, ("compare", *(trials or ())), as_json)
     from sweeps.report import status as reading
     from sweeps.steering import local_sweeps
 

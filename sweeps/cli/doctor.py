@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
     from cluster.doctor.contract import Needs
-    from cluster.submission.jobs import Job, Jobs
+    from cluster.submission.jobs import Job
     from sweeps.config.load import Sweep
 
 PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
@@ -86,21 +85,23 @@ def doctor(
 def _from_outside(file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool) -> NoReturn:
     """Has the doctor run on the head node of a cluster that this machine is not part of, as a job of Ray's."""
     from cluster.errors import ClusterError
-    from sweeps.cli.submitted import end_lines
+    from cluster.submission import following
+    from cluster.submission.jobs import connect
+    from sweeps.cli.submit import say_other_version
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
-    with mistakes(""), tempfile.TemporaryDirectory(prefix="qsweep-doctor-") as folder:
-        jobs, job = _job(file, changes, address, no_files, Path(folder))
-        from cluster.submission import following
-
+    closing = None
+    with mistakes(""):
+        job, brings = _job(file, changes, address, no_files)
+        jobs = connect(address)
+        say_other_version(jobs)
         say("a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute")
-        printed = following.Printed(say, following.FINDINGS_KEY)
         try:
             with raising_on_signals():
-                jobs.submit(job, Path(folder) / "doctor.zip")
-                seen = following.follow(jobs, job.job_id, printed, say)
-            code = following.exit_code(seen)
-            for line in end_lines(job.job_id, seen):
+                jobs.submit(job, brings)
+                state, closing = following.follow(jobs, job.job_id, say, following.FINDINGS_KEY)
+            code = state.exit_code
+            for line in state.end_lines:
                 say(line)
         except ClusterError as error:
             say(f"error: {error}")
@@ -108,16 +109,18 @@ def _from_outside(file: str | None, changes: list[str] | None, address: str, no_
         except Interrupted as interrupted:
             say(INTERRUPTED)
             code = interrupted.exit_code
-        if not following.give_up(jobs, job.job_id):
-            say(f"a job may be left in Ray's list: ray job delete {job.job_id} --address {jobs.address} removes it")
-    if as_json and printed.closing is not None:
-        print(json.dumps(printed.closing))
+        following.put_away(jobs, job.job_id)
+    if as_json and closing is not None:
+        print(json.dumps(closing))
     raise typer.Exit(code)
 
 
-def _job(file: str | None, changes: list[str] | None, address: str, no_files: bool, folder: Path) -> tuple[Jobs, Job]:
-    """The cluster's jobs, and the one that runs the doctor there; what it brings along is in the folder."""
-    from cluster.submission import connect, on_node, package
+def _job(
+    file: str | None, changes: list[str] | None, address: str, no_files: bool
+) -> tuple[Job, dict[str, bytes | Path]]:
+    """The job that runs the doctor on the head node, and what it brings along."""
+    from cluster.submission import on_node, package
+    from cluster.submission.jobs import Job
     from sweeps.cli import submit
 
     words: tuple[str, ...] = ("doctor", "--address", "auto", "--json")
@@ -127,16 +130,9 @@ def _job(file: str | None, changes: list[str] | None, address: str, no_files: bo
         identity, files = package.sweep_files(shipment.text(), shipment.files)
         contents |= {**package.own_module(sweep.config.trainable), **files}
         words = ("doctor", f"{on_node.SHIPPED}:{identity}", *words[1:])
-    package.write(folder / "doctor.zip", contents)
-    # Imported here: Ray takes seconds, and a mistake in the sweep file must not wait for it.
-    jobs = connect(address)
-    from cluster.submission.jobs import Job, is_same_version
-
-    if not is_same_version(jobs.version):
-        say(f"warning: the cluster has Ray {jobs.version}, which this project is not tested with")
     job_id = f"qsweep-doctor-{secrets.token_hex(4)}"
     patience = {name: value for name, value in os.environ.items() if name == PATIENCE}
-    return jobs, Job(job_id, job_id, words, variables=patience)
+    return Job(job_id, job_id, words, variables=patience), contents
 
 
 def _line(found: dict[str, str], width: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,24 +23,19 @@ def logs(
     if address is None:
         _of_this_machine(sweep, storage)
         return
+    from sweeps.cli.submit import follow as follow_sweep
+
     with mistakes():
-        from cluster.submission import connect
+        from cluster.submission.following import lines_of
+        from cluster.submission.jobs import connect
 
         jobs = connect(address)
         jobs.find(sweep)
-        text = "" if follow else jobs.logs(sweep)
-    if not follow:
-        from cluster.submission.following import Printed
-
-        printed = Printed(print)
-        printed.take(text)
-        printed.end()
-        if printed.closing is not None:
-            print(json.dumps(printed.closing))
-        return
-    from sweeps.cli.submit import follow as follow_sweep
-
-    follow_sweep(jobs, sweep, as_json=False)
+        lines = [] if follow else lines_of(jobs.logs(sweep))
+    if follow:
+        follow_sweep(jobs, sweep, as_json=False)
+    for line in lines:
+        print(line)
 
 
 def _of_this_machine(sweep: str, storage: Path) -> None:

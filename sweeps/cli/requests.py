@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sweeps.cli.shared import as_words, say
-from sweeps.cli.submitted import end_with, patience
+from sweeps.cli.submitted import Answer, end_with
 
 if TYPE_CHECKING:
     from sweeps.record.events import RequestAnswered
     from sweeps.record.folder import SweepFolder
     from sweeps.steering.mailbox import AddPoint, ExtendSweep, Request
 
+ANSWER_SECONDS = 30.0
+"""How long to wait for the driver's answer, which usually comes within a second."""
+TURN_SECONDS = 0.2
 NO_JSON = "must be a finite number, true, false, null, text (a date needs quotes), or a list of such values"
 
 
@@ -24,10 +27,13 @@ def ask(folder: SweepFolder, request: Request) -> RequestAnswered:
     Raises:
         SweepError: nobody answers, and why.
     """
-    from cluster.submission.remote_mailbox import ANSWER_SECONDS
+    import threading
+    import time
+
     from sweeps.steering import asking
 
-    answer = asking.ask(folder, request, patience())
+    deadline, pause = time.monotonic() + ANSWER_SECONDS, threading.Event()
+    answer = asking.ask(folder, request, lambda: pause.wait(TURN_SECONDS) or time.monotonic() > deadline)
     if answer is None:
         say(f"no answer within {ANSWER_SECONDS:.0f} s: the request waits in {folder.requests} and may yet be answered")
         raise typer.Exit(1)
@@ -61,9 +67,9 @@ def ask_for_more(folder: SweepFolder, request: AddPoint | ExtendSweep) -> Reques
 
 def tell(folder: SweepFolder, answer: RequestAnswered, as_json: bool) -> None:
     """Prints the answer, and ends the command: exit code 0 when the request was accepted, else 2."""
-    from sweeps.steering.remote import told
-
-    end_with(told(folder, answer), as_json)
+    line = f"{'' if answer.is_accepted else 'refused: '}{answer.message}"
+    closing = {"dir": str(folder.path), "accepted": answer.is_accepted, "message": answer.message}
+    end_with(Answer((line,), closing, 0 if answer.is_accepted else 2), as_json)
 
 
 def values_of(words: list[str]) -> dict[str, Any]:

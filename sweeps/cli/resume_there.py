@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,7 +48,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
 ) -> None:
     """Submits a job that goes on with the sweep, and follows it unless `detach`."""
     with mistakes():
-        from cluster.submission import check_id, connect
+        from cluster.submission.jobs import check_id, connect
         from sweeps.cli import sent_files
 
         if submission_id is not None:
@@ -59,13 +58,13 @@ def resume_there(  # noqa: PLR0913 - the command's options
             raise ConfigError(wrong)
         jobs = connect(address)
         there = _look_up(jobs, sweep, str(storage), submission_id)
-        files = sent_files.again(there.sweep)
-        for line in (_place(there), *files.notices):
+        files, told = sent_files.again(there.sweep)
+        for line in (_place(there), told):
             say(f"note: {line}")
         job_id = submission_id or _new_id(sweep)
         tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
         options = (*tracking, *(("--resend",) if resend else ()))
-        _submit(jobs, job_id, there, options, files.contents)
+        _submit(jobs, job_id, there, options, files)
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
@@ -105,27 +104,25 @@ def _look_up(jobs: Jobs, sweep: str, storage: str, submission_id: str | None) ->
             `submission_id` that is there already is left to the answer of the cluster.
     """
     from cluster.errors import SubmissionFailed
-    from cluster.submission import is_id
-    from cluster.submission.jobs import driving
+    from cluster.submission.jobs import is_id
 
     # A mirror, a folder, and what Ray has forgotten, is looked for by the head node alone.
     if not is_id(sweep) or jobs.look_up(sweep) is None:
         return There(sweep, storage)
-    seen = jobs.find(sweep)
-    if not seen.has_ended:
+    state = jobs.find(sweep)
+    if not state.has_ended:
         raise SubmissionFailed(
-            f"{sweep}: its job has not ended ({seen.status}): qsweep status {sweep} --address {jobs.address} shows it, "
-            "and qsweep stop ends it"
+            f"{sweep}: its job has not ended ({state.status}): qsweep status {sweep} --address {jobs.address} shows "
+            "it, and qsweep stop ends it"
         )
-    running = driving(jobs, sweep, seen)
+    running = jobs.running_instead(state)
     if running is not None and (submission_id is None or jobs.look_up(submission_id) is None):
         raise SubmissionFailed(
             f"{sweep}: the job {running} runs it: qsweep status {running} --address {jobs.address} shows it, and "
             f"{stop_it(running, jobs.address)} ends it"
         )
-    known = seen.metadata
-    place = known.get("storage", storage) if storage == WORK_FOLDER else storage
-    return There(known.get("sweep", sweep), place, known.get("trainable", ""))
+    place = state.metadata.get("storage", storage) if storage == WORK_FOLDER else storage
+    return There(state.sweep, place, state.metadata.get("trainable", ""))
 
 
 def _place(there: There) -> str:
@@ -145,8 +142,6 @@ def _submit(jobs: Jobs, job_id: str, there: There, options: tuple[str, ...], fil
     from cluster.submission.jobs import Job
 
     words = ("resume", there.sweep, "--storage", there.storage, *options, "--json")
-    known = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
-    with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
-        archive = Path(folder) / "code.zip"
-        package.write(archive, {**package.code(), **package.own_module(there.trainable), **files})
-        send(jobs, Job(job_id, job_id, words, known), archive)
+    metadata = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
+    contents = {**package.code(), **package.own_module(there.trainable), **files}
+    send(jobs, Job(job_id, job_id, words, metadata), contents)

@@ -72,27 +72,24 @@ def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
     from rich.text import Text
 
     from cluster.errors import ConnectionFailed, ServiceFailed
-    from cluster.submission import connect
-    from sweeps.cli.submitted import answer_there
-    from sweeps.report.summary import console
+    from cluster.submission.jobs import connect
+    from sweeps.cli.submitted import answer_there, end_with
 
     jobs, was_there = connect(address), False
 
     def look() -> _View:
         nonlocal was_there
         try:
-            answer = answer_there(jobs, sweep, ("status",), None, console().width)
+            answer = answer_there(jobs, sweep, ("status",))
         except ConnectionFailed as error:
             if not was_there:
                 raise
             raise ServiceFailed(f"{error}; the sweep may go on") from None
         was_there = True
-        shown = Text("\n".join(answer.lines))
         if answer.exit_code:
-            console().print(shown)
-            raise typer.Exit(answer.exit_code)
+            end_with(answer, as_json=False)
         news = {key: value for key, value in answer.closing.items() if not key.startswith("seconds")}
-        return _View(shown, answer.closing, news)
+        return _View(Text("\n".join(answer.lines)), answer.closing, news)
 
     return look
 

@@ -28,7 +28,7 @@ def stop(
 
     sender = "qsweep stop"
     if address is not None and trial is not None:
-        ask_there(sweep, address, ("stop", trial), StopTrial(sender=sender, trial=trial), as_json)
+        ask_there(sweep, address, ("stop", trial), as_json)
     elif address is not None:
         _stop_job(sweep, address, as_json)
     request: Request = StopSweep(sender=sender) if trial is None else StopTrial(sender=sender, trial=trial)
@@ -41,30 +41,26 @@ def stop(
 def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
     """Ends a submitted sweep in order: Ray sends its driver SIGTERM, which does what a request does."""
     with mistakes():
-        from cluster.submission import STOP_SECONDS, connect
+        from cluster.errors import ConnectionFailed
+        from cluster.submission.jobs import STOP_SECONDS, connect
 
         jobs = connect(address)
-        seen = jobs.find(sweep)
-        from cluster.errors import ConnectionFailed
-        from cluster.submission.jobs import driving
-
+        state = jobs.find(sweep)
         try:
-            # An answer that was lost on its way: the job has heard the first request, and may be over at the second.
-            is_stopping = not seen.has_ended and jobs.stop(sweep)
-            if not (is_stopping or seen.has_ended):
-                seen = jobs.find(sweep)
-                is_stopping = seen.status == "STOPPED"
+            is_stopping = not state.has_ended and jobs.stop(sweep)
+            state = state if is_stopping else jobs.find(sweep)
         except ConnectionFailed as error:
             say(f"error: {error}")
             say_not_known(jobs, sweep)
             raise typer.Exit(1) from None
-        running = None if is_stopping else driving(jobs, sweep, seen)
-    message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
-    if running is not None:
-        message = f"its job has ended: {seen.status}; {running} runs the sweep now: {stop_it(running, jobs.address)}"
-    elif not is_stopping:
+        running = None if is_stopping else jobs.running_instead(state)
+    if is_stopping:
+        message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+    elif running is not None:
+        message = f"its job has ended: {state.status}; {running} runs the sweep now: {stop_it(running, jobs.address)}"
+    else:
         message = (
-            f"its job has ended: {seen.status}; where another job, or a machine, has resumed the sweep, stop it there"
+            f"its job has ended: {state.status}; where another job, or a machine, has resumed the sweep, stop it there"
         )
     say(f"{'' if is_stopping else 'refused: '}{message}")
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.shared import Changes, File, Json, NoFiles, Offline, mistakes, say
-from sweeps.cli.submitted import end_lines, stop_it
+from sweeps.cli.submitted import stop_it
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Job, Jobs
@@ -36,15 +36,17 @@ def submit(  # noqa: PLR0913 - its options
 ) -> None:
     """Run a sweep on a Ray cluster that this machine is not part of, as a job of Ray's, and follow it."""
     with mistakes():
-        from cluster.submission import check_id
+        from cluster.submission.jobs import check_id
 
         if submission_id is not None:
             check_id(submission_id)
         sweep, shipment = check(file, changes, address, no_files)
         for line in _notices(sweep, shipment):
             say(f"note: {line}")
-        with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
-            jobs, job_id = _submit(sweep, shipment, str(address), submission_id, Path(folder), offline)
+        name = sweep.config.name
+        job_id = submission_id or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        check_id(job_id)
+        jobs = _submit(sweep, shipment, str(address), job_id, offline)
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
@@ -54,7 +56,7 @@ def check(file: str, changes: list[str] | None, address: str | None, no_files: b
     Raises:
         ConfigError, SubmissionFailed: with a line for each mistake.
     """
-    from cluster.submission import check_address
+    from cluster.submission.jobs import check_address
     from sweeps.cli.shared import as_words
     from sweeps.config import load, shipping
     from sweeps.errors import ConfigError
@@ -86,28 +88,51 @@ def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> Non
 def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
     """Prints what a submitted sweep prints, and ends as it ends; Ctrl-C leaves the sweep running."""
     from cluster.errors import ClusterError
-    from cluster.submission.following import Printed, exit_code
-    from cluster.submission.following import follow as follow_job
+    from cluster.submission import following
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
-    printed = Printed(say)
     try:
         with raising_on_signals():
-            seen = follow_job(jobs, job_id, printed, say)
+            state, closing = following.follow(jobs, job_id, say)
     except Interrupted as interrupted:
         _leave(jobs, job_id, f"{job_id} goes on without being followed")
         raise typer.Exit(interrupted.exit_code) from None
     except ClusterError as error:
         _leave(jobs, job_id, f"error: {error}")
         raise typer.Exit(1) from None
-    for line in end_lines(job_id, seen):
+    for line in state.end_lines:
         say(line)
-    if printed.closing is not None:
+    if closing is not None:
         say("the folders and commands above are those of the cluster's head node")
     if as_json:
-        closing = {**(printed.closing or {}), "submission_id": job_id, "address": jobs.address}
-        print(json.dumps(closing), flush=True)
-    raise typer.Exit(exit_code(seen))
+        print(json.dumps({**(closing or {}), "submission_id": job_id, "address": jobs.address}), flush=True)
+    raise typer.Exit(state.exit_code)
+
+
+def send(jobs: Jobs, job: Job, contents: Mapping[str, bytes | Path]) -> None:
+    """Submits a sweep's job, and says so; ends the command where it is not known whether the cluster has it."""
+    from cluster.errors import ConnectionFailed
+
+    say_other_version(jobs)
+    not_known = (
+        f"it is not known whether the sweep was submitted: the same command with --submission-id {job.job_id} is safe"
+    )
+    try:
+        is_new = jobs.submit(job, contents)
+    except ConnectionFailed as error:
+        say(f"error: {error}")
+        say(not_known)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say(not_known)
+        raise
+    say(f"submitted: {job.job_id}" if is_new else f"{job.job_id} was submitted already: no second sweep is started")
+
+
+def say_other_version(jobs: Jobs) -> None:
+    """Warns where the cluster has another Ray than this machine."""
+    if jobs.other_version is not None:
+        say(f"warning: the cluster has Ray {jobs.other_version}, which this project is not tested with")
 
 
 def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
@@ -125,9 +150,9 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
 
     folder, store = shipping.places(shipment)
     megabytes = sum(shipping.size(path) for path in shipment.files.values()) / 1e6
-    sent = f"{', '.join(map(str, shipment.files.values()))} ({megabytes:.1f} MB)" if shipment.files else "no files"
+    sent = f"{', '.join(map(str, shipment.files.values()))} ({megabytes:.1f} MB) travel with the sweep"
     return [
-        f"{sent} travel with the sweep" if shipment.files else "only the sweep file travels with the sweep",
+        sent if shipment.files else "only the sweep file travels with the sweep",
         "what travels stays on each node, in ~/.cache/qlora-sweeps/submitted, until you remove it",
         f"the sweep's folder on the head node, or {sweep.config.name}-2, ... beside it where it is taken: {folder}; "
         f"MLflow there: {store}",
@@ -135,54 +160,23 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
     ]
 
 
-def _submit(
-    sweep: Sweep, shipment: Shipment, address: str, submission_id: str | None, folder: Path, offline: bool
-) -> tuple[Jobs, str]:
-    """The cluster's jobs, and the id of the sweep's."""
-    from cluster.submission import check_id, connect, on_node, package
+def _submit(sweep: Sweep, shipment: Shipment, address: str, job_id: str, offline: bool) -> Jobs:
+    """The cluster's jobs, of which the sweep's is one now."""
+    from cluster.submission import on_node, package
+    from cluster.submission.jobs import Job, connect
     from sweeps.cli import sent_files
     from sweeps.config import shipping
 
-    now = datetime.now(UTC)
-    job_id = submission_id or f"{sweep.config.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    check_id(job_id)
+    name, trainable = sweep.config.name, sweep.config.trainable
     identity, files = package.sweep_files(shipment.text(), shipment.files)
-    contents = {**package.code(), **package.own_module(sweep.config.trainable), **files}
-    package.write(folder / "sweep.zip", contents)
-    # Imported here: Ray takes seconds, and a mistake in the sweep file must not wait for it.
+    contents = {**package.code(), **package.own_module(trainable), **files}
     jobs = connect(address)
-    from cluster.submission.jobs import Job
-
-    known = {"name": sweep.config.name, "storage": shipping.storage(shipment), "content": identity}
-    known["trainable"] = sweep.config.trainable
+    metadata = {"name": name, "storage": shipping.storage(shipment), "content": identity, "trainable": trainable}
     sent = sent_files.Sent(
-        sweep_id=job_id, name=sweep.config.name, mirror=shipping.mirror(shipment), content=identity,
+        sweep_id=job_id, name=name, mirror=shipping.mirror(shipment), content=identity,
         text=shipment.text(), files=shipment.files,
     )  # fmt: skip
     words = ("launch", f"{on_node.SHIPPED}:{identity}", *(["--offline"] if offline else []), "--json")
-    job = Job(job_id, job_id, words, known)
     with sent_files.noting(sent):
-        send(jobs, job, folder / "sweep.zip")
-    return jobs, job_id
-
-
-def send(jobs: Jobs, job: Job, archive: Path) -> None:
-    """Submits a sweep's job, and says so; ends the command where it is not known whether the cluster has it."""
-    from cluster.errors import ConnectionFailed
-    from cluster.submission.jobs import is_same_version
-
-    if not is_same_version(jobs.version):
-        say(f"warning: the cluster has Ray {jobs.version}, which this project is not tested with")
-    not_known = (
-        f"it is not known whether the sweep was submitted: the same command with --submission-id {job.job_id} is safe"
-    )
-    try:
-        is_new = jobs.submit(job, archive)
-    except ConnectionFailed as error:
-        say(f"error: {error}")
-        say(not_known)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        say(not_known)
-        raise
-    say(f"submitted: {job.job_id}" if is_new else f"{job.job_id} was submitted already: no second sweep is started")
+        send(jobs, Job(job_id, job_id, words, metadata), contents)
+    return jobs

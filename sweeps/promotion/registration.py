@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import PACKAGES
 from cluster.scoring import Scoring
-from cluster.submission import package
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import cards, evidence, gate, version_files, version_tags
 from sweeps.promotion.cards import VersionFacts
@@ -154,7 +154,7 @@ def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
     answer = winner.evidence.answer
     samples = [sample.model_dump() for sample in answer.samples]
     prompts = [sample["columns"] or {"prompt": "Hello"} for sample in samples[:1]]
-    job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": package.CODE}
+    job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": PACKAGES}
     printed = scored.serve(model_package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
     served = json.loads(printed.splitlines()[-1])
     expected = answer.scores[winner.candidate.label]

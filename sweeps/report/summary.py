@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """The console that people read: stderr."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
+    is_known = sys.stderr.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=True, highlight=False, width=None if is_known else 140)
 
 
 def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:

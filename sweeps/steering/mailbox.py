@@ -113,26 +113,12 @@ def send(folder: SweepFolder, request: Request, time_ns: int) -> str:
     Raises:
         StorageError: the sweep's folder cannot be written.
     """
-    request_id = new_id(time_ns)
-    put(folder, request_id, request)
-    return request_id
-
-
-def new_id(time_ns: int) -> str:
-    """The id of a request that is sent at this time, in nanoseconds since the epoch."""
-    return f"{time_ns:020d}-{uuid.uuid4().hex[:8]}"
-
-
-def put(folder: SweepFolder, request_id: str, request: Request) -> None:
-    """Puts a request of this id into the mailbox; the same one twice is one.
-
-    Raises:
-        StorageError: the sweep's folder cannot be written.
-    """
+    request_id = f"{time_ns:020d}-{uuid.uuid4().hex[:8]}"
     path = _path(folder, request_id)
     with writing(path):
         make_folder(path.parent, below=folder.path)
         write_whole(path, request.model_dump_json().encode())
+    return request_id
 
 
 def withdraw(folder: SweepFolder, request_id: str) -> None:

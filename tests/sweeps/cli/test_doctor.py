@@ -6,19 +6,18 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import mlflow_servers
 import pytest
 import python_imports
+from ray_dashboards import dashboard
 from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner
 
 from cluster.doctor import examine
 from cluster.doctor.contract import Finding, Site
-from cluster.submission.jobs import Job, Seen
 from sweeps.cli import app
 
 
@@ -97,47 +96,24 @@ def test_wrong_use_is_exit_code_2(words, said):
     assert said in done.stderr
 
 
-class Jobs:
-    """Takes the one job, and answers what a job of the doctor prints."""
-
-    address, version = "http://head:8265", "2.60.0"
-
-    def __init__(self, findings: list[dict[str, str]], exit_code: int | None) -> None:
-        self.prints = f"ok  disk\n{json.dumps({'ok': not exit_code, 'findings': findings, 'not_looked_at': []})}\n"
-        self.seen = Seen("SUCCEEDED" if exit_code == 0 else "FAILED", exit_code, "no room", {}, None)
-        self.deleted: list[str] = []
-
-    def submit(self, job: Job, archive: Path) -> bool:
-        self.job, self.brought = job, zipfile.ZipFile(archive).namelist()
-        return True
-
-    async def tail(self, _job_id: str) -> AsyncIterator[str]:
-        yield self.prints
-
-    def look_up(self, _job_id: str) -> Seen:
-        return self.seen
-
-    def delete(self, job_id: str) -> None:
-        self.deleted.append(job_id)
-
-
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_a_cluster_is_looked_at_from_outside_by_a_job(monkeypatch, tmp_path, exit_code):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QSWEEP_DOCTOR_PATIENCE", "4")
     (tmp_path / "s.yaml").write_text(QLORA)
     write_rows(tmp_path)
-    jobs = Jobs([{"check": "disk"}], exit_code)
-    monkeypatch.setattr("cluster.submission.connect", lambda _address: jobs)
-    done = CliRunner().invoke(app, ["doctor", "s.yaml", "--address", "http://head:8265", "--json"])
+    answer = {"ok": not exit_code, "findings": [{"check": "disk"}], "not_looked_at": []}
+    with dashboard() as board:
+        board.prints(f"ok  disk\n{json.dumps(answer)}\n", exit_code)
+        done = CliRunner().invoke(app, ["doctor", "s.yaml", "--address", board.address, "--json"])
     first = "a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute\n"
     assert (done.exit_code, done.stderr) == (exit_code, f"{first}ok  disk\n")
-    assert json.loads(done.stdout) == {"ok": not exit_code, "findings": [{"check": "disk"}], "not_looked_at": []}
-    verb, sweep, *rest = jobs.job.words
+    assert json.loads(done.stdout) == answer
+    _, verb, sweep, *rest = board.words()
     assert (verb, sweep.partition(":")[0], rest) == ("doctor", "submitted", ["--address", "auto", "--json"])
-    assert jobs.job.variables == {"QSWEEP_DOCTOR_PATIENCE": "4"}
-    assert {Path(name).name for name in jobs.brought} >= {"sweep.yaml", "train.jsonl", "on_cluster.py"}
-    assert jobs.deleted == [jobs.job.job_id]
+    assert board.submitted[0]["runtime_env"]["env_vars"]["QSWEEP_DOCTOR_PATIENCE"] == "4"
+    assert {Path(name).name for name in board.brought()} >= {"sweep.yaml", "train.jsonl", "on_cluster.py"}
+    assert board.jobs == {}
 
 
 def test_on_a_node_the_first_line_says_how_long_it_may_take(monkeypatch):
@@ -147,9 +123,10 @@ def test_on_a_node_the_first_line_says_how_long_it_may_take(monkeypatch):
     assert (done.exit_code, done.stderr.splitlines()[0]) == (0, first)
 
 
-def test_a_job_of_the_doctor_that_cannot_start_is_told(monkeypatch):
-    monkeypatch.setattr("cluster.submission.connect", lambda _address: Jobs([], None))
-    done = CliRunner().invoke(app, ["doctor", "--address", "http://head:8265"])
+def test_a_job_of_the_doctor_that_cannot_start_is_told():
+    with dashboard() as board:
+        board.runs = lambda _job_id: {"status": "FAILED", "message": "no room"}
+        done = CliRunner().invoke(app, ["doctor", "--address", board.address])
     assert (done.exit_code, "FAILED: no room" in done.stderr) == (1, True)
 
 

@@ -1,0 +1,98 @@
+"""Ray's own client of the Jobs API: here its requests end in time, and its errors are those of this project."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, NoReturn
+
+import ray
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from cluster.errors import (
+    ClusterError,
+    ConnectionFailed,
+    NoSuchJob,
+    ServiceFailed,
+    SubmissionFailed,
+    first_cause,
+    not_let_in,
+)
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+"""How long the dashboard may take for one answer; Ray's client waits for ever."""
+UPLOAD_SECONDS = 600.0
+_FAILURES = 500
+"""The least HTTP status that says that the server fails, or a proxy before it."""
+
+
+class Client(JobSubmissionClient):
+    """Each method of Ray's raises ConnectionFailed and SubmissionFailed in place of Ray's errors."""
+
+    def __init__(self, address: str) -> None:
+        """Connects to the dashboard at the address, whatever RAY_ADDRESS says, which Ray would prefer."""
+        for module in ("dashboard_sdk", "job.sdk"):
+            # They tell of each upload and each connection.
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+        names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+        before = {name: os.environ.pop(name) for name in names if name in os.environ}
+        try:
+            super().__init__(address)
+        except ClusterError:
+            raise
+        except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+            raise _no_dashboard(address, error) from None
+        except RuntimeError as error:
+            raise SubmissionFailed(f"{address}: {_last_line(str(error))}") from None
+        finally:
+            os.environ.update(before)
+
+    @property
+    def version(self) -> str:
+        """Version of the cluster's Ray."""
+        return str(self._server_ray_version)
+
+    @property
+    def is_same_version(self) -> bool:
+        """Whether the cluster's Ray is of the minor version that is installed here."""
+        return self.version.split(".")[:2] == str(ray.__version__).split(".")[:2]
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        seconds = UPLOAD_SECONDS if method == "PUT" else ANSWER_SECONDS
+        try:
+            response: requests.Response = super()._do_request(
+                method, endpoint, timeout=(CONNECT_SECONDS, seconds), **options
+            )
+        except AuthenticationError as error:
+            raise ConnectionFailed(f"{self._address}: {not_let_in(str(error)) or _last_line(str(error))}") from None
+        except requests.RequestException as error:
+            raise _no_dashboard(self._address, error) from None
+        if response.status_code >= _FAILURES:
+            is_page = response.text.lstrip().startswith("<")
+            said = response.reason if is_page else _last_line(response.text)
+            raise ServiceFailed(f"{self._address}: answers with HTTP {response.status_code}: {said}; try again")
+        return response
+
+    def _raise_error(self, r: requests.Response) -> NoReturn:
+        kind = NoSuchJob if r.status_code == requests.codes.not_found else SubmissionFailed
+        raise kind(f"{self._address}: answers with HTTP {r.status_code}: {_last_line(r.text)}")
+
+
+def _no_dashboard(address: str, error: Exception) -> ConnectionFailed:
+    cause = first_cause(error)
+    reason = getattr(cause, "strerror", None) or type(cause).__name__
+    if isinstance(error, requests.Timeout):
+        reason = "no answer in time"
+    return ConnectionFailed(
+        f"{address}: no Ray dashboard answers there ({reason}): is the cluster up, is the address that of its "
+        "dashboard (port 8265), and does a tunnel or port-forward to it still run?"
+    )
+
+
+def _last_line(text: str) -> str:
+    """Ray puts the traceback of its server before what was wrong."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip(" .")]
+    return lines[-1] if lines else "the cluster refused, without a reason"

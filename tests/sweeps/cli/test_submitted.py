@@ -1,0 +1,202 @@
+"""A submitted sweep is asked from the laptop: by small jobs on its head node, and what is said when one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray_dashboards import LOST, Answer, Dashboard, dashboard
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+
+MISSING = "error: x-1: no sweep of this id or name in /home/ray/results; name its folder\n"
+NOT_KNOWN = "it is not known whether the request was taken: qsweep status x-1 --address "
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
+    """A cluster that runs the sweep x-1."""
+    monkeypatch.chdir(tmp_path)
+    with dashboard() as started:
+        started.knows("x-1")
+        yield started
+
+
+def asked(board: Dashboard, *words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [*words, "--address", board.address])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["status", "x-1"], 0),
+        (["compare", "x-1", "t9", "t01"], 2),
+        (["stop", "x-1", "t00"], 2),
+        (["add", "x-1", "learning_rate=1e-4", "r=8"], 0),
+        (["extend", "x-1", "budget.trials=32"], 1),
+    ],
+)
+def test_a_command_is_the_same_command_on_the_head_node(board: Dashboard, words: list[str], code: int) -> None:
+    board.knows("again", "RUNNING", "resume", sweep="x-1", storage="shared")
+    board.prints('Running entrypoint for job x\nwords\n{"dir": "r", "accepted": true}\n', code)
+    for job, storage in (("x-1", "results"), ("again", "shared")):
+        done = CliRunner().invoke(app, [words[0], job, *words[2:], "--address", board.address, "--json"])
+        assert (done.exit_code, done.stderr) == (code, "words\n")
+        assert json.loads(done.stdout) == {"dir": "r", "accepted": True}
+        assert board.words() == [job, *words, "--storage", storage, "--json"]
+    assert [job["metadata"] for job in board.submitted] == [{"qsweep": words[0], "of": of} for of in ("x-1", "again")]
+    assert board.submitted[0]["runtime_env"]["working_dir"] == "gcs://known.zip", "the package of the sweep"
+    assert set(board.jobs) == {"x-1", "again"}, "small jobs are no longer listed"
+
+
+def test_a_table_is_as_wide_as_the_terminal(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "97")
+    asked(board, "status", "x-1")
+    assert board.submitted[0]["runtime_env"]["env_vars"]["COLUMNS"] == "97"
+
+
+def test_a_sweep_that_has_ended_is_asked_with_the_code_of_this_machine(board: Dashboard) -> None:
+    """Its package may be gone. How it goes on is said as a command of this machine."""
+    board.knows("x-1", "STOPPED")
+    board.prints("interrupted: qsweep resume goes on\n")
+    code, said = asked(board, "status", "x-1")
+    assert (code, said.splitlines()[1:]) == (0, [f"from here: qsweep resume x-1 --address {board.address}"])
+    assert "sweeps/cli/status.py" in board.brought()
+
+
+def test_the_job_that_runs_a_resumed_sweep_is_named(board: Dashboard) -> None:
+    board.knows("x-1", "STOPPED")
+    board.knows("again", "RUNNING", "resume", sweep="x-1")
+    it = f"qsweep stop again --address {board.address}"
+    code, said = asked(board, "stop", "x-1")
+    assert (code, said) == (2, f"refused: its job has ended: STOPPED; again runs the sweep now: {it}\n")
+    for state, more in (("RUNNING", f"the job again runs it: {it} ends it\n"), ("FINISHED", "")):
+        board.prints(f'x-1: words\n{{"dir": "r", "state": "{state}"}}\n')
+        assert asked(board, "status", "x-1") == (0, f"x-1: words\n{more}")
+
+
+@pytest.mark.parametrize("lost", [LOST, (502, "<html>")])
+@pytest.mark.parametrize("verb", ["add", "compare"])
+def test_a_request_that_may_be_granted_is_not_said_to_be_refused(board: Dashboard, verb: str, lost: Answer) -> None:
+    """And an answer of one that only reads is not said to be a request."""
+    board.answers = lambda method, path: lost if f"x-1-{verb}-" in path else None
+    code, told = asked(board, verb, "x-1", *(["learning_rate=1e-4"] if verb == "add" else []))
+    assert (code, f"error: {board.address}: " in told, NOT_KNOWN in told) == (1, True, verb == "add"), told
+
+
+def test_a_request_that_is_refused_was_not_taken(board: Dashboard) -> None:
+    board.answers = lambda method, path: (400, "no room") if (method, path) == ("POST", "/api/jobs/") else None
+    told = f"error: {board.address}: answers with HTTP 400: no room\n"
+    assert asked(board, "add", "x-1", "r=8") == (2, told)
+
+
+def test_a_job_that_could_not_start_is_told(board: Dashboard) -> None:
+    board.runs = lambda _job_id: {"status": "FAILED", "message": "no space left"}
+    code, told = asked(board, "status", "x-1")
+    assert (code, told.partition(": ")[2]) == (1, "FAILED: no space left\n")
+
+
+def test_ctrl_c_stops_the_job(board: Dashboard) -> None:
+    def interrupt(method: str, path: str) -> None:
+        if method == "GET" and "x-1-add-" in path and ("POST", f"{path}/stop") not in board.asked:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    board.answers, board.runs = interrupt, lambda _job_id: {"status": "RUNNING"}
+    code, told = asked(board, "add", "x-1", "r=8")
+    (job,) = set(board.jobs) - {"x-1"}
+    assert (code, NOT_KNOWN in told, ("POST", f"/api/jobs/{job}/stop") in board.asked) == (130, True, True), told
+
+
+@pytest.mark.parametrize("verb", ["status", "stop", "logs", "compare"])
+def test_nobody_at_the_address_is_told(verb: str) -> None:
+    result = CliRunner().invoke(app, [verb, "x-1", "--address", "http://127.0.0.1:1"])
+    assert (result.exit_code, "no Ray dashboard answers" in result.stderr) == (2, True)
+
+
+def test_words_that_are_no_values_are_told_before_the_cluster_is_asked() -> None:
+    result = CliRunner().invoke(app, ["add", "x-1", "r", "--address", "http://127.0.0.1:1"])
+    assert (result.exit_code, "r: is not KEY=VALUE" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "stopped", "code", "said"),
+    [
+        ("RUNNING", None, 0, "stopping: trials are saved at their next step; after 900 s Ray ends what is left"),
+        ("RUNNING", LOST, 1, NOT_KNOWN),
+        ("RUNNING", (502, "<html>"), 1, NOT_KNOWN),
+        ("SUCCEEDED", None, 2, "refused: its job has ended: SUCCEEDED; where another job, or a machine, has resumed"),
+    ],
+)
+def test_a_sweep_is_stopped_by_ray(board: Dashboard, status: str, stopped: Answer, code: int, said: str) -> None:
+    board.knows("x-1", status)
+    board.answers = lambda _method, path: stopped if path.endswith("/stop") else None
+    got, told = asked(board, "stop", "x-1", "--json")
+    assert (got, said in told) == (code, True), told
+    assert board.submitted == []
+
+
+def test_a_proxy_that_fails_is_no_mistake(board: Dashboard) -> None:
+    board.answers = lambda _method, path: (502, "<html>") if "x-1" in path else None
+    told = f"error: {board.address}: answers with HTTP 502: Bad Gateway; try again\n"
+    assert [asked(board, verb, "x-1") for verb in ("stop", "status")] == [(1, told)] * 2
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.cli.status.TURN_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_submitted_sweep_is_watched_until_it_has_ended(board: Dashboard) -> None:
+    """Only the time that passes is no news."""
+    views = iter([("RUNNING", 1, 1.0), ("RUNNING", 1, 2.0), ("RUNNING", 2, 3.0), ("FINISHED", 2, 4.0)])
+
+    def run(job_id: str) -> dict[str, object]:
+        state, trials, seconds = next(views)
+        closing = json.dumps({"dir": "r", "state": state, "trials": trials, "seconds": seconds})
+        board.logs[job_id] = f"after {seconds}\n{closing}\n"
+        return {"status": "SUCCEEDED", "driver_exit_code": 0}
+
+    board.runs = run
+    assert asked(board, "status", "x-1", "--watch", "--json") == (0, "after 1.0\nafter 3.0\nafter 4.0\n")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_connection_that_is_lost_while_one_watches_is_no_mistake(board: Dashboard) -> None:
+    board.prints('x-1: running\n{"dir": "r", "state": "RUNNING"}\n')
+    board.answers = lambda _method, path: LOST if board.submitted and path == "/api/jobs/x-1" else None
+    code, said = asked(board, "status", "x-1", "--watch")
+    assert (code, "the sweep may go on" in said) == (1, True), said
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_that_has_no_folder_yet_is_waited_for(board: Dashboard) -> None:
+    """Its job has begun, and reads the sweep file."""
+    waits = "x-1: waits for its job, which is RUNNING and has not made the sweep's folder yet\n"
+    board.prints(MISSING, 2)
+    for named, code in (((), 0), (("t01",), 2)):
+        assert asked(board, "compare", "x-1", *named) == (code, waits)
+    done = CliRunner().invoke(app, ["status", "x-1", "--address", board.address, "--json"])
+    closing: dict[str, object] = {"sweep": "x-1", "dir": None, "state": "RUNNING", "trials": 0, "states": {}}
+    assert json.loads(done.stdout) == {**closing, "waits_for": waits.strip().partition("waits for ")[2]}
+    left, missing = iter([True]), board.runs
+
+    def run(job_id: str) -> dict[str, object]:
+        if not next(left, False):
+            board.jobs["x-1"]["status"] = "FAILED"
+        return missing(job_id)
+
+    board.runs = run
+    assert asked(board, "status", "x-1", "--watch") == (2, f"{waits}{MISSING}"), (
+        "until its job has ended, with no folder"
+    )
+    board.runs = missing
+    board.knows("again", "RUNNING", "resume", sweep="nowhere")
+    assert asked(board, "status", "again") == (2, MISSING), "a sweep that is resumed must have one"
