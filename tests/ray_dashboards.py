@@ -56,7 +56,7 @@ class Dashboard:
         self.runs = run
 
     def words(self) -> list[str]:
-        """The command of the last job: its sweep's id, and what follows `qsweep`."""
+        """The command of the last job: its id, and what follows `qsweep`."""
         found = re.search(r"cluster\.submission\.on_node (.*?); done", self.submitted[-1]["entrypoint"])
         assert found is not None
         return shlex.split(found[1])

@@ -57,7 +57,7 @@ class Job:
     """A command of `qsweep` that is to run on the cluster."""
 
     job_id: str
-    sweep_id: str
+    """Also the id of the sweep that it launches."""
     words: tuple[str, ...]
     """What follows `qsweep`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Job:
     @property
     def entrypoint(self) -> str:
         """The shell command."""
-        return _SHELL.format(command=shlex.join([ENTRY, self.sweep_id, *self.words]))
+        return _SHELL.format(command=shlex.join([ENTRY, self.job_id, *self.words]))
 
 
 @dataclass(frozen=True)

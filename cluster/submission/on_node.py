@@ -49,7 +49,7 @@ def main(words: list[str]) -> None:
     """Becomes the command that the job is for, in the home folder: relative paths do not lie in Ray's own.
 
     Args:
-        words: the id for the sweep, and the words after `qsweep`. One that begins with `submitted:` is a sweep file
+        words: the id of the job, and the words after `qsweep`. One that begins with `submitted:` is a sweep file
             that travelled, and `~` is a home folder here.
     """
     place()

@@ -87,7 +87,7 @@ def _from_outside(file: str | None, changes: list[str] | None, address: str, no_
     from cluster.errors import ClusterError
     from cluster.submission import following
     from cluster.submission.jobs import connect
-    from sweeps.cli.submit import say_other_version
+    from sweeps.cli.sending import say_other_version
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     closing = None
@@ -121,18 +121,18 @@ def _job(
     """The job that runs the doctor on the head node, and what it brings along."""
     from cluster.submission import on_node, package
     from cluster.submission.jobs import Job
-    from sweeps.cli import submit
+    from sweeps.cli import sending
 
     words: tuple[str, ...] = ("doctor", "--address", "auto", "--json")
     contents: dict[str, bytes | Path] = {**package.code()}
     if file is not None:
-        sweep, shipment = submit.check(file, changes, address, no_files)
+        sweep, shipment = sending.check(file, changes, address, no_files)
         identity, files = package.sweep_files(shipment.text(), shipment.files)
         contents |= {**package.own_module(sweep.config.trainable), **files}
         words = ("doctor", f"{on_node.SHIPPED}:{identity}", *words[1:])
     job_id = f"qsweep-doctor-{secrets.token_hex(4)}"
     patience = {name: value for name, value in os.environ.items() if name == PATIENCE}
-    return Job(job_id, job_id, words, variables=patience), contents
+    return Job(job_id, words, variables=patience), contents
 
 
 def _line(found: dict[str, str], width: int) -> str:

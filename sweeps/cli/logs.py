@@ -9,6 +9,7 @@ import typer
 
 from sweeps.cli.shared import Storage, mistakes, say
 from sweeps.cli.submitted import Address
+from sweeps.cli.submitted import follow as follow_sweep
 
 
 def logs(
@@ -23,8 +24,6 @@ def logs(
     if address is None:
         _of_this_machine(sweep, storage)
         return
-    from sweeps.cli.submit import follow as follow_sweep
-
     with mistakes():
         from cluster.submission.following import lines_of
         from cluster.submission.jobs import connect

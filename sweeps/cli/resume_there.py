@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.cli.shared import mistakes, say
-from sweeps.cli.submit import follow_or_leave, send
-from sweeps.cli.submitted import stop_it
+from sweeps.cli.submitted import follow_or_leave, stop_it
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
 from sweeps.errors import ConfigError
@@ -49,7 +48,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
     """Submits a job that goes on with the sweep, and follows it unless `detach`."""
     with mistakes():
         from cluster.submission.jobs import check_id, connect
-        from sweeps.cli import sent_files
+        from sweeps.cli import sending
 
         if submission_id is not None:
             check_id(submission_id)
@@ -58,7 +57,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
             raise ConfigError(wrong)
         jobs = connect(address)
         there = _look_up(jobs, sweep, str(storage), submission_id)
-        files, told = sent_files.again(there.sweep)
+        files, told = sending.again(there.sweep)
         for line in (_place(there), told):
             say(f"note: {line}")
         job_id = submission_id or _new_id(sweep)
@@ -140,8 +139,9 @@ def _new_id(sweep: str) -> str:
 def _submit(jobs: Jobs, job_id: str, there: There, options: tuple[str, ...], files: Mapping[str, bytes | Path]) -> None:
     from cluster.submission import package
     from cluster.submission.jobs import Job
+    from sweeps.cli.sending import send
 
     words = ("resume", there.sweep, "--storage", there.storage, *options, "--json")
     metadata = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
     contents = {**package.code(), **package.own_module(there.trainable), **files}
-    send(jobs, Job(job_id, job_id, words, metadata), contents)
+    send(jobs, Job(job_id, words, metadata), contents)

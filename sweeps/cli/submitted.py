@@ -1,4 +1,4 @@
-"""What the commands for submitted sweeps share: the cluster's address, and how a sweep is asked on its head node.
+"""What the commands for submitted sweeps share: how a sweep is followed, and how it is asked on its head node.
 
 A command about a submitted sweep runs there as a small job of Ray's: the same command of `qsweep`, on the sweep's
 folder. Its lines, its JSON line and its exit code are the answer.
@@ -75,13 +75,56 @@ def answer_there(jobs: Jobs, sweep: str, words: tuple[str, ...]) -> Answer:
     storage = local_storage(state.metadata.get("storage", "results"))
     command = (verb, state.sweep, *rest, "--storage", storage, "--json")
     columns = {"COLUMNS": str(console().width)}
-    job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", sweep, command, {"of": sweep}, columns)
+    job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", command, {"of": sweep}, columns)
     lines: list[str] = []
     ended = _ended(jobs, job, state, lines)
     answer = Answer((*lines, *ended.state.end_lines), ended.closing or {}, ended.state.exit_code)
     if verb in _READS:
         answer = _before_the_folder(jobs, state, words, answer)
     return replace(answer, lines=(*answer.lines, *_from_here(jobs, state, answer)))
+
+
+def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> None:
+    """Says how a sweep is reached that was just submitted, and follows it unless `detach`."""
+    _leave(jobs, job_id)
+    if not detach:
+        follow(jobs, job_id, as_json)
+    elif as_json:
+        print(json.dumps({"submission_id": job_id, "address": jobs.address, "detached": True}))
+
+
+def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
+    """Prints what a submitted sweep prints, and ends as it ends; Ctrl-C leaves the sweep running."""
+    from cluster.errors import ClusterError
+    from cluster.submission import following
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    try:
+        with raising_on_signals():
+            state, closing = following.follow(jobs, job_id, say)
+    except Interrupted as interrupted:
+        _leave(jobs, job_id, f"{job_id} goes on without being followed")
+        raise typer.Exit(interrupted.exit_code) from None
+    except ClusterError as error:
+        _leave(jobs, job_id, f"error: {error}")
+        raise typer.Exit(1) from None
+    for line in state.end_lines:
+        say(line)
+    if closing is not None:
+        say("the folders and commands above are those of the cluster's head node")
+    if as_json:
+        print(json.dumps({**(closing or {}), "submission_id": job_id, "address": jobs.address}), flush=True)
+    raise typer.Exit(state.exit_code)
+
+
+def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
+    """Says how a sweep is reached that goes on by itself."""
+    if line is not None:
+        say(line)
+    say("see, follow and stop it with")
+    say(f"  qsweep status {job_id} --address {jobs.address}")
+    say(f"  qsweep logs {job_id} --address {jobs.address} --follow")
+    say(f"  {stop_it(job_id, jobs.address)}")
 
 
 def stop_it(job_id: str, address: str) -> str:
@@ -113,7 +156,7 @@ def _ended(jobs: Jobs, job: Job, of: JobState, lines: list[str]) -> Ended:
     except Interrupted as interrupted:
         code = interrupted.exit_code
     if job.words[0] not in _READS:
-        say_not_known(jobs, job.sweep_id)
+        say_not_known(jobs, of.job_id)
     put_away(jobs, job.job_id)
     raise typer.Exit(code)
 

@@ -14,7 +14,7 @@ from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission.following import SHARE, follow, put_away, wait
 from cluster.submission.jobs import RETRY_SECONDS, Job, JobState, check_address, check_id, connect
 
-JOB = Job("x-1", "x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
+JOB = Job("x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
 PACKAGE = "gcs://_ray_pkg_abc.zip"
 NO_AGENT = "No available agent to submit job, please try again later."
 
@@ -34,9 +34,9 @@ def test_a_job_brings_its_package_and_its_time_to_stop(board: Dashboard) -> None
     assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "900"}
     assert "entrypoint_num_cpus" not in job, "a driver with CPUs of its own may leave the head node"
     assert board.words() == ["x-1", "launch", "submitted:abc", "--json"]
-    jobs.submit(Job("x-1-add", "x-1", ("add", "a b")), PACKAGE)
+    jobs.submit(Job("x-1-add", ("add", "a b")), PACKAGE)
     assert board.submitted[-1]["runtime_env"]["working_dir"] == PACKAGE
-    assert board.words() == ["x-1", "add", "a b"]
+    assert board.words() == ["x-1-add", "add", "a b"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_lost_answer_starts_no_second_job_and_the_id_of_another_job_is_refused
     assert [jobs.submit(JOB, PACKAGE) for _ in range(2)] == [False, False]
     assert len(board.submitted) == 1
     with pytest.raises(SubmissionFailed, match=r"x-1 is the id of another job.*new one"):
-        jobs.submit(Job("x-1", "x-1", ("launch",), {"content": "other"}), PACKAGE)
+        jobs.submit(Job("x-1", ("launch",), {"content": "other"}), PACKAGE)
 
 
 @pytest.mark.parametrize(

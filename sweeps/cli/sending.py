@@ -1,4 +1,4 @@
-"""What `qsweep submit` has sent with a sweep: noted on this machine, so that a resumed sweep gets it again.
+"""What travels with a job on a cluster: it is checked, sent, and noted here, so that a resumed sweep gets it again.
 
 The nodes keep what was sent, but a node that is new, or whose cache was emptied, has none of it. It lies there under a
 hash of its content, so only the same content is of use: files that have changed since are not sent.
@@ -7,17 +7,28 @@ hash of its content, so only the same content is of use: files that have changed
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
 
 from cluster.devices import cache
-from cluster.errors import SubmissionFailed
+from cluster.errors import ConnectionFailed
 from cluster.submission import package
-from sweeps.config import shipping
+from cluster.submission.jobs import check_address
+from sweeps.cli.shared import as_words, say
+from sweeps.config import load, shipping
+from sweeps.errors import ConfigError
 from sweeps.record.private_files import make_folder
 from sweeps.record.whole_files import write_whole
 from trainables.specs import Spec
+
+if TYPE_CHECKING:
+    from cluster.submission.jobs import Job, Jobs
+    from sweeps.config.load import Sweep
+    from sweeps.config.shipping import Shipment
 
 FOLDER = "sent"
 """Of the notes, in this machine's cache folder: one file for each sweep."""
@@ -40,23 +51,53 @@ class Sent(Spec):
     """Path beside the sweep file -> the file or folder here."""
 
 
-@contextmanager
-def noting(sent: Sent) -> Iterator[None]:
-    """Notes the files that the block sends, also where its answer is lost; not where the cluster refuses them.
+def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
+    """The sweep, and what travels with it; nothing has been sent.
 
-    Without the note, a resumed sweep needs what the nodes have kept.
+    Raises:
+        ConfigError, SubmissionFailed: with a line for each mistake.
     """
+    if not address:
+        raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])
+    check_address(address)
+    words, here = as_words(changes), Path.cwd()
+    given = load.read(file, words, here)[0].get("cluster")
+    if not isinstance(given, dict) or "profile" not in given:
+        words.append("cluster.profile=attached")
+    shipment = shipping.pack(load.read(file, words, here)[0], (here, Path.home()), not no_files)
+    sweep = load.load(file, words, here, shipment.there)
+    wrong = shipping.refusals(sweep.config)
+    if wrong:
+        raise ConfigError(wrong)
+    return sweep, shipment
+
+
+def send(jobs: Jobs, job: Job, contents: Contents) -> None:
+    """Submits a sweep's job, and says so; ends the command where it is not known whether the cluster has it."""
+    say_other_version(jobs)
+    not_known = (
+        f"it is not known whether the sweep was submitted: the same command with --submission-id {job.job_id} is safe"
+    )
     try:
-        yield
-    except SubmissionFailed:
-        raise  # Its id may be another sweep's, whose note stays.
-    except BaseException:
-        _note(sent)
+        is_new = jobs.submit(job, contents)
+    except ConnectionFailed as error:
+        say(f"error: {error}")
+        say(not_known)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say(not_known)
         raise
-    _note(sent)
+    say(f"submitted: {job.job_id}" if is_new else f"{job.job_id} was submitted already: no second sweep is started")
 
 
-def _note(sent: Sent) -> None:
+def say_other_version(jobs: Jobs) -> None:
+    """Warns where the cluster has another Ray than this machine."""
+    if jobs.other_version is not None:
+        say(f"warning: the cluster has Ray {jobs.other_version}, which this project is not tested with")
+
+
+def note(sent: Sent) -> None:
+    """Notes the files that were sent. Without the note, a resumed sweep needs what the nodes have kept."""
     if not sent.files:
         return
     with suppress(OSError, ValueError):  # the latter of a path that is not UTF-8
