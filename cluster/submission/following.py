@@ -12,9 +12,9 @@ from cluster.errors import ClusterError, ConnectionFailed, SubmissionFailed
 from cluster.submission.jobs import Jobs, JobState, rest
 
 PAUSE_SECONDS = 2.0
-"""Pause between two looks at a job that is followed; or `SHARE` times as long as the last look took, which sends all
-that the job has printed."""
-SHARE = 10
+"""Pause between two looks at a job that is followed."""
+MOST_RATE = 500_000
+"""Characters a second: a look sends all that the job has printed, so the pause after a look at more is longer."""
 PATIENCE_SECONDS = 300.0
 """How long a cluster may not answer before it is given up."""
 SHORT_SECONDS = 120.0
@@ -58,7 +58,7 @@ def follow(
     """
     said, closing, lost = 0, None, None
     while True:
-        began = clock()
+        began, seconds = clock(), PAUSE_SECONDS
         try:
             # In this order: what an ended job has printed is whole.
             state = jobs.look_up(job_id)
@@ -80,7 +80,8 @@ def follow(
             said = max(said, whole)
             if state.has_ended:
                 return Ended(state, closing)
-        pause(max(PAUSE_SECONDS, SHARE * (clock() - began)))
+            seconds = max(PAUSE_SECONDS, len(text) / MOST_RATE)
+        pause(seconds)
 
 
 def wait(

@@ -11,7 +11,7 @@ import pytest
 from ray_dashboards import LOST, Dashboard, dashboard
 
 from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
-from cluster.submission.following import SHARE, follow, put_away, wait
+from cluster.submission.following import MOST_RATE, follow, put_away, wait
 from cluster.submission.jobs import RETRY_SECONDS, Job, JobState, check_address, check_id, connect
 
 JOB = Job("x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
@@ -202,17 +202,18 @@ def test_what_was_printed_is_said_once_however_often_the_connection_breaks(board
     assert (state.status, closing) == ("SUCCEEDED", {"dir": "r"})
 
 
-def test_a_long_look_is_followed_by_a_long_rest(board: Dashboard) -> None:
-    """Each look sends all that the job has printed."""
+def test_a_job_that_has_printed_much_is_looked_at_less_often(board: Dashboard) -> None:
+    """Each look sends all of it."""
     board.knows("x")
-    times, pauses = itertools.count(0.0, 7.0), list[float]()
+    board.logs["x"] = "a" * 5 * MOST_RATE
+    pauses = list[float]()
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         board.jobs["x"]["status"] = "SUCCEEDED"
 
-    follow(connect(board.address), "x", print, clock=lambda: next(times), pause=pause)
-    assert pauses == [SHARE * 7.0]
+    assert follow(connect(board.address), "x", lambda _line: None, pause=pause).closing is None
+    assert pauses == [5.0]
 
 
 def test_a_cluster_that_stays_away_is_given_up_and_a_job_that_it_forgot_is_told(board: Dashboard) -> None:
