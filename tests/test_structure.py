@@ -86,3 +86,22 @@ def test_no_rooms_import_each_other_in_a_circle(package):
     for room, imported in arrows(package):
         sorter.add(room, imported)
     sorter.prepare()  # CycleError names the circle
+
+
+KNOWN_CIRCLES = {
+    ("sweeps.tune.callback", "sweeps.tune.driver"),
+    ("sweeps.tune.watch", "sweeps.tune.driver"),
+    ("cluster.submission.jobs", "cluster.submission"),
+}
+"""Imports that still close a circle: each is to go, and none is to come."""
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports inside functions and for type checking count too."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for file in graph.modules:
+        imported = graph.find_modules_directly_imported_by(file)
+        sorter.add(file, *(each for each in imported if (file, each) not in KNOWN_CIRCLES))
+    sorter.prepare()  # CycleError names the circle
+    assert len(graph.modules) > 200

@@ -15,7 +15,7 @@ from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview,
 from trainables.data import preview as preview_rows
 from trainables.data import sources
 from trainables.errors import ModelError
-from trainables.packing import engines, kept_evaluation, memory, pass_memory, targets
+from trainables.packing import memory, pass_limits, targets
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
@@ -108,7 +108,8 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     import_bitsandbytes()
     from trainables.base import base_checks, base_model
     from trainables.data import dataset
-    from trainables.packing.adapter_pack import AdapterPack
+    from trainables.packing import evaluation
+    from trainables.packing.adapter_pack import AdapterPack, choose_engine
 
     loaded = base_model.load(base, cache)
     device: Device = "cuda" if loaded.device.type == "cuda" else "cpu"
@@ -124,10 +125,10 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     known = None
     if identity is not None:
         rows = dataset.split_fingerprint(rows_of_sweep.eval)
-        known = kept_evaluation.place(cache, *identity, devices.kind(loaded.device), rows)
+        known = evaluation.base_file(cache, *identity, devices.kind(loaded.device), rows)
     facts = model_source.facts(base.base_model)
-    tokens = pass_memory.trained_tokens(None if facts is None else facts.parameters, device)
-    engine, name = engines.choose(loaded)
+    tokens = pass_limits.trained_tokens(None if facts is None else facts.parameters, device)
+    engine, name = choose_engine(loaded)
     return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
 
 
@@ -189,7 +190,7 @@ def is_dequantised(base: TrialSpec, device: Device) -> bool:
 
 def engine(base: TrialSpec) -> str | None:
     """The engine that will train on this base; None when it is known only once the base is loaded."""
-    return engines.expected(base, _kind(base))
+    return pass_limits.expected_engine(base, _kind(base))
 
 
 def _kind(base: TrialSpec) -> str | None:

@@ -37,17 +37,22 @@ def directions() -> Mapping[str, Direction]:
     return {name: metric.better for name, metric in METRICS.items()}
 
 
-def evaluate(row_losses: Sequence[float], row_tokens: Sequence[int]) -> dict[str, float]:
+def evaluate(
+    row_losses: Sequence[float], row_tokens: Sequence[int], metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, float]:
     """Returns each metric of an evaluation by name.
 
     Args:
         row_losses: total negative log-likelihood of the completion tokens of each row, in nats.
         row_tokens: number of completion tokens of each row.
+        metrics: by name.
     """
-    return {name: metric.of(row_losses, row_tokens) for name, metric in METRICS.items()}
+    return {name: metric.of(row_losses, row_tokens) for name, metric in metrics.items()}
 
 
-def row_values(row_losses: Sequence[float], row_tokens: Sequence[int]) -> dict[str, tuple[float, ...]]:
+def row_values(
+    row_losses: Sequence[float], row_tokens: Sequence[int], metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, tuple[float, ...]]:
     """Returns the value of each row for each metric that is the mean of these; for the arguments see `evaluate`."""
-    metrics = {name: metric.of_row for name, metric in METRICS.items() if metric.of_row is not None}
-    return {name: tuple(map(of_row, row_losses, row_tokens)) for name, of_row in metrics.items()}
+    each = {name: metric.of_row for name, metric in metrics.items() if metric.of_row is not None}
+    return {name: tuple(map(of_row, row_losses, row_tokens)) for name, of_row in each.items()}

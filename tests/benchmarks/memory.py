@@ -22,7 +22,7 @@ from sweeps.config import load
 from trainables import qlora
 from trainables.base import model_source
 from trainables.contract import RowShape
-from trainables.packing import engines, memory
+from trainables.packing import memory, pass_limits
 from trainables.specs import AdapterSpec, TrialSpec
 
 REPORTS = 2
@@ -80,10 +80,11 @@ def measure(case: Case, engine: str) -> dict[str, Any]:
     import cluster.hosts  # noqa: F401 - what a host's process holds beside the model
     from cluster.devices import cache
     from trainables.data import dataset
+    from trainables.packing import adapter_pack
     from trainables.packing.peft_engine import PeftEngine
 
-    if engine == engines.PEFT:
-        engines.choose = lambda base: (PeftEngine(base), engines.PEFT)
+    if engine == pass_limits.PEFT:
+        adapter_pack.choose_engine = lambda base: (PeftEngine(base), pass_limits.PEFT)
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as in a host
     base = spec(case)
     prepared = qlora.prepare(base, cache())
@@ -142,7 +143,7 @@ def estimated(case: Case, engine: str, measured: dict[str, Any]) -> int:
         longest=measured["longest_row"], mean=MEAN_ROW, labelled=measured["labelled"], train_rows=600,
         eval_rows=ROWS_TO_EVALUATE, deviation=DEVIATION,
     )  # fmt: skip
-    kind = model_source.model_type(base.base_model) if engine == engines.FLAT else None
+    kind = model_source.model_type(base.base_model) if engine == pass_limits.FLAT else None
     return memory.need(base, [base], facts, "cpu", rows, kind).total(case.slots)
 
 
@@ -173,7 +174,7 @@ def table(results: Path, engine: str) -> list[str]:
 
 def place(results: Path, case: Case, engine: str) -> Path:
     """Where a case's measurement is."""
-    return results / f"{'' if engine == engines.FLAT else f'{engine}-'}{case.name}.json"
+    return results / f"{'' if engine == pass_limits.FLAT else f'{engine}-'}{case.name}.json"
 
 
 def run(cases: Sequence[Case], engine: str, results: Path) -> None:
@@ -195,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("memory-results"), help="folder of measured cases")
     parser.add_argument("--only", nargs="+", default=[], help="measure only cases with one of these in their name")
-    parser.add_argument("--engine", choices=(engines.FLAT, engines.PEFT), default=engines.FLAT)
+    parser.add_argument("--engine", choices=(pass_limits.FLAT, pass_limits.PEFT), default=pass_limits.FLAT)
     arguments = parser.parse_args()
     results, engine = arguments.results, arguments.engine
     results.mkdir(parents=True, exist_ok=True)

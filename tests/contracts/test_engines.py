@@ -17,9 +17,8 @@ from trainables import packing
 from trainables.base.base_model import Base
 from trainables.data.dataset import TokenRow
 from trainables.errors import InfeasibleError
-from trainables.packing import adapter_files, targets
-from trainables.packing.dropout import DropoutKey
-from trainables.packing.engine import Engine, Segment
+from trainables.packing import peft_adapters, targets
+from trainables.packing.engine import DropoutKey, Engine, Segment
 from trainables.packing.flat_engine import FlatEngine, uncovered
 from trainables.packing.peft_engine import PeftEngine
 
@@ -102,7 +101,7 @@ def gradients(engine: Engine, parameters, *passes: list[Segment]) -> dict[str, t
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_parameters_are_those_that_peft_makes_from_the_seed(engine, spec):
     model = packs.base().model
-    config = adapter_files.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
+    config = peft_adapters.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
     torch.manual_seed(spec.seed)
     expected = {
         name.replace(".default.", "."): parameter

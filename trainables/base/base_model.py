@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables import cache_disk
-from trainables.base import base_checks, devices, model_source, spread, weight_files, work_folder
+from trainables.base import base_checks, devices, model_source, spread, weight_files
+from trainables.cache_files import lock, told_as_cache, work_folder
 from trainables.errors import ModelError
 from trainables.inputs.legible import legible
 from trainables.specs import TrialSpec
@@ -205,9 +205,9 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
         return str(source.path or model.source), _commit(spec, source)
     target = cache / "bases" / _key(spec, str(dtype))
     if not target.is_dir():
-        with cache_disk.writing(target.parent):
+        with told_as_cache(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with work_folder.lock(target):
+            with lock(target):
                 if not target.is_dir():
                     _make(spec, source, dtype, target, _device_map(spec, dtype, cache))
                     # The host looks next at how much memory is free, before it loads the base once more.
@@ -286,7 +286,7 @@ def _make(
     from transformers import BitsAndBytesConfig, GgufConfig
 
     scheme = spec.quantization.scheme
-    with work_folder.work_folder(target) as work:
+    with work_folder(target) as work:
         origin, options = str(source.path or spec.base_model.source), {"revision": _commit(spec, source)}
         if source.kind == "gguf" and source.path is not None:
             folder, file = str(source.path.parent), source.path.name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
-from trainables import cache_disk
+from trainables.cache_files import told_as_cache, write_whole
 from trainables.contract import Prepared, Summary
 from trainables.data import sources
 from trainables.data.findings import Findings, Tally
@@ -99,13 +98,13 @@ def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
     if key is None:
         return _prepare(data, tokenizer)
     path = cache / "data" / f"{key}.safetensors"
-    with cache_disk.writing(path.parent):
+    with told_as_cache(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             prepared = _cached(path)
             if prepared is None:
                 prepared = _prepare(data, tokenizer)
-                _write(path, prepared.payload)
+                write_whole(path, prepared.payload)
     return prepared
 
 
@@ -302,13 +301,3 @@ def _cached(path: Path) -> Prepared | None:
     except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError):
         pass
     return None
-
-
-def _write(path: Path, payload: bytes) -> None:
-    """Writes a temporary file and renames it, so that no reader sees a part. The caller holds the lock."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

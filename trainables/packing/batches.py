@@ -1,24 +1,27 @@
-"""Groups rows into passes of a model, pads them, marks the positions that count, and computes their losses."""
+"""Lays the rows of a pass out as tensors: padded for models of transformers and PEFT, or behind one another.
+
+Rows of one adapter often start with the same tokens: a chat template and its system message. Under causal attention
+these tokens get the same activations in every row, so where rows lie behind one another, a start that all rows of a
+segment share is there once.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from trainables.data.dataset import TokenRow
-from trainables.isolation import SlotOrBase
-from trainables.packing.engine import Engine, Segment
-from trainables.packing.pass_memory import EVALUATION_TOKENS, SHARED_TOKENS
-
-_MUCH_MORE = 1.1
-"""So many times as many passes are too many to make them even."""
+from trainables.packing.engine import Segment
+from trainables.packing.pass_limits import LEAST_SHARED
 
 
-class Batch(NamedTuple):
+class PaddedBatch(NamedTuple):
     """Rows padded on the right. With causal attention this needs no mask, so that the fast kernels can be used."""
 
     ids: torch.Tensor
@@ -29,7 +32,7 @@ class Batch(NamedTuple):
     """(labels,): the labelled tokens, row after row."""
 
 
-def stack(rows: Sequence[TokenRow]) -> Batch:
+def pad(rows: Sequence[TokenRow]) -> PaddedBatch:
     """Returns the rows as tensors on the CPU."""
     length = max(len(row.ids) for row in rows)
     ids_BT = torch.zeros((len(rows), length), dtype=torch.long)
@@ -37,10 +40,10 @@ def stack(rows: Sequence[TokenRow]) -> Batch:
     for place, row in enumerate(rows):
         ids_BT[place, : len(row.ids)] = torch.from_numpy(row.ids)
         keep_BT[place, : len(row.ids) - 1] = torch.from_numpy(row.labelled[1:])
-    return Batch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
+    return PaddedBatch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
 
 
-def token_losses(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+def padded_losses(model: Any, batch: PaddedBatch, device: torch.device) -> torch.Tensor:
     """Passes a batch through a model of transformers or PEFT, whose head computes only the positions that count.
 
     Returns:
@@ -60,75 +63,114 @@ def token_losses(model: Any, batch: Batch, device: torch.device) -> torch.Tensor
     return functional.cross_entropy(logits_NV.float(), batch.answers.to(device), reduction="none")
 
 
-Chunk = tuple[list[int], list[TokenRow]]
-"""Places of rows, and the rows."""
+class Piece(NamedTuple):
+    """Tokens that lie behind one another in the sequence."""
+
+    length: int
+    after: int | None = None
+    """Place of the piece with the start of the row, for pieces that go on with one; None where a row starts."""
 
 
-def chunks(rows: Sequence[TokenRow], at_once: int = 1) -> list[Chunk]:
-    """Groups evaluation rows of similar length into passes of at most EVALUATION_TOKENS tokens, padding included.
+@dataclass(frozen=True)
+class Span:
+    """The tokens of one segment in the sequence."""
 
-    Where several passes run at the same time, their number is a multiple of `at_once` and each has about as many
-    tokens, unless that takes many more passes. A row that is longer has a pass for itself.
+    segment: Segment
+    start: int
+    stop: int
+    places: torch.Tensor | None
+    """(stop - start,): the place of each token in the segment's rows, padded to the longest and laid end to end. None
+    for a segment without dropout, whose rows may share a start."""
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """All rows of a pass as one sequence. Tokens that nothing is predicted from, at the end of rows, are left out."""
+
+    ids: torch.Tensor
+    """(1, tokens)."""
+    positions: torch.Tensor
+    """(1, tokens): the place of each token in its row."""
+    pieces: tuple[Piece, ...]
+    """What the sequence is made of, in order: rows, or shared starts and what follows them."""
+    keep: torch.Tensor
+    """(labels,): the tokens from which a labelled token is predicted."""
+    answers: torch.Tensor
+    """(labels,): the labelled tokens, row after row."""
+    spans: tuple[Span, ...]
+    """One per segment, in order."""
+
+
+class _Laid(NamedTuple):
+    """The rows of one segment, laid end to end."""
+
+    ids: list[np.ndarray]
+    positions: list[np.ndarray]
+    pieces: list[Piece]
+    keep: list[np.ndarray]
+
+
+def flatten(segments: Sequence[Segment], device: torch.device) -> FlatBatch:
+    """Returns the rows of all segments as one sequence on `device`.
+
+    A start that all rows of a segment share is there once, if the segment has no dropout: that drops other entries in
+    each row.
     """
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
-    fewest: list[Chunk] = []
-    for place in order:
-        if not fewest or not _fits([*fewest[-1][1], rows[place]]):
-            fewest.append(([], []))
-        fewest[-1][0].append(place)
-        fewest[-1][1].append(rows[place])
-    if at_once == 1:
-        return fewest
-    count = at_once * math.ceil(len(fewest) / at_once)
-    while count < _MUCH_MORE * len(fewest) + at_once:
-        even = _even(rows, order, count)
-        if all(_fits(own) for _, own in even):
-            return even
-        count += at_once * math.ceil(len(fewest) / 100)
-    return fewest
+    laid, pieces = [], 0
+    for segment in segments:
+        laid.append(_lay(segment, pieces, LEAST_SHARED[device.type]))
+        pieces += len(laid[-1].pieces)
+    bounds = (0, *accumulate(sum(piece.length for piece in each.pieces) for each in laid))
+    spans = [
+        Span(segment, start, stop, None if segment.dropout is None else _tensor(_places(segment), device))
+        for segment, (start, stop) in zip(segments, pairwise(bounds), strict=True)
+    ]
+    return FlatBatch(
+        ids=_tensor([ids for each in laid for ids in each.ids], device)[None],
+        positions=_tensor([positions for each in laid for positions in each.positions], device)[None],
+        pieces=tuple(piece for each in laid for piece in each.pieces),
+        keep=_tensor([keep + span.start for each, span in zip(laid, spans, strict=True) for keep in each.keep], device),
+        answers=_tensor([row.ids[row.labelled] for segment in segments for row in segment.rows], device),
+        spans=tuple(spans),
+    )
 
 
-def _fits(rows: Sequence[TokenRow]) -> bool:
-    """Tells whether rows, the longest first, may be one evaluation pass."""
-    return len(rows) == 1 or len(rows) * len(rows[0].ids) <= EVALUATION_TOKENS
+def _lay(segment: Segment, first: int, least: int) -> _Laid:
+    """Lays the rows of a segment end to end. Its pieces begin at place `first`; `keep` counts from its first token."""
+    used = [_used(row) for row in segment.rows]
+    shared = _shared(segment.rows, used) if segment.dropout is None else 0
+    if shared < least:
+        shared = 0
+    start = segment.rows[0].ids[:shared]
+    laid = _Laid([start], [np.arange(shared)], [Piece(shared)] if shared else [], [])
+    begin = shared
+    for row, count in zip(segment.rows, used, strict=True):
+        laid.ids.append(row.ids[shared:count])
+        laid.positions.append(np.arange(shared, count))
+        laid.pieces.append(Piece(count - shared, first if shared else None))
+        before = np.flatnonzero(row.labelled[1:])
+        laid.keep.append(np.where(before < shared, before, before - shared + begin))
+        begin += count - shared
+    return laid
 
 
-def _even(rows: Sequence[TokenRow], order: Sequence[int], count: int) -> list[Chunk]:
-    """Cuts the rows, in this order, into at most `count` passes with about as many tokens each."""
-    total, before = sum(len(row.ids) for row in rows), 0
-    even: list[Chunk] = [([], []) for _ in range(count)]
-    for place in order:
-        own = len(rows[place].ids)
-        places, chosen = even[(2 * before + own) * count // (2 * total)]
-        places.append(place)
-        chosen.append(rows[place])
-        before += own
-    return [each for each in even if each[0]]
+def _used(row: TokenRow) -> int:
+    """Returns the number of tokens before the last labelled one. Later tokens change no loss under causal attention."""
+    return int(np.flatnonzero(row.labelled)[-1])
 
 
-def sharing(slots: Sequence[SlotOrBase], rows: Sequence[TokenRow], device: torch.device) -> list[Sequence[SlotOrBase]]:
-    """Groups slots that are evaluated on `rows` into passes of at most SHARED_TOKENS tokens, and at least one slot."""
-    tokens = len(rows) * max(len(row.ids) for row in rows)
-    count = max(1, SHARED_TOKENS[device.type] // tokens)
-    return [slots[first : first + count] for first in range(0, len(slots), count)]
+def _shared(rows: Sequence[TokenRow], used: Sequence[int]) -> int:
+    """Returns the number of tokens with which all rows start; each row keeps one token or more of its own."""
+    shared = min(used) - 1 if len(rows) > 1 else 0
+    for row in rows[1:]:
+        (others,) = np.nonzero(row.ids[:shared] != rows[0].ids[:shared])
+        shared = int(others[0]) if len(others) else shared
+    return shared
 
 
-def passes(engine: Engine, segments: Sequence[Segment], most_tokens: int) -> list[list[Segment]]:
-    """Groups the segments of a step into passes of at least one segment.
+def _places(segment: Segment) -> list[np.ndarray]:
+    return [np.arange(_used(row)) + place * segment.longest for place, row in enumerate(segment.rows)]
 
-    Passes that run at the same time get about as many tokens each, and at most `most_tokens` together; but a segment
-    that has more is never cut.
-    """
-    parts: list[list[Segment]] = [[] for _ in range(engine.at_once)]
-    for segment in segments if len(parts) == 1 else sorted(segments, key=lambda each: -each.tokens):
-        min(parts, key=lambda part: sum(each.tokens for each in part)).append(segment)
-    groups: list[list[Segment]] = []
-    for part in parts:
-        first = len(groups)
-        for segment in part:
-            joined = [*groups[-1], segment] if len(groups) > first else []
-            if joined and engine.pass_tokens(joined) <= most_tokens // engine.at_once:
-                groups[-1] = joined
-            else:
-                groups.append([segment])
-    return groups
+
+def _tensor(parts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)

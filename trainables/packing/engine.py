@@ -1,11 +1,12 @@
 """Defines the engine, which computes the losses of adapters on a frozen base, for the pack, which trains them.
 
 A pack owns what makes a trial: its rows, optimizer, learning rates, clipping and progress. An engine owns the adapters'
-tensors and the pass that they share.
+tensors and the pass that they share. Dropout masks follow from the trial alone, whichever engine applies them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -13,8 +14,34 @@ import torch
 
 from trainables.base.base_model import Base
 from trainables.data.dataset import TokenRow
-from trainables.packing.dropout import DropoutKey
 from trainables.specs import TrialSpec
+
+
+class DropoutKey(NamedTuple):
+    """Decides, with the layer, the masks of one adapter in one pass."""
+
+    seed: int
+    step: int
+    micro_batch: int
+
+
+def dropout_mask(
+    key: DropoutKey, layer: int, p: float, shape: tuple[int, int, int], device: torch.device
+) -> torch.Tensor:
+    """Returns the factors of one layer's inputs, 0 or 1 / (1 - p), in fp32.
+
+    Args:
+        key: the trial, step and micro-batch.
+        layer: place of the layer among the layers of the adapter.
+        p: probability to drop an entry.
+        shape: rows, tokens of the longest row, features.
+        device: where the factors are used. Other kinds of device draw other masks.
+    """
+    generator = torch.Generator(device=device)
+    text = f"{key.seed} {key.step} {key.micro_batch} {layer}".encode()
+    generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=7).digest()))
+    uniform = torch.rand(shape, generator=generator, device=device)
+    return (uniform >= p).to(torch.float32) / (1.0 - p)
 
 
 class Segment(NamedTuple):
@@ -45,12 +72,13 @@ class Segment(NamedTuple):
 class Engine(Protocol):
     """Holds an adapter per slot and computes the token losses of several adapters in one pass.
 
-    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe, except that
-    passes may run as `at_once` says. The contract tests (tests/contracts/test_engines.py) run over every engine.
+    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe, but
+    for the passes that `parallel_passes` allows. The contract tests (tests/contracts/test_engines.py) run over every
+    engine.
     """
 
     base: Base
-    at_once: int
+    parallel_passes: int
     """Passes that may run at the same time, each in one thread, without a slot in common."""
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
@@ -71,7 +99,7 @@ class Engine(Protocol):
         """Runs one forward pass over `segments`, with at most one segment per slot.
 
         Returns:
-            For each segment the negative log-likelihoods of its labelled tokens, row after row: (labels,), float32.
+            For each segment the negative log-probabilities of its labelled tokens, row after row: (labels,), float32.
             A backward pass from them adds to `grad` of the adapters' parameters and to nothing else. It comes before
             the next call of this method in the same thread.
         """

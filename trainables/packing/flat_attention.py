@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-from trainables.packing.flat_batches import Piece
+from trainables.packing.batches import Piece
 
 NAME = "flat_rows"
 

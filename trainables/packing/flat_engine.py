@@ -2,7 +2,7 @@
 
 PEFT holds the adapters, so names, initial values and files are its own, but its layers do not compute them. Each layer
 multiplies all tokens with the base once and adds each adapter's part to its own tokens (`lora_product`). Attention
-stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token (`head_loss`).
+stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token.
 
 The parts are computed one adapter after the other: their products are small and of uneven sizes, and a NaN of a trial
 that diverges cannot reach its neighbours, as it would through one product with a mask. On request all adapters without
@@ -22,10 +22,10 @@ from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import dropout, flat_attention, grouped_product, head_loss, lora_product, pass_memory
-from trainables.packing.engine import Segment
-from trainables.packing.engines import FLAT_KINDS
-from trainables.packing.flat_batches import Piece, Span, flatten
+from trainables.packing import flat_attention, grouped_product, lora_product
+from trainables.packing.batches import Piece, Span, flatten
+from trainables.packing.engine import Segment, dropout_mask
+from trainables.packing.pass_limits import EXPONENT_TOKENS, FLAT_KINDS, LOGIT_TOKENS, PARALLEL_PASSES
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
 
@@ -92,14 +92,14 @@ class FlatEngine:
             raise ValueError(f"the flat engine cannot compute adapters together: {problem}")
         self.base = base
         # Adapters that are computed together are stacked for one pass.
-        self.at_once = 1 if grouped else pass_memory.AT_ONCE[base.device.type]
+        self.parallel_passes = 1 if grouped else PARALLEL_PASSES[base.device.type]
         self._grouped = grouped
         self._adapters = PeftAdapters(base)
         self._layers: dict[int, _Layer] = {}
         self._droppers: set[int] = set()
         """The slots of adapters with dropout."""
         # On a GPU the backward pass, in which gradient checkpointing runs the layers again, has a thread of its own.
-        self._pass: Any = threading.local() if self.at_once > 1 else SimpleNamespace()
+        self._pass: Any = threading.local() if self.parallel_passes > 1 else SimpleNamespace()
         """`spans`: those of the present pass."""
         flat_attention.use(base.model)
 
@@ -154,7 +154,7 @@ class FlatEngine:
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False, pieces=pieces
         ).last_hidden_state
         head = self.base.model.get_output_embeddings()
-        losses_N = head_loss.token_losses(hidden_1TD[0, batch.keep], head, batch.answers)
+        losses_N = head_losses(hidden_1TD[0, batch.keep], head, batch.answers)
         return list(losses_N.split([segment.labels for segment in segments]))
 
     def _dropping(self, segment: Segment) -> Segment:
@@ -207,7 +207,51 @@ def _part(span: Span, adapter: _Adapter, inputs: torch.Tensor) -> lora_product.P
     factors = None
     if key is not None:
         shape = (len(segment.rows), segment.longest, inputs.shape[-1])
-        mask_RLI = dropout.mask(key, adapter.layer, adapter.dropout, shape, inputs.device)
+        mask_RLI = dropout_mask(key, adapter.layer, adapter.dropout, shape, inputs.device)
         assert span.places is not None
         factors = mask_RLI.view(-1, inputs.shape[-1])[span.places.to(inputs.device)].to(inputs.dtype)
     return lora_product.Part(span.start, span.stop, adapter.scaling, factors)
+
+
+def head_losses(hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:
+    """Returns the negative log-probability of each answer: (tokens,), float32. The logits of all tokens never exist.
+
+    The gradient of a token's loss by its hidden state, (softmax - one-hot) W, is computed together with the loss, chunk
+    by chunk; the backward pass only scales it by the gradient that arrives. This costs no second product with the head,
+    as recomputing in the backward pass would.
+
+    Args:
+        hidden: (tokens, width), the inputs of the head.
+        head: the frozen head.
+        answers: (tokens,).
+    """
+    losses: torch.Tensor = _HeadLoss.apply(hidden, head, answers)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:
+        losses = torch.empty(len(answers), dtype=torch.float32, device=hidden.device)
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # One place in memory for the logits of every chunk: fresh pages cost as much as an operation on them.
+        logits_NV = hidden.new_empty(min(LOGIT_TOKENS, len(answers)), head.out_features)
+        for start in range(0, len(answers), LOGIT_TOKENS):
+            chunk = slice(start, start + LOGIT_TOKENS)
+            scores_NV = lora_product.multiply(
+                hidden[chunk], head.weight, head.bias, logits_NV[: len(answers[chunk])]
+            ).float()
+            total_N = torch.cat([torch.logsumexp(few, dim=-1) for few in scores_NV.split(EXPONENT_TOKENS)])
+            losses[chunk] = total_N - scores_NV.gather(1, answers[chunk, None])[:, 0]
+            if slopes is not None:
+                likelihoods_NV = scores_NV.sub_(total_N[:, None]).exp_()
+                likelihoods_NV[torch.arange(len(total_N), device=hidden.device), answers[chunk]] -= 1.0
+                slopes[chunk] = likelihoods_NV.to(hidden.dtype) @ head.weight
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradients[0][:, None].to(slopes.dtype), None, None

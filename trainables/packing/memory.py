@@ -2,8 +2,9 @@
 
 A host holds its process, the base, and of each slot the adapter with gradients and moments. On top comes the largest of
 four moments: the end of a training pass, a block in evaluation, the head in evaluation, and on a CPU the writing of a
-report. `pass_memory` derives the passes for the engine that the base will have, or for PEFT's, which takes more, where
-that is not known yet.
+report. The passes are those of the engine that the base will have, or of PEFT's, which takes more, where the engine is
+not known yet. Bytes per token, layer and tensor are derived from what torch 2.13 and transformers 5.24 save for the
+backward pass; `tests/trainables/packing/test_pass_memory.py` counts the same tensors in real passes.
 
 What the backward pass has freed counts in all four, and so do the gradients: the allocators (glibc's and CUDA's) keep
 freed memory for tensors of like size, and evaluation's are larger. Where they give it back the estimate is too high.
@@ -24,9 +25,18 @@ from typing import NamedTuple
 
 from trainables.base import spread
 from trainables.contract import Device, Memory, Need, RowShape
-from trainables.packing import blocks, engines, pass_memory
-from trainables.packing.pass_memory import EVALUATION_TOKENS
-from trainables.specs import ModelFacts, QuantizationSpec, TrialSpec
+from trainables.packing.pass_limits import (
+    EVALUATION_TOKENS,
+    EXPONENT_TOKENS,
+    FLAT,
+    LOGIT_TOKENS,
+    PEFT,
+    SHARED_TOKENS,
+    expected_engine,
+    parallel_passes,
+    trained_tokens,
+)
+from trainables.specs import AdapterSpec, ModelFacts, QuantizationSpec, TrialSpec
 
 MAX_SLOTS = 16
 """The most slots that were measured. More gain little, and every slot costs time of the host process."""
@@ -51,7 +61,26 @@ _ADAPTER_BYTES = 4
 _SNAPSHOT_BYTES = 12
 # GSM8K's rows average 217 tokens under a max_length of 512.
 _MEAN_OF_LONGEST = 0.4
-_TOTAL = attrgetter("total")
+_DEVIATIONS = 4.0
+"""How far above its mean a sum of random rows is looked for: about one of 30,000 passes goes beyond."""
+# fp32 logits, their log-softmax, and the gradients of both.
+_PEFT_TRAINING_LOGIT_BYTES = 16
+# By the width of the activations: the logits of the head, their copy in fp32 if they are narrower, their log-softmax.
+_PEFT_EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
+# Of a chunk: the logits of the head, and if they are narrower their copy in fp32, beside that of the chunk before.
+_FLAT_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 4}
+# Layers that have the input of another one.
+_SHARED_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
+Shapes = Mapping[str, tuple[int, int]]
+"""(in, out) of each linear layer of a block."""
+_BLOCK = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_PRESETS: Mapping[str, Sequence[str]] = {
+    "attention-qv": ("q_proj", "v_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+    "all-linear": _BLOCK,
+}
 
 
 def need(  # noqa: PLR0913 - what memory depends on
@@ -79,16 +108,19 @@ def need(  # noqa: PLR0913 - what memory depends on
     trials = list(largest) or [base]
     shape = _shape(base, rows)
     width = _dtype_bytes(base.quantization, device)
-    parameters = max(blocks.lora_parameters(facts, trial.adapter) for trial in trials)
-    engine = engines.expected(base, kind) or engines.PEFT
-    share = _share(base, facts, device, gpus, pass_memory.at_once(engine, device))
-    passed = pass_memory.Base(share.facts, width, engine, kind, device)
+    parameters = max(lora_parameters(facts, trial.adapter) for trial in trials)
+    engine = expected_engine(base, kind) or PEFT
+    share = _share(base, facts, device, gpus, parallel_passes(engine, device))
+    passed = BaseShape(share.facts, width, engine, kind, device)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
-        max((most for trial in trials for most in _moments(passed, trial, shape, slots, writing)), key=_TOTAL)
+        max(
+            (most for trial in trials for most in _moments(passed, trial, shape, slots, writing)),
+            key=attrgetter("total"),
+        )
         for slots in range(1, TOLD_SLOTS + 1)
     ]
-    adapter = _adapter(max(blocks.lora_parameters(share.facts, trial.adapter) for trial in trials), device)
+    adapter = _adapter(max(lora_parameters(share.facts, trial.adapter) for trial in trials), device)
     host = Memory(process=_PROCESS_BYTES[device], base=share.base_bytes)
     tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * _MEAN_OF_LONGEST)
     return Need(
@@ -110,15 +142,15 @@ class _Share(NamedTuple):
     base_bytes: int
 
 
-def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, at_once: int = 1) -> _Share:
-    """Returns what the fullest GPU may hold; see the module. Each of the passes at once may dequantise a layer."""
+def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, passes: int = 1) -> _Share:
+    """Returns what the fullest GPU may hold; see the module. Each of the parallel passes may dequantise a layer."""
     width = _dtype_bytes(base.quantization, device)
-    whole = _base_bytes(facts, base.quantization, width, at_once)
+    whole = _base_bytes(facts, base.quantization, width, passes)
     if is_dequantised(base, facts, device):
         whole = _dequantised_bytes(facts, width)
     if device == "cpu" or gpus == 1:
         return _Share(facts, whole)
-    shapes = [inputs * outputs for inputs, outputs in blocks.shapes(facts).values()]
+    shapes = [inputs * outputs for inputs, outputs in layer_shapes(facts).values()]
     outside = max(0, facts.parameters - facts.layers * sum(shapes)) * width
     block = sum(shapes) * spread.linear_bytes(base.quantization, width)
     count = Counter(spread.places([block] * facts.layers, outside, gpus))
@@ -138,10 +170,10 @@ def _adapter(parameters: int, device: Device) -> Memory:
     )
 
 
-def _moments(base: pass_memory.Base, trial: TrialSpec, rows: RowShape, slots: int, writing: int) -> Iterator[Memory]:
+def _moments(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int, writing: int) -> Iterator[Memory]:
     """Yields what comes on top at each moment that may be the largest; see the module."""
-    training = pass_memory.training(base, trial, rows, slots)
-    evaluation = pass_memory.evaluation(base, rows, slots)
+    training = training_pass(base, trial, rows, slots)
+    evaluation = evaluation_pass(base, rows, slots)
     yield Memory(activations=training.saved + training.work, logits=training.logits)
     yield Memory(activations=training.saved + evaluation.work)
     yield Memory(activations=training.saved, logits=evaluation.logits)
@@ -166,7 +198,7 @@ def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int 
     width = _dtype_bytes(base.quantization, device)
     stays = base.model_copy(update={"quantization": base.quantization.model_copy(update={"residency": "4bit"})})
     tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
-    passed = pass_memory.scoring(facts, base.adapter, width, tokens)
+    passed = _scoring_pass(facts, base.adapter, width, tokens)
     return _PROCESS_BYTES[device] + _share(stays, facts, device, gpus).base_bytes + passed
 
 
@@ -202,21 +234,230 @@ def _dtype_bytes(quantization: QuantizationSpec, device: Device) -> int:
     return 4 if quantization.compute_dtype == "float32" else 2
 
 
-def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int, at_once: int = 1) -> int:
+def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int, passes: int = 1) -> int:
     """Estimates the bytes of the frozen weights. Weights that are not quantised take `width` bytes each.
 
     bitsandbytes 0.50 quantises the linear layers of the blocks to half a byte per parameter, plus a constant per 64
     parameters. The constant is fp32, or with double quantisation one byte plus an fp32 constant per 256 of them (QLoRA,
-    arXiv 2305.14314, section 3). Each of the passes at once has one whole layer dequantised.
+    arXiv 2305.14314, section 3). Each of the parallel passes has one whole layer dequantised.
     """
     if quantization.scheme == "none":
         return _dequantised_bytes(facts, width)
-    shapes = [inputs * outputs for inputs, outputs in blocks.shapes(facts).values()]
+    shapes = [inputs * outputs for inputs, outputs in layer_shapes(facts).values()]
     linear = min(facts.layers * sum(shapes), facts.parameters)
     constants = (1 + 4 / 256) / 64 if quantization.double_quant else 4 / 64
-    return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + at_once * max(shapes) * width
+    return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + passes * max(shapes) * width
 
 
 def _dequantised_bytes(facts: ModelFacts, width: int) -> int:
     """Estimates the bytes of weights that are not quantised, or not any more."""
     return facts.parameters * width
+
+
+# Passes
+
+
+class Pass(NamedTuple):
+    """What a pass takes beside the base and the adapters, in bytes."""
+
+    saved: int
+    """Tensors that autograd saves for the backward pass; 0 in evaluation."""
+    work: int
+    """Tensors that one block works with beside those: in the backward pass gradients, in evaluation activations."""
+    logits: int
+
+
+class BaseShape(NamedTuple):
+    """The base that the passes go through."""
+
+    facts: ModelFacts
+    width: int
+    """Bytes of an activation."""
+    engine: str
+    kind: str | None
+    """Its model type; None when that is unknown."""
+    device: Device
+
+
+def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
+    """Estimates the largest pass of a micro-batch of `slots` trials like `trial`, as a sweep may meet it."""
+    facts, count = base.facts, slots * trial.training.batch_size
+    if base.engine == FLAT:
+        passes = min(slots, parallel_passes(FLAT, base.device))
+        own = passes * most_tokens(rows, trial.training.batch_size)
+        limit = max(trained_tokens(facts.parameters, base.device), own)
+        tokens = min(limit, most_tokens(rows, count))
+        block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
+        work = tokens * _flat_work(base)
+        logits = _flat_logits(base, tokens * rows.labelled, passes)
+    else:
+        own = trial.training.batch_size * rows.longest
+        tokens = min(slots * own, max(trained_tokens(facts.parameters, base.device), own))
+        block, work = tokens * peft_saved(facts, trial.adapter, base.width), 0.0
+        logits = tokens * rows.labelled * _PEFT_TRAINING_LOGIT_BYTES
+    saved = facts.layers * block
+    if trial.training.gradient_checkpointing is True:
+        saved = facts.layers * tokens * facts.hidden_size * base.width + block
+    return Pass(round(saved), round(work), round(facts.vocab_size * logits))
+
+
+def evaluation_pass(base: BaseShape, rows: RowShape, slots: int) -> Pass:
+    """Estimates an evaluation pass of `slots` slots.
+
+    In the flat engine as many share it as `SHARED_TOKENS` lets. For PEFT's engine all do, as when it was measured: a
+    host takes less.
+    """
+    if base.engine == FLAT:
+        passes, shared = parallel_passes(FLAT, base.device), _sharing(base, rows, slots) * _evaluated(rows)
+        tokens = min(passes * shared, max(shared, slots * rows.eval_rows * rows.mean))
+        work = tokens * _flat_work(base) + passes * _merged_weight(base)
+        logits = _flat_logits(base, tokens * rows.labelled, passes)
+    else:
+        work, logits = 0.0, slots * _evaluated(rows) * rows.labelled * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
+    return Pass(0, round(work), round(base.facts.vocab_size * logits))
+
+
+def _scoring_pass(facts: ModelFacts, adapter: AdapterSpec, width: int, tokens: int) -> int:
+    """Estimates a pass of PEFT's own model without gradients, which keeps the activations of one block."""
+    return tokens * (peft_saved(facts, adapter, width) + facts.vocab_size * _PEFT_EVALUATION_LOGIT_BYTES[width])
+
+
+def most_tokens(rows: RowShape, count: int) -> float:
+    """Estimates the most tokens that `count` rows, drawn at random, have together in a step of a sweep.
+
+    A sum of independent rows has a deviation that grows with the square root of their count. Where the deviation is not
+    known, it is the largest that rows with this mean and this longest one can have (Bhatia and Davis, American
+    Mathematical Monthly 107, 2000).
+    """
+    largest = math.sqrt(rows.mean * (rows.longest - rows.mean))
+    deviation = largest if rows.deviation is None else min(largest, rows.deviation)
+    return min(count * rows.longest, count * rows.mean + _DEVIATIONS * math.sqrt(count) * deviation)
+
+
+def _evaluated(rows: RowShape) -> float:
+    """Estimates the tokens of an adapter's largest evaluation pass without padding; see `passes.evaluation_passes`."""
+    longest = max(rows.longest, rows.longest_of_all)
+    if rows.eval_rows * rows.mean > EVALUATION_TOKENS:
+        return max(EVALUATION_TOKENS, longest)
+    return max(longest, min(rows.eval_rows, max(1, EVALUATION_TOKENS // longest)) * rows.mean)
+
+
+def _sharing(base: BaseShape, rows: RowShape, slots: int) -> int:
+    """Estimates how many of `slots` slots share an evaluation pass; see `passes.share_passes`."""
+    padded = max(1, min(rows.eval_rows, EVALUATION_TOKENS // rows.longest)) * rows.longest
+    return min(slots, max(1, SHARED_TOKENS[base.device] // padded))
+
+
+def _merged_weight(base: BaseShape) -> int:
+    """Returns the bytes of the largest layer with an adapter added to it, which evaluation has in fp32."""
+    return 4 * max(math.prod(shape) for shape in layer_shapes(base.facts).values()) if base.width == 4 else 0
+
+
+def _flat_saved(base: BaseShape, adapter: AdapterSpec) -> int:
+    """Returns the bytes per token that autograd saves of one block in the flat engine.
+
+    Of the frozen part: the input of each norm in fp32, and its scale; queries, keys, values, the output of attention
+    and its normaliser for each head; gate, activation, up and product of the MLP. Of the adapters (`lora_product`): the
+    input of the adapted layers, once where they share it, and the product x A^T of each; with dropout its factors.
+    A plain linear layer that is frozen saves no activation.
+    """
+    facts, width = base.facts, base.width
+    shapes = layer_shapes(facts)
+    attention, shared = shapes["q_proj"][1], shapes["k_proj"][1]
+    if base.device == "cuda" and width == 4:
+        shared = attention  # See `flat_attention.takes_fewer_keys`.
+    norms = 2 * (facts.hidden_size + 1) * 4
+    frozen = (2 * attention + 2 * shared + 3 * facts.intermediate_size) * width + 4 * facts.attention_heads
+    names = adapted_layers(shapes, adapter)
+    kept = sum(shapes[name][0] for name in {_SHARED_INPUT.get(name, name) for name in names})
+    factors = sum(shapes[name][0] for name in names) if adapter.lora_dropout > 0 else 0
+    return norms + frozen + _more_saved(base) + (kept + factors + len(names) * adapter.r) * width
+
+
+def _more_saved(base: BaseShape) -> int:
+    """Returns what a block of the base's kind saves per token beyond a Llama block.
+
+    Qwen 3 and Gemma 3 have norms of queries and keys, in fp32; Gemma 3 has two more norms in each block. Phi 3 has
+    queries, keys and values in one tensor, which the values keep as a whole.
+    """
+    facts = base.facts
+    shapes = layer_shapes(facts)
+    both = shapes["q_proj"][1] + shapes["k_proj"][1]
+    of_heads = 4 * (both + facts.attention_heads + facts.key_value_heads)
+    more = {"qwen3": of_heads, "gemma3_text": of_heads + 8 * (facts.hidden_size + 1), "phi3": both * base.width}
+    return more.get(base.kind or "", 0)
+
+
+def _copied_matrices(base: BaseShape, adapter: AdapterSpec) -> int:
+    """Returns the bytes of an adapter's matrices as activations are, in one block; 0 where they are not copied."""
+    if base.width == 4:
+        return 0
+    return lora_parameters(base.facts, adapter) // base.facts.layers * base.width
+
+
+def _flat_work(base: BaseShape) -> int:
+    """Returns the bytes per token of what a block works with beside what is saved.
+
+    In evaluation: activation, up and product of the MLP, its input, the residual, and what the model holds on to while
+    the block runs, the block's input and the embedding. In the backward pass as many gradients or fewer.
+    """
+    return (4 * base.facts.hidden_size + 3 * base.facts.intermediate_size) * base.width
+
+
+def _flat_logits(base: BaseShape, labels: float, passes: int) -> float:
+    """Returns the bytes per entry of the vocabulary that the heads of passes at the same time take; see `flat_engine`.
+
+    Args:
+        base: gives the width of the logits.
+        labels: labelled tokens of these passes together.
+        passes: how many they are.
+    """
+    own = labels / passes
+    return passes * (min(LOGIT_TOKENS, own) * _FLAT_LOGIT_BYTES[base.width] + min(EXPONENT_TOKENS, own) * 4)
+
+
+def peft_saved(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:
+    """Estimates the bytes per token that autograd saves of one Llama block of transformers with PEFT's layers.
+
+    The frozen part saves the inputs of both norms (also in fp32 if the base is narrower), queries, keys and values for
+    every head, the output of attention, and the gate, activation and product of the MLP. PEFT saves the input of each
+    adapted layer in fp32, and with dropout as many bytes again for the mask.
+    """
+    shapes = layer_shapes(facts)
+    attention, hidden, inner = shapes["q_proj"][1], facts.hidden_size, facts.intermediate_size
+    frozen = (2 * hidden + 4 * attention + 3 * inner) * width + (8 * hidden if width < 4 else 0)
+    inputs = sum(shapes[name][0] for name in adapted_layers(shapes, adapter))
+    return frozen + inputs * (8 if adapter.lora_dropout > 0 else 4)
+
+
+# Blocks
+
+
+def layer_shapes(facts: ModelFacts) -> Shapes:
+    """Returns (in, out) of the linear layers of a Llama block, also with grouped-query attention."""
+    head = facts.head_dim or facts.hidden_size // facts.attention_heads
+    attention, shared = facts.attention_heads * head, facts.key_value_heads * head
+    hidden, inner = facts.hidden_size, facts.intermediate_size
+    return {
+        "q_proj": (hidden, attention),
+        "k_proj": (hidden, shared),
+        "v_proj": (hidden, shared),
+        "o_proj": (attention, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def adapted_layers(of_block: Shapes, spec: AdapterSpec) -> Sequence[str]:
+    """Returns the layers of a block that an adapter changes; all of them if a name is not one of Llama's."""
+    if isinstance(spec.target_modules, str):
+        return _PRESETS.get(spec.target_modules, _BLOCK)
+    names = {name.rpartition(".")[2] for name in spec.target_modules}
+    return sorted(names) if names <= of_block.keys() else _BLOCK
+
+
+def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
+    """Counts the trainable parameters of an adapter: r x (in + out) per adapted layer, exact for a Llama-like model."""
+    of_block = layer_shapes(facts)
+    return facts.layers * spec.r * sum(sum(of_block[name]) for name in adapted_layers(of_block, spec))

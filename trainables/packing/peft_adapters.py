@@ -1,16 +1,24 @@
-"""Keeps the adapters of an engine in PEFT: their names, initial values and files are PEFT's own."""
+"""Keeps the adapters of an engine in PEFT: their names, initial values and files are PEFT's own.
+
+PEFT folders and snapshots are safetensors, never a pickle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import safetensors.torch
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import adapter_files, targets
-from trainables.specs import TrialSpec
+from trainables.inputs import safetensors_header
+from trainables.packing import targets
+from trainables.specs import Spec, TrialSpec
 
 _NO_ADAPTER = "__base__"
 """PEFT's name for rows without an adapter (tuners/lora/layer.py and bnb.py, 0.21.2)."""
@@ -31,7 +39,7 @@ class PeftAdapters:
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """Adds an adapter and returns its parameters; see `Engine.add`."""
         name = adapter_name(slot)
-        config = adapter_files.lora_config(spec, targets.resolve(self._base.model, spec.adapter.target_modules))
+        config = lora_config(spec, targets.resolve(self._base.model, spec.adapter.target_modules))
         # PEFT draws initial values from the global generator. A fork of it lets the trial's seed alone decide.
         with torch.random.fork_rng():
             torch.manual_seed(spec.seed)
@@ -70,9 +78,99 @@ class PeftAdapters:
     def folder(self, slot: int) -> Mapping[str, bytes]:
         """Returns the PEFT folder of the slot's adapter; see `Engine.adapter`."""
         assert self._model is not None
-        return adapter_files.peft_folder(self._model, adapter_name(slot))
+        return peft_folder(self._model, adapter_name(slot))
 
 
 def adapter_name(slot: int | None) -> str:
     """Returns the name of the slot's adapter in PEFT."""
     return _NO_ADAPTER if slot is None else f"slot{slot}"
+
+
+# Files
+
+
+class Progress(Spec):
+    """How far a slot has come."""
+
+    step: int
+    tokens: int
+    seconds: float
+
+
+def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
+    """Returns PEFT's configuration of the trial's adapter on the resolved target modules."""
+    return LoraConfig(
+        r=spec.adapter.r,
+        lora_alpha=_whole(spec.adapter.alpha),
+        lora_dropout=spec.adapter.lora_dropout,
+        target_modules=list(modules),
+        use_rslora=spec.adapter.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=spec.base_model.source,
+        revision=spec.base_model.revision,
+    )
+
+
+def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
+    """Returns the two files that PeftModel.from_pretrained, vLLM and TGI read.
+
+    Uses PEFT's own state dict and configuration. save_pretrained would ask the hub whether the vocabulary of the base
+    was resized (utils/save_and_load.py, 0.21.2). The scale of a rank-stabilised adapter, alpha / sqrt(r), is written as
+    alpha x sqrt(r) / r: SGLang 0.5.23 and llama.cpp divide by r, whatever use_rslora says. PEFT, vLLM, SGLang and
+    llama.cpp read an alpha that is no integer.
+    """
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in state.items()}
+    config = _plain(model.peft_config[adapter].to_dict()) | {"inference_mode": True}
+    if config["use_rslora"]:
+        config |= {"lora_alpha": _whole(config["lora_alpha"] * math.sqrt(config["r"])), "use_rslora": False}
+    return {
+        "adapter_model.safetensors": safetensors.torch.save(tensors, metadata={"format": "pt"}),
+        "adapter_config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
+    }
+
+
+def snapshot(
+    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
+) -> bytes:
+    """Returns weights, AdamW moments and progress. The step decides the position in the data and the dropout masks."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[f"weight/{name}"] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    whole = {name: value.to("cpu").contiguous() for name, value in tensors.items()}
+    content: bytes = safetensors.torch.save(whole, metadata={"progress": progress.model_dump_json()})
+    return content
+
+
+def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
+    """Loads a snapshot and returns its progress. Raises ValueError for a snapshot of another adapter."""
+    tensors = safetensors.torch.load(content)
+    kept = {name.split("/", 1)[1] for name in tensors}
+    if kept != set(parameters):
+        raise ValueError("the snapshot holds other modules than this adapter has")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"weight/{name}"])
+    for name, parameter in parameters.items():
+        state = {
+            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
+        }
+        if state:
+            # AdamW keeps its step counter on the CPU (torch/optim/adamw.py).
+            optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+            }
+    return Progress.model_validate_json(safetensors_header.metadata(content)["progress"])
+
+
+def _whole(alpha: float) -> float:
+    """Returns an integer where alpha is one: some readers expect that."""
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns PEFT's configuration as JSON data. Sorts sets, so that equal adapters give equal bytes."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

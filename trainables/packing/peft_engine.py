@@ -11,16 +11,66 @@ operation across rows, so one backward pass of the sum of the losses gives each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from trainables.base.base_model import Base
-from trainables.packing import lora_layers
-from trainables.packing.batches import stack, token_losses
-from trainables.packing.dropout import PassDropout
-from trainables.packing.engine import Segment
+from trainables.errors import ModelError
+from trainables.packing.batches import pad, padded_losses
+from trainables.packing.engine import DropoutKey, Segment, dropout_mask
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
+
+
+@dataclass
+class Routes:
+    """The adapter of each row in the latest pass."""
+
+    names: list[str] = field(default_factory=list)
+    length: int = 0
+    """Positions of each row, with those that pad it."""
+    hooked: set[int] = field(default_factory=set)
+    """The `id` of each layer with the hook. The wrapped layers live as long as the model."""
+
+
+@dataclass
+class PassDropout:
+    """What the dropout layers of one adapter go by in the present pass."""
+
+    key: DropoutKey | None = None
+    """Decides the masks; None drops nothing."""
+    rows: int = 0
+    """Rows of the adapter."""
+    length: int = 0
+    """Tokens of its longest row. Padding beyond it gets no mask, since other adapters cause it."""
+
+
+class SeededDropout(nn.Module):
+    """Drops entries with probability `p`, from a generator keyed by (seed, step, micro-batch, layer).
+
+    The masks of `torch.nn.Dropout` depend on earlier uses of the global generator. Here a repeated pass (gradient
+    checkpointing, a shared step repeated in smaller parts) draws the same masks again.
+    """
+
+    def __init__(self, p: float, layer: int, in_pass: PassDropout) -> None:
+        super().__init__()
+        self.p = p
+        self._layer = layer
+        self._in_pass = in_pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Takes (rows, padded length, features) or (rows * padded length, features); returns equal shape and type."""
+        key, rows, length = self._in_pass.key, self._in_pass.rows, self._in_pass.length
+        if key is None:
+            return x
+        rows_RTF = x.view(rows, -1, x.shape[-1])
+        keep_RLF = dropout_mask(key, self._layer, self.p, (rows, length, x.shape[-1]), x.device)
+        mask_RTF = nn.functional.pad(keep_RLF, (0, 0, 0, rows_RTF.shape[1] - length), value=1.0).to(x.dtype)
+        return (rows_RTF * mask_RTF).view_as(x)
 
 
 class PeftEngine:
@@ -28,16 +78,16 @@ class PeftEngine:
 
     def __init__(self, base: Base) -> None:
         self.base = base
-        self.at_once = 1  # The hooks know of one pass.
+        self.parallel_passes = 1  # The hooks know of one pass.
         self._adapters = PeftAdapters(base)
         self._dropouts: dict[int, PassDropout] = {}
-        self._routes = lora_layers.Routes()
+        self._routes = Routes()
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """See `Engine.add`."""
         parameters = self._adapters.add(slot, spec)
         self._dropouts[slot] = PassDropout()
-        lora_layers.attach(
+        _attach(
             self._adapters.layers(),
             self._routes,
             adapter_name(slot),
@@ -53,7 +103,7 @@ class PeftEngine:
 
     def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
         """See `Engine.token_losses`."""
-        batch = stack([row for segment in segments for row in segment.rows])
+        batch = pad([row for segment in segments for row in segment.rows])
         for segment in segments:
             if segment.slot is not None:
                 drops = self._dropouts[segment.slot]
@@ -61,7 +111,7 @@ class PeftEngine:
         # The names stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [adapter_name(segment.slot) for segment in segments for _ in segment.rows]
         self._routes.length = batch.ids.shape[1]
-        losses_N = token_losses(self.base.model, batch, self.base.device)
+        losses_N = padded_losses(self.base.model, batch, self.base.device)
         return list(losses_N.split([segment.labels for segment in segments]))
 
     def pass_tokens(self, segments: Sequence[Segment]) -> int:
@@ -71,3 +121,42 @@ class PeftEngine:
     def adapter(self, slot: int) -> Mapping[str, bytes]:
         """See `Engine.adapter`."""
         return self._adapters.folder(slot)
+
+
+def _attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float, dropout: PassDropout) -> None:
+    """Adds the routing hook to the layers of a new adapter, and dropout with probability `p` and settings `dropout`."""
+    own = 0
+    for layer in wrapped:
+        if id(layer) not in routes.hooked:
+            layer.register_forward_pre_hook(_router(routes), with_kwargs=True)
+            _let_add(layer.get_base_layer())
+            routes.hooked.add(id(layer))
+        if adapter in layer.lora_A and p > 0:
+            layer.lora_dropout[adapter] = SeededDropout(p, own, dropout)
+        own += adapter in layer.lora_A
+
+
+def _let_add(base_layer: torch.nn.Module) -> None:
+    """Lets PEFT add in place to the output of a 4-bit layer with a bias.
+
+    That output is a view made inside bitsandbytes' autograd function (MatMul4Bit, 0.50.2), which torch lets nobody
+    change in place while gradients are kept.
+    """
+    if getattr(base_layer, "bias", None) is not None and hasattr(base_layer.weight, "quant_state"):
+        base_layer.register_forward_hook(lambda _layer, _inputs, outputs: outputs.clone())
+
+
+def _router(routes: Routes) -> Any:
+    def hook(_layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        names = routes.names
+        if names and args[0].shape[0] != len(names):
+            if args[0].dim() == 2 and args[0].shape[0] != len(names) * routes.length:
+                raise ModelError(
+                    f"adapter.target_modules: an adapted layer is given {args[0].shape[0]} of {len(names)} x "
+                    f"{routes.length} tokens, as an expert is, so whose they are is not known: leave it out"
+                )
+            # Some models (such as OPT) flatten rows and positions before a linear layer.
+            names = [name for name in names for _ in range(args[0].shape[0] // len(names))]
+        return args, {**kwargs, "adapter_names": names} if names else kwargs
+
+    return hook

@@ -22,7 +22,8 @@ from trainables.data import dataset, sources, templates
 from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
 from trainables.inputs.legible import legible
-from trainables.packing.batches import chunks, stack, token_losses
+from trainables.packing.batches import pad, padded_losses
+from trainables.packing.passes import evaluation_passes
 from trainables.scoring.requests import (
     BASE,
     BaseFacts,
@@ -201,9 +202,9 @@ class AdapterScorer:
         totals, done = [0.0] * len(split), 0
         tell(ScoringProgress(name=name, rows=len(split)))
         with torch.no_grad():
-            for places, batch in chunks([split.row(i) for i in range(len(split))]):
+            for places, batch in evaluation_passes([split.row(i) for i in range(len(split))]):
                 counts = [row.labels for row in batch]
-                losses = token_losses(model, stack(batch), self._base.device)
+                losses = padded_losses(model, pad(batch), self._base.device)
                 for place, piece in zip(places, losses.cpu().double().split(counts), strict=True):
                     totals[place] = float(piece.sum())
                 done += len(batch)

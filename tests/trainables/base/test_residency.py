@@ -14,8 +14,7 @@ from bitsandbytes.nn import Linear4bit
 from trainables import qlora
 from trainables.base import residency
 from trainables.packing.adapter_pack import AdapterPack
-from trainables.packing.dropout import DropoutKey
-from trainables.packing.engine import Segment
+from trainables.packing.engine import DropoutKey, Segment
 from trainables.specs import QuantizationSpec
 
 

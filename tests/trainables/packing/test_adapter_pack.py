@@ -19,7 +19,7 @@ from trainables import qlora
 from trainables.contract import Evaluation, Failure, Opened, RowShape, StepRecord
 from trainables.data import dataset
 from trainables.learning_rates import learning_rate
-from trainables.packing import adapter_files, targets
+from trainables.packing import peft_adapters, targets
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.scoring import requests
 from trainables.specs import QuantizationSpec
@@ -101,7 +101,7 @@ def test_a_pass_that_lacks_memory_is_tried_at_that_size_only_once(monkeypatch):
 
     packs.before_passes(monkeypatch, told)
     pack = packs.pack()
-    monkeypatch.setattr(pack._engine, "at_once", 1)
+    monkeypatch.setattr(pack._engine, "parallel_passes", 1)
     for slot in range(4):
         pack.open(slot, packs.spec(seed=slot))
     assert all(isinstance(record, StepRecord) for record in pack.step(range(4)).values())
@@ -260,7 +260,7 @@ def test_packed_training_equals_plain_peft(spec, quantised):
 
 def plain_peft(model, spec, steps):
     """PEFT, AdamW and a loop: what anyone would write for one adapter, one row after the other."""
-    config = adapter_files.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
+    config = peft_adapters.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
     torch.manual_seed(spec.seed)
     model = get_peft_model(model, config)
     trained = [p for p in model.parameters() if p.requires_grad]

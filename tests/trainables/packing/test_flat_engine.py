@@ -14,10 +14,9 @@ from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.data.dataset import TokenRow
-from trainables.packing import engines, flat_attention, flat_engine
-from trainables.packing.adapter_pack import AdapterPack
-from trainables.packing.dropout import DropoutKey
-from trainables.packing.engine import Engine, Segment
+from trainables.packing import flat_attention, flat_engine, pass_limits
+from trainables.packing.adapter_pack import AdapterPack, choose_engine
+from trainables.packing.engine import DropoutKey, Engine, Segment
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 
@@ -96,7 +95,7 @@ def pass_of(engine: Engine, drop: float = 0.2, start: int = 0) -> tuple[list[tor
 # Longer than Mistral's window of 8 tokens.
 @pytest.mark.parametrize(("drop", "start"), [(0.2, 0), (0.0, 10)], ids=["dropout", "one start"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("architecture", sorted(engines.FLAT_KINDS))
+@pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
 def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing, drop, start):
     results = []
     for make in (PeftEngine, FlatEngine, GROUPED):
@@ -220,21 +219,21 @@ def test_activations_in_float16_are_left_to_the_reference():
     ],
 )
 def test_the_engine_of_a_base_is_chosen_and_named(architecture, engine, name):
-    found, said = engines.choose(packs.base(architecture))
+    found, said = choose_engine(packs.base(architecture))
     assert type(found) is engine
     assert said.startswith(name)
 
 
 def test_the_engine_is_known_before_the_base_is_loaded():
     trial = packs.spec()
-    assert engines.expected(trial, "llama") == "flat"
-    assert engines.expected(trial, "gpt2") == "peft"
-    assert engines.expected(trial, None) is None
-    assert engines.expected(trial, "gemma3") is None
+    assert pass_limits.expected_engine(trial, "llama") == "flat"
+    assert pass_limits.expected_engine(trial, "gpt2") == "peft"
+    assert pass_limits.expected_engine(trial, None) is None
+    assert pass_limits.expected_engine(trial, "gemma3") is None
     half = trial.quantization.model_copy(update={"compute_dtype": "float16"})
-    assert engines.expected(trial.model_copy(update={"quantization": half}), "llama") == "peft"
+    assert pass_limits.expected_engine(trial.model_copy(update={"quantization": half}), "llama") == "peft"
     own_code = trial.base_model.model_copy(update={"trust_remote_code": True})
-    assert engines.expected(trial.model_copy(update={"model": own_code}), "llama") is None
+    assert pass_limits.expected_engine(trial.model_copy(update={"model": own_code}), "llama") is None
 
 
 def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):

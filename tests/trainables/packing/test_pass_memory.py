@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from trainables.base.base_model import Base, checkpoint_gradients
 from trainables.contract import RowShape
 from trainables.data.dataset import TokenRow
-from trainables.packing import pass_memory
+from trainables.packing import memory, pass_limits
 from trainables.packing.engine import Segment
 from trainables.packing.flat_engine import FlatEngine
 from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, TrainingSpec, TrialSpec
@@ -82,7 +82,7 @@ def saved_bytes(
 def estimated(kind: str, spec: TrialSpec, width: int = 4) -> int:
     """The same for one block."""
     rows = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
-    return pass_memory.training(pass_memory.Base(FACTS, width, "flat", kind, "cpu"), spec, rows, 1).saved
+    return memory.training_pass(memory.BaseShape(FACTS, width, "flat", kind, "cpu"), spec, rows, 1).saved
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -108,16 +108,16 @@ def test_a_recomputed_block_saves_its_input() -> None:
     several = FACTS.model_copy(update={"layers": 3})
     rows = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
     recomputing = spec.model_copy(update={"training": TrainingSpec(batch_size=ROWS, gradient_checkpointing=True)})
-    found = pass_memory.training(pass_memory.Base(several, 4, "flat", "llama", "cpu"), recomputing, rows, 1).saved
+    found = memory.training_pass(memory.BaseShape(several, 4, "flat", "llama", "cpu"), recomputing, rows, 1).saved
     assert found == 3 * (three - two) + estimated("llama", spec)
 
 
 @pytest.mark.parametrize("trains", [True, False])
 def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three chunks of logits in the head: the allocations of a whole pass, as the profiler has them."""
-    monkeypatch.setitem(pass_memory.AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(pass_limits.PARALLEL_PASSES, "cpu", 1)
     spec = trial(target_modules="attention-qv")
-    vocabulary, length = 4096, 3 * pass_memory.CHUNK_TOKENS // ROWS
+    vocabulary, length = 4096, 3 * pass_limits.LOGIT_TOKENS // ROWS
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(num_hidden_layers=3, **SIZES | {"vocab_size": vocabulary})
     )
@@ -134,8 +134,8 @@ def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytes
 
     shape = RowShape(longest=length, mean=length, labelled=1.0, train_rows=9, eval_rows=ROWS)
     facts = FACTS.model_copy(update={"layers": 3, "vocab_size": vocabulary})
-    base = pass_memory.Base(facts, 4, "flat", "llama", "cpu")
-    found = pass_memory.training(base, spec, shape, 1) if trains else pass_memory.evaluation(base, shape, 1)
+    base = memory.BaseShape(facts, 4, "flat", "llama", "cpu")
+    found = memory.training_pass(base, spec, shape, 1) if trains else memory.evaluation_pass(base, shape, 1)
     most = found.saved + max(found.work, found.logits)
     assert 0.9 * most <= held <= 1.1 * most
 

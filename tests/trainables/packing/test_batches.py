@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from trainables.data.dataset import TokenRow
-from trainables.packing.dropout import DropoutKey
-from trainables.packing.engine import Segment
-from trainables.packing.flat_batches import LEAST_SHARED, FlatBatch, Piece, flatten
+from trainables.packing.batches import FlatBatch, Piece, flatten
+from trainables.packing.engine import DropoutKey, Segment
+from trainables.packing.pass_limits import LEAST_SHARED
 
 CPU = torch.device("cpu")
 ROWS = [packs.rows().train.row(place) for place in range(3)]

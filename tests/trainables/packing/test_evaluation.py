@@ -1,9 +1,12 @@
-"""The base without an adapter: evaluated as plain PEFT does it, once on a machine."""
+"""Evaluations: the base's own, once on a machine, and what tells a model that has diverged from one that has not."""
 
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
+import numpy as np
 import packs
 import pytest
 import torch
@@ -14,8 +17,11 @@ from torch.nn import functional
 from trainables import qlora, qlora_metrics
 from trainables.base import devices
 from trainables.contract import Evaluation, Failure
-from trainables.packing import kept_evaluation
-from trainables.packing.batches import chunks, stack
+from trainables.data import dataset
+from trainables.packing.batches import pad
+from trainables.packing.evaluation import base_file, read_or_make
+from trainables.packing.passes import evaluation_passes
+from trainables.qlora_metrics import METRICS
 
 
 def plain_peft(quantised: bool) -> list[float]:
@@ -25,8 +31,8 @@ def plain_peft(quantised: bool) -> list[float]:
     data = packs.rows().eval
     found = [0.0] * len(data)
     with torch.no_grad(), model.disable_adapter():
-        for places, rows in chunks([data.row(i) for i in range(len(data))]):
-            batch = stack(rows)
+        for places, rows in evaluation_passes([data.row(i) for i in range(len(data))]):
+            batch = pad(rows)
             # Only the positions that have a label go through the head, as everywhere here.
             hidden = model.base_model.model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
             logits = model.get_output_embeddings()(hidden[batch.keep]).float()
@@ -68,7 +74,9 @@ EVALUATION = Evaluation(
     hardware="cpu float32",
 )
 
-WITHOUT_TOKENS = json.dumps(EVALUATION.document() | {"row_tokens": [0, 0]}).encode()
+
+def kept(path: Path, evaluate) -> Evaluation | Failure:
+    return read_or_make(path, evaluate, METRICS)
 
 
 def never() -> Evaluation:
@@ -76,52 +84,54 @@ def never() -> Evaluation:
 
 
 def test_an_evaluation_that_is_kept_is_not_made_again(tmp_path):
-    path = kept_evaluation.place(tmp_path, "base", "nf4", "rows")
-    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
-    assert kept_evaluation.kept(path, never) == EVALUATION
+    path = base_file(tmp_path, "base", "nf4", "rows")
+    assert kept(path, lambda: EVALUATION) == EVALUATION
+    assert kept(path, never) == EVALUATION
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp_path):
     identities = [("a", "b"), ("a", "c"), ("b", "a"), ("a",), ("a", "b", "")]
-    assert len({kept_evaluation.place(tmp_path, *identity) for identity in identities}) == len(identities)
+    assert len({base_file(tmp_path, *identity) for identity in identities}) == len(identities)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", EVALUATION.model_dump_json().encode()[:-20], b'{"eval_loss": 2.0}', WITHOUT_TOKENS],
-    ids=["empty", "torn", "a list", "cut short", "without rows", "without tokens"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        EVALUATION.model_dump_json().encode()[:-20],
+        b'{"eval_loss": 2.0}',
+        json.dumps(EVALUATION.document() | {"row_tokens": [0, 0]}).encode(),
+        json.dumps(EVALUATION.document() | {"eval_loss": 0.1}).encode(),
+    ],
+    ids=["empty", "torn", "a list", "cut short", "no rows", "no tokens", "a loss that is not that of its rows"],
 )
 def test_an_evaluation_whose_file_is_damaged_is_made_again(tmp_path, content):
     path = tmp_path / "kept.json"
     path.write_bytes(content)
-    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
-    assert kept_evaluation.kept(path, never) == EVALUATION
-
-
-def test_a_loss_that_is_not_that_of_its_rows_is_not_believed(tmp_path):
-    path = tmp_path / "kept.json"
-    path.write_text(json.dumps(EVALUATION.document() | {"eval_loss": 0.1}))
-    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+    assert kept(path, lambda: EVALUATION) == EVALUATION
+    assert kept(path, never) == EVALUATION
 
 
 def test_an_evaluation_that_an_earlier_version_kept_gets_its_value_of_each_row(tmp_path):
     path = tmp_path / "kept.json"
     path.write_text(json.dumps(EVALUATION.model_copy(update={"row_values": {}}).document()))
-    assert kept_evaluation.kept(path, never) == EVALUATION
+    assert kept(path, never) == EVALUATION
 
 
 def test_an_evaluation_that_failed_is_not_kept(tmp_path):
     path = tmp_path / "kept.json"
     failure = Failure(kind="out_of_memory", message="no room")
-    assert kept_evaluation.kept(path, lambda: failure) == failure
+    assert kept(path, lambda: failure) == failure
     assert not path.exists()
 
 
 def test_a_cache_that_cannot_be_written_costs_a_pass_and_no_more(tmp_path):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "kept.json"
-    assert kept_evaluation.kept(path, lambda: EVALUATION) == EVALUATION
+    assert kept(path, lambda: EVALUATION) == EVALUATION
 
 
 def test_a_pack_that_finds_the_evaluation_of_its_base_computes_none(tmp_path, monkeypatch):
@@ -142,3 +152,46 @@ def test_another_kind_of_gpu_is_another_evaluation(tmp_path, monkeypatch):
         monkeypatch.setattr(devices, "kind", lambda _device, kind=kind: kind)
         assert isinstance(qlora.open_pack(base, data, tmp_path).evaluate_base(), Evaluation)
     assert len(list((tmp_path / "base-evaluations").iterdir())) == 2
+
+
+# Diverged or not
+
+
+@pytest.fixture(params=packs.ENGINES, ids=lambda engine: engine.__name__)
+def engine(request, monkeypatch):
+    monkeypatch.setattr(packs, "ENGINE", request.param)
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["uniform", "constant"])
+def test_a_trial_whose_output_no_longer_depends_on_the_input_has_diverged(engine, biased):
+    """At a learning rate of 1e3 the last norm divides by infinity: all logits are the bias of the head, or 0."""
+    loaded = packs.base()
+    if biased:
+        loaded.model.lm_head.bias = torch.nn.Parameter(torch.linspace(-4, 4, packs.tiny_models.VOCAB_SIZE), False)
+    pack = packs.pack(loaded)
+    pack.open(0, packs.spec(learning_rate=1e3))
+    pack.open(1, packs.spec(seed=7))
+    packs.losses(pack, 0, 10, (1,))
+    result = pack.evaluate([0, 1])
+    assert isinstance(result[0], Failure) and result[0].kind == "diverged"
+    assert result[0].message.endswith(": the output no longer depends on the input")
+    assert biased or result[0].message.startswith(f"eval_loss {math.log(packs.tiny_models.VOCAB_SIZE):.4f}")
+    assert all(isinstance(other, Evaluation) for other in (result[1], pack.evaluate_base()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_model_that_is_all_but_uniform_has_not_diverged(engine, dtype):
+    loaded = packs.base(dtype=dtype)
+    loaded.model.lm_head.weight.mul_(1e-2)
+    pack = packs.pack(loaded)
+    found = pack.evaluate_base()
+    assert isinstance(found, Evaluation)
+    assert found.loss == pytest.approx(math.log(packs.tiny_models.VOCAB_SIZE), abs=1e-2)
+
+
+def test_equal_rows_say_nothing_of_what_the_output_depends_on(engine):
+    row = packs.rows().eval.row(0)
+    same = dataset.Split(np.tile(row.ids, 8), np.arange(9) * len(row.ids), np.tile(row.labelled, 8))
+    assert len(set(row.ids[row.labelled])) > row.labels - 3, "a test of rows whose tokens hardly repeat"
+    pack = packs.pack(data=dataset.Splits(packs.rows().train, same))
+    assert isinstance(pack.evaluate_base(), Evaluation)

@@ -1,0 +1,111 @@
+"""Tells what the losses of the evaluation rows mean, and keeps those of the base alone on this machine.
+
+Later sweeps on the same base and rows read the base's evaluation instead of computing it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainables import qlora_metrics
+from trainables.cache_files import write_whole
+from trainables.contract import Evaluation, Failure
+from trainables.data.dataset import Split, TokenRow
+from trainables.inputs import json_text
+from trainables.objective import EVAL_LOSS
+from trainables.qlora_metrics import Metric
+
+_SAME = 1e-5
+"""Losses of one token that differ by less, relative to the largest loss, are equal: fp32 sums of logits differ by some
+1e-6. A tiny random model, whose losses are all near that of a uniform distribution, differs by more than 1e-3."""
+_LEAST_REPEATS = 3
+"""So many equal losses are no chance."""
+
+
+def judge(
+    losses: Sequence[torch.Tensor], split: Split, metrics: Mapping[str, Metric], hardware: str
+) -> Evaluation | Failure:
+    """Returns the evaluation of a slot, or that the slot has diverged.
+
+    Args:
+        losses: of each row of `split`, the negative log-probabilities of its labelled tokens, on the CPU.
+        hardware: see `Evaluation.hardware`.
+    """
+    totals, tokens = tuple(float(of_row.double().sum()) for of_row in losses), tuple(map(len, losses))
+    found = qlora_metrics.evaluate(totals, tokens, metrics)
+    wrong = [f"{name} {value}" for name, value in found.items() if not math.isfinite(value)]
+    if not wrong and _is_flat(losses, [split.row(i) for i in range(len(split))]):
+        wrong = [f"eval_loss {found[EVAL_LOSS]:.4f}: the output no longer depends on the input"]
+    if wrong:
+        return Failure(kind="diverged", message=", ".join(wrong))
+    return Evaluation(
+        metrics=found,
+        row_losses=totals,
+        row_tokens=tokens,
+        row_groups=split.groups,
+        row_values=qlora_metrics.row_values(totals, tokens, metrics),
+        hardware=hardware,
+    )
+
+
+def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[TokenRow]) -> bool:
+    """Tells whether the logits are the same at every position: then each token has one loss wherever it stands.
+
+    Losses near 0 do not count, which a model that is sure has anywhere, nor do rows that are equal.
+    """
+    once = {row.ids.tobytes(): place for place, row in enumerate(rows)}.values()
+    answers = np.concatenate([rows[place].ids[rows[place].labelled] for place in once])
+    found = torch.cat([losses[place] for place in once]).numpy()
+    same = _SAME * max(1.0, float(found.max()))
+    if np.ptp(found) <= same:  # as of a uniform distribution, where all tokens are alike
+        answers = np.zeros_like(answers)
+    low, high, counts = np.full(answers.max() + 1, np.inf), np.full(answers.max() + 1, -np.inf), np.bincount(answers)
+    np.minimum.at(low, answers, found)
+    np.maximum.at(high, answers, found)
+    sure = (counts > 0) & (low > 100 * same)
+    repeats = int((counts[sure] - 1).sum())
+    return repeats >= _LEAST_REPEATS and bool(np.all(high - low <= same, where=counts > 0))
+
+
+def base_file(cache: Path, *identity: str) -> Path:
+    """Returns the file in `cache` for an `identity`: the base, quantisation, types, kind of GPU and rows."""
+    digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+    return cache / "base-evaluations" / f"{digest[:16]}.json"
+
+
+def read_or_make(
+    path: Path | None, evaluate: Callable[[], Evaluation | Failure], metrics: Mapping[str, Metric]
+) -> Evaluation | Failure:
+    """Returns the evaluation in `path`. If none can be read, calls `evaluate` and writes the result there.
+
+    Without a path it always calls `evaluate`. If `path` cannot be written, only the next sweep evaluates again.
+    """
+    if path is None:
+        return evaluate()
+    known = _read(path, metrics)
+    if known is not None:
+        return known
+    made = evaluate()
+    if isinstance(made, Evaluation):
+        with suppress(OSError):
+            write_whole(path, json.dumps(made.document()).encode())
+    return made
+
+
+def _read(path: Path, metrics: Mapping[str, Metric]) -> Evaluation | None:
+    with suppress(OSError, ValueError, TypeError, ZeroDivisionError):
+        read = Evaluation.of_document(json_text.parse(path.read_bytes()))
+        # The file may be older than some of the metrics: all follow from the losses of the rows.
+        found = qlora_metrics.evaluate(read.row_losses, read.row_tokens, metrics) if read.row_tokens else {}
+        if math.isclose(read.loss, found.get(EVAL_LOSS, math.nan)):
+            values = qlora_metrics.row_values(read.row_losses, read.row_tokens, metrics)
+            return read.model_copy(update={"metrics": found, "row_values": values})
+    return None
