@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Literal, NamedTuple, TypeVar
 
 import ray
 from pydantic import Field
@@ -229,12 +229,11 @@ class Host:
             self._running()
 
     def _resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
-        if not hasattr(self._trainable, "resolve_targets"):
-            return None
         try:
-            return list(cast(catalogue.Offers, self._trainable).resolve_targets(self._base, values, cache()))
+            found = self._trainable.resolve_targets(self._base, values, cache())
         except TrainableError as error:
             raise HostError(str(error)) from None
+        return None if found is None else list(found)
 
     def _own_gpus(self) -> list[str]:
         """Ray's numbers of this host's GPUs. Raises HostError when the trainable cannot use them."""

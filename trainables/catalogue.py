@@ -10,28 +10,18 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from traceback import extract_tb
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
-from trainables.contract import (
-    Device,
-    LookedUp,
-    Need,
-    Pack,
-    Preview,
-    RowShape,
-    Target,
-    TargetModules,
-    Trainable,
-)
+from trainables.contract import Device, Need, Pack, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import EVAL_LOSS, Direction, wrong_names
+from trainables.objective import EVAL_LOSS, wrong_names
 from trainables.scoring.requests import Scorer
 from trainables.specs import TrialSpec
 
 _CONTRACT = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
-"""The names of `Trainable`: none may be missing."""
+"""The names of `Trainable` that have no default: none may be missing."""
 
 
 @cache
@@ -93,7 +83,7 @@ def find(name: str) -> Trainable:
     problem = _wrong_metrics(getattr(module, "METRICS", {EVAL_LOSS: "min"}))
     if problem is not None:
         raise NotTrainable(f"{path} is not a trainable: METRICS {problem}")
-    return cast(Trainable, module)
+    return of_module(module)
 
 
 def _wrong_metrics(given: object) -> str | None:
@@ -103,57 +93,29 @@ def _wrong_metrics(given: object) -> str | None:
     return wrong_names(given)
 
 
-class Offers(Protocol):
-    """What a trainable may offer beside its contract. Ask for none of it before `hasattr` has found it."""
-
-    METRICS: Mapping[str, Direction]
-    """Name of each metric of its evaluations, `eval_loss` among them -> which value is better ("min" or "max").
-
-    Without it `eval_loss` is the only one.
-    """
-
-    def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:
-        """Asks the network, before a sweep starts, what only it can say. Answers within seconds."""
-
-    def fetch_config(self, base: TrialSpec) -> bool:
-        """Fetches what a plan needs of the base and no file here says, within seconds; whether it is there now."""
-
-    def preview(self, base: TrialSpec) -> Preview:
-        """Looks into local data, for `validate` and `plan`. Without torch or the network."""
-
-    def engine(self, base: TrialSpec) -> str | None:
-        """Names what will compute the losses; None where it cannot say before the base is loaded."""
-
-    def need_of_rows(
-        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
-    ) -> Need | None:
-        """As `Trainable.need`, for rows whose shape is known."""
-
-    def need_of_gpus(
-        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
-    ) -> Need | None:
-        """As `Trainable.need`, on the fullest of the GPUs over which it spreads its base. `rows` is None if unknown."""
-
-    def settle_auto(
-        self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
-    ) -> Need | None:
-        """Settles what `auto` leaves open in a pack, before its first trial, for so many bytes. Returns its need."""
-
-    def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target]:
-        """Returns what each of `values` means on the base, in order, without weights. Raises `ModelError`."""
-
-    def blindness(self) -> str | None:
-        """Why its libraries see no GPU in this process, and the way out; None where they do."""
+class Promotable(Trainable):
+    """A trainable whose best adapters can be evaluated again, and so promoted: it offers `open_scorer`."""
 
     def open_scorer(self, base: TrialSpec, cache: Path) -> Scorer:
         """Loads the base onto this process's device, to evaluate adapters again for a promotion."""
+        raise NotImplementedError
 
-    def scoring_bytes(self, base: TrialSpec, device: Device) -> int | None:
+    def scoring_bytes(self, base: TrialSpec, device: Device, *gpus: int) -> int | None:
         """Estimates the memory that this takes; None when it is unknown.
 
-        One that offers `need_of_gpus` is told as a third argument over how many GPUs its base is spread, and answers
-        for the fullest.
+        One that spreads its base is told over how many GPUs, and answers for the fullest.
         """
+        return None
+
+
+def of_module(module: Any) -> Trainable:
+    """The trainable that a module is: what the module offers stands in place of the defaults of `Trainable`."""
+    kind = Promotable if hasattr(module, "open_scorer") else Trainable
+    names = {name for name in (*_CONTRACT, *dir(kind)) if not name.startswith("_") and hasattr(module, name)}
+    given = {name: getattr(module, name) for name in names}
+    methods = {name: staticmethod(value) if callable(value) else value for name, value in given.items()}
+    own = type("OfModule", (kind,), {**methods, "spreads": hasattr(module, "need_of_gpus")})
+    return cast(Trainable, own())
 
 
 class Room(NamedTuple):
@@ -185,21 +147,16 @@ def need(
 ) -> Need | None:
     """The trainable's estimate, for rows of this shape where it is known; None when it cannot say.
 
-    A trainable that does not ask for the shape is told the length of the longest row as data.max_length. One that does
-    not spread its base over several GPUs needs the same on the first of them.
-
     Raises:
         TrainableError: as the trainable raised it.
         NotTrainable: its need breaks, or answers something else.
     """
     with answering("its need"):
-        if gpus > 1 and hasattr(trainable, "need_of_gpus"):
-            estimate = cast(Offers, trainable).need_of_gpus(base, largest, device, rows, gpus)
-        elif rows is not None and hasattr(trainable, "need_of_rows"):
-            estimate = cast(Offers, trainable).need_of_rows(base, largest, device, rows)
-        else:
-            estimate = trainable.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
-        return _need_or_none(estimate)
+        if gpus > 1:
+            return _need_or_none(trainable.need_of_gpus(base, largest, device, rows, gpus))
+        if rows is not None:
+            return _need_or_none(trainable.need_of_rows(base, largest, device, rows))
+        return _need_or_none(trainable.need(base, largest, device))
 
 
 def _need_or_none(answer: object) -> Need | None:
@@ -212,46 +169,24 @@ def settle_auto(
     trainable: Trainable, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, room: Room
 ) -> Need | None:
     """Settles what `auto` means for a pack that is open; returns its estimate; arguments and errors as `need`."""
-    if not hasattr(trainable, "settle_auto"):
-        return need(trainable, base, largest, room.device, rows, room.gpus)
     with answering("its settle_auto"):
-        return _need_or_none(cast(Offers, trainable).settle_auto(pack, base, largest, rows, room.usable))
+        settled = _need_or_none(trainable.settle_auto(pack, base, largest, rows, room.usable))
+    return need(trainable, base, largest, room.device, rows, room.gpus) if settled is None else settled
 
 
 def blindness(trainable: Trainable) -> str | None:
     """Why the trainable would train on the CPU of a process that has GPUs; None where it does not, or cannot tell."""
-    if not hasattr(trainable, "blindness"):
-        return None
     with answering("its blindness"):
-        return cast(Offers, trainable).blindness()
-
-
-def _cut(spec: TrialSpec, rows: RowShape | None) -> TrialSpec:
-    """The spec with data.max_length as low as the rows really are: that is what memory is needed for."""
-    if spec.data is None or rows is None or rows.longest >= spec.data.max_length:
-        return spec
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": max(8, rows.longest)})})
+        return trainable.blindness()
 
 
 def engine(trainable: Trainable, base: TrialSpec) -> str | None:
-    """What the trainable's `engine` says; None where it offers none.
-
-    Raises:
-        NotTrainable: its engine breaks, or answers something else.
-    """
-    if not hasattr(trainable, "engine"):
-        return None
+    """What the trainable's `engine` says. Raises `NotTrainable` when it breaks, or answers something else."""
     with answering("its engine"):
         name: str | None = trainable.engine(base)
         if not isinstance(name, str | None):
             raise TypeError(f"it answers {legible(repr(name), 100)}, not a name")
     return name
-
-
-def metrics(trainable: Trainable) -> Mapping[str, Direction]:
-    """The metrics of the trainable's evaluations, each with the direction in which it is better."""
-    offered: Mapping[str, Direction] = getattr(trainable, "METRICS", {EVAL_LOSS: "min"})
-    return offered
 
 
 @contextmanager

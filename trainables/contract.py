@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from trainables.inputs.legible import Words
-from trainables.objective import EVAL_LOSS, EvaluationMetrics, Metrics, named_metrics
+from trainables.objective import EVAL_LOSS, Direction, EvaluationMetrics, Metrics, named_metrics
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -337,23 +337,97 @@ class Pack(Protocol):
         """Returns the most memory used so far: of the GPU, of several of the fullest one, or of this process."""
 
 
-class Trainable(Protocol):
-    """What a module in `trainables/` offers; `catalogue.Offers` is what it may offer beside."""
+class Trainable:
+    """What a trainable is asked. A module's functions stand in place of the methods here (`catalogue.of_module`).
+
+    Those without a default must be there: REQUIRES, `check`, `fingerprint`, `prepare`, `open_pack` and `need`.
+    """
 
     REQUIRES: frozenset[str]
     """Sections of the sweep file that it cannot do without, of `model` and `data`."""
+    METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min"}
+    """Name of each metric of its evaluations, `eval_loss` among them -> which value is better ("min" or "max")."""
+    spreads = False
+    """Whether its base is spread over the GPUs that its process sees: whether it offers `need_of_gpus`."""
 
     def check(self, base: TrialSpec) -> list[str]:
         """Problems with local files, each "field: what is wrong". Answers fast, without torch or the network."""
+        raise NotImplementedError
 
     def fingerprint(self, base: TrialSpec) -> Mapping[str, str]:
         """What identifies the base model and the data, for the trial keys. Without torch or the network."""
+        raise NotImplementedError
 
     def prepare(self, base: TrialSpec, cache: Path) -> Prepared:
         """Reads, tokenises and fingerprints the data. Raises `DataError` when there is nothing to train on."""
+        raise NotImplementedError
 
     def open_pack(self, base: TrialSpec, data: bytes, cache: Path) -> Pack:
         """Loads the base model onto this process's device; of several GPUs that it sees, all are its host's."""
+        raise NotImplementedError
 
     def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
         """Estimates memory for the largest specs of a space; None when the model's sizes are unknown."""
+        raise NotImplementedError
+
+    # With defaults
+
+    def need_of_rows(
+        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
+    ) -> Need | None:
+        """As `need`, for rows whose shape is known. Without it `need` is told the longest row as data.max_length."""
+        return self.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
+
+    def need_of_gpus(
+        self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
+    ) -> Need | None:
+        """As `need`, on the fullest of the GPUs over which it spreads its base. `rows` is None if unknown.
+
+        Without it the base is not spread: the first GPU needs as much as an only one.
+        """
+        if rows is None:
+            return self.need(base, largest, device)
+        return self.need_of_rows(base, largest, device, rows)
+
+    def settle_auto(
+        self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
+    ) -> Need | None:
+        """Settles what `auto` leaves open in a pack, before its first trial, for so many bytes.
+
+        Returns its need then; None leaves the answer to `need`.
+        """
+        return None
+
+    def preview(self, base: TrialSpec) -> Preview:
+        """Looks into local data, for `validate` and `plan`. Without torch or the network."""
+        return Preview()
+
+    def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:
+        """Asks the network, before a sweep starts, what only it can say. Answers within seconds."""
+        return LookedUp()
+
+    def fetch_config(self, base: TrialSpec) -> bool:
+        """Fetches what a plan needs of the base and no file here says, within seconds; whether it is there now."""
+        return False
+
+    def engine(self, base: TrialSpec) -> str | None:
+        """Names what will compute the losses; None where it cannot say before the base is loaded."""
+        return None
+
+    def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target] | None:
+        """Returns what each of `values` means on the base, in order, without weights. Raises `ModelError`.
+
+        None where that is known only once a trial is opened.
+        """
+        return None
+
+    def blindness(self) -> str | None:
+        """Why its libraries see no GPU in this process, and the way out; None where they do, or it cannot tell."""
+        return None
+
+
+def _cut(spec: TrialSpec, rows: RowShape) -> TrialSpec:
+    """The spec with data.max_length as low as the rows really are: that is what memory is needed for."""
+    if spec.data is None or rows.longest >= spec.data.max_length:
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": max(8, rows.longest)})})

@@ -225,7 +225,7 @@ def model_and_data(site: Site) -> Facts:
     assert base is not None
     trainable, looked_up = catalogue.find(base.trainable), LookedUp()
     problems = catalogue.check(trainable, base)
-    if not problems and hasattr(trainable, "look_up"):
+    if not problems:
         looked_up = trainable.look_up(base, devices.cache())
     return {
         "problems": [*problems, *looked_up.problems],

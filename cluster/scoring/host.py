@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 from cluster import timing
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
@@ -29,19 +29,19 @@ from trainables.scoring.requests import (
 from trainables.specs import TrialSpec
 
 
-def can_score(name: str) -> catalogue.Offers:
+def can_score(name: str) -> catalogue.Promotable:
     """The trainable's part that scores adapters.
 
     Raises:
         HostError: it has none.
     """
     trainable = catalogue.find(name)
-    if not hasattr(trainable, "open_scorer"):
+    if not isinstance(trainable, catalogue.Promotable):
         raise HostError(
             f"trainable: {name!r} has no adapters to promote: its trials leave none that can be evaluated again; those "
             "of qlora do (docs/extending.md says what a trainable of your own needs)"
         )
-    return cast(catalogue.Offers, trainable)
+    return trainable
 
 
 class ScoringHost:
@@ -96,7 +96,7 @@ class ScoringHost:
         return self._scorer
 
 
-def check_memory(base: TrialSpec, trainable: catalogue.Offers) -> None:
+def check_memory(base: TrialSpec, trainable: catalogue.Promotable) -> None:
     """Refuses a base that does not fit into the memory that is free here.
 
     Raises:
@@ -105,7 +105,7 @@ def check_memory(base: TrialSpec, trainable: catalogue.Offers) -> None:
     own = visible()
     device: Device = "cuda" if own else "cpu"
     count = max(1, len(own))
-    spreads = count > 1 and hasattr(trainable, "need_of_gpus")
+    spreads = count > 1 and trainable.spreads
     over = (count,) if spreads else ()
     needed = trainable.scoring_bytes(base, device, *over)
     available = int(free_bytes(device, own) * MEMORY_SHARE)

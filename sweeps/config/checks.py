@@ -70,7 +70,7 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
 
 def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
     """What is wrong with the objectives: a metric that the trainable does not offer, the other direction, a repeat."""
-    offered = dict(catalogue.metrics(trainable))
+    offered = dict(trainable.METRICS)
     wrong, named = [], set()
     for place, objective in enumerate(config.objectives):
         field = f"objective.{place}" if isinstance(config.objective, tuple) else "objective"
@@ -91,7 +91,7 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
 
 def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
     """What is wrong with promotion.metric, which would be told at the end of the sweep."""
-    known = {**catalogue.metrics(trainable), **dict.fromkeys(COSTS, "min")}
+    known = {**trainable.METRICS, **dict.fromkeys(COSTS, "min")}
     metric = config.promotion.metric
     return [] if metric in (None, *known) else [f"promotion.metric: {messages.unknown('metric', str(metric), known)}"]
 
@@ -357,10 +357,9 @@ def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainabl
         if raw.get(section) is None
     ]
     wrong += _of_trainable(trainable, config.base)
-    look = getattr(trainable, "preview", None)
-    if wrong or look is None or config.data is None:
+    if wrong or config.data is None:
         return Preview(), wrong
-    preview: Preview = look(config.base)
+    preview = trainable.preview(config.base)
     return preview, list(preview.problems)
 
 

@@ -20,7 +20,7 @@ from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
-from trainables.contract import Device, LookedUp, Need, RowShape, Summary
+from trainables.contract import Device, Need, RowShape, Summary
 from trainables.errors import NotTrainable
 from trainables.packing.memory import MAX_SLOTS
 from trainables.specs import QuantizationSpec, TrainingSpec
@@ -34,10 +34,8 @@ def look_up(sweep: Sweep) -> list[str]:
     """
     config = sweep.config
     trainable = catalogue.find(config.trainable)
-    if not hasattr(trainable, "look_up"):
-        return []
     with catalogue.answering(f"trainable: {config.trainable}: its look_up"):
-        looked_up: LookedUp = trainable.look_up(config.base, devices.cache())
+        looked_up = trainable.look_up(config.base, devices.cache())
     runs_here = config.cluster.has_own_ray
     if wrong := [*looked_up.problems, *(looked_up.unreachable if runs_here else ())]:
         raise ConfigError(wrong)
@@ -48,8 +46,6 @@ def look_up(sweep: Sweep) -> list[str]:
 def fetch_config(sweep: Sweep) -> bool:
     """Fetches a configuration that the plan lacks; whether it is there now, so that the sweep is to be read again."""
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
-    if not hasattr(trainable, "fetch_config"):
-        return False
     with catalogue.answering(f"trainable: {config.trainable}: its fetch_config"):
         return bool(trainable.fetch_config(config.base))
 

@@ -60,7 +60,7 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 
 def _direction(trainable: str, metric: str) -> Direction:
     try:
-        return catalogue.metrics(catalogue.find(trainable)).get(metric, "min")
+        return catalogue.find(trainable).METRICS.get(metric, "min")
     except NotTrainable:
         return "min"
 

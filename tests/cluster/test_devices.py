@@ -12,7 +12,7 @@ from cluster import devices, hosts
 from cluster.errors import HostError
 from cluster.scoring.host import ScoringHost
 from trainables import catalogue
-from trainables.contract import Need
+from trainables.contract import Need, Trainable
 from trainables.specs import TrialSpec
 
 
@@ -120,13 +120,17 @@ def host(monkeypatch: pytest.MonkeyPatch) -> hosts.Host:
     return host
 
 
+def trainable(pack: SimpleNamespace, need: Need | None) -> Trainable:
+    return catalogue.of_module(SimpleNamespace(open_pack=lambda *_: pack, need=lambda *_: need))
+
+
 @pytest.mark.parametrize(
     ("hardware", "speed"), [("cpu bfloat16", 0.5), ("cpu float32", None), ("cuda bfloat16", None), ("", None)]
 )
 def test_a_host_measures_the_type_that_it_computes_in(monkeypatch, host, hardware, speed):
     monkeypatch.setattr("trainables.base.device_probe.bfloat16_speed", lambda model: 0.5)
     host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
-    host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(hardware=hardware), need=lambda *_: None)
+    host._trainable = trainable(SimpleNamespace(hardware=hardware), None)
     facts = host._start(b"", None, ())
     assert (facts.hardware, facts.bfloat16_speed) == (hardware, speed)
 
@@ -135,7 +139,7 @@ def test_a_host_measures_the_type_that_it_computes_in(monkeypatch, host, hardwar
 def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatch, host, held):
     need = Need(base_bytes=5, slot_bytes=2, step_bytes=0, saturating_slots=9)
     host._limits = hosts.SlotLimits(slots="auto", at_most=9, largest=(), hosts_per_machine=4)
-    host._trainable = SimpleNamespace(open_pack=lambda *_: SimpleNamespace(), need=lambda *_: need)
+    host._trainable = trainable(SimpleNamespace(), need)
     monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64)
     first = host._start(b"", None, ())
     # Of its machine's memory the other three hold a little less than they are expected to, or the base alone.

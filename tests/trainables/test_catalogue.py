@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import python_imports
 
 from trainables import catalogue, toy
+from trainables.contract import LookedUp, Preview
 from trainables.errors import NotTrainable
 from trainables.specs import TrialSpec
 
@@ -32,7 +34,7 @@ def test_available_says_what_each_is_for():
 
 
 def test_find_takes_a_dotted_path():
-    assert catalogue.find("trainables.toy") is toy
+    assert catalogue.find("trainables.toy").open_pack is toy.open_pack
 
 
 def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
@@ -87,9 +89,30 @@ def test_a_metric_that_mlflow_cannot_hold_is_refused(metric, why, monkeypatch):
         catalogue.find("toy")
 
 
+def test_what_a_module_offers_stands_in_place_of_the_defaults(tmp_path):
+    """All that docs/extending.md names, and nothing of it is asked for in another way."""
+    base = TrialSpec()
+    needed: dict[str, Any] = {"REQUIRES": frozenset(), "open_pack": None, "need": lambda *_: None}
+    plain = catalogue.of_module(SimpleNamespace(**needed))
+    assert not isinstance(plain, catalogue.Promotable) and not plain.spreads and plain.METRICS == {"eval_loss": "min"}
+    asked = {
+        "look_up": (base, tmp_path), "fetch_config": (base,), "preview": (base,), "engine": (base,),
+        "resolve_targets": (base, ["mlp"], tmp_path), "need_of_rows": (base, [], "cpu", None),
+        "need_of_gpus": (base, [], "cuda", None, 2), "settle_auto": (None, base, [], None, 1), "blindness": (),
+        "open_scorer": (base, tmp_path), "scoring_bytes": (base, "cpu"),
+    }  # fmt: skip
+    own = catalogue.of_module(
+        SimpleNamespace(**needed, METRICS={"f1": "max"}, **{name: lambda *given: given for name in asked})
+    )
+    assert isinstance(own, catalogue.Promotable) and own.spreads and own.METRICS == {"f1": "max"}
+    assert {name: getattr(own, name)(*given) for name, given in asked.items()} == asked
+    defaults = [getattr(plain, name)(*given) for name, given in asked.items() if hasattr(plain, name)]
+    assert defaults == [LookedUp(), False, Preview(), None, None, None, None, None, None]
+
+
 def test_an_engine_is_optional_and_must_be_a_name():
     base = TrialSpec(trainable="toy")
-    assert catalogue.engine(toy, base) is None
+    assert catalogue.engine(catalogue.find("toy"), base) is None
     for answer in (lambda _: 7, lambda _: 1 / 0):
         with pytest.raises(NotTrainable, match="its engine raises"):
-            catalogue.engine(SimpleNamespace(engine=answer), base)
+            catalogue.engine(catalogue.of_module(SimpleNamespace(engine=answer)), base)

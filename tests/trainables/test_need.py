@@ -30,7 +30,7 @@ def asked(rows: RowShape | None, **offers: Any) -> tuple[Need | None, list[Any]]
         return Need(base_bytes=10, slot_bytes=2, step_bytes=3, saturating_slots=1)
 
     every = {"need": need, "need_of_rows": need_of_rows}
-    trainable: Any = SimpleNamespace(**{name: every[name] for name in ("need", *offers)})
+    trainable = catalogue.of_module(SimpleNamespace(**{name: every[name] for name in ("need", *offers)}))
     return catalogue.need(trainable, SPEC, [SPEC], "cpu", rows), seen
 
 
@@ -46,10 +46,10 @@ def test_one_that_takes_none_is_told_the_longest_row(longest: int, told: int) ->
 
 
 def test_what_is_no_estimate_is_refused_with_what_it_was() -> None:
-    trainable: Any = SimpleNamespace(need=lambda *_: 3)
+    trainable = catalogue.of_module(SimpleNamespace(need=lambda *_: 3))
     with pytest.raises(NotTrainable, match="its need raises TypeError: it answers 3, not a Need"):
         catalogue.need(trainable, SPEC, [], "cpu", None)
-    settles: Any = SimpleNamespace(settle_auto=lambda *_: "enough")
+    settles = catalogue.of_module(SimpleNamespace(settle_auto=lambda *_: "enough"))
     with pytest.raises(NotTrainable, match="its settle_auto raises TypeError: it answers 'enough', not a Need"):
         catalogue.settle_auto(settles, Mock(), SPEC, [], None, catalogue.Room("cpu", 1, 1))
 

@@ -36,7 +36,7 @@ def test_an_evaluation_has_a_value_per_row_for_each_metric():
 
 
 def test_what_qlora_offers_is_what_its_evaluations_give():
-    offered = catalogue.metrics(catalogue.find("qlora"))
+    offered = catalogue.find("qlora").METRICS
     assert offered == qlora_metrics.directions()
     assert offered.keys() == qlora_metrics.evaluate([1.0], [1]).keys()
 

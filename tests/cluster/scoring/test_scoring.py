@@ -238,12 +238,12 @@ def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base, monkeypatch)
     monkeypatch.setattr(qlora, "scoring_bytes", lambda *_: 40_000_000_000)
     free(monkeypatch, [], 10_000_000_000)
     with pytest.raises(HostError, match=r"about 40.0 GB .* this machine has 8.5 GB free: give --address"):
-        check_memory(base, qlora)
+        check_memory(base, can_score("qlora"))
     free(monkeypatch, ["0"], 10_000_000_000)
     with pytest.raises(HostError, match="this GPU has"):
-        check_memory(base, qlora)
+        check_memory(base, can_score("qlora"))
     free(monkeypatch, [], 48_000_000_000)
-    check_memory(base, qlora)
+    check_memory(base, can_score("qlora"))
 
 
 def test_a_base_that_is_spread_is_checked_on_the_fullest_gpu(base, monkeypatch):
@@ -252,10 +252,10 @@ def test_a_base_that_is_spread_is_checked_on_the_fullest_gpu(base, monkeypatch):
     assert alone is not None
     assert shared is not None
     free(monkeypatch, ["0", "1"], int((alone + shared) / 2 / MEMORY_SHARE))
-    check_memory(there, qlora)
+    check_memory(there, can_score("qlora"))
     free(monkeypatch, ["0", "1"], shared)
     with pytest.raises(HostError, match="GB on each of its GPUs to be evaluated and this machine's fullest of 2 GPUs"):
-        check_memory(there, qlora)
+        check_memory(there, can_score("qlora"))
 
 
 def test_the_estimate_is_of_the_tiny_model(base):
