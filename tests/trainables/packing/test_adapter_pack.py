@@ -21,6 +21,7 @@ from trainables.data import dataset
 from trainables.learning_rates import learning_rate
 from trainables.packing import peft_adapters, targets
 from trainables.packing.adapter_pack import AdapterPack
+from trainables.qlora_metrics import METRICS
 from trainables.scoring import requests
 from trainables.specs import QuantizationSpec
 
@@ -258,7 +259,17 @@ def test_packed_training_equals_plain_peft(spec, quantised):
     assert found == pytest.approx(expected, abs=FP32)
 
 
-def plain_peft(model, spec, steps):
+def plain_losses(model, row) -> torch.Tensor:
+    ids = torch.from_numpy(row.ids).long()[None]
+    logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+    return functional.cross_entropy(logits, ids[0, row.labelled], reduction="none")
+
+
+def mean_loss(model, batch) -> torch.Tensor:
+    return sum(plain_losses(model, row).sum() for row in batch) / sum(row.labels for row in batch)
+
+
+def plain_peft(model, spec, steps, of_example=1, loss=mean_loss):
     """PEFT, AdamW and a loop: what anyone would write for one adapter, one row after the other."""
     config = peft_adapters.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
     torch.manual_seed(spec.seed)
@@ -268,22 +279,17 @@ def plain_peft(model, spec, steps):
     data, count = packs.rows().train, spec.training.batch_size * spec.training.gradient_accumulation_steps
     found = []
     for step in range(steps):
-        batch = [data.row(i) for i in dataset.batch_rows(spec.seed, len(data), step * count, count)]
-        labels = sum(row.labels for row in batch)
-        total = 0.0
-        for row in batch:
-            ids = torch.from_numpy(row.ids).long()[None]
-            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
-            loss = functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum") / labels
-            loss.backward()
-            total += float(loss.detach())
+        examples = dataset.batch_rows(spec.seed, len(data) // of_example, step * count, count)
+        batch = [data.row(of_example * place + own) for place in examples for own in range(of_example)]
+        mean = loss(model, batch)
+        mean.backward()
         if spec.training.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(trained, spec.training.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec.training, step + 1, spec.steps)
         optimizer.step()
         optimizer.zero_grad()
-        found.append(total)
+        found.append(mean.item())
     return found
 
 
@@ -315,9 +321,7 @@ def test_groups_of_rows_go_into_each_evaluation():
 
 @torch.no_grad()
 def row_loss(model, row) -> float:
-    ids = torch.from_numpy(row.ids).long()[None]
-    logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
-    return float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
+    return float(plain_losses(model, row).sum())
 
 
 def test_snapshot_of_another_adapter_is_refused():
@@ -394,3 +398,35 @@ def test_gradients_of_a_4bit_base_are_the_same_before_and_after_an_evaluation(dt
     pack.evaluate([0])
     after = pack.step([0])[0]
     assert (after.train_loss, after.grad_norm) == (before.train_loss, before.grad_norm)
+
+
+class Preferred:
+    """Pairs of rows of which the first is preferred: the odds-ratio loss of ORPO (arXiv 2403.07691) without its SFT."""
+
+    rows_per_example, metrics = 2, METRICS
+
+    def weight(self, rows):
+        return len(rows) / 2
+
+    def total(self, rows, token_losses):
+        labels = [row.labels for row in rows]
+        means = torch.stack([-of_row.mean() for of_row in token_losses.split(labels)])
+        odds = means - torch.log1p(-torch.exp(means))
+        return -functional.logsigmoid(odds[::2] - odds[1::2]).sum()
+
+
+def test_a_pack_trains_what_its_loss_makes_of_log_probabilities():
+    """As a loop over plain logits does, and with neighbours; batch_size counts pairs."""
+    spec = packs.spec(seed=5, r=4, target_modules="mlp", gradient_accumulation_steps=2, max_grad_norm=None)
+    pack = AdapterPack(packs.ENGINE(packs.base()), packs.rows(), loss=Preferred())
+    pack.open(0, NEIGHBOURS[0])
+    pack.open(1, spec)
+    found = packs.losses(pack, 1, 10, (0,))
+
+    def mean(model, batch) -> torch.Tensor:
+        return Preferred().total(batch, torch.cat([plain_losses(model, row) for row in batch])) / (len(batch) / 2)
+
+    expected = plain_peft(packs.base().model, spec, 10, of_example=2, loss=mean)
+    assert found == pytest.approx(expected, abs=FP32)
+    assert found[-1] < found[0]
+    assert isinstance(pack.evaluate([1])[1], Evaluation)
