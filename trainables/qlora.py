@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainables import qlora_metrics
-from trainables.base import architectures, devices, model_source, residency
-from trainables.base.quick_import import import_bitsandbytes
+from trainables import hub, qlora_metrics
+from trainables.base import architectures, devices, model_source
+from trainables.base.devices import import_bitsandbytes
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
 from trainables.data import sources
@@ -51,9 +51,7 @@ def _check_preset(model: ModelSpec, target_modules: TargetModules) -> list[str]:
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
     """What the hub says of the model and the data, where these are hub ids."""
-    from trainables.hub import look_up as looking
-
-    return looking.look_up(base, cache)
+    return hub.look_up(base, cache)
 
 
 def preview(base: TrialSpec) -> Preview:
@@ -74,9 +72,7 @@ def fetch_config(base: TrialSpec) -> bool:
     model = base.base_model
     if model_source.facts(model) is not None and model_source.model_type(model) is not None:
         return False
-    from trainables.hub import look_up as looking
-
-    return looking.fetch_config(model)
+    return hub.fetch_config(model)
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
@@ -116,7 +112,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     if base.training.gradient_checkpointing is True:
         base_model.checkpoint_gradients(loaded.model)
     if is_dequantised(_on_device(base, device, loaded.hardware), device):
-        residency.dequantise(loaded.model)
+        base_model.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     splits = rows_of_sweep.train, rows_of_sweep.eval
     base_checks.refuse_long_rows(loaded.model, base, max(map(dataset.longest, splits)))

@@ -27,9 +27,8 @@ from trainables.contract import (
     Target,
     TargetModules,
 )
-from trainables.learning_rates import learning_rate
 from trainables.objective import EVAL_LOSS, Direction
-from trainables.specs import TrialSpec
+from trainables.specs import TrialSpec, learning_rate
 
 REQUIRES: frozenset[str] = frozenset()
 METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min", "eval_accuracy": "max"}

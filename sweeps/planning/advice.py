@@ -17,7 +17,7 @@ from sweeps.planning.forecast import Forecast, different, shortest_budget
 from sweeps.planning.number_words import counted, duration
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
-from trainables.learning_rates import warmup_steps
+from trainables.specs import warmup_steps
 
 LEAST_UNEVEN = 0.01
 """Share of examples that one trial may have seen more than another at a rung, from which that is told."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainables.base import residency
+from trainables.base import base_model
 from trainables.base.base_model import Base
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.flat_engine import FlatEngine
@@ -63,7 +63,7 @@ def packed(engine: Callable[[Base], Engine], slots: int) -> Callable[[Base], Cal
     def made(base: Base) -> Callable[[], None]:
         from .packing import spec
 
-        residency.dequantise(base.model)
+        base_model.dequantise(base.model)
         running: Engine = engine(base)
         train = bases.rows_for("tiny", 32, 16).train
         for slot in range(slots):

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from trainables.base import residency
+from trainables.base import base_model
 from trainables.base.base_model import Base
 from trainables.contract import Failure, StepRecord
 from trainables.data import dataset
@@ -94,7 +94,7 @@ class Bench:
         """One engine on one base."""
         engine, dequantised = PACKS[cells[0][0]]
         if dequantised:
-            residency.dequantise(base.model)
+            base_model.dequantise(base.model)
         pack = AdapterPack(engine(base), self.rows)
 
         def step(slots: int, batch: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.base import base_checks, devices, model_source, spread, weight_files
+from trainables.base import base_checks, devices, model_files, model_source, spread
 from trainables.cache_files import lock, told_as_cache, work_folder
 from trainables.errors import ModelError
 from trainables.inputs.legible import legible
@@ -158,8 +158,8 @@ def is_made(spec: TrialSpec, cache: Path) -> bool:
 
 def weight_digests(folder: Path) -> dict[str, str]:
     """Returns name of each weight file in a folder -> 64 hex digits over its size and samples of it."""
-    paths = weight_files.weights(folder)
-    return {path.relative_to(folder).as_posix(): weight_files.sampled_digest(path) for path in paths}
+    paths = model_files.weights(folder)
+    return {path.relative_to(folder).as_posix(): model_files.sampled_digest(path) for path in paths}
 
 
 def _device_map(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> dict[str, torch.device] | None:
@@ -180,6 +180,30 @@ def keep_gradients(model: PreTrainedModel) -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Read by Linear4bit.forward; no public switch exists.
             module.support_avx512bf16_for_cpu = False
+
+
+def dequantise(model: PreTrainedModel) -> None:
+    """Puts a plain linear layer in place of each 4-bit one, instead of dequantising it in every pass.
+
+    The numbers are equal: bitsandbytes computes a training pass with the very same dequantised weights
+    (autograd/_functions.py, matmul_4bit, 0.50.2). Layers that are not quantised are left alone.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, Linear4bit):
+            continue
+        whole = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        kind = layer.compute_dtype or whole.dtype
+        plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        plain.weight = torch.nn.Parameter(whole.to(kind), requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = torch.nn.Parameter(layer.bias.detach().to(kind), requires_grad=False)
+        plain.train(layer.training)
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, plain)
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from trainables import timing
 from trainables.base import model_source
 from trainables.errors import TrainableError
 from trainables.specs import ModelSpec
@@ -13,7 +14,7 @@ from trainables.specs import ModelSpec
 SIZE = 256
 _TOKENS, _WIDEST, _USUAL = 128, 2048, (576, 1536)
 """Rows of a product; the most of its other sizes, which keeps it short; and those of a model of unknown sizes."""
-_SECONDS, _LEAST_ROUNDS = 0.05, 3
+_LEAST_ROUNDS = 3
 _LIKE = 1.1
 """Speeds that differ by a smaller factor are alike."""
 
@@ -76,7 +77,7 @@ def bfloat16_speed(model: ModelSpec | None) -> float:
     )
     torch.set_num_threads(1)
     try:
-        while rounds < _LEAST_ROUNDS or time.thread_time() - began < _SECONDS:
+        while rounds < _LEAST_ROUNDS or time.thread_time() - began < timing.BFLOAT16_PROBE:
             rounds += 1
             for dtype, (inputs, weights) in pairs.items():
                 start = time.thread_time()

@@ -1,8 +1,12 @@
-"""The devices of this process: the GPUs that it sees, which are those that its host holds, or else the CPU."""
+"""The devices of this process: the GPUs that it sees, which are those that its host holds, or else the CPU.
+
+Also imports the library that quantises on them.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +14,28 @@ from trainables.specs import QuantizationSpec
 
 if TYPE_CHECKING:
     import torch
+
+
+SWITCH = "TORCHDYNAMO_DISABLE"
+
+
+def import_bitsandbytes() -> None:
+    """Imports bitsandbytes without torch's compiler: 2 of the 7 s that a host's imports take. Call it before others do.
+
+    bitsandbytes 0.50.2 wraps four functions in torch.compile when it is imported (backends/default/ops.py), which
+    imports all of torch's compiler. They are fallbacks for devices without kernels of their own, and optimizers, and
+    run uncompiled now. torch reads the switch when a function is wrapped (_dynamo/eval_frame.py, 2.13), so
+    torch.compile works as ever afterwards.
+    """
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 def give_back() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.base import model_files, weight_files
+from trainables.base import model_files
 from trainables.specs import ModelFacts
 
 # Each size has several names: first that of Llama, then of GPT-2, then of OPT, GPT-Neo, Falcon and MPT.
@@ -96,7 +96,7 @@ def _first(values: Mapping[str, object], names: Sequence[str]) -> int | None:
 
 
 def _counted(source: str, folder: Path, config: Mapping[str, object]) -> int | None:
-    weights = weight_files.weights(folder)
+    weights = model_files.weights(folder)
     if "quantization_config" in config or not weights or not all(path.is_file() for path in weights):
         return None
     return sum(model_files.parameters(source, path) for path in weights)

@@ -1,7 +1,7 @@
 """Finds a base model, identifies it and tells its size without loading it.
 
 `plan` and `validate` use these functions, so nothing here imports torch or transformers or uses the network. It reads
-the JSON configuration, and only the headers of the weight files (`weight_files`).
+the JSON configuration, and only the headers of the weight files (`model_files`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from trainables.base import architectures, model_files, model_sizes, weight_files
+from trainables.base import architectures, model_files, model_sizes
 from trainables.base.model_files import error
 from trainables.errors import ModelError
 from trainables.inputs.similar import did_you_mean
@@ -134,14 +134,14 @@ def fingerprint(model: ModelSpec) -> str:
     if source.kind == "folder":
         files = {
             path.name: path
-            for path in [source.path / "config.json", *weight_files.weights(source.path)]
+            for path in [source.path / "config.json", *model_files.weights(source.path)]
             if path.is_file()
         }
     else:
         files = {"": source.path}
     for name, path in files.items():
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        for stretch in weight_files.samples(path):
+        for stretch in model_files.samples(path):
             digest.update(stretch)
     return f"{source.kind}:{digest.hexdigest()[:16]}"
 
@@ -158,7 +158,7 @@ def read_with_it(model: ModelSpec) -> dict[str, str]:
     """
     source = locate(model.source)
     if source.path is not None and source.text.startswith("package:"):
-        return {"weights": weight_files.sampled_digest(source.path)[:16]}
+        return {"weights": model_files.sampled_digest(source.path)[:16]}
     if source.kind != "folder" or source.path is None:
         return {}
     parts = {"tokenizer": model_files.of_tokenizer(source.path)}
@@ -324,7 +324,7 @@ def _check_files(model: ModelSpec, source: Source) -> None:
     if lacking is not None:
         raise error(source.text, lacking)
     model_files.config(source.text, source.path)
-    weights = weight_files.weights(source.path)
+    weights = model_files.weights(source.path)
     missing = [path.name for path in weights if not path.is_file()]
     if missing:
         raise error(source.text, f"model.safetensors.index.json names files that are missing: {', '.join(missing)}")

@@ -22,15 +22,14 @@ from trainables.base.base_model import Base
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
-from trainables.learning_rates import learning_rate
 from trainables.packing import evaluation, peft_adapters
 from trainables.packing.engine import DropoutKey, Engine, Segment
 from trainables.packing.flat_engine import FlatEngine, uncovered
-from trainables.packing.loss import CompletionLoss, Loss
+from trainables.packing.loss import Loss
 from trainables.packing.pass_limits import FLAT, PEFT, TRAINED_TOKENS
 from trainables.packing.passes import PassThreads, evaluation_passes, share_passes, training_passes
 from trainables.packing.peft_engine import PeftEngine
-from trainables.specs import TrialSpec
+from trainables.specs import TrialSpec, learning_rate
 
 
 @dataclass
@@ -65,7 +64,7 @@ class AdapterPack:
 
         Args:
             data: the rows to train and to evaluate on.
-            loss: what the adapters are trained for; None for the `CompletionLoss`.
+            loss: what the adapters are trained for; None for `Loss` itself.
             known_base: the file that keeps the evaluation of the base alone between sweeps.
             engine_name: what the engine is called where people read it.
             pass_tokens: see `pass_limits.trained_tokens`.
@@ -74,7 +73,7 @@ class AdapterPack:
         self._known_base = known_base
         self._engine = engine
         self._data = data
-        self._loss = CompletionLoss() if loss is None else loss
+        self._loss = Loss() if loss is None else loss
         self._pass_tokens = pass_tokens
         self._threads = PassThreads(engine.parallel_passes)
         self._slots: dict[int, _Slot] = {}

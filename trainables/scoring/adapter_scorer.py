@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from trainables.base import base_checks, base_model, model_source, weight_files
+from trainables.base import base_checks, base_model, model_files, model_source
 from trainables.data import dataset, sources, templates
 from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
@@ -249,7 +249,7 @@ def _digests(source: model_source.Source) -> dict[str, str]:
     if source.path is None:
         return {}
     if source.kind == "gguf":
-        return {source.path.name: weight_files.sampled_digest(source.path)}
+        return {source.path.name: model_files.sampled_digest(source.path)}
     return base_model.weight_digests(source.path)
 
 
@@ -270,7 +270,7 @@ def _licence(source: model_source.Source) -> str | None:
         return None
     try:
         if source.kind == "gguf":
-            return weight_files.gguf_text(source.path, "general.license")
+            return model_files.gguf_text(source.path, "general.license")
         lines = (source.path / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, ValueError):
         return None

@@ -30,7 +30,7 @@ from sweeps.promotion.rollback import rollback
 from sweeps.tracking import served
 from sweeps.tracking.registry import Registry
 from trainables import qlora
-from trainables.base.weight_files import sampled_digest
+from trainables.base.model_files import sampled_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

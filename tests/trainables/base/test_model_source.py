@@ -27,7 +27,7 @@ from model_folders import (
     write_safetensors,
 )
 
-from trainables.base import model_source, weight_files
+from trainables.base import model_files, model_source
 from trainables.errors import ModelError
 from trainables.specs import ModelSpec
 
@@ -344,7 +344,7 @@ def test_identity_reads_little_of_a_large_file(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(100 << 20)
-    assert sum(map(len, weight_files.samples(path))) < 2.3 * (1 << 20)
+    assert sum(map(len, model_files.samples(path))) < 2.3 * (1 << 20)
 
 
 def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ from torch.nn import functional
 from trainables import qlora
 from trainables.contract import Evaluation, Failure, Opened, RowShape, StepRecord
 from trainables.data import dataset
-from trainables.learning_rates import learning_rate
 from trainables.packing import peft_adapters, targets
 from trainables.packing.adapter_pack import AdapterPack
-from trainables.qlora_metrics import METRICS
+from trainables.packing.loss import Loss
 from trainables.scoring import requests
-from trainables.specs import QuantizationSpec
+from trainables.specs import QuantizationSpec, learning_rate
 
 NEIGHBOURS = [
     packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
@@ -400,10 +399,10 @@ def test_gradients_of_a_4bit_base_are_the_same_before_and_after_an_evaluation(dt
     assert (after.train_loss, after.grad_norm) == (before.train_loss, before.grad_norm)
 
 
-class Preferred:
+class Preferred(Loss):
     """Pairs of rows of which the first is preferred: the odds-ratio loss of ORPO (arXiv 2403.07691) without its SFT."""
 
-    rows_per_example, metrics = 2, METRICS
+    rows_per_example = 2
 
     def weight(self, rows):
         return len(rows) / 2

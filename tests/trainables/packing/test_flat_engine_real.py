@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from cluster.devices import cache
 from trainables import qlora
-from trainables.base import base_model, residency
+from trainables.base import base_model
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.data import dataset
 from trainables.packing.adapter_pack import AdapterPack
@@ -109,7 +109,7 @@ def test_twenty_steps_of_a_real_model_differ_from_the_reference_as_rounding_does
     specs = trials(tmp_path)
     rows = dataset.load(qlora.prepare(specs[0], tmp_path).payload)
     loaded = base_model.load(specs[0], cache())
-    residency.dequantise(loaded.model)
+    base_model.dequantise(loaded.model)
     base = replace(loaded, model=copy.deepcopy(loaded.model))
     reference, flat = (AdapterPack(make(on), rows) for make, on in zip(packs.ENGINES, (base, loaded), strict=True))
     expected, found = trained(reference, specs), trained(flat, specs)

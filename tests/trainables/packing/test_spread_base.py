@@ -13,7 +13,7 @@ import pytest
 import torch
 from declared_gpus import GPUS, place_of
 
-from trainables.base import base_checks, base_model, residency
+from trainables.base import base_checks, base_model
 from trainables.base.base_model import Base, Origin, checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.packing.adapter_pack import AdapterPack
@@ -148,7 +148,7 @@ def test_a_base_that_is_dequantised_once_stays_where_it_lies(monkeypatch):
     base = packs.base(quantised=True, layers=4)
     with declared_gpus.declared(monkeypatch):
         spread_out = declared_gpus.spread_out(base, "llama", 4)
-        residency.dequantise(spread_out.model)
+        base_model.dequantise(spread_out.model)
         found = opened(AdapterPack(FlatEngine(spread_out), packs.rows()))
         assert layer_places(found) == [GPUS[0], *[GPUS[1]] * 3]
         assert trained(found) == pytest.approx(expected, rel=1e-6)

@@ -12,7 +12,7 @@ import trainable_kits
 from bitsandbytes.nn import Linear4bit
 
 from trainables import qlora
-from trainables.base import residency
+from trainables.base import base_model
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.engine import DropoutKey, Segment
 from trainables.specs import QuantizationSpec
@@ -29,7 +29,7 @@ def test_losses_and_gradients_are_equal(make, dtype):
     for dequantised in (False, True):
         base = packs.base("qwen2", quantised=True, dtype=dtype)  # its query, key and value layers have biases
         if dequantised:
-            residency.dequantise(base.model)
+            base_model.dequantise(base.model)
         assert bool(quantised_layers(base.model)) is not dequantised
         engine = make(base)
         parameters = engine.add(0, packs.spec(seed=1, r=4, lora_dropout=0.2))
@@ -43,7 +43,7 @@ def test_losses_and_gradients_are_equal(make, dtype):
 def test_what_was_not_quantised_is_left_alone():
     base = packs.base(quantised=True)
     head = base.model.get_output_embeddings()
-    residency.dequantise(base.model)
+    base_model.dequantise(base.model)
     assert base.model.get_output_embeddings() is head
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in base.model.parameters())
     assert not any(module.training for module in base.model.modules())

@@ -1,4 +1,4 @@
-"""What is imported with bitsandbytes."""
+"""Importing the library that quantises."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 LOOK = """
 import os
 import sys
-from trainables.base.quick_import import SWITCH, import_bitsandbytes
+from trainables.base.devices import SWITCH, import_bitsandbytes
 os.environ.pop(SWITCH, None)
 import_bitsandbytes()
 print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules, SWITCH in os.environ)

@@ -1,16 +1,35 @@
-"""Checks the model and the data of a sweep with the hub, before anything is started."""
+"""Asks the hub about the model and the data of a sweep, before anything is started.
+
+Asks once, within seconds; the downloads of huggingface_hub retry for up to half a minute.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from trainables import timing
 from trainables.base import base_model, model_files, model_source
 from trainables.contract import LookedUp
 from trainables.data import sources
 from trainables.errors import DataError
-from trainables.hub import client
 from trainables.specs import DataSpec, ModelSpec, TrialSpec
+
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """The answer of the hub; one of the three fields is set."""
+
+    files: frozenset[str] = frozenset()
+    """Names of the files at the revision, without those in folders."""
+    refusal: str | None = None
+    """Why the hub refuses access: its own reason, and what to do."""
+    unreachable: str | None = None
+    """Why the hub did not answer."""
 
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
@@ -27,7 +46,7 @@ def fetch_config(model: ModelSpec) -> bool:
     """Downloads the configuration of a hub model into the local cache, unless it is there; whether it was fetched."""
     if model_source.locate(model.source).kind != "hub" or model_files.cached(model) is not None:
         return False
-    client.ask(model.source, "model", model.revision)
+    _ask(model.source, "model", model.revision)
     return model_files.cached(model) is not None
 
 
@@ -37,7 +56,7 @@ def _model(base: TrialSpec, cache: Path) -> LookedUp:
         return LookedUp(notices=_doubts(model))
     if base_model.is_made(base, cache):
         return LookedUp()
-    answer = client.ask(model.source, "model", model.revision)
+    answer = _ask(model.source, "model", model.revision)
     near = model_source.close_names(Path(model.source).absolute())
     if answer.refusal is not None:
         return LookedUp(problems=(f"model.source: {model.source!r}: {answer.refusal}{near}",))
@@ -75,7 +94,7 @@ def _data(data: DataSpec) -> Iterator[LookedUp]:
         except DataError:
             continue  # the check of the data reports the reason
     for name, split in asked.items():
-        answer = client.ask(name, "dataset", data.revision)
+        answer = _ask(name, "dataset", data.revision)
         if answer.refusal is not None:
             yield LookedUp(problems=(f"data.{split}: {name!r}: {answer.refusal}",))
         elif answer.unreachable is not None and not _is_cached(name):
@@ -92,5 +111,56 @@ def _is_cached(name: str) -> bool:
     return folder.is_dir() and any(path.name.replace("_", "").lower() == kept for path in folder.iterdir())
 
 
-def _unreached(answer: client.HubReply) -> str:
+def _unreached(answer: _Reply) -> str:
     return f"the hub cannot be reached ({answer.unreachable})"
+
+
+def _ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> _Reply:
+    """Asks the hub. Downloads the configuration of a model into the local cache."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        info = api.repo_info(name, repo_type=kind, revision=revision, timeout=timing.HUB)
+        siblings = getattr(info, "siblings", None) or ()
+        files = frozenset(file.rfilename for file in siblings if "/" not in file.rfilename)
+        if kind == "model" and "config.json" in files:
+            hf_hub_download(name, "config.json", revision=revision, etag_timeout=timing.HUB)
+        elif getattr(info, "gated", False):
+            api.auth_check(name, repo_type=kind)
+        return _Reply(files=files)
+    except OfflineModeIsEnabled:
+        return _Reply(unreachable="it is switched off by HF_HUB_OFFLINE")
+    except HfHubHTTPError as error:
+        return _judged(error)
+    # Errors of the HTTP library, whose types differ by version, and answers of a proxy instead of the hub.
+    except Exception as error:
+        return _Reply(unreachable=_line(str(error)) or type(error).__name__)
+
+
+def _judged(error: Exception) -> _Reply:
+    """Turns an HTTP error into an answer. Only an error of the hub itself is a refusal, not one of a proxy."""
+    from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    said = getattr(error, "server_message", None)
+    reason = _line(said) if said else _line("\n".join(str(error).splitlines()[1:]))
+    match error:
+        case GatedRepoError():
+            way_out = f"ask for access on its page, and {_LOG_IN}"
+        case RepositoryNotFoundError():
+            way_out = f"check the name; for a private one, {_LOG_IN}"
+        case RevisionNotFoundError():
+            way_out = "check the revision"
+        case DisabledRepoError():
+            way_out = "choose another"
+        case _ if said and getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
+            way_out = _LOG_IN
+        case _:
+            return _Reply(unreachable=_line(str(error)))
+    return _Reply(refusal=f"the hub says: {reason}: {way_out}")
+
+
+def _line(text: str) -> str:
+    """Returns the first line that is not blank, without its full stop."""
+    return next((line.strip().rstrip(".") for line in text.splitlines() if line.strip()), "")

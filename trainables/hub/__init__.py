@@ -1,1 +1,0 @@
-"""Asks the Hugging Face hub about models and data sets."""
