@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load as load_arrays
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +22,9 @@ from trainables.errors import DataError, TrainableError
 from trainables.specs import DataSpec
 
 PAIRS = [{"question": f"What is {n} + {n}?", "answer": f'It is {2 * n}, "of course".\n'} for n in range(12)]
+GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_train.jsonl"
+SEEDS = st.integers(0, 2**64)
+SIZES = st.integers(1, 50)
 Prepare = Callable[..., Prepared]
 
 
@@ -75,6 +81,7 @@ def test_rows_come_back_with_their_labels(prepare: Prepare, train: Path, tokeniz
     assert answers(loaded.train, tokenizer) == wanted[:9]
     assert answers(loaded.eval, tokenizer) == wanted[9:]
     ids, labelled = loaded.train.row(4)
+    assert ids.flags.writeable, "they can be handed to torch"
     assert tokenizer.decode(ids[~labelled].tolist()) == "<|user|>What is 4 + 4?<|end|><|assistant|>"
 
 
@@ -92,10 +99,6 @@ def test_payload_is_flat_arrays_with_the_summary(prepare: Prepare, train: Path) 
     assert summary.train_tokens == len(arrays["train.ids"]) == arrays["train.starts"][-1]
     assert summary.longest_row == lengths.max()
     assert (summary.truncated_rows, summary.dropped_rows) == (0, 0)
-
-
-def test_loaded_arrays_can_be_handed_to_torch(prepare: Prepare, train: Path) -> None:
-    assert dataset.load(prepare(train).payload).train.row(0).ids.flags.writeable
 
 
 def test_eval_file_gives_its_first_rows(
@@ -243,6 +246,7 @@ def test_bad_row_is_named(prepare: Prepare, tmp_path: Path, bad: dict[str, Any],
     with pytest.raises(DataError, match=re.escape(says)) as error:
         prepare(path)
     assert str(path) in str(error.value)
+    assert not list((tmp_path / "cache" / "data").glob("*.safetensors"))
 
 
 # Identity and cache
@@ -321,13 +325,70 @@ def test_damaged_cache_is_made_again(
     assert file.read_bytes() == whole
 
 
-def test_failed_preparation_leaves_no_cache(prepare: Prepare, train: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError):
-        prepare(train, prompt="{q}")
-    assert not list((tmp_path / "cache" / "data").glob("*.safetensors"))
-
-
 def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(prepare: Prepare, train: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(TrainableError, match=rf"^{tmp_path}/cache/data: the cache cannot be written: .*QSWEEP_CACHE$"):
         prepare(train)
+
+
+# Order
+
+
+@given(SEEDS, SIZES, st.integers(0, 1000))
+def test_every_epoch_visits_each_row_once(seed: int, size: int, epoch: int) -> None:
+    assert sorted(dataset.batch_rows(seed, size, epoch * size, size)) == list(range(size))
+    assert sorted(dataset.order(seed, size, epoch).tolist()) == list(range(size))
+
+
+@given(SEEDS, SIZES, st.integers(0, 200), st.integers(0, 120), st.integers(0, 120))
+def test_a_batch_is_a_slice_of_the_endless_order(seed: int, size: int, first: int, count: int, cut: int) -> None:
+    whole = dataset.batch_rows(seed, size, first, count)
+    cut = min(cut, count)
+    assert len(whole) == count
+    parts = [dataset.batch_rows(seed, size, first, cut), dataset.batch_rows(seed, size, first + cut, count - cut)]
+    assert parts[0] + parts[1] == whole
+    epochs = [dataset.order(seed, size, epoch) for epoch in range((first + count) // size + 1)]
+    assert whole == np.concatenate(epochs)[first : first + count].tolist()
+
+
+def test_seed_and_epoch_give_orders_of_their_own() -> None:
+    pairs = [(seed, epoch) for seed in (0, 1, 2**32, 2**33) for epoch in range(3)]
+    assert len({tuple(dataset.order(seed, 30, epoch)) for seed, epoch in pairs}) == len(pairs)
+
+
+def test_order_is_the_same_on_every_machine_and_numpy() -> None:
+    # A numpy that draws otherwise would train every trial of a resumed sweep on other rows than before.
+    assert dataset.batch_rows(7, 8, 0, 16) == [6, 1, 5, 3, 7, 4, 2, 0, 3, 1, 7, 6, 0, 4, 5, 2]
+
+
+def test_order_cannot_be_changed_for_those_who_ask_later() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.order(0, 4, 0)[0] = 1
+
+
+# Real rows, where they lie beside the checkout
+
+
+def test_grade_school_maths_is_prepared_whole(tmp_path: Path) -> None:
+    if not GSM8K.is_file():
+        pytest.skip("the GSM8K rows do not lie beside this checkout")
+    with GSM8K.open("rb") as file:
+        (tmp_path / "gsm8k.jsonl").write_bytes(b"".join(itertools.islice(file, 50)))
+    data = DataSpec(
+        train=str(tmp_path / "gsm8k.jsonl"),
+        prompt="{question}",
+        completion="{answer}",
+        eval_examples=10,
+        max_length=2048,
+    )
+    assert sources.check(data) == []
+    tokenizer = tiny_models.tokenizer()
+    prepared = dataset.prepare(data, tokenizer, tmp_path)
+    train = dataset.load(prepared.payload).train
+    found = [train.row(i) for i in range(len(train))]
+    learnt = [tokenizer.decode(row.ids[row.labelled].tolist()) for row in found]
+    assert learnt == [f"{row['answer']}<|end|>" for row in itertools.islice(sources.read(data, "train"), 40)]
+    assert all(row.ids[-1] == tokenizer.eos_token_id for row in found)
+    share = sum(row.labels for row in found) / prepared.summary.train_tokens
+    assert 0.4 < share < 0.7
+    assert (prepared.summary.truncated_rows, prepared.summary.dropped_rows) == (0, 0)

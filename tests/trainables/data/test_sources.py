@@ -53,20 +53,10 @@ def train(tmp_path: Path) -> Path:
 # Kinds of source
 
 
-@pytest.mark.parametrize(
-    ("source", "local"),
-    [
-        ("data/train.jsonl", True),
-        ("/data/train.JSON", True),
-        ("owner/name.csv", True),
-        ("x.parquet", True),
-        ("openai/gsm8k", False),
-        ("openai/gsm8k:main", False),
-        ("owner/name-v1.5_x", False),
-    ],
-)
-def test_suffix_tells_files_from_hub_ids(source: str, local: bool) -> None:
-    assert sources.is_local(source) is local
+def test_suffix_tells_files_from_hub_ids() -> None:
+    files = ("data/train.jsonl", "/data/train.JSON", "owner/name.csv", "x.parquet")
+    ids = ("openai/gsm8k", "openai/gsm8k:main", "owner/name-v1.5_x")
+    assert [source for source in (*files, *ids) if sources.is_local(source)] == list(files)
 
 
 @pytest.mark.parametrize(
@@ -290,11 +280,6 @@ def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name:
     assert sources.check(spec(path, prompt="{qestion}")) == [
         f"data.prompt: {{qestion}} is not a column of {path}; columns: question, answer; did you mean {{question}}?"
     ]
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_prompt_without_braces_is_found_in_every_format(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, PAIRS)
     assert sources.check(spec(path, prompt="question")) == [
         "data.prompt: 'question' is a column, not a template: write \"{question}\""
     ]
@@ -383,3 +368,49 @@ def test_checking_reads_no_more_than_it_needs(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("broken\n")
     assert sources.check(spec(path, eval_examples=40)) == []
+
+
+# Fingerprints
+
+
+def test_fingerprint_follows_content_not_place(train: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / "copy.jsonl"
+    copy.write_bytes(train.read_bytes())
+    first = sources.fingerprint(spec(train))
+    assert sources.fingerprint(spec(copy)) == first
+    assert first.keys() == {"train", "form"}
+    assert all(len(value) == 16 for value in first.values())
+    copy.write_bytes(copy.read_bytes() + b"\n")
+    changed = sources.fingerprint(spec(copy))
+    assert changed["train"] != first["train"]
+    assert changed["form"] == first["form"]
+
+
+def test_fingerprint_follows_how_rows_read(train: Path) -> None:
+    reads = {"prompt": "{question} ", "completion": "{answer}.", "system": "Be brief.", "max_length": 64}
+    changes: list[dict[str, Any]] = [{}, *({name: value} for name, value in (reads | {"eval_examples": 6}).items())]
+    found = [sources.fingerprint(spec(train, **change)) for change in changes]
+    assert len({each["form"] for each in found}) == len(changes)
+    assert len({each["train"] for each in found}) == 1
+
+
+def test_fingerprint_of_chats_is_that_of_sweeps_that_knew_the_last_answer_only(train: Path) -> None:
+    chats = {"prompt": None, "completion": None, "messages": "chat"}
+    found = [sources.fingerprint(spec(train, **chats, **said))["form"] for said in ({}, {"train_on": "last"})]
+    assert found == ["18f95295d82a0900"] * 2
+    assert sources.fingerprint(spec(train, **chats, train_on="all"))["form"] != found[0]
+
+
+def test_fingerprint_of_hub_rows_is_what_was_declared() -> None:
+    data = spec("a/b:c", "a/b", test="a/b", revision="v1")
+    found = sources.fingerprint(data)
+    assert found["train"] == "hub:a/b:c@v1/train"
+    assert found["eval"] == "hub:a/b@v1/validation"
+    assert found["test"] == "hub:a/b@v1/test"
+    assert sources.fingerprint(spec("a/b"))["train"] == "hub:a/b@main/train"
+
+
+def test_fingerprint_of_a_missing_file_names_the_field(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.train: .*/none\.csv does not exist"):
+        sources.fingerprint(spec(tmp_path / "none.csv"))

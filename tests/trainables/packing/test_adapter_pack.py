@@ -7,6 +7,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from functools import cache
 
 import packs
 import pytest
@@ -41,25 +42,36 @@ def engine(request, monkeypatch):
     monkeypatch.setattr(packs, "ENGINE", request.param)
 
 
-def alone(spec=TRIAL, steps=10, loaded=None):
-    pack = packs.pack(loaded)
-    assert isinstance(pack.open(0, spec), Opened)
-    return packs.losses(pack, 0, steps), pack
+@cache
+def alone_in(engine: str, quantised: bool, dtype: torch.dtype) -> tuple[tuple[float, ...], Evaluation]:
+    pack = packs.pack(packs.base(quantised=quantised, dtype=dtype))
+    assert isinstance(pack.open(0, TRIAL), Opened)
+    return tuple(packs.losses(pack, 0, 10)), evaluation(pack, 0)
+
+
+def alone(quantised: bool = False, dtype: torch.dtype = torch.float32) -> list[float]:
+    """The losses of ten steps of TRIAL without neighbours."""
+    return list(alone_in(packs.ENGINE.__name__, quantised, dtype)[0])
+
+
+def among(*specs, **base) -> AdapterPack:
+    """A pack with these trials in its slots."""
+    pack = packs.pack(packs.base(**base))
+    for slot, spec in enumerate(specs):
+        assert isinstance(pack.open(slot, spec), Opened)
+    return pack
 
 
 @pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
 def test_trial_computes_the_same_alone_and_with_three_different_neighbours(quantised):
-    expected, solo = alone(loaded=packs.base(quantised=quantised))
-    pack = packs.pack(packs.base(quantised=quantised))
-    for slot, neighbour in enumerate(NEIGHBOURS):
-        pack.open(slot, neighbour)
-    pack.open(3, TRIAL)
-    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=FP32)
-    assert evaluation(pack, 3).loss == pytest.approx(evaluation(solo, 0).loss, abs=FP32)
+    pack = among(*NEIGHBOURS, TRIAL, quantised=quantised)
+    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(alone(quantised), abs=FP32)
+    solo = alone_in(packs.ENGINE.__name__, quantised, torch.float32)[1]
+    assert evaluation(pack, 3).loss == pytest.approx(solo.loss, abs=FP32)
 
 
 def test_trial_computes_the_same_while_neighbours_join_and_leave():
-    expected, _ = alone()
+    expected = alone()
     pack = packs.pack()
     pack.open(5, TRIAL)
     found = packs.losses(pack, 5, 2)
@@ -77,7 +89,7 @@ def test_trial_computes_the_same_while_neighbours_join_and_leave():
 
 @pytest.mark.parametrize("most", [1, 60, 100])
 def test_more_trials_than_saturate_a_device_train_in_several_passes(monkeypatch, most):
-    expected, _ = alone()
+    expected = alone()
     sizes = []
     packs.before_passes(
         monkeypatch, lambda engine, segments: sizes.append((len(segments), engine.pass_tokens(segments)))
@@ -116,7 +128,7 @@ def test_a_pass_that_lacks_memory_is_tried_at_that_size_only_once(monkeypatch):
 
 def test_trial_computes_the_same_under_gradient_checkpointing(monkeypatch):
     """`auto` switches it on for the largest trial of the space, once the base is there."""
-    expected, _ = alone()
+    expected = alone()
     pack = packs.pack()
     base = packs.spec(batch_size=1)
     largest = [packs.spec(batch_size=16, r=64), base]
@@ -144,24 +156,9 @@ def test_a_gpu_without_bfloat16_is_counted_in_float32(monkeypatch):
         assert qlora.settle_auto(packs.pack(), auto, [auto], None, 10**15) == qlora.need(counted, [counted], "cuda")
 
 
-def test_forty_steps_with_neighbours_stay_close_in_fp32():
-    spec = packs.spec(seed=7, steps=40, learning_rate=3e-3)
-    expected, _ = alone(spec, 40)
-    pack = packs.pack()
-    for slot, neighbour in enumerate(NEIGHBOURS):
-        pack.open(slot, neighbour)
-    pack.open(3, spec)
-    # Rounding grows with every step: ten times the tolerance of ten steps.
-    assert packs.losses(pack, 3, 40, (0, 1, 2)) == pytest.approx(expected, abs=10 * FP32)
-
-
 def test_bf16_base_stays_close_with_neighbours():
-    expected, _ = alone(loaded=packs.base(dtype=torch.bfloat16))
-    pack = packs.pack(packs.base(dtype=torch.bfloat16))
-    for slot, neighbour in enumerate(NEIGHBOURS):
-        pack.open(slot, neighbour)
-    pack.open(3, TRIAL)
-    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=BF16)
+    pack = among(*NEIGHBOURS, TRIAL, dtype=torch.bfloat16)
+    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(alone(dtype=torch.bfloat16), abs=BF16)
 
 
 def test_a_clock_that_is_set_back_takes_no_time_from_a_trial(monkeypatch):
@@ -173,68 +170,56 @@ def test_a_clock_that_is_set_back_takes_no_time_from_a_trial(monkeypatch):
     assert 0.0 < first < second
 
 
-def test_neighbour_that_diverges_is_told_and_changes_nothing():
-    expected, _ = alone()
-    pack = packs.pack()
-    pack.open(0, TRIAL)
-    pack.open(1, NEIGHBOURS[0])
-    found = packs.losses(pack, 0, 3, (1,))
+def raises_for(count: int, error: Exception):
+    """Lets passes fail that hold slot 1, or so many slots."""
+
+    def act(_engine, segments):
+        if len(segments) >= count or any(segment.slot == 1 for segment in segments):
+            raise error
+
+    return act
+
+
+def diverge(pack: AdapterPack, _monkeypatch) -> None:
     with torch.no_grad():
         next(iter(pack._slots[1].parameters.values())).fill_(math.nan)
+
+
+def raise_in_its_rows(_pack: AdapterPack, monkeypatch) -> None:
+    packs.before_passes(monkeypatch, raises_for(9, KeyError("row 17")))
+
+
+def need_more_memory_than_there_is(_pack: AdapterPack, monkeypatch) -> None:
+    packs.before_passes(monkeypatch, raises_for(2, torch.OutOfMemoryError("CUDA out of memory")))
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "message"),
+    [
+        (diverge, "diverged", "step 4: train_loss nan"),
+        (raise_in_its_rows, "failed", "KeyError: 'row 17'"),
+        (need_more_memory_than_there_is, "out_of_memory", "CUDA out of memory"),
+    ],
+)
+def test_a_neighbour_that_fails_is_told_and_changes_nothing(monkeypatch, fail, kind, message):
+    pack = among(TRIAL, NEIGHBOURS[0])
+    found = packs.losses(pack, 0, 3, (1,))
+    fail(pack, monkeypatch)
     result = pack.step([0, 1])
     assert isinstance(result[1], Failure)
-    assert result[1].kind == "diverged"
+    assert (result[1].kind, result[1].message[: len(message)]) == (kind, message)
     found.append(result[0].train_loss)
     pack.close(1)
-    assert found + packs.losses(pack, 0, 6) == pytest.approx(expected, abs=FP32)
+    assert found + packs.losses(pack, 0, 6) == pytest.approx(alone(), abs=FP32)
 
 
-def test_neighbour_that_raises_is_told_and_changes_nothing(monkeypatch):
-    def broken(engine, segments):
-        if any(segment.slot == 1 for segment in segments):
-            raise KeyError("row 17")
-
-    expected, _ = alone()
-    pack = packs.pack()
-    pack.open(0, TRIAL)
-    pack.open(1, NEIGHBOURS[0])
-    found = packs.losses(pack, 0, 3, (1,))
-    packs.before_passes(monkeypatch, broken)
-    result = pack.step([0, 1])
-    assert result[1] == Failure(kind="failed", message="KeyError: 'row 17'")
-    found.append(result[0].train_loss)
-    pack.close(1)
-    assert found + packs.losses(pack, 0, 6) == pytest.approx(expected, abs=FP32)
-
-
-def test_out_of_memory_in_a_shared_pass_is_redone_in_smaller_parts(monkeypatch):
-    def scarce(engine, segments):
+def test_a_shared_pass_that_lacks_memory_is_redone_in_smaller_parts(monkeypatch):
+    def scarce(_engine, segments):
         if len(segments) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    expected, _ = alone()
     packs.before_passes(monkeypatch, scarce)
-    pack = packs.pack()
-    pack.open(0, TRIAL)
-    pack.open(1, NEIGHBOURS[0])
-    assert packs.losses(pack, 0, 10, (1,)) == pytest.approx(expected, abs=FP32)
-
-
-def test_slot_that_does_not_fit_alone_is_out_of_memory_and_the_others_go_on(monkeypatch):
-    def scarce(engine, segments):
-        if any(segment.slot == 1 for segment in segments):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    expected, _ = alone()
-    packs.before_passes(monkeypatch, scarce)
-    pack = packs.pack()
-    pack.open(0, TRIAL)
-    pack.open(1, NEIGHBOURS[0])
-    result = pack.step([0, 1])
-    assert result[1].kind == "out_of_memory"
-    found = [result[0].train_loss]
-    pack.close(1)
-    assert found + packs.losses(pack, 0, 9) == pytest.approx(expected, abs=FP32)
+    assert packs.losses(among(TRIAL, NEIGHBOURS[0]), 0, 10, (1,)) == pytest.approx(alone(), abs=FP32)
 
 
 @pytest.mark.parametrize(
