@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainables.data.likeness import difference
+from trainables.data.findings import difference
 
 
 def values(draw: np.random.Generator, rows: int, skew: float) -> Counter[str]:
