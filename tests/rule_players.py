@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sweeps.halving.rule import Decision, Ended, Event, Idle, Reported, Resume, Rule, Started
+from sweeps.schedulers import Decision, Ended, Event, Idle, Reported, Resume, Rule, Started
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
-from sweeps.halving.rule import Decision, Idle, Reported, Resume, Rule, Started
+from sweeps.schedulers import Decision, Idle, Reported, Resume, Rule, Started
 from sweeps.searchers import Searcher
 
 

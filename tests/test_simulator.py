@@ -8,9 +8,8 @@ from statistics import fmean
 import pytest
 from simulator import ARRIVALS, Curve, Listed, Setting, curves, simulate
 
-from sweeps.halving.asha_promote import Promote
-from sweeps.halving.asha_stop import Stop
-from sweeps.halving.fifo import Fifo
+from sweeps.schedulers.asha import Promote, Stop
+from sweeps.schedulers.fifo import Fifo
 
 POINTS = (3, 9, 27, 81)
 SEEDS = 40

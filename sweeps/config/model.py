@@ -30,7 +30,7 @@ from trainables.specs import (
 )
 
 if TYPE_CHECKING:
-    from sweeps.halving.scheduler_settings import SchedulerSettings as Scheduler
+    from sweeps.schedulers import SchedulerSettings as Scheduler
     from sweeps.searchers import SearcherSettings as Search
 else:
     Scheduler = components.config_type("schedulers")

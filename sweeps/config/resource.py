@@ -16,7 +16,7 @@ import search_spaces
 from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
-from sweeps.halving.scheduler_settings import SchedulerSettings
+from sweeps.schedulers import SchedulerSettings
 from trainables.specs import TrainingSpec, TrialSpec
 
 Unit = Literal["step", "example"]

@@ -22,10 +22,10 @@ from typing import Any, Literal, NamedTuple
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
-from sweeps.halving.rule import Decision, Idle, Reported, Resume, Rule, Started
 from sweeps.planning.capacity import Machine
 from sweeps.planning.rates import Load, Range, Rate, RateKey, Speed, speed
 from sweeps.record.spent import HOUR
+from sweeps.schedulers import Decision, Idle, Reported, Resume, Rule, Started
 from trainables.contract import RowShape
 from trainables.specs import seconds as in_seconds
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sweeps.halving import rule
+from sweeps import schedulers
 from sweeps.record.events import Event, PointInfeasible, TrialEnded, TrialReported, TrialStarted, TrialState
 from trainables.objective import Objective
 
 
-def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule.Event | None:
+def rule_event(event: Event, objective: Objective, protects_first: bool) -> schedulers.Event | None:
     """The event as the rule takes it; None for those that say nothing to it.
 
     Args:
@@ -17,12 +17,12 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> rule
     match event:
         case TrialStarted():
             is_protected = protects_first and event.number == 0
-            return rule.Started(event.trial_key, is_protected, event.is_in_tail)
+            return schedulers.Started(event.trial_key, is_protected, event.is_in_tail)
         case TrialReported():
-            return rule.Reported(event.trial_key, event.report.point, objective.of(event.report.metrics))
+            return schedulers.Reported(event.trial_key, event.report.point, objective.of(event.report.metrics))
         case PointInfeasible():
-            return rule.Ended(event.trial_key)
+            return schedulers.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final and not event.may_go_on:
-            return rule.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
+            return schedulers.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
         case _:
             return None  # A trial that was interrupted, or may go on, does so where it was; a parked one waits.

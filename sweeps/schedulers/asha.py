@@ -1,20 +1,227 @@
 """ASHA: at each rung one of reduction_factor trials goes on; the others wait there (promote) or are stopped (stop).
 
-Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934). `promote` is the paper's form, `stop` that of
-Ray's AsyncHyperBandScheduler.
+Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934). `promote` is the paper's form (Algorithm 2);
+the order `breadth`, protected trials and the tail are added to it. `stop` is the rule of Ray's AsyncHyperBandScheduler
+(tune/schedulers/async_hyperband.py, `_Bracket.on_result`, 2.60).
 """
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
-from sweeps.halving.asha_promote import Order, Promote
-from sweeps.halving.asha_stop import Stop
-from sweeps.halving.promotion_cost import has_tail, most_steps
-from sweeps.halving.rule import Direction, Rule
-from sweeps.halving.scheduler_settings import SchedulerSettings
+from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, SchedulerSettings, Standing, Started, Work
+
+Order = Literal["breadth", "paper"]
+TAIL_TRIALS = 3
+"""So many trials go on in the tail. When the last of them ends before the last point, the sweep is over."""
+
+
+class Key(NamedTuple):
+    """A report as it is ranked: the smaller the better, the earlier of two equal ones first."""
+
+    loss: float
+    """The value, or its negative where higher is better; infinite where it was not finite."""
+    order: int
+    trial: str
+
+
+@dataclass
+class Rung:
+    """The trials that came to a rung, best first."""
+
+    point: int
+    ranked: list[Key] = field(default_factory=list)
+    """All of them, those that diverged on the way last."""
+    parked: list[Key] = field(default_factory=list)
+    """Those that wait there."""
+
+
+class Promote(Rule):
+    """Resumes a parked trial when it ranks in the first floor(n / reduction_factor) of the n that came to its rung.
+
+    `breadth`: new trials begin first, then the lowest rung is resumed first. What a sweep takes is known in advance
+    (see `promotion_cost.most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest
+    rung is resumed first and before any new trial, so that a trial reaches the last point early.
+
+    The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of
+    the highest rung goes on once nothing else is left to do. A protected trial that leads there is enough; the tail
+    begins beside one that does not.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[int],
+        reduction_factor: int,
+        order: Order = "breadth",
+        direction: Direction = "min",
+        overfit_patience: int | None = None,
+    ) -> None:
+        """See `Rule`; one of `reduction_factor` trials goes on at each rung."""
+        super().__init__(points, direction, overfit_patience)
+        self._factor = reduction_factor
+        self._order = order
+        self._rungs = {point: Rung(point) for point in self.points[:-1]}
+        self._places: dict[str, tuple[Rung, Key]] = {}
+        """Where each trial was ranked last."""
+        self._reports = 0
+        """How many were ranked."""
+        self._complete: set[str] = set()
+        """Trials that have reached the last point."""
+        self._tail: set[str] = set()
+        """Trials that were resumed although they did not rank high enough."""
+
+    def next(self, is_exhausted: bool) -> Work:
+        """See `Rule.next`."""
+        promotable = next(self._promotable(), None)
+        if self._order == "paper" and promotable is not None:
+            return Resume(promotable)
+        if not is_exhausted:
+            return Idle.NEW
+        if promotable is not None:
+            return Resume(promotable)
+        last = self._last_resort()
+        if last is not None:
+            return Resume(last)
+        return Idle.WAIT if self._running else Idle.OVER
+
+    def rank(self, trial: str) -> tuple[int, int, int] | None:
+        """See `Rule.rank`."""
+        if trial not in self._places:
+            return None
+        rung, key = self._places[trial]
+        return rung.point, bisect_left(rung.ranked, key) + 1, len(rung.ranked)
+
+    def is_due(self, trial: str) -> bool:
+        """See `Rule.is_due`."""
+        return trial in self._places and self._is_promotable(*self._places[trial])
+
+    def is_in_tail(self, trial: str) -> bool:
+        """See `Rule.is_in_tail`."""
+        return trial in self._tail
+
+    def _promotable(self) -> Iterator[str]:
+        """The trial to resume at each rung where there is one, in the order in which rungs come."""
+        rungs = list(self._rungs.values())
+        for rung in reversed(rungs) if self._order == "paper" else rungs:
+            # If the best of the parked does not rank high enough, no other one does.
+            if rung.parked and self._is_promotable(rung, rung.parked[0]):
+                yield rung.parked[0].trial
+
+    def _is_promotable(self, rung: Rung, key: Key) -> bool:
+        return bisect_left(rung.ranked, key) < len(rung.ranked) // self._factor
+
+    def _last_resort(self) -> str | None:
+        """The trial that goes on to the last point although it does not rank high enough among so few."""
+        others = [name for name in (*self._complete, *self._running) if not self._trials[name].is_protected]
+        if others:  # One has reached it, or may rank high enough once it reports.
+            return None
+        for rung in reversed(self._rungs.values()):
+            if rung.parked:
+                leader = rung.parked[0]
+                if leader.trial not in self._tail and len(self._tail) >= TAIL_TRIALS:
+                    return None
+                before = {key.trial for key in rung.ranked[: bisect_left(rung.ranked, leader)]}
+                unknown = self._running - {key.trial for key in rung.ranked}
+                return None if unknown or before & (self._complete | self._running) else leader.trial
+        return None
+
+    def _start(self, event: Started) -> Decision:
+        if self.standing(event.trial) is Standing.PARKED:
+            is_in_tail = event.is_in_tail
+            if is_in_tail is None:
+                is_in_tail = not self._is_promotable(*self._places[event.trial])
+            if is_in_tail:
+                self._tail.add(event.trial)
+        return super()._start(event)
+
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
+        if point == self.points[-1]:
+            if math.isfinite(loss):
+                self._complete.add(name)
+            return Decision.STOP
+        self._reports += 1
+        rung, key = self._places[name] = self._rungs[point], Key(loss, self._reports, name)
+        insort(rung.ranked, key)
+        return Decision.PARK
+
+    def _parked(self, name: str) -> None:
+        rung, key = self._places[name]
+        insort(rung.parked, key)
+
+    def _unparked(self, name: str) -> None:
+        rung, key = self._places[name]
+        rung.parked.remove(key)
+
+
+class Stop(Rule):
+    """Stops a trial that is below the best 1/reduction_factor of those that came to the rung before it.
+
+    The first one at a rung always goes on, so trials that come in improving order are hardly ever stopped.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[int],
+        reduction_factor: int,
+        direction: Direction = "min",
+        overfit_patience: int | None = None,
+    ) -> None:
+        """See `Rule`; one of `reduction_factor` trials goes on at each rung."""
+        super().__init__(points, direction, overfit_patience)
+        self._factor = reduction_factor
+        self._recorded: dict[int, list[float]] = {point: [] for point in self.points[:-1]}
+        """Rung -> rewards (the higher the better) of the trials that came so far, rising."""
+
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
+        if point == self.points[-1] or not math.isfinite(loss):
+            return Decision.STOP  # What is not finite moves no cutoff.
+        recorded = self._recorded[point]
+        goes_on = not recorded or -loss >= cutoff(recorded, self._factor)
+        insort(recorded, -loss)
+        return Decision.GO_ON if goes_on else Decision.STOP
+
+
+def cutoff(rewards: Sequence[float], factor: int) -> float:
+    """The 1 - 1/factor quantile of rewards, which rise: bit for bit numpy's linear percentile, which Ray uses."""
+    where = (1 - 1 / factor) * 100 / 100.0 * (len(rewards) - 1)
+    low = math.floor(where)
+    if low >= len(rewards) - 1:
+        return rewards[-1]
+    part, width = where - low, rewards[low + 1] - rewards[low]
+    # numpy/lib/_function_base_impl.py, `_lerp` (2.4): from the nearer end.
+    return rewards[low + 1] - width * (1 - part) if part >= 0.5 else rewards[low] + width * part
+
+
+def has_tail(trials: int, rungs: int, factor: int) -> bool:
+    """Whether nobody comes to the last point by rank: floor(n / factor) is 0 before it, and the tail goes on."""
+    least: int = factor ** (rungs - 1)
+    return trials < least
+
+
+def most_steps(points: Sequence[int], factor: int, trials: int, slots: int, protects_first: bool) -> int:
+    """Steps (or examples) of all trials that promotion in the order `breadth` takes at most.
+
+    On one slot, without a protected trial, it takes so many in any case: N r0 + floor(N/factor) (r1 - r0) + ..., with 1
+    in place of a 0. A protected trial may go on beside those that are promoted. On several slots a rung is ranked
+    before the last trials have come to it: each slot but one may resume one more trial per rung. Of the first `factor`
+    trials that come to a rung at most one ranks high enough, and each later report lets at most one more.
+
+    Trials that are lost on their way are not in it. They cost no more than the trials of the tail take, up to
+    `TAIL_TRIALS` of them from the first rung to the last point.
+    """
+    total, count = trials * points[0], trials
+    for rung, (low, high) in enumerate(pairwise(points)):
+        early = max(1, count // factor) + (slots - 1) * (rung + 1)
+        count = min(count, min(early, max(1, count - factor + 1)) + protects_first)
+        total += count * (high - low)
+    return total
 
 
 class Config(SchedulerSettings):

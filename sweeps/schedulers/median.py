@@ -5,11 +5,35 @@ The median stopping rule of Google Vizier (Golovin et al., KDD 2017, section 3.2
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
 from typing import Literal
 
-from sweeps.halving.median import Median
-from sweeps.halving.rule import Direction, Rule
-from sweeps.halving.scheduler_settings import SchedulerSettings
+from sweeps.schedulers import Decision, Direction, Rule, SchedulerSettings
+
+LEAST_TRIALS = 3
+"""So many others must have come to a point before a trial is stopped there (min_samples_required of Ray 2.60)."""
+
+
+class Median(Rule):
+    """Stops a trial whose best value so far is worse than the median of the others' mean values up to that point."""
+
+    def __init__(
+        self, points: Sequence[int], direction: Direction = "min", overfit_patience: int | None = None
+    ) -> None:
+        """See `Rule`."""
+        super().__init__(points, direction, overfit_patience)
+        self._means: dict[int, list[float]] = {point: [] for point in self.points}
+        """Point -> the mean of its reports up to there, of each trial that came so far."""
+
+    def _judge(self, name: str, point: int, loss: float) -> Decision:
+        if not math.isfinite(loss):
+            return Decision.STOP
+        trial, others = self._trials[name], self._means[point]
+        is_worse = len(others) >= LEAST_TRIALS and trial.best > median(others)
+        others.append(fmean(trial.losses))
+        return Decision.STOP if is_worse else Decision.GO_ON
 
 
 class Config(SchedulerSettings):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.resource import Unit
-from sweeps.halving.rule import Rule, Standing, Started
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.rule_events import rule_event
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.schedulers import Rule, Standing, Started
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.supply.trial_source import PlannedTrial, again
 from sweeps.tune.callback import STOPPED_BY_SCHEDULER

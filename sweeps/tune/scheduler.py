@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from sweeps.halving.rule import Rule, Standing
+from sweeps.schedulers import Rule, Standing
 
 
 class RuleScheduler(FIFOScheduler):

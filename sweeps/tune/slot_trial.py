@@ -20,9 +20,9 @@ from cluster.hosts import PROCESS_LOST
 from cluster.leases import Grant, Refused
 from cluster.loop import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
-from sweeps.halving.rungs import next_point
 from sweeps.record import snapshots
 from sweeps.record.events import TrialState
+from sweeps.schedulers import next_point
 from sweeps.tune import trial_places
 from sweeps.tune.broker_calls import WAIT_SECONDS, NodeLeaves, ask, last_words, open_lease, tell_lost
 from sweeps.tune.folder_keeper import files_of

@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from sweeps.halving.rule import Idle, Resume
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.schedulers import Idle, Resume
 from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
 from sweeps.tune.callback import LastReport

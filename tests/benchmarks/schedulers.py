@@ -23,11 +23,10 @@ from simulator import ARRIVALS, SPACE, Listed, Searched, Setting, SimulatedSweep
 
 from search_spaces.space import SearchSpace
 from sweeps.config import components
-from sweeps.halving.asha_promote import Promote
-from sweeps.halving.asha_stop import Stop
-from sweeps.halving.fifo import Fifo
-from sweeps.halving.median import Median
-from sweeps.halving.rule import Rule
+from sweeps.schedulers import Rule
+from sweeps.schedulers.asha import Promote, Stop
+from sweeps.schedulers.fifo import Fifo
+from sweeps.schedulers.median import Median
 
 POINTS = (3, 9, 27, 81)
 FULL = POINTS[-1]

@@ -11,7 +11,7 @@ import pytest
 from rule_players import Play, after, play
 
 from sweeps.config import components
-from sweeps.halving.rule import Decision, Direction, Reported, Rule, Standing, Started
+from sweeps.schedulers import Decision, Direction, Reported, Rule, Standing, Started
 
 STEPS = 27
 POINTS = (3, 9, 27)

@@ -16,13 +16,12 @@ from simulator import Curve, Listed, Setting, simulate
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.halving.asha_promote import Promote
-from sweeps.halving.asha_stop import Stop
-from sweeps.halving.fifo import Fifo
-from sweeps.halving.rule import Rule
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import Forecast, Hosts, Lengths, RowsAndRates, forecast, play, plays
 from sweeps.planning.rates import Range, rate_key
+from sweeps.schedulers import Rule
+from sweeps.schedulers.asha import Promote, Stop
+from sweeps.schedulers.fifo import Fifo
 
 POINTS = (3, 9, 27)
 RULES: dict[str, Callable[[], Rule]] = {

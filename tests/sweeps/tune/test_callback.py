@@ -9,10 +9,10 @@ import pytest
 from sweep_events import ended, history, reported
 
 from sweeps.errors import StorageError
-from sweeps.halving.fifo import Fifo
 from sweeps.record.events import TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
+from sweeps.schedulers.fifo import Fifo
 from sweeps.tune.callback import JournalCallback
 from sweeps.tune.scheduler import RuleScheduler
 

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, after, play
 
-from sweeps.halving.asha_promote import Promote
-from sweeps.halving.asha_stop import Stop
-from sweeps.halving.fifo import Fifo
-from sweeps.halving.median import Median
-from sweeps.halving.rule import Decision, Ended, Idle, Reported, Rule, Standing, Started
+from sweeps.schedulers import Decision, Ended, Idle, Reported, Rule, Standing, Started
+from sweeps.schedulers.asha import Promote, Stop
+from sweeps.schedulers.fifo import Fifo
+from sweeps.schedulers.median import Median
 
 POINTS = (1, 3, 9, 27)
 RULES: dict[str, Callable[[], Rule]] = {

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from sweeps.halving.asha_stop import Stop, cutoff
-from sweeps.halving.rule import Decision, Direction, Ended, Reported, Standing, Started
+from sweeps.schedulers import Decision, Direction, Ended, Reported, Standing, Started
+from sweeps.schedulers.asha import Stop, cutoff
 
 POINTS = {2: (2, 4, 8, 16, 32), 3: (1, 3, 9, 27), 4: (3, 12, 48)}
 VALUES = st.one_of(st.floats(-1e6, 1e6), st.integers(0, 5).map(float))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.halving.rungs import next_point, rungs
+from sweeps.schedulers import next_point, rungs
 
 TABLE = [
     # grace_steps, reduction_factor, steps, rungs

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
-from sweeps.halving.asha_promote import TAIL_TRIALS, Order, Promote
-from sweeps.halving.promotion_cost import has_tail, most_steps
-from sweeps.halving.rule import Decision, Ended, Idle, Reported, Resume, Standing, Started, Work
+from sweeps.schedulers import Decision, Ended, Idle, Reported, Resume, Standing, Started, Work
+from sweeps.schedulers.asha import TAIL_TRIALS, Order, Promote, has_tail, most_steps
 
 POINTS = (3, 9, 27, 81)
 
