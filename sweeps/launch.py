@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import ClusterError, NotStarted
-from sweeps import saved_sweep
+from sweeps import saved_sweep, timing
 from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
+    from sweeps.tune.hosts import StartedHosts
 
-DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", 120.0, 0.0, 604_800.0)
-"""How long the end of a sweep waits for the next event to reach the tracking server, and for the mirror."""
+DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timing.DRAIN_SECONDS, 0.0, 604_800.0)
+"""See `timing.DRAIN_SECONDS`."""
 TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_000.0))
 """See `Driver.trials_on_head`."""
 
@@ -244,30 +246,48 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     """
     from cluster.connect import Cluster
     from sweeps.tune.driver import Driver
+    from sweeps.tune.sweep_trials import SweepTrials
 
     config, journal, stop, say = running.sweep.config, running.journal, running.stop, running.display.say
-    driver = Driver(config, running.folder, journal, stop, running.display, trials_on_head=TRIALS_ON_HEAD)
+    trials = SweepTrials(config, journal, running.folder, stop, running.clock)
+    driver = Driver(trials, running.display, trials_on_head=TRIALS_ON_HEAD)
     decide = deciding(Amendments.of(running.sweep), running.clock)
-    answerer = Answerer(running.mailbox, journal, stop, driver.trials_to_stop.add, running.clock, decide)
+    answerer = Answerer(running.mailbox, journal, stop, trials.to_stop.add, running.clock, decide)
     address = config.cluster.address or "local"
     cluster = Cluster(address)
+    started: list[StartedHosts] = []
+    are_trials_over = threading.Event()
+    """All trials are over, or were saved: Ray alone has to end."""
 
     def train() -> None:
         with cluster.connected(running.sweep_id):
             deliver()
-            _train(running.sweep, driver, say, cluster.joined)
+            started.append(_start_hosts(running, driver, cluster.joined))
+            driver.run(started[0], running.sweep.space)
+            are_trials_over.set()
 
+    with _ended(driver, running):
+        say("starting Ray" if address == "local" else f"joining Ray ({address})")
+        left_behind = supervise(train, cluster, stop, partial(_look_after, running, answerer), are_trials_over.is_set)
+        if left_behind is not None:
+            journal.take_over()  # The thread that waits for Ray writes no more events.
+            say(left_behind)
+    return _Trained(started[0].ready.hosts if started else (), cluster.is_abandoned)
+
+
+@contextmanager
+def _ended(driver: Driver, running: _Running) -> Iterator[None]:
+    """Writes how each trial and the sweep ended, whatever ends the block. An end in order leaves the block quietly."""
+    journal, stop = running.journal, running.stop
     failure: str | None = "the driver failed"
     try:
-        say("starting Ray" if address == "local" else f"joining Ray ({address})")
-        look = partial(_look_after, running, answerer)
-        driver.tell_of_ray(supervise(train, cluster, stop, look, lambda: driver.has_run))
+        yield
         failure = None
     except KeyboardInterrupt:
         failure = None
     except (RayGone, NotStarted) as error:
         journal.take_over()
-        say(str(error))
+        running.display.say(str(error))
         stop.ask("failed", str(error))
         failure = None
     except StorageError as error:
@@ -282,7 +302,6 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
             driver.end(failure)
         except StorageError as error:
             stop.ask("failed", str(error))
-    return _Trained(driver.hosts, cluster.is_abandoned)
 
 
 def _look_after(running: _Running, answerer: Answerer) -> None:
@@ -310,20 +329,22 @@ def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
         running.display.say(f"the rates of this sweep are not kept for later plans: {error}")
 
 
-def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None], joined: str | None) -> None:
-    """Starts the hosts and runs the trials: all that needs Ray. `joined` is the address of one that was there."""
+def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> StartedHosts:
+    """Starts the hosts, and says what there is to train on. `joined` is the address of a Ray that was there."""
     from cluster.hosts import SlotLimits
 
+    sweep, say = running.sweep, running.display.say
     config = sweep.config
     if joined is not None:
         say(f"joined the Ray cluster at {joined}")
     say("starting hosts: data and base model are made ready, and cached for the next time")
-    limits = SlotLimits(
+    slot_limits = SlotLimits(
         slots=config.cluster.slots_per_host,
-        at_most=capacity.at_most(driver.amended),
+        at_most=capacity.at_most(driver.trials.amended),
         largest=capacity.largest(config, sweep.space),
     )
-    ready = driver.start_hosts(limits, sweep.space)
+    started = driver.start_hosts(slot_limits, sweep.space)
+    ready = started.ready
     if ready.hosts[0].engine:
         say(f"engine: {ready.hosts[0].engine}")
     if ready.data.train_rows:
@@ -331,7 +352,7 @@ def _train(sweep: Sweep, driver: Driver, say: Callable[[str], None], joined: str
         compared = resource.of(config)
         steps = compared.total if compared.unit == "step" else None
         say(epochs(steps, rows, ready.data.train_rows))
-    driver.run(sweep.space)
+    return started
 
 
 def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writer, undelivered: int) -> Result:

@@ -17,10 +17,9 @@ from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import TrialSource
-from sweeps.tune.callback import JournalCallback, LastReport
-from sweeps.tune.journaled_rule import Ruling
-from sweeps.tune.scheduler import RuleScheduler
-from sweeps.tune.trial_queue import FINISHED, TrialQueue
+from sweeps.tune.sweep_trials import SweepTrials
+from sweeps.tune.trial_events import JournalCallback, RuleScheduler
+from sweeps.tune.trial_queue import FINISHED, ProcessPlaces, TrialQueue
 from trainables import toy as curves
 from trainables.specs import TrialSpec
 
@@ -42,26 +41,27 @@ def sweep(trials: int = 9, searcher: dict[str, Any] | None = None, **scheduler: 
     return config
 
 
+def unexpected(line: str) -> None:
+    raise AssertionError(line)
+
+
 class Driver:
     """What the sweep's driver does with its parts, with trials that train at once and never fail."""
 
     def __init__(self, folder: SweepFolder, config: SweepConfig, slots: int = 1) -> None:
         self.config, self.folder = config, folder
         self.journal = Journal(folder)
-        searcher = config.searcher
-        rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
-        self.ruling = Ruling(rule, self.journal, folder, searcher.start_with_default, "step")
-        self.callback = JournalCallback(self.journal, lambda: 1.0, self)  # type: ignore[arg-type]
-        self.scheduler = RuleScheduler(rule, self.callback.take)
-        self.slots = slots
-        self.released: list[str] = []
-        self.infeasible: set[int] = set()
         self.stop = StopState()
+        self.trials = SweepTrials(config, self.journal, folder, self.stop, lambda: 1.0)
+        self.released: list[str] = []
+        self.callback = JournalCallback(self.trials, unexpected, self.released.append)
+        self.scheduler = RuleScheduler(self.trials, self.callback.write)
+        self.slots = slots
+        self.infeasible: set[int] = set()
         self.count = 0
         """Events that this driver has written."""
         self.look: Callable[[], None] = lambda: None
         """Called between two steps of Tune: what the thread that answers requests does meanwhile."""
-        self.to_stop: set[str] = set()
         self.opens: Callable[[], bool] = lambda: True
         """Whether a trial's process is there yet; others may report before it is."""
         self.fails: Callable[[], bool] = lambda: False
@@ -91,6 +91,7 @@ class Driver:
                 assert config["trial_key"] not in [trial.config["trial_key"] for trial in live]
                 live.append(SimpleNamespace(trial_id=f"{number}-{len(live)}", config=config, last_result={}))
             if not live:
+                assert self.callback.failure is None
                 return
             trial = self.first_there(live)
             live.remove(trial)
@@ -102,12 +103,10 @@ class Driver:
 
     def queue(self) -> TrialQueue:
         """What hands out the trials from here on."""
-        self.ruling.settle(lambda: 1.0)
+        self.trials.settle()
         _, space = toy(SPACE)
         source = TrialSource(self.config, space, self.journal.record)
-        return TrialQueue(
-            source, lambda _spec: {}, lambda: self.slots, self.stop, lambda: self.journal.record, self.ruling
-        )
+        return TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.trials, ProcessPlaces(None))
 
     def first_there(self, live: list[Any]) -> Any:
         """The trial that reports next: its process is there later than its slot was given."""
@@ -121,7 +120,8 @@ class Driver:
 
     def begin(self, trial: Any) -> None:
         """The trial's process holds a slot, where the point is feasible."""
-        step = self.reported_before(trial.config["trial_key"]).step
+        known = self.journal.record.trials.get(trial.config["trial_key"])
+        step = 0 if known is None else known.step
         if trial.config["number"] in self.infeasible:
             trial.last_result = {"state": "INFEASIBLE", "reason": "no such layer", "step": 0, "done": True}
             return
@@ -148,33 +148,6 @@ class Driver:
         self.callback.on_trial_result(1, [], trial, result)
         trial.last_result = result
         return goes_on
-
-    # What the callback asks and tells
-
-    def is_parked(self, trial_key: str) -> bool:
-        return self.ruling.is_parked(trial_key)
-
-    def reported(self, trial_key: str, adapter: str | None) -> None:
-        pass
-
-    def trial_parked(self, trial_key: str) -> None:
-        self.released.append(trial_key)
-
-    def trial_ended(self, trial_key: str) -> None:
-        self.released.append(trial_key)
-
-    def is_to_stop(self, trial_key: str) -> bool:
-        return trial_key in self.to_stop
-
-    def process_lost(self, number: int) -> None:
-        raise AssertionError
-
-    def end_sweep(self, reason: str, message: str) -> None:
-        raise AssertionError(message)
-
-    def reported_before(self, trial_key: str) -> Any:
-        known = self.journal.record.trials.get(trial_key)
-        return LastReport(0 if known is None else known.step, 0, None)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def launch(
         planned = this_machine.plan_here(sweep, to_launch=True)
         show_plan(planned)
     with mistakes("no trial was started"):
-        displays = summary.displays(started, planned.expected_steps, planned.trials)
+        displays = summary.displays(started, planned.trials)
         taken = planned.forecast.seconds
         seconds = None if taken is None else taken.expected
         expected = SweepPlanned(

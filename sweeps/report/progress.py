@@ -13,6 +13,7 @@ from typing import Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from sweeps import timing
 from sweeps.config.passwords import without_passwords
 from sweeps.planning.number_words import counted
 from sweeps.record.events import (
@@ -32,14 +33,13 @@ from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import trial_tables
+from sweeps.report.rates import Rates, Trained, seconds_left
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
 
 FEWEST_ROWS = 5
 OTHER_LINES = 7
 """Of the live table: its head, the base, what is left out, and the status, which may take two or three."""
-QUIET_SECONDS = 60.0
-"""After so long without a line, a line says where the trials stand."""
 
 
 class Display(Protocol):
@@ -89,7 +89,7 @@ class Lines:
             if (latest := steps.get(trial.trial_key)) is not None and trial.state is TrialState.RUNNING
         ]
         # A trial that evaluates takes no step: the same line again would tell nothing.
-        if stands and stands != self._stood and self._clock() - self._said >= QUIET_SECONDS:
+        if stands and stands != self._stood and self._clock() - self._said >= timing.QUIET_SECONDS:
             self._stood = stands
             self.say(f"on the way: {', '.join(stands)}")
 
@@ -101,21 +101,21 @@ class Table(AbstractContextManager["Table"]):
         self,
         console: Console,
         clock: Callable[[], float],
-        expected_steps: int | None,
         planned: int | None,
     ) -> None:
         self._console = console
         self._clock = clock
-        self._expected_steps = expected_steps
         self._planned = planned
         self._record = SweepRecord()
         self._steps: Mapping[str, StepRecord] = {}
         self._training_since: float | None = None
-        self._before: dict[str, tuple[int, int]] = {}
-        """Trial key -> steps and tokens that earlier drivers did."""
+        self._before: dict[str, Trained] = {}
+        """Trial key -> what earlier drivers trained."""
         self._going_on: set[str] = set()
         """Those of them that have not taken a step under this driver. Their snapshots may be ahead of their reports."""
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+        self._live = Live(
+            console=console, get_renderable=self._draw, refresh_per_second=1 / timing.TABLE_SECONDS, transient=True
+        )
 
     def __enter__(self) -> Table:
         self._live.start()
@@ -131,7 +131,7 @@ class Table(AbstractContextManager["Table"]):
         self._record = record
         if isinstance(event, DataPrepared):
             self._training_since = self._clock()
-            self._before = {trial.trial_key: (trial.step, trial.tokens) for trial in record.trials.values()}
+            self._before = {key: Trained.of([trial]) for key, trial in record.trials.items()}
             self._going_on = set(self._before)
             for line in _lines(event, record):
                 self.say(line)
@@ -144,7 +144,7 @@ class Table(AbstractContextManager["Table"]):
         """See `Display`."""
         self._steps = steps
         for key in self._going_on & steps.keys():
-            self._before[key] = steps[key].step, steps[key].tokens
+            self._before[key] = Trained(steps[key].step, steps[key].tokens)
         self._going_on -= steps.keys()
 
     def _trials(self) -> list[TrialRecord]:
@@ -189,20 +189,14 @@ class Table(AbstractContextManager["Table"]):
 
     def _speed(self, now: float) -> list[str]:
         """Tokens per second and the time left, estimated from the training under this driver."""
-        if self._training_since is None or now <= self._training_since:
+        if self._training_since is None:
             return []
-        trials = self._trials()
-        steps = sum(trial.step for trial in trials)
-        done = steps - sum(steps for steps, _ in self._before.values())
-        tokens = sum(trial.tokens for trial in trials) - sum(tokens for _, tokens in self._before.values())
-        if done <= 0:
-            return []
-        seconds = now - self._training_since
-        words = [f"{tokens / seconds:.0f} tokens/s"]
-        if self._expected_steps is not None:
-            planned, now_planned = self._planned, self._record.trials_in_all(self._planned)
-            grown = now_planned / planned if planned and now_planned else 1.0
-            left = max(0.0, (self._expected_steps * grown - steps) * seconds / done)
+        earlier, done = self._before.values(), Trained.of(self._trials())
+        before = Trained(sum(each.steps for each in earlier), sum(each.tokens for each in earlier))
+        rates = Rates.between(before, done, now - self._training_since)
+        words = [] if rates is None else [f"{rates.tokens_per_second:.0f} tokens/s"]
+        left = seconds_left(self._record, rates, done.steps, self._record.trials_in_all(self._planned), self._planned)
+        if left is not None:
             words.append(f"about {_clock_text(left)} left")
         return words
 

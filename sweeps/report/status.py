@@ -17,8 +17,8 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, not
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.best_compared import in_words
+from sweeps.report.rates import Rates, Trained, seconds_left
 from sweeps.report.silent_hosts import warning
-from sweeps.report.time_left import seconds_left, steps_taken
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -160,23 +160,15 @@ class Status:
         }
 
 
-@dataclass(frozen=True)
-class Rates:
-    """How fast the present driver trains, by its latest event."""
-
-    steps_per_second: float
-    """Optimizer steps of all trials together."""
-    tokens_per_second: float
-
-
 class EventsRead:
     """What a sweep's events add up to, as far as they were read. One that is kept goes on where it stopped."""
 
     def __init__(self) -> None:
         self.record = SweepRecord()
-        self._training = SweepRecord()
-        """The sweep as the present driver began to train."""
+        self._before = Trained(0, 0)
+        """What was trained before the present driver began to train."""
         self._since: float | None = None
+        """When that was."""
         self._read = 0
         """The offset after the last event."""
         self._to_track: list[int] = []
@@ -190,7 +182,7 @@ class EventsRead:
             if not isinstance(event, RequestAnswered | DriverLives):
                 self._to_track.append(offset)
             if isinstance(event, DataPrepared):
-                self._training, self._since = self.record, event.time
+                self._before, self._since = Trained.of(self.record.trials.values()), event.time
 
     def read_on(self, folder: SweepFolder) -> None:
         """Takes what the log has beyond what was read."""
@@ -199,13 +191,16 @@ class EventsRead:
 
     @property
     def rates(self) -> Rates | None:
-        """Those of the present driver; None before its first report."""
-        record, training, since = self.record, self._training, self._since
-        if since is None or record.latest is None or record.latest <= since:
+        """Those of the present driver, by its latest event; None before its first report."""
+        if self._since is None or self.record.latest is None:
             return None
-        seconds = record.latest - since
-        steps, tokens = steps_taken(record) - steps_taken(training), _tokens(record) - _tokens(training)
-        return Rates(steps / seconds, tokens / seconds) if steps > 0 else None
+        return Rates.between(self._before, Trained.of(self.record.trials.values()), self.record.latest - self._since)
+
+    def seconds_left(self, now: float, planned_trials: int | None, at_launch: int | None) -> float | None:
+        """See `seconds_left`. What was trained since the latest event is not counted twice."""
+        steps = Trained.of(self.record.trials.values()).steps
+        left = seconds_left(self.record, self.rates, steps, planned_trials, at_launch)
+        return None if left is None else max(0.0, left - (now - (self.record.latest or now)))
 
     def beyond(self, offset: int) -> int:
         """How many events for MLflow end beyond an offset."""
@@ -231,7 +226,6 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
     trials = config["budget"]["trials"]
     at_launch = trials if isinstance(trials, int) else None
     planned = record.trials_in_all(at_launch)
-    speed = None if rates is None else rates.steps_per_second
     note = noted_by(folder)
     acknowledged = acknowledged_bytes(note)
     return Status(
@@ -244,7 +238,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         now=now,
         seconds=record.seconds_spent(now if is_running else None),
         rates=rates,
-        seconds_left=seconds_left(record, speed, planned, now, at_launch) if is_running else None,
+        seconds_left=log.seconds_left(now, planned, at_launch) if is_running else None,
         tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
         backlog=log.beyond(acknowledged),
         refused=len(refused) if isinstance(refused := note.get("refused"), list) else 0,
@@ -321,7 +315,3 @@ def waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | Non
     else:
         since, what = record.hosts.time, "for a trial to start"
     return f"{what}; {duration(max(0.0, now - since))} so far"
-
-
-def _tokens(record: SweepRecord) -> int:
-    return sum(trial.tokens for trial in record.trials.values())

@@ -33,14 +33,14 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, width=None if is_known else 140)
 
 
-def displays(started: float, expected_steps: int | None = None, trials: int | None = None) -> Displays:
+def displays(started: float, trials: int | None = None) -> Displays:
     """A live table in a terminal, lines elsewhere."""
 
     def display(folder: SweepFolder) -> AbstractContextManager[Display]:
         out = console()
         out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
         if out.is_terminal:
-            return Table(out, time.time, expected_steps, trials)
+            return Table(out, time.time, trials)
         return nullcontext(Lines(out, started, time.time))
 
     return display

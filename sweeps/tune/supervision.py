@@ -12,16 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
+from sweeps import timing
 from sweeps.errors import RayGone
 from sweeps.steering.stop import StopState
 
-TURN_SECONDS = 0.2
-STOP_SECONDS = 240.0
-"""How long a sweep that was asked to end may take: trials save themselves, Ray Tune and Ray end."""
-START_SECONDS = 3.0
-"""The same while Ray is not there yet: there is nothing to save."""
-END_SECONDS = 30.0
-"""How long Ray's own end may take."""
 LOST = "Ray's daemons are gone"
 SILENT = "Ray does not answer"
 STARTING = "Ray had not started yet: nothing was trained"
@@ -68,7 +62,7 @@ def supervise(
     thread.start()
     lasting = _Lasting(clock)
     while thread.is_alive():
-        thread.join(TURN_SECONDS)
+        thread.join(timing.SUPERVISION_SECONDS)
         look()
         hopeless = _hopeless(ray, stop, lasting)
         if hopeless is not None and thread.is_alive():
@@ -92,9 +86,10 @@ def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:
     # Never at once: the signal that ended Ray may be on its way to this process too.
     if lasting.longer("lost", ray.is_lost(), ray.patience_seconds):
         return LOST
-    if lasting.longer("asked to end", stop.reason is not None, STOP_SECONDS if ray.has_started else START_SECONDS):
+    stop_seconds = timing.STOP_SECONDS if ray.has_started else timing.START_STOP_SECONDS
+    if lasting.longer("asked to end", stop.reason is not None, stop_seconds):
         return SILENT
-    return SILENT if lasting.longer("ending", ray.is_ending, END_SECONDS) else None
+    return SILENT if lasting.longer("ending", ray.is_ending, timing.RAY_END_SECONDS) else None
 
 
 def _carry_out(work: Callable[[], None], done: Future[None]) -> None:

@@ -1,7 +1,7 @@
 """The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots, or one.
 
 A free slot goes to a trial that was interrupted, then to one that somebody has asked for, else to whom the rule says: a
-parked trial or a new one.
+parked trial or a new one. The trial's process goes to the head, and to any node once the head's share is used up.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune.search import Searcher
 
-from sweeps.record.sweep_record import SweepRecord
+from cluster.nodes import staying
 from sweeps.schedulers import Idle, Resume
-from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
-from sweeps.tune.callback import LastReport
-from sweeps.tune.journaled_rule import Ruling
-from sweeps.tune.trial_places import Places
+from sweeps.tune.slot_trial import PROCESS_BYTES
+from sweeps.tune.sweep_trials import SweepTrials
 from trainables.specs import TrialSpec
 
 FINISHED: str = Searcher.FINISHED
+HEAD_SHARE = 0.5
+"""The part of the memory that Ray counts on the head which trials' processes may take."""
 
 
 class TrialQueue(Searcher):
@@ -34,9 +35,8 @@ class TrialQueue(Searcher):
         source: TrialSource,
         settings: Callable[[TrialSpec], dict[str, Any]],
         slots: Callable[[], int],
-        stop: StopState,
-        record: Callable[[], SweepRecord],
-        ruling: Ruling,
+        trials: SweepTrials,
+        places: ProcessPlaces,
     ) -> None:
         """A queue.
 
@@ -44,22 +44,19 @@ class TrialQueue(Searcher):
             source: new trials, those that were interrupted, and those that somebody asks for.
             settings: what a trial is told beside what it is: where to report, what is shared.
             slots: how many there are now.
-            stop: whether the sweep is asked to end: no trial begins then. Once no trial will come, it is told so.
-            record: what the journal has of the sweep now.
-            ruling: says what a free slot is for.
+            trials: what is known of those that have begun; their rule says what a free slot is for. No trial begins
+                once the sweep is to end.
+            places: where the trials' processes go.
         """
         super().__init__()
-        self._ruling = ruling
-        self.places = Places(None)
-        """Where trials' processes go: on the head, unless another is put here."""
-        self._begun = ruling.parked()
+        self._trials, self._rule, self._stop = trials, trials.rule, trials.stop
+        self._places = places
+        self._begun = trials.parked()
         """Trial key -> the trial, of those that the rule may resume."""
-        self._interrupted = ruling.interrupted()
-        self._record = record
+        self._interrupted = trials.interrupted()
         self._source = source
         self._settings = settings
         self._slots = slots
-        self._stop = stop
         self._live: dict[str, str] = {}
         """Tune's id of each trial that was handed out and is not over -> the trial's key."""
         self._repeating: set[str] = set()
@@ -92,48 +89,109 @@ class TrialQueue(Searcher):
         if trial.repeats is not None:
             self._repeating.add(trial_id)
         self._begun[trial.trial_key] = trial
-        is_in_tail = self._ruling.begin(trial)
+        is_in_tail = self._trials.begin(trial)
         return {
             **self._settings(trial.spec),
             "trial_key": trial.trial_key,
-            "reported": LastReport.of(self._record().trials.get(trial.trial_key))._asdict(),
+            "reported": self._trials.last_report(trial.trial_key)._asdict(),
+            "attempt": self._trials.next_attempt(),
             "number": trial.number,
             "params": dict(trial.params),
             "repeats": trial.repeats,
             "is_in_tail": is_in_tail,
             "point": None if trial.point is None else dict(trial.point),
             "spec": trial.spec.model_dump_json(),
-            "is_anywhere": self.places.take(trial_id),
+            "is_anywhere": self._places.place(trial_id),
         }
 
     def _next(self) -> PlannedTrial | None:
         """The trial that a free slot is for; None when it is for nobody now."""
         if self._interrupted:
-            trial = self._source.next(self._record())
+            trial = self._source.next(self._trials.journal.record)
             self._interrupted = self._interrupted - {trial.trial_key} if trial is not None else set()
             if trial is not None:
                 return trial
-        added = self._source.added(self._record())
+        added = self._source.added(self._trials.journal.record)
         if added is not None:
             return added
-        work = self._ruling.rule.next(is_exhausted=False)
+        work = self._rule.next(is_exhausted=False)
         if work is Idle.NEW:
-            trial = self._source.next(self._record())
+            trial = self._source.next(self._trials.journal.record)
             if trial is not None:
                 return trial
-            work = self._ruling.rule.next(is_exhausted=True)
+            work = self._rule.next(is_exhausted=True)
         if isinstance(work, Resume):
             return self._begun[work.trial]
         # What is best is known once nothing else trains.
-        return self._source.repeat(self._record()) if self._live.keys() <= self._repeating else None
+        return self._source.repeat(self._trials.journal.record) if self._live.keys() <= self._repeating else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Frees the trial's place."""
         self._live.pop(trial_id, None)
-        self.places.free(trial_id)
+        self._places.free(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the sweep's event log is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
+
+
+class ProcessPlaces:
+    """Where the processes of trials are: on the head, or on any node."""
+
+    def __init__(
+        self,
+        on_head: int | None,
+        room_anywhere: Callable[[], int] = lambda: 0,
+        begin: Callable[[], object] = lambda: None,
+    ) -> None:
+        """All places are free.
+
+        Args:
+            on_head: how many processes are on the head before others are placed anywhere; None: all are on the head.
+            room_anywhere: how many more than those of the head's share the cluster has room for. The head takes those
+                that are too many: they would wait for ever.
+            begin: called before the first trial whose process may be on any node. What it returns lives on with these
+                places: Ray ends an actor that nobody holds.
+        """
+        self._most_on_head = on_head
+        self._room_anywhere, self._begin = room_anywhere, begin
+        self._on_head: set[str] = set()
+        self._anywhere: set[str] = set()
+        self._has_begun = False
+        self._kept: object = None
+
+    def place(self, trial_id: str) -> bool:
+        """Gives the process of a trial its place; whether that may be on any node."""
+        if self._is_for_head():
+            self._on_head.add(trial_id)
+            return False
+        if not self._has_begun:
+            self._kept, self._has_begun = self._begin(), True
+        self._anywhere.add(trial_id)
+        return True
+
+    def free(self, trial_id: str) -> None:
+        """The trial is over, or gives its place back."""
+        self._on_head.discard(trial_id)
+        self._anywhere.discard(trial_id)
+
+    def _is_for_head(self) -> bool:
+        if self._most_on_head is None or len(self._on_head) < self._most_on_head:
+            return True
+        return len(self._anywhere) >= self._room_anywhere()
+
+
+def share_of_head() -> int:
+    """How many processes of trials the driver's node takes before others go anywhere."""
+    here = staying().get(ray.get_runtime_context().get_node_id())
+    return max(1, int((here.memory if here is not None else 0.0) * HEAD_SHARE / PROCESS_BYTES))
+
+
+def room_anywhere() -> int:
+    """How many processes of trials the nodes have memory for, as Ray counts it; 0 while Ray does not answer."""
+    try:
+        return sum(int(node.memory // PROCESS_BYTES) for node in staying().values())
+    except Exception:  # What Ray raises when its head service does not answer.
+        return 0

@@ -3,84 +3,60 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import ray
-from ray.exceptions import ActorUnavailableError
 from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
+from cluster.pace import Silent
+from sweeps import timing
 from sweeps.planning.number_words import counted
+from sweeps.record.events import HostsChanged
 from sweeps.report.progress import Display
-from sweeps.steering.stop import StopState
-from sweeps.tune.base_evaluation import BaseEvaluation
-from sweeps.tune.trial_queue import TrialQueue
+from sweeps.tune.actor_calls import RAY, Calls, Question
+from sweeps.tune.hosts import BaseEvaluation, BrokerLines, HostCount, StartedHosts, tell_changes
+from sweeps.tune.sweep_trials import SweepTrials
 
-if TYPE_CHECKING:
-    from sweeps.tune.driver import Driver
-
-LEAVE_SECONDS = 120.0
-"""How long trials have to end their step and save themselves when the sweep is asked to end."""
-STEPS_SECONDS = 2.0
-"""Pause between questions for the steps that trials have taken."""
-COUNT_SECONDS = 5.0
-"""Pause between questions for the number of hosts: no line tells that one begins to load, or has left."""
-NEWS_SECONDS = 30.0
-"""How long one question for news of the hosts waits."""
-LOST = "the broker is lost: another is made, and trials lease again"
-AWAY = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
-"""Pauses between two questions to a broker that is lost: each is twice as long as the one before."""
+Standing = tuple[int, int, int, tuple[Silent, ...]]
+"""How many hosts there are, and slots; for the others see `held` and `silent` of `HostsStarted`."""
 
 
 class Watch(Stopper):
-    """Looks after the sweep between Tune's steps: ends it when someone asked for that, and says what hosts do."""
+    """Looks after a sweep between Tune's steps, as Tune's stopper. Nothing here waits."""
 
     def __init__(
         self,
-        stop: StopState,
-        broker: Any,
-        queue: TrialQueue,
+        hosts: StartedHosts,
+        trials: SweepTrials,
+        live_trials: Callable[[], int],
         display: Display,
         base: BaseEvaluation | None,
-        driver: Driver,
+        calls: Calls = RAY,
     ) -> None:
-        self._stop = stop
-        self._broker = broker
-        self._queue = queue
-        self._display = display
-        self._base = base
-        self._driver = driver
+        """A watch over a sweep whose hosts have started.
+
+        Args:
+            live_trials: how many trials were handed out and are not over.
+            base: None where the base was evaluated before.
+        """
+        self._trials, self._live_trials, self._display, self._base = trials, live_trials, display, base
+        self._broker, self._calls, self._hosts_at_start = hosts.broker, calls, hosts.hosts_at_start
+        self._lines = BrokerLines(hosts.lines_said)
+        self._news, self._standing, self._latest = Question(calls), Question(calls), Question(calls)
         self._told_to_stop: frozenset[str] = frozenset()
         """The trials that the broker was told to stop."""
-        self._hosts_told: int | Literal["auto"] | None = driver.hosts_at_start
+        self._hosts_told: HostCount | None = hosts.hosts_at_start
         """How many hosts the broker was told to have; None when it is to be told again."""
+        self._count_at = calls.now() + timing.COUNT_SECONDS
+        """When to ask for the number of hosts, in monotonic seconds."""
+        self._steps_at = -math.inf
+        """When to ask for the steps that trials have taken."""
         self._deadline: float | None = None
+        """Until when trials may save themselves; None while the sweep is to go on."""
         self._has_given_up = False
         """The deadline has passed, and that was said."""
-        self._known = driver.lines_said
-        """How many of the broker's lines were said."""
-        self._last_line: str | None = None
-        """The one that was said last."""
-        self._news: Any = None
-        """The answer that it owes to a question for further lines; None when it was not asked."""
-        self._pause = 0.0
-        """Pause before the broker is asked for news again; 0 while it is there."""
-        self._ask_again = -math.inf
-        """When that is, in monotonic seconds."""
-        self._may_live = False
-        """Whether the broker that is away may be the same when it answers: Ray has said only that it is unavailable."""
-        self._standing: Any = None
-        """The answer that it owes to a question for the number of hosts."""
-        self._count_again: float | None = None
-        """When to ask that again, in monotonic seconds; None before the first look."""
-        self._latest: Any = None
-        """The answer that it owes to a question for the steps that trials have taken."""
-        self._asked = -math.inf
-        """When that was asked, in monotonic seconds."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
@@ -92,114 +68,101 @@ class Watch(Stopper):
 
     def stop_all(self) -> bool:
         """Whether Tune should stop what still runs: trials first have time to save themselves."""
-        self._tell()
+        self._tell_news()
         self._count_hosts()
         self._show_steps()
         self._stop_trials()
         self._want_hosts()
         if self._base is not None:
             self._base.look()
-        if self._stop.check() is None:
-            return False
+        return self._trials.stop.check() is not None and self._may_end()
+
+    def _may_end(self) -> bool:
+        """Whether all trials of a sweep that is to end are saved, or have had their time for that."""
         if self._deadline is None:
             self._broker.stop.remote()
-            self._deadline = time.monotonic() + LEAVE_SECONDS
-        if self._queue.live == 0:
+            self._deadline = self._calls.now() + timing.LEAVE_SECONDS
+        live = self._live_trials()
+        if live == 0:
             return True
-        if time.monotonic() <= self._deadline:
+        if self._calls.now() <= self._deadline:
             return False
         if not self._has_given_up:
             self._has_given_up = True
             # Some of them may wait for a slot, and have trained nothing since their last snapshot.
-            late = f"{counted(self._queue.live, 'trial')} {'was' if self._queue.live == 1 else 'were'} not saved"
+            late = f"{counted(live, 'trial')} {'was' if live == 1 else 'were'} not saved"
             lost = "what may have been trained since the last snapshot is lost"
-            self._display.say(f"{late} within {LEAVE_SECONDS:.0f} s: {lost}")
+            self._display.say(f"{late} within {timing.LEAVE_SECONDS:.0f} s: {lost}")
         return True
 
-    def _tell(self) -> None:
-        if self._news is None:
-            if time.monotonic() < self._ask_again:
+    def _tell_news(self) -> None:
+        if not self._news.is_open:
+            question = self._lines.question(self._calls.now())
+            if question is None:
                 return
-            away = bool(self._pause)  # Then all lines, which tell whether it is another broker.
-            self._news = self._broker.news.remote(0 if away else self._known, 0.0 if away else NEWS_SECONDS)
-        if not ray.wait([self._news], timeout=0)[0]:
+            self._news.ask(self._broker.news.remote(*question))
+        if not self._news.is_answered():
             return
-        answer, self._news = self._news, None
         try:
-            lines = ray.get(answer)
-            standing = ray.get(self._broker.standing.remote()) if lines else None
+            lines = self._news.answer()
+            standing = self._calls.answer(self._broker.standing.remote()) if lines else None
         except PROCESS_LOST as error:
             self._broker_lost(error)
             return
-        if self._pause:
-            self._broker_is_there(lines)
-            lines = lines[self._known :]
-        self._known += len(lines)
-        for line in lines:
+        heard = self._lines.heard(lines)
+        if heard.is_back:
+            self._tell_again(heard.is_another)
+        for line in heard.news:
             self._display.say(line)
-            self._last_line = line
         if standing is not None:
-            self._standing = None  # It may be older.
-            self._driver.hosts_changed(*standing)
+            self._standing.forget()  # That answer may be older.
+            self._hosts_changed(standing)
 
-    def _count_hosts(self) -> None:
-        now = time.monotonic()
-        if self._count_again is None:
-            self._count_again = now + COUNT_SECONDS
-        if self._standing is None and now >= self._count_again and not self._pause:
-            self._standing, self._count_again = self._broker.standing.remote(), now + COUNT_SECONDS
-        if self._standing is None or not ray.wait([self._standing], timeout=0)[0]:
-            return
-        answer, self._standing = self._standing, None
-        with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell`.
-            self._driver.hosts_changed(*ray.get(answer))
+    def _broker_lost(self, error: Exception) -> None:
+        line = self._lines.lost(error, self._calls.now())
+        if line is not None:
+            self._display.say(line)
+        self._told_to_stop = frozenset()
 
-    def _broker_is_there(self, lines: Sequence[str]) -> None:
-        """After a loss: tells it what was asked for. What was told since may have reached nobody.
-
-        Args:
-            lines: all its lines. Another broker has fewer, or others: Ray calls one that it makes anew unavailable too.
-        """
-        known = self._known
-        is_same = self._may_live and len(lines) >= known
-        if is_same and known and self._last_line is not None:
-            is_same = lines[known - 1] == self._last_line
-        self._hosts_told = None if is_same else self._driver.hosts_at_start
-        self._known = known if is_same else 0
-        self._told_to_stop, self._pause = frozenset(), 0.0
+    def _tell_again(self, is_another: bool) -> None:
+        """Tells a broker that was away what was asked for: what was told meanwhile may have reached nobody."""
+        self._hosts_told = self._hosts_at_start if is_another else None
+        self._told_to_stop = frozenset()
         if self._deadline is not None:
             self._broker.stop.remote()
 
-    def _broker_lost(self, error: Exception) -> None:
-        """Says so once, however long it takes until there is another: a cluster that is gone makes none."""
-        is_unavailable = isinstance(error, ActorUnavailableError)
-        if not self._pause:
-            self._may_live = True
-            self._display.say(AWAY if is_unavailable else LOST)
-        self._may_live = self._may_live and is_unavailable
-        self._told_to_stop = frozenset()
-        self._pause = min(2 * self._pause or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
-        self._ask_again = time.monotonic() + self._pause
+    def _count_hosts(self) -> None:
+        now = self._calls.now()
+        if not self._standing.is_open and now >= self._count_at and not self._lines.is_away:
+            self._standing.ask(self._broker.standing.remote())
+            self._count_at = now + timing.COUNT_SECONDS
+        if self._standing.is_answered():
+            with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell_news`.
+                self._hosts_changed(self._standing.answer())
+
+    def _hosts_changed(self, standing: Standing) -> None:
+        hosts, slots, held, silent = standing
+        now = HostsChanged(time=self._trials.clock(), hosts=hosts, slots=slots, held=held, silent=silent)
+        tell_changes(now, self._trials.journal, self._display.say)
+
+    def _show_steps(self) -> None:
+        now = self._calls.now()
+        if not self._latest.is_open and now >= self._steps_at:
+            self._latest.ask(self._broker.latest.remote())
+            self._steps_at = now + timing.STEPS_SECONDS
+        if self._latest.is_answered():
+            with suppress(*PROCESS_LOST):  # As above.
+                self._display.latest(self._latest.answer())
 
     def _stop_trials(self) -> None:
-        to_stop = frozenset(self._driver.trials_to_stop)
+        to_stop = frozenset(self._trials.to_stop)
         for trial_key in to_stop - self._told_to_stop:
-            if not self._driver.stop_parked(trial_key):
+            if not self._trials.stop_parked(trial_key):
                 self._broker.stop_trial.remote(trial_key)
         self._told_to_stop = to_stop
 
     def _want_hosts(self) -> None:
-        wanted = self._driver.hosts_wanted
-        if wanted != self._hosts_told and not self._pause:
+        wanted = self._trials.amended.cluster.hosts
+        if wanted != self._hosts_told and not self._lines.is_away:
             self._broker.want.remote(wanted)
             self._hosts_told = wanted
-
-    def _show_steps(self) -> None:
-        if self._latest is None and time.monotonic() - self._asked >= STEPS_SECONDS:
-            self._latest, self._asked = self._broker.latest.remote(), time.monotonic()
-        if self._latest is None or not ray.wait([self._latest], timeout=0)[0]:
-            return
-        # Where trials stand is good to know, no more: a broker that was lost is news for `_tell`.
-        with suppress(*PROCESS_LOST):
-            self._display.latest(ray.get(self._latest))
-        self._latest = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import chaos_runs as runs
 import pytest
 
-from sweeps.tune.processes import DEATHS
+from sweeps.tune.tune_hooks import DEATHS
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FAULTY = '''

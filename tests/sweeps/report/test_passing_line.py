@@ -7,7 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from sweeps.report.passing_line import QUIET_SECONDS, PassingLine
+from sweeps.report.passing_line import PassingLine
+from sweeps.timing import PASSING_SECONDS
 
 
 @pytest.fixture
@@ -38,10 +39,10 @@ def test_a_line_never_takes_two_lines_of_a_terminal(clock):
 def test_a_log_gets_a_line_now_and_then(clock):
     line, out = line_on(clock, False)
     line.show("at once")
-    clock[0] += QUIET_SECONDS
+    clock[0] += PASSING_SECONDS
     line.show("8 of 80 rows")
     line.show("16 of 80 rows")
-    clock[0] += QUIET_SECONDS
+    clock[0] += PASSING_SECONDS
     line.end()  # another line is printed
     line.show("24 of 80 rows")
     assert out.getvalue() == "8 of 80 rows\n"

@@ -11,7 +11,8 @@ from sweep_events import begun, ended, history, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, RequestAnswered, TrialParked, TrialState
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.progress import QUIET_SECONDS, Lines, Table
+from sweeps.report.progress import Lines, Table
+from sweeps.timing import QUIET_SECONDS
 
 NAMED: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}
 EVENTS: list[Event] = [started("aaaa", 0, **NAMED), started("bbbb", 1, **NAMED), reported("aaaa", 3, 0.7)]
@@ -88,7 +89,7 @@ def drawn(table: Table, out: Console) -> str:
 
 
 def test_the_table_counts_steps_between_reports(out: Console, clock: Clock) -> None:
-    table = Table(out, clock, 54, 2)
+    table = Table(out, clock, 2)
     table(EVENTS[-1], record(EVENTS))
     table.latest(steps(aaaa=2, bbbb=7))
     rows = {line.split()[0]: line.split() for line in drawn(table, out).splitlines() if line.strip().startswith("t0")}
@@ -98,14 +99,14 @@ def test_the_table_counts_steps_between_reports(out: Console, clock: Clock) -> N
 
 
 def test_repeats_are_counted_apart_from_the_trials_that_were_planned(out: Console, clock: Clock) -> None:
-    table = Table(out, clock, 54, 4)
+    table = Table(out, clock, 4)
     again = started("cccc", 2, **NAMED).model_copy(update={"repeats": "aaaa"})
     table(again, record([*EVENTS, again]))
     assert "2/4 trials and 1 repeat" in drawn(table, out)
 
 
 def test_tokens_per_second_are_those_of_the_present_driver(out: Console, clock: Clock) -> None:
-    table = Table(out, clock, None, 2)
+    table = Table(out, clock, 2)
     events: list[Event] = [begun(), EVENTS[0], EVENTS[2], begun(90.0), PREPARED]
     table(PREPARED, record(events))
     events.append(started("bbbb", 1, 101.0))
@@ -120,7 +121,7 @@ def test_tokens_per_second_are_those_of_the_present_driver(out: Console, clock: 
 
 
 def test_the_clock_shows_what_all_drivers_took(out: Console, clock: Clock) -> None:
-    table = Table(out, clock, None, 2)
+    table = Table(out, clock, 2)
     whole: list[Event] = [begun(), *EVENTS, begun(90.0)]
     table(whole[-1], record(whole))
     # The first driver until its last event, at 13, and ten seconds of this one.

@@ -217,7 +217,7 @@ def test_what_is_odd_about_the_data_is_a_line_each() -> None:
     prepared = DataPrepared(time=0.0, summary={**counts}, warnings=("data.train: odd", "data.eval: [few]"))
     lines = told(lambda console: Lines(console, 0.0, lambda: 0.0), [begun(), prepared]).splitlines()
     assert [line[6:] for line in lines[1:]] == ["warning: data.train: odd", "warning: data.eval: [few]"]
-    table = Table(Console(file=io.StringIO()), lambda: 0.0, 1, 1)
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, 1)
     table(prepared, record([prepared]))
     assert isinstance(table._live.console.file, io.StringIO)
     above = table._live.console.file.getvalue().splitlines()
@@ -235,7 +235,7 @@ def test_markup_in_a_message_is_no_markup() -> None:
 def test_the_live_table_shows_trials_best_and_time_left() -> None:
     now = 10.0
     said = io.StringIO()
-    table = Table(Console(file=said), lambda: now, expected_steps=36, planned=8)
+    table = Table(Console(file=said), lambda: now, planned=8)
     found = SweepRecord()
     counts = dict.fromkeys(["train_rows", "eval_rows", "longest_row", "truncated_rows", "dropped_rows"], 7)
     data = DataPrepared(time=0.0, summary={**counts})
@@ -246,16 +246,16 @@ def test_the_live_table_shows_trials_best_and_time_left() -> None:
     shown = text(table._draw())
     assert "data: 7 rows to train on" in said.getvalue()
     assert "t03" in shown
-    # 15 of 36 steps in 30 seconds
+    # 15 steps in 30 seconds, by 4 trials: the other 4 take as many
     assert "0:40 · 4/8 trials · 1 stopped 1 completed 1 diverged 1 failed · best 1.2500 (t01)" in " ".join(
         shown.split()
     )
     assert "50 tokens/s" in shown
-    assert "about 0:42 left" in " ".join(shown.split())
+    assert "about 0:30 left" in " ".join(shown.split())
 
 
 def test_the_live_best_may_still_be_running() -> None:
-    table = Table(Console(file=io.StringIO()), lambda: 0.0, expected_steps=36, planned=8)
+    table = Table(Console(file=io.StringIO()), lambda: 0.0, planned=8)
     running = sweep(started("e", 4, **PARAMS), reported("e", 3, 0.5))
     table(begun(), running)
     assert "best 0.5000 (t04)" in text(table._draw())
@@ -263,7 +263,7 @@ def test_the_live_best_may_still_be_running() -> None:
 
 def test_what_is_said_stays_when_the_live_table_is_erased() -> None:
     out = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
-    with Table(out, lambda: 0.0, 1, 1) as table:
+    with Table(out, lambda: 0.0, 1) as table:
         for number in range(9):
             table.say(f"note {number}")
     assert isinstance(out.file, io.StringIO)
@@ -306,7 +306,7 @@ def many(count: int) -> SweepRecord:
 
 
 def test_of_many_trials_the_live_table_shows_those_that_train_and_the_best_ones() -> None:
-    table = Table(Console(file=io.StringIO(), height=24), lambda: 0.0, None, 100)
+    table = Table(Console(file=io.StringIO(), height=24), lambda: 0.0, 100)
     table(begun(), many(100))
     lines = text(table._draw()).splitlines()
     rows = [line.split()[0] for line in lines if line.lstrip().startswith("t") and line.strip()[1].isdigit()]

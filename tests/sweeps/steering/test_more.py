@@ -34,7 +34,7 @@ def decide(config: SweepConfig) -> Decide:
 def answering(played: Driver) -> Answerer:
     """The thread of the played driver that answers requests."""
     box, config = Mailbox(played.folder), played.config
-    return Answerer(box, played.journal, played.stop, played.to_stop.add, lambda: 1.0, decide(config))
+    return Answerer(box, played.journal, played.stop, played.trials.to_stop.add, lambda: 1.0, decide(config))
 
 
 def answers(folder: SweepFolder | Path) -> list[RequestAnswered]:
@@ -213,7 +213,7 @@ def finished(path: Path) -> SweepConfig:
         played.run()
         for trial in played.journal.record.trials.values():
             if not trial.state.is_final:
-                played.ruling.end_parked(trial, 2.0)
+                played.trials.end_parked(trial)
         played.journal.add(SweepEnded(time=10.0, reason="finished"))
         assert played.journal.record.is_finished
     return config

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.tune.folder_keeper import Holder
-from sweeps.tune.processes import DEATHS, Deaths
+from sweeps.tune.trial_files import Holder
+from sweeps.tune.tune_hooks import DEATHS, Deaths
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from sweeps.errors import RayGone
 from sweeps.steering.stop import StopState
-from sweeps.tune.supervision import LEFT_BEHIND, START_SECONDS, STOP_SECONDS, TURN_SECONDS, supervise
-from sweeps.tune.watch import LEAVE_SECONDS
+from sweeps.timing import LEAVE_SECONDS, START_STOP_SECONDS, STOP_SECONDS, SUPERVISION_SECONDS
+from sweeps.tune.supervision import LEFT_BEHIND, supervise
 
 
 @dataclass
@@ -86,7 +86,10 @@ def test_lost_ray_is_not_waited_for(stuck):
 
 @pytest.mark.parametrize(
     ("started", "seconds", "told"),
-    [(True, STOP_SECONDS, "does not answer"), (False, START_SECONDS, "^Ray had not started yet: nothing was trained$")],
+    [
+        (True, STOP_SECONDS, "does not answer"),
+        (False, START_STOP_SECONDS, "^Ray had not started yet: nothing was trained$"),
+    ],
 )
 def test_ray_that_does_not_end_when_asked_is_left_behind(stuck, started, seconds, told):
     ray, clock = FakeRay(has_started=started), Clock(step_seconds=seconds / 4)
@@ -134,4 +137,4 @@ def test_ray_that_is_there_is_waited_for():
 
     supervise(work, FakeRay(), stop(), look, running, clock)
     assert len(looks) >= 3
-    assert TURN_SECONDS < 1
+    assert SUPERVISION_SECONDS < 1

@@ -3,42 +3,91 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from fake_actors import FakeCalls, actor
 from ray.exceptions import ActorDiedError, ActorUnavailableError
+from sweep_events import begun, hosts, reported, started
+from sweep_files import toy
 
-from sweeps.tune import watch
+from cluster.hosts import HostFacts
+from cluster.leases import Ready
+from sweeps.record.events import HostsChanged, RequestAnswered, TrialParked, TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+from sweeps.steering.stop import StopState
+from sweeps.supply.target_modules import Targets
+from sweeps.tune.hosts import StartedHosts
+from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.watch import Watch
+from trainables.contract import Summary
 
 LOST = "the broker is lost: another is made, and trials lease again"
 
+READY = Ready(
+    data=Summary(fingerprint="1", train_rows=4, eval_rows=2),
+    hosts=(HostFacts(pid=1, node="", device="cpu", slots=1, estimated_bytes=None),),
+)
+
 
 class World:
-    """A watch with its clock, what it said, and what it told the driver of hosts."""
+    """A watch with its clock, what it said, and what it told the broker."""
 
-    def __init__(self) -> None:
-        self.now, self.said, self.hosts, self.asked = 0.0, list[str](), list[tuple[object, ...]](), 0
+    def __init__(self, folder: SweepFolder) -> None:
+        self.calls, self.said, self.asked = FakeCalls(), list[str](), 0
         self.held = 2
         self.error: Exception = ActorDiedError()
         """What a broker that is lost answers."""
         self.is_lost, self.lines, self.wanted = False, list[str](), list[object]()
-        broker = SimpleNamespace(
-            news=SimpleNamespace(remote=self._news),
-            standing=SimpleNamespace(remote=lambda: (2, 8, self.held, ())),
-            latest=SimpleNamespace(remote=dict),
-            want=SimpleNamespace(remote=self.wanted.append),
-            stop=SimpleNamespace(remote=lambda: None),
+        self.told: list[tuple[object, ...]] = []
+        """What the broker was told while it was there."""
+        self.live, self.stop = 2, StopState()
+        self.journal = Journal(folder)
+        for event in (begun(), hosts()):
+            self.journal.add(event)
+        self.counted: list[tuple[int, int, int | None]] = []
+        """Hosts, slots and hosts that hold a GPU, by each event about them."""
+        self.journal.listen(self._count)
+        config, _ = toy(searcher={"kind": "random", "start_with_default": False}, scheduler={"grace_steps": 3})
+        self.trials = SweepTrials(config, self.journal, folder, self.stop, lambda: 5.0)
+        self.watch = self.begin()
+
+    def begin(self, lines_said: int = 0) -> Watch:
+        broker = actor(
+            news=self._news,
+            standing=lambda: (2, 8, self.held, ()),
+            latest=dict,
+            want=self.wanted.append,
+            stop=lambda: self._tell("stop"),
+            stop_trial=lambda key: self._tell("stop_trial", key),
         )
-        display = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
-        self.driver = SimpleNamespace(
-            trials_to_stop=set(),
-            hosts_changed=lambda *told: self.hosts.append(told),
-            hosts_at_start="auto",
-            hosts_wanted="auto",
-            lines_said=0,
+        display: Any = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
+        started = StartedHosts(READY, broker, Targets(), "auto", lines_said)
+        self.watch = Watch(started, self.trials, lambda: self.live, display, None, self.calls)
+        return self.watch
+
+    def want(self, hosts: int | None) -> None:
+        """Somebody has asked for so many hosts; for as many as there are, where it is None."""
+        self.journal.add(
+            RequestAnswered(
+                time=9.0,
+                request=f"{len(self.journal.record.answered)}",
+                sender="me",
+                asked="set",
+                is_accepted=True,
+                message="",
+                changes={"cluster.hosts": hosts or "auto"},
+            )
         )
-        self.request, self.queue = SimpleNamespace(check=lambda: None), SimpleNamespace(live=2)
-        self.watch = Watch(self.request, broker, self.queue, display, None, self.driver)  # type: ignore[arg-type]
+
+    def _count(self, event: object, _record: object) -> None:
+        if isinstance(event, HostsChanged):
+            self.counted.append((event.hosts, event.slots, event.held))
+
+    def _tell(self, *words: object) -> None:
+        if not self.is_lost:
+            self.told.append(words)
 
     def _news(self, known: int, wait_seconds: float) -> object:
         self.asked += 1
@@ -47,22 +96,12 @@ class World:
     def run(self, seconds: float) -> None:
         for _ in range(int(seconds * 10)):
             assert not self.watch.stop_all()
-            self.now += 0.1
-
-
-def get(answer: object) -> object:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+            self.calls.time += 0.1
 
 
 @pytest.fixture
-def world(monkeypatch) -> World:
-    found = World()
-    monkeypatch.setattr(watch.ray, "wait", lambda asked, timeout: (asked, []))
-    monkeypatch.setattr(watch.ray, "get", get)
-    monkeypatch.setattr(watch.time, "monotonic", lambda: found.now)
-    return found
+def world(tmp_path) -> World:
+    return World(SweepFolder(tmp_path))
 
 
 def test_a_broker_that_stays_away_is_told_of_once_and_asked_for_less_and_less_often(world):
@@ -82,11 +121,13 @@ def test_a_broker_that_stays_away_is_told_of_once_and_asked_for_less_and_less_of
 
 
 def test_a_broker_that_was_out_of_reach_repeats_no_line_and_is_told_again_what_is_wanted(world):
-    world.lines, world.driver.hosts_wanted = ["host lost A", "host started B"], 2
+    world.lines = ["host lost A", "host started B"]
+    world.want(2)
     world.run(1.0)
     world.error, world.is_lost = ActorUnavailableError("the connection broke", None), True
     world.run(1.0)
-    world.is_lost, world.lines, world.driver.hosts_wanted = False, [*world.lines, "host started C"], "auto"
+    world.is_lost, world.lines = False, [*world.lines, "host started C"]
+    world.want(None)
     world.run(3.0)
     away = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
     assert world.said == ["host lost A", "host started B", away, "host started C"]
@@ -106,8 +147,7 @@ def test_all_that_another_broker_says_is_said_though_ray_called_the_old_one_unav
 
 def test_what_was_said_of_the_start_is_not_said_again(world):
     world.lines = ["a host died while it started: it was killed; another is made"]
-    world.driver.lines_said = 1
-    world.watch = Watch(world.request, world.watch._broker, world.queue, world.watch._display, None, world.driver)
+    world.begin(lines_said=1)
     world.run(1.0)
     assert world.said == []
     world.lines.append("host started (process 1 on 10.0.0.1): 2 hosts, 8 slots")
@@ -115,53 +155,50 @@ def test_what_was_said_of_the_start_is_not_said_again(world):
     assert world.said == world.lines[1:]
 
 
-def test_the_driver_is_told_how_many_hosts_there_are_after_each_line_about_them(world):
+def test_the_log_has_how_many_hosts_there_are_after_each_line_about_them(world):
     world.run(0.5)
-    assert world.hosts == []
+    assert world.counted == []
     world.lines = ["host started (process 1 on 10.0.0.1): 2 hosts, 8 slots"]
     world.run(0.5)
-    assert (world.said, world.hosts) == (world.lines, [(2, 8, 2, ())])
+    assert (world.said, world.counted) == (world.lines, [(2, 8, 2)])
 
 
-def test_the_driver_is_told_how_many_hosts_hold_a_gpu_though_no_line_says_that_one_loads(world):
+def test_the_log_has_how_many_hosts_hold_a_gpu_though_no_line_says_that_one_loads(world):
     world.held = 3
     world.run(20.0)
     assert world.said == []
-    assert world.hosts[-1] == (2, 8, 3, ())
-    assert len(world.hosts) <= 5, "asked now and then"
-    world.is_lost = True
-    world.run(1.0)
-    asked = len(world.hosts)
+    assert world.counted == [(2, 8, 3)]
+    world.is_lost, world.held = True, 4
     world.run(100.0)
-    assert len(world.hosts) == asked, "nobody is there to be asked"
+    assert world.counted == [(2, 8, 3)], "nobody is there to be asked"
 
 
 def test_another_broker_hears_of_the_stops_that_were_asked_for_while_none_was_there(world):
-    told: list[tuple[object, ...]] = []
-
-    def tell(*words: object) -> None:
-        if not world.is_lost:
-            told.append(words)
-
-    broker = world.watch._broker
-    broker.stop_trial, broker.stop = SimpleNamespace(remote=tell), SimpleNamespace(remote=tell)
-    world.driver.stop_parked = lambda trial_key: False
     world.is_lost = True
     world.run(0.2)
-    world.driver.trials_to_stop.add("k3")
-    world.watch._stop.check = lambda: "interrupted"
-    world.watch._queue = SimpleNamespace(live=1)
+    world.trials.to_stop.add("k3")
+    world.stop.ask("interrupted", "interrupted")
+    world.live = 1
     world.run(0.2)
-    assert told == [], "nobody is there"
+    assert world.told == [], "nobody is there"
     world.is_lost = False
     world.run(2.0)
-    assert set(told) == {(), ("k3",)}
+    assert set(world.told) == {("stop",), ("stop_trial", "k3")}
+
+
+def test_a_parked_trial_that_somebody_stops_ends_without_the_broker(world):
+    for event in (started("a"), reported("a", 3, 1.0), TrialParked(time=1.0, trial_key="a", step=3)):
+        world.journal.add(event)
+    world.trials.to_stop.add("a")
+    world.run(0.2)
+    assert (world.told, world.trials.to_stop) == ([], set())
+    assert world.journal.record.trials["a"].state is TrialState.STOPPED
 
 
 def test_the_broker_is_told_once_how_many_hosts_are_wanted_and_another_broker_again(world):
     world.run(1.0)
     assert world.wanted == []
-    world.driver.hosts_wanted = 2
+    world.want(2)
     world.run(1.0)
     assert world.wanted == [2]
     world.is_lost = True
@@ -173,12 +210,12 @@ def test_the_broker_is_told_once_how_many_hosts_are_wanted_and_another_broker_ag
 
 
 def test_a_sweep_that_is_asked_to_end_waits_for_long_steps_and_says_how_many_did_not_end(world):
-    world.request.check = lambda: "interrupted"
+    world.stop.ask("interrupted", "interrupted")
     world.run(100.0)
-    world.queue.live = 1
+    world.live = 1
     world.run(19.0)
     assert world.said == []
-    world.now += 2.0
+    world.calls.time += 2.0
     assert world.watch.stop_all()
     assert world.watch.stop_all()
     assert world.said == [
@@ -187,6 +224,7 @@ def test_a_sweep_that_is_asked_to_end_waits_for_long_steps_and_says_how_many_did
 
 
 def test_a_sweep_whose_trials_are_saved_ends_at_once(world):
-    world.request.check, world.queue.live = lambda: "interrupted", 0
+    world.stop.ask("interrupted", "interrupted")
+    world.live = 0
     assert world.watch.stop_all()
     assert world.said == []

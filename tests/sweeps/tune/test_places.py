@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.tune.slot_trial import SlotTrial
-from sweeps.tune.trial_places import ANYWHERE, ON_HEAD, PROCESS_BYTES, Places
+from sweeps.tune.slot_trial import ANYWHERE, ON_HEAD, PROCESS_BYTES, SlotTrial
+from sweeps.tune.trial_queue import ProcessPlaces
 
 
 def test_places_on_the_head_come_first_and_are_given_again():
     begun: list[str] = []
-    places = Places(2, lambda: 100, lambda: begun.append("now"))
-    assert [places.take(trial) for trial in "ab"] == [False, False]
+    places = ProcessPlaces(2, lambda: 100, lambda: begun.append("now"))
+    assert [places.place(trial) for trial in "ab"] == [False, False]
     assert begun == []
-    assert [places.take(trial) for trial in "cd"] == [True, True]
+    assert [places.place(trial) for trial in "cd"] == [True, True]
     assert begun == ["now"]
     places.free("c")
-    assert places.take("e")
+    assert places.place("e")
     places.free("a")
     places.free("a")
-    assert [places.take(trial) for trial in "fg"] == [False, True]
+    assert [places.place(trial) for trial in "fg"] == [False, True]
     assert begun == ["now"]
 
 
 def test_the_head_takes_more_than_its_share_when_nobody_has_room():
     room = {"processes": 1}
-    places = Places(1, lambda: room["processes"])
-    assert [places.take(trial) for trial in "abc"] == [False, True, False]
+    places = ProcessPlaces(1, lambda: room["processes"])
+    assert [places.place(trial) for trial in "abc"] == [False, True, False]
     places.free("b")
-    assert [places.take(trial) for trial in "de"] == [True, False]
+    assert [places.place(trial) for trial in "de"] == [True, False]
     room["processes"] = 2  # a node has joined
-    assert places.take("f")
+    assert places.place("f")
 
 
 def test_a_ray_of_the_sweeps_own_has_all_processes_on_its_node():
-    places = Places(None, lambda: 100)
-    assert not any(places.take(str(number)) for number in range(2000))
+    places = ProcessPlaces(None, lambda: 100)
+    assert not any(places.place(str(number)) for number in range(2000))
 
 
 @pytest.mark.parametrize(("is_anywhere", "asked"), [(False, ON_HEAD), (True, ANYWHERE)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from played_sweeps import Killed, driver, story, sweep
 from sweep_events import begun, hosts, reported, started
+from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
@@ -22,9 +24,9 @@ from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
-from sweeps.tune.callback import STOPPED_BY_SCHEDULER
 from sweeps.tune.driver import Driver
-from sweeps.tune.journaled_rule import Ruling
+from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
+from sweeps.tune.trial_events import NO_ROOM
 from sweeps.tune.trial_queue import FINISHED
 from trainables.specs import TrialSpec
 
@@ -40,7 +42,7 @@ def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("searcher", ["tpe", "prior"])
 def test_a_sweep_whose_searcher_learns_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, searcher: str) -> None:
-    assert_goes_on_after_any_event(tmp_path, sweep(14, {"kind": searcher}))
+    assert_goes_on_after_any_event(tmp_path, sweep(14, {"kind": searcher}), every=3)
 
 
 def test_the_best_trials_are_trained_again_once_all_others_are_over(tmp_path: Path) -> None:
@@ -71,22 +73,24 @@ def test_a_sweep_that_repeats_trials_goes_on_as_if_it_had_not_been_killed(tmp_pa
 
 
 def test_neither_the_default_nor_a_repeat_ends_a_sweep_that_has_no_room_for_its_snapshot(tmp_path: Path) -> None:
-    """They are never parked; `played_sweeps.Driver.end_sweep` raises."""
+    """They are never parked."""
     with driver(tmp_path, sweep(9, {"kind": "random", "repeats": 1}), 2) as whole:
         whole.is_saved = lambda trial: trial.config["number"] > 0 and trial.config["repeats"] is None
         whole.run()
         assert [trial for trial in whole.journal.record.trials.values() if trial.repeats is not None]
-    with driver(tmp_path / "others", sweep(9), 2) as others, pytest.raises(AssertionError, match=r"budget\.disk"):
+        assert whole.stop.reason is None
+    with driver(tmp_path / "others", sweep(9), 2) as others:
         others.is_saved = lambda trial: trial.config["number"] == 0
         others.run()
+        assert (others.stop.reason, others.stop.message) == ("budget", NO_ROOM)
 
 
-def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
+def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig, every: int = 1) -> None:
     with driver(tmp_path / "whole", config) as whole:
         whole.run()
         states = {key: trial.state for key, trial in whole.journal.record.trials.items()}
     count = len(list(read_events(tmp_path / "whole" / "events.jsonl")))
-    for killed_after in range(1, count + 1):
+    for killed_after in range(1, count + 1, every):
         path = tmp_path / str(killed_after)
         with driver(path, config) as first, pytest.raises(Killed):
             first.run(killed_after)
@@ -111,7 +115,7 @@ def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_swe
             ran.opens, ran.fails = (lambda: rng.random() < 0.4), (lambda: rng.random() < 0.1)
             ran.run()
         with driver(Path(folder), config, slots) as again:
-            assert vars(again.ruling.rule) == vars(ran.ruling.rule)
+            assert vars(again.trials.rule) == vars(ran.trials.rule)
 
 
 @pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
@@ -181,7 +185,7 @@ def end(
     stop, journal = StopState(), Journal(SweepFolder(path))
     if budget:
         stop.ask("budget", budget, can_be_raised)
-    Driver(config, SweepFolder(path), journal, stop, Mock()).end(failed)
+    Driver(SweepTrials(config, journal, SweepFolder(path), stop, time.time), Mock()).end(failed)
     journal.close()
     return journal.record
 
@@ -211,8 +215,8 @@ def test_trials_that_were_interrupted_come_before_all_others(tmp_path: Path, ord
         with driver(path, config, 3) as first, pytest.raises(Killed):
             first.run(killed_after)
         with driver(path, config, 3) as second:
-            second.ruling.settle(lambda: 1.0)
-            left = second.ruling.interrupted()
+            second.trials.settle()
+            left = second.trials.interrupted()
             before = len(story(path))
             second.run()
         assert {key for key, _ in story(path)[before : before + len(left)]} == left
@@ -281,7 +285,7 @@ def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> 
         whole.run()
         waiting = [trial for trial in whole.journal.record.trials.values() if trial.state is TrialState.PARKED]
         for trial in waiting:
-            whole.ruling.end_parked(trial, 9.0)
+            whole.trials.end_parked(trial)
         ends = {trial.reason for trial in whole.journal.record.trials.values() if trial.step == 1}
         assert f"{STOPPED_BY_SCHEDULER}: rank 9 of 9 at step 1" in ends
         assert whole.journal.record.counts().keys() == {"COMPLETED", "STOPPED"}
@@ -292,9 +296,9 @@ def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_
     with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
         first.run(17)
     with driver(tmp_path, config) as second:
-        second.ruling.settle(lambda: 1.0)
+        second.trials.settle()
         waiting = {key: t for key, t in second.journal.record.trials.items() if t.state is TrialState.PARKED}
-        began = second.ruling.interrupted()
+        began = second.trials.interrupted()
     assert waiting and began
     with closing(Journal(SweepFolder(tmp_path))) as journal:
         for key in waiting:
@@ -313,29 +317,31 @@ def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_
 
 
 def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -> None:
-    config, folder = sweep(searcher={"kind": "random", "start_with_default": False}), SweepFolder(tmp_path)
-    journal = Journal(folder)
-    rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
-    ruling = Ruling(rule, journal, folder, False, "example")
+    budget = {"trials": 9, "examples_per_trial": 36}
+    config, _ = toy(
+        budget=budget, scheduler={"grace_steps": 1}, searcher={"kind": "random", "start_with_default": False}
+    )
+    journal = Journal(SweepFolder(tmp_path))
+    trials = SweepTrials(config, journal, SweepFolder(tmp_path), StopState(), lambda: 2.0)
+    first = trials.rule.points[0]
     journal.add(started("a"))
-    journal.add(reported("a", 3, 1.0))
-    journal.add(TrialParked(time=1.0, trial_key="a", step=3))
-    ruling.end_parked(journal.record.trials["a"], 2.0)
+    journal.add(reported("a", first, 1.0))
+    journal.add(TrialParked(time=1.0, trial_key="a", step=first))
+    trials.end_parked(journal.record.trials["a"])
     journal.close()
-    assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: rank 1 of 1 after 3 examples"
+    assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: rank 1 of 1 after {first} examples"
 
 
 def test_a_budget_that_ends_a_sweep_ends_the_parked_trials_that_were_to_go_on(tmp_path: Path) -> None:
     config, folder = sweep(searcher={"kind": "random", "start_with_default": False}), SweepFolder(tmp_path)
     journal = Journal(folder)
-    rule = config.scheduler.build(config.budget.steps_per_trial, config.objective.mode)
-    ruling = Ruling(rule, journal, folder, False, "step")
+    trials = SweepTrials(config, journal, folder, StopState(), lambda: 2.0)
     for number, key in enumerate("abcd"):
         journal.add(started(key, number))
         journal.add(reported(key, 1, 1.0 + number))
         journal.add(TrialParked(time=1.0, trial_key=key, step=1))
     for key in "abcd":
-        ruling.end_parked(journal.record.trials[key], 2.0, "budget.wall_clock is used up")
+        trials.end_parked(journal.record.trials[key], "budget.wall_clock is used up")
     journal.close()
     first, *others = journal.record.trials.values()
     assert first.reason == "budget.wall_clock is used up, before it went on: rank 1 of 4 at step 1"
@@ -349,8 +355,8 @@ def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: 
     with driver(tmp_path, sweep()) as second:
         record = second.journal.record
         key = next(key for key, trial in record.trials.items() if trial.state is TrialState.PARKED)
-        assert second.ruling.stop_parked(key, 1.0)
-        assert not second.ruling.stop_parked(key, 1.0)
+        assert second.trials.stop_parked(key)
+        assert not second.trials.stop_parked(key)
         second.run()
         assert second.journal.record.trials[key].reason == STOPPED_BY_REQUEST
     assert [step for reporter, step in story(tmp_path) if reporter == key] == [1]
@@ -358,7 +364,7 @@ def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: 
 
 def test_a_trial_that_reports_after_somebody_stopped_it_is_not_parked(tmp_path: Path) -> None:
     with driver(tmp_path, sweep(searcher={"kind": "random", "start_with_default": False})) as whole:
-        whole.journal.listen(lambda event, _: whole.to_stop.add(event.trial_key) if is_third(event) else None)
+        whole.journal.listen(lambda event, _: whole.trials.to_stop.add(event.trial_key) if is_third(event) else None)
         whole.run()
         stopped = [trial for trial in whole.journal.record.trials.values() if trial.state is TrialState.STOPPED]
         assert [(trial.number, trial.reason) for trial in stopped] == [(2, STOPPED_BY_REQUEST)]
@@ -376,10 +382,10 @@ def test_a_report_that_an_earlier_driver_took_in_is_settled(tmp_path: Path) -> N
             one.journal.add(started(key, number).model_copy(update={"spec": config.base.model_dump_json()}))
             one.journal.add(reported(key, 1, loss))
     with driver(tmp_path, config) as two:
-        two.ruling.settle(lambda: 2.0)
+        two.trials.settle()
         record = two.journal.record.trials
         assert {key: trial.state.value for key, trial in record.items()} == {
             **{"a": "RUNNING", "b": "STOPPED", "c": "STOPPED", "d": "STOPPED"},
         }
         assert record["b"].reason == STOPPED_BY_SCHEDULER
-        assert two.ruling.interrupted() == {"a"}
+        assert two.trials.interrupted() == {"a"}

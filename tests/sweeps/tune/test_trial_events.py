@@ -7,42 +7,34 @@ from typing import Any
 
 import pytest
 from sweep_events import ended, history, reported
+from sweep_files import toy
 
 from sweeps.errors import StorageError
-from sweeps.record.events import TrialParked, TrialState
+from sweeps.record.events import Event, TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
-from sweeps.schedulers.fifo import Fifo
-from sweeps.tune.callback import JournalCallback
-from sweeps.tune.scheduler import RuleScheduler
+from sweeps.steering.answering import STOPPED_BY_REQUEST
+from sweeps.steering.stop import StopState
+from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
+from sweeps.tune.trial_events import NO_ROOM, Became, JournalCallback, RuleScheduler, what_became
 
 OPENED: dict[str, Any] = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 
 
-class Driver:
-    """Notes why it is asked to end the sweep; takes all else and does nothing."""
+class FillingJournal(Journal):
+    """A journal whose disk may be full."""
 
-    def __init__(self) -> None:
-        self.ends: list[tuple[str, str]] = []
-        self.to_stop: set[str] = set()
-        self.parked: set[str] = set()
+    is_full = False
 
-    def end_sweep(self, reason: str, message: str) -> None:
-        self.ends.append((reason, message))
-
-    def is_to_stop(self, trial_key: str) -> bool:
-        return trial_key in self.to_stop
-
-    def is_parked(self, trial_key: str) -> bool:
-        return trial_key in self.parked
-
-    def __getattr__(self, method: str):
-        return lambda *arguments: None
+    def add(self, event: Event) -> None:
+        if self.is_full:
+            raise StorageError("events.jsonl: cannot be written: No space left on device")
+        super().add(event)
 
 
 @pytest.fixture
 def journal(tmp_path):
-    journal = Journal(SweepFolder(tmp_path))
+    journal = FillingJournal(SweepFolder(tmp_path))
     yield journal
     journal.close()
 
@@ -55,13 +47,19 @@ def events(journal) -> list:
 
 
 @pytest.fixture
-def driver() -> Driver:
-    return Driver()
+def trials(journal, tmp_path, stop) -> SweepTrials:
+    config, _ = toy(searcher={"kind": "random", "start_with_default": False}, scheduler={"grace_steps": 3})
+    return SweepTrials(config, journal, SweepFolder(tmp_path), stop, lambda: 5.0)
 
 
 @pytest.fixture
-def callback(journal, driver) -> JournalCallback:
-    return JournalCallback(journal, lambda: 5.0, driver)
+def stop() -> StopState:
+    return StopState()
+
+
+@pytest.fixture
+def callback(trials) -> JournalCallback:
+    return JournalCallback(trials, lambda _line: None, lambda _key: None)
 
 
 def trial(key: str = "a", **last_result: Any) -> Any:
@@ -85,11 +83,6 @@ def report(step: int, is_saved: bool = True) -> dict[str, Any]:
 
 def ending(state: str, reason: str) -> dict[str, Any]:
     return {"step": 0, "state": state, "reason": reason, "history": [], "done": True}
-
-
-def refuse(_event: object) -> None:
-    """In place of an event log's `append`."""
-    raise StorageError("events.jsonl: cannot be written: No space left on device")
 
 
 def told(events: list) -> list[str]:
@@ -170,71 +163,78 @@ def test_a_trial_that_the_sweeps_end_did_not_wait_for_has_not_failed(callback, e
     assert not journal.record.trials["a"].state.is_final
 
 
-def test_a_failure_that_no_encoding_takes_is_kept_written_out(callback, journal, driver):
+def test_a_failure_that_no_encoding_takes_is_kept_written_out(callback, journal, stop):
     callback.on_trial_result(1, [], trial(), OPENED)
     callback.on_trial_complete(1, [], trial(**ending("FAILED", "OSError: rows-\udcff.jsonl \x1b[2J")))
     assert journal.record.trials["a"].state is TrialState.FAILED
     assert journal.record.trials["a"].reason == r"OSError: rows-\udcff.jsonl \x1b[2J"
-    assert driver.ends == []
+    assert stop.reason is None
 
 
-def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, journal, driver):
+def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, journal, stop):
     def broken(_event, _record):
         raise RuntimeError("the display broke")
 
     journal.listen(broken)
     callback.on_trial_result(1, [], trial(), OPENED)
-    assert driver.ends == [("failed", "RuntimeError: the display broke")]
+    assert (stop.reason, stop.message) == ("failed", "RuntimeError: the display broke")
     assert isinstance(callback.failure, RuntimeError)
 
 
-def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, driver):
+def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, stop):
     callback.on_trial_result(1, [], trial(), report(3) | {"report": "{}"})
-    [(reason, _)] = driver.ends
-    assert reason == "failed"
+    assert stop.reason == "failed"
     assert callback.failure is not None
 
 
-def test_no_trial_goes_on_past_a_report_that_the_log_does_not_take(callback, journal, monkeypatch):
+def test_no_trial_goes_on_past_a_report_that_the_log_does_not_take(callback, journal, trials):
     """Its snapshot has the report, and the next driver is told it. A later snapshot would not have it."""
-    scheduler = RuleScheduler(Fifo((3, 9)), callback.take)
+    scheduler = RuleScheduler(trials, callback.write)
     assert scheduler.on_trial_result(None, trial(), OPENED) == scheduler.CONTINUE
-    monkeypatch.setattr(journal.log, "append", refuse)
+    journal.is_full = True
     assert scheduler.on_trial_result(None, trial(), report(3)) == scheduler.STOP
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "RUNNING"])
-def test_a_trial_whose_report_the_log_does_not_take_is_not_over(callback, journal, monkeypatch, state):
+def test_a_trial_whose_report_the_log_does_not_take_is_not_over(callback, journal, state):
     """It is interrupted with its sweep, and goes on from before that report."""
     told = trial()
     callback.on_trial_result(1, [], told, OPENED)
-    with monkeypatch.context() as full:
-        full.setattr(journal.log, "append", refuse)
-        callback.on_trial_result(1, [], told, report(3))
+    journal.is_full = True
+    callback.on_trial_result(1, [], told, report(3))
+    journal.is_full = False
     told.last_result = report(3) | {"state": state, "done": True}
     callback.on_trial_complete(1, [], told)
     assert journal.record.trials["a"].state is TrialState.RUNNING
 
 
-def test_a_trial_that_saved_itself_once_the_log_took_no_more_says_where_it_goes_on(callback, journal, monkeypatch):
-    with monkeypatch.context() as full:
-        full.setattr(journal.log, "append", refuse)
-        callback.on_trial_result(1, [], trial(), OPENED)
+def test_a_trial_that_saved_itself_once_the_log_took_no_more_says_where_it_goes_on(callback, journal, trials):
+    journal.is_full = True
+    callback.on_trial_result(1, [], trial(), OPENED)
     steps = [step.model_dump_json() for step in history(1, 2)]
     saved = ending("PAUSED", "the sweep is stopping") | {"history": steps}
     callback.on_trial_complete(1, [], trial("b", **saved))
-    assert [step.step for step in callback.unreported["b"]] == [1, 2]
+    assert [step.step for step in trials.unreported["b"]] == [1, 2]
 
 
-def test_a_trial_that_somebody_stopped_ends_for_good(callback, journal, driver):
-    stopped = trial(**OPENED)
-    callback.on_trial_result(1, [], stopped, OPENED)
-    driver.to_stop.add("a")
-    stopped.last_result = ending("PAUSED", "the sweep is stopping")
-    callback.on_trial_complete(2, [], stopped)
-    record = journal.record.trials["a"]
-    assert (record.state, record.reason) == (TrialState.STOPPED, "stopped by request")
-    assert not record.stopped_by_scheduler
+@pytest.mark.parametrize(
+    ("result", "is_to_stop", "is_parked", "became"),
+    [
+        ({}, False, False, None),
+        (OPENED, False, False, None),
+        (ending("PAUSED", "the sweep is stopping"), False, False, Became(TrialState.PAUSED, "the sweep is stopping")),
+        (ending("PAUSED", "the sweep is stopping"), True, False, Became(TrialState.STOPPED, STOPPED_BY_REQUEST, True)),
+        (ending("PAUSED", "full") | {"ends_sweep": "failed"}, True, False, Became(TrialState.PAUSED, "full")),
+        (report(3), False, False, Became(TrialState.STOPPED, STOPPED_BY_SCHEDULER)),
+        (report(3), True, False, Became(TrialState.STOPPED, STOPPED_BY_SCHEDULER)),
+        (report(3), False, True, Became(TrialState.PARKED)),
+        (report(3), True, True, Became(TrialState.STOPPED, STOPPED_BY_REQUEST, True)),
+        (report(9) | {"state": "COMPLETED"}, True, False, Became(TrialState.COMPLETED)),
+        (ending("DIVERGED", "nan"), True, False, Became(TrialState.DIVERGED, "nan")),
+    ],
+)
+def test_what_became_of_a_trial_whose_process_has_ended(result, is_to_stop, is_parked, became):
+    assert what_became(result, is_to_stop, is_parked) == became
 
 
 def test_a_trial_that_left_with_the_sweep_is_not_ended_here(callback, journal):
@@ -245,15 +245,17 @@ def test_a_trial_that_left_with_the_sweep_is_not_ended_here(callback, journal):
     assert journal.record.trials["a"].state is TrialState.RUNNING
 
 
-def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then(callback):
+def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then_and_a_higher_number(callback):
     """Else it would overwrite the adapter that the log names, when it goes on from before that report."""
     tuned = trial()
     callback.on_trial_result(0, [], tuned, OPENED)
     callback.on_trial_recover(0, [], tuned)
     assert tuned.config["reported"] == {"step": 0, "best_step": 0, "best_metrics": None}
+    attempt = tuned.config["attempt"]
     callback.on_trial_result(0, [], tuned, report(3))
     callback.on_trial_recover(0, [], tuned)
     assert (tuned.config["reported"]["step"], tuned.config["reported"]["best_metrics"]) == (3, {"eval_loss": 2.0})
+    assert tuned.config["attempt"] > attempt
 
 
 def test_a_trial_that_was_ended_beyond_its_last_report_and_goes_on_is_told_that_report(callback, journal):
@@ -266,17 +268,15 @@ def test_a_trial_that_was_ended_beyond_its_last_report_and_goes_on_is_told_that_
     assert tuned.config["reported"]["step"] == 3
 
 
-@pytest.mark.parametrize("is_parked", [True, False])
 def test_a_trial_that_is_parked_without_room_for_its_snapshot_ends_the_sweep_and_keeps_its_report(
-    callback, journal, driver, is_parked
+    callback, journal, stop
 ):
     tuned = trial()
     for result in (OPENED, report(3, is_saved=False)):
         callback.on_trial_result(0, [], tuned, result)
-    assert driver.ends == []
-    driver.parked |= {"a"} if is_parked else set()
+    before = stop.reason
     tuned.last_result = report(3, is_saved=False)
     callback.on_trial_complete(1, [], tuned)
     known = journal.record.trials["a"]
-    assert (known.state, known.reported_step) == (TrialState.PARKED if is_parked else TrialState.STOPPED, 3)
-    assert [reason for reason, _ in driver.ends] == ["budget"] * is_parked
+    assert (known.state, known.reported_step) == (TrialState.PARKED, 3)
+    assert (before, stop.reason, stop.message) == (None, "budget", NO_ROOM)

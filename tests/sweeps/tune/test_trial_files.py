@@ -14,9 +14,8 @@ from sweeps.record import digests, snapshots
 from sweeps.record.disk_budget import size
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial
-from sweeps.tune import folder_keeper
-from sweeps.tune.folder_keeper import FolderKeeper, Holder, Replaced, holder
-from sweeps.tune.trial_files import FolderFiles
+from sweeps.tune import trial_files
+from sweeps.tune.trial_files import FolderFiles, FolderKeeper, Holder, Replaced, holder
 
 DEADLINE = 60.0
 ADAPTER = {"adapter_model.safetensors": b"weights"}
@@ -138,6 +137,6 @@ def test_budget_disk_holds_for_trials_of_other_nodes(keeper, settings, holders):
 
 
 def test_a_trial_on_the_head_asks_no_keeper(settings):
-    found = folder_keeper.files_of({**settings, "trial_key": "a", "is_anywhere": False})
+    found = trial_files.files_of({**settings, "trial_key": "a", "is_anywhere": False})
     assert isinstance(found, FolderFiles)
     assert found.node_id == ""

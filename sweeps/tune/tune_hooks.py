@@ -1,13 +1,19 @@
-"""Ray Tune and the processes of trials: a slot keeps its own, one that dies is started again, Tune gives none secrets.
+"""What is changed inside Ray Tune 2.60, since it has no setting there. Nothing else of Tune is replaced.
 
-What is changed here in Ray Tune 2.60 has no switch there.
+| changed while trials run | why |
+|---|---|
+| `TuneController._trial_task_failure` | what a death of a trial's process means: see `survived` |
+| `RayActorManager._actor_task_failed` | what a death by Ray's memory monitor means: see `survived` |
+| two constants of `class_cache` | Tune would copy credentials to the processes of trials: see `without_secrets` |
+
+What Tune has settings for is set elsewhere: variables in `cluster.connect.ENVIRONMENT`, arguments in `experiment`, the
+choice of the next trial in `trial_events.RuleScheduler`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import count
 from typing import Any
 
 from ray.air.execution._internal.actor_manager import RayActorManager
@@ -17,7 +23,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from cluster.libraries import replaced
-from sweeps.tune.folder_keeper import Holder
+from sweeps.tune.trial_files import Holder
 
 DEATHS = 3
 """So many deaths of a trial's process in a row, with nothing saved in between, end the trial."""
@@ -46,7 +52,7 @@ class Deaths:
         """Trial key -> what was saved, and the nodes of the processes that died since; empty where not known."""
 
     def may_go_on(self, trial_key: str, attempt: int) -> bool:
-        """Whether the trial gets another process after the death of the one that had this number; see `numbered`."""
+        """Whether the trial gets another process after the death of the one of this attempt; see `Holder.attempt`."""
         saved, holder = self._saved(trial_key), self._holder(trial_key)
         # Another number: the process that died was on this node, or died before it took the trial up.
         node_id = holder.node_id if holder is not None and holder.attempt == attempt else ""
@@ -85,37 +91,15 @@ def survived(deaths: Deaths) -> Iterator[None]:
 
     def told_once(self: TuneController, trial: Trial, exception: Exception) -> None:
         self._resetting_trials.discard(trial)
-        if trial.status != Trial.PENDING or trial in self._trial_to_actor:
-            trial_failed(self, trial, exception)
+        if trial.status == Trial.PENDING and trial not in self._trial_to_actor:
+            return
+        if trial.status == Trial.RUNNING:
+            may_go_on = deaths.may_go_on(trial.config["trial_key"], trial.config["attempt"])
+            trial.max_failures = -1 if may_go_on else 0  # Tune's own decision: again without end, or no more.
+        trial_failed(self, trial, exception)
 
-    def recovers(trial: Trial) -> bool:
-        return deaths.may_go_on(trial.config["trial_key"], trial.config["attempt"])
-
-    with (
-        replaced(RayActorManager, _actor_task_failed=told),
-        replaced(TuneController, _trial_task_failure=told_once),
-        replaced(Trial, should_recover=recovers),
-    ):
+    with replaced(RayActorManager, _actor_task_failed=told), replaced(TuneController, _trial_task_failure=told_once):
         yield
-
-
-def numbered() -> AbstractContextManager[None]:
-    """While the block runs, each process that Tune gives a trial is told its number, `attempt`, in that order.
-
-    Tune starts a process for a trial, and meanwhile gives the trial one that has become free: then the first may take
-    the trial up after the second (tune/execution/tune_controller.py: `_maybe_reuse_cached_actor`).
-    """
-    started, reset = TuneController._schedule_trial_actor, TuneController._schedule_trial_reset
-    attempts = count(1)
-
-    def start(self: TuneController, trial: Trial) -> None:
-        trial.config["attempt"] = next(attempts)
-        started(self, trial)
-
-    def give(self: TuneController, trial: Trial, new_config: dict[str, Any], new_experiment_tag: str) -> None:
-        reset(self, trial, new_config | {"attempt": next(attempts)}, new_experiment_tag)
-
-    return replaced(TuneController, _schedule_trial_actor=start, _schedule_trial_reset=give)
 
 
 def without_secrets() -> AbstractContextManager[None]:

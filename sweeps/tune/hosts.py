@@ -1,0 +1,240 @@
+"""A sweep's hosts, as its driver hears of them from the broker: while they start, and from then on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.exceptions import ActorUnavailableError
+
+from cluster.errors import HostError, HostsDied
+from cluster.hosts import PROCESS_LOST
+from cluster.leases import NotReady, Ready
+from sweeps import timing
+from sweeps.record.events import HostsChanged, HostsStarted
+from sweeps.record.journal import Journal
+from sweeps.report.silent_hosts import warning
+from sweeps.steering.stop import StopState
+from sweeps.supply.target_modules import Targets
+from sweeps.tune.actor_calls import RAY, Calls, Question, until_there
+from trainables.contract import Evaluation, Failure
+
+BROKER_DIES = (
+    "the broker, which starts the hosts, has died, and no other was made within two minutes, or that one has "
+    "died too: is there enough memory on this node? qsweep resume tries again"
+)
+LOST = "the broker is lost: another is made, and trials lease again"
+AWAY = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
+HostCount = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class StartedHosts:
+    """A sweep's hosts, and what is known of the base and the data once they run."""
+
+    ready: Ready
+    broker: Any
+    """Ray's handle of the actor that owns the hosts."""
+    targets: Targets
+    """What target modules mean on the base."""
+    hosts_at_start: HostCount
+    """How many hosts a broker begins with, also one that Ray makes anew."""
+    lines_said: int
+    """So many of the broker's lines were said while the hosts started."""
+
+
+class StartingBroker:
+    """The broker while its hosts start. Whatever is asked, its lines are said meanwhile."""
+
+    def __init__(self, broker: Any, stop: StopState, say: Callable[[str], None], calls: Calls = RAY) -> None:
+        """Nothing is said yet; `say` takes one line."""
+        self._broker, self._stop, self._say, self._calls = broker, stop, say, calls
+        self._news = Question(calls)
+        self.lines_said = 0
+        """So many of the broker's lines were said."""
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        """The broker's answer; while Ray makes a broker that died anew, asks again.
+
+        Raises:
+            HostError: no host can run.
+            HostsDied: the broker died, and there is no other.
+            KeyboardInterrupt: the sweep is to end meanwhile, also by its budget.
+        """
+
+        def answer() -> Any:
+            return self._answer(getattr(self._broker, method).remote(*arguments))
+
+        try:
+            return until_there(answer, self._begin_anew, self._calls)
+        except PROCESS_LOST as error:
+            raise HostsDied(BROKER_DIES) from error
+
+    def _answer(self, asked: Any) -> Any:
+        while not self._calls.is_answered(asked, timing.START_LOOK_SECONDS):
+            self._end_if_asked()
+            self._say_news()
+        answer = self._calls.answer(asked)
+        if isinstance(answer, NotReady):
+            raise (HostError if answer.is_mistake else HostsDied)(answer.message)
+        return answer
+
+    def _say_news(self) -> None:
+        """Says what has come since the last look, and asks for more; never waits."""
+        if self._news.is_answered():
+            try:
+                lines = self._news.answer()
+            except PROCESS_LOST:
+                lines = []  # Whoever waits for the broker's answer sees the loss too.
+            self.lines_said += len(lines)
+            for line in lines:
+                self._say(line)
+        if not self._news.is_open:
+            self._news.ask(self._broker.news.remote(self.lines_said, 0.0))
+
+    def _begin_anew(self) -> None:
+        """The broker was lost: another broker counts its lines from the beginning."""
+        self.lines_said = 0
+        self._news.forget()
+        self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        if self._stop.check() is not None:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a broker's lines mean to who has heard earlier ones."""
+
+    news: Sequence[str]
+    """The lines that were not said yet."""
+    is_back: bool = False
+    """The broker was away: what it was told meanwhile may have reached nobody."""
+    is_another: bool = False
+    """It is another broker, which knows nothing of what the one before was told."""
+
+
+class BrokerLines:
+    """Which of the broker's lines are news, and when to ask for more: a fold over its answers and losses. Pure."""
+
+    def __init__(self, said: int) -> None:
+        """So many lines were said while the hosts started."""
+        self._said = said
+        self._last_line: str | None = None
+        """The line that was said last."""
+        self._pause = 0.0
+        """Pause before the broker is asked again; 0 while it is there."""
+        self._ask_at = -math.inf
+        self._may_live = False
+        """Whether the broker that is away may be the same when it answers: Ray has said only that it is unavailable."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the broker was lost and has not answered since."""
+        return self._pause > 0.0
+
+    def question(self, now: float) -> tuple[int, float] | None:
+        """The first line to ask for now, and how long the broker may wait for it; None: ask later.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if now < self._ask_at:
+            return None
+        # All lines of one that was away: they tell whether it is another broker.
+        return (0, 0.0) if self.is_away else (self._said, timing.NEWS_SECONDS)
+
+    def lost(self, error: Exception, now: float) -> str | None:
+        """The broker does not answer. What to say of it, once: a cluster that is gone makes no other for hours."""
+        is_unavailable = isinstance(error, ActorUnavailableError)
+        line = None if self.is_away else AWAY if is_unavailable else LOST
+        self._may_live = is_unavailable and (self._may_live or not self.is_away)
+        self._pause = min(2 * self._pause or timing.FIRST_PAUSE_SECONDS, timing.LONGEST_PAUSE_SECONDS)
+        self._ask_at = now + self._pause
+        return line
+
+    def heard(self, lines: Sequence[str]) -> Heard:
+        """The broker has answered with these lines.
+
+        Another broker has fewer lines than were said, or other ones: Ray calls a broker that it makes anew unavailable
+        too.
+        """
+        is_back, is_another = self.is_away, False
+        if is_back:
+            is_another = not self._is_same(lines)
+            self._said = 0 if is_another else self._said
+            lines = lines[self._said :]
+            self._pause = 0.0
+        self._said += len(lines)
+        self._last_line = lines[-1] if lines else self._last_line
+        return Heard(lines, is_back, is_another)
+
+    def _is_same(self, lines: Sequence[str]) -> bool:
+        if not self._may_live or len(lines) < self._said:
+            return False
+        return self._last_line is None or not self._said or lines[self._said - 1] == self._last_line
+
+
+class BaseEvaluation:
+    """Where a sweep starts from: the base without an adapter, evaluated once, before the first trial's first step."""
+
+    def __init__(self, broker: Any, take: Callable[[Evaluation | Failure], None], calls: Calls = RAY) -> None:
+        """Asks: what is asked of a host before its trials open is done first. `take` is called once."""
+        self._broker, self._take, self._calls = broker, take, calls
+        self._question = Question(calls)
+        self._question.ask(broker.evaluate_base.remote())
+        self._ask_at = 0.0
+        """When to ask again, in monotonic seconds."""
+        self._is_over = False
+
+    def look(self, wait_seconds: float = 0.0) -> None:
+        """Passes the answer on once it is there; waits for the answer as long as is said."""
+        if self._is_over or self._calls.now() < self._ask_at:
+            return
+        if not self._question.is_open:
+            self._question.ask(self._broker.evaluate_base.remote())
+        if not self._question.is_answered(wait_seconds):
+            return
+        try:
+            answer: Evaluation | Failure | None = self._question.answer()
+        except PROCESS_LOST:
+            answer = None  # The broker is being made anew.
+        if answer is None:
+            self._ask_at = self._calls.now() + timing.BASE_AGAIN_SECONDS
+            return
+        self._is_over = True
+        self._take(answer)
+
+
+def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:
+    """The event for hosts that were asked for at `since` and are ready at `time`, in seconds since the epoch."""
+    first = answer.hosts[0]
+    return HostsStarted(
+        time=time,
+        since=since,
+        hosts=len(answer.hosts),
+        slots=answer.slots,
+        held=max(answer.held, len(answer.hosts)),
+        held_seconds=answer.held_seconds,
+        device=first.device,
+        gpus_per_host=max(1, len(first.gpu_ids)),
+        engine=first.engine,
+    )
+
+
+def tell_changes(now: HostsChanged, journal: Journal, say: Callable[[str], None]) -> None:
+    """Adds what has changed to the journal, and says of each host that may hang, once."""
+    known = journal.record.hosts
+    if known is None:
+        return
+    before = {(host.node, host.pid): host for host in known.silent}
+    # As it was found first: since when it is silent is measured anew each time, and comes out a little different.
+    now = now.model_copy(update={"silent": tuple(before.get((each.node, each.pid), each) for each in now.silent)})
+    for host in now.silent:
+        if (host.node, host.pid) not in before:
+            say(f"warning: {warning(host, journal.record, now.time)}")
+    if (now.hosts, now.slots, now.held, now.silent) != (known.hosts, known.slots, known.holding, known.silent):
+        journal.add(now)

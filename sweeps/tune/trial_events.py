@@ -1,0 +1,240 @@
+"""From what Ray Tune says of trials to the sweep's events, and back to Tune: whether a trial goes on.
+
+Nothing here talks to a server, so nothing here can fail for one. A trial that is parked ends for Tune, and is another
+of Tune's trials when it is resumed (see `trial_queue`): what it goes on from is in the sweep's folder. Tune's own
+PAUSED would keep a trial's place: Tune's limiters count it as live, Tune writes checkpoints of it, and starts all of
+them again after a restart (tune/execution/tune_controller.py, 2.60).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from sweeps.errors import SweepError
+from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
+from sweeps.record.run_names import label
+from sweeps.schedulers import Standing
+from sweeps.steering.answering import STOPPED_BY_REQUEST
+from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
+from sweeps.tune.tune_hooks import DEATHS
+from trainables.contract import Report, StepRecord
+from trainables.isolation import failure_of
+
+NO_ROOM = "budget.disk is used up: no room for the snapshot of one more parked trial"
+
+
+class Became(NamedTuple):
+    """What became of a trial."""
+
+    state: TrialState
+    """PAUSED: it left with the sweep, whose end says how. PARKED: it gives its slot back and may be resumed."""
+    reason: str = ""
+    by_person: bool = False
+
+
+def what_became(result: Mapping[str, Any], is_to_stop: bool, is_parked: bool) -> Became | None:
+    """What became of a trial whose process has ended; None where the sweep's end did not wait for its first report.
+
+    Args:
+        result: the last one of the trial's process.
+        is_to_stop: whether somebody asked to stop the trial.
+        is_parked: whether the rule has parked the trial.
+    """
+    if "state" not in result or "opened" in result:
+        return None
+    became = Became(TrialState(result["state"]), result.get("reason", ""))
+    if became.state is TrialState.PAUSED and ("ends_sweep" in result or not is_to_stop):
+        return became
+    is_running = became.state is TrialState.RUNNING
+    if became.state is TrialState.PAUSED or (is_running and is_parked and is_to_stop):
+        return Became(TrialState.STOPPED, STOPPED_BY_REQUEST, by_person=True)
+    if is_running:
+        return Became(TrialState.PARKED) if is_parked else Became(TrialState.STOPPED, STOPPED_BY_SCHEDULER)
+    return became
+
+
+def _in_order(told: Callable[..., None]) -> Callable[..., bool]:
+    """Ends the sweep in order when something fails here; answers whether nothing has failed so far.
+
+    Raised into Tune, it would make Tune start the trial again without end, or leave all trials with a traceback.
+    """
+
+    @wraps(told)
+    def guarded(self: JournalCallback, *words: Any, **info: Any) -> bool:
+        try:
+            told(self, *words, **info)
+        except Exception as error:
+            self.failure = self.failure or error
+            message = str(error) if isinstance(error, SweepError) else failure_of(error).message
+            self._trials.stop.ask("failed", message)
+        return self.failure is None
+
+    return guarded
+
+
+class JournalCallback(Callback):
+    """Writes what happens to the trials into the event log."""
+
+    def __init__(self, trials: SweepTrials, say: Callable[[str], None], release: Callable[[str], object]) -> None:
+        """A callback.
+
+        Args:
+            say: shows a line to people.
+            release: gives the slot of a trial back, by the trial's key.
+        """
+        self._trials, self._journal = trials, trials.journal
+        self._say, self._release = say, release
+        self.failure: Exception | None = None
+        """Why the journal takes no more events, or what else has failed here."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """See `write`."""
+        self.write(trial, result)
+
+    @_in_order
+    def write(self, trial: Trial, result: dict[str, Any]) -> None:
+        """The trial holds a slot, or reports. What else it says is an end: see `on_trial_complete`.
+
+        The scheduler says so first, and Tune again: the second time is nothing new.
+        """
+        key = trial.config["trial_key"]
+        if "opened" in result or "report" in result:
+            self._begin(trial)
+        if "report" in result:
+            report = Report.model_validate_json(result["report"])
+            told = TrialReported(
+                time=self._trials.clock(),
+                trial_key=key,
+                report=report,
+                adapter=result["adapter"],
+                adapter_sha256=result["adapter_sha256"],
+            )
+            self._journal.add(told)
+            if told.adapter is not None:
+                # Not before: the log has named the older one until now.
+                folder = self._trials.folder
+                folder.prune_adapters(key, folder.path / told.adapter)
+
+    @_in_order
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
+        key, result = trial.config["trial_key"], trial.last_result or {}
+        became = what_became(result, key in self._trials.to_stop, self._trials.is_parked(key))
+        if became is None:
+            return
+        if became.state is TrialState.PAUSED:
+            self._trials.unreported[key] = _steps(result.get("history", ()))
+            if "ends_sweep" in result:
+                self._trials.stop.ask(result["ends_sweep"], became.reason)
+        elif self.failure is not None:
+            return  # The log may lack the trial's last report, which the next driver is told again.
+        elif became.state is TrialState.PARKED:
+            self._park(key, result)
+        else:
+            self._end(trial, became, result.get("history", ()))
+
+    @_in_order
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process failed and is started again; it is told what the log has of the trial by now."""
+        trial.config["reported"] = self._trials.last_report(trial.config["trial_key"])._asdict()
+        trial.config["attempt"] = self._trials.next_attempt()
+        self._say(f"{label(trial.config['number'])}: its process is lost: another goes on from the last snapshot")
+
+    @_in_order
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process died once too often."""
+        reason = f"its process died {DEATHS} times in a row with nothing saved in between: {_last_line(trial)}"
+        self._end(trial, Became(TrialState.FAILED, reason))
+
+    def _begin(self, trial: Trial) -> None:
+        """Says that the trial runs, unless that is known; it comes again after a retry."""
+        known = self._trials.record(trial.config["trial_key"])
+        if known is None or known.state is not TrialState.RUNNING:
+            told = {name: trial.config[name] for name in ("spec", "repeats", "is_in_tail")}
+            self._journal.add(TrialStarted(**told, **self._who(trial)))
+
+    def _park(self, key: str, result: Mapping[str, Any]) -> None:
+        self._journal.add(TrialParked(time=self._trials.clock(), trial_key=key, step=result["step"]))
+        self._release(key)
+        if not result["is_saved"]:
+            self._trials.stop.ask("budget", NO_ROOM)
+
+    def _end(self, trial: Trial, ended: Became, history: Sequence[str] = ()) -> None:
+        key = trial.config["trial_key"]
+        known = self._trials.record(key)
+        if known is not None and known.state.is_final:
+            return  # Said again, it would bring the trial back first.
+        if known is None and ended.state is TrialState.INFEASIBLE:
+            infeasible = PointInfeasible(reason=ended.reason, repeats=trial.config["repeats"], **self._who(trial))
+            self._journal.add(infeasible)
+        else:
+            self._begin(trial)  # It may have failed before it held a slot.
+            event = TrialEnded(
+                time=self._trials.clock(),
+                trial_key=key,
+                state=ended.state,
+                reason=ended.reason,
+                by_person_or_budget=ended.by_person,
+                history=_steps(history),
+            )
+            self._journal.add(event)
+        self._trials.to_stop.discard(key)
+        self._release(key)
+        self._trials.folder.drop_snapshots(key)
+
+    def _who(self, trial: Trial) -> dict[str, Any]:
+        """What the first event of a trial says, whichever it is."""
+        names = ("trial_key", "number", "params", "point")
+        return {"time": self._trials.clock()} | {name: trial.config[name] for name in names}
+
+
+class RuleScheduler(FIFOScheduler):
+    """A sweep's rule as Ray Tune's scheduler: ends a trial in Tune when the rule stops or parks it."""
+
+    def __init__(self, trials: SweepTrials, write: Callable[[Trial, dict[str, Any]], bool]) -> None:
+        """A scheduler.
+
+        Args:
+            trials: their rule decides. Whoever listens to the log tells the rule of reports.
+            write: writes a result into the log, and answers whether it could. Tune asks its scheduler before it calls
+                back anyone.
+        """
+        super().__init__()
+        self._rule = trials.rule
+        self._write = write
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Whether the trial goes on after its report."""
+        if not self._write(trial, result):
+            # The trial's snapshot still has the report. The next one would not.
+            return str(self.STOP)
+        if trial.config.get("repeats") is not None:
+            return str(self.CONTINUE)  # It is compared with its own point alone, and trained to its end.
+        is_over = "report" in result and self._rule.standing(trial.config["trial_key"]) is not Standing.RUNNING
+        return str(self.STOP if is_over else self.CONTINUE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None: Tune gives a free process to a trial that has none.
+
+        It gives the trial that its scheduler chooses the first process that is free, and throws away the one that
+        starts for it (`_maybe_reuse_cached_actor`). Its own schedulers choose the oldest trial that waits: whenever a
+        trial ends while another's process starts, that process is lost, and the next trial needs one more.
+        """
+
+
+def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:
+    return tuple(StepRecord.model_validate_json(step) for step in history)
+
+
+def _last_line(trial: Trial) -> str:
+    error = trial.get_error()
+    lines = str(error).strip().splitlines() if error is not None else []
+    return lines[-1] if lines else "its process failed"
