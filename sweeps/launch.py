@@ -21,8 +21,8 @@ from sweeps.errors import RayGone, StorageError, SweepError
 from sweeps.planning import capacity, this_machine
 from sweeps.planning.forecast import rows_per_trial
 from sweeps.planning.number_words import counted, epochs
-from sweeps.record import eval_rows, limits
 from sweeps.record import folder as folders
+from sweeps.record import limits
 from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -30,6 +30,7 @@ from sweeps.record.mirror.opening import Mirror, create, mirrored
 from sweeps.record.spent import spent
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
+from sweeps.statistics.trials import compare_best
 from sweeps.steering import local_sweeps
 from sweeps.steering.answering import Answerer, deciding
 from sweeps.steering.mailbox import Mailbox
@@ -371,7 +372,7 @@ def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writ
         mirror=running.mirror.drain(DRAIN_SECONDS, lambda: stop.is_leaving),
         are_runs_gone=writer.are_runs_gone,
         refused=writer.refused,
-        separation=None if is_gone else eval_rows.separation(running.folder, journal.record),
+        separation=None if is_gone else compare_best(running.folder, journal.record),
         spent=spent(journal.record, running.sweep.config.budget.steps_per_trial),
         parent_run=sink.parent_run,
         experiment_id=sink.experiment_id,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from trainables.inputs.legible import Words
-from trainables.objective import EVAL_LOSS, Direction, EvaluationMetrics, Metrics, named_metrics
+from trainables.objective import EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues, named_metrics
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -78,15 +78,12 @@ class Evaluation(Spec):
         empty = {name for name in ("row_groups", "row_values") if not getattr(self, name)}
         return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", *empty})}
 
-    def rows_of(self, metric: str) -> tuple[Sequence[float], Sequence[float]] | None:
-        """Each row's part of a metric, and its weight: the metric is the sum of the parts over that of the weights.
-
-        None where the evaluation has no value per row.
-        """
+    def rows_of(self, metric: str) -> RowValues | None:
+        """A metric's value per row; None where the evaluation has none."""
         if metric == EVAL_LOSS:
-            return (self.row_losses, self.row_tokens) if self.row_losses else None
+            return RowValues(self.row_losses, self.row_tokens) if self.row_losses else None
         values = self.row_values.get(metric, ())
-        return (values, (1,) * len(values)) if values else None
+        return RowValues(values, (1,) * len(values)) if values else None
 
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:

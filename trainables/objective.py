@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -18,6 +18,16 @@ EVAL_LOSS = "eval_loss"
 COSTS = ("trainable_params",)
 """What a report says of the trial itself, beside the metrics of its evaluation: a second objective, the lower the
 better. Tokens and seconds are no such thing: a trial that is stopped early has fewer."""
+
+
+class RowValues(NamedTuple):
+    """A metric's value per row: the metric is the sum of the parts over the sum of the weights.
+
+    The loss of a row is one form, weighted by its tokens; a score of a row, each of weight 1, is the other.
+    """
+
+    parts: Sequence[float]
+    weights: Sequence[float]
 
 
 class Objective(Spec):

@@ -45,14 +45,14 @@ def compare(
 
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows what a sweep says at its end; returns it for the JSON line."""
-    from sweeps.record import eval_rows
     from sweeps.record.selection import choose
     from sweeps.report import closing_lines, comparison, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
+    from sweeps.statistics.trials import compare_best
 
     record, out = status.record, console()
-    selection, separation = choose(record.trials.values(), record.objective), eval_rows.separation(folder, record)
+    selection, separation = choose(record.trials.values(), record.objective), compare_best(folder, record)
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
     best, *compared = closing_lines.so_far(status, selection, separation)
@@ -69,10 +69,10 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
 
 def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
-    from sweeps.record import eval_rows
     from sweeps.record.run_names import label
-    from sweeps.report.comparison import Comparison, side_by_side
+    from sweeps.report.comparison import SideBySide, side_by_side
     from sweeps.report.summary import console, tell
+    from sweeps.statistics.trials import compare_chosen
     from sweeps.steering.answering import no_trial_named, trial_named
 
     record, out = status.record, console()
@@ -82,7 +82,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
         raise ConfigError(wrong)
     trials = side_by_side(record, [trial for trial in named.values() if trial is not None])
     first, *others = trials
-    found = Comparison(record, trials, eval_rows.against(folder, record, first, others))
+    found = SideBySide(record, trials, compare_chosen(folder, record, first, others))
     if first not in named.values():
         out.print(f"{label(first.number)} is the best trial: name two or more to compare others", markup=False)
         out.print()

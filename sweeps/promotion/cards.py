@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion.gate import CHAMPION, Verdict
-from sweeps.record.paired_rows import percent
+from sweeps.statistics.intervals import percent
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import digits
 from trainables.scoring.requests import BASE

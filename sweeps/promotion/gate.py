@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sweeps.record.paired_rows import (
+from sweeps.statistics.intervals import (
     FEW_ROWS,
     LEAST_ROWS,
     confidence_of,

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from sweeps.planning.number_words import counted
 from sweeps.record.events import TrialState
-from sweeps.record.paired_rows import FEW_ROWS
-from sweeps.record.paired_rows import in_words as interval
 from sweeps.record.run_names import label
 from sweeps.record.selection import pareto, rank
-from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.statistics.comparison import Comparison, Separation
+from sweeps.statistics.intervals import FEW_ROWS
 from trainables.objective import digits
 
 SHOWN = 3
@@ -138,7 +137,7 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
 
-    def amount(compared: Compared) -> str:
+    def amount(compared: Comparison) -> str:
         trial = record.trials[compared.key]
         higher = f"{digits(abs(compared.difference))} {'lower' if compared.difference < 0 else 'higher'}"
         return f"{higher}{where(compared, trial, best)}{span(compared, separation)}"
@@ -171,7 +170,7 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
     return lines
 
 
-def _ahead(record: SweepRecord, separation: Separation) -> list[Compared]:
+def _ahead(record: SweepRecord, separation: Separation) -> list[Comparison]:
     """The trials that are better than the best one where they are compared, but for those that may be so by chance."""
     return [
         each for each in separation.trials if each.apart is not False and record.objective.gain(0, each.difference) > 0
@@ -209,7 +208,7 @@ def of_few_rows(separation: Separation) -> str | None:
     )
 
 
-def _more(compared: Compared, separation: Separation) -> str:
+def _more(compared: Comparison, separation: Separation) -> str:
     """What would tell a trial apart from the best one."""
     if 0 < abs(compared.difference) <= compared.of_seeds:
         return "; other seeds alone may make as much, and more rows would not tell"
@@ -219,7 +218,7 @@ def _more(compared: Compared, separation: Separation) -> str:
     return f"; a difference of this size takes about {needed} rows" if told else ""
 
 
-def where(compared: Compared | None, trial: TrialRecord, best: TrialRecord) -> str:
+def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) -> str:
     """At which steps a trial is compared with the best one, to follow a difference; nothing for equal best steps."""
     if compared is None or compared.steps is None:
         return ""
@@ -240,14 +239,14 @@ def _share(gain: float, start: float) -> str:
     return f" ({gain / abs(start):.0%})" if start else ""
 
 
-def span(compared: Compared | None, separation: Separation | None) -> str:
+def span(compared: Comparison | None, separation: Separation | None) -> str:
     """The interval in words, to follow an amount that is higher or lower; nothing where there is none.
 
     Args:
         compared: a trial, or the base, against the first trial of the separation.
         separation: has the interval's confidence.
     """
-    if compared is None or separation is None or compared.low is None or compared.high is None:
+    if compared is None or separation is None or compared.apart is None:
         return ""
-    ends = (-compared.high, -compared.low) if compared.difference < 0 else (compared.low, compared.high)
-    return f", {interval(ends, separation.confidence, separation.rows_in_words, compared.carried_by)}"
+    sign = -1 if compared.difference < 0 else 1
+    return f", {compared.interval_in_words(separation.confidence, separation.rows_in_words, sign)}"

@@ -10,13 +10,13 @@ from sweeps.config import checks, points
 from sweeps.config.model import SweepConfig
 from sweeps.planning.number_words import counted, duration
 from sweeps.record.selection import Selection, leader
-from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
 from sweeps.report.best_compared import FirstTrial, in_words
 from sweeps.report.page_facts import planned_of, spent_of
 from sweeps.report.status import Status
+from sweeps.statistics.comparison import Separation
 from trainables import catalogue
 from trainables.inputs import json_text
 

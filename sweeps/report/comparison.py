@@ -12,10 +12,10 @@ from rich.text import Text
 
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import leader, rank
-from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
 from sweeps.report.trial_tables import number_text
+from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs.legible import MOST_SHOWN, legible
 
 _BETWEEN = 2
@@ -41,7 +41,7 @@ def side_by_side(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[Tri
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """Trials of a sweep side by side."""
 
     record: SweepRecord
@@ -120,9 +120,9 @@ class Comparison:
             rows.append(("trainable parameters", weights))
         return [*rows, ("state", [trial.state.value for trial in self.trials])]
 
-    def _compared(self, trial: TrialRecord) -> Compared:
+    def _compared(self, trial: TrialRecord) -> Comparison:
         metric, found = self.record.objective.metric, self.separation.of(trial.trial_key)
-        return found or Compared(trial.trial_key, trial.value(metric) - self.trials[0].value(metric))
+        return found or Comparison(trial.trial_key, trial.value(metric) - self.trials[0].value(metric))
 
     def _difference(self, trial: TrialRecord) -> str:
         """How a trial compares with the first one, in a line."""

@@ -17,13 +17,13 @@ from sweeps.planning.number_words import duration
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, choose, pareto
-from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
 from sweeps.report.axes import Axis, axis
 from sweeps.report.page_facts import WHY, Fact, Group
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
+from sweeps.statistics.comparison import Separation
 from trainables.objective import Objective
 
 BEST_CURVES = 5

@@ -11,11 +11,11 @@ import yaml
 
 from sweeps.config.passwords import without_passwords
 from sweeps.planning.number_words import counted, duration, size
-from sweeps.record.paired_rows import percent
-from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent, planned, spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables
+from sweeps.statistics.comparison import Separation
+from sweeps.statistics.intervals import percent
 from trainables.inputs import json_text
 from trainables.objective import COSTS, EVAL_LOSS, Objective
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweeps.errors import StorageError
-from sweeps.record.eval_rows import separation
 from sweeps.record.folder import REPORT, SweepFolder, read_events
 from sweeps.record.whole_files import write_whole
 from sweeps.report import page_facts, status
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Story
+from sweeps.statistics.trials import compare_best
 from trainables.inputs import paths
 
 TEMPLATE = "report.html.j2"
@@ -33,7 +33,7 @@ def read(folder: SweepFolder, now: float) -> Page:
     stands = status.read(folder, now, log)
     is_open = stands.state == "RUNNING" or stands.record.latest is None
     story.end(now if is_open else stands.record.known_until)
-    return page(stands, story, separation(folder, stands.record), now)
+    return page(stands, story, compare_best(folder, stands.record), now)
 
 
 def render(found: Page) -> str:

@@ -12,10 +12,10 @@ from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.mirror.opening import MirrorEnd
 from sweeps.record.selection import Selection, choose, pareto
-from sweeps.record.separation import Separation
 from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import Display
+from sweeps.statistics.comparison import Separation
 
 
 @dataclass(frozen=True)

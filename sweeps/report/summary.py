@@ -18,10 +18,10 @@ from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_web
 from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder
-from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables, ui_links
 from sweeps.report.progress import Display, Lines, Table
+from sweeps.statistics.comparison import Separation
 
 if TYPE_CHECKING:
     from sweeps.report.result import Displays, Result

@@ -12,9 +12,9 @@ from rich.text import Text
 from sweeps.planning.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import Selection, leader, pareto, rank
-from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
+from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs.legible import legible
 from trainables.scoring.requests import BASE
 
@@ -103,7 +103,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     return Cells(heads, tuple(rows))
 
 
-def _apart(compared: Compared) -> str:
+def _apart(compared: Comparison) -> str:
     """Whether two trials differ, with the steps of both where these are unequal."""
     told = _APART[compared.apart]
     if compared.apart is None or compared.steps is None or compared.point is not None:

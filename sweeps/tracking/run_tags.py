@@ -12,9 +12,9 @@ from typing import Any
 
 from sweeps.record.events import SweepEnded, SweepStarted, TrialStarted, TrialState
 from sweeps.record.selection import Selection
-from sweeps.record.separation import Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.trial_tables import ending, markdown
+from sweeps.statistics.comparison import Separation
 
 SWEEP_ID = "sweep.id"
 """Stands on the sweep's run and on each trial's, and on no other run."""

@@ -9,7 +9,7 @@ from typing import Any
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import ALWAYS_LOGGED, settings
-from sweeps.record import digests, eval_rows
+from sweeps.record import digests
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -26,6 +26,7 @@ from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.run_names import label, run_name, sweep_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.statistics.trials import compare_best
 from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs
 from sweeps.tracking.failures import is_refusal
@@ -249,7 +250,7 @@ class MlflowSink:
             best_run = self._open_child(runs, best.trial_key, record, event.time)
             points += best_points(best, record, event.time)
         self._end_runs(runs, parent, record, event.time)
-        separation = eval_rows.separation(self._folder, record)
+        separation = compare_best(self._folder, record)
         runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
 

@@ -3,7 +3,7 @@
 Gains of rows are drawn from distributions of mean 0, for 10 to 1,000 rows and the best of 1 to 5 candidates, chosen as
 the gate chooses it: the lowest loss. A cell is the percentage of repetitions in which the interval of the best one
 lies above zero. Each distribution is drawn in both directions; rows of uneven length weigh 10 to 100 tokens. `product`
-is the interval of `sweeps.record.paired_rows` itself; the others are `percentile` (of the bootstrap, as wide as
+is the interval of `sweeps.statistics.intervals` itself; the others are `percentile` (of the bootstrap, as wide as
 Student's t), Student's `t`, `johnson` (Johnson, Modified t Tests and Confidence Intervals for Asymmetrical Populations,
 JASA 73, 536-544, 1978) and `bootstrap-t` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12).
 
@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sweeps.record.paired_rows import ERROR_RATE, intervals
-from sweeps.record.seeds import student
+from sweeps.statistics.intervals import ERROR_RATE, intervals, student
 
 Numbers = npt.NDArray[np.float64]
 ROWS = (10, 20, 30, 80, 200, 1000)

@@ -14,7 +14,7 @@ from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import Forecast
 from sweeps.planning.plan import plan
 from sweeps.planning.rates import Range
-from sweeps.record.paired_rows import LEAST_ROWS
+from sweeps.statistics.intervals import LEAST_ROWS
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
 from trainables.specs import AdapterSpec

@@ -8,12 +8,12 @@ import pytest
 from sweep_events import base, ended, record, reported, started
 
 from sweeps.record.events import Event, TrialState
-from sweeps.record.seeds import SeedNoise
 from sweeps.record.selection import choose
-from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
 from sweeps.report.best_compared import FirstTrial
+from sweeps.statistics.comparison import Comparison, Separation
+from sweeps.statistics.intervals import SeedNoise
 
 EVENTS: list[Event] = [
     started("a", 0),
@@ -33,11 +33,13 @@ def sweep(*changes: Event) -> SweepRecord:
     return record([*EVENTS, *changes])
 
 
-def separation(*trials: Compared, against: Compared | None = None, rows: int = 32, not_compared: int = 0) -> Separation:
+def separation(
+    *trials: Comparison, against: Comparison | None = None, rows: int = 32, not_compared: int = 0
+) -> Separation:
     return Separation(rows, 0.975, trials, against, not_compared)
 
 
-UNTOLD = Compared("a", 0.75, None, None, "1 evaluation row, at least 10 are needed")
+UNTOLD = Comparison("a", 0.75, None, None, "1 evaluation row, at least 10 are needed")
 
 
 # Against the base
@@ -49,7 +51,7 @@ def best_of(found: SweepRecord) -> TrialRecord:
     return best
 
 
-def against_base(found: SweepRecord, compared: Compared | None = None) -> str | None:
+def against_base(found: SweepRecord, compared: Comparison | None = None) -> str | None:
     return best_compared.against_base(found, best_of(found), separation(against=compared))
 
 
@@ -58,7 +60,7 @@ def test_the_best_is_compared_with_the_base() -> None:
 
 
 def test_with_the_interval_where_it_is_known() -> None:
-    told = against_base(sweep(base(4.5)), Compared("base", 3.25, 3.1, 3.4))
+    told = against_base(sweep(base(4.5)), Comparison("base", 3.25, 3.1, 3.4))
     assert told == (
         "better than the base without an adapter (4.5000): 3.2500 lower (72%), "
         "97.5% interval 3.1000 to 3.4000 on 32 rows"
@@ -66,7 +68,7 @@ def test_with_the_interval_where_it_is_known() -> None:
 
 
 def test_a_gain_on_the_base_that_may_be_chance_is_no_win() -> None:
-    told = against_base(sweep(base(1.26)), Compared("base", 0.01, -0.02, 0.04))
+    told = against_base(sweep(base(1.26)), Comparison("base", 0.01, -0.02, 0.04))
     assert told == (
         "cannot be told apart from the base without an adapter (1.2600): 0.0100 lower (1%), "
         "97.5% interval -0.0200 to 0.0400 on 32 rows"
@@ -74,7 +76,7 @@ def test_a_gain_on_the_base_that_may_be_chance_is_no_win() -> None:
 
 
 def test_a_best_that_is_worse_than_the_base_says_so() -> None:
-    told = against_base(sweep(base(1.2)), Compared("base", -0.05, -0.06, -0.04))
+    told = against_base(sweep(base(1.2)), Comparison("base", -0.05, -0.06, -0.04))
     assert told == (
         "not better than the base without an adapter (1.2000): 0.0500 higher, "
         "97.5% interval 0.0400 to 0.0600 on 32 rows"
@@ -83,7 +85,7 @@ def test_a_best_that_is_worse_than_the_base_says_so() -> None:
 
 def test_a_gain_on_the_base_that_may_be_chance_for_all_that_is_known_is_no_win() -> None:
     told = against_base(
-        sweep(base(4.5)), Compared("base", 3.25, None, None, "1 evaluation row, at least 10 are needed")
+        sweep(base(4.5)), Comparison("base", 3.25, None, None, "1 evaluation row, at least 10 are needed")
     )
     assert told == (
         "whether it is better than the base without an adapter (4.5000) cannot be told: 3.2500 lower (72%), "
@@ -111,26 +113,26 @@ def against_next(found: Separation | None) -> list[str]:
 
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
-    assert against_next(separation(Compared("a", 0.75, 0.5, 1.0))) == [
+    assert against_next(separation(Comparison("a", 0.75, 0.5, 1.0))) == [
         "better than the next: t00 is 0.7500 higher, 97.5% interval 0.5000 to 1.0000 on 32 rows",
         "a difference beyond chance on these rows may still be one of seeds: those are not compared",
     ]
 
 
 def test_a_next_that_cannot_be_told_apart_is_named_with_what_would_tell() -> None:
-    assert against_next(separation(Compared("a", 0.02, -0.01, 0.05))) == [
+    assert against_next(separation(Comparison("a", 0.02, -0.01, 0.05))) == [
         "t00 cannot be told apart from it: 0.0200 higher, 97.5% interval -0.0100 to 0.0500 on 32 rows; "
         "a difference of this size takes about 72 rows"
     ]
 
 
 def test_where_a_guess_of_the_rows_would_be_wild_there_is_none() -> None:
-    (line,) = against_next(separation(Compared("a", 0.001, -0.05, 0.05)))
+    (line,) = against_next(separation(Comparison("a", 0.001, -0.05, 0.05)))
     assert "takes about" not in line
 
 
 def test_many_that_cannot_be_told_apart_are_named_together() -> None:
-    alike = [Compared(key, 0.1, -0.1, 0.3) for key in ("a", "c", "a", "c", "a")]
+    alike = [Comparison(key, 0.1, -0.1, 0.3) for key in ("a", "c", "a", "c", "a")]
     lines = against_next(separation(*alike))
     assert len(lines) == best_compared.SHOWN + 1
     assert lines[-1] == "nor can t02, t00"
@@ -152,7 +154,7 @@ def test_what_cannot_be_told_of_the_base_and_the_next_for_one_reason_is_said_onc
 
 
 def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
-    lines = against_next(separation(Compared("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
+    lines = against_next(separation(Comparison("a", 0.75, 0.5, 1.0), rows=20, not_compared=4))
     assert lines[2:] == [
         "4 more trials, further behind, were not compared",
         "20 rows are few: where some differ far more than the rest, the intervals claim too much; take "
@@ -161,7 +163,7 @@ def test_few_rows_and_trials_that_were_left_out_are_said() -> None:
 
 
 def test_a_next_that_was_stopped_is_compared_where_it_was_stopped() -> None:
-    at_3 = Compared("a", 0.5, 0.25, 0.75, steps=(3, 3), point=3)
+    at_3 = Comparison("a", 0.5, 0.25, 0.75, steps=(3, 3), point=3)
     line, *_ = against_next(separation(at_3))
     assert line == (
         "better than the next: t00 is 0.5000 higher at step 3, where both were evaluated and t00 was stopped, "
@@ -172,12 +174,12 @@ def test_a_next_that_was_stopped_is_compared_where_it_was_stopped() -> None:
 
 
 def test_where_rungs_count_examples_so_do_the_lines() -> None:
-    (line, *_) = against_next(separation(Compared("a", 0.5, 0.25, 0.75, steps=(3, 1), point=24)))
+    (line, *_) = against_next(separation(Comparison("a", 0.5, 0.25, 0.75, steps=(3, 1), point=24)))
     assert "0.5000 higher after 24 examples, where both were evaluated" in line
 
 
 def test_unequal_steps_are_named() -> None:
-    (line, *_) = against_next(separation(Compared("a", 0.75, 0.5, 1.0, steps=(3, 9))))
+    (line, *_) = against_next(separation(Comparison("a", 0.75, 0.5, 1.0, steps=(3, 9))))
     assert line == (
         "better than the next: t00 is 0.7500 higher at unequal steps (t00 at 3, t01 at 9), "
         "97.5% interval 0.5000 to 1.0000 on 32 rows"
@@ -188,7 +190,7 @@ def test_unequal_steps_are_named() -> None:
 def test_a_trial_that_was_ahead_after_equal_steps_is_named(low: float | None) -> None:
     """The best may owe its place to the steps that the other one did not get."""
     high = None if low is None else -0.25
-    ahead = Compared("a", -0.5, low, high, "" if low else "its rows are missing", steps=(3, 3), point=3)
+    ahead = Comparison("a", -0.5, low, high, "" if low else "its rows are missing", steps=(3, 3), point=3)
     lines = against_next(separation(ahead))
     told = "t00 was ahead of it: 0.5000 lower at step 3, where both were evaluated and t00 was stopped"
     assert lines[0] == told + (", 97.5% interval 0.2500 to 0.7500 on 32 rows" if low else "")
@@ -214,22 +216,22 @@ def test_the_best_is_compared_with_the_default() -> None:
 
 
 def test_with_the_interval_of_the_default_where_it_is_known() -> None:
-    found = separation(Compared("c", 0.25, 0.1, 0.4), Compared("a", 0.75, 0.6, 0.9))
+    found = separation(Comparison("c", 0.25, 0.1, 0.4), Comparison("a", 0.75, 0.6, 0.9))
     told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), found)
     assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
 
 
 def test_a_default_that_was_stopped_is_compared_where_it_was_stopped() -> None:
     found = sweep(reported("b", 3, 1.5), reported("b", 9, 1.25, since=3))
-    at_3 = separation(Compared("c", 0.25, 0.1, 0.4), Compared("a", 0.5, 0.4, 0.6, steps=(3, 3), point=3))
+    at_3 = separation(Comparison("c", 0.25, 0.1, 0.4), Comparison("a", 0.5, 0.4, 0.6, steps=(3, 3), point=3))
     assert best_compared.against_default(found, best_of(found), FirstTrial(True, False), at_3) == (
         "t01 has eval_loss 1.5000, the default configuration (t00, stopped at step 3) 2.0000: 0.5000 lower (25%) "
         "at step 3, where both were evaluated and t00 was stopped, 97.5% interval 0.4000 to 0.6000 on 32 rows"
     )
 
 
-@pytest.mark.parametrize("default", [Compared("a", 0.75, 0.6, 0.9), Compared("a", 0.75, -0.1, 1.6)])
-def test_a_default_that_is_compared_as_the_next_is_not_compared_again(default: Compared) -> None:
+@pytest.mark.parametrize("default", [Comparison("a", 0.75, 0.6, 0.9), Comparison("a", 0.75, -0.1, 1.6)])
+def test_a_default_that_is_compared_as_the_next_is_not_compared_again(default: Comparison) -> None:
     (line, *_) = against_next(separation(default))
     assert "t00" in line and "0.7500 higher" in line
     told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), separation(default))
@@ -283,7 +285,7 @@ def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:
 
 def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     found = sweep(*AGAIN)
-    apart = Compared("a", 0.75, 0.5, 1.0)
+    apart = Comparison("a", 0.75, 0.5, 1.0)
     counted_in = replace(separation(apart), seeds=SeedNoise(0.0884, 1, 1))
     lines = best_compared.against_next(found, best_of(found), counted_in)
     spread = "2 trials of 1 point have a standard deviation of 0.0884 within a point, each at its best step"

@@ -10,9 +10,9 @@ from rich.console import Console
 from sweep_events import begun, ended, record, reported, started
 
 from sweeps.record.events import Event, TrialState
-from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.comparison import Comparison, side_by_side
+from sweeps.report.comparison import SideBySide, side_by_side
+from sweeps.statistics.comparison import Comparison, Separation
 
 EVENTS: list[Event] = [
     begun(),
@@ -28,15 +28,15 @@ EVENTS: list[Event] = [
 WHOLE = record(EVENTS)
 
 
-def separated(*others: Compared, rows: int = 32) -> Separation:
+def separated(*others: Comparison, rows: int = 32) -> Separation:
     return Separation(rows=rows, confidence=0.975, trials=others, base=None, not_compared=0)
 
 
-def compared(*keys: str, whole: SweepRecord = WHOLE, separation: Separation = separated()) -> Comparison:  # noqa: B008
-    return Comparison(whole, tuple(whole.trials[key] for key in keys), separation)
+def compared(*keys: str, whole: SweepRecord = WHOLE, separation: Separation = separated()) -> SideBySide:  # noqa: B008
+    return SideBySide(whole, tuple(whole.trials[key] for key in keys), separation)
 
 
-def shown(found: Comparison, width: int = 100) -> list[list[list[str]]]:
+def shown(found: SideBySide, width: int = 100) -> list[list[list[str]]]:
     """Table -> row -> words."""
     texts = []
     for table in found.tables(width):
@@ -92,38 +92,38 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
     ("other", "line"),
     [
         (
-            Compared("bbb", 0.25, 0.125, 0.5),
+            Comparison("bbb", 0.25, 0.125, 0.5),
             "t01 (step 3) is worse than t00 (step 9): eval_loss 0.2500 higher, "
             "97.5% interval 0.1250 to 0.5000 on 32 rows",
         ),
         (
-            Compared("bbb", 0.25, -0.125, 0.5),
+            Comparison("bbb", 0.25, -0.125, 0.5),
             "t01 (step 3) cannot be told apart from t00 (step 9): eval_loss 0.2500 higher, "
             "97.5% interval -0.1250 to 0.5000 on 32 rows",
         ),
         (
-            Compared("bbb", 0.25, unknown="the rows of t01 are missing"),
+            Comparison("bbb", 0.25, unknown="the rows of t01 are missing"),
             "whether t01 (step 3) differs from t00 (step 9) cannot be told: eval_loss 0.2500 higher, "
             "the rows of t01 are missing",
         ),
         (
-            Compared("bbb", -0.25, -0.5, -0.125, steps=(3, 3), point=3),
+            Comparison("bbb", -0.25, -0.5, -0.125, steps=(3, 3), point=3),
             "t01 (step 3) is better than t00 (step 3): eval_loss 0.2500 lower, "
             "97.5% interval 0.1250 to 0.5000 on 32 rows",
         ),
         (
-            Compared("bbb", 0.25, 0.125, 0.5, steps=(3, 1), point=24),
+            Comparison("bbb", 0.25, 0.125, 0.5, steps=(3, 1), point=24),
             "t01 (step 3) is worse than t00 (step 1): eval_loss 0.2500 higher after 24 examples, "
             "97.5% interval 0.1250 to 0.5000 on 32 rows",
         ),
     ],
 )
-def test_a_difference_is_told_with_its_interval(other: Compared, line: str) -> None:
+def test_a_difference_is_told_with_its_interval(other: Comparison, line: str) -> None:
     assert line in compared("aaa", "bbb", separation=separated(other)).lines()
 
 
 def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
-    lines = compared("bbb", "aaa", separation=separated(Compared("aaa", -0.25, -0.5, -0.125), rows=16)).lines()
+    lines = compared("bbb", "aaa", separation=separated(Comparison("aaa", -0.25, -0.5, -0.125), rows=16)).lines()
     better = "t00 (step 9) is better than t01 (step 3): eval_loss 0.2500 lower"
     assert f"{better}, 97.5% interval 0.1250 to 0.5000 on 16 rows" in lines
     assert lines[-2:] == [
@@ -148,7 +148,7 @@ def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
         metrics = {"eval_loss": 1.0, "eval_accuracy": value}
         report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         events += [started(key, number, r=8), event.model_copy(update={"report": report})]
-    untold = Compared("bbb", 0.25, unknown="the trainable gives no value per row for eval_accuracy")
+    untold = Comparison("bbb", 0.25, unknown="the trainable gives no value per row for eval_accuracy")
     found = compared("aaa", "bbb", whole=record(events), separation=separated(untold, rows=0))
     assert found.lines()[-1] == (
         "whether t01 (step 3) differs from t00 (step 3) cannot be told: eval_accuracy 0.2500 higher, "
@@ -159,7 +159,7 @@ def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
 
 
 def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
-    separation = separated(Compared("bbb", 0.25, 0.125, 0.5))
+    separation = separated(Comparison("bbb", 0.25, 0.125, 0.5))
     document = json.loads(json.dumps(compared("aaa", "bbb", separation=separation).as_json(), allow_nan=False))
     first, second = document["trials"]
     assert (first["name"], first["values"], first["best"]) == (

@@ -12,13 +12,13 @@ import pytest
 import report_sweeps as sweeps
 from sweep_events import base, begun, ended, infeasible, parked, reported, started
 
-from sweeps.record.eval_rows import separation
 from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialState
 from sweeps.record.folder import SweepFolder, locked
 from sweeps.report import page_file, status
 from sweeps.report.charts import charts
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Held, Story
+from sweeps.statistics.trials import compare_best
 
 END = SweepEnded(time=100.0, reason="finished")
 
@@ -36,7 +36,7 @@ def made(folder: Path, events: Iterable[Event], document: dict[str, Any] | None 
     events = list(events)
     written: SweepFolder = sweeps.write(folder, events, document)
     stands = status.read(written, 200.0)
-    found = page(stands, told(events), separation(written, stands.record), 200.0)
+    found = page(stands, told(events), compare_best(written, stands.record), 200.0)
     assert all(chart.title and chart.caption for chart in charts(found))
     return found
 

@@ -15,10 +15,10 @@ from sweep_events import base, begun, ended, parked, record, reported, started
 from sweeps.record.events import DataPrepared, Event, SweepEnded, TargetSettled, TrialState
 from sweeps.record.run_names import run_name
 from sweeps.record.selection import choose
-from sweeps.record.separation import Compared, Separation
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables
 from sweeps.report.progress import Lines, Table, describe
+from sweeps.statistics.comparison import Comparison, Separation
 
 PARAMS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
 EVENTS: list[Event] = [
@@ -103,7 +103,7 @@ def test_the_base_is_the_last_row() -> None:
 
 def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
     found = sweep(base(4.5))
-    separation = Separation(32, 0.975, (Compared("a", 0.75, -0.1, 1.6),), Compared("base", 3.25, 3.0, 3.5), 0)
+    separation = Separation(32, 0.975, (Comparison("a", 0.75, -0.1, 1.6),), Comparison("base", 3.25, 3.0, 3.5), 0)
     lines = terminal(found, None, separation)
     assert lines[0].endswith("state       differs")
     ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
@@ -118,7 +118,7 @@ def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
 
 
 def test_the_column_names_the_steps_where_they_are_unequal() -> None:
-    equal = Compared("a", 0.75, 0.5, 1.0, steps=(3, 3), point=3)
+    equal = Comparison("a", 0.75, 0.5, 1.0, steps=(3, 3), point=3)
     for compared, told in ((equal, "yes"), (replace(equal, steps=(3, 9), point=None), "yes (3/9)")):
         lines = terminal(sweep(), None, Separation(32, 0.975, (compared,), None, 0))
         (line,) = (line for line in lines if line.split()[0] == "t00")
@@ -127,7 +127,7 @@ def test_the_column_names_the_steps_where_they_are_unequal() -> None:
 
 def test_there_is_no_column_where_nothing_can_be_told() -> None:
     found = sweep()
-    separation = Separation(1, 0.975, (Compared("a", 0.75, None, None, "1 evaluation row"),), None, 0)
+    separation = Separation(1, 0.975, (Comparison("a", 0.75, None, None, "1 evaluation row"),), None, 0)
     assert "differs" not in "\n".join(terminal(found, None, separation))
     assert "differs" not in "\n".join(markdown(found, separation))
 

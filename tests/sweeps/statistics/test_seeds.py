@@ -8,11 +8,11 @@ from random import Random
 import pytest
 from sweep_events import ended, record, reported, started
 
-from sweeps.record import seeds
 from sweeps.record.events import Event, TrialState
-from sweeps.record.seeds import SeedNoise
 from sweeps.record.selection import choose, rank
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.statistics.intervals import Interval, SeedNoise, pooled, student, widened
+from sweeps.statistics.trials import noise
 
 
 def trial(key: str, number: int, loss: float, repeats: str | None = None) -> list[Event]:
@@ -40,31 +40,31 @@ def sweep(*trials: list[Event]) -> SweepRecord:
     ],
 )
 def test_the_quantiles_are_those_of_the_tables(probability: float, freedom: int, quantile: float) -> None:
-    assert seeds.student(probability, freedom) == pytest.approx(quantile, rel=2e-4)
+    assert student(probability, freedom) == pytest.approx(quantile, rel=2e-4)
 
 
 def test_the_spread_is_pooled_within_points() -> None:
-    found = seeds.pooled([[1.0, 1.2], [5.0, 5.1, 5.2]])
+    found = pooled([[1.0, 1.2], [5.0, 5.1, 5.2]])
     assert found is not None
     assert (found.freedom, found.points) == (3, 2)
     assert found.deviation == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
-    assert seeds.pooled([]) is None
+    assert pooled([]) is None
 
 
 def test_repeats_and_the_trial_that_they_repeat_are_one_group() -> None:
     found = sweep(trial("a", 0, 1.0), trial("b", 1, 2.0), trial("c", 2, 1.2, "a"), trial("d", 3, 2.1, "b"))
-    noise = seeds.noise(found.trials.values(), "eval_loss")
-    assert noise is not None
-    assert noise.deviation == pytest.approx(math.sqrt((0.02 + 0.005) / 2))
-    assert seeds.noise(sweep(trial("a", 0, 1.0), trial("b", 1, 2.0)).trials.values(), "eval_loss") is None
+    told = noise(found.trials.values(), "eval_loss")
+    assert told is not None
+    assert told.deviation == pytest.approx(math.sqrt((0.02 + 0.005) / 2))
+    assert noise(sweep(trial("a", 0, 1.0), trial("b", 1, 2.0)).trials.values(), "eval_loss") is None
 
 
 def test_a_repeat_that_was_cut_short_says_nothing_of_seeds() -> None:
     whole = [trial("a", 0, 1.0), trial("b", 1, 2.0), trial("c", 2, 1.2, "a")]
     cut = [*trial("d", 3, 3.9, "b")[:2], ended("d", TrialState.STOPPED, "budget.wall_clock is used up")]
-    noise = seeds.noise(sweep(*whole, cut).trials.values(), "eval_loss")
-    assert noise is not None
-    assert (noise.points, noise.freedom) == (1, 1)
+    told = noise(sweep(*whole, cut).trials.values(), "eval_loss")
+    assert told is not None
+    assert (told.points, told.freedom) == (1, 1)
 
 
 def test_a_lucky_seed_does_not_win() -> None:
@@ -78,15 +78,15 @@ def test_an_interval_of_seeds_alone_holds_as_often_as_it_says() -> None:
     rng = Random(0)
     held = 0
     for _ in range(1000):
-        noise = seeds.pooled([[rng.gauss(0, 1) for _ in range(3)] for _ in range(3)])
+        noise = pooled([[rng.gauss(0, 1) for _ in range(3)] for _ in range(3)])
         assert noise is not None
         held += abs(rng.gauss(0, 1) - rng.gauss(0, 1)) < noise.margin(0.95, 2)
     assert 0.92 < held / 1000 < 0.98
 
 
 def test_half_widths_add_in_squares() -> None:
-    low, high = seeds.widened(1.0, (0.97, 1.04), 0.04)
+    low, high, _ = widened(1.0, Interval(0.97, 1.04, None), 0.04)
     assert low == pytest.approx(0.95)
     assert high == pytest.approx(1 + math.hypot(0.04, 0.04))
-    assert seeds.widened(1.0, (0.97, 1.04), 0.0) == (0.97, 1.04)
+    assert widened(1.0, Interval(0.97, 1.04, 3), 0.0) == (0.97, 1.04, 3)
     assert SeedNoise(0.0, 2, 1).margin(0.95, 2) == 0

@@ -8,9 +8,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from sweeps.record import separation
-from sweeps.record.seeds import SeedNoise, student
-from sweeps.record.separation import Compared, Other, Separation, separate
+from sweeps.statistics import comparison
+from sweeps.statistics.comparison import Comparison, Pair, Separation, separate
+from sweeps.statistics.intervals import SeedNoise, student
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE
 
@@ -39,8 +39,8 @@ def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **o
             return other.loss - best.loss
         return 0.5
 
-    found = [Other(key, gap(other), other, best) for key, other in others.items()]
-    start = None if base is None else Other(BASE, gap(base), base, best)
+    found = [Pair(key, gap(other), other, best) for key, other in others.items()]
+    start = None if base is None else Pair(BASE, gap(base), base, best)
     return separate("eval_loss", found, start, len(others) + 1)
 
 
@@ -75,8 +75,8 @@ def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
     rows = separated(base=evaluation(0.5, 0.01), **others)
     noise = SeedNoise(deviation=0.02, freedom=4, points=2)
     first, start = others["a"], evaluation(0.5, 0.01)
-    found = [Other("a", first.loss - BEST.loss, first, BEST)]
-    both = separate("eval_loss", found, Other(BASE, start.loss - BEST.loss, start, BEST), 2, noise)
+    found = [Pair("a", first.loss - BEST.loss, first, BEST)]
+    both = separate("eval_loss", found, Pair(BASE, start.loss - BEST.loss, start, BEST), 2, noise)
     assert rows.trials[0].apart is True
     assert both.trials[0].apart is False
     assert both.seeds == noise
@@ -94,7 +94,7 @@ def test_the_rows_that_a_difference_takes_do_not_grow_with_the_rows(of_seeds: fl
     """With four times the rows half as much is left open by rows, and by seeds as much as before."""
     for rows, of_rows in ((100, 0.03), (400, 0.015)):
         half = math.hypot(of_rows, of_seeds)
-        found = Compared("a", 0.02, 0.02 - half, 0.02 + half, of_seeds=of_seeds)
+        found = Comparison("a", 0.02, 0.02 - half, 0.02 + half, of_seeds=of_seeds)
         told = found.rows_needed(rows) if found.apart is False else needed
         assert told == (None if needed is None else pytest.approx(needed, abs=1))
 
@@ -118,13 +118,13 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
     """The best is the lowest of the same rows: of six equal trials, one test for each other one errs in 10 %, not 5."""
     for trials in (2, 3, 6, 11, 13):
         means = np.sort(np.random.default_rng(7).normal(size=(20_000, trials)), axis=1)
-        quantile = NormalDist().inv_cdf(1 - 0.05 / separation.comparisons(trials, False) / 2)
-        wrong = means[:, min(trials - 1, separation.MOST)] - means[:, 0] > quantile * math.sqrt(2)
+        quantile = NormalDist().inv_cdf(1 - 0.05 / comparison.comparisons(trials, False) / 2)
+        wrong = means[:, min(trials - 1, comparison.MOST)] - means[:, 0] > quantile * math.sqrt(2)
         assert wrong.mean() < 0.055, trials
 
 
 def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
-    found = separate("eval_loss", [Other("a", 0.1, evaluation(0.1), BEST)], None, ranked=81)
+    found = separate("eval_loss", [Pair("a", 0.1, evaluation(0.1), BEST)], None, ranked=81)
     assert (found.confidence, found.not_compared) == (1 - 0.01 / 80, 79)
 
 
@@ -201,8 +201,8 @@ def test_each_trial_is_compared_with_the_best_one_where_that_stood_then() -> Non
     """The best at its end against the one, and after as few steps as it had against the other."""
     early, stopped = evaluation(0.4, 0.01, seed=3), evaluation(0.42, 0.01, seed=4)
     pairs = [
-        Other("a", 0.02, evaluation(0.02, 0.01), BEST, (18, 18), 18),
-        Other("b", stopped.loss - early.loss, stopped, early, (6, 6), 6),
+        Pair("a", 0.02, evaluation(0.02, 0.01), BEST, (18, 18), 18),
+        Pair("b", stopped.loss - early.loss, stopped, early, (6, 6), 6),
     ]
     at_end, at_stop = separate("eval_loss", pairs, None, 3).trials
     assert (at_end.steps, at_end.point, at_stop.steps, at_stop.point) == ((18, 18), 18, (6, 6), 6)
@@ -221,7 +221,7 @@ def right(rows: int, of: int, tokens: int = 10) -> Evaluation:
 
 def test_another_metric_is_compared_by_its_own_value_of_each_row() -> None:
     best, other = right(80, 60, tokens=0), right(80, 30, tokens=0)
-    (found,) = separate("accuracy", [Other("a", -0.375, other, best)], None, 2).trials
+    (found,) = separate("accuracy", [Pair("a", -0.375, other, best)], None, 2).trials
     assert found.low is not None and found.high is not None
     # 30 of 80 rows differ: the standard error of their share is sqrt(0.375 * 0.625 / 80) = 0.054. The correction for
     # skewness moves both ends by less than a quarter of that.
@@ -232,16 +232,16 @@ def test_another_metric_is_compared_by_its_own_value_of_each_row() -> None:
 
 def test_rows_of_equal_values_are_no_copies_of_each_other_and_rows_of_equal_losses_are() -> None:
     """An answer is right or wrong: two different questions often have equal values."""
-    alike = [Other("a", -0.375, right(80, 30, tokens=0), right(80, 60, tokens=0))]
+    alike = [Pair("a", -0.375, right(80, 30, tokens=0), right(80, 60, tokens=0))]
     assert separate("accuracy", alike, None, 2).rows == 80
-    copies = [Other("a", -0.375, right(80, 30), right(80, 60))]
-    assert separate("accuracy", copies, None, 2).trials[0].unknown == separation.FEW_COPIES
+    copies = [Pair("a", -0.375, right(80, 30), right(80, 60))]
+    assert separate("accuracy", copies, None, 2).trials[0].unknown == comparison.FEW_COPIES
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_rows_that_a_difference_takes_do_not_depend_on_its_sign(sign: int) -> None:
     low, high = sorted([sign * -0.01, sign * 0.05])
-    assert Compared("a", sign * 0.02, low, high).rows_needed(100) == 225
+    assert Comparison("a", sign * 0.02, low, high).rows_needed(100) == 225
 
 
 def copied(one: Evaluation, times: int) -> Evaluation:
@@ -271,7 +271,7 @@ def test_rows_of_a_group_count_as_one() -> None:
     assert (alone.rows_in_words, found.rows_in_words) == ("40 rows", "10 groups of rows")
     assert (found.rows, found.is_narrow, found.as_json()["is_grouped"]) == (10, True, True)
     assert found.trials[0].low != alone.trials[0].low
-    assert separated(grouped(BEST, 5), a=grouped(other, 5)).trials[0].unknown == separation.FEW_COPIES
+    assert separated(grouped(BEST, 5), a=grouped(other, 5)).trials[0].unknown == comparison.FEW_COPIES
 
 
 def test_copies_of_a_few_rows_tell_nothing() -> None:

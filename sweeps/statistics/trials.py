@@ -1,18 +1,19 @@
-"""Reads what a sweep keeps of each evaluation row, and compares the best trial with others by it."""
+"""Compares a sweep's trials by what its folder keeps of each evaluation row."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sweeps.record import seeds
+from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.selection import rank
-from sweeps.record.separation import MOST, Other, Separation, separate
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.statistics.comparison import MOST, Pair, Separation, separate
+from sweeps.statistics.intervals import SeedNoise, pooled
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.scoring.requests import BASE
@@ -21,7 +22,7 @@ EXACT = 1e-6
 """Share by which a metric may differ from the mean of its rows: a trainable may compute it in single precision."""
 
 
-def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
+def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     """The best trial against the next ones, trial 0 and the base; None when there is no best, or nothing beside it."""
     ranked = rank(record.trials.values(), record.objective)
     if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0]) is None):
@@ -31,19 +32,21 @@ def separation(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     return _separated(folder, record, best, compared, len(ranked))
 
 
-def against(folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord]) -> Separation:
+def compare_chosen(
+    folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord]
+) -> Separation:
     """A trial that somebody chose against others. Others without a value are left out.
 
-    The confidence is that of `separation`: the trials were chosen on the rows that compare them, and what the closing
+    The confidence is that of `compare_best`: the trials were chosen on the rows that compare them, and what the closing
     table of a sweep does not tell apart must not differ here.
     """
     metric = record.objective.metric
     told = [trial for trial in others if math.isfinite(trial.value(metric))]
     if not math.isfinite(first.value(metric)):
         told = []
-    # Those that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
-    open_ones = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(metric))]
-    in_all = len(rank(record.trials.values(), record.objective)) + len(open_ones)
+    # Trials that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
+    unended = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(metric))]
+    in_all = len(rank(record.trials.values(), record.objective)) + len(unended)
     # As in the closing table, the base counts, and tells rows apart on which good adapters have equal losses.
     compared = _separated(folder, record, first, told, max(in_all, len(told) + 1))
     return replace(compared, base=None, not_compared=0)
@@ -53,31 +56,39 @@ def _separated(
     folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord], ranked: int
 ) -> Separation:
     metric = record.objective.metric
-    noise = seeds.noise(record.trials.values(), metric)
     pairs = [_pair(folder, metric, first, other) for other in others]
-    return separate(metric, pairs, _of_base(folder, record, first), ranked, noise)
+    return separate(metric, pairs, _of_base(folder, record, first), ranked, noise(record.trials.values(), metric))
 
 
-def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Other | None:
+def noise(trials: Iterable[TrialRecord], metric: str) -> SeedNoise | None:
+    """How far another seed moves the metric; None where no trial was trained again to its end (`searcher.repeats`)."""
+    groups: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.state is TrialState.COMPLETED and math.isfinite(trial.value(metric)):
+            groups.setdefault(trial.repeats or trial.trial_key, []).append(trial.value(metric))
+    return pooled([values for values in groups.values() if len(values) > 1])
+
+
+def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Pair | None:
     metric = record.objective.metric
     if record.base is None or metric not in record.base.metrics:
         return None
     value = record.base.metrics[metric]
     rows = _read([folder.base_rows], metric, value, "the base")
-    return Other(BASE, value - best.value(metric), rows, _of_trial(folder, metric, best, best.best_step))
+    return Pair(BASE, value - best.value(metric), rows, _of_trial(folder, metric, best, best.best_step))
 
 
-def _pair(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord) -> Other:
+def _pair(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord) -> Pair:
     """Two trials after equal steps; at their best steps where no rows are kept of these."""
     found = [_at(folder, metric, first, other, steps) for steps in _steps(first, other)]
-    whole = [each for each in found if isinstance(each.best, Evaluation) and isinstance(each.evaluation, Evaluation)]
+    whole = [each for each in found if isinstance(each.first, Evaluation) and isinstance(each.evaluation, Evaluation)]
     return (whole or found)[0]
 
 
-def _at(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord, steps: tuple[int, int]) -> Other:
+def _at(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord, steps: tuple[int, int]) -> Pair:
     own, of_first = steps
     points = other.points.get(own), first.points.get(of_first)
-    return Other(
+    return Pair(
         other.trial_key,
         other.value_at(own, metric) - first.value_at(of_first, metric),
         _of_trial(folder, metric, other, own),
@@ -123,9 +134,8 @@ def _read(paths: Sequence[Path], metric: str, value: float, name: str) -> Evalua
     rows = evaluation.rows_of(metric)
     if rows is None:
         return f"the trainable gives no value per row for {metric}"
-    parts, weights = rows
-    off = abs(sum(parts) - value * sum(weights))
+    off = abs(sum(rows.parts) - value * sum(rows.weights))
     # Not turned round: a NaN is nowhere near.
-    if len(parts) == len(weights) and sum(weights) > 0 and off <= EXACT * sum(map(abs, parts)):
+    if len(rows.parts) == len(rows.weights) and sum(rows.weights) > 0 and off <= EXACT * sum(map(abs, rows.parts)):
         return evaluation
     return f"the rows of {name} are not those of its {metric}"

@@ -1,21 +1,24 @@
-"""How far a difference of losses may be chance, over the rows that it was measured on. Pure.
+"""How far a difference may be chance: over the rows that it was measured on, and over seeds. Pure.
 
 Rows are compared in pairs. The interval is Student's t of the differences, corrected for their skewness, since a few
-large ones make the plain interval, and that of the percentile bootstrap, too narrow on one side (Hall, On the Removal
-of Skewness by Transformation, JRSS B 54, 221-228, 1992). It tells what other rows like these would give, not what
-another seed would. Copies of a row, and rows of one group, are one unit: they are no further evidence (`units_of`).
-docs/promotion.md has how often the interval errs, as `tests/benchmarks/intervals.py` simulates it.
+large differences make the plain interval, and that of the percentile bootstrap, too narrow on one side (Hall, On the
+Removal of Skewness by Transformation, JRSS B 54, 221-228, 1992). The interval tells what other rows like these would
+give. Copies of a row, and rows of one group, are one unit: they are no further evidence (`units_of`). What another seed
+would give is known where points were trained again (`SeedNoise`). docs/promotion.md has how often the interval errs, as
+`tests/benchmarks/intervals.py` simulates it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sweeps.record.seeds import student
 from trainables.objective import digits
 
 ERROR_RATE = 0.01
@@ -23,13 +26,13 @@ ERROR_RATE = 0.01
 LEAST_ROWS = 10
 """With fewer rows nothing is told: the interval of one row has no width at all."""
 FEW_ROWS = 30
-"""Of fewer rows the intervals hold where differences are about normal; a few large ones make them too narrow."""
+"""On fewer rows the intervals hold where differences are about normal; a few large differences make them too narrow."""
 _MOST, _FEW = 0.8, 0.1
 """Where so few of the rows carry most of the variance, the interval hangs on how many such rows there happen to be. A
 tenth carries 80 % never where rows are normal, in 4 % of cases where they are exponential, and in 87 to 100 % where
 3 % of the rows are far off."""
 _NO_WIDTH = 1e-9
-"""A spread of less than this, of the difference itself, is rounding."""
+"""A spread that is a smaller share of the difference is rounding."""
 
 
 class Interval(NamedTuple):
@@ -39,6 +42,47 @@ class Interval(NamedTuple):
     high: float
     carried_by: int | None
     """Number of units that carry most of the variance; 0 where all are the same, None where there is nothing to say."""
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """The spread of a metric over seeds, pooled over the points that were trained several times."""
+
+    deviation: float
+    """Standard deviation of a trial's value, in the metric's unit."""
+    freedom: int
+    """Degrees of freedom: trials less points."""
+    points: int
+
+    def margin(self, confidence: float, trials: int) -> float:
+        """Half the width of the interval that seeds alone give to one trial's value, or to the difference of two."""
+        return student(0.5 + confidence / 2, self.freedom) * self.deviation * math.sqrt(trials)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its object in the JSON line."""
+        return asdict(self)
+
+
+def pooled(groups: Sequence[Sequence[float]]) -> SeedNoise | None:
+    """The noise within groups of values, each of one point; None without a group."""
+    freedom = sum(len(group) - 1 for group in groups)
+    if freedom == 0:
+        return None
+    squares = sum((value - fmean(group)) ** 2 for group in groups for value in group)
+    return SeedNoise(math.sqrt(squares / freedom), freedom, len(groups))
+
+
+def widened(difference: float, span: Interval, margin: float) -> Interval:
+    """An interval over rows that also holds over seeds: both are independent, so half-widths add in squares."""
+    low = difference - math.hypot(difference - span.low, margin)
+    return Interval(low, difference + math.hypot(span.high - difference, margin), span.carried_by)
+
+
+def student(probability: float, freedom: int) -> float:
+    """The quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # takes a quarter of a second, and most commands compare nothing
+
+    return float(stdtrit(freedom, probability))
 
 
 def confidence_of(comparisons: int) -> float:

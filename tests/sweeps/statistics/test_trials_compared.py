@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from sweep_events import base, begun, ended, record, reported, started
 
-from sweeps.record.eval_rows import against, separation
 from sweeps.record.events import Event, TrialState
 from sweeps.record.folder import SweepFolder
-from sweeps.record.separation import Separation
+from sweeps.statistics.comparison import Separation
+from sweeps.statistics.trials import compare_best, compare_chosen
 from trainables.contract import Evaluation
 
 ROWS = 40
@@ -46,7 +46,7 @@ def trial_of(folder: SweepFolder, key: str, number: int, found: Evaluation) -> l
 
 
 def separated(folder: SweepFolder, *events: list[Event]) -> Separation:
-    found = separation(folder, record([event for of_trial in events for event in of_trial]))
+    found = compare_best(folder, record([event for of_trial in events for event in of_trial]))
     assert found is not None
     return found
 
@@ -78,12 +78,12 @@ def test_only_the_next_ones_are_compared_and_the_default(folder: SweepFolder) ->
 
 def test_a_trial_that_is_not_ranked_is_not_compared(folder: SweepFolder) -> None:
     failed = [*trial(folder, "b", 1, 0.1), ended("b", TrialState.FAILED)]
-    assert separation(folder, record([*trial(folder, "a", 0, 2.0), *failed])) is None
+    assert compare_best(folder, record([*trial(folder, "a", 0, 2.0), *failed])) is None
 
 
 def test_a_single_trial_has_nothing_beside_it(folder: SweepFolder) -> None:
-    assert separation(folder, record(trial(folder, "a", 0, 2.0))) is None
-    assert separation(folder, record([])) is None
+    assert compare_best(folder, record(trial(folder, "a", 0, 2.0))) is None
+    assert compare_best(folder, record([])) is None
 
 
 def spoilt(folder: SweepFolder, content: str | None) -> str:
@@ -128,23 +128,23 @@ def test_a_chosen_trial_is_compared_with_the_confidence_of_the_closing_table(fol
     failed = [*trial(folder, "b", 6, 0.1), ended("b", TrialState.FAILED)]
     whole = record([base(4.5), *(event for of_trial in [*trials, failed] for event in of_trial), started("c", 7)])
     chosen = [whole.trials[key] for key in ("k3", "k1", "b", "c")]
-    found = against(folder, whole, chosen[0], chosen[1:])
+    found = compare_chosen(folder, whole, chosen[0], chosen[1:])
     # One that failed has rows too; one that has not reported has no value.
     assert [(each.key, each.apart, round(each.difference, 6)) for each in found.trials] == [
         ("k1", True, -0.2),
         ("b", True, -1.2),
     ]
-    usual = separation(folder, whole)
+    usual = compare_best(folder, whole)
     assert usual is not None
     assert (found.rows, found.confidence, found.not_compared) == (ROWS, usual.confidence, 0)
-    backwards = against(folder, whole, chosen[3], chosen[:3])
+    backwards = compare_chosen(folder, whole, chosen[3], chosen[:3])
     assert backwards.trials == ()
 
 
 def test_while_a_sweep_runs_a_pair_has_the_same_interval_whoever_is_named_beside_it(folder: SweepFolder) -> None:
     whole = record([event for n in range(4) for event in trial(folder, f"k{n}", n, 1.0 + n / 10)[:-1]])
     first, *others = whole.trials.values()
-    pair, all_of_them = against(folder, whole, first, others[:1]), against(folder, whole, first, others)
+    pair, all_of_them = compare_chosen(folder, whole, first, others[:1]), compare_chosen(folder, whole, first, others)
     assert pair.confidence == all_of_them.confidence
     assert pair.trials[0] == all_of_them.trials[0]
 
@@ -161,7 +161,7 @@ def test_rows_that_only_the_base_tells_apart_are_no_copies_for_chosen_trials(fol
 
     trials = [trial_of(folder, "a", 0, good(1)), trial_of(folder, "b", 1, good(2))]
     whole = record([base(start.loss), *(event for of_trial in trials for event in of_trial)])
-    closing, pair = separation(folder, whole), against(folder, whole, whole.trials["a"], [whole.trials["b"]])
+    closing, pair = compare_best(folder, whole), compare_chosen(folder, whole, whole.trials["a"], [whole.trials["b"]])
     assert closing is not None
     assert (pair.rows, pair.trials, pair.base) == (ROWS, closing.trials, None)
     assert pair.trials[0].apart

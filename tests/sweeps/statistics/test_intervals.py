@@ -11,7 +11,7 @@ from benchmarks.intervals import of_groups, passing
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sweeps.record.paired_rows import (
+from sweeps.statistics.intervals import (
     ERROR_RATE,
     Interval,
     counted_units,
