@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import truediv
 from typing import NamedTuple
 
+from trainables.contract import Evaluation
 from trainables.objective import EVAL_LOSS, Direction
 
 
@@ -56,3 +57,24 @@ def row_values(
     """Returns the value of each row for each metric that is the mean of these; for the arguments see `evaluate`."""
     each = {name: metric.of_row for name, metric in metrics.items() if metric.of_row is not None}
     return {name: tuple(map(of_row, row_losses, row_tokens)) for name, of_row in each.items()}
+
+
+def evaluation(
+    row_losses: Sequence[float],
+    row_tokens: Sequence[int],
+    row_groups: Sequence[int] = (),
+    hardware: str = "",
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Evaluation:
+    """Returns an evaluation with each metric, all of them finite; for the arguments see `evaluate` and `Evaluation`.
+
+    All that an engine is asked for on the evaluation rows arrives here: today the losses.
+    """
+    return Evaluation(
+        metrics=evaluate(row_losses, row_tokens, metrics),
+        row_losses=tuple(row_losses),
+        row_tokens=tuple(row_tokens),
+        row_groups=tuple(row_groups),
+        row_values=row_values(row_losses, row_tokens, metrics),
+        hardware=hardware,
+    )

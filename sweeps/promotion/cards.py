@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.statistics.comparison import Comparison
 from sweeps.statistics.intervals import percent
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import digits
@@ -70,27 +71,28 @@ def table(verdict: Verdict) -> Table:
     for name in (BASE, CHAMPION):
         if name in verdict.losses:
             shown.add_row(name, f"{verdict.losses[name]:.4f}", "", "", "", "")
-    shown_last = ""
-    for comparison in verdict.comparisons:
-        first = comparison.candidate != shown_last
-        shown_last = comparison.candidate
-        shown.add_row(
-            comparison.candidate if first else "",
-            f"{verdict.losses[comparison.candidate]:.4f}" if first else "",
-            comparison.against,
-            digits(comparison.gain, "+"),
-            f"{digits(comparison.low, '+')} to {digits(comparison.high, '+')}",
-            ("passes" if comparison.passed else "fails") if comparison.candidate == verdict.winner else "",
-        )
+    for candidate, comparisons in verdict.comparisons.items():
+        whose = [candidate, f"{verdict.losses[candidate]:.4f}"]
+        for each in comparisons:
+            end = ("passes" if verdict.passes(each) else "fails") if candidate == verdict.winner else ""
+            shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
+            whose = ["", ""]
     return shown
+
+
+def _ends(comparison: Comparison) -> str:
+    """The ends of an interval; nothing where there is none."""
+    if comparison.low is None or comparison.high is None:
+        return ""
+    return f"{digits(comparison.low, '+')} to {digits(comparison.high, '+')}"
 
 
 def headline(facts: VersionFacts) -> str:
     """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
     verdict = facts.verdict
     gains = ", ".join(
-        f"{digits(comparison.gain)} lower than the {comparison.against} ({verdict.interval_of(comparison)})"
-        for comparison in verdict.of(verdict.winner)
+        f"{digits(comparison.difference)} lower than the {comparison.key} ({verdict.interval_of(comparison)})"
+        for comparison in verdict.comparisons[verdict.winner]
     )
     return f"Loss {verdict.losses[verdict.winner]:.4f} on {facts.rows}: {gains}."
 
@@ -124,7 +126,7 @@ def card(facts: VersionFacts) -> str:
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     own = sum(trial.repeats is None for trial in facts.sweep.trials)
-    candidates = len({comparison.candidate for comparison in verdict.comparisons})
+    candidates = len(verdict.comparisons)
     # Not the sweep's best: its trials are ranked on other rows, and perhaps by another metric.
     best = f"the best on the rows that decided of {candidates} candidate{'' if candidates == 1 else 's'}, out"
     place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else best
@@ -138,10 +140,10 @@ def card(facts: VersionFacts) -> str:
     lines += ["| | loss | gain | interval |", "|---|---|---|---|"]
     lines += [f"| {name} | {verdict.losses[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.losses]
     lines += [
-        f"| {comparison.candidate} | {verdict.losses[comparison.candidate]:.4f} "
-        f"| {digits(comparison.gain, '+')} on the {comparison.against} "
-        f"| {digits(comparison.low, '+')} to {digits(comparison.high, '+')} |"
-        for comparison in verdict.comparisons
+        f"| {candidate} | {verdict.losses[candidate]:.4f} | {digits(each.difference, '+')} on the {each.key} "
+        f"| {_ends(each)} |"
+        for candidate, comparisons in verdict.comparisons.items()
+        for each in comparisons
     ]
     lines += ["", "Loss is the negative log-likelihood per completion token, in nats."]
     lines += [_bases(facts), "", f"{verdict.unseen}.", ""]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,8 @@ from sweeps.promotion.context import Context
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.errors import TrainableError
-from trainables.objective import EVAL_LOSS
 from trainables.scoring import requests
-from trainables.scoring.requests import BASE, BaseFacts, Scores, ScoringRequest, ScoringResult
+from trainables.scoring.requests import BASE, BaseFacts, ScoringRequest, ScoringResult
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
@@ -80,23 +78,22 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
 
 def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
     """The line that says how far the second evaluation is from the first. Raises `SweepError` when it is too far."""
-    claimed = candidate.trial.metrics.get(f"best_{EVAL_LOSS}")
+    claimed = candidate.trial.best(gate.DECIDES.metric)
     if candidate.label in answer.not_finite:
         raise SweepError(
-            f"{candidate.label}: its loss is not finite, and it reported {claimed or math.nan:.5f} "
+            f"{candidate.label}: its loss is not finite, and it reported {claimed:.5f} "
             f"({answer.hardware}): adapter, base, rows or libraries are not those of the sweep"
         )
-    reported, scores = candidate.reported, answer.scores[candidate.label]
-    before = Scores(row_losses=reported.row_losses, row_tokens=reported.row_tokens)
-    agreement = gate.agreement(before, reported.hardware, scores, answer.hardware)
-    if not agreement.holds or (claimed is not None and not abs(claimed - scores.loss) <= agreement.tolerance):
+    found = answer.scores[candidate.label]
+    agreement = gate.agreement(candidate.reported, found)
+    if not agreement.holds or abs(claimed - found.loss) > agreement.tolerance:
         raise SweepError(
-            f"{candidate.label}: evaluates to {scores.loss:.5f} and reported {claimed or math.nan:.5f}; its rows "
+            f"{candidate.label}: evaluates to {found.loss:.5f} and reported {claimed:.5f}; its rows "
             f"differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g} "
             f"({agreement.hardware}): adapter, base, rows or libraries are not those of the sweep"
         )
     return (
-        f"  {candidate.label}: {scores.loss:.4f}, as reported (rows differ by {agreement.difference:.1g}, tolerance "
+        f"  {candidate.label}: {found.loss:.4f}, as reported (rows differ by {agreement.difference:.1g}, tolerance "
         f"{agreement.tolerance:g} for {agreement.hardware})"
     )
 
@@ -166,7 +163,7 @@ def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scori
         context.say(f"warning: the loss of {label} {where} is not finite: serve it in {scheme} only")
         return None
     found = answer.scores[label]
-    agreement = gate.agreement(trained, evidence.answer.hardware, found, answer.hardware)
+    agreement = gate.agreement(trained, found)
     told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
     gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
     way_out = f"what was evaluated is {scheme}: serve it so"
@@ -193,11 +190,11 @@ def deciding_rows(context: Context) -> tuple[str, str]:
 def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
     """The gate's verdict on the candidate with the lowest loss. Pure."""
     candidates, scores = evidence.candidates, dict(evidence.answer.scores)
-    best = min(candidates, key=lambda candidate: scores[candidate.label].loss)
+    best = min(candidates, key=lambda each: gate.DECIDES.loss(gate.DECIDES.of(scores[each.label].metrics)))
     is_champion = champion is not None and champion.tags[IDENTITY] == best.identity
     if is_champion:
         # Nothing is gained by a comparison with itself.
         scores.pop(CHAMPION, None)
     labels = [candidate.label for candidate in candidates]
-    verdict = gate.decide(scores, labels, min_gain, evidence.answer.row_groups)
+    verdict = gate.decide(scores, labels, min_gain)
     return Contender(verdict, best, is_champion)

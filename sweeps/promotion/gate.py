@@ -1,49 +1,27 @@
-"""Decides whether an adapter is better than the base and the champion. Pure: losses in, a verdict out.
+"""Decides whether an adapter is better than the base and the champion. Pure: evaluations in, a verdict out.
 
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
-difference of the losses per completion token (sum of negative log-likelihoods / sum of tokens), with an interval over
-rows (`paired_rows`), where the copies of a row, and the rows of a group, count as one. The best of k candidates looks
-better than it is on the rows that chose it, so the interval has confidence 1 - 0.01 / k: all k intervals hold at once
-in 99 of 100 promotions.
+difference of the metric, with an interval over rows (`statistics.comparison`), where the copies of a row, and the rows
+of a group, count as one. The best of k candidates looks better than it is on the rows that chose it, so the interval
+has confidence 1 - 0.01 / k: all k intervals hold at once in 99 of 100 promotions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-
-from sweeps.statistics.intervals import (
-    FEW_ROWS,
-    LEAST_ROWS,
-    confidence_of,
-    counted_units,
-    in_words,
-    intervals,
-    units_of,
-    unseen,
-)
-from trainables.objective import digits
-from trainables.scoring.requests import BASE, Scores
+from sweeps.statistics.comparison import Comparison, Pair, compare
+from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, unseen
+from trainables.contract import Evaluation
+from trainables.objective import MIN_EVAL_LOSS, Objective, RowValues, digits
+from trainables.scoring.requests import BASE
 
 CHAMPION = "champion"
 """The name under which the present champion is scored."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Compares one candidate with the base or the champion."""
-
-    candidate: str
-    against: str
-    gain: float
-    """How much lower the candidate's loss is, in nats per completion token."""
-    low: float
-    high: float
-    passed: bool
-    carried_by: int | None = None
-    """As `paired_rows.Interval.carried_by`."""
+DECIDES = MIN_EVAL_LOSS
+"""What promotion compares, whatever ranked the candidates: in nats per completion token."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +29,14 @@ class Verdict:
     """The gate's decision on the best candidate, and all that it compared."""
 
     winner: str
-    """The candidate with the lowest loss on the rows that decide."""
-    passed: bool
+    """The candidate with the best value on the rows that decide."""
     reasons: tuple[str, ...]
     """Why it did not pass; empty when it did."""
     losses: Mapping[str, float]
-    """Name of a candidate, BASE or CHAMPION -> its loss per completion token, in nats."""
-    comparisons: tuple[Comparison, ...]
-    """All comparisons, the winner's first."""
+    """Name of a candidate, BASE or CHAMPION -> its value of the metric."""
+    comparisons: Mapping[str, tuple[Comparison, ...]]
+    """Candidate, the winner first -> its comparisons, that with the champion last. Each `key` is BASE or CHAMPION, and
+    each `difference` the gain on it: how much better the candidate's value is."""
     min_gain: float
     confidence: float
     rows: int
@@ -66,6 +44,11 @@ class Verdict:
     warnings: tuple[str, ...] = ()
     is_grouped: bool = False
     """Whether rows that belong together count as one."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the winner may be promoted."""
+        return not self.reasons
 
     @property
     def rows_in_words(self) -> str:
@@ -79,68 +62,85 @@ class Verdict:
 
     def interval_of(self, comparison: Comparison) -> str:
         """The interval of a gain in words, with its confidence and the rows."""
-        return in_words((comparison.low, comparison.high), self.confidence, self.rows_in_words, comparison.carried_by)
+        return comparison.interval_in_words(self.confidence, self.rows_in_words)
 
-    def of(self, candidate: str) -> list[Comparison]:
-        """The comparisons of one candidate, that with the champion last."""
-        return [comparison for comparison in self.comparisons if comparison.candidate == candidate]
+    def passes(self, comparison: Comparison) -> bool:
+        """Whether a gain is large enough, and more than chance."""
+        is_told = comparison.low is not None and comparison.carried_by != 0
+        return is_told and comparison.difference >= self.min_gain and (comparison.low or 0.0) > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Its object in the JSON line."""
+        comparisons = [
+            {"candidate": name, "against": each.key, "gain": each.difference, "low": each.low, "high": each.high,
+             "passed": self.passes(each), "carried_by": each.carried_by}
+            for name, of_candidate in self.comparisons.items() for each in of_candidate
+        ]  # fmt: skip
+        fields = {name: value for name, value in vars(self).items() if name != "comparisons"}
+        return {**fields, "passed": self.passed, "comparisons": comparisons}
 
 
 def decide(
-    scores: Mapping[str, Scores], candidates: Sequence[str], min_gain: float, groups: Sequence[int] = ()
+    scores: Mapping[str, Evaluation], candidates: Sequence[str], min_gain: float, objective: Objective = DECIDES
 ) -> Verdict:
-    """Decides on the candidate with the lowest loss.
+    """Decides on the candidate with the best value.
 
     It passes when against the base, and against the champion where there is one, its gain is at least `min_gain` and
     the interval of the gain lies above zero.
 
     Args:
         scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
-        candidates: their names; of equal losses the first one wins.
-        min_gain: in nats per completion token.
-        groups: number of the group of each row; empty where each row stands alone.
+        candidates: their names; of equal values the first one wins.
+        min_gain: in the metric's unit.
+        objective: the metric that is compared.
     """
-    first, tokens = next(iter(scores)), next(iter(scores.values())).row_tokens
-    for name, each in scores.items():
-        if each.row_tokens != tokens:
-            raise ValueError(f"{name} and {first} were not scored on the same rows")
-    units = units_of(tokens, [each.row_losses for each in scores.values()], groups)
-    losses = {name: each.loss for name, each in scores.items()}
-    winner = min(candidates, key=lambda name: losses[name])
-    confidence = confidence_of(len(candidates))
+    values = {name: objective.of(each.metrics) for name, each in scores.items()}
+    winner = min(candidates, key=lambda name: objective.loss(values[name]))
     ordered = [winner, *(name for name in candidates if name != winner)]
-    pairs = [(name, reference) for name in ordered for reference in (BASE, CHAMPION) if reference in scores]
-    gains = np.stack([np.subtract(scores[theirs].row_losses, scores[ours].row_losses) for ours, theirs in pairs])
-    comparisons = []
-    for (name, against), row_gains, span in zip(pairs, gains, intervals(gains, tokens, confidence, units), strict=True):
-        gain = float(row_gains.sum()) / sum(tokens)
-        passed = gain >= min_gain and span.low > 0
-        comparisons.append(Comparison(name, against, gain, span.low, span.high, passed, span.carried_by))
-    own, rows = [each for each in comparisons if each.candidate == winner], max(units) + 1
-    told = Verdict(winner, True, (), losses, tuple(comparisons), min_gain, confidence, rows, is_grouped=bool(groups))
-    reasons = [_reason(each, told) for each in own if not each.passed]
+    references = [name for name in (BASE, CHAMPION) if name in scores]
+    pairs = [_pair(objective, scores[name], against, scores[against]) for name in ordered for against in references]
+    confidence = confidence_of(len(candidates))
+    found = compare(objective.metric, pairs, confidence)
+    each_has = len(references)
+    comparisons = {name: found.pairs[place * each_has : (place + 1) * each_has] for place, name in enumerate(ordered)}
+    told = Verdict(winner, (), values, comparisons, min_gain, confidence, found.rows, (), found.is_grouped)
+    own = comparisons[winner]
+    reasons = [why for why in (_reason(told, each) for each in own if not told.passes(each)) if why is not None]
     warnings = [
-        f"{winner}'s gain on the {each.against} has the {told.interval_of(each)}: "
-        + ("chance cannot be told" if each.carried_by == 0 else "the interval hangs on how many such rows there are")
+        f"{winner}'s gain on the {each.key} has the {told.interval_of(each)}: "
+        "the interval hangs on how many such rows there are"
         for each in own
-        if each.carried_by is not None
+        if each.carried_by
     ]
-    copies = f" ({len(tokens)} with copies)" if len(tokens) > rows and not groups else ""
-    only = f"only {told.rows_in_words} decide{copies}"
-    if rows < LEAST_ROWS:
+    rows = scores[winner].rows_of(objective.metric) or RowValues((), ())
+    is_copied = len(rows.parts) > found.rows and not found.is_grouped
+    only = f"only {told.rows_in_words} decide" + (f" ({len(rows.parts)} with copies)" if is_copied else "")
+    if found.rows < LEAST_ROWS:
         reasons.insert(0, f"{only}: at least {LEAST_ROWS} are needed")
-    if rows < FEW_ROWS:
+    if found.rows < FEW_ROWS:
         warnings.insert(0, f"{only}: with fewer than {FEW_ROWS} the interval may be too narrow")
-    return replace(told, passed=not reasons, reasons=tuple(reasons), warnings=tuple(warnings))
+    return replace(told, reasons=tuple(reasons), warnings=tuple(warnings))
 
 
-def _reason(comparison: Comparison, verdict: Verdict) -> str:
-    """Says why a comparison did not pass."""
-    candidate, against, gain = comparison.candidate, comparison.against, comparison.gain
+def _pair(objective: Objective, candidate: Evaluation, against: str, reference: Evaluation) -> Pair:
+    """The two so that their difference is the candidate's gain."""
+    gain = objective.gain(objective.of(reference.metrics), objective.of(candidate.metrics))
+    lower, higher = (candidate, reference) if objective.mode == "min" else (reference, candidate)
+    return Pair(against, gain, higher, lower)
+
+
+def _reason(verdict: Verdict, comparison: Comparison) -> str | None:
+    """Says why a comparison of the winner did not pass; None where rows are too few to tell."""
+    candidate, against, gain = verdict.winner, comparison.key, comparison.difference
     if gain <= 0:
         return f"{candidate} is not better than the {against}: gain {digits(gain, '+')}"
     if gain < verdict.min_gain:
         return f"{candidate} gains {digits(gain)} on the {against}, less than min_gain {verdict.min_gain:g}"
+    if comparison.apart is None:
+        few = verdict.rows < LEAST_ROWS
+        return None if few else f"{candidate}'s gain on the {against} may be chance: {comparison.unknown}"
+    if comparison.carried_by == 0:
+        return f"{candidate}'s gain on the {against} has the {verdict.interval_of(comparison)}: chance cannot be told"
     return f"{candidate}'s gain on the {against} may be chance: {verdict.interval_of(comparison)}"
 
 
@@ -160,8 +160,8 @@ class Agreement:
         return self.difference <= self.tolerance
 
 
-def agreement(reported: Scores, reported_on: str, now: Scores, now_on: str) -> Agreement:
-    """Compares an adapter's scores with those that its trial reported.
+def agreement(reported: Evaluation, now: Evaluation) -> Agreement:
+    """Compares an adapter's losses with those that its trial reported.
 
     The tolerance depends on the type of the activations. In float32, packed training and plain PEFT agree within 1e-5
     (tests/trainables/packing/test_adapter_pack.py); the tolerance is ten times that, for other versions of the
@@ -173,8 +173,9 @@ def agreement(reported: Scores, reported_on: str, now: Scores, now_on: str) -> A
         return Agreement(float("inf"), 0.0, "other rows or tokens")
     gaps = (abs(ours - theirs) for ours, theirs in zip(now.row_losses, reported.row_losses, strict=True))
     difference = sum(gaps) / sum(now.row_tokens)
-    words = now_on if reported_on == now_on else f"{reported_on or 'unknown'}, now {now_on}"
-    return Agreement(difference, tolerance(reported_on, now_on), words)
+    before, after = reported.hardware, now.hardware
+    words = after if before == after else f"{before or 'unknown'}, now {after}"
+    return Agreement(difference, tolerance(before, after), words)
 
 
 def tolerance(reported_on: str, now_on: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
@@ -67,7 +67,7 @@ class PromotionResult:
             "dry_run": self.dry_run,
             "reasons": list(self.reasons),
             "unquantised_loss": self.registered.unquantised_loss,
-            "verdict": asdict(self.verdict),
+            "verdict": self.verdict.as_json(),
         }
 
 

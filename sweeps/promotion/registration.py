@@ -23,7 +23,8 @@ from sweeps.promotion.evidence import Winner
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
 from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
-from trainables.scoring.requests import BaseFacts, Scores
+from trainables.contract import Evaluation
+from trainables.scoring.requests import BaseFacts
 
 NEW_TOKENS = 16
 FEW_TOKENS = 16
@@ -169,7 +170,7 @@ def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
     return f"{len(served['losses'])} rows score as evaluated, it answers {text[:60]!r}"
 
 
-def difference(served: Sequence[float], told: Scores, tolerance: float) -> str | None:
+def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> str | None:
     """Says how far the losses of the first rows are from those of the evaluation; None within the tolerance.
 
     The tolerance is one for means of many tokens. With few, rounding differs by more: in 16 bits a logit of 16 to 32
@@ -196,7 +197,7 @@ def _move(context: Context, winner: Winner, number: str, clock: Callable[[], flo
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None
     is_compared = before is None or gate.CHAMPION in winner.verdict.losses
-    gain = round(winner.verdict.of(winner.candidate.label)[-1].gain, 6) if is_compared else None
+    gain = round(winner.verdict.comparisons[winner.candidate.label][-1].difference, 6) if is_compared else None
     entry = Entry(clock(), "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
     fault_points.point("promote.after_challenger")

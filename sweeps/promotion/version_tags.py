@@ -45,9 +45,9 @@ def of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, st
     }
     tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
     tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
-    for comparison in verdict.of(candidate.label):
+    for comparison in verdict.comparisons[candidate.label]:
         interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
-        tags[f"gain.{comparison.against}"] = f"{comparison.gain:.6f} ({interval})"
+        tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({interval})"
     tags |= {f"version.{name}": number for name, number in facts.versions.items()}
     if winner.forced:
         tags[FORCED] = "; ".join(winner.forced)[:5000]

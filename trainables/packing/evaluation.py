@@ -43,17 +43,10 @@ def judge(
     found = qlora_metrics.evaluate(totals, tokens, metrics)
     wrong = [f"{name} {value}" for name, value in found.items() if not math.isfinite(value)]
     if not wrong and _is_flat(losses, [split.row(i) for i in range(len(split))]):
-        wrong = [f"eval_loss {found[EVAL_LOSS]:.4f}: the output no longer depends on the input"]
+        wrong = [f"{EVAL_LOSS} {found[EVAL_LOSS]:.4f}: the output no longer depends on the input"]
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
-    return Evaluation(
-        metrics=found,
-        row_losses=totals,
-        row_tokens=tokens,
-        row_groups=split.groups,
-        row_values=qlora_metrics.row_values(totals, tokens, metrics),
-        hardware=hardware,
-    )
+    return qlora_metrics.evaluation(totals, tokens, split.groups, hardware, metrics)
 
 
 def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[TokenRow]) -> bool:

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from trainables import qlora_metrics
 from trainables.base import base_checks, base_model, model_files, model_source
+from trainables.contract import Evaluation
 from trainables.data import dataset, sources, templates
 from trainables.data.rendering import Renderer
 from trainables.errors import DataError, ModelError
@@ -28,7 +30,6 @@ from trainables.scoring.requests import (
     BASE,
     BaseFacts,
     Sample,
-    Scores,
     ScoringProgress,
     ScoringRequest,
     ScoringResult,
@@ -69,7 +70,7 @@ class AdapterScorer:
         base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
         base_checks.refuse_unknown_tokens(self._base.model, self._spec, dataset.highest_token(split))
         trained_on = 0 if request.rows in _NAMED else self._trained_on(split)
-        scores: dict[str, Scores | None] = {}
+        scores: dict[str, Evaluation | None] = {}
         if request.with_base:
             scores[BASE] = self._losses(BASE, self._base.model, split, tell)
         for name, files in request.adapters.items():
@@ -78,7 +79,6 @@ class AdapterScorer:
         return ScoringResult(
             scores={name: each for name, each in scores.items() if each is not None},
             hardware=self._base.hardware,
-            row_groups=split.groups,
             fingerprint=fingerprint,
             samples=samples,
             ends=self._ends(split),
@@ -177,7 +177,9 @@ class AdapterScorer:
 
     # Losses
 
-    def _with_adapter(self, name: str, files: Mapping[str, bytes], split: dataset.Split, tell: Tell) -> Scores | None:
+    def _with_adapter(
+        self, name: str, files: Mapping[str, bytes], split: dataset.Split, tell: Tell
+    ) -> Evaluation | None:
         wrong = problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
@@ -197,8 +199,8 @@ class AdapterScorer:
             # PEFT leaves this attribute behind, and warns about it at the next adapter (peft_model.py, 0.21.2).
             vars(self._base.model).pop("peft_config", None)
 
-    def _losses(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Scores | None:
-        """Scores a model; returns None where the loss of a row is not finite."""
+    def _losses(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Evaluation | None:
+        """Scores a model; returns None where a metric is not finite."""
         totals, done = [0.0] * len(split), 0
         tell(ScoringProgress(name=name, rows=len(split)))
         with torch.no_grad():
@@ -209,10 +211,10 @@ class AdapterScorer:
                     totals[place] = float(piece.sum())
                 done += len(batch)
                 tell(ScoringProgress(name=name, done=done, rows=len(split)))
-        if not all(map(math.isfinite, totals)):
-            return None
         tokens = tuple(split.row(i).labels for i in range(len(split)))
-        return Scores(row_losses=tuple(totals), row_tokens=tokens)
+        if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
+            return None
+        return qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware)
 
 
 def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:

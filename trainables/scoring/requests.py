@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
-from trainables.contract import Preview
+from trainables.contract import Evaluation, Preview
 from trainables.data import preview, sources
 from trainables.inputs import json_text
 from trainables.inputs.legible import legible
@@ -58,20 +58,6 @@ class ScoringRequest(Spec):
     """How many of the first rows to return, to check a served adapter with."""
 
 
-class Scores(Spec):
-    """The losses of one adapter."""
-
-    row_losses: Annotated[tuple[float, ...], Field(strict=False)]
-    """The total negative log-likelihood of each row."""
-    row_tokens: Annotated[tuple[int, ...], Field(strict=False)]
-    """The number of tokens that count in each row."""
-
-    @property
-    def loss(self) -> float:
-        """Returns the negative log-likelihood per token that counts."""
-        return sum(self.row_losses) / sum(self.row_tokens)
-
-
 class Sample(Spec):
     """One row as columns and as tokens."""
 
@@ -83,14 +69,12 @@ class Sample(Spec):
 
 
 class ScoringResult(Spec):
-    """The losses that a request asked for."""
+    """The evaluations that a request asked for."""
 
-    scores: dict[str, Scores]
+    scores: dict[str, Evaluation]
     """Those of every name but `not_finite`."""
     hardware: str
     """Device and type of the activations, as in `Evaluation.hardware`."""
-    row_groups: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """As `Evaluation.row_groups`, of the rows that were scored."""
     fingerprint: str
     """16 hex digits over the rows' tokens and labels; for eval, the fingerprint of the sweep's data."""
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()

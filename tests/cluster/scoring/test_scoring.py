@@ -86,7 +86,8 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatc
 
 MODULE = """
 from trainables.errors import ModelError
-from trainables.scoring.requests import BASE, Scores, ScoringProgress, ScoringResult
+from trainables.contract import Evaluation
+from trainables.scoring.requests import BASE, ScoringProgress, ScoringResult
 from trainables.toy import *
 
 
@@ -96,7 +97,7 @@ class Scorer:
             tell(ScoringProgress(name=BASE, done=done, rows=3))
         if not request.with_base:
             raise ModelError("no base was asked for")
-        scores = {BASE: Scores(row_losses=(1.0,), row_tokens=(1,))}
+        scores = {BASE: Evaluation(metrics={"eval_loss": 1.0}, row_losses=(1.0,), row_tokens=(1,))}
         return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="0")
 
 

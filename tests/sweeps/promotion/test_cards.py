@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from sweeps.promotion import cards
 from sweeps.promotion.evidence import deciding_rows
-from sweeps.promotion.gate import Comparison, Verdict
+from sweeps.promotion.gate import Verdict
+from sweeps.statistics.comparison import Comparison
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.scoring.requests import BaseFacts
@@ -33,14 +34,14 @@ def facts(
     """A promotion of one trial."""
     config, _ = toy()
     trial = TrialRun("run", "key", 1, "COMPLETED", None, None, None, {}, {"r": "8"})
-    gain = Comparison("t01", "base", 1.0, 0.9, 1.1, True)
+    gains = {"t01": (Comparison("base", 1.0, 0.9, 1.1),)}
     return cards.VersionFacts(
         model="answers",
         alias="champion",
         sweep=TrackedSweep("x-1", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
         is_chosen=False,
-        verdict=Verdict("t01", True, (), {"base": 2.0, "t01": 1.0}, (gain,), 0.0, 0.99, 40),
+        verdict=Verdict("t01", (), {"base": 2.0, "t01": 1.0}, gains, 0.0, 0.99, 40),
         rows="data.test",
         base=base,
         hub_id=hub_id,
@@ -182,12 +183,8 @@ def test_a_repeat_is_no_trial_of_its_own() -> None:
 def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> None:
     """The sweep ranked its trials on other rows."""
     told = facts(None, "base")
-    (gain,) = told.verdict.comparisons
-    compared = tuple(
-        dataclasses.replace(gain, candidate=name, against=against)
-        for name in ("t01", "t00")
-        for against in ("base", "champion")
-    )
+    both = tuple(Comparison(against, 1.0, 0.9, 1.1) for against in ("base", "champion"))
+    compared = {"t01": both, "t00": both}
     losses = {"base": 2.0, "champion": 1.5, "t00": 1.1, "t01": 1.0}
     told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, losses=losses, comparisons=compared))
     assert "- the best on the rows that decided of 2 candidates, out of 1 trials of the sweep" in cards.card(told)

@@ -1,36 +1,50 @@
-"""The gate: pure, on made-up losses."""
+"""The gate: pure, on made-up evaluations."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from sweeps.promotion.gate import CHAMPION, agreement, decide, tolerance
 from sweeps.promotion.registration import difference
-from trainables.scoring.requests import BASE, Scores
+from trainables import qlora_metrics
+from trainables.contract import Evaluation
+from trainables.objective import Objective
+from trainables.scoring.requests import BASE
 
 ROWS = 200
 TOKENS = np.random.default_rng(1).integers(5, 40, ROWS)
 
 
-def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS) -> Scores:
+def evaluation(losses: Sequence[float], tokens: Sequence[int]) -> Evaluation:
+    return qlora_metrics.evaluation(losses, tokens, hardware="cpu float32")
+
+
+def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS) -> Evaluation:
     """Rows with about this loss per token, uneven by their own difficulty and by `noise`."""
     hard = np.random.default_rng(7).normal(0, 0.5, ROWS)[:rows]
     own = np.random.default_rng(seed).normal(0, noise, rows) if noise else 0.0
     losses = TOKENS[:rows] * (per_token + hard + own)
-    return Scores(row_losses=tuple(losses.tolist()), row_tokens=tuple(TOKENS[:rows].tolist()))
+    return evaluation(tuple(losses.tolist()), tuple(TOKENS[:rows].tolist()))
 
 
-def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Scores):
+def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Evaluation):
     names = [name for name in found if name not in (BASE, CHAMPION)]
-    return decide(found, names, min_gain, groups)
+    return decide(
+        {name: each.model_copy(update={"row_groups": groups}) for name, each in found.items()}, names, min_gain
+    )
 
 
 def test_a_clear_gain_on_base_and_champion_passes():
     found = verdict(base=scores(3.0), champion=scores(2.5), t00=scores(2.0, 0.3, 1), t01=scores(2.2, 0.3, 2))
     assert (found.winner, found.passed, found.reasons) == ("t00", True, ())
-    assert [(each.candidate, each.against) for each in found.comparisons][:2] == [("t00", BASE), ("t00", CHAMPION)]
-    assert found.of("t00")[1].gain == pytest.approx(0.5, abs=0.1)
+    assert [(name, [each.key for each in gains]) for name, gains in found.comparisons.items()] == [
+        ("t00", [BASE, CHAMPION]),
+        ("t01", [BASE, CHAMPION]),
+    ]
+    assert found.comparisons["t00"][1].difference == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +58,10 @@ def test_both_references_must_be_beaten(champion, reason):
 
 
 def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
-    base, better = scores(3.0), scores(2.5)
-    assert verdict(0.6, base=base, t00=better).reasons == ("t00 gains 0.5000 on the base, less than min_gain 0.6",)
-    gain = verdict(0.0, base=base, t00=better).of("t00")[0].gain
+    base, better = scores(3.0), scores(2.5, 0.1)
+    (reason,) = verdict(0.6, base=base, t00=better).reasons
+    assert reason.startswith("t00 gains 0.4971") and reason.endswith(" on the base, less than min_gain 0.6")
+    gain = verdict(0.0, base=base, t00=better).comparisons["t00"][0].difference
     assert verdict(gain, base=base, t00=better).passed
 
 
@@ -61,15 +76,15 @@ def test_choosing_among_more_candidates_takes_a_wider_interval():
 
     one, ten = of(1), of(10)
     assert (one.confidence, ten.confidence) == (0.99, 0.999)
-    widths = [found.of("t00")[0].high - found.of("t00")[0].low for found in (one, ten)]
+    widths = [found.comparisons["t00"][0].high - found.comparisons["t00"][0].low for found in (one, ten)]
     # Normal quantiles of 99.9 and 99 %: 3.29 and 2.58.
     assert widths[1] / widths[0] == pytest.approx(3.29 / 2.58, rel=0.1)
 
 
 def test_rows_weigh_by_their_tokens():
-    base = Scores(row_losses=(10.0, 300.0), row_tokens=(1, 99))
-    better = Scores(row_losses=(0.0, 310.0), row_tokens=(1, 99))
-    assert verdict(base=base, t00=better).of("t00")[0].gain == 0.0
+    base = evaluation((10.0, 300.0), (1, 99))
+    better = evaluation((0.0, 310.0), (1, 99))
+    assert verdict(base=base, t00=better).comparisons["t00"][0].difference == 0.0
 
 
 def test_the_same_losses_give_the_same_verdict():
@@ -83,17 +98,18 @@ def test_few_rows_are_warned_of():
 
 
 def test_copies_of_a_row_are_no_further_evidence():
-    def of(per_token: float, noise: float, rows: int, times: int) -> Scores:
+    def of(per_token: float, noise: float, rows: int, times: int) -> Evaluation:
         one = scores(per_token, noise, 1, rows)
-        return Scores(row_losses=one.row_losses * times, row_tokens=one.row_tokens * times)
+        return evaluation(one.row_losses * times, one.row_tokens * times)
 
     found = verdict(base=of(3.0, 0.0, 3, 4), t00=of(2.0, 0.3, 3, 4))
     assert (found.passed, found.rows) == (False, 3)
     assert found.reasons[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
+    assert found.comparisons["t00"][0].low is None, "three rows have no interval"
     once, often = (verdict(base=of(3.0, 0.0, 40, times), t00=of(2.0, 0.3, 40, times)) for times in (1, 9))
     assert often.rows == 40
-    for before, now in zip(once.comparisons, often.comparisons, strict=True):
-        assert [now.gain, now.low, now.high] == pytest.approx([before.gain, before.low, before.high])
+    (before,), (now,) = once.comparisons["t00"], often.comparisons["t00"]
+    assert [now.difference, now.low, now.high] == pytest.approx([before.difference, before.low, before.high])
 
 
 def test_rows_of_a_group_are_one_unit():
@@ -101,10 +117,8 @@ def test_rows_of_a_group_are_one_unit():
     groups = tuple(row // 5 for row in range(50))
     own = np.random.default_rng(3).normal(0.1, 0.15, 10)
     tokens = (10,) * 50
-    base = Scores(row_losses=tuple(30.0 + row for row in range(50)), row_tokens=tokens)
-    better = Scores(
-        row_losses=tuple(30.0 + row - 10 * own[row // 5] - 0.1 * (row % 5) for row in range(50)), row_tokens=tokens
-    )
+    base = evaluation(tuple(30.0 + row for row in range(50)), tokens)
+    better = evaluation(tuple(30.0 + row - 10 * own[row // 5] - 0.1 * (row % 5) for row in range(50)), tokens)
     alone, grouped = verdict(base=base, t00=better), verdict(0.0, groups, base=base, t00=better)
     assert (alone.passed, alone.rows, alone.rows_in_words) == (True, 50, "50 rows")
     assert (grouped.passed, grouped.rows, grouped.rows_in_words) == (False, 10, "10 groups of rows")
@@ -121,36 +135,54 @@ def test_a_few_rows_that_carry_the_gain_are_warned_of():
     gains = np.random.default_rng(2).normal(0.05, 0.01, 100)
     gains[[3, 50]] = -30 / TOKENS[3], 30 / TOKENS[50]
     losses = tuple(loss - gain * count for loss, gain, count in zip(base.row_losses, gains, TOKENS[:100], strict=True))
-    (warning,) = verdict(base=base, t00=Scores(row_losses=losses, row_tokens=base.row_tokens)).warnings
+    (warning,) = verdict(base=base, t00=evaluation(losses, base.row_tokens)).warnings
     assert warning.startswith("t00's gain on the base has the 99% interval ")
     assert "on 100 rows, of which 2 carry 80% of its variance: the interval hangs on how many such rows" in warning
     assert not verdict(base=scores(3.0), t00=scores(2.5, 0.3)).warnings
 
 
-def test_a_gain_that_is_the_same_on_every_row_says_that_chance_cannot_be_told():
-    (warning,) = verdict(base=scores(3.0), t00=scores(2.5)).warnings
-    assert warning.endswith("on 200 rows, the same on each: chance cannot be told")
+def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
+    """One distinct value says nothing of chance: an interval without width would call any gain real."""
+    found = verdict(base=scores(3.0), champion=scores(2.8, 0.3), t00=scores(2.5))
+    (reason,) = found.reasons
+    assert reason.startswith("t00's gain on the base has the 99% interval 0.5000 to 0.5000 on 200 rows, the same on")
+    assert reason.endswith(" each: chance cannot be told")
+    assert [each["passed"] for each in found.as_json()["comparisons"]] == [False, True]
+    assert not found.warnings
 
 
 def test_other_rows_are_never_compared():
-    with pytest.raises(ValueError, match="not scored on the same rows"):
-        verdict(base=scores(3.0), t00=scores(2.0, rows=50))
+    found = verdict(base=scores(3.0), t00=scores(2.0, rows=50))
+    assert found.reasons == ("t00's gain on the base may be chance: it was evaluated on other rows",)
+
+
+@pytest.mark.parametrize(("right", "passed"), [(150, True), (110, False), (90, False)])
+def test_another_metric_is_decided_by_its_own_value_of_each_row(right, passed):
+    """100 of 200 answers of the base are right; the losses of all are the same."""
+
+    def of(count: int) -> Evaluation:
+        values = tuple(float(row % ROWS < count) for row in range(ROWS))
+        return Evaluation(metrics={"eval_loss": 1.0, "accuracy": count / ROWS}, row_values={"accuracy": values})
+
+    found = decide({BASE: of(100), "t00": of(right)}, ["t00"], 0.06, Objective(metric="accuracy", mode="max"))
+    assert found.passed == passed
+    assert found.comparisons["t00"][0].difference == pytest.approx((right - 100) / ROWS)
 
 
 # A second evaluation
 
 
 def test_what_differs_cannot_cancel_out():
-    one = Scores(row_losses=(10.0, 10.0), row_tokens=(10, 10))
-    other = Scores(row_losses=(11.0, 9.0), row_tokens=(10, 10))
-    found = agreement(one, "cpu float32", other, "cpu float32")
+    one = evaluation((10.0, 10.0), (10, 10))
+    other = evaluation((11.0, 9.0), (10, 10))
+    found = agreement(one, other)
     assert one.loss == other.loss
     assert found.difference == pytest.approx(0.1)
     assert not found.holds
 
 
 def test_other_rows_do_not_agree():
-    assert not agreement(scores(3.0), "cpu float32", scores(3.0, rows=50), "cpu float32").holds
+    assert not agreement(scores(3.0), scores(3.0, rows=50)).holds
 
 
 @pytest.mark.parametrize(
@@ -188,5 +220,5 @@ def test_the_tolerance_is_per_type_and_hardware(before, now, allowed):
     ],
 )
 def test_a_served_model_may_differ_by_rounding(tokens, losses, says):
-    told = Scores(row_losses=(1.0,) * 9, row_tokens=(*tokens, *(99,) * (9 - len(tokens))))
+    told = evaluation((1.0,) * 9, (*tokens, *(99,) * (9 - len(tokens))))
     assert difference(losses, told, 0.02) == says

@@ -109,7 +109,7 @@ def test_a_better_challenger_replaces_the_champion(champion):
     assert (outcome.registered.version, outcome.previous) == ("2", "1")
     assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1", "staging": "2"}
     assert "@champion" in champion.client.get_registered_model(MODEL).description
-    assert {found.against for found in outcome.verdict.of("t01")} == {"base", "champion"}
+    assert {found.key for found in outcome.verdict.comparisons["t01"]} == {"base", "champion"}
     assert champion.tags("2")["promotion.compared_with"] == "version 1"
     assert {"gain.champion", "loss.champion"} <= champion.tags("2").keys()
 

@@ -20,15 +20,15 @@ from sweeps.promotion import evidence
 from sweeps.promotion.context import PromotionRequest
 from sweeps.promotion.promote import promote
 from sweeps.tracking import stores
-from trainables import qlora
-from trainables.scoring.requests import Scores, ScoringRequest, ScoringResult
+from trainables import qlora, qlora_metrics
+from trainables.scoring.requests import ScoringRequest, ScoringResult
 from trainables.specs import ModelSpec
 
 ROWS = ScoringRequest(rows="test", adapters={"t00": {}, "t01": {}}, with_base=True, samples=4)
 
 
 def answer(*losses: float) -> ScoringResult:
-    scores = {"t01": Scores(row_losses=losses, row_tokens=(10, 10))} if losses else {}
+    scores = {"t01": qlora_metrics.evaluation(losses, (10, 10), hardware="cpu float32")} if losses else {}
     return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="", not_finite=() if losses else ("t01",))
 
 

@@ -66,13 +66,7 @@ def test_a_pass_that_raises_is_a_failure_of_the_base(monkeypatch):
 # On disk
 
 ROWS = (6.0, 4.0), (2, 3)
-EVALUATION = Evaluation(
-    metrics=qlora_metrics.evaluate(*ROWS),
-    row_losses=ROWS[0],
-    row_tokens=ROWS[1],
-    row_values=qlora_metrics.row_values(*ROWS),
-    hardware="cpu float32",
-)
+EVALUATION = qlora_metrics.evaluation(*ROWS, hardware="cpu float32")
 
 
 def kept(path: Path, evaluate) -> Evaluation | Failure:

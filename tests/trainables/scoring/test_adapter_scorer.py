@@ -203,9 +203,10 @@ def test_groups_go_with_the_rows_that_are_scored(trained, tmp_path):
     try:
         for rows in ("eval", "held_out", "test", files["test"]):
             answer = scorer.score(ScoringRequest(rows=rows, with_base=True, samples=2))
-            assert len(answer.row_groups) == len(answer.scores[BASE].row_losses)
+            groups = answer.scores[BASE].row_groups
+            assert len(groups) == len(answer.scores[BASE].row_losses)
             count = 4 if rows in ("eval", "held_out") else 15
-            assert [answer.row_groups.count(group) for group in range(count)] == [2] * count
+            assert [groups.count(group) for group in range(count)] == [2] * count
             assert [sample.columns["question"][0] for sample in answer.samples] == ["q"] * 2
     finally:
         scorer._spec = base
