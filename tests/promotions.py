@@ -20,9 +20,9 @@ import tiny_models
 from cluster.scoring.process import WideHost
 from sweeps import saved_sweep
 from sweeps.config.model import SweepConfig
-from sweeps.promotion import version_files
-from sweeps.promotion.context import PromotionRequest
+from sweeps.promotion import versions
 from sweeps.promotion.promote import PromotionResult, promote
+from sweeps.promotion.request import PromotionRequest
 from sweeps.record import digests
 from sweeps.record.events import (
     DataPrepared,
@@ -180,7 +180,7 @@ class InProcess(WideHost):
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         assert "MLmodel" in files
-        losses = self._scored[digests.of_files(version_files.adapter(files))]
+        losses = self._scored[digests.of_files(versions.adapter_in(files))]
         return json.dumps({"losses": losses[: len(json.loads(job)["samples"])], "texts": ["as told"], "prompts": []})
 
 

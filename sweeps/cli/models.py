@@ -22,19 +22,19 @@ def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, A
     from sweeps.tracking import stores
 
     stores.store(tracking_uri)  # Before the next import, which takes seconds.
-    from sweeps.promotion import history
+    from sweeps.promotion import versions
 
     out = console()
-    promoted = history.models(model, tracking_uri)
+    promoted = versions.models(model, tracking_uri)
     if promoted:
-        out.print(history.table_of_models(promoted))
+        out.print(versions.table_of_models(promoted))
     else:
         out.print("no promoted models", markup=False)
     if model is not None:
         out.print()
         moved = promoted[0][0]
         if moved.history:
-            out.print(history.table_of_moves(moved))
+            out.print(versions.table_of_moves(moved))
         else:
             out.print("its history is empty: no alias move is written down")
-    return [history.as_json(each) for each, _ in promoted]
+    return [versions.as_json(each) for each, _ in promoted]

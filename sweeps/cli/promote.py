@@ -14,8 +14,8 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.planning.number_words import counted
 
 if TYPE_CHECKING:
-    from sweeps.promotion.context import PromotionRequest
     from sweeps.promotion.promote import PromotionResult
+    from sweeps.promotion.request import PromotionRequest
     from trainables.scoring.requests import ScoringProgress
 
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
@@ -92,7 +92,7 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
             )
             raise ConfigError([missing, str(error)]) from None
         raise
-    from sweeps.promotion.context import PromotionRequest
+    from sweeps.promotion.request import PromotionRequest
 
     return PromotionRequest(place, policy, **options)
 

@@ -25,10 +25,10 @@ def rollback(
 
     with mistakes():
         stores.store(tracking_uri)  # Before the next import, which takes seconds.
-        from sweeps.promotion import rollback as rolling_back
+        from sweeps.promotion import versions
 
         out = console()
-        moved = rolling_back.rollback(
+        moved = versions.rollback(
             model, to, alias, tracking_uri, say=lambda line: out.print(line, markup=False, soft_wrap=True)
         )
     before = f" (before: version {moved.before})" if moved.before is not None else ""

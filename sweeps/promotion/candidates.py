@@ -6,16 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
-from sweeps.promotion.context import Context
+from sweeps.promotion.request import Context
 from sweeps.record import digests
 from sweeps.tracking.lookup import ReportedRows, TrackedSweep, TrialRun
-from trainables import catalogue
 from trainables.contract import Evaluation
-from trainables.errors import NotTrainable
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import COSTS, Direction, Objective
+from trainables.objective import COSTS, Objective
 from trainables.scoring import requests
 from trainables.specs import TrialSpec
 
@@ -37,32 +34,6 @@ class Candidate:
     def label(self) -> str:
         """The trial as tables name it."""
         return self.trial.label
-
-
-def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
-    """What ranks the candidates: the metric that is named, else the sweep's objective. Pure.
-
-    Raises:
-        SweepError: the sweep has several objectives, and nothing says which of its trials is wanted.
-    """
-    objectives = config.objectives
-    if metric is None and len(objectives) > 1 and trial is None:
-        names = " and ".join(objective.metric for objective in objectives)
-        raise SweepError(
-            f"the sweep has several objectives ({names}), and no trial is the best in all of them: choose one of its "
-            "Pareto set with --trial KEY, or rank by one metric with --metric NAME"
-        )
-    if metric is None:
-        return objectives[0]
-    known = {objective.metric: objective for objective in objectives}
-    return known.get(metric) or Objective(metric=metric, mode=_direction(config.trainable, metric))
-
-
-def _direction(trainable: str, metric: str) -> Direction:
-    try:
-        return catalogue.find(trainable).METRICS.get(metric, "min")
-    except NotTrainable:
-        return "min"
 
 
 def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: bool) -> list[TrialRun]:
@@ -97,7 +68,7 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
 
 
 def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:
-    refuse_unknown(trial, sweep.sweep_id, {each.trial_key: each.label for each in sweep.trials})
+    _refuse_unknown(trial, sweep.sweep_id, {each.trial_key: each.label for each in sweep.trials})
     run = next(each for each in sweep.trials if trial in (each.trial_key, each.label))
     if run.refused is not None:
         raise SweepError(f"--trial: the adapter of {run.label} is not in MLflow: {run.refused}")
@@ -109,7 +80,7 @@ def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRu
     return run
 
 
-def refuse_unknown(trial: str, sweep_id: str, there: Mapping[str, str]) -> None:
+def _refuse_unknown(trial: str, sweep_id: str, there: Mapping[str, str]) -> None:
     """Raises `SweepError` when `trial`, a key or a label, is none of the sweep's; `there` is trial key -> label."""
     if trial not in there and trial not in there.values():
         known = ", ".join(f"{name} {key}" for key, name in there.items()) or "none"

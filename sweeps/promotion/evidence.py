@@ -1,25 +1,45 @@
-"""Evaluates the candidates: once to confirm what their trials reported, once on the rows that decide."""
+"""The evidence of a promotion: base, rows and champion are checked, then all are evaluated, and the gate is asked.
+
+The candidates are evaluated twice: once to confirm what their trials reported, once on the rows that decide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, HostsDied
 from cluster.scoring import Scoring
-from sweeps.errors import SweepError
-from sweeps.promotion import gate
+from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError, NotStored, SweepError
+from sweeps.promotion import gate, versions
 from sweeps.promotion.candidates import Candidate
-from sweeps.promotion.content import Content
-from sweeps.promotion.context import Context
 from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.promotion.request import Context
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.errors import TrainableError
-from trainables.scoring import requests
+from trainables.scoring import requests, tokenizer_files
 from trainables.scoring.requests import BASE, BaseFacts, ScoringRequest, ScoringResult
 
 SAMPLES = 4
 """Rows that the packaged model must score as the evaluation did."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was checked."""
+
+    base_identity: str
+    """Base and quantisation: only adapters of the same ones can be compared."""
+    champion_adapter: Mapping[str, bytes] | None
+    """None when there is no champion, or --force promotes without a comparison with it."""
+    rows_in_train: int
+    """How many rows of --eval-data were said to be in data.train too, at a look at the first ones."""
+    eval_data: bytes | None
+    """The file of --eval-data as it was before that look: it may change until it is sent."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,137 @@ class Winner:
     verdict: Verdict
     forced: tuple[str, ...]
     """The objections that --force overrode."""
+
+
+# What is compared is what the sweep trained on
+
+
+def find_champion(context: Context) -> Version | None:
+    """The version that the alias points to now; None when there is none.
+
+    Raises:
+        SweepError: the model's name is taken by something else, or the version was not made by qsweep.
+    """
+    context.registry.model(context.model)
+    champion = context.registry.at(context.model, context.alias)
+    if champion is not None and IDENTITY not in champion.tags:
+        raise SweepError(
+            f"{context.model}: version {champion.number}, its {context.alias}, was not made by qsweep: there is no "
+            "adapter to compare with; move the alias or choose another"
+        )
+    return champion
+
+
+def check(context: Context, champion: Version | None, scored: Scoring) -> Content:
+    """Checks that base and rows are still those that the sweep began with, and that the champion is on this base.
+
+    Raises:
+        ConfigError: the rows of --eval-data are wrong.
+        SweepError: base or rows are not there, or differ and the request does not force.
+    """
+    file = context.request.eval_data
+    rows, in_train = (None, 0) if file is None else _check_rows(context, file)
+    try:
+        fingerprints = scored.fingerprint()
+    except HostsDied:
+        raise
+    except (ClusterError, TrainableError) as error:
+        raise SweepError(
+            f"{error}: promotion evaluates on the sweep's own base and rows: put it there, run this where the "
+            "sweep ran, or give --address of a cluster that has it"
+        ) from None
+    if not context.sweep.fingerprints:
+        context.say("warning: an earlier version ran this sweep: whether base and data are still its own is not known")
+    for name, before in context.sweep.fingerprints.items():
+        if fingerprints.get(name, before) != before:
+            context.force(f"{name}: its content is not what the sweep began with")
+    identity = _base_identity(context.sweep.config, fingerprints)
+    adapter = None if champion is None else _champion_adapter(context, champion, identity, scored)
+    if isinstance(adapter, str):
+        context.force(adapter)
+        adapter = None
+    return Content(identity, adapter, in_train, rows)
+
+
+def _check_rows(context: Context, file: Path) -> tuple[bytes, int]:
+    """Warns of what is odd in the first rows of a file; returns its content, and how many are also in data.train."""
+    data = context.sweep.config.base.data_spec
+    problems = requests.check_rows(data, str(file))
+    if problems:
+        raise ConfigError(problems)
+    content = file.read_bytes()
+    look = requests.look_at_rows(data, str(file))
+    if look.problems:
+        raise ConfigError(look.problems)
+    for warning in look.warnings:
+        context.say(f"warning: {warning}")
+    return content, look.test_rows_in_train
+
+
+def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
+    quantization = config.quantization
+    double = " double" if quantization.scheme != "none" and quantization.double_quant else ""
+    return f"{fingerprints['model']} {quantization.scheme}{double}"
+
+
+def _without_revision(identity: str) -> str:
+    """The identity of a base; of a hub model all its revisions have one: `moved_base` compares what they stand for."""
+    return re.sub(r"^(hub:\S+)@\S+", r"\1", identity)
+
+
+def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
+    """How a champion's base differs from this sweep's of the same source; None where it does not.
+
+    A branch moves. Commits with the same weights are one base. A file in a package may have other weights in another
+    version of the package.
+
+    Args:
+        theirs: what the champion's package says of its base.
+        ours: the base that promotion evaluates on.
+    """
+    if ours.files and theirs["files"] == ours.files:
+        return None
+    if theirs["kind"] != "hub":
+        return f"{ours.source} of another version of the package, with other weights"
+    if theirs["revision"] == ours.revision:
+        return None
+    its = theirs["revision"]
+    return f"{ours.source} at {its}, this sweep at {ours.revision}: one with model.revision={its} compares with it"
+
+
+def _champion_adapter(
+    context: Context, champion: Version, base_identity: str, scored: Scoring
+) -> dict[str, bytes] | str:
+    """The champion's adapter, or why it cannot be compared with."""
+    who = f"{context.model}: its {context.alias}, version {champion.number},"
+    identity = champion.tags.get("base.identity", "unknown")
+    if _without_revision(identity) != _without_revision(base_identity):
+        return f"{who} is on another base ({identity}) than this sweep ({base_identity})"
+    try:
+        files = versions.package(context.lookup, context.model, champion)
+    except NotStored as error:
+        return f"{who} cannot be compared with: its files are gone ({error})"
+    # An adapter looks worse than it is on rows in a form that it was not trained on.
+    form, data = versions.row_form_in(files), context.sweep.config.base.data_spec
+    if form != data.model_dump(include=set(form)):
+        return f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
+    theirs, ours = versions.base_in(files), scored.base_facts()
+    # `base_identity` holds the content of other local bases.
+    if theirs["kind"] == "hub" or theirs["source"].startswith("package:"):
+        moved = moved_base(theirs, ours)
+        if moved is not None:
+            return f"{who} is on another base ({moved})"
+    tokenizer = versions.tokenizer_in(files)
+    if not tokenizer:
+        context.say(f"warning: {who} has no tokenizer in its package: whether it is this sweep's is not known")
+        return versions.adapter_in(files)
+    other = tokenizer_files.difference(tokenizer, ours.tokenizer, of_chats=data.text is None)
+    if other is not None:
+        return f"{who} was trained with another {other} than this sweep"
+    return versions.adapter_in(files)
+
+
+# Evaluations
 
 
 def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) -> None:
@@ -135,40 +286,6 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"other rows with --eval-data, or {others}"
         )
     return Evidence(left, request, answer, words)
-
-
-def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scoring) -> float | None:
-    """The winner's loss on the rows that decide, on its base without quantisation: many serve that one.
-
-    It only informs. None where the base is not quantised, or the loss is not known; says why.
-    """
-    scheme, label, evidence = base.quantization["scheme"], winner.candidate.label, winner.evidence
-    if scheme == "none":
-        return None
-    where = "on the base without quantisation"
-    context.say(f"evaluating {label} {where}")
-    trained, spec = evidence.answer.scores[label], context.sweep.config.base
-    change = {"scheme": "none", "compute_dtype": base.quantization["compute_dtype"]}
-    plain = {
-        "quantization": spec.quantization.model_copy(update=change),
-        "model": spec.base_model.model_copy(update={"revision": base.revision}),
-    }
-    asked = {"adapters": {label: winner.candidate.adapter}, "with_base": False, "samples": 0}
-    try:
-        answer = scored.score_apart(spec.model_copy(update=plain), evidence.request.model_copy(update=asked))
-    except (ClusterError, TrainableError) as error:
-        context.say(f"the loss of {label} {where} is not known: {error}")
-        return None
-    if label in answer.not_finite:
-        context.say(f"warning: the loss of {label} {where} is not finite: serve it in {scheme} only")
-        return None
-    found = answer.scores[label]
-    agreement = gate.agreement(trained, found)
-    told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
-    gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
-    way_out = f"what was evaluated is {scheme}: serve it so"
-    context.say(told if agreement.holds else f"warning: {told}; {gaps}: {way_out}")
-    return found.loss
 
 
 def deciding_rows(context: Context) -> tuple[str, str]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from sweeps.promotion import candidates, content, early_checks, evidence, history, registration, version_files
-from sweeps.promotion.context import Context, PromotionRequest
+from sweeps.promotion import candidates, evidence, registration, versions
+from sweeps.promotion import request as requests
 from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
+from sweeps.promotion.request import Context, PromotionRequest
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
@@ -91,16 +92,16 @@ def promote(
     Raises:
         SweepError, ClusterError, TrainableError: a check failed, or an evaluation. The alias was not moved.
     """
-    early_checks.check(request)
+    requests.check(request)
     with answering(request.place.uri):
         context = _context(request, say)
-        champion = content.find_champion(context)
+        champion = evidence.find_champion(context)
         trials = candidates.ranked(context.sweep, context.objective, request.trial, request.force)
         fetched = candidates.fetch(context, trials)
         base, gpus = candidates.base_of(context.sweep, fetched), context.sweep.config.cluster.spread
         with scored_by(base, request.address, tell, gpus) as scored:
             say("checking that base and rows are still those of the sweep")
-            checked = content.check(context, champion, scored)
+            checked = evidence.check(context, champion, scored)
             evidence.confirm(context, fetched, scored)
             losses = evidence.collect(context, fetched, checked, scored)
             contender = evidence.decide(champion, losses, context.policy.min_gain)
@@ -138,22 +139,22 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     uri = request.place.uri
     lookup = Lookup(uri)
     sweep = lookup.sweep(request.place)
-    settled = early_checks.settle(request, sweep.config)
+    settled = requests.settle(request, sweep.config)
     trials = sum(trial.repeats is None for trial in sweep.trials)
     size = f"{trials} trial{'' if trials == 1 else 's'}"
     say(f"sweep: {sweep.sweep_id} ({size}, {sweep.state.lower()}) in {request.place.shown}")
-    return Context(request, settled.policy, settled.objective, settled.model, sweep, lookup, Registry(uri), say)
+    return Context(request, *settled, sweep, lookup, Registry(uri), say)
 
 
 def _taken_back(context: Context, contender: Contender) -> Entry | None:
     """The rollback of the winner, if it was the champion until then: people know of it what rows do not show."""
     model = context.registry.model(context.model)
     known = None if model is None else context.registry.of_identity(context.model, contender.candidate.identity)
-    return None if model is None or known is None else history.taken_back(model, context.alias, known.number)
+    return None if model is None or known is None else versions.taken_back(model, context.alias, known.number)
 
 
 def _objection(back: Entry) -> str:
-    return f"version {back.previous} was rolled back at {history.in_words(back.time)} UTC"
+    return f"version {back.previous} was rolled back at {versions.in_words(back.time)} UTC"
 
 
 def _ended_without(
@@ -161,7 +162,7 @@ def _ended_without(
 ) -> Registered | None:
     """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
     if champion is not None and contender.is_champion:
-        version_files.check_kept(context.lookup, context.model, champion)
+        versions.check_kept(context.lookup, context.model, champion)
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")
         return Registered(champion.number, promoted=True)
     if not contender.verdict.passed:

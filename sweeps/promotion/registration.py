@@ -14,23 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import PACKAGES
+from cluster.errors import ClusterError
 from cluster.scoring import Scoring
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import cards, evidence, gate, version_files, version_tags
+from sweeps.promotion import cards, gate, versions
 from sweeps.promotion.cards import VersionFacts
-from sweeps.promotion.context import Context
 from sweeps.promotion.evidence import Winner
+from sweeps.promotion.gate import CHAMPION
+from sweeps.promotion.request import Context
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
+from sweeps.tracking.lookup import TrackedSweep
 from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
 from trainables.contract import Evaluation
-from trainables.scoring.requests import BaseFacts
+from trainables.errors import TrainableError
+from trainables.scoring.requests import BASE, BaseFacts
 
 NEW_TOKENS = 16
 FEW_TOKENS = 16
 """See `difference`."""
 ONE_ROW = 4
 """How many times the tolerance one row may be off, where the rows together are within it."""
+FORCED = "promotion.forced"
+"""The objections that --force overrode in any promotion of the version."""
+OF_A_CHAMPION = (f"loss.{CHAMPION}", f"gain.{CHAMPION}")
+"""Tags of a version only if its last promotion compared it with a champion."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Registered:
     reasons: tuple[str, ...] = ()
     """Why it does not."""
     unquantised_loss: float | None = None
-    """See `evidence.unquantised`."""
+    """The loss on the base without quantisation; see `unquantised`."""
 
 
 def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[[], float]) -> Registered:
@@ -60,9 +68,43 @@ def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
     base = scored.base_facts()
-    unquantised = evidence.unquantised(context, winner, base, scored)
-    registered = _register(context, winner, scored, clock, base, _facts(context, winner, base, unquantised))
-    return dataclasses.replace(registered, unquantised_loss=unquantised)
+    loss = unquantised(context, winner, base, scored)
+    registered = _register(context, winner, scored, clock, base, _facts(context, winner, base, loss))
+    return dataclasses.replace(registered, unquantised_loss=loss)
+
+
+def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scoring) -> float | None:
+    """The winner's loss on the rows that decide, on its base without quantisation: many serve that one.
+
+    It only informs. None where the base is not quantised, or the loss is not known; says why.
+    """
+    scheme, label, evidence = base.quantization["scheme"], winner.candidate.label, winner.evidence
+    if scheme == "none":
+        return None
+    where = "on the base without quantisation"
+    context.say(f"evaluating {label} {where}")
+    trained, spec = evidence.answer.scores[label], context.sweep.config.base
+    change = {"scheme": "none", "compute_dtype": base.quantization["compute_dtype"]}
+    plain = {
+        "quantization": spec.quantization.model_copy(update=change),
+        "model": spec.base_model.model_copy(update={"revision": base.revision}),
+    }
+    asked = {"adapters": {label: winner.candidate.adapter}, "with_base": False, "samples": 0}
+    try:
+        answer = scored.score_apart(spec.model_copy(update=plain), evidence.request.model_copy(update=asked))
+    except (ClusterError, TrainableError) as error:
+        context.say(f"the loss of {label} {where} is not known: {error}")
+        return None
+    if label in answer.not_finite:
+        context.say(f"warning: the loss of {label} {where} is not finite: serve it in {scheme} only")
+        return None
+    found = answer.scores[label]
+    agreement = gate.agreement(trained, found)
+    told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
+    gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
+    way_out = f"what was evaluated is {scheme}: serve it so"
+    context.say(told if agreement.holds else f"warning: {told}; {gaps}: {way_out}")
+    return found.loss
 
 
 def _register(
@@ -92,14 +134,14 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     fault_points.point("promote.after_model")
     known = registry.of_identity(model, identity)
     if known is not None and known.is_complete:
-        version_files.check_kept(context.lookup, model, known)
+        versions.check_kept(context.lookup, model, known)
         _describe_again(context, winner, facts, known)
         context.say(f"registered: {model} version {known.number} is there already")
         return known
-    run_id, path = winner.candidate.trial.run_id, version_files.where(model, identity)
+    run_id, path = winner.candidate.trial.run_id, versions.package_path(model, identity)
     registry.upload(run_id, folder, path)
     fault_points.point("promote.after_upload")
-    tags = {IDENTITY: identity, **version_tags.of(context.sweep, winner, facts)}
+    tags = {IDENTITY: identity, **tags_of(context.sweep, winner, facts)}
     version = registry.make_version(model, run_id, path, tags, cards.description(facts))
     fault_points.point("promote.after_version")
     registry.describe_model(model, cards.model_description(facts))
@@ -114,13 +156,13 @@ def _describe_again(context: Context, winner: Winner, facts: VersionFacts, known
 
     It may have been promoted to another alias, over another champion or on other rows. What was forced once stays said.
     """
-    before = known.tags.get(version_tags.FORCED)
+    before = known.tags.get(FORCED)
     forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *winner.forced]))
     winner, facts = dataclasses.replace(winner, forced=forced), dataclasses.replace(facts, forced=forced)
-    tags = version_tags.of(context.sweep, winner, facts)
+    tags = tags_of(context.sweep, winner, facts)
     # Those of its files, which stay as they are.
-    tags = {name: text for name, text in tags.items() if not version_tags.is_of_files(name)}
-    stale = [name for name in version_tags.OF_A_CHAMPION if name in known.tags and name not in tags]
+    tags = {name: text for name, text in tags.items() if not _is_of_files(name)}
+    stale = [name for name in OF_A_CHAMPION if name in known.tags and name not in tags]
     context.registry.tag(context.model, known.number, tags, cards.description(facts), stale)
     context.registry.describe_model(context.model, cards.model_description(facts))
 
@@ -130,7 +172,7 @@ def _complete(
 ) -> None:
     """Serves the version from the registry, and marks it as complete."""
     context.say("serving it in a fresh process")
-    path = version_files.where(context.model, winner.candidate.identity)
+    path = versions.package_path(context.model, winner.candidate.identity)
     fetched = context.lookup.files(version.run_id, path)
     if fetched != uploaded:
         raise SweepError(
@@ -138,7 +180,7 @@ def _complete(
             "else writes there; remove the folder and promote again"
         )
     context.say("served from the registry: " + _serve(winner, scored, fetched))
-    tags = {version_files.DIGEST: digests.of_files(fetched), STATE: COMPLETE}
+    tags = {versions.DIGEST: digests.of_files(fetched), STATE: COMPLETE}
     context.registry.tag(context.model, version.number, tags)
     fault_points.point("promote.after_serving")
 
@@ -196,7 +238,7 @@ def _move(context: Context, winner: Winner, number: str, clock: Callable[[], flo
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None
-    is_compared = before is None or gate.CHAMPION in winner.verdict.losses
+    is_compared = before is None or CHAMPION in winner.verdict.losses
     gain = round(winner.verdict.comparisons[winner.candidate.label][-1].difference, 6) if is_compared else None
     entry = Entry(clock(), "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
@@ -253,3 +295,40 @@ def _facts(context: Context, winner: Winner, base: BaseFacts, unquantised: float
         versions=model_package.versions(base),
         ends=winner.evidence.answer.ends,
     )
+
+
+def _is_of_files(tag: str) -> bool:
+    """Whether a tag tells what the files of a version are: the base that they name, the adapter, the libraries."""
+    return tag in ("adapter_sha256", "base", "base.identity") or tag.startswith("version.")
+
+
+def tags_of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, str]:
+    """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
+    candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
+    compared = winner.champion if CHAMPION in verdict.losses else None
+    compared_with = f"version {compared.number}" if compared is not None else "base"
+    tags = {
+        "sweep.id": sweep.sweep_id,
+        "sweep.parent_run": sweep.parent_run,
+        "sweep.run": candidate.trial.run_id,
+        "sweep.trial_key": candidate.trial.trial_key,
+        "adapter_sha256": candidate.adapter_sha256,
+        "base": facts.base,
+        "base.identity": winner.base_identity,
+        "data.fingerprint": sweep.data_fingerprint or "",
+        "promotion.rows": f"{facts.rows}, {verdict.rows_in_words}",
+        "promotion.rows_fingerprint": answer.fingerprint,
+        "promotion.hardware": answer.hardware,
+        "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",
+        "promotion.candidates": str(len(winner.evidence.candidates)),
+        "promotion.compared_with": compared_with,
+    }
+    tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
+    tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
+    for comparison in verdict.comparisons[candidate.label]:
+        interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
+        tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({interval})"
+    tags |= {f"version.{name}": number for name, number in facts.versions.items()}
+    if winner.forced:
+        tags[FORCED] = "; ".join(winner.forced)[:5000]
+    return tags

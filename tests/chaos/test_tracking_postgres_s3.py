@@ -17,8 +17,7 @@ from mlflow import MlflowClient
 from promotions import MODEL, Trial, run
 from tracking_stacks import Stack, stack
 
-from sweeps.promotion.history import models
-from sweeps.promotion.rollback import rollback
+from sweeps.promotion.versions import models, rollback
 from sweeps.record import digests
 from trainables import qlora
 

@@ -11,8 +11,8 @@ import pytest
 from promotions import MODEL, config
 
 from sweeps.errors import SweepError
-from sweeps.promotion import content, version_files
-from sweeps.promotion.context import Context
+from sweeps.promotion import evidence, versions
+from sweeps.promotion.request import Context
 from sweeps.record import digests
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.scoring.requests import BaseFacts
@@ -28,14 +28,16 @@ def facts(revision: str, files: dict[str, str]) -> BaseFacts:
     )  # fmt: skip
 
 
-def found(tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str, before: str | None = None) -> content.Content:
+def found(
+    tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str, before: str | None = None
+) -> evidence.Content:
     """What promotion finds of a champion on a base with this fingerprint, or the one that it had `before`."""
     package = {f"artifacts/tokenizer/{name}": content for name, content in theirs.tokenizer.items()}
     package["artifacts/base.json"] = json.dumps(theirs.model_dump(exclude={"tokenizer"})).encode()
     tags = {
         "base.identity": f"{before or model} none",
         IDENTITY: "id",
-        version_files.DIGEST: digests.of_files(package),
+        versions.DIGEST: digests.of_files(package),
     }
     champion = Version("1", "run", tags)
     lookup: Any = SimpleNamespace(files=lambda *_: package)
@@ -45,7 +47,7 @@ def found(tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, model: str, before
     policy: Any = SimpleNamespace(alias="champion")
     unused: Any = None
     context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
-    return content.check(context, champion, scored)
+    return evidence.check(context, champion, scored)
 
 
 @pytest.mark.parametrize(

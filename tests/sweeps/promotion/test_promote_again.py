@@ -16,8 +16,8 @@ from promotions import MODEL, run
 
 from sweeps.errors import Failed
 from sweeps.promotion import registration
-from sweeps.promotion.history import as_json, models
 from sweeps.promotion.promote import PromotionResult
+from sweeps.promotion.versions import as_json, models
 from sweeps.tracking.registry import Registry
 
 

@@ -25,8 +25,7 @@ from sweeps.cli import app, sweep_end
 from sweeps.cli.models import show_models
 from sweeps.errors import Failed
 from sweeps.promotion import promote as promoting
-from sweeps.promotion.history import models
-from sweeps.promotion.rollback import rollback
+from sweeps.promotion.versions import models, rollback
 from sweeps.tracking import served
 from sweeps.tracking.registry import Registry
 from trainables import qlora

@@ -17,8 +17,7 @@ from promotions import MODEL, Trial, run
 from cluster.scoring.host import ScoringHost
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion.history import as_json, models
-from sweeps.promotion.rollback import rollback
+from sweeps.promotion.versions import as_json, models, rollback
 from sweeps.record.events import TrialState
 from trainables import qlora
 from trainables.scoring.requests import BASE, ScoringRequest, ScoringResult

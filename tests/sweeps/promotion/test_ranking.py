@@ -9,7 +9,8 @@ import pytest
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
-from sweeps.promotion.candidates import ranked, ranking
+from sweeps.promotion.candidates import ranked
+from sweeps.promotion.request import ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import MIN_EVAL_LOSS, Objective
 

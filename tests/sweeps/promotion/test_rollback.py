@@ -12,8 +12,7 @@ from promotions import MODEL, run
 
 from sweeps.cli.models import show_models
 from sweeps.errors import SweepError
-from sweeps.promotion.history import as_json, models, taken_back, version_before
-from sweeps.promotion.rollback import rollback
+from sweeps.promotion.versions import as_json, models, rollback, taken_back, version_before
 from sweeps.record import fault_points
 from sweeps.tracking.registry import Entry, Model
 

@@ -16,9 +16,9 @@ from sweep_files import toy
 
 from cluster.errors import HostError
 from cluster.scoring import scoring
-from sweeps.promotion import evidence
-from sweeps.promotion.context import PromotionRequest
+from sweeps.promotion import evidence, registration
 from sweeps.promotion.promote import promote
+from sweeps.promotion.request import PromotionRequest
 from sweeps.tracking import stores
 from trainables import qlora, qlora_metrics
 from trainables.scoring.requests import ScoringRequest, ScoringResult
@@ -41,7 +41,7 @@ def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:
     found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test")
     base: Any = SimpleNamespace(quantization={"scheme": scheme, "compute_dtype": "float32"}, revision="0123abc")
     winner: Any = SimpleNamespace(candidate=candidate, evidence=found)
-    return evidence.unquantised(context, winner, base, scored), said
+    return registration.unquantised(context, winner, base, scored), said
 
 
 def test_a_loss_beyond_the_gate_s_tolerance_is_warned_of() -> None:

@@ -1,22 +1,28 @@
-"""What a promotion was asked to do, and what each of its steps is given."""
+"""What a promotion is asked to do, what that settles, and what is wrong with it: as far as options and the sweep's folder tell it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from cluster.scoring.host import can_score
 from sweeps.config import checks, messages
 from sweeps.config.model import Promotion as Policy
+from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError, SweepError
+from sweeps.record.folder import SweepFolder
 from sweeps.tracking.client import Say
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.stores import NamedSweep
-from trainables.objective import Objective
+from trainables import catalogue
+from trainables.errors import NotTrainable
+from trainables.objective import Direction, Objective
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,47 @@ class Context:
         self.forced.append(objection)
 
 
+class Settled(NamedTuple):
+    """What the request and the sweep's configuration settle."""
+
+    policy: Policy
+    objective: Objective
+    """What ranks the candidates."""
+    model: str
+    """The registered model's name."""
+
+
+def check(request: PromotionRequest) -> None:
+    """Refuses what can be refused without MLflow.
+
+    Raises:
+        SweepError, HostError: see `settle`.
+    """
+    policy_of(request.policy, Policy())
+    if request.place.folder is None:
+        return
+    try:
+        config = SweepConfig.model_validate(SweepFolder(request.place.folder).document()["config"])
+    except (OSError, ValueError):
+        return  # The configuration in MLflow counts, and is read next.
+    settle(request, config)
+
+
+def settle(request: PromotionRequest, config: SweepConfig) -> Settled:
+    """What the request and the configuration settle.
+
+    Raises:
+        SweepError, HostError: they name no model, the request does not say which trial is the best, or the sweep's
+            trainable has no adapters to promote.
+    """
+    policy = policy_of(request.policy, config.promotion)
+    if policy.model is None:
+        raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
+    objective = ranking(config, policy.metric, request.trial)
+    can_score(config.trainable)
+    return Settled(policy, objective, policy.model)
+
+
 def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:
     """The sweep file's policy with what options give, field by field. Raises `ConfigError`, which names the option."""
     given = {name: value for name, value in given.items() if value is not None}
@@ -82,3 +129,29 @@ def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:
     if wrong := checks.alias("--alias", policy.alias):
         raise ConfigError(wrong)
     return policy
+
+
+def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
+    """What ranks the candidates: the metric that is named, else the sweep's objective. Pure.
+
+    Raises:
+        SweepError: the sweep has several objectives, and nothing says which of its trials is wanted.
+    """
+    objectives = config.objectives
+    if metric is None and len(objectives) > 1 and trial is None:
+        names = " and ".join(objective.metric for objective in objectives)
+        raise SweepError(
+            f"the sweep has several objectives ({names}), and no trial is the best in all of them: choose one of its "
+            "Pareto set with --trial KEY, or rank by one metric with --metric NAME"
+        )
+    if metric is None:
+        return objectives[0]
+    known = {objective.metric: objective for objective in objectives}
+    return known.get(metric) or Objective(metric=metric, mode=_direction(config.trainable, metric))
+
+
+def _direction(trainable: str, metric: str) -> Direction:
+    try:
+        return catalogue.find(trainable).METRICS.get(metric, "min")
+    except NotTrainable:
+        return "min"
