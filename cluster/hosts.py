@@ -44,7 +44,7 @@ from trainables.contract import (
     TargetModules,
 )
 from trainables.errors import TrainableError
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 from trainables.specs import Spec, TrialSpec
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ class Host:
         best: float,
         known: int,
         wait_seconds: float,
-        objective: Objective = MIN_EVAL_LOSS,
+        objective: Objective = LOWEST_LOSS,
     ) -> Outcome | None:
         """See `PackLoop.advance`."""
         call = partial(self._running().advance, lease, target, best, known, wait_seconds, objective)

@@ -17,7 +17,7 @@ from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, Work
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ class Training:
     step: int
     target: int = 0
     best: float = float("inf")
-    objective: Objective = MIN_EVAL_LOSS
+    objective: Objective = LOWEST_LOSS
     history: list[StepRecord] = field(default_factory=list)
     """The steps that the owner has not confirmed."""
     latest: StepRecord | None = None
@@ -156,7 +156,7 @@ class PackLoop:
         best: float,
         known: int,
         wait_seconds: float,
-        objective: Objective = MIN_EVAL_LOSS,
+        objective: Objective = LOWEST_LOSS,
     ) -> Outcome | None:
         """Trains the lease to step `target` and evaluates it there; None when there is no outcome in time.
 

@@ -51,7 +51,7 @@ class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
     metrics: EvaluationMetrics
-    """Those of the trainable's METRICS. `eval_loss` is the mean negative log-likelihood of the completion tokens."""
+    """Those of the trainable's METRICS; the loss is one of them."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
@@ -66,11 +66,11 @@ class Evaluation(Spec):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw, {EVAL_LOSS: "metrics"})
+        return named_metrics(raw)
 
     @property
     def loss(self) -> float:
-        """Its `eval_loss`: the one metric that every trainable gives."""
+        """The mean negative log-likelihood of the completion tokens: the one metric that every trainable gives."""
         return self.metrics[EVAL_LOSS]
 
     def document(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Report(Spec):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw, {EVAL_LOSS: "metrics", "best_eval_loss": "best_metrics"})
+        return named_metrics(raw)
 
 
 class Summary(Spec):

@@ -82,7 +82,15 @@ def digits(value: float, sign: str = "") -> str:
     return f"{value:{sign}.{1 - math.floor(math.log10(size))}f}"
 
 
-MIN_EVAL_LOSS = Objective()
+LOWEST_LOSS = Objective()
+"""What a sweep seeks where its file names nothing else."""
+LOSS_ALONE: Mapping[str, Direction] = {EVAL_LOSS: "min"}
+"""The metrics of a trainable that names none."""
+MEANINGS: Mapping[str, str] = {
+    EVAL_LOSS: "mean negative log-likelihood per completion token of the evaluation rows, in nats",
+    "trainable_params": "weights that a trial trains",
+}
+"""What values are, in words, where this is known."""
 
 
 def _has_loss(metrics: dict[str, float]) -> dict[str, float]:
@@ -133,14 +141,14 @@ EvaluationMetrics = Annotated[Metrics, AfterValidator(_has_names)]
 """The same as a trainable gives them: their names can be logged, also those that it does not declare."""
 
 
-def named_metrics(raw: Any, names: Mapping[str, str]) -> Any:
-    """What earlier versions wrote, with each bare eval_loss in a mapping of metrics.
+_OF_EARLIER_VERSIONS = {EVAL_LOSS: "metrics", f"best_{EVAL_LOSS}": "best_metrics"}
+"""What earlier versions wrote as a bare loss -> the field that is a mapping of metrics now."""
 
-    Args:
-        raw: what is validated.
-        names: old field -> the field that is a mapping of metrics now.
-    """
-    if not isinstance(raw, Mapping) or not names.keys() & raw.keys():
+
+def named_metrics(raw: Any) -> Any:
+    """What earlier versions wrote, with each bare loss in a mapping of metrics; `raw` is what is validated."""
+    if not isinstance(raw, Mapping) or not _OF_EARLIER_VERSIONS.keys() & raw.keys():
         return raw
-    kept = {key: value for key, value in raw.items() if key not in names}
-    return kept | {new: {EVAL_LOSS: raw[old]} for old, new in names.items() if old in raw}
+    kept = {key: value for key, value in raw.items() if key not in _OF_EARLIER_VERSIONS}
+    told = {new: {EVAL_LOSS: raw[old]} for old, new in _OF_EARLIER_VERSIONS.items() if raw.get(old) is not None}
+    return kept | told

@@ -155,7 +155,7 @@ class DataSpec(Spec):
     """Column that holds a chat: a list of {role, content}, or of {from, value} as ShareGPT has it."""
     train_on: Literal["last", "all"] = "last"
     """Which assistant messages of a chat count in the loss: the last one, or all that answer another. last is the
-    default: `eval_loss` is then about what a whole chat leads to, and any chat template can do it."""
+    default: the evaluation's loss is then about what a whole chat leads to, and any chat template can do it."""
     text: str | None = None
     """Template of plain text; the loss counts every token but the first."""
     max_length: Annotated[int, Field(ge=8, le=MOST)] = 512

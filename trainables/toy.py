@@ -150,7 +150,7 @@ class ToyPack:
     def _evaluate(self, slot: _Slot) -> Evaluation | Failure:
         loss = loss_at(slot.spec, slot.step)
         if math.isnan(loss):
-            return Failure(kind="diverged", message=f"eval_loss nan at step {slot.step}")
+            return Failure(kind="diverged", message=f"{EVAL_LOSS} nan at step {slot.step}")
         return _evaluation(loss)
 
     def evaluate_base(self) -> Evaluation | Failure:

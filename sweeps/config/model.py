@@ -16,7 +16,7 @@ from cluster import gpus
 from search_spaces.space import PORTFOLIO
 from sweeps.config import components, passwords, uris
 from trainables.inputs import paths
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 from trainables.specs import (
     MOST,
     AdapterSpec,
@@ -304,7 +304,7 @@ class SweepConfig(Spec):
     search_space: str | dict[str, Any] = "lora_core"
     """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
     points to try first."""
-    objective: Objectives = MIN_EVAL_LOSS
+    objective: Objectives = LOWEST_LOSS
     """One metric with its mode, or a list of several: the first one stops trials early and chooses the best step, and
     the sweep's answer is the trials that no other one is better than in all of them."""
     budget: Budget = Budget()

@@ -15,12 +15,12 @@ from typing import Any
 from sweeps.statistics.comparison import Comparison, Pair, compare
 from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, unseen
 from trainables.contract import Evaluation
-from trainables.objective import MIN_EVAL_LOSS, Objective, RowValues, digits
+from trainables.objective import LOWEST_LOSS, Objective, RowValues, digits
 from trainables.scoring.requests import BASE
 
 CHAMPION = "champion"
 """The name under which the present champion is scored."""
-DECIDES = MIN_EVAL_LOSS
+DECIDES = LOWEST_LOSS
 """What promotion compares, whatever ranked the candidates: in nats per completion token."""
 
 

@@ -1,4 +1,4 @@
-"""What a promotion is asked to do, what that settles, and what is wrong with it: as far as options and the sweep's folder tell it."""
+"""What a promotion is asked to do, what that settles, and what options and the sweep's folder tell to be wrong."""
 
 from __future__ import annotations
 

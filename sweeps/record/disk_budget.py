@@ -20,7 +20,7 @@ from sweeps.record import snapshots
 from sweeps.record.folder import Kind, SweepFolder
 from sweeps.record.private_files import file_lock
 from sweeps.record.whole_files import remove_folder
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Disk:
     """Keeps one sweep's checkpoints within budget.disk. Several processes of one machine may share it."""
 
     def __init__(
-        self, folder: SweepFolder, limit: int | None, objective: Objective = MIN_EVAL_LOSS, parks: bool = False
+        self, folder: SweepFolder, limit: int | None, objective: Objective = LOWEST_LOSS, parks: bool = False
     ) -> None:
         """Room for checkpoints.
 

@@ -18,7 +18,7 @@ from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
 from trainables.inputs import json_text
 from trainables.inputs.legible import Words
-from trainables.objective import EVAL_LOSS, MIN_EVAL_LOSS, Metrics, Objective, named_metrics
+from trainables.objective import LOWEST_LOSS, Metrics, Objective, named_metrics
 from trainables.specs import Spec
 
 Told = Annotated[Words, AfterValidator(without_passwords)]
@@ -81,7 +81,7 @@ class SweepStarted(Spec):
             told = json_text.parse(self.config).get("objective") or {}
             return tuple(Objective.model_validate(each) for each in (told if isinstance(told, list) else [told]))
         except (ValueError, AttributeError):
-            return (MIN_EVAL_LOSS,)
+            return (LOWEST_LOSS,)
 
 
 class SweepPlanned(Spec):
@@ -166,7 +166,7 @@ class BaseEvaluated(Spec):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw, {EVAL_LOSS: "metrics"})
+        return named_metrics(raw)
 
 
 class TargetSettled(Spec):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +38,7 @@ class SavedTrial(Spec):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, raw: Any) -> Any:
-        if isinstance(raw, Mapping) and raw.get("best_eval_loss", 0.0) is None:
-            return {key: value for key, value in raw.items() if key != "best_eval_loss"}
-        return named_metrics(raw, {"best_eval_loss": "best_metrics"})
+        return named_metrics(raw)
 
 
 def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:

@@ -34,7 +34,7 @@ from sweeps.record.events import (
 )
 from sweeps.record.layered import Layered
 from trainables.contract import Device
-from trainables.objective import COSTS, MIN_EVAL_LOSS, Objective
+from trainables.objective import COSTS, LOWEST_LOSS, Objective
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class SweepRecord:
     ended: SweepEnded | None = None
     planned: SweepPlanned | None = None
     """None in logs of earlier versions."""
-    objectives: tuple[Objective, ...] = (MIN_EVAL_LOSS,)
+    objectives: tuple[Objective, ...] = (LOWEST_LOSS,)
     """What decides which trial is better: the first one, and where there are more, none alone."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None

@@ -17,9 +17,8 @@ from sweeps.report import trial_tables
 from sweeps.statistics.comparison import Separation
 from sweeps.statistics.intervals import percent
 from trainables.inputs import json_text
-from trainables.objective import COSTS, EVAL_LOSS, Objective
+from trainables.objective import COSTS, MEANINGS, Objective
 
-LOSS = "mean negative log-likelihood per completion token of the evaluation rows, in nats"
 WHY = "why it ended"
 """Head of the column with the reason of a trial's end."""
 _DATA = {
@@ -75,8 +74,8 @@ def as_yaml(config: Mapping[str, Any]) -> str:
 def unit(objective: Objective) -> str:
     """What the metric of an objective is, and which direction is better."""
     direction = "lower is better" if objective.mode == "min" else "higher is better"
-    known = {EVAL_LOSS: LOSS, "trainable_params": "weights that a trial trains"}
-    return f"{known[objective.metric]}; {direction}" if objective.metric in known else direction
+    meaning = MEANINGS.get(objective.metric)
+    return direction if meaning is None else f"{meaning}; {direction}"
 
 
 def spent_of(record: SweepRecord) -> Spent:

@@ -12,7 +12,7 @@ from sweeps.errors import SweepError
 from sweeps.promotion.candidates import ranked
 from sweeps.promotion.request import ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 
 ACCURACY = Objective(metric="eval_accuracy", mode="max")
 SIZE = Objective(metric="trainable_params")
@@ -25,12 +25,12 @@ def config(objective: Any) -> SweepConfig:
 @pytest.mark.parametrize(
     ("objective", "metric", "trial", "expected"),
     [
-        ({"metric": "eval_loss"}, None, None, MIN_EVAL_LOSS),
+        ({"metric": "eval_loss"}, None, None, LOWEST_LOSS),
         ({"metric": "eval_accuracy", "mode": "max"}, None, None, ACCURACY),
         ({"metric": "eval_loss"}, "eval_accuracy", None, ACCURACY),
         ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], "trainable_params", None, SIZE),
-        ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], None, "t01", MIN_EVAL_LOSS),
-        ([{"metric": "eval_loss"}], None, None, MIN_EVAL_LOSS),
+        ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], None, "t01", LOWEST_LOSS),
+        ([{"metric": "eval_loss"}], None, None, LOWEST_LOSS),
     ],
 )
 def test_the_metric_that_is_named_ranks_else_the_objective(objective, metric, trial, expected):
@@ -46,7 +46,7 @@ def test_with_several_objectives_somebody_must_choose():
 def test_several_objectives_survive_the_configurations_file():
     several = config([{"metric": "eval_loss"}, {"metric": "eval_accuracy", "mode": "max"}])
     assert SweepConfig.model_validate_json(several.model_dump_json()) == several
-    assert several.objectives == (MIN_EVAL_LOSS, ACCURACY)
+    assert several.objectives == (LOWEST_LOSS, ACCURACY)
 
 
 def test_a_repeat_is_a_candidate_only_when_it_is_named():
@@ -56,11 +56,11 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
 
     trials = (trial(0, 0.7), trial(1, 0.8), trial(2, 0.5, "k0"))
     sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
-    assert [each.trial_key for each in ranked(sweep, MIN_EVAL_LOSS, None, False)] == ["k0", "k1"]
-    assert [each.trial_key for each in ranked(sweep, MIN_EVAL_LOSS, "t02", False)] == ["k2"]
+    assert [each.trial_key for each in ranked(sweep, LOWEST_LOSS, None, False)] == ["k0", "k1"]
+    assert [each.trial_key for each in ranked(sweep, LOWEST_LOSS, "t02", False)] == ["k2"]
     only = dataclasses.replace(sweep, trials=trials[2:])
     with pytest.raises(SweepError, match=r"no trial may be promoted: .*it has none"):
-        ranked(only, MIN_EVAL_LOSS, None, False)
+        ranked(only, LOWEST_LOSS, None, False)
 
 
 @pytest.mark.parametrize("metric", ["of_4", "step"])

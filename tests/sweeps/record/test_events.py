@@ -13,7 +13,7 @@ from sweep_events import base, begun, ended, history, hosts, infeasible, record,
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
 from sweeps.record.first_wins import first_wins
 from sweeps.record.sweep_record import SweepRecord
-from trainables.objective import MIN_EVAL_LOSS
+from trainables.objective import LOWEST_LOSS
 
 # States
 
@@ -263,4 +263,4 @@ def test_telling_everything_again_changes_nothing(reports: list[tuple[str, int]]
 
 @pytest.mark.parametrize("config", ["", "[]", "[" * 100_000, '{"objective": 3}'])
 def test_a_configuration_that_cannot_be_read_has_the_usual_objective(config: str) -> None:
-    assert SweepStarted(time=0.0, config=config).objectives() == (MIN_EVAL_LOSS,)
+    assert SweepStarted(time=0.0, config=config).objectives() == (LOWEST_LOSS,)

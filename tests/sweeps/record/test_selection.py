@@ -11,7 +11,7 @@ import pytest
 from sweeps.record.events import TrialState
 from sweeps.record.selection import choose, leader, pareto, rank
 from sweeps.record.sweep_record import TrialRecord
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 
 
 def trial(number: int, loss: float, state: TrialState = TrialState.COMPLETED, last: float | None = None) -> TrialRecord:
@@ -21,12 +21,12 @@ def trial(number: int, loss: float, state: TrialState = TrialState.COMPLETED, la
 
 
 def test_the_lowest_best_loss_wins() -> None:
-    selection = choose([trial(0, 2.0), trial(1, 1.0), trial(2, 3.0)], MIN_EVAL_LOSS)
+    selection = choose([trial(0, 2.0), trial(1, 1.0), trial(2, 3.0)], LOWEST_LOSS)
     assert selection.winner is not None and selection.winner.number == 1
 
 
 def test_a_trial_is_ranked_by_its_best_report_and_not_by_its_last() -> None:
-    selection = choose([trial(0, 1.0, last=5.0), trial(1, 1.5)], MIN_EVAL_LOSS)
+    selection = choose([trial(0, 1.0, last=5.0), trial(1, 1.5)], LOWEST_LOSS)
     assert selection.winner is not None and selection.winner.number == 0
 
 
@@ -34,12 +34,12 @@ def test_a_trial_is_ranked_by_its_best_report_and_not_by_its_last() -> None:
     "state", [state for state in TrialState if state not in (TrialState.COMPLETED, TrialState.STOPPED)]
 )
 def test_only_trials_that_ended_well_can_win(state: TrialState) -> None:
-    selection = choose([trial(0, 0.1, state), trial(1, 1.0)], MIN_EVAL_LOSS)
+    selection = choose([trial(0, 0.1, state), trial(1, 1.0)], LOWEST_LOSS)
     assert selection.winner is not None and selection.winner.number == 1
 
 
 def test_a_trial_that_was_stopped_can_win() -> None:
-    selection = choose([trial(0, 2.0), trial(1, 1.0, TrialState.STOPPED)], MIN_EVAL_LOSS)
+    selection = choose([trial(0, 2.0), trial(1, 1.0, TrialState.STOPPED)], LOWEST_LOSS)
     assert selection.winner is not None and selection.winner.number == 1
 
 
@@ -47,14 +47,14 @@ def test_a_trial_that_was_stopped_can_win() -> None:
     "trials", [[], [trial(0, math.inf)], [trial(0, 1.0, TrialState.FAILED)], [trial(0, math.nan, TrialState.STOPPED)]]
 )
 def test_there_may_be_no_winner(trials: list[TrialRecord]) -> None:
-    selection = choose(trials, MIN_EVAL_LOSS)
+    selection = choose(trials, LOWEST_LOSS)
     assert selection.winner is None
     assert selection.why == ("no trial completed with a finite eval_loss" if trials else "no trial began")
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
     trials = [trial(2, 1.0), trial(0, 1.0), trial(1, 2.0), trial(3, 0.5, TrialState.DIVERGED)]
-    assert {tuple(t.number for t in rank(order, MIN_EVAL_LOSS)) for order in itertools.permutations(trials)} == {
+    assert {tuple(t.number for t in rank(order, LOWEST_LOSS)) for order in itertools.permutations(trials)} == {
         (0, 2, 1)
     }
 
@@ -70,7 +70,7 @@ def test_where_higher_is_better_the_highest_wins() -> None:
     assert selection.winner is not None and selection.winner.number == 1
 
 
-OBJECTIVES = (MIN_EVAL_LOSS, Objective(metric="trainable_params"))
+OBJECTIVES = (LOWEST_LOSS, Objective(metric="trainable_params"))
 
 
 def sized(number: int, loss: float, params: int, state: TrialState = TrialState.COMPLETED) -> TrialRecord:
@@ -95,16 +95,16 @@ def test_equal_trials_are_both_in_the_pareto_set() -> None:
 
 
 def test_in_the_pareto_set_each_objective_has_its_direction() -> None:
-    both = (MIN_EVAL_LOSS, Objective(metric="eval_accuracy", mode="max"))
+    both = (LOWEST_LOSS, Objective(metric="eval_accuracy", mode="max"))
     assert [found.number for found in pareto([accurate(0, 0.5), accurate(1, 0.75)], both)] == [1]
 
 
 def test_a_trial_without_one_of_the_metrics_is_in_no_pareto_set() -> None:
-    both = (MIN_EVAL_LOSS, Objective(metric="eval_accuracy", mode="max"))
+    both = (LOWEST_LOSS, Objective(metric="eval_accuracy", mode="max"))
     assert [found.number for found in pareto([trial(0, 0.1), accurate(1, 0.75)], both)] == [1]
 
 
 def test_the_leader_may_still_run() -> None:
     running = trial(1, 0.5, TrialState.RUNNING)
-    assert leader([trial(0, 1.0), running, trial(2, 0.1, TrialState.FAILED)], MIN_EVAL_LOSS) is running
-    assert leader([TrialRecord("new", 0, {}, TrialState.RUNNING)], MIN_EVAL_LOSS) is None
+    assert leader([trial(0, 1.0), running, trial(2, 0.1, TrialState.FAILED)], LOWEST_LOSS) is running
+    assert leader([TrialRecord("new", 0, {}, TrialState.RUNNING)], LOWEST_LOSS) is None

@@ -12,12 +12,12 @@ from sweep_events import begun, ended, record, reported, started
 from sweeps.record.events import TrialState
 from sweeps.report.trial_tables import ending
 from sweeps.tracking.views import MOST_AXES, shared_view
-from trainables.objective import MIN_EVAL_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective
 
 PARAMS = ["r", "lora_alpha", "target_modules", "learning_rate"]
 
 
-def state(params: list[str], objective: Objective = MIN_EVAL_LOSS) -> dict:
+def state(params: list[str], objective: Objective = LOWEST_LOSS) -> dict:
     document = json.loads(shared_view("demo", "abc", params, objective, 1.5))
     assert (document["name"], document["createdAt"], document["updatedAt"]) == ("demo", 1500, 1500)
     kind, packed = document["state"].split(";")
