@@ -51,7 +51,7 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
     if trial is not None:
         return [_named(sweep, objective.metric, trial, force)]
     metric = objective.metric
-    # Of a name that itself begins with best_, there is best_best_ too.
+    # A metric that is named best_x is logged as best_best_x too.
     known = sorted({key for each in sweep.trials for key in each.metrics if f"best_{key}" in each.metrics})
     if known and metric not in (*known, *COSTS):
         hint = did_you_mean(metric, known)

@@ -149,7 +149,7 @@ def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
 
 
 def _without_revision(identity: str) -> str:
-    """The identity of a base; of a hub model all its revisions have one: `moved_base` compares what they stand for."""
+    """The identity of a base, the same for all revisions of a hub model: `moved_base` compares what those stand for."""
     return re.sub(r"^(hub:\S+)@\S+", r"\1", identity)
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from cluster.scoring import Scoring, scoring
 from sweeps.promotion import candidates, evidence, registration, versions
-from sweeps.promotion import request as requests
 from sweeps.promotion.evidence import Contender, Winner
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
-from sweeps.promotion.request import Context, PromotionRequest
+from sweeps.promotion.request import Context, PromotionRequest, refuse_early, settle
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
@@ -92,7 +91,7 @@ def promote(
     Raises:
         SweepError, ClusterError, TrainableError: a check failed, or an evaluation. The alias was not moved.
     """
-    requests.check(request)
+    refuse_early(request)
     with answering(request.place.uri):
         context = _context(request, say)
         champion = evidence.find_champion(context)
@@ -139,7 +138,7 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     uri = request.place.uri
     lookup = Lookup(uri)
     sweep = lookup.sweep(request.place)
-    settled = requests.settle(request, sweep.config)
+    settled = settle(request, sweep.config)
     trials = sum(trial.repeats is None for trial in sweep.trials)
     size = f"{trials} trial{'' if trials == 1 else 's'}"
     say(f"sweep: {sweep.sweep_id} ({size}, {sweep.state.lower()}) in {request.place.shown}")

@@ -152,15 +152,16 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
 
 
 def _describe_again(context: Context, winner: Winner, facts: VersionFacts, known: Version) -> None:
-    """Writes to a complete version what this promotion compared, in place of what an earlier one did.
+    """Writes to a complete version what this promotion compared, in place of what an earlier promotion did.
 
-    It may have been promoted to another alias, over another champion or on other rows. What was forced once stays said.
+    The version may have been promoted to another alias, over another champion or on other rows. What was forced once
+    stays said.
     """
     before = known.tags.get(FORCED)
     forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *winner.forced]))
     winner, facts = dataclasses.replace(winner, forced=forced), dataclasses.replace(facts, forced=forced)
     tags = tags_of(context.sweep, winner, facts)
-    # Those of its files, which stay as they are.
+    # The files stay as they are, and so do the tags that tell of them.
     tags = {name: text for name, text in tags.items() if not _is_of_files(name)}
     stale = [name for name in OF_A_CHAMPION if name in known.tags and name not in tags]
     context.registry.tag(context.model, known.number, tags, cards.description(facts), stale)
@@ -234,7 +235,8 @@ def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> s
 def _move(context: Context, winner: Winner, number: str, clock: Callable[[], float]) -> Registered:
     """Moves challenger, writes the history, moves previous, and last the alias.
 
-    The alias must still point to the champion that the winner was compared with; it is asked right before it moves.
+    The alias must still point to the champion that the winner was compared with: the registry is asked right before the
+    alias moves.
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None

@@ -87,7 +87,7 @@ class Settled(NamedTuple):
     """The registered model's name."""
 
 
-def check(request: PromotionRequest) -> None:
+def refuse_early(request: PromotionRequest) -> None:
     """Refuses what can be refused without MLflow.
 
     Raises:
