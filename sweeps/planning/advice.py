@@ -171,7 +171,9 @@ def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) ->
         count = None  # groups count, and how many there are is not known yet
     gap = QUANTILE * PAIRED_SPREAD / math.sqrt(max(1, count)) if count is not None else 0.0
     if count is not None and gap > COARSE:
-        needed = math.ceil((QUANTILE * PAIRED_SPREAD / USUAL_GAP) ** 2)
+        from sweeps.statistics.intervals import rows_needed  # imports NumPy, which most plans do without
+
+        needed = rows_needed(USUAL_GAP, QUANTILE * PAIRED_SPREAD, rows=1)
         told = f"{count} rows tell two trials apart whose losses differ by about {gap:.2f} nats per token or more"
         if count < FEW_ROWS:
             told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"

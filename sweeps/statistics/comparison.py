@@ -9,7 +9,6 @@ Comparisons: Theory and Methods, 1996, chapter 5).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from sweeps.statistics.intervals import (
     counted_units,
     in_words,
     intervals,
+    rows_needed,
     units_of,
     widened,
 )
@@ -82,15 +82,11 @@ class Comparison:
         return self.low > 0 or self.high < 0
 
     def rows_needed(self, rows: int) -> int | None:
-        """Evaluation rows that would show such a difference; None where no number of them would.
-
-        What rows leave open shrinks with the square root of their number, and what seeds do with none.
-        """
-        if self.apart is not False or self.low is None or self.high is None or abs(self.difference) <= self.of_seeds:
+        """Evaluation rows that would show such a difference; None where no number of them would, or these do."""
+        if self.apart is not False or self.low is None or self.high is None:
             return None
         half = self.difference - self.low if self.difference > 0 else self.high - self.difference
-        of_rows = half**2 - self.of_seeds**2
-        return math.ceil(rows * of_rows / (self.difference**2 - self.of_seeds**2))
+        return rows_needed(self.difference, half, rows, self.of_seeds)
 
     def interval_in_words(self, confidence: float, rows: str, sign: int = 1) -> str:
         """The interval with its confidence and the rows (`counted_units`); empty where there is none.
@@ -137,12 +133,13 @@ def compare(metric: str, pairs: Sequence[Pair], confidence: float, noise: SeedNo
         if isinstance(pair.first, Evaluation) and isinstance(pair.evaluation, Evaluation) and not why
     }
     rows = max((len(_values(each, metric).parts) for each in firsts), default=0)
-    few = f"{rows} evaluation row{'s' if rows > 1 else ''}, at least {LEAST_ROWS} are needed for an interval"
-    few = few if rows < LEAST_ROWS else FEW_COPIES
+    few = FEW_COPIES
+    if rows < LEAST_ROWS:
+        few = f"{rows} evaluation row{'s' if rows > 1 else ''}, at least {LEAST_ROWS} are needed for an interval"
     spans: dict[int, Interval] = {}
     if told:
         units = _units([each for pair in told.values() for each in pair], rows)
-        rows = max(units) + 1
+        rows = len(set(units))
         if rows >= LEAST_ROWS:
             gains = [
                 np.subtract(_values(other, metric).parts, _values(first, metric).parts)

@@ -78,6 +78,21 @@ def widened(difference: float, span: Interval, margin: float) -> Interval:
     return Interval(low, difference + math.hypot(span.high - difference, margin), span.carried_by)
 
 
+def rows_needed(difference: float, half: float, rows: int, of_seeds: float = 0.0) -> int | None:
+    """Rows that would show a difference; None where no number of them would.
+
+    What rows leave open shrinks with the square root of their number, and what seeds leave open with none.
+
+    Args:
+        half: half the width of an interval.
+        rows: the number of rows that the interval was taken over.
+        of_seeds: as `Comparison.of_seeds`.
+    """
+    if abs(difference) <= of_seeds:
+        return None
+    return math.ceil(rows * (half**2 - of_seeds**2) / (difference**2 - of_seeds**2))
+
+
 def student(probability: float, freedom: int) -> float:
     """The quantile of Student's t distribution."""
     from scipy.special import stdtrit  # takes a quarter of a second, and most commands compare nothing

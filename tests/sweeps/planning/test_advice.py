@@ -71,6 +71,16 @@ def test_all_rows_of_a_file_are_not_counted_before_they_are_read() -> None:
     assert advice.of_evaluation(config(None), seen(None), None) == []
 
 
+def test_where_groups_count_nothing_is_said_of_the_rows() -> None:
+    """How many groups there are is not known before the data is read."""
+    shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=30, eval_rows=20)
+    alone = config(20)
+    assert alone.data is not None
+    grouped = alone.model_copy(update={"data": alone.data.model_copy(update={"group_by": "document"})})
+    assert [len(advice.of_evaluation(of, seen(None), shape)) for of in (alone, grouped)] == [1, 0]
+    assert len(advice.of_evaluation(grouped, seen(0.51), shape)) == 1
+
+
 RANKS: dict[str, Any] = {"adapter.r": {"choice": [8, 64]}}
 KINDS: dict[str, Any] = {"adapter.use_rslora": {"choice": [False, True]}}
 ALPHA: dict[str, Any] = {"adapter.lora_alpha": {"choice": [8, 32]}}

@@ -186,6 +186,17 @@ def test_unequal_steps_are_named() -> None:
     )
 
 
+def test_two_trials_that_went_as_far_are_compared_each_at_its_best_step() -> None:
+    """Both had nine steps to become best in, so that unequal steps favour neither."""
+    found = sweep(reported("a", 9, 2.5, since=3, best=(3, 2.0)), ended("a", TrialState.COMPLETED))
+    at_best = separation(Comparison("a", 0.75, 0.5, 1.0, steps=(3, 9)))
+    line, *_ = best_compared.against_next(found, best_of(found), at_best)
+    assert line == (
+        "better than the next: t00 is 0.7500 higher each at its best step (t00 at 3, t01 at 9), "
+        "97.5% interval 0.5000 to 1.0000 on 32 rows"
+    )
+
+
 @pytest.mark.parametrize("low", [-0.75, None])
 def test_a_trial_that_was_ahead_after_equal_steps_is_named(low: float | None) -> None:
     """The best may owe its place to the steps that the other one did not get."""
