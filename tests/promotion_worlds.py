@@ -22,7 +22,7 @@ from sweeps.tracking.lookup import Lookup
 from trainables.scoring.requests import ScoringRequest, ScoringResult
 
 FIRST, SECOND, ODD = "first-20260101-000000-aaaa", "second-20260102-000000-bbbb", "odd-20260103-000000-cccc"
-TWIN = "twin-20260104-000000-dddd"
+TWIN, FAILED = "twin-20260104-000000-dddd", "failed-20260105-000000-eeee"
 
 
 class World(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import yaml
+from mlflow.store.artifact.cli import commands as download
 from peft import PeftModel
 from sweep_files import toy
 from transformers import AutoModelForCausalLM
@@ -141,6 +143,17 @@ def test_the_card_says_what_the_rows_cannot_show_and_warns() -> None:
     assert "Loss 1.0000 on data.test: 1.0000 lower than the base (99% interval 0.9000 to 1.1000 on 40 rows)." in card
     assert "\n40 rows: about 1 case in 13 (7.5%) may be worse by any amount, and these rows would not show it; " in card
     assert "**Warning**: only 3 rows carry it.\n\n## Training" in card
+
+
+def test_the_card_says_how_its_files_are_downloaded() -> None:
+    """By a command that MLflow takes as it stands, before the lines that need the files."""
+    card = cards.card(facts(None, "base"))
+    (command,) = re.findall(r"`(mlflow artifacts download .*)`", card)
+    assert card.index(command) < card.index('artifacts/adapter")')
+    program, group, verb, *options = shlex.split(command)
+    assert (program, group) == ("mlflow", "artifacts")
+    with download.commands[verb].make_context(verb, options) as parsed:
+        assert (parsed.params["artifact_uri"], parsed.params["dst_path"]) == ("models:/answers/VERSION", ".")
 
 
 def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:

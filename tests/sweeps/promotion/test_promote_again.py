@@ -21,15 +21,14 @@ from sweeps.promotion.versions import as_json, models
 from sweeps.tracking.registry import Registry
 
 
-def test_the_same_promotion_twice_gives_the_same_version(world):
-    run(world.sweep("second"))
-    before, tags = world.aliases(), world.tags()
-    again = run(world.sweep("second"))
+def test_the_same_promotion_twice_gives_the_same_version(strong):
+    before, tags = strong.aliases(), strong.tags()
+    again = run(strong.sweep("second"))
     assert again.exit_code == 0
     assert (again.already, again.registered.version) == (True, "1")
     assert again.as_json()["already_champion"] is True
-    assert (world.aliases(), world.tags(), world.versions()) == (before, tags, ["1"])
-    assert len(models(MODEL, world.uri)[0][0].history) == 1
+    assert (strong.aliases(), strong.tags(), strong.versions()) == (before, tags, ["1"])
+    assert len(models(MODEL, strong.uri)[0][0].history) == 1
 
 
 POINTS = ("model", "upload", "version", "description", "serving", "challenger", "history", "previous", "alias")

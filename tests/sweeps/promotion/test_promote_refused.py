@@ -12,20 +12,19 @@ import promotions
 import pytest
 from filelock import FileLock
 from promotion_worlds import SECOND, break_losses, killed_at, package_of, refused
-from promotions import MODEL, Trial, run
+from promotions import MODEL, run
 
 from cluster.scoring.host import ScoringHost
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import Failed, SweepError
+from sweeps.promotion import versions
 from sweeps.promotion.versions import as_json, models, rollback
-from sweeps.record.events import TrialState
-from trainables import qlora
+from sweeps.record import digests
 from trainables.scoring.requests import BASE, ScoringRequest, ScoringResult
 
 
-@pytest.mark.parametrize(
-    ("asked", "match"),
-    [
+def test_a_wrong_option_is_told(world, shared):
+    for asked, match in (
         ({"trial": "k2"}, "--trial: t02 is DIVERGED.*--force"),
         ({"trial": "k3"}, "--trial: t03 is FAILED"),
         ({"trial": "t04"}, "--trial: t04 is PAUSED"),
@@ -38,41 +37,23 @@ from trainables.scoring.requests import BASE, ScoringRequest, ScoringResult
         ({"top": 0}, "--top: 0 must be at least 1"),
         ({"min_gain": -1.0}, "--min-gain: -1.0 must be"),
         ({"eval_data": Path("nowhere.jsonl")}, "--eval-data: .*nowhere.jsonl does not exist"),
-    ],
-)
-def test_a_wrong_option_is_told(world, asked, match):
-    refused(world, match, **asked)
+        ({"eval_data": shared / "train.jsonl"}, "--eval-data: is the same file as data.train"),
+    ):
+        refused(world, match, **asked)
 
 
-def test_rows_that_were_trained_on_do_not_decide(world, shared):
-    refused(world, "--eval-data: is the same file as data.train", eval_data=shared / "train.jsonl")
-
-
-def test_a_forced_trial_says_so(world, shared):
-    # Its true loss, so that the second evaluation agrees.
-    trained = promotions.train(promotions.config(shared, world.uri), shared / "cache")
-    config = promotions.config(shared, world.uri, name="third")
-    fingerprint = qlora.prepare(config.base, shared / "cache").summary.fingerprint
-    trials = [Trial(trained["strong"], TrialState.FAILED)]
-    promotions.deliver(config, "third-20260104-000000-dddd", world.sweep("third"), trials, fingerprint)
-    refused(world, "--trial: t00 is FAILED", "third", trial="t00")
-    assert run(world.sweep("third"), trial="t00", force=True).exit_code == 0
+def test_a_forced_trial_says_so(world):
+    refused(world, "--trial: t00 is FAILED", "failed", trial="t00")
+    assert run(world.sweep("failed"), trial="t00", force=True).exit_code == 0
     assert world.tags()["promotion.forced"] == "t00 is FAILED"
     assert "Forced" in world.client.get_model_version(MODEL, "1").description
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "match"),
-    [
-        ("adapter_model.safetensors", None, "t01: its adapter .* is not the one that the trial wrote: sha256"),
-        ("adapter_config.json", None, "t01: its adapter .* is not the one that the trial wrote: sha256"),
-        ("adapter_model.bin", b"pickle", "t01: its adapter .* is not the one that the trial wrote: sha256"),
-    ],
-)
-def test_an_adapter_that_was_tampered_with_is_refused(world, name, content, match):
-    file = world.adapter(SECOND, "k1") / name
-    file.write_bytes(content or file.read_bytes() + b" ")
-    refused(world, match)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"])
+def test_an_adapter_that_was_tampered_with_is_refused(world, name):
+    with (world.adapter(SECOND, "k1") / name).open("ab") as file:
+        file.write(b" ")
+    refused(world, "t01: its adapter .* is not the one that the trial wrote: sha256")
 
 
 @pytest.mark.parametrize(
@@ -183,38 +164,36 @@ def test_rows_that_are_not_on_this_machine_are_told_with_the_way_out(world, shar
         (shared / "away.jsonl").rename(file)
 
 
-def test_a_champion_on_another_base_is_refused_unless_forced(champion):
-    run(champion.sweep("second"))
-    rollback(MODEL, None, "champion", champion.uri)
-    champion.client.set_model_version_tag(MODEL, "1", "base.identity", "folder:0123456789abcdef nf4")
-    refused(champion, "its champion, version 1, is on another base")
-    outcome = run(champion.sweep("second"), force=True)
+def test_a_champion_on_another_base_is_refused_unless_forced(replaced):
+    rollback(MODEL, None, "champion", replaced.uri)
+    replaced.client.set_model_version_tag(MODEL, "1", "base.identity", "folder:0123456789abcdef nf4")
+    refused(replaced, "its champion, version 1, is on another base")
+    outcome = run(replaced.sweep("second"), force=True)
     assert outcome.exit_code == 0
-    assert (outcome.registered.version, champion.versions()) == ("2", ["1", "2"])
-    assert "another base" in champion.tags("2")["promotion.forced"]
-    assert "another base" in champion.client.get_model_version(MODEL, "2").description
+    assert (outcome.registered.version, replaced.versions()) == ("2", ["1", "2"])
+    assert "another base" in replaced.tags("2")["promotion.forced"]
+    assert "another base" in replaced.client.get_model_version(MODEL, "2").description
     assert "champion" not in outcome.verdict.losses
-    assert champion.tags("2")["promotion.compared_with"] == "base"
-    assert not {"gain.champion", "loss.champion"} & champion.tags("2").keys()
-    history = as_json(models(MODEL, champion.uri)[0][0])["history"]
+    assert replaced.tags("2")["promotion.compared_with"] == "base"
+    assert not {"gain.champion", "loss.champion"} & replaced.tags("2").keys()
+    history = as_json(models(MODEL, replaced.uri)[0][0])["history"]
     assert [each["gain"] is None for each in history] == [False, False, True, True], history
 
 
-def test_a_champion_whose_files_are_gone_is_refused_unless_forced(champion):
-    run(champion.sweep("second"))
-    rollback(MODEL, None, "champion", champion.uri)
-    shutil.rmtree(package_of(champion, "1"))
-    refused(champion, "its champion, version 1, cannot be compared with: its files are gone")
-    outcome = run(champion.sweep("second"), force=True)
+def test_a_champion_whose_files_are_gone_is_refused_unless_forced(replaced):
+    rollback(MODEL, None, "champion", replaced.uri)
+    shutil.rmtree(package_of(replaced, "1"))
+    refused(replaced, "its champion, version 1, cannot be compared with: its files are gone")
+    outcome = run(replaced.sweep("second"), force=True)
     assert (outcome.exit_code, outcome.registered.version) == (0, "2")
-    assert "its files are gone" in champion.tags("2")["promotion.forced"]
+    assert "its files are gone" in replaced.tags("2")["promotion.forced"]
     # To promote its own trial again is no way to have them back.
     again = r"the files of version 1 are gone .* delete this version in MLflow and promote again"
-    refused(champion, again, "first", force=True, alias="staging")
-    champion.client.set_registered_model_alias(MODEL, "champion", "1")
-    refused(champion, again, "first", force=True)
-    champion.client.delete_model_version(MODEL, "1")
-    assert run(champion.sweep("first")).registered.version == "3"
+    refused(replaced, again, "first", force=True, alias="staging")
+    replaced.client.set_registered_model_alias(MODEL, "champion", "1")
+    refused(replaced, again, "first", force=True)
+    replaced.client.delete_model_version(MODEL, "1")
+    assert run(replaced.sweep("first")).registered.version == "3"
 
 
 def test_a_rollback_says_that_it_waits_for_a_promotion(champion):
@@ -237,14 +216,13 @@ def test_a_champion_that_was_tampered_with_is_refused(champion):
     refused(champion, "the files of version 1 are not those that were promoted")
 
 
-def test_a_whole_version_that_was_changed_since_is_neither_promoted_again_nor_gone_back_to(champion):
-    run(champion.sweep("second"))
-    rollback(MODEL, None, "champion", champion.uri)
-    (package_of(champion, "2") / "served.py").write_text("raise SystemExit")
-    refused(champion, "the files of version 2 are not those that were promoted", force=True)
+def test_a_whole_version_that_was_changed_since_is_neither_promoted_again_nor_gone_back_to(replaced):
+    rollback(MODEL, None, "champion", replaced.uri)
+    (package_of(replaced, "2") / "served.py").write_text("raise SystemExit")
+    refused(replaced, "the files of version 2 are not those that were promoted", force=True)
     with pytest.raises(SweepError, match="the files of version 2 are not those"):
-        rollback(MODEL, "2", "champion", champion.uri)
-    assert champion.aliases()["champion"] == "1"
+        rollback(MODEL, "2", "champion", replaced.uri)
+    assert replaced.aliases()["champion"] == "1"
 
 
 def test_files_of_others_in_a_package_are_refused(champion, monkeypatch):
@@ -258,17 +236,15 @@ def test_files_of_others_in_a_package_are_refused(champion, monkeypatch):
     assert champion.aliases()["champion"] == "1"
 
 
-def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forced(champion, shared):
-    other = promotions.config(shared, champion.uri)
-    data = other.base.data_spec.model_copy(update={"prompt": "Q: {question}"})
-    other = other.model_copy(update={"data": data})
-    trained = promotions.train(other, shared / "cache-form")
-    fingerprint = qlora.prepare(other.base, shared / "cache-form").summary.fingerprint
-    promotions.deliver(
-        other, "third-20260104-000000-dddd", champion.sweep("third"), [Trial(trained["strong"])], fingerprint
-    )
-    refused(champion, "reads rows in another form", "third")
-    assert run(champion.sweep("third"), force=True).exit_code == 0
+def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forced(champion):
+    package = package_of(champion, "1")
+    base = json.loads((package / "artifacts" / "base.json").read_text())
+    base["form"]["prompt"] = "Q: {question}"
+    (package / "artifacts" / "base.json").write_text(json.dumps(base))
+    digest = digests.of_files(digests.read(package))
+    champion.client.set_model_version_tag(MODEL, "1", versions.DIGEST, digest)
+    refused(champion, "reads rows in another form")
+    assert run(champion.sweep("second"), force=True).exit_code == 0
     assert "another form" in champion.tags("2")["promotion.forced"]
 
 

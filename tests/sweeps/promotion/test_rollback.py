@@ -17,21 +17,20 @@ from sweeps.record import fault_points
 from sweeps.tracking.registry import Entry, Model
 
 
-def test_rollback_goes_back_and_says_what_changed(champion):
-    run(champion.sweep("second"))
-    done = rollback(MODEL, None, "champion", champion.uri, clock=lambda: 2000.0)
+def test_rollback_goes_back_and_says_what_changed(replaced):
+    done = rollback(MODEL, None, "champion", replaced.uri, clock=lambda: 2000.0)
     assert (done.version, done.before) == ("1", "2")
-    assert champion.aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
-    history = as_json(models(MODEL, champion.uri)[0][0])["history"]
+    assert replaced.aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
+    history = as_json(models(MODEL, replaced.uri)[0][0])["history"]
     assert [(each["action"], each["version"], each["previous"]) for each in history] == [
         ("promote", "1", None), ("promote", "2", "1"), ("rollback", "1", "2"),
     ]  # fmt: skip
-    champion.client.set_registered_model_alias(MODEL, "champion", "2")  # by hand
-    assert all(each["completed"] for each in as_json(models(MODEL, champion.uri)[0][0])["history"])
-    assert rollback(MODEL, "1", "champion", champion.uri).before == "2"
-    ((again, _),) = models(MODEL, champion.uri)
+    replaced.client.set_registered_model_alias(MODEL, "champion", "2")  # by hand
+    assert all(each["completed"] for each in as_json(models(MODEL, replaced.uri)[0][0])["history"])
+    assert rollback(MODEL, "1", "champion", replaced.uri).before == "2"
+    ((again, _),) = models(MODEL, replaced.uri)
     assert len(again.history) == 4 and all(entry.done for entry in again.history)
-    assert rollback(MODEL, "2", "champion", champion.uri).before == "1"
+    assert rollback(MODEL, "2", "champion", replaced.uri).before == "1"
 
 
 @pytest.mark.parametrize(
@@ -95,28 +94,26 @@ def test_a_rollback_holds_until_the_alias_is_at_the_version_again(moves, is_back
 
 
 @pytest.mark.parametrize("point", ["history", "previous"])
-def test_a_rollback_that_is_killed_is_ended_by_doing_it_again(champion, point):
-    run(champion.sweep("second"))
+def test_a_rollback_that_is_killed_is_ended_by_doing_it_again(replaced, point):
     child = os.fork()
     if child == 0:
         os.environ[fault_points.VARIABLE] = f"rollback.after_{point}"
         try:
-            rollback(MODEL, None, "champion", champion.uri)
+            rollback(MODEL, None, "champion", replaced.uri)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
-    assert champion.aliases()["champion"] == "2"
-    assert rollback(MODEL, None, "champion", champion.uri).version == "1"
-    assert champion.aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
-    assert len(models(MODEL, champion.uri)[0][0].history) == 3
+    assert replaced.aliases()["champion"] == "2"
+    assert rollback(MODEL, None, "champion", replaced.uri).version == "1"
+    assert replaced.aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
+    assert len(models(MODEL, replaced.uri)[0][0].history) == 3
 
 
-@pytest.mark.parametrize("alias", ["latest", "v1", "bad name", "challenger", "V1", "Latest", "prod.eu"])
-def test_a_rollback_of_a_wrong_alias_writes_nothing(champion, alias):
-    run(champion.sweep("second"))
-    with pytest.raises(SweepError, match="alias"):
-        rollback(MODEL, "1", alias, champion.uri)
-    assert len(models(MODEL, champion.uri)[0][0].history) == 2
+def test_a_rollback_of_a_wrong_alias_writes_nothing(replaced):
+    for alias in ("latest", "v1", "bad name", "challenger", "V1", "Latest", "prod.eu"):
+        with pytest.raises(SweepError, match="alias"):
+            rollback(MODEL, "1", alias, replaced.uri)
+    assert len(models(MODEL, replaced.uri)[0][0].history) == 2
 
 
 def test_an_entry_of_the_history_that_nobody_can_read_is_not_written_over(champion, monkeypatch):
@@ -137,51 +134,45 @@ def test_an_entry_of_the_history_that_nobody_can_read_is_not_written_over(champi
     ]  # fmt: skip
 
 
-def test_after_a_rollback_the_same_version_is_promoted_again_only_by_force(champion):
+def test_after_a_rollback_the_same_version_is_promoted_again_only_by_force(replaced):
     """What is wrong with it the rows do not show: a promotion that runs every night would bring it back."""
-    run(champion.sweep("second"))
-    rollback(MODEL, None, "champion", champion.uri, clock=lambda: 2000.0)
+    rollback(MODEL, None, "champion", replaced.uri, clock=lambda: 2000.0)
     for dry_run in (True, False):
-        outcome = run(champion.sweep("second"), dry_run=dry_run)
+        outcome = run(replaced.sweep("second"), dry_run=dry_run)
         assert (outcome.exit_code, outcome.registered.promoted, outcome.verdict.passed) == (1, False, True)
         assert outcome.reasons == (
             "version 2 was rolled back at 1970-01-01 00:33:20 UTC: qsweep rollback --model answers --to 2 makes it the "
             "champion again, and so does --force",
         )
-    assert champion.aliases()["champion"] == "1"
-    assert run(champion.sweep("second"), force=True).registered.version == "2"
-    assert champion.tags("2")["promotion.forced"] == "version 2 was rolled back at 1970-01-01 00:33:20 UTC"
-    assert champion.versions() == ["1", "2"]
-    assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+    assert replaced.aliases()["champion"] == "1"
+    assert run(replaced.sweep("second"), force=True).registered.version == "2"
+    assert replaced.tags("2")["promotion.forced"] == "version 2 was rolled back at 1970-01-01 00:33:20 UTC"
+    assert replaced.versions() == ["1", "2"]
+    assert replaced.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
 
-@pytest.mark.parametrize(
-    ("to", "match"),
-    [
+def test_a_rollback_to_nowhere_is_told(strong):
+    for to, match in (
         (None, "no version was the champion before"),
         ("7", "no version 7: .*; qsweep models --model answers lists them"),
         ("1", "version 1 is the champion already"),
         ("01", "version 1 is the champion already"),
-    ],
-)
-def test_a_rollback_to_nowhere_is_told(world, to, match):
-    run(world.sweep("second"))
-    with pytest.raises(SweepError, match=match):
-        rollback(MODEL, to, "champion", world.uri)
-    assert world.aliases() == {"challenger": "1", "champion": "1"}
+    ):
+        with pytest.raises(SweepError, match=match):
+            rollback(MODEL, to, "champion", strong.uri)
+    assert strong.aliases() == {"challenger": "1", "champion": "1"}
 
 
-def test_a_rollback_that_can_go_no_further_back_names_those_that_were_made_and_the_way_out(champion):
-    run(champion.sweep("second"))
-    rollback(MODEL, None, "champion", champion.uri, clock=lambda: 2000.0)
+def test_a_rollback_that_can_go_no_further_back_names_those_that_were_made_and_the_way_out(replaced):
+    rollback(MODEL, None, "champion", replaced.uri, clock=lambda: 2000.0)
     with pytest.raises(SweepError) as error:
-        rollback(MODEL, None, "champion", champion.uri)
+        rollback(MODEL, None, "champion", replaced.uri)
     assert str(error.value) == (
         "answers: no version was the champion before version 1: there is nothing further to go back to (rolled back "
         "since the last promotion: 2 to 1 at 1970-01-01 00:33:20 UTC); name another with --to VERSION: qsweep models "
         "--model answers lists them"
     )
-    assert len(models(MODEL, champion.uri)[0][0].history) == 3
+    assert len(models(MODEL, replaced.uri)[0][0].history) == 3
 
 
 def test_a_version_that_was_never_whole_is_not_gone_back_to(champion):
@@ -198,11 +189,9 @@ def test_a_model_of_which_no_alias_moved_has_no_head_of_a_history(world, capsys)
     assert told[-1] == "its history is empty: no alias move is written down"
 
 
-def test_models_of_others_are_not_listed(world):
-    world.client.create_registered_model("theirs")
-    assert models(None, world.uri) == []
-    run(world.sweep("second"))
-    assert [model.name for model, _ in models(None, world.uri)] == [MODEL]
+def test_models_of_others_are_not_listed(strong):
+    strong.client.create_registered_model("theirs")
+    assert [model.name for model, _ in models(None, strong.uri)] == [MODEL]
     for name in ("theirs", "nobody"):
         with pytest.raises(SweepError, match="--model: "):
-            models(name, world.uri)
+            models(name, strong.uri)
