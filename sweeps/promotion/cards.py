@@ -11,9 +11,10 @@ from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.statistics.intervals import percent
+from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import digits
-from trainables.scoring.requests import BASE
+from trainables.scoring.requests import BASE, BaseFacts
 
 NO_ENDS = (
     "it is not known where an answer ends: no row that decided ends in a special token before data.max_length; the "
@@ -43,22 +44,10 @@ class VersionFacts:
     verdict: Verdict
     rows: str
     """Where the rows that decided come from, in words."""
-    base: str
-    """Source of the base, with the commit of a hub model."""
-    hub_id: str | None
-    """None when the hub does not have the base."""
-    quantization: str
-    scheme: str
-    """nf4, fp4 or none."""
+    base: BaseFacts
     unquantised: float | None
     """The winner's loss on the base without quantisation; None where the base has none, or it is not known."""
-    loading: Sequence[str]
-    """See `model_package.loading`."""
-    licence: str | None
-    install_base: str | None
-    """The command that installs a base inside a package."""
     forced: Sequence[str]
-    versions: Mapping[str, str]
     ends: Mapping[str, int]
     """See `ScoringResult.ends`."""
 
@@ -105,7 +94,7 @@ def description(facts: VersionFacts) -> str:
     lines += [
         f"- sweep `{facts.sweep.sweep_id}`, trial {winner.label} (`{winner.trial_key}`)",
         f"- {_settings(winner)}",
-        f"- base `{facts.base}`, {facts.quantization}",
+        f"- base `{base_of(facts)}`, {_quantization(facts)}",
         f"- {_bases(facts)}",
         "- the plain PEFT folder is `artifacts/adapter` of this version",
     ]
@@ -115,7 +104,7 @@ def description(facts: VersionFacts) -> str:
 def model_description(facts: VersionFacts) -> str:
     """The registered model's description."""
     return (
-        f"LoRA adapters on `{facts.base}`, promoted by `qsweep promote` after they were evaluated again.\n\n"
+        f"LoRA adapters on `{base_of(facts)}`, promoted by `qsweep promote` after they were evaluated again.\n\n"
         f'Load the present one with `mlflow.pyfunc.load_model("models:/{facts.model}@{facts.alias}")`. '
         "`qsweep models` shows the history, `qsweep rollback` takes the last promotion back."
     )
@@ -132,8 +121,8 @@ def card(facts: VersionFacts) -> str:
     place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else best
     lines = ["---"]
     # The hub links a model to its base by the bare id and takes nothing else here; the commit is said under Training.
-    lines += [f"base_model: {facts.hub_id}"] if facts.hub_id else []
-    lines += [f"license: {facts.licence}"] if facts.licence else []
+    lines += [f"base_model: {facts.base.source}"] if facts.base.kind == "hub" else []
+    lines += [f"license: {facts.base.licence}"] if facts.base.licence else []
     lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.model}", "", headline(facts), ""]
     if facts.forced:
         lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
@@ -154,7 +143,7 @@ def card(facts: VersionFacts) -> str:
         if data.system is not None:
             lines += [f"- system message: {data.system}"]
     lines += [
-        f"- base: `{facts.base}`, {facts.quantization}; licence: {facts.licence or 'see the base'}",
+        f"- base: `{base_of(facts)}`, {_quantization(facts)}; licence: {facts.base.licence or 'see the base'}",
         f"- {_settings(facts.winner)}",
         f"- {place} of {own} trials of the sweep `{facts.sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
@@ -175,9 +164,20 @@ def card(facts: VersionFacts) -> str:
     if data is not None and data.messages is not None:
         lines += [f"`{data.messages}` is the JSON of a chat, with its system message, up to the message to answer.", ""]
     lines += [*_elsewhere(facts)]
-    if facts.install_base is not None:
-        lines += ["", f"Beside requirements.txt it needs its base: `{facts.install_base}`."]
+    install = model_package.install_base(facts.base)
+    if install is not None:
+        lines += ["", f"Beside requirements.txt it needs its base: `{install}`."]
     return "\n".join(lines) + "\n"
+
+
+def base_of(facts: VersionFacts) -> str:
+    """The source of the base, with the commit of a hub model."""
+    return facts.base.source + (f" at {facts.base.revision}" if facts.base.revision else "")
+
+
+def _quantization(facts: VersionFacts) -> str:
+    scheme = facts.base.quantization["scheme"]
+    return f"{'not quantised' if scheme == 'none' else scheme}, {facts.base.quantization['compute_dtype']}"
 
 
 def _settings(trial: TrialRun) -> str:
@@ -186,8 +186,8 @@ def _settings(trial: TrialRun) -> str:
 
 def _bases(facts: VersionFacts) -> str:
     """Says which base each loss is of."""
-    told = f"Losses are on the base as in training: {facts.quantization}."
-    if facts.scheme == "none":
+    told = f"Losses are on the base as in training: {_quantization(facts)}."
+    if facts.base.quantization["scheme"] == "none":
         return told
     winner, loss = facts.verdict.winner, facts.unquantised
     known = f"has loss {loss:.4f} on these rows" if loss is not None else "was not evaluated"
@@ -204,15 +204,15 @@ def _elsewhere(facts: VersionFacts) -> list[str]:
         "",
         "```python",
     ]
-    lines += [*facts.loading, "```", ""]
+    lines += [*model_package.loading(facts.base), "```", ""]
     rank = next((most for most in VLLM_RANKS if most >= int(facts.winner.params["r"])), None)
     if rank is not None:
         # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
-        quantised = " --quantization bitsandbytes" if facts.scheme == "nf4" else ""
+        quantised = " --quantization bitsandbytes" if facts.base.quantization["scheme"] == "nf4" else ""
         options = f"--tokenizer artifacts/tokenizer{quantised} --enable-lora --max-lora-rank {rank}"
         command = f"vllm serve BASE {options} --lora-modules {facts.model}=artifacts/adapter"
         lines += [f"vLLM serves it: `{command}`. BASE is what the line `base = ` loads."]
-        if facts.scheme == "fp4":
+        if facts.base.quantization["scheme"] == "fp4":
             lines += ["vLLM cannot quantise to fp4: the loss is the one on the base without quantisation."]
     if not facts.ends:
         return [*lines, "", f"{NO_ENDS[0].upper()}{NO_ENDS[1:]}."]

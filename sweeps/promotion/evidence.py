@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +52,23 @@ class Evidence:
     answer: ScoringResult
     rows: str
     """Where the rows come from, in words."""
+    base_identity: str
+    """As `Content.base_identity`."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """The candidate with the lowest loss, and the verdict of the gate on it."""
 
+    candidate: Candidate
     verdict: Verdict
-    candidate: Candidate
-    is_champion: bool
-    """Whether the alias points to the winner already."""
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The candidate that passed the gate, and what its version says of it."""
-
-    candidate: Candidate
-    champion: Version | None
-    base_identity: str
     evidence: Evidence
-    verdict: Verdict
-    forced: tuple[str, ...]
-    """The objections that --force overrode."""
+    champion: Version | None
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether the alias points to the candidate already."""
+        return self.champion is not None and self.champion.tags[IDENTITY] == self.candidate.identity
 
 
 # What is compared is what the sweep trained on
@@ -285,7 +279,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
             f"other rows with --eval-data, or {others}"
         )
-    return Evidence(left, request, answer, words)
+    return Evidence(left, request, answer, words, content.base_identity)
 
 
 def deciding_rows(context: Context) -> tuple[str, str]:
@@ -306,12 +300,10 @@ def deciding_rows(context: Context) -> tuple[str, str]:
 
 def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
     """The gate's verdict on the candidate with the lowest loss. Pure."""
-    candidates, scores = evidence.candidates, dict(evidence.answer.scores)
-    best = min(candidates, key=lambda each: gate.DECIDES.loss(gate.DECIDES.of(scores[each.label].metrics)))
-    is_champion = champion is not None and champion.tags[IDENTITY] == best.identity
-    if is_champion:
-        # Nothing is gained by a comparison with itself.
-        scores.pop(CHAMPION, None)
-    labels = [candidate.label for candidate in candidates]
-    verdict = gate.decide(scores, labels, min_gain)
-    return Contender(verdict, best, is_champion)
+    labels, scores = {each.label: each for each in evidence.candidates}, dict(evidence.answer.scores)
+    verdict = gate.decide(scores, list(labels), min_gain)
+    contender = Contender(labels[verdict.winner], verdict, evidence, champion)
+    if not contender.is_champion or CHAMPION not in scores:
+        return contender
+    del scores[CHAMPION]  # nothing is gained by a comparison with itself
+    return replace(contender, verdict=gate.decide(scores, list(labels), min_gain))

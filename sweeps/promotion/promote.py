@@ -15,14 +15,14 @@ from typing import Any
 
 from cluster.scoring import Scoring, scoring
 from sweeps.promotion import candidates, evidence, registration, versions
-from sweeps.promotion.evidence import Contender, Winner
+from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
 from sweeps.promotion.request import Context, PromotionRequest, refuse_early, settle
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
-from sweeps.tracking.registry import Entry, Registry, Version
+from sweeps.tracking.registry import Entry, Registry
 from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -109,19 +109,11 @@ def promote(
             show(contender.verdict)
             say(contender.verdict.unseen)
             back = _taken_back(context, contender)
-            registered = _ended_without(context, contender, champion, back)
+            registered = _ended_without(context, contender, back)
             if registered is None:
                 if back is not None:
                     context.force(_objection(back))
-                winner = Winner(
-                    candidate=contender.candidate,
-                    champion=champion,
-                    base_identity=checked.base_identity,
-                    evidence=losses,
-                    verdict=contender.verdict,
-                    forced=tuple(context.forced),
-                )
-                registered = registration.register(context, winner, scored, clock)
+                registered = registration.register(context, contender, scored, clock)
     return PromotionResult(
         model=context.model,
         alias=context.alias,
@@ -156,10 +148,9 @@ def _objection(back: Entry) -> str:
     return f"version {back.previous} was rolled back at {versions.in_words(back.time)} UTC"
 
 
-def _ended_without(
-    context: Context, contender: Contender, champion: Version | None, back: Entry | None
-) -> Registered | None:
+def _ended_without(context: Context, contender: Contender, back: Entry | None) -> Registered | None:
     """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
+    champion = contender.champion
     if champion is not None and contender.is_champion:
         versions.check_kept(context.lookup, context.model, champion)
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")

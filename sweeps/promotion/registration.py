@@ -19,7 +19,7 @@ from cluster.scoring import Scoring
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import cards, gate, versions
 from sweeps.promotion.cards import VersionFacts
-from sweeps.promotion.evidence import Winner
+from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.request import Context
 from sweeps.record import digests, fault_points
@@ -55,7 +55,7 @@ class Registered:
     """The loss on the base without quantisation; see `unquantised`."""
 
 
-def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[[], float]) -> Registered:
+def register(context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float]) -> Registered:
     """Packages and registers the winner, checks that it serves, and moves the aliases.
 
     A dry run ends after it served the package, and writes nothing.
@@ -69,11 +69,11 @@ def register(context: Context, winner: Winner, scored: Scoring, clock: Callable[
     """
     base = scored.base_facts()
     loss = unquantised(context, winner, base, scored)
-    registered = _register(context, winner, scored, clock, base, _facts(context, winner, base, loss))
+    registered = _register(context, winner, scored, clock, _facts(context, winner, base, loss))
     return dataclasses.replace(registered, unquantised_loss=loss)
 
 
-def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scoring) -> float | None:
+def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Scoring) -> float | None:
     """The winner's loss on the rows that decide, on its base without quantisation: many serve that one.
 
     It only informs. None where the base is not quantised, or the loss is not known; says why.
@@ -108,14 +108,14 @@ def unquantised(context: Context, winner: Winner, base: BaseFacts, scored: Scori
 
 
 def _register(
-    context: Context, winner: Winner, scored: Scoring, clock: Callable[[], float], base: BaseFacts, facts: VersionFacts
+    context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float], facts: VersionFacts
 ) -> Registered:
     if not facts.ends:
         context.say(f"warning: {cards.NO_ENDS}")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
         example = next(iter(winner.evidence.answer.samples), None)
-        contents = model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example, facts.ends)
+        contents = model_package.Contents(winner.candidate.adapter, facts.base, cards.card(facts), example, facts.ends)
         model_package.write(folder, contents)
         if context.request.dry_run:
             context.say("serving the package in a fresh process")
@@ -127,7 +127,9 @@ def _register(
             return _move(context, winner, version.number, clock)
 
 
-def _complete_version(context: Context, winner: Winner, facts: VersionFacts, folder: Path, scored: Scoring) -> Version:
+def _complete_version(
+    context: Context, winner: Contender, facts: VersionFacts, folder: Path, scored: Scoring
+) -> Version:
     """The winner's version, complete: one that is there is kept or completed, else it is made and served."""
     registry, model, identity = context.registry, context.model, winner.candidate.identity
     registry.make_model(model)
@@ -151,15 +153,15 @@ def _complete_version(context: Context, winner: Winner, facts: VersionFacts, fol
     return version
 
 
-def _describe_again(context: Context, winner: Winner, facts: VersionFacts, known: Version) -> None:
+def _describe_again(context: Context, winner: Contender, facts: VersionFacts, known: Version) -> None:
     """Writes to a complete version what this promotion compared, in place of what an earlier promotion did.
 
     The version may have been promoted to another alias, over another champion or on other rows. What was forced once
     stays said.
     """
     before = known.tags.get(FORCED)
-    forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *winner.forced]))
-    winner, facts = dataclasses.replace(winner, forced=forced), dataclasses.replace(facts, forced=forced)
+    forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
+    facts = dataclasses.replace(facts, forced=forced)
     tags = tags_of(context.sweep, winner, facts)
     # The files stay as they are, and so do the tags that tell of them.
     tags = {name: text for name, text in tags.items() if not _is_of_files(name)}
@@ -169,7 +171,7 @@ def _describe_again(context: Context, winner: Winner, facts: VersionFacts, known
 
 
 def _complete(
-    context: Context, winner: Winner, scored: Scoring, version: Version, uploaded: Mapping[str, bytes]
+    context: Context, winner: Contender, scored: Scoring, version: Version, uploaded: Mapping[str, bytes]
 ) -> None:
     """Serves the version from the registry, and marks it as complete."""
     context.say("serving it in a fresh process")
@@ -186,7 +188,7 @@ def _complete(
     fault_points.point("promote.after_serving")
 
 
-def _serve(winner: Winner, scored: Scoring, files: Mapping[str, bytes]) -> str:
+def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> str:
     """Scores and answers rows with the packaged model in a fresh process without this distribution.
 
     Returns:
@@ -232,7 +234,7 @@ def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> s
     return f"{counted} by {sum(gaps) / tokens:.2g} per token, row {worst + 1} the most, and {allowed:.2g} is allowed"
 
 
-def _move(context: Context, winner: Winner, number: str, clock: Callable[[], float]) -> Registered:
+def _move(context: Context, winner: Contender, number: str, clock: Callable[[], float]) -> Registered:
     """Moves challenger, writes the history, moves previous, and last the alias.
 
     The alias must still point to the champion that the winner was compared with: the registry is asked right before the
@@ -274,9 +276,7 @@ def _overtaken(alias: str, number: str) -> Registered:
     return Registered(number, promoted=False, reasons=(reason,))
 
 
-def _facts(context: Context, winner: Winner, base: BaseFacts, unquantised: float | None) -> VersionFacts:
-    quantization = base.quantization
-    scheme = {"none": "not quantised"}.get(quantization["scheme"], quantization["scheme"])
+def _facts(context: Context, winner: Contender, base: BaseFacts, unquantised: float | None) -> VersionFacts:
     return VersionFacts(
         model=context.model,
         alias=context.alias,
@@ -285,16 +285,9 @@ def _facts(context: Context, winner: Winner, base: BaseFacts, unquantised: float
         is_chosen=context.request.trial is not None,
         verdict=winner.verdict,
         rows=winner.evidence.rows,
-        base=base.source + (f" at {base.revision}" if base.revision else ""),
-        hub_id=base.source if base.kind == "hub" else None,
-        quantization=f"{scheme}, {quantization['compute_dtype']}",
-        scheme=quantization["scheme"],
+        base=base,
         unquantised=unquantised,
-        loading=model_package.loading(base),
-        licence=base.licence,
-        install_base=model_package.install_base(base),
-        forced=winner.forced,
-        versions=model_package.versions(base),
+        forced=tuple(context.forced),
         ends=winner.evidence.answer.ends,
     )
 
@@ -304,7 +297,7 @@ def _is_of_files(tag: str) -> bool:
     return tag in ("adapter_sha256", "base", "base.identity") or tag.startswith("version.")
 
 
-def tags_of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[str, str]:
+def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict[str, str]:
     """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
     compared = winner.champion if CHAMPION in verdict.losses else None
@@ -315,8 +308,8 @@ def tags_of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[st
         "sweep.run": candidate.trial.run_id,
         "sweep.trial_key": candidate.trial.trial_key,
         "adapter_sha256": candidate.adapter_sha256,
-        "base": facts.base,
-        "base.identity": winner.base_identity,
+        "base": cards.base_of(facts),
+        "base.identity": winner.evidence.base_identity,
         "data.fingerprint": sweep.data_fingerprint or "",
         "promotion.rows": f"{facts.rows}, {verdict.rows_in_words}",
         "promotion.rows_fingerprint": answer.fingerprint,
@@ -330,7 +323,7 @@ def tags_of(sweep: TrackedSweep, winner: Winner, facts: VersionFacts) -> dict[st
     for comparison in verdict.comparisons[candidate.label]:
         interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
         tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({interval})"
-    tags |= {f"version.{name}": number for name, number in facts.versions.items()}
-    if winner.forced:
-        tags[FORCED] = "; ".join(winner.forced)[:5000]
+    tags |= {f"version.{name}": number for name, number in model_package.versions(facts.base).items()}
+    if facts.forced:
+        tags[FORCED] = "; ".join(facts.forced)[:5000]
     return tags

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -77,16 +76,6 @@ class Context:
         self.forced.append(objection)
 
 
-class Settled(NamedTuple):
-    """What the request and the sweep's configuration settle."""
-
-    policy: Policy
-    objective: Objective
-    """What ranks the candidates."""
-    model: str
-    """The registered model's name."""
-
-
 def refuse_early(request: PromotionRequest) -> None:
     """Refuses what can be refused without MLflow.
 
@@ -103,8 +92,8 @@ def refuse_early(request: PromotionRequest) -> None:
     settle(request, config)
 
 
-def settle(request: PromotionRequest, config: SweepConfig) -> Settled:
-    """What the request and the configuration settle.
+def settle(request: PromotionRequest, config: SweepConfig) -> tuple[Policy, Objective, str]:
+    """The policy, what ranks the candidates, and the registered model's name, as request and configuration say.
 
     Raises:
         SweepError, HostError: they name no model, the request does not say which trial is the best, or the sweep's
@@ -115,7 +104,7 @@ def settle(request: PromotionRequest, config: SweepConfig) -> Settled:
         raise SweepError("--model: name the registered model, or set promotion.model in the sweep file")
     objective = ranking(config, policy.metric, request.trial)
     can_score(config.trainable)
-    return Settled(policy, objective, policy.model)
+    return policy, objective, policy.model
 
 
 def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:

