@@ -152,7 +152,7 @@ class Agreement:
     """Sum of the rows' absolute differences per token, in nats. Absolute, so that rows cannot cancel each other."""
     tolerance: float
     hardware: str
-    """Of the second evaluation; of both where they differ."""
+    """What the second evaluation ran on; what both ran on where these differ."""
 
     @property
     def holds(self) -> bool:

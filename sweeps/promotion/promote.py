@@ -1,7 +1,7 @@
 """Promotes from start to end: choose candidates, verify them, evaluate them again, ask the gate, register the winner.
 
 Each step is a function that takes and returns frozen records. Nothing is written before the gate has passed; then every
-write can run twice, and the alias moves last. Of two promotions at once only one wins: see
+write can run twice, and the alias moves last. When two promotions run at once, only one wins: see
 `sweeps.promotion.registration`, and `sweeps.tracking.registry` for the race that remains on a server.
 """
 

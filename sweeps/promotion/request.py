@@ -36,7 +36,7 @@ class PromotionRequest:
     trial: str | None = None
     """The only candidate: a trial's key, or its number as tables show it (t03)."""
     address: str | None = None
-    """Of the Ray cluster that evaluates; this machine when None."""
+    """The Ray cluster that evaluates; None for this machine."""
     dry_run: bool = False
     force: bool = False
 
