@@ -29,7 +29,7 @@ class Loss:
     """Rows that make one example, neighbours in the data: 2 for a preference. They share a micro-batch, and
     `training.batch_size` counts examples."""
     metrics: Mapping[str, Metric] = qlora_metrics.METRICS
-    """What an evaluation says, by name, `eval_loss` among them."""
+    """What an evaluation says, by name, the loss among them."""
 
     def weight(self, rows: Sequence[TokenRow]) -> float:
         """Returns what the rows of a micro-batch count in the average; more than 0."""
