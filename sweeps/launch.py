@@ -18,6 +18,7 @@ from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import RayGone, StorageError, SweepError
+from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
 from sweeps.planning import capacity, this_machine
 from sweeps.planning.forecast import rows_per_trial
 from sweeps.planning.number_words import counted, epochs
@@ -26,7 +27,6 @@ from sweeps.record import limits
 from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
-from sweeps.record.mirror.opening import Mirror, create, mirrored
 from sweeps.record.spent import spent
 from sweeps.report.progress import Display
 from sweeps.report.result import Displays, Result
@@ -65,7 +65,7 @@ def launch(
     """
     earlier = _earlier(sweep.config)
     started = datetime.fromtimestamp(clock(), UTC)
-    sweep_id = local_sweeps.new_id(sweep.config, started, holds)
+    sweep_id = local_sweeps.new_id(sweep.config, started, holds, mirror_with=mirror_with)
     folder = create(sweep.config.storage, sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
     return _run(sweep, sweep_id, folder, progress, clock, _Beginning(planned, earlier))
 

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from sweep_events import begun, ended, reported, started
 
+from sweeps.mirror import opening, timing
+from sweeps.mirror.fetching import fetch
+from sweeps.mirror.opening import Mirror, mirrored
+from sweeps.mirror.reading import read_manifest
+from sweeps.mirror.store import Store
 from sweeps.record import folder as folders
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
-from sweeps.record.mirror import following, holding, opening
-from sweeps.record.mirror.fetching import fetch
-from sweeps.record.mirror.following import Behind
-from sweeps.record.mirror.opening import Mirror, mirrored
 
 DEADLINE_SECONDS = 60.0
 SWEEP = "toy-1"
@@ -32,12 +33,11 @@ def until(condition) -> None:
         threading.Event().wait(0.02)
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch, lease_seconds: float = 60.0) -> None:
-    """Looks and renews often."""
-    monkeypatch.setattr(following, "EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(following, "LONGEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(holding, "LEASE_SECONDS", lease_seconds)
-    monkeypatch.setattr(holding, "LOOK_SECONDS", 0.1)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks often."""
+    monkeypatch.setattr(timing, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(timing, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "LOOK_SECONDS", 0.1)
 
 
 class Drive:
@@ -65,11 +65,16 @@ class Drive:
         self.folder.drop_snapshots(key)
 
     def settle(self) -> None:
-        """Waits until the mirror has followed."""
-        follower = self.mirror._follower
-        until(lambda: follower._manifest.log_bytes == self.journal.log.length and not follower._contents.unsent)
+        """Waits until the mirror has all events, and with them the files that they name."""
+        store = Store(str(self.folder.mirror()))
 
-    def drain(self, seconds: float = DEADLINE_SECONDS) -> Behind | None:
+        def has_all() -> bool:
+            found = read_manifest(store)
+            return found is not None and found[0].log_bytes == self.journal.log.length
+
+        until(has_all)
+
+    def drain(self, seconds: float = DEADLINE_SECONDS) -> str | None:
         """What the mirror lacks in the end."""
         end = self.mirror.drain(seconds, lambda: False)
         assert end is not None
@@ -109,7 +114,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".mirror" not in path.parts and path.name != "mirror.json" and path.suffix != ".lock"
+        if path.is_file() and path.name != "mirror.json" and path.suffix != ".lock"
     }
 
 

@@ -88,7 +88,7 @@ def _named(sweep: str, storage: Path) -> Path:
 
 def _fetched(mirror: str, storage: Path) -> Path:
     """The folder of a sweep on an object store; a signal ends the wait for its driver."""
-    from sweeps.record.mirror.fetching import fetch
+    from sweeps.mirror.fetching import fetch
 
     with ending_on_signals(f"interrupted: qsweep resume {mirror} begins anew"):
         return fetch(mirror, storage, say)

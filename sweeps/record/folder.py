@@ -35,6 +35,7 @@ from trainables.inputs import json_text, paths
 
 Kind = Literal["snapshot", "best", "rows"]
 REPORT = "report.html"
+MIRROR_NOTE = "mirror.json"
 LOCK_SECONDS = 0.5
 """How long a driver waits for its lock. `is_driven` in another process holds it for a moment."""
 
@@ -50,6 +51,8 @@ class SweepFolder:
         self.base_rows = path / "base_eval_rows.json"
         self.report = path / REPORT
         self.requests = path / "requests"
+        self.in_use: frozenset[Path] = frozenset()
+        """Best adapters that are being sent to the sweep's mirror: `prune_adapters` leaves them."""
 
     def document(self) -> dict[str, Any]:
         """What config.json holds: `sweep_id` is there, and `config` is a mapping.
@@ -62,6 +65,13 @@ class SweepFolder:
         if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "sweep_id" not in document:
             raise ValueError("it has no sweep_id, or its config is no mapping")
         return document
+
+    def mirror(self) -> str | None:
+        """Where the sweep's mirror on an object store is; None for a sweep without one."""
+        with suppress(OSError, ValueError):
+            found = self.document().get("mirror")
+            return found if isinstance(found, str) and found else None
+        return None
 
     def holds(self, sweep_id: object) -> bool:
         """Whether the sweep of this id lies here."""
@@ -98,7 +108,7 @@ class SweepFolder:
     def prune_adapters(self, trial_key: str, kept: Path) -> None:
         """Removes the best adapters that `keep` wrote before `kept`."""
         for path in self.all(trial_key, "best"):
-            if _step(path) < _step(kept):
+            if _step(path) < _step(kept) and path not in self.in_use:
                 remove_folder(path)
 
     def drop_snapshots(self, trial_key: str, but: int = 0) -> None:

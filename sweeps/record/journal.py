@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sweeps.record.events import DriverLives, Event, TrialEnded, TrialReported
 from sweeps.record.first_wins import first_wins
@@ -70,6 +71,12 @@ class Journal:
                 self._keep(fresh, self.log.length)
                 for listener in self._listeners:
                     listener(fresh, record)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[tuple[SweepRecord, int]]:
+        """The record, and the length of the log in bytes; no event is added while the block runs."""
+        with self._lock:
+            yield self.record, self.log.length
 
     def take_over(self) -> None:
         """Lets only the calling thread add events from now on. A thread that was left behind ends when it tries."""

@@ -10,12 +10,29 @@ from typing import Any
 
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
-from sweeps.record.mirror.opening import MirrorEnd
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.progress import Display
 from sweeps.statistics.comparison import Separation
+
+
+@dataclass(frozen=True)
+class MirrorEnd:
+    """How the mirror of a sweep's folder on an object store stands when the sweep ends."""
+
+    uri: str
+    behind: str | None
+    """What the mirror lacks, in words; None when it is whole."""
+    lost: str | None
+    """That another driver has taken the sweep over; None when none has."""
+    is_busy: bool
+    """Whether a thread still waits for the store."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the mirror holds all of the folder, and is this driver's."""
+        return self.behind is None and self.lost is None
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class Result:
     experiment_id: str | None
     run_ids: dict[str, str]
     mirror: MirrorEnd | None = None
-    """How the mirror on an object store stands; None for a sweep without one."""
+    """None for a sweep without one."""
 
     @property
     def selection(self) -> Selection:

@@ -14,8 +14,6 @@ from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, is_driven, read_events
-from sweeps.record.mirror import note
-from sweeps.record.mirror.opening import mirror_with
 from sweeps.record.whole_files import entries
 from sweeps.report import status
 from trainables.inputs import paths
@@ -69,14 +67,14 @@ def _instead(sweep: str, storage: Path) -> str:
 
 
 def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:
-    """The folder of a sweep that has this mirror; of several, such as one that was set aside, the latest driver's."""
-    found = [each for each in _in(storage) if note.mirror_of(each) == mirror.rstrip("/")]
+    """The folder of a sweep that has this mirror; of several, such as one that was set aside, the one in its place."""
+    found = [each for each in _in(storage) if each.mirror() == mirror.rstrip("/")]
     if not found:
         raise SweepError(
             f"{mirror}: is read where its driver runs: name the sweep's folder there, its id or its name; qsweep "
             "resume fetches a sweep whose driver is lost"
         )
-    return max(found, key=lambda each: (note.noted(each).token, _rank(each)))
+    return max(found, key=_rank)
 
 
 def new_id(
@@ -84,12 +82,14 @@ def new_id(
     started: datetime,
     is_tracked: Callable[[str, str], bool],
     environment: Mapping[str, str] = os.environ,
+    mirror_with: Callable[[str, str, str], str | None] = lambda _storage, _name, _id: None,
 ) -> str:
     """The id of a new sweep; that of its job, where it was submitted to a cluster.
 
     Args:
         is_tracked: whether the MLflow at a URI has a sweep of an id.
         environment: has the id of the job in QSWEEP_SWEEP_ID.
+        mirror_with: where the mirror of a sweep is that was launched with a storage, a name and an id; None without.
 
     Raises:
         SweepError: the sweep of that job is there, or was: a job that is submitted again starts no second sweep, which

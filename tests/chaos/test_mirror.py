@@ -11,7 +11,7 @@ import chaos_runs as runs
 import object_stores
 import pytest
 
-from sweeps.record.mirror.manifest import Manifest
+from sweeps.mirror.manifest import Manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 LEASE_SECONDS = "6"

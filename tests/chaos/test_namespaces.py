@@ -19,8 +19,8 @@ import psutil
 import pytest
 from namespaces import Machine, Network
 
+from sweeps.mirror.manifest import Manifest
 from sweeps.record.events import HostsChanged, HostsStarted
-from sweeps.record.mirror.manifest import Manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 TOY = [

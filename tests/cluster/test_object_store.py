@@ -7,7 +7,7 @@ import web_servers
 
 from cluster.doctor import stores
 from cluster.doctor.contract import Needs, Site
-from sweeps.record.mirror.store import Store, StoreError
+from sweeps.mirror.store import Store, StoreError
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA4711", "AWS_SECRET_ACCESS_KEY": "sk0815", "AWS_SESSION_TOKEN": "FwoGZXIv0815"}
 BODY = """<?xml version="1.0" encoding="UTF-8"?>%s<Error><Code>{code}</Code><Message>It is AKIA4711</Message>\

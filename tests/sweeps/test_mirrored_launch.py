@@ -17,9 +17,9 @@ from sweeps import launch as launching
 from sweeps import saved_sweep
 from sweeps.config import load
 from sweeps.errors import SweepError
+from sweeps.mirror import timing
 from sweeps.record.events import DriverLives, SweepEnded, TrialStarted
 from sweeps.record.folder import SweepFolder
-from sweeps.record.mirror import following
 from sweeps.report import summary
 from trainables.specs import TrialSpec
 
@@ -28,7 +28,7 @@ from trainables.specs import TrialSpec
 def store(tmp_path, monkeypatch, empty_database):
     """A store for the sweeps of an empty folder, which has a database."""
     mirrors.hurry(monkeypatch)
-    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(launching, "_keep_rates", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")

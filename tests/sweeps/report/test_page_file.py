@@ -16,9 +16,9 @@ import report_sweeps as sweeps
 from typer.testing import CliRunner
 
 from sweeps.cli import app
+from sweeps.mirror.contents import small_files
 from sweeps.record.events import Event, TrialEnded, TrialStarted
 from sweeps.record.folder import SweepFolder, locked
-from sweeps.record.mirror.contents import small_files
 from sweeps.report import charts, page_file
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

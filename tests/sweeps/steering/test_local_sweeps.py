@@ -105,11 +105,9 @@ def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
         find(sweep, storage)
 
 
-def test_a_sweep_is_found_by_its_mirror_and_the_latest_drivers_folder_is_meant(storage: Path) -> None:
-    for folder, token in (("x", 1), ("x-2", 7)):
-        document = json.loads((storage / folder / "config.json").read_text()) | {"mirror": "s3://b/p/x"}
-        (storage / folder / "config.json").write_text(json.dumps(document))
-        (storage / folder / "mirror.json").write_text(json.dumps({"token": token}))
+def test_a_sweep_is_found_by_its_mirror(storage: Path) -> None:
+    document = json.loads((storage / "x-2" / "config.json").read_text()) | {"mirror": "s3://b/p/x"}
+    (storage / "x-2" / "config.json").write_text(json.dumps(document))
     assert find("s3://b/p/x", storage).path == find("s3://b/p/x/", storage).path == storage / "x-2"
     with pytest.raises(SweepError, match="s3://b/p/x-2: is read where its driver runs"):
         find("s3://b/p/x-2", storage)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import object_stores
 import pytest
 
-from sweeps.record.mirror.store import Conflict, Store, StoreError
+from sweeps.mirror.store import Conflict, Store, StoreError
 
 
 class Google(BaseHTTPRequestHandler):
@@ -76,7 +76,8 @@ def test_an_object_is_created_once(store):
     store.write("a", b"1", None)
     with pytest.raises(Conflict, match="sweeps/toy/a: somebody else has written it"):
         store.write("a", b"2", None)
-    assert store.read("a")[0] == b"1"
+    assert store.read_all(["b", "a"])[0] is None
+    assert store.read_all(["b", "a"])[1][0] == b"1"
 
 
 def test_an_object_is_replaced_by_whoever_has_read_it_last(store):
@@ -101,12 +102,21 @@ def test_a_file_of_several_parts_is_sent_and_fetched_piece_by_piece(tmp_path):
     (tmp_path / "large").write_bytes(content)
     with object_stores.running() as found:
         store = Store(f"{found.uri}/toy")
-        store.send("objects/a b/large", tmp_path / "large")
-        pieces = list(store.fetch("objects/a b/large"))
-        assert b"".join(pieces) == content
-        assert len(pieces) > 1
-        assert store.names("objects") == ["objects/a b/large"]
+        sent = store.send({"objects/a b/large": tmp_path / "large", "objects/gone": tmp_path / "gone"})
+        assert store.names("objects") == list(sent) == ["objects/a b/large"]
+        store.fetch([(tmp_path / "fetched" / "large", list(sent.values()))])
+        fetched = tmp_path / "fetched" / "large"
+        assert fetched.read_bytes() == content
+        assert fetched.stat().st_mtime_ns == (tmp_path / "large").stat().st_mtime_ns
         store.remove(["objects/a b/large", "objects/never"])
         assert store.names("objects") == []
         with pytest.raises(StoreError, match="not found"):
-            next(iter(store.fetch("objects/a b/large")))
+            store.fetch([(tmp_path / "again", list(sent.values()))])
+
+
+def test_a_write_whose_answer_was_lost_is_known_to_be_there(store):
+    store.write("a", b"mine", None)
+    version = store.write("a", b"mine", None)
+    store.write("a", b"next", version)
+    store.write("a", b"next", version)
+    assert store.read("a")[0] == b"next"

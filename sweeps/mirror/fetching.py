@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 from sweeps.config.uris import bucket_problem
 from sweeps.errors import ConfigError, StorageError
+from sweeps.mirror import lease
+from sweeps.mirror.lease import HeldLease
+from sweeps.mirror.manifest import Manifest
+from sweeps.mirror.opening import note, noted
+from sweeps.mirror.reading import read_manifest, read_trials, take_over
+from sweeps.mirror.store import Store, StoreError
 from sweeps.record.folder import SweepFolder, is_driven
-from sweeps.record.mirror import holding, note
-from sweeps.record.mirror.at_once import at_once
-from sweeps.record.mirror.holding import Held
-from sweeps.record.mirror.manifest import Manifest, Stored
-from sweeps.record.mirror.store import Conflict, Store, StoreError
-from sweeps.record.mirror.stored import MANIFEST, read_manifest, read_trials
-from sweeps.record.private_files import make_folder, open_file
+from sweeps.record.private_files import make_folder
 from trainables.inputs import json_text
 
 Say = Callable[[str], None]
@@ -28,8 +27,6 @@ Say = Callable[[str], None]
 
 def fetch(uri: str, storage: Path, say: Say) -> Path:
     """The folder of a sweep that has a mirror at `uri`: the one on this machine when it is the newest, else a new one.
-
-    The lease of the mirror is then this machine's: whoever drives the folder at once has it.
 
     Args:
         uri: such as s3://bucket/prefix/NAME.
@@ -45,18 +42,15 @@ def fetch(uri: str, storage: Path, say: Say) -> Path:
     store = Store(uri)
     document = _document(store, _manifest(store))
     here = _here(document, storage, store.uri)
-    if here is not None and (is_driven(here) or note.noted(here).token >= _manifest(store).token):
+    if here is not None and (is_driven(here) or noted(here).token >= _manifest(store).token):
         say(f"the sweep's folder is on this machine: {here.path}")
         return here.path
-    held = holding.take(store, say, floor=_manifest(store).token)
+    held = lease.take(store, say, floor=_manifest(store).token)
     held.keep()
     try:
-        folder = _fetched(store, held, here, storage.absolute(), say)
-    except BaseException:
+        return _fetched(store, held, here, storage.absolute(), say)
+    finally:
         held.release()
-        raise
-    held.leave()
-    return folder
 
 
 def _manifest(store: Store) -> Manifest:
@@ -71,20 +65,21 @@ def _manifest(store: Store) -> Manifest:
 
 def _claimed(store: Store) -> str:
     """A hint for the name of a launch that was killed, or has only begun: nobody else can tell the two apart."""
-    found = holding.read(store)
+    found = lease.read(store)
     if found is None:
         return ""
     return (
         f": {found[0].who} has taken this name, and has mirrored nothing yet; if it is over, go on with its folder on "
-        f"that machine, or delete {store.uri}/{holding.LEASE}, which frees the name"
+        f"that machine, or delete {store.uri}/{lease.LEASE}, which frees the name"
     )
 
 
 def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
     """What the sweep's config.json holds."""
     place = manifest.files.get("config.json")
+    found = None if place is None else store.read(place.object)
     try:
-        document = json_text.parse(b"".join(store.fetch(place.object)) if place is not None else b"")
+        document = json_text.parse(b"" if found is None else found[0])
         document["sweep_id"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(f"{store.uri}: its config.json is missing or damaged") from None
@@ -100,9 +95,12 @@ def _here(document: Mapping[str, Any], storage: Path, uri: str) -> SweepFolder |
     return next((folder for folder in folders if folder.holds(document["sweep_id"])), None)
 
 
-def _fetched(store: Store, held: Held, here: SweepFolder | None, storage: Path, say: Say) -> Path:
+def _fetched(store: Store, held: HeldLease, here: SweepFolder | None, storage: Path, say: Say) -> Path:
     """The folder that was fetched; it appears whole."""
-    manifest = _stamped(store, held)
+    found = take_over(store, held)
+    if found is None:
+        raise StoreError(f"{store.uri}: the mirror was deleted")
+    manifest = found[0]
     make_folder(storage)
     mine = f".{Path(store.uri).name}.{hashlib.sha256(store.uri.encode()).hexdigest()[:8]}."
     draft = SweepFolder(storage / f"{mine}{uuid.uuid4().hex[:8]}")
@@ -112,14 +110,15 @@ def _fetched(store: Store, held: Held, here: SweepFolder | None, storage: Path, 
         make_folder(draft.path)
         trials = read_trials(store, manifest)
         files = [
-            *(((path,), (part,)) for path, part in manifest.files.items()),
-            *((("trials", key, path), (part,)) for key, each in trials.items() for path, part in each.files.items()),
-            (("events.jsonl",), manifest.log),
+            *((draft.path / path, (part,)) for path, part in manifest.files.items()),
+            *((draft.trial(key) / path, (part,)) for key, each in trials.items() for path, part in each.files.items()),
+            (draft.events, manifest.log),
         ]
         size = sum(part.size for _, parts in files for part in parts)
         say(f"fetching {store.uri}: {len(files)} files, {size / 1e6:.1f} MB")
-        at_once(lambda each: _write(store, draft.path.joinpath(*each[0]), each[1], held), files)
-        note.write(draft, held.lease)
+        store.fetch(files)
+        held.check()
+        note(draft, held.lease)
         if here is not None:
             say(f"{here.path} is behind, and is kept as {_set_aside(here.path)}")
         target = here.path if here is not None else _free(storage / Path(store.uri).name)
@@ -131,46 +130,6 @@ def _fetched(store: Store, held: Held, here: SweepFolder | None, storage: Path, 
     finally:
         shutil.rmtree(draft.path, ignore_errors=True)
     return target
-
-
-def _stamped(store: Store, held: Held) -> Manifest:
-    """What the mirror holds, once it is known to be this driver's: from here on no other changes it."""
-    while True:
-        held.check()
-        found = read_manifest(store)
-        if found is None:
-            raise StoreError(f"{store.uri}: the mirror was deleted")
-        manifest, version = found
-        if manifest.token == held.token:
-            return manifest
-        if manifest.token > held.token:
-            held.lose("another driver")
-            continue
-        mine = manifest.model_copy(update={"token": held.token})
-        try:
-            store.write(MANIFEST, mine.model_dump_json().encode(), version)
-        except Conflict:
-            continue
-        return mine
-
-
-def _write(store: Store, target: Path, parts: Iterable[Stored], held: Held) -> None:
-    """Writes one file from its parts, with the time that tells it from a changed one."""
-    make_folder(target.parent)
-    times = 0
-    with open_file(target, "wb") as file:
-        for part in parts:
-            held.check()
-            digest, size = hashlib.sha256(), 0
-            for piece in store.fetch(part.object):
-                file.write(piece)
-                digest.update(piece)
-                size += len(piece)
-            if (digest.hexdigest(), size) != (part.sha256, part.size):
-                raise StoreError(f"{store.uri}/{part.object}: is not what was sent: it is damaged")
-            times = part.mtime_ns
-    if times:
-        os.utime(target, ns=(times, times))
 
 
 def _set_aside(path: Path) -> Path:

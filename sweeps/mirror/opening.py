@@ -1,25 +1,69 @@
-"""A new sweep's mirror, and the mirror of a sweep that this process drives."""
+"""A new sweep's mirror, the mirror of a sweep that this process drives, and what its folder knows of the mirror."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import StorageError
+from sweeps.mirror import lease
+from sweeps.mirror.following import Follower
+from sweeps.mirror.lease import HeldLease, Lease
+from sweeps.mirror.reading import read_manifest
+from sweeps.mirror.store import Store
 from sweeps.record import folder as folders
-from sweeps.record.folder import SweepFolder
+from sweeps.record.folder import MIRROR_NOTE, SweepFolder, writing
 from sweeps.record.journal import Journal
-from sweeps.record.mirror import holding, note
-from sweeps.record.mirror.at_once import at_once
-from sweeps.record.mirror.following import Behind, Follower
-from sweeps.record.mirror.holding import Held
-from sweeps.record.mirror.store import Store
-from sweeps.record.mirror.stored import read_manifest
+from sweeps.record.whole_files import write_whole
+from sweeps.report.result import MirrorEnd
+from trainables.specs import Spec
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Note(Spec):
+    """The last driver of a folder that wrote its mirror."""
+
+    holder: str = ""
+    """See `Lease.holder`."""
+    token: int = 0
+    """See `Lease.token`."""
+    boot: str = ""
+    """The machine, since it was last started."""
+
+    @property
+    def dead_holder(self) -> str | None:
+        """The holder that nobody is any more, for whoever has the lock of the folder: it was a process here."""
+        return self.holder if self.holder and self.boot == boot() else None
+
+
+def noted(folder: SweepFolder) -> Note:
+    """The note in a folder; an empty one where there is none that can be read."""
+    try:
+        return Note.model_validate_json((folder.path / MIRROR_NOTE).read_bytes())
+    except (OSError, ValidationError):
+        return Note()
+
+
+def note(folder: SweepFolder, held: Lease) -> None:
+    """Notes that a driver of this folder holds the lease. Raises `StorageError` when the folder cannot be written."""
+    told = Note(holder=held.holder, token=held.token, boot=boot())
+    with writing(folder.path / MIRROR_NOTE):
+        write_whole(folder.path / MIRROR_NOTE, told.model_dump_json().encode())
+
+
+def boot() -> str:
+    """An id of this machine that changes when it is started; empty where the system has none."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
@@ -30,20 +74,20 @@ def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
     """
     if not is_object_store(storage):
         return folders.create(Path(storage), name, document)
-    claimed: list[Held] = []
+    claimed: list[HeldLease] = []
 
     def claim(taken: str) -> Mapping[str, Any] | None:
         uri = f"{storage.rstrip('/')}/{taken}"
         store = Store(uri)
         # A sweep whose lease somebody deleted has its name still.
-        held = holding.claim(store) if read_manifest(store) is None else None
+        held = lease.claim(store) if read_manifest(store) is None else None
         if held is None:
             return None
         claimed.append(held)
         return {"mirror": uri}
 
     folder = folders.create(work_folder(storage), name, document, claim)
-    note.write(folder, claimed[-1].lease)
+    note(folder, claimed[-1].lease)
     return folder
 
 
@@ -55,35 +99,16 @@ def mirror_with(storage: str, name: str, sweep_id: str) -> str | None:
     """
     if not is_object_store(storage):
         return None
-    store = Store(storage)
     numbered = re.compile(rf"{re.escape(name)}(-\d+)?")
-    uris = [f"{store.uri}/{each}" for each in store.folders() if numbered.fullmatch(each)]
-    found = at_once(lambda uri: read_manifest(Store(uri)), uris)
-    return next((uri for uri, each in zip(uris, found, strict=True) if each and each[0].sweep_id == sweep_id), None)
-
-
-@dataclass(frozen=True)
-class MirrorEnd:
-    """How a mirror stands when its sweep ends."""
-
-    uri: str
-    behind: Behind | None
-    """What it lacks; None when it is whole."""
-    lost: str | None
-    """That another driver has taken the sweep over; None when none has."""
-    is_busy: bool
-    """Whether a thread still waits for the store."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the mirror holds all of the folder, and is this driver's."""
-        return self.behind is None and self.lost is None
+    uris = [f"{storage.rstrip('/')}/{each}" for each in Store(storage).folders() if numbered.fullmatch(each)]
+    found = ((uri, read_manifest(Store(uri))) for uri in uris)
+    return next((uri for uri, each in found if each is not None and each[0].sweep_id == sweep_id), None)
 
 
 class Mirror:
     """The mirror of a sweep that this process drives; a sweep without one has one that does nothing."""
 
-    def __init__(self, held: Held | None = None, follower: Follower | None = None) -> None:
+    def __init__(self, held: HeldLease | None = None, follower: Follower | None = None) -> None:
         self._held = held
         self._follower = follower
 
@@ -114,14 +139,13 @@ def mirrored(
     Raises:
         StorageError: another driver holds the lease, the sweep has gone on elsewhere, or the store does not answer.
     """
-    uri = note.mirror_of(folder)
+    uri = folder.mirror()
     if uri is None:
         yield Mirror()
         return
     store = Store(uri)
     held = _take(store, folder, sweep_id, say)
     follower = Follower(store, held, folder, journal, sweep_id, say)
-    journal.listen(follower.heard)
     held.keep(end)
     follower.start()
     try:
@@ -131,14 +155,14 @@ def mirrored(
         held.release()
 
 
-def _take(store: Store, folder: SweepFolder, sweep_id: str, say: Callable[[str], None]) -> Held:
-    known = note.noted(folder)
+def _take(store: Store, folder: SweepFolder, sweep_id: str, say: Callable[[str], None]) -> HeldLease:
+    known = noted(folder)
     _refuse_older(store, folder, sweep_id, known.token)
-    held = holding.take(store, say, known.dead_holder, known.token)
+    held = lease.take(store, say, known.dead_holder, known.token)
     try:
         # Once more: while this one waited, the sweep may have gone on elsewhere.
         _refuse_older(store, folder, sweep_id, known.token)
-        note.write(folder, held.lease)
+        note(folder, held.lease)
     except BaseException:
         held.release()
         raise

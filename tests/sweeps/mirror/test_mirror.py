@@ -11,11 +11,10 @@ import object_stores
 import pytest
 
 from sweeps.errors import ConfigError, StorageError, SweepError
+from sweeps.mirror.fetching import fetch
+from sweeps.mirror.manifest import FORMAT
+from sweeps.mirror.store import Store
 from sweeps.record.folder import SweepFolder
-from sweeps.record.mirror import following, sending
-from sweeps.record.mirror.fetching import fetch
-from sweeps.record.mirror.following import Follower
-from sweeps.record.mirror.store import Conflict, Store, StoreError
 from sweeps.steering import local_sweeps
 from sweeps.tracking import stores
 
@@ -89,88 +88,13 @@ def test_what_was_fetched_goes_on_without_sending_everything_again(store, folder
     assert store.document("toy/manifest.json")["token"] == 4  # claimed, launched, fetched, and driven after that
 
 
-def test_a_long_event_log_is_sent_in_parts(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(sending, "LARGEST_PART_BYTES", 500)
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
-    with monkeypatch.context() as away:
-        away.setattr(Follower, "start", lambda _: None)
-        with mirrors.driving(folder) as drive:
-            for step in range(1, 12):
-                drive.report("k1", step)
-    mirrors.drive(folder)
-    sizes = [part["size"] for part in store.document("toy/manifest.json")["log"]]
-    assert len(sizes) > 3
-    assert set(sizes[:-1]) == {500}
-    kept = lost(folder, tmp_path)
-    assert mirrors.files(fetch(f"{store.uri}/toy", tmp_path / "b", print)) == mirrors.files(kept)
-
-
-def test_objects_that_nothing_names_are_deleted(store, folder):
-    with mirrors.driving(folder) as drive:
-        for step in range(1, 6):
-            drive.report("k1", step)
-            mirrors.until(lambda: any(f"best-00000{step}/" in name for name in store.names("toy/objects")))  # noqa: B023
-        assert drive.drain() is None
-    names = store.names("toy")
-    assert len([name for name in names if name.endswith("adapter_model.safetensors")]) == 1
-    manifest = store.document("toy/manifest.json")
-    places = [*manifest["files"].values(), *manifest["log"]]
-    places += store.document(f"toy/{manifest['trials']['k1']}")["files"].values()
-    named = [*(place["object"] for place in places), *manifest["trials"].values()]
-    assert sorted(names) == sorted(["toy/lease.json", "toy/manifest.json", *(f"toy/{name}" for name in named)])
-
-
-def test_a_half_written_mirror_is_not_seen(store, folder, tmp_path, monkeypatch):
-    """The driver is lost after the objects of a moment, and before their manifest."""
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        drive.settle()
-    whole = mirrors.files(folder.path)
-
-    def lost_before(*_):
-        raise StoreError("lost")
-
-    monkeypatch.setattr(Store, "write", lost_before)
-    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr("sweeps.record.mirror.opening._take", lambda *_: _forced(store, folder))
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 9)
-        mirrors.until(lambda: any("best-000009" in name for name in store.names("toy/objects")))
-        assert drive.drain(0.2) is not None
-    monkeypatch.undo()
+def test_a_mirror_of_another_format_is_refused_in_one_line(store, folder, tmp_path):
+    mirrors.drive(folder, 3)
     lost(folder, tmp_path)
-    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
-    assert mirrors.files(fetched) == whole
-
-
-def _forced(store, folder):
-    """The lease of the driver before, taken without a write."""
-    from sweeps.record.mirror.holding import Held, read, uptime
-
-    opened = Store(f"{store.uri}/toy")
-    found = read(opened)
-    assert found is not None
-    lease, version = found
-    return Held(opened, lease.model_copy(update={"token": lease.token + 1}), version, uptime())
-
-
-def test_a_manifest_whose_answer_was_lost_is_known_to_be_there(store, folder, monkeypatch):
-    real = Store.write
-    lose: list[str] = []
-
-    def answer_lost(self, name, content, before):
-        version = real(self, name, content, before)
-        if name == "manifest.json" and before is not None and not lose:
-            lose.append(name)
-            raise Conflict("as when the client tries again after the answer was lost")
-        return version
-
-    monkeypatch.setattr(Store, "write", answer_lost)
-    with mirrors.driving(folder) as drive:
-        mirrors.until(lambda: "toy/manifest.json" in store.names())
-        drive.report("k1", 3)
-        assert drive.drain() is None
-        assert (lose, drive.ended, drive.said) == (["manifest.json"], [], [])
+    store.write("toy/manifest.json", json.dumps({**store.document("toy/manifest.json"), "format": 77}).encode())
+    told = f"has format 77, and this version of qsweep reads format {FORMAT} alone: go on with the version that wrote"
+    with pytest.raises(StorageError, match=told):
+        fetch(f"{store.uri}/toy", tmp_path / "b", print)
 
 
 def test_a_mirror_that_somebody_deleted_is_made_anew(store, folder, tmp_path):

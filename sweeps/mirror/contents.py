@@ -1,0 +1,84 @@
+"""What of a sweep's folder is mirrored, and which of its trials have changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.mirror import timing
+from sweeps.mirror.manifest import Stored
+from sweeps.record.folder import MIRROR_NOTE, REPORT
+
+_NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT)
+"""The log is sent in parts; the note is this machine's; the page is made again."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file in the folder, by what tells whether it was changed (as rsync does it)."""
+
+    size: int
+    """In bytes."""
+    mtime_ns: int
+
+    def is_in(self, stored: Stored | None) -> bool:
+        """Whether an object holds this file."""
+        return stored is not None and (stored.size, stored.mtime_ns) == (self.size, self.mtime_ns)
+
+
+def small_files(folder: Path) -> dict[str, Seen]:
+    """The files of a sweep's folder that are mirrored whole: all but log, locks, drafts, note and page."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for each in entries:
+            if each.is_file() and not each.name.startswith(".") and not each.name.endswith(".lock"):
+                state = Path(each.path).stat()
+                found[each.name] = Seen(state.st_size, state.st_mtime_ns)
+    return {name: seen for name, seen in sorted(found.items()) if name not in _NOT_MIRRORED}
+
+
+def trial_files(folder: Path) -> dict[str, Seen]:
+    """The files of a trial but drafts, as far as they are still there: path below its folder -> what tells it."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place) / name for name in names if not name.startswith(".")):
+            try:
+                state = path.stat()
+            except FileNotFoundError:  # gone meanwhile, or a link that leads nowhere
+                continue
+            found[path.relative_to(folder).as_posix()] = Seen(state.st_size, state.st_mtime_ns)
+    return found
+
+
+class TrialFolders:
+    """Tells which trials' folders have changed; those that have not cost a look at their folder's time alone.
+
+    What a trial keeps appears and vanishes whole, in a folder of its own, and is never changed.
+    """
+
+    def __init__(self, trials: Path) -> None:
+        """All folders below `trials` are new at first."""
+        self._trials = trials
+        self._times: dict[str, int] = {}
+
+    def changed(self) -> dict[str, int]:
+        """Trial key -> the time of its folder, for those that were not `settled` since they changed."""
+        try:
+            with os.scandir(self._trials) as entries:
+                now = {each.name: each.stat().st_mtime_ns for each in entries if not each.name.startswith(".")}
+        except FileNotFoundError:
+            return {}
+        return {key: at for key, at in now.items() if self._times.get(key) != at}
+
+    def settled(self, key: str, at: int, looked: float) -> None:
+        """All that the folder held when its time was `at` was dealt with; it was read at `looked`, by `time.time`."""
+        if looked - at / 1e9 > timing.SETTLED_SECONDS:
+            self._times[key] = at
+
+
+def now() -> float:
+    """Seconds since the epoch, as the times of files are."""
+    return time.time()

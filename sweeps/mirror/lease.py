@@ -1,0 +1,244 @@
+"""Who may write a mirror: one driver at a time, as long as it renews its lease.
+
+The clocks of two machines differ, so nobody compares them: a lease has lapsed when the driver that waits has itself
+seen it unchanged for as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from sweeps.errors import StorageError
+from sweeps.mirror import timing
+from sweeps.mirror.store import Conflict, Store, StoreError, Version
+from trainables.specs import Spec
+
+LEASE = "lease.json"
+Verdict = Literal["take", "wait", "refuse"]
+Say = Callable[[str], None]
+
+
+class Lease(Spec):
+    """The right of one driver to write a mirror."""
+
+    holder: str
+    """An id that no other driver has."""
+    token: int
+    """Grows with each driver: a manifest of a lower token is of a driver that was replaced."""
+    beat: int = 0
+    """Grows with each renewal, also with one that fails: each content of the object is written once."""
+    seconds: float
+    """How long the lease lasts without a renewal."""
+    machine: str
+    process: int
+    is_released: bool = False
+    """Its driver has ended in order."""
+
+    @property
+    def who(self) -> str:
+        """Its driver, for people."""
+        return f"the driver on {self.machine} (process {self.process})"
+
+
+def verdict(first: Lease, seen: Lease, unchanged_seconds: float, own: str | None = None) -> Verdict:
+    """Whether a driver may take the lease over, should look again, or has to leave it to a driver that lives. Pure.
+
+    Args:
+        first: the lease when the driver first looked.
+        seen: the lease as it stands.
+        unchanged_seconds: for how long the driver has seen it so.
+        own: the holder that this driver stands in for: a driver of the same folder that is known to be dead.
+    """
+    if seen.is_released or seen.holder == own or unchanged_seconds >= seen.seconds:
+        return "take"
+    return "wait" if seen == first else "refuse"
+
+
+def renewed(lease: Lease) -> Lease:
+    """The lease with one more beat."""
+    return lease.model_copy(update={"beat": lease.beat + 1})
+
+
+class Fenced(StorageError):  # noqa: N818 - reads as what happened
+    """Another driver has taken the sweep over: this one may write its mirror no more."""
+
+
+def uptime() -> float:
+    """Seconds on a clock of this machine alone, which also goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class HeldLease:
+    """A lease that this process holds."""
+
+    def __init__(self, store: Store, lease: Lease, version: Version | None, since: float) -> None:
+        """A lease that was written; `since` is the time just before, on `uptime`."""
+        self._store = store
+        self.lease = lease
+        self._version = version
+        self._confirmed = since
+        self._ended = threading.Event()
+        self._on_lost: Callable[[str], None] = lambda _why: None
+        self._thread = threading.Thread(target=self._run, name="mirror-lease", daemon=True)
+        self.lost: str | None = None
+        """Why the lease is another driver's now; None while it is not known to be."""
+
+    @property
+    def token(self) -> int:
+        """See `Lease.token`."""
+        return self.lease.token
+
+    def keep(self, on_lost: Callable[[str], None] = lambda _why: None) -> None:
+        """Renews the lease from now on; `on_lost` is called once, in another thread, if that fails for good."""
+        self._on_lost = on_lost
+        self._thread.start()
+
+    def check(self) -> None:
+        """Says whether this driver may write now.
+
+        Raises:
+            Fenced: another driver has taken over, or this one has given the lease back.
+            StoreError: another may have taken over, since the lease could not be renewed for as long as it lasts.
+        """
+        if self.lost is not None or self._ended.is_set():
+            raise Fenced(self.lost or f"{self._store.uri}: the lease was given back")
+        if uptime() - self._confirmed >= self.lease.seconds:
+            raise StoreError(f"{self._store.uri}: the lease could not be renewed in time, and is asked for again")
+
+    def lose(self, other: str) -> None:
+        """Another driver has taken over."""
+        if self.lost is None:
+            self.lost = (
+                f"{self._store.uri}: {other} has taken this sweep over, since this one was not heard of for too long: "
+                "this one ends here, and writes no more to the store or to MLflow; follow the sweep there"
+            )
+            self._ended.set()
+            self._on_lost(self.lost)
+
+    def release(self) -> None:
+        """Gives the lease back; where the store does not answer, it lapses."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self.lost is not None:
+            return
+        over = renewed(self.lease).model_copy(update={"is_released": True})
+        try:
+            self._store.write(LEASE, _written(over), self._version)
+        except (StoreError, Conflict):
+            return
+
+    def _run(self) -> None:
+        while not self._ended.wait(self.lease.seconds / timing.RENEWALS):
+            try:
+                self._renew()
+            except Exception:  # whatever the store or its client did
+                continue  # The mirror says that the store does not answer; the next try finds whose the lease is.
+
+    def _renew(self) -> None:
+        self.lease, since = renewed(self.lease), uptime()
+        try:
+            self._version = self._store.write(LEASE, _written(self.lease), self._version)
+        except Conflict:
+            found = read(self._store)
+            if found is not None and found[0].holder != self.lease.holder:
+                self.lose(found[0].who)
+                return
+            # Somebody deleted it, or the answer to an earlier renewal was lost, who knows how long ago.
+            self._version = self._store.write(LEASE, _written(self.lease), found[1] if found else None)
+        self._confirmed = since
+
+
+def read(store: Store) -> tuple[Lease, Version] | None:
+    """The lease as it stands; None when there is none. Raises `StoreError` when it is damaged."""
+    found = store.read(LEASE)
+    try:
+        return None if found is None else (Lease.model_validate_json(found[0]), found[1])
+    except ValidationError:
+        raise StoreError(f"{store.uri}/{LEASE}: is damaged: delete it, once no driver of the sweep is alive") from None
+
+
+def claim(store: Store) -> HeldLease | None:
+    """The lease of a mirror that is not there yet; None when it is."""
+    return _write(store, None, None, 0)
+
+
+def take(
+    store: Store,
+    say: Say,
+    own: str | None = None,
+    floor: int = 0,
+    clock: Callable[[], float] = uptime,
+    pause: Callable[[float], object] = lambda seconds: threading.Event().wait(seconds),
+) -> HeldLease:
+    """Waits for the lease of a mirror and takes it.
+
+    Args:
+        own: the holder that this driver stands in for; see `verdict`.
+        floor: a token that was used before, whatever became of its lease.
+        clock: seconds, of this process alone.
+
+    Raises:
+        StorageError: a driver holds it and is alive.
+        StoreError: the store does not answer.
+    """
+    first = seen = None
+    since = 0.0
+    while True:
+        found = read(store)
+        lease, version = found or (None, None)
+        if lease is not None:
+            if lease != seen:
+                seen, since = lease, clock()
+            answer = verdict(first or lease, lease, clock() - since, own)
+            if answer == "refuse":
+                raise StorageError(
+                    f"{store.uri}: {lease.who} drives this sweep: its lease was renewed just now and lives until "
+                    f"{_in(lease.seconds)} at least; wait until that driver ends, or stop it there"
+                )
+            if answer == "wait":
+                if first is None:
+                    say(
+                        f"{store.uri}: {lease.who} has not ended in order: this one waits until {_in(lease.seconds)}, "
+                        "and takes over unless that driver is heard of"
+                    )
+                first = first or lease
+                pause(min(timing.LOOK_SECONDS, lease.seconds / timing.RENEWALS / 2))
+                continue
+        held = _write(store, lease, version, floor)
+        if held is not None:
+            return held
+
+
+def _write(store: Store, before: Lease | None, version: Version | None, floor: int) -> HeldLease | None:
+    """The lease of this process, once it is written in the place of another's; None when somebody was faster."""
+    mine = Lease(
+        holder=uuid.uuid4().hex,
+        token=max(floor, 0 if before is None else before.token) + 1,
+        seconds=timing.LEASE_SECONDS,
+        machine=socket.gethostname(),
+        process=os.getpid(),
+    )
+    since = uptime()
+    try:
+        return HeldLease(store, mine, store.write(LEASE, _written(mine), version), since)
+    except Conflict:
+        return None
+
+
+def _written(lease: Lease) -> bytes:
+    return lease.model_dump_json().encode()
+
+
+def _in(seconds: float) -> str:
+    """The time of day in so many seconds, by this machine's clock."""
+    return f"{datetime.fromtimestamp(time.time() + seconds, UTC).astimezone():%H:%M:%S}"

@@ -1,0 +1,207 @@
+"""Sends what a sweep's folder has and its mirror lacks, and then the manifest that says so.
+
+What the mirror holds is a moment that a driver could have died in: all that its event log names is there. Therefore
+the order: the small files (what MLflow has acknowledged is then in the log), the snapshots, the log's length, and what
+the log names at that length: adapters and rows. Until the manifest is there, these adapters stay on disk
+(`SweepFolder.in_use`). A snapshot that vanishes before its turn is left out, and the mirror keeps the one that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+
+from sweeps.mirror import timing
+from sweeps.mirror.contents import Seen, TrialFolders, now, small_files, trial_files
+from sweeps.mirror.lease import HeldLease
+from sweeps.mirror.manifest import MANIFEST, Manifest, Stored, TrialFiles
+from sweeps.mirror.reading import read_trials, take_over
+from sweeps.mirror.store import Conflict, Store, StoreError, Version
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+
+_OWN = ""
+"""Stands in place of a trial's key for the small files of the sweep's folder itself."""
+Part = Callable[[str], bool]
+"""Whether a file of a trial belongs to a part of its files."""
+
+
+class Sender:
+    """Sends for one driver, from one thread."""
+
+    def __init__(self, store: Store, held: HeldLease, folder: SweepFolder, journal: Journal, sweep_id: str) -> None:
+        """Sends nothing yet; `held` is the driver's lease: without it nothing is sent."""
+        self._store, self._held, self._folder, self._journal = store, held, folder, journal
+        self.manifest = Manifest(token=held.token, sweep_id=sweep_id)
+        """The last one that is there."""
+        self._version: Version | None = None
+        self._is_known = False
+        """Whether it is known what the mirror holds."""
+        self._numbers = count(1)
+        self._stored: dict[str, dict[str, Stored]] = {}
+        """Trial key -> path -> the object that holds it; the manifest does not name all of them yet."""
+        self._unnamed: set[str] = set()
+        """Trials of which the manifest says something else than `_stored`."""
+        self._superfluous: set[str] = set()
+        """Objects to be deleted once a manifest without them is there."""
+        self._trials = TrialFolders(folder.path / "trials")
+
+    def send(self) -> None:
+        """Makes the mirror what the folder is now.
+
+        Raises:
+            Fenced: another driver has taken over.
+            StoreError: the store does not answer, or refuses.
+            OSError: the folder is gone or cannot be read.
+        """
+        self._held.check()
+        if not self._is_known:
+            self._learn()
+        self._send(_OWN, small_files(self._folder.path), lambda _: True)
+        looked = now()
+        with_snapshots = self._trials.changed()
+        for key in with_snapshots:
+            self._send(key, trial_files(self._folder.trial(key)), _is_snapshot)
+        with self._journal.at_rest() as (record, length):
+            changed = self._trials.changed()
+            named = [record.trials[key].adapter for key in changed if key in record.trials]
+            self._folder.in_use = frozenset(self._folder.path / adapter for adapter in named if adapter is not None)
+        try:
+            for key in changed:
+                self._send(key, trial_files(self._folder.trial(key)), lambda path: not _is_snapshot(path))
+            self._publish(length)
+        finally:
+            self._let_go()
+        for key, at in with_snapshots.items():
+            self._trials.settled(key, at, looked)
+        self._delete()
+
+    def lacking(self) -> set[str]:
+        """The trials whose files are not in the mirror as they are."""
+        return self._unnamed - {_OWN} | {
+            path.name
+            for path in self._folder.trials()
+            if any(
+                not seen.is_in(self._stored.get(path.name, {}).get(name)) for name, seen in trial_files(path).items()
+            )
+        }
+
+    # What the mirror holds
+
+    def _learn(self) -> None:
+        manifest, self._version = take_over(self._store, self._held) or (
+            Manifest(token=self._held.token, sweep_id=self.manifest.sweep_id),
+            None,
+        )
+        trials = {key: dict(each.files) for key, each in read_trials(self._store, manifest).items()}
+        self._stored = {_OWN: dict(manifest.files), **trials}
+        # The log is sent anew: it may have got other lines where a disk was full.
+        self.manifest = manifest.model_copy(update={"log": ()})
+        self._unnamed = {_OWN}
+        used = {each.object for files in self._stored.values() for each in files.values()}
+        # The rest is of drivers that were killed, or of the log.
+        self._superfluous = set(self._store.names("objects")) - used - set(manifest.trials.values())
+        self._trials = TrialFolders(self._folder.path / "trials")
+        self._is_known = True
+
+    # What is sent
+
+    def _name(self, path: str) -> str:
+        """A name that no object has had."""
+        return f"objects/{self._held.token}/{next(self._numbers):06d}/{path}"
+
+    def _send(self, key: str, seen: Mapping[str, Seen], is_part: Part) -> None:
+        """Sends a part of a trial's files; what the folder has no longer is superfluous."""
+        below = f"trials/{key}/" if key else ""
+        known = self._stored.get(key, {})
+        wanted = [path for path in seen if is_part(path)]
+        there = {path: known[path] for path in wanted if seen[path].is_in(known.get(path))}
+        names = {path: self._name(f"{below}{path}") for path in wanted if path not in there}
+        sent = self._store.send({name: self._folder.path / f"{below}{path}" for path, name in names.items()})
+        there |= {path: sent[name] for path, name in names.items() if name in sent}
+        gone = {_kept(path) for path in wanted if path not in there}
+        whole = {path: stored for path, stored in there.items() if _kept(path) not in gone}
+        before = {path: stored for path, stored in known.items() if is_part(path)}
+        if gone and not whole:
+            whole = before  # Better the last snapshot that is there than none.
+        kept = {stored.object for stored in whole.values()}
+        self._drop(each.object for each in (*before.values(), *there.values()) if each.object not in kept)
+        if whole != before:
+            self._unnamed.add(key)
+        self._stored[key] = {path: stored for path, stored in known.items() if not is_part(path)} | whole
+
+    def _log(self, length: int) -> tuple[Stored, ...]:
+        """Where the first `length` bytes of the event log are, once they are there."""
+        if length == self.manifest.log_bytes:
+            return self.manifest.log
+        parts = [part for part in self.manifest.log if part.size == timing.LOG_PART_BYTES]
+        self._drop(part.object for part in self.manifest.log if part not in parts)
+        start = sum(part.size for part in parts)
+        with self._folder.events.open("rb") as log:
+            log.seek(start)
+            while start < length:
+                content = log.read(min(length - start, timing.LOG_PART_BYTES))
+                if not content:
+                    raise FileNotFoundError(f"{self._folder.events}: is shorter than it was")
+                name = self._name(f"events-{start}.jsonl")
+                parts.append(self._store.send({name: content})[name])
+                start += len(content)
+        return tuple(parts)
+
+    def _publish(self, length: int) -> None:
+        """Puts the next manifest there, if it says anything new."""
+        log = self._log(length)
+        if not self._unnamed and log == self.manifest.log:
+            return
+        changed = {key: self._stored[key] for key in self._unnamed if key != _OWN}
+        names = {key: self._name(f"trials/{key}.json") for key, files in changed.items() if files}
+        self._store.send(
+            {name: TrialFiles(files=changed[key]).model_dump_json().encode() for key, name in names.items()}
+        )
+        kept = {key: name for key, name in self.manifest.trials.items() if key not in changed}
+        following = self.manifest.model_copy(
+            update={
+                "serial": self.manifest.serial + 1,
+                "files": self._stored[_OWN],
+                "log": log,
+                "trials": {**kept, **names},
+            }
+        )
+        self._held.check()
+        try:
+            self._version = self._store.write(MANIFEST, following.model_dump_json().encode(), self._version)
+        except Conflict:
+            self._learn()  # which says so where another driver was the one
+            raise StoreError(f"{self._store.uri}: the mirror was deleted or changed, and is made anew") from None
+        self._drop(name for key, name in self.manifest.trials.items() if key in changed)
+        self.manifest = following
+        self._unnamed.clear()
+
+    # What goes
+
+    def _drop(self, names: Iterable[str]) -> None:
+        self._superfluous.update(names)
+
+    def _delete(self) -> None:
+        """Deletes what no manifest names; what the store does not delete now is deleted later."""
+        if self._superfluous:
+            self._held.check()
+            self._store.remove(self._superfluous)
+            self._superfluous.clear()
+
+    def _let_go(self) -> None:
+        """Removes the adapters that stayed on disk because they were in use."""
+        in_use, self._folder.in_use = self._folder.in_use, frozenset()
+        for path in in_use:
+            adapter = self._journal.record.trials[path.parent.name].adapter
+            if adapter is not None and self._folder.path / adapter != path:
+                self._folder.prune_adapters(path.parent.name, self._folder.path / adapter)
+
+
+def _is_snapshot(path: str) -> bool:
+    return path.startswith("snapshot-")
+
+
+def _kept(path: str) -> str:
+    """The folder that appears and vanishes whole and that a file of a trial lies in."""
+    return path.partition("/")[0]

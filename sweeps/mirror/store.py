@@ -1,0 +1,203 @@
+"""The object store as a mirror uses it: whole objects, and writes that fail when somebody else wrote first.
+
+Credentials come from the environment and the machine's role; they are never shown (`cluster.object_store`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from cluster.object_store import is_bucket_missing, opened, reason
+from sweeps.config.passwords import without_passwords
+from sweeps.errors import StorageError
+from sweeps.mirror import timing
+from sweeps.mirror.manifest import Stored
+from sweeps.record.private_files import make_folder, open_file
+
+Value = TypeVar("Value")
+Answer = TypeVar("Answer")
+
+
+class StoreError(StorageError):
+    """The object store does not answer, or refuses."""
+
+
+class Conflict(StorageError):  # noqa: N818 - reads as what happened
+    """Somebody else has written the object since it was read."""
+
+
+class Version(NamedTuple):
+    """Which content an object has."""
+
+    e_tag: str | None
+    version: str | None
+
+
+class Store:
+    """The objects below one address, such as s3://bucket/prefix/NAME."""
+
+    def __init__(self, uri: str, open_store: Callable[..., Any] = opened) -> None:
+        """Asks nothing of the store yet. Raises `StoreError` when the environment says something that cannot be."""
+        self.uri = uri.rstrip("/")
+        # Tried again by whoever needs it, and not for minutes in here.
+        with self._told():
+            self._quick = open_store(self.uri)
+            self._bulk = open_store(self.uri, timing.BULK_SECONDS, retries=3)
+
+    def read(self, name: str) -> tuple[bytes, Version] | None:
+        """A small object; None when there is none."""
+        return asyncio.run(self._read(name))
+
+    def read_all(self, names: Sequence[str]) -> list[tuple[bytes, Version] | None]:
+        """Several small objects, as `read` reads them."""
+        return asyncio.run(_at_once(self._read, names))
+
+    async def _read(self, name: str) -> tuple[bytes, Version] | None:
+        import obstore
+
+        with self._told():
+            try:
+                got = await obstore.get_async(self._quick, name)
+                return bytes(await got.bytes_async()), Version(got.meta["e_tag"], got.meta["version"])
+            except FileNotFoundError as error:
+                if is_bucket_missing(error):
+                    raise
+                return None
+
+    def write(self, name: str, content: bytes, before: Version | None) -> Version:
+        """Writes a small object in the place of what was read; None: that there is no such object.
+
+        Args:
+            content: no other driver writes the same: where it is there, it is this write's, and its answer was lost.
+
+        Raises:
+            Conflict: somebody else has written or deleted it since.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create" if before is None else {k: v for k, v in before._asdict().items() if v is not None}
+        with self._told():
+            try:
+                done = obstore.put(self._quick, name, content, mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                found = self.read(name)
+                if found is not None and found[0] == content:
+                    return found[1]
+                raise Conflict(f"{self.uri}/{name}: somebody else has written it") from None
+            except FileNotFoundError as error:
+                if is_bucket_missing(error):
+                    raise
+                raise Conflict(f"{self.uri}/{name}: is gone") from None
+        return Version(done["e_tag"], done["version"])
+
+    def send(self, contents: Mapping[str, Path | bytes]) -> dict[str, Stored]:
+        """Writes objects of any size; those that were written, each with what it holds. Files that are gone are not."""
+        sent = asyncio.run(_at_once(self._send, contents.items()))
+        return {stored.object: stored for stored in sent if stored is not None}
+
+    async def _send(self, named: tuple[str, Path | bytes]) -> Stored | None:
+        name, content = named
+        if isinstance(content, bytes):
+            await self._put(name, content)
+            return Stored(object=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        try:
+            file = content.open("rb")
+        except FileNotFoundError:
+            return None
+        with file:  # Once it is open, nobody takes it away.
+            state = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            await self._put(name, file)
+        return Stored(object=name, size=state.st_size, sha256=digest, mtime_ns=state.st_mtime_ns)
+
+    async def _put(self, name: str, content: Any) -> None:
+        import obstore
+
+        with self._told():
+            await obstore.put_async(
+                self._bulk, name, content, chunk_size=timing.PART_BYTES, max_concurrency=timing.AT_ONCE
+            )
+
+    def fetch(self, places: Iterable[tuple[Path, Sequence[Stored]]]) -> None:
+        """Writes files from their parts, each with the time that tells it from a changed one.
+
+        Raises:
+            StoreError: the store does not answer, or an object is not what was sent.
+            OSError: a file cannot be written.
+        """
+        asyncio.run(_at_once(self._fetch, places))
+
+    async def _fetch(self, place: tuple[Path, Sequence[Stored]]) -> None:
+        target, parts = place
+        make_folder(target.parent)
+        with open_file(target, "wb") as file:
+            for part in parts:
+                digest, size = hashlib.sha256(), 0
+                async for piece in self._pieces(part.object):
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                if (digest.hexdigest(), size) != (part.sha256, part.size):
+                    raise StoreError(f"{self.uri}/{part.object}: is not what was sent: it is damaged")
+        if parts and parts[-1].mtime_ns:
+            os.utime(target, ns=(parts[-1].mtime_ns, parts[-1].mtime_ns))
+
+    async def _pieces(self, name: str) -> AsyncIterator[bytes]:
+        import obstore
+
+        with self._told():
+            got = await obstore.get_async(self._bulk, name)
+            async for piece in got.stream(timing.PART_BYTES):
+                yield bytes(piece)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Deletes objects; one that is not there is no error."""
+        import obstore
+
+        with self._told():
+            obstore.delete(self._bulk, list(names))
+
+    def names(self, below: str) -> list[str]:
+        """The names of all objects below a folder."""
+        import obstore
+
+        with self._told():
+            return [each["path"] for page in obstore.list(self._quick, below) for each in page]
+
+    def folders(self) -> list[str]:
+        """The names of the folders at the top."""
+        import obstore
+
+        with self._told():
+            return [Path(each).name for each in obstore.list_with_delimiter(self._quick)["common_prefixes"]]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raises what the store or its client says as a `StoreError` in one line."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StoreError(f"{self.uri}: {without_passwords(reason(error, self.uri))}") from None
+
+
+async def _at_once(function: Callable[[Value], Awaitable[Answer]], values: Iterable[Value]) -> list[Answer]:
+    """The function's answers, in order; raises the first error. No thread of Python's keeps the process from ending."""
+    gate = asyncio.Semaphore(timing.AT_ONCE)
+
+    async def one(value: Value) -> Answer:
+        async with gate:
+            return await function(value)
+
+    return await asyncio.gather(*map(one, values))
