@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import absolute_uri
-from sweeps.config.yaml_files import section
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepStarted
-from sweeps.record.folder import SweepFolder, noted_by, read_events, writing
+from sweeps.record.folder import SweepFolder, noted_by, read_events, stamp, writing
 from sweeps.record.whole_files import entries, write_whole
 from sweeps.tracking import stores
 from trainables import catalogue
@@ -44,12 +42,13 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     Raises:
         ConfigError: there is no sweep, it cannot be read, its configuration is not the one that was launched, or the
             folder is a copy of a sweep that is still where it was.
+        StorageError: another version of qsweep wrote the folder, in another format.
     """
     kept = _document(folder)
     raw, sweep_id = kept["config"], str(kept["sweep_id"])
     _refuse_copy(folder, kept)
     _refuse_changes(folder, raw, sweep_id)
-    raw = _with_variant(_tracked_by(raw, tracking_uri or noted_by(folder).get("uri")))
+    raw = _tracked_by(raw, tracking_uri or noted_by(folder).get("uri"))
     try:
         config = SweepConfig.model_validate(raw)
     except ValidationError as error:
@@ -61,7 +60,7 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
 
 def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
     """What config.json holds: the resolved configuration and the sweep's id."""
-    return {"sweep_id": sweep_id, "config": json.loads(as_kept(config))}
+    return {**stamp(), "sweep_id": sweep_id, "config": json.loads(as_kept(config))}
 
 
 def as_kept(config: SweepConfig) -> str:
@@ -93,8 +92,7 @@ def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, st
         raise ConfigError(
             [f"{name}: its content is not what the sweep began with: launch a new sweep" for name in changed]
         )
-    # Whether what an earlier version did not look at is still the same is not known, so it is not written down.
-    return {name: digest for name, digest in now.items() if not before or name in before}
+    return now
 
 
 def note_place(folder: SweepFolder) -> Path | None:
@@ -115,6 +113,8 @@ def note_place(folder: SweepFolder) -> Path | None:
 def _document(folder: SweepFolder) -> dict[str, Any]:
     try:
         return folder.document()
+    except StorageError:
+        raise
     except OSError:
         raise ConfigError(
             [f"{folder.path}: no sweep here: a sweep's folder has a config.json{_sweeps_in(folder)}"]
@@ -155,14 +155,6 @@ def _sweeps_in(folder: SweepFolder) -> str:
     return f"; in it are {', '.join(there)}" if there else ""
 
 
-def _with_variant(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the variant of ASHA that it was launched with: versions that do not name it had `stop`."""
-    scheduler = section(raw, "scheduler")
-    if scheduler.get("kind") != "asha" or "variant" in scheduler:
-        return raw
-    return {**raw, "scheduler": {**scheduler, "variant": "stop"}}
-
-
 def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
     """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `raw`."""
     tracking = raw.get("tracking")
@@ -175,19 +167,14 @@ def _refuse_changes(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) 
     """Refuses a configuration that is not the one in the first line of the event log."""
     if not folder.events.exists() and not folder.trials():
         return  # Its driver was ended before it began.
-    starts = (event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted))
-    first = next(starts, None)
+    first = next((event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)), None)
     if first is None:
         return
     try:
         launched = json_text.parse(first.config)
     except ValueError as error:
         raise StorageError(f"{folder.events}: the configuration in its first line is damaged: {error}") from None
-    changes = list(_differences(launched, raw, ""))
-    # Drivers of earlier versions did not write it down.
-    known = next((start.sweep_id for start in chain((first,), starts) if start.sweep_id is not None), None)
-    if known is not None:
-        changes += _differences(known, sweep_id, "sweep_id")
+    changes = [*_differences(launched, raw, ""), *_differences(first.sweep_id, sweep_id, "sweep_id")]
     if changes:
         way_out = "a sweep goes on as it was launched: put the values back, or launch a new sweep"
         raise ConfigError([*(f"{folder.config}: {change}" for change in changes), way_out])

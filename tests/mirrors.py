@@ -106,7 +106,7 @@ def created(storage: str, machine: Path, monkeypatch: pytest.MonkeyPatch, name: 
     """A new sweep on a machine that has nothing else."""
     machine.mkdir(exist_ok=True)
     monkeypatch.chdir(machine)
-    return opening.create(storage, name, {"sweep_id": SWEEP, "config": {}})
+    return opening.create(storage, name, {**folders.stamp(), "sweep_id": SWEEP, "config": {}})
 
 
 def files(folder: Path) -> dict[str, bytes]:

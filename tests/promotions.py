@@ -124,7 +124,7 @@ def deliver(
     made.config.write_text(json.dumps(saved_sweep.document(of, sweep_id)))
     prints = dict(qlora.fingerprint(of.base))
     events: list[Event] = [
-        SweepStarted(time=begun, config=saved_sweep.as_kept(of), fingerprints=prints),
+        SweepStarted(sweep_id=sweep_id, time=begun, config=saved_sweep.as_kept(of), fingerprints=prints),
         DataPrepared(time=2.0, summary={"fingerprint": fingerprint}),
     ]
     for number, trial in enumerate(trials):

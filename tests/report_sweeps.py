@@ -24,7 +24,7 @@ from sweeps.record.events import (
     TrialState,
     to_line,
 )
-from sweeps.record.folder import SweepFolder
+from sweeps.record.folder import FORMAT, SweepFolder
 from trainables.contract import Report, StepRecord
 
 SPACE: dict[str, Any] = {
@@ -124,6 +124,6 @@ def write(path: Path, told: Iterator[Event] | list[Event], document: dict[str, A
     """A sweep's folder with these events."""
     path.mkdir(parents=True, exist_ok=True)
     folder = SweepFolder(path)
-    folder.config.write_text(json.dumps({"sweep_id": "x-1", "config": document or config()}))
+    folder.config.write_text(json.dumps({"format": FORMAT, "sweep_id": "x-1", "config": document or config()}))
     folder.events.write_text("".join(to_line(event) + "\n" for event in told))
     return folder

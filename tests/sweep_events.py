@@ -24,12 +24,12 @@ from trainables.contract import Report, StepRecord
 
 def begun(time: float = 0.0) -> SweepStarted:
     """The sweep begins."""
-    return SweepStarted(time=time, config="{}")
+    return SweepStarted(sweep_id="toy-1", time=time, config="{}")
 
 
 def hosts(time: float = 0.5) -> HostsStarted:
     """A driver has its hosts."""
-    return HostsStarted(time=time, since=time, hosts=1, slots=2, device="cpu")
+    return HostsStarted(time=time, since=time, hosts=1, slots=2, held=1, held_seconds=0.0, device="cpu")
 
 
 def base(loss: float, rows: int = 32) -> BaseEvaluated:

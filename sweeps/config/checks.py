@@ -97,10 +97,9 @@ def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
 
 
 def alias(field: str, value: str) -> list[str]:
-    """What is wrong with an alias, of which MLflow takes fewer names than an earlier version did.
+    """What is wrong with an alias.
 
-    MLflow 3.17, utils/validation.py: _validate_model_alias_name and _validate_model_alias_name_reserved. The model of
-    the configuration takes the others still, so that a sweep that has one goes on.
+    MLflow 3.17, utils/validation.py: _validate_model_alias_name and _validate_model_alias_name_reserved.
     """
     if re.fullmatch(r"latest|v\d+|challenger|previous.*", value, re.IGNORECASE):
         return [f"{field}: {value!r} is kept for other uses: name another, such as production"]

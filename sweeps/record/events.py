@@ -7,9 +7,9 @@ display, the tracking writer and the closing table are all folds over them (see 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from cluster.pace import Silent
 from search_spaces.domains import Value
@@ -18,7 +18,7 @@ from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
 from trainables.inputs import json_text
 from trainables.inputs.legible import Words
-from trainables.objective import LOWEST_LOSS, Metrics, Objective, named_metrics
+from trainables.objective import LOWEST_LOSS, Metrics, Objective
 from trainables.specs import Spec
 
 Told = Annotated[Words, AfterValidator(without_passwords)]
@@ -72,8 +72,7 @@ class SweepStarted(Spec):
     """The resolved configuration as JSON. config.json must still hold the same when the sweep goes on."""
     fingerprints: dict[str, str] = Field(default_factory=dict)
     """Identify the base model and the data, which must not have changed when the sweep goes on."""
-    sweep_id: str | None = None
-    """None in logs of earlier versions."""
+    sweep_id: str
 
     def objectives(self) -> tuple[Objective, ...]:
         """What decides which trial is better, as the configuration says."""
@@ -106,10 +105,10 @@ class HostsStarted(Spec):
     hosts: int
     slots: int
     """Slots of all hosts together."""
-    held: int | None = None
-    """Hosts that hold their machines, also while they load or leave. None, in older logs: as many as `hosts`."""
-    held_seconds: float | None = None
-    """For how long hosts have held their machines until `time`, added up. None, in older logs: all since `since`."""
+    held: int
+    """Hosts that hold their machines, also while they load or leave: their time is spent."""
+    held_seconds: float
+    """For how long hosts have held their machines until `time`, added up."""
     device: Device
     gpus_per_host: int = 1
     """GPUs that each host holds; says nothing on a CPU."""
@@ -117,11 +116,6 @@ class HostsStarted(Spec):
     """What computes the losses of trials on the first host; empty where the trainable does not say."""
     silent: tuple[Silent, ...] = ()
     """Those that may hang."""
-
-    @property
-    def holding(self) -> int:
-        """Hosts whose time is spent."""
-        return self.hosts if self.held is None else self.held
 
 
 class HostsChanged(Spec):
@@ -131,7 +125,7 @@ class HostsChanged(Spec):
     time: float
     hosts: int
     slots: int
-    held: int | None = None
+    held: int
     silent: tuple[Silent, ...] = ()
 
 
@@ -163,11 +157,6 @@ class BaseEvaluated(Spec):
     hardware: str
     """As `Evaluation.hardware`."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw)
-
 
 class TargetSettled(Spec):
     """A value of adapter.target_modules cannot be trained on this base model, or means the same as another value."""
@@ -195,11 +184,11 @@ class EarlierPoint(Spec):
     loss: float
     """The least of the objective, or of its negative where higher is better."""
     last: float | None = None
-    """The same at the last report; None in logs of earlier versions."""
+    """The same at the last report; None: as `loss`."""
     step: int | None = None
     """Where it was stopped; None of a trial that was trained to its end."""
     is_own: bool = True
-    """Whether its settings are those that this sweep gives the point. In logs of earlier versions they may differ."""
+    """Whether its settings are those that this sweep gives the point."""
 
 
 class EarlierTrials(Spec):
@@ -231,12 +220,11 @@ class TrialStarted(Spec):
     spec: str
     """The resolved TrialSpec as JSON."""
     point: dict[str, Value] | None = None
-    """Searched field -> value; None in logs of earlier versions."""
+    """Searched field -> value."""
     repeats: str | None = None
     """Key of the trial whose point this one repeats with another seed."""
     is_in_tail: bool | None = None
-    """It goes on, or went on at a rung before, although it did not rank high enough; None in logs of earlier
-    versions."""
+    """It goes on, or went on at a rung before, although it did not rank high enough. None: its rank says so."""
 
 
 class PointInfeasible(Spec):
@@ -262,7 +250,7 @@ class TrialReported(Spec):
     adapter: str | None = None
     """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
     adapter_sha256: str | None = None
-    """Digest of the adapter's files when they were written; None in logs of earlier versions."""
+    """Digest of the adapter's files when they were written."""
 
 
 class TrialParked(Spec):

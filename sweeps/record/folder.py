@@ -1,7 +1,7 @@
 """A sweep's folder on disk: its resolved configuration, its events, and one folder per trial.
 
 NAME/
-├── config.json           the resolved configuration; the folder is a sweep once it is there
+├── config.json           the folder's format, and the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
 ├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
 ├── report.html           the page that qsweep report made of it last; the folder is whole without it
@@ -34,6 +34,8 @@ from sweeps.record.whole_files import entries, remove_folder, write_folder, writ
 from trainables.inputs import json_text, paths
 
 Kind = Literal["snapshot", "best", "rows"]
+FORMAT = 1
+"""Of a sweep's folder, event log included. Grows when this version can no longer read what the one before wrote."""
 REPORT = "report.html"
 MIRROR_NOTE = "mirror.json"
 LOCK_SECONDS = 0.5
@@ -58,12 +60,15 @@ class SweepFolder:
         """What config.json holds: `sweep_id` is there, and `config` is a mapping.
 
         Raises:
+            StorageError: another version of qsweep wrote it, in another format.
             OSError: it cannot be read; the folder is no sweep's.
             ValueError: it holds something else.
         """
         document: dict[str, Any] = json_text.parse(self.config.read_bytes())
         if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "sweep_id" not in document:
             raise ValueError("it has no sweep_id, or its config is no mapping")
+        if document.get("format") != FORMAT:
+            raise StorageError(f"{self.config}: {_other_format(document)}")
         return document
 
     def mirror(self) -> str | None:
@@ -124,6 +129,24 @@ class SweepFolder:
     def request_files(self) -> list[Path]:
         """The files of requests, the first sent first. A draft that is not whole yet begins with a dot."""
         return sorted(path for path in entries(self.requests) if _is_request(path.name))
+
+
+def stamp() -> dict[str, Any]:
+    """What config.json holds of the version that writes the folder: its format, and qsweep's own version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return {"format": FORMAT, "qsweep": version("qlora-sweeps")}
+    except PackageNotFoundError:
+        return {"format": FORMAT}
+
+
+def _other_format(document: Mapping[str, Any]) -> str:
+    """Why the folder is refused that a document of another format describes, and which version reads it."""
+    if "format" not in document:
+        return f"has no format number, and this version reads format {FORMAT} alone: go on with the 0.1.0 that wrote it"
+    writer = f"qsweep {document['qsweep']}" if "qsweep" in document else "the version that wrote it"
+    return f"has format {document['format']}, and this version reads format {FORMAT} alone: go on with {writer}"
 
 
 def _step(path: Path) -> int:

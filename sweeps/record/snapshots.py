@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from sweeps.errors import StorageError
 from sweeps.record.folder import SweepFolder
 from sweeps.record.whole_files import listed
 from trainables.contract import Report, StepRecord
-from trainables.objective import Metrics, named_metrics
+from trainables.objective import Metrics
 from trainables.specs import Spec
 
 KEPT = 2
@@ -34,11 +34,6 @@ class SavedTrial(Spec):
     """The adapter's folder that goes with the report."""
     sha256: str = ""
     """Digest of the pack's snapshot."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw)
 
 
 def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:

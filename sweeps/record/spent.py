@@ -23,9 +23,9 @@ class Spent:
     """Tokens of these steps, padding not counted."""
     seconds: float
     """From the start to the latest event, without the time between two drivers."""
-    host_seconds: float | None
-    """Number of hosts times the seconds that they were held; None when an earlier version did not write them down."""
-    gpu_hours: float | None
+    host_seconds: float
+    """Number of hosts times the seconds that they were held."""
+    gpu_hours: float
     """Hours that GPUs were held; 0 on a CPU."""
     full_steps: int
     """Steps that the trials would have taken if the scheduler had stopped none."""
@@ -50,8 +50,8 @@ def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
         examples=sum(trial.step * _rows_per_step(trial) for trial in trials),
         tokens=sum(trial.tokens for trial in trials),
         seconds=record.seconds_spent(),
-        host_seconds=None if record.hosts_unknown else sum(hosts.values()),
-        gpu_hours=None if record.hosts_unknown else record.gpu_seconds_spent() / HOUR,
+        host_seconds=sum(hosts.values()),
+        gpu_hours=record.gpu_seconds_spent() / HOUR,
         full_steps=sum(
             _full_steps(trial, steps_per_trial) if trial.stopped_by_scheduler else trial.step for trial in trials
         ),

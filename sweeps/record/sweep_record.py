@@ -113,11 +113,9 @@ class SweepRecord:
     """Device -> number of hosts times the seconds that they were held, until the hosts that there are now began."""
     gpu_seconds: float = 0.0
     """The same for GPUs, of which a host may hold several."""
-    hosts_unknown: bool = False
-    """Whether an earlier version, which did not write down its hosts, has driven the sweep."""
     ended: SweepEnded | None = None
     planned: SweepPlanned | None = None
-    """None in logs of earlier versions."""
+    """None until there is a plan."""
     objectives: tuple[Objective, ...] = (LOWEST_LOSS,)
     """What decides which trial is better: the first one, and where there are more, none alone."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
@@ -162,7 +160,7 @@ class SweepRecord:
             case HostsStarted() | HostsChanged() | DriverLives():
                 return self._spends(event)
             case DataPrepared():
-                return replace(self, data=event.summary, hosts_unknown=self.hosts_unknown or self.hosts is None)
+                return replace(self, data=event.summary)
             case BaseEvaluated():
                 return replace(self, base=event)
             case TargetSettled():
@@ -218,8 +216,6 @@ class SweepRecord:
         return replace(self, hosts=self.hosts.model_copy(update=now), host_seconds=spent, gpu_seconds=of_gpus)
 
     def _hosts_started(self, event: HostsStarted) -> SweepRecord:
-        if event.held_seconds is None:
-            return replace(self, hosts=event)
         seconds = {**self.host_seconds, event.device: self.host_seconds.get(event.device, 0.0) + event.held_seconds}
         of_gpus = 0.0 if event.device == "cpu" else event.gpus_per_host * event.held_seconds
         hosts = event.model_copy(update={"since": event.time})
@@ -253,7 +249,7 @@ class SweepRecord:
         """Device -> number of hosts times the seconds that they were held, until `now`, else `known_until`."""
         seconds = dict(self.host_seconds)
         if self.hosts is not None:
-            held = self.hosts.holding * _lasted(self.hosts.since, self.known_until if now is None else now)
+            held = self.hosts.held * _lasted(self.hosts.since, self.known_until if now is None else now)
             seconds[self.hosts.device] = seconds.get(self.hosts.device, 0.0) + held
         return seconds
 
@@ -262,7 +258,7 @@ class SweepRecord:
         if self.hosts is None or self.hosts.device == "cpu":
             return self.gpu_seconds
         lasted = _lasted(self.hosts.since, self.known_until if now is None else now)
-        return self.gpu_seconds + self.hosts.holding * self.hosts.gpus_per_host * lasted
+        return self.gpu_seconds + self.hosts.held * self.hosts.gpus_per_host * lasted
 
     @property
     def is_finished(self) -> bool:

@@ -265,9 +265,6 @@ def _axes(record: SweepRecord) -> tuple[Axis, ...]:
     domains: Mapping[str, Domain] = {} if found is None else found[1].domains
     fields = [name for trial in record.trials.values() for name in trial.point or ()]
     names = {field: field.partition(".")[2] for field in dict.fromkeys([*domains, *fields])}
-    if not names:  # a log of an earlier version
-        shown = dict.fromkeys(name for trial in record.trials.values() for name in trial.params)
-        names = {name: name for name in shown if len({t.params.get(name) for t in record.trials.values()}) > 1}
     trials = record.trials.values()
     return tuple(axis(name, domains.get(field), [t.params.get(name) for t in trials]) for field, name in names.items())
 

@@ -94,7 +94,6 @@ def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
     taken = spent_of(record)
     saved = taken.full_steps - taken.steps
     share = f" ({saved / taken.full_steps:.0%})" if taken.full_steps else ""
-    unknown = "not known: an earlier version did not write it down"
     facts = [
         Fact("optimizer steps", f"{taken.steps:,}", "of all trials; a step that was trained again counts once"),
         Fact(
@@ -104,21 +103,13 @@ def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
         ),
         Fact(
             "examples",
-            f"{taken.examples:,}" if taken.examples or not taken.steps else unknown,
+            f"{taken.examples:,}",
             "rows of these steps, as often as they were trained on",
         ),
         Fact("tokens", f"{taken.tokens:,}", "of these steps, padding not counted"),
         Fact("time", duration(seconds), "from the start to the end, or until now; pauses left out"),
-        Fact(
-            "host time",
-            unknown if taken.host_seconds is None else duration(taken.host_seconds),
-            "hosts times the time for which they were held",
-        ),
-        Fact(
-            "GPU-hours",
-            unknown if taken.gpu_hours is None else f"{taken.gpu_hours:.2f}",
-            "hours for which GPUs were held; 0 on a CPU",
-        ),
+        Fact("host time", duration(taken.host_seconds), "hosts times the time for which they were held"),
+        Fact("GPU-hours", f"{taken.gpu_hours:.2f}", "hours for which GPUs were held; 0 on a CPU"),
     ]
     if peak := record.peak_memory_bytes:
         facts.append(Fact("peak memory", size(peak), "most that a host has used, loading included"))

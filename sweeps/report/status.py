@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
-from sweeps.errors import SweepError
+from sweeps.errors import StorageError, SweepError
 from sweeps.planning.number_words import counted, duration, limit
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
@@ -260,12 +260,14 @@ def shown(status: Status) -> RenderableType:
 
 
 def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
-    """The sweep's id and its configuration as plain data: a status needs little of it, whatever version wrote it."""
+    """The sweep's id and its configuration as plain data, of which a status needs little."""
     try:
         document = folder.document()
         config: dict[str, Any] = document["config"]
         _ = config["budget"]["trials"], config["tracking"]["uri"]
         return str(document["sweep_id"]), config
+    except StorageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
 

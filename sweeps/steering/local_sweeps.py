@@ -12,7 +12,7 @@ from pathlib import Path
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
-from sweeps.errors import SweepError
+from sweeps.errors import StorageError, SweepError
 from sweeps.record.folder import SweepFolder, is_driven, read_events
 from sweeps.record.whole_files import entries
 from sweeps.report import status
@@ -151,6 +151,8 @@ def _names(folder: SweepFolder) -> tuple[str, ...]:
     try:
         document = folder.document()
         return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
+    except StorageError:
+        return ("", "", folder.path.name)  # Of another format: who reads it says so.
     except (OSError, ValueError, KeyError):
         return ()
 

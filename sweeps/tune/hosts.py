@@ -236,5 +236,5 @@ def tell_changes(now: HostsChanged, journal: Journal, say: Callable[[str], None]
     for host in now.silent:
         if (host.node, host.pid) not in before:
             say(f"warning: {warning(host, journal.record, now.time)}")
-    if (now.hosts, now.slots, now.held, now.silent) != (known.hosts, known.slots, known.holding, known.silent):
+    if (now.hosts, now.slots, now.held, now.silent) != (known.hosts, known.slots, known.held, known.silent):
         journal.add(now)

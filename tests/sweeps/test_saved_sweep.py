@@ -15,18 +15,21 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.record import folder as folders
 from sweeps.record.events import SweepStarted
 from sweeps.record.folder import EventLog, SweepFolder
+from sweeps.report import status
+from sweeps.steering import local_sweeps
+from sweeps.tracking import stores
 from trainables.errors import DataError
 from trainables.specs import DataSpec, ModelSpec
 
 ID = "x-20260101-000000-abcd"
 
 
-def launched(storage: Path, known_id: str | None = ID) -> SweepFolder:
-    """A sweep's folder after its driver began; `known_id` is the id in its event log."""
+def launched(storage: Path) -> SweepFolder:
+    """A sweep's folder after its driver began."""
     config, _ = toy()
     folder = folders.create(storage, "x", saved_sweep.document(config, ID))
     log = EventLog(folder.events)
-    log.append(SweepStarted(time=0.0, config=saved_sweep.as_kept(config), sweep_id=known_id))
+    log.append(SweepStarted(time=0.0, config=saved_sweep.as_kept(config), sweep_id=ID))
     log.close()
     return folder
 
@@ -48,28 +51,28 @@ def test_a_sweep_goes_on_under_its_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "variant"),
+    ("stamp", "told"),
     [
-        ({"kind": "asha", "grace_steps": 3, "reduction_factor": 3}, "stop"),
-        ({"kind": "asha", "variant": "promote", "grace_steps": 3, "reduction_factor": 3}, "promote"),
-        ({"kind": "fifo", "grace_steps": 3, "reduction_factor": 3}, None),
+        ({"format": None, "qsweep": None}, "has no format number, and .* reads format 1 alone: go on with the 0.1.0"),
+        (
+            {"format": 2, "qsweep": "0.2.0"},
+            "has format 2, and this version reads format 1 alone: go on with qsweep 0.2.0",
+        ),
+        ({"format": "?", "qsweep": None}, r"has format \?, .* go on with the version that wrote it"),
     ],
-    ids=["a version that had only one", "named", "another scheduler"],
 )
-def test_a_sweep_goes_on_with_the_variant_that_it_was_launched_with(
-    tmp_path: Path, scheduler: dict[str, object], variant: str | None
-) -> None:
-    config, _ = toy()
-    written = json.loads(saved_sweep.as_kept(config)) | {"scheduler": scheduler}
-    folder = folders.create(tmp_path, "x", {"sweep_id": ID, "config": written})
-    for _ in range(2):  # a later driver writes down the configuration as it reads it
-        loaded = saved_sweep.load(folder)[0].config
-        assert getattr(loaded.scheduler, "variant", None) == variant
-        log = EventLog(folder.events)
-        begun = json.dumps(written) if not folder.events.stat().st_size else saved_sweep.as_kept(loaded)
-        log.append(SweepStarted(time=0.0, config=begun, sweep_id=ID))
-        log.close()
-    assert getattr(saved_sweep.load(folder)[0].config.scheduler, "variant", None) == variant
+def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path, stamp: dict[str, object], told: str) -> None:
+    folder = launched(tmp_path)
+    document = json.loads(folder.config.read_text()) | stamp
+    folder.config.write_text(json.dumps({name: value for name, value in document.items() if value is not None}))
+    for asks in (
+        lambda: saved_sweep.load(folder),
+        lambda: status.read(folder, 0.0),
+        lambda: status.read(local_sweeps.find("x", tmp_path), 0.0),
+        lambda: stores.find(str(folder.path)),
+    ):
+        with pytest.raises(StorageError, match=rf"^{folder.config}: {told}.*$"):
+            asks()
 
 
 def test_another_id_is_refused(tmp_path: Path) -> None:
@@ -78,21 +81,6 @@ def test_another_id_is_refused(tmp_path: Path) -> None:
     change, way_out = refused(folder)
     assert change == f'{folder.config}: sweep_id was "{ID}" at launch and is "another" now'
     assert way_out == "a sweep goes on as it was launched: put the values back, or launch a new sweep"
-
-
-def test_a_log_that_does_not_know_the_id_is_taken(tmp_path: Path) -> None:
-    folder = launched(tmp_path, known_id=None)
-    assert saved_sweep.load(folder)[1] == ID
-
-
-def test_an_id_that_a_later_start_wrote_down_counts(tmp_path: Path) -> None:
-    folder = launched(tmp_path, known_id=None)
-    config, _ = toy()
-    log = EventLog(folder.events)
-    log.append(SweepStarted(time=1.0, config=saved_sweep.as_kept(config), sweep_id=ID))
-    log.close()
-    edit(folder, sweep_id="another")
-    assert "sweep_id was" in refused(folder)[0]
 
 
 def test_a_copy_beside_its_original_is_refused(tmp_path: Path) -> None:
@@ -146,7 +134,7 @@ def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:
     config, _ = toy()
     folder = folders.create(tmp_path, "x", saved_sweep.document(config, ID))
     log = EventLog(folder.events)
-    log.append(SweepStarted(time=0.0, config="[" * 100_000))
+    log.append(SweepStarted(sweep_id="toy-1", time=0.0, config="[" * 100_000))
     log.close()
     with pytest.raises(StorageError, match="the configuration in its first line is damaged: it is nested more than"):
         saved_sweep.load(folder)
@@ -193,7 +181,7 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
         saved_sweep.fingerprints(config, {})
 
 
-def test_an_edited_tokenizer_is_another_model_but_not_for_a_sweep_that_did_not_look_at_it(tmp_path: Path) -> None:
+def test_an_edited_tokenizer_is_another_model(tmp_path: Path) -> None:
     config, _ = toy()
     base, train = write_folder(tmp_path / "base"), tmp_path / "train.jsonl"
     train.write_text('{"text": "a"}\n')
@@ -203,5 +191,3 @@ def test_an_edited_tokenizer_is_another_model_but_not_for_a_sweep_that_did_not_l
     (base / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(ConfigError, match=r"^model\.tokenizer: its content is not what the sweep began with"):
         saved_sweep.fingerprints(config, began_with)
-    of_earlier_version = {name: digest for name, digest in began_with.items() if name != "model.tokenizer"}
-    assert saved_sweep.fingerprints(config, of_earlier_version) == of_earlier_version

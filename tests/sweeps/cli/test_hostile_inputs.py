@@ -114,7 +114,7 @@ def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(folder: Pa
     )
     sweep = folder / "results" / "toy"
     sweep.mkdir(parents=True)
-    (sweep / "config.json").write_text('{"sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
+    (sweep / "config.json").write_text('{"format": 1, "sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
     (folder / "toy").mkdir()  # a folder of that name that is no sweep's
     # Found, and then refused for what its configuration holds.
     for name in ("toy-1", "toy"):
@@ -142,7 +142,7 @@ def test_an_option_with_nothing_in_it_is_refused(folder: Path, words: tuple[str,
     assert refused(folder, *words) == f"error: {option}: is empty: give it a value, or leave it out"
 
 
-CONFIGS = [DEEP.encode(), b"\xff", b"[]", b"5", b'{"config": {}, "sweep_id": [[]]}', b"9" * 5000]
+CONFIGS = [DEEP.encode(), b"\xff", b"[]", b"5", b'{"format": 1, "config": {}, "sweep_id": [[]]}', b"9" * 5000]
 
 
 @pytest.mark.parametrize("content", CONFIGS, ids=[str(config[:20]) for config in CONFIGS])

@@ -187,8 +187,8 @@ def reported(key: str, history: tuple[StepRecord, ...], time: float) -> TrialRep
 def log(*events: Event, end: float) -> list[Event]:
     summary: dict[str, Any] = {"fingerprint": "0" * 16, "train_rows": 4, "train_tokens": 40, "eval_rows": 6}
     return [
-        SweepStarted(time=100.0, config="{}"),
-        HostsStarted(time=110.0, since=101.0, hosts=1, slots=2, device="cpu"),
+        SweepStarted(sweep_id="toy-1", time=100.0, config="{}"),
+        HostsStarted(time=110.0, since=101.0, hosts=1, slots=2, held=1, held_seconds=9.0, device="cpu"),
         DataPrepared(time=110.0, summary=summary),
         *events,
         SweepEnded(time=end, reason="finished"),
@@ -220,7 +220,7 @@ def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
     """Two hosts of one slot train from 110 to 116, and one of them alone until 123, evaluations of 1 s included."""
     both = [reported(key, steps(1, 3, 116.0, 2.0), 117.0) for key in "ab"]
     alone = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 124.0)
-    hosts = HostsStarted(time=110.0, since=101.0, hosts=2, slots=2, device="cpu")
+    hosts = HostsStarted(time=110.0, since=101.0, hosts=2, slots=2, held=2, held_seconds=18.0, device="cpu")
     found = measuring.of_sweep(log(hosts, *both, alone, end=124.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)

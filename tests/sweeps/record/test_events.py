@@ -152,8 +152,8 @@ def test_a_log_of_an_earlier_version_knows_no_base() -> None:
 
 
 def test_a_sweep_goes_on_with_the_configuration_that_it_began_with() -> None:
-    first = SweepStarted(time=0.0, config='{"seed": 1}')
-    assert record([first, SweepStarted(time=1.0, config='{"seed": 2}')]).config == '{"seed": 1}'
+    first = SweepStarted(sweep_id="toy-1", time=0.0, config='{"seed": 1}')
+    assert record([first, SweepStarted(sweep_id="toy-1", time=1.0, config='{"seed": 2}')]).config == '{"seed": 1}'
 
 
 @pytest.mark.parametrize(
@@ -263,4 +263,4 @@ def test_telling_everything_again_changes_nothing(reports: list[tuple[str, int]]
 
 @pytest.mark.parametrize("config", ["", "[]", "[" * 100_000, '{"objective": 3}'])
 def test_a_configuration_that_cannot_be_read_has_the_usual_objective(config: str) -> None:
-    assert SweepStarted(time=0.0, config=config).objectives() == (LOWEST_LOSS,)
+    assert SweepStarted(sweep_id="toy-1", time=0.0, config=config).objectives() == (LOWEST_LOSS,)

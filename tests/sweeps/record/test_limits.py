@@ -14,7 +14,9 @@ from trainables.contract import Device
 
 def sweep(device: Device = "cuda", *losses: float, gpus: int = 1) -> SweepRecord:
     """Two hosts since 100, and a trial with these losses."""
-    hosts = HostsStarted(time=110.0, since=100.0, hosts=2, slots=2, device=device, gpus_per_host=gpus)
+    hosts = HostsStarted(
+        time=110.0, since=100.0, hosts=2, slots=2, held=2, held_seconds=20.0, device=device, gpus_per_host=gpus
+    )
     best = min(((loss, 3 * number) for number, loss in enumerate(losses, start=1)), default=(0.0, 0))
     reports = [reported("a", 3 * number, loss, best=best[::-1]) for number, loss in enumerate(losses, start=1)]
     return record([begun(90.0), hosts, started("a", 7, time=111.0), *reports])

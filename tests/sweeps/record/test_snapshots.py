@@ -1,13 +1,11 @@
-"""A trial goes on from its latest snapshot that is whole, also from one that an earlier version wrote."""
+"""A trial goes on from its latest snapshot that is whole."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -21,27 +19,11 @@ REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
 DIGEST = hashlib.sha256(b"weights").hexdigest()
 
 
-def of_an_earlier_version(folder: SweepFolder, **fields: Any) -> None:
-    old = {"step": 9, "best_step": 3, "history": [], "report": None, "adapter": None, "sha256": DIGEST} | fields
-    folder.keep("a", "snapshot", 9, {"snapshot.bin": b"weights", "progress.json": json.dumps(old).encode()})
-
-
 def test_a_snapshot_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     known = snapshots.SavedTrial(step=9, best_step=3, best_metrics={"eval_loss": 2.0}, report=REPORT)
     folder.keep("a", "snapshot", 9, snapshots.files(known, b"weights"))
     assert snapshots.read(folder, "a") == (known.model_copy(update={"sha256": DIGEST}), b"weights")
-
-
-@pytest.mark.parametrize(("loss", "metrics"), [(2.0, {"eval_loss": 2.0}), (None, None)])
-def test_a_snapshot_of_an_earlier_version_is_read(tmp_path: Path, loss: float | None, metrics: Any) -> None:
-    report = REPORT.model_dump(mode="json", exclude={"metrics", "best_metrics"})
-    of_an_earlier_version(
-        SweepFolder(tmp_path), best_eval_loss=loss, report=report | {"eval_loss": 2.5, "best_eval_loss": 2.0}
-    )
-    saved, snapshot = snapshots.read(SweepFolder(tmp_path), "a")
-    assert (saved.step, saved.best_step, saved.best_metrics, snapshot) == (9, 3, metrics, b"weights")
-    assert saved.report == REPORT
 
 
 def test_a_damaged_snapshot_gives_way_to_the_one_before(tmp_path: Path) -> None:

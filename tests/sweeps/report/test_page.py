@@ -134,15 +134,20 @@ def test_a_sweep_whose_trials_all_failed(tmp_path: Path) -> None:
     assert titles(found) == ["When trials trained"]
 
 
+def searched(key: str, number: int, rank: int) -> Event:
+    """A trial of a sweep that searches the rank."""
+    return started(key, number, r=rank).model_copy(update={"point": {"adapter.r": rank}})
+
+
 def test_captions_tell_nothing_that_is_not_drawn(tmp_path: Path) -> None:
     events: list[Event] = [begun(), base(2.5)]
     for number, key in enumerate("abc"):
-        events += [started(key, number, r=2**number), reported(key, 3, 7.5 + number / 10)]
+        events += [searched(key, number, 2**number), reported(key, 3, 7.5 + number / 10)]
         events.append(ended(key, TrialState.DIVERGED))
     captions = {chart.title: chart.caption for chart in charts(made(tmp_path / "bad", [*events, END]))}
     assert "The base without an adapter (2.5000) lies beyond the axis." in captions["eval_loss by step"]
     assert "dashed" not in captions["eval_loss by step"] and "thick" not in captions["Settings and outcome"]
-    running: list[Event] = [begun(), base(4.5), started("d", 3, r=16), reported("d", 3, 2.4), started("e", 4, r=2)]
+    running: list[Event] = [begun(), base(4.5), searched("d", 3, 16), reported("d", 3, 2.4), searched("e", 4, 2)]
     caption = charts(made(tmp_path / "well", running))[0].caption
     assert "1 trial that has not reported yet is not drawn" in caption and "thick line is the best trial" in caption
 

@@ -28,7 +28,7 @@ SUMMARY: dict[str, bool | int | float | str] = {
 
 
 def of(document: dict[str, Any], *events: Event, **fingerprints: str) -> SweepRecord:
-    begun = SweepStarted(time=0.0, config=json.dumps(document), fingerprints=fingerprints)
+    begun = SweepStarted(sweep_id="toy-1", time=0.0, config=json.dumps(document), fingerprints=fingerprints)
     return record([begun, *events])
 
 
@@ -92,11 +92,3 @@ def test_what_a_sweep_took_stands_beside_its_plan() -> None:
     assert facts["time"] == "1 min 40 s"
     assert facts["planned at launch"] == "9 steps, 1 min 30 s"
     assert all(fact.meaning for fact in page_facts.cost(found, 100.0))
-
-
-def test_what_an_earlier_version_did_not_write_down_is_not_known() -> None:
-    found = record([started("a", 0, r=8), reported("a", 3, 2.0), DataPrepared(time=20.0, summary={})])
-    facts = {fact.name: fact.value for fact in page_facts.cost(found, 100.0)}
-    assert facts["GPU-hours"] == facts["examples"] == "not known: an earlier version did not write it down"
-    assert page_facts.raw_config(found) == {}
-    assert page_facts.raw_config(SweepRecord(config="[1]")) == {}

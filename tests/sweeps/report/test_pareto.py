@@ -30,7 +30,7 @@ def trial(key: str, number: int, metrics: Metrics, params: int) -> list[Event]:
 def sweep(config: str) -> SweepRecord:
     return record(
         [
-            SweepStarted(time=0.0, config=config),
+            SweepStarted(sweep_id="toy-1", time=0.0, config=config),
             base(3.0),
             *trial("large", 0, {"eval_loss": 1.0, "eval_accuracy": 0.5}, 9_000_000),
             *trial("small", 1, {"eval_loss": 1.5, "eval_accuracy": 0.25}, 1_000_000),

@@ -30,7 +30,7 @@ from sweeps.report.status import EventsRead, read
 
 CONFIG: dict[str, Any] = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@127.0.0.1:5000"}}
 DATA = DataPrepared(time=5.0, summary={"train_rows": 0})
-HOSTS = HostsStarted(time=4.0, since=3.0, hosts=2, slots=6, device="cpu")
+HOSTS = HostsStarted(time=4.0, since=3.0, hosts=2, slots=6, held=2, held_seconds=2.0, device="cpu")
 # `reported` tells of 100 tokens a step, and of a report at second 10 + step.
 TRAINED: list[Event] = [
     begun(),

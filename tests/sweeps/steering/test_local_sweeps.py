@@ -14,7 +14,7 @@ from sweep_events import begun
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
 from sweeps.record.events import SweepEnded
-from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.record.folder import FORMAT, EventLog, SweepFolder, locked
 from sweeps.steering import local_sweeps
 from sweeps.steering.local_sweeps import before, find, new_id
 
@@ -25,7 +25,9 @@ def make(storage: Path, folder: str, sweep_id: str, began: float) -> Path:
     path = storage / folder
     path.mkdir()
     config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///mlflow.db"}}
-    (path / "config.json").write_text(json.dumps({"sweep_id": sweep_id, "dir": str(path), "config": config}))
+    (path / "config.json").write_text(
+        json.dumps({"format": FORMAT, "sweep_id": sweep_id, "dir": str(path), "config": config})
+    )
     (path / "events.jsonl").touch()
     log = EventLog(path / "events.jsonl")
     log.append(begun(began))

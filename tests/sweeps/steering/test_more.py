@@ -209,7 +209,7 @@ def finished(path: Path) -> SweepConfig:
     config = sweep(3)
     path.mkdir()
     with driver(path, config) as played:
-        played.journal.add(SweepStarted(time=0.0, config="{}"))
+        played.journal.add(SweepStarted(sweep_id="toy-1", time=0.0, config="{}"))
         played.run()
         for trial in played.journal.record.trials.values():
             if not trial.state.is_final:
@@ -231,7 +231,7 @@ def test_a_sweep_that_has_finished_takes_more_and_goes_on_with_it(
         assert not following.journal.record.is_finished
         # The pause until somebody asked is no time that the sweep has spent.
         assert following.journal.record.seconds_spent() == 10.0
-        following.journal.add(SweepStarted(time=2000.0, config="{}"))
+        following.journal.add(SweepStarted(sweep_id="toy-1", time=2000.0, config="{}"))
         following.run()
         following.journal.add(SweepEnded(time=2010.0, reason="budget"))
         record = following.journal.record

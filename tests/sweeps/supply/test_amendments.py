@@ -218,7 +218,7 @@ def test_modules_that_cannot_be_trained_are_refused_and_equal_ones_are_one_point
     ],
 )
 def test_what_cannot_change_is_refused_and_told_why(wanted: dict[str, Any], told: str) -> None:
-    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, device="cuda")
+    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, held=2, held_seconds=0.0, device="cuda")
     seen = record([begun(0.0), hosts, started("a", 0), started("b", 1), reported("b", 10, 1.0)])
     answer = sweep().changes(wanted, seen, 20.0)
     assert not answer.is_accepted
@@ -228,7 +228,7 @@ def test_what_cannot_change_is_refused_and_told_why(wanted: dict[str, Any], told
 
 @pytest.mark.parametrize(("now", "is_told"), [(20.0, True), (None, False)])
 def test_a_sweep_that_does_not_run_is_not_to_be_ended_with_stop(now: float | None, is_told: bool) -> None:
-    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, device="cuda")
+    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, held=2, held_seconds=0.0, device="cuda")
     seen = record([begun(0.0), hosts, started("a", 0), started("b", 1), reported("b", 10, 1.0)])
     wanted = {"budget.trials": 1, "budget.wall_clock": "5s", "budget.gpu_hours": 0.001}
     answer = sweep().changes(wanted, seen, now)

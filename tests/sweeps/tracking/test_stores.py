@@ -14,6 +14,7 @@ import python_imports
 from mlflow_servers import free_port
 
 from sweeps.errors import SweepError
+from sweeps.record.folder import FORMAT
 from sweeps.saved_sweep import document
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import experiment_of
@@ -21,7 +22,9 @@ from sweeps.tracking.lookup import experiment_of
 
 def sweep_folder(path: Path, uri: str) -> Path:
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"sweep_id": "x-1", "config": {"tracking": {"uri": uri}}}))
+    (path / "config.json").write_text(
+        json.dumps({"format": FORMAT, "sweep_id": "x-1", "config": {"tracking": {"uri": uri}}})
+    )
     return path
 
 
