@@ -34,8 +34,8 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
-from sweeps.record.first_wins import first_wins
 from sweeps.record.folder import SweepFolder
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora

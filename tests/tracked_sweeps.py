@@ -10,8 +10,8 @@ from sweep_events import begun, ended, reported, started
 
 from sweeps.record import digests
 from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialReported, TrialState
-from sweeps.record.first_wins import first_wins
 from sweeps.record.folder import SweepFolder
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.sink import MlflowSink
 from trainables.specs import TrialSpec
 

@@ -21,8 +21,7 @@ from cluster.submission.jobs import check_address
 from sweeps.cli.shared import as_words, say
 from sweeps.config import load, shipping
 from sweeps.errors import ConfigError
-from sweeps.record.private_files import make_folder
-from sweeps.record.whole_files import write_whole
+from sweeps.record.whole_files import make_folder, write_whole
 from trainables.specs import Spec
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sweeps.mirror.opening import note, noted
 from sweeps.mirror.reading import read_manifest, read_trials, take_over
 from sweeps.mirror.store import Store, StoreError
 from sweeps.record.folder import SweepFolder, is_driven
-from sweeps.record.private_files import make_folder
+from sweeps.record.whole_files import make_folder
 from trainables.inputs import json_text
 
 Say = Callable[[str], None]

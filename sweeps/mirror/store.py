@@ -18,7 +18,7 @@ from sweeps.config.passwords import without_passwords
 from sweeps.errors import StorageError
 from sweeps.mirror import timing
 from sweeps.mirror.manifest import Stored
-from sweeps.record.private_files import make_folder, open_file
+from sweeps.record.whole_files import make_folder, open_file
 
 Value = TypeVar("Value")
 Answer = TypeVar("Answer")

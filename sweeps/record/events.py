@@ -6,6 +6,8 @@ display, the tracking writer and the closing table are all folds over them (see 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -13,6 +15,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 
 from cluster.pace import Silent
 from search_spaces.domains import Value
+from search_spaces.space import Point
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
@@ -297,6 +300,25 @@ class RequestAnswered(Spec):
     """The point that is to be tried next: searched field -> value."""
     changes: dict[str, Scalar | None] = Field(default_factory=dict)
     """What holds from now on: key of the sweep file -> its value, None for a limit that is lifted."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is to be answered to a request, before it is written down.
+
+    A request for what is so already is granted, and changes nothing.
+    """
+
+    is_accepted: bool
+    """Whether the request is granted."""
+    message: str
+    """What will come of it, or why nothing will."""
+    point: Point | None = None
+    """As that of `RequestAnswered`."""
+    changes: Mapping[str, Scalar | None] = field(default_factory=dict)
+    """As those of `RequestAnswered`."""
+    trial_key: str | None = None
+    """As that of `RequestAnswered`."""
 
 
 class SweepEnded(Spec):

@@ -29,8 +29,15 @@ from filelock import Timeout
 
 from sweeps.errors import StorageError
 from sweeps.record.events import Event, from_line, to_line
-from sweeps.record.private_files import FOLDER_MODE, file_lock, open_file
-from sweeps.record.whole_files import entries, remove_folder, write_folder, write_whole
+from sweeps.record.whole_files import (
+    FOLDER_MODE,
+    entries,
+    file_lock,
+    open_file,
+    remove_folder,
+    write_folder,
+    write_whole,
+)
 from trainables.inputs import json_text, paths
 
 Kind = Literal["snapshot", "best", "rows"]

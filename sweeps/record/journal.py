@@ -6,10 +6,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sweeps.record.events import DriverLives, Event, TrialEnded, TrialReported
-from sweeps.record.first_wins import first_wins
+from sweeps import schedulers
+from sweeps.record.events import (
+    DriverLives,
+    Event,
+    PointInfeasible,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    TrialState,
+)
 from sweeps.record.folder import EventLog, SweepFolder
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, first_wins
+from trainables.objective import Objective
 
 QUIET_SECONDS = 60.0
 Listener = Callable[[Event, SweepRecord], None]
@@ -97,3 +106,24 @@ def without_steps(event: Event) -> Event:
             return event.model_copy(update={"history": event.history[-1:]})
         case _:
             return event
+
+
+def rule_event(event: Event, objective: Objective, protects_first: bool) -> schedulers.Event | None:
+    """The event as the rule takes it, while the sweep runs and when it goes on later; None for what says nothing to it.
+
+    Args:
+        objective: names the metric that the rule goes by.
+        protects_first: whether trial 0 is trained to its end whatever it reports.
+    """
+    match event:
+        case TrialStarted():
+            is_protected = protects_first and event.number == 0
+            return schedulers.Started(event.trial_key, is_protected, event.is_in_tail)
+        case TrialReported():
+            return schedulers.Reported(event.trial_key, event.report.point, objective.of(event.report.metrics))
+        case PointInfeasible():
+            return schedulers.Ended(event.trial_key)
+        case TrialEnded() if event.state.is_final and not event.may_go_on:
+            return schedulers.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
+        case _:
+            return None  # A trial that was interrupted, or may go on, does so where it was; a parked one waits.

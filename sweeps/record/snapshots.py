@@ -1,18 +1,30 @@
-"""Writes and reads what a trial goes on from: the pack's snapshot, and the state of the trial's own process."""
+"""What a trial goes on from: the pack's snapshot with the state of the trial's own process. budget.disk lets them go.
+
+Snapshots only spare training that was done already; a trial's best adapter is its result. So an older snapshot goes
+before a newer one, a worse trial's before a better one's, and no adapter ever goes. Where the scheduler parks trials,
+the latest snapshot of one that stands at a report point goes only for a repeat's adapter: it is all that is left of its
+training, but only repeats are left to train then. Where more trials are granted while repeats train, those that park
+meanwhile may lose theirs, and begin anew.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from sweeps.errors import StorageError
-from sweeps.record.folder import SweepFolder
-from sweeps.record.whole_files import listed
+from sweeps.record.folder import Kind, SweepFolder
+from sweeps.record.whole_files import file_lock, listed, remove_folder
 from trainables.contract import Report, StepRecord
-from trainables.objective import Metrics
+from trainables.objective import LOWEST_LOSS, Metrics, Objective
 from trainables.specs import Spec
 
 KEPT = 2
@@ -75,3 +87,106 @@ def _read(kept: Path) -> tuple[SavedTrial, bytes] | None:
         return None
     saved = saved_trial(kept)
     return (saved, snapshot) if hashlib.sha256(snapshot).hexdigest() == saved.sha256 else None
+
+
+@dataclass(frozen=True)
+class KeptSnapshot:
+    """A snapshot on disk."""
+
+    path: Path
+    trial_key: str
+    size: int
+    """Size in bytes."""
+    is_latest: bool
+    """Whether it is the latest one of its trial."""
+    loss: float
+    """The trial's best value when it was written, by `Objective.loss`; infinite before the first evaluation."""
+    is_parked: bool = False
+    """Whether a parked trial would go on from it."""
+
+
+def to_remove(
+    kept: Sequence[KeptSnapshot], missing: int, worse_than: float | None, takes_parked: bool = False
+) -> list[KeptSnapshot] | None:
+    """The snapshots that make room for `missing` more bytes; None when they cannot. Pure.
+
+    Args:
+        kept: all snapshots of the sweep.
+        missing: bytes that are wanted beyond what the budget has left.
+        worse_than: latest snapshots go only of trials with a higher loss than this; None lets go of all.
+        takes_parked: those that parked trials would go on from go too, after all others.
+    """
+    superseded = sorted((each for each in kept if not each.is_latest), key=lambda each: (-each.loss, str(each.path)))
+    latest = [
+        each
+        for each in kept
+        if each.is_latest and (takes_parked or not each.is_parked) and (worse_than is None or each.loss > worse_than)
+    ]
+    chosen: list[KeptSnapshot] = []
+    for each in [*superseded, *sorted(latest, key=lambda each: (each.is_parked, -each.loss, str(each.path)))]:
+        if missing <= 0:
+            break
+        chosen.append(each)
+        missing -= each.size
+    return chosen if missing <= 0 else None
+
+
+class Disk:
+    """Keeps one sweep's checkpoints within budget.disk. Several processes of one machine may share it."""
+
+    def __init__(
+        self, folder: SweepFolder, limit: int | None, objective: Objective = LOWEST_LOSS, parks: bool = False
+    ) -> None:
+        """Room for checkpoints.
+
+        Args:
+            limit: bytes; None is without limit.
+            parks: whether the scheduler parks trials at their report points.
+        """
+        self._objective = objective
+        self._folder = folder
+        self._limit = limit
+        self._parks = parks
+
+    @contextmanager
+    def room(self, kind: Kind, needed: int, loss: float, takes_parked: bool = False) -> Iterator[bool]:
+        """Makes room for `needed` bytes, and reserves it while the block runs. Gives False when there is none.
+
+        Args:
+            kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
+                and of worse trials.
+            loss: the best value of the trial that writes, as `Objective.loss` gives it.
+            takes_parked: as in `to_remove`.
+        """
+        if self._limit is None:
+            yield True
+            return
+        with file_lock(self._folder.path / "disk.lock"):
+            missing = size(self._folder.path / "trials") + needed - self._limit
+            # Where nothing is missing, no snapshot is read: there may be thousands.
+            kept = self._snapshots() if missing > 0 else ()
+            chosen = to_remove(kept, missing, loss if kind == "snapshot" else None, takes_parked)
+            for each in chosen or ():
+                remove_folder(each.path)
+            yield chosen is not None
+
+    def _snapshots(self) -> list[KeptSnapshot]:
+        kept = []
+        for trial in self._folder.trials():
+            for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
+                known, is_latest = saved_trial(path), place == 0
+                loss = self._objective.loss((known.best_metrics or {}).get(self._objective.metric, math.inf))
+                is_parked = self._parks and is_latest and known.report is not None
+                kept.append(KeptSnapshot(path, trial.name, size(path), is_latest, loss, is_parked))
+        return kept
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files below a folder, as far as they are still there: other processes write and remove meanwhile."""
+    total = 0
+    # os.walk passes over folders that are gone; Path.rglob raises (pathlib.py, 3.11).
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
+    return total

@@ -1,14 +1,15 @@
 """What a sweep's events add up to: the record of the sweep and of its trials. Pure.
 
-What comes twice was left out before: see `sweeps.record.first_wins`.
+What comes twice is left out before: see `first_wins`. A metric point is known by (trial_key, metric, step).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from search_spaces.space import Point
 from sweeps.config.points import Scalar
@@ -32,9 +33,13 @@ from sweeps.record.events import (
     TrialStarted,
     TrialState,
 )
-from sweeps.record.layered import Layered
 from trainables.contract import Device
 from trainables.objective import COSTS, LOWEST_LOSS, Objective
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+MOST_ABOVE = 100
+"""Keys of the upper layer, which is copied with each key; then it becomes part of the lower one, which is shared."""
 
 
 @dataclass(frozen=True)
@@ -345,3 +350,78 @@ def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
         last = event.history[-1]
         trial = replace(trial, step=last.step, tokens=last.tokens, seconds=last.seconds)
     return trial
+
+
+def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
+    """Passes on each event that says something new, with the record after it.
+
+    A report at or before the trial's last reported step is dropped, and history that is known is cut: after a
+    restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.
+    """
+    record = record or SweepRecord()
+    for event in events:
+        if isinstance(event, TargetSettled) and event.value in record.targets:
+            continue
+        if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
+            continue
+        if isinstance(event, BaseEvaluated) and record.base is not None:
+            continue
+        if isinstance(event, TrialReported):
+            known = record.trials[event.trial_key]
+            if event.report.step <= known.reported_step:
+                continue
+            fresh = tuple(step for step in event.report.history if step.step > known.step)
+            event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+        if isinstance(event, TrialEnded):
+            fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)
+            event = event.model_copy(update={"history": fresh})
+        record = record.apply(event)
+        yield event, record
+
+
+class Layered(Mapping[Key, Value]):
+    """A mapping that never changes: another one with one more key costs little, however large it is.
+
+    Keys and values are in two layers, in the order in which the keys came; the upper layer holds what is new.
+    """
+
+    def __init__(self, below: Mapping[Key, Value], above: Mapping[Key, Value] | None = None) -> None:
+        """What `above` holds stands in place of what `below` holds. Nobody may change either."""
+        # One attribute: another thread must not see one layer from before it was merged, and the other from after.
+        self._layers: tuple[Mapping[Key, Value], Mapping[Key, Value]] = below, above or {}
+
+    def plus(self, key: Key, value: Value) -> Layered[Key, Value]:
+        """The same with another value at a key."""
+        below, above = self._layers
+        more = {**above, key: value}
+        return Layered(below, more) if len(more) < MOST_ABOVE else Layered({**below, **more})
+
+    def __getitem__(self, key: Key) -> Value:
+        below, above = self._layers
+        return above[key] if key in above else below[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._whole())
+
+    def __len__(self) -> int:
+        return len(self._whole())
+
+    def keys(self) -> KeysView[Key]:
+        """As those of a dict."""
+        return self._whole().keys()
+
+    def values(self) -> ValuesView[Value]:
+        """As those of a dict."""
+        return self._whole().values()
+
+    def items(self) -> ItemsView[Key, Value]:
+        """As those of a dict."""
+        return self._whole().items()
+
+    def _whole(self) -> Mapping[Key, Value]:
+        """Both layers in one, which is kept: whoever looks through all of it does so again."""
+        below, above = self._layers
+        if above:
+            below = {**below, **above}
+            self._layers = below, {}
+        return below

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sweeps.record.answer import Answer
-from sweeps.record.events import RequestAnswered, TrialState
+from sweeps.record.events import Answer, RequestAnswered, TrialState
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord

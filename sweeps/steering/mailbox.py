@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from sweeps.record.folder import SweepFolder, writing
-from sweeps.record.private_files import make_folder
-from sweeps.record.whole_files import write_whole
+from sweeps.record.whole_files import make_folder, write_whole
 from trainables.specs import Spec
 
 

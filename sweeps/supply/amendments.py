@@ -20,7 +20,7 @@ from sweeps.config.points import Scalar
 from sweeps.planning import capacity
 from sweeps.planning.number_words import counted, limit
 from sweeps.record import limits
-from sweeps.record.answer import Answer
+from sweeps.record.events import Answer
 from sweeps.record.limits import CHANGEABLE
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.spent import HOUR

@@ -13,8 +13,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.record import limits
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
-from sweeps.record.journal import Journal
-from sweeps.record.rule_events import rule_event
+from sweeps.record.journal import Journal, rule_event
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.schedulers import Rule, Standing, Started
 from sweeps.steering.answering import STOPPED_BY_REQUEST

@@ -23,9 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.errors import BudgetUsedUp
 from sweeps.record import digests, snapshots
-from sweeps.record.disk_budget import Disk
 from sweeps.record.folder import Kind, SweepFolder, writing
-from sweeps.record.snapshots import SavedTrial
+from sweeps.record.snapshots import Disk, SavedTrial
 from sweeps.record.whole_files import write_whole
 from sweeps.tune.actor_calls import ask
 from trainables.objective import Objective

@@ -1,4 +1,4 @@
-"""A trial goes on from its latest snapshot that is whole."""
+"""A trial goes on from its latest snapshot that is whole; which snapshots make room for others, and which never do."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sweep_events import reported
 from sweeps.errors import StorageError
 from sweeps.record import snapshots
 from sweeps.record.folder import SweepFolder
+from sweeps.record.snapshots import Disk, KeptSnapshot, to_remove
 
 REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
 DIGEST = hashlib.sha256(b"weights").hexdigest()
@@ -47,3 +48,53 @@ def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, mo
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(StorageError, match="trials/a: cannot be read: Stale file handle; go on with qsweep resume"):
         snapshots.read(folder, "a")
+
+
+def kept(name: str, loss: float, is_latest: bool = True, is_parked: bool = False) -> KeptSnapshot:
+    return KeptSnapshot(Path(name), name, 10, is_latest, loss, is_parked)
+
+
+def test_superseded_snapshots_go_first_then_those_of_the_worst_trials() -> None:
+    snapshots = [kept("a", 1.0), kept("b", 3.0), kept("b-old", 3.0, is_latest=False), kept("c", 2.0)]
+    assert [each.trial_key for each in to_remove(snapshots, 25, None) or ()] == ["b-old", "b", "c"]
+    assert [each.trial_key for each in to_remove(snapshots, 15, 2.5) or ()] == ["b-old", "b"]
+    assert to_remove(snapshots, 25, 2.5) is None
+    assert to_remove(snapshots, 0, None) == []
+
+
+def test_what_a_parked_trial_would_go_on_from_never_goes() -> None:
+    snapshots = [kept("a", 9.0, is_parked=True), kept("a-old", 9.0, is_latest=False), kept("b", 1.0)]
+    assert [each.trial_key for each in to_remove(snapshots, 20, None) or ()] == ["a-old", "b"]
+    assert to_remove(snapshots, 30, None) is None
+
+
+@pytest.mark.parametrize("parks", [True, False])
+@pytest.mark.parametrize("is_at_report_point", [True, False])
+def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(
+    tmp_path: Path, parks: bool, is_at_report_point: bool
+) -> None:
+    folder = SweepFolder(tmp_path)
+    report = reported("a", 3, 2.0).report if is_at_report_point else None
+    for step, told in ((2, None), (3, report)):
+        known = snapshots.SavedTrial(step=step, report=told, best_metrics={"eval_loss": 2.0})
+        folder.keep("a", "snapshot", step, snapshots.files(known, b"weights"))
+    used = sum(path.stat().st_size for path in (tmp_path / "trials").rglob("*") if path.is_file())
+    stays = parks and is_at_report_point
+    with Disk(folder, used, parks=parks).room("best", used - 20, 1.0) as is_room:  # both snapshots would have to go
+        assert is_room is not stays
+    left = [path.name for path in folder.all("a", "snapshot")]
+    assert left == (["snapshot-000003", "snapshot-000002"] if stays else [])
+
+
+def test_for_a_repeat_what_parked_trials_would_go_on_from_goes_last() -> None:
+    snapshots = [kept("a", 9.0, is_parked=True), kept("b", 10.0, is_parked=True), kept("c", 1.0)]
+    assert [each.trial_key for each in to_remove(snapshots, 20, None, takes_parked=True) or ()] == ["c", "b"]
+    assert to_remove(snapshots, 40, None, takes_parked=True) is None
+
+
+def test_no_snapshot_is_read_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands of them."""
+    (tmp_path / "trials").mkdir()
+    monkeypatch.delattr(Disk, "_snapshots")
+    with Disk(SweepFolder(tmp_path), 100).room("snapshot", 100, 1.0) as is_room:
+        assert is_room

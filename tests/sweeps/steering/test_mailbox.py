@@ -11,8 +11,7 @@ import pytest
 from sweep_events import begun, ended, started
 
 from sweeps.errors import StorageError
-from sweeps.record.answer import Answer
-from sweeps.record.events import Event, RequestAnswered, TrialState
+from sweeps.record.events import Answer, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering import mailbox

@@ -11,8 +11,7 @@ from played_sweeps import SPACE, Driver, Killed, driver, story, sweep
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.record.answer import Answer
-from sweeps.record.events import RequestAnswered, SweepEnded, SweepStarted, TrialStarted, TrialState
+from sweeps.record.events import Answer, RequestAnswered, SweepEnded, SweepStarted, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, locked, read_events
 from sweeps.steering import mailbox
 from sweeps.steering.answering import Answerer, Decide, deciding

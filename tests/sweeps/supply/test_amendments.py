@@ -11,8 +11,7 @@ from sweep_events import begun, ended, record, recorded, reported, started
 from sweep_files import toy
 
 from cluster import devices
-from sweeps.record.answer import Answer
-from sweeps.record.events import Event, HostsStarted, RequestAnswered, SweepEnded, TargetSettled, TrialState
+from sweeps.record.events import Answer, Event, HostsStarted, RequestAnswered, SweepEnded, TargetSettled, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.supply.amendments import Amendments
 from sweeps.supply.trial_source import planned

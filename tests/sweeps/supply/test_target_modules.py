@@ -11,9 +11,8 @@ from sweep_events import begun, record, recorded
 from sweep_files import toy
 
 from sweeps.record.events import TrialState
-from sweeps.record.first_wins import first_wins
 from sweeps.record.selection import choose
-from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord, first_wins
 from sweeps.report import trial_tables
 from sweeps.supply.target_modules import Targets, asked, check, settle
 from sweeps.supply.trial_source import PlannedTrial, TrialSource, refused_default

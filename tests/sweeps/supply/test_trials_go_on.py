@@ -20,8 +20,7 @@ from sweeps.record.events import (
     from_line,
     to_line,
 )
-from sweeps.record.first_wins import first_wins
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, first_wins
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
 
 RUNGS = (1, 3, 9)

@@ -8,7 +8,7 @@ from sweep_events import begun, started
 from tracked_sweeps import PARAMS, SWEEP, deliver, run_of, sweep_events
 
 from sweeps.record.events import Event
-from sweeps.record.first_wins import first_wins
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.sink import MlflowSink
 
 

@@ -9,7 +9,7 @@ from sweep_events import base, begun, ended, reported, started
 from tracked_sweeps import NAMED, SWEEP, everything, history, keep_adapter, over, run_of
 
 from sweeps.record.events import Event, TrialReported, TrialState
-from sweeps.record.first_wins import first_wins
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.sink import MlflowSink
 
 LATER = 1000.0

@@ -6,7 +6,7 @@ from sweep_events import begun, ended, reported, started
 from tracked_sweeps import PARAMS, SWEEP, deliver, keep_adapter, run_of, runs, sweep_events
 
 from sweeps.record.events import TrialParked, TrialState
-from sweeps.record.first_wins import first_wins
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 

@@ -30,7 +30,7 @@ from tracked_sweeps import (
 from sweeps.config.points import settings
 from sweeps.record import digests
 from sweeps.record.events import TrialStarted, TrialState
-from sweeps.record.first_wins import first_wins
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 

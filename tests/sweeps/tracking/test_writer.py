@@ -13,8 +13,8 @@ from sweep_events import begun, ended, reported, started
 from tracked_sweeps import PARAMS, keep_adapter, run_of, runs, sweep_events
 
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
-from sweeps.record.first_wins import first_wins
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
+from sweeps.record.sweep_record import first_wins
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer
 

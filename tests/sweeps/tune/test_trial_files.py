@@ -11,9 +11,8 @@ import pytest
 
 from sweeps.errors import BudgetUsedUp
 from sweeps.record import digests, snapshots
-from sweeps.record.disk_budget import size
 from sweeps.record.folder import SweepFolder
-from sweeps.record.snapshots import SavedTrial
+from sweeps.record.snapshots import SavedTrial, size
 from sweeps.tune import trial_files
 from sweeps.tune.trial_files import FolderFiles, FolderKeeper, Holder, Replaced, holder
 
