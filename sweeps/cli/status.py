@@ -95,9 +95,12 @@ def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
 
 
 def _show(view: _View) -> _View:
+    from rich.text import Text
+
     from sweeps.report.summary import console
 
-    console().print(view.shown)
+    # The head node has broken its lines for this terminal; a command that comes after them stays in one line.
+    console().print(view.shown, soft_wrap=isinstance(view.shown, Text))
     return view
 
 
