@@ -6,7 +6,6 @@ import gc
 import logging
 import math
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -39,8 +38,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Trials that may wait for their processes at once; Tune takes 1 for a searcher without a limiter of Tune's own. The
-    # searcher itself hands out no more than there are slots now, so those of hosts that join later start together too.
+    # How many trials may wait for their processes at once. Tune's default is 1 without a limiter of Tune's own. The
+    # searcher hands out no more trials than there are slots; so the trials of hosts that join later start together.
     "TUNE_MAX_PENDING_TRIALS_PG": "10000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -63,9 +62,8 @@ DRIVERS_SECRETS = frozenset({
 """Variables that the driver's clients of MLflow and of the object store read, and no process of Ray's needs. The id of
 AWS's key is among them because AWS's own client takes an id without its secret for a mistake."""
 HIDDEN = "qsweep-ray"
-"""The name that the raylet of a private Ray has in the list of processes. What looks for a Ray of this machine to join,
-as `ray.init("auto")` and `ray start` do, takes those of processes called raylet (ray/_private/services.py, 2.60:
-`_is_raylet_process`)."""
+"""The name that the raylet of a private Ray has in the list of processes. `ray.init("auto")` and `ray start` look for a
+Ray on this machine among processes called raylet (ray/_private/services.py, 2.60: `_is_raylet_process`)."""
 HEADS = ("gcs_server", "raylet", HIDDEN)
 """Daemons without which Ray does not work."""
 
@@ -226,7 +224,7 @@ def _shut_down() -> None:
 
 
 def is_there(address: str) -> bool:
-    """Whether something listens at HOST:PORT; where that is not known, it may be. Ray itself tries for minutes."""
+    """Whether something listens at HOST:PORT; True for another form of address. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     is_known = port.isdigit() and "://" not in host
     return not is_known or _listens((host.strip("[]"), int(port)), timing.JOIN_SECONDS)
@@ -239,9 +237,7 @@ def _private(address: str) -> str | None:
         leads_to = str(services.canonicalize_bootstrap_address(address))
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or [""]
-            # That of an earlier version is not hidden, but has its folder.
-            is_private = words[0] == HIDDEN or any(re.match(rf"--temp_dir=.*/{HIDDEN}-", word) for word in words)
-            if is_private and f"--gcs-address={leads_to}" in words:
+            if words[0] == HIDDEN and f"--gcs-address={leads_to}" in words:
                 return leads_to
     return None
 

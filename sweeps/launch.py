@@ -17,18 +17,18 @@ from sweeps import saved_sweep, timing
 from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
+from sweeps.config.number_words import counted, epochs
 from sweeps.errors import RayGone, StorageError, SweepError
 from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
 from sweeps.planning import capacity, this_machine
 from sweeps.planning.forecast import rows_per_trial
-from sweeps.planning.number_words import counted, epochs
 from sweeps.record import folder as folders
 from sweeps.record import limits
 from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
-from sweeps.report.progress import Display
+from sweeps.report.live_table import Display
 from sweeps.report.result import Displays, Result
 from sweeps.statistics.trials import compare_best
 from sweeps.steering import local_sweeps

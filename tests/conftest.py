@@ -24,6 +24,7 @@ ENVIRONMENT = {
 }
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+os.environ.pop("COLUMNS", None)  # the width of the terminal of whoever runs the tests
 
 # How long a test takes on a busy machine says nothing of what it tests.
 hypothesis.settings.register_profile(

@@ -96,7 +96,7 @@ def answer_calls(descriptor: int) -> None:
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 2)
     calls = Connection(descriptor)
-    # Sent by the thread that answers, so that all of it comes before the answer.
+    # The thread that answers also sends the progress: all progress of a call comes before its answer.
     host = WideHost(calls.recv(), calls.send)
     waiting: SimpleQueue[tuple[str, tuple[Any, ...]]] = SimpleQueue()
     threading.Thread(target=_receive, args=(calls, waiting), daemon=True).start()

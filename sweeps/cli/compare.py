@@ -46,7 +46,7 @@ def compare(
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows what a sweep says at its end; returns it for the JSON line."""
     from sweeps.record.selection import choose
-    from sweeps.report import closing_lines, comparison, trial_tables
+    from sweeps.report import closing_lines, side_by_side, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
     from sweeps.statistics.trials import compare_best
@@ -61,8 +61,8 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     tell(out, lines if peak is None else [*lines, peak])
     return {
         "metric": record.objective.metric,
-        "best": selection.winner and comparison.of_trial(record, selection.winner),
-        "trials": [comparison.of_trial(record, trial) for trial in trial_tables.order(record)],
+        "best": selection.winner and side_by_side.of_trial(record, selection.winner),
+        "trials": [side_by_side.of_trial(record, trial) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
     }
 
@@ -70,7 +70,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
 def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record.run_names import label
-    from sweeps.report.comparison import SideBySide, side_by_side
+    from sweeps.report.side_by_side import SideBySide, side_by_side
     from sweeps.report.summary import console, tell
     from sweeps.statistics.trials import compare_chosen
     from sweeps.steering.answering import no_trial_named, trial_named

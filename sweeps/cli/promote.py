@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, Model, Store, ending_on_signals, mistakes
+from sweeps.config.number_words import counted
 from sweeps.errors import ConfigError, SweepError
-from sweeps.planning.number_words import counted
 
 if TYPE_CHECKING:
     from sweeps.promotion.promote import PromotionResult

@@ -52,7 +52,7 @@ def _named(sweep: str, storage: Path, tracking_uri: str | None) -> NamedSweep:
     from sweeps.steering import local_sweeps
     from sweeps.tracking import stores
 
-    # What stands for no folder may still be a sweep that MLflow knows, of another machine for one.
+    # A name without a folder here may be a sweep in MLflow, for example one of another machine.
     if tracking_uri is None:
         with suppress(SweepError):
             sweep = str(local_sweeps.find(sweep, storage).path)
@@ -60,7 +60,7 @@ def _named(sweep: str, storage: Path, tracking_uri: str | None) -> NamedSweep:
 
 
 def _page(server: str, experiment: tuple[str, str] | None) -> str:
-    """The page of a sweep, by its experiment's id and its own; that of all experiments without one."""
+    """The address of the sweep's page; `experiment` is (experiment id, sweep id). None: the list of all experiments."""
     from sweeps.report import ui_links
 
     return ui_links.experiments(server) if experiment is None else ui_links.saved_view(server, *experiment)

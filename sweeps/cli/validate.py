@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
-from sweeps.planning.number_words import counted
+from sweeps.config.number_words import counted
 
 
 def validate(file: File, changes: Changes = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import search_spaces
-from cluster import gpus
+from cluster import gpu_table
 from search_spaces.domains import Domain, Value
 from search_spaces.space import PORTFOLIO, Point, SearchSpace
 from sweeps.config import messages, points, yaml_files
@@ -143,7 +143,7 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
 def gpu(config: SweepConfig) -> list[str]:
     """A line where cluster.gpu_memory is none that the type in cluster.gpu has."""
     kind, memory = config.cluster.gpu, config.cluster.gpu_memory
-    has = None if kind is None or memory is None else gpus.contradiction(kind, size_bytes(memory))
+    has = None if kind is None or memory is None else gpu_table.contradiction(kind, size_bytes(memory))
     if has is None:
         return []
     return [f"cluster.gpu_memory: {memory}, but cluster.gpu is {kind}, which has {has}: leave one of them out"]

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 import search_spaces
-from cluster import gpus
+from cluster import gpu_table
 from search_spaces import SpaceError, domains
 from search_spaces.domains import Domain
 from search_spaces.space import SearchSpace
@@ -167,7 +167,7 @@ def override(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callabl
 def _drop_other_memory(raw: dict[str, Any], gpu: str) -> None:
     cluster = section(raw, "cluster")
     with suppress(ValueError):  # a memory that is no size is told of by the check of the whole file
-        if gpus.contradiction(gpu, size_bytes(str(cluster.get("gpu_memory")))) is not None:
+        if gpu_table.contradiction(gpu, size_bytes(str(cluster.get("gpu_memory")))) is not None:
             raw["cluster"] = {key: value for key, value in cluster.items() if key != "gpu_memory"}
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 
-from cluster import gpus
+from cluster import gpu_table
 from search_spaces.space import PORTFOLIO
 from sweeps.config import components, passwords, uris
 from trainables.inputs import paths
@@ -73,9 +73,9 @@ Size = Annotated[str, BeforeValidator(_is_size)]
 
 
 def _is_gpu(value: object) -> object:
-    name = gpus.named(str(value))
+    name = gpu_table.named(str(value))
     if name is None:
-        raise ValueError(f"must be one of {', '.join(gpus.MEMORY_GB)}; of another type give gpu_memory alone")
+        raise ValueError(f"must be one of {', '.join(gpu_table.MEMORY_GB)}; of another type give gpu_memory alone")
     return name
 
 

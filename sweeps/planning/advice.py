@@ -11,10 +11,10 @@ from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
+from sweeps.config.number_words import counted, duration
 from sweeps.config.passwords import without_password
 from sweeps.planning.capacity import highest
 from sweeps.planning.forecast import Forecast, different, shortest_budget
-from sweeps.planning.number_words import counted, duration
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
 from trainables.specs import warmup_steps

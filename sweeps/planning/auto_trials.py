@@ -10,10 +10,10 @@ from functools import partial
 from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import Budget, SweepConfig
+from sweeps.config.number_words import counted, duration
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity
 from sweeps.planning.forecast import RowsAndRates, different, forecast, shortest_budget
-from sweeps.planning.number_words import counted, duration
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000

@@ -11,8 +11,8 @@ from search_spaces.domains import Domain, Value
 from search_spaces.space import SearchSpace
 from sweeps.config import points
 from sweeps.config.model import SweepConfig, size_bytes
+from sweeps.config.number_words import counted
 from sweeps.config.uris import local_storage
-from sweeps.planning.number_words import counted
 from sweeps.record.snapshots import KEPT
 from trainables.contract import Device, Need
 from trainables.specs import TrialSpec

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeps.planning.number_words import counted
+from sweeps.config.number_words import counted
 from trainables.contract import Need
 
 GPU_GB = (12, 16, 24, 40, 80)

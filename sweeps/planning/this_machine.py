@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cluster import devices, gpus
+from cluster import devices, gpu_table
 from cluster.libraries import silence
 from sweeps.config.load import Sweep
 from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
+from sweeps.config.number_words import counted
 from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, auto_trials, capacity, plan, rates
 from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
-from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
 from trainables.contract import Device, Need, RowShape, Summary
@@ -237,7 +237,7 @@ def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
     gpu, memory, hosts = config.cluster.gpu, config.cluster.gpu_memory, config.cluster.hosts
     gpu_bytes = _gpu_bytes(gpu, memory)
     name = None if gpu is None else _several(config.cluster)
-    size = _spaced(memory) if memory is not None else f"{gpus.memory_gb(gpu)} GB" if gpu is not None else ""
+    size = _spaced(memory) if memory is not None else f"{gpu_table.memory_gb(gpu)} GB" if gpu is not None else ""
     named = size if gpu is None else gpu if gpu.endswith("GB") else f"{gpu} {size}"
     if not config.cluster.has_own_ray:
         device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
@@ -267,7 +267,7 @@ def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
     """What may be planned with on a GPU of this memory, or of this type where no memory is given."""
     if memory is not None:
         return _share(size_bytes(memory))
-    size = gpus.memory_gb(gpu) if gpu is not None else None
+    size = gpu_table.memory_gb(gpu) if gpu is not None else None
     return None if size is None else _share(size * 10**9)
 
 

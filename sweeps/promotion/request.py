@@ -1,4 +1,4 @@
-"""What a promotion is asked to do, what that settles, and what options and the sweep's folder tell to be wrong."""
+"""The request for a promotion: its policy, objective and model name, and mistakes that options and folder show."""
 
 from __future__ import annotations
 

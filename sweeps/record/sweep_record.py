@@ -39,7 +39,7 @@ from trainables.objective import COSTS, LOWEST_LOSS, Objective
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 MOST_ABOVE = 100
-"""Keys of the upper layer, which is copied with each key; then it becomes part of the lower one, which is shared."""
+"""With so many keys the upper layer is merged into the lower one. Each new key copies the upper layer alone."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TrialRecord:
 
     @property
     def reported_step(self) -> int:
-        """That of its last report, 0 before the first: a trial that ended between two reports has `step` beyond it."""
+        """The step of the last report; 0 before the first. `step` is larger where the trial ended after it."""
         return self.evals[-1][0] if self.evals else 0
 
     def value(self, metric: str) -> float:
@@ -107,7 +107,7 @@ class SweepRecord:
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
-    """When the latest event happened, `DriverLives` and answers left out: some of these come while nobody drives."""
+    """Time of the latest event; `DriverLives` and `RequestAnswered`, which may come without a driver, do not count."""
     lived_until: float = 0.0
     """As the latest `DriverLives` says."""
     spent_seconds: float = 0.0
@@ -122,7 +122,7 @@ class SweepRecord:
     planned: SweepPlanned | None = None
     """None until there is a plan."""
     objectives: tuple[Objective, ...] = (LOWEST_LOSS,)
-    """What decides which trial is better: the first one, and where there are more, none alone."""
+    """What decides which trial is better: the first ranks the trials; with several there is a Pareto set too."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
     """The evaluation of the base without an adapter; None until there is one."""
@@ -198,7 +198,7 @@ class SweepRecord:
         )
 
     def _going_on(self) -> Mapping[str, TrialRecord]:
-        """The trials as a driver that has hosts takes them up: those that may go on were interrupted, and did not end.
+        """The trials as a driver with hosts resumes them: each with `may_go_on` becomes PAUSED.
 
         Not before: a driver that finds no host leaves an ended sweep's result as it is.
         """
@@ -284,7 +284,7 @@ class SweepRecord:
     def rungs(self) -> list[tuple[int, int, int]]:
         """(step, trials that have reported there, those of them that are parked there) for each report point.
 
-        Trials whose rungs count examples come to one at different steps: it goes by the lowest. Repeats are left out.
+        Where rungs count examples, trials reach a rung at different steps: `step` is the lowest. Repeats are left out.
         """
         reports = [trial for trial in self.trials.values() if trial.repeats is None and trial.evals]
         found = []
@@ -355,8 +355,9 @@ def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
 def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
     """Passes on each event that says something new, with the record after it.
 
-    A report at or before the trial's last reported step is dropped, and history that is known is cut: after a
-    restart a step may be trained again, and its first numbers stay. So does the first evaluation of the base.
+    A report at or before the trial's last reported step is dropped, and steps that are known are removed from its
+    history: after a restart a step may be trained again. Its first numbers are kept, as is the first evaluation of the
+    base.
     """
     record = record or SweepRecord()
     for event in events:

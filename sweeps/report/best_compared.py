@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweeps.planning.number_words import counted
+from sweeps.config.number_words import counted
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.record.selection import pareto, rank
@@ -194,7 +194,7 @@ def of_seeds(separation: Separation) -> str | None:
             f"{noise.deviation:.4f} within a point, each at its best step"
         )
     if any(each.apart for each in separation.trials):
-        return "a difference beyond chance on these rows may still be one of seeds: those are not compared"
+        return "even a difference beyond chance on these rows may come from the seeds, which were not compared"
     return None
 
 

@@ -15,7 +15,7 @@ from plotly.colors import qualitative, sample_colorscale, sequential
 from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.offline import get_plotlyjs
 
-from sweeps.planning.number_words import counted, duration
+from sweeps.config.number_words import counted, duration
 from sweeps.report import page_facts
 from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, near
 from sweeps.report.page import BEST_CURVES, FATES, Drawn, Page, settings

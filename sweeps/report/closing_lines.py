@@ -8,7 +8,7 @@ from pathlib import Path
 from search_spaces.space import SearchSpace
 from sweeps.config import checks, points
 from sweeps.config.model import SweepConfig
-from sweeps.planning.number_words import counted, duration
+from sweeps.config.number_words import counted, duration
 from sweeps.record.selection import Selection, leader
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from search_spaces.domains import Domain
+from sweeps.config.number_words import duration
 from sweeps.config.passwords import without_passwords
-from sweeps.planning.number_words import duration
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, choose, pareto

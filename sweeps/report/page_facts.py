@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from sweeps.config.number_words import counted, duration, size
 from sweeps.config.passwords import without_passwords
-from sweeps.planning.number_words import counted, duration, size
 from sweeps.record.spent import Planned, Spent, planned, spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
+from sweeps.config.number_words import counted, duration, epochs, size
 from sweeps.planning.capacity import DEVICES
 from sweeps.planning.forecast import Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
-from sweeps.planning.number_words import counted, duration, epochs, size
 from sweeps.planning.plan import Plan
 from trainables.contract import Memory
 
@@ -33,7 +33,7 @@ def _steps(plan: Plan) -> str:
     """What all trials take, with the range, and the most that they can take."""
     low, high = round(plan.forecast.steps.low), round(plan.forecast.steps.high)
     words = f"about {counted(plan.expected_steps, 'step')} in all{f' ({low} to {high})' if low < high else ''}"
-    most = f"at most {plan.worst_steps}, where each trial is better than those before it and none fails"
+    most = f"at most {plan.worst_steps}, if each trial is better than those before it and none fails"
     return words if plan.worst_steps <= high else f"{words}; {most}"
 
 

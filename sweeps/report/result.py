@@ -13,7 +13,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.progress import Display
+from sweeps.report.live_table import Display
 from sweeps.statistics.comparison import Separation
 
 

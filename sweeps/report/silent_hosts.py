@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.pace import Silent
-from sweeps.planning.number_words import duration
+from sweeps.config.number_words import duration
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sweeps.config.number_words import counted, duration, limit
 from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import StorageError, SweepError
-from sweeps.planning.number_words import counted, duration, limit
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.best_compared import in_words
-from sweeps.report.rates import Rates, Trained, seconds_left
 from sweeps.report.silent_hosts import warning
+from sweeps.report.time_left import Rates, Trained, seconds_left
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sweeps.config.load import Sweep
+from sweeps.config.number_words import counted
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_web
-from sweeps.planning.number_words import counted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables, ui_links
-from sweeps.report.progress import Display, Lines, Table
+from sweeps.report.live_table import Display, Lines, Table
 from sweeps.statistics.comparison import Separation
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.planning.number_words import counted
+from sweeps.config.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import Selection, leader, pareto, rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord

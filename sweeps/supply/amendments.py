@@ -16,9 +16,9 @@ from search_spaces.space import Point, SearchSpace
 from sweeps.config import checks, messages, points, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
+from sweeps.config.number_words import counted, limit
 from sweeps.config.points import Scalar
 from sweeps.planning import capacity
-from sweeps.planning.number_words import counted, limit
 from sweeps.record import limits
 from sweeps.record.events import Answer
 from sweeps.record.limits import CHANGEABLE

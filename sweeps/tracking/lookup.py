@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from cluster.errors import first_line
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
+from sweeps.config.number_words import size
 from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, Failed, NotStored, SweepError
-from sweeps.planning.number_words import size
 from sweeps.record import digests
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, noted_by

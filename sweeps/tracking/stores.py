@@ -1,7 +1,7 @@
 """Which tracking store a command means, and whether anything answers there.
 
-MLflow's client creates a SQLite database that is not there, and asks a database that is away for 100 seconds. So a
-command connects once by itself before it imports the client. Whether the store holds a sweep, the client tells.
+MLflow's client creates a SQLite file that does not exist, and tries for 100 seconds to reach a database that does not
+answer. So a command first connects once by itself. Then MLflow's client tells whether the store holds a sweep.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainables.inputs.legible import legible
 DEFAULT = "sqlite:///mlflow.db"
 BY_OPTION = "name the store with --tracking-uri"
 """The way out of a store that does not hold the sweep, on the command line."""
-NOT_YET = f"a sweep that has just begun makes it within a minute; else {BY_OPTION}"
+NOT_YET = f"a sweep that has just begun creates its database within a minute; otherwise {BY_OPTION}"
 """The same for the store that a sweep's folder names."""
 CONNECT_SECONDS = 2.0
 """How long a store may take to accept a connection."""
@@ -132,7 +132,7 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
     """Connects to the store once.
 
     Raises:
-        SweepError: the URI is none, with the rule; the database is not there, or nothing answers, with a way out.
+        SweepError: `uri` is no tracking URI, its database file does not exist or cannot be read, or nothing answers.
     """
     try:
         is_tracking_uri(uri)
@@ -157,7 +157,7 @@ def _open(file: Path, uri: str, way_out: str) -> None:
     if not paths.is_file(file):
         raise SweepError(f"{uri}: no such database; {way_out}")
     try:
-        # Not mode=ro: SQLite then refuses what a writer has left that was killed in a transaction; it must undo that.
+        # Not mode=ro: where a writer was killed in a transaction, SQLite must undo the transaction first.
         there = f"{file.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(there, uri=True, timeout=CONNECT_SECONDS)) as database:
             database.execute("pragma schema_version")
@@ -168,7 +168,7 @@ def _open(file: Path, uri: str, way_out: str) -> None:
 
 
 def _listener(uri: str) -> tuple[str, int] | None:
-    """Host and port that must listen; None where MLflow finds out: behind a proxy, on a socket, of several servers."""
+    """Host and port that must listen. None where only MLflow can find out: a proxy, a Unix socket, several servers."""
     if is_web(uri):
         place = urlsplit(uri)
         host = str(place.hostname)

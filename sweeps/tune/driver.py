@@ -20,7 +20,7 @@ from sweeps.record.events import BaseEvaluated, DataPrepared, SweepEnded, TrialS
 from sweeps.record.folder import writing
 from sweeps.record.journal import Journal
 from sweeps.record.whole_files import write_whole
-from sweeps.report.progress import Display
+from sweeps.report.live_table import Display
 from sweeps.supply import target_modules
 from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import TrialSource, refused_default

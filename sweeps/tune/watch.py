@@ -12,9 +12,9 @@ from ray.tune import Stopper
 from cluster.hosts import PROCESS_LOST
 from cluster.pace import Silent
 from sweeps import timing
-from sweeps.planning.number_words import counted
+from sweeps.config.number_words import counted
 from sweeps.record.events import HostsChanged
-from sweeps.report.progress import Display
+from sweeps.report.live_table import Display
 from sweeps.tune.actor_calls import RAY, Calls, Question
 from sweeps.tune.hosts import BaseEvaluation, BrokerLines, HostCount, StartedHosts, tell_changes
 from sweeps.tune.sweep_trials import SweepTrials

@@ -177,7 +177,7 @@ def test_an_address_where_nothing_listens_is_told_of_at_once(monkeypatch):
     ("words", "is_private"),
     [
         (["qsweep-ray", "--temp_dir=/logs"], True),
-        (["/ray/raylet", "--temp_dir=/tmp/qsweep-ray-a1b2"], True),  # of a sweep of an earlier version
+        (["/ray/raylet", "--temp_dir=/tmp/qsweep-ray-a1b2"], False),  # one of a user
         (["/opt/qsweep-ray-2/raylet", "--temp_dir=/tmp/ray"], False),
     ],
 )

@@ -46,7 +46,7 @@ class Tokenised:
         return len(self.starts) - 1
 
     def add(self, row: Encoded, max_length: int, group: str) -> bool:
-        """Appends a row, cut to `max_length`, if it has a label left. Returns True if the cut left none."""
+        """Appends a row, cut to `max_length`, if it has a label left. True if the cut removed all its labels."""
         self.truncated += len(row.ids) > max_length
         labelled = row.labelled[:max_length]
         if not any(labelled):

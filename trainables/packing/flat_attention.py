@@ -26,7 +26,7 @@ class Grid(NamedTuple):
     places: torch.Tensor
     """(rows * longest,): the token at each place, row after row."""
     back: torch.Tensor
-    """(tokens,): the place of each token; one of them for tokens of a start that rows share."""
+    """(tokens,): the place of each token. A token of a start that rows share has a place in each: one of these."""
 
 
 def grid(pieces: Sequence[Piece], device: torch.device) -> Grid:
@@ -128,9 +128,9 @@ def _row(
 
 
 def takes_fewer_keys(device: str, dtype: torch.dtype) -> bool:
-    """Tells whether a kernel that keeps no pairs of tokens takes fewer key heads than query heads, without a mask.
+    """Tells whether a kernel that stores no scores of token pairs takes fewer key heads than query heads, unmasked.
 
-    On GPUs flash attention alone does, which computes in 16 bits; in float32 the kernel that keeps all pairs would be
-    used (torch.nn.functional.scaled_dot_product_attention, PyTorch 2: "only for Flash_attention and math kernel").
+    On GPUs flash attention alone does, and only in 16 bits. In float32 PyTorch would use the kernel that stores all
+    scores (torch.nn.functional.scaled_dot_product_attention, PyTorch 2: "only for Flash_attention and math kernel").
     """
     return device != "cuda" or dtype.itemsize == 2

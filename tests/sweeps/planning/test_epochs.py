@@ -11,9 +11,9 @@ from sweep_files import QLORA, write_rows
 from sweeps.config import load
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
+from sweeps.config.number_words import epochs
 from sweeps.planning import this_machine
 from sweeps.planning.forecast import rows_per_trial
-from sweeps.planning.number_words import epochs
 from sweeps.report.plan_lines import plan_lines
 
 RATES = "search_space: {training.learning_rate: {loguniform: [1.0e-5, 1.0e-3]}"

@@ -46,7 +46,7 @@ def test_slots_and_the_default_configuration_may_add_to_it() -> None:
     found = planned(4, start_with_default=True, budget={"trials": 64})
     assert 552 < found.expected_steps < found.worst_steps < 64 * 81 / 2
     told = plan_lines(found)[0]
-    assert f"; at most {found.worst_steps}, where each trial is better than those before it and none fails" in told
+    assert f"; at most {found.worst_steps}, if each trial is better than those before it and none fails" in told
     steps = found.forecast.steps
     assert f"about {found.expected_steps} steps in all ({steps.low:.0f} to {steps.high:.0f});" in told
     assert 552 <= steps.low < found.expected_steps < steps.high < found.worst_steps

@@ -115,7 +115,7 @@ def against_next(found: Separation | None) -> list[str]:
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
     assert against_next(separation(Comparison("a", 0.75, 0.5, 1.0))) == [
         "better than the next: t00 is 0.7500 higher, 97.5% interval 0.5000 to 1.0000 on 32 rows",
-        "a difference beyond chance on these rows may still be one of seeds: those are not compared",
+        "even a difference beyond chance on these rows may come from the seeds, which were not compared",
     ]
 
 
@@ -301,6 +301,6 @@ def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     lines = best_compared.against_next(found, best_of(found), counted_in)
     spread = "2 trials of 1 point have a standard deviation of 0.0884 within a point, each at its best step"
     assert f"other seeds are counted in: {spread}" in lines
-    assert not any("those are not compared" in line for line in lines)
+    assert not any("which were not compared" in line for line in lines)
     alone = best_compared.against_next(found, best_of(found), separation(apart))
-    assert any("those are not compared" in line for line in alone)
+    assert any("which were not compared" in line for line in alone)

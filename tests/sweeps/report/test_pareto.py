@@ -12,7 +12,7 @@ from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import best_compared, trial_tables
-from sweeps.report.progress import describe
+from sweeps.report.live_table import describe
 from trainables.contract import Metrics
 
 LOSS_AND_SIZE = '{"objective": [{"metric": "eval_loss"}, {"metric": "trainable_params"}]}'

@@ -9,10 +9,10 @@ import pytest
 from measured_rates import rate
 from sweep_files import toy
 
+from sweeps.config.number_words import counted, duration, size
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
-from sweeps.planning.number_words import counted, duration, size
 from sweeps.planning.plan import Plan, plan
 from sweeps.planning.rates import rate_key
 from sweeps.report.plan_lines import plan_lines

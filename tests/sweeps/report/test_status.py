@@ -25,8 +25,8 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import EventLog, SweepFolder, locked
-from sweeps.report.rates import Rates
 from sweeps.report.status import EventsRead, read
+from sweeps.report.time_left import Rates
 
 CONFIG: dict[str, Any] = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "http://me:secret@127.0.0.1:5000"}}
 DATA = DataPrepared(time=5.0, summary={"train_rows": 0})

@@ -17,7 +17,7 @@ from sweeps.record.run_names import run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables
-from sweeps.report.progress import Lines, Table, describe
+from sweeps.report.live_table import Lines, Table, describe
 from sweeps.statistics.comparison import Comparison, Separation
 
 PARAMS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}

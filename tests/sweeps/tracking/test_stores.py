@@ -35,7 +35,7 @@ def sweep_folder(path: Path, uri: str) -> Path:
         (["promote", "nothing"], "error: --model: is needed, the name of the registered model, unless"),
         (
             ["promote", "results/x", "--model", "m"],
-            "/nowhere/mlflow.db: no such database; a sweep that has just begun makes it within a minute; else name",
+            "/nowhere/mlflow.db: no such database; a sweep that has just begun creates its database within a minute; ",
         ),
         (["rollback", "--model", "m"], "/mlflow.db: no such database"),
         (["models"], "/mlflow.db: no such database"),

@@ -23,7 +23,7 @@ from sweeps.errors import ConfigError
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
-from sweeps.report.progress import Display
+from sweeps.report.live_table import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune.driver import Driver, write_base
 from sweeps.tune.slot_trial import ON_HEAD

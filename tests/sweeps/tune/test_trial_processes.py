@@ -19,7 +19,7 @@ from rich.console import Console
 from sweeps.config import load
 from sweeps.launch import launch
 from sweeps.record import journal
-from sweeps.report.progress import Lines
+from sweeps.report.live_table import Lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SLOTS, TRIALS = 3, 20

@@ -11,7 +11,7 @@ from sweep_events import begun, ended, record, reported, started
 
 from sweeps.record.events import Event, TrialState
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.comparison import SideBySide, side_by_side
+from sweeps.report.side_by_side import SideBySide, side_by_side
 from sweeps.statistics.comparison import Comparison, Separation
 
 EVENTS: list[Event] = [
@@ -127,7 +127,7 @@ def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
     better = "t00 (step 9) is better than t01 (step 3): eval_loss 0.2500 lower"
     assert f"{better}, 97.5% interval 0.1250 to 0.5000 on 16 rows" in lines
     assert lines[-2:] == [
-        "a difference beyond chance on these rows may still be one of seeds: those are not compared",
+        "even a difference beyond chance on these rows may come from the seeds, which were not compared",
         "16 rows are few: where some differ far more than the rest, the intervals claim too much; take "
         "30 or more (data.eval_examples); small differences take hundreds",
     ]

@@ -14,8 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from sweeps import timing
+from sweeps.config.number_words import counted
 from sweeps.config.passwords import without_passwords
-from sweeps.planning.number_words import counted
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -33,7 +33,7 @@ from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import trial_tables
-from sweeps.report.rates import Rates, Trained, seconds_left
+from sweeps.report.time_left import Rates, Trained, seconds_left
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
 

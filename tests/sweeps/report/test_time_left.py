@@ -7,7 +7,7 @@ from sweep_events import begun, ended, infeasible, reported, started
 
 from sweeps.record.events import Event, SweepPlanned, TrialParked, TrialState
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.rates import Rates, Trained, seconds_left
+from sweeps.report.time_left import Rates, Trained, seconds_left
 
 # 10 steps are done; the latest report is of second 15.
 TRAINED: list[Event] = [
