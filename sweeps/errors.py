@@ -18,7 +18,7 @@ class SweepError(Exception):
     """Base of this package's errors: the user can mend them, so they print without a traceback."""
 
     exit_code = 2
-    """Of a command that ends with it."""
+    """Exit code of a command that ends with this error."""
 
 
 class ConfigError(SweepError, ValueError):

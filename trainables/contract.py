@@ -186,7 +186,7 @@ class Preview(Spec):
     row_tokens: float | None = None
     """Mean tokens of a row to train on, by the characters of the rows that were looked at; None where none was."""
     test_rows_in_train: int = 0
-    """Of the rows that were looked at."""
+    """Test rows that are trained on, among those that were looked at."""
     is_doubtful: bool = False
     """Whether only the tokens of the rows tell if they can be learnt, and whole files were looked at."""
 

@@ -62,7 +62,7 @@ class Job:
     """What follows `qsweep`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Of its environment."""
+    """Environment variables of the job."""
 
     @property
     def entrypoint(self) -> str:

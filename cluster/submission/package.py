@@ -14,7 +14,7 @@ from cluster.errors import SubmissionFailed
 from cluster.submission.on_node import SHIPPED, SWEEP_FILE
 
 SUFFIXES = (".py", ".yaml", ".jsonl", ".typed", ".j2")
-"""Of the files of a package that travel."""
+"""Files of a package that travel end in one of these."""
 MOST_MODULE_BYTES = 10_000_000
 """Size of a trainable of the user's own, with the folder that it lies in."""
 _NO_CODE = ("__pycache__", "node_modules", "results", "venv")

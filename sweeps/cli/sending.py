@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sweeps.config.shipping import Shipment
 
 FOLDER = "sent"
-"""Of the notes, in this machine's cache folder: one file for each sweep."""
+"""Folder of the notes in this machine's cache, one file for each sweep."""
 Contents = Mapping[str, bytes | Path]
 """Path in the package -> content or file here."""
 

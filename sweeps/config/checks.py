@@ -74,7 +74,7 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
     wrong, named = [], set()
     for place, objective in enumerate(config.objectives):
         field = f"objective.{place}" if isinstance(config.objective, tuple) else "objective"
-        # Of a cost no step is the best, and no trial worth stopping.
+        # A cost has no best step, and is no reason to stop a trial.
         known = {**offered, **dict.fromkeys(COSTS, "min")} if place else offered
         metric, mode = objective.metric, objective.mode
         if metric not in known:

@@ -11,7 +11,7 @@ from trainables.specs import Spec
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""Of the manifest. Grows when what is written can no longer be read by the version before, or the other way round."""
+"""Format of the manifest. A version raises it that cannot read the manifest of the one before, or the reverse."""
 
 
 def _is_below(path: str) -> str:
@@ -48,7 +48,7 @@ class Manifest(Spec):
 
     format: int = FORMAT
     token: int
-    """Of the driver that wrote it; see `Lease.token`."""
+    """`Lease.token` of the driver that wrote the manifest."""
     serial: int = 0
     """Grows with each manifest of that driver."""
     sweep_id: str

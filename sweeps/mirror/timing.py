@@ -27,4 +27,4 @@ PART_BYTES = 8 << 20
 AT_ONCE = 4
 """Objects that are sent or read at once, and parts of each: 128 MB of memory at most."""
 LOG_PART_BYTES = 1 << 20
-"""Of the event log. The last part, which grows, is sent again with what is new."""
+"""Bytes of a part of the event log. The last part, which grows, is sent again with what is new."""

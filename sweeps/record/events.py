@@ -95,7 +95,7 @@ class SweepPlanned(Spec):
     seconds: float | None
     """None when no rate was known."""
     memory_bytes: int | None = None
-    """Of one host with its slots; None where that is not known before its base is loaded."""
+    """Memory of one host with its slots; None where only the loaded base tells."""
 
 
 class HostsStarted(Spec):
@@ -276,7 +276,7 @@ class TrialEnded(Spec):
     reason: Told
     by_person_or_budget: bool = False
     may_go_on: bool = False
-    """Of a final state: a budget of time has ended it. Its snapshots stay: the next driver that has hosts goes on."""
+    """Whether a budget of time ended the trial. Its snapshots stay: the next driver that has hosts goes on."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """The steps that the trial took after its last report."""
 

@@ -42,7 +42,7 @@ from trainables.inputs import json_text, paths
 
 Kind = Literal["snapshot", "best", "rows"]
 FORMAT = 1
-"""Of a sweep's folder, event log included. Grows when this version can no longer read what the one before wrote."""
+"""Format of a sweep's folder and event log. A version that cannot read what the one before wrote raises it."""
 REPORT = "report.html"
 MIRROR_NOTE = "mirror.json"
 LOCK_SECONDS = 0.5

@@ -21,7 +21,7 @@ class Reached:
     """A limit of a sweep that is reached; as text the whole sentence."""
 
     key: str
-    """Of the sweep file."""
+    """The key in the sweep file."""
     how: str
 
     def __str__(self) -> str:

@@ -84,7 +84,7 @@ class Planned:
     seconds_off: float | None
     """None when no rate was known."""
     memory_bytes: int | None
-    """Of one host."""
+    """Memory of one host."""
     memory_off: float | None
     """None when the model's sizes are unknown, or nothing was reported."""
 

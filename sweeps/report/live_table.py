@@ -39,7 +39,7 @@ from trainables.inputs.legible import MOST_SHOWN, legible
 
 FEWEST_ROWS = 5
 OTHER_LINES = 7
-"""Of the live table: its head, the base, what is left out, and the status, which may take two or three."""
+"""Lines of the live table beside those of trials: head, base, what is left out, and two or three of status."""
 
 
 class Display(Protocol):

@@ -29,9 +29,9 @@ from trainables.objective import Objective
 BEST_CURVES = 5
 """So many of the best trials have their train loss drawn."""
 MOST_STEPS = 400
-"""Of a train loss at most; of more steps, every so many-th."""
+"""Most steps of a train loss that are drawn; a longer curve is thinned evenly."""
 MOST_ROWS = 2000
-"""Of the table of trials."""
+"""Most rows of the table of trials."""
 FATES = ("went on", "completed", "training on", "waiting there", "ended there")
 """What became of trials after their evaluation at a report point; those that failed before the next one ended there."""
 _FATE = {
@@ -49,7 +49,7 @@ class Drawn:
 
     record: TrialRecord
     values: tuple[float, ...]
-    """Of each objective at its best step; NaN before its first report."""
+    """The value of each objective at the best step; NaN before the first report."""
     evals: tuple[tuple[int, float], ...]
     """(step, value of the objective) of each report with a finite one."""
     train: tuple[tuple[int, float], ...]
@@ -60,7 +60,7 @@ class Drawn:
 
     @property
     def value(self) -> float:
-        """Of the first objective, which decides."""
+        """The value of the first objective, which decides."""
         return self.values[0]
 
     @property
@@ -122,7 +122,7 @@ class Page:
     compared: tuple[str, ...]
     """How it compares with others."""
     meanings: tuple[str, ...]
-    """Of the numbers in it."""
+    """What the numbers in the answer mean."""
     best_settings: tuple[tuple[str, str], ...]
     kept: tuple[str, Path] | None
     """What is kept of the best trial, such as its adapter, and the folder of that."""

@@ -21,7 +21,7 @@ from trainables.scoring.requests import BASE
 NO_ADAPTER = "no adapter"
 """Stands in place of a state in the row of the base."""
 MOST_ROWS = 40
-"""Of a note in MLflow, which cuts a tag after 8000 characters (mlflow/utils/validation.py, 3.17.2)."""
+"""Most rows in a note in MLflow, which cuts a tag after 8000 characters (mlflow/utils/validation.py, 3.17.2)."""
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"

@@ -56,7 +56,7 @@ class Reported:
     resource: int
     """Steps or examples that it has had."""
     value: float
-    """Of the metric. The trial is over when it is not finite."""
+    """The metric's value. A trial whose value is not finite is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ class TrialHistory:
     is_protected: bool
     standing: Standing = Standing.RUNNING
     resource: int = 0
-    """Of its last report."""
+    """Steps or examples at the last report."""
     losses: list[float] = field(default_factory=list)
-    """Of its reports, in order."""
+    """Losses of the reports, in order."""
     worse_in_a_row: int = 0
     """Reports since its best one."""
 
@@ -184,7 +184,7 @@ class Rule:
         return known.standing if known is not None else None
 
     def resource(self, trial: str) -> int:
-        """Of the trial's last report; 0 before the first."""
+        """Steps or examples at the trial's last report; 0 before the first."""
         return self._trials[trial].resource
 
     def next_point(self, trial: str) -> int | None:

@@ -152,7 +152,7 @@ def _names(folder: SweepFolder) -> tuple[str, ...]:
         document = folder.document()
         return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
     except StorageError:
-        return ("", "", folder.path.name)  # Of another format: who reads it says so.
+        return ("", "", folder.path.name)  # A folder of another format: whoever reads the folder says so.
     except (OSError, ValueError, KeyError):
         return ()
 

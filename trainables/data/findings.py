@@ -60,7 +60,7 @@ class Tally:
 
     rows: int = 0
     characters: int = 0
-    """Of all rows, what a chat template puts around them left out."""
+    """Characters of all rows, without what a chat template puts around them."""
     empty: Count = field(default_factory=Count)
     """Rows with an empty answer."""
     missing: Count = field(default_factory=Count)
@@ -349,7 +349,7 @@ class _Content(NamedTuple):
     prompt: int
     """Characters before the answer that is learnt first."""
     characters: int
-    """Of the whole row."""
+    """Characters of the whole row."""
     compared: dict[str, str]
     """Property -> its value; see `Tally.compared`."""
     may_be_marked: bool

@@ -33,7 +33,7 @@ class Tokenised:
     truncated: int = 0
     dropped: int = 0
     groups: array[int] = field(default_factory=lambda: array("i"))
-    """Of each row that was kept, the number of its group; empty without data.group_by."""
+    """The number of the group of each row that was kept; empty without data.group_by."""
     numbers: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     """The columns of the first row."""

@@ -67,7 +67,7 @@ _DEVIATIONS = 4.0
 _PEFT_TRAINING_LOGIT_BYTES = 16
 # By the width of the activations: the logits of the head, their copy in fp32 if they are narrower, their log-softmax.
 _PEFT_EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
-# Of a chunk: the logits of the head, and if they are narrower their copy in fp32, beside that of the chunk before.
+# A chunk takes the logits of the head and, where these are narrower, a copy in fp32, beside the chunk before.
 _FLAT_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 4}
 # Layers that have the input of another one.
 _SHARED_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}

@@ -114,7 +114,7 @@ class PassThreads:
         """
         self._threads = torch.get_num_threads()
         count = min(count, self._threads)
-        own = math.ceil(self._threads / count)  # Of an odd number none idles.
+        own = math.ceil(self._threads / count)  # With an odd number no thread idles.
         self._workers = ThreadPoolExecutor(count, "pass", torch.set_num_threads, (own,)) if count > 1 else None
 
     def run(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -49,7 +49,7 @@ class ScoringRequest(Spec):
     rows: str
     """eval (the rows that the sweep was scored on), held_out (all of data.eval), test (data.test), or a file."""
     content: bytes | None = Field(default=None, repr=False)
-    """Of the file: the machine that evaluates need not have it. A `Scorer` is given a file that is there."""
+    """Content of the file, since the machine that evaluates may not have it. A `Scorer` is given a file on disk."""
     adapters: Mapping[str, Mapping[str, bytes]] = Field(default_factory=dict, repr=False)
     """Name -> files of a PEFT folder. The caller has checked that they belong to this base."""
     with_base: bool = False
