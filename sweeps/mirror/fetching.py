@@ -18,7 +18,7 @@ from sweeps.mirror.manifest import Manifest
 from sweeps.mirror.opening import note, noted
 from sweeps.mirror.reading import read_manifest, read_trials, take_over
 from sweeps.mirror.store import Store, StoreError
-from sweeps.record.folder import SweepFolder, is_driven
+from sweeps.record.folder import SweepFolder, is_driven, refuse_other_format
 from sweeps.record.whole_files import make_folder
 from trainables.inputs import json_text
 
@@ -84,6 +84,7 @@ def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise StoreError(f"{store.uri}: its config.json is missing or damaged") from None
     checked: dict[str, Any] = document
+    refuse_other_format(checked, store.uri)  # before its driver is fenced
     return checked
 
 

@@ -2,8 +2,9 @@
 
 What the mirror holds is a moment that a driver could have died in: all that its event log names is there. Therefore
 the order: the small files (what MLflow has acknowledged is then in the log), the snapshots, the log's length, and what
-the log names at that length: adapters and rows. Until the manifest is there, these adapters stay on disk
-(`SweepFolder.in_use`). A snapshot that vanishes before its turn is left out, and the mirror keeps the one that it has.
+the log names at that length: the rows of the base, and adapters and rows of trials. Until the manifest is there, these
+adapters stay on disk (`SweepFolder.in_use`). A snapshot that vanishes before its turn is left out: the mirror keeps the
+one that it has.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Sender:
         self._held.check()
         if not self._is_known:
             self._learn()
-        self._send(_OWN, small_files(self._folder.path), lambda _: True)
+        base_rows = self._folder.base_rows.name
+        self._send(_OWN, small_files(self._folder.path), lambda name: name != base_rows)
         looked = now()
         with_snapshots = self._trials.changed()
         for key in with_snapshots:
@@ -67,6 +69,7 @@ class Sender:
             named = [record.trials[key].adapter for key in changed if key in record.trials]
             self._folder.in_use = frozenset(self._folder.path / adapter for adapter in named if adapter is not None)
         try:
+            self._send(_OWN, small_files(self._folder.path), lambda name: name == base_rows)
             for key in changed:
                 self._send(key, trial_files(self._folder.trial(key)), lambda path: not _is_snapshot(path))
             self._publish(length)

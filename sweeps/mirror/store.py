@@ -51,8 +51,16 @@ class Store:
             self._bulk = open_store(self.uri, timing.BULK_SECONDS, retries=3)
 
     def read(self, name: str) -> tuple[bytes, Version] | None:
-        """A small object; None when there is none."""
-        return asyncio.run(self._read(name))
+        """A small object; None when there is none.
+
+        Not by an event loop: a process that ends just after one may be aborted (obstore 0.12, Python 3.11).
+        """
+        import obstore
+
+        with self._told(), _none_where_it_is_not():
+            got = obstore.get(self._quick, name)
+            return bytes(got.bytes()), Version(got.meta["e_tag"], got.meta["version"])
+        return None
 
     def read_all(self, names: Sequence[str]) -> list[tuple[bytes, Version] | None]:
         """Several small objects, as `read` reads them."""
@@ -61,14 +69,10 @@ class Store:
     async def _read(self, name: str) -> tuple[bytes, Version] | None:
         import obstore
 
-        with self._told():
-            try:
-                got = await obstore.get_async(self._quick, name)
-                return bytes(await got.bytes_async()), Version(got.meta["e_tag"], got.meta["version"])
-            except FileNotFoundError as error:
-                if is_bucket_missing(error):
-                    raise
-                return None
+        with self._told(), _none_where_it_is_not():
+            got = await obstore.get_async(self._quick, name)
+            return bytes(await got.bytes_async()), Version(got.meta["e_tag"], got.meta["version"])
+        return None
 
     def write(self, name: str, content: bytes, before: Version | None) -> Version:
         """Writes a small object in the place of what was read; None: that there is no such object.
@@ -190,6 +194,16 @@ class Store:
             if isinstance(error, StorageError):
                 raise
             raise StoreError(f"{self.uri}: {without_passwords(reason(error, self.uri))}") from None
+
+
+@contextmanager
+def _none_where_it_is_not() -> Iterator[None]:
+    """Passes over an object that is not there, but not over a bucket that is not."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if is_bucket_missing(error):
+            raise
 
 
 async def _at_once(function: Callable[[Value], Awaitable[Answer]], values: Iterable[Value]) -> list[Answer]:

@@ -64,31 +64,38 @@ class SweepFolder:
         """Best adapters that are being sent to the sweep's mirror: `prune_adapters` leaves them."""
 
     def document(self) -> dict[str, Any]:
-        """What config.json holds: `sweep_id` is there, and `config` is a mapping.
+        """What config.json holds, as `described` tells it.
 
         Raises:
             StorageError: another version of qsweep wrote it, in another format.
+        """
+        document = self.described()
+        refuse_other_format(document, str(self.config))
+        return document
+
+    def described(self) -> dict[str, Any]:
+        """What config.json holds, in whatever format: `sweep_id` is there, and `config` is a mapping.
+
+        Raises:
             OSError: it cannot be read; the folder is no sweep's.
             ValueError: it holds something else.
         """
         document: dict[str, Any] = json_text.parse(self.config.read_bytes())
         if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "sweep_id" not in document:
             raise ValueError("it has no sweep_id, or its config is no mapping")
-        if document.get("format") != FORMAT:
-            raise StorageError(f"{self.config}: {_other_format(document)}")
         return document
 
     def mirror(self) -> str | None:
         """Where the sweep's mirror on an object store is; None for a sweep without one."""
         with suppress(OSError, ValueError):
-            found = self.document().get("mirror")
+            found = self.described().get("mirror")
             return found if isinstance(found, str) and found else None
         return None
 
     def holds(self, sweep_id: object) -> bool:
         """Whether the sweep of this id lies here."""
         with suppress(OSError, ValueError):
-            return bool(self.document()["sweep_id"] == sweep_id)
+            return bool(self.described()["sweep_id"] == sweep_id)
         return False
 
     def trial(self, trial_key: str) -> Path:
@@ -148,8 +155,13 @@ def stamp() -> dict[str, Any]:
         return {"format": FORMAT}
 
 
+def refuse_other_format(document: Mapping[str, Any], where: str) -> None:
+    """Raises `StorageError`, which names the version that reads it, for a config.json of another format."""
+    if document.get("format") != FORMAT:
+        raise StorageError(f"{where}: {_other_format(document)}")
+
+
 def _other_format(document: Mapping[str, Any]) -> str:
-    """Why the folder is refused that a document of another format describes, and which version reads it."""
     if "format" not in document:
         return f"has no format number, and this version reads format {FORMAT} alone: go on with the 0.1.0 that wrote it"
     writer = f"qsweep {document['qsweep']}" if "qsweep" in document else "the version that wrote it"

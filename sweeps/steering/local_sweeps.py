@@ -12,7 +12,7 @@ from pathlib import Path
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
-from sweeps.errors import StorageError, SweepError
+from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, is_driven, read_events
 from sweeps.record.whole_files import entries
 from sweeps.report import status
@@ -149,10 +149,8 @@ def _in(storage: Path) -> Iterator[SweepFolder]:
 def _names(folder: SweepFolder) -> tuple[str, ...]:
     """What a sweep may be called by: its id, its name, and its folder's name."""
     try:
-        document = folder.document()
+        document = folder.described()  # whoever reads a folder of another format says so
         return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
-    except StorageError:
-        return ("", "", folder.path.name)  # A folder of another format: whoever reads the folder says so.
     except (OSError, ValueError, KeyError):
         return ()
 
@@ -168,7 +166,7 @@ def _rank(folder: SweepFolder) -> tuple[float, bool, bool]:
 def _is_in_its_place(folder: SweepFolder) -> bool:
     """Whether the folder lies where its config.json says."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return Path(folder.document()["dir"]).samefile(folder.path)
+        return Path(folder.described()["dir"]).samefile(folder.path)
     return False
 
 

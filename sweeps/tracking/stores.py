@@ -94,7 +94,7 @@ def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:
     if "/" in sweep:
         return True
     try:
-        folder.document()
+        folder.described()
     except (OSError, ValueError):
         return False
     return True

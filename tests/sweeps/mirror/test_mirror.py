@@ -97,6 +97,15 @@ def test_a_mirror_of_another_format_is_refused_in_one_line(store, folder, tmp_pa
         fetch(f"{store.uri}/toy", tmp_path / "b", print)
 
 
+def test_a_sweep_of_another_format_is_refused_before_its_driver_is_fenced(store, folder, tmp_path):
+    folder.config.write_text(json.dumps({**folder.described(), "format": 77, "qsweep": "9.1"}))
+    mirrors.drive(folder, 3)
+    before = store.document("toy/manifest.json")["token"]
+    with pytest.raises(StorageError, match=r"has format 77, .* go on with qsweep 9\.1"):
+        fetch(f"{store.uri}/toy", tmp_path / "b", print)
+    assert store.document("toy/manifest.json")["token"] == before
+
+
 def test_a_mirror_that_somebody_deleted_is_made_anew(store, folder, tmp_path):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
@@ -114,7 +123,7 @@ def test_a_damaged_object_is_told_and_nothing_is_fetched(store, folder, tmp_path
     mirrors.drive(folder, 3)
     lost(folder, tmp_path)
     damaged = next(each for each in store.names() if each.endswith(name))
-    store.write(damaged, b'{"sweep_id": "toy-1", "damaged": true}')
+    store.write(damaged, b'{"sweep_id": "toy-1", "format": 1, "damaged": true}')
     with pytest.raises(StorageError, match=rf"objects/.*{name}: is not what was sent"):
         fetch(f"{store.uri}/toy", tmp_path / "b", print)
     assert list((tmp_path / "b").iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
-from sweep_events import begun, ended, reported, started
+from sweep_events import base, begun, ended, reported, started
 
 from sweeps.mirror import lease, timing
 from sweeps.mirror.contents import TrialFolders, small_files, trial_files
@@ -109,6 +109,19 @@ class World:
 def world(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "SETTLED_SECONDS", 0.02)
     return World(tmp_path / "toy")
+
+
+def test_the_rows_of_a_base_that_is_evaluated_while_files_are_sent_come_with_the_event(world):
+    def evaluated(_names):
+        world.store.meanwhile = lambda _names: None
+        write_whole(world.folder.base_rows, b"{}")
+        world.journal.add(base(1.0))
+
+    world.store.meanwhile = evaluated
+    world.sender.send()
+    assert world.mirrored()[0].base is not None
+    found = read_manifest(world.store)
+    assert found is not None and world.folder.base_rows.name in found[0].files
 
 
 def test_locks_drafts_the_note_the_page_and_requests_are_not_mirrored(world):
