@@ -176,7 +176,7 @@ def _bfloat16_of_cpu(speed: float | None, named: str) -> Diagnosis:
     if named == "bfloat16" and device_probe.is_slow(speed):
         return warn(seen, mend)
     if device_probe.is_slow(1 / speed) and named in ("auto", "float32"):
-        seen += ": compute_dtype=bfloat16 makes steps faster (docs/models.md)"
+        seen += ": quantization.compute_dtype=bfloat16 makes steps faster (docs/models.md)"
     return ok(seen)
 
 
