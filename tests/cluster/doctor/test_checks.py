@@ -158,7 +158,7 @@ def test_what_a_check_says_of_facts(check, facts, site, state, said):
 @pytest.mark.parametrize(
     ("named", "speed", "state", "said"),
     [
-        (None, 1.75, "ok", "auto is float32; the CPU is 1.8 times as fast in bfloat16 as in float32 (measured): comp"),
+        (None, 1.75, "ok", "auto is float32; the CPU is 1.8 times as fast in bfloat16 as in float32 (measured): quan"),
         ("auto", 1.75, "ok", "quantization.compute_dtype=bfloat16 makes steps faster"),
         ("float32", 1.75, "ok", "quantization.compute_dtype=bfloat16 makes steps faster"),
         # An Intel Xeon with avx512_bf16 and without AMX: 143 GFLOP/s a thread in float32, 78 in bfloat16.
