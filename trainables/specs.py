@@ -168,6 +168,8 @@ class DataSpec(Spec):
     these rows, or the last ones."""
     group_by: Annotated[str, Field(min_length=1)] | None = None
     """Column whose equal values mark rows that belong together, such as questions on one document."""
+    stratify_by: Annotated[str, Field(min_length=1)] | None = None
+    """Column of labels: of each label, rows are held out in proportion to its share of `train`."""
 
     @model_validator(mode="after")
     def _one_form(self) -> DataSpec:
@@ -187,6 +189,8 @@ class DataSpec(Spec):
             raise ValueError("system goes with prompt and completion only: messages bring their own system message")
         if self.train_on != "last" and self.messages is None:
             raise ValueError("train_on goes with messages only: other rows have one answer")
+        if self.stratify_by is not None and (self.eval is not None or self.hold_out == "last"):
+            raise ValueError("stratify_by says how rows of train are drawn: leave out eval and hold_out: last")
         if self.eval is None and self.eval_examples is None:
             raise ValueError("eval_examples: null needs data.eval: say how many rows of train to hold out")
         return self

@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress, islice
 from operator import not_
 from pathlib import Path
@@ -27,6 +27,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
 """The most rows that `check` counts to see whether some are left to train on beside those held out."""
+Group = int | str
+"""What rows share that belong together; the number of a row that stands alone."""
 _MOST_IN_LARGE = 0.1
 """The part of the rows that may be in groups too large to be held out."""
 OTHER_TASK = "; leave data.test out with data.test=null if its rows are not of this task"
@@ -132,8 +134,7 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
         form["train_on"] = data.train_on
     if data.eval is None and data.hold_out != "last":
         form["hold_out"] = data.hold_out
-    if data.group_by is not None:
-        form["group_by"] = data.group_by
+    form |= {name: column for name in ("group_by", "stratify_by") if (column := getattr(data, name)) is not None}
     return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
@@ -176,15 +177,20 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
 def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
     """Tells of each row of data.train whether it is held out: whole groups, until they have `eval_examples` rows.
 
-    Which ones are drawn follows from the order of the groups alone: sweeps on the same rows have the same split. Groups
-    of more than `eval_examples` rows are not held out.
+    The draw follows from the order of the groups and, with data.stratify_by, from their labels alone: sweeps on the
+    same rows have the same split. A group has the label of its first row. Groups of more than `eval_examples` rows are
+    not held out.
 
     Raises:
         DataError: nothing would be left to train on, or large groups hold more than a tenth of the rows: rows like
             theirs would be missing from each evaluation.
     """
     column, most = data.group_by, data.eval_examples or 0
-    groups = [number if column is None else str(row.get(column)) for number, row in enumerate(rows)]
+    groups: list[Group] = []
+    labels: dict[Group, str | None] = {}
+    for number, row in enumerate(rows):
+        groups.append(number if column is None else str(row.get(column)))
+        labels.setdefault(groups[-1], None if data.stratify_by is None else str(row.get(data.stratify_by)))
     if 0 < len(groups) <= most:
         raise DataError(too_few_to_hold_out(data, len(groups)))
     sizes, drawing = Counter(groups), random.Random(0)
@@ -197,13 +203,24 @@ def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
             f"{len(groups)} rows, and could not be held out: raise it, to {max(sizes.values())} for all groups, or "
             "give data.eval"
         )
-    for group in sorted(sizes, key=drawn.__getitem__) if data.hold_out == "drawn" else reversed(sizes):
+    in_turn = _in_proportion(sorted(sizes, key=drawn.__getitem__), labels)
+    for group in in_turn if data.hold_out == "drawn" else reversed(sizes):
         if rows_held < most and sizes[group] <= most:
             held.add(group)
             rows_held += sizes[group]
     if groups and rows_held == len(groups):
         raise DataError(too_few_to_hold_out(data, len(groups)))
     return [group in held for group in groups]
+
+
+def _in_proportion(groups: Sequence[Group], labels: Mapping[Group, str | None]) -> list[Group]:
+    """Orders groups so that each first part of them has the labels in their shares. Equal labels stay in order."""
+    totals, seen = Counter(labels[group] for group in groups), Counter[str | None]()
+    places = {}
+    for group in groups:
+        seen[labels[group]] += 1
+        places[group] = (seen[labels[group]] - 0.5) / totals[labels[group]]
+    return sorted(groups, key=places.__getitem__)
 
 
 def too_few_to_hold_out(data: DataSpec, rows: int) -> str:

@@ -98,7 +98,7 @@ def malformed(data: DataSpec) -> list[str]:
 
 def columns(data: DataSpec) -> tuple[str, ...]:
     """Returns the columns that `data` needs, each once. Raises `DataError` for a malformed template."""
-    named = [name for name in (data.messages, data.group_by) if name is not None]
+    named = [name for name in (data.messages, data.group_by, data.stratify_by) if name is not None]
     filled = [column for template in parse_all(data).values() for column in template.columns]
     return tuple(dict.fromkeys(named + filled))
 
@@ -115,7 +115,8 @@ def absent(data: DataSpec, present: Row, source: str) -> list[str]:
                 problems.append(f"data.{field}: {{{column}}} is not a column of {source}; {has}{hint}")
         if field == "prompt" and template.strip() in present:
             problems.append(f'data.prompt: {template!r} is a column, not a template: write "{{{template.strip()}}}"')
-    for field, name in (("messages", data.messages), ("group_by", data.group_by)):
+    for field in ("messages", "group_by", "stratify_by"):
+        name = getattr(data, field)
         if name is not None and name not in present:
             hint = did_you_mean(name.strip(" {}"), present)
             bare = " (the name of the column alone, without braces)" if "{" in name else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from pydantic import ValidationError
 
 from trainables.data import dataset, findings, preview, sources, templates
 from trainables.errors import DataError
@@ -61,6 +63,31 @@ def test_the_draw_is_the_same_for_the_same_rows_and_changes_little_when_rows_are
     assert sum(more) == 50
     # A row that is added takes a place with the chance 50 / 510: of ten rows about one does.
     assert sum(one and not other for one, other in zip(first, more, strict=False)) <= 5
+
+
+@pytest.mark.parametrize("of_group", [1, 2])
+def test_each_label_has_its_share_of_the_rows_held_out(of_group: int) -> None:
+    labels = "a" * 200 + "b" * 80 + "c" * 20
+    labelled = [{**row, "label": label} for row, label in zip(rows(300, of_group), labels, strict=True)]
+    data = spec("a.jsonl", hold_out="drawn", eval_examples=30, group_by="doc")
+    stratified = data.model_copy(update={"stratify_by": "label"})
+    held = sources.held_out(stratified, labelled)
+    shares = Counter(row["label"] for row, is_held in zip(labelled, held, strict=True) if is_held)
+    assert shares == {"a": 20, "b": 8, "c": 2}
+    one_label = [{**row, "label": "a"} for row in labelled]
+    assert sources.held_out(stratified, one_label) == sources.held_out(data, labelled), "drawn as without labels"
+
+
+def test_labels_are_of_rows_that_are_drawn(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", rows(30))
+    (problem,) = sources.check(spec(train, hold_out="drawn", stratify_by="dox"))
+    assert (
+        problem
+        == f"data.stratify_by: dox is not a column of {train}; columns: question, answer, doc; did you mean doc?"
+    )
+    for said in ({"hold_out": "last"}, {"hold_out": "drawn", "eval": train}):
+        with pytest.raises(ValidationError, match="stratify_by says how rows of train are drawn"):
+            spec(train, stratify_by="doc", **said)
 
 
 @pytest.mark.parametrize("hold_out", ["drawn", "last"])
@@ -141,10 +168,16 @@ def test_groups_and_a_draw_are_another_split_and_a_sweep_without_them_keeps_its_
     train = write(tmp_path / "a.jsonl", rows(30))
     forms = [
         sources.fingerprint(spec(train, **said))["form"]
-        for said in ({}, {"hold_out": "drawn"}, {"group_by": "doc"}, {"eval": train, "hold_out": "drawn"})
+        for said in (
+            {},
+            {"hold_out": "drawn"},
+            {"group_by": "doc"},
+            {"eval": train, "hold_out": "drawn"},
+            {"hold_out": "drawn", "stratify_by": "doc"},
+        )
     ]
     assert forms[0] == forms[3] == "7eb9ec6914f4313c"
-    assert len(set(forms)) == 3
+    assert len(set(forms)) == 4
 
 
 def test_a_chat_is_one_unit_and_has_no_group(tmp_path: Path) -> None:
