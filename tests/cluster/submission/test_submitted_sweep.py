@@ -83,7 +83,8 @@ def test_a_sweep_is_submitted_asked_stopped_and_goes_on_to_its_end(cluster: Head
         f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {cluster.token}"}, timeout=60
     )
     assert cluster.token not in jobs.text
-    assert sorted(cluster.laptop.iterdir()) == [cluster.laptop / ".cache", profile]
+    profile.unlink()
+    assert list(cluster.laptop.iterdir()) == [cluster.laptop / ".cache"]
 
 
 def assert_it_is_followed_and_asked(cluster: Head) -> None:
@@ -134,7 +135,10 @@ def test_the_cluster_is_looked_at_from_the_laptop(cluster: Head) -> None:
     jobs = requests.get(
         f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {cluster.token}"}, timeout=60
     )
-    assert [job for job in jobs.json() if str(job["submission_id"]).startswith("qsweep-doctor-")] == []
+    # Ray's monitor may list a job again that was removed (see `following.wait`), but as one that has ended.
+    left = [job["status"] for job in jobs.json() if str(job["submission_id"]).startswith("qsweep-doctor-")]
+    assert left in ([], ["FAILED"])
+    (cluster.laptop / "mine.yaml").unlink()
 
 
 @pytest.mark.parametrize(("token", "said"), [("", "401"), ("f" * 40, "403")])
