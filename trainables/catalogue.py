@@ -16,7 +16,7 @@ from trainables.contract import Device, Need, Pack, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import EVAL_LOSS, LOSS_ALONE, wrong_names
+from trainables.objective import EVAL_LOSS, wrong_names
 from trainables.scoring.requests import Scorer
 from trainables.specs import TrialSpec
 
@@ -80,7 +80,7 @@ def find(name: str) -> Trainable:
         raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
     if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
         raise NotTrainable(f"{path} is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'")
-    problem = _wrong_metrics(getattr(module, "METRICS", LOSS_ALONE))
+    problem = _wrong_metrics(getattr(module, "METRICS", Trainable.METRICS))
     if problem is not None:
         raise NotTrainable(f"{path} is not a trainable: METRICS {problem}")
     return of_module(module)

@@ -84,8 +84,6 @@ def digits(value: float, sign: str = "") -> str:
 
 LOWEST_LOSS = Objective()
 """What a sweep seeks where its file names nothing else."""
-LOSS_ALONE: Mapping[str, Direction] = {EVAL_LOSS: "min"}
-"""The metrics of a trainable that names none."""
 MEANINGS: Mapping[str, str] = {
     EVAL_LOSS: "mean negative log-likelihood per completion token of the evaluation rows, in nats",
     "trainable_params": "weights that a trial trains",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from cluster import PACKAGES
 from cluster.doctor.contract import DRIVER, Check, Diagnosis, Facts, Site, fail, ok, warn
 
 OURS = "qlora-sweeps"
@@ -22,8 +23,6 @@ LIBRARIES = ("ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
 """The libraries that decide results."""
 DRIVERS_ALONE = ("mlflow",)
 """Only the driver uses these."""
-NAMES = ("sweeps", "cluster", "trainables", "search_spaces")
-"""Unrelated packages on PyPI are imported as `sweeps` and `cluster` too."""
 LEAST_FILES, ADVISED_FILES = 4096, 8192
 """Below the first Ray warns of lost connections; Ray advises the second (ray/_private/worker.py, 2.60: `init`)."""
 OFF_SECONDS, FAR_OFF_SECONDS = 2.0, 300.0
@@ -82,8 +81,9 @@ def _deciding(name: str, version: str | None) -> str:
 def import_names(_site: Site) -> Facts:
     """Which other distributions have one of our names, and from which folder each name is imported."""
     by_name = importlib.metadata.packages_distributions()
-    others = {name: sorted(set(by_name.get(name, [])) - {OURS}) for name in NAMES}
-    return {"others": others, "folders": {name: _folder(name) for name in NAMES}}
+    # Unrelated packages on PyPI are imported as `sweeps` and `cluster` too.
+    others = {name: sorted(set(by_name.get(name, [])) - {OURS}) for name in PACKAGES}
+    return {"others": others, "folders": {name: _folder(name) for name in PACKAGES}}
 
 
 def _folder(name: str) -> str | None:
@@ -102,7 +102,7 @@ def judge_import_names(facts: Facts, _site: Site) -> Diagnosis:
     if len(set(folders.values())) > 1:
         seen = ", ".join(f"{name} from {folder or 'nowhere'}" for name, folder in folders.items())
         return fail(seen, "the four names must come from one folder: rename files and folders of yours that have one")
-    return ok(f"{', '.join(NAMES)} come from {folders[NAMES[0]]}")
+    return ok(f"{', '.join(PACKAGES)} come from {folders[PACKAGES[0]]}")
 
 
 def file_descriptors(_site: Site) -> Facts:

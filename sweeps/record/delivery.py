@@ -53,11 +53,6 @@ class Delivery:
         """Whether the thread is still at work, or waits for an answer."""
         return self._thread.is_alive()
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the drain has begun."""
-        return self._is_closing
-
     def start(self) -> None:
         """Begins to deliver."""
         self._thread.start()
@@ -73,29 +68,25 @@ class Delivery:
         seconds: float,
         is_leaving: Callable[[], bool],
         say_waiting: Callable[[], None],
-        reached: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Waits until all is delivered, the caller leaves, or nothing was for `seconds`. Whether it was the last.
+        """Waits until all is delivered, the caller leaves, or `seconds` are over. Returns whether they are over.
 
         Args:
             say_waiting: is called once, after `Pace.patience`.
-            reached: how far the delivery came: `seconds` begin anew when that changes.
         """
         with self._changed:
             self._is_closing = self._has_news = True
             self._changed.notify_all()
-        place, since = reached(), time.monotonic()
-        told_at = since + self._pace.patience
+        began = time.monotonic()
+        told_at = began + self._pace.patience
         while self._thread.is_alive() and not is_leaving():
             now = time.monotonic()
-            if (there := reached()) != place:
-                place, since = there, now
-            if now - since >= seconds:
+            if now - began >= seconds:
                 return True
             if now >= told_at:
                 told_at = math.inf
                 say_waiting()
-            self._thread.join(min(since + seconds - now, TURN_SECONDS))
+            self._thread.join(min(began + seconds - now, TURN_SECONDS))
         return False
 
     def _run(self) -> None:

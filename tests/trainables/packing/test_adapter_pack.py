@@ -156,6 +156,13 @@ def test_a_gpu_without_bfloat16_is_counted_in_float32(monkeypatch):
         assert qlora.settle_auto(packs.pack(), auto, [auto], None, 10**15) == qlora.need(counted, [counted], "cuda")
 
 
+def test_forty_steps_with_neighbours_stay_close_in_fp32():
+    spec = packs.spec(seed=7, steps=40, learning_rate=3e-3)
+    expected = packs.losses(among(spec), 0, 40)
+    # Rounding grows with every step: ten times the tolerance of ten steps.
+    assert packs.losses(among(*NEIGHBOURS, spec), 3, 40, (0, 1, 2)) == pytest.approx(expected, abs=10 * FP32)
+
+
 def test_bf16_base_stays_close_with_neighbours():
     pack = among(*NEIGHBOURS, TRIAL, dtype=torch.bfloat16)
     assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(alone(dtype=torch.bfloat16), abs=BF16)

@@ -1,4 +1,4 @@
-"""The first layers of SmolLM2-135M train in both engines, which differ no more than rounding makes one engine differ.
+"""SmolLM2-135M trains 20 steps in both engines, and they differ by no more than rounding makes one engine differ.
 
 Rounding grows over the steps: in its first ones AdamW divides a gradient by about its own size, and where that is
 nearly zero its rounding becomes an update of full size. How far that goes is measured here: the reference engine trains
@@ -42,13 +42,11 @@ pytestmark = [
 
 in_single = functional.cross_entropy
 
-STEPS = 16
-LAYERS = 4
-"""The first layers of 30: these take a third of the time, with the widths, weights and words of the whole model."""
+STEPS = 20
 # Single precision keeps about 7 digits, and the losses of the first steps are about 3.
 FIRST = 1e-5
 ROUNDINGS = 3.0
-"""How many times as far apart as the two runs of the reference the engines may be: 0.9 to 1.3 were measured."""
+"""How many times as far apart as the two runs of the reference the engines may be: 1.3 was measured."""
 TRIALS = [
     {"r": 16, "target_modules": "all-linear", "learning_rate": 1e-3, "batch_size": 1},
     {"r": 4, "target_modules": "attention-qv", "learning_rate": 2e-4, "lora_dropout": 0.1, "batch_size": 1},
@@ -106,13 +104,12 @@ def apart(some: list[list[float]], others: list[list[float]]) -> float:
     return fmean((one - other) ** 2 for one, other in pairs) ** 0.5
 
 
-def test_steps_of_a_real_model_differ_from_the_reference_as_rounding_does(tmp_path, monkeypatch):
+def test_twenty_steps_of_a_real_model_differ_from_the_reference_as_rounding_does(tmp_path, monkeypatch):
     monkeypatch.setattr(functional, "cross_entropy", cross_entropy)
     specs = trials(tmp_path)
     rows = dataset.load(qlora.prepare(specs[0], tmp_path).payload)
     loaded = base_model.load(specs[0], cache())
     base_model.dequantise(loaded.model)
-    loaded.model.model.layers = loaded.model.model.layers[:LAYERS]
     base = replace(loaded, model=copy.deepcopy(loaded.model))
     reference, flat = (AdapterPack(make(on), rows) for make, on in zip(packs.ENGINES, (base, loaded), strict=True))
     expected, found = trained(reference, specs), trained(flat, specs)
