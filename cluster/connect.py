@@ -131,8 +131,10 @@ class Cluster:
     def abandon(self) -> None:
         """Ends the daemons that this process has started. Other threads that wait for Ray may then wait for ever."""
         self.is_abandoned = True
-        # Those threads fail one after the other, and each would print a traceback.
+        # Those threads fail one after the other, and each would print a traceback; Tune's own thread would log one when
+        # it saves its state where Ray's folder is gone.
         threading.excepthook = lambda _what: None
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
         self._end_daemons()
 
     def _end_daemons(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import logging.handlers
 import os
 import socket
 import subprocess
@@ -116,6 +118,19 @@ def test_threads_that_are_left_behind_fail_in_silence(monkeypatch):
     goes.set()
     thread.join()
     assert told == []
+
+
+def test_tune_logs_nothing_of_a_ray_that_is_left_behind():
+    top, told = logging.getLogger("ray"), logging.handlers.BufferingHandler(10)
+    before = top.level
+    top.addHandler(told)
+    try:
+        connect.Cluster("local").abandon()
+        logging.getLogger("ray.tune.execution.experiment_state").error("Saving experiment state failed", exc_info=True)
+    finally:
+        top.removeHandler(told)
+        top.setLevel(before)
+    assert told.buffer == []
 
 
 def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path):
