@@ -8,7 +8,7 @@ run over every module that is found.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -47,6 +47,20 @@ class StepRecord(Spec):
     """When the step ended, in seconds since the epoch."""
 
 
+class AnsweredRow(Spec):
+    """One evaluation row that was answered, for people to read."""
+
+    row: int
+    """Its place among the evaluation rows."""
+    prompt: str
+    expected: str
+    answer: str
+    is_ended: bool
+    """Whether the answer ended by itself, and was not cut off at evaluation.max_new_tokens."""
+    scores: dict[str, float]
+    """Metric -> its value for this row."""
+
+
 class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
@@ -60,6 +74,11 @@ class Evaluation(Spec):
     """Number of the group that each row belongs to, in the order of the rows; empty where each row stands alone."""
     row_values: Mapping[str, Annotated[tuple[float, ...], Field(strict=False)]] = Field(default_factory=dict)
     """Another metric -> its value for each row, where the metric is the mean of these."""
+    row_places: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Places, among the evaluation rows, of the rows that have a value in `row_values`; empty where all of them have.
+    """
+    answers: Annotated[tuple[AnsweredRow, ...], Field(strict=False)] = ()
+    """What was answered, in the order of `row_places`; empty where answers are not scored. No part of `document`."""
     hardware: str = ""
     """What it was computed on, device and type of the activations: "cpu float32". Empty where neither matters."""
 
@@ -75,8 +94,8 @@ class Evaluation(Spec):
 
     def document(self) -> dict[str, Any]:
         """The evaluation as files hold it: each metric is a key of its own, and what not all have may be missing."""
-        empty = {name for name in ("row_groups", "row_values") if not getattr(self, name)}
-        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", *empty})}
+        empty = {name for name in ("row_groups", "row_values", "row_places") if not getattr(self, name)}
+        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", *empty})}
 
     def rows_of(self, metric: str) -> RowValues | None:
         """A metric's value per row; None where the evaluation has none."""
@@ -315,8 +334,12 @@ class Pack(Protocol):
     def step(self, slots: Sequence[int]) -> Mapping[int, StepRecord | Failure]:
         """Does one optimizer step for each of `slots`."""
 
-    def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
-        """Evaluates each of `slots` on the sweep's evaluation rows; changes nothing that training sees."""
+    def evaluate(self, slots: Sequence[int], scored: Collection[int] = ()) -> Mapping[int, Evaluation | Failure]:
+        """Evaluates each of `slots` on the sweep's evaluation rows; changes nothing that training sees.
+
+        Args:
+            scored: those of them whose answers are scored too, as the spec's `evaluation` says.
+        """
 
     def evaluate_base(self) -> Evaluation | Failure:
         """Evaluates the base without an adapter on the same rows: where every slot starts from. Changes nothing."""
@@ -368,6 +391,10 @@ class Trainable:
         raise NotImplementedError
 
     # With defaults
+
+    def metrics(self, base: TrialSpec) -> Mapping[str, Direction]:
+        """The metrics of its evaluations as METRICS has them, with those that the spec's `evaluation` adds."""
+        return self.METRICS
 
     def need_of_rows(
         self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape

@@ -30,6 +30,19 @@ class RowValues(NamedTuple):
     weights: Sequence[float]
 
 
+class Standing(NamedTuple):
+    """How good an evaluation is: the lower the better, compared from the first field on.
+
+    An evaluation without the objective's value, as at report points where answers are not scored, stands behind all
+    that have one. Among equals the loss decides: scores of a few rows are often equal.
+    """
+
+    objective: float = math.inf
+    """The objective's value, or its negative where higher is better; infinite where there is none."""
+    loss: float = math.inf
+    """`eval_loss`."""
+
+
 class Objective(Spec):
     """What decides which trial is better."""
 
@@ -59,6 +72,13 @@ class Objective(Spec):
         if not math.isfinite(value):
             return math.inf
         return value if self.mode == "min" else -value
+
+    def standing(self, metrics: Mapping[str, float] | None) -> Standing:
+        """How good an evaluation with these metrics is; the worst of all for None."""
+        if metrics is None:
+            return Standing()
+        loss = metrics.get(EVAL_LOSS, math.inf)
+        return Standing(self.loss(metrics.get(self.metric, math.nan)), loss if math.isfinite(loss) else math.inf)
 
     def gain(self, before: float, after: float) -> float:
         """How much better `after` is; negative where it is worse."""

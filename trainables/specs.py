@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -245,6 +245,25 @@ def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
     return training.learning_rate * factor
 
 
+class EvaluationSpec(Spec):
+    """How the answers of trials are scored, beside the loss. It changes nothing that is trained."""
+
+    metrics: Annotated[tuple[str | dict[str, dict[str, Any]], ...], Field(strict=False)] = ()
+    """Graders of trainables/grading by name (exact_match, contains, choice, number, regex, json_valid, json_fields,
+    math), with options as {number: {tolerance: 0.01}}; or module:function of your own, which is given the row and the
+    answer and returns a number, or numbers by name."""
+    when: Literal["last", "every"] = "last"
+    """last: a trial's answers are scored at its last report point, where it is complete. every: at each report point.
+    The base is scored when the sweep starts."""
+    examples: Positive | None = None
+    """Rows to answer: the first ones of one random order of the evaluation rows, the same for all trials; all when
+    left out."""
+    max_new_tokens: Positive | None = None
+    """Tokens after which an answer is cut off; when left out, a quarter more than the longest completion has."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """0: the most likely token each time. Above 0 tokens are drawn, with a seed that a row has for all trials."""
+
+
 class TrialSpec(Spec):
     """One trial, fully resolved. Two trials with the same spec compute the same numbers."""
 
@@ -254,6 +273,7 @@ class TrialSpec(Spec):
     adapter: AdapterSpec = AdapterSpec()
     data: DataSpec | None = None
     training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
     steps: Positive = 81
     """Optimizer steps of a trial that is not stopped; the schedule spans them."""
     seed: Annotated[int, Field(ge=0, le=MOST)] = 0

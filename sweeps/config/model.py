@@ -22,6 +22,7 @@ from trainables.specs import (
     AdapterSpec,
     DataSpec,
     Duration,
+    EvaluationSpec,
     ModelSpec,
     QuantizationSpec,
     Spec,
@@ -301,6 +302,7 @@ class SweepConfig(Spec):
     adapter: AdapterSpec = AdapterSpec()
     data: DataSpec | None = None
     training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
     search_space: str | dict[str, Any] = "lora_core"
     """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
     points to try first."""
@@ -334,6 +336,7 @@ class SweepConfig(Spec):
             adapter=self.adapter,
             data=self.data,
             training=self.training,
+            evaluation=self.evaluation,
             steps=self.budget.steps_per_trial,
         )
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from trainables.base.base_model import Base
@@ -69,6 +70,38 @@ class Segment(NamedTuple):
         return max(len(row.ids) for row in self.rows)
 
 
+class Prompt(NamedTuple):
+    """A row to answer with one adapter."""
+
+    slot: int | None
+    """The slot of the adapter; None for the base without an adapter."""
+    ids: np.ndarray
+    """(length,) int32: the tokens before the answer, as in training."""
+    seed: int
+    """Of the row's own draws, where tokens are drawn."""
+
+
+class Answer(NamedTuple):
+    """What was generated after a prompt."""
+
+    ids: list[int]
+    """Without the end token."""
+    is_ended: bool
+    """Whether an end token came; else the answer was cut off."""
+
+
+class Answering(NamedTuple):
+    """How answers are generated."""
+
+    ends: frozenset[int]
+    """The tokens that end an answer: those in which the rows of the training end."""
+    most: int
+    """The most tokens of an answer."""
+    temperature: float = 0.0
+    """0 takes the most likely token; else the largest sum of log-probability / temperature and Gumbel noise, which
+    each row draws with its own seed on the CPU."""
+
+
 class Engine(Protocol):
     """Holds an adapter per slot and computes the token losses of several adapters in one pass.
 
@@ -102,6 +135,15 @@ class Engine(Protocol):
             For each segment the negative log-probabilities of its labelled tokens, row after row: (labels,), float32.
             A backward pass from them adds to `grad` of the adapters' parameters and to nothing else. It comes before
             the next call of this method in the same thread.
+        """
+
+    def generate(self, prompts: Sequence[Prompt], how: Answering) -> list[Answer]:
+        """Answers prompts of several adapters together, with a cache of keys and values.
+
+        An answer does not depend on the other prompts. Not while another thread calls `token_losses`.
+
+        Returns:
+            An answer for each prompt, in order.
         """
 
     def pass_tokens(self, segments: Sequence[Segment]) -> int:

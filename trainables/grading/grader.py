@@ -1,0 +1,49 @@
+"""Defines a grader: the settings of one entry of `evaluation.metrics`, which scores the answer to a row.
+
+Rows and answers are text from strangers: a grader reads them, and evaluates nothing of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainables.objective import Direction
+from trainables.specs import Spec
+
+
+class Grader(Spec):
+    """One entry of `evaluation.metrics` with its options. Subclasses add the options as fields."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Mapping[str, Direction]:
+        """Name of each metric -> which value is better. The first one is named as the entry is."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that each row must have."""
+        return frozenset()
+
+    @property
+    def ranks_labels(self) -> bool:
+        """Whether the answer is the likeliest of the labels, so that nothing is generated for this grader."""
+        return False
+
+    @abstractmethod
+    def grade(self, row: Mapping[str, Any], expected: str, answer: str) -> Mapping[str, float]:
+        """Scores the answer to a row: a value for each metric that is the mean of its rows.
+
+        Args:
+            row: the row's columns.
+            expected: the row's completion.
+            answer: what was generated, without the end token; the likeliest label where labels are ranked.
+
+        Raises:
+            Exception: the answer cannot be scored. The evaluation fails then, and says why.
+        """
+
+    def overall(self, expected: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:
+        """Scores all rows together: a value for each metric that is no mean of its rows."""
+        return {}
