@@ -50,20 +50,73 @@ def grid(pieces: Sequence[Piece], device: torch.device) -> Grid:
     return Grid(len(rows), places.view(-1).to(device), back.to(device))
 
 
+class Cache:
+    """The keys and values that rows have so far, by layer, for passes of one more token of each row.
+
+    The rows lie in the first places. Behind a row's last token are zeros: a mask hides a number, but no NaN.
+    """
+
+    def __init__(self, rows: int, tokens: int) -> None:
+        """Has places for `rows` rows of at most `tokens` tokens."""
+        self.lengths: list[int] = []
+        """Tokens of each row."""
+        self._places = (rows, tokens)
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the keys and values of a layer: (rows, key heads, tokens, width), of a kind with `like`."""
+        if layer not in self._layers:
+            rows, tokens = self._places
+            shape = (rows, like.shape[1], tokens, like.shape[3])
+            self._layers[layer] = (like.new_zeros(shape), like.new_zeros(shape))
+        return self._layers[layer]
+
+    def drop(self, row: int) -> None:
+        """Takes a row out. The last row gets its place."""
+        used, last = max(self.lengths), len(self.lengths) - 1
+        for of_layer in self._layers.values():
+            for each in of_layer:
+                each[row, :, :used] = each[last, :, :used]
+                each[last, :, :used] = 0
+        self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+
+
+class Start(NamedTuple):
+    """A sequence of new rows, whose keys and values are kept."""
+
+    pieces: Sequence[Piece]
+    cache: Cache
+
+
+class Next(NamedTuple):
+    """A sequence of one more token of each row."""
+
+    cache: Cache
+    lengths: torch.Tensor
+    """(rows,): the tokens of each row, before this one."""
+    tokens: torch.Tensor
+    """(rows,): the place of each row's token in the sequence."""
+
+
+Pieces = Sequence[Piece] | Grid | Start | Next
+"""What a sequence is made of; see `attend`."""
+
+
 def use(model: PreTrainedModel) -> None:
     """Makes the layers of `model` take the argument `pieces` of its forward pass; see `attend`."""
     AttentionInterface.register(NAME, attend)
     model.set_attn_implementation(NAME)
 
 
-def attend(
-    _module: torch.nn.Module,
+def attend(  # noqa: PLR0913 - transformers calls it so
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     _mask: torch.Tensor | None,
     *,
-    pieces: Sequence[Piece] | Grid,
+    pieces: Pieces,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_others: Any,
@@ -71,15 +124,22 @@ def attend(
     """Returns (1, tokens, heads, width). Each token sees the earlier tokens of its row, and itself.
 
     Args:
+        module: the layer's attention, whose `layer_idx` tells the layer.
         query: (1, heads, tokens, width).
         key: (1, key heads, tokens, width), as `value`. Each serves heads / key heads query heads that follow each
             other.
-        pieces: what the sequence is made of, in order; rows are computed one after the other. All at once for a `Grid`.
+        pieces: what the sequence is made of, in order; rows are computed one after the other. All at once for a `Grid`
+            and for `Next`.
         scaling: factor of the scores; 1 / sqrt(width) if None.
         sliding_window: number of latest tokens that a token sees, itself included; all if None.
     """
     if isinstance(pieces, Grid):
         return _together(query, key, value, pieces, scaling, sliding_window), None
+    if isinstance(pieces, Next):
+        return _next(module.layer_idx, query, key, value, pieces, scaling, sliding_window), None
+    if isinstance(pieces, Start):
+        _keep(module.layer_idx, key, value, pieces)
+        pieces = pieces.pieces
     lengths = [piece.length for piece in pieces]
     queries, keys, values = (whole.split(lengths, dim=2) for whole in (query, key, value))
     starts = {piece.after for piece in pieces}
@@ -108,6 +168,45 @@ def _together(
     ]
     rows = _row(spread[0], spread[1], spread[2], scaling, window).transpose(1, 2)
     return rows.flatten(0, 1).index_select(0, grid.back)[None]
+
+
+def _keep(layer: int, key: torch.Tensor, value: torch.Tensor, start: Start) -> None:
+    """Puts the keys and values of new rows behind the rows of the cache."""
+    ends = [0, *accumulate(piece.length for piece in start.pieces)]
+    shared = {piece.after for piece in start.pieces}
+    rows = [(place, piece) for place, piece in enumerate(start.pieces) if place not in shared]
+    for row, (place, piece) in enumerate(rows, len(start.cache.lengths)):
+        for kept, whole in zip(start.cache.of(layer, key), (key, value), strict=True):
+            parts = [place] if piece.after is None else [piece.after, place]
+            tokens = torch.cat([whole[0, :, ends[part] : ends[part + 1]] for part in parts], dim=1)
+            kept[row, :, : tokens.shape[1]] = tokens
+
+
+def _next(  # noqa: PLR0913 - what attention depends on
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    step: Next,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    lengths, tokens = step.lengths.to(query.device), step.tokens.to(query.device)
+    count, longest = len(lengths), max(step.cache.lengths) + 1
+    rows = torch.arange(count, device=query.device)
+    q, k, v = (whole[0].index_select(1, tokens).transpose(0, 1) for whole in (query, key, value))
+    for kept, new in zip(step.cache.of(layer, key), (k, v), strict=True):
+        kept[rows, :, lengths] = new
+    keys, values = (kept[:count, :, :longest] for kept in step.cache.of(layer, key))
+    behind = lengths[:, None] - torch.arange(longest, device=query.device)
+    seen = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+    # The query heads of a key head are as many tokens that see the same: so kernels need no copies of keys.
+    attended = functional.scaled_dot_product_attention(
+        q.unflatten(1, (key.shape[1], -1)), keys, values, attn_mask=seen[:, None, None], scale=scaling
+    )
+    back = torch.empty_like(tokens)
+    back[tokens] = rows
+    return attended.flatten(1, 2).index_select(0, back)[None]
 
 
 def _row(

@@ -22,9 +22,9 @@ from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import flat_attention, grouped_product, lora_product
-from trainables.packing.batches import Piece, Span, flatten
-from trainables.packing.engine import Segment, dropout_mask
+from trainables.packing import flat_attention, generation, grouped_product, lora_product
+from trainables.packing.batches import FlatBatch, Span, flatten
+from trainables.packing.engine import Answer, Answering, Prompt, Segment, dropout_mask
 from trainables.packing.pass_limits import EXPONENT_TOKENS, FLAT_KINDS, LOGIT_TOKENS, PARALLEL_PASSES
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
@@ -144,18 +144,36 @@ class FlatEngine:
     def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
         """See `Engine.token_losses`."""
         batch = flatten([self._dropping(segment) for segment in segments], self.base.device)
+        grid = flat_attention.grid(batch.pieces, self.base.device) if self._grouped else None
+        losses_N = head_losses(self._kept(batch, grid or batch.pieces), self._head, batch.answers)
+        return list(losses_N.split([segment.labels for segment in segments]))
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], how: Answering) -> list[Answer]:
+        """See `Engine.generate`."""
+
+        def logits(batch: FlatBatch, pieces: flat_attention.Pieces) -> torch.Tensor:
+            logits_NV: torch.Tensor = self._head(self._kept(batch, pieces))
+            return logits_NV.float()
+
+        return generation.answer(prompts, how, logits, self.base.device)
+
+    @property
+    def _head(self) -> torch.nn.Linear:
+        head: torch.nn.Linear = self.base.model.get_output_embeddings()
+        return head
+
+    def _kept(self, batch: FlatBatch, pieces: flat_attention.Pieces) -> torch.Tensor:
+        """Passes a sequence through the base and the adapters; returns the inputs of the head that count."""
         # The spans stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._pass.spans = batch.spans
-        pieces: Sequence[Piece] | flat_attention.Grid = batch.pieces
         if self._grouped:
-            pieces = flat_attention.grid(batch.pieces, self.base.device)
             self._stack()
         hidden_1TD = self.base.model.model(
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False, pieces=pieces
         ).last_hidden_state
-        head = self.base.model.get_output_embeddings()
-        losses_N = head_losses(hidden_1TD[0, batch.keep], head, batch.answers)
-        return list(losses_N.split([segment.labels for segment in segments]))
+        kept_ND: torch.Tensor = hidden_1TD[0, batch.keep]
+        return kept_ND
 
     def _dropping(self, segment: Segment) -> Segment:
         """Returns the segment without dropout where its adapter drops nothing."""

@@ -1,13 +1,15 @@
 """Estimates the memory of a sweep on the device that trains, and how many slots fit. Uses arithmetic, no torch.
 
 A host holds its process, the base, and of each slot the adapter with gradients and moments. On top comes the largest of
-four moments: the end of a training pass, a block in evaluation, the head in evaluation, and on a CPU the writing of a
-report. The passes are those of the engine that the base will have, or of PEFT's, which takes more, where the engine is
-not known yet. Bytes per token, layer and tensor are derived from what torch 2.13 and transformers 5.24 save for the
-backward pass; `tests/trainables/packing/test_pass_memory.py` counts the same tensors in real passes.
+five moments: the end of a training pass, a block in evaluation, the head in evaluation, on a CPU the writing of a
+report, and where answers are scored a pass of new prompts. The passes are those of the engine that the base will have,
+or of PEFT's, which takes more, where the engine is not known yet. Bytes per token, layer and tensor are derived from
+what torch 2.13 and transformers 5.24 save for the backward pass; `tests/trainables/packing/test_pass_memory.py` counts
+the same tensors in real passes.
 
-What the backward pass has freed counts in all four, and so do the gradients: the allocators (glibc's and CUDA's) keep
-freed memory for tensors of like size, and evaluation's are larger. Where they give it back the estimate is too high.
+What the backward pass has freed counts in all of these, and so do the gradients: the allocators (glibc's and CUDA's)
+keep freed memory for tensors of like size, and evaluation's are larger. Where they give it back the estimate is too
+high.
 The extra memory during loading is not counted. For a GGUF file it is all of its weights in fp32.
 
 A host of several GPUs is counted by a GPU that would hold the most of each part at once, so none holds more: the most
@@ -26,6 +28,8 @@ from typing import NamedTuple
 from trainables.base import spread
 from trainables.contract import Device, Memory, Need, RowShape
 from trainables.packing.pass_limits import (
+    ANSWERED_ROWS,
+    CACHED_TOKENS,
     EVALUATION_TOKENS,
     EXPONENT_TOKENS,
     FLAT,
@@ -178,6 +182,9 @@ def _moments(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int, writ
     yield Memory(activations=training.saved + evaluation.work)
     yield Memory(activations=training.saved, logits=evaluation.logits)
     yield Memory(activations=training.saved, kept=writing)
+    if trial.evaluation.metrics:
+        answering = answering_pass(base, rows, slots, trial.evaluation.max_new_tokens or rows.longest)
+        yield Memory(activations=training.saved + answering.work, logits=answering.logits)
 
 
 def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
@@ -315,6 +322,22 @@ def evaluation_pass(base: BaseShape, rows: RowShape, slots: int) -> Pass:
     else:
         work, logits = 0.0, slots * _evaluated(rows) * rows.labelled * _PEFT_EVALUATION_LOGIT_BYTES[base.width]
     return Pass(0, round(work), round(base.facts.vocab_size * logits))
+
+
+def answering_pass(base: BaseShape, rows: RowShape, slots: int, most: int) -> Pass:
+    """Estimates a pass of new prompts beside the keys and values of all rows that are answered at the same time.
+
+    Args:
+        most: tokens of an answer.
+    """
+    facts, tokens = base.facts, rows.longest + most
+    count = min(ANSWERED_ROWS[base.device], slots * rows.eval_rows, max(1, CACHED_TOKENS[base.device] // tokens))
+    keys = count * tokens * facts.layers * 2 * layer_shapes(facts)["k_proj"][1] * base.width
+    passed = count * rows.longest
+    if base.engine == FLAT:
+        passed = min(passed, max(rows.longest, SHARED_TOKENS[base.device]))
+    # Beside the logits their copy in fp32, and the noise where tokens are drawn.
+    return Pass(0, round(keys + passed * _flat_work(base)), round(count * facts.vocab_size * (base.width + 8)))
 
 
 def _scoring_pass(facts: ModelFacts, adapter: AdapterSpec, width: int, tokens: int) -> int:

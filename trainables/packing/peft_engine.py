@@ -21,7 +21,8 @@ from torch import nn
 from trainables.base.base_model import Base
 from trainables.errors import ModelError
 from trainables.packing.batches import pad, padded_losses
-from trainables.packing.engine import DropoutKey, Segment, dropout_mask
+from trainables.packing.engine import Answer, Answering, DropoutKey, Prompt, Segment, dropout_mask
+from trainables.packing.generation import generate_plain
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
 
@@ -82,6 +83,7 @@ class PeftEngine:
         self._adapters = PeftAdapters(base)
         self._dropouts: dict[int, PassDropout] = {}
         self._routes = Routes()
+        base.model.register_forward_pre_hook(_measure(self._routes), with_kwargs=True)
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """See `Engine.add`."""
@@ -110,9 +112,19 @@ class PeftEngine:
                 drops.key, drops.rows, drops.length = segment.dropout, len(segment.rows), segment.longest
         # The names stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._routes.names = [adapter_name(segment.slot) for segment in segments for _ in segment.rows]
-        self._routes.length = batch.ids.shape[1]
         losses_N = padded_losses(self.base.model, batch, self.base.device)
         return list(losses_N.split([segment.labels for segment in segments]))
+
+    def generate(self, prompts: Sequence[Prompt], how: Answering) -> list[Answer]:
+        """See `Engine.generate`."""
+        for drops in self._dropouts.values():
+            drops.key = None
+
+        def route(places: Sequence[int]) -> None:
+            self._routes.names = [adapter_name(prompts[place].slot) for place in places]
+
+        ids, seeds = [prompt.ids for prompt in prompts], [prompt.seed for prompt in prompts]
+        return generate_plain(self.base.model, ids, seeds, how, self.base.device, route)
 
     def pass_tokens(self, segments: Sequence[Segment]) -> int:
         """See `Engine.pass_tokens`."""
@@ -144,6 +156,13 @@ def _let_add(base_layer: torch.nn.Module) -> None:
     """
     if getattr(base_layer, "bias", None) is not None and hasattr(base_layer.weight, "quant_state"):
         base_layer.register_forward_hook(lambda _layer, _inputs, outputs: outputs.clone())
+
+
+def _measure(routes: Routes) -> Any:
+    def hook(_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        routes.length = kwargs["input_ids"].shape[1]
+
+    return hook
 
 
 def _router(routes: Routes) -> Any:

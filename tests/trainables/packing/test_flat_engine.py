@@ -16,7 +16,7 @@ from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.data.dataset import TokenRow
 from trainables.packing import flat_attention, flat_engine, pass_limits
 from trainables.packing.adapter_pack import AdapterPack, choose_engine
-from trainables.packing.engine import DropoutKey, Engine, Segment
+from trainables.packing.engine import Answer, Answering, DropoutKey, Engine, Prompt, Segment
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 
@@ -111,6 +111,27 @@ def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpoin
             assert of_slot.keys() == of_reference.keys()
             for name in of_reference:
                 torch.testing.assert_close(of_slot[name], of_reference[name], rtol=1e-4, atol=FP32, msg=name)
+
+
+# With prompts and answers longer than Mistral's window of 8 tokens.
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
+def test_answers_are_those_of_the_reference(monkeypatch, architecture, temperature):
+    def answers(make) -> list[Answer]:
+        engine = make(packs.base(architecture))
+        for slot, r in enumerate((4, 8)):
+            for parameter in engine.add(slot, packs.spec(seed=slot, r=r, lora_dropout=0.2)).values():
+                parameter.data.add_(0.02)
+        rows = [packs.rows().train.row(place) for place in range(9)]
+        prompts = [Prompt((0, None, 1)[place % 3], row.ids, seed=place) for place, row in enumerate(rows)]
+        return engine.generate(prompts, Answering(frozenset(range(0, tiny_models.VOCAB_SIZE, 12)), 20, temperature))
+
+    expected = answers(PeftEngine)
+    assert answers(GROUPED) == expected
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 4)
+    assert answers(FlatEngine) == expected
+    assert any(answer.is_ended for answer in expected)
+    assert len({tuple(answer.ids) for answer in expected}) > 5
 
 
 @pytest.mark.parametrize(("make", "drop"), [(FlatEngine, 0.2), (FlatEngine, 0.0), (GROUPED, 0.0)])

@@ -13,8 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from trainables.base.base_model import Base, checkpoint_gradients
 from trainables.contract import RowShape
 from trainables.data.dataset import TokenRow
-from trainables.packing import memory, pass_limits
-from trainables.packing.engine import Segment
+from trainables.packing import flat_attention, generation, memory, pass_limits
+from trainables.packing.engine import Answering, Prompt, Segment
 from trainables.packing.flat_engine import FlatEngine
 from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, TrainingSpec, TrialSpec
 
@@ -147,3 +147,25 @@ def test_rows_that_share_a_start_save_less_than_is_estimated() -> None:
     for shared in (4, 64):
         two, three = (saved_bytes("llama", layers, torch.float32, spec, shared=shared) for layers in (2, 3))
         assert 0.7 * whole < three - two < whole
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_answers_keep_the_keys_and_values_that_are_estimated(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    made: list[flat_attention.Cache] = []
+
+    class Noted(flat_attention.Cache):
+        def __init__(self, rows: int, tokens: int) -> None:
+            super().__init__(rows, tokens)
+            made.append(self)
+
+    monkeypatch.setattr(generation, "Cache", Noted)
+    model = MODELS[kind](MODELS[kind].config_class(num_hidden_layers=3, **SIZES)).requires_grad_(False).eval()
+    engine = FlatEngine(Base(model, torch.device("cpu"), torch.float32))
+    prompts = [Prompt(None, row_of(place % 40, 9, 40).ids[:40], 0) for place in range(100)]
+    engine.generate(prompts, Answering(frozenset(), most=2))
+    kept = sum(each.nbytes for pair in made[0]._layers.values() for each in pair)
+    base = memory.BaseShape(FACTS.model_copy(update={"layers": 3}), 4, "flat", kind, "cpu")
+    rows = RowShape(longest=40, mean=40, labelled=1.0, train_rows=9, eval_rows=100)
+    # One pass of as many new prompts as tokens of an evaluation pass.
+    passed = memory.answering_pass(base, rows, 1, 2).work - 2048 * memory._flat_work(base)
+    assert kept == passed == pass_limits.ANSWERED_ROWS["cpu"] * 42 * 3 * 2 * 2 * 16 * 4

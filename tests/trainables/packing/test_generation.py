@@ -1,0 +1,103 @@
+"""Rows give their places to others, passes stay within their bounds, and draws are draws from the softmax."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.packing import generation, pass_limits
+from trainables.packing.batches import FlatBatch
+from trainables.packing.engine import Answer, Answering, Prompt
+from trainables.packing.flat_attention import Next, Start
+
+CPU = torch.device("cpu")
+END = 0
+VOCABULARY = 400
+
+
+def prompt(length: int, answer: int, slot: int | None = None, first: int = 200) -> Prompt:
+    """A prompt whose answer by `Counting` has `answer` tokens."""
+    return Prompt(slot, np.array([*range(first, first + length - 1), answer + 1]), seed=0)
+
+
+class Counting:
+    """In place of a model: after the number n comes n - 1, until the end token 0. Notes the size of each pass."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.stepped: list[int] = []
+        self.slots: list[list[int | None]] = []
+
+    def __call__(self, batch: FlatBatch, pieces: Start | Next) -> torch.Tensor:
+        tokens = batch.ids[0, batch.keep]
+        (self.stepped if isinstance(pieces, Next) else self.started).append(batch.ids.shape[1])
+        self.slots.append([span.segment.slot for span in batch.spans])
+        assert [batch.spans[0].start, batch.spans[-1].stop] == [0, batch.ids.shape[1]]
+        return torch.nn.functional.one_hot(tokens - 1, VOCABULARY).float()
+
+
+def answered(prompts: list[Prompt], most: int = 50) -> tuple[list[Answer], Counting]:
+    model = Counting()
+    return generation.answer(prompts, Answering(frozenset({END}), most), model, CPU), model
+
+
+def test_each_prompt_gets_its_own_answer_whatever_ends_when(monkeypatch):
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 4)
+    lengths = [7, 0, 3, 60, 1, 0, 12, 5, 2, 9, 50]
+    found, _ = answered([prompt(2 + place % 3, length, place % 2) for place, length in enumerate(lengths)])
+    for answer, length in zip(found, lengths, strict=True):
+        assert answer == Answer(list(range(length, 0, -1))[:50], is_ended=length < 50)
+
+
+def test_a_row_that_ends_gives_its_place_to_one_that_waits(monkeypatch):
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 4)
+    _, model = answered([prompt(2, length) for length in [40, *[10] * 12]])
+    # One long answer beside three lanes of four short ones: 40 steps, and none more.
+    assert len(model.stepped) == 40
+    assert max(model.stepped) == 4
+
+
+def test_places_are_filled_by_groups(monkeypatch):
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 16)
+    _, model = answered([prompt(1, 3 + place % 5) for place in range(64)])
+    assert model.started[0] == 16
+    assert sum(model.started) == 64
+    assert min(model.started[:-1]) >= 16 // pass_limits.REFILLED
+    assert max(model.stepped) == 16
+
+
+def test_passes_have_no_more_tokens_than_evaluations_and_the_cache_no_more_than_its_bound(monkeypatch):
+    monkeypatch.setitem(pass_limits.SHARED_TOKENS, "cpu", 100)
+    monkeypatch.setitem(pass_limits.CACHED_TOKENS, "cpu", 480)
+    # Nothing is shared, as each prompt has another slot.
+    _, model = answered([prompt(30, 9, slot) for slot in range(11)], most=50)
+    assert max(model.started) == 90
+    assert max(model.stepped) == 480 // (30 + 50)
+    _, model = answered([prompt(150, 9)], most=500)
+    assert model.started == [150]
+
+
+def test_adapters_follow_each_other(monkeypatch):
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 4)
+    _, model = answered([prompt(3, 9, slot) for _ in range(4) for slot in (2, 0, None)])
+    assert model.slots[0] == [None]
+    assert max(map(len, model.slots)) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_draws_are_from_the_softmax(temperature):
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    draws = [(seed, 7) for seed in range(4000)]
+    drawn = Counter(generation.scores(logits.expand(4000, -1), temperature, draws).argmax(dim=-1).tolist())
+    for token, expected in enumerate((logits / temperature).softmax(0).tolist()):
+        # Four standard deviations of a share of 4,000 draws.
+        assert drawn[token] / 4000 == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 4000) ** 0.5)
+
+
+def test_each_place_of_an_answer_has_draws_of_its_own():
+    logits = torch.zeros(1, 1000)
+    tokens = {int(generation.scores(logits, 1.0, [(3, place)]).argmax()) for place in range(20)}
+    assert len(tokens) > 15

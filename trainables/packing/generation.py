@@ -1,0 +1,263 @@
+"""Answers prompts token by token: so many rows at the same time, and a new row when one has ended.
+
+`answer` is what the flat engine does. `generate_plain` leaves the work to transformers' own `generate`: PEFT's engine
+calls it, and so does who has one model and no engine. Both choose tokens by `scores`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, LogitsProcessor
+
+from trainables.data.dataset import TokenRow
+from trainables.packing.batches import FlatBatch, Span, flatten
+from trainables.packing.engine import Answer, Answering, Prompt, Segment
+from trainables.packing.flat_attention import Cache, Next, Start
+from trainables.packing.pass_limits import ANSWERED_ROWS, CACHED_TOKENS, REFILLED, SHARED_TOKENS
+
+Compute = Callable[[FlatBatch, Start | Next], torch.Tensor]
+"""Returns the logits at the tokens that a sequence keeps: (tokens, vocabulary), float32."""
+
+
+def rows_at_once(device: torch.device, tokens: int) -> int:
+    """Returns how many rows may be answered at the same time, where each has at most so many tokens."""
+    return max(1, min(ANSWERED_ROWS[device.type], CACHED_TOKENS[device.type] // tokens))
+
+
+def scores(logits: torch.Tensor, temperature: float, draws: Iterable[tuple[int, int]]) -> torch.Tensor:
+    """Returns what the next token of each row is the largest of: (rows, vocabulary), float32.
+
+    With a temperature, the largest sum of logit / temperature and Gumbel noise is a draw from the softmax (Gumbel,
+    Statistical Theory of Extreme Values, 1954): so a draw follows from the row alone, whatever else is in the batch.
+
+    Args:
+        logits: (rows, vocabulary), float32.
+        temperature: see `Answering`.
+        draws: of each row, its seed and the number of tokens that it has answered.
+    """
+    if temperature == 0:
+        return logits
+    noise = torch.stack([_gumbel(seed, place, logits.shape[1]) for seed, place in draws])
+    return logits / temperature + noise.to(logits.device)
+
+
+def _gumbel(seed: int, place: int, count: int) -> torch.Tensor:
+    generator = torch.Generator()
+    generator.manual_seed(int.from_bytes(hashlib.blake2b(f"{seed} {place}".encode(), digest_size=7).digest()))
+    return -torch.empty(count).exponential_(generator=generator).log()
+
+
+# The flat engine
+
+
+@dataclass
+class _Row:
+    """A prompt that is being answered."""
+
+    place: int
+    """Of the prompt among all."""
+    prompt: Prompt
+    ids: list[int] = field(default_factory=list)
+    """The answer so far."""
+    is_ended: bool = False
+
+
+def answer(prompts: Sequence[Prompt], how: Answering, compute: Compute, device: torch.device) -> list[Answer]:
+    """Returns the answer of each prompt, in order. For use without gradients.
+
+    Prompts of one adapter follow each other, the longest first: a pass has few adapters and rows of like lengths.
+
+    Args:
+        prompts: of any adapters.
+        how: see `Answering`.
+        compute: passes a sequence through the model.
+        device: of the model.
+    """
+    answers = _Answers(prompts, how, compute, device).run()
+    return [answers[place] for place in range(len(prompts))]
+
+
+def _first(slot: int | None) -> int:
+    """Sorts the base before the slots."""
+    return -1 if slot is None else slot
+
+
+class _Answers:
+    """The rows that are answered at the same time, and those that wait."""
+
+    def __init__(self, prompts: Sequence[Prompt], how: Answering, compute: Compute, device: torch.device) -> None:
+        rows = [_Row(place, prompt) for place, prompt in enumerate(prompts)]
+        self._waiting = deque(sorted(rows, key=lambda row: (_first(row.prompt.slot), -len(row.prompt.ids))))
+        self._how, self._compute, self._device = how, compute, device
+        tokens = max((len(prompt.ids) for prompt in prompts), default=0) + how.most
+        self._most = rows_at_once(device, tokens)
+        self._rows: list[_Row] = []
+        """As they lie in the cache."""
+        self._cache = Cache(min(self._most, len(prompts)), tokens)
+        self._answers: dict[int, Answer] = {}
+        """By the place of the prompt."""
+
+    def run(self) -> dict[int, Answer]:
+        """Answers all rows; returns the answers by the places of their prompts."""
+        while self._waiting or self._rows:
+            free = self._most - len(self._rows)
+            if self._waiting and (free * REFILLED >= self._most or not self._rows):
+                self._start(free)
+            else:
+                self._step()
+            self._drop()
+        return self._answers
+
+    def _start(self, free: int) -> None:
+        """Passes prompts through the model: at most `free` of them, and no more tokens than an evaluation has."""
+        new: list[_Row] = []
+        left = SHARED_TOKENS[self._device.type]
+        while self._waiting and len(new) < free and (not new or len(self._waiting[0].prompt.ids) <= left):
+            new.append(self._waiting.popleft())
+            left -= len(new[-1].prompt.ids)
+        segments = [
+            Segment(slot, [_to_predict(row.prompt.ids) for row in rows])
+            for slot, rows in groupby(new, lambda row: row.prompt.slot)
+        ]
+        batch = flatten(segments, self._device)
+        logits_RV = self._compute(batch, Start(batch.pieces, self._cache))
+        self._cache.lengths += [len(row.prompt.ids) for row in new]
+        self._rows += new
+        self._choose(new, logits_RV)
+
+    def _step(self) -> None:
+        """Passes the latest token of each row through the model."""
+        order = sorted(range(len(self._rows)), key=lambda place: _first(self._rows[place].prompt.slot))
+        rows = [self._rows[place] for place in order]
+        places, lengths = torch.tensor(order), torch.tensor(self._cache.lengths)
+        batch = FlatBatch(
+            ids=torch.tensor([[row.ids[-1] for row in rows]]).to(self._device),
+            positions=lengths[places][None].to(self._device),
+            pieces=(),
+            keep=torch.arange(len(rows)).to(self._device),
+            answers=torch.empty(0),
+            spans=_spans(rows),
+        )
+        step = Next(self._cache, lengths.to(self._device), places.argsort().to(self._device))
+        logits_RV = self._compute(batch, step)
+        self._cache.lengths = [length + 1 for length in self._cache.lengths]
+        self._choose(rows, logits_RV)
+
+    def _choose(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
+        draws = [(row.prompt.seed, len(row.ids)) for row in rows]
+        tokens = scores(logits, self._how.temperature, draws).argmax(dim=-1).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            row.is_ended = token in self._how.ends
+            if not row.is_ended:
+                row.ids.append(token)
+
+    def _drop(self) -> None:
+        """Takes out the rows whose answer is whole; the last row gets the place of one that is taken out."""
+        for place in reversed(range(len(self._rows))):
+            row = self._rows[place]
+            if row.is_ended or len(row.ids) == self._how.most:
+                self._answers[row.place] = Answer(row.ids, row.is_ended)
+                self._cache.drop(place)
+                self._rows[place] = self._rows[-1]
+                self._rows.pop()
+
+
+def _to_predict(ids: np.ndarray) -> TokenRow:
+    """Returns the prompt as a row whose only label is the token after the prompt, which is not known."""
+    return TokenRow(np.append(ids, 0), np.arange(len(ids) + 1) == len(ids))
+
+
+def _spans(rows: Sequence[_Row]) -> tuple[Span, ...]:
+    """Returns the spans of rows of one token, sorted by their slots."""
+    spans, start = [], 0
+    for slot, of_slot in groupby(rows, lambda row: row.prompt.slot):
+        stop = start + len(list(of_slot))
+        spans.append(Span(Segment(slot, ()), start, stop, None))
+        start = stop
+    return tuple(spans)
+
+
+# Models of transformers and PEFT
+
+
+def generate_plain(
+    model: Any,
+    prompts: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    how: Answering,
+    device: torch.device,
+    route: Callable[[Sequence[int]], None] = lambda _places: None,
+) -> list[Answer]:
+    """Returns the answer of each prompt, in order, by transformers' own `generate` in batches padded on the left.
+
+    Args:
+        model: of transformers, with or without an adapter.
+        prompts: the tokens of each, (length,).
+        seeds: of each prompt's own draws.
+        how: see `Answering`.
+        device: of the model.
+        route: is told the places of the prompts of a batch before the batch is passed through the model.
+    """
+    answers: dict[int, Answer] = {}
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    waiting = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    while waiting:
+        count = rows_at_once(device, len(prompts[waiting[0]]) + how.most)
+        places, waiting = waiting[:count], waiting[count:]
+        route(places)
+        batch = [prompts[place] for place in places]
+        found = _generate(inner, batch, [seeds[place] for place in places], how, device)
+        answers |= zip(places, found, strict=True)
+    return [answers[place] for place in range(len(prompts))]
+
+
+def _generate(
+    model: Any, prompts: Sequence[np.ndarray], seeds: Sequence[int], how: Answering, device: torch.device
+) -> list[Answer]:
+    """Answers one batch."""
+    longest = max(map(len, prompts))
+    ids_BT, mask_BT = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(2))
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
+        mask_BT[row, longest - len(prompt) :] = 1
+    # The configuration of a model's folder fills in what a given one leaves open, such as penalties of repetition
+    # (generation/utils.py, _prepare_generation_config, 5.24): so it is put aside.
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        max_new_tokens=how.most, do_sample=False, use_cache=True, eos_token_id=sorted(how.ends), pad_token_id=0
+    )
+    try:
+        whole_BT = model.generate(
+            input_ids=ids_BT.to(device),
+            attention_mask=mask_BT.to(device),
+            logits_processor=[_Draws(seeds, how.temperature, longest)],
+        )
+    finally:
+        model.generation_config = own
+    return [_cut(ids, how.ends) for ids in whole_BT[:, longest:].tolist()]
+
+
+class _Draws(LogitsProcessor):
+    """Adds the noise of each row's own draws; see `scores`."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float, prompt: int) -> None:
+        self._seeds, self._temperature, self._prompt = seeds, temperature, prompt
+
+    def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        done = input_ids.shape[1] - self._prompt
+        return scores(logits, self._temperature, [(seed, done) for seed in self._seeds])
+
+
+def _cut(ids: Sequence[int], ends: frozenset[int]) -> Answer:
+    """Returns the answer that new tokens make: those before the first end token."""
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
+    return Answer(list(ids[:end]), end is not None)
