@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from trainables.objective import Direction
 from trainables.specs import Spec
@@ -41,9 +41,29 @@ class Grader(Spec):
             answer: what was generated, without the end token; the likeliest label where labels are ranked.
 
         Raises:
-            Exception: the answer cannot be scored. The evaluation fails then, and says why.
+            ValueError: no answer to this row can be right; `catalogue.wrong_row` finds that before training.
+            Exception: the grader is broken. The evaluation fails then, and says why.
         """
 
     def overall(self, expected: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:
         """Scores all rows together: a value for each metric that is no mean of its rows."""
         return {}
+
+
+class RightOrWrong(Grader):
+    """A grader that gives 1 to a right answer and 0 to any other."""
+
+    metric: ClassVar[str]
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """See `Grader.metrics`."""
+        return {self.metric: "max"}
+
+    def grade(self, row: Mapping[str, Any], expected: str, answer: str) -> Mapping[str, float]:
+        """See `Grader.grade`."""
+        return {self.metric: float(self._is_right(row, expected, answer))}
+
+    @abstractmethod
+    def _is_right(self, row: Mapping[str, Any], expected: str, answer: str) -> bool:
+        """Takes and raises what `grade` does."""

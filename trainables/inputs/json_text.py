@@ -9,15 +9,16 @@ DEPTH = 100
 """The deepest nesting of lists and mappings, because code that reads them makes one call per level."""
 
 
-class _RepeatedKeyError(ValueError):
-    """A key that stands twice in one object."""
+class _RefusedError(ValueError):
+    """What `json` reads and the caller does not want."""
 
 
-def parse(raw: bytes | str, *, unique_keys: bool = False) -> Any:
+def parse(raw: bytes | str, *, unique_keys: bool = False, allow_nan: bool = True) -> Any:
     """Parses JSON text; bytes must be UTF-8.
 
     Args:
         unique_keys: refuse an object that has a key twice; without it the last one counts, as `json` has it.
+        allow_nan: take NaN, Infinity and -Infinity, which are no JSON, as `json` does.
 
     Raises:
         ValueError: it is not JSON, not UTF-8, holds a number with thousands of digits, is nested more than `DEPTH`
@@ -25,10 +26,14 @@ def parse(raw: bytes | str, *, unique_keys: bool = False) -> Any:
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     try:
-        value = json.loads(text, object_pairs_hook=_unique if unique_keys else None)
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique if unique_keys else None,
+            parse_constant=None if allow_nan else _refuse_constant,
+        )
     except RecursionError:
         raise _too_deep() from None
-    except (json.JSONDecodeError, _RepeatedKeyError):
+    except (json.JSONDecodeError, _RefusedError):
         raise
     except ValueError:  # its message is written for programmers
         raise ValueError("it holds a number with thousands of digits") from None
@@ -42,10 +47,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(
-            f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object"
-        )
+        raise _RefusedError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
     return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise _RefusedError(f"it holds {name}, which is no JSON")
 
 
 def _too_deep() -> ValueError:

@@ -1,0 +1,268 @@
+"""What `evaluation.metrics` names is built, and every mistake in it is a line with the way out."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+import python_imports
+
+from trainables.errors import GradingError
+from trainables.grading import catalogue
+from trainables.objective import wrong_names
+from trainables.specs import EvaluationSpec
+
+FUNCTIONS = """
+def polite(row, answer):
+    return "please" in answer
+
+
+def both(row, answer):
+    return {"long": len(answer) / row["size"], "short": 1}
+
+
+both.metrics = {"long": "min", "short": "max"}
+
+
+def undeclared(row, answer):
+    return {"long": 1.0}
+
+
+def not_a_number(row, answer):
+    return float("nan")
+
+
+def text(row, answer):
+    return "1"
+
+
+def steps(row, answer):
+    return 1
+
+
+def misdeclared(row, answer):
+    return 1
+
+
+misdeclared.metrics = {"long": ["most"]}
+number = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def functions(tmp_path, monkeypatch):
+    (tmp_path / "my_scores.py").write_text(FUNCTIONS)
+    (tmp_path / "my_broken.py").write_text("import nothing_of_the_kind")
+    (tmp_path / "my_exit.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def spec(*entries: Any) -> EvaluationSpec:
+    return EvaluationSpec(metrics=entries)
+
+
+def problems(*entries: Any) -> tuple[str, ...]:
+    with pytest.raises(GradingError) as error:
+        catalogue.graders(spec(*entries))
+    assert pickle.loads(pickle.dumps(error.value)).problems == error.value.problems
+    return error.value.problems
+
+
+def test_graders_stand_in_the_order_of_the_file():
+    made = catalogue.graders(spec("number", {"exact_match": {"lower": True}}, "my_scores:both"))
+    assert [next(iter(grader.metrics)) for grader in made] == ["number", "exact_match", "both_long"]
+    assert catalogue.directions(spec("number", "my_scores:both")) == {
+        "number": "max",
+        "both_long": "min",
+        "both_short": "max",
+        "answers_ended": "max",
+    }
+
+
+def test_every_name_is_that_of_its_main_metric_and_can_be_logged():
+    options: dict[str, dict[str, Any]] = {"regex": {"pattern": "(?P<answer>.)", "column": "a"}}
+    for name, kind in catalogue.GRADERS.items():
+        if name != "math":
+            metrics = kind.model_validate(options.get(name, {})).metrics
+            assert next(iter(metrics)) == name and wrong_names(metrics) is None
+            assert all(metric.startswith(name) for metric in metrics)
+
+
+def test_no_metric_asks_for_no_answer():
+    assert (
+        catalogue.graders(spec()) == () and not catalogue.needs_answers(spec()) and catalogue.directions(spec()) == {}
+    )
+
+
+def test_nothing_heavy_is_imported_for_the_check():
+    program = """
+import sys
+from trainables.grading import catalogue
+from trainables.specs import EvaluationSpec
+catalogue.directions(EvaluationSpec(metrics=("number", "choice", "json_fields", {"exact_match": {"lower": True}})))
+assert not {"jsonschema", "sympy", "math_verify", "numpy"} & sys.modules.keys()
+"""
+    assert python_imports.heavy(program) == set()
+
+
+NAMES = "exact_match, contains, choice, number, regex, json_valid, math, json_fields"
+REGEX = {"pattern": "(?P<answer>.)", "column": "a"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        (
+            "exactmatch",
+            f"exactmatch: no such grader; did you mean exact_match? (there are: {NAMES}; a function of your own is "
+            "named MODULE:FUNCTION; an entry names one, with options as {NAME: {...}})",
+        ),
+        ("", r": no such grader (there are: "),
+        ({}, r": no such grader (there are: "),
+        ({"number": {}, "regex": REGEX}, "number and regex: no such grader; did you mean "),
+        ("\x1b[2J", r"\x1b[2J: no such grader (there"),
+        (
+            {"number": {"tolerence": 1}},
+            "number.tolerence: unknown option; did you mean tolerance? (options here: tolerance, relative_tolerance)",
+        ),
+        ({"json_valid": {"schema": {}}}, "json_valid.schema: unknown option (options here: none)"),
+        ({"number": {"tolerance": "1"}}, "number.tolerance: must be a valid number, not '1'"),
+        ({"number": {"tolerance": -1}}, "number.tolerance: must be greater than or equal to 0, not -1"),
+        ({"exact_match": {"strip": "no"}}, "exact_match.strip: must be a valid boolean, not 'no'"),
+        ({"regex": {"column": "a"}}, "regex.pattern: is required"),
+        (
+            {"regex": {"pattern": "(", "column": "a"}},
+            "regex.pattern: '(' is no regular expression: missing ), unterminated subpattern at position 0",
+        ),
+        (
+            {"regex": {"pattern": "(.*)", "column": "a"}},
+            "regex.pattern: '(.*)' lacks a group of the name answer: (?P<answer>...)",
+        ),
+        ({"choice": {"by": "rank"}}, "choice.by: must be 'ranking' or 'answer', not 'rank'"),
+        ({"choice": {"labels": "a"}}, "choice.labels: must be a list, not 'a'"),
+        ({"choice": {"labels": ["a", True]}}, "choice.labels.1: must be a valid string, not True"),
+        (
+            {"choice": {"labels": ["a", "a "]}},
+            "choice: has 2 labels, and needs two or more, none of them twice or blank",
+        ),
+        (
+            {"choice": {"labels": [str(n) for n in range(101)]}},
+            "choice: has 101 labels, and ranks at most 100: write by: answer, or list fewer",
+        ),
+        (
+            {"choice": {"labels": [str(n) for n in range(1001)], "by": "answer"}},
+            "choice: has 1,001 labels, and takes at most 1,000: take exact_match instead",
+        ),
+        (
+            {"json_fields": {"schema": {"type": "dict"}}},
+            "json_fields.schema: {'type': 'dict'} is no JSON schema: 'dict' is not valid under any of the given",
+        ),
+        (
+            {"json_fields": {"schema": 5}},
+            "json_fields.schema: 5 is no JSON schema: it must be an object, or the path of a file that holds one",
+        ),
+        (
+            {"json_fields": {"schema": "/nowhere/a.json"}},
+            "json_fields.schema: '/nowhere/a.json' cannot be read: No such file or directory",
+        ),
+        ({"json_fields": {"schema": "\x00"}}, r"json_fields.schema: '\x00' is no JSON schema: embedded null byte"),
+        (
+            "my_nothing:polite",
+            "my_nothing:polite: 'my_nothing' cannot be imported (the current folder is searched, too): "
+            "ModuleNotFoundError: No module named 'my_nothing'",
+        ),
+        (
+            "my_broken:polite",
+            "my_broken:polite: 'my_broken' cannot be imported (the current folder is searched, too): Mod",
+        ),
+        (
+            "my_exit:polite",
+            "my_exit:polite: 'my_exit' cannot be imported (the current folder is searched, too): SystemExit",
+        ),
+        (
+            ":polite",
+            ":polite: '' cannot be imported (the current folder is searched, too): ValueError: Empty module name",
+        ),
+        ("..:polite", "..:polite: '..' cannot be imported (the current folder is searched, too): TypeError: "),
+        (
+            "my_scores:politeness",
+            "my_scores:politeness: my_scores has no function 'politeness'; did you mean polite?",
+        ),
+        ("my_scores:number", "my_scores:number: my_scores has no function 'number'"),
+        (
+            {"my_scores:polite": {"weight": 1}},
+            "my_scores:polite.weight: unknown option (options here: none)",
+        ),
+        (
+            "my_scores:misdeclared",
+            """my_scores:misdeclared: its attribute metrics is {'long': ['most']}: write {"name": "max"} or "min\"""",
+        ),
+        (
+            "my_scores:steps",
+            "my_scores:steps: has 'steps': a sweep writes something else under this name: choose another",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(entry, line):
+    (problem,) = problems("contains", entry)
+    assert problem.startswith(f"evaluation.metrics.1: {line}") and problem.isprintable()
+
+
+def test_all_mistakes_are_told_at_once():
+    assert [line.split(":")[0] for line in problems("nothing", "number", {"number": {}}, "regex")] == [
+        "evaluation.metrics.0",
+        "evaluation.metrics.2",
+        "evaluation.metrics.3",
+        "evaluation.metrics.3",
+    ]
+    assert problems("number", "number") == ("evaluation.metrics.1: number: its name is taken: write each metric once",)
+
+
+@pytest.mark.parametrize("name", ["eval_loss", "answers_ended", "number"])
+def test_a_function_takes_no_name_of_another_metric(name, tmp_path):
+    (tmp_path / f"my_{name}.py").write_text(f"def {name}(row, answer): return 1")
+    told = f"evaluation.metrics.1: my_{name}:{name}: its name is taken: write each metric once"
+    assert problems("number", f"my_{name}:{name}") == (told,)
+
+
+def test_a_function_scores_answers():
+    polite, both = catalogue.graders(spec("my_scores:polite", "my_scores:both"))
+    assert [polite.grade({}, "", answer) for answer in ("please", "")] == [{"polite": 1.0}, {"polite": 0.0}]
+    assert both.grade({"size": 4}, "", "ab") == {"both_long": 0.5, "both_short": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "why"),
+    [
+        ("both", {}, "size"),
+        ("undeclared", {}, r"returns \{'long': 1.0\}, and its metrics are undeclared: declare numbers by name"),
+        ("not_a_number", {}, "returns nan: a score must be a finite number"),
+        ("text", {}, "returns '1': a score must be a finite number"),
+    ],
+)
+def test_a_function_that_is_broken_raises(name, row, why):
+    (made,) = catalogue.graders(spec(f"my_scores:{name}"))
+    with pytest.raises((KeyError, TypeError), match=why):
+        made.grade(row, "", "answer")
+
+
+def test_a_schema_is_read_from_its_file_once(tmp_path):
+    (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
+    entries = ["number", {"json_fields": {"schema": "schema.json"}}, {"json_fields": {"schema": "gone.json"}}, 5]
+    assert catalogue.with_schemas(entries, tmp_path) == [
+        "number",
+        {"json_fields": {"schema": {"type": "object"}}},
+        {"json_fields": {"schema": str(tmp_path / "gone.json")}},
+        5,
+    ]
+    path = {"json_fields": {"schema": str(tmp_path / "schema.json")}}
+    assert catalogue.graders(spec(path)) == catalogue.graders(spec({"json_fields": {"schema": {"type": "object"}}}))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"type": 1}'])
+def test_a_file_that_is_no_schema_is_told(text, tmp_path):
+    (tmp_path / "schema.json").write_text(text)
+    (problem,) = problems({"json_fields": {"schema": str(tmp_path / "schema.json")}})
+    assert "schema.json' is no JSON schema: " in problem

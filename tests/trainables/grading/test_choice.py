@@ -1,0 +1,116 @@
+"""Labels come from the rows or the file, are few enough, and what was taken for what is counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.errors import GradingError
+from trainables.grading import catalogue
+from trainables.grading.choice import Choice, confusion
+from trainables.specs import EvaluationSpec
+
+
+def many(count: int) -> list[str]:
+    return [f"label {number:04}" for number in range(count)]
+
+
+def with_labels(completions: list[str], **options: object) -> Choice:
+    made = catalogue.graders(EvaluationSpec(metrics=("exact_match", {"choice": options})))
+    exact, choice = catalogue.with_labels(made, completions)
+    assert exact is made[0] and isinstance(choice, Choice)
+    return choice
+
+
+def test_labels_are_those_of_the_data_written_as_they_are_there():
+    choice = with_labels([" ham", " spam", " spam", " ham"])
+    assert choice.labels == (" ham", " spam")
+    assert with_labels(list(choice.labels)) == choice
+    assert with_labels(["spam", "ham", " ham"]) == with_labels([" ham", "ham", "spam"])
+
+
+def test_a_list_keeps_its_order_and_takes_the_writing_of_the_data():
+    assert with_labels([" ham", " spam"], labels=["spam", "eggs", "ham"]).labels == (" spam", "eggs", " ham")
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [("ham", 1), (" ham\n", 1), ("spam", 0), ("", 0), ("Ham", 0), ("ham<|im_end|>", 0), ("ha", 0)]
+)
+def test_the_answer_is_the_label(answer, right):
+    assert Choice().grade({}, " ham", answer) == {"choice": right}
+
+
+@pytest.mark.parametrize(
+    ("completions", "options", "why"),
+    [
+        (many(1001), {}, "has 1,001 labels, and takes at most 1,000: take exact_match instead"),
+        (many(101), {}, "has 101 labels, and ranks at most 100: write by: answer, or list fewer"),
+        (["ham", "ham "], {}, "has 1 labels, and needs two or more, none of them twice or blank"),
+        (["ham", " "], {}, "has 2 labels, and needs two or more, none of them twice or blank"),
+        (
+            ["ham", "spamm"],
+            {"labels": ["ham", "spam"]},
+            "the completion 'spamm' is none of its labels; did you mean spam?: "
+            "add it, or leave labels out to take those in the data",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_are_told(completions, options, why):
+    with pytest.raises(GradingError) as error:
+        with_labels(completions, **options)
+    assert error.value.problems == (f"evaluation.metrics.1: choice: {why}",)
+
+
+@pytest.mark.parametrize(("count", "by"), [(100, "ranking"), (1000, "answer")])
+def test_as_many_labels_as_can_be_are_taken(count, by):
+    assert len(with_labels(many(count), by=by).labels or ()) == count
+
+
+def test_ranking_generates_nothing():
+    ranked, answered = EvaluationSpec(metrics=("choice",)), EvaluationSpec(metrics=({"choice": {"by": "answer"}},))
+    assert (catalogue.needs_answers(ranked), catalogue.needs_answers(answered)) == (False, True)
+    assert catalogue.directions(ranked) == {"choice": "max", "choice_macro_f1": "max"}
+    assert catalogue.directions(answered) == {"choice": "max", "choice_macro_f1": "max", "answers_ended": "max"}
+
+
+EXPECTED = ["bug", "bug", "bug", "praise", "praise", " question"]
+ANSWERS = ["bug", " bug", "praise", "praise", "", "none of it"]
+
+
+def test_a_confusion_table_counts_what_was_taken_for_what():
+    table = confusion(EXPECTED, ANSWERS)
+    assert table.labels == ("bug", "praise", "question")
+    assert table.counts == ((2, 1, 0, 0), (0, 1, 0, 1), (0, 0, 0, 1))
+    assert json.loads(table.model_dump_json()) == {
+        "labels": ["bug", "praise", "question"],
+        "counts": [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]],
+    }
+    assert table.text() == (
+        "          bug  praise  question  (other)\n"
+        "     bug    2       1         0        0\n"
+        "  praise    0       1         0        1\n"
+        "question    0       0         0        1"
+    )
+
+
+def test_macro_f1_is_the_mean_over_the_labels():
+    # bug: 2 right of 3 expected and 2 answered; praise: 1 of 2 and 2; question: none of 1 and 0.
+    expected = (4 / 5 + 2 / 4 + 0) / 3
+    assert Choice().overall(EXPECTED, ANSWERS) == {"choice_macro_f1": pytest.approx(expected, abs=1e-12)}
+
+
+def test_labels_of_strangers_cannot_write_to_the_terminal():
+    assert "\x1b" not in confusion(["\x1b[2J", "ok"], ["ok", "ok"]).text()
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1))
+def test_every_row_is_counted_once(pairs):
+    expected, answers = zip(*pairs, strict=True)
+    table = confusion(expected, answers)
+    assert sum(map(sum, table.counts)) == len(pairs)
+    right = sum(row[place] for place, row in enumerate(table.counts))
+    assert right == sum(one == other for one, other in pairs)
+    assert 0 <= table.macro_f1 <= 1 and (table.macro_f1 == 1) == (right == len(pairs))

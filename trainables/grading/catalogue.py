@@ -1,0 +1,137 @@
+"""Builds the graders that `evaluation.metrics` names, and says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainables.errors import GradingError
+from trainables.grading.choice import Choice
+from trainables.grading.function import Function
+from trainables.grading.grader import Grader
+from trainables.grading.json_answers import JsonFields, JsonValid, read_schema
+from trainables.grading.mathematics import Math
+from trainables.grading.number import Number
+from trainables.grading.text import Contains, ExactMatch, Regex
+from trainables.inputs import paths
+from trainables.inputs.legible import legible
+from trainables.inputs.similar import did_you_mean
+from trainables.objective import EVAL_LOSS, Direction
+from trainables.specs import EvaluationSpec
+
+_SIMPLE = (ExactMatch, Contains, Choice, Number, Regex, JsonValid, Math)
+GRADERS: Mapping[str, type[Grader]] = {kind.metric: kind for kind in _SIMPLE} | {"json_fields": JsonFields}
+"""By the name of the entry, which is that of its main metric."""
+ANSWERS_ENDED = "answers_ended"
+"""Share of the generated answers that ended by themselves."""
+_WORDS = {"Value error, ": "", "Input should be": "must be", "a valid tuple": "a list", "Field required": "is required"}
+"""What pydantic says -> what is said here."""
+
+
+def graders(spec: EvaluationSpec) -> tuple[Grader, ...]:
+    """The grader of each entry of `metrics`, in order. Raises `GradingError`."""
+    made: list[Grader] = []
+    problems: list[str] = []
+    taken = {EVAL_LOSS, ANSWERS_ENDED}
+    for number, entry in enumerate(spec.metrics):
+        name = entry if isinstance(entry, str) else " and ".join(entry)
+        try:
+            grader = _grader(name, {} if isinstance(entry, str) else entry.get(name, {}))
+            if not taken.isdisjoint(grader.metrics):
+                raise ValueError("its name is taken: write each metric once")
+        except ValueError as error:
+            problems += _lines(number, name, error)
+        else:
+            made.append(grader)
+            taken.update(grader.metrics)
+    if problems:
+        raise GradingError(problems)
+    return tuple(made)
+
+
+def directions(spec: EvaluationSpec) -> Mapping[str, Direction]:
+    """Name of each metric -> which value is better. Raises `GradingError`."""
+    found = {name: better for grader in graders(spec) for name, better in grader.metrics.items()}
+    return found | {ANSWERS_ENDED: "max"} if needs_answers(spec) else found
+
+
+def needs_answers(spec: EvaluationSpec) -> bool:
+    """Whether anything is generated. Raises `GradingError`."""
+    return any(not grader.ranks_labels for grader in graders(spec))
+
+
+def with_labels(made: Sequence[Grader], completions: Collection[str]) -> tuple[Grader, ...]:
+    """The graders, and each `Choice` with the labels of these rows, of which none that is its own changes it.
+
+    Raises:
+        GradingError: as `Choice.with_labels` says.
+    """
+    found = list(made)
+    for number, grader in enumerate(made):
+        if isinstance(grader, Choice):
+            try:
+                found[number] = grader.with_labels(completions)
+            except ValueError as error:
+                raise GradingError(_lines(number, "choice", error)) from None
+    return tuple(found)
+
+
+def wrong_row(made: Sequence[Grader], row: Mapping[str, Any], expected: str) -> str | None:
+    """Why no answer to a row can be right; None where one can. It grades the row's own completion."""
+    for number, grader in enumerate(made):
+        try:
+            grader.grade(row, expected, expected)
+        except ValueError as error:
+            return f"evaluation.metrics.{number}: {next(iter(grader.metrics))}: {legible(str(error))}"
+    return None
+
+
+def with_schemas(entries: Sequence[Any], folder: Path) -> list[Any]:
+    """The entries of a sweep file with what schemas hold in place of their paths, which are relative to `folder`.
+
+    Entries that are wrong keep an absolute path: `graders` says what is wrong with them.
+    """
+    found = list(entries)
+    for number, entry in enumerate(entries):
+        match entry:
+            case {"json_fields": {"schema": str(path), **options}}:
+                schema: object = str(paths.absolute(folder / paths.at_home(Path(path))))
+                with suppress(ValueError):
+                    schema = read_schema(schema)
+                found[number] = {"json_fields": {**options, "schema": schema}}
+    return found
+
+
+def _grader(name: str, options: Mapping[str, Any]) -> Grader:
+    if ":" in name:
+        return Function.model_validate({**options, "path": name})
+    if name not in GRADERS:
+        raise ValueError(
+            f"no such grader{did_you_mean(name, GRADERS)} (there are: {', '.join(GRADERS)}; a function of your own is "
+            "named MODULE:FUNCTION; an entry names one, with options as {NAME: {...}})"
+        )
+    return GRADERS[name].model_validate(options)
+
+
+def _lines(number: int, name: str, error: ValueError) -> list[str]:
+    """A line for each mistake of an entry."""
+    where = f"evaluation.metrics.{number}: {legible(name, 100)}"
+    if not isinstance(error, ValidationError):
+        return [f"{where}: {error}"]
+    lines = []
+    for detail in error.errors(include_url=False):
+        rule = detail["msg"]
+        for pydantic, ours in _WORDS.items():
+            rule = rule.replace(pydantic, ours)
+        if detail["type"] == "extra_forbidden":
+            keys = [field.alias or key for key, field in GRADERS[name].model_fields.items()] if name in GRADERS else []
+            meant = did_you_mean(str(detail["loc"][-1]), keys)
+            rule = f"unknown option{meant} (options here: {', '.join(keys) or 'none'})"
+        elif detail["type"] not in ("value_error", "missing"):
+            rule += f", not {legible(repr(detail['input']), 100)}"
+        lines.append(f"{'.'.join(map(str, (where, *detail['loc'])))}: {rule}")
+    return lines

@@ -1,0 +1,112 @@
+"""Grades answers that are one of a few labels, and counts which label is taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainables.grading.grader import RightOrWrong
+from trainables.inputs.legible import legible
+from trainables.inputs.similar import did_you_mean
+from trainables.objective import Direction
+from trainables.specs import Spec
+
+MOST_LABELS = 1000
+MOST_RANKED = 100
+"""The most labels that are ranked: each row is computed once with each label."""
+
+
+class Choice(RightOrWrong):
+    """The answer is the row's label, without the white space around either."""
+
+    metric = "choice"
+    labels: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """All labels; those in the data when left out."""
+    by: Literal["ranking", "answer"] = "ranking"
+    """ranking: the answer is the label of the highest log-probability, and nothing is generated for it. answer: it is
+    what is generated."""
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> Self:
+        if self.labels is None:
+            return self
+        count = len(self.labels)
+        if len({label.strip() for label in self.labels} - {""}) < max(2, count):
+            raise ValueError(f"has {count:,} labels, and needs two or more, none of them twice or blank")
+        if count > MOST_LABELS:
+            raise ValueError(f"has {count:,} labels, and takes at most {MOST_LABELS:,}: take exact_match instead")
+        if count > MOST_RANKED and self.ranks_labels:
+            raise ValueError(f"has {count:,} labels, and ranks at most {MOST_RANKED}: write by: answer, or list fewer")
+        return self
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """See `Grader.metrics`."""
+        return {"choice": "max", "choice_macro_f1": "max"}
+
+    @property
+    def ranks_labels(self) -> bool:
+        """See `Grader.ranks_labels`."""
+        return self.by == "ranking"
+
+    def with_labels(self, completions: Collection[str]) -> Self:
+        """The grader with the labels that these rows have, each written as in a completion, white space included.
+
+        Raises:
+            ValueError: there are too many, or too few, or a completion is none of `labels`.
+        """
+        written = {text.strip(): text for text in sorted(completions)}
+        names = sorted(written) if self.labels is None else [label.strip() for label in self.labels]
+        unknown = sorted(written.keys() - set(names))
+        if unknown:
+            meant = did_you_mean(unknown[0], names)
+            raise ValueError(
+                f"the completion {legible(repr(unknown[0]), 60)} is none of its labels{meant}: add it, or leave labels "
+                "out to take those in the data"
+            )
+        return type(self)(labels=tuple(written.get(name, name) for name in names), by=self.by)
+
+    def _is_right(self, row: Mapping[str, Any], expected: str, answer: str) -> bool:
+        return answer.strip() == expected.strip()
+
+    def overall(self, expected: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:
+        """See `Grader.overall`."""
+        return {"choice_macro_f1": confusion(expected, answers).macro_f1}
+
+
+class Confusion(Spec):
+    """How often which label was answered where which one was expected."""
+
+    labels: tuple[str, ...]
+    """Those that a row expects, in order."""
+    counts: tuple[tuple[int, ...], ...]
+    """For each label that is expected: rows by the label that was answered, and last those with any other answer."""
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean over the labels of 2 x right / (rows that expect the label + rows that answer it)."""
+        answered = [sum(column) for column in zip(*self.counts, strict=True)]
+        return fmean(2 * row[place] / (sum(row) + answered[place]) for place, row in enumerate(self.counts))
+
+    def text(self) -> str:
+        """A table for people: a line for each label that is expected, a column for each that is answered."""
+        names = [legible(label, 30) for label in self.labels]
+        cells = [
+            ["", *names, "(other)"],
+            *([name, *map(str, row)] for name, row in zip(names, self.counts, strict=True)),
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in cells)
+
+
+def confusion(expected: Sequence[str], answers: Sequence[str]) -> Confusion:
+    """Counts the answers to one row or more, by the label that each row expects."""
+    labels = sorted({text.strip() for text in expected})
+    place = {label: number for number, label in enumerate(labels)}
+    counts = [[0] * (len(labels) + 1) for _ in labels]
+    for wanted, answer in zip(expected, answers, strict=True):
+        counts[place[wanted.strip()]][place.get(answer.strip(), -1)] += 1
+    return Confusion(labels=tuple(labels), counts=tuple(map(tuple, counts)))

@@ -1,0 +1,74 @@
+"""Grades answers by a function of the user's, found by MODULE:FUNCTION."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, Self, cast
+
+from pydantic import model_validator
+
+from trainables.grading.grader import Grader
+from trainables.inputs.legible import legible
+from trainables.inputs.similar import did_you_mean
+from trainables.objective import Direction, wrong_names
+
+
+class Function(Grader):
+    """What `function(row, answer)` returns: a number, the higher the better, or numbers by name.
+
+    A function that returns numbers by name says in its attribute `metrics` which they are: {"recall": "max"}.
+    """
+
+    path: str
+    """MODULE:FUNCTION."""
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        declared = getattr(self._function(), "metrics", None)
+        is_sound = isinstance(declared, Mapping) and all(better in ("min", "max") for better in declared.values())
+        if declared is not None and not (declared and is_sound):
+            raise ValueError(
+                f'its attribute metrics is {legible(repr(declared), 100)}: write {{"name": "max"}} or "min"'
+            )
+        problem = wrong_names(self.metrics)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """See `Grader.metrics`."""
+        return self._named(getattr(self._function(), "metrics", "max"))
+
+    def grade(self, row: Mapping[str, Any], expected: str, answer: str) -> Mapping[str, float]:
+        """See `Grader.grade`."""
+        returned = self._function()(row, answer)
+        scores = self._named(returned)
+        if scores.keys() != self.metrics.keys():
+            raise TypeError(
+                f"{self.path} returns {legible(repr(returned), 100)}, and its metrics are {', '.join(self.metrics)}: "
+                'declare numbers by name in its attribute metrics, as {"name": "max"}'
+            )
+        if not all(isinstance(score, Real) and math.isfinite(score) for score in scores.values()):
+            raise TypeError(f"{self.path} returns {legible(repr(returned), 100)}: a score must be a finite number")
+        return {name: float(score) for name, score in scores.items()}
+
+    def _named(self, value: Any) -> dict[str, Any]:
+        name = self.path.partition(":")[2]
+        return {f"{name}_{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
+
+    def _function(self) -> Callable[[Mapping[str, Any], str], Any]:
+        """Imports it. Raises ValueError where it is not there."""
+        module, _, name = self.path.partition(":")
+        try:
+            found = importlib.import_module(module)
+        except (Exception, SystemExit) as error:
+            why = f"{type(error).__name__}: {legible(str(error), 200)}"
+            raise ValueError(f"{module!r} cannot be imported (the current folder is searched, too): {why}") from None
+        function = getattr(found, name, None)
+        if not callable(function):
+            raise ValueError(f"{module} has no function {name!r}{did_you_mean(name, vars(found))}")
+        return cast(Callable[[Mapping[str, Any], str], Any], function)
