@@ -104,6 +104,12 @@ class Evaluation(Spec):
         values = self.row_values.get(metric, ())
         return RowValues(values, (1,) * len(values)) if values else None
 
+    def places_of(self, metric: str) -> tuple[int, ...]:
+        """The places, among the evaluation rows, of those that `rows_of` has a value for."""
+        count = len(self.row_losses if metric == EVAL_LOSS else self.row_values.get(metric, ()))
+        is_part = count == len(self.row_places) and count != len(self.row_tokens)
+        return self.row_places if is_part else tuple(range(count))
+
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
         """The loss and the rows in what `document` gave. Raises ValueError or TypeError when they cannot be read."""

@@ -52,11 +52,6 @@ class Objective(Spec):
     mode: Direction = "min"
     """Whether a lower or a higher value is better."""
 
-    @property
-    def worst(self) -> float:
-        """The value that every other one is better than."""
-        return math.inf if self.mode == "min" else -math.inf
-
     def of(self, metrics: Mapping[str, float]) -> float:
         """The metric's value. Raises ValueError when it is not there."""
         if self.metric not in metrics:
@@ -79,6 +74,10 @@ class Objective(Spec):
             return Standing()
         loss = metrics.get(EVAL_LOSS, math.inf)
         return Standing(self.loss(metrics.get(self.metric, math.nan)), loss if math.isfinite(loss) else math.inf)
+
+    def judging(self, metrics: Mapping[str, float]) -> Objective:
+        """What an evaluation with these metrics is judged by: this, or the loss where there is no value of this."""
+        return self if math.isfinite(metrics.get(self.metric, math.nan)) else LOWEST_LOSS
 
     def gain(self, before: float, after: float) -> float:
         """How much better `after` is; negative where it is worse."""
@@ -124,7 +123,7 @@ Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
 _TAKEN = {
     *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
     *("trainable_params", "peak_memory_bytes", "best_step"),
-    *("metrics", "row_losses", "row_tokens", "row_groups", "row_values", "hardware"),
+    *("metrics", "row_losses", "row_tokens", "row_groups", "row_values", "row_places", "answers", "hardware"),
 }
 """What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
 _LONGEST = 245

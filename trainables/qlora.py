@@ -13,8 +13,10 @@ from trainables.base import architectures, devices, model_source
 from trainables.base.devices import import_bitsandbytes
 from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
 from trainables.data import preview as preview_rows
-from trainables.data import sources
-from trainables.errors import ModelError
+from trainables.data import questions, sources
+from trainables.errors import GradingError, ModelError
+from trainables.grading import catalogue
+from trainables.objective import Direction
 from trainables.packing import memory, pass_limits, targets
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
@@ -29,13 +31,27 @@ def check(base: TrialSpec) -> list[str]:
     if base.model is not None:
         problems += model_source.check(base.model)
     if base.data is not None:
-        problems += sources.check(base.data)
+        in_data = sources.check(base.data)
+        problems += in_data or _check_evaluation(base)
     wrong = targets.check_name(base.adapter.target_modules)
     if wrong is not None:
         problems.append(wrong)
     if base.model is not None and not problems:
         problems += _check_preset(base.model, base.adapter.target_modules)
     return problems
+
+
+def _check_evaluation(base: TrialSpec) -> list[str]:
+    try:
+        graders = catalogue.graders(base.evaluation)
+    except GradingError as error:
+        return list(error.problems)
+    return questions.check(base.data_spec, graders) if graders else []
+
+
+def metrics(base: TrialSpec) -> Mapping[str, Direction]:
+    """METRICS, and those of the graders of `evaluation`."""
+    return {**METRICS, **catalogue.directions(base.evaluation)}
 
 
 def _check_preset(model: ModelSpec, target_modules: TargetModules) -> list[str]:
@@ -94,9 +110,9 @@ def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Pat
 def prepare(base: TrialSpec, cache: Path) -> Prepared:
     """Tokenises the rows with the base's own tokenizer and chat template; cached by fingerprint."""
     from trainables.base import base_model
-    from trainables.data import dataset
 
-    return dataset.prepare(base.data_spec, base_model.load_tokenizer(base, cache), cache)
+    tokenizer = base_model.load_tokenizer(base, cache)
+    return questions.prepare(base.data_spec, base.evaluation, catalogue.graders(base.evaluation), tokenizer, cache)
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
@@ -106,6 +122,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     from trainables.data import dataset
     from trainables.packing import evaluation
     from trainables.packing.adapter_pack import AdapterPack, choose_engine
+    from trainables.packing.answers import Grading
 
     loaded = base_model.load(base, cache)
     device: Device = "cuda" if loaded.device.type == "cuda" else "cpu"
@@ -115,9 +132,12 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         base_model.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     splits = rows_of_sweep.train, rows_of_sweep.eval
+    asked = questions.read(data)
     base_checks.refuse_long_rows(loaded.model, base, max(map(dataset.longest, splits)))
+    if asked is not None:
+        base_checks.refuse_long_rows(loaded.model, base, asked.longest_prompt, asked.longest_answer)
     base_checks.refuse_unknown_tokens(loaded.model, base, max(map(dataset.highest_token, splits)))
-    identity = base_model.identity(base, loaded)
+    identity = base_model.identity(base, loaded.device, loaded.dtype, loaded.origin)
     known = None
     if identity is not None:
         rows = dataset.split_fingerprint(rows_of_sweep.eval)
@@ -125,7 +145,10 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     facts = model_source.facts(base.base_model)
     tokens = pass_limits.trained_tokens(None if facts is None else facts.parameters, device)
     engine, name = choose_engine(loaded)
-    return AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
+    pack = AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
+    if asked is not None:
+        pack.score_answers(Grading(asked, base.evaluation, base_model.load_tokenizer(base, cache)))
+    return pack
 
 
 def settle_auto(

@@ -263,6 +263,16 @@ class EvaluationSpec(Spec):
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     """0: the most likely token each time. Above 0 tokens are drawn, with a seed that a row has for all trials."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the metrics are named by: each grader or function, and the share of the answers that ended."""
+        entries = [entry if isinstance(entry, str) else "".join(entry) for entry in self.metrics]
+        return (*(entry.rpartition(":")[2] for entry in entries), "answers_ended") if entries else ()
+
+    def scores_by(self, metric: str) -> bool:
+        """Whether a metric is a score of answers, as its name says: a grader's own, or one that begins with it."""
+        return any(metric == name or metric.startswith(f"{name}_") for name in self.names)
+
 
 class TrialSpec(Spec):
     """One trial, fully resolved. Two trials with the same spec compute the same numbers."""
@@ -278,6 +288,10 @@ class TrialSpec(Spec):
     """Optimizer steps of a trial that is not stopped; the schedule spans them."""
     seed: Annotated[int, Field(ge=0, le=MOST)] = 0
     """Seed of initialisation, data order and dropout."""
+
+    def is_scored_at(self, step: int) -> bool:
+        """Whether answers are scored at a report point of the trial."""
+        return bool(self.evaluation.metrics) and (self.evaluation.when == "every" or step == self.steps)
 
     @property
     def base_model(self) -> ModelSpec:

@@ -98,7 +98,7 @@ def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
         )
 
 
-def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int) -> None:
+def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int, answer: int = 0) -> None:
     """Refuses rows with more tokens than the base has a table of positions for, such as GPT-2 and OPT.
 
     Every pass with such a row fails, and on a GPU it takes its host down.
@@ -107,12 +107,14 @@ def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int) -> N
         model: the loaded base.
         spec: for the message.
         longest: tokens of the longest row.
+        answer: tokens that may be generated behind it.
     """
-    most = min(_positions(model), default=longest)
-    if longest > most:
+    most = min(_positions(model), default=longest + answer)
+    if longest + answer > most:
+        behind = f" and an answer of up to {answer} (evaluation.max_new_tokens)" if answer else ""
         raise ModelError(
-            f"data.max_length: {spec.data_spec.max_length} leaves a row of {longest} tokens, and "
-            f"{spec.base_model.source} has {most} positions: lower it to {most}, so that longer rows are cut"
+            f"data.max_length: {spec.data_spec.max_length} leaves a row of {longest} tokens{behind}, and "
+            f"{spec.base_model.source} has {most} positions: lower it to {most - answer}, so that longer rows are cut"
         )
 
 

@@ -53,12 +53,17 @@ class Base:
     @property
     def hardware(self) -> str:
         """Returns device and type of the activations, such as "cpu float32". Results on equal ones agree closely."""
-        return f"{self.device.type} {str(self.dtype).removeprefix('torch.')}"
+        return hardware(self.device, self.dtype)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """Returns every device that it lies on."""
         return tuple(dict.fromkeys(parameter.device for parameter in self.model.parameters()))
+
+
+def hardware(device: torch.device, dtype: torch.dtype) -> str:
+    """Returns `Base.hardware`."""
+    return f"{device.type} {str(dtype).removeprefix('torch.')}"
 
 
 def load(spec: TrialSpec, cache: Path) -> Base:
@@ -140,11 +145,18 @@ def local_tokenizer(spec: TrialSpec) -> PreTrainedTokenizerBase | None:
     return _tokenizer(spec, str(source.path.parent), gguf_file=source.path.name)
 
 
-def identity(spec: TrialSpec, base: Base) -> tuple[str, ...] | None:
+def origin_of(spec: TrialSpec, cache: Path) -> Origin | None:
+    """Returns the `Base.origin` of a base that is not loaded; of files that are not here yet it holds no digest."""
+    return _origin(spec, *_folder(spec, devices.compute_dtype(spec.quantization, devices.first()), cache))
+
+
+def identity(
+    spec: TrialSpec, device: torch.device, dtype: torch.dtype, origin: Origin | None
+) -> tuple[str, ...] | None:
     """Returns texts that are equal for bases with equal results; None for a hub model whose commit is not known."""
-    if base.origin is None and model_source.locate(spec.base_model.source).kind == "hub":
+    if origin is None and model_source.locate(spec.base_model.source).kind == "hub":
         return None
-    return _key(spec, str(base.dtype)), base.hardware, "" if base.origin is None else base.origin.commit
+    return _key(spec, str(dtype)), hardware(device, dtype), "" if origin is None else origin.commit
 
 
 def is_made(spec: TrialSpec, cache: Path) -> bool:

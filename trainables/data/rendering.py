@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainables.data import templates
@@ -29,6 +29,7 @@ _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """The keys of an answer under which data sets and chat templates keep its reasoning; transformers 5.24 gives a template
 the first two from any of the three."""
+_REASONED = "</think>"
 _SAID = "said"
 _MARKUP = re.compile(r"<[|｜][^<>\s]*[|｜]>|\[/?[A-Z_]+\]")  # noqa: RUF001
 """Bounds of turns that are no special tokens: Llama 2's [INST], DeepSeek's <｜User｜>."""  # noqa: RUF001
@@ -77,7 +78,7 @@ class Renderer:
 
     def __init__(self, data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> None:
         self.data = data
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._templates = templates.parse_all(data)
         self._is_chat = data.text is None and bool(tokenizer.chat_template)
         self._chat_template = _with_fixed_date(_chat_template(tokenizer)) if self._is_chat else None
@@ -98,13 +99,19 @@ class Renderer:
                 "or write data.prompt and data.completion instead"
             )
 
-    def text(self, row: templates.Row) -> Text:
-        """Returns the text of one row. Raises `DataError` for a missing value or a refusal by the chat template."""
+    def text(self, row: templates.Row, answer: str | None = None) -> Text:
+        """Returns the text of one row, with another answer than its own if one is given.
+
+        Raises:
+            DataError: a value is missing, or the chat template refuses the row.
+        """
         if self.data.text is not None:
             return Text("", self._without_end(self._templates["text"].fill(row)))
         if self.data.messages is not None:
-            return self._chat(templates.chat(row, self.data.messages))
-        prompt, completion = (self._templates[field].fill(row) for field in ("prompt", "completion"))
+            chat = templates.chat(row, self.data.messages)
+            return self._chat(chat if answer is None else [*chat[:-1], _message("assistant", answer)])
+        prompt = self._templates["prompt"].fill(row)
+        completion = self._templates["completion"].fill(row) if answer is None else answer
         if not self._is_chat:
             special = self._first_special([prompt, completion])
             return Text(prompt, prompt + self._without_end(completion), special=special)
@@ -123,8 +130,8 @@ class Renderer:
         for prompt, whole, spans in zip(prompts, wholes, earlier, strict=True):
             shared = _shared(prompt, whole)
             start, splits_a_token = max(1, shared), not self._is_chat and shared < len(prompt)
-            if not self._is_chat and self._tokenizer.eos_token_id is not None:
-                whole = [*whole, self._tokenizer.eos_token_id]
+            if not self._is_chat and self.tokenizer.eos_token_id is not None:
+                whole = [*whole, self.tokenizer.eos_token_id]
             labelled = _labelled(len(whole), [*spans, (start, len(whole))])
             encoded.append(Encoded(whole, labelled, splits_a_token))
         return encoded
@@ -234,7 +241,7 @@ class Renderer:
         return answer
 
     def _apply(self, messages: list[templates.Message], *, add_generation_prompt: bool) -> str:
-        rendered = self._tokenizer.apply_chat_template(
+        rendered = self.tokenizer.apply_chat_template(
             messages,
             chat_template=self._chat_template,
             tokenize=False,
@@ -245,11 +252,11 @@ class Renderer:
     def _ended(self, whole: str) -> str:
         """Removes white space after the end token of the last turn, or adds an end token if there is none."""
         stripped = whole.rstrip()
-        return stripped if stripped.endswith(self._ends) else whole + (self._tokenizer.eos_token or "")
+        return stripped if stripped.endswith(self._ends) else whole + (self.tokenizer.eos_token or "")
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         """Returns token ids without an added end token. A chat already holds all its special tokens as text."""
-        tokenizer = self._tokenizer
+        tokenizer = self.tokenizer
         ids: list[list[int]] = tokenizer(
             texts, add_special_tokens=not self._is_chat, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -257,13 +264,29 @@ class Renderer:
 
     def _bare(self, ids: list[int]) -> list[int]:
         """Keeps one start token when there are two, and removes end tokens."""
-        begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if begin is not None and ids[:2] == [begin, begin]:
             ids = ids[1:]
         # A tokenizer may use one token as start and end; if it stands alone, it is the start.
         while end is not None and ids[-1:] == [end] and ids != [begin]:
             ids = ids[:-1]
         return ids
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Returns the text of an answer's tokens, without special ones."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def after_reasoning(text: str) -> str:
+    """Returns an answer without the reasoning, often an empty one, that chat templates write before it."""
+    return text.rpartition(_REASONED)[2].lstrip() if _REASONED in text else text
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, last: Iterable[int]) -> set[int]:
+    """Returns those of the `last` tokens of whole rows that end an answer: special ones, and the end token."""
+    special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return set(last) & {*special, tokenizer.eos_token_id}
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -26,12 +26,13 @@ ARRAY_BYTES = 100_000_000
 _BOM = b"\xef\xbb\xbf"
 
 
-def read(field: str, source: str, data: DataSpec) -> Iterator[Placed]:
+def read(field: str, source: str, data: DataSpec, *, every_column: bool = False) -> Iterator[Placed]:
     """Reads the rows of a file, in order; of Parquet only the needed columns. Values of a CSV file are strings.
 
     Args:
         field: data.train, data.eval or data.test, for errors.
         data: names the needed columns.
+        every_column: whether to read all columns of Parquet.
 
     Raises:
         DataError: the file is missing or cannot be read; names the line.
@@ -44,7 +45,7 @@ def read(field: str, source: str, data: DataSpec) -> Iterator[Placed]:
             case ".csv":
                 yield from _csv(path, where, data)
             case ".parquet":
-                yield from _parquet(path, where, data)
+                yield from _parquet(path, where, None if every_column else data)
             case _:
                 yield from _json(path, where)
     except OSError as error:
@@ -188,13 +189,15 @@ def _header(file: TextIO, delimiter: str) -> list[str]:
         return []
 
 
-def _parquet(path: Path, where: str, data: DataSpec) -> Iterator[Placed]:
+def _parquet(path: Path, where: str, data: DataSpec | None) -> Iterator[Placed]:
+    """Reads the columns that `data` needs, or all."""
     from pyarrow import ArrowException, parquet
 
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024, columns=needed(data, file.schema_arrow.names)):
+            columns = None if data is None else needed(data, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield Placed(f"row {number}", row, batch.nbytes // len(batch))

@@ -94,30 +94,37 @@ def _revision_problems(data: DataSpec) -> list[str]:
     ]
 
 
-def read(data: DataSpec, split: SplitName) -> Iterator[Row]:
+def read(data: DataSpec, split: SplitName, *, every_column: bool = False) -> Iterator[Row]:
     """Reads the rows of one split, in order; see `placed`."""
-    return (row for _, row, _ in placed(data, split))
+    return (row for _, row, _ in placed(data, split, every_column=every_column))
 
 
-def placed(data: DataSpec, split: SplitName) -> Iterator[Placed]:
+def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> Iterator[Placed]:
     """Reads the rows of one split, in order, with their places. Values of a CSV file are strings.
+
+    Args:
+        every_column: whether to read those columns of Parquet files and hub data sets too that no template names.
 
     Raises:
         DataError: the file or data set is missing or cannot be read; names the file and the line.
     """
     if _is_local(data, split):
-        return row_files.read(f"data.{split}", getattr(data, split), data)
-    return _read_hub(data, split)
+        return row_files.read(f"data.{split}", getattr(data, split), data, every_column=every_column)
+    return _read_hub(data, split, every_column)
 
 
-def divided(data: DataSpec) -> tuple[Iterator[Placed], Iterator[Placed]]:
-    """Reads the rows to train on and those to evaluate on. Raises `DataError` like `placed` and `held_out`."""
+def divided(data: DataSpec, *, every_column: bool = False) -> tuple[Iterator[Placed], Iterator[Placed]]:
+    """Reads the rows to train on and those to evaluate on, of which `every_column` speaks.
+
+    Raises `DataError` like `placed` and `held_out`.
+    """
     train = placed(data, "train")
     if data.eval is not None:
-        return train, islice(placed(data, "eval"), data.eval_examples)
+        return train, islice(placed(data, "eval", every_column=every_column), data.eval_examples)
     are_held = held_out(data, read(data, "train"))
     # Reads the file once more: the rows of one part need not be in memory while the other is read.
-    return compress(train, map(not_, are_held)), compress(placed(data, "train"), are_held)
+    held = compress(placed(data, "train", every_column=every_column), are_held)
+    return compress(train, map(not_, are_held)), held
 
 
 def fingerprint(data: DataSpec) -> dict[str, str]:
@@ -272,7 +279,7 @@ def _shared_problems(data: DataSpec) -> list[str]:
     return problems
 
 
-def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Placed]:
+def _read_hub(data: DataSpec, split: SplitName, every_column: bool) -> Iterator[Placed]:
     import datasets
 
     source, part = getattr(data, split), getattr(data, f"{split}_split")
@@ -282,7 +289,8 @@ def _read_hub(data: DataSpec, split: SplitName) -> Iterator[Placed]:
     # datasets 5 raises these for an unknown id, configuration or split, without a network, and for malformed files.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"data.{split}: cannot load split {part!r} of the hub data set {source}: {error}") from error
-    for number, row in enumerate(rows.select_columns(row_files.needed(data, rows.column_names)), 1):
+    columns = rows.column_names if every_column else row_files.needed(data, rows.column_names)
+    for number, row in enumerate(rows.select_columns(columns), 1):
         yield Placed(f"row {number}", row, 0)
 
 

@@ -10,6 +10,7 @@ import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ class Template:
         return "".join(text + ("" if column is None else value(row, column)) for text, column in self.parts)
 
 
+@lru_cache
 def parse(field: str, template: str) -> Template:
     """Parses the template of `data.field`. Raises `DataError`, which says what is malformed and how to write it."""
     where = f"data.{field}: {template!r}"
@@ -155,6 +157,24 @@ def chat(row: Row, column: str) -> list[Message]:
     if last == 0:
         raise DataError(f"column {column!r} has no message before its assistant message")
     return messages[: last + 1]
+
+
+def question(data: DataSpec, row: Row) -> str:
+    """Returns what the last answer of a row answers, for people: the prompt, or the chat before it, a message a line.
+
+    Raises `DataError` like `Template.fill` and `chat`.
+    """
+    if data.messages is None:
+        return parse("prompt", data.prompt or "").fill(row)
+    before = chat(row, data.messages)[:-1]
+    return str(before[0]["content"]) if len(before) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in before)
+
+
+def answer(data: DataSpec, row: Row) -> str:
+    """Returns the completion of a row, or the last answer of its chat. Raises `DataError` like `question`."""
+    if data.messages is None:
+        return parse("completion", data.completion or "").fill(row)
+    return str(chat(row, data.messages)[-1]["content"])
 
 
 def answers(messages: Sequence[Message]) -> list[int]:

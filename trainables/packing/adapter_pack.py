@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,12 @@ from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
 from trainables.packing import evaluation, peft_adapters
+from trainables.packing.answers import Grading
 from trainables.packing.engine import DropoutKey, Engine, Segment
 from trainables.packing.flat_engine import FlatEngine, uncovered
 from trainables.packing.loss import Loss
 from trainables.packing.pass_limits import FLAT, PEFT, TRAINED_TOKENS
-from trainables.packing.passes import PassThreads, evaluation_passes, share_passes, training_passes
+from trainables.packing.passes import PassThreads, PlacedRows, evaluation_passes, share_passes, training_passes
 from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import TrialSpec, learning_rate
 
@@ -79,6 +80,8 @@ class AdapterPack:
         self._slots: dict[int, _Slot] = {}
         eval_rows = [data.eval.row(i) for i in range(len(data.eval))]
         self._eval_passes = evaluation_passes(eval_rows, engine.parallel_passes)
+        self._grading: Grading | None = None
+        self._label_passes: list[PlacedRows] = []
 
     @property
     def hardware(self) -> str:
@@ -88,6 +91,10 @@ class AdapterPack:
     def recompute(self) -> None:
         """Computes activations again in the backward pass from now on. Call it before the first trial."""
         base_model.checkpoint_gradients(self._engine.base.model)
+
+    def score_answers(self, grading: Grading) -> None:
+        """Scores answers from now on, where an evaluation is asked to."""
+        self._grading, self._label_passes = grading, grading.label_passes()
 
     # Joining and leaving
 
@@ -217,9 +224,10 @@ class AdapterPack:
 
     # Evaluation
 
-    def evaluate(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
+    def evaluate(self, slots: Sequence[int], scored: Collection[int] = ()) -> Mapping[int, Evaluation | Failure]:
         """Evaluates each slot on all evaluation rows; see `Pack.evaluate`."""
-        return isolated(list(slots), self._on_eval_rows, self._clear)
+        found = isolated(list(slots), self._on_eval_rows, self._clear)
+        return found | self._scored({slot: found[slot] for slot in slots if slot in scored})
 
     def evaluate_base(self) -> Evaluation | Failure:
         """Evaluates the base without an adapter, in the same passes as adapters; see `Pack.evaluate_base`."""
@@ -227,13 +235,46 @@ class AdapterPack:
         def made() -> Evaluation | Failure:
             return isolated([None], self._on_eval_rows, self._clear)[None]
 
-        return evaluation.read_or_make(self._known_base, made, self._loss.metrics)
+        found = evaluation.read_or_make(self._known_base, made, self._loss.metrics)
+        return self._scored({None: found})[None]
 
     def _on_eval_rows(self, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
-        losses = {slot: [torch.empty(0)] * len(self._data.eval) for slot in slots}
+        losses = self._losses(slots, self._eval_passes)
+        return {
+            slot: evaluation.judge(losses[slot], self._data.eval, self._loss.metrics, self.hardware) for slot in slots
+        }
+
+    def _scored(self, evaluated: Mapping[SlotOrBase, Evaluation | Failure]) -> dict[SlotOrBase, Evaluation | Failure]:
+        """Returns the evaluations with the scores of answers, which slots and base give together."""
+        grading = self._grading
+        if grading is None:
+            return dict(evaluated)
+        due = {slot: each for slot, each in evaluated.items() if isinstance(each, Evaluation)}
+
+        def score(slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
+            prompts = [prompt for slot in slots for prompt in grading.prompts(slot)]
+            answers = self._engine.generate(prompts, grading.answering) if prompts else []
+            losses = self._losses(slots, self._label_passes)
+            each = len(prompts) // len(slots)
+            return {
+                slot: grading.grade(
+                    due[slot],
+                    answers[each * place : each * (place + 1)],
+                    [float(of_label.sum()) for of_label in losses[slot]],
+                )
+                for place, slot in enumerate(slots)
+            }
+
+        return {**evaluated, **isolated(list(due), score, self._clear)}
+
+    def _losses(
+        self, slots: Sequence[SlotOrBase], passes: Sequence[PlacedRows]
+    ) -> dict[SlotOrBase, list[torch.Tensor]]:
+        """Returns the token losses of each row of the passes, by its place, for each slot."""
+        losses = {slot: [torch.empty(0)] * sum(len(places) for places, _ in passes) for slot in slots}
         shared = [
             (places, rows, together)
-            for places, rows in self._eval_passes
+            for places, rows in passes
             for together in share_passes(slots, rows, self._engine.base.device)
         ]
         found = self._threads.run(self._row_losses, [[Segment(slot, rows) for slot in own] for _, rows, own in shared])
@@ -241,9 +282,7 @@ class AdapterPack:
             for slot, of_rows in zip(together, of_slots, strict=True):
                 for place, of_row in zip(places, of_rows, strict=True):
                     losses[slot][place] = of_row
-        return {
-            slot: evaluation.judge(losses[slot], self._data.eval, self._loss.metrics, self.hardware) for slot in slots
-        }
+        return losses
 
     @torch.no_grad()
     def _row_losses(self, together: Sequence[Segment]) -> list[Sequence[torch.Tensor]]:

@@ -59,9 +59,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[sources.SplitName]:
     placed = sources.placed
     splits: list[sources.SplitName] = []
 
-    def counted(data: DataSpec, split: sources.SplitName) -> Any:
+    def counted(data: DataSpec, split: sources.SplitName, **columns: bool) -> Any:
         splits.append(split)
-        return placed(data, split)
+        return placed(data, split, **columns)
 
     monkeypatch.setattr(sources, "placed", counted)
     return splits

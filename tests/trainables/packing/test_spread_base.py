@@ -16,7 +16,9 @@ from declared_gpus import GPUS, place_of
 from trainables.base import base_checks, base_model
 from trainables.base.base_model import Base, Origin, checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
+from trainables.packing import pass_limits
 from trainables.packing.adapter_pack import AdapterPack
+from trainables.packing.engine import Answer, Answering, Prompt
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 from trainables.scoring.adapter_scorer import AdapterScorer
@@ -79,6 +81,26 @@ def test_numbers_are_those_of_one_device(monkeypatch, make, architecture, quanti
         found = trained(pack)
         assert pack.peak_memory_bytes() == 0  # of CUDA, which is not there
     assert found == pytest.approx(expected, rel=1e-5)
+    assert declared_gpus.seen() == set(GPUS)
+
+
+@pytest.mark.parametrize(("make", "architecture"), [(FLAT, "mistral"), (GROUPED, "qwen3"), (PEFT, "llama")])
+def test_answers_are_those_of_one_device(monkeypatch, make, architecture):
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cuda", 2)
+    prompts = [Prompt(slot, packs.rows().train.row(row).ids, seed=row) for row, slot in enumerate((0, None, 1, 0))]
+
+    def answers(base: Base) -> list[Answer]:
+        engine = make(base)
+        for slot in SLOTS:
+            for parameter in engine.add(slot, TRIALS[slot]).values():
+                parameter.data.add_(0.02)
+        return engine.generate(prompts, Answering(frozenset({5}), most=9, temperature=0.5))
+
+    expected = answers(packs.base(architecture, layers=4))
+    base = packs.base(architecture, layers=4)
+    with declared_gpus.declared(monkeypatch):
+        found = answers(declared_gpus.spread_out(base, architecture, layers=4))
+    assert found == expected
     assert declared_gpus.seen() == set(GPUS)
 
 
@@ -176,9 +198,12 @@ def test_promotion_scores_on_two_gpus_as_on_one(monkeypatch, tmp_path):
         there = declared_gpus.spread_out(base, "llama", 4)
         loaded = Base(there.model, there.device, there.dtype, Origin("0" * 40, {}))
         monkeypatch.setattr(base_model, "load", lambda *_: loaded)
+        monkeypatch.setattr(base_model, "origin_of", lambda *_: loaded.origin)
         monkeypatch.setattr(base_model, "load_tokenizer", lambda *_: None)
         scorer = AdapterScorer(TRIALS[1], tmp_path)
-        bare = scorer._losses(BASE, there.model, packs.rows().eval, tell_nobody)
-        found = scorer._with_adapter("one", whole.adapter(1), packs.rows().eval, tell_nobody)
-    assert found.row_losses == pytest.approx(evaluation.row_losses, rel=1e-5)
-    assert found.loss != pytest.approx(bare.loss, rel=1e-3)
+        bare, found = (
+            scorer._scored(name, files, packs.rows().eval, None, None, tell_nobody)
+            for name, files in ((BASE, None), ("one", whole.adapter(1)))
+        )
+    assert found.evaluation.row_losses == pytest.approx(evaluation.row_losses, rel=1e-5)
+    assert found.evaluation.loss != pytest.approx(bare.evaluation.loss, rel=1e-3)

@@ -1,0 +1,229 @@
+"""What is asked of a model is what it was trained on, up to the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from transformers import PreTrainedTokenizerFast
+
+from trainables.data import dataset, questions
+from trainables.data.questions import Questions
+from trainables.errors import DataError, GradingError
+from trainables.grading import catalogue
+from trainables.specs import DataSpec, EvaluationSpec
+
+ROWS = [
+    {"question": f"Is {n} even?", "answer": ("no", "yes", "  maybe")[n % 3], "level": n, "odd": {"list": [1, None]}}
+    for n in range(12)
+]
+CHATS = [
+    {
+        "chat": [
+            {"role": "system", "content": "Be short."},
+            {"role": "user", "content": f"Say {n}."},
+            {"role": "assistant", "content": f"It is {n}."},
+            {"role": "user", "content": "Again."},
+            {"role": "assistant", "content": f"{n}!"},
+        ]
+    }
+    for n in range(12)
+]
+
+
+def tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
+    made = tiny_models.tokenizer()
+    if not chat:
+        made.chat_template = None
+    return made
+
+
+def data(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> DataSpec:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    form = {} if fields.keys() & {"messages", "text"} else {"prompt": "{question}", "completion": "{answer}"}
+    return DataSpec(**{"train": str(file), "eval_examples": 4, **form, **fields})
+
+
+def asked(
+    of: DataSpec, *metrics: Any, chat: bool = True, **how: Any
+) -> tuple[Questions, dataset.Splits, PreTrainedTokenizerFast]:
+    """The questions of a sweep's rows, these rows, and the tokenizer."""
+    made, spec = tokenizer(chat=chat), EvaluationSpec(metrics=metrics or ("exact_match",), **how)
+    prepared = questions.prepare(of, spec, catalogue.graders(spec), made, Path(of.train).parent / "cache")
+    found = questions.read(prepared.payload)
+    assert found is not None
+    return found, dataset.load(prepared.payload), made
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["template", "plain"])
+def test_a_prompt_is_the_beginning_of_its_row_in_training_up_to_what_is_learnt(tmp_path: Path, chat: bool) -> None:
+    found, splits, made = asked(data(tmp_path, ROWS), chat=chat)
+    assert [each.row for each in found.rows] == [0, 1, 2, 3]
+    for each in found.rows:
+        row = splits.eval.row(each.row)
+        assert each.ids == tuple(row.ids[~row.labelled])
+        assert made.decode(row.ids[row.labelled]) == f"{each.expected}{tiny_models.EOS}"
+        assert each.columns == ROWS[8 + each.row]
+        assert (each.prompt, each.expected) == (each.columns["question"], each.columns["answer"])
+    assert found.ends == (made.eos_token_id,)
+
+
+def test_of_a_chat_whose_answers_are_all_learnt_the_last_one_is_asked_for(tmp_path: Path) -> None:
+    found, splits, made = asked(data(tmp_path, CHATS, messages="chat", train_on="all"))
+    for each in found.rows:
+        whole = made.decode(splits.eval.row(each.row).ids)
+        n = 8 + each.row
+        assert whole == made.decode(each.ids) + f"{n}!{tiny_models.EOS}"
+        assert each.prompt == f"system: Be short.\nuser: Say {n}.\nassistant: It is {n}.\nuser: Again."
+        assert each.expected == f"{n}!"
+
+
+def test_an_answer_that_is_cut_is_expected_whole_and_one_that_is_cut_off_is_not_asked_for(tmp_path: Path) -> None:
+    long = [{"question": "q", "answer": "ab " * 30}] * 4
+    found, splits, _ = asked(data(tmp_path, ROWS[:8] + long, max_length=16))
+    assert {len(splits.eval.row(each.row).ids) for each in found.rows} == {16}
+    assert {each.expected for each in found.rows} == {"ab " * 30}
+    found, splits, _ = asked(data(tmp_path, CHATS[:8] + LONG, messages="chat", train_on="all", max_length=48))
+    assert [each.row for each in found.rows] == [1, 3]
+    assert len(splits.eval) == 4
+
+
+LONG = [
+    {
+        "chat": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c" * size},
+            {"role": "assistant", "content": "d"},
+        ]
+    }
+    for size in (60, 2, 60, 2)
+]
+
+
+def test_the_rows_are_the_first_of_one_random_order_and_more_examples_only_add_rows(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "answer": f"{n}"} for n in range(40)]
+    of = data(tmp_path, rows, eval_examples=30)
+    few, more, all_of_them = ({each.row for each in asked(of, examples=n)[0].rows} for n in (5, 12, 99))
+    assert few < more < all_of_them == set(range(30))
+    assert few == set(dataset.order(0, 30, 0)[:5].tolist())
+    assert few != set(range(5))
+
+
+def test_answers_may_be_a_quarter_longer_than_the_longest_of_training(tmp_path: Path) -> None:
+    of = data(tmp_path, [{"question": "q", "answer": "!" * n} for n in range(1, 21)])
+    assert asked(of)[0].most == 21 * 5 // 4, "the end token counts"
+    assert asked(of, max_new_tokens=3)[0].most == 3
+    assert asked(data(tmp_path, [{"question": f"{n}?", "answer": "!"} for n in range(12)]))[0].most == 8
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["template", "plain"])
+def test_a_label_is_written_as_the_row_would_be_with_this_answer(tmp_path: Path, chat: bool) -> None:
+    found, splits, made = asked(data(tmp_path, ROWS), "choice", chat=chat)
+    assert found.labels == ("  maybe", "no", "yes")
+    for each in found.rows:
+        row = splits.eval.row(each.row)
+        (own,) = [ids for label, ids in zip(found.labels, each.labels, strict=True) if label == each.columns["answer"]]
+        assert (*each.ids[: each.shared], *own) == tuple(row.ids)
+        written = [made.decode([*each.ids[: each.shared], *ids]) for ids in each.labels]
+        prompt = made.decode(row.ids[~row.labelled])
+        assert written == [f"{prompt}{label}{tiny_models.EOS}" for label in found.labels]
+
+
+def test_labels_that_change_the_end_of_a_prompt_are_compared_behind_what_all_share(tmp_path: Path) -> None:
+    """Without a template, the space at the end of this prompt makes one token with what follows."""
+    rows = [{"question": f"{n} ", "answer": ("the", "!")[n % 2]} for n in range(12)]
+    found, _, made = asked(data(tmp_path, rows), "choice", chat=False)
+    assert [made.decode(each.ids) for each in found.rows] == ["8", "9 ", "10", "11 "]
+    for each in found.rows:
+        assert made.decode(each.ids[: each.shared]) == str(8 + each.row)
+        assert [made.decode(ids) for ids in each.labels] == [f" {label}{tiny_models.EOS}" for label in found.labels]
+
+
+def test_nothing_changes_where_nothing_is_scored(tmp_path: Path) -> None:
+    of, made = data(tmp_path, ROWS), tokenizer()
+    plain = dataset.prepare(of, made, tmp_path / "cache")
+    assert questions.prepare(of, EvaluationSpec(), (), made, tmp_path / "cache") == plain
+    assert questions.read(plain.payload) is None
+    spec = EvaluationSpec(metrics=("exact_match",))
+    scored = questions.prepare(of, spec, catalogue.graders(spec), made, tmp_path / "cache")
+    assert scored.summary == plain.summary
+    assert len(list((tmp_path / "cache" / "data").glob("*.safetensors"))) == 1, "the rows are prepared once for both"
+
+
+def test_columns_beside_the_template_are_read_from_parquet_and_what_json_cannot_hold_is_left_out(
+    tmp_path: Path,
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"question": f"{n}?", "answer": "a", "level": n, "raw": b"\0"} for n in range(12)]
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    of = data(tmp_path, ROWS).model_copy(update={"train": str(file)})
+    found = asked(of)[0]
+    assert [each.columns for each in found.rows] == [
+        {"question": f"{n}?", "answer": "a", "level": n} for n in range(8, 12)
+    ]
+
+
+def test_reasoning_that_a_template_writes_before_an_answer_is_not_expected(tmp_path: Path) -> None:
+    of, made, thought = data(tmp_path, ROWS), tokenizer(), "<think>\n\n</think>\n\n"
+    written = f"{{{{ '{thought}' if message['role'] == 'assistant' else '' }}}}{{{{ message['content'] }}}}"
+    made.chat_template = made.chat_template.replace(
+        "<|{{ message['role'] }}|>{{ message['content'] }}", f"<|{{{{ message['role'] }}}}|>{written}"
+    )
+    spec = EvaluationSpec(metrics=("exact_match",))
+    prepared = questions.prepare(of, spec, catalogue.graders(spec), made, tmp_path / "cache")
+    found, splits = questions.read(prepared.payload), dataset.load(prepared.payload)
+    assert found is not None
+    for each in found.rows:
+        row = splits.eval.row(each.row)
+        assert made.decode(row.ids[row.labelled]) == f"{thought}{each.columns['answer']}{tiny_models.EOS}"
+        assert each.expected == each.columns["answer"].lstrip()
+
+
+def test_mistakes_are_told_with_the_column_the_row_and_the_way_out(tmp_path: Path) -> None:
+    of = data(tmp_path, ROWS)
+    column = {"regex": {"pattern": "(?P<answer>.*)", "column": "levle"}}
+    problem = (
+        f"evaluation.metrics.0: regex: levle is no column of {of.train}, or one that JSON cannot hold; "
+        "columns: question, answer, level, odd; did you mean level?"
+    )
+    assert check(of, column) == [problem]
+    with pytest.raises(DataError, match=r"regex: levle is no column of line 9"):
+        asked(of, column)
+    with pytest.raises(
+        DataError, match=r"evaluation\.metrics\.0: number: the completion holds no number \(evaluation row, line 9"
+    ):
+        asked(of, "number")
+    text = data(tmp_path, ROWS, text="{question}")
+    assert check(text, "exact_match") == [
+        "evaluation.metrics: rows of data.text have no answers to score: give prompt and completion, or messages"
+    ]
+    with pytest.raises(DataError, match=r"rows of data\.text have no answers"):
+        asked(text, "exact_match")
+
+
+def test_too_many_labels_are_told_before_anything_starts(tmp_path: Path) -> None:
+    of = data(tmp_path, [{"question": "q", "answer": f"{n}"} for n in range(200)])
+    (problem,) = check(of, "choice")
+    assert problem.startswith("evaluation.metrics.0: ") and "ranks at most 100" in problem
+    with pytest.raises(GradingError, match="ranks at most 100"):
+        asked(of, "choice")
+    assert check(of, {"choice": {"by": "answer"}}) == []
+    assert asked(of, {"choice": {"by": "answer"}})[0].labels == ()
+
+
+def test_a_row_far_down_a_file_that_cannot_be_read_is_a_problem_and_no_crash(tmp_path: Path) -> None:
+    of = data(tmp_path, [{"question": f"{n}?", "answer": "a"} for n in range(40)] + [{"question": "last?"}])
+    (problem,) = check(of, "choice")
+    assert "has no column 'answer'" in problem
+
+
+def check(of: DataSpec, *metrics: Any) -> list[str]:
+    return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))

@@ -1,0 +1,240 @@
+"""Answers are scored the same alone and beside others, ranked or generated; a failure is that of its trial alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import packs
+import pytest
+import tiny_models
+import torch
+
+from trainables import qlora
+from trainables.contract import Evaluation, Failure
+from trainables.data import dataset, questions
+from trainables.packing import adapter_pack
+from trainables.packing.adapter_pack import AdapterPack
+from trainables.scoring.requests import BASE, ScoringRequest
+from trainables.specs import AdapterSpec, DataSpec, EvaluationSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+
+LABELS = ("no", "the printer", "yes")
+RAISES = "def shouts(row, answer):\n    if answer == 'yes':\n        raise KeyError('loud')\n    return 1.0\n"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("answers")
+    tiny_models.save("llama", folder / "base")
+    write(folder / "mixed.jsonl", [(f"Is {n} it?", LABELS[n % 3]) for n in range(24)])
+    write(folder / "yes.jsonl", [(f"Is {n} it?", "yes") for n in range(100, 124)])
+    write(folder / "eval.jsonl", [(f"Is {n} it?", LABELS[n % 3]) for n in range(200, 212)])
+    return folder
+
+
+def write(file: Path, rows: list[tuple[str, str]]) -> None:
+    file.write_text("".join(json.dumps({"question": asked, "answer": answer}) + "\n" for asked, answer in rows))
+
+
+def spec(root: Path, *metrics: Any, train: str = "mixed", evaluated: str = "eval", **how: Any) -> TrialSpec:
+    return TrialSpec(
+        model=ModelSpec(source=str(root / "base")),
+        quantization=QuantizationSpec(scheme="none", compute_dtype="float32"),
+        data=DataSpec(
+            train=str(root / f"{train}.jsonl"), eval=str(root / f"{evaluated}.jsonl"),
+            prompt="{question}", completion="{answer}",
+        ),
+        adapter=AdapterSpec(r=4, target_modules="all-linear"),
+        training=TrainingSpec(batch_size=4, learning_rate=1e-2),
+        evaluation=EvaluationSpec(metrics=metrics, **how),
+        steps=40,
+    )  # fmt: skip
+
+
+def opened(of: TrialSpec, root: Path, *steps: int) -> AdapterPack:
+    """A pack with a trial of its own seed in each slot, trained for so many steps."""
+    pack = qlora.open_pack(of, qlora.prepare(of, root / "cache").payload, root / "cache")
+    assert isinstance(pack, AdapterPack)
+    for slot, count in enumerate(steps):
+        pack.open(slot, of.model_copy(update={"seed": slot}))
+        for _ in range(count):
+            pack.step([slot])
+    return pack
+
+
+def scored(pack: AdapterPack, *slots: int) -> list[Evaluation]:
+    found = pack.evaluate(slots, slots)
+    return [evaluation(found[slot]) for slot in slots]
+
+
+def evaluation(found: Evaluation | Failure) -> Evaluation:
+    assert isinstance(found, Evaluation), found
+    return found
+
+
+@pytest.fixture(params=packs.ENGINES, ids=lambda engine: engine.__name__)
+def engine(request, monkeypatch):
+    monkeypatch.setattr(adapter_pack, "choose_engine", lambda base: (request.param(base), "chosen"))
+
+
+@pytest.mark.usefixtures("engine")
+def test_answers_are_scored_the_same_alone_and_beside_others(root: Path) -> None:
+    of = spec(root, "exact_match", {"contains": {"lower": True}}, "choice", examples=7)
+    pack = opened(of, root, 3, 20, 8)
+    together = scored(pack, 0, 1, 2)
+    for slot, found in enumerate(together):
+        (alone,) = scored(pack, slot)
+        assert (alone.row_values.keys(), alone.answers) == (found.row_values.keys(), found.answers)
+        assert {name: alone.metrics[name] for name in alone.metrics if "loss" not in name} == {
+            name: value for name, value in found.metrics.items() if "loss" not in name
+        }
+    assert len({tuple(row.answer for row in found.answers) for found in together}) == 3, "three trials, three answers"
+
+
+def test_an_evaluation_holds_each_score_of_each_answered_row(root: Path) -> None:
+    of = spec(root, "exact_match", "choice", examples=7)
+    pack = opened(of, root, 20)
+    (found,) = scored(pack, 0)
+    places = tuple(sorted(dataset.order(0, 12, 0)[:7].tolist()))
+    assert found.row_places == tuple(row.row for row in found.answers) == places
+    assert found.metrics.keys() == qlora.metrics(of).keys()
+    for metric in ("exact_match", "choice", "answers_ended"):
+        values = found.row_values[metric]
+        assert found.metrics[metric] == pytest.approx(sum(values) / 7)
+        assert found.places_of(metric) == places
+    for place, row in enumerate(found.answers):
+        assert row.scores == {name: found.row_values[name][place] for name in ("exact_match", "choice")}
+        assert (row.prompt, row.expected) == (f"Is {200 + row.row} it?", LABELS[(200 + row.row) % 3])
+        assert row.is_ended == bool(found.row_values["answers_ended"][place])
+    assert len(found.row_values["eval_row_loss"]) == 12
+    plain = evaluation(pack.evaluate([0])[0])
+    assert plain.answers == () and plain.metrics.keys() == {"eval_loss", "eval_row_loss"}
+    assert plain.row_losses == found.row_losses
+    (everything,) = scored(opened(spec(root, "exact_match"), root, 0), 0)
+    assert (everything.row_places, len(everything.answers)) == ((), 12)
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_likeliest_label_is_the_one_of_the_highest_probability(root: Path) -> None:
+    of = spec(root, "choice")
+    pack = opened(of, root)
+    base = evaluation(pack.evaluate_base())
+    model = tiny_models.build("llama").eval()
+    asked = questions.read(qlora.prepare(of, root / "cache").payload)
+    assert asked is not None
+    for question, row in zip(asked.rows, base.answers, strict=True):
+        sums = []
+        for label in question.labels:
+            ids = torch.tensor([[*question.ids[: question.shared], *label]])
+            with torch.no_grad():
+                logs = model(input_ids=ids).logits[0, question.shared - 1 : -1].double().log_softmax(-1)
+            sums.append(float(logs.gather(1, torch.tensor(label)[:, None]).sum()))
+        assert row.answer == asked.labels[sums.index(max(sums))]
+        assert row.is_ended
+    assert "answers_ended" not in base.metrics, "nothing is generated"
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_model_that_learns_to_answer_yes_answers_yes(root: Path) -> None:
+    of = spec(root, "exact_match", "choice", train="yes", evaluated="yes_too")
+    write(root / "yes_too.jsonl", [(f"Is {n} it?", "yes") for n in range(300, 312)])
+    with pytest.raises(ValueError, match=r"evaluation\.metrics\.1: choice: has 1 labels"):
+        qlora.prepare(of, root / "cache")
+    of = spec(root, "exact_match", {"choice": {"labels": LABELS}}, train="yes", evaluated="yes_too")
+    pack = opened(of, root, 40)
+    base, (tuned,) = evaluation(pack.evaluate_base()), scored(pack, 0)
+    assert base.metrics["exact_match"] == 0.0
+    assert (tuned.metrics["exact_match"], tuned.metrics["choice"], tuned.metrics["answers_ended"]) == (1.0, 1.0, 1.0)
+    assert {row.answer for row in tuned.answers} == {"yes"}
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_grader_that_raises_fails_the_evaluation_of_its_slot_alone(root: Path, monkeypatch) -> None:
+    (root / "loud_graders.py").write_text(RAISES)
+    monkeypatch.syspath_prepend(str(root))
+    of = spec(root, "loud_graders:shouts", train="yes", evaluated="other")
+    write(root / "other.jsonl", [(f"Is {n} it?", "no") for n in range(300, 306)])
+    pack = opened(of, root, 0, 40, 0)
+    found = pack.evaluate([0, 1, 2], [0, 1, 2])
+    assert found[1] == Failure(kind="failed", message="shouts, evaluation row 0: KeyError: 'loud'")
+    assert evaluation(found[0]).metrics["shouts"] == evaluation(found[2]).metrics["shouts"] == 1.0
+    assert isinstance(pack.evaluate([1])[1], Evaluation), "its losses are known"
+
+
+@pytest.mark.usefixtures("engine")
+def test_where_memory_is_lacking_fewer_slots_answer_together_and_one_that_lacks_it_alone_fails(
+    root: Path, monkeypatch
+) -> None:
+    pack = opened(spec(root, "exact_match"), root, 0, 0, 0)
+    whole, asked = type(pack._engine).generate, []
+
+    def generate(self, prompts, how):
+        asked.append({prompt.slot for prompt in prompts})
+        if 1 in asked[-1] or len(asked[-1]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(self, prompts, how)
+
+    monkeypatch.setattr(type(pack._engine), "generate", generate)
+    found = pack.evaluate([0, 1, 2], [0, 1, 2])
+    assert asked[0] == {0, 1, 2}
+    assert found[1] == Failure(kind="out_of_memory", message="CUDA out of memory.")
+    assert evaluation(found[0]).answers and evaluation(found[2]).answers
+
+
+def test_the_base_is_answered_anew_where_only_its_losses_are_known(root: Path) -> None:
+    first = evaluation(opened(spec(root, "exact_match"), root).evaluate_base())
+    again = evaluation(opened(spec(root, "contains"), root).evaluate_base())
+    assert again.row_losses == first.row_losses
+    assert (set(first.metrics) ^ set(again.metrics)) == {"exact_match", "contains"}
+    assert [row.answer for row in first.answers] == [row.answer for row in again.answers]
+
+
+def test_drawn_answers_are_the_same_for_trials_that_are_alike(root: Path) -> None:
+    pack = opened(spec(root, "exact_match", temperature=1.5), root, 0, 0)
+    base, (one, other) = evaluation(pack.evaluate_base()), scored(pack, 0, 1)
+    # An adapter that was not trained changes nothing.
+    assert one.answers == other.answers == base.answers
+    greedy = evaluation(opened(spec(root, "exact_match"), root).evaluate_base())
+    assert [row.answer for row in greedy.answers] != [row.answer for row in base.answers]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_plain_peft_scores_answers_as_the_pack_does(root: Path, temperature: float) -> None:
+    of = spec(root, "exact_match", "choice", {"contains": {"lower": True}}, examples=7, temperature=temperature)
+    pack = opened(of, root, 20)
+    base, (tuned,) = evaluation(pack.evaluate_base()), scored(pack, 0)
+    told = []
+    request = ScoringRequest(rows="eval", adapters={"tuned": pack.adapter(0)}, with_base=True)
+    result = qlora.open_scorer(of, root / "cache").score(request, told.append)
+    for name, reported in ((BASE, base), ("tuned", tuned)):
+        found = result.scores[name]
+        assert found.row_places == () and len(found.answers) == 12, "a decision takes all rows"
+        assert tuple(found.answers[place] for place in reported.row_places) == reported.answers
+        for metric in ("exact_match", "choice", "contains", "answers_ended"):
+            own = tuple(found.row_values[metric][place] for place in reported.row_places)
+            assert own == reported.row_values[metric]
+    assert {(each.name, each.done, each.rows) for each in told if each.doing == "answered"} >= {
+        (BASE, 0, 12),
+        ("tuned", 0, 12),
+    }
+    assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranked", 36, 36)
+
+
+def test_a_model_whose_positions_end_before_an_answer_may_is_refused(root: Path) -> None:
+    tiny_models.save("gpt2", root / "gpt2")
+    of = spec(root, "exact_match", max_new_tokens=120)
+    of = of.model_copy(update={"model": ModelSpec(source=str(root / "gpt2"))})
+    prepared = qlora.prepare(of, root / "cache")
+    with pytest.raises(
+        ValueError, match=r"12 tokens and an answer of up to 120 \(evaluation.max_new_tokens\).*lower it to 8"
+    ):
+        qlora.open_pack(of, prepared.payload, root / "cache")
+
+
+def test_mistakes_are_known_before_anything_starts(root: Path) -> None:
+    assert qlora.check(spec(root, "exact_match", "choice")) == []
+    (problem,) = qlora.check(spec(root, "exact_mach"))
+    assert problem.startswith("evaluation.metrics.0: exact_mach: no such grader; did you mean exact_match")
+    (problem,) = qlora.check(spec(root, {"regex": {"pattern": "(?P<answer>x)", "column": "level"}}))
+    assert problem.startswith("evaluation.metrics.0: regex: level is no column of ")

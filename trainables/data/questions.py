@@ -1,0 +1,238 @@
+"""Says which evaluation rows are answered, and with what: prompts as tokens, expected answers, labels to choose from.
+
+A prompt is exactly the tokens before the answer in training, and the expected answer is the text of the tokens that are
+learnt behind it: generated tokens are compared like with like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trainables.contract import Prepared
+from trainables.data import dataset, row_files, sources, templates
+from trainables.data.rendering import Encoded, Renderer, after_reasoning, decoded, end_tokens
+from trainables.data.templates import Placed, Row
+from trainables.data.tokenising import BATCH_ROWS
+from trainables.errors import DataError, GradingError
+from trainables.grading import catalogue
+from trainables.grading.choice import Choice
+from trainables.grading.grader import Grader
+from trainables.inputs.similar import did_you_mean
+from trainables.specs import DataSpec, EvaluationSpec, Spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOOKED_ROWS = 20_000
+"""The most rows of data.train whose answers `check` looks at for labels."""
+_NAME = "questions"
+_LEAST_TOKENS = 8
+_NO_ANSWERS = "evaluation.metrics: rows of data.text have no answers to score: give prompt and completion, or messages"
+
+
+class Question(Spec):
+    """An evaluation row to answer."""
+
+    row: int
+    """Its place among the evaluation rows."""
+    ids: tuple[int, ...]
+    """The prompt: the tokens before the answer, as in training."""
+    prompt: str
+    """What is asked, for people: without a chat template."""
+    expected: str
+    columns: dict[str, Any]
+    """The columns of the row that JSON can hold."""
+    shared: int
+    """Tokens of `ids` behind which the labels stand: fewer than all where a label changes the last ones."""
+    labels: tuple[tuple[int, ...], ...] = ()
+    """The tokens of each label behind those, with the end token; empty where no labels are ranked."""
+
+
+class Questions(Spec):
+    """The rows to answer, and what they have in common."""
+
+    rows: tuple[Question, ...]
+    """In the order of the evaluation rows."""
+    labels: tuple[str, ...]
+    """The labels to rank; empty where none are ranked."""
+    ends: tuple[int, ...]
+    """The tokens that end an answer: those in which whole rows end, and the tokenizer's own end token."""
+    most: int
+    """The most tokens of an answer."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(each.ids) for each in self.rows)
+
+    @property
+    def longest_answer(self) -> int:
+        """The most tokens of an answer, or of a label."""
+        return max([self.most, *(len(label) for each in self.rows for label in each.labels)])
+
+
+def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
+    """Lists why answers to the rows of local files cannot be scored. Uses no network and no torch."""
+    if data.text is not None:
+        return [_NO_ANSWERS]
+    problems: list[str] = []
+    for split in sources.SPLITS:
+        source: str | None = getattr(data, split)
+        if source is None or not sources.is_local(source) or row_files.is_large_array(Path(source)):
+            continue
+        try:
+            rows = list(islice(sources.read(data, split, every_column=True), LOOKED_ROWS))
+            if split != "train" or data.eval is None:
+                problems += _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
+            if split == "train" and len(rows) < LOOKED_ROWS:
+                _labels(data, graders, rows)
+        except (DataError, GradingError) as error:
+            problems += str(error).splitlines()
+    return problems
+
+
+def prepare(
+    data: DataSpec, how: EvaluationSpec, graders: Sequence[Grader], tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> Prepared:
+    """Prepares the rows as `dataset.prepare` does, and puts the questions beside them where there are graders.
+
+    Raises:
+        DataError: as `dataset.prepare`, or the answers to the rows cannot be scored.
+        GradingError: the answers of the rows are no labels.
+    """
+    import numpy as np
+    from safetensors.numpy import load, save
+
+    prepared = dataset.prepare(data, tokenizer, cache)
+    if not graders:
+        return prepared
+    if data.text is not None:
+        raise DataError(_NO_ANSWERS)
+    train, held = sources.divided(data, every_column=True)
+    rows = list(held)
+    labels = _labels(data, graders, (placed.row for placed in chain(train, rows)))
+    asked = ask(Renderer(data, tokenizer), rows, graders, labels, how.max_new_tokens, how.examples)
+    arrays = load(prepared.payload) | {_NAME: np.frombuffer(asked.model_dump_json().encode(), np.uint8)}
+    payload = save(arrays, metadata={"summary": prepared.summary.model_dump_json()})
+    return prepared.model_copy(update={"payload": payload})
+
+
+def read(payload: bytes) -> Questions | None:
+    """Reads the questions from the bytes of `prepare`; None where there are none."""
+    from safetensors.numpy import load
+
+    arrays = load(payload)
+    return Questions.model_validate_json(arrays[_NAME].tobytes()) if _NAME in arrays else None
+
+
+def ask(
+    renderer: Renderer,
+    rows: Iterable[Placed],
+    graders: Sequence[Grader],
+    labels: Sequence[str],
+    most: int | None,
+    examples: int | None = None,
+) -> Questions:
+    """Makes the questions of evaluation rows.
+
+    A row whose last answer begins beyond data.max_length, kept for an earlier one under data.train_on: all, is none.
+
+    Args:
+        rows: all rows of the split, those that `dataset` leaves out too.
+        labels: those to rank.
+        most: see `Questions.most`; None for a quarter more than the longest answer of the rows has, and at least 8.
+        examples: how many rows are chosen, the first ones of one random order; None takes all.
+
+    Raises:
+        DataError: there is no row to answer, or one lacks a column, or no answer to it could be scored.
+    """
+    answered = [each for each in _kept(renderer, rows) if each.start < renderer.data.max_length]
+    if not answered:
+        raise DataError("evaluation.metrics: no evaluation row has an answer within data.max_length: raise it")
+    ends = end_tokens(renderer.tokenizer, (each.ids[-1] for each in answered))
+    if renderer.tokenizer.eos_token_id is not None:
+        ends.add(renderer.tokenizer.eos_token_id)
+    chosen = sorted(dataset.order(0, len(answered), 0)[:examples].tolist())
+    made = tuple(_question(renderer, answered[place], graders, labels, ends) for place in chosen)
+    longest = max(len(each.ids) - each.start for each in answered)
+    most = most or max(_LEAST_TOKENS, longest * 5 // 4)
+    return Questions(rows=made, labels=tuple(labels), ends=tuple(sorted(ends)), most=most)
+
+
+class _Kept(NamedTuple):
+    """A row that `dataset` keeps."""
+
+    place: int
+    """Among the rows of the split."""
+    found: Placed
+    ids: list[int]
+    """Not cut."""
+    start: int
+    """Where its last answer starts."""
+
+
+def _kept(renderer: Renderer, rows: Iterable[Placed]) -> Iterator[_Kept]:
+    place, stream = 0, iter(rows)
+    while batch := list(islice(stream, BATCH_ROWS)):
+        for found, encoded in zip(batch, renderer.encode([renderer.text(each.row) for each in batch]), strict=True):
+            if any(encoded.labelled[: renderer.data.max_length]):
+                yield _Kept(place, found, encoded.ids, _start(encoded))
+                place += 1
+
+
+def _start(encoded: Encoded) -> int:
+    """Returns the place of the first token of the last answer."""
+    return encoded.labelled.rfind(0) + 1
+
+
+def _question(
+    renderer: Renderer, kept: _Kept, graders: Sequence[Grader], labels: Sequence[str], ends: Collection[int]
+) -> Question:
+    place, row, _ = kept.found
+    columns = {name: value for name, value in row.items() if _is_json(value)}
+    answer = kept.ids[kept.start :]
+    expected = after_reasoning(decoded(renderer.tokenizer, answer[:-1] if answer[-1] in ends else answer))
+    if problems := _absent(graders, columns, place):
+        raise DataError("\n".join(problems))
+    if wrong := catalogue.wrong_row(graders, columns, expected):
+        raise DataError(f"{wrong} (evaluation row, {place})")
+    chosen = renderer.encode([renderer.text(row, label) for label in labels]) if labels else []
+    shared = min([kept.start, *map(_start, chosen)])
+    return Question(
+        row=kept.place,
+        ids=tuple(kept.ids[: kept.start]),
+        prompt=templates.question(renderer.data, row),
+        expected=expected,
+        columns=columns,
+        shared=shared,
+        labels=tuple(tuple(each.ids[shared:]) for each in chosen),
+    )
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _absent(graders: Sequence[Grader], present: Mapping[str, object], source: str) -> list[str]:
+    return [
+        f"evaluation.metrics.{number}: {next(iter(grader.metrics))}: {column} is no column of {source}, or one that "
+        f"JSON cannot hold; columns: {', '.join(present)}{did_you_mean(column, present)}"
+        for number, grader in enumerate(graders)
+        for column in sorted(grader.columns - present.keys())
+    ]
+
+
+def _labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Row]) -> tuple[str, ...]:
+    """Returns the labels to rank. Raises `GradingError` where the answers of the rows are no labels."""
+    has_labels = any(isinstance(grader, Choice) for grader in graders)
+    completions = {templates.answer(data, row) for row in rows} if has_labels else set()
+    of_rows = catalogue.with_labels(graders, completions)
+    return next((each.labels or () for each in of_rows if isinstance(each, Choice) and each.ranks_labels), ())

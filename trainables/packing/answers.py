@@ -1,0 +1,120 @@
+"""Makes graded evaluations of answers: which prompts and labels go through a model, and what comes of it.
+
+Whoever has the model runs it: `AdapterPack` many adapters together, `AdapterScorer` one by plain PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from trainables.contract import AnsweredRow, Evaluation, Failure
+from trainables.data.dataset import TokenRow
+from trainables.data.questions import Question, Questions
+from trainables.data.rendering import after_reasoning, decoded
+from trainables.grading import catalogue
+from trainables.grading.grader import Grader
+from trainables.isolation import SlotOrBase
+from trainables.packing.engine import Answer, Answering, Prompt
+from trainables.packing.passes import PlacedRows, evaluation_passes
+from trainables.specs import EvaluationSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Grading:
+    """The questions of an evaluation, and how answers to them are graded."""
+
+    def __init__(self, questions: Questions, how: EvaluationSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.answering = Answering(frozenset(questions.ends), questions.most, how.temperature)
+        self._questions = questions.rows
+        self._labels = questions.labels
+        self._needs_answers = catalogue.needs_answers(how)
+        self._graders = catalogue.graders(how)
+        self._tokenizer = tokenizer
+
+    def prompts(self, slot: SlotOrBase) -> list[Prompt]:
+        """Returns what a slot, or the base, answers by generating: all questions, or nothing if only labels count."""
+        asked = self._questions if self._needs_answers else ()
+        return [Prompt(slot, np.asarray(each.ids, np.int32), seed=each.row) for each in asked]
+
+    def label_passes(self) -> list[PlacedRows]:
+        """Returns the rows whose losses rank the labels: of each question one row per label, in order.
+
+        A pass has rows of one question, which start alike.
+        """
+        passes = []
+        for number, question in enumerate(self._questions):
+            for places, rows in evaluation_passes([_label_row(question, label) for label in question.labels]):
+                passes.append(([number * len(self._labels) + place for place in places], rows))
+        return passes
+
+    def grade(
+        self, evaluation: Evaluation, answers: Sequence[Answer], label_losses: Sequence[float]
+    ) -> Evaluation | Failure:
+        """Returns the evaluation with the scores of answers, or why they cannot be scored.
+
+        Args:
+            evaluation: of the same model, by its losses.
+            answers: what the model generated to each of `prompts`.
+            label_losses: the negative log-probability of each row of `label_passes`, by its place.
+        """
+        ranked = np.reshape(label_losses, (-1, len(self._labels))).argmin(axis=1) if self._labels else ()
+        likeliest = [self._labels[place] for place in ranked]
+        said = [decoded(self._tokenizer, answer.ids) for answer in answers]
+        values: dict[str, tuple[float, ...]] = {}
+        overall: dict[str, float] = {}
+        for grader in self._graders:
+            found = self._scores(grader, likeliest if grader.ranks_labels else said)
+            if isinstance(found, Failure):
+                return found
+            values |= {metric: tuple(of_row[metric] for of_row in found.rows) for metric in found.rows[0]}
+            overall |= found.overall
+        rows = tuple(
+            AnsweredRow(
+                row=question.row,
+                prompt=question.prompt,
+                expected=question.expected,
+                answer=text,
+                is_ended=answers[place].is_ended if answers else True,
+                scores={name: each[place] for name, each in values.items()},
+            )
+            for place, (question, text) in enumerate(zip(self._questions, said or likeliest, strict=True))
+        )
+        if answers:
+            values[catalogue.ANSWERS_ENDED] = tuple(float(answer.is_ended) for answer in answers)
+        means = {name: sum(each) / len(each) for name, each in values.items()}
+        update = {
+            "metrics": {**evaluation.metrics, **means, **overall},
+            "row_values": {**evaluation.row_values, **values},
+            "row_places": tuple(row.row for row in rows) if len(rows) < len(evaluation.row_tokens) else (),
+            "answers": rows,
+        }
+        return evaluation.model_copy(update=update)
+
+    def _scores(self, grader: Grader, said: Sequence[str]) -> _Scores | Failure:
+        """Returns what a grader gives; where it raises, that and for which row."""
+        answers, expected = [after_reasoning(text) for text in said], [each.expected for each in self._questions]
+        name = where = next(iter(grader.metrics))
+        rows = []
+        try:
+            for question, answer in zip(self._questions, answers, strict=True):
+                where = f"{name}, evaluation row {question.row}"
+                rows.append(grader.grade(question.columns, question.expected, answer))
+            where = name
+            return _Scores(rows, grader.overall(expected, answers))
+        except Exception as error:
+            return Failure(kind="failed", message=f"{where}: {type(error).__name__}: {error}")
+
+
+class _Scores(NamedTuple):
+    rows: list[Mapping[str, float]]
+    overall: Mapping[str, float]
+
+
+def _label_row(question: Question, label: Sequence[int]) -> TokenRow:
+    ids = np.asarray((*question.ids[: question.shared], *label), np.int32)
+    return TokenRow(ids, np.arange(len(ids)) >= question.shared)
