@@ -44,7 +44,7 @@ from trainables.contract import (
     TargetModules,
 )
 from trainables.errors import TrainableError
-from trainables.objective import LOWEST_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective, Standing
 from trainables.specs import Spec, TrialSpec
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class Host:
         self,
         lease: str,
         target: int,
-        best: float,
+        best: Standing,
         known: int,
         wait_seconds: float,
         objective: Objective = LOWEST_LOSS,

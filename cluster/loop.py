@@ -17,7 +17,7 @@ from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, Work
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
-from trainables.objective import LOWEST_LOSS, Objective
+from trainables.objective import LOWEST_LOSS, Objective, Standing
 from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")
@@ -49,7 +49,7 @@ class Training:
     opened: Opened
     step: int
     target: int = 0
-    best: float = float("inf")
+    best: Standing = field(default_factory=Standing)
     objective: Objective = LOWEST_LOSS
     history: list[StepRecord] = field(default_factory=list)
     """The steps that the owner has not confirmed."""
@@ -76,6 +76,11 @@ class Training:
     def examples(self) -> int:
         """How many rows one of its steps trains on."""
         return self.spec.training.batch_size * self.spec.training.gradient_accumulation_steps
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether its answers are scored where it stands."""
+        return self.spec.is_scored_at(self.step)
 
     @property
     def is_waiting(self) -> bool:
@@ -153,7 +158,7 @@ class PackLoop:
         self,
         lease: str,
         target: int,
-        best: float,
+        best: Standing,
         known: int,
         wait_seconds: float,
         objective: Objective = LOWEST_LOSS,
@@ -161,7 +166,7 @@ class PackLoop:
         """Trains the lease to step `target` and evaluates it there; None when there is no outcome in time.
 
         Args:
-            best: the best value of the objective so far; a better one is handed out with its adapter.
+            best: how good the best evaluation so far is; a better one is handed out with its adapter.
             known: the last step whose record the caller has; later ones are given again until it names them here.
 
         Raises:
@@ -343,8 +348,9 @@ class PackLoop:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
         if not due:
             return
-        with self._pace.does("evaluation", len(due)):
-            for slot, result in _blamed(self._pack.evaluate, sorted(due)).items():
+        what: Work = "evaluation of answers" if any(lease.is_scored for lease in due.values()) else "evaluation"
+        with self._pace.does(what, len(due)):
+            for slot, result in _blamed(self._evaluated, sorted(due)).items():
                 lease = due[slot]
                 if isinstance(result, Failure):
                     outcome = Outcome(step=lease.step, history=tuple(lease.history), failure=result)
@@ -352,9 +358,17 @@ class PackLoop:
                     outcome = self._report(lease, result)
                 self._settle(lease, outcome)
 
+    def _evaluated(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
+        """What the pack says of slots that are due."""
+        scored = {lease.slot for lease in self._leases.values() if lease.is_scored}.intersection(slots)
+        # A pack that scores no answers need not take the argument.
+        return self._pack.evaluate(slots, scored) if scored else self._pack.evaluate(slots)
+
     def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
         try:
-            better = lease.objective.is_better(lease.objective.of(evaluation.metrics), lease.best)
+            if lease.is_scored or not lease.spec.evaluation.metrics:
+                lease.objective.of(evaluation.metrics)
+            better = lease.objective.standing(evaluation.metrics) < lease.best
             return Outcome(
                 step=lease.step,
                 history=tuple(lease.history),

@@ -10,8 +10,9 @@ from typing import Literal
 from cluster import timing
 from trainables.specs import Spec
 
-Work = Literal["step", "evaluation", "evaluation of the base", "change of trials"]
-"""Kinds of work. The base's evaluation may be read from the disk, which says nothing of how long another takes."""
+Work = Literal["step", "evaluation", "evaluation of answers", "evaluation of the base", "change of trials"]
+"""Kinds of work. The base's evaluation may be read from the disk, which says nothing of how long another takes; that of
+the loss says nothing of how long answers take."""
 TIMES = 20
 """So many times the slowest part so far may one last: other load, or longer rows, make some slower than others."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 
 from cluster.loop import PackLoop
 from trainables import toy
+from trainables.objective import Standing
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 DEADLINE = 120.0
@@ -59,9 +59,9 @@ class GatedPack(toy.ToyPack):
             self.gates[self.steps].pass_through()
         return super().step(slots)
 
-    def evaluate(self, slots):
+    def evaluate(self, slots, scored=()):
         self.log.append(("evaluate", *slots))
-        return super().evaluate(slots)
+        return super().evaluate(slots, scored)
 
     def evaluate_base(self):
         self.log.append(("evaluate_base",))
@@ -80,11 +80,15 @@ class BrokenPack(GatedPack):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 
+NONE = Standing()
+"""No evaluation yet."""
+
+
 def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: bytes | None = None):
     return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
 
 
-def advanced(loop: PackLoop, lease: str, target: int, best: float = math.inf, known: int = 0):
+def advanced(loop: PackLoop, lease: str, target: int, best: Standing = NONE, known: int = 0):
     outcome = loop.advance(lease, target, best, known, DEADLINE)
     assert outcome is not None, f"{lease} never came to step {target}"
     return outcome
@@ -92,4 +96,4 @@ def advanced(loop: PackLoop, lease: str, target: int, best: float = math.inf, kn
 
 def ask(loop: PackLoop, lease: str, target: int) -> None:
     """Names a target without waiting for it."""
-    assert loop.advance(lease, target, math.inf, 0, 0.0) is None
+    assert loop.advance(lease, target, Standing(), 0, 0.0) is None

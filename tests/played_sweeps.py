@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from sweep_events import reported
 from sweep_files import toy
@@ -21,7 +21,8 @@ from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback, RuleScheduler
 from sweeps.tune.trial_queue import FINISHED, ProcessPlaces, TrialQueue
 from trainables import toy as curves
-from trainables.specs import TrialSpec
+from trainables.objective import Objective
+from trainables.specs import EvaluationSpec, TrialSpec
 
 SPACE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2], "prior": 1e-3}}
 
@@ -39,6 +40,14 @@ def sweep(trials: int = 9, searcher: dict[str, Any] | None = None, **scheduler: 
         seed=5,
     )
     return config
+
+
+def scored(config: SweepConfig, when: Literal["last", "every"]) -> SweepConfig:
+    """The sweep with a score that chooses; scored at the last report point alone, it is the loss that stops trials."""
+    scheduler = config.scheduler.model_copy(update={"metric": "eval_loss" if when == "last" else None})
+    evaluation = EvaluationSpec(metrics=("exact_match",), when=when)
+    objective = Objective(metric="exact_match", mode="max")
+    return config.model_copy(update={"objective": objective, "evaluation": evaluation, "scheduler": scheduler})
 
 
 def unexpected(line: str) -> None:
@@ -138,6 +147,9 @@ class Driver:
         points = self.config.scheduler.points(9)
         step = min(point for point in points if point > before)
         report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
+        if spec.is_scored_at(step):
+            metrics = {**report.metrics, "exact_match": curves.right_answers(spec, step) / 10}
+            report = report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         state = "COMPLETED" if step == points[-1] else "RUNNING"
         result = {"step": step, "state": state, "report": report.model_dump_json(), "is_saved": self.is_saved(trial)}
         return self.tell(trial, result | {"adapter": None, "adapter_sha256": None, "done": step == points[-1]})

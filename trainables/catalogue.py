@@ -16,7 +16,7 @@ from trainables.contract import Device, Need, Pack, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import EVAL_LOSS, wrong_names
+from trainables.objective import EVAL_LOSS, Direction, wrong_names
 from trainables.scoring.requests import Scorer
 from trainables.specs import TrialSpec
 
@@ -126,6 +126,21 @@ class Room(NamedTuple):
     """Over which the base is spread; a CPU counts as one."""
     usable: int
     """Bytes; of several GPUs those of the fullest."""
+
+
+def metrics(trainable: Trainable, base: TrialSpec) -> Mapping[str, Direction]:
+    """The trainable's `metrics`.
+
+    Raises:
+        TrainableError: as the trainable raised it: the metrics that the spec asks for cannot be had.
+        NotTrainable: its metrics break, or are none.
+    """
+    with answering("its metrics"):
+        found = trainable.metrics(base)
+    problem = _wrong_metrics(found)
+    if problem is not None:
+        raise NotTrainable(f"its metrics {problem}")
+    return found
 
 
 def check(trainable: Trainable, base: TrialSpec) -> list[str]:

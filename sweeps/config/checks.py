@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
 from trainables import catalogue
 from trainables.contract import Preview, Trainable
-from trainables.errors import NotTrainable
+from trainables.errors import NotTrainable, TrainableError
 from trainables.inputs import paths
-from trainables.objective import COSTS
+from trainables.objective import COSTS, EVAL_LOSS, Direction
+from trainables.scoring import requests
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
@@ -70,16 +71,17 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
 
 def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
     """What is wrong with the objectives: a metric that the trainable does not offer, the other direction, a repeat."""
-    offered = dict(trainable.METRICS)
+    offered = _metrics(config, trainable)
+    if offered is None:
+        return []
     wrong, named = [], set()
     for place, objective in enumerate(config.objectives):
         field = f"objective.{place}" if isinstance(config.objective, tuple) else "objective"
         # A cost has no best step, and is no reason to stop a trial.
-        known = {**offered, **dict.fromkeys(COSTS, "min")} if place else offered
+        known: Mapping[str, Direction] = {**offered, **dict.fromkeys(COSTS, "min")} if place else offered
         metric, mode = objective.metric, objective.mode
         if metric not in known:
-            later = "; it may be a second objective, in a list" if metric in COSTS else ""
-            wrong.append(f"{field}.metric: {messages.unknown('metric', metric, known)}{later}")
+            wrong.append(f"{field}.metric: {_not_offered(config, trainable, metric, known)}")
         elif mode != known[metric]:
             better = "lower" if mode == "max" else "higher"
             wrong.append(f"{field}.mode: {mode}: a {better} {metric} is better: write mode: {known[metric]}")
@@ -89,11 +91,53 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
     return wrong
 
 
+def _metrics(config: SweepConfig, trainable: Trainable, *more: str) -> Mapping[str, Direction] | None:
+    """The metrics of evaluations that score answers by `more` too; None where these cannot be had."""
+    evaluation = config.evaluation.model_copy(update={"metrics": (*config.evaluation.metrics, *more)})
+    try:
+        return catalogue.metrics(trainable, config.base.model_copy(update={"evaluation": evaluation}))
+    except TrainableError:
+        return None  # the check of the trainable says why
+
+
+def _not_offered(config: SweepConfig, trainable: Trainable, metric: str, known: Collection[str]) -> str:
+    if metric in (_metrics(config, trainable, metric) or ()):
+        return f"{metric} scores answers: ask for it with evaluation: {{metrics: [{metric}]}}"
+    later = "; it may be a second objective, in a list" if metric in COSTS else ""
+    return messages.unknown("metric", metric, known) + later
+
+
 def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
-    """What is wrong with promotion.metric, which would be told at the end of the sweep."""
-    known = {**trainable.METRICS, **dict.fromkeys(COSTS, "min")}
-    metric = config.promotion.metric
-    return [] if metric in (None, *known) else [f"promotion.metric: {messages.unknown('metric', str(metric), known)}"]
+    """What is wrong with promotion.metric and those of guards, which would be told at the end of the sweep."""
+    offered, guards = _metrics(config, trainable), config.promotion.guards
+    named = {f"promotion.guards.{place}.metric": guard.metric for place, guard in enumerate(guards)}
+    named |= {} if config.promotion.metric is None else {"promotion.metric": config.promotion.metric}
+    if offered is None:
+        return []
+    wrong = {field: metric for field, metric in named.items() if metric not in offered}
+    return [f"{field}: {_not_offered(config, trainable, metric, offered)}" for field, metric in wrong.items()]
+
+
+def promotion_rows(config: SweepConfig) -> list[str]:
+    """What is wrong with the files of promotion.guards and the column of promotion.slices, of data that is right."""
+    if config.data is None:
+        return []
+    wrong = []
+    for place, guard in enumerate(config.promotion.guards):
+        if guard.data is not None:
+            wrong += requests.check_rows(config.data, guard.data, f"promotion.guards.{place}.data")
+    if config.promotion.slices is not None:
+        decide = "held_out" if config.data.test is None else "test"
+        wrong += requests.check_slices(config.data, decide, config.promotion.slices.by)
+    return wrong
+
+
+def stopping_metric(config: SweepConfig, trainable: Trainable) -> SweepConfig:
+    """The configuration with `scheduler.metric` settled: a score of the last report point alone stops no trial."""
+    is_scored_late = config.evaluation.when == "last" and config.objectives[0].metric not in trainable.METRICS
+    if not is_scored_late or config.scheduler.metric is not None:
+        return config
+    return config.model_copy(update={"scheduler": config.scheduler.model_copy(update={"metric": EVAL_LOSS})})
 
 
 def alias(field: str, value: str) -> list[str]:

@@ -26,6 +26,7 @@ from sweeps.errors import ConfigError
 from trainables.contract import Preview, Trainable
 from trainables.data import sources
 from trainables.errors import DataError
+from trainables.grading import catalogue as grading
 from trainables.inputs import paths
 from trainables.inputs.similar import did_you_mean
 
@@ -88,11 +89,14 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
+    wrong += checks.promotion_rows(config) if not mistakes and elsewhere is None else []
     resolved = _with_absolute_places(config, folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
     wrong += checks.texts_without_secrets(config)
     wrong += checks.alias("promotion.alias", config.promotion.alias)
     wrong += checks.budget(raw, config) + checks.gpu(config)
+    if trainable is not None:
+        resolved = checks.stopping_metric(resolved, trainable)
     if space is not None and not wrong:
         resolved, wrong = resource.settled(resolved, space, preview.train_rows)
     if wrong or space is None:
@@ -311,9 +315,16 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     for split in ("train", "eval", "test"):
         if isinstance(value := data.get(split), str) and _is_data_path(value, folder):
             data[split] = _absolute(value, folder)
+    guards = section(raw, "promotion").get("guards")
+    for guard in guards if isinstance(guards, list) else []:
+        if isinstance(guard, dict) and isinstance(file := guard.get("data"), str):
+            guard["data"] = _absolute(file, folder)
     cluster = section(raw, "cluster")
     if isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
         cluster["profile"] = _absolute(profile, folder)
+    evaluation = section(raw, "evaluation")
+    if isinstance(entries := evaluation.get("metrics"), list):
+        evaluation["metrics"] = grading.with_schemas(entries, folder)
 
 
 def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from cluster import gpu_table
 from search_spaces.space import PORTFOLIO
 from sweeps.config import components, passwords, uris
 from trainables.inputs import paths
-from trainables.objective import LOWEST_LOSS, Objective
+from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective
 from trainables.specs import (
     MOST,
     AdapterSpec,
@@ -275,6 +275,26 @@ def _is_alias(value: object) -> object:
     return value
 
 
+class Guard(Spec):
+    """What the winner must not make worse beside the metric that decides: another task, general text, or a metric."""
+
+    data: Annotated[str, Field(min_length=1)] | None = None
+    """A file of rows with the columns of data.train; the rows that decide when left out."""
+    metric: Annotated[str, Field(min_length=1)] = EVAL_LOSS
+    """A metric with a value per row."""
+    worse_by: Annotated[float, Field(gt=0)]
+    """How much worse than the base's, and the champion's, its value may be at most, in the metric's unit."""
+
+
+class Slices(Spec):
+    """Parts of the rows that decide, one for each value of a column. The worst is named."""
+
+    by: Annotated[str, Field(min_length=1)]
+    """The column, such as language; of at most 100 values."""
+    worse_by: Annotated[float, Field(gt=0)] | None = None
+    """How much worse than the base, and the champion, the winner may be at most on each; no limit when left out."""
+
+
 class Promotion(Spec):
     """What `qsweep promote` does with the sweep's best adapters where its own options do not say otherwise."""
 
@@ -285,9 +305,13 @@ class Promotion(Spec):
     alias: Annotated[Name, BeforeValidator(_is_alias)] = "champion"
     """The alias that moves to the winner."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
-    """How much lower its loss must be than the base's and the champion's, in nats per completion token."""
+    """How much better than the base's and the champion's its metric must be, in the metric's unit: nats per completion
+    token for eval_loss, 0.01 for one answer in a hundred."""
     metric: Annotated[str, Field(min_length=1)] | None = None
-    """The candidates are those with the best value of it; the sweep's objective when left out."""
+    """What ranks the candidates and decides, a metric with a value per row; the sweep's objective when left out."""
+    guards: Annotated[tuple[Guard, ...], Field(strict=False)] = ()
+    """What the winner must not make worse."""
+    slices: Slices | None = None
 
 
 class SweepConfig(Spec):
@@ -307,8 +331,8 @@ class SweepConfig(Spec):
     """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
     points to try first."""
     objective: Objectives = LOWEST_LOSS
-    """One metric with its mode, or a list of several: the first one stops trials early and chooses the best step, and
-    the sweep's answer is the trials that no other one is better than in all of them."""
+    """One metric with its mode, or a list of several: the first one chooses the best step and stops trials early (see
+    `scheduler.metric`), and the sweep's answer is the trials that no other one is better than in all of them."""
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))
@@ -325,6 +349,11 @@ class SweepConfig(Spec):
     def objectives(self) -> tuple[Objective, ...]:
         """What decides which trial is better: the first one, and where there are more, none alone."""
         return self.objective if isinstance(self.objective, tuple) else (self.objective,)
+
+    @property
+    def stops(self) -> Objective:
+        """What the scheduler goes by."""
+        return LOWEST_LOSS if self.scheduler.metric == EVAL_LOSS else self.objectives[0]
 
     @property
     def base(self) -> TrialSpec:

@@ -58,8 +58,8 @@ class Sender:
         self._held.check()
         if not self._is_known:
             self._learn()
-        base_rows = self._folder.base_rows.name
-        self._send(_OWN, small_files(self._folder.path), lambda name: name != base_rows)
+        base = (self._folder.base_rows.name, self._folder.base_samples.name)
+        self._send(_OWN, small_files(self._folder.path), lambda name: name not in base)
         looked = now()
         with_snapshots = self._trials.changed()
         for key in with_snapshots:
@@ -69,7 +69,7 @@ class Sender:
             named = [record.trials[key].adapter for key in changed if key in record.trials]
             self._folder.in_use = frozenset(self._folder.path / adapter for adapter in named if adapter is not None)
         try:
-            self._send(_OWN, small_files(self._folder.path), lambda name: name == base_rows)
+            self._send(_OWN, small_files(self._folder.path), lambda name: name in base)
             for key in changed:
                 self._send(key, trial_files(self._folder.trial(key)), lambda path: not _is_snapshot(path))
             self._publish(length)

@@ -23,10 +23,11 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning.capacity import Machine
-from sweeps.planning.rates import Load, Range, Rate, RateKey, Speed, speed
+from sweeps.planning.rates import Load, Range, Rate, RateKey, Speed, answers_key, speed
 from sweeps.record.spent import HOUR
 from sweeps.schedulers import Decision, Idle, Reported, Resume, Rule, Started
 from trainables.contract import RowShape
+from trainables.grading.catalogue import needs_answers
 from trainables.specs import seconds as in_seconds
 
 MOST_PLAYED = 1_000
@@ -220,6 +221,18 @@ class RowsAndRates:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What scoring the answers takes."""
+
+    evaluations: float
+    """Evaluations whose answers are scored, that of the base among them."""
+    tokens: float | None
+    """Tokens that are generated at most, about; 0 where labels are ranked. None where nothing bounds them yet."""
+    share: float | None
+    """Part of the work that goes into these evaluations, 0 to 1; None where no sweep has scored answers alike."""
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What is expected of a sweep, as far as that can be said."""
 
@@ -240,6 +253,8 @@ class Forecast:
     """GPU-hours of all hosts to the end; 0 on CPUs."""
     rate: str
     """Where the time comes from, in words, or how to know it."""
+    answers: Answers | None = None
+    """None where answers are not scored. Time and hours hold them where their share is known."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
@@ -252,7 +267,8 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     at, per_unit = resource.of(config).points, resource.steps_per_unit(config, space)
     evaluated, (row_tokens, lengths_from) = evaluation_rows(config, known), _row_tokens(config, known)
     load = Load(_rows_per_step(config, space) * row_tokens, slots, evaluated or 0, row_tokens)
-    rate = speed(known.rates, known.key, load) if known.key is not None and evaluated is not None else None
+    scores = answers_key(config.evaluation)
+    rate = speed(known.rates, known.key, load, scores) if known.key is not None and evaluated is not None else None
     lengths = _lengths(rate, load, per_unit)
     made = plays(config, trials, Hosts(hosts, slots), lengths)
     # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
@@ -260,7 +276,9 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     steps = _range([min(float(most), per_unit * each.units(at)) for each in made])
     evaluations = fmean(each.evaluations for each in made) + 1
     work = lengths.of(steps.expected / per_unit, evaluations)
-    seconds = None if rate is None else _seconds(rate, made, trials, lengths.evaluation / hosts)
+    scored = evaluations if config.evaluation.when == "every" else fmean(e.counts[-1] + e.repeats for e in made) + 1
+    answering = scored * rate.answer_seconds if rate is not None and rate.answer_seconds is not None else None
+    seconds = None if rate is None else _seconds(rate, made, trials, (lengths.evaluation + (answering or 0.0)) / hosts)
     is_share_known = bool(rate.step_seconds) if rate is not None else bool(row_tokens) and evaluated is not None
     return Forecast(
         reaching=tuple(round(fmean(column), 1) for column in zip(*(each.counts for each in made), strict=True)),
@@ -272,7 +290,24 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         seconds=seconds,
         gpu_hours=None if seconds is None else seconds.times(hosts * machine.gpus / HOUR),
         rate=f"by {rate.measured} steps that were measured" if rate else _unknown(config, known, machine),
+        answers=_answers(config, known, scored, answering and answering / (work + answering)) if scores else None,
     )
+
+
+def _answers(config: SweepConfig, known: RowsAndRates, evaluations: float, share: float | None) -> Answers:
+    """What scoring the answers takes, each answer as long as `evaluation.max_new_tokens` allows.
+
+    Left out, that is a quarter more than the longest completion: about the labelled part of the longest row.
+    """
+    scores, rows = config.evaluation, known.rows
+    if not needs_answers(scores):
+        return Answers(round(evaluations, 1), 0.0, share)
+    longest = scores.max_new_tokens
+    if longest is None and rows is not None:
+        longest = math.ceil(1.25 * rows.longest * rows.labelled)
+    answered = min([count for count in (scores.examples, evaluation_rows(config, known)) if count], default=None)
+    tokens = None if longest is None or answered is None else evaluations * answered * longest
+    return Answers(round(evaluations, 1), tokens, share)
 
 
 def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
@@ -293,7 +328,7 @@ def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Ran
     """From the command to the answer. The start, and what a trial takes beside its work, no other host shares.
 
     Args:
-        base: seconds of the evaluation of the base.
+        base: seconds of the evaluation of the base, and of what answers take.
     """
     begun = trials + fmean(each.repeats for each in made)
     work = _range([base + each.makespan for each in made]).wider(rate.uncertainty)

@@ -25,7 +25,7 @@ from sweeps.config import points, resource
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning.capacity import Machine, largest
-from sweeps.planning.rates import Rate, RateKey, rate_key
+from sweeps.planning.rates import Rate, RateKey, answers_key, rate_key
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -39,7 +39,8 @@ from sweeps.record.events import (
 from trainables import catalogue
 from trainables.contract import Failure, Prepared, StepRecord
 from trainables.errors import TrainableError
-from trainables.specs import TrialSpec
+from trainables.objective import Standing
+from trainables.specs import EvaluationSpec, TrialSpec
 
 LEAST_STEPS = 6
 """Steps below which a sweep is no measurement: the first ones of a process are slow."""
@@ -49,6 +50,8 @@ STEPS = 12
 """Steps of all trials of a calibration that are measured, at least 2 of each."""
 WAIT_SECONDS = 600.0
 """How long a calibration waits for a trial to open, and for one to train and be evaluated."""
+
+NO_SCORES = EvaluationSpec()
 
 Interval = tuple[float, float]
 _Found = TypeVar("_Found", bound=Event)
@@ -62,6 +65,8 @@ class Trained(NamedTuple):
     steps: Sequence[StepRecord]
     evaluated: float | None
     """When the evaluation after the last of them was done; None where there was none."""
+    is_scored: bool = False
+    """Whether answers were scored there, which takes far longer than the loss."""
 
 
 class _Step(NamedTuple):
@@ -72,11 +77,15 @@ class _Step(NamedTuple):
     tokens: int
 
 
-def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
-    """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell."""
+def of_sweep(events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_SCORES) -> Rate | None:
+    """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell.
+
+    Args:
+        scores: how the sweep scores answers.
+    """
     story = list(events)
     begun = max((number for number, event in enumerate(story) if isinstance(event, SweepStarted)), default=0)
-    own, trained = story[begun:], [part for part in _parts(story) if part[0] >= begun]
+    own, trained = story[begun:], [part for part in _parts(story, scores) if part[0] >= begun]
     changed, hosts = _last(own, HostsChanged), _last(own, HostsStarted)
     # Where the number of hosts has changed, or one may hang, what one host usually does cannot be told.
     if hosts is None or (changed is not None and own.index(changed) > own.index(hosts)):
@@ -88,7 +97,7 @@ def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
     parts = [part for _, _, part in trained]
     rate = of_steps(parts, key, evaluated, tokens / rows if rows else 0.0, hosts.hosts)
     evaluations = list(_evaluations(parts))
-    if rate.steps < LEAST_STEPS or not evaluations:
+    if rate.steps < LEAST_STEPS or not any(_evaluations(part for part in parts if not part.is_scored)):
         return None
     working = covered([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
     idle = max(0.0, story[-1].time - hosts.time - working)
@@ -98,6 +107,7 @@ def of_sweep(events: Iterable[Event], key: RateKey) -> Rate | None:
             "trial_seconds": idle / len({trial for _, trial, _ in trained}),
             "host_slots": hosts.slots / hosts.hosts,
             "time": story[-1].time,
+            "answers": answers_key(scores),
         }
     )
 
@@ -107,17 +117,18 @@ def _last(events: Sequence[Event], kind: type[_Found]) -> _Found | None:
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
 
 
-def _parts(events: Iterable[Event]) -> Iterator[tuple[int, str, Trained]]:
+def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[int, str, Trained]]:
     """The number of each event that tells of steps, its trial, and what was trained; events of one trial follow on."""
     latest: dict[str, StepRecord] = {}
     for number, event in enumerate(events):
         if isinstance(event, TrialReported):
             history, evaluated = event.report.history, event.report.time if event.report.history else None
+            is_scored = any(map(scores.scores_by, event.report.metrics))
         elif isinstance(event, TrialEnded):
-            history, evaluated = event.history, None
+            history, evaluated, is_scored = event.history, None, False
         else:
             continue
-        yield number, event.trial_key, Trained(latest.get(event.trial_key), history, evaluated)
+        yield number, event.trial_key, Trained(latest.get(event.trial_key), history, evaluated, is_scored)
         latest.update({event.trial_key: history[-1]} if history else {})
 
 
@@ -144,9 +155,11 @@ def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
 
 def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1) -> Rate:
     """The rate of trials that hosts trained side by side, some steps each; `row_tokens` are those of a mean row."""
-    steps, evaluations = list(_steps(parts)), list(_evaluations(parts))
+    steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
+    answers = list(_evaluations(part for part in parts if part.is_scored))
     times = [(step.begin, step.end) for step in steps]
     stepping, working = covered(times, hosts), covered([*times, *evaluations], hosts)
+    answering = covered([*times, *evaluations, *answers], hosts) - working
     slots = max(1.0, sum(end - begin for begin, end in times) / stepping) if stepping else 1.0
     per_token = [(step.end - step.begin) / step.tokens for step in steps if step.tokens > 0]
     count, mean = max(1, len(steps)), fmean(per_token) if per_token else 0.0
@@ -163,7 +176,8 @@ def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_t
         trial_seconds=0.0,
         spread=pstdev(per_token) / mean if mean else 0.0,
         steps=len(steps),
-        time=max((end for _, end in [*times, *evaluations]), default=0.0),
+        time=max((end for _, end in [*times, *evaluations, *answers]), default=0.0),
+        answer_seconds=answering / len(answers) if answers else None,
     )
 
 
@@ -247,15 +261,16 @@ def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
 def _first_specs(sweep: Sweep) -> Iterator[TrialSpec]:
     """Trials as a launch of the sweep would begin them; equal ones may come twice, and are as fast as others."""
     config, space = sweep.config, sweep.space
+    base = config.base.model_copy(update={"evaluation": NO_SCORES})  # a few steps say nothing of how long answers are
     searcher = config.searcher.build(space, config.seed)
     for point in chain(points.beginning(config, space), iter(searcher.suggest, None)):
-        yield resource.of(config).with_steps(points.apply(config.base, point, config.seed))
+        yield resource.of(config).with_steps(points.apply(base, point, config.seed))
 
 
 def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
     """The lease at `target`, evaluated there, and when that was; a failure ends it before."""
     while True:
-        outcome = loop.advance(lease, target, math.inf, 0, WAIT_SECONDS)
+        outcome = loop.advance(lease, target, Standing(), 0, WAIT_SECONDS)
         if outcome is not None and (outcome.evaluation is not None or outcome.failure is not None):
             return outcome, time.time()
 

@@ -30,7 +30,7 @@ from sweeps.config.passwords import without_passwords
 from sweeps.record.whole_files import write_whole
 from trainables import catalogue
 from trainables.contract import RowShape
-from trainables.specs import Spec, TrialSpec
+from trainables.specs import EvaluationSpec, Spec, TrialSpec
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -99,6 +99,10 @@ class Rate(Spec):
     time: float
     """When, in seconds since the epoch."""
     is_calibration: bool = False
+    answers: str = ""
+    """How answers were scored, as `answers_key` tells it."""
+    answer_seconds: NotNegative | None = None
+    """Mean time of a host for one evaluation of one trial whose answers were scored; None where there was none."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,11 @@ class Speed:
     """Share by which steps and evaluations may be faster or slower."""
     measured: int
     """Steps behind it."""
+    answer_seconds: float | None = None
+    """For one evaluation of one trial whose answers are scored; None where no sweep has scored them alike."""
 
 
-def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
+def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") -> Speed | None:
     """The speed of a host of this kind under this load, from the measurement closest to it; None without any.
 
     Of those that are about as close the latest counts. Overheads are the median of the latest sweeps: a calibration has
@@ -156,6 +162,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
 
     Args:
         key: of the base and the device. A device may be words of a full name: "H100 80GB" for NVIDIA H100 80GB HBM3.
+        answers: how answers are scored, as `answers_key` tells it.
     """
     known = [rate for rate in rates if _applies(rate.key, key)]
     if not known:
@@ -167,6 +174,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
     per_token = load.tokens_per_step / nearest.tokens_per_step if nearest.tokens_per_step else 1.0
     rows = load.evaluation_rows / nearest.evaluation_rows if nearest.evaluation_rows else 1.0
     longer = load.row_tokens / nearest.row_tokens if nearest.row_tokens and load.row_tokens else 1.0
+    alike = [rate for rate in known if answers and rate.answers == answers and rate.answer_seconds is not None]
     far = FAR_RANGE * _distance(nearest, load)
     return Speed(
         step_seconds=nearest.step_seconds / nearest.slots * per_token,
@@ -175,6 +183,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load) -> Speed | None:
         trial_seconds=_overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS),
         uncertainty=min(MOST_RANGE, max(LEAST_RANGE, nearest.spread / math.sqrt(max(1, nearest.steps))) + far),
         measured=nearest.steps,
+        answer_seconds=max(alike, key=lambda rate: rate.time).answer_seconds if alike else None,
     )
 
 
@@ -274,6 +283,11 @@ def rate_key(config: SweepConfig, device_name: str) -> RateKey:
         engine=catalogue.engine(catalogue.find(config.trainable), config.base) or "peft",
         pacing=_pacing(config.base),
     )
+
+
+def answers_key(evaluation: EvaluationSpec) -> str:
+    """What decides how long answers take; empty where none are scored."""
+    return evaluation.model_dump_json(exclude={"when"}) if evaluation.metrics else ""
 
 
 def _pacing(base: TrialSpec) -> str:

@@ -4,12 +4,13 @@ NAME/
 ├── config.json           the folder's format, and the resolved configuration; the folder is a sweep once it is there
 ├── events.jsonl          everything that happened, one event per line
 ├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
+├── base_samples.jsonl    what it answers, where answers are scored
 ├── report.html           the page that qsweep report made of it last; the folder is whole without it
 ├── requests/             what other processes have asked of the driver, and it has not answered yet
 ├── mirror.json           as which driver this folder wrote its mirror on an object store last, if it has one
 ├── tracking.json         which tracking server has acknowledged the events, and how far
-└── trials/TRIAL_KEY/     snapshot-STEP (to go on from), best-STEP (adapter/ and eval_rows.json), and rows-STEP of each
-                          report (eval_rows.json)
+└── trials/TRIAL_KEY/     snapshot-STEP (to go on from), best-STEP (adapter/, eval_rows.json and, of answers that were
+                          scored, samples.jsonl), and rows-STEP of each report (eval_rows.json)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, Literal
 from filelock import Timeout
 
 from sweeps.errors import StorageError
+from sweeps.record import samples
 from sweeps.record.events import Event, from_line, to_line
 from sweeps.record.whole_files import (
     FOLDER_MODE,
@@ -58,6 +60,7 @@ class SweepFolder:
         self.events = path / "events.jsonl"
         self.tracking = path / "tracking.json"
         self.base_rows = path / "base_eval_rows.json"
+        self.base_samples = path / samples.OF_BASE
         self.report = path / REPORT
         self.requests = path / "requests"
         self.in_use: frozenset[Path] = frozenset()

@@ -108,11 +108,11 @@ def without_steps(event: Event) -> Event:
             return event
 
 
-def rule_event(event: Event, objective: Objective, protects_first: bool) -> schedulers.Event | None:
+def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedulers.Event | None:
     """The event as the rule takes it, while the sweep runs and when it goes on later; None for what says nothing to it.
 
     Args:
-        objective: names the metric that the rule goes by.
+        stops: names the metric that the rule goes by.
         protects_first: whether trial 0 is trained to its end whatever it reports.
     """
     match event:
@@ -120,7 +120,7 @@ def rule_event(event: Event, objective: Objective, protects_first: bool) -> sche
             is_protected = protects_first and event.number == 0
             return schedulers.Started(event.trial_key, is_protected, event.is_in_tail)
         case TrialReported():
-            return schedulers.Reported(event.trial_key, event.report.point, objective.of(event.report.metrics))
+            return schedulers.Reported(event.trial_key, event.report.point, stops.of(event.report.metrics))
         case PointInfeasible():
             return schedulers.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final and not event.may_go_on:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.record.sweep_record import TrialRecord
-from trainables.objective import Objective
+from trainables.objective import Objective, Standing
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
     """The trial with the best value of the objective among those that completed or were stopped by the scheduler.
 
     Every trial is ranked by the best value that it reported on the sweep's fixed evaluation rows, not by its last
-    one. Equal values go to the trial with the lower number, so the answer does not depend on the order of arrival.
+    one; those that were stopped before their answers were scored come after those with a score. Among equals the loss
+    decides, then the lower number, so the answer does not depend on the order of arrival.
     """
     trials = tuple(trials)
     ranked = rank(trials, objective)
@@ -61,9 +62,10 @@ def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord |
 
 
 def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
-    """The trials with a finite value, best first, equal ones by their number.
+    """The trials with a finite value of the objective or a finite loss, best first, equal ones by their number.
 
     Repeats are left out: the luckiest of several seeds would pass for a better point.
     """
-    fit = [trial for trial in trials if trial.repeats is None and math.isfinite(trial.value(objective.metric))]
-    return sorted(fit, key=lambda trial: (objective.loss(trial.value(objective.metric)), trial.number))
+    standings = [(objective.standing(trial.best_metrics), trial) for trial in trials if trial.repeats is None]
+    fit = [(standing, trial) for standing, trial in standings if standing < Standing()]
+    return [trial for _, trial in sorted(fit, key=lambda each: (each[0], each[1].number))]

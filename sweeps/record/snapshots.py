@@ -10,7 +10,6 @@ meanwhile may lose theirs, and begin anew.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from sweeps.errors import StorageError
 from sweeps.record.folder import Kind, SweepFolder
 from sweeps.record.whole_files import file_lock, listed, remove_folder
 from trainables.contract import Report, StepRecord
-from trainables.objective import LOWEST_LOSS, Metrics, Objective
+from trainables.objective import LOWEST_LOSS, Metrics, Objective, Standing
 from trainables.specs import Spec
 
 KEPT = 2
@@ -99,31 +98,36 @@ class KeptSnapshot:
     """Size in bytes."""
     is_latest: bool
     """Whether it is the latest one of its trial."""
-    loss: float
-    """The trial's best value when it was written, by `Objective.loss`; infinite before the first evaluation."""
+    best: Standing
+    """The trial's best evaluation when it was written."""
     is_parked: bool = False
     """Whether a parked trial would go on from it."""
 
 
+def _place(kept: KeptSnapshot) -> tuple[bool, float, float, str]:
+    """In which order snapshots go: those of the worst trials first, those of parked ones last."""
+    return kept.is_parked, -kept.best.objective, -kept.best.loss, str(kept.path)
+
+
 def to_remove(
-    kept: Sequence[KeptSnapshot], missing: int, worse_than: float | None, takes_parked: bool = False
+    kept: Sequence[KeptSnapshot], missing: int, worse_than: Standing | None, takes_parked: bool = False
 ) -> list[KeptSnapshot] | None:
     """The snapshots that make room for `missing` more bytes; None when they cannot. Pure.
 
     Args:
         kept: all snapshots of the sweep.
         missing: bytes that are wanted beyond what the budget has left.
-        worse_than: latest snapshots go only of trials with a higher loss than this; None lets go of all.
+        worse_than: latest snapshots go only of trials that are worse than this; None lets go of all.
         takes_parked: those that parked trials would go on from go too, after all others.
     """
-    superseded = sorted((each for each in kept if not each.is_latest), key=lambda each: (-each.loss, str(each.path)))
+    superseded = [each for each in kept if not each.is_latest]
     latest = [
         each
         for each in kept
-        if each.is_latest and (takes_parked or not each.is_parked) and (worse_than is None or each.loss > worse_than)
+        if each.is_latest and (takes_parked or not each.is_parked) and (worse_than is None or each.best > worse_than)
     ]
     chosen: list[KeptSnapshot] = []
-    for each in [*superseded, *sorted(latest, key=lambda each: (each.is_parked, -each.loss, str(each.path)))]:
+    for each in [*sorted(superseded, key=_place), *sorted(latest, key=_place)]:
         if missing <= 0:
             break
         chosen.append(each)
@@ -149,13 +153,13 @@ class Disk:
         self._parks = parks
 
     @contextmanager
-    def room(self, kind: Kind, needed: int, loss: float, takes_parked: bool = False) -> Iterator[bool]:
+    def room(self, kind: Kind, needed: int, best: Standing, takes_parked: bool = False) -> Iterator[bool]:
         """Makes room for `needed` bytes, and reserves it while the block runs. Gives False when there is none.
 
         Args:
             kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
                 and of worse trials.
-            loss: the best value of the trial that writes, as `Objective.loss` gives it.
+            best: the best evaluation of the trial that writes.
             takes_parked: as in `to_remove`.
         """
         if self._limit is None:
@@ -165,7 +169,7 @@ class Disk:
             missing = size(self._folder.path / "trials") + needed - self._limit
             # Where nothing is missing, no snapshot is read: there may be thousands.
             kept = self._snapshots() if missing > 0 else ()
-            chosen = to_remove(kept, missing, loss if kind == "snapshot" else None, takes_parked)
+            chosen = to_remove(kept, missing, best if kind == "snapshot" else None, takes_parked)
             for each in chosen or ():
                 remove_folder(each.path)
             yield chosen is not None
@@ -175,9 +179,9 @@ class Disk:
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
                 known, is_latest = saved_trial(path), place == 0
-                loss = self._objective.loss((known.best_metrics or {}).get(self._objective.metric, math.inf))
+                best = self._objective.standing(known.best_metrics)
                 is_parked = self._parks and is_latest and known.report is not None
-                kept.append(KeptSnapshot(path, trial.name, size(path), is_latest, loss, is_parked))
+                kept.append(KeptSnapshot(path, trial.name, size(path), is_latest, best, is_parked))
         return kept
 
 

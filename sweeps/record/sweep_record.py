@@ -143,8 +143,12 @@ class SweepRecord:
 
     @property
     def objective(self) -> Objective:
-        """The first objective: it decides which step of a trial is its best, and which trials are stopped early."""
+        """The first objective: it decides which step of a trial is its best, and which trial is."""
         return self.objectives[0]
+
+    def judges(self, trial: TrialRecord | None) -> Objective:
+        """What a trial is judged by: the objective, or the loss as long as its answers were not scored."""
+        return self.objective if trial is None else self.objective.judging(trial.best_metrics)
 
     @property
     def peak_memory_bytes(self) -> int:

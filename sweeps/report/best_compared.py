@@ -43,7 +43,7 @@ def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separatio
 
 def in_words(record: SweepRecord, trial: TrialRecord) -> str:
     """The trial and its best value."""
-    metric = record.objective.metric
+    metric = record.judges(trial).metric
     return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}"
 
 
@@ -58,7 +58,7 @@ def pareto_set(record: SweepRecord) -> str | None:
 
 def unfinished(record: SweepRecord, best: TrialRecord) -> str | None:
     """The trials that are better than the best but have not ended: they may still win."""
-    objective = record.objective
+    objective = record.judges(best)
     value = best.value(objective.metric)
     better = [
         f"{label(trial.number)} {trial.value(objective.metric):.4f}"
@@ -71,7 +71,7 @@ def unfinished(record: SweepRecord, best: TrialRecord) -> str | None:
 
 def repeated(record: SweepRecord, best: TrialRecord) -> str | None:
     """What the best point came to with other seeds."""
-    metric = record.objective.metric
+    metric = record.judges(best).metric
     again = [
         f"{label(trial.number)} {trial.value(metric):.4f}"
         for trial in record.trials.values()
@@ -82,7 +82,7 @@ def repeated(record: SweepRecord, best: TrialRecord) -> str | None:
 
 def against_base(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> str | None:
     """The best trial compared with the base without an adapter, where every trial starts from."""
-    objective = record.objective
+    objective = record.judges(best)
     if record.base is None or objective.metric not in record.base.metrics:
         return None
     start = objective.of(record.base.metrics)
@@ -107,9 +107,9 @@ def against_default(
     Where `against_next` has a line on the two, only what the default configuration came to.
     """
     name = "t00, outside the space" if first.is_outside else "t00"
-    objective = record.objective
+    objective = record.judges(best)
     default = next((t for t in record.trials.values() if t.number == 0), None) if first.is_default else None
-    if default is None or not rank([default], objective):
+    if default is None or not rank([default], objective) or record.judges(default) != objective:
         return None
     start = default.value(objective.metric)
     if default.trial_key == best.trial_key:

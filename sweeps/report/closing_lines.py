@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from search_spaces.space import SearchSpace
 from sweeps.config import checks, points
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
-from sweeps.record.selection import Selection, leader
+from sweeps.record.run_names import label
+from sweeps.record.selection import Selection, leader, rank
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
@@ -47,11 +49,45 @@ def answer(
     compared = best_compared.of_best(record, best, separation)
     if best is not None:
         default = best_compared.against_default(record, best, first_trial(record), separation)
-        return [f"best: {in_words(record, best)}", *compared, *([] if default is None else [default])]
+        compared += [] if default is None else [default]
+        return [f"best: {in_words(record, best)}", *compared, *scores(record, best)]
     ahead = leader(record.trials.values(), record.objective)
     if ahead is None or not may_go_on:
         return [f"best: {selection.why}", *compared]
     return [f"best so far: {in_words(record, ahead)}: trials were interrupted, and none has completed", *compared]
+
+
+def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
+    """What the base, the default configuration and the best trial score, a line for each grader.
+
+    And that the loss has stopped trials, where the score chose among them.
+    """
+    found = configuration(record)
+    if found is None or not found[0].evaluation.metrics:
+        return []
+    config, default = found[0], next((t for t in record.trials.values() if t.number == 0), None)
+    told: dict[str, Mapping[str, float]] = {"base": record.base.metrics if record.base is not None else {}}
+    if config.searcher.start_with_default and default is not None and default.trial_key != best.trial_key:
+        told[f"default configuration ({label(0)})"] = default.best_metrics
+    told[f"best ({label(best.number)})"] = best.best_metrics
+    given = dict.fromkeys(name for metrics in told.values() for name in metrics if config.evaluation.scores_by(name))
+    # Of a grader with several metrics the first one, which is named as the grader is.
+    further = [
+        name for name in given for main in config.evaluation.names if main in given and name.startswith(f"{main}_")
+    ]
+    names = [name for name in given if name not in further]
+    lines = [
+        f"{name}: " + ", ".join(f"{who} {metrics[name]:.4f}" for who, metrics in told.items() if name in metrics)
+        for name in names
+    ]
+    if config.stops != record.objective and config.scheduler.compares:
+        lowest = rank(record.trials.values(), config.stops)[0]
+        value = f"{lowest.value(config.stops.metric):.4f}"
+        lines.append(
+            f"{config.stops.metric} stopped trials, and {record.objective.metric} chose among those that had it: the "
+            f"lowest {config.stops.metric} is that of {label(lowest.number)} ({value})"
+        )
+    return lines
 
 
 def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -36,6 +35,7 @@ from sweeps.report import trial_tables
 from sweeps.report.time_left import Rates, Trained, seconds_left
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
+from trainables.objective import EVAL_LOSS
 
 FEWEST_ROWS = 5
 OTHER_LINES = 7
@@ -168,14 +168,9 @@ class Table(AbstractContextManager["Table"]):
         if len(trials) <= room:
             return trials
         training = [trial for trial in trials if trial.state is TrialState.RUNNING][:room]
-        others = sorted((trial for trial in trials if trial.state is not TrialState.RUNNING), key=self._loss)
+        standing, rest = self._record.objective.standing, [t for t in trials if t.state is not TrialState.RUNNING]
+        others = sorted(rest, key=lambda trial: standing(trial.best_metrics))
         return sorted([*training, *others[: room - len(training)]], key=lambda trial: trial.number)
-
-    def _loss(self, trial: TrialRecord) -> float:
-        """The lower, the better; a trial that has no value is the worst."""
-        objective = self._record.objective
-        loss = objective.loss(trial.value(objective.metric))
-        return loss if math.isfinite(loss) else math.inf
 
     def _status(self) -> str:
         now, planned = self._clock(), self._record.trials_in_all(self._planned)
@@ -184,7 +179,9 @@ class Table(AbstractContextManager["Table"]):
         objective = self._record.objective
         best = leader(self._record.trials.values(), objective)
         if best is not None:
-            words.append(f"best {best.value(objective.metric):.4f} ({label(best.number)})")
+            judging = self._record.judges(best)
+            loss = "" if judging == objective else f"{judging.metric} "
+            words.append(f"best {loss}{best.value(judging.metric):.4f} ({label(best.number)})")
         return " · ".join(word for word in [*words, *self._speed(now)] if word)
 
     def _speed(self, now: float) -> list[str]:
@@ -230,7 +227,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
         case TrialReported():
             trial, report = record.trials[event.trial_key], event.report
-            best = f": {record.objective.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
+            judging = record.judges(trial)
+            best = f": {judging.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
             return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
         case TrialParked():
             return f"{label(record.trials[event.trial_key].number)} parked at step {event.step}"
@@ -272,8 +270,9 @@ def _data(event: DataPrepared) -> str | None:
 
 
 def _values(metrics: Mapping[str, float], record: SweepRecord) -> str:
-    """What an evaluation gives of the sweep's objectives."""
+    """What an evaluation gives of the sweep's objectives; the loss where answers are not scored yet."""
     names = [objective.metric for objective in record.objectives if objective.metric in metrics]
+    names += [EVAL_LOSS] if record.objective.metric not in metrics and EVAL_LOSS not in names else []
     return ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
 
 

@@ -108,7 +108,8 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
-        best, base, metric = self.selection.winner, self.record.base, self.record.objective.metric
+        best, base = self.selection.winner, self.record.base
+        metric = self.record.judges(best).metric
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),

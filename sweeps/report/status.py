@@ -128,7 +128,8 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """The JSON line of `qsweep status`."""
-        best, hosts, metric = self.best, self.record.hosts, self.record.objective.metric
+        best, hosts = self.best, self.record.hosts
+        metric = self.record.judges(best).metric
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),

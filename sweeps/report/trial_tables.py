@@ -16,6 +16,7 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
 from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs.legible import legible
+from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE
 
 NO_ADAPTER = "no adapter"
@@ -78,6 +79,8 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     metric, *others = (objective.metric for objective in record.objectives)
     # These columns are left out where there is one objective, or where nothing can be told of any trial.
     chosen = {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)} if others else None
+    if EVAL_LOSS not in others and any(t.best_metrics and record.judges(t) != record.objective for t in trials):
+        others.append(EVAL_LOSS)  # what ranks the trials whose answers were not scored
     told = separation if separation is not None and separation.is_told else None
 
     def ends(key: str) -> list[str]:
@@ -148,7 +151,8 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
     if best is None:
         return f"No best trial: {selection.why}."
     shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
-    value = f"{record.objective.metric} {best.value(record.objective.metric):.4f}"
+    metric = record.judges(best).metric
+    value = f"{metric} {best.value(metric):.4f}"
     name, end = "Best so far", ": trials were interrupted, and none has completed."
     if best is selection.winner:
         name, end = "Best", "."
@@ -166,7 +170,8 @@ def ending(trial: TrialRecord, metric: str) -> str:
     if trial.seconds:
         parts.append(f"{trial.seconds:.0f} s")
     if trial.evals:
-        parts.append(f"best {trial.value(metric):.4f}")
+        best = trial.value(metric)
+        parts.append(f"best {best:.4f}" if math.isfinite(best) else f"{EVAL_LOSS} {trial.value(EVAL_LOSS):.4f}")
     return ", ".join(parts) + (f": {trial.reason}" if trial.reason else "")
 
 

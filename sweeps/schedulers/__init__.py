@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -309,6 +309,9 @@ class SchedulerSettings(Spec):
     overfit_patience: Annotated[int, Field(ge=1, le=MOST)] | None = None
     """A trial ends itself after so many reports in a row that are worse than its best one, and keeps the adapter of
     that one (ALTO, arXiv 2604.05426). Left out: never."""
+    metric: Literal["eval_loss"] | None = None
+    """eval_loss: it goes by the loss, while `objective` chooses the best trial. Left out: by the objective, or by
+    eval_loss where the objective is a score that trials get at their last report point only."""
     kind: str
 
     @property

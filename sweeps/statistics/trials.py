@@ -24,12 +24,18 @@ EXACT = 1e-6
 
 def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     """The best trial against the next ones, trial 0 and the base; None when there is no best, or nothing beside it."""
-    ranked = rank(record.trials.values(), record.objective)
+    ranked = _with_value(record)
     if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0]) is None):
         return None
     best, *rest = ranked
     compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
     return _separated(folder, record, best, compared, len(ranked))
+
+
+def _with_value(record: SweepRecord) -> list[TrialRecord]:
+    """The trials that may win and have a value of the objective, best first."""
+    ranked, metric = rank(record.trials.values(), record.objective), record.objective.metric
+    return [trial for trial in ranked if math.isfinite(trial.value(metric))]
 
 
 def compare_chosen(
@@ -46,7 +52,7 @@ def compare_chosen(
         told = []
     # Trials that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
     unended = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(metric))]
-    in_all = len(rank(record.trials.values(), record.objective)) + len(unended)
+    in_all = len(_with_value(record)) + len(unended)
     # As in the closing table, the base counts, and tells rows apart on which good adapters have equal losses.
     compared = _separated(folder, record, first, told, max(in_all, len(told) + 1))
     return replace(compared, base=None, not_compared=0)

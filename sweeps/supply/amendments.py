@@ -324,6 +324,6 @@ def _value(config: SweepConfig, key: str) -> Scalar | None:
 
 def _standing(trial: TrialRecord, record: SweepRecord) -> str:
     """Such as: t03 already, STOPPED at step 9, METRIC 0.3121."""
-    metric = record.objective.metric
+    metric = record.judges(trial).metric
     value = f", {metric} {trial.value(metric):.4f}" if trial.best_metrics else ""
     return f"{label(trial.number)} already, {trial.state.value} at step {trial.step}{value}"

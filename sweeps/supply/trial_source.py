@@ -222,9 +222,11 @@ class TrialSource:
             if earlier is None:
                 self._searcher.tell(trial.point, 0, None, False)
             for step, metrics in trial.evals[len(earlier.evals) if earlier is not None else 0 :]:
-                value = self._objective.loss(self._objective.of(metrics))
-                outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
                 reached = self._reached(step, TrialSpec.model_validate_json(trial.spec).training)
+                # Searchers compare what trials came to at equal points, so the metric may be another at the last one.
+                goal = self._objective if reached == self._compared.total else self._config.stops
+                value = goal.loss(goal.of(metrics))
+                outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
                 self._searcher.tell(trial.point, reached, outcome, reached == self._compared.total)
             failure = _FAILURES.get(trial.state)
             if failure is not None:

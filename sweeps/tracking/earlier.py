@@ -61,7 +61,8 @@ def trials(
 ) -> EarlierTrials:
     """Those of its trials that were trained to the end, or stopped, and have a value for each field of the space.
 
-    A repeat is left out: its point is there already, with the loss that the sweep compared it by.
+    A repeat is left out: its point is there already, with the loss that the sweep compared it by. So is a trial that
+    was stopped, where the scheduler of the new sweep goes by another metric than its objective.
     """
     objective = config.objectives[0]
     points = []
@@ -71,7 +72,8 @@ def trials(
         point = warm_start.point(space, trial.params)
         best = trial.best(objective.metric)
         step = None if trial.state == TrialState.COMPLETED else trial.steps
-        if trial.is_ranked(objective.metric) and point is not None and step != 0:
+        is_compared = step is None or (step and config.stops == objective)
+        if trial.is_ranked(objective.metric) and point is not None and is_compared:
             is_own = warm_start.is_own(config, point, trial.params)
             loss, last = map(objective.loss, (best, trial.metrics.get(objective.metric, best)))
             points.append(EarlierPoint(point=dict(point), loss=loss, last=last, step=step, is_own=is_own))

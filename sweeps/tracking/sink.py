@@ -176,8 +176,9 @@ class MlflowSink:
 
     def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:
         runs.log(parent, [MetricPoint(f"base_{name}", value, event.time, 0) for name, value in event.metrics.items()])
-        if self._folder.base_rows.exists():
-            runs.text(parent, self._folder.base_rows.name, self._folder.base_rows.read_text(encoding="utf-8"))
+        for file in (self._folder.base_rows, self._folder.base_samples):
+            if file.exists():
+                runs.text(parent, file.name, file.read_text(encoding="utf-8"))
 
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
         """The trial's run, made when there is none."""

@@ -16,6 +16,7 @@ from sweeps import timing
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
+from sweeps.record import samples
 from sweeps.record.events import BaseEvaluated, DataPrepared, SweepEnded, TrialState
 from sweeps.record.folder import writing
 from sweeps.record.journal import Journal
@@ -144,12 +145,12 @@ class Driver:
         return TrialSource(self._config, space, journal.record, targets)
 
     def _run_tune(self, hosts: StartedHosts, source: TrialSource, base: BaseEvaluation | None, files: Scratch) -> None:
-        compared, objective, broker = resource.of(self._config), self._config.objectives[0], hosts.broker
+        compared, broker = resource.of(self._config), hosts.broker
         disk = self._config.budget.disk
         shared = {
             "dir": str(self.trials.folder.path),
             "disk_bytes": None if disk is None else size_bytes(disk),
-            "objective": objective.model_dump(),
+            "objective": self._config.objectives[0].model_dump(),
             "parks": self._config.scheduler.parks,
         }
         queue = TrialQueue(
@@ -161,7 +162,7 @@ class Driver:
         )
         callback = JournalCallback(self.trials, self.display.say, broker.release.remote)
         watch = Watch(hosts, self.trials, lambda: queue.live, self.display, base, self.calls)
-        experiment.run(files, self.trials, queue, watch, callback, objective)
+        experiment.run(files, self.trials, queue, watch, callback)
         if callback.failure is not None:
             raise callback.failure
 
@@ -207,6 +208,8 @@ def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evalu
     path = trials.folder.base_rows
     try:
         with writing(path):
+            if evaluated.answers:
+                write_whole(trials.folder.base_samples, samples.text(evaluated.answers).encode())
             write_whole(path, json.dumps(evaluated.document()).encode())
         trials.journal.add(BaseEvaluated(time=trials.clock(), metrics=metrics, rows=rows, hardware=hardware))
     except StorageError as error:

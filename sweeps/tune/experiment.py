@@ -22,7 +22,6 @@ from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback, RuleScheduler
 from sweeps.tune.trial_queue import ProcessPlaces, TrialQueue, room_anywhere
 from sweeps.tune.watch import Watch
-from trainables.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ def run(
     queue: TrialQueue,
     watch: Watch,
     callback: JournalCallback,
-    objective: Objective,
 ) -> None:
     """Runs trials until the queue has no more, or `watch` ends them."""
     deaths = tune_hooks.Deaths(trials.saved, partial(trial_files.holder, files.holders), staying)
@@ -86,8 +84,8 @@ def run(
         tune.run(
             SlotTrial,
             name="tune",
-            metric=objective.metric,
-            mode=objective.mode,
+            metric=trials.config.stops.metric,
+            mode=trials.config.stops.mode,
             storage_path=str(files.path),
             num_samples=-1,
             search_alg=SearchGenerator(queue),

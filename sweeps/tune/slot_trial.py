@@ -210,22 +210,18 @@ class TrialRun:
             self._files.keep_rows(outcome.step, rows)
         if judged.is_best and outcome.adapter is not None:
             is_repeat = self._assignment.is_repeat
-            adapter = self._files.keep_best(outcome.step, outcome.adapter, rows, self._loss, is_repeat)
+            before, answers = self._progress.best, evaluation.answers
+            adapter = self._files.keep_best(outcome.step, outcome.adapter, rows, before, is_repeat, answers)
         self._progress = judged.progress
         self._save(outcome, judged.report, adapter)
         return judged.report, adapter
-
-    @property
-    def _loss(self) -> float:
-        """The trial's best value, the lower the better."""
-        return self._assignment.objective.loss(self._progress.best)
 
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, if the trial has more steps to do and budget.disk has room."""
         self._progress, self._unwritten = self._progress.at(outcome.step), None
         if outcome.snapshot is None or self._progress.is_last(outcome.step):
             return
-        if not self._files.keep_snapshot(self._progress.saved(report, adapter), outcome.snapshot, self._loss):
+        if not self._files.keep_snapshot(self._progress.saved(report, adapter), outcome.snapshot, self._progress.best):
             self._unwritten = outcome.snapshot
 
     def _latest(self) -> bytes | None:

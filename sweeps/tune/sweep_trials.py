@@ -40,7 +40,7 @@ class SweepTrials:
         """
         self.config, self.journal, self.folder, self.stop, self.clock = config, journal, folder, stop, clock
         compared = resource.of(config)
-        self.rule: Rule = compared.scheduler.build(compared.total, config.objectives[0].mode)
+        self.rule: Rule = compared.scheduler.build(compared.total, config.stops.mode)
         self.to_stop: set[str] = set()
         """Keys of the trials that somebody asked to stop, and that have not ended yet."""
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
@@ -64,7 +64,7 @@ class SweepTrials:
         trial = record.trials.get(getattr(event, "trial_key", None) or "")
         if trial is not None and trial.repeats is not None:
             return
-        told = rule_event(event, record.objective, self._protects_first)
+        told = rule_event(event, self.config.stops, self._protects_first)
         if told is not None:
             self.rule.take(told)
 

@@ -8,11 +8,10 @@ off and came back, is refused.
 from __future__ import annotations
 
 import json
-import math
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +21,13 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.errors import BudgetUsedUp
-from sweeps.record import digests, snapshots
+from sweeps.record import digests, samples, snapshots
 from sweeps.record.folder import Kind, SweepFolder, writing
 from sweeps.record.snapshots import Disk, SavedTrial
 from sweeps.record.whole_files import write_whole
 from sweeps.tune.actor_calls import ask
-from trainables.objective import Objective
+from trainables.contract import AnsweredRow
+from trainables.objective import Objective, Standing
 
 KEEPER = "folder-keeper"
 TRIALS_IN_MEMORY = 8
@@ -64,14 +64,21 @@ class FolderFiles:
         return digests.as_written(self._folder.path / adapter)
 
     def keep_best(
-        self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float, is_repeat: bool = False
+        self,
+        step: int,
+        adapter: Mapping[str, bytes],
+        rows: Mapping[str, Any],
+        best: Standing,
+        is_repeat: bool = False,
+        answers: Sequence[AnsweredRow] = (),
     ) -> str:
         """Writes the trial's best adapter, with what it evaluates to; its folder, relative to the sweep's.
 
         Args:
             rows: the document of its evaluation.
-            loss: the trial's best value before, by `Objective.loss`.
+            best: the trial's best evaluation before.
             is_repeat: the trial repeats another, so those that are parked have had their turn.
+            answers: those of this evaluation, where they were scored.
 
         Raises:
             BudgetUsedUp: budget.disk has no room for it.
@@ -80,11 +87,13 @@ class FolderFiles:
         files = {f"adapter/{name}": content for name, content in adapter.items()}
         document = {"step": step, "adapter_sha256": digests.of_files(adapter), **rows}
         files["eval_rows.json"] = json.dumps(document).encode()
-        with self._room("best", files, loss, is_repeat) as is_room:
+        if answers:
+            files[samples.OF_TRIAL] = samples.text(answers).encode()
+        with self._room("best", files, best, is_repeat) as is_room:
             if not is_room:
                 raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
-            best = self._folder.keep(self._key, "best", step, files)
-        return str(best.relative_to(self._folder.path))
+            kept = self._folder.keep(self._key, "best", step, files)
+        return str(kept.relative_to(self._folder.path))
 
     def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
         """Writes what a report evaluates to, row by row, so that trials can be compared after equal steps.
@@ -95,32 +104,34 @@ class FolderFiles:
             StorageError: the disk takes no more.
         """
         files = {"eval_rows.json": json.dumps({"step": step, **rows}).encode()}
-        with self._room("snapshot", files, math.inf) as is_room:
+        with self._room("snapshot", files, Standing()) as is_room:
             if is_room:
                 self._folder.keep(self._key, "rows", step, files)
 
-    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
+    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, best: Standing) -> bool:
         """Writes a snapshot and removes those that it replaces; False where budget.disk has no room for it.
 
         Args:
-            loss: the trial's best value, by `Objective.loss`.
+            best: the trial's best evaluation.
 
         Raises:
             StorageError: the disk takes no more.
         """
         files = snapshots.files(progress, snapshot)
-        with self._room("snapshot", files, loss) as is_room:
+        with self._room("snapshot", files, best) as is_room:
             if is_room:
                 self._folder.keep(self._key, "snapshot", progress.step, files)
         self._folder.drop_snapshots(self._key, but=snapshots.KEPT)
         return is_room
 
     @contextmanager
-    def _room(self, kind: Kind, files: Mapping[str, bytes], loss: float, takes_parked: bool = False) -> Iterator[bool]:
+    def _room(
+        self, kind: Kind, files: Mapping[str, bytes], best: Standing, takes_parked: bool = False
+    ) -> Iterator[bool]:
         """Whether budget.disk has room for the files; what the disk refuses meanwhile is a `StorageError`."""
         with (
             writing(self._folder.trial(self._key)),
-            self._disk.room(kind, sum(map(len, files.values())), loss, takes_parked) as is_room,
+            self._disk.room(kind, sum(map(len, files.values())), best, takes_parked) as is_room,
         ):
             yield is_room
 
@@ -250,18 +261,24 @@ class KeptFiles:
         return digest
 
     def keep_best(
-        self, step: int, adapter: Mapping[str, bytes], rows: Mapping[str, Any], loss: float, is_repeat: bool = False
+        self,
+        step: int,
+        adapter: Mapping[str, bytes],
+        rows: Mapping[str, Any],
+        best: Standing,
+        is_repeat: bool = False,
+        answers: Sequence[AnsweredRow] = (),
     ) -> str:
         """As that of `FolderFiles`."""
-        return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), loss, is_repeat))
+        return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), best, is_repeat, answers))
 
     def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
         """As that of `FolderFiles`."""
         self._call("keep_rows", step, dict(rows))
 
-    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, loss: float) -> bool:
+    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, best: Standing) -> bool:
         """As that of `FolderFiles`."""
-        return bool(self._call("keep_snapshot", progress, ray.put(snapshot), loss))
+        return bool(self._call("keep_snapshot", progress, ray.put(snapshot), best))
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return _asked(self._keeper, "call", self._key, self._process, method, *arguments)

@@ -11,7 +11,7 @@ from sweeps.record.snapshots import SavedTrial
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.schedulers import next_point
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.objective import Objective
+from trainables.objective import Objective, Standing
 
 
 class LastReport(NamedTuple):
@@ -103,10 +103,9 @@ class Progress:
         )
 
     @property
-    def best(self) -> float:
-        """The best value of the objective so far."""
-        objective = self.assignment.objective
-        return objective.worst if self.best_metrics is None else objective.of(self.best_metrics)
+    def best(self) -> Standing:
+        """How good the best evaluation so far is."""
+        return self.assignment.objective.standing(self.best_metrics)
 
     @property
     def known(self) -> int:
@@ -142,9 +141,9 @@ class Progress:
         Args:
             now: in seconds since the epoch.
         """
-        objective, last = self.assignment.objective, self.history[-1]
+        last = self.history[-1]
         is_new = outcome.step > self.reported
-        is_better = objective.is_better(objective.of(evaluation.metrics), self.best)
+        is_better = self.assignment.objective.standing(evaluation.metrics) < self.best
         is_best = is_new and is_better and outcome.adapter is not None
         progress = replace(self, history=())
         if is_best:

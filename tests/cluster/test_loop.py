@@ -10,6 +10,7 @@ from pack_loops import DEADLINE, GatedPack, advanced, ask, opened, trial
 from cluster.errors import LeaseOver
 from trainables import toy
 from trainables.contract import Evaluation, Failure, Opened
+from trainables.objective import Standing
 
 
 def test_a_lease_is_trained_to_its_target_and_evaluated_there(started):
@@ -158,8 +159,8 @@ def test_a_lease_that_diverges_answers_with_its_failure_and_the_steps_before(sta
 
 def test_a_failed_evaluation_is_the_leases_own_outcome(started):
     class Blind(toy.ToyPack):
-        def evaluate(self, slots):
-            return {**super().evaluate(slots), 0: Failure(kind="diverged", message="eval_loss nan")}
+        def evaluate(self, slots, scored=()):
+            return {**super().evaluate(slots, scored), 0: Failure(kind="diverged", message="eval_loss nan")}
 
     loop = started(Blind())
     opened(loop, "a")
@@ -266,14 +267,14 @@ def test_a_trial_that_cannot_be_opened_takes_no_slot(started):
 def test_the_adapter_is_handed_out_only_when_it_beats_the_best(started, best, handed_out):
     loop = started(toy.ToyPack())
     opened(loop, "a")
-    outcome = advanced(loop, "a", 3, best)
+    outcome = advanced(loop, "a", 3, Standing(best, best))
     assert (outcome.adapter is not None) is handed_out
 
 
 def test_an_adapter_as_good_as_the_best_is_not_handed_out(started):
-    loop = started(toy.ToyPack())
+    loop, loss = started(toy.ToyPack()), toy.loss_at(trial(), 3)
     opened(loop, "a")
-    assert advanced(loop, "a", 3, best=toy.loss_at(trial(), 3)).adapter is None
+    assert advanced(loop, "a", 3, best=Standing(loss, loss)).adapter is None
 
 
 def test_an_opening_that_was_cancelled_never_takes_place(started):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from concurrent.futures import Future
@@ -12,12 +11,13 @@ from pack_loops import DEADLINE, BrokenPack, GatedPack, ask, opened, trial
 
 from cluster.loop import PackLoop
 from trainables import toy
+from trainables.objective import Standing
 
 
 def calls(loop: PackLoop):
     return {
-        "advance": lambda: loop.advance("a", 3, math.inf, 0, DEADLINE),
-        "advance an unknown lease": lambda: loop.advance("unknown", 3, math.inf, 0, DEADLINE),
+        "advance": lambda: loop.advance("a", 3, Standing(), 0, DEADLINE),
+        "advance an unknown lease": lambda: loop.advance("unknown", 3, Standing(), 0, DEADLINE),
         "open": lambda: loop.open("b", trial(), None).result(DEADLINE),
         "evaluate the base": lambda: loop.evaluate_base().result(DEADLINE),
         "close": lambda: loop.close("a").result(DEADLINE),
@@ -89,10 +89,10 @@ class SpoiltPack(toy.ToyPack):
 @pytest.mark.parametrize(
     ("spoilt", "call"),
     [
-        ("snapshot", lambda loop: loop.advance("a", 3, math.inf, 0, DEADLINE)),
-        ("snapshot", lambda loop: loop.advance("often", 3, math.inf, 0, DEADLINE)),
+        ("snapshot", lambda loop: loop.advance("a", 3, Standing(), 0, DEADLINE)),
+        ("snapshot", lambda loop: loop.advance("often", 3, Standing(), 0, DEADLINE)),
         ("snapshot", lambda loop: loop.save("a", 0).result(DEADLINE)),
-        ("adapter", lambda loop: loop.advance("a", 3, math.inf, 0, DEADLINE)),
+        ("adapter", lambda loop: loop.advance("a", 3, Standing(), 0, DEADLINE)),
         ("evaluate_base", lambda loop: loop.evaluate_base().result(DEADLINE)),
         ("close", lambda loop: loop.close("a").result(DEADLINE)),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 
 import pytest
@@ -10,6 +9,7 @@ from pack_loops import DEADLINE, trial
 
 from trainables import toy
 from trainables.contract import Failure, Opened
+from trainables.objective import Standing
 from trainables.specs import TrialSpec
 
 FAULTY = 32
@@ -36,9 +36,9 @@ class Raising(toy.ToyPack):
         self._raise("step", [self._slots[slot].spec for slot in slots])
         return super().step(slots)
 
-    def evaluate(self, slots):
+    def evaluate(self, slots, scored=()):
         self._raise("evaluate", [self._slots[slot].spec for slot in slots])
-        return super().evaluate(slots)
+        return super().evaluate(slots, scored)
 
 
 WORDS = Failure(kind="failed", message="KeyError: 'row 17'")
@@ -48,17 +48,17 @@ def test_what_is_raised_while_opening_is_the_trials_failure_and_takes_no_slot(st
     loop = started(Raising("open"), slots=1)
     assert loop.open("a", trial(r=FAULTY), None).result(DEADLINE) == WORDS
     assert isinstance(loop.open("b", trial(), None).result(DEADLINE), Opened)
-    assert loop.advance("b", 3, math.inf, 0, DEADLINE).step == 3
+    assert loop.advance("b", 3, Standing(), 0, DEADLINE).step == 3
 
 
 @pytest.mark.parametrize(("where", "step"), [("step", 0), ("evaluate", 3)])
 def test_what_a_trial_raises_alone_is_its_own_failure(started, where, step):
     loop = started(Raising(where))
     loop.open("a", trial(r=FAULTY), None).result(DEADLINE)
-    found = loop.advance("a", 3, math.inf, 0, DEADLINE)
+    found = loop.advance("a", 3, Standing(), 0, DEADLINE)
     assert (found.step, found.failure) == (step, WORDS)
     loop.open("b", trial(), None).result(DEADLINE)
-    assert loop.advance("b", 3, math.inf, 0, DEADLINE).evaluation is not None
+    assert loop.advance("b", 3, Standing(), 0, DEADLINE).evaluation is not None
 
 
 class RaisingOnSeveral(toy.ToyPack):
@@ -80,7 +80,7 @@ def test_who_is_to_blame_among_several_is_not_guessed(started):
     loop = started(pack)
     for lease in ("a", "b"):
         loop.open(lease, trial(), None).result(DEADLINE)
-        assert loop.advance(lease, 5, math.inf, 0, 0.0) is None
+        assert loop.advance(lease, 5, Standing(), 0, 0.0) is None
     pack.gate.set()
     with pytest.raises(RuntimeError, match=r"training loop broke: KeyError\('row 17'\)"):
-        loop.advance("a", 5, math.inf, 0, DEADLINE)
+        loop.advance("a", 5, Standing(), 0, DEADLINE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from pack_loops import GatedPack
 from cluster.loop import PackLoop
 from trainables import toy
 from trainables.contract import Failure
+from trainables.objective import Standing
 from trainables.specs import TrainingSpec, TrialSpec
 
 DEADLINE = 120.0
@@ -26,10 +26,10 @@ class LongEvaluation(toy.ToyPack):
         self.began, self.may_end = threading.Event(), threading.Event()
         self._failure = failure
 
-    def evaluate(self, slots):
+    def evaluate(self, slots, scored=()):
         self.began.set()
         assert self.may_end.wait(DEADLINE)
-        return super().evaluate(slots) if self._failure is None else dict.fromkeys(slots, self._failure)
+        return super().evaluate(slots, scored) if self._failure is None else dict.fromkeys(slots, self._failure)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def saved_while_evaluated():
         loops.append(loop)
         loop.open("a", TRIAL, None).result(DEADLINE)
         with ThreadPoolExecutor(1) as owner:
-            waiting = owner.submit(loop.advance, "a", 3, math.inf, 0, DEADLINE)
+            waiting = owner.submit(loop.advance, "a", 3, Standing(), 0, DEADLINE)
             assert pack.began.wait(DEADLINE)
             answer = loop.save("a", 0)
             pack.may_end.set()
@@ -72,14 +72,14 @@ def test_a_lease_whose_owner_leaves_takes_no_step_between_its_save_and_its_end()
     pack = GatedPack(1)
     loop = PackLoop(pack, 1)
     loop.open("a", TRIAL, None).result(DEADLINE)
-    assert loop.advance("a", 9, math.inf, 0, 0.0) is None
+    assert loop.advance("a", 9, Standing(), 0, 0.0) is None
     pack.gates[1].wait_until_reached()
     saved = loop.save("a", 0)
     pack.gates[1].open()
     assert saved.result(DEADLINE).step == 1
     loop.evaluate_base().result(DEADLINE)  # a whole turn of the loop
     assert pack.steps == 1
-    assert loop.advance("a", 9, math.inf, 1, DEADLINE).step == 9, "one that is asked to advance goes on"
+    assert loop.advance("a", 9, Standing(), 1, DEADLINE).step == 9, "one that is asked to advance goes on"
     loop.stop()
 
 

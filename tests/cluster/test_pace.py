@@ -66,9 +66,9 @@ def test_the_first_of_each_kind_may_take_long(clock):
 
 def test_a_base_that_was_evaluated_before_says_nothing_of_the_first_evaluation(started, clock):
     class Gated(GatedPack):
-        def evaluate(self, slots):
+        def evaluate(self, slots, scored=()):
             self.gates[0].pass_through()
-            return super().evaluate(slots)
+            return super().evaluate(slots, scored)
 
     pack = Gated(0)
     loop = started(pack, clock=clock)

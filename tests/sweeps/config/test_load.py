@@ -58,6 +58,19 @@ def test_paths_in_a_file_are_relative_to_it(here: Path) -> None:
     assert sweep.config.data is not None and sweep.config.data.train == str(files / "rows.jsonl")
 
 
+def test_a_schema_is_read_from_beside_the_file_when_the_sweep_is_loaded(here: Path) -> None:
+    write_rows(here.parent / "files")
+    (here.parent / "files" / "record.json").write_text('{"type": "object"}')
+    metrics = "evaluation: {metrics: [{json_fields: {schema: record.json}}]}\n"
+    config = loaded(here, QLORA + metrics).config
+    assert config.evaluation.metrics == ({"json_fields": {"schema": {"type": "object"}}},)
+    (here.parent / "files" / "record.json").unlink()
+    (line,) = wrong(here, QLORA + metrics)
+    assert line.startswith(
+        f"evaluation.metrics.0: json_fields.schema: '{here.parent}/files/record.json' cannot be read"
+    )
+
+
 def test_paths_in_overrides_are_relative_to_the_current_folder(here: Path) -> None:
     write_rows(here.parent / "files")
     write_rows(here, "mine.jsonl")

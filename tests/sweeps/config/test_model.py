@@ -31,6 +31,7 @@ def test_a_name_is_enough_and_the_rest_has_defaults() -> None:
         "grace_steps": 3,
         "reduction_factor": 3,
         "overfit_patience": None,
+        "metric": None,
     }
     assert config.model_dump()["searcher"] == {
         "kind": "random",

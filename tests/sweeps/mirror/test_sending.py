@@ -115,13 +115,14 @@ def test_the_rows_of_a_base_that_is_evaluated_while_files_are_sent_come_with_the
     def evaluated(_names):
         world.store.meanwhile = lambda _names: None
         write_whole(world.folder.base_rows, b"{}")
+        write_whole(world.folder.base_samples, b"{}")
         world.journal.add(base(1.0))
 
     world.store.meanwhile = evaluated
     world.sender.send()
     assert world.mirrored()[0].base is not None
     found = read_manifest(world.store)
-    assert found is not None and world.folder.base_rows.name in found[0].files
+    assert found is not None and {"base_eval_rows.json", "base_samples.jsonl"} <= found[0].files.keys()
 
 
 def test_locks_drafts_the_note_the_page_and_requests_are_not_mirrored(world):

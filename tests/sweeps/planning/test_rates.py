@@ -21,6 +21,7 @@ from sweeps.planning.rates import (
     RateKey,
     Remembered,
     Speed,
+    answers_key,
     data_key,
     is_named,
     kept,
@@ -32,6 +33,7 @@ from sweeps.planning.rates import (
 )
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported
 from trainables.contract import Report, RowShape, StepRecord
+from trainables.specs import EvaluationSpec
 
 KEY = RateKey(trainable="qlora", model="hub/model", quantization="nf4 auto", device="NVIDIA H100 80GB HBM3")
 
@@ -224,6 +226,22 @@ def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
     found = measuring.of_sweep(log(hosts, *both, alone, end=124.0), KEY)
     assert found is not None
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
+
+
+def test_the_time_of_answers_is_no_time_of_an_evaluation_and_holds_for_sweeps_that_score_alike() -> None:
+    """Evaluations of the loss take 1 s, and that at the end, whose answers are scored, 5 s."""
+    scores = EvaluationSpec(metrics=("exact_match",), max_new_tokens=9)
+    early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
+    late = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 128.0)
+    metrics = {"eval_loss": 1.0, "exact_match": 0.5}
+    late = late.model_copy(update={"report": late.report.model_copy(update={"metrics": metrics})})
+    found = measuring.of_sweep(log(early, late, end=128.0), KEY, scores)
+    assert found is not None
+    assert (found.evaluation_seconds, found.answer_seconds, found.trial_seconds) == (1.0, 5.0, 0.0)
+    other = scores.model_copy(update={"max_new_tokens": 99})
+    told = [speed([found], KEY, load(), answers_key(each)) for each in (scores, other, EvaluationSpec())]
+    assert [each and each.answer_seconds for each in told] == [5.0, None, None]
+    assert measuring.of_sweep(log(late, end=128.0), KEY, scores) is None, "none without answers"
 
 
 def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:

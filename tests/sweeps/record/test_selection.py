@@ -70,6 +70,28 @@ def test_where_higher_is_better_the_highest_wins() -> None:
     assert selection.winner is not None and selection.winner.number == 1
 
 
+MATCHES = Objective(metric="exact_match", mode="max")
+
+
+def scored(number: int, loss: float, score: float | None, state: TrialState = TrialState.COMPLETED) -> TrialRecord:
+    metrics = {"eval_loss": loss} | ({} if score is None else {"exact_match": score})
+    return replace(trial(number, loss, state), best_metrics=metrics)
+
+
+def test_trials_without_a_score_rank_behind_those_with_one_by_their_loss_which_decides_among_equals_too() -> None:
+    trials = [
+        scored(0, 0.1, None, TrialState.STOPPED),
+        scored(1, 0.9, 0.5),
+        scored(2, 0.8, 0.5),
+        scored(3, 0.2, None, TrialState.STOPPED),
+        scored(4, 2.0, 0.0),
+        scored(5, math.nan, None, TrialState.STOPPED),
+    ]
+    for order in itertools.permutations(trials):
+        assert [found.number for found in rank(order, MATCHES)] == [2, 1, 4, 0, 3]
+    assert [found.number for found in rank(trials[:1], MATCHES)] == [0], "none was scored"
+
+
 OBJECTIVES = (LOWEST_LOSS, Objective(metric="trainable_params"))
 
 

@@ -15,6 +15,7 @@ from sweeps.errors import StorageError
 from sweeps.record import snapshots
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import Disk, KeptSnapshot, to_remove
+from trainables.objective import Standing
 
 REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
 DIGEST = hashlib.sha256(b"weights").hexdigest()
@@ -50,15 +51,19 @@ def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, mo
         snapshots.read(folder, "a")
 
 
+def standing(loss: float) -> Standing:
+    return Standing(loss, loss)
+
+
 def kept(name: str, loss: float, is_latest: bool = True, is_parked: bool = False) -> KeptSnapshot:
-    return KeptSnapshot(Path(name), name, 10, is_latest, loss, is_parked)
+    return KeptSnapshot(Path(name), name, 10, is_latest, standing(loss), is_parked)
 
 
 def test_superseded_snapshots_go_first_then_those_of_the_worst_trials() -> None:
     snapshots = [kept("a", 1.0), kept("b", 3.0), kept("b-old", 3.0, is_latest=False), kept("c", 2.0)]
     assert [each.trial_key for each in to_remove(snapshots, 25, None) or ()] == ["b-old", "b", "c"]
-    assert [each.trial_key for each in to_remove(snapshots, 15, 2.5) or ()] == ["b-old", "b"]
-    assert to_remove(snapshots, 25, 2.5) is None
+    assert [each.trial_key for each in to_remove(snapshots, 15, standing(2.5)) or ()] == ["b-old", "b"]
+    assert to_remove(snapshots, 25, standing(2.5)) is None
     assert to_remove(snapshots, 0, None) == []
 
 
@@ -80,7 +85,8 @@ def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(
         folder.keep("a", "snapshot", step, snapshots.files(known, b"weights"))
     used = sum(path.stat().st_size for path in (tmp_path / "trials").rglob("*") if path.is_file())
     stays = parks and is_at_report_point
-    with Disk(folder, used, parks=parks).room("best", used - 20, 1.0) as is_room:  # both snapshots would have to go
+    needed = used - 20  # both snapshots would have to go
+    with Disk(folder, used, parks=parks).room("best", needed, standing(1.0)) as is_room:
         assert is_room is not stays
     left = [path.name for path in folder.all("a", "snapshot")]
     assert left == (["snapshot-000003", "snapshot-000002"] if stays else [])
@@ -96,5 +102,5 @@ def test_no_snapshot_is_read_while_there_is_room(tmp_path: Path, monkeypatch: py
     """There may be thousands of them."""
     (tmp_path / "trials").mkdir()
     monkeypatch.delattr(Disk, "_snapshots")
-    with Disk(SweepFolder(tmp_path), 100).room("snapshot", 100, 1.0) as is_room:
+    with Disk(SweepFolder(tmp_path), 100).room("snapshot", 100, standing(1.0)) as is_room:
         assert is_room

@@ -36,7 +36,8 @@ class Sweep:
         targets: Targets | None = None,
         **sections: Any,
     ) -> None:
-        config, parsed = toy(space, budget={"trials": trials}, **sections)
+        budget = {"trials": trials, **sections.pop("budget", {})}
+        config, parsed = toy(space, budget=budget, **sections)
         self.record = SweepRecord(trials=known or {}, fingerprints={"toy": "1"})
         self.source = TrialSource(config, parsed, self.record, targets)
 
@@ -98,6 +99,28 @@ def test_an_infeasible_trial_makes_room_for_another() -> None:
     after = drawn(trials)
     assert [trial.number for trial in after] == [2]
     assert not set(keys(before)) & set(keys(after))
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [("eval_loss", [(3, 2.0), (9, 1.5), (27, -0.75)]), (None, [(3, -0.25), (9, -0.5), (27, -0.75)])],
+)
+def test_at_rungs_a_searcher_is_told_what_stops_trials_and_at_the_end_what_chooses(
+    monkeypatch: pytest.MonkeyPatch, metric: str | None, told: list[tuple[int, float]]
+) -> None:
+    objective = {"metric": "exact_match", "mode": "max"}
+    sections = {"budget": {"steps_per_trial": 27}, "searcher": {"kind": "tpe"}, "scheduler": {"metric": metric}}
+    trials = Sweep(RATES, objective=objective, **sections)
+    first = trials.next()
+    assert first is not None
+    heard: list[tuple[int, Any]] = []
+    monkeypatch.setattr(Learner, "tell", lambda _self, _point, at, outcome, _is_final: heard.append((at, outcome)))
+    scores = ((3, 2.0, 0.25), (9, 1.5, 0.5), (27, 1.75, 0.75))
+    evals = tuple((step, {"eval_loss": loss, "exact_match": score}) for step, loss, score in scores)
+    (known,) = recorded((first, TrialState.COMPLETED)).values()
+    trials.record = replace(trials.record, trials={known.trial_key: replace(known, evals=evals)})
+    trials.next()
+    assert [each for each in heard if isinstance(each[1], float)] == told
 
 
 def test_points_that_cannot_be_trained_do_not_use_up_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:

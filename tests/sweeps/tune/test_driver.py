@@ -20,6 +20,7 @@ from cluster.connect import ENVIRONMENT
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.leases import Ready
 from sweeps.errors import ConfigError
+from sweeps.record import samples
 from sweeps.record.events import DataPrepared
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -28,7 +29,7 @@ from sweeps.steering.stop import StopState
 from sweeps.tune.driver import Driver, write_base
 from sweeps.tune.slot_trial import ON_HEAD
 from sweeps.tune.sweep_trials import SweepTrials
-from trainables.contract import Evaluation, Failure, Summary
+from trainables.contract import AnsweredRow, Evaluation, Failure, Summary
 
 PROCESSES = 10_000
 SUMMARY = Summary(fingerprint="1" * 16, train_rows=4, eval_rows=2)
@@ -114,7 +115,16 @@ def test_a_folder_that_takes_no_evaluation_of_the_base_ends_the_sweep_with_its_o
     said, trials, stop = list[str](), starting.trials, starting.trials.stop
     write_base(trials, said.append, Failure(kind="failed", message="no memory"))
     assert (said, stop.reason) == (["the base without an adapter could not be evaluated: no memory"], None)
+    assert not (tmp_path / "base_samples.jsonl").exists()
     (tmp_path / "base_eval_rows.json").mkdir()
     write_base(trials, said.append, Evaluation(metrics={"eval_loss": 4.5}))
     assert stop.reason == "failed"
     assert "cannot be written" in stop.message
+
+
+def test_what_the_base_answers_lies_beside_what_it_evaluates_to(starting: Starting, tmp_path: Path) -> None:
+    answered = AnsweredRow(row=0, prompt="a", expected="b", answer="c", is_ended=False, scores={"exact_match": 0.0})
+    write_base(starting.trials, print, Evaluation(metrics={"eval_loss": 4.5, "exact_match": 0.0}, answers=(answered,)))
+    assert samples.read(tmp_path / "base_samples.jsonl") == (answered,)
+    base = starting.journal.record.base
+    assert base is not None and base.metrics == {"eval_loss": 4.5, "exact_match": 0.0}

@@ -20,10 +20,12 @@ from sweeps.errors import BudgetUsedUp
 from sweeps.record.snapshots import SavedTrial
 from sweeps.tune import trial_files, tune_hooks
 from sweeps.tune.trial_files import KeptFiles, Replaced
+from trainables.objective import Standing
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 LARGE = bytes(300_000)
 """More than Ray sends inside a call."""
+BEST = Standing(1.0, 1.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,10 +103,10 @@ def test_a_process_on_another_node_reads_and_writes_through_the_keeper(tmp_path:
     assert files.node_id == ray.get_runtime_context().get_node_id()
     files.keep_rows(3, {"row_losses": [1.0]})
     assert (tmp_path / "sweep" / "trials" / "a" / "rows-000003" / "eval_rows.json").exists()
-    assert files.keep_snapshot(SavedTrial(step=3), LARGE, 1.0)
+    assert files.keep_snapshot(SavedTrial(step=3), LARGE, BEST)
     with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
-        files.keep_best(3, {"weights": bytes(2 * 10**6)}, {"row_losses": [1.0]}, 1.0)
-    adapter = files.keep_best(3, {"weights": LARGE}, {"row_losses": [1.0]}, 1.0)
+        files.keep_best(3, {"weights": bytes(2 * 10**6)}, {"row_losses": [1.0]}, BEST)
+    adapter = files.keep_best(3, {"weights": LARGE}, {"row_losses": [1.0]}, BEST)
     assert files.digest(adapter) is not None
     ray.kill(keeper, no_restart=False)
     assert (files.snapshot(), files.saved().step) == (LARGE, 3), "Ray has started another"

@@ -16,14 +16,14 @@ from cluster.errors import LeaseOver
 from cluster.leases import Grant
 from cluster.loop import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
-from sweeps.record import snapshots
+from sweeps.record import samples, snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial
 from sweeps.tune.slot_trial import NodeLeaves, TrialRun, final, in_order
 from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import Assignment
-from trainables.contract import Evaluation, Failure, Opened
+from trainables.contract import AnsweredRow, Evaluation, Failure, Opened
 
 REPORTED_NOTHING = {"step": 0, "best_step": 0, "best_metrics": None}
 
@@ -200,6 +200,23 @@ def test_the_rows_of_each_report_are_kept_and_those_of_a_report_in_the_log_stay(
     assert (kept / "eval_rows.json").read_bytes() == b"{}"
     document = {"step": 9, "eval_loss": 1.25, "row_losses": [1.25], "row_tokens": [1], "hardware": ""}
     assert json.loads((tmp_path / "trials/a/rows-000009/eval_rows.json").read_bytes()) == document
+
+
+SCORED = {"metric": "exact_match", "mode": "max"}
+
+
+def test_a_score_makes_a_step_the_best_although_its_loss_is_higher_and_its_answers_lie_beside_its_rows(tmp_path):
+    answered = AnsweredRow(
+        row=2, prompt="1 + 1 =", expected="2", answer="2é", is_ended=True, scores={"exact_match": 0.0}
+    )
+    scored = Evaluation(metrics={"eval_loss": 1.5, "exact_match": 0.0}, answers=(answered,))
+    world = World(tmp_path, objective=SCORED).opened(reaches(3, 1.0), reaches(9, evaluation=scored, first=4))
+    told = [world.step() for _ in range(2)]
+    assert [json.loads(each["report"])["best_step"] for each in told] == [3, 9]
+    assert told[1]["adapter"] == "trials/a/best-000009"
+    assert samples.read(tmp_path / told[1]["adapter"] / "samples.jsonl") == (answered,)
+    assert not (tmp_path / told[0]["adapter"] / "samples.jsonl").exists()
+    assert "answer" not in (tmp_path / told[1]["adapter"] / "eval_rows.json").read_text()
 
 
 def test_rows_take_no_room_of_snapshots_that_are_needed(tmp_path):

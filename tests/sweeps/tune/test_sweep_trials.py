@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from played_sweeps import Killed, driver, story, sweep
+from played_sweeps import Killed, driver, scored, story, sweep
 from sweep_events import begun, hosts, reported, started
 from sweep_files import toy
 
@@ -21,6 +21,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
+from sweeps.record.selection import rank
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
@@ -38,6 +39,27 @@ def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(
     tmp_path: Path, scheduler: dict[str, Any]
 ) -> None:
     assert_goes_on_after_any_event(tmp_path, sweep(**scheduler))
+
+
+@pytest.mark.parametrize("when", ["last", "every"])
+def test_a_sweep_that_scores_answers_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, when: Any) -> None:
+    """The rule goes by the loss where the score comes last, before and after the kill, and so does the searcher."""
+    assert_goes_on_after_any_event(tmp_path, scored(sweep(12, {"kind": "tpe"}), when))
+
+
+def test_the_loss_stops_trials_where_the_score_comes_last(tmp_path: Path) -> None:
+    with driver(tmp_path / "loss", sweep()) as by_loss, driver(tmp_path / "score", scored(sweep(), "last")) as last:
+        by_loss.run()
+        last.run()
+    with driver(tmp_path / "every", scored(sweep(), "every")) as every:
+        every.run()
+    assert story(tmp_path / "score") == story(tmp_path / "loss") != story(tmp_path / "every")
+    trials = last.journal.record.trials.values()
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    assert {trial.trial_key for trial in trials if "exact_match" in trial.best_metrics} == {t.trial_key for t in whole}
+    ranked = rank(trials, last.config.objectives[0])
+    assert [trial.state for trial in ranked[: len(whole)]] == [TrialState.COMPLETED] * len(whole)
+    assert ranked[0].value("exact_match") == max(trial.value("exact_match") for trial in whole)
 
 
 @pytest.mark.parametrize("searcher", ["tpe", "prior"])

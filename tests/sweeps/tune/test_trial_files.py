@@ -15,10 +15,12 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial, size
 from sweeps.tune import trial_files
 from sweeps.tune.trial_files import FolderFiles, FolderKeeper, Holder, Replaced, holder
+from trainables.objective import Standing
 
 DEADLINE = 60.0
 ADAPTER = {"adapter_model.safetensors": b"weights"}
 ROWS = {"row_losses": [1.0], "row_tokens": [2]}
+BEST = Standing(1.0, 1.0)
 
 
 @pytest.fixture
@@ -41,19 +43,19 @@ def keeper(settings, holders) -> FolderKeeper:
 
 
 def save(keeper: FolderKeeper, process: str, step: int, snapshot: bytes = b"state") -> bool:
-    return keeper.call("a", process, "keep_snapshot", SavedTrial(step=step), snapshot, 1.0)
+    return keeper.call("a", process, "keep_snapshot", SavedTrial(step=step), snapshot, BEST)
 
 
 def test_what_is_kept_from_another_node_is_what_is_kept_here(keeper, settings):
     keeper.take_up("a", "p1", "node", 1)
-    adapter = keeper.call("a", "p1", "keep_best", 3, ADAPTER, ROWS, 1.0)
+    adapter = keeper.call("a", "p1", "keep_best", 3, ADAPTER, ROWS, BEST)
     keeper.call("a", "p1", "keep_rows", 3, ROWS)
     assert save(keeper, "p1", 3)
     here = FolderFiles(settings, "a")
     assert (
         json.loads((Path(settings["dir"]) / "trials/a/rows-000003/eval_rows.json").read_bytes()) == {"step": 3} | ROWS
     )
-    assert adapter == "trials/a/best-000003" == here.keep_best(3, ADAPTER, ROWS, 1.0)
+    assert adapter == "trials/a/best-000003" == here.keep_best(3, ADAPTER, ROWS, BEST)
     assert keeper.call("a", "p1", "digest", adapter) == here.digest(adapter) == digests.of_files(ADAPTER)
     assert digests.of_folder(Path(settings["dir"]) / adapter / "adapter") == digests.of_files(ADAPTER)
     assert keeper.call("a", "p1", "snapshot") == here.snapshot() == b"state"
@@ -71,7 +73,7 @@ def test_a_process_that_was_cut_off_and_comes_back_writes_nothing(keeper, settin
     with pytest.raises(Replaced, match="another process has the trial a now"):
         save(keeper, "cut-off", 9)
     with pytest.raises(Replaced):
-        keeper.call("a", "cut-off", "keep_best", 9, ADAPTER, ROWS, 1.0)
+        keeper.call("a", "cut-off", "keep_best", 9, ADAPTER, ROWS, BEST)
     assert FolderFiles(settings, "a").saved().step == 3
     assert save(keeper, "successor", 5)
     assert holder(holders, "a") == Holder("successor", "node-2", 2)
@@ -131,7 +133,7 @@ def test_budget_disk_holds_for_trials_of_other_nodes(keeper, settings, holders):
     keeper = FolderKeeper({**settings, "disk_bytes": limit}, str(holders))
     assert not save(keeper, "p1", 5, b"x" * 2000)
     with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
-        keeper.call("a", "p1", "keep_best", 5, {"weights": b"x" * 2000}, ROWS, 1.0)
+        keeper.call("a", "p1", "keep_best", 5, {"weights": b"x" * 2000}, ROWS, BEST)
     assert snapshots.read(SweepFolder(Path(settings["dir"])), "a")[0].step in (0, 3)
 
 

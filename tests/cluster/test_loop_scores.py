@@ -1,0 +1,95 @@
+"""Answers are scored where a trial's specification says, and what is missing there is the trial's failure."""
+
+from __future__ import annotations
+
+import pytest
+from pack_loops import DEADLINE, opened, trial
+
+from trainables import toy
+from trainables.contract import Evaluation
+from trainables.objective import Objective, Standing
+from trainables.specs import EvaluationSpec
+
+MATCHES = Objective(metric="exact_match", mode="max")
+
+
+def scored(when="last"):
+    return trial().model_copy(update={"steps": 9, "evaluation": EvaluationSpec(metrics=("exact_match",), when=when)})
+
+
+def advanced(loop, target, best=None):
+    outcome = loop.advance("a", target, best or Standing(), 0, DEADLINE, MATCHES)
+    assert outcome is not None
+    return outcome
+
+
+@pytest.mark.parametrize(("when", "at"), [("last", [9]), ("every", [3, 9])])
+def test_answers_are_scored_at_the_last_point_or_at_every_one(started, when, at):
+    loop = started(toy.ToyPack())
+    opened(loop, "a", scored(when))
+    found = {step: advanced(loop, step).evaluation for step in (3, 9)}
+    assert [step for step, evaluation in found.items() if "exact_match" in evaluation.metrics] == at
+    assert [step for step, evaluation in found.items() if evaluation.answers] == at
+    assert found[9].metrics["exact_match"] == toy.right_answers(scored(), 9) / 10
+
+
+def test_only_the_trials_that_are_due_are_scored(started):
+    asked = []
+
+    class Asked(toy.ToyPack):
+        def evaluate(self, slots, scored=()):
+            asked.append((tuple(slots), set(scored)))
+            return super().evaluate(slots, scored)
+
+    loop = started(Asked())
+    for lease in "ab":
+        opened(loop, lease, scored())
+    assert loop.advance("a", 3, Standing(), 0, DEADLINE, MATCHES).evaluation.answers == ()
+    assert loop.advance("b", 9, Standing(), 0, DEADLINE, MATCHES).evaluation.answers != ()
+    assert asked == [((0,), set()), ((1,), {1})]
+
+
+def test_an_adapter_with_a_score_is_handed_out_although_its_loss_is_higher(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a", scored())
+    assert advanced(loop, 3, best=MATCHES.standing({"eval_loss": 0.1})).adapter is None
+    assert advanced(loop, 9, best=MATCHES.standing({"eval_loss": 0.1})).adapter is not None
+
+
+def test_answers_take_longer_than_losses_and_no_host_passes_for_one_that_hangs(started):
+    seen = []
+
+    class Looks(toy.ToyPack):
+        def evaluate(self, slots, scored=()):
+            seen.append(loops[0].doing())
+            return super().evaluate(slots, scored)
+
+    loops = [started(Looks())]
+    opened(loops[0], "a", scored())
+    for step in (3, 9):
+        advanced(loops[0], step)
+    assert [(doing.what, doing.usual) for doing in seen] == [("evaluation", None), ("evaluation of answers", None)]
+
+
+class Unscored(toy.ToyPack):
+    """Takes no argument for what is scored, as packs did before there were scores."""
+
+    def evaluate(self, slots):  # type: ignore[override]
+        return super().evaluate(slots)
+
+
+def test_a_pack_that_knows_no_scores_trains_as_before(started):
+    loop = started(Unscored())
+    opened(loop, "a")
+    assert isinstance(loop.advance("a", 3, Standing(), 0, DEADLINE).evaluation, Evaluation)
+
+
+def test_a_score_that_is_missing_where_answers_are_scored_is_a_failure_with_its_reason(started):
+    class Silent(toy.ToyPack):
+        def evaluate(self, slots, scored=()):
+            return super().evaluate(slots)
+
+    loop = started(Silent())
+    opened(loop, "a", scored())
+    assert advanced(loop, 3).failure is None
+    assert "the objective is exact_match, and the evaluation gives eval_loss" in advanced(loop, 9).failure.message

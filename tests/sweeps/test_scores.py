@@ -1,0 +1,66 @@
+"""Whole sweeps whose answers are scored: the score chooses the trial, whatever stops the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import chaos_runs as runs
+import pytest
+from mlflow import MlflowClient
+
+from sweeps.record import samples
+from sweeps.record.events import TrialState
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+SWEEP = (
+    "toy",
+    # The toy's loss is lowest at 3e-4, and most of its answers are right at 1e-3: the default, which is trained whole.
+    "training.learning_rate=0.001",
+    "search_space={training.learning_rate: {choice: [0.0001, 0.0003, 0.0005]}}",
+    "searcher={kind: grid}",
+    "scheduler={kind: asha, grace_steps: 3}",
+    "objective={metric: exact_match, mode: max}",
+    "evaluation.metrics=[exact_match]",
+    "budget.trials=4",
+    "budget.steps_per_trial=9",
+    "cluster.slots_per_host=2",
+)
+
+
+@pytest.mark.parametrize("when", ["last", "every"])
+def test_the_score_chooses_among_the_trials_that_have_one(tmp_path, empty_database, when):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    run = runs.start(tmp_path, "launch", *SWEEP, f"evaluation.when={when}")
+    assert run.wait() == 0, run.err.read_text()
+    best, told = run.answer()["best"], run.err.read_text()
+    assert (best["metric"], best["params"]["learning_rate"], best["step"]) == ("exact_match", 1e-3, 9)
+    assert "exact_match: base 0.1000, best" in told
+
+    folder = tmp_path / "results" / "toy"
+    trials = runs.record(folder).trials
+    lowest = min(trials.values(), key=lambda trial: trial.value("eval_loss"))
+    by_loss = f"the lowest eval_loss is that of t{lowest.number:02d} ({lowest.value('eval_loss'):.4f})"
+    assert (by_loss in told) is (when == "last")
+    if when == "last":
+        assert (lowest.params["learning_rate"], lowest.state) == (3e-4, TrialState.COMPLETED)
+    scored = {key for key, trial in trials.items() if "exact_match" in trial.best_metrics}
+    ended = {key for key, trial in trials.items() if trial.state is TrialState.COMPLETED}
+    assert scored == (ended if when == "last" else trials.keys()) and len(ended) < len(trials)
+
+    winning = trials[best["trial_key"]]
+    answers = samples.read(folder / winning.adapter / samples.OF_TRIAL)
+    assert (
+        sum(each.scores["exact_match"] for each in answers) == 10 * best["value"] == 10 * winning.value("exact_match")
+    )
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    logged = client.get_run(best["run_id"]).data.metrics
+    assert (logged["best_exact_match"], logged["best_eval_loss"]) == (best["value"], winning.value("eval_loss"))
+    assert "samples.jsonl" in [file.path for file in client.list_artifacts(best["run_id"])]
+    parent = run.answer()["parent_run"]
+    assert client.get_run(parent).data.metrics["base_exact_match"] == 0.1
+    assert "base_samples.jsonl" in [file.path for file in client.list_artifacts(parent)]
+    assert json.loads((folder / "config.json").read_text())["config"]["scheduler"]["metric"] == (
+        "eval_loss" if when == "last" else None
+    )
