@@ -21,7 +21,9 @@ def compare(
     sweep: LocalSweep,
     trials: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TRIAL]...", help="Compare these, the others with the first: a key, or t03."),
+        typer.Argument(
+            metavar="[TRIAL]...", help="Compare these, the others with the first: a key, or t03; base for its answers."
+        ),
     ] = None,
     storage: Storage = Path("results"),
     address: Address = None,
@@ -46,7 +48,7 @@ def compare(
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows what a sweep says at its end; returns it for the JSON line."""
     from sweeps.record.selection import choose
-    from sweeps.report import closing_lines, side_by_side, trial_tables
+    from sweeps.report import answers, closing_lines, side_by_side, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
     from sweeps.statistics.trials import compare_best
@@ -56,7 +58,9 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
     best, *compared = closing_lines.so_far(status, selection, separation)
-    peak = closing_lines.peak_memory(record)
+    peak, changed = closing_lines.peak_memory(record), answers.best_against_base(folder, record, selection.winner)
+    if changed is not None:
+        compared.append(f"{changed.line()} (qsweep compare {folder.path.name} {changed.first.name} base shows them)")
     lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]
     tell(out, lines if peak is None else [*lines, peak])
     return {
@@ -64,23 +68,29 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
         "best": selection.winner and side_by_side.of_trial(record, selection.winner),
         "trials": [side_by_side.of_trial(record, trial) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
+        "answers": changed and changed.as_json(),
     }
 
 
 def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record.run_names import label
+    from sweeps.report import answers
     from sweeps.report.side_by_side import SideBySide, side_by_side
     from sweeps.report.summary import console, tell
     from sweeps.statistics.trials import compare_chosen
     from sweeps.steering.answering import no_trial_named, trial_named
+    from trainables.scoring.requests import BASE
 
     record, out = status.record, console()
-    named = {name: trial_named(name, record) for name in names}
+    named = {name: trial_named(name, record) for name in names if name != BASE}
     wrong = [no_trial_named(name, record) for name, trial in named.items() if trial is None]
+    if not named:
+        wrong.append("base: name a trial beside the base")
     if wrong:
         raise ConfigError(wrong)
-    trials = side_by_side(record, [trial for trial in named.values() if trial is not None])
+    chosen = {trial.trial_key: trial for trial in named.values() if trial is not None}
+    trials = tuple(chosen.values()) if BASE in names else side_by_side(record, list(chosen.values()))
     first, *others = trials
     found = SideBySide(record, trials, compare_chosen(folder, record, first, others))
     if first not in named.values():
@@ -90,4 +100,26 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
         out.print(table)
         out.print()
     tell(out, found.lines())
-    return found.as_json()
+    if not others and BASE not in names:
+        tell(out, ["there is no other trial with a value to compare it with"])
+    of_first = answers.of_trial(folder, first)
+    against = [answers.of_base(folder)] if BASE in names else []
+    against += [answers.of_trial(folder, trial) for trial in others]
+    changed = [each for other in against if (each := answers.changes(of_first, other, record.objective.metric))]
+    for each in changed:
+        tell(out, ["", each.line(), *each.lines()])
+    taken = answers.confusion_of(of_first)
+    if taken is not None:
+        tell(
+            out,
+            [
+                "",
+                f"which label {label(first.number)} takes for which, a line for each that is expected:",
+                *taken.text().splitlines(),
+            ],
+        )
+    return {
+        **found.as_json(),
+        "answers": [each.as_json() for each in changed],
+        "confusion": taken and taken.model_dump(mode="json"),
+    }

@@ -19,11 +19,13 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
+from sweeps.report.answers import Changes, confusion_of
 from sweeps.report.axes import Axis, axis
 from sweeps.report.page_facts import WHY, Fact, Group
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
 from sweeps.statistics.comparison import Separation
+from trainables.grading.choice import Confusion
 from trainables.objective import Objective
 
 BEST_CURVES = 5
@@ -134,6 +136,10 @@ class Page:
     """Trials that the table has no row of: the last ones."""
     notes: tuple[str, ...]
     """Below the table."""
+    answers: Changes | None
+    """Where the answers of the best trial and of the base differ; None where they were not scored."""
+    confusion: Confusion | None
+    """Which label the best trial takes for which; None where its answers are no labels."""
     cost: tuple[Fact, ...]
     made_of: tuple[Group, ...]
     warnings: tuple[str, ...]
@@ -160,7 +166,7 @@ class Page:
         return self.objectives[0].metric
 
 
-def page(status: Status, story: Story, separation: Separation | None, now: float) -> Page:
+def page(status: Status, story: Story, separation: Separation | None, answers: Changes | None, now: float) -> Page:
     """The page of a sweep as it stands `now`, in seconds since the epoch."""
     record = status.record
     selection = choose(record.trials.values(), record.objective)
@@ -187,6 +193,8 @@ def page(status: Status, story: Story, separation: Separation | None, now: float
         rows=rows,
         left_out=max(0, len(record.trials) - MOST_ROWS),
         notes=(*([note] if note else []), *trial_tables.notes(record)),
+        answers=answers,
+        confusion=None if answers is None else confusion_of(answers.first),
         cost=page_facts.cost(record, status.seconds),
         made_of=page_facts.made_of(record),
         warnings=tuple(map(without_passwords, story.warnings)),

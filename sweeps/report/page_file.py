@@ -8,8 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweeps.errors import StorageError
 from sweeps.record.folder import REPORT, SweepFolder, read_events
+from sweeps.record.selection import choose
 from sweeps.record.whole_files import write_whole
-from sweeps.report import page_facts, status
+from sweeps.report import answers, page_facts, status
 from sweeps.report.page import Page, page
 from sweeps.report.trial_story import Story
 from sweeps.statistics.trials import compare_best
@@ -33,7 +34,9 @@ def read(folder: SweepFolder, now: float) -> Page:
     stands = status.read(folder, now, log)
     is_open = stands.state == "RUNNING" or stands.record.latest is None
     story.end(now if is_open else stands.record.known_until)
-    return page(stands, story, compare_best(folder, stands.record), now)
+    best = choose(stands.record.trials.values(), stands.record.objective).winner or stands.best
+    changed = answers.best_against_base(folder, stands.record, best)
+    return page(stands, story, compare_best(folder, stands.record), changed, now)
 
 
 def render(found: Page) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sweeps.config.number_words import counted, duration, epochs, size
 from sweeps.planning.capacity import DEVICES
-from sweeps.planning.forecast import Forecast, LengthsFrom
+from sweeps.planning.forecast import Answers, Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.plan import Plan
 from trainables.contract import Memory
@@ -94,7 +94,22 @@ def _forecast(plan: Plan) -> Iterator[str]:
         work.append(f"{seen.evaluation_share:.0%} of the work is evaluation")
     if work:
         yield "; ".join(work)
+    if seen.answers is not None:
+        yield _answers(seen.answers)
     yield f"time: {_time(seen, plan)}"
+
+
+def _answers(answers: Answers) -> str:
+    """The tokens that are generated, and the share of time."""
+    count, tokens = f"{answers.evaluations:g} evaluations", answers.tokens
+    if tokens is None:
+        told = f"are generated in {count}, of unknown length before the rows are read: give evaluation.max_new_tokens"
+    elif tokens:
+        told = f"are generated in {count}, about {_tokens(tokens)} tokens at most"
+    else:
+        told = f"are ranked in {count}, and none is generated"
+    share = "their time is unknown, and not counted: sweeps that score alike leave it here"
+    return f"answers {told}; {share if answers.share is None else f'{answers.share:.0%} of the work'}"
 
 
 def _time(seen: Forecast, plan: Plan) -> str:

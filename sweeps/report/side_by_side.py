@@ -17,6 +17,7 @@ from sweeps.report import best_compared, trial_tables
 from sweeps.report.trial_tables import number_text
 from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs.legible import MOST_SHOWN, legible
+from trainables.objective import EVAL_LOSS
 
 _BETWEEN = 2
 """Blanks between two columns."""
@@ -68,8 +69,6 @@ class SideBySide:
         endings = [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
         lines += [legible(ending, MOST_SHOWN) for ending in endings]
         lines += [self._difference(trial) for trial in self.trials[1:]]
-        if not self.trials[1:]:
-            lines.append("there is no other trial with a value to compare it with")
         if self.separation.is_told:
             notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
             lines += [note for note in notes if note is not None]
@@ -101,10 +100,13 @@ class SideBySide:
         """The objective at each report point, and the objectives at each trial's best step."""
         first, *others = (objective.metric for objective in self.record.objectives)
         told = [dict(trial.evals) for trial in self.trials]
-        rows = [
-            (f"{first} at step {step}", [number_text(each.get(step, {}).get(first, math.nan)) for each in told])
-            for step in sorted({step for each in told for step in each})
-        ]
+        rows = []
+        for step in sorted({step for each in told for step in each}):
+            # Answers may be scored at the last step alone.
+            name = first if any(first in each.get(step, {}) for each in told) else EVAL_LOSS
+            rows.append(
+                (f"{name} at step {step}", [number_text(each.get(step, {}).get(name, math.nan)) for each in told])
+            )
         rows.append((f"best {first}", [number_text(trial.value(first)) for trial in self.trials]))
         rows.append(("at step", ["-" if t.best_step is None else str(t.best_step) for t in self.trials]))
         return rows + [(name, [number_text(t.value(name)) for t in self.trials]) for name in others]

@@ -12,8 +12,10 @@ from sweep_events import base, begun, ended, reported, started
 from typer.testing import CliRunner
 
 from sweeps.cli import app
+from sweeps.record import samples
 from sweeps.record.events import Event, SweepEnded, TrialState
 from sweeps.record.folder import SweepFolder, locked
+from trainables.contract import AnsweredRow
 
 ROWS = 40
 RUNNING: list[Event] = [
@@ -98,6 +100,71 @@ def test_one_trial_is_set_beside_the_best_which_is_said(tmp_path: Path) -> None:
     said = "t00 is the best trial: name two or more to compare others\n"
     assert compare(tmp_path, "t01", "t01")[0].startswith(said)
     assert said not in compare(tmp_path, "t00")[0]
+
+
+def answered(*rights: int) -> str:
+    """Answers to four rows: those that are right say what is expected."""
+    rows = [(place, "yes" if place in rights else "\x1b[31mno") for place in range(4)]
+    return samples.text(
+        AnsweredRow(
+            row=r,
+            prompt=f"question {r}",
+            expected="yes",
+            answer=a,
+            is_ended=True,
+            scores={"exact_match": float(a == "yes")},
+        )
+        for r, a in rows
+    )
+
+
+def test_the_rows_whose_answers_differ_are_shown_and_escaped(tmp_path: Path) -> None:
+    found = sweep(tmp_path, FINISHED)
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: answered(0, 1, 2).encode()})
+    (found.path / samples.OF_BASE).write_text(answered(0, 3))
+    text, document = compare(tmp_path)
+    told = "answers by exact_match: t00 is better than base on 2 of 4 answered rows, and worse on 1"
+    assert f"      {told} (qsweep compare x t00 base shows them)\n" in text
+    assert (document["answers"]["better"], document["answers"]["worse"]) == (2, 1)
+    text, document = compare(tmp_path, "t00", "base")
+    shown = text[text.index("answers by") :].splitlines()
+    assert shown[:6] == [
+        told,
+        "row 3: exact_match 0 of t00, 1 of base",
+        "  prompt    question 3",
+        "  expected  yes",
+        "  base      yes",
+        "  t00       \\x1b[31mno",
+    ]
+    (against_base,) = document["answers"]
+    assert [row["row"] for row in against_base["differing"]] == [3, 1, 2]
+    assert against_base["differing"][0]["t00"] == "\x1b[31mno"
+    (found.path / samples.OF_BASE).write_text("{")
+    assert compare(tmp_path, "t00", "base")[1]["answers"] == []
+
+
+def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None:
+    found = sweep(tmp_path, FINISHED)
+    rows = [("a", "a", 1.0), ("b", "a", 0.0)]
+    told = [
+        AnsweredRow(row=row, prompt="?", expected=wanted, answer=said, is_ended=True, scores={"choice": right})
+        for row, (wanted, said, right) in enumerate(rows)
+    ]
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(told).encode()})
+    text, document = compare(tmp_path, "t00", "t01")
+    assert "which label t00 takes for which, a line for each that is expected:\n" in text
+    assert "a  1  0        0\n" in text
+    assert document["confusion"]["counts"] == [[1, 0, 0], [1, 0, 0]]
+    generated = [each.model_copy(update={"answer": "It is a."}) for each in told]
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(generated).encode()})
+    assert compare(tmp_path, "t00", "t01")[1]["confusion"] is None
+
+
+def test_the_base_alone_is_no_comparison(tmp_path: Path) -> None:
+    sweep(tmp_path, FINISHED)
+    done = CliRunner().invoke(app, ["compare", "x", "base", "--storage", str(tmp_path / "results")])
+    assert done.exit_code == 2
+    assert "name a trial beside the base" in done.stderr
 
 
 def test_a_sweep_without_trials_says_so(tmp_path: Path) -> None:

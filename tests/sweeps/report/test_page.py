@@ -36,7 +36,7 @@ def made(folder: Path, events: Iterable[Event], document: dict[str, Any] | None 
     events = list(events)
     written: SweepFolder = sweeps.write(folder, events, document)
     stands = status.read(written, 200.0)
-    found = page(stands, told(events), compare_best(written, stands.record), 200.0)
+    found = page(stands, told(events), compare_best(written, stands.record), None, 200.0)
     assert all(chart.title and chart.caption for chart in charts(found))
     return found
 
@@ -165,7 +165,7 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
     story, log = told(events), status.EventsRead()
     log.take((event, 0) for event in events)
     stands = status.read(sweeps.write(tmp_path, []), 200.0, log)
-    found = page(stands, story, None, 200.0)
+    found = page(stands, story, None, None, 200.0)
     assert [trial.name for trial in found.trials] == ["t03", "t00", "t01", "t02"]
     assert [trial.evals for trial in found.trials[2:]] == [(), ()]
     caption = charts(found)[0].caption

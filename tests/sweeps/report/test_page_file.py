@@ -17,9 +17,13 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.mirror.contents import small_files
+from sweeps.record import samples
 from sweeps.record.events import Event, TrialEnded, TrialStarted
 from sweeps.record.folder import SweepFolder, locked
+from sweeps.record.selection import choose
 from sweeps.report import charts, page_file
+from trainables.contract import AnsweredRow
+from trainables.objective import LOWEST_LOSS
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -87,6 +91,25 @@ def test_what_others_wrote_stays_text(tmp_path: Path) -> None:
     # plotly.js, for each chart one that sets a variable and one that draws it, and the one that sorts.
     assert [tag for tag, _ in found.tags].count("script") == len(found.scripts)
     assert sum("Plotly.newPlot" in script for script in found.scripts) == charts
+
+
+@pytest.mark.usefixtures("library")
+def test_answers_that_differ_are_a_table_of_text(tmp_path: Path) -> None:
+    folder = sweeps.write(tmp_path, sweeps.events(6, sweeps.config()))
+    best = choose(page_file.status.read(folder, 1000.0).record.trials.values(), LOWEST_LOSS).winner
+    answers = [
+        AnsweredRow(row=row, prompt=EVIL, expected="a", answer=EVIL, is_ended=False, scores={"exact_match": right})
+        for row, right in ((0, 1.0), (1, 0.0))
+    ]
+    folder.keep(best.trial_key, "best", best.best_step, {samples.OF_TRIAL: samples.text(answers[:1]).encode()})
+    (folder.path / samples.OF_BASE).write_text(
+        samples.text([answers[0].model_copy(update={"scores": {"exact_match": 0.0}}), answers[1]])
+    )
+    page = Parts(page_file.render(page_file.read(folder, 1000.0)))
+    assert "is better than base on 1 of 1 answered row, and worse on 0." in page.text
+    assert page.text.count(EVIL) == 3  # prompt and both answers
+    assert [attributes.get("id") for tag, attributes in page.tags if tag == "table"].count("answers") == 1
+    assert all("alert(" not in script for script in page.scripts)
 
 
 @pytest.mark.usefixtures("library")

@@ -14,11 +14,16 @@ from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
 from sweeps.planning.plan import Plan, plan
-from sweeps.planning.rates import rate_key
+from sweeps.planning.rates import answers_key, rate_key
 from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Need, RowShape
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
+SHAPE = RowShape(longest=9, mean=5.0, labelled=0.7, train_rows=30, eval_rows=9)
+SCORED: dict[str, Any] = {
+    "evaluation": {"metrics": ["exact_match"], "max_new_tokens": 20},
+    "budget": {"trials": 4, "steps_per_trial": 27},
+}
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
 
@@ -105,6 +110,42 @@ def test_counts_and_sizes_have_their_units() -> None:
 def test_the_engine_is_told_where_it_is_known() -> None:
     assert "\nengine: flat" in lines(replace(planned(), engine="flat"))
     assert "engine" not in lines(planned())
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "known", "words"),
+    [
+        # 4 trials and the base, each with 9 rows of at most 20 tokens.
+        ({"max_new_tokens": 20}, {}, "are generated in 5 evaluations, about 900 tokens at most"),
+        ({"max_new_tokens": 20, "when": "every"}, {}, "in 13 evaluations, about 2,340 tokens"),
+        ({"max_new_tokens": 20, "examples": 5}, {}, "in 5 evaluations, about 500 tokens"),
+        ({}, {}, "of unknown length before the rows are read: give evaluation.max_new_tokens"),
+        ({}, {"rows": SHAPE}, "in 5 evaluations, about 360 tokens"),
+        ({"metrics": ["choice"]}, {}, "answers are ranked in 5 evaluations, and none is generated"),
+    ],
+)
+def test_the_tokens_of_answers_are_counted(evaluation: dict[str, Any], known: dict[str, Any], words: str) -> None:
+    data = {"train": "hub/rows", "eval": "hub/more", "prompt": "{q}", "completion": "{a}"}
+    scheduler, budget = {"kind": "fifo"}, {"trials": 4, "steps_per_trial": 27}
+    scores = {"metrics": ["exact_match"], **evaluation}
+    config, space = toy(RATES, data=data, budget=budget, scheduler=scheduler, evaluation=scores)
+    told = lines(plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates(eval_rows=9, **known)))
+    assert words in told
+    assert "their time is unknown, and not counted" in told
+
+
+def test_the_time_of_answers_is_counted_where_a_sweep_has_scored_alike() -> None:
+    def told(**seen: Any) -> Plan:
+        config, space = toy(RATES, scheduler={"kind": "fifo"}, cluster={"slots_per_host": 1}, **SCORED)
+        key = rate_key(config, "CPU of ours")
+        measured = rate(key).model_copy(update={"answers": answers_key(config.evaluation), **seen})
+        return plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates([measured], key))
+
+    without, with_it = told(), told(answer_seconds=30.0)
+    assert without.forecast.seconds is not None and with_it.forecast.seconds is not None
+    assert with_it.forecast.seconds.expected - without.forecast.seconds.expected == pytest.approx(5 * 30.0)
+    assert "; their time is unknown, and not counted" in lines(without)
+    assert "; 40% of the work" in lines(with_it), "150 s, beside 108 steps of 2 s and 13 evaluations of 1 s"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""The answers that trials and the base gave to the same rows, and on which rows two of them differ.
+
+Read from the sweep's folder: `samples.jsonl` beside the best adapter of a trial, `base_samples.jsonl` of the base. What
+stands there is text from strangers: whoever shows it escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.record import samples
+from sweeps.record.folder import SweepFolder
+from sweeps.record.run_names import label
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from trainables.contract import AnsweredRow
+from trainables.grading.choice import Confusion, confusion
+from trainables.inputs.legible import legible
+from trainables.scoring.requests import BASE
+
+MOST_SHOWN = 5
+"""Rows that a terminal shows of those on which two differ; the report and `--json` have more."""
+_MOST_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a trial, or the base, answered."""
+
+    name: str
+    """As tables name it: "t03", "base"."""
+    rows: Mapping[int, AnsweredRow]
+    """Place of the row among the evaluation rows -> its answer."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The rows whose score by one metric differs between two answers. Higher scores are better."""
+
+    metric: str
+    first: Answers
+    other: Answers
+    rows: tuple[int, ...]
+    """Places of the rows that both answered."""
+    better: tuple[int, ...]
+    """Those on which the first one scores higher, and below those on which it scores lower."""
+    worse: tuple[int, ...]
+
+    def line(self) -> str:
+        """How many rows differ, in words."""
+        rows = f"{len(self.rows)} answered row{'s' if len(self.rows) > 1 else ''}"
+        return (
+            f"answers by {self.metric}: {self.first.name} is better than {self.other.name} on {len(self.better)} of "
+            f"{rows}, and worse on {len(self.worse)}"
+        )
+
+    def pairs(self) -> list[tuple[AnsweredRow, AnsweredRow]]:
+        """The rows that differ, those that got worse first: as the first one answered, and as the other did."""
+        return [(self.first.rows[place], self.other.rows[place]) for place in (*self.worse, *self.better)]
+
+    def lines(self, most: int = MOST_SHOWN) -> list[str]:
+        """The first of these rows for a terminal, and how many more there are."""
+        shown = []
+        for mine, theirs in self.pairs()[:most]:
+            scores = [f"{each.scores[self.metric]:g}" for each in (mine, theirs)]
+            texts = {
+                "prompt": mine.prompt,
+                "expected": mine.expected,
+                self.other.name: theirs.answer,
+                self.first.name: mine.answer,
+            }
+            width = max(map(len, texts))
+            shown += [
+                f"row {mine.row}: {self.metric} {scores[0]} of {self.first.name}, {scores[1]} of {self.other.name}"
+            ]
+            shown += [f"  {title:<{width}}  {legible(text, _MOST_CHARACTERS)}" for title, text in texts.items()]
+        more = len(self.better) + len(self.worse) - most
+        return [*shown, f"{more} more rows differ: --json has them all"] if more > 0 else shown
+
+    def as_json(self) -> dict[str, Any]:
+        """Its object in the JSON line, with all rows that differ."""
+        return {
+            "metric": self.metric,
+            "trial": self.first.name,
+            "against": self.other.name,
+            "rows": len(self.rows),
+            "better": len(self.better),
+            "worse": len(self.worse),
+            "differing": [
+                {
+                    "row": mine.row,
+                    "prompt": mine.prompt,
+                    "expected": mine.expected,
+                    self.first.name: mine.answer,
+                    self.other.name: theirs.answer,
+                    "scores": {self.first.name: mine.scores, self.other.name: theirs.scores},
+                }
+                for mine, theirs in self.pairs()
+            ],
+        }
+
+
+def of_trial(folder: SweepFolder, trial: TrialRecord) -> Answers | None:
+    """What a trial answered at its best step; None where no answers of that step are there."""
+    if trial.best_step is None:
+        return None
+    return _answers(folder.kept(trial.trial_key, "best", trial.best_step) / samples.OF_TRIAL, label(trial.number))
+
+
+def of_base(folder: SweepFolder) -> Answers | None:
+    """What the base without an adapter answered; None where its answers are not there."""
+    return _answers(folder.path / samples.OF_BASE, BASE)
+
+
+def changes(first: Answers | None, other: Answers | None, metric: str) -> Changes | None:
+    """On which rows two answers differ by a metric; None where one has no answers, or none is scored by the metric.
+
+    Args:
+        metric: the objective's. Where answers have no such score, the first of their scores counts in its place.
+    """
+    if first is None or other is None:
+        return None
+    known = next(iter(first.rows.values())).scores
+    metric = metric if metric in known else next(iter(known), "")
+    rows = [
+        place
+        for place, mine in first.rows.items()
+        if place in other.rows and metric in mine.scores and metric in other.rows[place].scores
+    ]
+    gains = {place: first.rows[place].scores[metric] - other.rows[place].scores[metric] for place in rows}
+    if not rows:
+        return None
+    better = tuple(place for place, gain in gains.items() if gain > 0)
+    worse = tuple(place for place, gain in gains.items() if gain < 0)
+    return Changes(metric, first, other, tuple(rows), better, worse)
+
+
+def best_against_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord | None) -> Changes | None:
+    """On which rows the best trial and the base differ; None where that is not known."""
+    return None if best is None else changes(of_trial(folder, best), of_base(folder), record.objective.metric)
+
+
+def confusion_of(answers: Answers | None) -> Confusion | None:
+    """Which label was taken for which; None where the answers there are not those that `choice` scored."""
+    rows = [] if answers is None else list(answers.rows.values())
+    if not rows or any(row.scores.get("choice") != (row.answer.strip() == row.expected.strip()) for row in rows):
+        return None
+    return confusion([row.expected for row in rows], [row.answer for row in rows])
+
+
+def _answers(path: Path, name: str) -> Answers | None:
+    rows = samples.read(path)
+    return Answers(name, {row.row: row for row in rows}) if rows else None

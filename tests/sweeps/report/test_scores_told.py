@@ -1,0 +1,89 @@
+"""What is said of a sweep whose answers are scored: at its end, while it runs, and of trials without a score."""
+
+from __future__ import annotations
+
+from sweep_events import base, ended, record, reported, started
+from sweep_files import toy
+
+from sweeps.record.events import BaseEvaluated, Event, SweepStarted, TrialReported, TrialState
+from sweeps.record.selection import choose, leader
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report import closing_lines, trial_tables
+from sweeps.report.best_compared import in_words
+from sweeps.report.live_table import describe
+
+STOPPED, COMPLETED = TrialState.STOPPED, TrialState.COMPLETED
+BASE: BaseEvaluated = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}})
+
+
+def begun() -> SweepStarted:
+    config, _ = toy(
+        objective={"metric": "exact_match", "mode": "max"},
+        evaluation={"metrics": ["exact_match"]},
+        scheduler={"metric": "eval_loss"},
+    )
+    return SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
+
+
+def scored(key: str, step: int, loss: float, score: float) -> TrialReported:
+    event, metrics = reported(key, step, loss), {"eval_loss": loss, "exact_match": score}
+    report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
+    return event.model_copy(update={"report": report})
+
+
+EARLY: list[Event] = [
+    begun(),
+    BASE,
+    *(started(key, number) for number, key in enumerate("abc")),
+    *(reported(key, 3, loss) for key, loss in (("a", 2.0), ("b", 1.5), ("c", 1.9))),
+]
+WHOLE: list[Event] = [
+    *EARLY,
+    scored("a", 9, 1.0, 0.5),
+    scored("b", 9, 1.25, 0.75),
+    ended("a", COMPLETED),
+    ended("b", COMPLETED),
+    ended("c", STOPPED),
+]
+
+
+def answer(found: SweepRecord) -> list[str]:
+    return closing_lines.answer(found, choose(found.trials.values(), found.objective), None)
+
+
+def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:
+    best, *lines = answer(record(WHOLE))
+    assert best == "best: t01, exact_match 0.7500 at step 9"
+    assert lines[-2:] == [
+        "exact_match: base 0.1250, default configuration (t00) 0.5000, best (t01) 0.7500",
+        "eval_loss stopped trials, and exact_match chose among those that had it: the lowest eval_loss is that of t00 "
+        "(1.0000)",
+    ]
+
+
+def test_a_trial_without_a_score_is_told_by_its_loss() -> None:
+    early = record(EARLY)
+    ahead = leader(early.trials.values(), early.objective)
+    assert ahead is not None and in_words(early, ahead) == "t01, eval_loss 1.5000 at step 3"
+    last = record([*EARLY, *(ended(key, STOPPED) for key in "abc")])
+    best, *lines = answer(last)
+    assert best == "best: t01, eval_loss 1.5000 at step 3"
+    assert not any("nan" in line for line in lines)
+    assert "eval_loss 1.5000" in trial_tables.ending(last.trials["b"], "exact_match")
+
+
+def test_the_table_shows_the_loss_where_a_trial_has_no_score() -> None:
+    found = record(WHOLE)
+    table = trial_tables.cells(found, trial_tables.order(found))
+    assert table.heads == ("trial", "steps", "best exact_match", "at", "eval_loss", "state")
+    assert [row[0] for row in table.rows] == ["t01", "t00", "t02", "base"]
+    assert [row[2] for row in table.rows] == ["0.7500", "0.5000", "-", "0.1250"]
+    whole = record([*WHOLE[:-1], scored("c", 9, 1.0, 0.25), ended("c", COMPLETED)])
+    assert "eval_loss" not in trial_tables.cells(whole, trial_tables.order(whole)).heads
+
+
+def test_a_report_tells_its_score_or_else_its_loss() -> None:
+    assert describe(EARLY[5], record(EARLY)) == "t00 step 3: eval_loss 2.0000 (its best)"
+    assert describe(WHOLE[8], record(WHOLE)) == "t00 step 9: exact_match 0.5000 (its best)"
+    worse = reported("a", 6, 2.5, best=(3, 2.0))
+    assert describe(worse, record([*EARLY, worse])) == "t00 step 6: eval_loss 2.5000 (its best: 2.0000)"
