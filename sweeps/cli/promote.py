@@ -26,9 +26,11 @@ def promote(  # noqa: PLR0913 - its options
     model: Model = None,
     top: Annotated[int | None, typer.Option(help="Candidates that are evaluated again; 3 if not given.")] = None,
     alias: Annotated[str | None, typer.Option(help="The alias that moves; champion if not given.")] = None,
-    min_gain: Annotated[float | None, typer.Option(help="How much lower the loss must be; 0 if not given.")] = None,
+    min_gain: Annotated[
+        float | None, typer.Option(help="How much better the metric must be, in its unit; 0 if not given.")
+    ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="What ranks the candidates; the sweep's objective if not given.")
+        str | None, typer.Option(help="What ranks and decides; the sweep's objective if not given.")
     ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Rows that decide; data.test if not given.")] = None,
     trial: Annotated[str | None, typer.Option(metavar="KEY", help="The only candidate: a key, or t03.")] = None,
@@ -136,4 +138,4 @@ def _words(progress: ScoringProgress) -> str:
     if progress.name is None:
         return "  loading the base model"
     name = {BASE: "the base", CHAMPION: "the champion"}.get(progress.name, progress.name)
-    return f"  {name}: {progress.done} of {counted(progress.rows, 'row')}"
+    return f"  {name}: {progress.done} of {counted(progress.rows, 'row')} {progress.doing}".rstrip()

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, HostsDied
 from cluster.scoring import Scoring
+from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion import gate, versions
 from sweeps.promotion.candidates import Candidate
 from sweeps.promotion.gate import CHAMPION, Verdict
-from sweeps.promotion.request import Context
+from sweeps.promotion.limits import Guarded, Sliced
+from sweeps.promotion.request import Context, direction
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables.contract import Evaluation
 from trainables.errors import TrainableError
+from trainables.objective import EVAL_LOSS, Objective
 from trainables.scoring import requests, tokenizer_files
-from trainables.scoring.requests import BASE, BaseFacts, ScoringRequest, ScoringResult
-
-SAMPLES = 4
-"""Rows that the packaged model must score as the evaluation did."""
+from trainables.scoring.requests import BASE, MOST_SAMPLES, BaseFacts, ScoringRequest, ScoringResult
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,17 @@ class Content:
     """None when there is no champion, or --force promotes without a comparison with it."""
     rows_in_train: int
     """How many rows of --eval-data were said to be in data.train too, at a look at the first ones."""
+    deciding: tuple[str, str]
+    """As `deciding_rows`."""
     eval_data: bytes | None
     """The file of --eval-data as it was before that look: it may change until it is sent."""
+    guards: Mapping[str, bytes]
+    """Each file of promotion.guards, in the same way."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses of base, champion and candidates on the rows that decide."""
+    """Evaluations of base, champion and candidates on the rows that decide."""
 
     candidates: Sequence[Candidate]
     """Those with a finite loss: the others are left out."""
@@ -58,12 +63,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Contender:
-    """The candidate with the lowest loss, and the verdict of the gate on it."""
+    """The best candidate, and the verdict of the gate on it."""
 
     candidate: Candidate
     verdict: Verdict
     evidence: Evidence
     champion: Version | None
+    sliced: Sliced | None = None
+    guarded: tuple[Guarded, ...] = ()
+    """As `gate.decide` was given them."""
 
     @property
     def is_champion(self) -> bool:
@@ -94,11 +102,20 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     """Checks that base and rows are still those that the sweep began with, and that the champion is on this base.
 
     Raises:
-        ConfigError: the rows of --eval-data are wrong.
+        ConfigError: the rows of --eval-data, or of a guard, are wrong.
         SweepError: base or rows are not there, or differ and the request does not force.
     """
-    file = context.request.eval_data
-    rows, in_train = (None, 0) if file is None else _check_rows(context, file)
+    file, deciding = context.request.eval_data, deciding_rows(context)
+    rows, in_train = (None, 0) if file is None else _check_rows(context, file, "--eval-data")
+    guards = {
+        guard.data: _check_rows(context, Path(guard.data), f"promotion.guards.{place}.data")[0]
+        for place, guard in enumerate(context.policy.guards)
+        if guard.data is not None
+    }
+    if context.policy.slices is not None:
+        problems = requests.check_slices(context.sweep.config.base.data_spec, deciding[0], context.policy.slices.by)
+        if problems:
+            raise ConfigError(problems)
     try:
         fingerprints = scored.fingerprint()
     except HostsDied:
@@ -118,17 +135,17 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     if isinstance(adapter, str):
         context.force(adapter)
         adapter = None
-    return Content(identity, adapter, in_train, rows)
+    return Content(identity, adapter, in_train, deciding, rows, guards)
 
 
-def _check_rows(context: Context, file: Path) -> tuple[bytes, int]:
+def _check_rows(context: Context, file: Path, option: str) -> tuple[bytes, int]:
     """Warns of what is odd in the first rows of a file; returns its content, and how many are also in data.train."""
     data = context.sweep.config.base.data_spec
-    problems = requests.check_rows(data, str(file))
+    problems = requests.check_rows(data, str(file), option)
     if problems:
         raise ConfigError(problems)
     content = file.read_bytes()
-    look = requests.look_at_rows(data, str(file))
+    look = requests.look_at_rows(data, str(file), option)
     if look.problems:
         raise ConfigError(look.problems)
     for warning in look.warnings:
@@ -210,7 +227,7 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
     """
     context.say("evaluating candidates on the rows that the sweep was scored on")
     adapters = {candidate.label: candidate.adapter for candidate in candidates}
-    answer = scored.score(ScoringRequest(rows="eval", adapters=adapters))
+    answer = scored.score(ScoringRequest(rows="eval", adapters=adapters, with_answers=False))
     tokens = context.sweep.data_fingerprint
     if tokens is not None and answer.fingerprint[: len(tokens)] != tokens:
         context.force(
@@ -223,7 +240,7 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
 
 def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
     """The line that says how far the second evaluation is from the first. Raises `SweepError` when it is too far."""
-    claimed = candidate.trial.best(gate.DECIDES.metric)
+    claimed = candidate.trial.best(EVAL_LOSS)
     if candidate.label in answer.not_finite:
         raise SweepError(
             f"{candidate.label}: its loss is not finite, and it reported {claimed:.5f} "
@@ -251,13 +268,17 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
     Raises:
         SweepError: the loss of no candidate is finite, or that of the base or the champion is not.
     """
-    rows, words = deciding_rows(context)
+    rows, words = content.deciding
     adapters = {candidate.label: candidate.adapter for candidate in candidates}
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
     champion = ", champion" if CHAMPION in adapters else ""
     context.say(f"evaluating base{champion} and candidates on {words}")
-    request = ScoringRequest(rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=SAMPLES)
+    slices = context.policy.slices
+    request = ScoringRequest(
+        rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=MOST_SAMPLES,
+        slice_by=None if slices is None else slices.by,
+    )  # fmt: skip
     answer = scored.score(request)
     for name, shown in ((BASE, BASE), (CHAMPION, context.alias)):
         if name in answer.not_finite:
@@ -265,6 +286,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
                 f"the loss of the {shown} is not finite on {words}, so that nothing can be compared with it: name "
                 "other rows with --eval-data"
             )
+    refuse_unpaired("--metric", context.objective.metric, answer.scores[BASE])
     if answer.trained_on > content.rows_in_train:  # the look at the first rows has not said all
         context.say(
             f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
@@ -298,12 +320,74 @@ def deciding_rows(context: Context) -> tuple[str, str]:
     return "held_out", "the rows held out of data.train" if data.eval is None else "data.eval, all of it"
 
 
-def decide(champion: Version | None, evidence: Evidence, min_gain: float) -> Contender:
-    """The gate's verdict on the candidate with the lowest loss. Pure."""
+def refuse_unpaired(field: str, metric: str, evaluation: Evaluation) -> None:
+    """Raises `SweepError` when an evaluation has no value per row of the metric that is to decide."""
+    if evaluation.rows_of(metric) is None:
+        known = [name for name in (EVAL_LOSS, *evaluation.row_values) if evaluation.rows_of(name) is not None]
+        raise SweepError(
+            f"{field}: {metric} has no value per row, so that chance cannot be told from a gain: name one of "
+            f"{', '.join(known)}"
+        )
+
+
+def decide(
+    champion: Version | None,
+    evidence: Evidence,
+    policy: Policy,
+    objective: Objective,
+    guarded: Sequence[Guarded] = (),
+) -> Contender:
+    """The gate's verdict on the best candidate. Pure."""
     labels, scores = {each.label: each for each in evidence.candidates}, dict(evidence.answer.scores)
-    verdict = gate.decide(scores, list(labels), min_gain)
-    contender = Contender(labels[verdict.winner], verdict, evidence, champion)
-    if not contender.is_champion or CHAMPION not in scores:
-        return contender
-    del scores[CHAMPION]  # nothing is gained by a comparison with itself
-    return replace(contender, verdict=gate.decide(scores, list(labels), min_gain))
+    sliced = None if policy.slices is None else Sliced(of=policy.slices, values=evidence.answer.slices)
+
+    def asked() -> Contender:
+        verdict = gate.decide(scores, list(labels), policy.min_gain, objective, sliced, guarded)
+        return Contender(labels[verdict.winner], verdict, evidence, champion, sliced, tuple(guarded))
+
+    contender = asked()
+    if contender.is_champion and CHAMPION in scores:
+        del scores[CHAMPION]  # nothing is gained by a comparison with itself
+        return asked()
+    return contender
+
+
+def guard(context: Context, contender: Contender, content: Content, scored: Scoring) -> Contender:
+    """The verdict with the guards, on whose rows the winner, the base and the champion are evaluated.
+
+    Raises:
+        SweepError: a guard's metric has no value per row, or a loss is not finite on its rows.
+    """
+    evidence, label = contender.evidence, contender.candidate.label
+    adapters = {name: files for name, files in evidence.request.adapters.items() if name in (label, CHAMPION)}
+    answers: dict[str | None, Mapping[str, Evaluation]] = {None: evidence.answer.scores}
+    found = []
+    for place, each in enumerate(context.policy.guards):
+        field, name = f"promotion.guards.{place}", "the rows that decide" if each.data is None else Path(each.data).name
+        if each.data is not None and each.data not in answers:
+            context.say(f"evaluating {', '.join([BASE, *sorted(adapters)])} on the guard {name}")
+            rows, file = str(Path(each.data).absolute()), content.guards[each.data]
+            by_answers = context.sweep.config.evaluation.scores_by
+            request = ScoringRequest(
+                rows=rows, content=file, adapters=adapters, with_base=True,
+                with_answers=any(by_answers(of.metric) for of in context.policy.guards if of.data == each.data),
+            )  # fmt: skip
+            answers[each.data] = _scores(scored, request, field)
+        scores = answers[each.data]
+        refuse_unpaired(f"{field}.metric", each.metric, scores[BASE])
+        objective = Objective(metric=each.metric, mode=direction(context.sweep.config, each.metric))
+        own = {name: scores[name] for name in (BASE, *adapters)}
+        found.append(Guarded(name=f"guard {name}", objective=objective, worse_by=each.worse_by, scores=own))
+    return decide(contender.champion, evidence, context.policy, context.objective, found)
+
+
+def _scores(scored: Scoring, request: ScoringRequest, field: str) -> Mapping[str, Evaluation]:
+    """The evaluations on a guard's rows, which errors name."""
+    try:
+        answer = scored.score(request)
+    except ClusterError as error:
+        raise type(error)(str(error).replace("--eval-data", f"{field}.data")) from None
+    if answer.not_finite:
+        who = " and ".join(answer.not_finite)
+        raise SweepError(f"{field}.data: the loss of {who} is not finite on its rows: give other rows")
+    return answer.scores

@@ -2,16 +2,23 @@
 
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
 difference of the metric, with an interval over rows (`statistics.comparison`), where the copies of a row, and the rows
-of a group, count as one. The best of k candidates looks better than it is on the rows that chose it, so the interval
-has confidence 1 - 0.01 / k: all k intervals hold at once in 99 of 100 promotions.
+of a group, count as one; scores of 0 and 1 have an exact test (`statistics.exact`). The best of k candidates looks
+better than it is on the rows that chose it, so the interval has confidence 1 - 0.01 / k: all k intervals hold at once
+in 99 of 100 promotions.
+
+There are three verdicts. Better: the gain is at least min_gain, and the rows show that it is above 0. Not better: the
+rows show that it is below min_gain, or, where that is 0, that it is not above 0; or that a limit is broken (`limits`).
+Anything else cannot be told from these rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from sweeps.promotion import limits
+from sweeps.promotion.limits import Guarded, Limit, Sliced, all_of, more_rows, rows_in_words, worst
 from sweeps.statistics.comparison import Comparison, Pair, compare
 from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, unseen
 from trainables.contract import Evaluation
@@ -20,8 +27,9 @@ from trainables.scoring.requests import BASE
 
 CHAMPION = "champion"
 """The name under which the present champion is scored."""
-DECIDES = LOWEST_LOSS
-"""What promotion compares, whatever ranked the candidates: in nats per completion token."""
+Outcome = Literal["better", "not_better", "cannot_tell"]
+OUTCOMES: Mapping[bool | None, Outcome] = {True: "better", False: "not_better", None: "cannot_tell"}
+"""The verdict by whether something is told to be better."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +38,117 @@ class Verdict:
 
     winner: str
     """The candidate with the best value on the rows that decide."""
-    reasons: tuple[str, ...]
-    """Why it did not pass; empty when it did."""
+    objective: Objective
+    """The metric that decides."""
     losses: Mapping[str, float]
-    """Name of a candidate, BASE or CHAMPION -> its value of the metric."""
+    """Name of a candidate, BASE or CHAMPION -> its `eval_loss`."""
+    values: Mapping[str, float]
+    """The same -> its value of the metric."""
     comparisons: Mapping[str, tuple[Comparison, ...]]
     """Candidate, the winner first -> its comparisons, that with the champion last. Each `key` is BASE or CHAMPION, and
     each `difference` the gain on it: how much better the candidate's value is."""
     min_gain: float
+    """In the metric's unit."""
     confidence: float
     rows: int
     """Rows that decide, without copies of others, or groups of rows."""
     warnings: tuple[str, ...] = ()
     is_grouped: bool = False
     """Whether rows that belong together count as one."""
+    rows_with_copies: int = 0
+    guards: tuple[Limit, ...] = ()
+    slices: tuple[Limit, ...] = ()
+    """What the winner must not make worse."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict."""
+        told = all_of([self._is_better, *(each.holds for each in (*self.guards, *self.slices))])
+        return OUTCOMES[told]
 
     @property
     def passed(self) -> bool:
         """Whether the winner may be promoted."""
-        return not self.reasons
+        return self.outcome == "better"
+
+    @property
+    def _is_better(self) -> bool | None:
+        """What the metric says of the winner, without limits."""
+        return all_of(self.told(each) for each in self.comparisons[self.winner])
+
+    def told(self, comparison: Comparison) -> bool | None:
+        """Whether a gain is above 0 and large enough; None where that cannot be told."""
+        if comparison.difference >= self.min_gain and comparison.above(0.0):
+            return True
+        return False if comparison.above(self.min_gain) is False else None
+
+    @property
+    def decided_by(self) -> Limit | None:
+        """The limit for which the winner does not pass; None where it passes, or the metric itself decided."""
+        left = [each for each in (*self.guards, *self.slices) if each.holds is not True]
+        return worst(left) if self._is_better else None
+
+    @property
+    def shown_limits(self) -> tuple[Limit, ...]:
+        """The guards and the worst slice."""
+        least = worst(self.slices)
+        return self.guards if least is None else (*self.guards, least)
+
+    @property
+    def rows_needed(self) -> int | None:
+        """About how many more rows would tell; None where no number of them would, or these do.
+
+        Rows of the limit, where one decided.
+        """
+        if self.outcome != "cannot_tell":
+            return None
+        if self.decided_by is not None:
+            return self.decided_by.rows_needed
+        untold = [each for each in self.comparisons[self.winner] if self.told(each) is None]
+        bounds = ((each, 0.0 if each.difference >= self.min_gain else self.min_gain) for each in untold)
+        return more_rows(bounds, self.rows)
+
+    @property
+    def words(self) -> str:
+        """The verdict for people: "better", "cannot be told yet: about 120 more rows would tell"."""
+        limit = self.decided_by
+        of = "" if limit is None else f" ({limit.name})"
+        if self.outcome != "cannot_tell":
+            return f"{'better' if self.passed else 'not better'}{of}"
+        more = rows_in_words(self.rows_needed, self.is_grouped if limit is None else limit.is_grouped)
+        return f"cannot be told{' yet' if self.rows_needed else ''}: {more}{of}"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the winner did not pass; empty when it did."""
+        if self.decided_by is not None:
+            return (self.decided_by.reason(self.winner),)
+        own = sorted(self.comparisons[self.winner], key=lambda each: self.told(each) is None)
+        found = [self._reason(each) for each in own if self.told(each) is not True]
+        few = [f"{self.only}: at least {LEAST_ROWS} are needed"] if self.rows < LEAST_ROWS else []
+        return (*few, *(why for why in found if why is not None))
+
+    def _reason(self, gain: Comparison) -> str | None:
+        """Says why a gain of the winner did not pass; None where rows are too few to tell."""
+        winner, least, amount = self.winner, self.min_gain, f"gain {digits(gain.difference, '+')}"
+        whether = f"whether {winner} is better than the {gain.key} cannot be told"
+        if gain.low is None:
+            return None if self.rows < LEAST_ROWS else f"{whether}: {gain.unknown}"
+        told = f"{amount}, {self.evidence_of(gain)}"
+        if self.told(gain) is None and gain.difference > least:
+            return f"{winner}'s gain on the {gain.key} may be chance: {told}"
+        if gain.difference > 0 and least:
+            known = "" if self.told(gain) is False else ", which may be chance"
+            return f"{winner} gains less than min_gain {least:g} on the {gain.key}{known}: {told}"
+        return (
+            f"{whether}: {told}" if self.told(gain) is None else f"{winner} is not better than the {gain.key}: {told}"
+        )
+
+    @property
+    def only(self) -> str:
+        """Says that rows are few."""
+        is_copied = self.rows_with_copies > self.rows and not self.is_grouped
+        return f"only {self.rows_in_words} decide" + (f" ({self.rows_with_copies} with copies)" if is_copied else "")
 
     @property
     def rows_in_words(self) -> str:
@@ -60,88 +160,79 @@ class Verdict:
         """What these rows cannot exclude."""
         return unseen(self.rows, self.is_grouped)
 
-    def interval_of(self, comparison: Comparison) -> str:
-        """The interval of a gain in words, with its confidence and the rows."""
-        return comparison.interval_in_words(self.confidence, self.rows_in_words)
-
-    def passes(self, comparison: Comparison) -> bool:
-        """Whether a gain is large enough, and more than chance."""
-        is_told = comparison.low is not None and comparison.carried_by != 0
-        return is_told and comparison.difference >= self.min_gain and (comparison.low or 0.0) > 0
+    def evidence_of(self, gain: Comparison) -> str:
+        """The interval of a gain in words, with its confidence and the rows, and the exact test where there is one."""
+        return gain.evidence_in_words(self.confidence, self.rows_in_words)
 
     def as_json(self) -> dict[str, Any]:
         """Its object in the JSON line."""
         comparisons = [
             {"candidate": name, "against": each.key, "gain": each.difference, "low": each.low, "high": each.high,
-             "passed": self.passes(each), "carried_by": each.carried_by}
+             "passed": self.told(each) is True, "verdict": OUTCOMES[self.told(each)], "carried_by": each.carried_by}
             for name, of_candidate in self.comparisons.items() for each in of_candidate
         ]  # fmt: skip
-        fields = {name: value for name, value in vars(self).items() if name != "comparisons"}
-        return {**fields, "passed": self.passed, "comparisons": comparisons}
+        said = {"verdict": self.outcome, "rows_needed": self.rows_needed, "reasons": self.reasons}
+        limits = {name: [each.as_json() for each in getattr(self, name)] for name in ("guards", "slices")}
+        by = None if self.decided_by is None else self.decided_by.name
+        more = {"passed": self.passed, "decided_by": by, "comparisons": comparisons, **limits}
+        return {**vars(self), "objective": self.objective.model_dump(), **said, **more}
 
 
 def decide(
-    scores: Mapping[str, Evaluation], candidates: Sequence[str], min_gain: float, objective: Objective = DECIDES
+    scores: Mapping[str, Evaluation],
+    candidates: Sequence[str],
+    min_gain: float,
+    objective: Objective = LOWEST_LOSS,
+    sliced: Sliced | None = None,
+    guarded: Sequence[Guarded] = (),
 ) -> Verdict:
     """Decides on the candidate with the best value.
-
-    It passes when against the base, and against the champion where there is one, its gain is at least `min_gain` and
-    the interval of the gain lies above zero.
 
     Args:
         scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
         candidates: their names; of equal values the first one wins.
         min_gain: in the metric's unit.
         objective: the metric that is compared.
+        sliced: divides the rows into slices; None for no slices.
+        guarded: the evaluations of the winner and the references under guards.
     """
     values = {name: objective.of(each.metrics) for name, each in scores.items()}
     winner = min(candidates, key=lambda name: objective.loss(values[name]))
     ordered = [winner, *(name for name in candidates if name != winner)]
     references = [name for name in (BASE, CHAMPION) if name in scores]
-    pairs = [_pair(objective, scores[name], against, scores[against]) for name in ordered for against in references]
+    pairs = [
+        Pair.of_gain(objective, against, scores[against], scores[name]) for name in ordered for against in references
+    ]
     confidence = confidence_of(len(candidates))
     found = compare(objective.metric, pairs, confidence)
     each_has = len(references)
-    comparisons = {name: found.pairs[place * each_has : (place + 1) * each_has] for place, name in enumerate(ordered)}
-    told = Verdict(winner, (), values, comparisons, min_gain, confidence, found.rows, (), found.is_grouped)
-    own = comparisons[winner]
-    reasons = [why for why in (_reason(told, each) for each in own if not told.passes(each)) if why is not None]
+    told = Verdict(
+        winner=winner,
+        objective=objective,
+        losses={name: each.loss for name, each in scores.items()},
+        values=values,
+        comparisons={
+            name: found.pairs[place * each_has : (place + 1) * each_has] for place, name in enumerate(ordered)
+        },
+        min_gain=min_gain,
+        confidence=confidence,
+        rows=found.rows,
+        is_grouped=found.is_grouped,
+        rows_with_copies=len((scores[winner].rows_of(objective.metric) or RowValues((), ())).parts),
+    )
+    few = [f"{told.only}: with fewer than {FEW_ROWS} the interval may be too narrow"] if found.rows < FEW_ROWS else []
     warnings = [
-        f"{winner}'s gain on the {each.key} has the {told.interval_of(each)}: "
+        f"{winner}'s gain on the {each.key} has the {told.evidence_of(each)}: "
         "the interval hangs on how many such rows there are"
-        for each in own
-        if each.carried_by
+        for each in told.comparisons[winner]
+        if each.carried_by and each.exact is None
     ]
-    rows = scores[winner].rows_of(objective.metric) or RowValues((), ())
-    is_copied = len(rows.parts) > found.rows and not found.is_grouped
-    only = f"only {told.rows_in_words} decide" + (f" ({len(rows.parts)} with copies)" if is_copied else "")
-    if found.rows < LEAST_ROWS:
-        reasons.insert(0, f"{only}: at least {LEAST_ROWS} are needed")
-    if found.rows < FEW_ROWS:
-        warnings.insert(0, f"{only}: with fewer than {FEW_ROWS} the interval may be too narrow")
-    return replace(told, reasons=tuple(reasons), warnings=tuple(warnings))
-
-
-def _pair(objective: Objective, candidate: Evaluation, against: str, reference: Evaluation) -> Pair:
-    """The two so that their difference is the candidate's gain."""
-    gain = objective.gain(objective.of(reference.metrics), objective.of(candidate.metrics))
-    lower, higher = (candidate, reference) if objective.mode == "min" else (reference, candidate)
-    return Pair(against, gain, higher, lower)
-
-
-def _reason(verdict: Verdict, comparison: Comparison) -> str | None:
-    """Says why a comparison of the winner did not pass; None where rows are too few to tell."""
-    candidate, against, gain = verdict.winner, comparison.key, comparison.difference
-    if gain <= 0:
-        return f"{candidate} is not better than the {against}: gain {digits(gain, '+')}"
-    if gain < verdict.min_gain:
-        return f"{candidate} gains {digits(gain)} on the {against}, less than min_gain {verdict.min_gain:g}"
-    if comparison.apart is None:
-        few = verdict.rows < LEAST_ROWS
-        return None if few else f"{candidate}'s gain on the {against} may be chance: {comparison.unknown}"
-    if comparison.carried_by == 0:
-        return f"{candidate}'s gain on the {against} has the {verdict.interval_of(comparison)}: chance cannot be told"
-    return f"{candidate}'s gain on the {against} may be chance: {verdict.interval_of(comparison)}"
+    slices: tuple[Limit, ...] = ()
+    if sliced is not None:
+        against = {name: scores[name] for name in references}
+        slices = limits.slices(sliced, objective, scores[winner], against, len(candidates))
+    guards = limits.guards(guarded, winner, len(candidates))
+    return replace(told, warnings=(*few, *warnings), slices=slices, guards=guards)
 
 
 @dataclass(frozen=True)

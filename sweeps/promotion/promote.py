@@ -7,10 +7,11 @@ write can run twice, and the alias moves last. When two promotions run at once, 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
@@ -97,13 +98,19 @@ def promote(
         champion = evidence.find_champion(context)
         trials = candidates.ranked(context.sweep, context.objective, request.trial, request.force)
         fetched = candidates.fetch(context, trials)
+        told = [each for each in fetched if math.isfinite(each.trial.best(context.objective.metric))]
+        if told:
+            evidence.refuse_unpaired("--metric", context.objective.metric, told[0].reported)
         base, gpus = candidates.base_of(context.sweep, fetched), context.sweep.config.cluster.spread
         with scored_by(base, request.address, tell, gpus) as scored:
             say("checking that base and rows are still those of the sweep")
             checked = evidence.check(context, champion, scored)
             evidence.confirm(context, fetched, scored)
-            losses = evidence.collect(context, fetched, checked, scored)
-            contender = evidence.decide(champion, losses, context.policy.min_gain)
+            found = evidence.collect(context, fetched, checked, scored)
+            contender = evidence.decide(champion, found, context.policy, context.objective)
+            if contender.verdict.passed and not contender.is_champion:
+                contender = evidence.guard(context, contender, checked, scored)
+            contender = _looked_before(context, contender)
             for warning in contender.verdict.warnings:
                 say(f"warning: {warning}")
             show(contender.verdict)
@@ -137,6 +144,21 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     return Context(request, *settled, sweep, lookup, Registry(uri), say)
 
 
+def _looked_before(context: Context, contender: Contender) -> Contender:
+    """Warns where the rows have decided before: each look is one more chance for luck, which no interval counts."""
+    fingerprint, own = contender.evidence.answer.fingerprint, contender.candidate.identity
+    earlier = [each.number for each in context.registry.decided_on(context.model, fingerprint, own)]
+    if not earlier:
+        return contender
+    which = f"version{'' if len(earlier) == 1 else 's'} {', '.join(earlier)}"
+    warning = (
+        f"these rows decided on {which} before, and perhaps on candidates that were refused, which nobody counts: the "
+        "confidence is that of one look; rows that have decided nothing yet (--eval-data) are better evidence"
+    )
+    verdict = contender.verdict
+    return replace(contender, verdict=replace(verdict, warnings=(*verdict.warnings, warning)))
+
+
 def _taken_back(context: Context, contender: Contender) -> Entry | None:
     """The rollback of the winner, if it was the champion until then: people know of it what rows do not show."""
     model = context.registry.model(context.model)
@@ -156,9 +178,9 @@ def _ended_without(context: Context, contender: Contender, back: Entry | None) -
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")
         return Registered(champion.number, promoted=True)
     if not contender.verdict.passed:
-        context.say("gate: no")
+        context.say(f"gate: {contender.verdict.words}")
         return Registered()
-    context.say(f"gate: {contender.verdict.winner} passes")
+    context.say(f"gate: {contender.verdict.winner} is {contender.verdict.words}")
     if back is not None and not context.request.force:
         alias = "" if context.alias == "champion" else f" --alias {context.alias}"
         again = f"qsweep rollback --model {context.model} --to {back.previous}{alias}"

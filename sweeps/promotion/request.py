@@ -20,7 +20,7 @@ from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.stores import NamedSweep
 from trainables import catalogue
-from trainables.errors import NotTrainable
+from trainables.errors import TrainableError
 from trainables.objective import Direction, Objective
 
 
@@ -48,7 +48,7 @@ class Context:
     request: PromotionRequest
     policy: Policy
     objective: Objective
-    """What ranks the candidates."""
+    """What ranks the candidates, and decides."""
     model: str
     """The registered model's name."""
     sweep: TrackedSweep
@@ -136,11 +136,12 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
     if metric is None:
         return objectives[0]
     known = {objective.metric: objective for objective in objectives}
-    return known.get(metric) or Objective(metric=metric, mode=_direction(config.trainable, metric))
+    return known.get(metric) or Objective(metric=metric, mode=direction(config, metric))
 
 
-def _direction(trainable: str, metric: str) -> Direction:
+def direction(config: SweepConfig, metric: str) -> Direction:
+    """Which value of a metric is better; the lower one where it is not known."""
     try:
-        return catalogue.find(trainable).METRICS.get(metric, "min")
-    except NotTrainable:
+        return catalogue.metrics(catalogue.find(config.trainable), config.base).get(metric, "min")
+    except TrainableError:
         return "min"

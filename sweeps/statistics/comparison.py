@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sweeps.statistics.exact import Exact, exact
 from sweeps.statistics.intervals import (
     FEW_ROWS,
     LEAST_ROWS,
@@ -29,7 +30,7 @@ from sweeps.statistics.intervals import (
     widened,
 )
 from trainables.contract import Evaluation
-from trainables.objective import RowValues
+from trainables.objective import EVAL_LOSS, Objective, RowValues
 from trainables.scoring.requests import BASE
 
 MOST = 10
@@ -52,6 +53,13 @@ class Pair(NamedTuple):
     point: int | None = None
     """As those of `Comparison`."""
 
+    @classmethod
+    def of_gain(cls, objective: Objective, key: str, reference: Evaluation, candidate: Evaluation) -> Pair:
+        """The two in the order in which their difference is the candidate's gain on the reference."""
+        gain = objective.gain(objective.of(reference.metrics), objective.of(candidate.metrics))
+        lower, higher = (candidate, reference) if objective.mode == "min" else (reference, candidate)
+        return cls(key, gain, higher, lower)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -73,20 +81,51 @@ class Comparison:
     """The step of its evaluation, and that of the first one's; None of the base."""
     point: int | None = None
     """The report point that both are at, in what rungs count: steps or examples; None where the two are unequal."""
+    exact: Exact | None = None
+    """The exact test, which decides in place of the interval; None where scores are not 0 or 1, or rows are grouped."""
+    is_same: bool = False
+    """Whether each row has the same loss in both evaluations, so that it is one model."""
 
     @property
     def apart(self) -> bool | None:
         """Whether the difference is more than chance on these rows; None when that cannot be told."""
         if self.low is None or self.high is None:
             return None
-        return self.low > 0 or self.high < 0
+        return self.low > 0 or self.high < 0 if self.exact is None else self.above(0.0) is not None
 
-    def rows_needed(self, rows: int) -> int | None:
-        """Evaluation rows that would show such a difference; None where no number of them would, or these do."""
-        if self.apart is not False or self.low is None or self.high is None:
+    def above(self, bound: float) -> bool | None:
+        """Whether the difference is above `bound`, beyond chance on these rows; None where that cannot be told.
+
+        The exact test decides alone where scores are 0 or 1; what other seeds would give is counted in the interval.
+        """
+        if self.is_same:
+            return bound < 0
+        by_exact = None if self.exact is None else self.exact.above(bound)
+        if self.is_exact or self.low is None or self.high is None or self.carried_by == 0:
+            return by_exact
+        by_interval = True if self.low > bound else False if self.high < bound else None
+        return by_interval if self.exact is None or by_exact == by_interval else None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the exact test decides alone."""
+        return self.exact is not None and self.exact.is_whole and not self.of_seeds
+
+    def rows_needed(self, rows: int, bound: float = 0.0) -> int | None:
+        """Evaluation rows that would tell whether the difference is above `bound`, or apart from it.
+
+        None where no number of them would, or these do.
+        """
+        is_untold = self.exact is None and self.carried_by == 0
+        if self.low is None or self.high is None or is_untold or self.above(bound) is not None:
             return None
-        half = self.difference - self.low if self.difference > 0 else self.high - self.difference
-        return rows_needed(self.difference, half, rows, self.of_seeds)
+        gap = self.difference - bound
+        half = self.difference - self.low if gap > 0 else self.high - self.difference
+        by_interval = rows_needed(gap, half, rows, self.of_seeds)
+        by_exact = by_interval if self.exact is None else self.exact.rows_needed(bound)
+        if self.is_exact:
+            return by_exact
+        return None if by_exact is None or by_interval is None else max(by_exact, by_interval)
 
     def interval_in_words(self, confidence: float, rows: str, sign: int = 1) -> str:
         """The interval with its confidence and the rows (`counted_units`); empty where there is none.
@@ -99,11 +138,21 @@ class Comparison:
         ends = (self.low, self.high) if sign > 0 else (-self.high, -self.low)
         return in_words(ends, confidence, rows, self.carried_by)
 
+    def evidence_in_words(self, confidence: float, rows: str) -> str:
+        """What tells of a gain: the interval, and the exact test where there is one; or why there is nothing."""
+        if self.is_same:
+            return "with the same loss on each row"
+        told = self.interval_in_words(confidence, rows) or self.unknown
+        if self.carried_by == 0 and self.exact is None:
+            told += ": chance cannot be told"
+        return told if self.exact is None else f"{told}; {self.exact.words}"
+
     def as_json(self) -> dict[str, Any]:
         """Its part of the JSON line, without its key."""
         fields = asdict(self)
-        del fields["key"], fields["of_seeds"]
-        return {**fields, "apart": self.apart}
+        del fields["key"], fields["of_seeds"], fields["is_same"], fields["exact"]
+        tested = {} if self.exact is None else {"exact": asdict(self.exact) | {"p_value": self.exact.p_value}}
+        return {**fields, "apart": self.apart, **tested}
 
 
 class Comparisons(NamedTuple):
@@ -136,25 +185,31 @@ def compare(metric: str, pairs: Sequence[Pair], confidence: float, noise: SeedNo
     few = FEW_COPIES
     if rows < LEAST_ROWS:
         few = f"{rows} evaluation row{'s' if rows > 1 else ''}, at least {LEAST_ROWS} are needed for an interval"
+    is_grouped = any(each.row_groups for each in firsts)
     spans: dict[int, Interval] = {}
-    if told:
-        units = _units([each for pair in told.values() for each in pair], rows)
+    tests: dict[int, Exact | None] = {}
+    if told and rows:
+        units = _units(metric, [each for pair in told.values() for each in pair])
         rows = len(set(units))
         if rows >= LEAST_ROWS:
-            gains = [
-                np.subtract(_values(other, metric).parts, _values(first, metric).parts)
-                for first, other in told.values()
-            ]
-            weights = _values(firsts[0], metric).weights
+            parts = {
+                place: (_values(other, metric).parts, _values(first, metric).parts)
+                for place, (first, other) in told.items()
+            }
+            gains, weights = [np.subtract(*each) for each in parts.values()], _values(firsts[0], metric).weights
             spans = dict(zip(told, intervals(np.asarray(gains), weights, confidence, units), strict=True))
+            if not is_grouped and metric != EVAL_LOSS:
+                tests = {place: exact(*each, units, confidence) for place, each in parts.items()}
     found = [
-        _compared(pair, spans.get(place), why or few, confidence, noise)
+        _compared(pair, spans.get(place), why or few, tests.get(place), confidence, noise)
         for place, (pair, why) in enumerate(zip(pairs, unknown, strict=True))
     ]
-    return Comparisons(tuple(found), rows, is_grouped=any(each.row_groups for each in firsts))
+    return Comparisons(tuple(found), rows, is_grouped)
 
 
-def _compared(pair: Pair, span: Interval | None, why: str, confidence: float, noise: SeedNoise | None) -> Comparison:
+def _compared(
+    pair: Pair, span: Interval | None, why: str, test: Exact | None, confidence: float, noise: SeedNoise | None
+) -> Comparison:
     """The comparison of a pair with its interval over rows; with the reason why where there is none."""
     if span is None:
         return Comparison(pair.key, pair.difference, unknown=why, steps=pair.steps, point=pair.point)
@@ -163,9 +218,12 @@ def _compared(pair: Pair, span: Interval | None, why: str, confidence: float, no
         # The base has no seed: only that of the first one counts there.
         margin = noise.margin(confidence, 1 if pair.key == BASE else 2)
         span = widened(pair.difference, span, margin)
+    losses = [each.row_losses for each in (pair.first, pair.evaluation) if isinstance(each, Evaluation)]
+    is_same = bool(losses[0]) and losses[0] == losses[1]
     return Comparison(
-        pair.key, pair.difference, span.low, span.high, "", margin, span.carried_by, pair.steps, pair.point
-    )
+        pair.key, pair.difference, span.low, span.high, "", margin, span.carried_by, pair.steps, pair.point, test,
+        is_same,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -259,8 +317,7 @@ def _unknown(metric: str, firsts: Sequence[Evaluation], pair: Pair) -> str:
         return first
     if isinstance(other, str):
         return other
-    rows = len(_values(first, metric).parts)
-    if {(each.row_tokens, len(_values(each, metric).parts)) for each in (other, *firsts)} != {(first.row_tokens, rows)}:
+    if len({(each.row_tokens, each.places_of(metric)) for each in (first, other, *firsts)}) > 1:
         return "it was evaluated on other rows"
     if first.hardware != other.hardware:
         return f"it was evaluated on {other.hardware or 'unknown hardware'}, the other on {first.hardware or 'unknown'}"
@@ -272,9 +329,13 @@ def _values(evaluation: Evaluation, metric: str) -> RowValues:
     return RowValues((), ()) if found is None else found
 
 
-def _units(evaluations: Sequence[Evaluation], rows: int) -> list[int]:
+def _units(metric: str, evaluations: Sequence[Evaluation]) -> list[int]:
     """As `units_of`: copies are known by their losses, whatever the metric, where all evaluations have these."""
-    tokens, groups = evaluations[0].row_tokens, evaluations[0].row_groups
-    if any(len(each.row_losses) != rows or len(each.row_tokens) != rows for each in evaluations):
-        return units_of(range(rows), [], groups)
-    return units_of(tokens, [each.row_losses for each in evaluations], groups)
+    places, groups = evaluations[0].places_of(metric), evaluations[0].row_groups
+    tokens = evaluations[0].row_tokens
+    if all(len(each.row_losses) == len(each.row_tokens) > places[-1] for each in evaluations):
+        units = units_of(tokens, [each.row_losses for each in evaluations], groups)
+    else:
+        units = units_of(range(places[-1] + 1), [], groups)
+    numbers: list[int] = np.unique([units[place] for place in places], return_inverse=True)[1].tolist()
+    return numbers

@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from trainables.contract import Evaluation, Preview
-from trainables.data import preview, sources
+from trainables.data import preview, sources, templates
+from trainables.data.templates import Row
+from trainables.errors import DataError
 from trainables.inputs import json_text
 from trainables.inputs.legible import legible
 from trainables.specs import DataSpec, Spec, TrialSpec
 
 BASE = "base"
 """The name of the base without an adapter among the scores."""
+MOST_SAMPLES = 32
+MOST_SLICES = 100
 _HARMLESS = (".json", ".md")
 _KEEPING = (True, False, None, "gaussian", "eva")
 """Values of init_lora_weights that never read the weights of the base when an adapter is loaded. Of the others, pissa,
@@ -55,7 +62,12 @@ class ScoringRequest(Spec):
     with_base: bool = False
     """Whether to score the base without an adapter too, under the name `BASE`."""
     samples: int = 0
-    """How many of the first rows to return, to check a served adapter with."""
+    """How many of the first rows to return, with the log-probabilities of their tokens, to check a served adapter with;
+    at most `MOST_SAMPLES`."""
+    with_answers: bool = True
+    """Whether to score answers too, where the base's `evaluation` does."""
+    slice_by: str | None = None
+    """A column of the rows, whose value on each row to return."""
 
 
 class Sample(Spec):
@@ -68,6 +80,11 @@ class Sample(Spec):
     """Positions of the tokens that count in the loss."""
 
 
+def row_digest(ids: Sequence[int], labelled: Sequence[int]) -> str:
+    """16 hex digits over a row's tokens and the positions of those that count in the loss."""
+    return hashlib.sha256(json.dumps([list(ids), list(labelled)]).encode()).hexdigest()[:16]
+
+
 class ScoringResult(Spec):
     """The evaluations that a request asked for."""
 
@@ -78,11 +95,17 @@ class ScoringResult(Spec):
     fingerprint: str
     """16 hex digits over the rows' tokens and labels; for eval, the fingerprint of the sweep's data."""
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
+    row_digests: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """`row_digest` of each row."""
+    logprobs: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
+    """Each name in `scores` -> for each of `samples`, the log-probabilities of its labelled tokens, in nats."""
     ends: dict[str, int] = Field(default_factory=dict)
     """The special tokens that the rows end in, by their text; rows that may be cut at max_length do not count. Empty:
     it is not known how an answer ends."""
     trained_on: int = 0
     """How many rows of a file are also in data.train, all of which is compared. Launch compares the sweep's own."""
+    slices: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """The value of `slice_by` on each row; at most `MOST_SLICES` different ones."""
     not_finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """The adapters, or `BASE`, with a row whose loss is not finite."""
 
@@ -95,6 +118,8 @@ class ScoringProgress(Spec):
     done: int = 0
     """Its rows that are scored."""
     rows: int = 0
+    doing: Literal["", "answered", "ranked"] = ""
+    """What is done with rows after their losses: they are answered, or their labels are ranked, each a row."""
 
 
 Tell = Callable[[ScoringProgress], None]
@@ -195,14 +220,14 @@ def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def check_rows(data: DataSpec, file: str) -> list[str]:
+def check_rows(data: DataSpec, file: str, option: str = "--eval-data") -> list[str]:
     """Lists the problems of a file of rows for promotion: missing, other columns, or the rows that were trained on."""
     others = sources.check(data.model_copy(update={"test": None}))
     with_file = sources.check(data.model_copy(update={"test": file}))
-    return [of_option(problem) for problem in with_file if problem not in others]
+    return [of_option(problem, option) for problem in with_file if problem not in others]
 
 
-def look_at_rows(data: DataSpec, file: str) -> Preview:
+def look_at_rows(data: DataSpec, file: str, option: str = "--eval-data") -> Preview:
     """Looks at the first rows of a file for promotion, and at those of `data.train` that it may repeat.
 
     `Scorer.score` looks at all of them.
@@ -210,9 +235,63 @@ def look_at_rows(data: DataSpec, file: str) -> Preview:
     look = preview.preview(data.model_copy(update={"test": file}), "the evaluation")
 
     def own(lines: Sequence[str]) -> tuple[str, ...]:
-        return tuple(of_option(line) for line in lines if line.startswith("data.test: "))
+        return tuple(of_option(line, option) for line in lines if line.startswith("data.test: "))
 
     return Preview(problems=own(look.problems), warnings=own(look.warnings), test_rows_in_train=look.test_rows_in_train)
+
+
+def check_slices(data: DataSpec, which: str, by: str) -> list[str]:
+    """Lists the problems of a column that is to divide the rows, as far as the first ones of a local file show them.
+
+    Args:
+        which: as `ScoringRequest.rows`.
+        by: as `ScoringRequest.slice_by`.
+    """
+    named, split = source_of(data, which)
+    if not Path(getattr(named, split) or data.train).is_file():
+        return []
+    try:
+        slices_of(islice(rows_of(data, which), preview.LOOKED_ROWS), by)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:
+    """Returns the value of a column on each row. Raises `DataError` where one has none, or where there are too many."""
+    try:
+        values = tuple(templates.value(row, by) for row in rows)
+    except DataError as error:
+        raise DataError(f"promotion.slices.by: {error}") from None
+    if (count := len(set(values))) > MOST_SLICES:
+        way_out = "name one with few values, such as a language"
+        raise DataError(f"promotion.slices.by: column {by!r} has {count} values, and at most {MOST_SLICES}: {way_out}")
+    return values
+
+
+def rows_of(data: DataSpec, which: str) -> Iterator[Row]:
+    """Reads the rows that `which` names, those that are not scored too; see `ScoringRequest.rows`."""
+    named, split = source_of(data, which)
+    is_held_out = named.eval is None and split == "eval"
+    return (
+        row
+        for _, row, _ in (
+            sources.divided(named, every_column=True)[1]
+            if is_held_out
+            else sources.placed(named, split, every_column=True)
+        )
+    )
+
+
+def source_of(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
+    """Returns the data and the split that `which` names; see `ScoringRequest.rows`."""
+    if which == "eval":
+        return data, "eval"
+    if which == "held_out":
+        return data.model_copy(update={"eval_examples": data.eval_examples if data.eval is None else None}), "eval"
+    if which == "test":
+        return data, "test"
+    return data.model_copy(update={"test": which}), "test"
 
 
 def seen_by_search(data: DataSpec, file: str) -> bool:
@@ -223,6 +302,6 @@ def seen_by_search(data: DataSpec, file: str) -> bool:
     return data.eval is not None and sources.same_content(Path(data.eval), Path(file))
 
 
-def of_option(problem: str) -> str:
-    """Rewrites a problem of `data.test` as one of --eval-data, whose file was checked in its place."""
-    return f"--eval-data: {problem.removeprefix('data.test: ').removesuffix(sources.OTHER_TASK)}"
+def of_option(problem: str, option: str = "--eval-data") -> str:
+    """Rewrites a problem of `data.test` as one of an option, whose file was checked in its place."""
+    return f"{option}: {problem.removeprefix('data.test: ').removesuffix(sources.OTHER_TASK)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,25 +49,57 @@ def test_a_clear_gain_on_base_and_champion_passes():
 
 
 @pytest.mark.parametrize(
-    ("champion", "reason"),
-    [(1.5, "t00 is not better than the champion"), (2.01, "t00's gain on the champion may be chance")],
+    ("champion", "outcome", "reason"),
+    [
+        (1.5, "not_better", "t00 is not better than the champion: gain -0.4"),
+        (1.9, "cannot_tell", "whether t00 is better than the champion cannot be told: gain -0.0"),
+        (2.01, "cannot_tell", "t00's gain on the champion may be chance: gain +0.0"),
+    ],
 )
-def test_both_references_must_be_beaten(champion, reason):
+def test_both_references_must_be_beaten(champion, outcome, reason):
     found = verdict(base=scores(3.0), champion=scores(champion, 0.5, 3), t00=scores(2.0, 0.5, 1))
-    assert not found.passed
-    assert found.reasons[0].startswith(reason)
+    assert (found.passed, found.outcome) == (False, outcome)
+    assert found.reasons[0].startswith(reason), found.reasons
+    assert (found.rows_needed is None) == (outcome == "not_better")
 
 
 def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
     base, better = scores(3.0), scores(2.5, 0.1)
-    (reason,) = verdict(0.6, base=base, t00=better).reasons
-    assert reason.startswith("t00 gains 0.4971") and reason.endswith(" on the base, less than min_gain 0.6")
+    short = verdict(0.6, base=base, t00=better)
+    assert short.outcome == "not_better"
+    assert short.reasons[0].startswith("t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% interval")
     gain = verdict(0.0, base=base, t00=better).comparisons["t00"][0].difference
     assert verdict(gain, base=base, t00=better).passed
 
 
 def test_an_equal_adapter_fails():
-    assert verdict(base=scores(3.0), t00=scores(3.0)).reasons == ("t00 is not better than the base: gain +0.0000",)
+    found = verdict(base=scores(3.0), t00=scores(3.0))
+    assert found.outcome == "not_better"
+    assert found.reasons == ("t00 is not better than the base: gain +0.0000, with the same loss on each row",)
+
+
+def test_the_rows_that_are_said_to_be_needed_tell():
+    """The gain is a fifth of a row's standard deviation: 80 rows leave it open."""
+    base = scores(3.0, rows=80)
+    gains = np.random.default_rng(6).normal(0.1, 0.5, 80) * TOKENS[:80]
+    found = verdict(base=base, t00=evaluation(tuple((base.row_losses - gains).tolist()), base.row_tokens))
+    assert found.outcome == "cannot_tell"
+    assert found.words == f"cannot be told yet: about {found.rows_needed} more rows would tell"
+    times = -(-(80 + found.rows_needed) // 80)
+    # Each copy is told apart from the others by how hard its row is, which weighs on neither side.
+    hard = np.concatenate([np.array(base.row_losses) + number for number in range(times)])
+    more = evaluation(tuple(hard.tolist()), base.row_tokens * times)
+    better = evaluation(tuple((hard - np.tile(gains, times)).tolist()), base.row_tokens * times)
+    assert verdict(base=more, t00=better).passed
+
+
+def test_a_gain_of_min_gain_that_is_neither_shown_nor_excluded_cannot_be_told():
+    base, better = scores(3.0, 0.5, 1, 60), scores(2.86, 0.5, 2, 60)
+    found = verdict(0.1, base=base, t00=better)
+    gain = found.comparisons["t00"][0]
+    assert 0 < gain.difference < 0.1 < gain.high
+    assert found.outcome == "cannot_tell" and found.rows_needed
+    assert found.reasons[0].startswith("t00 gains less than min_gain 0.1 on the base, which may be chance: gain +0.0")
 
 
 def test_choosing_among_more_candidates_takes_a_wider_interval():
@@ -128,28 +161,95 @@ def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
     """One distinct value says nothing of chance: an interval without width would call any gain real."""
     found = verdict(base=scores(3.0), champion=scores(2.8, 0.3), t00=scores(2.5))
     (reason,) = found.reasons
-    assert reason.startswith("t00's gain on the base has the 99% interval 0.5000 to 0.5000 on 200 rows, the same on")
-    assert reason.endswith(" each: chance cannot be told")
+    assert reason.startswith("t00's gain on the base may be chance: gain +0.5000, 99% interval 0.5000 to 0.5000 on 200")
+    assert reason.endswith(" rows, the same on each: chance cannot be told")
+    assert (found.outcome, found.rows_needed) == ("cannot_tell", None)
+    assert found.words == "cannot be told: more rows like these would not tell"
     assert [each["passed"] for each in found.as_json()["comparisons"]] == [False, True]
     assert not found.warnings
 
 
 def test_other_rows_are_never_compared():
     found = verdict(base=scores(3.0), t00=scores(2.0, rows=50))
-    assert found.reasons == ("t00's gain on the base may be chance: it was evaluated on other rows",)
+    assert found.reasons == ("whether t00 is better than the base cannot be told: it was evaluated on other rows",)
 
 
-@pytest.mark.parametrize(("right", "passed"), [(150, True), (110, False), (90, False)])
-def test_another_metric_is_decided_by_its_own_value_of_each_row(right, passed):
-    """100 of 200 answers of the base are right; the losses of all are the same."""
+ACCURACY = Objective(metric="accuracy", mode="max")
 
-    def of(count: int) -> Evaluation:
-        values = tuple(float(row % ROWS < count) for row in range(ROWS))
-        return Evaluation(metrics={"eval_loss": 1.0, "accuracy": count / ROWS}, row_values={"accuracy": values})
 
-    found = decide({BASE: of(100), "t00": of(right)}, ["t00"], 0.06, Objective(metric="accuracy", mode="max"))
-    assert found.passed == passed
-    assert found.comparisons["t00"][0].difference == pytest.approx((right - 100) / ROWS)
+def answered(*right: bool, metric: str = "accuracy", seed: int = 0) -> Evaluation:
+    """Rows that are answered right or wrong, each with a loss of its own."""
+    losses = np.random.default_rng(seed).normal(30, 5, len(right))
+    return Evaluation(
+        metrics={"eval_loss": float(losses.mean() / 10), metric: sum(right) / len(right)},
+        row_losses=tuple(losses.tolist()), row_tokens=(10,) * len(right),
+        row_values={metric: tuple(map(float, right))}, hardware="cpu float32",
+    )  # fmt: skip
+
+
+def half_right(rows: int, up: int = 0, down: int = 0) -> tuple[Evaluation, Evaluation]:
+    """Half of the rows are right at first; then so many rise, and so many fall."""
+    before = [row % 2 == 0 for row in range(rows)]
+    wrong, right = ([row for row in range(rows) if before[row] is was] for was in (False, True))
+    moved = {*wrong[:up], *right[:down]}
+    return answered(*before, seed=1), answered(*(was != (row in moved) for row, was in enumerate(before)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "up", "down", "min_gain", "outcome"),
+    [
+        # The sign test: 8 of 8 have p = 0.0078, 7 of 7 have 0.0156.
+        (200, 8, 0, 0.0, "better"),
+        (200, 7, 0, 0.0, "cannot_tell"),
+        (200, 0, 8, 0.0, "not_better"),
+        (200, 0, 7, 0.0, "cannot_tell"),
+        (200, 30, 20, 0.0, "cannot_tell"),
+        # The gain is 0.05, and the rows show that there is one: but less than is asked for.
+        (200, 11, 1, 0.06, "cannot_tell"),
+        (200, 11, 1, 0.2, "not_better"),
+        # No row differs: 80 rows do not exclude that one in fourteen would.
+        (80, 0, 0, 0.0, "cannot_tell"),
+        (80, 0, 0, 0.05, "cannot_tell"),
+        (80, 0, 0, 0.1, "not_better"),
+        (20, 10, 0, 0.0, "better"),
+    ],
+)
+def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, outcome):
+    base, own = half_right(rows, up, down)
+    found = decide({BASE: base, "t00": own}, ["t00"], min_gain, ACCURACY)
+    assert found.outcome == outcome, found.reasons
+    assert found.comparisons["t00"][0].difference == pytest.approx((up - down) / rows)
+    assert found.values == {BASE: 0.5, "t00": pytest.approx(0.5 + (up - down) / rows)}
+    if outcome != "better" and up + down:
+        assert f"of {rows} rows {up} are better and {down} worse, p = " in found.reasons[0]
+
+
+def test_all_wrong_before_and_all_right_now_is_better():
+    """The interval has no width there, and says nothing of chance; the exact test does."""
+    found = decide({BASE: answered(*[False] * 40, seed=1), "t00": answered(*[True] * 40)}, ["t00"], 0.5, ACCURACY)
+    assert found.passed
+
+
+def test_only_the_rows_that_were_answered_decide():
+    """Of 40 rows the losses of all are known, and the answers of the last twelve."""
+    base, own = half_right(40)
+    places = tuple(range(28, 40))
+    rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": places} for value in (0.0, 1.0)]
+    base, own = (each.model_copy(update=part) for each, part in zip((base, own), rows, strict=True))
+    found = decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY)
+    assert (found.rows, found.rows_with_copies, found.passed) == (12, 12, True)
+    other = own.model_copy(update={"row_places": tuple(range(27, 39))})
+    found = decide({BASE: base, "t00": other}, ["t00"], 0.0, ACCURACY)
+    assert found.reasons == ("whether t00 is better than the base cannot be told: it was evaluated on other rows",)
+
+
+def test_the_json_of_a_verdict_says_which_it_is_and_what_would_tell():
+    base, own = half_right(200, 7, 0)
+    told = json.loads(json.dumps(decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY).as_json()))
+    assert (told["verdict"], told["passed"], told["decided_by"]) == ("cannot_tell", False, None)
+    assert told["objective"] == {"metric": "accuracy", "mode": "max"}
+    assert 10 < told["rows_needed"] < 60
+    assert [each["verdict"] for each in told["comparisons"]] == ["cannot_tell"]
 
 
 # A second evaluation

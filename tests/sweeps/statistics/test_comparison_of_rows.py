@@ -233,6 +233,34 @@ def test_rows_of_equal_values_are_no_copies_of_each_other_and_rows_of_equal_loss
     assert separate("accuracy", copies, None, 2).trials[0].unknown == comparison.FEW_COPIES
 
 
+def answered(right: int, places: tuple[int, ...] = tuple(range(1, ROWS, 2)), copies: int = 0, groups: int = 0):
+    """An evaluation with a score of some of its rows, the first `right` of them right."""
+    values = tuple(float(number < right) for number in range(len(places)))
+    copied = BEST.row_losses[places[0]], BEST.row_tokens[places[0]]
+    rows = zip(BEST.row_losses, BEST.row_tokens, strict=True)
+    losses, tokens = zip(*(copied if row in places[:copies] else own for row, own in enumerate(rows)), strict=True)
+    return BEST.model_copy(
+        update={
+            "row_losses": losses, "row_tokens": tokens, "row_values": {"exact": values}, "row_places": places,
+            "row_groups": tuple(row // groups for row in range(ROWS)) if groups else (),
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("oddities", "units"), [({}, 20), ({"copies": 5}, 16), ({"groups": 4}, 10)])
+def test_a_score_of_some_rows_is_compared_on_these_and_copies_and_groups_of_them_count_once(oddities, units) -> None:
+    found = separate("exact", [Pair("a", -0.5, answered(5, **oddities), answered(15, **oddities))], None, 2)
+    assert (found.rows, found.trials[0].unknown) == (units, "")
+    assert found.trials[0].low is not None and found.trials[0].low < -0.5
+    losses = separate("eval_loss", [Pair("a", 0.0, answered(5), answered(15))], None, 2)
+    assert losses.rows == ROWS, "the loss has a value of each row"
+
+
+def test_scores_of_other_rows_are_not_compared() -> None:
+    (found,) = separate("exact", [Pair("a", 0.0, answered(5), answered(5, tuple(range(0, ROWS, 2))))], None, 2).trials
+    assert found.unknown == "it was evaluated on other rows"
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_rows_that_a_difference_takes_do_not_depend_on_its_sign(sign: int) -> None:
     low, high = sorted([sign * -0.01, sign * 0.05])

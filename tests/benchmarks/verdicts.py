@@ -1,0 +1,172 @@
+"""How often the gate's verdicts err, for each kind of metric, and how often they are right.
+
+Rows are scored by a reference and by one to five candidates, of which the gate takes the best. A cell is the percentage
+of repetitions, the worst of one to five candidates and of both directions of the tail. `better` errs for candidates
+that are equal to the reference; `not better` for ones that are better by exactly `min_gain`; and a limit for ones that
+are worse by exactly `worse_by`, which it lets pass (one candidate). `interval` decides by the interval alone;
+`gate` as promotion does.
+
+    python -m tests.benchmarks.verdicts [--rows 30 80 200] [--repetitions 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sweeps.statistics.comparison import Comparison
+from sweeps.statistics.exact import exact
+from sweeps.statistics.intervals import confidence_of, intervals
+
+from .intervals import DRAWN
+
+Numbers = npt.NDArray[np.float64]
+CANDIDATES = (1, 2, 3, 4, 5)
+
+
+class Scored(NamedTuple):
+    """The scores of rows."""
+
+    reference: Numbers
+    """[row]"""
+    candidates: Numbers
+    """[candidate, row]"""
+
+
+Draw = Callable[[np.random.Generator, int, int, float], Scored]
+"""Draws the scores of so many candidates on so many rows, where each candidate is better by so much."""
+
+
+def _of_losses(name: str) -> Draw:
+    """Losses whose differences have standard deviation 1."""
+
+    def draw(rng: np.random.Generator, candidates: int, rows: int, gain: float) -> Scored:
+        return Scored(np.zeros(rows), DRAWN[name](rng, (candidates, rows)) + gain)
+
+    return draw
+
+
+def _of_answers(moved: float) -> Draw:
+    """Right and wrong answers, of which a share `moved` changes by chance to either side."""
+
+    def draw(rng: np.random.Generator, candidates: int, rows: int, gain: float) -> Scored:
+        reference = (rng.random(rows) < 0.5).astype(float)
+        # Half of the rows can rise, and half fall.
+        rate = np.where(reference == 0, moved + 2 * max(gain, 0), moved + 2 * max(-gain, 0))
+        return Scored(reference, np.abs(reference - (rng.random((candidates, rows)) < rate)))
+
+    return draw
+
+
+def _of_f1(moved: float) -> Draw:
+    """F1 of records of five fields, of which a share of the rows is answered anew."""
+
+    def draw(rng: np.random.Generator, candidates: int, rows: int, gain: float) -> Scored:
+        def fresh(shape: tuple[int, ...]) -> Numbers:
+            return rng.binomial(5, rng.beta(2, 0.7, shape)) / 5
+
+        reference = fresh((rows,))
+        own = np.where(rng.random((candidates, rows)) < moved, fresh((candidates, rows)), reference)
+        if gain > 0:  # the rows that are wholly wrong or right in part become right, as many as make up the gain
+            room = 1 - own
+            return Scored(reference, own + room * (rng.random(own.shape) < gain / _ROOM))
+        return Scored(reference, own * (rng.random(own.shape) >= -gain / (1 - _ROOM)))
+
+    return draw
+
+
+_ROOM = 1 - 2 / 2.7
+"""What an F1 lacks of 1 on average: the mean of the beta distribution is 2 / 2.7."""
+
+
+class Kind(NamedTuple):
+    """A kind of metric."""
+
+    name: str
+    draw: Draw
+    step: float
+    """`min_gain` and `worse_by`, in the metric's unit."""
+    is_score: bool = True
+
+
+KINDS = (
+    Kind("loss, normal", _of_losses("normal"), 0.25, False),
+    Kind("loss, exponential", _of_losses("exponential"), 0.25, False),
+    Kind("0/1, 2% of the rows move", _of_answers(0.02), 0.05),
+    Kind("0/1, 20% of the rows move", _of_answers(0.2), 0.05),
+    Kind("F1, 5% of the rows move", _of_f1(0.05), 0.05),
+    Kind("F1, all rows move", _of_f1(1.0), 0.05),
+)
+
+
+class Share(NamedTuple):
+    """So many in 100 repetitions."""
+
+    by_interval: float
+    by_gate: float
+
+
+def share(kind: Kind, rows: int, gain: float, bound: float, wrong: bool, repetitions: int, most: int = 5) -> Share:
+    """How many in 100 repetitions say of the best candidate that it is (`wrong`), or is not, above `bound`.
+
+    The worst of one to `most` candidates and both tails.
+
+    Args:
+        gain: the true one, in the unit of the metric.
+    """
+    rng = np.random.default_rng([rows, round(1e4 * abs(gain)), *kind.name.encode()])
+    signs = (1,) if kind.is_score else (1, -1)  # the long tail on the one side, and on the other
+    drawn = [[kind.draw(rng, most, rows, sign * gain) for sign in signs] for _ in range(repetitions)]
+    found = []
+    for count in CANDIDATES[:most]:
+        for place, sign in enumerate(signs):
+            best = []
+            for each in drawn:
+                own = sign * each[place].candidates[:count]
+                best.append((own[own.mean(axis=1).argmax()], each[place].reference))
+            spans = intervals([own - reference for own, reference in best], [1.0] * rows, confidence_of(count))
+            told = [0, 0]
+            for (own, reference), span in zip(best, spans, strict=True):
+                by_interval = Comparison("base", float((own - reference).mean()), span.low, span.high)
+                by_interval = replace(by_interval, carried_by=span.carried_by)
+                test = exact(own, reference, range(rows), confidence_of(count)) if kind.is_score else None
+                told[0] += by_interval.above(bound) is wrong
+                told[1] += replace(by_interval, exact=test).above(bound) is wrong
+            found.append(told)
+    return Share(*(100 * max(each[way] for each in found) / repetitions for way in (0, 1)))
+
+
+def row(kind: Kind, rows: int, repetitions: int) -> str:
+    """A line of the table: better, not better, limit and power, each by the interval and by the gate."""
+    cells = []
+    for gain, bound, wrong, most in (
+        (0.0, 0.0, True, 5),
+        (kind.step, kind.step, False, 5),
+        (-kind.step, -kind.step, True, 1),
+        (2 * kind.step, 0.0, True, 1),
+    ):
+        found = share(kind, rows, gain, bound, wrong, repetitions, most)
+        told = f"{found.by_interval:.1f} / " if kind.is_score else ""
+        cells.append(f"{told}{found.by_gate:.1f}")
+    return f"| {kind.name} | {rows} | {' | '.join(cells)} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", type=int, default=[30, 80, 200])
+    parser.add_argument("--repetitions", type=int, default=2000)
+    given: Any = parser.parse_args(arguments)
+    print("| metric | rows | better | not better | limit | power |\n|---|---|---|---|---|---|")
+    for kind in KINDS:
+        for rows in given.rows:
+            print(row(kind, rows, given.repetitions), flush=True)
+
+
+if __name__ == "__main__":
+    main()

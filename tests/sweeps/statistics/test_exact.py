@@ -1,0 +1,99 @@
+"""The exact test of 0/1 scores, and how often verdicts by it err."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from benchmarks.verdicts import KINDS, share
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from sweeps.statistics.comparison import Pair, compare
+from sweeps.statistics.exact import Exact, exact
+from trainables.contract import Evaluation
+
+MOVED = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200)).filter(lambda each: sum(each) >= 10)
+"""Rows that rise, that fall, and that stay."""
+
+
+@settings(max_examples=30)
+@given(MOVED)
+def test_it_is_mcnemars_with_clopper_and_pearsons_shares(moved: tuple[int, int, int]) -> None:
+    up, down, stay = moved
+    rows = sum(moved)
+    found = Exact(up, down, rows, 0.99)
+    assert found.p_value == pytest.approx(binomtest(up, up + down).pvalue if up + down else 1.0)
+    shares = [binomtest(count, rows).proportion_ci(0.995, "exact") for count in (up, down)]
+    assert found.low == pytest.approx(shares[0].low - shares[1].high)
+    assert found.high == pytest.approx(shares[0].high - shares[1].low)
+    assert found.low <= (up - down) / rows <= found.high
+    assert stay >= 0
+
+
+@settings(max_examples=30)
+@given(MOVED, st.sampled_from([0.0, 0.05, -0.05, 0.3]))
+def test_the_other_way_round_it_says_the_opposite(moved: tuple[int, int, int], bound: float) -> None:
+    up, down, _ = moved
+    one, other = Exact(up, down, sum(moved), 0.99), Exact(down, up, sum(moved), 0.99)
+    told = one.above(bound)
+    assert other.above(-bound) == (None if told is None else not told)
+    assert one.rows_needed(bound) == other.rows_needed(-bound)
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "bound"), [(3, 0, 0.0), (20, 10, 0.0), (5, 9, 0.0), (0, 0, -0.02), (3, 3, 0.05), (10, 4, -0.01)]
+)
+def test_the_rows_that_are_said_to_be_needed_tell(up: int, down: int, bound: float) -> None:
+    """A quarter more do so surely; the estimate is for shares that stay what they are."""
+    before = Exact(up, down, 100, 0.99)
+    needed = before.rows_needed(bound)
+    assert before.above(bound) is None and needed is not None and needed > 100
+    for rows, told in ((1.25 * needed, True), (0.75 * needed, False)):
+        times = max(1.0, rows / 100)
+        after = Exact(round(up * times), round(down * times), round(100 * times), 0.99)
+        assert (after.above(bound) is not None) == told, after
+    assert Exact(5, 5, 100, 0.99).rows_needed(0.0) is None, "no number of them would"
+
+
+def test_what_scores_have_it() -> None:
+    units = range(12)
+    zeros, ones = [0.0] * 12, [1.0] * 12
+    assert exact(ones, zeros, units, 0.99) == Exact(12, 0, 12, 0.99)
+    assert exact([0.3] * 12, [0.3] * 12, units, 0.99) == Exact(0, 0, 12, 0.99)
+    assert exact([0.3] * 12, zeros, units, 0.99) == Exact(12, 0, 12, 0.99, is_whole=False)
+    assert exact([0.3] * 30, [0.0] * 30, range(30), 0.99) is None, "enough rows differ for the interval"
+    assert exact([2.0] * 12, ones, units, 0.99) is None
+    # The copies of a row count once.
+    assert exact(ones, zeros, [0, 0, 0, *range(1, 10)], 0.99) == Exact(10, 0, 10, 0.99)
+
+
+def test_groups_of_rows_have_the_interval_alone() -> None:
+    def of(value: float, groups: tuple[int, ...] = ()) -> Evaluation:
+        values = tuple(value if row % 3 else 0.0 for row in range(40))
+        metrics = {"eval_loss": 1.0, "accuracy": sum(values) / 40}
+        return Evaluation(metrics=metrics, row_values={"accuracy": values}, row_groups=groups)
+
+    grouped = tuple(row // 2 for row in range(40))
+    for groups in ((), grouped):
+        (found,) = compare("accuracy", [Pair("a", 0.65, of(1.0, groups), of(0.0, groups))], 0.99).pairs
+        assert (found.exact is None) == bool(groups)
+        assert found.apart and found.above(0.0)
+
+
+@pytest.mark.parametrize("kind", [each for each in KINDS if each.is_score], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(("gain", "wrong"), [(0.0, True), (0.05, False), (-0.05, True)])
+def test_verdicts_by_scores_err_no_more_often_than_they_may(kind, gain: float, wrong: bool) -> None:
+    """Better of equal candidates, not better of better ones, and a limit that holds for worse ones."""
+    found = share(kind, 40, gain, gain, wrong, repetitions=300, most=2)
+    # Half of the 1 in 100 that both sides together may err, and three standard errors of a share of 300.
+    assert found.by_gate <= 0.5 + 3 * 100 * math.sqrt(0.005 * 0.995 / 300), found
+
+
+def test_the_interval_alone_would_err_more_often() -> None:
+    """What the exact test is for: one answer in fifty changes, and 0.05 more are right."""
+    found = share(KINDS[2], 40, 0.05, 0.05, False, repetitions=300, most=1)
+    assert found.by_interval > 2 > found.by_gate
+    assert np.isfinite(found.by_interval)
