@@ -143,9 +143,10 @@ def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> l
     files = {f"adapter/{name}": content for name, content in kept.files.items()}
     best = folder.keep(key, "best", kept.steps, files | {"eval_rows.json": json.dumps(rows).encode()})
     loss = kept.evaluation.loss if trial.reported_loss is None else trial.reported_loss
+    metrics = kept.evaluation.metrics | {"eval_loss": loss}
     params: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "learning_rate": 1e-2}
     report = Report(
-        step=kept.steps, metrics={"eval_loss": loss}, best_step=kept.steps, best_metrics={"eval_loss": loss},
+        step=kept.steps, metrics=metrics, best_step=kept.steps, best_metrics=metrics,
         history=(), tokens=1, seconds=1.0,
         peak_memory_bytes=1, trainable_params=1, time=20.0,
     )  # fmt: skip
@@ -170,11 +171,11 @@ class InProcess(WideHost):
     def __init__(self, base: TrialSpec) -> None:
         super().__init__(base)
         self._scored: dict[str, tuple[float, ...]] = {}
-        """Digest of an adapter -> its losses when it was scored last."""
+        """Digest of an adapter -> its losses on the rows that decided last."""
 
     def score(self, request: ScoringRequest) -> ScoringResult:
         answer = super().score(request)
-        for name in request.adapters.keys() & answer.scores.keys():
+        for name in request.adapters.keys() & answer.scores.keys() if request.samples else ():
             self._scored[digests.of_files(request.adapters[name])] = answer.scores[name].row_losses
         return answer
 

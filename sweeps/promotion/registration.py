@@ -17,7 +17,7 @@ from cluster import PACKAGES
 from cluster.errors import ClusterError
 from cluster.scoring import Scoring
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import cards, gate, versions
+from sweeps.promotion import cards, decision, gate, versions
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import CHAMPION
@@ -25,11 +25,13 @@ from sweeps.promotion.request import Context
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep
-from sweeps.tracking.registry import COMPLETE, IDENTITY, STATE, Entry, Version, previous
+from sweeps.tracking.registry import COMPLETE, IDENTITY, ROWS, STATE, Entry, Version, previous
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
 from trainables.scoring.requests import BASE, BaseFacts
 
+SERVED_ROWS = 4
+"""Rows that the packaged model must score as the evaluation did."""
 NEW_TOKENS = 16
 FEW_TOKENS = 16
 """See `difference`."""
@@ -123,27 +125,37 @@ def _register(
             context.say("dry run: nothing was written")
             return Registered()
         with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
-            version = _complete_version(context, winner, facts, folder, scored)
+            version = _complete_version(context, winner, facts, folder, scored, clock)
             return _move(context, winner, version.number, clock)
 
 
 def _complete_version(
-    context: Context, winner: Contender, facts: VersionFacts, folder: Path, scored: Scoring
+    context: Context,
+    winner: Contender,
+    facts: VersionFacts,
+    folder: Path,
+    scored: Scoring,
+    clock: Callable[[], float],
 ) -> Version:
-    """The winner's version, complete: one that is there is kept or completed, else it is made and served."""
+    """The winner's version, complete: one that is there is kept or completed, else it is made and served.
+
+    Args:
+        folder: its package, to which the decision record is added.
+    """
     registry, model, identity = context.registry, context.model, winner.candidate.identity
     registry.make_model(model)
     fault_points.point("promote.after_model")
     known = registry.of_identity(model, identity)
     if known is not None and known.is_complete:
-        versions.check_kept(context.lookup, model, known)
-        _describe_again(context, winner, facts, known)
+        _describe_again(context, winner, facts, known, clock)
         context.say(f"registered: {model} version {known.number} is there already")
         return known
+    record = decision.of(context, winner, facts, digests.read(folder), clock())
+    (folder / model_package.RECORD).write_bytes(record.content())
     run_id, path = winner.candidate.trial.run_id, versions.package_path(model, identity)
     registry.upload(run_id, folder, path)
     fault_points.point("promote.after_upload")
-    tags = {IDENTITY: identity, **tags_of(context.sweep, winner, facts)}
+    tags = {IDENTITY: identity, versions.RECORD_DIGEST: record.sha256, **tags_of(context.sweep, winner, facts)}
     version = registry.make_version(model, run_id, path, tags, cards.description(facts))
     fault_points.point("promote.after_version")
     registry.describe_model(model, cards.model_description(facts))
@@ -153,18 +165,27 @@ def _complete_version(
     return version
 
 
-def _describe_again(context: Context, winner: Contender, facts: VersionFacts, known: Version) -> None:
+def _describe_again(
+    context: Context, winner: Contender, facts: VersionFacts, known: Version, clock: Callable[[], float]
+) -> None:
     """Writes to a complete version what this promotion compared, in place of what an earlier promotion did.
 
     The version may have been promoted to another alias, over another champion or on other rows. What was forced once
     stays said.
     """
+    files = versions.check_kept(context.lookup, context.model, known)
     before = known.tags.get(FORCED)
     forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
     facts = dataclasses.replace(facts, forced=forced)
+    record = decision.of(context, winner, facts, files, clock())
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / model_package.RECORD).write_bytes(record.content())
+        path = versions.package_path(context.model, winner.candidate.identity)
+        context.registry.upload(known.run_id, Path(folder), path)
     tags = tags_of(context.sweep, winner, facts)
     # The files stay as they are, and so do the tags that tell of them.
     tags = {name: text for name, text in tags.items() if not _is_of_files(name)}
+    tags[versions.RECORD_DIGEST] = record.sha256
     stale = [name for name in OF_A_CHAMPION if name in known.tags and name not in tags]
     context.registry.tag(context.model, known.number, tags, cards.description(facts), stale)
     context.registry.describe_model(context.model, cards.model_description(facts))
@@ -183,7 +204,7 @@ def _complete(
             "else writes there; remove the folder and promote again"
         )
     context.say("served from the registry: " + _serve(winner, scored, fetched))
-    tags = {versions.DIGEST: digests.of_files(fetched), STATE: COMPLETE}
+    tags = {versions.DIGEST: versions.digest_of(fetched), STATE: COMPLETE}
     context.registry.tag(context.model, version.number, tags)
     fault_points.point("promote.after_serving")
 
@@ -198,7 +219,7 @@ def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> st
         Failed: the losses or a prompt are not those of the evaluation.
     """
     answer = winner.evidence.answer
-    samples = [sample.model_dump() for sample in answer.samples]
+    samples = [sample.model_dump() for sample in answer.samples[:SERVED_ROWS]]
     prompts = [sample["columns"] or {"prompt": "Hello"} for sample in samples[:1]]
     job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": PACKAGES}
     printed = scored.serve(model_package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
@@ -312,8 +333,9 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
         "base.identity": winner.evidence.base_identity,
         "data.fingerprint": sweep.data_fingerprint or "",
         "promotion.rows": f"{facts.rows}, {verdict.rows_in_words}",
-        "promotion.rows_fingerprint": answer.fingerprint,
+        ROWS: answer.fingerprint,
         "promotion.hardware": answer.hardware,
+        "promotion.metric": verdict.objective.metric,
         "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",
         "promotion.candidates": str(len(winner.evidence.candidates)),
         "promotion.compared_with": compared_with,

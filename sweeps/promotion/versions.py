@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -22,7 +23,9 @@ from sweeps.tracking.registry import IDENTITY, Entry, Model, Registry, Version, 
 from trainables.inputs import json_text
 
 DIGEST = "package_sha256"
-"""A complete version's tag that holds the digest of all files of its package."""
+"""A complete version's tag that holds the digest of all files of its package but the decision record."""
+RECORD_DIGEST = "decision_sha256"
+"""A version's tag that holds the digest of its decision record; earlier versions of qsweep wrote none."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,45 @@ class RolledBack:
         return {"model": self.model, "alias": self.alias, "version": self.version, "previous": self.before}
 
 
+@dataclass(frozen=True)
+class Found:
+    """The files of a promoted version, as they are now."""
+
+    name: str
+    """What people call it: "tickets version 3", or the folder."""
+    version: Version | None
+    """None of a folder."""
+    files: Mapping[str, bytes]
+    """Path in the package -> content, the decision record among them; of a folder only it and what is in artifacts."""
+
+
 # The files of a version's package
+
+
+def find(reference: str, tracking_uri: str | None) -> Found:
+    """The version that MODEL, MODEL@ALIAS or a folder with its files names. Nothing is verified.
+
+    Args:
+        reference: without an alias the champion is meant.
+        tracking_uri: the store; None for the usual one.
+
+    Raises:
+        SweepError: there is none, its files are gone, or it has no decision record.
+    """
+    folder = Path(reference)
+    if (folder / model_package.RECORD).is_file():
+        below = {f"artifacts/{name}": content for name, content in digests.read(folder / "artifacts").items()}
+        return Found(reference, None, below | {model_package.RECORD: (folder / model_package.RECORD).read_bytes()})
+    uri = stores.store(tracking_uri)
+    with answering(uri):
+        name, version = at(Registry(uri), reference)
+        files = Lookup(uri).files(version.run_id, package_path(name, version.tags[IDENTITY]))
+    if model_package.RECORD not in files:
+        raise SweepError(
+            f"{name}: version {version.number} has no {model_package.RECORD}: an earlier version of qsweep promoted "
+            "it; promote its trial again, to another alias, to have one"
+        )
+    return Found(f"{name} version {version.number}", version, files)
 
 
 def package_path(model: str, identity: str) -> str:
@@ -55,7 +96,7 @@ def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
         SweepError: they are gone, or are not the files that were promoted.
     """
     files = lookup.files(version.run_id, package_path(model, version.tags[IDENTITY]))
-    if digests.of_files(files) != version.tags.get(DIGEST):
+    if digest_of(files) != version.tags.get(DIGEST):
         raise SweepError(
             f"{model}: the files of version {version.number} are not those that were promoted: sha256 differs; go to "
             "another version with qsweep rollback --to, and delete this one in MLflow"
@@ -63,10 +104,19 @@ def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
     return files
 
 
-def check_kept(lookup: Lookup, model: str, version: Version) -> None:
-    """Raises `SweepError` when the files of a complete version are gone, or are not those that were promoted."""
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """The `DIGEST` of a package's files."""
+    return digests.of_files({name: content for name, content in files.items() if name != model_package.RECORD})
+
+
+def check_kept(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
+    """The files of a complete version's package.
+
+    Raises:
+        SweepError: they are gone, or are not those that were promoted.
+    """
     try:
-        package(lookup, model, version)
+        return package(lookup, model, version)
     except NotStored as error:
         raise SweepError(
             f"{model}: the files of version {version.number} are gone ({error}): delete this version in MLflow and "
@@ -125,6 +175,23 @@ def named(registry: Registry, name: str) -> Model:
     if model is None:
         raise SweepError(no_model(name, [each.name for each in registry.models()]))
     return model
+
+
+def at(registry: Registry, words: str) -> tuple[str, Version]:
+    """The model's name and the version that NAME@ALIAS means, or NAME alone: the champion.
+
+    Raises:
+        SweepError: there is no such model or alias, or the version was never promoted to its end.
+    """
+    name, _, alias = words.partition("@")
+    model = named(registry, name)
+    version = registry.at(name, alias or "champion")
+    if version is None:
+        known = ", ".join(sorted(model.aliases)) or "none"
+        raise SweepError(f"--model: {name} has no {alias or 'champion'} (its aliases: {known})")
+    if not version.is_complete:
+        raise SweepError(f"--model: version {version.number} of {name} was never promoted to its end")
+    return name, version
 
 
 def moves(model: Model, alias: str) -> list[Entry]:

@@ -1,15 +1,20 @@
 """Scores adapters again, one after another. Promotion decides by these scores.
 
 This checks independently what training saved: it loads the base as in training, loads each adapter from its files with
-plain PEFT, and computes the losses without the training engine.
+plain PEFT, and computes the losses without the training engine. What this machine has scored before is not computed
+again (`kept`), and the base is not loaded for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -18,16 +23,22 @@ import torch
 from peft import PeftModel
 
 from trainables import qlora_metrics
-from trainables.base import base_checks, base_model, model_files, model_source
-from trainables.contract import Evaluation
-from trainables.data import dataset, sources, templates
-from trainables.data.rendering import Renderer
-from trainables.errors import DataError, ModelError
+from trainables.base import base_checks, base_model, devices, model_files, model_source
+from trainables.contract import Evaluation, Failure
+from trainables.data import dataset, questions, sources, templates
+from trainables.data.questions import Questions
+from trainables.data.rendering import Renderer, end_tokens
+from trainables.errors import DataError, GradingError, ModelError
+from trainables.grading import catalogue
 from trainables.inputs.legible import legible
+from trainables.packing.answers import Grading
 from trainables.packing.batches import pad, padded_losses
-from trainables.packing.passes import evaluation_passes
+from trainables.packing.generation import generate_plain
+from trainables.packing.passes import PlacedRows, evaluation_passes
+from trainables.scoring.kept import KeptScores, Scored
 from trainables.scoring.requests import (
     BASE,
+    MOST_SAMPLES,
     BaseFacts,
     Sample,
     ScoringProgress,
@@ -36,6 +47,10 @@ from trainables.scoring.requests import (
     Tell,
     of_option,
     problems,
+    row_digest,
+    rows_of,
+    slices_of,
+    source_of,
     tell_nobody,
 )
 from trainables.specs import DataSpec, TrialSpec
@@ -54,10 +69,22 @@ class AdapterScorer:
         self._spec = base
         self._cache = cache
         self._tokenizer = base_model.load_tokenizer(base, cache)
-        self._base = base_model.load(base, cache)
+        self._device = devices.first()
+        self._dtype = devices.compute_dtype(base.quantization, self._device)
         self._source = model_source.locate(base.base_model.source)
-        if self._source.kind == "hub" and self._base.origin is None:
+        origin = base_model.origin_of(base, cache)
+        identity = base_model.identity(base, self._device, self._dtype, origin)
+        if identity is None:
             raise ModelError(_unknown_commit(base, cache))
+        libraries = (f"{name} {version(name)}" for name in ("torch", "peft"))
+        self._conditions = (*identity, devices.kind(self._device), *libraries)
+        # Digests come with the files, which loading fetches.
+        self._origin = origin if origin is None or origin.files else self._base.origin
+
+    @cached_property
+    def _base(self) -> base_model.Base:
+        """The base, loaded when it is first needed."""
+        return base_model.load(self._spec, self._cache)
 
     def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
         """See `Scorer.score`.
@@ -67,30 +94,36 @@ class AdapterScorer:
             ModelError: an adapter cannot be loaded.
         """
         split, fingerprint = self._rows(request.rows)
-        base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
-        base_checks.refuse_unknown_tokens(self._base.model, self._spec, dataset.highest_token(split))
         trained_on = 0 if request.rows in _NAMED else self._trained_on(split)
-        scores: dict[str, Evaluation | None] = {}
-        if request.with_base:
-            scores[BASE] = self._losses(BASE, self._base.model, split, tell)
-        for name, files in request.adapters.items():
-            scores[name] = self._with_adapter(name, files, split, tell)
-        samples = self._samples(request.rows, split, request.samples)
+        rows, asked = (
+            [split.row(i) for i in range(len(split))],
+            self._asked(request.rows) if request.with_answers else None,
+        )
+        slices: tuple[str, ...] = ()
+        if request.slice_by is not None:
+            slices = slices_of(self._rows_of(rows, request.rows), request.slice_by)
+        adapters = {**({BASE: None} if request.with_base else {}), **request.adapters}
+        kept = self._kept(split, asked)
+        scored = {name: self._scored(name, files, split, asked, kept, tell) for name, files in adapters.items()}
+        told = {name: each for name, each in scored.items() if each is not None}
         return ScoringResult(
-            scores={name: each for name, each in scores.items() if each is not None},
-            hardware=self._base.hardware,
+            scores={name: each.evaluation for name, each in told.items()},
+            hardware=base_model.hardware(self._device, self._dtype),
             fingerprint=fingerprint,
-            samples=samples,
+            samples=self._samples(request.rows, split, request.samples),
+            row_digests=tuple(row_digest(row.ids.tolist(), row.labelled.nonzero()[0].tolist()) for row in rows),
+            logprobs={name: each.logprobs[: request.samples] for name, each in told.items()},
             ends=self._ends(split),
             trained_on=trained_on,
-            not_finite=tuple(name for name, each in scores.items() if each is None),
+            slices=slices,
+            not_finite=tuple(name for name in scored if name not in told),
         )
 
     def base_facts(self) -> BaseFacts:
         """See `Scorer.base_facts`."""
-        model, source, origin = self._spec.base_model, self._source, self._base.origin
+        model, source, origin = self._spec.base_model, self._source, self._origin
         quantization = self._spec.quantization.model_dump(exclude={"residency"})
-        quantization["compute_dtype"] = self._base.hardware.split()[1]
+        quantization["compute_dtype"] = str(self._dtype).removeprefix("torch.")
         with tempfile.TemporaryDirectory() as folder:
             self._tokenizer.save_pretrained(folder)
             tokenizer = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
@@ -99,7 +132,7 @@ class AdapterScorer:
             source=model.source,
             revision=None if origin is None else origin.commit,
             kind=source.kind,
-            files=_digests(source) if origin is None else dict(origin.files),
+            files=digests(source) if origin is None else dict(origin.files),
             quantization=quantization,
             trust_remote_code=model.trust_remote_code,
             licence=_licence(source),
@@ -116,7 +149,7 @@ class AdapterScorer:
         if which == "eval":
             prepared = dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache)
             return dataset.load(prepared.payload).eval, prepared.summary.fingerprint
-        data, name = _source(self._spec.data_spec, which)
+        data, name = source_of(self._spec.data_spec, which)
         # Rows held out of data.train are exactly those that the sweep was scored on.
         held_out = data.eval is None and name == "eval"
         split = self._rows("eval")[0] if held_out else self._whole(data, name, which)
@@ -129,6 +162,22 @@ class AdapterScorer:
             if which in _NAMED:
                 raise
             raise DataError("\n".join(map(of_option, str(error).splitlines()))) from error
+
+    def _asked(self, which: str) -> Questions | None:
+        """Returns which rows are answered; None where answers are not scored.
+
+        All rows, whatever evaluation.examples says, since a decision takes all that there are; with the labels and
+        the most tokens that the sweep has.
+        """
+        how, tokenizer, own = self._spec.evaluation, self._tokenizer, self._spec.data_spec
+        graders, (data, name) = catalogue.graders(how), source_of(own, which)
+        prepared = questions.prepare(own, how, graders, tokenizer, self._cache) if graders else None
+        of_sweep = None if prepared is None else questions.read(prepared.payload)
+        if of_sweep is None:
+            return None
+        is_test = name == "test"
+        rows = sources.placed(data, name, every_column=True) if is_test else sources.divided(data, every_column=True)[1]
+        return questions.ask(Renderer(data, tokenizer), rows, graders, of_sweep.labels, of_sweep.most)
 
     def _trained_on(self, split: dataset.Split) -> int:
         """Counts the rows of a file that were trained on. Raises `DataError` when all of them were."""
@@ -144,8 +193,7 @@ class AdapterScorer:
         """Returns the special tokens that whole rows end in; see `ScoringResult.ends`."""
         tokenizer, most = self._tokenizer, self._spec.data_spec.max_length
         last = {int(row.ids[-1]) for row in map(split.row, range(len(split))) if len(row.ids) < most}
-        special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
-        ends = sorted(last & {*special, tokenizer.eos_token_id})
+        ends = sorted(end_tokens(tokenizer, last))
         return dict(zip(tokenizer.convert_ids_to_tokens(ends), ends, strict=True))
 
     def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
@@ -153,36 +201,70 @@ class AdapterScorer:
         kept = [split.row(i) for i in range(min(count, len(split)))]
         columns: Iterator[dict[str, str]] = repeat({})
         if kept and self._spec.data_spec.text is None:
-            columns = self._columns_of(kept, which)
+            columns = (_given(self._spec.data_spec, row) for row in self._rows_of(kept, which))
         return tuple(
             Sample(columns=given, ids=tuple(row.ids.tolist()), labelled=tuple(row.labelled.nonzero()[0].tolist()))
             for row, given in zip(kept, columns, strict=False)
         )
 
-    def _columns_of(self, kept: Sequence[dataset.TokenRow], which: str) -> Iterator[dict[str, str]]:
-        """Yields the columns that a caller would give for each row of `kept`; skips rows that were left out."""
-        data, name = _source(self._spec.data_spec, which)
+    def _rows_of(self, kept: Sequence[dataset.TokenRow], which: str) -> Iterator[templates.Row]:
+        """Yields each row of `kept` with its columns; skips rows that were left out."""
+        data, rest = self._spec.data_spec, rows_of(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
-        held_out = data.eval is None and name == "eval"
-        rest = (row for _, row, _ in (sources.divided(data)[1] if held_out else sources.placed(data, name)))
         for number, wanted in enumerate(kept, 1):
             for row in rest:
                 (encoded,) = renderer.encode([renderer.text(row)])
                 tokens = encoded.ids[: data.max_length], bytes(encoded.labelled[: data.max_length])
                 if tokens == (wanted.ids.tolist(), wanted.labelled.tobytes()):
-                    yield _given(data, row)
+                    yield row
                     break
             else:
                 raise DataError(f"data: scored row {number} is no longer in the data: restore the rows and try again")
 
-    # Losses
+    # Losses and answers
 
-    def _with_adapter(
-        self, name: str, files: Mapping[str, bytes], split: dataset.Split, tell: Tell
-    ) -> Evaluation | None:
-        wrong = problems(self._spec, files, same_source=False)
+    def _kept(self, split: dataset.Split, asked: Questions | None) -> KeptScores | None:
+        """Where the scores of these rows are kept; None where they hang on code of the user's, which may change."""
+        if any(":" in "".join(entry) for entry in self._spec.evaluation.metrics):
+            return None
+        conditions = [*self._conditions, dataset.split_fingerprint(split)]
+        if asked is not None:
+            told = self._spec.evaluation.model_dump_json() + asked.model_dump_json()
+            conditions.append(hashlib.sha256(told.encode()).hexdigest())
+        return KeptScores(self._cache / "scores", tuple(conditions))
+
+    def _scored(
+        self,
+        name: str,
+        files: Mapping[str, bytes] | None,
+        split: dataset.Split,
+        asked: Questions | None,
+        kept: KeptScores | None,
+        tell: Tell,
+    ) -> Scored | None:
+        """Scores an adapter, or the base for None, unless that is known; returns None where it is not finite."""
+        wrong = [] if files is None else problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
+        known = None if kept is None else kept.read(files or {})
+        if known is not None:
+            return known
+        base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
+        base_checks.refuse_unknown_tokens(self._base.model, self._spec, dataset.highest_token(split))
+        if asked is not None:
+            base_checks.refuse_long_rows(self._base.model, self._spec, asked.longest_prompt, asked.longest_answer)
+        with self._adapted(name, files) as model:
+            made = self._evaluated(name, model, split, asked, tell)
+        if made is not None and kept is not None:
+            kept.write(files or {}, made)
+        return made
+
+    @contextmanager
+    def _adapted(self, name: str, files: Mapping[str, bytes] | None) -> Iterator[Any]:
+        """The base with an adapter while the block runs; the base alone without files."""
+        if files is None:
+            yield self._base.model
+            return
         with tempfile.TemporaryDirectory() as folder:
             for file, content in files.items():
                 (Path(folder) / file).write_bytes(content)
@@ -193,39 +275,70 @@ class AdapterScorer:
                 raise ModelError(f"adapter {name}: PEFT cannot load it: {legible(str(error), 300)}") from error
         adapted.eval()
         try:
-            return self._losses(name, adapted, split, tell)
+            yield adapted
         finally:
             adapted.unload()
             # PEFT leaves this attribute behind, and warns about it at the next adapter (peft_model.py, 0.21.2).
             vars(self._base.model).pop("peft_config", None)
 
-    def _losses(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Evaluation | None:
-        """Scores a model; returns None where a metric is not finite."""
-        totals, done = [0.0] * len(split), 0
-        tell(ScoringProgress(name=name, rows=len(split)))
-        with torch.no_grad():
-            for places, batch in evaluation_passes([split.row(i) for i in range(len(split))]):
-                counts = [row.labels for row in batch]
-                losses = padded_losses(model, pad(batch), self._base.device)
-                for place, piece in zip(places, losses.cpu().double().split(counts), strict=True):
-                    totals[place] = float(piece.sum())
-                done += len(batch)
-                tell(ScoringProgress(name=name, done=done, rows=len(split)))
-        tokens = tuple(split.row(i).labels for i in range(len(split)))
+    def _evaluated(
+        self, name: str, model: Any, split: dataset.Split, asked: Questions | None, tell: Tell
+    ) -> Scored | None:
+        """Scores a model; returns None where a metric is not finite. Raises `GradingError`."""
+        own = [split.row(i) for i in range(len(split))]
+        rows = self._losses(model, evaluation_passes(own), _Told(tell, ScoringProgress(name=name, rows=len(own))))
+        totals, tokens = _totals(rows), tuple(row.labels for row in own)
         if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
             return None
-        return qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware)
+        found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware)
+        if asked is not None:
+            found = self._graded(name, model, asked, found, tell)
+        # float32 is no more exact near the logits of a token.
+        logprobs = tuple(tuple(round(-loss, 6) for loss in row.tolist()) for row in rows[:MOST_SAMPLES])
+        return Scored(evaluation=found, logprobs=logprobs)
+
+    def _graded(self, name: str, model: Any, asked: Questions, by_losses: Evaluation, tell: Tell) -> Evaluation:
+        """Returns the evaluation with the scores of the model's answers. Raises `GradingError`."""
+        grading, device = Grading(asked, self._spec.evaluation, self._tokenizer), self._base.device
+        prompts, passes = grading.prompts(None), grading.label_passes()
+        told = _Told(tell, ScoringProgress(name=name, rows=len(prompts), doing="answered"))
+        ids, seeds = [prompt.ids for prompt in prompts], [prompt.seed for prompt in prompts]
+        answers = generate_plain(model, ids, seeds, grading.answering, device, told.begin) if prompts else []
+        ranked = ScoringProgress(name=name, rows=sum(len(places) for places, _ in passes), doing="ranked")
+        found = grading.grade(by_losses, answers, _totals(self._losses(model, passes, _Told(tell, ranked))))
+        if isinstance(found, Failure):
+            raise GradingError([f"evaluation.metrics: the answers of {name} cannot be scored: {found.message}"])
+        return found
+
+    def _losses(self, model: Any, passes: Sequence[PlacedRows], told: _Told) -> list[torch.Tensor]:
+        """Returns the negative log-likelihood of the labelled tokens of each row of the passes, by its place."""
+        losses = [torch.empty(0)] * sum(len(places) for places, _ in passes)
+        with torch.no_grad():
+            for places, batch in passes:
+                told.begin(places)
+                found = padded_losses(model, pad(batch), self._base.device)
+                pieces = found.cpu().double().split([row.labels for row in batch])
+                for place, piece in zip(places, pieces, strict=True):
+                    losses[place] = piece
+        told.begin([])
+        return losses
 
 
-def _source(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
-    """Returns the data and the split that `which` names; see `ScoringRequest.rows`."""
-    if which == "eval":
-        return data, "eval"
-    if which == "held_out":
-        return data.model_copy(update={"eval_examples": data.eval_examples if data.eval is None else None}), "eval"
-    if which == "test":
-        return data, "test"
-    return data.model_copy(update={"test": which}), "test"
+def _totals(losses: Sequence[torch.Tensor]) -> list[float]:
+    return [float(of_row.sum()) for of_row in losses]
+
+
+class _Told:
+    """Tells how far the passes over some rows have come."""
+
+    def __init__(self, tell: Tell, progress: ScoringProgress) -> None:
+        self._tell, self._progress, self._under_way = tell, progress, 0
+
+    def begin(self, places: Sequence[int]) -> None:
+        """A pass over rows begins, so the one before is done."""
+        self._progress = self._progress.model_copy(update={"done": self._progress.done + self._under_way})
+        self._under_way = len(places)
+        self._tell(self._progress)
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:
@@ -246,7 +359,7 @@ def _given(data: DataSpec, row: templates.Row) -> dict[str, str]:
     return {column: str(row[column]) for column in columns}
 
 
-def _digests(source: model_source.Source) -> dict[str, str]:
+def digests(source: model_source.Source) -> dict[str, str]:
     """Returns the digests of a local model's weight files; see `BaseFacts.files`."""
     if source.path is None:
         return {}

@@ -11,12 +11,13 @@ from contextlib import closing
 
 import promotions
 import pytest
-from promotion_worlds import SECOND, break_losses, package_of
+from promotion_worlds import SECOND, break_losses, package_of, refused
 from promotions import MODEL, run
 
 from sweeps.errors import SweepError
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
+from trainables import qlora
 from trainables.data import preview
 
 
@@ -131,6 +132,69 @@ def test_rows_of_a_file_decide(world):
     assert (outcome.verdict.winner, outcome.verdict.rows) == ("t00", 30)
     assert outcome.verdict.losses["t01"] > outcome.verdict.losses["base"]
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
+
+
+def limited(world, shared, **promotion) -> str:
+    """The trials of `second` in a sweep whose file names guards or slices."""
+    config = promotions.config(shared, world.uri, name="limited", promotion={"model": MODEL, **promotion})
+    trained = promotions.train(config, shared / "cache")
+    fingerprint = qlora.prepare(config.base, shared / "cache").summary.fingerprint
+    trials = [promotions.Trial(trained["strong"])]
+    promotions.deliver(config, "limited-20260106-000000-ffff", world.sweep("limited"), trials, fingerprint)
+    return str(world.sweep("limited"))
+
+
+def test_a_guard_on_further_rows_and_slices_are_scored_and_refuse(world, shared):
+    """On rows that break its rule the strong adapter is worse than the base."""
+    rows = world.root / "general.jsonl"
+    rows.write_text("".join(json.dumps(promotions.odd(n)) + "\n" for n in range(30)))
+    test = [json.loads(line) for line in (shared / "test.jsonl").read_text().splitlines()]
+    own = world.root / "mine.jsonl"
+    marked = [{**row, "parity": ["even", "odd"][place % 2]} for place, row in enumerate(test)]
+    own.write_text("".join(json.dumps(row) + "\n" for row in marked))
+    said: list[str] = []
+    guards = [{"data": str(rows), "worse_by": 0.1}]
+    sweep = limited(world, shared, guards=guards, slices={"by": "parity", "worse_by": 5.0})
+    outcome = run(sweep, said, eval_data=own)
+    assert (outcome.exit_code, outcome.verdict.outcome) == (1, "not_better")
+    assert "evaluating base, t00 on the guard general.jsonl" in said
+    assert said[-1] == "gate: not better (guard general.jsonl)"
+    (reason,) = outcome.reasons
+    assert reason.startswith(
+        "t00 is worse than the base on guard general.jsonl (eval_loss, 30 rows) by more than worse"
+    )
+    assert [(each.name, each.rows, each.holds) for each in outcome.verdict.slices] == [
+        ("slice parity=even", 20, True), ("slice parity=odd", 20, True),
+    ]  # fmt: skip
+    with pytest.raises(SweepError, match=r"promotion\.slices\.by: has no column 'parity'; columns: question, answer"):
+        run(sweep)
+    rows.unlink()
+    with pytest.raises(SweepError, match=r"promotion\.guards\.0\.data: .*general.jsonl does not exist"):
+        run(sweep, eval_data=own)
+
+
+def test_looking_again_on_the_same_rows_is_said(strong):
+    said: list[str] = []
+    run(strong.sweep("first"), said)
+    (warning,) = [line for line in said if "decided on" in line]
+    assert warning.startswith("warning: these rows decided on version 1 before, and perhaps on candidates that were")
+    said.clear()
+    run(strong.sweep("second"), said)
+    assert not [line for line in said if "decided on" in line], "the version's own decision is no other look"
+
+
+def test_a_metric_without_a_value_per_row_decides_nothing(world):
+    refused(
+        world,
+        "--metric: trainable_params has no value per row, .* name one of eval_loss, eval_row_loss$",
+        metric="trainable_params",
+    )
+
+
+def test_another_metric_than_the_loss_decides(world):
+    outcome = run(world.sweep("second"), metric="eval_row_loss", dry_run=True)
+    assert outcome.verdict.objective.metric == "eval_row_loss"
+    assert outcome.verdict.values["t01"] != outcome.verdict.losses["t01"]
 
 
 def test_rows_that_were_looked_at_decide_whatever_becomes_of_their_file(world, monkeypatch):

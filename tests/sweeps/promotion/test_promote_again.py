@@ -17,7 +17,8 @@ from promotions import MODEL, run
 from sweeps.errors import Failed
 from sweeps.promotion import registration
 from sweeps.promotion.promote import PromotionResult
-from sweeps.promotion.versions import as_json, models
+from sweeps.promotion.verify import checks
+from sweeps.promotion.versions import as_json, find, models
 from sweeps.tracking.registry import Registry
 
 
@@ -43,6 +44,8 @@ def test_a_promotion_that_is_killed_anywhere_is_ended_by_doing_it_again(champion
     assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
     assert champion.versions() == ["1", "2"]
     assert champion.tags("2")["promotion.state"] == "complete"
+    record, told = checks(find(MODEL, champion.uri))
+    assert (record.champion, [check for check in told if check.holds is False]) == ("1", [])
     history = as_json(models(MODEL, champion.uri)[0][0])["history"]
     assert [(each["version"], each["completed"]) for each in history] == [("1", True), ("2", True)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import chaos_runs as runs
 import mlflow_servers
 import promotions
 import pytest
@@ -90,33 +91,27 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
         "storage": "results",
     }
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw))
-    environment = {**os.environ, "QSWEEP_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "sweeps", "launch", "s.yaml", "--promote", "--json"]
-    interrupted = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    told = []
-    for line in interrupted.stderr:
-        told.append(line)
-        if line.startswith("sweep: "):  # the promotion has begun
-            interrupted.send_signal(signal.SIGTERM)
-    assert interrupted.wait(400) == 143, told
-    answer = json.loads(interrupted.stdout.read().splitlines()[-1])
+    environment = {"QSWEEP_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    interrupted = runs.start(tmp_path, "launch", "s.yaml", "--promote", **environment)
+    runs.wait_for(lambda: "\nsweep: " in interrupted.err.read_text(), interrupted)  # the promotion has begun
+    interrupted.process.send_signal(signal.SIGTERM)
+    assert interrupted.process.wait(400) == 143, interrupted.err.read_text()
+    answer = interrupted.answer()
     assert (answer["promotion"], answer["not_promoted"]) == (None, "interrupted")
-    assert told[-1].endswith(f"qsweep promote {tmp_path}/results/tickets does what is left\n"), told
+    advice = f"qsweep promote {tmp_path}/results/tickets does what is left\n"
+    assert interrupted.err.read_text().endswith(advice), interrupted.err.read_text()
 
-    command[3:5] = ["resume", "results/tickets"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
+    done = runs.start(tmp_path, "resume", "results/tickets", "--promote", **environment)
+    assert done.process.wait(400) == 0, done.err.read_text()
+    answer, told = done.answer(), done.err.read_text()
     assert answer["states"] == {"COMPLETED": 2} or answer["states"].keys() <= {"COMPLETED", "STOPPED"}
     promoted = answer["promotion"]
     assert (promoted["promoted"], promoted["version"], promoted["alias"]) == (True, "1", "champion")
     assert promoted["verdict"]["losses"]["base"] > promoted["verdict"]["losses"][promoted["verdict"]["winner"]]
-    assert "served from the registry: 4 rows score as evaluated" in done.stderr
+    assert "served from the registry: 4 rows score as evaluated" in told
     # Libraries are silent, and the trial's own process had written the adapter's digest.
-    assert "Traceback" not in done.stderr, done.stderr
-    (warning,) = [line for line in done.stderr.split("sweep: ")[1].splitlines() if "arning" in line]
+    assert "Traceback" not in told
+    (warning,) = [line for line in told.split("sweep: ")[1].splitlines() if "arning" in line]
     trained, unquantised = promoted["verdict"]["losses"][promoted["verdict"]["winner"]], promoted["unquantised_loss"]
     assert f"loss {trained:.4f} on the base in nf4, {unquantised:.4f} on the base without quantisation; rows" in warning
 
@@ -258,7 +253,7 @@ def test_the_commands_print_what_happened(server, monkeypatch):
     assert code == 1
     assert "not promoted: t00 gains" in err and "less than min_gain 9" in err
     (row,) = [line for line in err.splitlines() if line.startswith("t00 ")]
-    assert row.split()[2] == "base" and row.rstrip().endswith("fails")
+    assert row.split()[2] == "base" and row.rstrip().endswith("not better")
     assert json.loads(out)["promoted"] is False
     code, err, out = invoke("promote", "second", "--model", "printed", "--json")
     assert (code, json.loads(out)["version"]) == (0, "1")

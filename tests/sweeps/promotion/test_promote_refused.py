@@ -240,7 +240,7 @@ def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forc
     base = json.loads((package / "artifacts" / "base.json").read_text())
     base["form"]["prompt"] = "Q: {question}"
     (package / "artifacts" / "base.json").write_text(json.dumps(base))
-    digest = digests.of_files(digests.read(package))
+    digest = versions.digest_of(digests.read(package))
     champion.client.set_model_version_tag(MODEL, "1", versions.DIGEST, digest)
     refused(champion, "reads rows in another form")
     assert run(champion.sweep("second"), force=True).exit_code == 0

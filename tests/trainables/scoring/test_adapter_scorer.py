@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from trainables import qlora
+from trainables.base import base_model
 from trainables.data import preview
 from trainables.errors import DataError, ModelError
-from trainables.scoring import requests
-from trainables.scoring.requests import BASE, ScoringRequest
+from trainables.scoring import adapter_scorer, requests
+from trainables.scoring.requests import BASE, MOST_SAMPLES, ScoringRequest, row_digest
 
 SCHEMES = ("none", "nf4")
 
@@ -386,8 +387,9 @@ def test_an_adapter_whose_loss_is_not_finite_is_named_and_the_others_have_their_
     assert (answer.not_finite, answer.scores) == (("bad",), before.scores)
 
 
-def test_a_base_whose_loss_is_not_finite_is_named_too(trained):
-    _, _, scorer, _ = trained
+def test_a_base_whose_loss_is_not_finite_is_named_too(trained, tmp_path):
+    base, _, _, _ = trained
+    scorer = qlora.open_scorer(base, tmp_path)
     head = bare(scorer).get_output_embeddings()
     breaking = head.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
     try:
@@ -395,3 +397,89 @@ def test_a_base_whose_loss_is_not_finite_is_named_too(trained):
     finally:
         breaking.remove()
     assert (answer.not_finite, answer.scores) == ((BASE,), {})
+
+
+def test_what_is_not_finite_is_not_kept(trained, tmp_path):
+    base, _, _, _ = trained
+    scorer = qlora.open_scorer(base, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter_scorer, "padded_losses", lambda _model, batch, _device: batch.answers * float("nan"))
+        assert scorer.score(ScoringRequest(rows="eval", with_base=True)).not_finite == (BASE,)
+    assert scorer.score(ScoringRequest(rows="eval", with_base=True)).scores.keys() == {BASE}
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[object]:
+    """Each pass through a model that scores, and each base that is loaded, adds to this list."""
+    calls: list[object] = []
+    for module, name in ((adapter_scorer, "padded_losses"), (base_model, "load")):
+        inner = getattr(module, name)
+
+        def noted(*words, _inner=inner, _name=name):
+            calls.append(_name)
+            return _inner(*words)
+
+        monkeypatch.setattr(module, name, noted)
+    return calls
+
+
+def test_what_was_scored_before_is_known_without_loading_the_base(trained, tmp_path, counted):
+    base, adapters, _, _ = trained
+    request = ScoringRequest(rows="test", with_base=True, adapters=files(adapters), samples=3)
+    first = qlora.open_scorer(base, tmp_path).score(request)
+    assert "load" in counted
+    counted.clear()
+    again = qlora.open_scorer(base, tmp_path)
+    # By content: another name is the same adapter.
+    renamed = request.model_copy(update={"adapters": {"x": adapters["strong"].files}})
+    assert again.score(renamed).scores == {BASE: first.scores[BASE], "x": first.scores["strong"]}
+    assert again.score(request) == first
+    assert again.base_facts().columns == ("question",)
+    assert counted == []
+    again.score(ScoringRequest(rows="eval", with_base=True))
+    assert counted == ["load", "padded_losses"]
+
+
+def test_a_kept_score_is_of_one_adapter_base_and_set_of_rows(trained, tmp_path, counted):
+    base, adapters, _, _ = trained
+    strong = dict(adapters["strong"].files)
+    qlora.open_scorer(base, tmp_path).score(ScoringRequest(rows="test", adapters={"t": strong}))
+    other = json.loads(strong["adapter_config.json"]) | {"lora_alpha": 4}
+    rescaled = strong | {"adapter_config.json": json.dumps(other).encode()}
+    longer = base.model_copy(update={"data": base.data.model_copy(update={"max_length": 16})})
+    scheme = "fp4" if base.quantization.scheme == "nf4" else "nf4"
+    requantised = base.model_copy(update={"quantization": base.quantization.model_copy(update={"scheme": scheme})})
+    for spec, adapter in ((base, rescaled), (longer, strong), (requantised, strong)):
+        counted.clear()
+        qlora.open_scorer(spec, tmp_path).score(ScoringRequest(rows="test", adapters={"t": adapter}))
+        assert "padded_losses" in counted
+
+
+@pytest.mark.parametrize("harm", ["one digit", "half", "empty"])
+def test_a_damaged_file_is_scored_again(trained, tmp_path, counted, harm):
+    base, _, _, _ = trained
+    request = ScoringRequest(rows="eval", with_base=True)
+    first = qlora.open_scorer(base, tmp_path).score(request)
+    (file,) = (tmp_path / "scores").iterdir()
+    content = file.read_bytes()
+    digit = content.index(b'"row_losses":[') + 15  # after the point or before it: another number
+    digits = content[:digit] + (b"1" if content[digit:][:1] != b"1" else b"2") + content[digit + 1 :]
+    file.write_bytes({"one digit": digits, "half": content[: len(content) // 2], "empty": b""}[harm])
+    counted.clear()
+    assert qlora.open_scorer(base, tmp_path).score(request) == first
+    assert counted == ["load", "padded_losses"]
+    assert file.read_bytes() == content
+
+
+def test_the_first_rows_come_with_the_log_probabilities_of_their_tokens(trained):
+    _, adapters, scorer, _ = trained
+    answer = scorer.score(ScoringRequest(rows="test", with_base=True, adapters=files(adapters), samples=MOST_SAMPLES))
+    assert len(answer.samples) == MOST_SAMPLES
+    assert [row_digest(sample.ids, sample.labelled) for sample in answer.samples] == list(answer.row_digests[:32])
+    assert (len(answer.row_digests), len(set(answer.row_digests))) == (40, 40)
+    for name in (BASE, "weak", "strong"):
+        rows = answer.logprobs[name]
+        assert [len(row) for row in rows] == [len(sample.labelled) for sample in answer.samples]
+        # Rounded to 6 decimals, for up to 20 tokens.
+        assert [-sum(row) for row in rows] == pytest.approx(answer.scores[name].row_losses[:32], abs=2e-5)
+    assert scorer.score(ScoringRequest(rows="test", with_base=True)).logprobs == {BASE: ()}

@@ -1,0 +1,150 @@
+"""Checks a version from its decision record and its files alone, without torch. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from sweeps.promotion import decision, gate, versions
+from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion.versions import Found
+from sweeps.tracking.model_package import ADAPTER, RECORD
+from sweeps.tracking.registry import IDENTITY
+from trainables.contract import Evaluation
+from trainables.scoring.requests import BASE, row_digest
+
+_SAME = 1e-6
+"""Relative: sums of the same numbers differ by less from one machine to the next, and no value that is told does."""
+_TEMPLATE = "artifacts/tokenizer/chat_template.jinja"
+_PARTS = {"adapter": f"{ADAPTER}/", "chat template": _TEMPLATE, "tokenizer": "artifacts/tokenizer/", "base.json": ""}
+"""What the recorded files are, by the first of these that their path starts with."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked."""
+
+    name: str
+    holds: bool | None
+    """None where it cannot be told from here."""
+    words: str
+    """What was found."""
+
+
+def checks(found: Found) -> tuple[Decision, list[Check]]:
+    """Checks the record of a version by itself, and by the files that it is of.
+
+    Raises:
+        SweepError: it is no record.
+    """
+    record = decision.read(found.files[RECORD])
+    whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
+    rows = _of(
+        "rows",
+        next(chain(_odd_values(record), _odd_serving_rows(record)), None),
+        f"{len(record.scores[BASE].row_losses)}, their values agree",
+    )
+    base, of = record.base, f"{record.rows.source} and {record.base.source}"
+    unknown = [
+        Check("base", None, f"{base.source}: its weights are not looked at; the packaged model does it when it loads"),
+        Check("evaluation", None, f"whether {of} still give these values: qsweep promote evaluates them"),
+    ]
+    return record, [whole, _registered(record, found), *_files(record, found.files), rows, _verdict(record), *unknown]
+
+
+def _of(name: str, problem: str | None, words: str) -> Check:
+    return Check(name, problem is None, problem or words)
+
+
+def _registered(record: Decision, found: Found) -> Check:
+    if found.version is None:
+        return Check("registry", None, "a folder was given: whether the registry names this record is not known")
+    ours = {
+        versions.RECORD_DIGEST: record.sha256, IDENTITY: record.identity, "adapter_sha256": record.adapter_sha256,
+        versions.DIGEST: versions.digest_of(found.files),
+    }  # fmt: skip
+    other = [tag for tag, value in ours.items() if found.version.tags.get(tag) != value]
+    problem = f"its tag {other[0]} is of another record or of other files" if other else None
+    return _of("registry", problem, "its tags name this record and these files")
+
+
+def _files(record: Decision, files: Mapping[str, bytes]) -> Iterator[Check]:
+    """A check for each of `_PARTS`."""
+    here = decision.file_digests(files)
+    parts: dict[str, list[str]] = {part: [] for part in _PARTS}
+    for path in sorted({*here, *record.files}):
+        parts[next(part for part, start in _PARTS.items() if path.startswith(start))].append(path)
+    for part, paths in parts.items():
+        wrong = [path for path in paths if here.get(path) != record.files.get(path)]
+        how = "" if not wrong else "is gone" if wrong[0] not in here else "is not the one that was promoted"
+        if paths:
+            yield _of(part, f"{wrong[0]} {how}" if wrong else None, f"{', '.join(paths)}: sha256 as recorded")
+
+
+def _odd_values(record: Decision) -> Iterator[str]:
+    """What does not agree among the rows, their values, and the metrics."""
+    digests, count = record.rows.digests, len(record.scores[BASE].row_losses)
+    if digests and len(digests) != count:
+        yield f"there are {len(digests)} digests for {count} rows"
+    for name, each in record.scores.items():
+        if {len(each.row_losses), len(each.row_tokens)} != {count}:
+            yield f"{name} has not one value for each of {count} rows"
+        elif wrong := _wrong_metric(each):
+            yield f"{name}: its {wrong} is not what its rows give"
+    for guard in record.guarded:
+        for name, each in guard.scores.items():
+            if wrong := _wrong_metric(each):
+                yield f"{guard.name}: {name}: its {wrong} is not what its rows give"
+
+
+def _odd_serving_rows(record: Decision) -> Iterator[str]:
+    """What the first rows and their log-probabilities do not have in common with what was scored."""
+    digests, winner = record.rows.digests, record.winner
+    for place, row in enumerate(record.serving_rows):
+        if digests and row_digest(row.ids, row.labelled) != digests[place]:
+            yield f"the tokens of row {place + 1} are not those that were scored"
+        for ours, told in row.logprobs.items():
+            loss = record.scores[winner if ours == PROMOTED else ours].row_losses[place]
+            # Each was rounded to 6 decimals.
+            if not math.isclose(-sum(told), loss, abs_tol=1e-6 * (len(told) + 1)):
+                yield f"the log-probabilities of row {place + 1} ({ours}) do not add up to its loss"
+
+
+def _wrong_metric(evaluation: Evaluation) -> str | None:
+    for name, value in evaluation.metrics.items():
+        rows = evaluation.rows_of(name)
+        if rows is not None and not math.isclose(sum(rows.parts) / sum(rows.weights), value, rel_tol=_SAME):
+            return name
+    return None
+
+
+def _verdict(record: Decision) -> Check:
+    """Asks the gate again. Warnings are notes and decide nothing."""
+    rule = record.rule
+    try:
+        found = gate.decide(
+            record.scores, rule.candidates, rule.min_gain, rule.objective, record.sliced, record.guarded
+        )
+    except (LookupError, ValueError, ZeroDivisionError) as error:
+        return Check("verdict", False, f"the gate cannot decide by these values: {error!r}")
+    told = {name: value for name, value in record.verdict.items() if name != "warnings"}
+    if not _is_same(told, json.loads(json.dumps(found.as_json()))):
+        return Check("verdict", False, "the gate's rule does not give it from the values per row")
+    return _of(
+        "verdict", None if found.passed else "the gate says no", f"{found.winner} passes, from the values per row"
+    )
+
+
+def _is_same(told: Any, found: Any) -> bool:
+    """Whether two JSON values are the same; what a later version of qsweep tells besides does not count."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        return all(name in found and _is_same(value, found[name]) for name, value in told.items())
+    if isinstance(told, list) and isinstance(found, list):
+        return len(told) == len(found) and all(map(_is_same, told, found))
+    if isinstance(told, float) and isinstance(found, float):
+        return math.isclose(told, found, rel_tol=_SAME, abs_tol=1e-9)
+    return bool(told == found)

@@ -1,0 +1,251 @@
+"""The decision record, what `qsweep verify` finds in it, and a second promotion, which evaluates nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from promotion_worlds import SECOND, package_of
+from promotions import MODEL, in_process, run
+from typer.testing import CliRunner
+
+from sweeps.cli import app
+from sweeps.errors import Failed, SweepError
+from sweeps.promotion import decision, gate, versions
+from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion.promote import promote
+from sweeps.promotion.request import PromotionRequest
+from sweeps.promotion.verify import checks
+from sweeps.tracking import model_package, stores
+from sweeps.tracking.model_package import RECORD
+from trainables.base import base_model
+from trainables.scoring import adapter_scorer
+from trainables.scoring.requests import BASE
+
+
+def wrong(reference: str, uri: str | None = None) -> dict[str, str]:
+    """The checks that do not hold: name -> words."""
+    return {check.name: check.words for check in checks(versions.find(reference, uri))[1] if check.holds is False}
+
+
+def record_of(world, version: str = "1") -> Decision:
+    return decision.read((package_of(world, version) / RECORD).read_bytes())
+
+
+@pytest.fixture
+def folder(strong) -> Path:
+    """The files of a promoted version."""
+    return package_of(strong, "1")
+
+
+def write(folder: Path, record: Decision) -> None:
+    """Writes a record that is changed, with the digest of what it says now."""
+    sealed = record.model_copy(update={"sha256": record.digest()})
+    (folder / RECORD).write_bytes(sealed.content())
+
+
+def test_the_record_says_why_and_what_of(strong):
+    record, outcome = record_of(strong), strong.tags()
+    assert record.is_whole
+    assert decision.read(record.content()) == record
+    assert (record.winner, record.origin.sweep_id, record.origin.trial_key) == ("t01", SECOND, "k1")
+    assert record.identity == outcome["promotion.identity"]
+    assert record.sha256 == outcome[versions.RECORD_DIGEST]
+    assert record.scores.keys() == {"t00", "t01", BASE}
+    assert f"{record.scores['t01'].loss:.6f}" == outcome["loss"]
+    assert (record.rule.objective.metric, record.rule.min_gain) == ("eval_loss", 0.0)
+    assert record.verdict["passed"] is True
+    assert len(record.rows.digests) == 40
+    assert {row.logprobs.keys() == {PROMOTED, BASE} for row in record.serving_rows} == {True}
+    assert len(record.serving_rows) == 32
+    assert (record.champion, record.forced) == (None, ())
+    assert {"artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/chat_template.jinja"} <= set(
+        record.files
+    )
+    assert list(record.base.files) == ["model.safetensors"]
+    assert {"torch", "peft", "qlora-sweeps"} <= record.versions.keys()
+
+
+def test_what_is_as_promoted_is_verified(strong, folder):
+    assert wrong(MODEL, strong.uri) == wrong(f"{MODEL}@challenger", strong.uri) == wrong(str(folder)) == {}
+    (_, found) = checks(versions.find(MODEL, strong.uri))
+    assert [check.name for check in found if check.holds is None] == ["base", "evaluation"]
+
+
+def test_a_champion_that_was_beaten_is_in_the_record_of_the_last_promotion(champion):
+    run(champion.sweep("second"), alias="staging")
+    assert (record_of(champion, "2").alias, record_of(champion, "2").champion) == ("staging", None)
+    run(champion.sweep("second"))
+    record = record_of(champion, "2")
+    assert (record.alias, record.champion) == ("champion", "1")
+    assert record.champion_sha256 == record_of(champion, "1").adapter_sha256 != record.adapter_sha256
+    assert record.serving_rows[0].logprobs.keys() == {PROMOTED, BASE, "champion"}
+    assert wrong(MODEL, champion.uri) == wrong(f"{MODEL}@previous", champion.uri) == {}
+
+
+def test_the_record_of_a_forced_promotion_says_so(world):
+    run(world.sweep("failed"), trial="t00", force=True)
+    assert record_of(world).forced == ("t00 is FAILED",)
+    done = CliRunner().invoke(app, ["verify", MODEL, "--tracking-uri", world.uri, "--json"])
+    assert done.exit_code == 0
+    assert "forced    t00 is FAILED" in done.stderr
+    assert json.loads(done.stdout)["forced"] == ["t00 is FAILED"]
+
+
+def test_no_password_comes_into_a_record(world, monkeypatch):
+    monkeypatch.setattr(model_package, "versions", lambda _: {"torch": "1 @ https://user:secret@host/simple"})
+    run(world.sweep("second"))
+    assert b"secret" not in (package_of(world, "1") / RECORD).read_bytes()
+    assert record_of(world).is_whole
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("artifacts/adapter/adapter_model.safetensors", "adapter"),
+        ("artifacts/tokenizer/tokenizer.json", "tokenizer"),
+        ("artifacts/tokenizer/chat_template.jinja", "chat template"),
+        ("artifacts/base.json", "base.json"),
+    ],
+)
+def test_a_file_that_was_changed_is_named(strong, folder, file, part):
+    content = bytearray((folder / file).read_bytes())
+    content[-1] ^= 1
+    (folder / file).write_bytes(content)
+    expected = {part: f"{file} is not the one that was promoted"}
+    assert wrong(str(folder)) == expected
+    assert wrong(MODEL, strong.uri).keys() == {part, "registry"}
+    (folder / file).unlink()
+    assert wrong(str(folder)) == {part: f"{file} is gone"}
+
+
+def test_a_file_beside_those_of_the_adapter_is_named(folder):
+    (folder / "artifacts/adapter/more.safetensors").write_bytes(b"x")
+    assert wrong(str(folder)).keys() == {"adapter"}
+
+
+def test_a_value_that_was_changed_is_seen(strong, folder):
+    record = record_of(strong)
+    best = record.scores["t01"]
+    better = best.model_copy(update={"row_losses": (best.row_losses[0] / 2, *best.row_losses[1:])})
+    changed = record.model_copy(update={"scores": {**record.scores, "t01": better}})
+    (folder / RECORD).write_bytes(changed.content())
+    found = wrong(str(folder))
+    assert found[RECORD] == "it is not as it was written: its sha256 differs"
+    assert found["rows"] == "t01: its eval_loss is not what its rows give"
+    write(folder, changed)
+    assert RECORD not in wrong(str(folder))
+    assert {"rows", "registry"} <= wrong(MODEL, strong.uri).keys()
+
+
+@pytest.mark.parametrize("change", ["flipped", "gain", "reasons"])
+def test_a_verdict_that_the_values_do_not_give_is_seen(strong, folder, change):
+    record = record_of(strong)
+    verdict = json.loads(json.dumps(record.verdict))
+    if change == "gain":
+        verdict["comparisons"][0]["gain"] += 0.001
+    verdict |= {"flipped": {"winner": "t00"}, "reasons": {"reasons": ["none"]}}.get(change, {})
+    write(folder, record.model_copy(update={"verdict": verdict}))
+    assert "verdict" in wrong(str(folder))
+
+
+def test_a_verdict_that_says_no_is_no_promotion(strong, folder):
+    """All agrees with the values, under a rule by which the gate says no."""
+    record = record_of(strong)
+    rule = record.rule.model_copy(update={"min_gain": 99.0})
+    found = gate.decide(record.scores, rule.candidates, 99.0, rule.objective)
+    write(folder, record.model_copy(update={"rule": rule, "verdict": json.loads(json.dumps(found.as_json()))}))
+    assert wrong(str(folder)) == {"verdict": "the gate says no"}
+
+
+@pytest.mark.parametrize("change", ["token", "logprob"])
+def test_a_row_to_ask_a_server_for_is_one_that_was_scored(strong, folder, change):
+    record = record_of(strong)
+    first, *others = record.serving_rows
+    told = first.logprobs[PROMOTED]
+    changes: dict[str, dict[str, object]] = {
+        "token": {"ids": (first.ids[0] + 1, *first.ids[1:])},
+        "logprob": {"logprobs": {**first.logprobs, PROMOTED: (told[0] - 0.01, *told[1:])}},
+    }
+    first = first.model_copy(update=changes[change])
+    write(folder, record.model_copy(update={"serving_rows": (first, *others)}))
+    assert wrong(str(folder)).keys() == {"rows"}
+
+
+def test_what_is_no_record_is_told(folder):
+    content = (folder / RECORD).read_bytes()
+    less = json.loads(content)
+    del less["scores"][BASE]
+    for damaged in (content[: len(content) // 2], json.dumps(less).encode(), content.replace(b'"alias"', b'"other"')):
+        (folder / RECORD).write_bytes(damaged)
+        with pytest.raises(Failed, match="is damaged, or not a decision record"):
+            wrong(str(folder))
+    (folder / RECORD).write_bytes(content.replace(b'"format": 1', b'"format": 2'))
+    with pytest.raises(SweepError, match="format 2 is not 1: another version of qsweep wrote it"):
+        wrong(str(folder))
+
+
+def test_wrong_input_is_told(strong, folder):
+    def told(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["verify", *words, "--tracking-uri", strong.uri])
+        return done.exit_code, done.stderr
+
+    assert told("nobody") == (2, "error: --model: no registered model 'nobody' (there are: answers)\n")
+    code, said = told(f"{MODEL}@none")
+    assert (code, "--model: answers has no none (its aliases: challenger, champion)" in said) == (2, True)
+    (folder / RECORD).unlink()
+    code, said = told(MODEL)
+    assert (code, "version 1 has no decision.json: an earlier version of qsweep promoted it" in said) == (2, True)
+
+
+HEAVY = ("torch", "transformers", "peft", "mlflow", "ray", "bitsandbytes", "datasets")
+
+
+def test_a_folder_is_verified_without_mlflow_torch_and_ray(folder):
+    (folder / "artifacts/adapter/adapter_model.safetensors").write_bytes(b"other")
+    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); from sweeps.cli import main; main()"
+    command = [sys.executable, "-c", code, "verify", ".", "--json"]
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "WRONG     adapter: artifacts/adapter/adapter_model.safetensors is not the one" in done.stderr
+    told = json.loads(done.stdout)
+    assert (told["verified"], told["version"], told["model"]) == (False, None, MODEL)
+
+
+def test_a_second_promotion_evaluates_nothing(champion, monkeypatch):
+    assert run(champion.sweep("second")).exit_code == 0
+    calls: list[str] = []
+    for module, name in ((adapter_scorer, "padded_losses"), (base_model, "load")):
+        monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
+    assert run(champion.sweep("second")).already
+    assert run(champion.sweep("second"), alias="staging").registered.version == "2"
+    assert run(champion.sweep("first")).exit_code == 1
+    assert calls == []
+
+
+def test_guards_and_slices_are_in_the_record_and_are_decided_again(world):
+    """The gate is asked again with all that it was told."""
+    lines = [{"question": f"{n} and {n % 7}?", "answer": f"the total is {n}"} for n in range(400, 440)]
+    (world.root / "guard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    guards = [{"data": str(world.root / "guard.jsonl"), "worse_by": 0.1}, {"metric": "eval_row_loss", "worse_by": 0.1}]
+    policy = {"guards": guards, "slices": {"by": "question", "worse_by": None}}
+    place = stores.find(str(world.sweep("second")), None)
+    assert promote(PromotionRequest(place, policy), print, scored_by=in_process).exit_code == 0
+    record = record_of(world)
+    assert (len(record.guarded), len(record.sliced.values if record.sliced else ())) == (2, 40)
+    assert wrong(MODEL, world.uri) == {}
+    guard = record.guarded[0]
+    one = guard.scores[BASE]
+    worse = one.model_copy(update={"row_losses": tuple(2 * loss for loss in one.row_losses)})
+    changed = guard.model_copy(update={"scores": {**guard.scores, BASE: worse}})
+    folder = package_of(world, "1")
+    write(folder, record.model_copy(update={"guarded": (changed, record.guarded[1])}))
+    assert wrong(str(folder)).keys() == {"rows", "verdict"}
+    shown = {**record.verdict, "slices": []}
+    write(folder, record.model_copy(update={"verdict": shown}))
+    assert wrong(str(folder)).keys() == {"verdict"}
