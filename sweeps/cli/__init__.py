@@ -11,8 +11,10 @@ import typer
 
 from sweeps.cli import (
     add,
+    check_serving,
     compare,
     doctor,
+    export,
     extend,
     launch,
     logs,
@@ -29,6 +31,7 @@ from sweeps.cli import (
     submit,
     ui,
     validate,
+    verify,
 )
 from sweeps.cli.shared import say
 from sweeps.config.passwords import without_passwords
@@ -78,6 +81,9 @@ app.command()(report.report)
 app.command()(promote.promote)
 app.command()(rollback.rollback)
 app.command()(models.models)
+app.command()(verify.verify)
+app.command()(export.export)
+app.command()(check_serving.check_serving)
 app.command()(schema.schema)
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from sweeps.config.checks import VLLM_RANKS
-from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.promotion.gate import CHAMPION, OUTCOMES, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.statistics.intervals import percent
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
-from trainables.objective import digits
+from trainables.objective import EVAL_LOSS, digits
 from trainables.scoring.requests import BASE, BaseFacts
 
 NO_ENDS = (
     "it is not known where an answer ends: no row that decided ends in a special token before data.max_length; the "
     "model answers up to an end token of the base or max_new_tokens"
 )
+_OF_LIMITS = {True: "holds", False: "worse", None: "cannot tell"}
 _SAID_ELSEWHERE = {
     "log10_learning_rate",
     "base_model",
@@ -53,20 +55,31 @@ class VersionFacts:
 
 
 def table(verdict: Verdict) -> Table:
-    """Shows what the gate compared: base, champion and candidates, the winner first."""
+    """Shows what the gate compared: base, champion and candidates, the winner first, and its guards and worst slice."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "loss", "gain on", "", f"{percent(verdict.confidence)} interval", "verdict"):
+    for name in ("", _metric(verdict), "gain on", "", f"{percent(verdict.confidence)} interval", "verdict"):
         shown.add_column(name, justify="left" if name in ("", "gain on", "verdict") else "right", no_wrap=True)
     for name in (BASE, CHAMPION):
-        if name in verdict.losses:
-            shown.add_row(name, f"{verdict.losses[name]:.4f}", "", "", "", "")
+        if name in verdict.values:
+            shown.add_row(name, f"{verdict.values[name]:.4f}", "", "", "", "")
     for candidate, comparisons in verdict.comparisons.items():
-        whose = [candidate, f"{verdict.losses[candidate]:.4f}"]
+        whose = [candidate, f"{verdict.values[candidate]:.4f}"]
         for each in comparisons:
-            end = ("passes" if verdict.passes(each) else "fails") if candidate == verdict.winner else ""
+            end = OUTCOMES[verdict.told(each)].replace("_", " ")
+            shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
+            whose = ["", ""]
+    for limit in verdict.shown_limits:
+        whose = [escape(limit.words), f"{limit.value:.4f}"]
+        for each in limit.gains:
+            end = _OF_LIMITS[limit.told(each)] if limit.worse_by is not None else ""
             shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
             whose = ["", ""]
     return shown
+
+
+def _metric(verdict: Verdict) -> str:
+    """The metric that decides, as tables name it."""
+    return "loss" if verdict.objective.metric == EVAL_LOSS else verdict.objective.metric
 
 
 def _ends(comparison: Comparison) -> str:
@@ -78,12 +91,12 @@ def _ends(comparison: Comparison) -> str:
 
 def headline(facts: VersionFacts) -> str:
     """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
-    verdict = facts.verdict
+    verdict, metric = facts.verdict, _metric(facts.verdict)
     gains = ", ".join(
-        f"{digits(comparison.difference)} lower than the {comparison.key} ({verdict.interval_of(comparison)})"
-        for comparison in verdict.comparisons[verdict.winner]
+        f"{verdict.objective.words(gain.difference)} than the {gain.key} ({verdict.evidence_of(gain)})"
+        for gain in verdict.comparisons[verdict.winner]
     )
-    return f"Loss {verdict.losses[verdict.winner]:.4f} on {facts.rows}: {gains}."
+    return f"{metric[0].upper()}{metric[1:]} {verdict.values[verdict.winner]:.4f} on {facts.rows}: {gains}."
 
 
 def description(facts: VersionFacts) -> str:
@@ -126,13 +139,14 @@ def card(facts: VersionFacts) -> str:
     lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.model}", "", headline(facts), ""]
     if facts.forced:
         lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
-    lines += ["| | loss | gain | interval |", "|---|---|---|---|"]
-    lines += [f"| {name} | {verdict.losses[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.losses]
+    lines += [f"| | {_metric(verdict)} | gain | interval |", "|---|---|---|---|"]
+    lines += [f"| {name} | {verdict.values[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.values]
+    compared = [(name, verdict.values[name], gains) for name, gains in verdict.comparisons.items()]
+    compared += [(each.words.replace("|", r"\|"), each.value, each.gains) for each in verdict.shown_limits]
     lines += [
-        f"| {candidate} | {verdict.losses[candidate]:.4f} | {digits(each.difference, '+')} on the {each.key} "
-        f"| {_ends(each)} |"
-        for candidate, comparisons in verdict.comparisons.items()
-        for each in comparisons
+        f"| {name} | {value:.4f} | {digits(each.difference, '+')} on the {each.key} | {_ends(each)} |"
+        for name, value, gains in compared
+        for each in gains
     ]
     lines += ["", "Loss is the negative log-likelihood per completion token, in nats."]
     lines += [_bases(facts), "", f"{verdict.unseen}.", ""]
@@ -168,6 +182,11 @@ def card(facts: VersionFacts) -> str:
     if install is not None:
         lines += ["", f"Beside requirements.txt it needs its base: `{install}`."]
     return "\n".join(lines) + "\n"
+
+
+def served_name(model: str, version: str) -> str:
+    """The name to serve a version under, by its number."""
+    return f"{model}-v{version}"
 
 
 def base_of(facts: VersionFacts) -> str:
@@ -210,8 +229,13 @@ def _elsewhere(facts: VersionFacts) -> list[str]:
         # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
         quantised = " --quantization bitsandbytes" if facts.base.quantization["scheme"] == "nf4" else ""
         options = f"--tokenizer artifacts/tokenizer{quantised} --enable-lora --max-lora-rank {rank}"
-        command = f"vllm serve BASE {options} --lora-modules {facts.model}=artifacts/adapter"
+        name = served_name(facts.model, "VERSION")
+        command = f"vllm serve BASE {options} --lora-modules {name}=artifacts/adapter"
         lines += [f"vLLM serves it: `{command}`. BASE is what the line `base = ` loads."]
+        lines += [
+            "The name holds the version's number: where the files under a name change, vLLM goes on answering with"
+        ]
+        lines += [f"the old ones. `qsweep check-serving URL --model {facts.model}` tells what a server answers with."]
         if facts.base.quantization["scheme"] == "fp4":
             lines += ["vLLM cannot quantise to fp4: the loss is the one on the base without quantisation."]
     if not facts.ends:

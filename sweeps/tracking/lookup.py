@@ -227,6 +227,11 @@ class Lookup:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
         return files
 
+    def file(self, run_id: str, path: str) -> bytes:
+        """One file of the run's artifacts. Raises as `files` does."""
+        with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
+            return self._download(run_id, path, folder).read_bytes()
+
     def reported(self, run_id: str) -> ReportedRows:
         """The losses that the trial reported at its best step.
 

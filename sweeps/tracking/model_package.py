@@ -1,8 +1,8 @@
 """Writes a promoted adapter as an MLflow model: a folder with code, adapter, tokenizer, and where the base is.
 
-The folder holds MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), and under
-artifacts/ the plain PEFT folder `adapter`, `tokenizer` and `base.json`. Nothing is pickled. No weight of the base is
-stored.
+The folder holds MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), decision.json
+(which `sweeps.promotion.decision` writes), and under artifacts/ the plain PEFT folder `adapter`, `tokenizer` and
+`base.json`. Nothing is pickled. No weight of the base is stored.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ CODE = Path(__file__).parent / "served.py"
 CHECK = Path(__file__).parent / "serving_check.py"
 ADAPTER = "artifacts/adapter"
 """Path of the PEFT folder in the package."""
+RECORD = "decision.json"
+"""Path of the decision record in the package. It is of the last promotion, while the other files never change."""
 _ALWAYS = (
     "mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "huggingface_hub", "numpy",
     "pandas", "jinja2",

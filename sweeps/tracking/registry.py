@@ -27,6 +27,8 @@ from sweeps.tracking.failures import is_away, of_artifacts
 OURS = "qsweep.model"
 """The tag of registered models that promotion made."""
 IDENTITY = "promotion.identity"
+ROWS = "promotion.rows_fingerprint"
+"""A version's tag: the fingerprint of the rows that decided."""
 STATE = "promotion.state"
 COMPLETE = "complete"
 _HISTORY = "promotion.history."
@@ -60,7 +62,7 @@ class Entry:
     previous: str | None = None
     sweep: str = ""
     gain: float | None = None
-    """How much lower the loss is than the champion's, or the base's when there was none; in nats per token.
+    """How much better it is than the champion, or the base when there was none; in the unit of the metric that decided.
 
     None where there was one, and --force promoted without a comparison with it.
     """
@@ -129,10 +131,25 @@ class Registry:
             told = f"no version {number}: {first_line(error)}"
             raise SweepError(f"{name}: {told}; qsweep models --model {name} lists them") from error
 
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a model, the newest first."""
+        found = paged(partial(self._client.search_model_versions, f"name = '{name}'"))
+        return sorted(map(_version, found), key=lambda version: -int(version.number))
+
     def of_identity(self, name: str, identity: str) -> Version | None:
         """The oldest version with an identity; None when there is none."""
         versions = self._client.search_model_versions(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'")
         return min((_version(each) for each in versions), key=lambda version: int(version.number), default=None)
+
+    def decided_on(self, name: str, rows: str, identity: str) -> list[Version]:
+        """The versions that a decision on the same rows made, without that of `identity`.
+
+        Args:
+            rows: as `ROWS`.
+        """
+        found = map(_version, self._client.search_model_versions(f"name = '{name}' and tags.`{ROWS}` = '{rows}'"))
+        others = (each for each in found if each.tags.get(IDENTITY) != identity)
+        return sorted(others, key=lambda version: int(version.number))
 
     # Writing: each of these can run twice
 

@@ -23,6 +23,7 @@ from sweeps.promotion.evidence import deciding_rows
 from sweeps.promotion.gate import Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.objective import LOWEST_LOSS
 from trainables.scoring.requests import BaseFacts
 from trainables.specs import DataSpec
 
@@ -35,14 +36,14 @@ def facts(
     """A promotion of one trial."""
     config, _ = toy()
     trial = TrialRun("run", "key", 1, "COMPLETED", None, None, None, {}, {"r": "8"})
-    gains = {"t01": (Comparison("base", 1.0, 0.9, 1.1),)}
+    gains, losses = {"t01": (Comparison("base", 1.0, 0.9, 1.1),)}, {"base": 2.0, "t01": 1.0}
     return cards.VersionFacts(
         model="answers",
         alias="champion",
         sweep=TrackedSweep("x-1", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
         is_chosen=False,
-        verdict=Verdict("t01", (), {"base": 2.0, "t01": 1.0}, gains, 0.0, 0.99, 40),
+        verdict=Verdict("t01", LOWEST_LOSS, losses, losses, gains, 0.0, 0.99, 40),
         rows="data.test",
         base=base_facts(source, scheme, kind),
         unquantised=unquantised,
@@ -162,7 +163,7 @@ def test_vllm_is_told_a_rank_that_it_takes(rank: str, most: int | None) -> None:
     told = facts()
     card = cards.card(dataclasses.replace(told, winner=dataclasses.replace(told.winner, params={"r": rank})))
     assert ("vllm serve" in card) == (most is not None)
-    assert most is None or f"--max-lora-rank {most} --lora-modules answers=artifacts/adapter" in card
+    assert most is None or f"--max-lora-rank {most} --lora-modules answers-vVERSION=artifacts/adapter" in card
 
 
 def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:
@@ -191,7 +192,7 @@ def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> 
     both = tuple(Comparison(against, 1.0, 0.9, 1.1) for against in ("base", "champion"))
     compared = {"t01": both, "t00": both}
     losses = {"base": 2.0, "champion": 1.5, "t00": 1.1, "t01": 1.0}
-    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, losses=losses, comparisons=compared))
+    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, values=losses, comparisons=compared))
     assert "- the best on the rows that decided of 2 candidates, out of 1 trials of the sweep" in cards.card(told)
 
 

@@ -44,7 +44,7 @@ def found(
     scored: Any = SimpleNamespace(fingerprint=lambda: {"model": model}, base_facts=lambda: ours)
     asked: Any = SimpleNamespace(eval_data=None, force=False)
     sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
-    policy: Any = SimpleNamespace(alias="champion")
+    policy: Any = SimpleNamespace(alias="champion", guards=(), slices=None)
     unused: Any = None
     context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
     return evidence.check(context, champion, scored)

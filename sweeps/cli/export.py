@@ -1,0 +1,38 @@
+"""`qsweep export NAME --format FORM --out DIR`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.shared import Json, Store, ending_on_signals, mistakes
+from trainables.scoring.exports import Form
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS]", help="The registered model; its champion.")],
+    form: Annotated[
+        Form, typer.Option("--format", help="The PEFT folder; base and adapter in 16 bits; llama.cpp's adapter.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write, which is not there yet.")],
+    tracking_uri: Store = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep it, though it scores otherwise than what was promoted.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a promoted version for servers, and score what was written."""
+    from sweeps.report.summary import console
+    from sweeps.tracking import stores
+
+    with ending_on_signals("interrupted: nothing was kept"), mistakes("nothing was kept"):
+        stores.store(tracking_uri)  # Before the next import, which takes seconds.
+        from sweeps.promotion import exporting
+
+        found = exporting.export(model, form, out, force, tracking_uri)
+    console().print(f"{found.in_words}: {found.folder}", markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(found.as_json()))

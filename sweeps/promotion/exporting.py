@@ -1,0 +1,131 @@
+"""Exports a version in a form that servers read, where what was written scores as what was promoted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.scoring.process import Call, own_process
+from sweeps.errors import Failed, SweepError
+from sweeps.promotion import gate, serving, versions
+from sweeps.promotion.cards import served_name
+from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.tracking import stores
+from sweeps.tracking.failures import answering
+from sweeps.tracking.lookup import Lookup
+from sweeps.tracking.registry import Registry
+from trainables.inputs import paths
+from trainables.scoring.exports import ExportRequest, ExportResult, Form
+from trainables.scoring.requests import Sample
+from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
+
+_OnBase = Callable[[TrialSpec], AbstractContextManager[Call]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it scores on the serving rows of the version's decision record."""
+
+    model: str
+    version: str
+    form: Form
+    folder: Path
+    loss: float
+    promoted_loss: float
+    difference: float
+    """Of the rows, per token, in nats; as `Agreement.difference`."""
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is what was promoted."""
+        return self.difference <= self.tolerance
+
+    @property
+    def in_words(self) -> str:
+        """The losses for people, in a line."""
+        is_near = "within" if self.holds else "not within"
+        return (
+            f"{self.model} version {self.version} as {self.form}: loss {self.loss:.4f}, promoted with "
+            f"{self.promoted_loss:.4f}; rows differ by {self.difference:.2g} a token, {is_near} {self.tolerance:g}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The line that --json prints."""
+        return {**vars(self), "folder": str(self.folder), "holds": self.holds}
+
+
+def export(
+    named: str, form: Form, out: Path, force: bool, tracking_uri: str | None, on_base: _OnBase = own_process
+) -> Exported:
+    """Writes a version to a folder that must not be there; another process does it, which may take torch's memory.
+
+    Args:
+        named: the model and, after an @, the alias; the champion without.
+        force: keep what scores otherwise than what was promoted.
+        on_base: starts the process that holds the base.
+
+    Raises:
+        SweepError, ClusterError: there is no such version, its files or its base are others, or its form has no place
+            for it.
+        Failed: what was written scores otherwise; it is not kept.
+    """
+    out = paths.absolute(out)
+    if out.exists() or not out.parent.is_dir():
+        problem = "is there already" if out.exists() else f"cannot be made: {out.parent} is no folder"
+        raise SweepError(f"--out: {out} {problem}: name a new folder in one that is there")
+    uri = stores.store(tracking_uri)
+    with answering(uri):
+        registry, lookup = Registry(uri), Lookup(uri)
+        model, version = versions.at(registry, named)
+        record, files = serving.decision_of(lookup, model, version), versions.package(lookup, model, version)
+    base = versions.base_in(files)
+    spec = _spec(base, form)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qsweep-export-") as work:
+        made = Path(work) / "made"
+        made.mkdir()
+        request = ExportRequest(
+            form=form, folder=str(made), name=served_name(model, version.number), adapter=versions.adapter_in(files),
+            tokenizer=versions.tokenizer_in(files), base_files=base["files"], ends=tuple(base["ends"].values()),
+            rows=tuple(Sample(columns={}, ids=row.ids, labelled=row.labelled) for row in record.serving_rows),
+        )  # fmt: skip
+        with on_base(spec) as call:
+            found = _compared(model, version.number, form, out, record, call("export", (request,)))
+        if not found.holds and not force:
+            raise Failed(f"{found.in_words}: nothing is kept; {_why(spec, base)}; --force keeps it all the same")
+        made.rename(out)
+    return found
+
+
+def _spec(base: dict[str, Any], form: Form) -> TrialSpec:
+    """The base that the version is exported on: as in training, or without quantisation in 16 bits for a merged one."""
+    quantization = dict(base["quantization"])
+    if form == "merged":
+        dtype = "float16" if quantization["compute_dtype"] == "float16" else "bfloat16"
+        quantization |= {"scheme": "none", "compute_dtype": dtype}
+    return TrialSpec(
+        model=ModelSpec(source=base["source"], revision=base["revision"], trust_remote_code=base["trust_remote_code"]),
+        quantization=QuantizationSpec(**quantization),
+        data=DataSpec(train="none", **base["form"]),  # its rows are in the record
+    )
+
+
+def _compared(model: str, version: str, form: Form, out: Path, record: Decision, told: ExportResult) -> Exported:
+    rows = [row.logprobs[PROMOTED] for row in record.serving_rows]
+    promoted, tokens = [-sum(row) for row in rows], sum(map(len, rows))
+    gaps = [abs(ours - theirs) for ours, theirs in zip(told.row_losses, promoted, strict=True)]
+    tolerance = gate.tolerance(record.scores[record.winner].hardware, told.hardware)
+    loss, promoted_loss = sum(told.row_losses) / tokens, sum(promoted) / tokens
+    return Exported(model, version, form, out, loss, promoted_loss, sum(gaps) / tokens, tolerance)
+
+
+def _why(spec: TrialSpec, base: dict[str, Any]) -> str:
+    """What may be the reason that an export scores otherwise."""
+    scheme = base["quantization"]["scheme"]
+    if spec.quantization.scheme != scheme:
+        return f"the adapter was trained on the base in {scheme}, and a merged one is on the base without quantisation"
+    return "libraries or hardware are not those of the promotion"

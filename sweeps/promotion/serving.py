@@ -1,0 +1,230 @@
+"""Tells what a running server serves: what was promoted, the base, another version, or that it cannot be told.
+
+A version's decision record holds rows as tokens, and the log-probabilities that promotion computed for them with the
+adapter and with the base. The server is asked for its own. It computes in another type, on another device and perhaps
+on a base of another quantisation, so its numbers are never equal: it serves the recorded model that is nearest by a
+clear margin (`nearest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sweeps.errors import SweepError
+from sweeps.promotion import decision, versions
+from sweeps.promotion.cards import served_name
+from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion.gate import CHAMPION
+from sweeps.promotion.server import Server
+from sweeps.statistics.intervals import confidence_of, intervals
+from sweeps.tracking import stores
+from sweeps.tracking.failures import answering
+from sweeps.tracking.lookup import Lookup
+from sweeps.tracking.model_package import RECORD
+from sweeps.tracking.registry import IDENTITY, Registry, Version
+from trainables.inputs.legible import legible
+from trainables.scoring.requests import BASE
+
+ROUNDED, QUANTISED = 0.1, 1.0
+"""See `allowed`."""
+CLEAR = 4.0
+"""See `nearest`."""
+LogProbabilities = Sequence[Sequence[float]]
+"""Of each row, those of its labelled tokens, in nats."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How far a server is from each recorded model."""
+
+    differences: Mapping[str, float]
+    """Name of a recorded model -> its mean absolute difference per token to the server, in nats; the nearest first."""
+    unclear: str
+    """Why the nearest is not told to be what is served; empty when it is."""
+
+    @property
+    def served(self) -> str | None:
+        """The recorded model that is served; None when that cannot be told."""
+        return None if self.unclear else next(iter(self.differences))
+
+    def named(self, promoted: str) -> Likeness:
+        """The same, with another name for what was promoted."""
+        return Likeness({promoted if name == PROMOTED else name: gap for name, gap in self.differences.items()}, "")
+
+
+def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], most: float) -> Likeness:
+    """Tells which recorded model a server answers with. Pure.
+
+    It is the nearest one, when it is clearly so. It must be near, and each other one at least `CLEAR` times as far: an
+    adapter of which the server applies between a fifth and four fifths is neither, as where it divides alpha by r and
+    not by its root (a quarter for r 16). And the rows must agree: the interval over rows of the difference between the
+    two distances, paired by row, lies above zero, with 99% confidence for all pairs at once.
+
+    Args:
+        served: what the server answered.
+        recorded: name of a model -> what was recorded of it on the same rows.
+        most: the largest mean absolute difference per token, in nats, that rounding explains; see `allowed`.
+    """
+    tokens_R = [len(row) for row in served]
+    gaps_R = {name: _gaps(served, rows) for name, rows in recorded.items()}
+    means = {name: float(gaps.sum()) / sum(tokens_R) for name, gaps in gaps_R.items()}
+    means = dict(sorted(means.items(), key=lambda each: each[1]))
+    first, *others = means
+    if not means[first] <= most:
+        return Likeness(means, f"the nearest is more than {most:g} nats a token away")
+    confidence = confidence_of(max(1, len(others)))
+    for other in others:
+        (span,) = intervals([(gaps_R[other] - gaps_R[first]).tolist()], tokens_R, confidence)
+        if means[other] < CLEAR * means[first] or not span.low > 0:
+            return Likeness(means, f"another is not clearly farther than the nearest: {CLEAR:g} times, and by the rows")
+    return Likeness(means, "")
+
+
+def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[np.float64]:
+    """The sum of each row's absolute differences."""
+    pairs = zip(served, recorded, strict=True)
+    return np.array([np.abs(np.subtract(ours, theirs)).sum() for ours, theirs in pairs])
+
+
+def allowed(record: Decision) -> float:
+    """The largest mean absolute difference per token, in nats, between what is served and its record.
+
+    A server does not say in which type it computes, and a base that was quantised in training is often served without.
+    SmolLM2-135M without an adapter, on the quickstart's rows (4.4 nats a token), differs from itself in float32 by 0.05
+    in bfloat16 and by 0.72 in nf4, on a CPU; other models were not measured.
+    """
+    return ROUNDED if record.base.quantization["scheme"] == "none" else QUANTISED
+
+
+# A version, and what a server answers
+
+
+def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
+    """A version's decision record. Raises `SweepError` when it has none, or another one than was written."""
+    digest = version.tags.get(versions.RECORD_DIGEST)
+    if digest is None:
+        raise SweepError(
+            f"{model}: version {version.number} has no decision record, since an earlier qsweep promoted it: promote "
+            "its trial again"
+        )
+    path = f"{versions.package_path(model, version.tags[IDENTITY])}/{RECORD}"
+    record = decision.read(lookup.file(version.run_id, path))
+    if not record.is_whole or record.sha256 != digest:
+        raise SweepError(f"{model}: the decision record of version {version.number} is not the one that was written")
+    return record
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server was found to serve."""
+
+    model: str
+    version: str
+    """The version that it was to serve."""
+    name: str
+    """The served name that was asked."""
+    rows: int
+    likeness: Likeness
+    """To `PROMOTED`, `BASE` and other versions of the model by their numbers."""
+
+    @property
+    def verdict(self) -> str:
+        """promoted, base, other_version or unknown."""
+        served = self.likeness.served
+        return "unknown" if served is None else served if served in (PROMOTED, BASE) else "other_version"
+
+    @property
+    def exit_code(self) -> int:
+        """0 when what is served is what was promoted."""
+        return 0 if self.verdict == PROMOTED else 1
+
+    @property
+    def in_words(self) -> str:
+        """The verdict for people, in a line."""
+        named = {name: name if name in (PROMOTED, BASE) else f"version {name}" for name in self.likeness.differences}
+        far = ", ".join(f"{named[name]} {gap:.2g}" for name, gap in self.likeness.differences.items())
+        told = {
+            PROMOTED: f"is what was promoted, {self.model} version {self.version}",
+            BASE: "is the base: no adapter is applied",
+            "other_version": f"is not version {self.version} of {self.model} but version {self.likeness.served}",
+            "unknown": f"cannot be told to be {self.model} version {self.version}",
+        }[self.verdict]
+        why = f": {self.likeness.unclear}" if self.likeness.unclear else ""
+        return f"{legible(self.name)} {told}{why} (nats a token on {self.rows} rows: {far})"
+
+    def as_json(self) -> dict[str, Any]:
+        """The line that --json prints."""
+        served = {PROMOTED: self.version, BASE: None, None: None}
+        return {
+            "model": self.model,
+            "version": self.version,
+            "served_name": self.name,
+            "verdict": self.verdict,
+            "served_version": served.get(self.likeness.served, self.likeness.served),
+            "unclear": self.likeness.unclear,
+            "rows": self.rows,
+            "differences": dict(self.likeness.differences),
+        }
+
+
+def check(named: str, server: Server, name: str | None, tracking_uri: str | None) -> Served:
+    """Asks a server for the rows of a version's record, and of other versions' where those do not tell.
+
+    Args:
+        named: the model and, after an @, the alias; the champion without.
+        name: the adapter's name on the server; None for that of the version.
+
+    Raises:
+        SweepError: there is no such version, it has no record, or the server does not answer.
+    """
+    uri = stores.store(tracking_uri)
+    with answering(uri):
+        registry, lookup = Registry(uri), Lookup(uri)
+        model, version = versions.at(registry, named)
+        record = decision_of(lookup, model, version)
+        others = {}
+        for known in registry.versions(model):
+            if known.is_complete and known.number != version.number:
+                with suppress(SweepError):  # one that has no record, or has lost it, cannot be compared with
+                    others[known.number] = decision_of(lookup, model, known)
+    name = name or served_name(model, version.number)
+    server.check_name(name)
+    found = Served(model, version.number, name, len(record.serving_rows), _likeness(server, name, record, others))
+    for number, other in others.items():
+        if found.verdict == "unknown" and not _same_rows(record, other):
+            theirs = _likeness(server, name, other, {})
+            if theirs.served == PROMOTED:
+                return replace(found, rows=len(other.serving_rows), likeness=theirs.named(number))
+    return found
+
+
+def _likeness(server: Server, name: str, record: Decision, others: Mapping[str, Decision]) -> Likeness:
+    answers = [server.log_probabilities(name, row.ids, row.labelled) for row in record.serving_rows]
+    return nearest(answers, recorded(record, others), allowed(record))
+
+
+def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:
+    """What is recorded on the serving rows of a record: its own models, and other versions with the same rows.
+
+    Args:
+        others: number of a version -> its record.
+    """
+    rows = record.serving_rows
+    found: dict[str, LogProbabilities] = {name: [row.logprobs[name] for row in rows] for name in (PROMOTED, BASE)}
+    if record.champion is not None and CHAMPION in rows[0].logprobs:
+        found[record.champion] = [row.logprobs[CHAMPION] for row in rows]
+    for number, other in others.items():
+        if _same_rows(record, other):
+            found[number] = [row.logprobs[PROMOTED] for row in other.serving_rows]
+    return found
+
+
+def _same_rows(one: Decision, other: Decision) -> bool:
+    first, second = ([(row.ids, row.labelled) for row in each.serving_rows] for each in (one, other))
+    return first == second

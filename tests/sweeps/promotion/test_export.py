@@ -1,0 +1,122 @@
+"""`qsweep export`: what is kept scores as what was promoted, or was forced."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import gguf
+import pytest
+import safetensors.torch
+from promotion_worlds import package_of
+from promotions import MODEL
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from cluster.scoring.host import ScoringHost
+from sweeps.cli import app
+from sweeps.errors import Failed, SweepError
+from sweeps.promotion import exporting
+from sweeps.promotion.exporting import export
+from trainables.scoring import exporter
+from trainables.scoring.exports import ExportResult
+
+
+@contextmanager
+def in_process(base):
+    yield lambda method, arguments: getattr(ScoringHost(base), method)(*arguments)
+
+
+def exported(world, form, out, force=False, named=MODEL):
+    return export(named, form, out, force, world.uri, on_base=in_process)
+
+
+def left_over(folder):
+    return list(folder.glob(".qsweep-export-*"))
+
+
+def test_a_peft_folder_is_that_of_the_version(replaced, tmp_path):
+    told = exported(replaced, "peft", tmp_path / "out", named=f"{MODEL}@previous")
+    package = package_of(replaced, "1") / "artifacts" / "adapter"
+    assert {each.name: each.read_bytes() for each in (tmp_path / "out").iterdir()} == {
+        each.name: each.read_bytes() for each in package.iterdir()
+    }
+    assert (told.version, told.tolerance, told.holds) == ("1", 1e-4, True)
+    assert told.loss == pytest.approx(told.promoted_loss, abs=1e-5)
+
+
+def test_a_merged_model_is_in_16_bits(replaced, tmp_path):
+    told = exported(replaced, "merged", tmp_path / "out")
+    assert (told.version, told.tolerance, told.holds) == ("2", 0.04, True)
+    assert str(AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype) == "torch.bfloat16"
+    assert 0 < abs(told.loss - told.promoted_loss) < 0.04
+
+
+def test_a_gguf_file_has_the_name_to_serve_it_under(replaced, tmp_path):
+    told = exported(replaced, "gguf", tmp_path / "out")
+    assert (told.tolerance, told.holds) == (1e-4, True)
+    assert len(gguf.GGUFReader(tmp_path / "out" / f"{MODEL}-v2.gguf").tensors) == 2 * 14
+
+
+@pytest.fixture
+def worse(monkeypatch):
+    """What is written scores half a nat a token worse."""
+    write = exporter.export
+
+    def export(spec, request, cache):
+        told = write(spec, request, cache)
+        losses = [loss + 0.5 * len(row.labelled) for loss, row in zip(told.row_losses, request.rows, strict=True)]
+        return ExportResult(hardware=told.hardware, row_losses=tuple(losses))
+
+    monkeypatch.setattr(exporter, "export", export)
+
+
+def test_what_scores_otherwise_is_not_kept(replaced, tmp_path, worse):
+    with pytest.raises(Failed, match=r"rows differ by 0\.5 a token, not within 0\.0001: nothing is kept") as error:
+        exported(replaced, "peft", tmp_path / "out")
+    assert error.value.exit_code == 1
+    assert not (tmp_path / "out").exists()
+    assert left_over(tmp_path) == []
+
+
+def test_what_scores_otherwise_is_kept_by_force(replaced, tmp_path, worse):
+    told = exported(replaced, "peft", tmp_path / "out", force=True)
+    assert not told.holds
+    assert told.difference == pytest.approx(0.5, abs=1e-4)
+    assert (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_a_merged_model_of_a_quantised_base_says_why_it_differs():
+    base = {
+        "source": "org/base", "revision": "0" * 40, "trust_remote_code": False,
+        "quantization": {"scheme": "nf4", "double_quant": True, "compute_dtype": "float16"},
+        "form": {"prompt": "{q}", "completion": "{a}", "max_length": 64},
+    }  # fmt: skip
+    merged, gguf_adapter = exporting._spec(base, "merged"), exporting._spec(base, "gguf")
+    assert (merged.quantization.scheme, merged.quantization.compute_dtype) == ("none", "float16")
+    assert gguf_adapter.quantization.scheme == "nf4"
+    assert "trained on the base in nf4" in exporting._why(merged, base)
+
+
+def test_files_of_the_version_that_were_changed_are_refused(replaced, tmp_path):
+    file = package_of(replaced, "2") / "artifacts" / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(safetensors.torch.save({"x": safetensors.torch.load(file.read_bytes()).popitem()[1]}))
+    with pytest.raises(SweepError, match="not those that were promoted"):
+        exported(replaced, "peft", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("out", "told"), [("here", "is there already"), ("no/where", "is no folder")])
+def test_a_folder_that_cannot_be_made_is_refused_first(tmp_path, out, told):
+    (tmp_path / "here").mkdir()
+    with pytest.raises(SweepError, match=f"^--out: .*{told}"):
+        export(MODEL, "peft", tmp_path / out, False, "sqlite:///nowhere.db")
+
+
+def test_the_command_exports_in_a_process_of_its_own(replaced, tmp_path):
+    asked = ["export", MODEL, "--format", "gguf", "--out", str(tmp_path / "out"), "--tracking-uri", replaced.uri]
+    done = CliRunner().invoke(app, [*asked, "--json"])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["model"], told["version"], told["form"], told["holds"]) == (MODEL, "2", "gguf", True)
+    assert f"{MODEL} version 2 as gguf: loss {told['loss']:.4f}" in done.stderr
+    assert left_over(tmp_path) == []

@@ -1,0 +1,84 @@
+"""The client of a server: what it reads, and what each thing that is no such server is told as."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import openai_servers
+import pytest
+import web_servers
+
+from sweeps.errors import Failed, SweepError
+from sweeps.promotion import server
+from sweeps.promotion.server import Server
+
+
+def halves(row):
+    return [-token / 2 for token in row]
+
+
+def test_the_log_probabilities_of_places_are_read():
+    with openai_servers.serving({"tickets-v3": halves}) as address:
+        asked = Server(f"{address}/v1/")
+        asked.check_name("tickets-v3")
+        assert asked.log_probabilities("tickets-v3", (5, 8, 2, 6), (1, 3)) == [-4.0, -3.0]
+
+
+def test_a_name_that_is_not_served_is_told_with_the_names_that_are():
+    with (
+        openai_servers.serving({"base": halves, "tickets-v2": halves}) as address,
+        pytest.raises(SweepError, match=r"nothing under the name tickets-v3 \(it serves: base, tickets-v2\)"),
+    ):
+        Server(address).check_name("tickets-v3")
+
+
+def test_a_key_is_sent_and_asked_for():
+    with openai_servers.serving({"a": halves}, key="secret-7") as address:
+        Server(address, "secret-7").check_name("a")
+        with pytest.raises(SweepError, match="set OPENAI_API_KEY") as error:
+            Server(address, "secret-8").check_name("a")
+        assert "secret" not in str(error.value)
+
+
+def test_a_server_that_has_log_probabilities_of_answers_only_is_refused():
+    with (
+        openai_servers.serving({"a": halves}, echoes=False) as address,
+        pytest.raises(SweepError, match="gives no log-probabilities of a prompt") as error,
+    ):
+        Server(address).log_probabilities("a", (5, 8, 2), (1,))
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, "<html>", "is no OpenAI-compatible server: /v1/models answers no JSON"),
+        (200, '["x"]', "is no OpenAI-compatible server: /v1/models lists no models"),
+        (404, "not \x1b[31mfound", r"/v1/models answers 404: not \\x1b"),
+        (302, "", "answers 302"),
+    ],
+)
+def test_another_server_is_refused(status, body, told):
+    with web_servers.answering(status, body) as address, pytest.raises(SweepError, match=told) as error:
+        Server(f"http://{address}").check_name("a")
+    assert error.value.exit_code == 2
+
+
+def test_a_server_that_fails_is_no_mistake():
+    dead = json.dumps({"error": "engine dead"})
+    with web_servers.answering(500, dead) as address, pytest.raises(Failed, match=r"answers 500: .*engine dead"):
+        Server(f"http://{address}").check_name("a")
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "tickets", "http://", "http://127.0.0.1:1", "http://[::"])
+def test_an_address_that_is_no_server_is_refused(address):
+    with pytest.raises(SweepError, match=r"^URL: .*give it.* as http://HOST:PORT") as error:
+        Server(address).check_name("a")
+    assert error.value.exit_code == 2
+
+
+def test_a_server_that_is_silent_is_left(monkeypatch):
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Failed, match="was silent"):
+        Server(f"http://127.0.0.1:{silent.getsockname()[1]}").check_name("a")

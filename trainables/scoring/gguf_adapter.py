@@ -1,0 +1,110 @@
+"""Writes a LoRA adapter as a GGUF file, and reads one back. Without torch.
+
+The file is as llama.cpp's convert_lora_to_gguf.py makes it, and as its src/llama-adapter.cpp reads it: the type is
+"adapter", `adapter.lora.alpha` is divided by the rank, whatever training did, and a module has two tensors. The rows of
+Llama's q and k are in another order than transformers has them, as those of the base's weights are in GGUF.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.errors import ModelError
+
+_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""transformers' model types -> llama.cpp's architecture."""
+_PERMUTED = {"llama": {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}}
+"""llama.cpp's architecture -> the modules whose rows are in another order -> the field with their number of heads."""
+_PREFIX, _PARTS = "base_model.model.", {"lora_A": "lora_a", "lora_B": "lora_b"}
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+"""By the names of adapter_model.safetensors."""
+
+
+def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tensors: Tensors) -> None:
+    """Writes the adapter.
+
+    Args:
+        model: config.json of the base.
+        adapter: adapter_config.json of plain LoRA.
+        tensors: (r, in) of each lora_A and (out, r) of each lora_B.
+
+    Raises:
+        ModelError: llama.cpp has no such adapter.
+    """
+    import gguf
+
+    architecture, names = _names(model, tensors)
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    scale = math.sqrt(adapter["r"]) if adapter.get("use_rslora") else 1.0
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter["lora_alpha"] * scale)
+    for name, values in tensors.items():
+        heads = _heads(model, architecture, name)
+        written = values if heads is None else _permuted(values, heads, 2)
+        writer.add_tensor(names[name], np.ascontiguousarray(written, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read(file: Path, model: Mapping[str, Any], tensors: Tensors) -> tuple[float, dict[str, npt.NDArray[np.float32]]]:
+    """Reads alpha, which is divided by the rank, and the tensors, by the names and in the order of transformers.
+
+    Args:
+        tensors: those that were written, for their names.
+    """
+    import gguf
+
+    architecture, names = _names(model, tensors)
+    reader = gguf.GGUFReader(file)
+    stored = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    found = {}
+    for name in tensors:
+        heads, values = _heads(model, architecture, name), stored[names[name]]
+        found[name] = values if heads is None else _permuted(values, heads, values.shape[0] // heads // 2)
+    return float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()), found
+
+
+def _names(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, str]]:
+    """llama.cpp's architecture, and each tensor's name there. Raises `ModelError` where it has none."""
+    import gguf
+
+    architecture = _ARCHITECTURES.get(model["model_type"])
+    if architecture is None:
+        raise ModelError(
+            f"--format gguf: adapters on {model['model_type']} are not written as GGUF, only those on "
+            f"{', '.join(_ARCHITECTURES)}: export merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
+        )
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], model["num_hidden_layers"])
+    names = {}
+    for name in tensors:
+        module, _, part = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+        named = known.get_name(module)
+        if named is None or part not in _PARTS:
+            raise ModelError(f"--format gguf: llama.cpp has no name for the adapter's {name} on {architecture}")
+        names[name] = f"{named}.weight.{_PARTS[part]}"
+    return architecture, names
+
+
+def _heads(model: Mapping[str, Any], architecture: str, name: str) -> int | None:
+    """The number of heads whose rows are in another order; None for a tensor in the same order."""
+    module, part = name.removesuffix(".weight").split(".")[-2:]
+    field = _PERMUTED.get(architecture, {}).get(module) if part == "lora_B" else None
+    return None if field is None else int(model[field])
+
+
+def _permuted(values: npt.NDArray[np.float32], heads: int, inner: int) -> npt.NDArray[np.float32]:
+    """The rows of each head, which lie in `inner` blocks, with those of the same place in a block beside one another.
+
+    As `permute` of llama.cpp's conversion of Llama, with 2 blocks; with half a head's rows as blocks it is undone.
+    """
+    shaped = values.reshape(heads, inner, values.shape[0] // heads // inner, *values.shape[1:])
+    return shaped.swapaxes(1, 2).reshape(values.shape)
