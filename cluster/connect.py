@@ -178,7 +178,7 @@ class Cluster:
     def _try_to_start(self, namespace: str, folder: Path) -> None:
         try:
             options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
-            with _without_waits():
+            with _without_waits(), _without_idle_daemons():
                 _init("local", namespace, **options)
         except BaseException:
             ray.shutdown()
@@ -301,6 +301,16 @@ def _without_waits() -> AbstractContextManager[None]:
         return start(*arguments, **options | {"dashboard_agent_listen_port": 0})
 
     return replaced(services, get_node=get_node, start_raylet=start_raylet)
+
+
+def _without_idle_daemons() -> AbstractContextManager[None]:
+    """Lets Ray start without daemons that a sweep's own Ray has no use for, and no option against (Ray 2.60).
+
+    They are the autoscaler's monitor, the dashboard's server, and the monitor that sends logs to a driver: each is a
+    Python of 60 MB, and together they take 2.4 seconds of a processor.
+    """
+    daemons = ("start_monitor", "start_api_server", "start_log_monitor")
+    return replaced(ray._private.node.Node, **dict.fromkeys(daemons, lambda *_arguments, **_options: None))
 
 
 @contextmanager

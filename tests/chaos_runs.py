@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from preloaded import Command
 
 from sweeps import saved_sweep
 from sweeps.record.events import BaseEvaluated, Event, TrialEnded, TrialReported, TrialStarted, TrialState
@@ -97,11 +98,14 @@ def has_taken(folder: Path, step: int) -> bool:
     return (folder / "paced" / f"step-{step}").exists()
 
 
+Process = subprocess.Popen[bytes] | Command
+
+
 @dataclass
 class Run:
     """A running `qsweep launch` or `qsweep resume`."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     out: Path
     err: Path
 
@@ -121,11 +125,16 @@ def start(folder: Path, *words: str, **environment: str) -> Run:
     """Starts `qsweep WORDS` in a folder."""
     number = len(list(folder.glob("*.err")))
     out, err = folder / f"{number}.out", folder / f"{number}.err"
-    command = [sys.executable, "-m", "sweeps", *words, "--json"]
-    with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=stdout, stderr=stderr, env={**os.environ, **environment}, start_new_session=True
-        )
+    given = {**os.environ, **environment}
+    process: Process
+    if any(name.startswith("RAY_") for name in environment):  # Ray reads some of them when it is imported
+        command = [sys.executable, "-m", "sweeps", *words, "--json"]
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, cwd=folder, stdout=stdout, stderr=stderr, env=given, start_new_session=True
+            )
+    else:
+        process = Command([*words, "--json"], folder, given, out, err)
     run = Run(process, out, err)
     _started.append(run)
     return run

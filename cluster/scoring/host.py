@@ -17,6 +17,7 @@ from trainables import catalogue
 from trainables.base.devices import give_back
 from trainables.contract import Device
 from trainables.errors import DataError, TrainableError
+from trainables.scoring.exports import ExportRequest, ExportResult
 from trainables.scoring.requests import (
     BaseFacts,
     Scorer,
@@ -79,6 +80,15 @@ class ScoringHost:
         """See `Scoring.serve`."""
         self.free()
         return serve(script, files, job)
+
+    def export(self, request: ExportRequest) -> ExportResult:
+        """Writes an adapter on the base in a form that servers read; see `trainables.scoring.exporter.export`."""
+        self.free()
+        silence()
+        check_memory(self._base, can_score(self._base.trainable))
+        from trainables.scoring import exporter
+
+        return exporter.export(self._base, request, cache())
 
     def free(self) -> None:
         """Gives the base's memory back: a fresh process loads one onto the same GPU."""

@@ -20,12 +20,20 @@ from sweeps.steering import mailbox
 from sweeps.steering.mailbox import ExtendSweep
 from trainables import toy
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo"]
 OFTEN = ["training.snapshot_every=2", "training.step_seconds=0.05"]
 
 
-def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
+def trains(folder: Path, run: runs.Run | None = None) -> None:
+    """Waits until a trial takes a step from now on."""
+    for step in (folder / "paced").glob("step-*"):
+        step.unlink()
+    runs.wait_for(lambda: list((folder / "paced").glob("step-*")) != [], run)
+
+
+def test_a_sweep_is_stopped_in_order_at_once_and_by_the_loss_of_its_terminal_and_goes_on_each_time(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
     # The five steps from here to the next report, at 9, take longer than a trial's call to its host, after which it
     # hears of the stop.
     run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=2")
@@ -40,27 +48,43 @@ def test_interrupted_trials_go_on_at_the_step_where_they_stood(tmp_path):
     assert any(saved[key].step > step for key, step in paused.items()), (paused, saved)
     for key, progress in saved.items():
         assert [record.step for record in progress.history] == list(range(paused[key] + 1, progress.step + 1))
-    runs.hurry(tmp_path)
+
     again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    trains(tmp_path, again)
+    os.kill(again.process.pid, signal.SIGINT)
+    runs.wait_for(lambda: "once more to end at once" in again.err.read_text(), again)
+    os.kill(again.process.pid, signal.SIGINT)
+    assert again.wait() == 130
+
+    assert in_a_terminal_that_is_lost(tmp_path, "resume", "results/toy") == 128 + signal.SIGHUP
+    runs.assert_none_running(sweep, uri)
+    runs.hurry(tmp_path)
+    last = runs.start(tmp_path, "resume", "results/toy")
+    assert last.wait() == 0, last.err.read_text()
+    runs.assert_whole(sweep, uri, 6)
     runs.assert_every_step_once(sweep)
 
 
-def test_the_second_ctrl_c_ends_at_once_and_resume_goes_on(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=2", "training.snapshot_every=1")
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and len(runs.record(sweep).trials) == 2, run)
-    os.kill(run.process.pid, signal.SIGINT)
-    runs.wait_for(lambda: "once more to end at once" in run.err.read_text(), run)
-    os.kill(run.process.pid, signal.SIGINT)
-    assert run.wait() == 130
-    seen = runs.reports(sweep)
-    again = runs.start(tmp_path, "resume", "results/toy")
-    runs.wait_for(lambda: runs.reports(sweep) > seen, again)
-    os.kill(again.process.pid, signal.SIGINT)
-    assert again.wait() == 130, again.err.read_text()
-    runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
+def in_a_terminal_that_is_lost(folder: Path, *words: str) -> int:
+    """The exit code of `qsweep WORDS`, whose terminal is closed while it trains."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        # Tests that run under nohup would hand it down: such a sweep goes on without its terminal.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.chdir(folder)
+        os.execv(sys.executable, [sys.executable, "-m", "sweeps", *words])
+    threading.Thread(target=_read_all, args=(terminal,), daemon=True).start()
+    trains(folder)
+    # What closing its window does.
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _read_all(terminal: int) -> None:
+    """Takes what is written to a terminal, until it is closed: a full one would hold the writer up."""
+    with suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -176,32 +200,3 @@ def test_parked_trials_keep_their_snapshots_within_the_disk_budget(tmp_path):
     runs.assert_every_step_once(sweep)
     stopped = {trial.reason for trial in found.trials.values() if trial.stopped_by_scheduler}
     assert any(reason.startswith("stopped by the scheduler: ") for reason in stopped)
-
-
-def test_a_sweep_whose_terminal_is_lost_ends_in_order_and_resume_goes_on(tmp_path):
-    sweep = tmp_path / "results" / "toy"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        # Tests that run under nohup would hand it down: such a sweep goes on without its terminal.
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        os.chdir(tmp_path)
-        os.execv(sys.executable, [sys.executable, "-m", "sweeps", "launch", *FIFO])
-    reader = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
-    reader.start()
-    runs.wait_for(lambda: runs.reports(sweep) >= 1)
-    # What closing its window does.
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
-    runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
-    runs.hurry(tmp_path)
-    again = runs.start(tmp_path, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-    runs.assert_every_step_once(sweep)
-
-
-def _read_all(terminal: int) -> None:
-    """Takes what is written to a terminal, until it is closed: a full one would hold the writer up."""
-    with suppress(OSError):
-        while os.read(terminal, 65536):
-            pass

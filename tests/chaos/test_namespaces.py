@@ -22,7 +22,7 @@ from namespaces import Machine, Network
 from sweeps.mirror.manifest import Manifest
 from sweeps.record.events import HostsChanged, HostsStarted
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 TOY = [
     "toy", "budget.trials=6", "training.snapshot_every=2", "training.step_seconds=0.3",
     "cluster.slots_per_host=1",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cluster.loop import PackLoop
+from trainables.objective import Standing
 
 pytestmark = [
     pytest.mark.chaos,
@@ -56,8 +57,8 @@ def outcomes(loop: PackLoop, leases: dict) -> dict:
     for lease, spec in leases.items():
         loop.open(lease, spec, None).result(120)
     for lease in leases:
-        loop.advance(lease, STEPS, math.inf, 0, 0.0)
-    return {lease: loop.advance(lease, STEPS, math.inf, 0, 300.0) for lease in leases}
+        loop.advance(lease, STEPS, Standing(), 0, 0.0)
+    return {lease: loop.advance(lease, STEPS, Standing(), 0, 300.0) for lease in leases}
 
 
 @pytest.mark.parametrize(

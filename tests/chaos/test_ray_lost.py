@@ -14,7 +14,7 @@ import psutil
 import pytest
 from ray._private import services
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
 
 
@@ -114,6 +114,8 @@ def _killed_driver_leaves_nothing(run: runs.Run) -> None:
     others = {child: words for child, words in runs.processes(run) if not agent.match(words)}
     assert {"gcs_server", "qsweep-ray"} <= {Path(words.partition(" ")[0]).name for words in others.values()}
     assert len(others) > 4
+    idle = re.compile(r"monitor\.py|/dashboard\.py")
+    assert [words for words in others.values() if idle.search(words)] == [], "daemons that a sweep has no use for"
     runs.kill(run.process.pid)
     _, alive = psutil.wait_procs(list(others), timeout=60)
     assert alive == []
@@ -135,12 +137,12 @@ def test_a_signal_to_the_process_group_while_trials_are_replaced_ends_in_order(t
     goes_on(tmp_path, sweep, 3)
 
 
+@pytest.mark.chaos_long
 @pytest.mark.parametrize(
     ("said", "number"),
     [
-        ("starting Ray", signal.SIGINT),
-        pytest.param("starting Ray", signal.SIGTERM, marks=pytest.mark.chaos_long),
-        pytest.param("starting hosts", signal.SIGTERM, marks=pytest.mark.chaos_long),
+        ("starting Ray", signal.SIGTERM),
+        ("starting hosts", signal.SIGTERM),
     ],
 )
 def test_a_signal_to_the_process_group_while_a_sweep_starts_ends_in_order(tmp_path, said, number):
@@ -152,9 +154,13 @@ def test_a_signal_to_the_process_group_while_a_sweep_starts_ends_in_order(tmp_pa
     goes_on(tmp_path, sweep)
 
 
-def test_a_running_sweep_is_driven_by_nobody_else_and_its_private_ray_is_joined_by_nobody(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=5")  # until `hurry`
+def test_a_sweep_that_is_stopped_while_ray_starts_goes_on_driven_and_joined_by_nobody_else(tmp_path):
+    first = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=5")  # until `hurry`
     sweep = tmp_path / "results" / "toy"
+    runs.wait_for(lambda: "starting Ray" in first.err.read_text(), first)
+    os.killpg(first.process.pid, signal.SIGINT)
+    closed(first, sweep, 130)
+    run = runs.start(tmp_path, "resume", "results/toy")
     runs.wait_for(lambda: (sweep / "events.jsonl").exists() and len(runs.record(sweep).trials) == 2, run)
     second = runs.start(tmp_path, "resume", "results/toy")
     words = psutil.Process(daemon(run, "raylet")).cmdline()
@@ -170,6 +176,7 @@ def test_a_running_sweep_is_driven_by_nobody_else_and_its_private_ray_is_joined_
     runs.hurry(tmp_path)
     assert run.wait() == 0, run.err.read_text()
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
 
 
 def test_ray_that_does_not_start_is_told_of_in_a_line(tmp_path):

@@ -81,23 +81,14 @@ def test_server_that_does_not_take_anything_is_only_a_delay(tmp_path):
         runs.assert_whole(sweep, mlflow.uri, 6)
 
 
-def test_driver_killed_while_the_server_is_down(tmp_path):
-    with server(tmp_path, runs=False) as mlflow:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={mlflow.uri}", "--offline")
-        sweep = tmp_path / "results" / "toy"
-        runs.wait_for(lambda: runs.reports(sweep) >= 2, run)
-        runs.kill(run.process.pid)
-        mlflow.start()
-        runs.hurry(tmp_path)
-        again = runs.start(tmp_path, "resume", "results/toy")
-        assert again.wait() == 0, again.err.read_text()
-        runs.assert_whole(sweep, mlflow.uri, 6)
-        runs.assert_every_step_once(sweep)
-
-
-def test_whoever_does_not_want_to_wait_for_a_server_that_is_gone_leaves_and_sends_the_events_to_another(tmp_path):
+def test_a_driver_is_killed_while_the_server_is_down_and_the_next_leaves_without_waiting_for_it(tmp_path):
+    sweep = tmp_path / "results" / "toy"
     with server(tmp_path, runs=False) as gone:
-        run = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={gone.uri}", "--offline")
+        killed = runs.start(tmp_path, "launch", *WORDS, f"tracking.uri={gone.uri}", "--offline")
+        runs.wait_for(lambda: runs.reports(sweep) >= 2, killed)
+        runs.kill(killed.process.pid)
+        runs.hurry(tmp_path)
+        run = runs.start(tmp_path, "resume", "results/toy")
         runs.wait_for(lambda: "waiting for MLflow, 120 s at most for each event" in run.err.read_text(), run)
         run.process.send_signal(signal.SIGTERM)
         assert run.wait() == 1
@@ -110,5 +101,6 @@ def test_whoever_does_not_want_to_wait_for_a_server_that_is_gone_leaves_and_send
         again = runs.start(tmp_path, *words)
         assert again.wait() == 0, again.err.read_text()
         assert "finished already" in again.err.read_text()
-        runs.assert_whole(tmp_path / "results" / "toy", f"sqlite:///{tmp_path}/other.db", 6)
+        runs.assert_whole(sweep, f"sqlite:///{tmp_path}/other.db", 6)
+        runs.assert_every_step_once(sweep)
         assert again.answer()["parent_run"] is not None

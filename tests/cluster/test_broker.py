@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -20,6 +19,7 @@ from cluster.hosts import HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready
 from trainables import toy
 from trainables.contract import Opened
+from trainables.objective import Standing
 from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -101,7 +101,7 @@ def opened(grant: Grant, trial: TrialSpec = TOY):
 
 
 def advanced(grant: Grant, target: int):
-    return ray.get(grant.host.advance.remote(grant.lease, target, math.inf, 0, DEADLINE), timeout=2 * DEADLINE)
+    return ray.get(grant.host.advance.remote(grant.lease, target, Standing(), 0, DEADLINE), timeout=2 * DEADLINE)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -157,7 +157,7 @@ def test_where_trials_stand_is_known_between_their_reports(hired):
     granted = hired.acquire("a", 0.1)
     ray.get(granted.host.open.remote(granted.lease, TOY.model_dump_json(), None), timeout=DEADLINE)
     assert hired.latest() == {}
-    ray.get(granted.host.advance.remote(granted.lease, 3, math.inf, 0, DEADLINE), timeout=DEADLINE)
+    ray.get(granted.host.advance.remote(granted.lease, 3, Standing(), 0, DEADLINE), timeout=DEADLINE)
     ((key, step),) = hired.latest().items()
     assert (key, step.step) == ("a", 3)
 
@@ -223,7 +223,7 @@ def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
     assert opened(again).step == 0
     assert advanced(again, 3).step == 3
     with pytest.raises(LeaseOver):
-        ray.get(again.host.advance.remote(grant.lease, 3, math.inf, 0, 0.0), timeout=DEADLINE)
+        ray.get(again.host.advance.remote(grant.lease, 3, Standing(), 0, 0.0), timeout=DEADLINE)
     assert advanced(other, 3).step == 3, "the other host went on"
     assert asked.slots() == 2
     assert asked.acquire("c", 0.05) is None

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray._private import services
+from ray._private.node import Node
 from ray.exceptions import AuthenticationError
 
 from cluster import connect, timing
@@ -101,6 +102,14 @@ def test_two_rays_of_one_machine_do_not_wait_for_the_same_port(monkeypatch):
         {"dashboard_agent_listen_port": 0, "node_manager_port": 0},
         {"dashboard_agent_listen_port": 52365},
     ]
+
+
+def test_an_own_ray_starts_no_daemon_that_it_has_no_use_for():
+    daemons = [Node.start_monitor, Node.start_api_server, Node.start_log_monitor]
+    with connect._without_idle_daemons():
+        for daemon in daemons:
+            getattr(Node, daemon.__name__)("a node", include_dashboard=False)
+    assert [getattr(Node, daemon.__name__) for daemon in daemons] == daemons
 
 
 def test_threads_that_are_left_behind_fail_in_silence(monkeypatch):

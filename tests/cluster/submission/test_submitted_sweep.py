@@ -74,9 +74,8 @@ def test_a_sweep_is_submitted_asked_stopped_and_goes_on_to_its_end(cluster: Head
     assert list(folder.glob("trials/*/snapshot-*")) != []
     assert [path.name for path in folder.parent.glob("toy*")] == ["toy"]
     assert_it_goes_on_as_another_job(cluster, folder, profile)
-    for name in ("long", "second"):
-        status, told = asked(cluster, "status", name)
-        assert (status["sweep"], status["state"], status["dir"]) == ("long", "FINISHED", str(folder))
+    status, _ = asked(cluster, "status", "long")
+    assert (status["sweep"], status["state"], status["dir"]) == ("long", "FINISHED", str(folder))
     assert [path for path in folder.glob("*.json*") if cluster.token in path.read_text()] == []
     assert [path for path in cluster.logs.glob("job-driver-*") if cluster.token in path.read_text()] == []
     jobs = requests.get(
@@ -93,9 +92,7 @@ def assert_it_is_followed_and_asked(cluster: Head) -> None:
         status, table = asked(cluster, "status", "long")
         assert (status["state"], "t00" in table) == ("RUNNING", True)
         assert asked(cluster, "stop", "long", "t07", code=2)[0]["accepted"] is False
-        assert "refused: " in asked(cluster, "add", "long", "nothing=8", code=2)[1]
         assert asked(cluster, "extend", "long", "budget.wall_clock=9h")[0]["accepted"] is True
-        assert [trial["name"] for trial in asked(cluster, "compare", "long", "t00")[0]["trials"]] == ["t00"]
         assert "its job has not ended" in asked(cluster, "resume", "long", code=2)[1]
         # Ctrl-C ends the following alone.
         following.send_signal(signal.SIGINT)

@@ -35,11 +35,11 @@ def distribution() -> importlib.metadata.Distribution:
 
 
 @pytest.mark.usefixtures("distribution")
-@pytest.mark.parametrize("name", NAMES)
-def test_no_other_distribution_has_our_import_names(name: str) -> None:
+def test_no_other_distribution_has_our_import_names() -> None:
     """Unrelated distributions called sweeps and cluster exist: installed beside ours, one would shadow the other."""
+    installed = importlib.metadata.packages_distributions()
     # An editable install names its modules nowhere, so ours may be missing here.
-    assert set(importlib.metadata.packages_distributions().get(name, [])) <= {"qlora-sweeps"}
+    assert {name for name in NAMES if set(installed.get(name, [])) - {"qlora-sweeps"}} == set()
 
 
 def test_the_four_packages_are_imported_from_one_place() -> None:
@@ -71,10 +71,7 @@ def test_a_fresh_python_would_tell_of_heavy_imports() -> None:
     [
         (0, ["validate", "s.yaml"]),
         (0, ["plan", "s.yaml", "--json"]),
-        (0, ["plan", "toy"]),
         (0, ["ls"]),
-        (0, ["schema"]),
-        (0, ["--help"]),
         (2, ["launch", "s.yaml", "budget.trials=many"]),
     ],
 )

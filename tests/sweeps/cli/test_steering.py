@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ SLOW = [
 
 
 def qsweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sweeps", *words], cwd=folder, capture_output=True, text=True, timeout=120
-    )
+    run = runs.start(folder, *words)
+    return subprocess.CompletedProcess(words, run.wait(), run.out.read_text(), run.err.read_text())
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def test_hosts_are_taken_and_given_back_and_a_trial_and_then_the_sweep_are_stopp
 
     extend(2)
     runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 2}, run)
-    status = qsweep(tmp_path, "status", "toy", "--json")
+    status = qsweep(tmp_path, "status", "toy")
     assert answer(status)["state"] == "RUNNING"
     assert answer(status)["hosts"]["slots"] == 2
     extend(1)
@@ -78,7 +76,7 @@ def test_hosts_are_taken_and_given_back_and_a_trial_and_then_the_sweep_are_stopp
     extend(2)
 
     key = next(trial.trial_key for trial in runs.record(sweep).trials.values() if trial.number == 1)
-    stopped = qsweep(tmp_path, "stop", "toy", "t01", "--json")
+    stopped = qsweep(tmp_path, "stop", "toy", "t01")
     assert (stopped.returncode, answer(stopped)["accepted"]) == (0, True)
     runs.wait_for(lambda: runs.record(sweep).trials[key].state is TrialState.STOPPED, run)
     trial = runs.record(sweep).trials[key]
@@ -92,7 +90,7 @@ def test_hosts_are_taken_and_given_back_and_a_trial_and_then_the_sweep_are_stopp
     assert "go on with" in run.err.read_text()
     told = answered(sweep)
     assert [event.is_accepted for event in told] == [True, True, True, True, False, True]
-    assert answer(qsweep(tmp_path, "status", "toy", "--json"))["state"] == "INTERRUPTED"
+    assert answer(qsweep(tmp_path, "status", "toy"))["state"] == "INTERRUPTED"
     assert qsweep(tmp_path, "stop", "toy").returncode == 2
 
     following = launch("resume", str(sweep))
@@ -133,7 +131,7 @@ def test_a_point_and_a_trial_more_are_asked_for_from_outside_and_survive_a_kill(
     sweep = tmp_path / "results" / "toy"
     runs.wait_for(lambda: len(runs.record(sweep).trials) == 1, run)
 
-    added = qsweep(tmp_path, "add", "toy", "learning_rate=3e-4", "--json")
+    added = qsweep(tmp_path, "add", "toy", "learning_rate=3e-4")
     assert (added.returncode, answer(added)["accepted"]) == (0, True)
     # Beyond budget.trials, on the slot that was free.
     runs.wait_for(lambda: len(runs.record(sweep).trials) == 2, run)
@@ -143,7 +141,7 @@ def test_a_point_and_a_trial_more_are_asked_for_from_outside_and_survive_a_kill(
     assert (again.returncode, "this point is t01 already" in again.stderr) == (0, True)
     wrong = qsweep(tmp_path, "add", "toy", "learning_rat=3e-4")
     assert (wrong.returncode, "did you mean" in wrong.stderr) == (2, True)
-    extended = qsweep(tmp_path, "extend", "toy", "budget.trials=2", "--json")
+    extended = qsweep(tmp_path, "extend", "toy", "budget.trials=2")
     assert (extended.returncode, answer(extended)["accepted"]) == (0, True)
     refused = qsweep(tmp_path, "extend", "toy", "budget.trials=0")
     assert (

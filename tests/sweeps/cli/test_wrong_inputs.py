@@ -66,7 +66,7 @@ ROWS: list[Row] = [
     toy("a cost first", "objective: [{metric: trainable_params}, {metric: eval_loss}]", "objective.0.metric: unknown metric 'trainable_params'"),
     toy("unknown second metric", "objective: [{metric: eval_loss}, {metric: params}]", "objective.1.metric: unknown metric 'params'; did you mean trainable_params? (there are: eval_loss, eval_accuracy, trainable_params)"),
     toy("an objective twice", "objective: [{metric: eval_loss}, {metric: eval_loss}]", "objective.1.metric: eval_loss is an objective already: name another, or leave this one out"),
-    toy("unknown metric of a promotion", "promotion: {metric: acuracy}", "promotion.metric: unknown metric 'acuracy'; did you mean eval_accuracy? (there are: eval_loss, eval_accuracy, trainable_params)"),
+    toy("unknown metric of a promotion", "promotion: {metric: acuracy}", "promotion.metric: unknown metric 'acuracy'; did you mean eval_accuracy? (there are: eval_loss, eval_accuracy)"),
     toy("the other direction", "objective: {mode: max}", "objective.mode: max: a lower eval_loss is better: write mode: min"),
     toy("not its direction", "objective: {metric: eval_accuracy}", "objective.mode: min: a higher eval_accuracy is better: write mode: max"),
     Row("name with a slash", "name: a/b\ntrainable: toy\n", ["name: 'a/b' must hold only letters, digits, dot, dash and underscore"]),
@@ -202,6 +202,14 @@ ROWS: list[Row] = [
     qlora("NaN in a late row", "rows.jsonl", "late.jsonl", "late.jsonl, line 25: column 'answer' is nan, not a number"),
     qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all 3 rows are also in data.train, so all is trained on: give other rows"),
     qlora("evaluated on what is trained on", "eval_examples: 5", "eval: rows.jsonl", "data.eval: is the same file as data.train"),
+    # Promotion
+    toy("unknown metric of a guard", "promotion: {guards: [{metric: acuracy, worse_by: 0.1}]}", "promotion.guards.0.metric: unknown metric 'acuracy'; did you mean eval_accuracy?"),
+    toy("guard without a limit", "promotion: {guards: [{metric: eval_loss}]}", "promotion.guards.0.worse_by: is required"),
+    toy("guard that nothing passes", "promotion: {guards: [{worse_by: 0}]}", "promotion.guards.0.worse_by: 0 must be greater than 0"),
+    Row("guard's file missing", QLORA + "promotion: {guards: [{data: rowz.jsonl, worse_by: 0.1}]}\n", ["rowz.jsonl does not exist; did you mean rows.jsonl"]),
+    Row("guard of other columns", QLORA + "promotion: {guards: [{worse_by: 1}, {data: other.jsonl, worse_by: 1}]}\n", ["promotion.guards.1.data: data.prompt: {question} is not a column of", "promotion.guards.1.data: data.completion: {answer} is not a column of"]),
+    Row("guard on what is trained on", QLORA + "promotion: {guards: [{data: rows.jsonl, worse_by: 0.1}]}\n", ["promotion.guards.0.data: is the same file as data.train"]),
+    Row("slices by a column that is not there", QLORA + "promotion: {slices: {by: language}}\n", ["promotion.slices.by: has no column 'language'; columns: question, answer"]),
     # Model
     qlora("no such folder", "hub/model", "./nowhere", "nowhere': no such file or folder"),
     qlora("folder without a model", "hub/model", "./folder", "folder': a model folder needs config.json, as save_pretrained writes it"),
@@ -222,6 +230,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "late.jsonl").write_text("".join([*rows[:24], '{"question": "q", "answer": NaN}\n', *rows[25:]]))
     (tmp_path / "some.jsonl").write_text("".join(rows[3:6]))
+    (tmp_path / "other.jsonl").write_text('{"text": "q"}\n')
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "fake.gguf").write_text("not GGUF at all")
     (tmp_path / "list.yaml").write_text("- local\n")
