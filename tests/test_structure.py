@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sweeps", "cluster", "trainables", "search_spaces")
-ACROSS = {"benchmarks", "chaos", "contracts"}
+ACROSS = {"benchmarks", "chaos", "contracts", "serving"}
 """Folders of tests that speak of several rooms."""
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

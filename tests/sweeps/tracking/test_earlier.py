@@ -18,6 +18,7 @@ from sweeps.record.events import Event, TrialState
 from sweeps.tracking import earlier
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.sink import MlflowSink
+from trainables.objective import Objective
 
 SPACE = SearchSpace.parse(
     {"adapter.r": {"choice": [8, 16]}, "training.learning_rate": {"loguniform": [1e-5, 1e-2]}},
@@ -59,6 +60,15 @@ def test_the_trials_that_were_ranked_are_known_by_their_points_and_where_they_we
     assert known == [(2e-4, 0.9, None), (1e-3, 0.7, None), (3e-3, 0.8, 3)]
     assert {trial.point["adapter.r"] for trial in told.trials} == {8}
     assert all(trial.is_own for trial in told.trials), told.trials
+
+
+def test_where_the_loss_stops_trials_and_a_score_chooses_only_whole_trials_are_known(tracked: SweepConfig) -> None:
+    found = earlier.look_up(tracked)
+    assert found is not None
+    chooses = Objective(metric="eval_loss", mode="max")  # of the same name, so that the earlier trials have it
+    scheduler = tracked.scheduler.model_copy(update={"metric": "eval_loss"})
+    config = tracked.model_copy(update={"objective": chooses, "scheduler": scheduler, "model": None, "data": None})
+    assert [trial.step for trial in earlier.trials(found, config, SPACE, {}, 5.0).trials] == [None, None]
 
 
 def test_a_trial_whose_loss_rose_again_is_known_by_its_best_and_its_last(
