@@ -11,7 +11,7 @@ from sweeps.record.selection import pareto, rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.intervals import FEW_ROWS
-from trainables.objective import digits
+from trainables.objective import Objective, digits
 
 SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
@@ -89,7 +89,7 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
     gain = objective.gain(start, best.value(objective.metric))
     compared = separation.base if separation is not None else None
     base = f"the base without an adapter ({start:.4f})"
-    amount = objective.words(gain) + (_share(gain, start) if gain > 0 else "")
+    amount = objective.words(gain) + _share(objective, gain, start)
     if compared is not None and compared.apart is None and gain > 0:
         return f"whether it is better than {base} cannot be told: {amount}, {compared.unknown}"
     if compared is not None and compared.apart is False:
@@ -123,7 +123,7 @@ def against_default(
     gain = objective.gain(start, value)
     return (
         f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
-        f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(gain, start) if gain > 0 else ''}"
+        f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(objective, gain, start)}"
         f"{where(compared, default, best)}{span(compared, separation)}"
     )
 
@@ -234,9 +234,12 @@ def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) ->
     return f" {at}, where both were evaluated{f' and {label(trial.number)} was stopped' if is_stopped else ''}"
 
 
-def _share(gain: float, start: float) -> str:
-    """The gain as a percentage of what it is compared with."""
-    return f" ({gain / abs(start):.0%})" if start else ""
+def _share(objective: Objective, gain: float, start: float) -> str:
+    """The gain as a percentage of the loss that it is compared with; nothing where there is no gain.
+
+    A score is a share itself: a percentage of it is taken for a difference of scores.
+    """
+    return f" ({gain / abs(start):.0%})" if start and gain > 0 and objective.mode == "min" else ""
 
 
 def span(compared: Comparison | None, separation: Separation | None) -> str:

@@ -218,6 +218,8 @@ def _compared(
         # The base has no seed: only that of the first one counts there.
         margin = noise.margin(confidence, 1 if pair.key == BASE else 2)
         span = widened(pair.difference, span, margin)
+    if test is not None:  # its scores lie between 0 and 1
+        span = span._replace(low=max(span.low, -1.0), high=min(span.high, 1.0))
     losses = [each.row_losses for each in (pair.first, pair.evaluation) if isinstance(each, Evaluation)]
     is_same = bool(losses[0]) and losses[0] == losses[1]
     return Comparison(

@@ -54,6 +54,7 @@ def answer(found: SweepRecord) -> list[str]:
 def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:
     best, *lines = answer(record(WHOLE))
     assert best == "best: t01, exact_match 0.7500 at step 9"
+    assert lines[0] == "better than the base without an adapter (0.1250): 0.6250 higher"
     assert lines[-2:] == [
         "exact_match: base 0.1250, default configuration (t00) 0.5000, best (t01) 0.7500",
         "eval_loss stopped trials, and exact_match chose among those that had it: the lowest eval_loss is that of t00 "

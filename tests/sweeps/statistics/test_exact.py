@@ -70,6 +70,24 @@ def test_what_scores_have_it() -> None:
     assert exact(ones, zeros, [0, 0, 0, *range(1, 10)], 0.99) == Exact(10, 0, 10, 0.99)
 
 
+def test_the_interval_of_a_score_stays_between_scores() -> None:
+    """Of few rows with one that is right under one model, the interval for skewed values would reach beyond 1."""
+
+    def of(right: int) -> Evaluation:
+        values = tuple(float(row < right) for row in range(10))
+        losses = tuple(float(row) for row in range(10))
+        return Evaluation(
+            metrics={"eval_loss": 4.5, "right": right / 10},
+            row_losses=losses,
+            row_tokens=(1,) * 10,
+            row_values={"right": values},
+        )
+
+    ((found,), _, _) = compare("right", [Pair("b", 0.4, of(5), of(1))], 0.995)
+    assert found.low is not None and found.high is not None
+    assert -1 <= found.low < 0.4 < found.high == 1
+
+
 def test_groups_of_rows_have_the_interval_alone() -> None:
     def of(value: float, groups: tuple[int, ...] = ()) -> Evaluation:
         values = tuple(value if row % 3 else 0.0 for row in range(40))
