@@ -105,7 +105,8 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     of_first = answers.of_trial(folder, first)
     against = [answers.of_base(folder)] if BASE in names else []
     against += [answers.of_trial(folder, trial) for trial in others]
-    changed = [each for other in against if (each := answers.changes(of_first, other, record.objective.metric))]
+    scores = answers.scores_of(record)
+    changed = [each for other in against if (each := answers.changes(of_first, other, scores))]
     for each in changed:
         tell(out, ["", each.line(), *each.lines()])
     taken = answers.confusion_of(of_first)

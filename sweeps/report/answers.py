@@ -6,7 +6,8 @@ stands there is text from strangers: whoever shows it escapes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from sweeps.record import samples
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report import closing_lines
 from trainables.contract import AnsweredRow
+from trainables.errors import GradingError
+from trainables.grading import catalogue
 from trainables.grading.choice import Confusion, confusion
 from trainables.inputs.legible import legible
+from trainables.objective import Objective
 from trainables.scoring.requests import BASE
+from trainables.specs import EvaluationSpec
 
 MOST_SHOWN = 5
 """Rows that a terminal shows of those on which two differ; the report and `--json` have more."""
@@ -37,7 +43,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Changes:
-    """The rows whose score by one metric differs between two answers. Higher scores are better."""
+    """The rows whose score by one metric differs between two answers."""
 
     metric: str
     first: Answers
@@ -45,7 +51,7 @@ class Changes:
     rows: tuple[int, ...]
     """Places of the rows that both answered."""
     better: tuple[int, ...]
-    """Those on which the first one scores higher, and below those on which it scores lower."""
+    """Those on which the first one scores better, and below those on which it scores worse."""
     worse: tuple[int, ...]
 
     def line(self) -> str:
@@ -114,32 +120,44 @@ def of_base(folder: SweepFolder) -> Answers | None:
     return _answers(folder.path / samples.OF_BASE, BASE)
 
 
-def changes(first: Answers | None, other: Answers | None, metric: str) -> Changes | None:
-    """On which rows two answers differ by a metric; None where one has no answers, or none is scored by the metric.
+def changes(first: Answers | None, other: Answers | None, objectives: Sequence[Objective]) -> Changes | None:
+    """On which rows two answers differ; None where one has no answers, or none of both is scored by an objective.
 
     Args:
-        metric: the objective's. Where answers have no such score, the first of their scores counts in its place.
+        objectives: scores of answers, see `scores_of`: the first one that both answers have counts.
     """
     if first is None or other is None:
         return None
-    known = next(iter(first.rows.values())).scores
-    metric = metric if metric in known else next(iter(known), "")
-    rows = [
-        place
-        for place, mine in first.rows.items()
-        if place in other.rows and metric in mine.scores and metric in other.rows[place].scores
-    ]
-    gains = {place: first.rows[place].scores[metric] - other.rows[place].scores[metric] for place in rows}
-    if not rows:
-        return None
-    better = tuple(place for place, gain in gains.items() if gain > 0)
-    worse = tuple(place for place, gain in gains.items() if gain < 0)
-    return Changes(metric, first, other, tuple(rows), better, worse)
+    for objective in objectives:
+        found = {
+            place: (other.rows[place].scores[objective.metric], mine.scores[objective.metric])
+            for place, mine in first.rows.items()
+            if place in other.rows and objective.metric in mine.scores.keys() & other.rows[place].scores.keys()
+        }
+        if found:
+            gains = {place: objective.gain(*scores) for place, scores in found.items()}
+            better = tuple(place for place, gain in gains.items() if gain > 0)
+            worse = tuple(place for place, gain in gains.items() if gain < 0)
+            return Changes(objective.metric, first, other, tuple(gains), better, worse)
+    return None
+
+
+def scores_of(record: SweepRecord) -> list[Objective]:
+    """The sweep's objective, and the scores that its configuration names, each with its direction.
+
+    Those of a function of the user's that cannot be imported here are left out: which value is better is not known.
+    """
+    found, scores = closing_lines.configuration(record), [record.objective]
+    for entry in () if found is None else found[0].evaluation.metrics:
+        with suppress(GradingError):
+            known = catalogue.directions(EvaluationSpec(metrics=(entry,)))
+            scores += [Objective(metric=name, mode=better) for name, better in known.items()]
+    return scores
 
 
 def best_against_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord | None) -> Changes | None:
     """On which rows the best trial and the base differ; None where that is not known."""
-    return None if best is None else changes(of_trial(folder, best), of_base(folder), record.objective.metric)
+    return None if best is None else changes(of_trial(folder, best), of_base(folder), scores_of(record))
 
 
 def confusion_of(answers: Answers | None) -> Confusion | None:

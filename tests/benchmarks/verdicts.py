@@ -134,7 +134,11 @@ def share(kind: Kind, rows: int, gain: float, bound: float, wrong: bool, repetit
             for (own, reference), span in zip(best, spans, strict=True):
                 by_interval = Comparison("base", float((own - reference).mean()), span.low, span.high)
                 by_interval = replace(by_interval, carried_by=span.carried_by)
-                test = exact(own, reference, range(rows), confidence_of(count)) if kind.is_score else None
+                test = (
+                    exact(own.tolist(), reference.tolist(), range(rows), confidence_of(count))
+                    if kind.is_score
+                    else None
+                )
                 told[0] += by_interval.above(bound) is wrong
                 told[1] += replace(by_interval, exact=test).above(bound) is wrong
             found.append(told)

@@ -18,8 +18,13 @@ from sweeps.record.folder import SweepFolder, locked
 from trainables.contract import AnsweredRow
 
 ROWS = 40
+SCORED = {
+    "name": "x",
+    "search_space": {"adapter.r": {"choice": [8, 16]}},
+    "evaluation": {"metrics": ["exact_match", "choice", "lengths:words"]},
+}
 RUNNING: list[Event] = [
-    begun(),
+    begun().model_copy(update={"config": json.dumps(SCORED)}),
     base(4.5),
     started("aaa", 0, r=8),
     reported("aaa", 3, 1.25),
@@ -158,6 +163,20 @@ def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None
     generated = [each.model_copy(update={"answer": "It is a."}) for each in told]
     found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(generated).encode()})
     assert compare(tmp_path, "t00", "t01")[1]["confusion"] is None
+
+
+def test_of_a_function_that_says_so_the_lower_score_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = sweep(tmp_path, FINISHED)
+    (tmp_path / "lengths.py").write_text(
+        'def words(row, answer): return {"count": 1.0}\nwords.metrics = {"count": "min"}'
+    )
+    row = AnsweredRow(row=0, prompt="?", expected="a", answer="a", is_ended=True, scores={"words_count": 1.0})
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text([row]).encode()})
+    long = row.model_copy(update={"answer": "a, I think", "scores": {"words_count": 3.0}})
+    (found.path / samples.OF_BASE).write_text(samples.text([long]))
+    assert compare(tmp_path)[1]["answers"] is None, "nobody knows which is better"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert compare(tmp_path)[1]["answers"]["better"] == 1
 
 
 def test_the_base_alone_is_no_comparison(tmp_path: Path) -> None:

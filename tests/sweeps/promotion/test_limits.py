@@ -44,7 +44,7 @@ def ended(one: Evaluation, share: float) -> Evaluation:
     return one.model_copy(
         update={
             "metrics": one.metrics | {"answers_ended": sum(values) / len(values)},
-            "row_values": one.row_values | {"answers_ended": values},
+            "row_values": {**one.row_values, "answers_ended": values},
         }
     )
 
@@ -85,12 +85,12 @@ def guarded(of: Contender, guards: Sequence[Guard], rows: Mapping[str, Any]) -> 
     content = Content("folder:0 none", None, 0, ("test", "data.test"), None, files)
     config = SimpleNamespace(trainable="qlora", base=TrialSpec(), evaluation=EvaluationSpec())
     context: Any = SimpleNamespace(
-        policy=Promotion(guards=tuple(guards), slices=of.sliced and of.sliced.of),
+        policy=Promotion(guards=tuple(guards), slices=None if of.sliced is None else of.sliced.of),
         objective=LOWEST_LOSS,
         sweep=SimpleNamespace(config=config),
         say=lambda line: None,
     )
-    found = evidence.guard(context, of, content, SimpleNamespace(score=score))  # type: ignore[arg-type]
+    found = evidence.guard(context, of, content, SimpleNamespace(score=score))
     assert len(asked) == len(files), "each file is evaluated once"
     return found
 
@@ -181,7 +181,7 @@ def test_a_slice_has_the_rows_and_the_values_of_its_own():
         each.model_copy(update={"row_values": {"answers_ended": (value,) * 30}, "row_places": places})
         for each, value in ((base, 0.0), (own, 1.0))
     ]
-    found = limits.slices(BY_LANGUAGE, ANSWERS_ENDED, *scored[1:], {BASE: scored[0]}, 1)
+    found = limits.slices(BY_LANGUAGE, ANSWERS_ENDED, scored[1], {BASE: scored[0]}, 1)
     assert [(each.rows, each.value) for each in found] == [(10, 1.0)] * 3
 
 

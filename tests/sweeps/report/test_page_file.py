@@ -95,8 +95,10 @@ def test_what_others_wrote_stays_text(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_answers_that_differ_are_a_table_of_text(tmp_path: Path) -> None:
-    folder = sweeps.write(tmp_path, sweeps.events(6, sweeps.config()))
+    config = sweeps.config(evaluation={"metrics": ["exact_match"]})
+    folder = sweeps.write(tmp_path, sweeps.events(6, config), config)
     best = choose(page_file.status.read(folder, 1000.0).record.trials.values(), LOWEST_LOSS).winner
+    assert best is not None and best.best_step is not None
     answers = [
         AnsweredRow(row=row, prompt=EVIL, expected="a", answer=EVIL, is_ended=False, scores={"exact_match": right})
         for row, right in ((0, 1.0), (1, 0.0))

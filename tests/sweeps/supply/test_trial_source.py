@@ -109,7 +109,11 @@ def test_at_rungs_a_searcher_is_told_what_stops_trials_and_at_the_end_what_choos
     monkeypatch: pytest.MonkeyPatch, metric: str | None, told: list[tuple[int, float]]
 ) -> None:
     objective = {"metric": "exact_match", "mode": "max"}
-    sections = {"budget": {"steps_per_trial": 27}, "searcher": {"kind": "tpe"}, "scheduler": {"metric": metric}}
+    sections: dict[str, Any] = {
+        "budget": {"steps_per_trial": 27},
+        "searcher": {"kind": "tpe"},
+        "scheduler": {"metric": metric},
+    }
     trials = Sweep(RATES, objective=objective, **sections)
     first = trials.next()
     assert first is not None

@@ -204,7 +204,7 @@ def test_plain_peft_scores_answers_as_the_pack_does(root: Path, temperature: flo
     of = spec(root, "exact_match", "choice", {"contains": {"lower": True}}, examples=7, temperature=temperature)
     pack = opened(of, root, 20)
     base, (tuned,) = evaluation(pack.evaluate_base()), scored(pack, 0)
-    told = []
+    told: list[Any] = []
     request = ScoringRequest(rows="eval", adapters={"tuned": pack.adapter(0)}, with_base=True)
     result = qlora.open_scorer(of, root / "cache").score(request, told.append)
     for name, reported in ((BASE, base), ("tuned", tuned)):
