@@ -66,20 +66,17 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
     if found is None or not found[0].evaluation.metrics:
         return []
     config, default = found[0], next((t for t in record.trials.values() if t.number == 0), None)
-    told: dict[str, Mapping[str, float]] = {"base": record.base.metrics if record.base is not None else {}}
+    told: dict[str, Mapping[str, float]] = {} if record.base is None else {"base": record.base.metrics}
     if config.searcher.start_with_default and default is not None and default.trial_key != best.trial_key:
         told[f"default configuration ({label(0)})"] = default.best_metrics
     told[f"best ({label(best.number)})"] = best.best_metrics
-    given = dict.fromkeys(name for metrics in told.values() for name in metrics if config.evaluation.scores_by(name))
-    # Of a grader with several metrics the first one, which is named as the grader is.
-    further = [
-        name for name in given for main in config.evaluation.names if main in given and name.startswith(f"{main}_")
-    ]
-    names = [name for name in given if name not in further]
-    lines = [
-        f"{name}: " + ", ".join(f"{who} {metrics[name]:.4f}" for who, metrics in told.items() if name in metrics)
-        for name in names
-    ]
+    given = dict.fromkeys(name for metrics in told.values() for name in metrics)
+    lines = []
+    for main in config.evaluation.names:
+        # A grader's first metric is named as the grader is; a function's numbers by name begin with its name.
+        for name in [main] if main in given else [name for name in given if name.startswith(f"{main}_")]:
+            values = [f"{who} {_score(metrics.get(name))}" for who, metrics in told.items()]
+            lines.append(f"{name}: {', '.join(values)}")
     if config.stops != record.objective and config.scheduler.compares:
         lowest = rank(record.trials.values(), config.stops)[0]
         value = f"{lowest.value(config.stops.metric):.4f}"
@@ -88,6 +85,11 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
             f"lowest {config.stops.metric} is that of {label(lowest.number)} ({value})"
         )
     return lines
+
+
+def _score(value: float | None) -> str:
+    """A score in words; trials are scored at their last step, and their best one may be earlier."""
+    return "not scored at its best step" if value is None else f"{value:.4f}"
 
 
 def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:

@@ -88,3 +88,16 @@ def test_a_report_tells_its_score_or_else_its_loss() -> None:
     assert describe(WHOLE[8], record(WHOLE)) == "t00 step 9: exact_match 0.5000 (its best)"
     worse = reported("a", 6, 2.5, best=(3, 2.0))
     assert describe(worse, record([*EARLY, worse])) == "t00 step 6: eval_loss 2.5000 (its best: 2.0000)"
+
+
+def test_a_best_step_before_the_one_that_is_scored_says_so() -> None:
+    config, _ = toy(evaluation={"metrics": ["exact_match"]})
+    start = SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
+    last = scored("b", 9, 1.75, 0.75)  # its loss rose: step 3 stays its best
+    kept = {"best_step": 3, "best_metrics": {"eval_loss": 1.5}}
+    last = last.model_copy(update={"report": last.report.model_copy(update=kept)})
+    lines = answer(record([start, *EARLY[1:], last, ended("b", COMPLETED), ended("a", STOPPED), ended("c", STOPPED)]))
+    told = (
+        "exact_match: base 0.1250, default configuration (t00) not scored at its best step, best (t01) not scored at "
+    )
+    assert f"{told}its best step" in lines
