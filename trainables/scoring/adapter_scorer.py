@@ -12,9 +12,9 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ from trainables.specs import DataSpec, TrialSpec
 
 _NAMED = ("eval", "held_out", "test")
 """The values of `ScoringRequest.rows` that are not a file."""
+_DECIDING = ("qlora-sweeps", "torch", "peft", "math-verify", "jsonschema")
+"""Distributions whose versions decide scores; graders use the last two, where they are installed."""
 
 
 class AdapterScorer:
@@ -76,8 +78,7 @@ class AdapterScorer:
         identity = base_model.identity(base, self._device, self._dtype, origin)
         if identity is None:
             raise ModelError(_unknown_commit(base, cache))
-        libraries = (f"{name} {version(name)}" for name in ("torch", "peft"))
-        self._conditions = (*identity, devices.kind(self._device), *libraries)
+        self._conditions = (*identity, devices.kind(self._device), *_versions())
         # Digests come with the files, which loading fetches.
         self._origin = origin if origin is None or origin.files else self._base.origin
 
@@ -357,6 +358,14 @@ def _given(data: DataSpec, row: templates.Row) -> dict[str, str]:
         return {data.messages: json.dumps(asked, default=str)}
     columns = () if data.prompt is None else templates.parse("prompt", data.prompt).columns
     return {column: str(row[column]) for column in columns}
+
+
+def _versions() -> list[str]:
+    found = []
+    for name in _DECIDING:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def digests(source: model_source.Source) -> dict[str, str]:

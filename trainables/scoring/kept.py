@@ -1,4 +1,7 @@
-"""Keeps what adapters and their base evaluate to on this machine, by content: what is known is not computed again."""
+"""Keeps the scores of adapters and their base on this machine, so that the same files are not scored twice.
+
+A score is found by the content of the adapter's files and by all else that its numbers depend on.
+"""
 
 from __future__ import annotations
 

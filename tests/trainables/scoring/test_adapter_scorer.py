@@ -455,6 +455,20 @@ def test_a_kept_score_is_of_one_adapter_base_and_set_of_rows(trained, tmp_path, 
         assert "padded_losses" in counted
 
 
+@pytest.mark.parametrize("library", ["qlora-sweeps", "torch", "peft", "math-verify", "jsonschema"])
+def test_a_kept_score_is_of_the_libraries_that_made_it(trained, tmp_path, counted, monkeypatch, library):
+    base, _, _, _ = trained
+    request = ScoringRequest(rows="eval", with_base=True)
+    qlora.open_scorer(base, tmp_path).score(request)
+    counted.clear()
+    qlora.open_scorer(base, tmp_path).score(request)
+    assert counted == []
+    version = adapter_scorer.version
+    monkeypatch.setattr(adapter_scorer, "version", lambda name: "0.0.1" if name == library else version(name))
+    qlora.open_scorer(base, tmp_path).score(request)
+    assert counted == ["load", "padded_losses"]
+
+
 @pytest.mark.parametrize("harm", ["one digit", "half", "empty"])
 def test_a_damaged_file_is_scored_again(trained, tmp_path, counted, harm):
     base, _, _, _ = trained
