@@ -114,9 +114,13 @@ def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> I
 
 
 def divided(data: DataSpec, *, every_column: bool = False) -> tuple[Iterator[Placed], Iterator[Placed]]:
-    """Reads the rows to train on and those to evaluate on, of which `every_column` speaks.
+    """Reads the rows to train on and those to evaluate on.
 
-    Raises `DataError` like `placed` and `held_out`.
+    Args:
+        every_column: as in `placed`, for the rows to evaluate on alone.
+
+    Raises:
+        DataError: as `placed` and `held_out`.
     """
     train = placed(data, "train")
     if data.eval is not None:
