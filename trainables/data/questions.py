@@ -47,9 +47,9 @@ class Question(Spec):
     columns: dict[str, Any]
     """The columns of the row that JSON can hold."""
     shared: int
-    """Tokens of `ids` behind which the labels stand: fewer than all where a label changes the last ones."""
+    """How many first tokens of `ids` the row has with every label: a label can change the last tokens of a prompt."""
     labels: tuple[tuple[int, ...], ...] = ()
-    """The tokens of each label behind those, with the end token; empty where no labels are ranked."""
+    """For each label the tokens after the first `shared` ones, with the end token; empty where no labels are ranked."""
 
 
 class Questions(Spec):
@@ -88,8 +88,11 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
             rows = list(islice(sources.read(data, split, every_column=True), LOOKED_ROWS))
             if split != "train" or data.eval is None:
                 problems += _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
-            if split == "train" and len(rows) < LOOKED_ROWS:
-                _labels(data, graders, rows)
+            if split == "train":
+                seen = _completions(data, graders, rows)
+                # A longer file that begins with a single label may have others further down.
+                if len(rows) < LOOKED_ROWS or len({text.strip() for text in seen}) > 1:
+                    catalogue.ranked_labels(graders, seen)
         except (DataError, GradingError) as error:
             problems += str(error).splitlines()
     return problems
@@ -114,7 +117,8 @@ def prepare(
         raise DataError(_NO_ANSWERS)
     train, held = sources.divided(data, every_column=True)
     rows = list(held)
-    labels = _labels(data, graders, (placed.row for placed in chain(train, rows)))
+    completions = _completions(data, graders, (placed.row for placed in chain(train, rows)))
+    labels = catalogue.ranked_labels(graders, completions)
     asked = ask(Renderer(data, tokenizer), rows, graders, labels, how.max_new_tokens, how.examples)
     arrays = load(prepared.payload) | {_NAME: np.frombuffer(asked.model_dump_json().encode(), np.uint8)}
     payload = save(arrays, metadata={"summary": prepared.summary.model_dump_json()})
@@ -230,9 +234,7 @@ def _absent(graders: Sequence[Grader], present: Mapping[str, object], source: st
     ]
 
 
-def _labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Row]) -> tuple[str, ...]:
-    """Returns the labels to rank. Raises `GradingError` where the answers of the rows are no labels."""
+def _completions(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Row]) -> set[str]:
+    """Returns the answers of the rows, which are labels; empty where no grader takes labels."""
     has_labels = any(isinstance(grader, Choice) for grader in graders)
-    completions = {templates.answer(data, row) for row in rows} if has_labels else set()
-    of_rows = catalogue.with_labels(graders, completions)
-    return next((each.labels or () for each in of_rows if isinstance(each, Choice) and each.ranks_labels), ())
+    return {templates.answer(data, row) for row in rows} if has_labels else set()

@@ -64,25 +64,30 @@ def needs_answers(spec: EvaluationSpec) -> bool:
     return any(not grader.ranks_labels for grader in graders(spec))
 
 
-def with_labels(made: Sequence[Grader], completions: Collection[str]) -> tuple[Grader, ...]:
-    """The graders, and each `Choice` with the labels of these rows, of which none that is its own changes it.
+def ranked_labels(made: Sequence[Grader], completions: Collection[str]) -> tuple[str, ...]:
+    """The labels to rank, as `Choice.with_labels` writes them; empty where none are ranked.
 
     Raises:
-        GradingError: as `Choice.with_labels` says.
+        GradingError: the completions are no labels: `Choice.with_labels` says why.
     """
-    found = list(made)
     for number, grader in enumerate(made):
         if isinstance(grader, Choice):
             try:
-                found[number] = grader.with_labels(completions)
+                labels = grader.with_labels(completions).labels or ()
             except ValueError as error:
                 raise GradingError(_lines(number, "choice", error)) from None
-    return tuple(found)
+            return labels if grader.ranks_labels else ()
+    return ()
 
 
 def wrong_row(made: Sequence[Grader], row: Mapping[str, Any], expected: str) -> str | None:
-    """Why no answer to a row can be right; None where one can. It grades the row's own completion."""
+    """Why no answer to a row can be right; None where one can.
+
+    Each grader but a user's function grades the row's own completion.
+    """
     for number, grader in enumerate(made):
+        if isinstance(grader, Function):
+            continue
         try:
             grader.grade(row, expected, expected)
         except ValueError as error:
@@ -93,12 +98,12 @@ def wrong_row(made: Sequence[Grader], row: Mapping[str, Any], expected: str) -> 
 def with_schemas(entries: Sequence[Any], folder: Path) -> list[Any]:
     """The entries of a sweep file with what schemas hold in place of their paths, which are relative to `folder`.
 
-    Entries that are wrong keep an absolute path: `graders` says what is wrong with them.
+    Where a file holds no schema, its absolute path stays. `graders` says what is wrong with an entry.
     """
     found = list(entries)
     for number, entry in enumerate(entries):
         match entry:
-            case {"json_fields": {"schema": str(path), **options}}:
+            case {"json_fields": {"schema": str(path), **options}} if len(entry) == 1:
                 schema: object = str(paths.absolute(folder / paths.at_home(Path(path))))
                 with suppress(ValueError):
                     schema = read_schema(schema)

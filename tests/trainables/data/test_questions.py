@@ -219,6 +219,20 @@ def test_too_many_labels_are_told_before_anything_starts(tmp_path: Path) -> None
     assert asked(of, {"choice": {"by": "answer"}})[0].labels == ()
 
 
+def test_too_many_labels_are_told_of_a_file_that_is_not_looked_at_to_its_end(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(questions, "LOOKED_ROWS", 150)
+    (problem,) = check(data(tmp_path, [{"question": "q", "answer": f"{n}"} for n in range(200)]), "choice")
+    assert "has 150 labels, and ranks at most 100" in problem
+    same = [{"question": "q", "answer": " " * (n % 2) + "same"} for n in range(150)]
+    assert check(data(tmp_path, [*same, {"question": "q", "answer": "other"}]), "choice") == []
+
+
+def test_a_function_of_the_users_grades_nothing_before_there_are_answers(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "raising_graders.py").write_text("def breaks(row, answer):\n    raise ValueError('b')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert len(asked(data(tmp_path, ROWS), "raising_graders:breaks")[0].rows) == 4
+
+
 def test_a_row_far_down_a_file_that_cannot_be_read_is_a_problem_and_no_crash(tmp_path: Path) -> None:
     of = data(tmp_path, [{"question": f"{n}?", "answer": "a"} for n in range(40)] + [{"question": "last?"}])
     (problem,) = check(of, "choice")

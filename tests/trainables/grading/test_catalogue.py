@@ -251,12 +251,15 @@ def test_a_function_that_is_broken_raises(name, row, why):
 def test_a_schema_is_read_from_its_file_once(tmp_path):
     (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
     entries = ["number", {"json_fields": {"schema": "schema.json"}}, {"json_fields": {"schema": "gone.json"}}, 5]
+    entries.append({"json_fields": {"schema": "schema.json"}, "number": {}})
     assert catalogue.with_schemas(entries, tmp_path) == [
         "number",
         {"json_fields": {"schema": {"type": "object"}}},
         {"json_fields": {"schema": str(tmp_path / "gone.json")}},
         5,
+        entries[-1],
     ]
+    assert "json_fields and number: no such grader" in problems(entries[-1])[0]
     path = {"json_fields": {"schema": str(tmp_path / "schema.json")}}
     assert catalogue.graders(spec(path)) == catalogue.graders(spec({"json_fields": {"schema": {"type": "object"}}}))
 
