@@ -55,6 +55,9 @@ class AnsweredRow(Spec):
     prompt: str
     expected: str
     answer: str
+    """What was generated; the likeliest label where nothing was."""
+    ranked: str | None = None
+    """The likeliest label, where labels are ranked."""
     is_ended: bool
     """Whether the answer ended by itself, and was not cut off at evaluation.max_new_tokens."""
     scores: dict[str, float]

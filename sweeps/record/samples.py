@@ -31,6 +31,7 @@ def _line(answered: AnsweredRow) -> str:
         "input": answered.prompt,
         "target": answered.expected,
         "answer": answered.answer,
+        "ranked": answered.ranked,
         "ended": answered.is_ended,
         "scores": answered.scores,
     }
@@ -52,6 +53,7 @@ def _row(line: bytes) -> AnsweredRow:
         prompt=raw["input"],
         expected=raw["target"],
         answer=raw["answer"],
+        ranked=raw.get("ranked"),
         is_ended=raw["ended"],
         scores=raw["scores"],
     )

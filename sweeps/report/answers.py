@@ -163,9 +163,11 @@ def best_against_base(folder: SweepFolder, record: SweepRecord, best: TrialRecor
 def confusion_of(answers: Answers | None) -> Confusion | None:
     """Which label was taken for which; None where the answers there are not those that `choice` scored."""
     rows = [] if answers is None else list(answers.rows.values())
-    if not rows or any(row.scores.get("choice") != (row.answer.strip() == row.expected.strip()) for row in rows):
+    labels, expected = [row.ranked or row.answer for row in rows], [row.expected for row in rows]
+    scores = [float(label.strip() == right.strip()) for label, right in zip(labels, expected, strict=True)]
+    if not rows or scores != [row.scores.get("choice") for row in rows]:
         return None
-    return confusion([row.expected for row in rows], [row.answer for row in rows])
+    return confusion(expected, labels)
 
 
 def _answers(path: Path, name: str) -> Answers | None:

@@ -44,6 +44,8 @@ class Question(Spec):
     prompt: str
     """What is asked, for people: without a chat template."""
     expected: str
+    label: str | None = None
+    """The row's own label, as the data write it; None where no labels are ranked."""
     columns: dict[str, Any]
     """The columns of the row that JSON can hold."""
     shared: int
@@ -211,6 +213,7 @@ def _question(
         ids=tuple(kept.ids[: kept.start]),
         prompt=templates.question(renderer.data, row),
         expected=expected,
+        label=templates.answer(renderer.data, row) if labels else None,
         columns=columns,
         shared=shared,
         labels=tuple(tuple(each.ids[shared:]) for each in chosen),

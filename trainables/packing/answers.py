@@ -65,10 +65,11 @@ class Grading:
         ranked = np.reshape(label_losses, (-1, len(self._labels))).argmin(axis=1) if self._labels else ()
         likeliest = [self._labels[place] for place in ranked]
         said = [decoded(self._tokenizer, answer.ids) for answer in answers]
+        heard = [after_reasoning(text) for text in said]
         values: dict[str, tuple[float, ...]] = {}
         overall: dict[str, float] = {}
         for grader in self._graders:
-            found = self._scores(grader, likeliest if grader.ranks_labels else said)
+            found = self._scores(grader, likeliest if grader.ranks_labels else heard)
             if isinstance(found, Failure):
                 return found
             values |= {metric: tuple(of_row[metric] for of_row in found.rows) for metric in found.rows[0]}
@@ -77,8 +78,9 @@ class Grading:
             AnsweredRow(
                 row=question.row,
                 prompt=question.prompt,
-                expected=question.expected,
+                expected=question.label or question.expected,
                 answer=text,
+                ranked=likeliest[place] if likeliest else None,
                 is_ended=answers[place].is_ended if answers else True,
                 scores={name: each[place] for name, each in values.items()},
             )
@@ -95,15 +97,17 @@ class Grading:
         }
         return evaluation.model_copy(update=update)
 
-    def _scores(self, grader: Grader, said: Sequence[str]) -> _Scores | Failure:
+    def _scores(self, grader: Grader, answers: Sequence[str]) -> _Scores | Failure:
         """Returns what a grader gives; where it raises, that and for which row."""
-        answers, expected = [after_reasoning(text) for text in said], [each.expected for each in self._questions]
+        # A ranked label is text of the data. Decoded tokens can differ from the data, as in their Unicode form.
+        own = [each.label if grader.ranks_labels else None for each in self._questions]
+        expected = [label or each.expected for label, each in zip(own, self._questions, strict=True)]
         name = where = next(iter(grader.metrics))
         rows = []
         try:
-            for question, answer in zip(self._questions, answers, strict=True):
+            for question, right, answer in zip(self._questions, expected, answers, strict=True):
                 where = f"{name}, evaluation row {question.row}"
-                rows.append(grader.grade(question.columns, question.expected, answer))
+                rows.append(grader.grade(question.columns, right, answer))
             where = name
             return _Scores(rows, grader.overall(expected, answers))
         except Exception as error:

@@ -163,6 +163,9 @@ def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None
     generated = [each.model_copy(update={"answer": "It is a."}) for each in told]
     found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(generated).encode()})
     assert compare(tmp_path, "t00", "t01")[1]["confusion"] is None
+    both = [each.model_copy(update={"answer": "{}", "ranked": each.answer}) for each in told]
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(both).encode()})
+    assert compare(tmp_path, "t00", "t01")[1]["confusion"] == document["confusion"]
 
 
 def test_of_a_function_that_says_so_the_lower_score_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ import packs
 import pytest
 import tiny_models
 import torch
+from tokenizers import normalizers
 
 from trainables import qlora
 from trainables.contract import Evaluation, Failure
 from trainables.data import dataset, questions
+from trainables.data.rendering import Renderer
+from trainables.data.templates import Placed
+from trainables.grading import catalogue
 from trainables.packing import adapter_pack
 from trainables.packing.adapter_pack import AdapterPack
+from trainables.packing.answers import Grading
+from trainables.packing.engine import Answer
 from trainables.scoring.requests import BASE, ScoringRequest
 from trainables.specs import AdapterSpec, DataSpec, EvaluationSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
@@ -133,6 +140,25 @@ def test_the_likeliest_label_is_the_one_of_the_highest_probability(root: Path) -
         assert row.answer == asked.labels[sums.index(max(sums))]
         assert row.is_ended
     assert "answers_ended" not in base.metrics, "nothing is generated"
+
+
+def test_a_ranked_label_is_right_whatever_unicode_form_tokens_have_and_is_kept_beside_what_is_generated() -> None:
+    made = tiny_models.tokenizer()
+    made.backend_tokenizer.normalizer = normalizers.NFC()
+    labels = [unicodedata.normalize("NFD", text) for text in ("Santé", "Économie")]
+    rows = [Placed(f"row {n}", {"q": f"{n}?", "a": label}, 0) for n, label in enumerate(labels)]
+    how = EvaluationSpec(metrics=("choice", "exact_match"))
+    renderer = Renderer(DataSpec(train="rows.jsonl", prompt="{q}", completion="{a}"), made)
+    asked = questions.ask(renderer, rows, catalogue.graders(how), labels, None)
+    plain = Evaluation(metrics={"eval_loss": 1.0}, row_losses=(1.0, 1.0), row_tokens=(1, 1))
+    generated = [Answer(made.encode(text), is_ended=True) for text in ("Santé", "?")]
+    found = evaluation(Grading(asked, how, made).grade(plain, generated, [0.0, 5.0, 5.0, 0.0]))
+    scores = (found.metrics["choice"], found.metrics["choice_macro_f1"], found.metrics["exact_match"])
+    assert scores == (1.0, 1.0, 0.5)
+    assert [(row.expected, row.ranked, row.answer) for row in found.answers] == [
+        (labels[0], labels[0], "Santé"),
+        (labels[1], labels[1], "?"),
+    ]
 
 
 @pytest.mark.usefixtures("engine")
