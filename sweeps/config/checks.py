@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sweeps.config.uris import sqlite_file, work_folder
 from trainables import catalogue
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable, TrainableError
+from trainables.grading import catalogue as grading
 from trainables.inputs import paths
 from trainables.objective import COSTS, EVAL_LOSS, Direction
 from trainables.scoring import requests
@@ -115,7 +117,12 @@ def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
     if offered is None:
         return []
     wrong = {field: metric for field, metric in named.items() if metric not in offered}
-    return [f"{field}: {_not_offered(config, trainable, metric, offered)}" for field, metric in wrong.items()]
+    lines = [f"{field}: {_not_offered(config, trainable, metric, offered)}" for field, metric in wrong.items()]
+    alone: Collection[str] = ()
+    with suppress(TrainableError):  # a trainable of one's own may know other graders
+        alone = grading.without_rows(config.evaluation)
+    rule = "has no value per row, by which a promotion decides: name another metric"
+    return lines + [f"{field}: {metric} {rule}" for field, metric in named.items() if metric in alone]
 
 
 def promotion_rows(config: SweepConfig) -> list[str]:

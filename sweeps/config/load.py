@@ -85,7 +85,8 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
         wrong += mistakes
         wrong += checks.fields_together(space) if not space_mistakes else []
         notices += checks.served_ranks(config, space)
-    if trainable is not None:
+    # Else metrics are missing whose names are right.
+    if trainable is not None and not any(line.startswith("evaluation") for line in wrong):
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]

@@ -26,8 +26,8 @@ from trainables.objective import Objective
 from trainables.scoring.requests import BASE
 from trainables.specs import EvaluationSpec
 
-MOST_SHOWN = 5
-"""Rows that a terminal shows of those on which two differ; the report and `--json` have more."""
+MOST_SHOWN = 3
+"""Rows that a terminal shows of those that got worse, and of those that got better; `--json` has all."""
 _MOST_CHARACTERS = 300
 
 
@@ -66,10 +66,10 @@ class Changes:
         """The rows that differ, those that got worse first: as the first one answered, and as the other did."""
         return [(self.first.rows[place], self.other.rows[place]) for place in (*self.worse, *self.better)]
 
-    def lines(self, most: int = MOST_SHOWN) -> list[str]:
-        """The first of these rows for a terminal, and how many more there are."""
-        shown = []
-        for mine, theirs in self.pairs()[:most]:
+    def lines(self) -> list[str]:
+        """The first rows of both kinds for a terminal, and how many more differ."""
+        shown, places = [], (*self.worse[:MOST_SHOWN], *self.better[:MOST_SHOWN])
+        for mine, theirs in ((self.first.rows[place], self.other.rows[place]) for place in places):
             scores = [f"{each.scores[self.metric]:g}" for each in (mine, theirs)]
             texts = {
                 "prompt": mine.prompt,
@@ -82,7 +82,7 @@ class Changes:
                 f"row {mine.row}: {self.metric} {scores[0]} of {self.first.name}, {scores[1]} of {self.other.name}"
             ]
             shown += [f"  {title:<{width}}  {legible(text, _MOST_CHARACTERS)}" for title, text in texts.items()]
-        more = len(self.better) + len(self.worse) - most
+        more = len(self.better) + len(self.worse) - len(places)
         return [*shown, f"{more} more rows differ: --json has them all"] if more > 0 else shown
 
     def as_json(self) -> dict[str, Any]:

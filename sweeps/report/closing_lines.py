@@ -81,8 +81,8 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
         lowest = rank(record.trials.values(), config.stops)[0]
         value = f"{lowest.value(config.stops.metric):.4f}"
         lines.append(
-            f"{config.stops.metric} stopped trials, and {record.objective.metric} chose among those that had it: the "
-            f"lowest {config.stops.metric} is that of {label(lowest.number)} ({value})"
+            f"trials were stopped by {config.stops.metric}, and {record.objective.metric} chose the best of those that "
+            f"were scored; {label(lowest.number)} has the lowest {config.stops.metric} ({value})"
         )
     return lines
 

@@ -15,9 +15,11 @@ from sweeps.record.selection import Selection, leader, pareto, rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
 from sweeps.statistics.comparison import Comparison, Separation
+from trainables.inputs import json_text
 from trainables.inputs.legible import legible
 from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE
+from trainables.specs import EvaluationSpec
 
 NO_ADAPTER = "no adapter"
 """Stands in place of a state in the row of the base."""
@@ -81,6 +83,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     chosen = {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)} if others else None
     if EVAL_LOSS not in others and any(t.best_metrics and record.judges(t) != record.objective for t in trials):
         others.append(EVAL_LOSS)  # what ranks the trials whose answers were not scored
+    others += [name for name in _scores(record) if name not in (metric, *others)]
     told = separation if separation is not None and separation.is_told else None
 
     def ends(key: str) -> list[str]:
@@ -104,6 +107,20 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
         best, *shown = (number_text(record.base.metrics.get(name, math.nan)) for name in (metric, *others))
         rows.append((BASE, *("" for _ in params), "0", best, "0", *shown, NO_ADAPTER, *ends(BASE)))
     return Cells(heads, tuple(rows))
+
+
+def _scores(record: SweepRecord) -> list[str]:
+    """The main metric of each grader by which a trial's answers, or those of the base, were scored."""
+    given = [trial.best_metrics for trial in record.trials.values()]
+    given += [] if record.base is None else [record.base.metrics]
+    return [name for name in _evaluation(record).names[:-1] if any(name in metrics for metrics in given)]
+
+
+def _evaluation(record: SweepRecord) -> EvaluationSpec:
+    try:
+        return EvaluationSpec.model_validate(json_text.parse(record.config or "{}").get("evaluation") or {})
+    except (ValueError, AttributeError):
+        return EvaluationSpec()
 
 
 def _apart(compared: Comparison) -> str:
@@ -160,8 +177,12 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
 
 
 def notes(record: SweepRecord) -> list[str]:
-    """Lines about target modules that run under another name, or not at all: the table cannot show them."""
-    return [legible(target.line) for target in record.targets.values()]
+    """What the table cannot show: target modules that run under another name or not at all, and missing scores."""
+    lines = [legible(target.line) for target in record.targets.values()]
+    known = [trial.best_metrics for trial in record.trials.values() if trial.best_metrics]
+    if any(name not in metrics for metrics in known for name in _scores(record)):
+        lines.append("-: not scored: answers are scored at a trial's last step (evaluation.when: last)")
+    return lines
 
 
 def ending(trial: TrialRecord, metric: str) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LOOKED_ROWS = 20_000
 """The most rows of data.train whose answers `check` looks at for labels."""
+LOOKED_ANSWERS = 200
+"""The most rows of a file of which `check` looks whether any answer could be right."""
 _NAME = "questions"
 _LEAST_TOKENS = 8
 _NO_ANSWERS = "evaluation.metrics: rows of data.text have no answers to score: give prompt and completion, or messages"
@@ -89,7 +91,10 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
         try:
             rows = list(islice(sources.read(data, split, every_column=True), LOOKED_ROWS))
             if split != "train" or data.eval is None:
-                problems += _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
+                absent = _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
+                looked = () if absent else rows[:LOOKED_ANSWERS]
+                wrong = (catalogue.wrong_row(graders, row, templates.answer(data, row)) for row in looked)
+                problems += absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
             if split == "train":
                 seen = _completions(data, graders, rows)
                 # A longer file that begins with a single label may have others further down.

@@ -59,6 +59,11 @@ def directions(spec: EvaluationSpec) -> Mapping[str, Direction]:
     return found | {ANSWERS_ENDED: "max"} if needs_answers(spec) else found
 
 
+def without_rows(spec: EvaluationSpec) -> frozenset[str]:
+    """The metrics that have no value per row, so that no promotion can decide by them. Raises `GradingError`."""
+    return frozenset().union(*(grader.of_all for grader in graders(spec)))
+
+
 def needs_answers(spec: EvaluationSpec) -> bool:
     """Whether anything is generated. Raises `GradingError`."""
     return any(not grader.ranks_labels for grader in graders(spec))

@@ -48,6 +48,11 @@ class Choice(RightOrWrong):
         return {"choice": "max", "choice_macro_f1": "max"}
 
     @property
+    def of_all(self) -> frozenset[str]:
+        """See `Grader.of_all`."""
+        return frozenset(["choice_macro_f1"])
+
+    @property
     def ranks_labels(self) -> bool:
         """See `Grader.ranks_labels`."""
         return self.by == "ranking"

@@ -22,6 +22,11 @@ class Grader(Spec):
         """Name of each metric -> which value is better. The first one is named as the entry is."""
 
     @property
+    def of_all(self) -> frozenset[str]:
+        """The metrics that are no mean of the rows' scores."""
+        return frozenset()
+
+    @property
     def columns(self) -> frozenset[str]:
         """The columns that each row must have."""
         return frozenset()

@@ -339,7 +339,8 @@ class _Told:
         """A pass over rows begins, so the one before is done."""
         self._progress = self._progress.model_copy(update={"done": self._progress.done + self._under_way})
         self._under_way = len(places)
-        self._tell(self._progress)
+        if self._progress.rows:
+            self._tell(self._progress)
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def test_paths_in_a_file_are_relative_to_it(here: Path) -> None:
 
 
 def test_a_schema_is_read_from_beside_the_file_when_the_sweep_is_loaded(here: Path) -> None:
-    write_rows(here.parent / "files")
+    rows = [json.dumps({"question": f"q{n}", "answer": "{}"}) for n in range(30)]
+    (here.parent / "files" / "rows.jsonl").write_text("\n".join(rows))
     (here.parent / "files" / "record.json").write_text('{"type": "object"}')
     metrics = "evaluation: {metrics: [{json_fields: {schema: record.json}}]}\n"
     config = loaded(here, QLORA + metrics).config

@@ -57,8 +57,8 @@ def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stop
     assert lines[0] == "better than the base without an adapter (0.1250): 0.6250 higher"
     assert lines[-2:] == [
         "exact_match: base 0.1250, default configuration (t00) 0.5000, best (t01) 0.7500",
-        "eval_loss stopped trials, and exact_match chose among those that had it: the lowest eval_loss is that of t00 "
-        "(1.0000)",
+        "trials were stopped by eval_loss, and exact_match chose the best of those that were scored; "
+        "t00 has the lowest eval_loss (1.0000)",
     ]
 
 

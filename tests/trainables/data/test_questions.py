@@ -239,5 +239,10 @@ def test_a_row_far_down_a_file_that_cannot_be_read_is_a_problem_and_no_crash(tmp
     assert "has no column 'answer'" in problem
 
 
+def test_completions_that_a_grader_can_find_nothing_in_are_told_before_anything_starts(tmp_path: Path) -> None:
+    (problem,) = check(data(tmp_path, [{"question": "?", "answer": "billing"}] * 20), "number")
+    assert problem.startswith("evaluation.metrics.0: number: the completion holds no number (")
+
+
 def check(of: DataSpec, *metrics: Any) -> list[str]:
     return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))
