@@ -201,8 +201,10 @@ def kill_all(run: Run) -> None:
 
 def processes(run: Run) -> list[tuple[psutil.Process, str]]:
     """All that the run has started and that lives, with its command line."""
-    found = []
-    for child in psutil.Process(run.process.pid).children(recursive=True):
+    found, children = [], list[psutil.Process]()
+    with suppress(psutil.NoSuchProcess):  # the run has ended
+        children = psutil.Process(run.process.pid).children(recursive=True)
+    for child in children:
         with suppress(psutil.NoSuchProcess):  # it has just ended
             found.append((child, " ".join(child.cmdline())))
     return found
