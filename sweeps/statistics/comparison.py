@@ -91,12 +91,15 @@ class Comparison:
         """Whether the difference is more than chance on these rows; None when that cannot be told."""
         if self.low is None or self.high is None:
             return None
-        return self.low > 0 or self.high < 0 if self.exact is None else self.above(0.0) is not None
+        if self.exact is None or self.is_same:
+            return self.low > 0 or self.high < 0
+        return self.above(0.0) is not None
 
     def above(self, bound: float) -> bool | None:
         """Whether the difference is above `bound`, beyond chance on these rows; None where that cannot be told.
 
-        The exact test decides alone where scores are 0 or 1; what other seeds would give is counted in the interval.
+        The exact test decides alone where scores are 0 or 1 and no row is a copy; what other seeds would give is
+        counted in the interval.
         """
         if self.is_same:
             return bound < 0

@@ -33,7 +33,7 @@ class Exact:
     confidence: float
     """Such as 0.99: the error is half of the rest on either side."""
     is_whole: bool = True
-    """Whether all rows that differ do so by 1."""
+    """Whether all rows that differ do so by 1, and none is a copy: the difference is a mean of all rows."""
 
     @property
     def p_value(self) -> float:
@@ -88,7 +88,8 @@ class Exact:
 def exact(values: Sequence[float], others: Sequence[float], units: Sequence[int], confidence: float) -> Exact | None:
     """The exact test of how much higher `values` are than `others`.
 
-    None where a score is not between 0 and 1, or where many differ and not all by 1: the interval holds there.
+    None where a score is not between 0 and 1, or where many rows differ and the test is not whole: the interval holds
+    there.
 
     Args:
         values, others: the score of each row by one model, and by the other.
@@ -98,7 +99,7 @@ def exact(values: Sequence[float], others: Sequence[float], units: Sequence[int]
     both_R = np.concatenate([one_R, other_R])
     gains_R = one_R - other_R
     signs_U = np.sign(np.bincount(units, gains_R))
-    is_whole = bool(np.isin(gains_R, (-1.0, 0.0, 1.0)).all())
+    is_whole = len(signs_U) == len(gains_R) and bool(np.isin(gains_R, (-1.0, 0.0, 1.0)).all())
     if both_R.min() < 0 or both_R.max() > 1 or (not is_whole and np.count_nonzero(signs_U) >= FEW_ROWS):
         return None
     return Exact(int((signs_U > 0).sum()), int((signs_U < 0).sum()), len(signs_U), confidence, is_whole)

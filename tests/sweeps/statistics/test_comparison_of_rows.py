@@ -59,6 +59,13 @@ def test_a_difference_that_some_rows_contradict_is_not() -> None:
     assert needed is not None and needed > ROWS
 
 
+def test_a_model_is_not_apart_from_itself_by_its_scores() -> None:
+    one = BEST.model_copy(update={"row_values": {"right": tuple(float(row % 2) for row in range(ROWS))}})
+    (found,) = separate("right", [Pair("a", 0.0, one, one)], None, 2).trials
+    assert found.exact is not None
+    assert found.apart is False
+
+
 def test_one_configuration_run_twice_is_no_win() -> None:
     """Two runs that differ by chance alone: told apart in at most 2.5 % of cases, one tail of the interval."""
     told = 0

@@ -66,8 +66,8 @@ def test_what_scores_have_it() -> None:
     assert exact([0.3] * 12, zeros, units, 0.99) == Exact(12, 0, 12, 0.99, is_whole=False)
     assert exact([0.3] * 30, [0.0] * 30, range(30), 0.99) is None, "enough rows differ for the interval"
     assert exact([2.0] * 12, ones, units, 0.99) is None
-    # The copies of a row count once.
-    assert exact(ones, zeros, [0, 0, 0, *range(1, 10)], 0.99) == Exact(10, 0, 10, 0.99)
+    # The copies of a row count once, and the difference is a mean of all rows.
+    assert exact(ones, zeros, [0, 0, 0, *range(1, 10)], 0.99) == Exact(10, 0, 10, 0.99, is_whole=False)
 
 
 def test_the_interval_of_a_score_stays_between_scores() -> None:
@@ -86,6 +86,22 @@ def test_the_interval_of_a_score_stays_between_scores() -> None:
     ((found,), _, _) = compare("right", [Pair("b", 0.4, of(5), of(1))], 0.995)
     assert found.low is not None and found.high is not None
     assert -1 <= found.low < 0.4 < found.high == 1
+
+
+def test_rows_with_copies_are_not_told_by_the_exact_test_alone() -> None:
+    """Ten rows of 61 are won, and one with 60 copies is lost: by different rows a gain, by all rows a loss of 0.42."""
+
+    def of(won: bool) -> Evaluation:
+        values = tuple(float(row < 10) if won else float(row >= 60) for row in range(120))
+        losses = tuple(float(min(row, 60) + won) for row in range(120))
+        return Evaluation(
+            metrics={"eval_loss": 1.0, "right": sum(values) / 120},
+            row_losses=losses, row_tokens=(1,) * 120, row_values={"right": values},
+        )  # fmt: skip
+
+    ((found,), rows, _) = compare("right", [Pair("a", -50 / 120, of(True), of(False))], 0.99)
+    assert rows == 61
+    assert found.above(-0.1) is not True and found.above(0.0) is not True
 
 
 def test_groups_of_rows_have_the_interval_alone() -> None:
