@@ -12,7 +12,7 @@ from sweeps.record import digests
 from sweeps.tracking.lookup import ReportedRows, TrackedSweep, TrialRun
 from trainables.contract import Evaluation
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import COSTS, Objective
+from trainables.objective import COSTS, EVAL_LOSS, Objective, Standing
 from trainables.scoring import requests
 from trainables.specs import TrialSpec
 
@@ -64,7 +64,12 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
             f"{sweep.sweep_id}: no trial may be promoted: one must be COMPLETED or STOPPED, with a finite "
             f"best_{metric} and its adapter in MLflow ({states})"
         )
-    return sorted(found, key=lambda each: (objective.loss(each.best(metric)), each.number))
+    return sorted(found, key=lambda each: (_standing(each, objective), each.number))
+
+
+def _standing(trial: TrialRun, objective: Objective) -> Standing:
+    """As the sweep ranks its trials: among equals the loss decides."""
+    return objective.standing({name: trial.best(name) for name in (EVAL_LOSS, objective.metric)})
 
 
 def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:

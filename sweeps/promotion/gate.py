@@ -37,7 +37,7 @@ class Verdict:
     """The gate's decision on the best candidate, and all that it compared."""
 
     winner: str
-    """The candidate with the best value on the rows that decide."""
+    """The candidate with the best value on the rows that decide; of equal values that with the lowest loss."""
     objective: Objective
     """The metric that decides."""
     losses: Mapping[str, float]
@@ -78,15 +78,20 @@ class Verdict:
 
     def told(self, comparison: Comparison) -> bool | None:
         """Whether a gain is above 0 and large enough; None where that cannot be told."""
-        if comparison.difference >= self.min_gain and comparison.above(0.0):
+        if self._is_enough(comparison) and comparison.above(0.0):
             return True
         return False if comparison.above(self.min_gain) is False else None
+
+    def _is_enough(self, comparison: Comparison) -> bool:
+        """Whether a gain is as large as min_gain, beside rounding: 0.3 - 0.2 is less than 0.1."""
+        return comparison.difference >= self.min_gain - 1e-9
 
     @property
     def decided_by(self) -> Limit | None:
         """The limit for which the winner does not pass; None where it passes, or the metric itself decided."""
-        left = [each for each in (*self.guards, *self.slices) if each.holds is not True]
-        return worst(left) if self._is_better else None
+        left = worst(each for each in (*self.guards, *self.slices) if each.holds is not True)
+        is_broken = left is not None and left.holds is False
+        return left if self._is_better or (self._is_better is None and is_broken) else None
 
     @property
     def shown_limits(self) -> tuple[Limit, ...]:
@@ -105,7 +110,7 @@ class Verdict:
         if self.decided_by is not None:
             return self.decided_by.rows_needed
         untold = [each for each in self.comparisons[self.winner] if self.told(each) is None]
-        bounds = ((each, 0.0 if each.difference >= self.min_gain else self.min_gain) for each in untold)
+        bounds = ((each, 0.0 if self._is_enough(each) else self.min_gain) for each in untold)
         return more_rows(bounds, self.rows)
 
     @property
@@ -135,7 +140,7 @@ class Verdict:
         if gain.low is None:
             return None if self.rows < LEAST_ROWS else f"{whether}: {gain.unknown}"
         told = f"{amount}, {self.evidence_of(gain)}"
-        if self.told(gain) is None and gain.difference > least:
+        if self.told(gain) is None and gain.difference > 0 and self._is_enough(gain):
             return f"{winner}'s gain on the {gain.key} may be chance: {told}"
         if gain.difference > 0 and least:
             known = "" if self.told(gain) is False else ", which may be chance"
@@ -190,14 +195,14 @@ def decide(
 
     Args:
         scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
-        candidates: their names; of equal values the first one wins.
+        candidates: their names; of equal ones (`Objective.standing`) the first one wins.
         min_gain: in the metric's unit.
         objective: the metric that is compared.
         sliced: divides the rows into slices; None for no slices.
         guarded: the evaluations of the winner and the references under guards.
     """
     values = {name: objective.of(each.metrics) for name, each in scores.items()}
-    winner = min(candidates, key=lambda name: objective.loss(values[name]))
+    winner = min(candidates, key=lambda name: objective.standing(scores[name].metrics))
     ordered = [winner, *(name for name in candidates if name != winner)]
     references = [name for name in (BASE, CHAMPION) if name in scores]
     pairs = [

@@ -230,6 +230,20 @@ def test_all_wrong_before_and_all_right_now_is_better():
     assert found.passed
 
 
+def test_a_gain_of_min_gain_passes_however_it_is_rounded():
+    """0.6 - 0.5 is less than 0.1 by a rounding."""
+    base, own = half_right(200, 20, 0)
+    found = decide({BASE: base, "t00": own}, ["t00"], 0.1, ACCURACY)
+    assert found.comparisons["t00"][0].difference < 0.1
+    assert found.passed
+
+
+def test_of_equal_candidates_that_with_the_lower_loss_is_the_winner():
+    base, own = half_right(200, 20, 0)
+    lower = own.model_copy(update={"metrics": own.metrics | {"eval_loss": own.loss - 0.1}})
+    assert decide({BASE: base, "t00": own, "t01": lower}, ["t00", "t01"], 0.0, ACCURACY).winner == "t01"
+
+
 def test_only_the_rows_that_were_answered_decide():
     """Of 40 rows the losses of all are known, and the answers of the last twelve."""
     base, own = half_right(40)

@@ -168,6 +168,16 @@ def test_an_adapter_that_is_worse_in_one_language_is_caught_by_the_slice():
     }  # fmt: skip
 
 
+def test_a_broken_slice_decides_where_the_metric_cannot_be_told():
+    of = [-0.6 if language == "de" else 0.3 for language in LANGUAGES]
+    verdict = contender(
+        {BASE: evaluation(evenly(0)), "t01": evaluation(of, 2)}, Slices(by="language", worse_by=0.1)
+    ).verdict
+    assert verdict.told(verdict.comparisons["t01"][0]) is None
+    assert verdict.words == "not better (slice language=de)"
+    assert verdict.reasons[0].startswith("t01 is worse than the base on slice language=de")
+
+
 def test_a_slice_has_the_rows_and_the_values_of_its_own():
     base, own = evaluation(evenly(0)), evaluation(evenly(0.5), 2)
     (de, _, _) = limits.slices(BY_LANGUAGE, LOWEST_LOSS, own, {BASE: base}, 1)

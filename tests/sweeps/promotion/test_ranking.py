@@ -63,6 +63,16 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
         ranked(only, LOWEST_LOSS, None, False)
 
 
+def test_among_trials_of_one_score_the_loss_decides_as_in_the_sweep():
+    def trial(number: int, loss: float) -> TrialRun:
+        metrics = {"best_eval_loss": loss, "best_eval_accuracy": 0.75}
+        return TrialRun("run", f"k{number}", number, "COMPLETED", None, None, None, metrics, {})
+
+    trials = (trial(0, 0.8), trial(1, 0.7), trial(2, 0.7))
+    sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
+    assert [each.number for each in ranked(sweep, ACCURACY, None, False)] == [1, 2, 0]
+
+
 @pytest.mark.parametrize("metric", ["of_4", "step"])
 def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_metric(metric):
     metrics = {"eval_loss": 0.5, "best_eval_loss": 0.5, "best_of_4": 0.1, "best_best_of_4": 0.1, "best_step": 3.0}
