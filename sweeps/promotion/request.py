@@ -20,8 +20,7 @@ from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.stores import NamedSweep
 from trainables import catalogue
-from trainables.errors import TrainableError
-from trainables.objective import Direction, Objective
+from trainables.objective import EVAL_LOSS, Direction, Objective
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 
     Raises:
         SweepError: the sweep has several objectives, and nothing says which of its trials is wanted.
+        TrainableError: as `direction`.
     """
     objectives = config.objectives
     if metric is None and len(objectives) > 1 and trial is None:
@@ -140,8 +140,11 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 
 
 def direction(config: SweepConfig, metric: str) -> Direction:
-    """Which value of a metric is better; the lower one where it is not known."""
-    try:
-        return catalogue.metrics(catalogue.find(config.trainable), config.base).get(metric, "min")
-    except TrainableError:
+    """Which value of a metric is better; the lower one where the trainable does not know the metric.
+
+    Raises:
+        TrainableError: the trainable's metrics cannot be had, such as a function of the user's that is not here.
+    """
+    if metric == EVAL_LOSS:
         return "min"
+    return catalogue.metrics(catalogue.find(config.trainable), config.base).get(metric, "min")

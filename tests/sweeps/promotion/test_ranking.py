@@ -12,6 +12,7 @@ from sweeps.errors import SweepError
 from sweeps.promotion.candidates import ranked
 from sweeps.promotion.request import ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.errors import GradingError
 from trainables.objective import LOWEST_LOSS, Objective
 
 ACCURACY = Objective(metric="eval_accuracy", mode="max")
@@ -41,6 +42,19 @@ def test_with_several_objectives_somebody_must_choose():
     several = config([{"metric": "eval_loss"}, {"metric": "trainable_params"}])
     with pytest.raises(SweepError, match=r"eval_loss and trainable_params.*--trial KEY.*--metric NAME"):
         ranking(several, None, None)
+
+
+def test_a_function_that_cannot_be_imported_is_no_metric_whose_lower_value_is_better():
+    """Its direction is not known: an adapter that is worse would be promoted."""
+    raw = {
+        "name": "s",
+        "trainable": "qlora",
+        "objective": {"metric": "other"},
+        "evaluation": {"metrics": ["not_there:score"]},
+    }
+    with pytest.raises(GradingError, match=r"^evaluation\.metrics\.0: .*not_there"):
+        ranking(SweepConfig.model_validate(raw), "score", None)
+    assert ranking(SweepConfig.model_validate(raw), "eval_loss", None) == LOWEST_LOSS
 
 
 def test_several_objectives_survive_the_configurations_file():
