@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -94,7 +94,8 @@ class ServingRow(Spec):
     labelled: _Numbers
     """Positions of the tokens that count in the loss."""
     logprobs: dict[str, _Values]
-    """`PROMOTED`, BASE, and CHAMPION where there was one -> log-probability of each labelled token, in nats."""
+    """`PROMOTED`, the labels of other candidates, BASE, and CHAMPION where there was one -> log-probability of each
+    labelled token, in nats."""
 
 
 class Decision(Spec):
@@ -194,17 +195,18 @@ def of(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[
         files=file_digests(files),
         base=Base(**base, identity=evidence.base_identity),
         versions=dict(model_package.versions(facts.base)) | {"qlora-sweeps": version("qlora-sweeps")},
-        serving_rows=_serving_rows(answer, {PROMOTED: candidate.label, BASE: BASE, CHAMPION: CHAMPION}),
+        serving_rows=_serving_rows(answer, candidate.label, labels),
     )  # fmt: skip
     shown = read(without_passwords(found.content().decode()).encode())
     return shown.model_copy(update={"sha256": shown.digest()})
 
 
-def _serving_rows(answer: ScoringResult, names: Mapping[str, str]) -> tuple[ServingRow, ...]:
-    """The first rows with their log-probabilities. `names`: see `ServingRow.logprobs` -> the name in `scores`."""
-    told = {ours: answer.logprobs[theirs] for ours, theirs in names.items() if theirs in answer.logprobs}
-    if PROMOTED not in told:  # a scorer of somebody's own need not tell them
+def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str]) -> tuple[ServingRow, ...]:
+    """The first rows with their log-probabilities."""
+    if winner not in answer.logprobs:  # a scorer of somebody's own need not tell them
         return ()
+    names = [name for name in (winner, *candidates, BASE, CHAMPION) if name in answer.logprobs]
+    told = {PROMOTED if name == winner else name: answer.logprobs[name] for name in names}
     return tuple(
         ServingRow(
             ids=sample.ids, labelled=sample.labelled, logprobs={ours: rows[place] for ours, rows in told.items()}
@@ -228,7 +230,7 @@ def read(content: bytes) -> Decision:
         if not {BASE, record.verdict.get("winner"), *record.rule.candidates} <= record.scores.keys():
             raise ValueError("scores")
         return record
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, TypeError) as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else str(error)
         raise Failed(f"{RECORD}: is damaged, or not a decision record of qsweep ({where})") from None
 

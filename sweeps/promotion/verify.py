@@ -45,7 +45,7 @@ def checks(found: Found) -> tuple[Decision, list[Check]]:
     whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
     rows = _of(
         "rows",
-        next(chain(_odd_values(record), _odd_serving_rows(record)), None),
+        _odd_rows(record),
         f"{len(record.scores[BASE].row_losses)}, their values agree",
     )
     base, of = record.base, f"{record.rows.source} and {record.base.source}"
@@ -83,6 +83,14 @@ def _files(record: Decision, files: Mapping[str, bytes]) -> Iterator[Check]:
         how = "" if not wrong else "is gone" if wrong[0] not in here else "is not the one that was promoted"
         if paths:
             yield _of(part, f"{wrong[0]} {how}" if wrong else None, f"{', '.join(paths)}: sha256 as recorded")
+
+
+def _odd_rows(record: Decision) -> str | None:
+    """What is wrong with the rows and their values; None where nothing is."""
+    try:
+        return next(chain(_odd_values(record), _odd_serving_rows(record)), None)
+    except (LookupError, ZeroDivisionError) as error:
+        return f"they do not fit to each other: {error!r}"
 
 
 def _odd_values(record: Decision) -> Iterator[str]:

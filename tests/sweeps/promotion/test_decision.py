@@ -60,7 +60,7 @@ def test_the_record_says_why_and_what_of(strong):
     assert (record.rule.objective.metric, record.rule.min_gain) == ("eval_loss", 0.0)
     assert record.verdict["passed"] is True
     assert len(record.rows.digests) == 40
-    assert {row.logprobs.keys() == {PROMOTED, BASE} for row in record.serving_rows} == {True}
+    assert {row.logprobs.keys() == {PROMOTED, "t00", BASE} for row in record.serving_rows} == {True}
     assert len(record.serving_rows) == 32
     assert (record.champion, record.forced) == (None, ())
     assert {"artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/chat_template.jinja"} <= set(
@@ -83,7 +83,7 @@ def test_a_champion_that_was_beaten_is_in_the_record_of_the_last_promotion(champ
     record = record_of(champion, "2")
     assert (record.alias, record.champion) == ("champion", "1")
     assert record.champion_sha256 == record_of(champion, "1").adapter_sha256 != record.adapter_sha256
-    assert record.serving_rows[0].logprobs.keys() == {PROMOTED, BASE, "champion"}
+    assert record.serving_rows[0].logprobs.keys() == {PROMOTED, "t00", BASE, "champion"}
     assert wrong(MODEL, champion.uri) == wrong(f"{MODEL}@previous", champion.uri) == {}
 
 
@@ -176,11 +176,27 @@ def test_a_row_to_ask_a_server_for_is_one_that_was_scored(strong, folder, change
     assert wrong(str(folder)).keys() == {"rows"}
 
 
+@pytest.mark.parametrize("change", ["name", "tokens"])
+def test_rows_that_do_not_fit_are_no_traceback(strong, folder, change):
+    record = record_of(strong)
+    first, *others = record.serving_rows
+    if change == "name":
+        first = first.model_copy(update={"logprobs": {**first.logprobs, "t09": first.logprobs[PROMOTED]}})
+    scores = dict(record.scores)
+    if change == "tokens":
+        scores["t00"] = scores["t00"].model_copy(update={"row_tokens": (0,) * 40})
+    write(folder, record.model_copy(update={"serving_rows": (first, *others), "scores": scores}))
+    assert "rows" in wrong(str(folder))
+
+
 def test_what_is_no_record_is_told(folder):
     content = (folder / RECORD).read_bytes()
     less = json.loads(content)
     del less["scores"][BASE]
-    for damaged in (content[: len(content) // 2], json.dumps(less).encode(), content.replace(b'"alias"', b'"other"')):
+    named = json.loads(content)
+    named["verdict"]["winner"] = ["t01"]
+    texts = [json.dumps(each).encode() for each in (less, named)]
+    for damaged in (content[: len(content) // 2], *texts, content.replace(b'"alias"', b'"other"')):
         (folder / RECORD).write_bytes(damaged)
         with pytest.raises(Failed, match="is damaged, or not a decision record"):
             wrong(str(folder))
