@@ -34,16 +34,30 @@ class Server:
 
     def check_name(self, name: str) -> None:
         """Raises `SweepError` when no OpenAI-compatible server is there, or it serves nothing under the name."""
-        try:
-            names = [str(each["id"]) for each in self._asked("GET", "/v1/models")["data"]]
-        except (KeyError, TypeError, ValueError):
-            raise SweepError(f"URL: {self._root} is no OpenAI-compatible server: /v1/models lists no models") from None
+        names = list(self._models())
         if name not in names:
             shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
             raise SweepError(
                 f"--served-name: {self._root} serves nothing under the name {name} (it serves: {shown or 'nothing'}): "
                 "start it with this name for the adapter, or give the name that it has"
             )
+
+    def base_of(self, name: str) -> str | None:
+        """The name of the base of an adapter: what the server lists as its parent, else the first other name, if any.
+
+        Raises:
+            SweepError: no OpenAI-compatible server is there.
+        """
+        models = self._models()
+        others = (each for each in (models.get(name), *models) if each in models and each != name)
+        return next(others, None)
+
+    def _models(self) -> dict[str, str | None]:
+        """Served name -> the base that vLLM gives for an adapter. Raises `SweepError` when no such server is there."""
+        try:
+            return {str(each["id"]): each.get("parent") for each in self._asked("GET", "/v1/models")["data"]}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise SweepError(f"URL: {self._root} is no OpenAI-compatible server: /v1/models lists no models") from None
 
     def log_probabilities(self, name: str, row: Sequence[int], places: Sequence[int]) -> list[float]:
         """The log-probabilities, in nats, of the tokens of a row at some places, each after all tokens before it.

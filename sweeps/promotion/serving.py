@@ -1,9 +1,9 @@
-"""Tells what a running server serves: what was promoted, the base, another version, or that it cannot be told.
+"""Tells what a running server serves: what was promoted, the base, another adapter, or that it cannot be told.
 
-A version's decision record holds rows as tokens, and the log-probabilities that promotion computed for them with the
-adapter and with the base. The server is asked for its own. It computes in another type, on another device and perhaps
+A version's decision record holds rows as tokens, and the log-probabilities that promotion computed for them with each
+candidate and with the base. The server is asked for its own. It computes in another type, on another device and perhaps
 on a base of another quantisation, so its numbers are never equal: it serves the recorded model that is nearest by a
-clear margin (`nearest`).
+clear margin (`nearest`). How near that must be tells the server's base, which is asked the same (`allowed`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainables.scoring.requests import BASE
 
 ROUNDED, QUANTISED = 0.1, 1.0
 """See `allowed`."""
-CLEAR = 4.0
+CLEAR, CLEAR_OF_ADAPTERS = 4.0, 2.0
 """See `nearest`."""
 LogProbabilities = Sequence[Sequence[float]]
 """Of each row, those of its labelled tokens, in nats."""
@@ -61,9 +61,11 @@ class Likeness:
 def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], most: float) -> Likeness:
     """Tells which recorded model a server answers with. Pure.
 
-    It is the nearest one, when it is clearly so. It must be near, and each other one at least `CLEAR` times as far: an
-    adapter of which the server applies between a fifth and four fifths is neither, as where it divides alpha by r and
-    not by its root (a quarter for r 16). And the rows must agree: the interval over rows of the difference between the
+    It is the nearest one, when it is clearly so. It must be near, and the base at least `CLEAR` times as far: an adapter
+    of which the server applies between a fifth and four fifths is neither, as where it divides alpha by r and not by
+    its root (a quarter for r 16). Between two adapters it is `CLEAR_OF_ADAPTERS`: served without the quantisation of
+    training, the quickstart's adapter was 0.17 from its record and 0.45 from that of the next trial, and a trial of
+    which there was no record 0.62 from the nearest and 0.81 from the next. And the rows must agree: the interval over rows of the difference between the
     two distances, paired by row, lies above zero, with 99% confidence for all pairs at once.
 
     Args:
@@ -77,12 +79,13 @@ def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], 
     means = dict(sorted(means.items(), key=lambda each: each[1]))
     first, *others = means
     if not means[first] <= most:
-        return Likeness(means, f"the nearest is more than {most:g} nats a token away")
+        return Likeness(means, f"the nearest is more than {most:.2g} nats a token away")
     confidence = confidence_of(max(1, len(others)))
     for other in others:
+        times = CLEAR if BASE in (first, other) else CLEAR_OF_ADAPTERS
         (span,) = intervals([(gaps_R[other] - gaps_R[first]).tolist()], tokens_R, confidence)
-        if means[other] < CLEAR * means[first] or not span.low > 0:
-            return Likeness(means, f"another is not clearly farther than the nearest: {CLEAR:g} times, and by the rows")
+        if means[other] < times * means[first] or not span.low > 0:
+            return Likeness(means, f"another is not clearly farther than the nearest: {times:g} times, and by the rows")
     return Likeness(means, "")
 
 
@@ -92,13 +95,19 @@ def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[n
     return np.array([np.abs(np.subtract(ours, theirs)).sum() for ours, theirs in pairs])
 
 
-def allowed(record: Decision) -> float:
+def allowed(record: Decision, rounding: float | None) -> float:
     """The largest mean absolute difference per token, in nats, between what is served and its record.
 
     A server does not say in which type it computes, and a base that was quantised in training is often served without.
+    Twice what the server's base differs by, and 0.01 where that is next to nothing. Where the base cannot be asked:
     SmolLM2-135M without an adapter, on the quickstart's rows (4.4 nats a token), differs from itself in float32 by 0.05
     in bfloat16 and by 0.72 in nf4, on a CPU; other models were not measured.
+
+    Args:
+        rounding: as `Served.rounding`.
     """
+    if rounding is not None:
+        return 2 * rounding + 0.01
     return ROUNDED if record.base.quantization["scheme"] == "none" else QUANTISED
 
 
@@ -106,7 +115,7 @@ def allowed(record: Decision) -> float:
 
 
 def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
-    """A version's decision record. Raises `SweepError` when it has none, or another one than was written."""
+    """A version's decision record. Raises `SweepError` when it has none, another one than was written, or no rows."""
     digest = version.tags.get(versions.RECORD_DIGEST)
     if digest is None:
         raise SweepError(
@@ -117,6 +126,8 @@ def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
     record = decision.read(lookup.file(version.run_id, path))
     if not record.is_whole or record.sha256 != digest:
         raise SweepError(f"{model}: the decision record of version {version.number} is not the one that was written")
+    if not any(row.labelled for row in record.serving_rows):
+        raise SweepError(f"{model}: the decision record of version {version.number} holds no rows to compare by")
     return record
 
 
@@ -131,13 +142,17 @@ class Served:
     """The served name that was asked."""
     rows: int
     likeness: Likeness
-    """To `PROMOTED`, `BASE` and other versions of the model by their numbers."""
+    """To `PROMOTED`, `BASE`, other versions of the model by their numbers, and other candidates by their labels."""
+    rounding: float | None
+    """How far the server's base is from the recorded one, as `Likeness.differences`; None where it cannot be asked."""
 
     @property
     def verdict(self) -> str:
-        """promoted, base, other_version or unknown."""
+        """promoted, base, other_version, other_candidate or unknown."""
         served = self.likeness.served
-        return "unknown" if served is None else served if served in (PROMOTED, BASE) else "other_version"
+        if served is None or served in (PROMOTED, BASE):
+            return served or "unknown"
+        return "other_version" if served.isdigit() else "other_candidate"
 
     @property
     def exit_code(self) -> int:
@@ -147,28 +162,40 @@ class Served:
     @property
     def in_words(self) -> str:
         """The verdict for people, in a line."""
-        named = {name: name if name in (PROMOTED, BASE) else f"version {name}" for name in self.likeness.differences}
-        far = ", ".join(f"{named[name]} {gap:.2g}" for name, gap in self.likeness.differences.items())
+        far = ", ".join(
+            f"{f'version {name}' if name.isdigit() else name} {gap:.2g}"
+            for name, gap in self.likeness.differences.items()
+        )
+        version, served = f"{self.model} version {self.version}", self.likeness.served
         told = {
-            PROMOTED: f"is what was promoted, {self.model} version {self.version}",
+            PROMOTED: f"is what was promoted, {version}",
             BASE: "is the base: no adapter is applied",
-            "other_version": f"is not version {self.version} of {self.model} but version {self.likeness.served}",
-            "unknown": f"cannot be told to be {self.model} version {self.version}",
+            "other_version": f"is not version {self.version} of {self.model} but version {served}",
+            "other_candidate": f"is not {version} but another adapter: trial {served}, which was a candidate",
+            "unknown": f"cannot be told to be {version}",
         }[self.verdict]
         why = f": {self.likeness.unclear}" if self.likeness.unclear else ""
+        if self.rounding is not None:
+            far += f"; its base {self.rounding:.2g} from the recorded one"
+        if self.verdict == PROMOTED and (self.rounding is None or self.rounding > ROUNDED):
+            # An adapter that is not recorded may be as near.
+            told = f"is nearest to what was promoted, {version}, of the models that are recorded"
         return f"{legible(self.name)} {told}{why} (nats a token on {self.rows} rows: {far})"
 
     def as_json(self) -> dict[str, Any]:
         """The line that --json prints."""
-        served = {PROMOTED: self.version, BASE: None, None: None}
+        served = self.likeness.served
+        versions_of = {PROMOTED: self.version, "other_version": served}
         return {
             "model": self.model,
             "version": self.version,
             "served_name": self.name,
             "verdict": self.verdict,
-            "served_version": served.get(self.likeness.served, self.likeness.served),
+            "served_version": versions_of.get(self.verdict),
+            "served_trial": served if self.verdict == "other_candidate" else None,
             "unclear": self.likeness.unclear,
             "rows": self.rows,
+            "rounding": self.rounding,
             "differences": dict(self.likeness.differences),
         }
 
@@ -195,22 +222,38 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
                     others[known.number] = decision_of(lookup, model, known)
     name = name or served_name(model, version.number)
     server.check_name(name)
-    found = Served(model, version.number, name, len(record.serving_rows), _likeness(server, name, record, others))
+    rounding = _rounding(server, name, record)
+    likeness = _likeness(server, name, record, others, rounding)
+    found = Served(model, version.number, name, len(record.serving_rows), likeness, rounding)
     for number, other in others.items():
         if found.verdict == "unknown" and not _same_rows(record, other):
-            theirs = _likeness(server, name, other, {})
+            theirs = _likeness(server, name, other, {}, rounding)
             if theirs.served == PROMOTED:
                 return replace(found, rows=len(other.serving_rows), likeness=theirs.named(number))
     return found
 
 
-def _likeness(server: Server, name: str, record: Decision, others: Mapping[str, Decision]) -> Likeness:
+def _rounding(server: Server, name: str, record: Decision) -> float | None:
+    """As `Served.rounding`: also None where what the server lists beside `name` is not the recorded base."""
+    base = server.base_of(name)
+    with suppress(SweepError):  # it lists a base, and refuses its rows
+        found = None if base is None else _likeness(server, base, record, {}, None)
+        if found is not None and found.served == BASE:
+            return found.differences[BASE]
+    return None
+
+
+def _likeness(
+    server: Server, name: str, record: Decision, others: Mapping[str, Decision], rounding: float | None
+) -> Likeness:
     answers = [server.log_probabilities(name, row.ids, row.labelled) for row in record.serving_rows]
-    return nearest(answers, recorded(record, others), allowed(record))
+    return nearest(answers, recorded(record, others), allowed(record, rounding))
 
 
 def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:
     """What is recorded on the serving rows of a record: its own models, and other versions with the same rows.
+
+    A candidate that is one of the versions, with the same numbers, is not there twice.
 
     Args:
         others: number of a version -> its record.
@@ -222,6 +265,10 @@ def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogP
     for number, other in others.items():
         if _same_rows(record, other):
             found[number] = [row.logprobs[PROMOTED] for row in other.serving_rows]
+    for name in rows[0].logprobs.keys() & {*record.rule.candidates}:
+        theirs = [row.logprobs[name] for row in rows]
+        if theirs not in found.values():
+            found[name] = theirs
     return found
 
 

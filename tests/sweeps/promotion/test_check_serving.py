@@ -43,7 +43,8 @@ def checked(world, name: str, *options: str, served: dict | None = None, env: di
 def test_what_was_promoted_is_served(replaced):
     code, words, told = checked(replaced, "promoted")
     assert (code, told["verdict"], told["served_version"], told["rows"]) == (0, "promoted", "2", 32)
-    assert f"{MODEL}-v2 is what was promoted, {MODEL} version 2" in words
+    assert f"{MODEL}-v2 is nearest to what was promoted, {MODEL} version 2, of the models that are recorded" in words
+    assert told["rounding"] is None
     assert list(told["differences"]) == ["promoted", "1", "base"]
     assert told["differences"]["promoted"] == pytest.approx(0, abs=1e-6)
 
@@ -58,6 +59,52 @@ def test_a_server_without_the_adapter_is_found(replaced):
     code, words, told = checked(replaced, "base")
     assert (code, told["verdict"], told["served_version"]) == (1, "base", None)
     assert "is the base: no adapter is applied" in words
+
+
+@pytest.mark.parametrize(("off", "code"), [(0.049, 0), (0.08, 1)])
+def test_the_base_of_the_server_tells_how_near_the_adapter_must_be(replaced, off, code):
+    """The base is 0.02 nats a token away, so rounding explains 0.05; without it 0.1 would be let pass."""
+    record = record_of(replaced, "2")
+    served = {"smol": answering_as("base", record, off=0.02), f"{MODEL}-v2": answering_as("promoted", record, off=off)}
+    ended, words, told = checked(replaced, "", served=served)
+    assert (ended, told["rounding"]) == (code, pytest.approx(0.02))
+    assert "; its base 0.02 from the recorded one)" in words
+    assert ("is what was promoted" if code == 0 else "the nearest is more than 0.05 nats a token away") in words
+
+
+def test_a_server_that_rounds_much_is_told_as_nearest_only(replaced):
+    record = record_of(replaced, "2")
+    found = serving.Served(MODEL, "2", "x", 32, serving.Likeness({"promoted": 0.2, "base": 4.0}, ""), 0.72)
+    assert "x is nearest to what was promoted" in found.in_words and found.exit_code == 0
+    assert serving.allowed(record, 0.72) == pytest.approx(1.45)
+
+
+def test_another_adapter_is_not_taken_for_the_base_of_the_server(replaced):
+    record = record_of(replaced, "2")
+    served = {"other": answering_as("champion", record), f"{MODEL}-v2": answering_as("promoted", record, off=0.05)}
+    code, _, told = checked(replaced, "", served=served)
+    assert (code, told["verdict"], told["rounding"]) == (0, "promoted", None)
+
+
+def test_a_trial_that_was_a_candidate_only_is_found(strong):
+    """It was never promoted: no version holds it."""
+    served = {f"{MODEL}-v1": answering_as("t00", record_of(strong, "1"))}
+    code, words, told = checked(strong, "", served=served)
+    assert (code, told["verdict"], told["served_version"], told["served_trial"]) == (1, "other_candidate", None, "t00")
+    assert f"is not {MODEL} version 1 but another adapter: trial t00, which was a candidate" in words
+
+
+def test_a_record_without_rows_is_refused(strong, monkeypatch):
+    read = serving.decision.read
+
+    def empty(content: bytes) -> Decision:
+        bare = read(content).model_copy(update={"serving_rows": ()})
+        return bare.model_copy(update={"sha256": Registry(strong.uri).version(MODEL, "1").tags[versions.RECORD_DIGEST]})
+
+    monkeypatch.setattr(serving.decision, "read", empty)
+    monkeypatch.setattr(Decision, "is_whole", True)
+    code, words, _ = checked(strong, "", served={f"{MODEL}-v1": lambda ids: [-3.0] * len(ids)})
+    assert (code, words.strip()) == (2, f"error: {MODEL}: the decision record of version 1 holds no rows to compare by")
 
 
 def test_what_is_no_version_is_not_told(replaced):
@@ -96,7 +143,7 @@ def test_a_version_that_was_decided_on_other_rows_is_found(champion, tmp_path):
 def test_a_base_that_was_quantised_is_allowed_more(replaced):
     record = record_of(replaced, "2")
     quantised = record.model_copy(update={"base": record.base.model_copy(update={"quantization": {"scheme": "nf4"}})})
-    assert (serving.allowed(record), serving.allowed(quantised)) == (0.1, 1.0)
+    assert (serving.allowed(record, None), serving.allowed(quantised, None)) == (0.1, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,20 @@ def test_a_name_that_is_not_served_is_told_with_the_names_that_are():
         Server(address).check_name("tickets-v3")
 
 
+@pytest.mark.parametrize(
+    ("listed", "base"),
+    [
+        ([{"id": "a"}], None),
+        ([{"id": "smol"}, {"id": "a"}], "smol"),
+        ([{"id": "b", "parent": "smol"}, {"id": "a", "parent": "smol"}, {"id": "smol", "parent": None}], "smol"),
+        ([{"id": "a", "parent": "gone"}], None),
+    ],
+)
+def test_the_base_of_an_adapter_is_its_parent_else_another_name(listed, base):
+    with web_servers.answering(200, json.dumps({"data": listed})) as address:
+        assert Server(f"http://{address}").base_of("a") == base
+
+
 def test_a_key_is_sent_and_asked_for():
     with openai_servers.serving({"a": halves}, key="secret-7") as address:
         Server(address, "secret-7").check_name("a")

@@ -49,6 +49,15 @@ def test_an_adapter_that_is_applied_in_part_is_neither(models, share):
     assert "another is not clearly farther than the nearest" in found.unclear
 
 
+@pytest.mark.parametrize(("share", "served"), [(0.2, "promoted"), (0.4, None)])
+def test_another_adapter_must_be_twice_as_far(models, share, served):
+    """`rival` is the next trial, and the server is so far on the way to it."""
+    rival = noisy(models["promoted"], 0.1)
+    between = models["promoted"] + share * (rival - models["promoted"])
+    found = nearest(between, {"promoted": models["promoted"], "base": models["base"], "t00": rival}, 0.2)
+    assert found.served == served
+
+
 def test_models_that_are_alike_are_not_told_apart(models):
     twins = {"promoted": models["promoted"], "1": noisy(models["promoted"], 1e-3)}
     assert nearest(noisy(models["promoted"], 0.03), twins, 0.04).served is None
