@@ -61,12 +61,13 @@ class Likeness:
 def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], most: float) -> Likeness:
     """Tells which recorded model a server answers with. Pure.
 
-    It is the nearest one, when it is clearly so. It must be near, and the base at least `CLEAR` times as far: an adapter
-    of which the server applies between a fifth and four fifths is neither, as where it divides alpha by r and not by
-    its root (a quarter for r 16). Between two adapters it is `CLEAR_OF_ADAPTERS`: served without the quantisation of
-    training, the quickstart's adapter was 0.17 from its record and 0.45 from that of the next trial, and a trial of
-    which there was no record 0.62 from the nearest and 0.81 from the next. And the rows must agree: the interval over rows of the difference between the
-    two distances, paired by row, lies above zero, with 99% confidence for all pairs at once.
+    It is the nearest one, when it is clearly so. It must be near, and the base at least `CLEAR` times as far: an
+    adapter of which the server applies between a fifth and four fifths is neither, as where it divides alpha by r and
+    not by its root (a quarter for r 16). Between two adapters it is `CLEAR_OF_ADAPTERS`: served without the
+    quantisation of training, the quickstart's adapter was 0.17 from its record and 0.45 from that of the next trial,
+    and a trial of which there was no record 0.62 from the nearest and 0.81 from the next. And the rows must agree:
+    the interval over rows of the difference between the two distances, paired by row, lies above zero, with 99%
+    confidence for all pairs at once.
 
     Args:
         served: what the server answered.
