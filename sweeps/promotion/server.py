@@ -102,7 +102,8 @@ class Server:
                 f"URL: {self._root} wants another API key: set OPENAI_API_KEY, or name its variable with --api-key-env"
             )
         if answer.status_code != 200:
-            said = legible(answer.content.decode(errors="replace"), 300)
+            is_page = answer.content.lstrip().startswith(b"<")
+            said = "a web page" if is_page else legible(answer.content.decode(errors="replace"), 300)
             error = Failed if answer.status_code >= 500 else SweepError
             raise error(f"URL: {self._root}{path} answers {answer.status_code}: {said}")
         try:

@@ -72,6 +72,9 @@ def find(reference: str, tracking_uri: str | None) -> Found:
     if (folder / model_package.RECORD).is_file():
         below = {f"artifacts/{name}": content for name, content in digests.read(folder / "artifacts").items()}
         return Found(reference, None, below | {model_package.RECORD: (folder / model_package.RECORD).read_bytes()})
+    if folder.is_dir() or "/" in reference:
+        what = f"the folder holds no {model_package.RECORD}" if folder.is_dir() else "there is no such folder"
+        raise SweepError(f"{reference}: {what}: name a folder with a version's files, or a registered model")
     uri = stores.store(tracking_uri)
     with answering(uri):
         name, version = at(Registry(uri), reference)

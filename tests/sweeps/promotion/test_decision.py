@@ -214,6 +214,8 @@ def test_wrong_input_is_told(strong, folder):
     code, said = told(f"{MODEL}@none")
     assert (code, "--model: answers has no none (its aliases: challenger, champion)" in said) == (2, True)
     (folder / RECORD).unlink()
+    assert f"{folder}: the folder holds no decision.json" in told(str(folder))[1]
+    assert told("./nowhere")[1].startswith("error: ./nowhere: there is no such folder: name a folder with")
     code, said = told(MODEL)
     assert (code, "version 1 has no decision.json: an earlier version of qsweep promoted it" in said) == (2, True)
 

@@ -69,6 +69,7 @@ def test_a_server_that_has_log_probabilities_of_answers_only_is_refused():
     [
         (200, "<html>", "is no OpenAI-compatible server: /v1/models answers no JSON"),
         (200, '["x"]', "is no OpenAI-compatible server: /v1/models lists no models"),
+        (404, "<!DOCTYPE html><p>none", r"/v1/models answers 404: a web page"),
         (404, "not \x1b[31mfound", r"/v1/models answers 404: not \\x1b"),
         (302, "", "answers 302"),
     ],
