@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from preloaded import Command
 
 from sweeps import saved_sweep
 from sweeps.record.events import BaseEvaluated, Event, TrialEnded, TrialReported, TrialStarted, TrialState
@@ -98,14 +97,11 @@ def has_taken(folder: Path, step: int) -> bool:
     return (folder / "paced" / f"step-{step}").exists()
 
 
-Process = subprocess.Popen[bytes] | Command
-
-
 @dataclass
 class Run:
     """A running `qsweep launch` or `qsweep resume`."""
 
-    process: Process
+    process: subprocess.Popen[bytes]
     out: Path
     err: Path
 
@@ -125,16 +121,11 @@ def start(folder: Path, *words: str, **environment: str) -> Run:
     """Starts `qsweep WORDS` in a folder."""
     number = len(list(folder.glob("*.err")))
     out, err = folder / f"{number}.out", folder / f"{number}.err"
-    given = {**os.environ, **environment}
-    process: Process
-    if any(name.startswith("RAY_") for name in environment):  # Ray reads some of them when it is imported
-        command = [sys.executable, "-m", "sweeps", *words, "--json"]
-        with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(
-                command, cwd=folder, stdout=stdout, stderr=stderr, env=given, start_new_session=True
-            )
-    else:
-        process = Command([*words, "--json"], folder, given, out, err)
+    command = [sys.executable, "-m", "sweeps", *words, "--json"]
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=stdout, stderr=stderr, env={**os.environ, **environment}, start_new_session=True
+        )
     run = Run(process, out, err)
     _started.append(run)
     return run
@@ -201,10 +192,8 @@ def kill_all(run: Run) -> None:
 
 def processes(run: Run) -> list[tuple[psutil.Process, str]]:
     """All that the run has started and that lives, with its command line."""
-    found, children = [], list[psutil.Process]()
-    with suppress(psutil.NoSuchProcess):  # the run has ended
-        children = psutil.Process(run.process.pid).children(recursive=True)
-    for child in children:
+    found = []
+    for child in psutil.Process(run.process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it has just ended
             found.append((child, " ".join(child.cmdline())))
     return found

@@ -41,7 +41,7 @@ def test_the_score_chooses_among_the_trials_that_have_one(tmp_path, empty_databa
     folder = tmp_path / "results" / "toy"
     trials = runs.record(folder).trials
     lowest = min(trials.values(), key=lambda trial: trial.value("eval_loss"))
-    by_loss = f"the lowest eval_loss is that of t{lowest.number:02d} ({lowest.value('eval_loss'):.4f})"
+    by_loss = f"t{lowest.number:02d} has the lowest eval_loss ({lowest.value('eval_loss'):.4f})"
     assert (by_loss in told) is (when == "last")
     if when == "last":
         assert (lowest.params["learning_rate"], lowest.state) == (3e-4, TrialState.COMPLETED)
