@@ -179,8 +179,8 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
 def notes(record: SweepRecord) -> list[str]:
     """What the table cannot show: target modules that run under another name or not at all, and missing scores."""
     lines = [legible(target.line) for target in record.targets.values()]
-    known = [trial.best_metrics for trial in record.trials.values() if trial.best_metrics]
-    if any(name not in metrics for metrics in known for name in _scores(record)):
+    scores = set(_scores(record))
+    if any(trial.best_metrics and scores - trial.best_metrics.keys() for trial in record.trials.values()):
         lines.append("-: not scored: answers are scored at a trial's last step (evaluation.when: last)")
     return lines
 
