@@ -159,6 +159,8 @@ class BaseEvaluated(Spec):
     rows: int
     hardware: str
     """As `Evaluation.hardware`."""
+    answered: int = 0
+    """Rows that were answered; 0 where answers are not scored."""
 
 
 class TargetSettled(Spec):

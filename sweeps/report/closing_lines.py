@@ -20,6 +20,7 @@ from sweeps.report.page_facts import planned_of, spent_of
 from sweeps.report.status import Status
 from sweeps.statistics.comparison import Separation
 from trainables import catalogue
+from trainables.grading import catalogue as grading
 from trainables.inputs import json_text
 
 
@@ -66,17 +67,19 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
     if found is None or not found[0].evaluation.metrics:
         return []
     config, default = found[0], next((t for t in record.trials.values() if t.number == 0), None)
-    told: dict[str, Mapping[str, float]] = {} if record.base is None else {"base": record.base.metrics}
+    others: dict[str, Mapping[str, float]] = {} if record.base is None else {"base": record.base.metrics}
     if config.searcher.start_with_default and default is not None and default.trial_key != best.trial_key:
-        told[f"default configuration ({label(0)})"] = default.best_metrics
-    told[f"best ({label(best.number)})"] = best.best_metrics
-    given = dict.fromkeys(name for metrics in told.values() for name in metrics)
+        others[f"default configuration ({label(0)})"] = default.best_metrics
+    given = dict.fromkeys(name for metrics in (*others.values(), best.best_metrics) for name in metrics)
+    verdicts = grading.verdicts(config.evaluation)
+    answered = 0 if record.base is None else record.base.answered
     lines = []
     for main in config.evaluation.names:
+        of_grader = [name for name in given if name.startswith(f"{main}_")]
         # A grader's first metric is named as the grader is; a function's numbers by name begin with its name.
-        for name in [main] if main in given else [name for name in given if name.startswith(f"{main}_")]:
-            values = [f"{who} {_score(metrics.get(name))}" for who, metrics in told.items()]
-            lines.append(f"{name}: {', '.join(values)}")
+        for name in [main, *(name for name in of_grader if name in verdicts)] if main in given else of_grader:
+            values = {who: metrics.get(name) for who, metrics in others.items()}
+            lines.append(_score_line(name, best, values, verdicts.get(name), answered))
     if config.stops != record.objective and config.scheduler.compares:
         lowest = rank(record.trials.values(), config.stops)[0]
         value = f"{lowest.value(config.stops.metric):.4f}"
@@ -87,9 +90,27 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
     return lines
 
 
-def _score(value: float | None) -> str:
-    """A score in words; trials are scored at their last step, and their best one may be earlier."""
-    return "not scored at its best step" if value is None else f"{value:.4f}"
+def _score_line(
+    name: str, best: TrialRecord, others: Mapping[str, float | None], verdict: str | None, answered: int
+) -> str:
+    """What the best trial and others score by one metric; right answers are counted where `answered` is known.
+
+    Trials are scored at their last step, and the best one of a trial may be earlier.
+    """
+    is_counted = verdict is not None and answered > 0
+    words = {
+        who: "not scored at its best step"
+        if value is None
+        else f"{value * answered:.0f}"
+        if is_counted
+        else f"{value:.4f}"
+        for who, value in {**others, "best": best.best_metrics.get(name)}.items()
+    }
+    of_best = words.pop("best")
+    if is_counted and name in best.best_metrics:
+        of_best += f" of {answered} answers {verdict}"
+    rest = ", ".join(f"{who} {value}" for who, value in words.items())
+    return f"{name}: best ({label(best.number)}) {of_best}" + (f" ({rest})" if rest else "")
 
 
 def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:

@@ -204,13 +204,19 @@ def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evalu
     if isinstance(evaluated, Failure):
         say(f"the base without an adapter could not be evaluated: {evaluated.message}")
         return
-    metrics, rows, hardware = evaluated.metrics, len(evaluated.row_losses), evaluated.hardware
     path = trials.folder.base_rows
     try:
         with writing(path):
             if evaluated.answers:
                 write_whole(trials.folder.base_samples, samples.text(evaluated.answers).encode())
             write_whole(path, json.dumps(evaluated.document()).encode())
-        trials.journal.add(BaseEvaluated(time=trials.clock(), metrics=metrics, rows=rows, hardware=hardware))
+        event = BaseEvaluated(
+            time=trials.clock(),
+            metrics=evaluated.metrics,
+            rows=len(evaluated.row_losses),
+            hardware=evaluated.hardware,
+            answered=len(evaluated.answers),
+        )
+        trials.journal.add(event)
     except StorageError as error:
         trials.stop.ask("failed", str(error))

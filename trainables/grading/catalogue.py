@@ -59,6 +59,16 @@ def directions(spec: EvaluationSpec) -> Mapping[str, Direction]:
     return found | {ANSWERS_ENDED: "max"} if needs_answers(spec) else found
 
 
+def verdicts(spec: EvaluationSpec) -> Mapping[str, str]:
+    """`Grader.verdicts` of the graders here; without those whose libraries are missing where a sweep is only read."""
+    found: dict[str, str] = {}
+    for entry in spec.metrics:
+        if "".join(entry) in GRADERS:
+            with suppress(GradingError):
+                found.update(graders(spec.model_copy(update={"metrics": (entry,)}))[0].verdicts)
+    return found
+
+
 def without_rows(spec: EvaluationSpec) -> frozenset[str]:
     """The metrics that have no value per row, so that no promotion can decide by them. Raises `GradingError`."""
     return frozenset().union(*(grader.of_all for grader in graders(spec)))

@@ -27,6 +27,11 @@ class Grader(Spec):
         return frozenset()
 
     @property
+    def verdicts(self) -> Mapping[str, str]:
+        """The metrics that are 1 or 0 for each row -> what an answer with a 1 is."""
+        return {}
+
+    @property
     def columns(self) -> frozenset[str]:
         """The columns that each row must have."""
         return frozenset()
@@ -59,11 +64,17 @@ class RightOrWrong(Grader):
     """A grader that gives 1 to a right answer and 0 to any other."""
 
     metric: ClassVar[str]
+    verdict: ClassVar[str] = "right"
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
         """See `Grader.metrics`."""
         return {self.metric: "max"}
+
+    @property
+    def verdicts(self) -> Mapping[str, str]:
+        """See `Grader.verdicts`."""
+        return {self.metric: self.verdict}
 
     def grade(self, row: Mapping[str, Any], expected: str, answer: str) -> Mapping[str, float]:
         """See `Grader.grade`."""

@@ -19,6 +19,7 @@ class JsonValid(RightOrWrong):
     """The answer is JSON and nothing else: no NaN, no key twice in an object, at most 100 levels."""
 
     metric = "json_valid"
+    verdict = "valid"
 
     def _is_right(self, row: Mapping[str, Any], expected: str, answer: str) -> bool:
         return _read(answer) is not None
@@ -44,7 +45,8 @@ def read_schema(value: object) -> object:
 class JsonFields(Grader):
     """The F1 of the answer's fields against those of the completion, a JSON object; precision and recall beside it.
 
-    Each value within objects and lists is a field, known by its path. What is no object has no right one.
+    And whether all fields are right and there is no other: json_fields_exact. Each value within objects and lists is a
+    field, known by its path. What is no object has no right one.
     """
 
     json_schema: Annotated[dict[str, Any], BeforeValidator(read_schema)] | None = Field(None, alias="schema")
@@ -54,7 +56,14 @@ class JsonFields(Grader):
     def metrics(self) -> Mapping[str, Direction]:
         """See `Grader.metrics`."""
         valid = [] if self.json_schema is None else ["json_fields_valid"]
-        return dict.fromkeys(["json_fields", "json_fields_precision", "json_fields_recall", *valid], "max")
+        own = ["json_fields", "json_fields_precision", "json_fields_recall", "json_fields_exact"]
+        return dict.fromkeys([*own, *valid], "max")
+
+    @property
+    def verdicts(self) -> Mapping[str, str]:
+        """See `Grader.verdicts`."""
+        words = {"json_fields_exact": "right", "json_fields_valid": "valid"}
+        return {metric: word for metric, word in words.items() if metric in self.metrics}
 
     def grade(self, row: Mapping[str, Any], expected: str, answer: str) -> Mapping[str, float]:
         """See `Grader.grade`."""
@@ -65,7 +74,8 @@ class JsonFields(Grader):
             return dict.fromkeys(self.metrics, 0.0)
         wanted, found = set(_fields(right.value)), set(_fields(given.value))
         hits = len(wanted & found)
-        scores = [2 * hits / (len(wanted) + len(found)), hits / len(found), hits / len(wanted)]
+        f1, precision, recall = 2 * hits / (len(wanted) + len(found)), hits / len(found), hits / len(wanted)
+        scores = [f1, precision, recall, float(wanted == found)]
         if self.json_schema is not None:
             scores.append(float(_is_valid(given.value, self.json_schema)))
         return dict(zip(self.metrics, scores, strict=True))

@@ -13,7 +13,7 @@ from sweeps.report.best_compared import in_words
 from sweeps.report.live_table import describe
 
 STOPPED, COMPLETED = TrialState.STOPPED, TrialState.COMPLETED
-BASE: BaseEvaluated = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}})
+BASE: BaseEvaluated = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}, "answered": 32})
 
 
 def begun() -> SweepStarted:
@@ -56,9 +56,29 @@ def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stop
     assert best == "best: t01, exact_match 0.7500 at step 9"
     assert lines[0] == "better than the base without an adapter (0.1250): 0.6250 higher"
     assert lines[-2:] == [
-        "exact_match: base 0.1250, default configuration (t00) 0.5000, best (t01) 0.7500",
+        "exact_match: best (t01) 24 of 32 answers right (base 4, default configuration (t00) 16)",
         "trials were stopped by eval_loss, and exact_match chose the best of those that were scored; "
         "t00 has the lowest eval_loss (1.0000)",
+    ]
+
+
+def test_a_graders_verdicts_are_counted_below_its_main_metric_and_other_scores_are_numbers() -> None:
+    config, _ = toy(evaluation={"metrics": ["json_fields", "json_valid", "mine:lengths", "of_a_foreign_trainable"]})
+    metrics = {
+        "eval_loss": 1.0,
+        **{"json_fields": 0.9, "json_fields_recall": 0.8, "json_fields_exact": 0.75, "json_valid": 1.0},
+        **{"lengths_words": 3.0, "of_a_foreign_trainable": 0.5},
+    }
+    start = SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
+    report = scored("a", 9, 1.0, 0.5)
+    report = report.model_copy(update={"report": report.report.model_copy(update={"best_metrics": metrics})})
+    of_base = BASE.model_copy(update={"metrics": dict.fromkeys(metrics, 0.0)})
+    assert answer(record([start, of_base, started("a", 0), report, ended("a", COMPLETED)]))[-5:] == [
+        "json_fields: best (t00) 0.9000 (base 0.0000)",
+        "json_fields_exact: best (t00) 24 of 32 answers right (base 0)",
+        "json_valid: best (t00) 32 of 32 answers valid (base 0)",
+        "lengths_words: best (t00) 3.0000 (base 0.0000)",
+        "of_a_foreign_trainable: best (t00) 0.5000 (base 0.0000)",
     ]
 
 
@@ -97,7 +117,7 @@ def test_a_best_step_before_the_one_that_is_scored_says_so() -> None:
     kept = {"best_step": 3, "best_metrics": {"eval_loss": 1.5}}
     last = last.model_copy(update={"report": last.report.model_copy(update=kept)})
     lines = answer(record([start, *EARLY[1:], last, ended("b", COMPLETED), ended("a", STOPPED), ended("c", STOPPED)]))
-    told = (
-        "exact_match: base 0.1250, default configuration (t00) not scored at its best step, best (t01) not scored at "
-    )
-    assert f"{told}its best step" in lines
+    assert (
+        "exact_match: best (t01) not scored at its best step "
+        "(base 4, default configuration (t00) not scored at its best step)"
+    ) in lines

@@ -214,6 +214,7 @@ def test_json_fields(expected, answer, right, found, wanted):
         "json_fields": 2 * right / (found + wanted),
         "json_fields_precision": right / found,
         "json_fields_recall": right / wanted,
+        "json_fields_exact": float(right == found == wanted),
     }
 
 
