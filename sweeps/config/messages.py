@@ -48,6 +48,10 @@ _MAIN_KEYS = {
     "promotion": "model",
 }
 """What a word is meant for that stands in place of a section."""
+_WAYS_OUT = {
+    "scheduler.metric": ", or left out: with evaluation.when: every it then goes by the objective, a score among them",
+}
+"""What else may be done where a word is none of those that a field takes."""
 _COMPARISONS = {
     "greater_than": ("gt", "must be greater than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -176,7 +180,7 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
         meant = did_you_mean(str(detail["input"]), choices)
-        return f"must be {context['expected']}{meant}"
+        return f"must be {context['expected']}{meant}{_WAYS_OUT.get('.'.join(path), '')}"
     if kind in _COMPARISONS:
         key, text = _COMPARISONS[kind]
         return f"{text} {context[key]}"

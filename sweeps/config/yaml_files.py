@@ -135,4 +135,6 @@ def section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _reason(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-    return place + str(getattr(error, "problem", None) or error)
+    problem = str(getattr(error, "problem", None) or error)
+    is_escape = problem.startswith("found unknown escape character")
+    return place + problem + (r": \ begins an escape in double quotes: take single quotes" if is_escape else "")

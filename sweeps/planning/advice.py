@@ -17,6 +17,7 @@ from sweeps.planning.capacity import highest
 from sweeps.planning.forecast import Forecast, different, shortest_budget
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
+from trainables.grading import catalogue as grading
 from trainables.specs import warmup_steps
 
 LEAST_UNEVEN = 0.01
@@ -30,8 +31,10 @@ QUANTILE = 2.33
 """The 99 % quantile of the normal distribution: several trials are compared with the best at once."""
 USUAL_GAP = 0.02
 """Nats between the best trials of a sweep that is worth its name; a tuned learning rate gains more."""
-COARSE = 2 * USUAL_GAP
-"""Differences that a sweep should tell at least, in nats per token."""
+SCORE_SPREAD = 0.5
+"""As PAIRED_SPREAD, of right answers: one of two trials alone is right on a quarter of the rows, a guess."""
+USUAL_SCORE_GAP = 0.05
+"""As USUAL_GAP, of a share of right answers. A sweep should tell twice the usual gap."""
 
 
 def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
@@ -167,21 +170,34 @@ def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) ->
             "raise scheduler.grace_steps or reduction_factor for fewer of them"
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
-    if config.data is not None and config.data.group_by is not None:
-        count = None  # groups count, and how many there are is not known yet
-    gap = QUANTILE * PAIRED_SPREAD / math.sqrt(max(1, count)) if count is not None else 0.0
-    if count is not None and gap > COARSE:
-        from sweeps.statistics.intervals import rows_needed  # imports NumPy, which most plans do without
-
-        needed = rows_needed(USUAL_GAP, QUANTILE * PAIRED_SPREAD, rows=1)
-        told = f"{count} rows tell two trials apart whose losses differ by about {gap:.2f} nats per token or more"
-        if count < FEW_ROWS:
-            told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
-        warnings.append(
-            f"data.eval_examples: {told}; the best trials are often {USUAL_GAP:g} nats apart, which takes about "
-            f"{needed} rows"
-        )
+    if count is not None and config.data is not None and config.data.group_by is None:  # else groups count
+        warnings += _few_rows(config, count)
     return warnings
+
+
+def _few_rows(config: SweepConfig, count: int) -> list[str]:
+    """A line where so many evaluation rows cannot tell good trials from chance.
+
+    By the loss, or by right answers where these are the objective; how far other scores vary is not known.
+    """
+    metric, field = config.objectives[0].metric, "data.eval_examples"
+    differ, spread, usual, unit = "losses differ", PAIRED_SPREAD, USUAL_GAP, " nats per token"
+    if config.evaluation.scores_by(metric):
+        if metric not in grading.verdicts(config.evaluation):
+            return []
+        if config.evaluation.examples is not None and config.evaluation.examples < count:
+            count, field = config.evaluation.examples, "evaluation.examples"
+        differ, spread, usual, unit = f"{metric} differs", SCORE_SPREAD, USUAL_SCORE_GAP, ""
+    gap = QUANTILE * spread / math.sqrt(max(1, count))
+    if gap <= 2 * usual:
+        return []
+    from sweeps.statistics.intervals import rows_needed  # imports NumPy, which most plans do without
+
+    told = f"{count} rows tell two trials apart whose {differ} by about {gap:.2f}{unit} or more"
+    if count < FEW_ROWS:
+        told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
+    needed = rows_needed(usual, QUANTILE * spread, rows=1)
+    return [f"{field}: {told}; the best trials are often {usual:g}{unit} apart, which takes about {needed} rows"]
 
 
 def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:

@@ -267,7 +267,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     at, per_unit = resource.of(config).points, resource.steps_per_unit(config, space)
     evaluated, (row_tokens, lengths_from) = evaluation_rows(config, known), _row_tokens(config, known)
     load = Load(_rows_per_step(config, space) * row_tokens, slots, evaluated or 0, row_tokens)
-    scores = answers_key(config.evaluation)
+    scores = answers_key(config)
     rate = speed(known.rates, known.key, load, scores) if known.key is not None and evaluated is not None else None
     lengths = _lengths(rate, load, per_unit)
     made = plays(config, trials, Hosts(hosts, slots), lengths)

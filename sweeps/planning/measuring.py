@@ -25,7 +25,7 @@ from sweeps.config import points, resource
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning.capacity import Machine, largest
-from sweeps.planning.rates import Rate, RateKey, answers_key, rate_key
+from sweeps.planning.rates import Rate, RateKey, rate_key
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -77,11 +77,14 @@ class _Step(NamedTuple):
     tokens: int
 
 
-def of_sweep(events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_SCORES) -> Rate | None:
+def of_sweep(
+    events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_SCORES, answers: str = ""
+) -> Rate | None:
     """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell.
 
     Args:
         scores: how the sweep scores answers.
+        answers: what the time of answers is known by; see `rates.answers_key`.
     """
     story = list(events)
     begun = max((number for number, event in enumerate(story) if isinstance(event, SweepStarted)), default=0)
@@ -107,7 +110,7 @@ def of_sweep(events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_
             "trial_seconds": idle / len({trial for _, trial, _ in trained}),
             "host_slots": hosts.slots / hosts.hosts,
             "time": story[-1].time,
-            "answers": answers_key(scores),
+            "answers": answers if rate.answer_seconds is not None else "",
         }
     )
 

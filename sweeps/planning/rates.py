@@ -30,7 +30,7 @@ from sweeps.config.passwords import without_passwords
 from sweeps.record.whole_files import write_whole
 from trainables import catalogue
 from trainables.contract import RowShape
-from trainables.specs import EvaluationSpec, Spec, TrialSpec
+from trainables.specs import Spec, TrialSpec
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -100,7 +100,7 @@ class Rate(Spec):
     """When, in seconds since the epoch."""
     is_calibration: bool = False
     answers: str = ""
-    """How answers were scored, as `answers_key` tells it."""
+    """How answers were scored, as `answers_key` tells it; empty where no evaluation was scored."""
     answer_seconds: NotNegative | None = None
     """Mean time of a host for one evaluation of one trial whose answers were scored; None where there was none."""
 
@@ -225,9 +225,9 @@ def _distance(rate: Rate, load: Load) -> float:
     return abs(math.log2(planned / measured))
 
 
-def _place(rate: Rate) -> tuple[RateKey, int, int, bool]:
+def _place(rate: Rate) -> tuple[RateKey, int, int, bool, str]:
     tokens = round(math.log2(rate.tokens_per_step) * 2) if rate.tokens_per_step else 0
-    return rate.key, tokens, round(rate.host_slots), rate.is_calibration
+    return rate.key, tokens, round(rate.host_slots), rate.is_calibration, rate.answers
 
 
 class Remembered(Spec):
@@ -285,9 +285,12 @@ def rate_key(config: SweepConfig, device_name: str) -> RateKey:
     )
 
 
-def answers_key(evaluation: EvaluationSpec) -> str:
-    """What decides how long answers take; empty where none are scored."""
-    return evaluation.model_dump_json(exclude={"when"}) if evaluation.metrics else ""
+def answers_key(config: SweepConfig) -> str:
+    """12 hex digits for what decides how long answers take, `evaluation` and the rows; empty where none are scored."""
+    if not config.evaluation.metrics:
+        return ""
+    identity = config.evaluation.model_dump_json(exclude={"when"}) + (data_key(config) if config.data else "")
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def _pacing(base: TrialSpec) -> str:

@@ -186,9 +186,8 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     """
     from sweeps.planning import measuring
 
-    rate = measuring.of_sweep(
-        (event for event, _ in read_events(folder.events)), rates.rate_key(config, device_name), config.evaluation
-    )
+    events, key = (event for event, _ in read_events(folder.events)), rates.rate_key(config, device_name)
+    rate = measuring.of_sweep(events, key, config.evaluation, rates.answers_key(config))
     shape = Summary.model_validate(data).shape if config.data is not None and data else None
     shapes = {} if shape is None else {rates.data_key(config): shape}
     rates.remember(rates.place(), rate, shapes)

@@ -108,7 +108,7 @@ def _answers(answers: Answers) -> str:
         told = f"are generated in {count}, about {_tokens(tokens)} tokens at most"
     else:
         told = f"are ranked in {count}, and none is generated"
-    share = "their time is unknown, and not counted: sweeps that score alike leave it here"
+    share = "their time is unknown, and not counted: the first sweep with these rows and evaluation measures it"
     return f"answers {told}; {share if answers.share is None else f'{answers.share:.0%} of the work'}"
 
 

@@ -159,6 +159,7 @@ ROWS: list[Row] = [
     toy("condition on a value that no trial takes", "search_space: {adapter.r: {choice: [8], when: {training.schedule: bogus}}}", "search_space.adapter.r: when: training.schedule: 'bogus' must be"),
     toy("fractions that hold no whole number", "search_space: {adapter.r: {loguniform: [0.1, 0.9]}}", "search_space.adapter.r: must be a whole number, and loguniform draws fractions: write {randint: [low, high]}, or"),
     toy("condition on an unknown field", "search_space: {adapter.r: {choice: [8], when: {adapter.rs: true}}}", "search_space.adapter.r: when: unknown field 'adapter.rs'; did you mean"),
+    toy("scheduler that goes by a score", "scheduler: {metric: exact_match}", "scheduler.metric: 'exact_match' must be 'eval_loss', or left out: with evaluation.when: every it then goes by the objective, a score among them"),
     toy("both alphas searched", "search_space: {adapter.alpha_over_r: {choice: [1]}, adapter.lora_alpha: {choice: [8]}}", "search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"),
     Row("preset misspelt in the space", QLORA + "search_space: {adapter.target_modules: {choice: [mpl, mlp]}}", ["search_space.adapter.target_modules: 'mpl' is not a preset; did you mean mlp? The presets are attention-qv, attention, mlp, all-linear"]),
     Row("preset misspelt", QLORA + "adapter: {target_modules: atention}", ["adapter.target_modules: 'atention' is not a preset; did you mean attention?"]),
@@ -175,6 +176,7 @@ ROWS: list[Row] = [
     change("search_space.adapter.rank={choice: [8]}", "search_space.adapter.rank: unknown field"),
     # YAML
     Row("syntax", "name: x\nbudget: {trials: 4\n", ["s.yaml: not valid YAML: line 3, column 1: expected ',' or '}', but got '<stream end>'"]),
+    Row("escape in double quotes", 'name: "\\w"\n', ["s.yaml: not valid YAML: line 1, column 9: found unknown escape character 'w': \\ begins an escape in double quotes: take single quotes"]),
     Row("two colons", "name: x: y\n", ["s.yaml: not valid YAML: line 1, column 8: mapping values are not allowed here"]),
     Row("key twice", "name: x\ntrainable: toy\nname: y\n", ["s.yaml: not valid YAML: line 3, column 1: the key 'name' stands twice"]),
     Row("empty file", "", ["s.yaml: a sweep file is a mapping that begins with, for example, name: my-sweep"]),

@@ -235,13 +235,38 @@ def test_the_time_of_answers_is_no_time_of_an_evaluation_and_holds_for_sweeps_th
     late = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 128.0)
     metrics = {"eval_loss": 1.0, "exact_match": 0.5}
     late = late.model_copy(update={"report": late.report.model_copy(update={"metrics": metrics})})
-    found = measuring.of_sweep(log(early, late, end=128.0), KEY, scores)
+    found = measuring.of_sweep(log(early, late, end=128.0), KEY, scores, "alike")
     assert found is not None
     assert (found.evaluation_seconds, found.answer_seconds, found.trial_seconds) == (1.0, 5.0, 0.0)
-    other = scores.model_copy(update={"max_new_tokens": 99})
-    told = [speed([found], KEY, load(), answers_key(each)) for each in (scores, other, EvaluationSpec())]
+    told = [speed([found], KEY, load(), answers) for answers in ("alike", "other", "")]
     assert [each and each.answer_seconds for each in told] == [5.0, None, None]
     assert measuring.of_sweep(log(late, end=128.0), KEY, scores) is None, "none without answers"
+    unscored = measuring.of_sweep(
+        log(early, reported("b", steps(1, 3, 116.0, 2.0), 117.0), end=128.0), KEY, scores, "a"
+    )
+    assert unscored is not None and unscored.answers == "", "it must not take the place of one that was scored"
+
+
+def test_a_sweep_that_scores_otherwise_takes_no_rate_away() -> None:
+    seen: tuple[Rate, ...] = ()
+    for number, answers in enumerate(["alike", "other", "", "other"]):
+        seconds = float(number) if answers else None
+        seen = kept(seen, rate(time=float(number), answers=answers, answer_seconds=seconds))
+    assert [(each.answers, each.answer_seconds) for each in seen] == [("alike", 0.0), ("", None), ("other", 3.0)]
+
+
+def test_answers_take_alike_on_the_same_rows_alone(tmp_path: Path) -> None:
+    def key(**changed: Any) -> str:
+        evaluation = EvaluationSpec(metrics=("exact_match",), **changed)
+        return answers_key(config_with_rows(tmp_path).model_copy(update={"evaluation": evaluation}))
+
+    assert key() == key(when="every") != key(examples=9)
+    before = key()
+    (tmp_path / "rows.jsonl").write_text('{"text": "longer"}\n')
+    other = config_with_rows(tmp_path, max_length=9).model_copy(
+        update={"evaluation": EvaluationSpec(metrics=("choice",))}
+    )
+    assert answers_key(toy()[0]) == "" != answers_key(other) != before
 
 
 def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:

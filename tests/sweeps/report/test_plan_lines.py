@@ -138,7 +138,7 @@ def test_the_time_of_answers_is_counted_where_a_sweep_has_scored_alike() -> None
     def told(**seen: Any) -> Plan:
         config, space = toy(RATES, scheduler={"kind": "fifo"}, cluster={"slots_per_host": 1}, **SCORED)
         key = rate_key(config, "CPU of ours")
-        measured = rate(key).model_copy(update={"answers": answers_key(config.evaluation), **seen})
+        measured = rate(key).model_copy(update={"answers": answers_key(config), **seen})
         return plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates([measured], key))
 
     without, with_it = told(), told(answer_seconds=30.0)
