@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from own import scored_toy
 from sweep_events import reported
 from sweep_files import toy
 
@@ -148,7 +149,7 @@ class Driver:
         step = min(point for point in points if point > before)
         report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
         if spec.is_scored_at(step):
-            metrics = {**report.metrics, "exact_match": curves.right_answers(spec, step) / 10}
+            metrics = {**report.metrics, "exact_match": scored_toy.right_answers(spec, step) / 10}
             report = report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         state = "COMPLETED" if step == points[-1] else "RUNNING"
         result = {"step": step, "state": state, "report": report.model_dump_json(), "is_saved": self.is_saved(trial)}

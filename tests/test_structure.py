@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sweeps", "cluster", "trainables", "search_spaces")
-ACROSS = {"benchmarks", "chaos", "contracts", "serving"}
-"""Folders of tests that speak of several rooms."""
+ACROSS = {"benchmarks", "chaos", "contracts", "own", "serving"}
+"""Folders of tests that speak of several rooms, and `own`: trainables of one's own."""
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 

@@ -3,9 +3,6 @@
 The curve of a trial is floor + (start - floor) / sqrt(1 + step). Its floor depends on the hyperparameters: best near a
 learning rate of 3e-4, better with a higher rank and more target modules. Curves of different trials do not cross, so
 the best trial is known in advance. A learning rate above 0.01 diverges; a rank above 256 is infeasible.
-
-Where `evaluation.metrics` names a score of `SCORES`, there are ten rows, and a trial answers so many of them right as
-`right_answers` says: most at a learning rate near 1e-3, so that the lowest loss is not the highest score.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.contract import (
-    AnsweredRow,
     Device,
     Evaluation,
     Failure,
@@ -36,8 +32,6 @@ from trainables.specs import TrialSpec, learning_rate
 
 REQUIRES: frozenset[str] = frozenset()
 METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min", "eval_accuracy": "max"}
-SCORES = ("exact_match", "choice")
-"""The graders that it knows, without options."""
 
 START_LOSS = 2.5
 LARGEST_RANK = 256
@@ -47,18 +41,8 @@ _BREADTH = {"attention-qv": 1, "attention": 2, "mlp": 3, "all-linear": 7}
 
 
 def check(base: TrialSpec) -> list[str]:
-    """There are no files, and no answers but those of `SCORES`."""
-    known = " and ".join(SCORES)
-    return [
-        f"evaluation.metrics.{place}: {entry}: the toy scores by {known} only"
-        for place, entry in enumerate(base.evaluation.metrics)
-        if entry not in SCORES
-    ]
-
-
-def metrics(base: TrialSpec) -> Mapping[str, Direction]:
-    """METRICS, and those of `SCORES` that the specification names."""
-    return {**METRICS, **{name: "max" for name in SCORES if name in base.evaluation.metrics}}
+    """There are no files, and no answers."""
+    return ["evaluation.metrics: the toy answers nothing that could be scored"] if base.evaluation.metrics else []
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
@@ -75,12 +59,12 @@ def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Pat
 
 def prepare(base: TrialSpec, cache: Path) -> Prepared:
     """There is no data."""
-    return Prepared(summary=Summary(fingerprint="0" * 16, train_rows=0, eval_rows=_rows(base)), payload=b"")
+    return Prepared(summary=Summary(fingerprint="0" * 16, train_rows=0, eval_rows=1), payload=b"")
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> ToyPack:
     """A pack of curves."""
-    return ToyPack(base)
+    return ToyPack()
 
 
 def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
@@ -103,47 +87,10 @@ def loss_at(spec: TrialSpec, step: int) -> float:
     return floor(spec) + (START_LOSS - floor(spec)) / math.sqrt(1 + step)
 
 
-def right_answers(spec: TrialSpec, step: int) -> int:
-    """How many of the rows the trial answers right after `step` steps: 1 at first, as the base does."""
-    decades = math.log10(spec.training.learning_rate / 1e-3)
-    return 1 + round(8 * max(0.0, 1 - decades**2) * step / spec.steps)
-
-
-def _rows(base: TrialSpec) -> int:
-    """Rows to evaluate on."""
-    return 10 if base.evaluation.metrics else 1
-
-
-def _evaluation(spec: TrialSpec, loss: float, right: int | None) -> Evaluation:
-    """Its accuracy is the probability of a token with that loss: the lower the one, the higher the other.
-
-    Args:
-        right: how many of the rows are answered right, the first ones; None where answers are not scored.
-    """
-    rows, names = _rows(spec), [name for name in SCORES if name in spec.evaluation.metrics]
-    places = range(min(rows, spec.evaluation.examples or rows) if names and right is not None else 0)
-    values = tuple(float(row < (right or 0)) for row in places)
-    scores = dict.fromkeys(names, sum(values) / len(values)) if values else {}
-    return Evaluation(
-        metrics={EVAL_LOSS: loss, "eval_accuracy": math.exp(-loss), **scores},
-        row_losses=tuple(loss * (1 + (row - (rows - 1) / 2) / rows) for row in range(rows)),
-        row_tokens=(1,) * rows,
-        row_values=dict.fromkeys(scores, values),
-        row_places=tuple(places) if 0 < len(places) < rows else (),
-        answers=tuple(_answered(row, value, names) for row, value in zip(places, values, strict=True)),
-    )
-
-
-def _answered(row: int, value: float, names: Sequence[str]) -> AnsweredRow:
-    answer = str(2 * row)
-    return AnsweredRow(
-        row=row,
-        prompt=f"{row} + {row} =",
-        expected=answer,
-        answer=answer if value else "?",
-        is_ended=True,
-        scores=dict.fromkeys(names, value),
-    )
+def _evaluation(loss: float) -> Evaluation:
+    """Its accuracy is the probability of a token with that loss: the lower the one, the higher the other."""
+    metrics = {EVAL_LOSS: loss, "eval_accuracy": math.exp(-loss)}
+    return Evaluation(metrics=metrics, row_losses=(loss,), row_tokens=(1,))
 
 
 @dataclass
@@ -157,8 +104,7 @@ class _Slot:
 class ToyPack:
     """A `Pack` without a model. See `trainables.contract.Pack`."""
 
-    def __init__(self, base: TrialSpec | None = None) -> None:
-        self._base = base or TrialSpec(trainable="toy")
+    def __init__(self) -> None:
         self._slots: dict[int, _Slot] = {}
 
     def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
@@ -200,17 +146,17 @@ class ToyPack:
         pause = max((self._slots[slot].spec.training.eval_seconds for slot in slots), default=0.0)
         if pause:
             threading.Event().wait(pause)
-        return {slot: self._evaluate(self._slots[slot], slot in scored) for slot in slots}
+        return {slot: self._evaluate(self._slots[slot]) for slot in slots}
 
-    def _evaluate(self, slot: _Slot, is_scored: bool = False) -> Evaluation | Failure:
+    def _evaluate(self, slot: _Slot) -> Evaluation | Failure:
         loss = loss_at(slot.spec, slot.step)
         if math.isnan(loss):
             return Failure(kind="diverged", message=f"{EVAL_LOSS} nan at step {slot.step}")
-        return _evaluation(slot.spec, loss, right_answers(slot.spec, slot.step) if is_scored else None)
+        return _evaluation(loss)
 
     def evaluate_base(self) -> Evaluation | Failure:
         """See `Pack.evaluate_base`: where every curve starts."""
-        return _evaluation(self._base, START_LOSS, 1)
+        return _evaluation(START_LOSS)
 
     def snapshot(self, slot: int) -> bytes:
         """See `Pack.snapshot`."""

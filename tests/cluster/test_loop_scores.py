@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from own import scored_toy
 from pack_loops import DEADLINE, opened, trial
 
 from trainables import toy
@@ -25,18 +26,18 @@ def advanced(loop, target, best=None):
 
 @pytest.mark.parametrize(("when", "at"), [("last", [9]), ("every", [3, 9])])
 def test_answers_are_scored_at_the_last_point_or_at_every_one(started, when, at):
-    loop = started(toy.ToyPack())
+    loop = started(scored_toy.ScoredPack())
     opened(loop, "a", scored(when))
     found = {step: advanced(loop, step).evaluation for step in (3, 9)}
     assert [step for step, evaluation in found.items() if "exact_match" in evaluation.metrics] == at
     assert [step for step, evaluation in found.items() if evaluation.answers] == at
-    assert found[9].metrics["exact_match"] == toy.right_answers(scored(), 9) / 10
+    assert found[9].metrics["exact_match"] == scored_toy.right_answers(scored(), 9) / 10
 
 
 def test_only_the_trials_that_are_due_are_scored(started):
     asked = []
 
-    class Asked(toy.ToyPack):
+    class Asked(scored_toy.ScoredPack):
         def evaluate(self, slots, scored=()):
             asked.append((tuple(slots), set(scored)))
             return super().evaluate(slots, scored)
@@ -50,7 +51,7 @@ def test_only_the_trials_that_are_due_are_scored(started):
 
 
 def test_an_adapter_with_a_score_is_handed_out_although_its_loss_is_higher(started):
-    loop = started(toy.ToyPack())
+    loop = started(scored_toy.ScoredPack())
     opened(loop, "a", scored())
     assert advanced(loop, 3, best=MATCHES.standing({"eval_loss": 0.1})).adapter is None
     assert advanced(loop, 9, best=MATCHES.standing({"eval_loss": 0.1})).adapter is not None
@@ -59,7 +60,7 @@ def test_an_adapter_with_a_score_is_handed_out_although_its_loss_is_higher(start
 def test_answers_take_longer_than_losses_and_no_host_passes_for_one_that_hangs(started):
     seen = []
 
-    class Looks(toy.ToyPack):
+    class Looks(scored_toy.ScoredPack):
         def evaluate(self, slots, scored=()):
             seen.append(loops[0].doing())
             return super().evaluate(slots, scored)
@@ -85,7 +86,7 @@ def test_a_pack_that_knows_no_scores_trains_as_before(started):
 
 
 def test_a_score_that_is_missing_where_answers_are_scored_is_a_failure_with_its_reason(started):
-    class Silent(toy.ToyPack):
+    class Silent(scored_toy.ScoredPack):
         def evaluate(self, slots, scored=()):
             return super().evaluate(slots)
 

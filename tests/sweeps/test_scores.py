@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import chaos_runs as runs
 import pytest
 from mlflow import MlflowClient
+from own import scored_toy
 
 from sweeps.record import samples
 from sweeps.record.events import TrialState
@@ -16,7 +18,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 SWEEP = (
     "toy",
-    # The toy's loss is lowest at 3e-4, and most of its answers are right at 1e-3: the default, which is trained whole.
+    "trainable=own.scored_toy",
+    # The loss is lowest at 3e-4, and most answers are right at 1e-3: the default, which is trained to its end.
     "training.learning_rate=0.001",
     "search_space={training.learning_rate: {choice: [0.0001, 0.0003, 0.0005]}}",
     "searcher={kind: grid}",
@@ -32,11 +35,12 @@ SWEEP = (
 @pytest.mark.parametrize("when", ["last", "every"])
 def test_the_score_chooses_among_the_trials_that_have_one(tmp_path, empty_database, when):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
+    shutil.copytree(Path(scored_toy.__file__).parent, tmp_path / "own")
     run = runs.start(tmp_path, "launch", *SWEEP, f"evaluation.when={when}")
     assert run.wait() == 0, run.err.read_text()
     best, told = run.answer()["best"], run.err.read_text()
     assert (best["metric"], best["params"]["learning_rate"], best["step"]) == ("exact_match", 1e-3, 9)
-    assert "exact_match: base 0.1000, best" in told
+    assert f"exact_match: best (t00) {10 * best['value']:.0f} of 10 answers right (base 1)" in told
 
     folder = tmp_path / "results" / "toy"
     trials = runs.record(folder).trials

@@ -60,8 +60,11 @@ def directions(spec: EvaluationSpec) -> Mapping[str, Direction]:
 
 
 def verdicts(spec: EvaluationSpec) -> Mapping[str, str]:
-    """`Grader.verdicts` of the graders here; without those whose libraries are missing where a sweep is only read."""
-    found: dict[str, str] = {}
+    """`Grader.verdicts` of the graders here, and that of `ANSWERS_ENDED`.
+
+    Without graders whose libraries are missing: a sweep may be read where it was not trained.
+    """
+    found = {ANSWERS_ENDED: "ended"}
     for entry in spec.metrics:
         if "".join(entry) in GRADERS:
             with suppress(GradingError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sweep_files import TOY
 
 from sweeps.config import load
 from sweeps.config.model import SweepConfig
@@ -18,7 +17,7 @@ SCORED = "evaluation.metrics=[exact_match]"
 
 
 def loaded(folder: Path, *changes: str) -> SweepConfig:
-    (folder / "s.yaml").write_text(TOY)
+    (folder / "s.yaml").write_text("name: x\ntrainable: own.scored_toy\n")
     return load.load("s.yaml", changes, folder).config
 
 
@@ -60,8 +59,8 @@ def test_the_loss_stops_trials_where_it_is_asked_to_and_where_the_score_comes_la
             "objective.mode: min: a higher exact_match is better: write mode: max",
         ),
         (
-            ["evaluation.metrics=[number]"],
-            "evaluation.metrics.0: number: the toy scores by exact_match and choice only",
+            [SCORED, "trainable=toy"],
+            "evaluation.metrics: the toy answers nothing that could be scored",
         ),
         (["scheduler.metric=eval_accuracy"], "scheduler.metric: 'eval_accuracy' must be "),
     ],
