@@ -51,7 +51,9 @@ class AnsweredRow(Spec):
     """One evaluation row that was answered, for people to read."""
 
     row: int
-    """Its place among the evaluation rows."""
+    """Its place among the evaluation rows, from 0."""
+    place: str = ""
+    """Where it stands in its file, "line 17"; empty where that is not known."""
     prompt: str
     expected: str
     answer: str

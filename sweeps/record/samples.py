@@ -28,6 +28,7 @@ def text(answers: Iterable[AnsweredRow]) -> str:
 def _line(answered: AnsweredRow) -> str:
     own = {
         "id": answered.row,
+        "place": answered.place,
         "input": answered.prompt,
         "target": answered.expected,
         "answer": answered.answer,
@@ -50,6 +51,7 @@ def _row(line: bytes) -> AnsweredRow:
     raw = json_text.parse(line)
     return AnsweredRow(
         row=raw["id"],
+        place=raw.get("place", ""),
         prompt=raw["input"],
         expected=raw["target"],
         answer=raw["answer"],

@@ -78,9 +78,8 @@ class Changes:
                 self.first.name: mine.answer,
             }
             width = max(map(len, texts))
-            shown += [
-                f"row {mine.row}: {self.metric} {scores[0]} of {self.first.name}, {scores[1]} of {self.other.name}"
-            ]
+            where = mine.place or f"row {mine.row}"
+            shown += [f"{where}: {self.metric} {scores[0]} of {self.first.name}, {scores[1]} of {self.other.name}"]
             shown += [f"  {title:<{width}}  {legible(text, _MOST_CHARACTERS)}" for title, text in texts.items()]
         more = len(self.better) + len(self.worse) - len(places)
         return [*shown, f"{more} more rows differ: --json has them all"] if more > 0 else shown
@@ -97,6 +96,7 @@ class Changes:
             "differing": [
                 {
                     "row": mine.row,
+                    "place": mine.place,
                     "prompt": mine.prompt,
                     "expected": mine.expected,
                     self.first.name: mine.answer,

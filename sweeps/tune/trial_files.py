@@ -260,17 +260,9 @@ class KeptFiles:
         digest: str | None = self._call("digest", adapter)
         return digest
 
-    def keep_best(
-        self,
-        step: int,
-        adapter: Mapping[str, bytes],
-        rows: Mapping[str, Any],
-        best: Standing,
-        is_repeat: bool = False,
-        answers: Sequence[AnsweredRow] = (),
-    ) -> str:
+    def keep_best(self, step: int, adapter: Mapping[str, bytes], *others: Any) -> str:
         """As that of `FolderFiles`."""
-        return str(self._call("keep_best", step, ray.put(dict(adapter)), dict(rows), best, is_repeat, answers))
+        return str(self._call("keep_best", step, ray.put(dict(adapter)), *others))
 
     def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
         """As that of `FolderFiles`."""

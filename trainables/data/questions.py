@@ -41,6 +41,8 @@ class Question(Spec):
 
     row: int
     """Its place among the evaluation rows."""
+    place: str
+    """As `Placed.place`."""
     ids: tuple[int, ...]
     """The prompt: the tokens before the answer, as in training."""
     prompt: str
@@ -215,6 +217,7 @@ def _question(
     shared = min([kept.start, *map(_start, chosen)])
     return Question(
         row=kept.place,
+        place=place,
         ids=tuple(kept.ids[: kept.start]),
         prompt=templates.question(renderer.data, row),
         expected=expected,

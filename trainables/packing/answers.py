@@ -77,6 +77,7 @@ class Grading:
         rows = tuple(
             AnsweredRow(
                 row=question.row,
+                place=question.place,
                 prompt=question.prompt,
                 expected=question.label or question.expected,
                 answer=text,
@@ -106,7 +107,7 @@ class Grading:
         rows = []
         try:
             for question, right, answer in zip(self._questions, expected, answers, strict=True):
-                where = f"{name}, evaluation row {question.row}"
+                where = f"{name}, evaluation row, {question.place}"
                 rows.append(grader.grade(question.columns, right, answer))
             where = name
             return _Scores(rows, grader.overall(expected, answers))

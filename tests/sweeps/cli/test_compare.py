@@ -113,6 +113,7 @@ def answered(*rights: int) -> str:
     return samples.text(
         AnsweredRow(
             row=r,
+            place=f"line {r + 40}",
             prompt=f"question {r}",
             expected="yes",
             answer=a,
@@ -135,14 +136,18 @@ def test_the_rows_whose_answers_differ_are_shown_and_escaped(tmp_path: Path) -> 
     shown = text[text.index("answers by") :].splitlines()
     assert shown[:6] == [
         told,
-        "row 3: exact_match 0 of t00, 1 of base",
+        "line 43: exact_match 0 of t00, 1 of base",
         "  prompt    question 3",
         "  expected  yes",
         "  base      yes",
         "  t00       \\x1b[31mno",
     ]
     (against_base,) = document["answers"]
-    assert [row["row"] for row in against_base["differing"]] == [3, 1, 2]
+    assert [(row["row"], row["place"]) for row in against_base["differing"]] == [
+        (3, "line 43"),
+        (1, "line 41"),
+        (2, "line 42"),
+    ]
     assert against_base["differing"][0]["t00"] == "\x1b[31mno"
     (found.path / samples.OF_BASE).write_text("{")
     assert compare(tmp_path, "t00", "base")[1]["answers"] == []

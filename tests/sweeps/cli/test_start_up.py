@@ -110,7 +110,7 @@ def test_every_command_has_help(name: str) -> None:
 def test_python_can_run_the_package_itself() -> None:
     done = subprocess.run([sys.executable, "-m", "sweeps", "ls"], capture_output=True, text=True, check=True)
     titles = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert titles == ["recipes", "search spaces", "trainables", "schedulers", "searchers"]
+    assert titles == ["recipes", "search spaces", "trainables", "schedulers", "searchers", "graders"]
     assert "  toy " in done.stdout and "  asha " in done.stdout and "  lora_core " in done.stdout
 
 

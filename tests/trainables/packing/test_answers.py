@@ -183,7 +183,7 @@ def test_a_grader_that_raises_fails_the_evaluation_of_its_slot_alone(root: Path,
     write(root / "other.jsonl", [(f"Is {n} it?", "no") for n in range(300, 306)])
     pack = opened(of, root, 0, 40, 0)
     found = pack.evaluate([0, 1, 2], [0, 1, 2])
-    assert found[1] == Failure(kind="failed", message="shouts, evaluation row 0: KeyError: 'loud'")
+    assert found[1] == Failure(kind="failed", message="shouts, evaluation row, line 1: KeyError: 'loud'")
     assert evaluation(found[0]).metrics["shouts"] == evaluation(found[2]).metrics["shouts"] == 1.0
     assert isinstance(pack.evaluate([1])[1], Evaluation), "its losses are known"
 
