@@ -157,10 +157,11 @@ def parallel(page: Page) -> Chart | None:
 
 
 def by_step(page: Page) -> Chart | None:
-    """The objective at each report of each trial."""
+    """The objective at each report of each trial; None where answers are scored at one report of several alone."""
     values = [value for trial in page.trials for _, value in trial.evals]
     steps = sorted({step for trial in page.trials for step, _ in trial.evals})
-    if not values:
+    is_scored_once = all(len(trial.evals) < 2 for trial in page.trials)
+    if not values or (is_scored_once and any(len(trial.record.evals) > 1 for trial in page.trials)):
         return None
     is_log = steps[0] > 0 and steps[-1] >= LONG_AXIS * steps[0]
     marks: dict[str, Any] = {}

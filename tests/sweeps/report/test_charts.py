@@ -64,6 +64,18 @@ def test_lines_are_few_traces_and_hold_every_trial(tmp_path: Path) -> None:
     assert sum(y is None for y in grey.y) == 200 - MOST_LINES
 
 
+def test_a_score_of_one_report_of_several_has_no_curve(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    scored_last = tuple(replace(trial, evals=trial.evals[3:]) for trial in page.trials)
+    titles = [found.title for found in charts(replace(page, trials=scored_last))]
+    assert "eval_loss by step" not in titles and "Settings and outcome" in titles
+    short = [(trial.evals[:1], replace(trial.record, evals=trial.record.evals[:1])) for trial in page.trials]
+    trials = [
+        replace(trial, evals=evals, record=record) for trial, (evals, record) in zip(page.trials, short, strict=True)
+    ]
+    assert chart(replace(page, trials=tuple(trials)), "eval_loss by step"), "there is only one report so far"
+
+
 def test_the_last_point_tells_the_state(tmp_path: Path) -> None:
     found = traces(chart(page_of(tmp_path), "eval_loss by step"), "markers")
     ends = {(trace.legendgroup, trace.marker.symbol, x) for trace in found for x in trace.x}
