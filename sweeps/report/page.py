@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
 from sweeps.statistics.comparison import Separation
 from trainables.grading.choice import Confusion
-from trainables.objective import Objective
+from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective
 
 BEST_CURVES = 5
 """So many of the best trials have their train loss drawn."""
@@ -148,8 +148,9 @@ class Page:
     config: str
     """The resolved configuration as YAML."""
     objectives: tuple[Objective, ...]
+    """What charts draw: the sweep's, or the loss in place of a score that few trials have."""
     base: float | None
-    """The objective of the base without an adapter."""
+    """The first of them of the base without an adapter."""
     axes: tuple[Axis, ...]
     trials: tuple[Drawn, ...]
     """Best first, then those without a finite value."""
@@ -174,7 +175,8 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
     answer, *compared = closing_lines.so_far(status, selection, separation)
     note = closing_lines.first_trial(record).note
     columns, rows = _table(record, separation, selection)
-    drawn = _drawn(record, story, best)
+    charted = _charted(record)
+    by_loss = [] if charted is record else [f"The charts draw {EVAL_LOSS}: few trials have {record.objective.metric}."]
     config = page_facts.raw_config(record)
     return Page(
         name=str(config.get("name", status.folder.name)),
@@ -192,7 +194,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         columns=columns,
         rows=rows,
         left_out=max(0, len(record.trials) - MOST_ROWS),
-        notes=(*([note] if note else []), *trial_tables.notes(record)),
+        notes=(*([note] if note else []), *trial_tables.notes(record), *by_loss),
         answers=answers,
         confusion=None if answers is None else confusion_of(answers.first),
         cost=page_facts.cost(record, status.seconds),
@@ -200,10 +202,10 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         warnings=tuple(map(without_passwords, story.warnings)),
         requests=tuple(_request(each.asked, each.is_accepted, each.message) for each in story.requests),
         config=page_facts.as_yaml(config),
-        objectives=record.objectives,
-        base=_base_value(record),
+        objectives=charted.objectives,
+        base=_base_value(charted),
         axes=_axes(record),
-        trials=drawn,
+        trials=_drawn(charted, story, best),
         rungs=_rungs(record),
     )
 
@@ -287,6 +289,19 @@ def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
                 fates[fate] += 1
         found.append(Rung(step, fates))
     return tuple(found)
+
+
+def _charted(record: SweepRecord) -> SweepRecord:
+    """The record, judged by the loss where at most half of the trials that have reported have a score.
+
+    Of the others charts would show nothing.
+    """
+    trials = [trial for trial in record.trials.values() if trial.best_metrics]
+    scored = sum(record.judges(trial) == record.objective for trial in trials)
+    if not trials or 2 * scored > len(trials):
+        return record
+    others = (each for each in record.objectives[1:] if each.metric != EVAL_LOSS)
+    return replace(record, objectives=(LOWEST_LOSS, *others))
 
 
 def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple[Drawn, ...]:

@@ -12,7 +12,7 @@ import pytest
 import report_sweeps as sweeps
 from sweep_events import base, begun, ended, infeasible, parked, reported, started
 
-from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialState
+from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import SweepFolder, locked
 from sweeps.report import page_file, status
 from sweeps.report.charts import charts
@@ -243,3 +243,25 @@ def test_a_trial_that_holds_a_slot_now_is_shown_until_now() -> None:
     story = told([begun(100.0), started("a", 0, 101.0)])
     story.end(130.0)
     assert story.held == {"a": [Held(1.0, 30.0)]}
+
+
+@pytest.mark.parametrize(("scored", "metric"), [(1, "eval_loss"), (2, "exact_match")])
+def test_charts_draw_the_loss_where_few_trials_have_a_score(tmp_path: Path, scored: int, metric: str) -> None:
+    """Three trials report their loss, the first of them answers too."""
+    document = sweeps.config(
+        objective={"metric": "exact_match", "mode": "max"}, evaluation={"metrics": ["exact_match"]}
+    )
+    log = []
+    for event in sweeps.events(3, document):
+        if isinstance(event, TrialReported) and int(event.trial_key, 16) < scored:
+            metrics = event.report.metrics | {"exact_match": 0.5}
+            report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
+            event = event.model_copy(update={"report": report})
+        log.append(event)
+    found = page_file.read(sweeps.write(tmp_path, log, document), 1000.0)
+    assert (found.metric, "The charts draw eval_loss: few trials have exact_match." in found.notes) == (
+        metric,
+        metric == "eval_loss",
+    )
+    drawn = [trial for trial in found.trials if math.isfinite(trial.value)]
+    assert len(drawn) == (3 if metric == "eval_loss" else scored)
