@@ -247,7 +247,9 @@ def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The Spec in an annotation such as `ModelSpec | None`."""
+    """The Spec in an annotation such as `ModelSpec | None`, or `tuple[Guard, ...]`."""
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
     branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     branches = tuple(get_args(branch)[0] if get_origin(branch) is Annotated else branch for branch in branches)
     return next((b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)), None)

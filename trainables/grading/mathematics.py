@@ -31,7 +31,10 @@ _children: list[subprocess.Popen[str]] = []
 
 
 class Math(RightOrWrong):
-    """The answer is mathematically equal to the completion, as math-verify reads both. Not thread-safe."""
+    """The answer is mathematically equal to the completion, as math-verify reads both.
+
+    Not thread-safe.
+    """
 
     metric = "math"
 

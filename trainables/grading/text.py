@@ -29,7 +29,10 @@ class ExactMatch(RightOrWrong):
 
 
 class Contains(ExactMatch):
-    """The completion stands somewhere in the answer. The options are those of `ExactMatch`."""
+    """The completion stands somewhere in the answer.
+
+    The options are those of `ExactMatch`.
+    """
 
     metric = "contains"
 

@@ -160,6 +160,7 @@ ROWS: list[Row] = [
     toy("fractions that hold no whole number", "search_space: {adapter.r: {loguniform: [0.1, 0.9]}}", "search_space.adapter.r: must be a whole number, and loguniform draws fractions: write {randint: [low, high]}, or"),
     toy("condition on an unknown field", "search_space: {adapter.r: {choice: [8], when: {adapter.rs: true}}}", "search_space.adapter.r: when: unknown field 'adapter.rs'; did you mean"),
     toy("scheduler that goes by a score", "scheduler: {metric: exact_match}", "scheduler.metric: 'exact_match' must be 'eval_loss', or left out: with evaluation.when: every it then goes by the objective, a score among them"),
+    toy("guard with an unknown key", "promotion: {guards: [{worse_by: 0.1, margin: 0.1}]}", "promotion.guards.0.margin: unknown key; did you mean promotion.guards.0.metric? (keys here: data, metric, worse_by)"),
     toy("both alphas searched", "search_space: {adapter.alpha_over_r: {choice: [1]}, adapter.lora_alpha: {choice: [8]}}", "search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"),
     Row("preset misspelt in the space", QLORA + "search_space: {adapter.target_modules: {choice: [mpl, mlp]}}", ["search_space.adapter.target_modules: 'mpl' is not a preset; did you mean mlp? The presets are attention-qv, attention, mlp, all-linear"]),
     Row("preset misspelt", QLORA + "adapter: {target_modules: atention}", ["adapter.target_modules: 'atention' is not a preset; did you mean attention?"]),
