@@ -1,34 +1,104 @@
-"""Memory of common types of GPUs, as their makers state it. Pure."""
+"""Memory and peak speed of common types of GPUs, as their makers state them. Pure.
+
+The peaks are those of dense matrix products, without sparsity, on a card at its usual clock; of a type that comes in
+several forms (H100, A100) those of SXM, where PCIe cards reach about three quarters. Products of 16-bit numbers are
+summed in float32, as torch does, which GeForce cards do at half of the speed that they are sold with.
+
+Sources: the data sheets of T4, V100, A10, A10G, L4, L40S, A40, RTX A6000, A100, H100, H200 and HGX B200 (NVIDIA; where
+a sheet states sparse products alone, half of that), the white papers of the architectures GA102, AD102 and RTX
+Blackwell for RTX 3090, 4090 and 5090, and the data sheet of Instinct MI300X (AMD).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
-MEMORY_GB: Mapping[str, tuple[int, ...]] = {
-    "T4": (16,), "V100": (16, 32), "A10": (24,), "A10G": (24,), "L4": (24,), "RTX 3090": (24,), "RTX 4090": (24,),
-    "RTX 5090": (32,), "RTX A6000": (48,), "L40S": (48,), "A40": (48,), "A100": (40, 80), "A100 80GB": (80,),
-    "H100": (80, 94), "H200": (141,), "B200": (180, 192),
-}  # fmt: skip
-"""Memory of a GPU by its type, as its maker states it, in GB: each size that the type has, the smallest first."""
+
+class Gpu(NamedTuple):
+    """A type of GPU."""
+
+    memory_gb: tuple[int, ...]
+    """Each size that the type has in GB, the smallest first."""
+    tflops: float
+    """Peak of products of 16-bit numbers, in 10^12 floating point operations per second."""
+    tflops_float32: float
+    """The same in float32, without TensorFloat-32."""
+    has_bfloat16: bool = True
+
+    def peak(self, dtype: str) -> float:
+        """Floating point operations per second where `quantization.compute_dtype` is `dtype`.
+
+        A GPU without bfloat16 computes in float32 under auto.
+        """
+        is_narrow = dtype == "float16" or (dtype != "float32" and self.has_bfloat16)
+        return (self.tflops if is_narrow else self.tflops_float32) * 1e12
+
+
+GPUS: Mapping[str, Gpu] = {
+    "T4": Gpu((16,), 65, 8.1, has_bfloat16=False),
+    "V100": Gpu((16, 32), 125, 15.7, has_bfloat16=False),
+    "A10": Gpu((24,), 125, 31.2),
+    "A10G": Gpu((24,), 70, 35),
+    "L4": Gpu((24,), 121, 30.3),
+    "RTX 3090": Gpu((24,), 71, 35.6),
+    "RTX 4090": Gpu((24,), 165, 82.6),
+    "RTX 5090": Gpu((32,), 209, 104.8),
+    "RTX A6000": Gpu((48,), 155, 38.7),
+    "L40S": Gpu((48,), 362, 91.6),
+    "A40": Gpu((48,), 150, 37.4),
+    "A100": Gpu((40, 80), 312, 19.5),
+    "A100 80GB": Gpu((80,), 312, 19.5),
+    "H100": Gpu((80, 94), 989, 67),
+    "H200": Gpu((141,), 989, 67),
+    "B200": Gpu((180, 192), 2250, 75),
+    "MI300X": Gpu((192,), 1307, 163.4),
+}
+"""Type -> what its maker states."""
 NEAR = 0.15
 """Share by which a memory that is given may be off such a size: what nvidia-smi shows of 80 GB is 85.9 GB or less."""
+_WORD = re.compile(r"[\w.]+")
+
+
+def is_named(device: str, asked: str) -> bool:
+    """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB.
+
+    2.20GHz is one word, so that a processor with 2 threads is none with 64.
+    """
+    return set(_WORD.findall(asked.lower())) <= set(_WORD.findall(device.lower()))
 
 
 def named(kind: str) -> str | None:
     """The name of a type of GPU in the table, whatever its capitals, and for a 4090 also without RTX; None without."""
     asked = kind.strip().lower()
-    return next((name for name in MEMORY_GB if name.lower() in (asked, f"rtx {asked}")), None)
+    return next((name for name in GPUS if name.lower() in (asked, f"rtx {asked}")), None)
+
+
+def types(device: str | None, memory_bytes: int | None) -> tuple[str, ...]:
+    """The types that a device may be: the one in its name, as nvidia-smi or `cluster.gpu` tells it, else by its memory.
+
+    Args:
+        device: None where it has no name.
+        memory_bytes: of one GPU; None where it is unknown.
+    """
+    if device is not None:
+        return tuple(sorted((name for name in GPUS if is_named(device, name)), key=len)[-1:])
+    if memory_bytes is None:
+        return ()
+    return tuple(name for name in GPUS if not name.endswith("GB") and contradiction(name, memory_bytes) is None)
 
 
 def memory_gb(kind: str) -> int | None:
     """The smallest memory of a type of GPU in GB; None for a type that is not in the table."""
     name = named(kind)
-    return None if name is None else MEMORY_GB[name][0]
+    return None if name is None else GPUS[name].memory_gb[0]
 
 
 def contradiction(kind: str, memory_bytes: int) -> str | None:
     """The memory sizes of a type of GPU, in words, where the given memory is none of them; else None."""
-    sizes = MEMORY_GB.get(named(kind) or "", ())
+    name = named(kind)
+    sizes = () if name is None else GPUS[name].memory_gb
     if not sizes or any(abs(memory_bytes - size * 10**9) <= NEAR * size * 10**9 for size in sizes):
         return None
     return f"{' or '.join(map(str, sizes))} GB"

@@ -296,6 +296,23 @@ class Memory(Spec):
         return Memory(**{part: mine[part] + times * others[part] for part in mine})
 
 
+class Work(Spec):
+    """What a GPU computes: for an estimate of time where no rate was measured."""
+
+    trained: float
+    """Floating point operations for a token that is trained on: forward, backward, and what is computed again."""
+    evaluated: float
+    generated: float
+    """The same for a token that is evaluated, and for one that is generated."""
+    micro_batch: int
+    """Rows of one trial in a pass."""
+    pass_tokens: int
+    """The most tokens of all trials in a training pass."""
+    pass_operators: int
+    slot_operators: int
+    """Operators of a training pass, each a kernel or more, and what each of its trials adds to them."""
+
+
 class Need(Spec):
     """Estimates the memory of the device that trains, and the bytes that are kept on disk."""
 
@@ -312,6 +329,8 @@ class Need(Spec):
     """The largest adapter and the largest snapshot of the space on disk."""
     by_slots: Annotated[tuple[Memory, ...], Field(strict=False)] = ()
     """What hosts with 1, 2, ... slots hold by part, in rising order; a slot beyond takes what the first one does."""
+    work: Work | None = None
+    """None where it is not known what is computed."""
 
     def memory(self, slots: int) -> Memory:
         """What a host with `slots` slots holds, by part as far as they are told."""

@@ -17,7 +17,7 @@ from trainables.data import questions, sources
 from trainables.errors import GradingError, ModelError
 from trainables.grading import catalogue
 from trainables.objective import Direction
-from trainables.packing import memory, pass_limits, targets
+from trainables.packing import memory, pass_limits, targets, work
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
@@ -249,4 +249,7 @@ def need_of_gpus(
 ) -> Need | None:
     """As `need`, on the fullest of the GPUs over which the base is spread."""
     facts = model_source.facts(base.base_model)
-    return None if facts is None else memory.need(base, largest, facts, device, rows, _kind(base), gpus)
+    if facts is None:
+        return None
+    estimated = memory.need(base, largest, facts, device, rows, _kind(base), gpus)
+    return estimated.model_copy(update={"work": work.counted(base, facts, rows, engine(base))})

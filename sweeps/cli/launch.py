@@ -37,8 +37,8 @@ def launch(
         show_plan(planned)
     with mistakes("no trial was started"):
         displays = summary.displays(started, planned.trials)
-        taken = planned.forecast.seconds
-        seconds = None if taken is None else taken.expected
+        seen = planned.forecast
+        seconds = seen.seconds.expected if seen.seconds is not None and seen.is_measured else None
         expected = SweepPlanned(
             time=time.time(),
             steps=planned.expected_steps,

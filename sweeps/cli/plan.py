@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -13,10 +14,16 @@ Calibrating = Annotated[
     bool,
     typer.Option("--calibrate", help="First train about a dozen steps here, so that the plan can tell time and cost."),
 ]
+Price = Annotated[
+    float | None, typer.Option("--price", min=0, help="What a GPU-hour costs, such as 2.5: the plan tells the sum.")
+]
 
 
-def plan(file: File, changes: Changes = None, calibrate: Calibrating = False, as_json: Json = False) -> None:
+def plan(
+    file: File, changes: Changes = None, calibrate: Calibrating = False, price: Price = None, as_json: Json = False
+) -> None:
     """Show what a sweep will do and cost, without starting anything."""
+    from sweeps.errors import ConfigError
     from sweeps.planning import this_machine
 
     with mistakes(""):
@@ -27,7 +34,11 @@ def plan(file: File, changes: Changes = None, calibrate: Calibrating = False, as
             say("calibrating: the base is loaded, and about a dozen steps are trained")
             this_machine.calibrate(sweep)
         sweep, how = this_machine.with_trials(sweep)
-        planned = this_machine.plan_here(sweep)
+        planned = replace(this_machine.plan_here(sweep), price=price)
+        if price is not None and planned.device == "cpu":
+            raise ConfigError(
+                ["--price: the sweep is planned for a CPU: name the GPU to rent, such as cluster.gpu=H100"]
+            )
     if how is not None:
         say(how)
     show_plan(planned)

@@ -76,7 +76,7 @@ Size = Annotated[str, BeforeValidator(_is_size)]
 def _is_gpu(value: object) -> object:
     name = gpu_table.named(str(value))
     if name is None:
-        raise ValueError(f"must be one of {', '.join(gpu_table.MEMORY_GB)}; of another type give gpu_memory alone")
+        raise ValueError(f"must be one of {', '.join(gpu_table.GPUS)}; of another type give gpu_memory alone")
     return name
 
 
@@ -160,6 +160,9 @@ class Budget(Spec):
     """GPUs times hours after which the sweep ends in order. On a CPU nothing counts against it."""
     target: float | None = None
     """Value of the objective's metric that ends the sweep when a trial reaches it."""
+    patience: Count | None = None
+    """Trials in a row without a gain after which no other one begins, and the sweep ends when those that have begun are
+    over: none is better at its first report than all before, beyond chance on the evaluation rows."""
     disk: Size | None = None
     """Room for the sweep's checkpoints, such as 20GB: snapshots make room for adapters; without any the sweep ends."""
 
@@ -205,8 +208,8 @@ class ClusterConfig(Spec):
     join later, the first hosts go down to theirs as trials end or park."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
     """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
-    machine does not have, the last two by rates that sweeps on such GPUs have left here. Its memory is that of the
-    type, of several sizes the smallest; as an override, in place of a gpu_memory of the file that it does not have."""
+    machine does not have, the last two by rates that sweeps on such GPUs have left here, else by arithmetic. Its memory
+    is that of the type, of several sizes the smallest; as an override, in place of a gpu_memory that it cannot have."""
     gpu_memory: Size | None = None
     """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
     runs on this machine (profile local) goes by the device that is here."""

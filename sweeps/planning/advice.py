@@ -145,12 +145,13 @@ def _too_short(config: SweepConfig, seen: Forecast, gpus: int) -> list[str]:
         and len(resource.of(config).points) > 1
     )
     early = "set scheduler.order=paper, which trains a trial to its last step early"
-    if seen.seconds is None and is_late:
+    is_unsure = seen.seconds is None or (not seen.is_measured and seen.seconds.low <= budget < seen.seconds.high)
+    if is_unsure and is_late:
         return [
             f"{words}: whether it is long enough is unknown, and scheduler.order breadth brings the first trial to its "
             f"last step late: {early}, or run `qsweep plan FILE --calibrate` and set budget.trials=auto"
         ]
-    if seen.seconds is None or seen.seconds.expected <= budget:
+    if seen.seconds is None or is_unsure or seen.seconds.expected <= budget:
         return []
     hours = seen.gpu_hours.expected if seen.gpu_hours is not None else 0.0
     taken = f"{float(f'{hours:.3g}'):g} GPU-hours" if "gpu_hours" in words else duration(seen.seconds.expected)
@@ -191,12 +192,10 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
     gap = QUANTILE * spread / math.sqrt(max(1, count))
     if gap <= 2 * usual:
         return []
-    from sweeps.statistics.intervals import rows_needed  # imports NumPy, which most plans do without
-
     told = f"{count} rows tell two trials apart whose {differ} by about {gap:.2f}{unit} or more"
     if count < FEW_ROWS:
         told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
-    needed = rows_needed(usual, QUANTILE * spread, rows=1)
+    needed = math.ceil((QUANTILE * spread / usual) ** 2)
     return [f"{field}: {told}; the best trials are often {usual:g}{unit} apart, which takes about {needed} rows"]
 
 

@@ -13,7 +13,7 @@ from sweeps.config.model import Budget, SweepConfig
 from sweeps.config.number_words import counted, duration
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity
-from sweeps.planning.forecast import RowsAndRates, different, forecast, shortest_budget
+from sweeps.planning.forecast import SHOWN, RowsAndRates, different, forecast, shortest_budget
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000
@@ -43,8 +43,9 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: R
         tried = _with(config, trials, first)
         slots = capacity.slots_per_host(tried, need, machine) or 1
         seen = forecast(tried, sweep.space, machine, slots, known)
-        if seen.seconds is None:
-            raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
+        if seen.seconds is None or not seen.is_measured:
+            told = f"known {seen.rate}; {SHOWN}" if seen.seconds is not None else seen.rate
+            raise ConfigError([f"budget.trials: auto: the time of a trial is {told}, or give a number of trials"])
         return seen.seconds.expected
 
     filled = _filled(sweep, budget * FILLED, takes)

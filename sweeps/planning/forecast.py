@@ -22,12 +22,14 @@ from typing import Any, Literal, NamedTuple
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
+from sweeps.planning import arithmetic
 from sweeps.planning.capacity import Machine
 from sweeps.planning.rates import Load, Range, Rate, RateKey, Speed, answers_key, speed
 from sweeps.record.spent import HOUR
 from sweeps.schedulers import Decision, Idle, Reported, Resume, Rule, Started
-from trainables.contract import RowShape
+from trainables.contract import RowShape, Work
 from trainables.grading.catalogue import needs_answers
+from trainables.packing.memory import MEAN_OF_LONGEST
 from trainables.specs import seconds as in_seconds
 
 MOST_PLAYED = 1_000
@@ -43,13 +45,12 @@ LEAST_FOR_QUANTILES = 20
 FORWARD_SHARE = 0.5
 """An evaluated token against a trained one: a frozen base needs no gradients of its weights, so the backward pass costs
 about what the forward pass does (2 + 2 FLOP per parameter and token against 2)."""
-MEAN_OF_LONGEST = 0.4
-"""A row's mean length as a part of data.max_length, where the rows were not read: GSM8K's have 217 tokens under 512."""
 UNKNOWN = "unknown: run `qsweep plan FILE --calibrate`"
-_SHOWN = "Sweeps on such GPUs, or `qsweep plan FILE --calibrate` on a machine with one, leave its rates in the cache"
-UNNAMED = f"unknown: rates belong to a type of GPU; name it as cluster.gpu. {_SHOWN}"
+SHOWN = "Sweeps on such GPUs, or `qsweep plan FILE --calibrate` on a machine with one, leave its rates in the cache"
+UNNAMED = f"unknown: rates belong to a type of GPU; name it as cluster.gpu. {SHOWN}"
 UNMEASURED = (
-    "unknown: no rate of a GPU of the type {gpu} is known here, so a fast type is not told from a slow one. " + _SHOWN
+    "unknown: no rate of a GPU of the type {gpu} is known here, nor the sizes of the model, for an estimate by "
+    "arithmetic: give model.facts. " + SHOWN
 )
 UNCOUNTED = (
     "unknown, as is the share of evaluation: data.eval_examples null takes all rows of data.eval, which are not "
@@ -78,6 +79,8 @@ class Hosts(NamedTuple):
     number: int
     slots: int
     """Trials that share a host at most."""
+    speeds: tuple[float, ...] = ()
+    """How fast a host is that 1, 2, ... trials share; empty where it is as fast for one as for several."""
 
 
 class Play(NamedTuple):
@@ -111,11 +114,18 @@ class _Host:
     """What each of its trials has had so far, counted on from trial to trial."""
     since: float = 0.0
     """When that was so."""
+    speeds: tuple[float, ...] = ()
+    """As those of `Hosts`."""
+
+    def _share(self) -> float:
+        """What each of its trials has of it."""
+        count = len(self.running)
+        return (self.speeds[min(count, len(self.speeds)) - 1] if self.speeds else 1.0) / count
 
     def begin(self, now: float, length: float, trial: int, point: int) -> None:
         """A trial trains to this point; those that report in one pass resume in the order of their ranks."""
         if self.running:
-            self.had += (now - self.since) / len(self.running)
+            self.had += (now - self.since) * self._share()
         self.since = now
         heapq.heappush(self.running, (self.had + length, trial, point))
 
@@ -124,7 +134,7 @@ class _Host:
         if not self.running:
             return math.inf, 0
         goal, trial, _ = self.running[0]
-        return self.since + (goal - self.had) * len(self.running), trial
+        return self.since + (goal - self.had) / self._share(), trial
 
     def report(self) -> tuple[float, int, int]:
         """When the next trial reports, which one, and at which point."""
@@ -145,7 +155,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
         qualities: of each trial, the lower the better.
         protects_first: the first trial is trained to the end whatever it reports.
     """
-    every = [_Host() for _ in range(hosts.number)]
+    every = [_Host(speeds=hosts.speeds) for _ in range(hosts.number)]
     counts = dict.fromkeys(rule.points, 0)
     begun, now = 0, 0.0
 
@@ -218,6 +228,10 @@ class RowsAndRates:
     """Rows of an evaluation, as a look at the local files has counted them; None without it."""
     row_tokens: float | None = None
     """Mean tokens of a row, by its characters, as a look at the local files tells them; None without it."""
+    work: Work | None = None
+    """What a GPU computes; None where that is unknown."""
+    types: tuple[str, ...] = ()
+    """Types in the table of GPUs that the device may be: one where it has a name, none where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +262,11 @@ class Forecast:
     evaluation_share: float | None
     """Part of the work that goes into evaluations, 0 to 1; None when nothing is known of it."""
     seconds: Range | None
-    """From the command to the answer; None when no rate is known."""
+    """From the command to the answer; None when there is neither a rate nor an estimate by arithmetic."""
     gpu_hours: Range | None
     """GPU-hours of all hosts to the end; 0 on CPUs."""
+    is_measured: bool
+    """Whether the time follows from a rate that was measured."""
     rate: str
     """Where the time comes from, in words, or how to know it."""
     answers: Answers | None = None
@@ -267,8 +283,8 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     at, per_unit = resource.of(config).points, resource.steps_per_unit(config, space)
     evaluated, (row_tokens, lengths_from) = evaluation_rows(config, known), _row_tokens(config, known)
     load = Load(_rows_per_step(config, space) * row_tokens, slots, evaluated or 0, row_tokens)
-    scores = answers_key(config)
-    rate = speed(known.rates, known.key, load, scores) if known.key is not None and evaluated is not None else None
+    scores, answered = answers_key(config), _answered_tokens(config, known)
+    rate = None if evaluated is None else _speed(config, known, load, answered)
     lengths = _lengths(rate, load, per_unit)
     made = plays(config, trials, Hosts(hosts, slots), lengths)
     # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
@@ -289,25 +305,41 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         evaluation_share=evaluations * lengths.evaluation / work if is_share_known else None,
         seconds=seconds,
         gpu_hours=None if seconds is None else seconds.times(hosts * machine.gpus / HOUR),
-        rate=f"by {rate.measured} steps that were measured" if rate else _unknown(config, known, machine),
-        answers=_answers(config, known, scored, answering and answering / (work + answering)) if scores else None,
+        is_measured=rate is not None and rate.is_measured,
+        rate=rate.source if rate else _unknown(config, known, machine),
+        answers=_answers(scored, answered, answering and answering / (work + answering)) if scores else None,
     )
 
 
-def _answers(config: SweepConfig, known: RowsAndRates, evaluations: float, share: float | None) -> Answers:
-    """What scoring the answers takes, each answer as long as `evaluation.max_new_tokens` allows.
+def _speed(config: SweepConfig, known: RowsAndRates, load: Load, answered: float | None) -> Speed | None:
+    """The speed of a host: as it was measured, else by arithmetic; None where neither is known."""
+    scores = answers_key(config)
+    measured = speed(known.rates, known.key, load, scores) if known.key is not None else None
+    if measured is not None or known.work is None or not known.types:
+        return measured
+    return arithmetic.speed(
+        known.work, known.types, config.quantization.compute_dtype, load, answered if scores else None
+    )
 
-    Left out, that is a quarter more than the longest completion: about the labelled part of the longest row.
+
+def _answers(evaluations: float, answered: float | None, share: float | None) -> Answers:
+    return Answers(round(evaluations, 1), None if answered is None else evaluations * answered, share)
+
+
+def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
+    """Tokens that are generated in an evaluation at most, each answer as long as `evaluation.max_new_tokens` allows.
+
+    Left out, that is a quarter more than the longest completion: about the labelled part of the longest row. 0 where
+    nothing is generated, None where nothing bounds it.
     """
     scores, rows = config.evaluation, known.rows
     if not needs_answers(scores):
-        return Answers(round(evaluations, 1), 0.0, share)
+        return 0.0
     longest = scores.max_new_tokens
     if longest is None and rows is not None:
         longest = math.ceil(1.25 * rows.longest * rows.labelled)
     answered = min([count for count in (scores.examples, evaluation_rows(config, known)) if count], default=None)
-    tokens = None if longest is None or answered is None else evaluations * answered * longest
-    return Answers(round(evaluations, 1), tokens, share)
+    return None if longest is None or answered is None else float(answered * longest)
 
 
 def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
@@ -331,7 +363,7 @@ def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Ran
         base: seconds of the evaluation of the base, and of what answers take.
     """
     begun = trials + fmean(each.repeats for each in made)
-    work = _range([base + each.makespan for each in made]).wider(rate.uncertainty)
+    work = _range([base + each.makespan for each in made]).by(rate.off)
     return work.plus(rate.start_seconds).plus(rate.trial_seconds.times(begun))
 
 

@@ -12,6 +12,7 @@ from sweeps.planning import advice, capacity
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_steps, rows_per_trial, trials_of
 from sweeps.planning.lora_or_qlora import GpuAdvice
+from sweeps.planning.rates import Range
 from trainables.contract import Device, Memory, Need
 
 
@@ -57,6 +58,10 @@ class Plan:
     """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
     engine: str | None = None
     """What will compute the losses; None when it is known only once the base is loaded."""
+    patience: int | None = None
+    """As `budget.patience`: the sweep may end earlier than is forecast."""
+    price: float | None = None
+    """What somebody pays for a GPU-hour, in any currency; None where nobody has said."""
 
     @property
     def epochs(self) -> tuple[float, float] | None:
@@ -65,9 +70,16 @@ class Plan:
             return None
         return self.rows_per_trial[0] / self.train_rows, self.rows_per_trial[1] / self.train_rows
 
+    @property
+    def cost(self) -> Range | None:
+        """The GPU-hours at this price; None where one of the two is unknown."""
+        hours = self.forecast.gpu_hours
+        return None if self.price is None or hours is None else hours.times(self.price)
+
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
         plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
+        plain["cost"] = self.cost and asdict(self.cost)
         del plain["forecast"]
         return {**plain, **self.forecast.as_json()}
 
@@ -106,6 +118,7 @@ def plan(
         rows_per_trial=rows_per_trial(config, space) if config.data is not None else None,
         forecast=seen,
         group_by=None if config.data is None else config.data.group_by,
+        patience=config.budget.patience,
     )
     return replace(
         planned,

@@ -23,6 +23,7 @@ from typing import Annotated
 from filelock import FileLock
 from pydantic import Field
 
+from cluster import gpu_table
 from cluster.devices import cache
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
@@ -50,7 +51,6 @@ RECENT = 5
 """Sweeps whose overheads count, the latest ones."""
 _SEVERAL = re.compile(r"\b\d+x ")
 """In the name of a device: the GPUs over which a host spreads its base, "2x H100"."""
-_WORD = re.compile(r"[\w.]+")
 MOST_SHAPES = 200
 """Shapes of rows that are remembered, the latest ones."""
 
@@ -128,6 +128,10 @@ class Range:
         """All three, multiplied."""
         return Range(self.expected * factor, self.low * factor, self.high * factor)
 
+    def by(self, other: Range) -> Range:
+        """All three, each multiplied by that of the other."""
+        return Range(self.expected * other.expected, self.low * other.low, self.high * other.high)
+
     def plus(self, other: Range) -> Range:
         """Both together, each of them at the same end of its range."""
         return Range(self.expected + other.expected, self.low + other.low, self.high + other.high)
@@ -146,10 +150,11 @@ class Speed:
     evaluation_seconds: float
     start_seconds: Range
     trial_seconds: Range
-    uncertainty: float
-    """Share by which steps and evaluations may be faster or slower."""
-    measured: int
-    """Steps behind it."""
+    off: Range
+    """How much faster and slower steps and evaluations may be: about 1."""
+    source: str
+    """Where it comes from, in words."""
+    is_measured: bool = False
     answer_seconds: float | None = None
     """For one evaluation of one trial whose answers are scored; None where no sweep has scored them alike."""
 
@@ -176,18 +181,20 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") ->
     longer = load.row_tokens / nearest.row_tokens if nearest.row_tokens and load.row_tokens else 1.0
     alike = [rate for rate in known if answers and rate.answers == answers and rate.answer_seconds is not None]
     far = FAR_RANGE * _distance(nearest, load)
+    off = min(MOST_RANGE, max(LEAST_RANGE, nearest.spread / math.sqrt(max(1, nearest.steps))) + far)
     return Speed(
         step_seconds=nearest.step_seconds / nearest.slots * per_token,
         evaluation_seconds=nearest.evaluation_seconds * rows * longer,
-        start_seconds=_overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS),
-        trial_seconds=_overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS),
-        uncertainty=min(MOST_RANGE, max(LEAST_RANGE, nearest.spread / math.sqrt(max(1, nearest.steps))) + far),
-        measured=nearest.steps,
+        start_seconds=overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS),
+        trial_seconds=overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS),
+        off=Range(1, 1, 1).wider(off),
+        source=f"by {nearest.steps} steps that were measured",
+        is_measured=True,
         answer_seconds=max(alike, key=lambda rate: rate.time).answer_seconds if alike else None,
     )
 
 
-def _overhead(seen: Sequence[float], unseen: float) -> Range:
+def overhead(seen: Sequence[float], unseen: float) -> Range:
     """The median of what sweeps have shown, from the least to the most of them; about `unseen` where none has."""
     if not seen:
         return Range(unseen, unseen, unseen).wider(LEAST_RANGE + FAR_RANGE)
@@ -208,13 +215,10 @@ def _applies(measured: RateKey, asked: RateKey) -> bool:
 
 
 def is_named(device: str, asked: str) -> bool:
-    """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB.
-
-    2.20GHz is one word, so that a processor with 2 threads is none with 64. Hosts of 2 GPUs are no hosts of one.
-    """
+    """As `gpu_table.is_named`; hosts of 2 GPUs are no hosts of one."""
     if [_SEVERAL.findall(name) for name in (device, asked)].count([]) == 1:
         return False
-    return set(_WORD.findall(asked.lower())) <= set(_WORD.findall(device.lower()))
+    return gpu_table.is_named(device, asked)
 
 
 def _distance(rate: Rate, load: Load) -> float:

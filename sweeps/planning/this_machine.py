@@ -101,7 +101,16 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rates.rate_key(sweep.config, machine.device_name)
-    return need, RowsAndRates(store.rates, key, shape, sweep.preview.eval_rows, sweep.preview.row_tokens)
+    memory = None if sweep.config.cluster.gpu_memory is None else size_bytes(sweep.config.cluster.gpu_memory)
+    return need, RowsAndRates(
+        rates=store.rates,
+        key=key,
+        rows=shape,
+        eval_rows=sweep.preview.eval_rows,
+        row_tokens=sweep.preview.row_tokens,
+        work=None if need is None else need.work,
+        types=gpu_table.types(machine.device_name, memory) if machine.gpus else (),
+    )
 
 
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:

@@ -81,6 +81,9 @@ def _few(plan: Plan) -> Iterator[str]:
         last = plan.points[-1]
         end = f"step {last}" if plan.unit == "step" else counted(last, plan.unit)
         yield f"few trials: the best one goes on to {end} alone"
+    if plan.patience is not None:
+        trials = "a trial brings" if plan.patience == 1 else f"{plan.patience} trials in a row bring"
+        yield f"ends earlier than this where {trials} no gain beyond chance (budget.patience)"
 
 
 def _forecast(plan: Plan) -> Iterator[str]:
@@ -113,13 +116,25 @@ def _answers(answers: Answers) -> str:
 
 
 def _time(seen: Forecast, plan: Plan) -> str:
+    """The time, its GPU-hours and what they cost; of an estimate by arithmetic the range alone."""
     taken, hours = seen.seconds, seen.gpu_hours
     if taken is None or hours is None:
         return seen.rate
-    words = f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
-    if plan.device == "cuda":
-        words += f", {hours.expected:.2g} ({hours.low:.2g} to {hours.high:.2g}) GPU-hours"
-    return f"{words}; {seen.rate}"
+    told = [f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"]
+    if not seen.is_measured:
+        told = [f"about {duration(_rounded(taken.low))} to {duration(_rounded(taken.high))}"]
+    for amount, unit in ((hours if plan.device == "cuda" else None, "GPU-hours"), (plan.cost, "in money")):
+        if amount is not None:
+            low, expected, high = (f"{_rounded(each):,g}" for each in (amount.low, amount.expected, amount.high))
+            told.append(f"{expected} ({low} to {high}) {unit}" if seen.is_measured else f"{low} to {high} {unit}")
+    if plan.cost is not None:
+        told[-1] += f" at {plan.price:g} per GPU-hour"
+    return f"{', '.join(told)}; {seen.rate}"
+
+
+def _rounded(amount: float) -> float:
+    """With two digits."""
+    return float(f"{amount:.2g}")
 
 
 def _tokens(count: float) -> str:

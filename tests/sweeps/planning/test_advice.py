@@ -28,7 +28,8 @@ def config(rows: int | None = 200) -> SweepConfig:
 def seen(share: float | None) -> Forecast:
     return Forecast(
         reaching=(1.0,), steps=Range(1, 1, 1), evaluations=2.0, tokens=None, lengths_from="tokens",
-        evaluation_share=share, seconds=None, gpu_hours=None, rate="",
+        evaluation_share=share, seconds=None, gpu_hours=None, is_measured=False,
+        rate="",
     )  # fmt: skip
 
 

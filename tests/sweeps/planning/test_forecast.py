@@ -92,6 +92,8 @@ def test_a_play_ends_with_fewer_trials_at_each_rung(
         ("fifo", 4, Hosts(9, 2), 27),
         ("promote", 9, Hosts(9, 1), 27),
         ("promote", 9, Hosts(3, 1), 9 + 6 + 18),
+        ("fifo", 2, Hosts(1, 2, (1.0, 1.5)), 36),  # two side by side are half as fast again as one
+        ("fifo", 1, Hosts(1, 2, (1.0, 1.5)), 27),
     ],
 )
 def test_a_play_takes_as_long_as_what_follows_one_another(rule: str, trials: int, hosts: Hosts, makespan: int) -> None:

@@ -91,7 +91,7 @@ def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:
     found = speed_of([rate()])
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 10.0)
     assert (found.start_seconds.expected, found.trial_seconds.expected) == (20.0, 3.0)
-    assert found.uncertainty == LEAST_RANGE
+    assert found.off.high == 1 + LEAST_RANGE
 
 
 def test_time_follows_tokens_and_evaluation_rows() -> None:
@@ -100,7 +100,7 @@ def test_time_follows_tokens_and_evaluation_rows() -> None:
 
 
 def test_what_was_measured_far_from_the_plan_has_a_wider_range() -> None:
-    ranges = [speed_of([rate()], load(tokens=tokens)).uncertainty for tokens in (100.0, 200.0, 400.0, 100_000.0)]
+    ranges = [speed_of([rate()], load(tokens=tokens)).off.high - 1 for tokens in (100.0, 200.0, 400.0, 100_000.0)]
     assert ranges == sorted(set(ranges))
     assert ranges[-1] == MOST_RANGE
 
@@ -123,7 +123,7 @@ def test_a_calibration_whose_rows_were_a_little_nearer_does_not_outlast_the_swee
 def test_a_sweep_whose_trials_waited_for_one_another_is_measured_for_its_like() -> None:
     """Under promotion fewer trials share a step than a host has slots."""
     found = speed_of([rate(slots=1.3, host_slots=4.0)], load(slots=4))
-    assert found.uncertainty == LEAST_RANGE
+    assert found.off.high == 1 + LEAST_RANGE
     closer = [rate(slots=1.3, host_slots=4.0, step_seconds=1.3), rate(slots=3.0, host_slots=5.0, step_seconds=9.0)]
     found = speed_of(closer, load(slots=4))
     assert found.step_seconds == pytest.approx(1.0)

@@ -144,7 +144,7 @@ def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch
         ({}, "time: unknown: run `qsweep plan FILE --calibrate`"),
         (
             {"gpu": "H100"},
-            "time: unknown: no rate of a GPU of the type H100 is known here, so a fast type is not told ",
+            "time: unknown: no rate of a GPU of the type H100 is known here, nor the sizes of the model, for an ",
         ),
         ({"gpu_memory": "24GB"}, "time: unknown: rates belong to a type of GPU; name it as cluster.gpu."),
         ({"address": "auto"}, "time: unknown: rates belong to a type of GPU; name it as cluster.gpu."),
@@ -155,6 +155,26 @@ def test_an_unknown_time_comes_with_the_way_to_know_it(
 ) -> None:
     monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
     assert any(line.strip().startswith(way_out) for line in plan_lines(here(**cluster)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([], "A10, A10G, L4, RTX 3090 or RTX 4090 at 12 to 40% of their peaks"),
+        (["cluster.gpu=H100"], "H100 at 12 to 40% of its peak"),
+        (["cluster.gpu_memory=null"], "unknown: rates belong to a type of GPU; name it as cluster.gpu."),
+        (["model.facts=null", "cluster.gpu=H100"], "unknown: no rate of a GPU of the type H100 is known here, nor the"),
+        (["cluster.gpus_per_host=0"], "unknown: run `qsweep plan FILE --calibrate`"),
+    ],
+)
+def test_a_recipe_is_estimated_before_a_gpu_is_rented(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: list[str], told: str
+) -> None:
+    monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
+    planned = this_machine.plan_here(load.load("llama-3.1-8b-qlora", changes, tmp_path))
+    assert any(line.strip().startswith("time: ") and told in line for line in plan_lines(planned))
+    assert (planned.forecast.seconds is None) is told.startswith("unknown")
+    assert not planned.forecast.is_measured
 
 
 @pytest.mark.usefixtures("no_gpu")

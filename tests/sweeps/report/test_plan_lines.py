@@ -52,6 +52,28 @@ def test_gpus_are_paid_by_the_hour() -> None:
     assert ", 0.07 (0.06 to 0.081) GPU-hours; by 126 steps" in lines(planned("cuda"))
 
 
+def test_what_gpu_hours_cost_is_told_at_a_price() -> None:
+    found = replace(planned("cuda"), price=2.5)
+    assert "(0.06 to 0.081) GPU-hours, 0.18 (0.15 to 0.2) in money at 2.5 per GPU-hour; by 126" in lines(found)
+    assert found.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
+    assert planned("cuda").as_json()["cost"] is None
+
+
+def test_an_estimate_by_arithmetic_is_a_range_that_says_what_it_is() -> None:
+    seen = replace(planned("cuda").forecast, is_measured=False, rate="by arithmetic, not measured")
+    found = lines(replace(planned("cuda"), forecast=seen, price=2.0))
+    assert (
+        "time: about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, 0.12 to 0.16 in money at 2 per GPU-hour; by "
+        "arithmetic, not measured" in found
+    )
+
+
+def test_patience_is_told() -> None:
+    found = lines(replace(planned(), patience=3))
+    assert "ends earlier than this where 3 trials in a row bring no gain beyond chance (budget.patience)" in found
+    assert "patience" not in lines(planned())
+
+
 def test_without_rates_the_plan_says_how_to_have_them() -> None:
     assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
 

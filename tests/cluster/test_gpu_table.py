@@ -1,0 +1,37 @@
+"""Names of GPUs, as nvidia-smi and people give them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.gpu_table import GPUS, types
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("2x NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA A10G", "A10G"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("A100 80GB", "A100 80GB"),
+        ("AMD Instinct MI300X OAM", "MI300X"),
+    ],
+)
+def test_a_device_is_found_by_its_name(device: str, name: str) -> None:
+    assert types(device, None) == (name,)
+
+
+def test_a_device_without_a_name_may_be_each_type_of_its_memory() -> None:
+    assert types(None, 80 * 10**9) == ("A100", "H100")
+    assert types("GPU", 80 * 10**9) == types(None, None) == ()
+
+
+def test_a_gpu_without_bfloat16_computes_in_float32_unless_it_is_told_otherwise() -> None:
+    assert GPUS["T4"].peak("auto") == GPUS["T4"].peak("float32") == 8.1e12
+    assert GPUS["T4"].peak("float16") == 65e12
+    assert GPUS["L4"].peak("auto") == GPUS["L4"].peak("bfloat16") == 121e12
+    assert GPUS["L4"].peak("float32") == 30.3e12

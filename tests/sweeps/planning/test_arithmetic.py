@@ -1,0 +1,74 @@
+"""The speed of a host by arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+from sweep_files import toy
+
+from sweeps.planning.arithmetic import GENERATED, LAUNCH_SECONDS, MOST, SLOWER, speed
+from sweeps.planning.capacity import Machine
+from sweeps.planning.forecast import RowsAndRates, forecast
+from sweeps.planning.rates import Load, Speed
+from trainables.contract import RowShape, Work
+
+WORK = Work(
+    trained=30e9, evaluated=15e9, generated=16e9, micro_batch=2, pass_tokens=4096, pass_operators=3000,
+    slot_operators=2700,
+)  # fmt: skip
+SMALL = WORK.model_copy(update={"trained": 3e8, "evaluated": 1.5e8})
+PEAK = 989e12
+
+
+def found(work: Work = WORK, types: tuple[str, ...] = ("H100",), slots: int = 1, answered: float | None = 0.0) -> Speed:
+    load = Load(tokens_per_step=2000.0, slots=slots, evaluation_rows=200, row_tokens=500.0)
+    return speed(work, types, "auto", load, answered)
+
+
+def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
+    seen = found()
+    assert seen.step_seconds * seen.off.low == pytest.approx(30e9 * 2000 / (MOST * PEAK))
+    assert seen.evaluation_seconds * seen.off.low == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
+    assert seen.off.high / seen.off.low == pytest.approx(SLOWER)
+    assert seen.source == "by arithmetic, not measured, loading the base not counted: H100 at 12 to 40% of its peak"
+    assert not seen.is_measured
+
+
+def test_a_small_model_waits_for_its_operators_which_slots_share() -> None:
+    """Two micro-batches of a step: each has a pass, and in it the operators of its trial."""
+    alone, shared = found(SMALL), found(SMALL, slots=4)
+    assert alone.step_seconds * alone.off.low == pytest.approx(2 * (3000 + 2700) * LAUNCH_SECONDS)
+    assert shared.step_seconds * shared.off.low == pytest.approx(2 * (3000 / 4 + 2700) * LAUNCH_SECONDS)
+    assert "H100 at 0.21 to 0.71% of its peak" in alone.source
+
+
+def test_tokens_that_fill_a_pass_go_into_several() -> None:
+    shared = found(SMALL, slots=8)
+    assert shared.step_seconds * shared.off.low == pytest.approx(2 * (2 * 3000 / 8 + 2700) * LAUNCH_SECONDS)
+
+
+def test_of_several_types_the_range_has_the_fastest_and_the_slowest() -> None:
+    seen = found(types=("A100", "H100"))
+    assert seen.off.high / seen.off.low == pytest.approx(SLOWER * 989 / 312)
+    assert "A100 or H100 at 12 to 40% of their peaks" in seen.source
+
+
+def test_answers_take_what_their_tokens_take_and_are_unknown_where_nothing_bounds_them() -> None:
+    seen = found(answered=1000.0)
+    assert seen.answer_seconds is not None
+    assert seen.answer_seconds * seen.off.low == pytest.approx(1000 * 16e9 / (GENERATED * PEAK))
+    assert found(answered=None).answer_seconds is None
+
+
+@pytest.mark.parametrize(("types", "work"), [((), WORK), (("H100",), None)])
+def test_a_sweep_is_estimated_where_gpu_and_work_are_known(types: tuple[str, ...], work: Work | None) -> None:
+    rows = RowShape(longest=9, mean=5.0, labelled=0.7, train_rows=30, eval_rows=9)
+    data = {"train": "hub/rows", "eval": "hub/more", "prompt": "{q}", "completion": "{a}"}
+    config, space = toy({"adapter.r": {"choice": [4, 8]}}, data=data, cluster={"gpu": "H100"})
+    machine = Machine("cuda", 2, 10**10, device_name="H100")
+    whole = forecast(config, space, machine, 1, RowsAndRates(rows=rows, work=WORK, types=("H100",)))
+    assert whole.seconds is not None
+    assert whole.gpu_hours is not None
+    assert whole.seconds.low < whole.seconds.expected < whole.seconds.high
+    assert whole.gpu_hours.high == pytest.approx(2 * whole.seconds.high / 3600)
+    assert not whole.is_measured
+    assert forecast(config, space, machine, 1, RowsAndRates(rows=rows, work=work, types=types)).seconds is None

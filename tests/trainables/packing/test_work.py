@@ -1,0 +1,73 @@
+"""Operations of a token against those that torch counts in real passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.base.base_model import Base, checkpoint_gradients
+from trainables.contract import RowShape, Work
+from trainables.packing import work
+from trainables.packing.engine import Segment
+from trainables.packing.flat_engine import FlatEngine
+from trainables.specs import ModelFacts, TrialSpec
+
+from .test_pass_memory import FACTS, LENGTH, ROWS, SIZES, row_of, trial
+
+LAYERS = 3
+
+
+def counted(spec: TrialSpec, trains: bool) -> float:
+    """Operations of all matrix products of a pass, per token; attention is none of them on a CPU.
+
+    In bfloat16: in float32 evaluation adds adapters to the weights.
+    """
+    config = transformers.LlamaConfig(num_hidden_layers=LAYERS, **SIZES)
+    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False).eval()
+    if spec.training.gradient_checkpointing is True:
+        checkpoint_gradients(model)
+    engine = FlatEngine(Base(model, torch.device("cpu"), torch.bfloat16))
+    engine.add(0, spec)
+    segment = Segment(0, [row_of(place, 0) for place in range(ROWS)])
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trains):
+        (losses,) = engine.token_losses([segment])
+        if trains:
+            losses.sum().backward()
+    return counter.get_total_flops() / (ROWS * LENGTH)
+
+
+def estimated(spec: TrialSpec, facts: ModelFacts = FACTS) -> Work:
+    """The same by arithmetic, where attention looks at nothing."""
+    rows = RowShape(longest=1, mean=1e-9, labelled=1.0, train_rows=1, eval_rows=1)
+    return work.counted(spec, facts.model_copy(update={"layers": LAYERS}), rows, "flat")
+
+
+@pytest.mark.parametrize("modules", ["attention-qv", "all-linear"])
+def test_a_token_takes_the_operations_that_torch_counts(modules: str) -> None:
+    spec = trial(target_modules=modules)
+    found = estimated(spec)
+    # The first block's input needs no gradient.
+    assert counted(spec, trains=True) == pytest.approx(found.trained, rel=0.1)
+    assert counted(spec, trains=True) <= found.trained
+    # Products with B are added in place, which torch does not count.
+    assert counted(spec, trains=False) == pytest.approx(found.evaluated, rel=0.1)
+    assert counted(spec, trains=False) <= found.evaluated
+
+
+def test_what_is_computed_again_counts() -> None:
+    spec = trial(target_modules="all-linear")
+    training = spec.training.model_copy(update={"gradient_checkpointing": True})
+    again = spec.model_copy(update={"training": training})
+    more = estimated(again).trained - estimated(spec).trained
+    assert counted(again, trains=True) - counted(spec, trains=True) == pytest.approx(more, rel=0.1)
+
+
+def test_attention_looks_at_half_of_the_row_and_the_head_at_labels() -> None:
+    def of(mean: float, labelled: float) -> Work:
+        rows = RowShape(longest=512, mean=mean, labelled=labelled, train_rows=1, eval_rows=1)
+        return work.counted(trial(), FACTS, rows, None)
+
+    assert of(200, 1).evaluated - of(100, 1).evaluated == 4 * 50 * SIZES["hidden_size"]
+    assert of(100, 1).evaluated - of(100, 0.5).evaluated == SIZES["vocab_size"] * SIZES["hidden_size"]
