@@ -15,9 +15,7 @@ def extend(
     sweep: LocalSweep,
     changes: Annotated[
         list[str],
-        typer.Argument(
-            metavar="KEY=VALUE", help="budget.trials, budget.wall_clock, budget.gpu_hours or cluster.hosts."
-        ),
+        typer.Argument(metavar="KEY=VALUE", help="budget.trials, .wall_clock, .gpu_hours, .patience or cluster.hosts."),
     ],
     storage: Storage = Path("results"),
     address: Address = None,

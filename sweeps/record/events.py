@@ -256,6 +256,8 @@ class TrialReported(Spec):
     """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
     adapter_sha256: str | None = None
     """Digest of the adapter's files when they were written."""
+    is_gain: bool | None = None
+    """Of a trial's first report, whether it is better than all first reports before it, beyond chance; else None."""
 
 
 class TrialParked(Spec):

@@ -1,4 +1,4 @@
-"""Budgets that end a sweep whatever its trials do: time, GPU-hours, and a target that is reached. Pure."""
+"""Budgets that end a sweep early: time, GPU-hours, trials without a gain, and a target that is reached. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeps.config.model import Budget, SweepConfig
+from sweeps.config.number_words import counted
 from sweeps.config.points import Scalar
 from sweeps.record.run_names import label
 from sweeps.record.spent import HOUR
 from sweeps.record.sweep_record import SweepRecord
 from trainables.specs import seconds
 
-CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "cluster.hosts")
+CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "budget.patience", "cluster.hosts")
 """Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
 
 
@@ -62,6 +63,14 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> Reached | None:
     if budget.gpu_hours is not None and record.gpu_seconds_spent(now) >= budget.gpu_hours * HOUR:
         return Reached("budget.gpu_hours", f"{budget.gpu_hours:g} is used up")
     return _target(budget.target, record) if budget.target is not None else None
+
+
+def out_of_patience(budget: Budget, record: SweepRecord) -> Reached | None:
+    """Whether so many trials came without a gain that no other one begins; None while one may."""
+    if budget.patience is None or record.without_gain < budget.patience or record.last_gain is None:
+        return None
+    best, later = label(record.trials[record.last_gain].number), counted(record.without_gain, "trial")
+    return Reached("budget.patience", f"{budget.patience}: at their first report {later} since {best} brought no gain")
 
 
 def _target(target: float, record: SweepRecord) -> Reached | None:

@@ -134,6 +134,10 @@ class SweepRecord:
     """Ids of the requests that were answered."""
     trials_to_stop: frozenset[str] = frozenset()
     """Keys of the trials that somebody asked to stop."""
+    last_gain: str | None = None
+    """Key of the trial that brought the last gain: see `TrialReported.is_gain`."""
+    without_gain: int = 0
+    """Trials that have reported for the first time since then."""
     added: tuple[Point, ...] = ()
     """The points that somebody asked to try, in the order in which they did: each is a trial beyond budget.trials."""
     changes: Mapping[str, Scalar | None] = field(default_factory=dict)
@@ -183,7 +187,14 @@ class SweepRecord:
             case _:
                 trial = _trial_after(self.trials.get(event.trial_key), event)
                 trials = self.trials if isinstance(self.trials, Layered) else Layered(self.trials)
-                return replace(self, trials=trials.plus(trial.trial_key, trial))
+                return replace(self._gained(event), trials=trials.plus(trial.trial_key, trial))
+
+    def _gained(self, event: Event) -> SweepRecord:
+        if not isinstance(event, TrialReported) or event.is_gain is None:
+            return self
+        if event.is_gain:
+            return replace(self, last_gain=event.trial_key, without_gain=0)
+        return replace(self, without_gain=self.without_gain + 1)
 
     def _started(self, event: SweepStarted) -> SweepRecord:
         if self.started is None:

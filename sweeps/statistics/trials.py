@@ -12,9 +12,9 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.selection import rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.statistics.comparison import MOST, Pair, Separation, separate
-from sweeps.statistics.intervals import SeedNoise, pooled
-from trainables.contract import Evaluation
+from sweeps.statistics.comparison import MOST, Pair, Separation, compare, separate
+from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
+from trainables.contract import Evaluation, Report
 from trainables.inputs import json_text
 from trainables.scoring.requests import BASE
 
@@ -64,6 +64,35 @@ def _separated(
     metric = record.objective.metric
     pairs = [_pair(folder, metric, first, other) for other in others]
     return separate(metric, pairs, _of_base(folder, record, first), ranked, noise(record.trials.values(), metric))
+
+
+def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Report) -> bool | None:
+    """Whether the first report of a trial is better than that of the trial which brought the last gain, beyond chance.
+
+    Chance is that of the evaluation rows, and of seeds where trials were repeated. Where chance cannot be told, a
+    better value is a gain. None of a later report, and of a repeat, which is no other point.
+
+    Args:
+        record: does not have the report yet.
+    """
+    trial = record.trials[trial_key]
+    if trial.evals or trial.repeats is not None:
+        return None
+    if record.last_gain is None:
+        return True
+    best = record.trials[record.last_gain]
+    step, metrics = best.evals[0]
+    objective = record.objective.judging(report.metrics).judging(metrics)
+    value, before = objective.of(report.metrics), objective.of(metrics)
+    if not objective.is_better(value, before):
+        return False
+    rows, of_best = (
+        _read([folder.kept(key, "rows", at) / "eval_rows.json"], objective.metric, its, key)
+        for key, at, its in ((trial_key, report.step, value), (best.trial_key, step, before))
+    )
+    seeds = noise(record.trials.values(), objective.metric)
+    found = compare(objective.metric, [Pair(trial_key, value - before, rows, of_best)], confidence_of(1), seeds)
+    return found.pairs[0].apart is not False
 
 
 def noise(trials: Iterable[TrialRecord], metric: str) -> SeedNoise | None:

@@ -211,21 +211,30 @@ class Amendments:
 
     def _in_vain(self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord) -> str:
         """What else to ask for where a sweep that is over would train nothing with it; empty where it would."""
-        if not record.is_finished or self._goes_on(current, record):
+        after = limits.changed(current, new)
+        reached = limits.out_of_patience(after.budget, record)
+        if not record.is_finished or self._goes_on(current, record, begins=reached is None):
             return ""
+        if reached is not None:
+            return f"{reached}: raise {reached.key} with it, or set it to null"
         there = self.config.searcher.size(self.space)
         if there is not None and self._is_exhausted(there, current, record):
             return f"the space has {counted(there, 'point')}, and no new one: ask for a point first: {ADD}"
-        has_more = limits.changed(current, new).budget.count > current.budget.count
+        has_more = after.budget.count > current.budget.count
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 
-    def _goes_on(self, current: SweepConfig, record: SweepRecord) -> bool:
-        """Whether a sweep that is over left something to train: one that has finished looked for it in vain."""
+    def _goes_on(self, current: SweepConfig, record: SweepRecord, begins: bool) -> bool:
+        """Whether a sweep that is over left something to train: one that has finished looked for it in vain.
+
+        Args:
+            begins: whether patience lets other trials begin.
+        """
         if record.ended is None or record.ended.reason == "finished":
             return False
         has_added = not self._added(record) <= record.trials.keys()
         has_begun = any(trial.may_go_on for trial in record.trials.values())
-        return self._drawn(record) < current.budget.count or has_added or has_begun or self.config.searcher.repeats > 0
+        has_left = begins and self._drawn(record) < current.budget.count
+        return has_left or has_added or has_begun or self.config.searcher.repeats > 0
 
     def _is_exhausted(self, there: int, current: SweepConfig, record: SweepRecord) -> bool:
         """Whether a sweep that left nothing to train has tried all `there` points of its space.
@@ -253,7 +262,7 @@ class Amendments:
         """What would take back more than there is left of a budget."""
         wrong = []
         end = "" if now is None else "; end the sweep with qsweep stop"
-        trials, clock, hours = (new.get(key) for key in CHANGEABLE[:3])
+        trials, clock, hours = (new.get(f"budget.{name}") for name in ("trials", "wall_clock", "gpu_hours"))
         drawn = self._drawn(record)
         if isinstance(trials, int) and trials < drawn:
             wrong.append(

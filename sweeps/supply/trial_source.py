@@ -132,7 +132,7 @@ class TrialSource:
         """The next trial; None when there is none for now: one that turns out infeasible makes room for another."""
         if self._begun:
             return again(self._begun.pop(0))
-        if self._left(record) <= 0 or self.gave_up(record) is not None:
+        if self._left(record) <= 0 or self.gave_up(record) is not None or self.out_of_patience(record) is not None:
             return None
         self._learn(record)
         if self._is_used_up:
@@ -178,6 +178,14 @@ class TrialSource:
             f"{len(infeasible)} points cannot be trained (the last: {last.reason}), and no sweep replaces more than "
             f"budget.trials, or {LEAST_REPLACED}: take such values out of the search space"
         )
+
+    def out_of_patience(self, record: SweepRecord) -> str | None:
+        """Why no other trial begins, where trials are left and budget.patience is used up; None while one may."""
+        reached = limits.out_of_patience(limits.changed(self._config, record.changes).budget, record)
+        left = self._left(record)
+        if reached is None or left <= 0:
+            return None
+        return f"{reached}: {left} of budget.trials {self._count(record)} were not tried"
 
     def lacking(self, record: SweepRecord) -> str | None:
         """How many trials of budget.trials there are no points for, in words; None where none is lacking."""

@@ -130,7 +130,7 @@ class Driver:
             # The trials of other hosts may have been faster.
             base.look(timing.BASE_END_SECONDS)
         record = self._journal.record
-        lacking, gave_up = source.lacking(record), source.gave_up(record)
+        lacking, gave_up = source.lacking(record), source.gave_up(record) or source.out_of_patience(record)
         if lacking is not None:
             self.display.say(lacking)
         if gave_up is not None:

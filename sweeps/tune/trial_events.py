@@ -20,6 +20,7 @@ from sweeps.errors import SweepError
 from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
 from sweeps.record.run_names import label
 from sweeps.schedulers import Standing
+from sweeps.statistics.trials import is_gain
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
 from sweeps.tune.tune_hooks import DEATHS
@@ -116,6 +117,7 @@ class JournalCallback(Callback):
                 report=report,
                 adapter=result["adapter"],
                 adapter_sha256=result["adapter_sha256"],
+                is_gain=is_gain(self._trials.folder, self._journal.record, key, report),
             )
             self._journal.add(told)
             if told.adapter is not None:

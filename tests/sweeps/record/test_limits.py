@@ -65,6 +65,26 @@ def test_a_target_is_reached_only_by_what_may_be_the_best(changes: list[Event], 
         assert (found is not None) is (is_reached and repeats is None)
 
 
+def first_report(key: str, number: int, is_gain: bool | None) -> list[Event]:
+    return [started(key, number), reported(key, 3, 1.0).model_copy(update={"is_gain": is_gain})]
+
+
+def test_patience_is_used_up_by_first_reports_in_a_row_without_a_gain() -> None:
+    def found(*gains: bool | None) -> str | None:
+        told = [event for place, gain in enumerate(gains) for event in first_report(f"k{place}", place, gain)]
+        reached = limits.out_of_patience(Budget(patience=2), record([begun(), *told]))
+        return None if reached is None else str(reached)
+
+    assert found() is found(True) is found(True, False) is found(True, False, True, False, None) is None
+    # Before any gain nothing was tried that counts.
+    assert found(False, False) is None
+    assert found(False, True, False, True, False, False, None) == (
+        "budget.patience 2: at their first report 2 trials since t03 brought no gain"
+    )
+    told = [event for place in range(3) for event in first_report(f"k{place}", place, place == 0)]
+    assert limits.out_of_patience(Budget(), record([begun(), *told])) is None
+
+
 def test_without_such_budgets_nothing_ends_the_sweep() -> None:
     assert limits.reached(Budget(), sweep("cuda", 0.0), 1e9) is None
 

@@ -1,97 +1,26 @@
-"""Replay of a public grid: test losses over learning rate and rank for 35 base models (see shared/data/README.md)."""
+"""Searchers on the replay of a public grid (`replay`)."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import pytest
+import replay
+from replay import GRID, Cells, family, known_rates, regrets, space
 
-from search_spaces.space import SearchSpace
-from sweeps.config import components
-
-GRID = Path(__file__).parents[4] / "shared" / "data" / "lora_sft_grid.csv"
 pytestmark = pytest.mark.skipif(not GRID.is_file(), reason=f"the public grid is not here: {GRID}")
-RATE, RANK = "training.learning_rate", "adapter.r"
-RATES = (4e-5, 1e-4, 2e-4, 3e-4, 4e-4, 1e-3, 2e-3, 3e-3)
 TOLERANCE = 0.001
 """Nats; repeated runs differ by .0006."""
 SEEDS = range(20)
-Cells = Mapping[tuple[float, int], float | None]
-"""(learning rate, rank) -> mean test loss of the runs; None where all of them diverged."""
 
 
 @pytest.fixture(scope="module")
 def grids() -> dict[str, Cells]:
-    runs: dict[str, dict[tuple[float, int], list[float]]] = {}
-    with GRID.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            losses = runs.setdefault(row["model"], {}).setdefault((float(row["learning_rate"]), int(row["r"])), [])
-            losses += [] if row["test_nll"] == "diverged" else [float(row["test_nll"])]
-    return {
-        model: {at: mean(losses) if losses else None for at, losses in cells.items()} for model, cells in runs.items()
-    }
-
-
-def family(model: str) -> str:
-    return next(name for name in ("nemotron", "kimi", "deepseek", "qwen", "llama", "gpt-oss") if name in model.lower())
-
-
-def best(cells: Cells) -> float:
-    return min(loss for loss in cells.values() if loss is not None)
-
-
-def nearest(cells: Cells, rate: float) -> float:
-    return min({at[0] for at in cells}, key=lambda other: abs(math.log(other / rate)))
-
-
-def known_rates(grids: Mapping[str, Cells], without: str) -> tuple[float, ...]:
-    """The two rates whose better one does best on average, at the highest rank, over the other families' models."""
-
-    def regret(cells: Cells, rates: tuple[float, ...]) -> float:
-        rank = max(at[1] for at in cells)
-        losses = [loss for rate in rates if (loss := cells.get((nearest(cells, rate), rank))) is not None]
-        return min(losses, default=math.inf) - best(cells)
-
-    others = [cells for model, cells in grids.items() if family(model) != without]
-    return min(
-        itertools.combinations(RATES, 2), key=lambda pair: mean(min(regret(cells, pair), 0.05) for cells in others)
-    )
-
-
-def space(cells: Cells, rates: tuple[float, ...]) -> SearchSpace:
-    ranks = sorted({at[1] for at in cells})
-    first = dict.fromkeys(nearest(cells, rate) for rate in rates)
-    raw: dict[str, Any] = {
-        RATE: {"choice": sorted({at[0] for at in cells}), "prior": next(iter(first))},
-        RANK: {"choice": ranks, "prior": ranks[-1]},
-        "portfolio": [{RATE: rate, RANK: ranks[-1]} for rate in first],
-    }
-    return SearchSpace.parse(raw)
-
-
-def regrets(kind: str, cells: Cells, known: SearchSpace, seed: int) -> Iterator[float]:
-    """What the best run so far lacks, after each run that is new."""
-    searcher = components.modules("searchers")[kind].Config().build(known, seed)
-    seen: set[tuple[float, int]] = set()
-    found = math.inf
-    while len(seen) < len(cells):
-        point = searcher.suggest()
-        at = (point[RATE], point[RANK])
-        if at not in cells:
-            searcher.tell(point, 0, "infeasible", False)
-        elif at not in seen:
-            seen.add(at)
-            loss = cells[at]
-            searcher.tell(point, 780, "diverged" if loss is None else loss, loss is not None)
-            found = found if loss is None else min(found, loss)
-            yield found - best(cells)
+    return replay.grids()
 
 
 def runs_needed(kind: str, grids: Mapping[str, Cells], shift: float = 1.0) -> float:

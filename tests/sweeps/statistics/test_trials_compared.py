@@ -13,7 +13,7 @@ from sweep_events import base, begun, ended, record, reported, started
 from sweeps.record.events import Event, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.statistics.comparison import Separation
-from sweeps.statistics.trials import compare_best, compare_chosen
+from sweeps.statistics.trials import compare_best, compare_chosen, is_gain
 from trainables.contract import Evaluation
 
 ROWS = 40
@@ -79,6 +79,42 @@ def test_only_the_next_ones_are_compared_and_the_default(folder: SweepFolder) ->
 def test_a_trial_that_is_not_ranked_is_not_compared(folder: SweepFolder) -> None:
     failed = [*trial(folder, "b", 1, 0.1), ended("b", TrialState.FAILED)]
     assert compare_best(folder, record([*trial(folder, "a", 0, 2.0), *failed])) is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "known", "gains"),
+    [
+        ([2.0], True, [True]),
+        ([2.0, 2.1], True, [True, False]),
+        ([2.0, 1.5, 1.7, 1.4], True, [True, True, False, True]),
+        # Better by chance alone, and where chance cannot be told.
+        ([2.0, 1.999], True, [True, False]),
+        ([2.0, 1.999], False, [True, True]),
+    ],
+)
+def test_a_first_report_that_is_better_beyond_chance_is_a_gain(
+    folder: SweepFolder, losses: list[float], known: bool, gains: list[bool]
+) -> None:
+    events: list[Event] = [begun()]
+    for place, loss in enumerate(losses):
+        if known:
+            noise = np.random.default_rng(place).normal(0, 1, ROWS)
+            found = evaluation(loss)
+            rows = np.asarray(found.row_losses) + noise - noise.mean()
+            found = found.model_copy(update={"row_losses": tuple(rows.tolist())})
+            folder.keep(f"k{place}", "rows", 3, {"eval_rows.json": found.model_dump_json().encode()})
+        events.append(started(f"k{place}", place))
+        told = reported(f"k{place}", 3, loss)
+        gain = is_gain(folder, record(events), f"k{place}", told.report)
+        assert gain is gains[place]
+        events.append(told.model_copy(update={"is_gain": gain}))
+
+
+def test_later_reports_and_repeats_bring_no_gain(folder: SweepFolder) -> None:
+    again = started("b", 1).model_copy(update={"repeats": "a"})
+    whole = record([begun(), started("a"), reported("a", 3, 2.0).model_copy(update={"is_gain": True}), again])
+    assert is_gain(folder, whole, "a", reported("a", 9, 1.0).report) is None
+    assert is_gain(folder, whole, "b", reported("b", 3, 1.0).report) is None
 
 
 def test_a_single_trial_has_nothing_beside_it(folder: SweepFolder) -> None:

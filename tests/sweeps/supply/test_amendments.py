@@ -306,6 +306,27 @@ def test_a_sweep_that_another_budget_has_ended_is_not_opened_again_for_what_trai
     assert one_trial.changes({"cluster.hosts": 2}, waits, None).is_accepted, "the point was not tried yet"
 
 
+def test_a_sweep_whose_patience_is_used_up_goes_on_with_more_of_it() -> None:
+    impatient = sweep(budget={**BUDGET, "trials": 8, "patience": 1})
+    seen: list[Event] = [begun()]
+    for place, key in enumerate("ab"):
+        told = reported(key, 3, 1.0).model_copy(update={"is_gain": place == 0})
+        seen += [started(key, place), told, ended(key, TrialState.COMPLETED)]
+    over = record([*seen, SweepEnded(time=9.0, reason="budget")])
+    for wanted in ({"budget.trials": 9}, {"budget.patience": 1, "budget.trials": 9}):
+        answer = impatient.changes(wanted, over, None)
+        assert (answer.is_accepted, answer.message) == (
+            False,
+            "budget.trials 9: nothing would be trained: the sweep has finished, and none of its trials goes on; "
+            "budget.patience 1: at their first report 1 trial since t00 brought no gain: raise budget.patience with "
+            "it, or set it to null",
+        )
+    for patience in (None, 2):
+        assert impatient.changes({"budget.patience": patience}, over, None).is_accepted
+    assert impatient.point({"r": 4}, over).is_accepted, "a point that somebody asks for is tried all the same"
+    assert impatient.changes({"budget.wall_clock": "9h"}, record(seen), 10.0).is_accepted, "while trials train"
+
+
 def test_a_finished_sweep_whose_space_has_no_new_point_is_not_opened_again_for_more_trials() -> None:
     whole = record([begun(), started("a"), ended("a", TrialState.COMPLETED), SweepEnded(time=9.0, reason="finished")])
     answer = sweep({"adapter.r": {"choice": [4]}}).changes({"budget.trials": 9}, whole, None)

@@ -87,6 +87,26 @@ def test_trials_that_there_are_no_points_for_are_told() -> None:
     assert enough.source.lacking(enough.record) is None
 
 
+def test_no_trial_begins_once_patience_is_used_up() -> None:
+    trials = Sweep(RATES, 9, budget={"patience": 2})
+    for _ in range(3):
+        first = trials.next()
+        assert first is not None
+        trials.learns(first, TrialState.COMPLETED)
+    trials.record = replace(trials.record, last_gain=first.trial_key, without_gain=1)
+    assert trials.source.out_of_patience(trials.record) is None
+    trials.record = replace(trials.record, without_gain=2)
+    assert trials.next() is None
+    assert trials.source.out_of_patience(trials.record) == (
+        "budget.patience 2: at their first report 2 trials since t02 brought no gain: 6 of budget.trials 9 were not "
+        "tried"
+    )
+    trials.record = replace(trials.record, changes={"budget.patience": None})
+    assert len(drawn(trials)) == 6
+    trials.record = replace(trials.record, changes={})
+    assert trials.source.out_of_patience(trials.record) is None, "all were tried"
+
+
 def test_modules_in_another_order_are_no_other_trial() -> None:
     space = {"adapter.target_modules": {"choice": [["q", "v"], ["k"]]}}
     assert len(drawn(Sweep(space, adapter={"target_modules": ["v", "q"]}))) == 2
