@@ -12,7 +12,7 @@ LLAMA := $(VENV)/llama
 TESTS_MAY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics \
 	--no-warn-return-any --implicit-reexport --disable-error-code union-attr --cache-dir .mypy_cache/tests
 
-.PHONY: sweep test check chaos chaos-long serving bench format clean
+.PHONY: sweep test check chaos chaos-long serving serving-llama bench format clean
 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
@@ -35,10 +35,13 @@ chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what
 chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedules of random ones from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest -m chaos_long -rP
 
-serving: $(DEV) $(MODEL)  ## what a real vLLM and a real llama.cpp serve on this machine's CPU; each gets an environment of its own
+serving: $(DEV) $(MODEL) serving-llama  ## what a real vLLM and a real llama.cpp serve on this machine's CPU
 	-test -e $(VLLM)/.ready || $(MAKE) $(VLLM)/.ready
+	QSWEEP_SERVING_VLLM=$(abspath $(VLLM)) $(BIN)/pytest tests/serving/test_vllm.py -m serving -rs
+
+serving-llama: $(DEV)  ## what llama.cpp's own server serves: 34 MB
 	-test -e $(LLAMA)/.ready || $(MAKE) $(LLAMA)/.ready
-	QSWEEP_SERVING_VLLM=$(CURDIR)/$(VLLM) QSWEEP_SERVING_LLAMA=$(CURDIR)/$(LLAMA) $(BIN)/pytest tests/serving -m serving -rs
+	QSWEEP_SERVING_LLAMA=$(abspath $(LLAMA)) $(BIN)/pytest tests/serving/test_llama_cpp.py -m serving -rs
 
 bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
 	$(BIN)/pytest tests/benchmarks
@@ -76,7 +79,7 @@ $(VLLM)/.ready:
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	@touch $@
 
+# A package of llama.cpp's server, without dependencies.
 $(LLAMA)/.ready:
-	$(PYTHON) -m venv $(LLAMA)
-	$(LLAMA)/bin/python -m pip install --quiet 'llama-cpp-py-sync==0.11739'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(LLAMA) 'xllamacpp==2026.10.11549'
 	@touch $@

@@ -17,6 +17,7 @@ from typing import Any
 import safetensors.torch
 import tiny_models
 
+from cluster.scoring.host import ScoringHost
 from cluster.scoring.process import WideHost
 from sweeps import saved_sweep
 from sweeps.config.model import SweepConfig
@@ -197,6 +198,12 @@ def in_process(base, address: str | None = None, tell=tell_nobody, gpus: int = 1
 @lru_cache
 def _host(base: str) -> InProcess:
     return InProcess(TrialSpec.model_validate_json(base))
+
+
+@contextmanager
+def on_base(base: TrialSpec) -> Iterator[Any]:
+    """What `export` takes: calls a host of the base, in this process."""
+    yield lambda method, arguments: getattr(ScoringHost(base), method)(*arguments)
 
 
 def run(sweep: object, said: list[str] | None = None, **asked: Any) -> PromotionResult:

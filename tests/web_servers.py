@@ -1,24 +1,35 @@
-"""A web server on this machine that has one answer to everything."""
+"""Web servers on this machine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+
+class Request(NamedTuple):
+    """What a server was asked."""
+
+    path: str
+    key: str
+    """What the header Authorization says."""
+    body: bytes
 
 
 @contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
-    """HOST:PORT of a server that gives this answer while the block runs."""
+def answering_by(answer: Callable[[Request], tuple[int, str]]) -> Iterator[str]:
+    """HOST:PORT of a server that gives each request this status and body while the block runs."""
 
     class Answers(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, told = answer(Request(self.path, self.headers.get("Authorization", ""), body))
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(told.encode())))
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(told.encode())
 
         do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
 
@@ -33,3 +44,8 @@ def answering(status: int, body: str) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def answering(status: int, body: str) -> AbstractContextManager[str]:
+    """The same with one answer to everything."""
+    return answering_by(lambda _request: (status, body))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import requests
@@ -16,12 +20,14 @@ START_SECONDS = 10.0
 """How long a server may take to accept a connection."""
 ANSWER_SECONDS = 120.0
 """How long it may be silent in one answer: a row on a busy CPU takes seconds."""
+_FORCING = 1e6
+"""The bias of a token that is to be generated, in nats."""
 _SHOWN = 20
 """Served names that a message lists at most."""
 
 
 class Server:
-    """A server that runs: vLLM, or another with OpenAI's /v1/models and /v1/completions."""
+    """A server that runs: vLLM, llama.cpp's, or another with OpenAI's /v1/models and /v1/completions."""
 
     def __init__(self, address: str, key: str | None = None) -> None:
         """The server of an address; `key` is its API key. Raises `SweepError` for what is no address."""
@@ -34,7 +40,7 @@ class Server:
 
     def check_name(self, name: str) -> None:
         """Raises `SweepError` when no OpenAI-compatible server is there, or it serves nothing under the name."""
-        names = list(self._models())
+        names = list(self._models)
         if name not in names:
             shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
             raise SweepError(
@@ -48,39 +54,77 @@ class Server:
         Raises:
             SweepError: no OpenAI-compatible server is there.
         """
-        models = self._models()
-        others = (each for each in (models.get(name), *models) if each in models and each != name)
-        return next(others, None)
+        others = (each for each in (self._models.get(name, {}).get("parent"), *self._models) if each != name)
+        return next((each for each in others if each in self._models), None)
 
-    def _models(self) -> dict[str, str | None]:
-        """Served name -> the base that vLLM gives for an adapter. Raises `SweepError` when no such server is there."""
+    @property
+    def is_quantised(self) -> bool:
+        """Whether it says that its model is: llama.cpp's server names the type of the file."""
+        told = (each.get("meta") for each in self._models.values())
+        types = [str(each.get("ftype", "F16")) for each in told if isinstance(each, dict)]
+        return not all(re.search(r"\bB?F(16|32)\b", each) for each in types)
+
+    @cached_property
+    def _models(self) -> dict[str, dict[str, Any]]:
+        """Served name -> what the server lists of it. Raises `SweepError` when no OpenAI-compatible server is there."""
         try:
-            return {str(each["id"]): each.get("parent") for each in self._asked("GET", "/v1/models")["data"]}
-        except (AttributeError, KeyError, TypeError, ValueError):
+            return {str(each["id"]): dict(each) for each in self._asked("GET", "/v1/models")["data"]}
+        except (KeyError, TypeError, ValueError):
             raise SweepError(f"URL: {self._root} is no OpenAI-compatible server: /v1/models lists no models") from None
 
     def log_probabilities(self, name: str, row: Sequence[int], places: Sequence[int]) -> list[float]:
         """The log-probabilities, in nats, of the tokens of a row at some places, each after all tokens before it.
 
-        The request is that of lm-evaluation-harness's local-completions (lm_eval/models/openai_completions.py, 0.4.13):
-        the prompt's tokens are echoed with their log-probabilities. One token is generated, since vLLM wants one.
+        NaN where the server does not tell that of a token.
 
         Raises:
-            SweepError: the server has no log-probabilities of a prompt, or refuses the row.
+            SweepError: the server does not tell them, or refuses the row.
             Failed: it fails, or does not answer in time.
         """
-        asked = {"model": name, "prompt": list(row), "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
-        answer = self._asked("POST", "/v1/completions", asked)
-        try:
-            told = answer["choices"][0]["logprobs"]["token_logprobs"]
+        if self._models.get(name, {}).get("owned_by") != "llamacpp":
+            return self._echoed(name, row, places)
+        # Its prompt cache may be of another adapter (its issue 26207): only what the row itself left there is taken.
+        return [self._generated(name, row[: place + 1], is_cached=place != places[0]) for place in places]
+
+    def _echoed(self, name: str, row: Sequence[int], places: Sequence[int]) -> list[float]:
+        """Asks as lm-evaluation-harness's local-completions does (lm_eval/models/openai_completions.py, 0.4.13).
+
+        The prompt's tokens are echoed with their log-probabilities. One token is generated, since vLLM wants one.
+        """
+        logprobs = self._completed(name, row, {"echo": True})
+        with suppress(KeyError, IndexError, TypeError, ValueError):
+            told = logprobs["token_logprobs"]
             if len(told) >= len(row):  # fewer are those of the answer alone
                 return [float(told[place]) for place in places]
-        except (KeyError, IndexError, TypeError, ValueError):
-            pass
         raise SweepError(
             f"URL: {self._root} gives no log-probabilities of a prompt (echo with logprobs in /v1/completions): vLLM "
-            "and llama-cpp-python with logits_all do; llama.cpp's own llama-server gives those of generated tokens only"
+            "and SGLang do, and llama.cpp's server is asked otherwise"
         )
+
+    def _generated(self, name: str, row: Sequence[int], is_cached: bool) -> float:
+        """Has llama.cpp's server generate the last token of a row: it tells no log-probabilities of a prompt.
+
+        A bias forces the token. What is told is of the model alone, before bias and sampling (`populate_token_probs` in
+        its tools/server/server-context.cpp); nothing, here NaN, of a token whose character later tokens end.
+        """
+        *before, token = row
+        forced = {"logit_bias": [[token, _FORCING]], "post_sampling_probs": False, "cache_prompt": is_cached}
+        logprobs = self._completed(name, before, forced)
+        if logprobs is None:
+            return math.nan
+        with suppress(KeyError, IndexError, TypeError, ValueError):
+            told = logprobs["content"][0]
+            if told["id"] == token:
+                return float(told["logprob"])
+        raise SweepError(f"URL: {self._root} does not generate the token {token} that it has to: is its base another?")
+
+    def _completed(self, name: str, prompt: Sequence[int], asked: Mapping[str, Any]) -> Any:
+        """What the answer to a prompt says of log-probabilities; None when that is nothing."""
+        body = {"model": name, "prompt": list(prompt), "max_tokens": 1, "temperature": 0.0, "logprobs": 1, **asked}
+        answer = self._asked("POST", "/v1/completions", body)
+        with suppress(KeyError, IndexError, TypeError):
+            return answer["choices"][0]["logprobs"]
+        return None
 
     def _asked(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON of an answer. Raises `SweepError` when it is refused or is no JSON, `Failed` when there is none."""

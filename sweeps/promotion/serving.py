@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,6 @@ class Likeness:
         """The recorded model that is served; None when that cannot be told."""
         return None if self.unclear else next(iter(self.differences))
 
-    def named(self, promoted: str) -> Likeness:
-        """The same, with another name for what was promoted."""
-        return Likeness({promoted if name == PROMOTED else name: gap for name, gap in self.differences.items()}, "")
-
 
 def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], most: float) -> Likeness:
     """Tells which recorded model a server answers with. Pure.
@@ -70,11 +66,16 @@ def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], 
     confidence for all pairs at once.
 
     Args:
-        served: what the server answered.
+        served: what the server answered, NaN where it did not.
         recorded: name of a model -> what was recorded of it on the same rows.
         most: the largest mean absolute difference per token, in nats, that rounding explains; see `allowed`.
     """
-    tokens_R = [len(row) for row in served]
+    told = [place for place, row in enumerate(served) if np.isfinite(row).any()]
+    if not told:
+        return Likeness({}, "the server tells no log-probabilities of these tokens")
+    served = [served[place] for place in told]
+    recorded = {name: [rows[place] for place in told] for name, rows in recorded.items()}
+    tokens_R = [int(np.isfinite(row).sum()) for row in served]
     gaps_R = {name: _gaps(served, rows) for name, rows in recorded.items()}
     means = {name: float(gaps.sum()) / sum(tokens_R) for name, gaps in gaps_R.items()}
     means = dict(sorted(means.items(), key=lambda each: each[1]))
@@ -93,10 +94,10 @@ def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], 
 def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[np.float64]:
     """The sum of each row's absolute differences."""
     pairs = zip(served, recorded, strict=True)
-    return np.array([np.abs(np.subtract(ours, theirs)).sum() for ours, theirs in pairs])
+    return np.array([np.nansum(np.abs(np.subtract(ours, theirs))) for ours, theirs in pairs])
 
 
-def allowed(record: Decision, rounding: float | None) -> float:
+def allowed(record: Decision, rounding: float | None, is_quantised: bool = False) -> float:
     """The largest mean absolute difference per token, in nats, between what is served and its record.
 
     A server does not say in which type it computes, and a base that was quantised in training is often served without.
@@ -106,10 +107,11 @@ def allowed(record: Decision, rounding: float | None) -> float:
 
     Args:
         rounding: as `Served.rounding`.
+        is_quantised: whether the server's base is.
     """
     if rounding is not None:
         return 2 * rounding + 0.01
-    return ROUNDED if record.base.quantization["scheme"] == "none" else QUANTISED
+    return QUANTISED if is_quantised or record.base.quantization["scheme"] != "none" else ROUNDED
 
 
 # A version, and what a server answers
@@ -202,7 +204,7 @@ class Served:
 
 
 def check(named: str, server: Server, name: str | None, tracking_uri: str | None) -> Served:
-    """Asks a server for the rows of a version's record, and of other versions' where those do not tell.
+    """Asks a server for the rows of a version's record.
 
     Args:
         named: the model and, after an @, the alias; the champion without.
@@ -225,13 +227,7 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
     server.check_name(name)
     rounding = _rounding(server, name, record)
     likeness = _likeness(server, name, record, others, rounding)
-    found = Served(model, version.number, name, len(record.serving_rows), likeness, rounding)
-    for number, other in others.items():
-        if found.verdict == "unknown" and not _same_rows(record, other):
-            theirs = _likeness(server, name, other, {}, rounding)
-            if theirs.served == PROMOTED:
-                return replace(found, rows=len(other.serving_rows), likeness=theirs.named(number))
-    return found
+    return Served(model, version.number, name, len(record.serving_rows), likeness, rounding)
 
 
 def _rounding(server: Server, name: str, record: Decision) -> float | None:
@@ -248,7 +244,7 @@ def _likeness(
     server: Server, name: str, record: Decision, others: Mapping[str, Decision], rounding: float | None
 ) -> Likeness:
     answers = [server.log_probabilities(name, row.ids, row.labelled) for row in record.serving_rows]
-    return nearest(answers, recorded(record, others), allowed(record, rounding))
+    return nearest(answers, recorded(record, others), allowed(record, rounding, server.is_quantised))
 
 
 def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:

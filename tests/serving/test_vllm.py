@@ -16,18 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mlflow_servers
-import promotions
 import pytest
 import requests
-import tiny_models
-from promotions import MODEL, Trial
+from promotions import MODEL
 from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.promotion import versions
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
-from trainables import qlora
 
 ENVIRONMENT = Path(os.environ.get("QSWEEP_SERVING_VLLM", "nowhere"))
 START_SECONDS = 600.0
@@ -56,26 +53,6 @@ class Served(NamedTuple):
         done = CliRunner().invoke(app, [*asked, "--tracking-uri", self.uri, "--json"])
         assert done.stdout, done.stderr
         return done.exit_code, json.loads(done.stdout)
-
-
-@pytest.fixture(scope="module")
-def promoted(tmp_path_factory, empty_database) -> Path:
-    """A folder with MLflow, where version 2 of a model was promoted over version 1."""
-    root = tmp_path_factory.mktemp("promoted")
-    shutil.copy(empty_database, root / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        # vLLM's attention on a CPU takes heads of 32 and more.
-        patch.setitem(tiny_models._CONFIGS["llama"], "hidden_size", 128)
-        patch.setenv("QSWEEP_CACHE", str(root / "cache"))
-        promotions.write_data(root)
-        config = promotions.config(root, f"sqlite:///{root}/mlflow.db")
-        trained = promotions.train(config, root / "cache")
-        prepared = qlora.prepare(config.base, root / "cache").summary.fingerprint
-        for number, name in enumerate(("weak", "strong")):
-            sweep = root / "results" / name
-            promotions.deliver(config, f"{name}-2026010{number}-000000-aaaa", sweep, [Trial(trained[name])], prepared)
-            assert promotions.run(sweep).exit_code == 0
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import openai_servers
 import pytest
-from promotions import MODEL, run
+from promotions import MODEL
 from typer.testing import CliRunner
 
 from sweeps.cli import app
@@ -113,6 +114,17 @@ def test_what_is_no_version_is_not_told(replaced):
     assert "cannot be told to be answers version 2" in words and "more than 0.1 nats a token away" in words
 
 
+def test_tokens_of_which_the_server_tells_nothing_do_not_count(replaced):
+    record = record_of(replaced, "2")
+    promoted = [row.logprobs["promoted"] for row in record.serving_rows]
+    rows = [[math.nan] * len(promoted[0]), [math.nan, *promoted[1][1:]], *promoted[2:]]
+    models = {"promoted": promoted, "base": [row.logprobs["base"] for row in record.serving_rows]}
+    found = serving.nearest(rows, models, 0.1)
+    assert (found.served, found.differences["promoted"]) == ("promoted", 0)
+    nothing = serving.nearest([[math.nan] * len(row) for row in rows], models, 0.1)
+    assert (nothing.served, nothing.unclear) == (None, "the server tells no log-probabilities of these tokens")
+
+
 def test_a_newer_version_is_found_under_an_older_name_and_key(replaced):
     """Its own record has the numbers, on the same rows."""
     served = {"tickets": answering_as("promoted", record_of(replaced, "2"))}
@@ -121,29 +133,11 @@ def test_a_newer_version_is_found_under_an_older_name_and_key(replaced):
     assert (code, told["version"], told["served_version"], told["served_name"]) == (1, "1", "2", "tickets")
 
 
-def test_a_version_that_was_decided_on_other_rows_is_found(champion, tmp_path):
-    rows = champion.root / "other.jsonl"
-    rows.write_text(
-        "".join(
-            json.dumps({"question": f"{n} and {n % 7}?", "answer": f"the total is {n}"}) + "\n" for n in range(400, 430)
-        )
-    )
-    assert run(champion.sweep("second"), eval_data=rows).exit_code == 0
-    served = {f"{MODEL}-v1": answering_as("promoted", record_of(champion, "2"))}
-    code, _, told = checked(champion, "", "--model", f"{MODEL}@previous", served=served)
-    assert (code, told["version"], told["verdict"], told["served_version"], told["rows"]) == (
-        1,
-        "1",
-        "other_version",
-        "2",
-        30,
-    )
-
-
 def test_a_base_that_was_quantised_is_allowed_more(replaced):
     record = record_of(replaced, "2")
     quantised = record.model_copy(update={"base": record.base.model_copy(update={"quantization": {"scheme": "nf4"}})})
     assert (serving.allowed(record, None), serving.allowed(quantised, None)) == (0.1, 1.0)
+    assert serving.allowed(record, None, is_quantised=True) == 1.0
 
 
 @pytest.mark.parametrize(

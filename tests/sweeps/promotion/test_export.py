@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 
 import gguf
 import pytest
 import safetensors.torch
 from promotion_worlds import package_of
-from promotions import MODEL
+from promotions import MODEL, on_base
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from cluster.scoring.host import ScoringHost
 from sweeps.cli import app
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import exporting
@@ -22,13 +20,8 @@ from trainables.scoring import exporter
 from trainables.scoring.exports import ExportResult
 
 
-@contextmanager
-def in_process(base):
-    yield lambda method, arguments: getattr(ScoringHost(base), method)(*arguments)
-
-
 def exported(world, form, out, force=False, named=MODEL):
-    return export(named, form, out, force, world.uri, on_base=in_process)
+    return export(named, form, out, force, world.uri, on_base=on_base)
 
 
 def left_over(folder):

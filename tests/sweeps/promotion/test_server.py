@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 
 import openai_servers
@@ -23,6 +24,47 @@ def test_the_log_probabilities_of_places_are_read():
         asked = Server(f"{address}/v1/")
         asked.check_name("tickets-v3")
         assert asked.log_probabilities("tickets-v3", (5, 8, 2, 6), (1, 3)) == [-4.0, -3.0]
+
+
+def test_llama_cpp_generates_the_token_of_each_place():
+    """The log-probability of a token here is minus the sum of the row up to it."""
+
+    def sums(row):
+        return [-float(sum(row[: place + 1])) for place in range(len(row))]
+
+    with openai_servers.serving({"tickets-v3": sums}, listed={"owned_by": "llamacpp"}) as address:
+        assert Server(address).log_probabilities("tickets-v3", (5, 8, 2, 6, 1), (1, 2, 4)) == [-13.0, -15.0, -22.0]
+
+
+def test_a_token_of_which_llama_cpp_tells_nothing_is_not_a_number():
+    listed = json.dumps({"data": [{"id": "a", "owned_by": "llamacpp"}], "choices": [{"logprobs": None}]})
+    with web_servers.answering(200, listed) as address:
+        (told,) = Server(f"http://{address}").log_probabilities("a", (5, 8, 2), (1,))
+    assert math.isnan(told)
+
+
+def test_llama_cpp_that_generates_another_token_is_refused():
+    listed = json.dumps(
+        {"data": [{"id": "a", "owned_by": "llamacpp"}], "choices": [{"logprobs": {"content": [{"id": 3}]}}]}
+    )
+    with (
+        web_servers.answering(200, listed) as address,
+        pytest.raises(SweepError, match="does not generate the token 8 that it has to") as error,
+    ):
+        Server(f"http://{address}").log_probabilities("a", (5, 8, 2), (1,))
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("meta", "is_quantised"),
+    [
+        (None, False), ({}, False), ("x", False), ({"ftype": "(guessed) all F32"}, False), ({"ftype": "BF16"}, False),
+        ({"ftype": "Q4_K - Medium"}, True), ({"ftype": "MXFP4 MoE"}, True),
+    ],
+)  # fmt: skip
+def test_llama_cpp_says_whether_its_model_is_quantised(meta, is_quantised):
+    with openai_servers.serving({"a": halves}, listed={"owned_by": "llamacpp", "meta": meta}) as address:
+        assert Server(address).is_quantised == is_quantised
 
 
 def test_a_name_that_is_not_served_is_told_with_the_names_that_are():
