@@ -103,7 +103,7 @@ def allowed(record: Decision, rounding: float | None, is_quantised: bool = False
     A server does not say in which type it computes, and a base that was quantised in training is often served without.
     Twice what the server's base differs by, and 0.01 where that is next to nothing. Where the base cannot be asked:
     SmolLM2-135M without an adapter, on the quickstart's rows (4.4 nats a token), differs from itself in float32 by 0.05
-    in bfloat16 and by 0.72 in nf4, on a CPU; other models were not measured.
+    in bfloat16 and by 0.72 in nf4, on a CPU; other models were not measured. llama.cpp's server has no base to ask.
 
     Args:
         rounding: as `Served.rounding`.

@@ -12,16 +12,13 @@ from typing import Any
 from sweeps.promotion import decision, gate, versions
 from sweeps.promotion.decision import PROMOTED, Decision
 from sweeps.promotion.versions import Found
-from sweeps.tracking.model_package import ADAPTER, RECORD
+from sweeps.tracking.model_package import RECORD
 from sweeps.tracking.registry import IDENTITY
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE, row_digest
 
 _SAME = 1e-6
 """Relative: sums of the same numbers differ by less from one machine to the next, and no value that is told does."""
-_TEMPLATE = "artifacts/tokenizer/chat_template.jinja"
-_PARTS = {"adapter": f"{ADAPTER}/", "chat template": _TEMPLATE, "tokenizer": "artifacts/tokenizer/", "base.json": ""}
-"""What the recorded files are, by the first of these that their path starts with."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def checks(found: Found) -> tuple[Decision, list[Check]]:
         Check("base", None, f"{base.source}: its weights are not looked at; the packaged model does it when it loads"),
         Check("evaluation", None, f"whether {of} still give these values: qsweep promote evaluates them"),
     ]
-    return record, [whole, _registered(record, found), *_files(record, found.files), rows, _verdict(record), *unknown]
+    return record, [whole, _registered(record, found), _files(record, found.files), rows, _verdict(record), *unknown]
 
 
 def _of(name: str, problem: str | None, words: str) -> Check:
@@ -72,17 +69,12 @@ def _registered(record: Decision, found: Found) -> Check:
     return _of("registry", problem, "its tags name this record and these files")
 
 
-def _files(record: Decision, files: Mapping[str, bytes]) -> Iterator[Check]:
-    """A check for each of `_PARTS`."""
+def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
+    """Whether adapter, tokenizer, chat template and base.json are as recorded."""
     here = decision.file_digests(files)
-    parts: dict[str, list[str]] = {part: [] for part in _PARTS}
-    for path in sorted({*here, *record.files}):
-        parts[next(part for part, start in _PARTS.items() if path.startswith(start))].append(path)
-    for part, paths in parts.items():
-        wrong = [path for path in paths if here.get(path) != record.files.get(path)]
-        how = "" if not wrong else "is gone" if wrong[0] not in here else "is not the one that was promoted"
-        if paths:
-            yield _of(part, f"{wrong[0]} {how}" if wrong else None, f"{', '.join(paths)}: sha256 as recorded")
+    wrong = [path for path in sorted({*here, *record.files}) if here.get(path) != record.files.get(path)]
+    how = [f"{path} {'is not the one that was promoted' if path in here else 'is gone'}" for path in wrong]
+    return _of("files", ", ".join(how) or None, f"{', '.join(sorted(here))}: sha256 as recorded")
 
 
 def _odd_rows(record: Decision) -> str | None:

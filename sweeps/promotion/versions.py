@@ -191,9 +191,9 @@ def at(registry: Registry, words: str) -> tuple[str, Version]:
     version = registry.at(name, alias or "champion")
     if version is None:
         known = ", ".join(sorted(model.aliases)) or "none"
-        raise SweepError(f"--model: {name} has no {alias or 'champion'} (its aliases: {known})")
+        raise SweepError(f"{name} has no {alias or 'champion'} (its aliases: {known})")
     if not version.is_complete:
-        raise SweepError(f"--model: version {version.number} of {name} was never promoted to its end")
+        raise SweepError(f"version {version.number} of {name} was never promoted to its end")
     return name, version
 
 

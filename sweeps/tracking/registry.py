@@ -277,7 +277,7 @@ class Registry:
 
 def no_model(name: str, known: Sequence[str]) -> str:
     """Says that there is no registered model of a name, and which ones promotion made."""
-    return f"--model: no registered model {name!r} (there are: {', '.join(known) or 'none'})"
+    return f"no registered model {name!r} (there are: {', '.join(known) or 'none'})"
 
 
 def previous(alias: str) -> str:

@@ -39,16 +39,15 @@ def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tens
     """
     import gguf
 
-    architecture, names = _names(model, tensors)
+    architecture, places = _places(model, tensors)
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     scale = math.sqrt(adapter["r"]) if adapter.get("use_rslora") else 1.0
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter["lora_alpha"] * scale)
     for name, values in tensors.items():
-        heads = _heads(model, architecture, name)
-        written = values if heads is None else _permuted(values, heads, 2)
-        writer.add_tensor(names[name], np.ascontiguousarray(written, np.float32))
+        stored, order = places[name]
+        writer.add_tensor(stored, np.ascontiguousarray(values[order], np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,18 +62,19 @@ def read(file: Path, model: Mapping[str, Any], tensors: Tensors) -> tuple[float,
     """
     import gguf
 
-    architecture, names = _names(model, tensors)
     reader = gguf.GGUFReader(file)
     stored = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    found = {}
-    for name in tensors:
-        heads, values = _heads(model, architecture, name), stored[names[name]]
-        found[name] = values if heads is None else _permuted(values, heads, values.shape[0] // heads // 2)
+    _, places = _places(model, tensors)
+    found = {name: stored[place][np.argsort(order)] for name, (place, order) in places.items()}
     return float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()), found
 
 
-def _names(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, str]]:
-    """llama.cpp's architecture, and each tensor's name there. Raises `ModelError` where it has none."""
+def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, tuple[str, npt.NDArray[np.int64]]]]:
+    """llama.cpp's architecture, and each tensor's name there and the order of its rows.
+
+    Raises:
+        ModelError: llama.cpp has none.
+    """
     import gguf
 
     architecture = _ARCHITECTURES.get(model["model_type"])
@@ -84,27 +84,18 @@ def _names(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, s
             f"{', '.join(_ARCHITECTURES)}: export merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
         )
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], model["num_hidden_layers"])
-    names = {}
-    for name in tensors:
+    places = {}
+    for name, values in tensors.items():
         module, _, part = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
         named = known.get_name(module)
         if named is None or part not in _PARTS:
             raise ModelError(f"--format gguf: llama.cpp has no name for the adapter's {name} on {architecture}")
-        names[name] = f"{named}.weight.{_PARTS[part]}"
-    return architecture, names
+        field = _PERMUTED.get(architecture, {}).get(module.rpartition(".")[-1]) if part == "lora_B" else None
+        order = np.arange(len(values)) if field is None else _permuted(len(values), int(model[field]))
+        places[name] = f"{named}.weight.{_PARTS[part]}", order
+    return architecture, places
 
 
-def _heads(model: Mapping[str, Any], architecture: str, name: str) -> int | None:
-    """The number of heads whose rows are in another order; None for a tensor in the same order."""
-    module, part = name.removesuffix(".weight").split(".")[-2:]
-    field = _PERMUTED.get(architecture, {}).get(module) if part == "lora_B" else None
-    return None if field is None else int(model[field])
-
-
-def _permuted(values: npt.NDArray[np.float32], heads: int, inner: int) -> npt.NDArray[np.float32]:
-    """The rows of each head, which lie in `inner` blocks, with those of the same place in a block beside one another.
-
-    As `permute` of llama.cpp's conversion of Llama, with 2 blocks; with half a head's rows as blocks it is undone.
-    """
-    shaped = values.reshape(heads, inner, values.shape[0] // heads // inner, *values.shape[1:])
-    return shaped.swapaxes(1, 2).reshape(values.shape)
+def _permuted(rows: int, heads: int) -> npt.NDArray[np.int64]:
+    """The order in which a row of the first half of a head stands before that of its second: `permute` of llama.cpp."""
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()

@@ -143,7 +143,7 @@ def test_a_base_that_was_quantised_is_allowed_more(replaced):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--model", "nothing"), "--model: no registered model 'nothing'"),
+        (("--model", "nothing"), "error: no registered model 'nothing'"),
         (("--model", f"{MODEL}@staging"), "has no staging (its aliases: challenger, champion, previous)"),
         (("--served-name", "tickets"), "serves nothing under the name tickets (it serves: answers-v2)"),
         (("--served-name", " "), "--served-name: is empty"),

@@ -104,28 +104,26 @@ def test_no_password_comes_into_a_record(world, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("file", "part"),
+    "file",
     [
-        ("artifacts/adapter/adapter_model.safetensors", "adapter"),
-        ("artifacts/tokenizer/tokenizer.json", "tokenizer"),
-        ("artifacts/tokenizer/chat_template.jinja", "chat template"),
-        ("artifacts/base.json", "base.json"),
+        "artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/tokenizer.json",
+        "artifacts/tokenizer/chat_template.jinja", "artifacts/base.json",
     ],
-)
-def test_a_file_that_was_changed_is_named(strong, folder, file, part):
+)  # fmt: skip
+def test_a_file_that_was_changed_is_named(strong, folder, file):
     content = bytearray((folder / file).read_bytes())
     content[-1] ^= 1
     (folder / file).write_bytes(content)
-    expected = {part: f"{file} is not the one that was promoted"}
+    expected = {"files": f"{file} is not the one that was promoted"}
     assert wrong(str(folder)) == expected
-    assert wrong(MODEL, strong.uri).keys() == {part, "registry"}
+    assert wrong(MODEL, strong.uri).keys() == {"files", "registry"}
     (folder / file).unlink()
-    assert wrong(str(folder)) == {part: f"{file} is gone"}
+    assert wrong(str(folder)) == {"files": f"{file} is gone"}
 
 
 def test_a_file_beside_those_of_the_adapter_is_named(folder):
     (folder / "artifacts/adapter/more.safetensors").write_bytes(b"x")
-    assert wrong(str(folder)).keys() == {"adapter"}
+    assert wrong(str(folder)).keys() == {"files"}
 
 
 def test_a_value_that_was_changed_is_seen(strong, folder):
@@ -210,7 +208,7 @@ def test_wrong_input_is_told(strong, folder):
         done = CliRunner().invoke(app, ["verify", *words, "--tracking-uri", strong.uri])
         return done.exit_code, done.stderr
 
-    assert told("nobody") == (2, "error: --model: no registered model 'nobody' (there are: answers)\n")
+    assert told("nobody") == (2, "error: no registered model 'nobody' (there are: answers)\n")
     code, said = told(f"{MODEL}@none")
     assert (code, "--model: answers has no none (its aliases: challenger, champion)" in said) == (2, True)
     (folder / RECORD).unlink()
