@@ -69,7 +69,7 @@ def read(file: Path, model: Mapping[str, Any], tensors: Tensors) -> tuple[float,
     return float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()), found
 
 
-def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, tuple[str, npt.NDArray[np.int64]]]]:
+def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, tuple[str, npt.NDArray[Any]]]]:
     """llama.cpp's architecture, and each tensor's name there and the order of its rows.
 
     Raises:
@@ -96,6 +96,6 @@ def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, 
     return architecture, places
 
 
-def _permuted(rows: int, heads: int) -> npt.NDArray[np.int64]:
+def _permuted(rows: int, heads: int) -> npt.NDArray[Any]:
     """The order in which a row of the first half of a head stands before that of its second: `permute` of llama.cpp."""
     return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()
