@@ -47,10 +47,14 @@ class Grading:
         A pass has rows of one question, which start alike.
         """
         passes = []
-        for number, question in enumerate(self._questions):
-            for places, rows in evaluation_passes([_label_row(question, label) for label in question.labels]):
+        for number, own in enumerate(self.label_rows()):
+            for places, rows in evaluation_passes(own):
                 passes.append(([number * len(self._labels) + place for place in places], rows))
         return passes
+
+    def label_rows(self) -> list[list[TokenRow]]:
+        """Returns the rows whose losses rank the labels, those of each question; nothing where none are ranked."""
+        return [[_label_row(each, label) for label in each.labels] for each in self._questions if each.labels]
 
     def grade(
         self, evaluation: Evaluation, answers: Sequence[Answer], label_losses: Sequence[float]
@@ -60,7 +64,7 @@ class Grading:
         Args:
             evaluation: of the same model, by its losses.
             answers: what the model generated to each of `prompts`.
-            label_losses: the negative log-probability of each row of `label_passes`, by its place.
+            label_losses: the negative log-probability of each row of `label_rows`, one after the other.
         """
         ranked = np.reshape(label_losses, (-1, len(self._labels))).argmin(axis=1) if self._labels else ()
         likeliest = [self._labels[place] for place in ranked]

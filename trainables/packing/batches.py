@@ -43,8 +43,14 @@ def pad(rows: Sequence[TokenRow]) -> PaddedBatch:
     return PaddedBatch(ids_BT, keep_BT, torch.cat([torch.from_numpy(row.ids[row.labelled]) for row in rows]).long())
 
 
-def padded_losses(model: Any, batch: PaddedBatch, device: torch.device) -> torch.Tensor:
+def padded_losses(model: Any, batch: PaddedBatch, device: torch.device, **before: Any) -> torch.Tensor:
     """Passes a batch through a model of transformers or PEFT, whose head computes only the positions that count.
+
+    Args:
+        model: of transformers, with or without an adapter.
+        batch: the rows.
+        device: of the model.
+        before: the model's own arguments for what comes before each row; none where rows are whole.
 
     Returns:
         The negative log-likelihood of each labelled token, row after row: (labels,), float32.
@@ -57,7 +63,7 @@ def padded_losses(model: Any, batch: PaddedBatch, device: torch.device) -> torch
 
     hook = model.get_output_embeddings().register_forward_pre_hook(keep_labelled)
     try:
-        logits_NV = model(input_ids=batch.ids.to(device), use_cache=False).logits
+        logits_NV = model(input_ids=batch.ids.to(device), **({"use_cache": False} | before)).logits
     finally:
         hook.remove()
     return functional.cross_entropy(logits_NV.float(), batch.answers.to(device), reduction="none")

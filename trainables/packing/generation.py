@@ -1,14 +1,17 @@
 """Answers prompts token by token: so many rows at the same time, and a new row when one has ended.
 
 `answer` is what the flat engine does. `generate_plain` leaves the work to transformers' own `generate`: PEFT's engine
-calls it, and so does who has one model and no engine. Both choose tokens by `scores`.
+calls it, and so does who has one model and no engine. Both choose tokens by `scores`. `rank_plain` is for such a model
+too: it tells how likely given answers are.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -19,7 +22,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, LogitsProcessor
 
 from trainables.data.dataset import TokenRow
-from trainables.packing.batches import FlatBatch, Span, flatten
+from trainables.packing.batches import FlatBatch, Span, flatten, pad, padded_losses
 from trainables.packing.engine import Answer, Answering, Prompt, Segment
 from trainables.packing.flat_attention import Cache, Next, Start
 from trainables.packing.pass_limits import ANSWERED_ROWS, CACHED_TOKENS, REFILLED, SHARED_TOKENS
@@ -255,6 +258,69 @@ class _Draws(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         done = input_ids.shape[1] - self._prompt
         return scores(logits, self._temperature, [(seed, done) for seed in self._seeds])
+
+
+def rank_plain(
+    model: Any,
+    rows: Sequence[Sequence[TokenRow]],
+    device: torch.device,
+    route: Callable[[Sequence[int]], None] = lambda _places: None,
+) -> list[float]:
+    """Returns the negative log-probability of the labelled tokens of each row, in order.
+
+    What the rows of a question have in common goes through the model once, together with that of other questions that
+    has as many tokens: so nothing is padded on the left.
+
+    Args:
+        model: of transformers, with or without an adapter.
+        rows: of each question, as many. They are the same up to their first labelled token.
+        device: of the model.
+        route: is told the places of the rows of a pass before they are passed through the model.
+    """
+    losses = [0.0] * sum(map(len, rows))
+    for start, asked, most in _of_equal_starts(rows, device):
+        before = _read(model, [rows[place][0].ids[:start] for place in asked], device) if start else {}
+        count = len(rows[asked[0]])
+        chosen = [(number, label) for number in range(len(asked)) for label in range(count)]
+        for part in (chosen[first : first + most] for first in range(0, len(chosen), most)):
+            places = [asked[number] * count + label for number, label in part]
+            route(places)
+            ends = [_from(rows[asked[number]][label], start) for number, label in part]
+            numbers = torch.tensor([number for number, _ in part], device=device)
+            found = padded_losses(model, pad(ends), device, **_for_rows(before, numbers)).cpu().double()
+            for place, piece in zip(places, found.split([row.labels for row in ends]), strict=True):
+                losses[place] = float(piece.sum())
+    return losses
+
+
+def _of_equal_starts(rows: Sequence[Sequence[TokenRow]], device: torch.device) -> Iterator[tuple[int, list[int], int]]:
+    """Yields places of questions to read together, with the tokens to read, and how many rows may be in a pass."""
+    starts = [int(own[0].labelled.argmax()) - 1 for own in rows]  # the last token in common predicts the first label
+    for start, same in groupby(sorted(range(len(rows)), key=starts.__getitem__), starts.__getitem__):
+        waiting = list(same)
+        most = rows_at_once(device, max(len(row.ids) for place in waiting for row in rows[place]))
+        count = max(1, most // len(rows[waiting[0]]))
+        yield from ((start, waiting[first : first + count], most) for first in range(0, len(waiting), count))
+
+
+def _read(model: Any, prompts: Sequence[np.ndarray], device: torch.device) -> dict[str, Any]:
+    """Returns the keys and values of prompts of one length, under the name by which the model takes them."""
+    ids = torch.from_numpy(np.stack(prompts)).long().to(device)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    name = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"  # before 5.24
+    return {name: inner.base_model(input_ids=ids, use_cache=True)[name]}
+
+
+def _for_rows(before: Mapping[str, Any], numbers: torch.Tensor) -> dict[str, Any]:
+    """Returns the model's arguments for rows that begin with the prompts of these numbers, to be used once."""
+    own = copy.deepcopy(before)
+    for cache in own.values():
+        cache.reorder_cache(numbers)
+    return {**own, "use_cache": True} if own else {}
+
+
+def _from(row: TokenRow, start: int) -> TokenRow:
+    return TokenRow(row.ids[start:], row.labelled[start:])
 
 
 def _cut(ids: Sequence[int], ends: frozenset[int]) -> Answer:

@@ -33,7 +33,7 @@ from trainables.grading import catalogue
 from trainables.inputs.legible import legible
 from trainables.packing.answers import Grading
 from trainables.packing.batches import pad, padded_losses
-from trainables.packing.generation import generate_plain
+from trainables.packing.generation import generate_plain, rank_plain
 from trainables.packing.passes import PlacedRows, evaluation_passes
 from trainables.scoring.kept import KeptScores, Scored
 from trainables.scoring.requests import (
@@ -301,12 +301,14 @@ class AdapterScorer:
     def _graded(self, name: str, model: Any, asked: Questions, by_losses: Evaluation, tell: Tell) -> Evaluation:
         """Returns the evaluation with the scores of the model's answers. Raises `GradingError`."""
         grading, device = Grading(asked, self._spec.evaluation, self._tokenizer), self._base.device
-        prompts, passes = grading.prompts(None), grading.label_passes()
+        prompts, labels = grading.prompts(None), grading.label_rows()
         told = _Told(tell, ScoringProgress(name=name, rows=len(prompts), doing="answered"))
         ids, seeds = [prompt.ids for prompt in prompts], [prompt.seed for prompt in prompts]
         answers = generate_plain(model, ids, seeds, grading.answering, device, told.begin) if prompts else []
-        ranked = ScoringProgress(name=name, rows=sum(len(places) for places, _ in passes), doing="ranked")
-        found = grading.grade(by_losses, answers, _totals(self._losses(model, passes, _Told(tell, ranked))))
+        told.begin([])
+        told = _Told(tell, ScoringProgress(name=name, rows=sum(map(len, labels)), doing="ranked"))
+        found = grading.grade(by_losses, answers, rank_plain(model, labels, device, told.begin))
+        told.begin([])
         if isinstance(found, Failure):
             raise GradingError([f"evaluation.metrics: the answers of {name} cannot be scored: {found.message}"])
         return found

@@ -6,10 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
+from transformers import AutoModelForCausalLM
 
+from trainables.data.dataset import TokenRow
 from trainables.packing import generation, pass_limits
-from trainables.packing.batches import FlatBatch
+from trainables.packing.batches import FlatBatch, pad, padded_losses
 from trainables.packing.engine import Answer, Answering, Prompt
 from trainables.packing.flat_attention import Next, Start
 
@@ -101,3 +104,28 @@ def test_each_place_of_an_answer_has_draws_of_its_own():
     logits = torch.zeros(1, 1000)
     tokens = {int(generation.scores(logits, 1.0, [(3, place)]).argmax()) for place in range(20)}
     assert len(tokens) > 15
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("most", [None, 4])
+def test_labels_are_as_likely_as_in_rows_that_are_whole(monkeypatch, tmp_path, kind, most):
+    """Also where the labels of one question are more than a pass takes, and where a prompt is one token."""
+    tiny_models.save(kind, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    if most is not None:
+        monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", most)
+    draw = np.random.default_rng(0)
+    rows = []
+    for length in (7, 1, 12, 7, 12, 7):
+        prompt = draw.integers(3, 60, length)
+        labels = [draw.integers(3, 60, count) for count in (1, 3, 2, 5, 2)]
+        rows.append([
+            TokenRow(np.append(prompt, label).astype(np.int32), np.arange(length + len(label)) >= length)
+            for label in labels
+        ])  # fmt: skip
+    told: list[int] = []
+    with torch.no_grad():
+        found = generation.rank_plain(model, rows, CPU, told.extend)
+        whole = [padded_losses(model, pad([row]), CPU).double().sum().item() for own in rows for row in own]
+    assert found == pytest.approx(whole, abs=1e-4)
+    assert sorted(told) == list(range(30))
