@@ -209,7 +209,7 @@ def decide(
         Pair.of_gain(objective, against, scores[against], scores[name]) for name in ordered for against in references
     ]
     confidence = confidence_of(len(candidates))
-    found = compare(objective.metric, pairs, confidence)
+    found = compare(objective, pairs, confidence)
     each_has = len(references)
     told = Verdict(
         winner=winner,

@@ -107,7 +107,7 @@ def limit(
         confidence: such as 0.99.
     """
     pairs = [Pair.of_gain(objective, key, each, winner) for key, each in references.items()]
-    found = compare(objective.metric, pairs, confidence)
+    found = compare(objective, pairs, confidence)
     value = objective.of(winner.metrics)
     return Limit(name, objective, worse_by, value, found.pairs, confidence, found.rows, found.is_grouped)
 

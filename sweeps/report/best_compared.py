@@ -11,7 +11,7 @@ from sweeps.record.selection import pareto, rank
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.intervals import FEW_ROWS
-from trainables.objective import Objective, digits
+from trainables.objective import Objective
 
 SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
@@ -115,7 +115,7 @@ def against_default(
     if default.trial_key == best.trial_key:
         return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
-    if separation is not None and default.trial_key in _told_alone(record, separation):
+    if separation is not None and default.trial_key in _told_alone(separation):
         return f"the default configuration ({name}, {until}) has {objective.metric} {start:.4f}"
     compared = None if separation is None else separation.of(default.trial_key)
     own, of_best = (compared and compared.steps) or (default.best_step, best.best_step)
@@ -138,9 +138,8 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
     names = {key: label(trial.number) for key, trial in record.trials.items()}
 
     def amount(compared: Comparison) -> str:
-        trial = record.trials[compared.key]
-        higher = f"{digits(abs(compared.difference))} {'lower' if compared.difference < 0 else 'higher'}"
-        return f"{higher}{where(compared, trial, best)}{span(compared, separation)}"
+        trial, other = record.trials[compared.key], record.objective.words(-compared.difference)
+        return f"{other}{where(compared, trial, best)}{span(compared, separation)}"
 
     alike = [each for each in separation.trials if each.apart is False]
     lines = [
@@ -149,7 +148,7 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
     ]
     if alike[SHOWN:]:
         lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
-    ahead = _ahead(record, separation)
+    ahead = _ahead(separation)
     lines += [f"{names[each.key]} was ahead of it: {amount(each)}" for each in ahead]
     nearest = separation.trials[0]
     if nearest.apart and nearest not in ahead:
@@ -160,7 +159,7 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
     if untold:
         which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
         whether, base = f"whether it is better than {which}", separation.base
-        is_better = base is not None and record.objective.gain(0, base.difference) < 0
+        is_better = base is not None and base.difference > 0
         is_said = not lines and is_better and base is not None and base.unknown == untold[0].unknown
         lines.append(f"nor {whether}" if is_said else f"{whether} cannot be told: {untold[0].unknown}")
     if separation.not_compared and (alike or nearest.apart):
@@ -170,17 +169,15 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
     return lines
 
 
-def _ahead(record: SweepRecord, separation: Separation) -> list[Comparison]:
+def _ahead(separation: Separation) -> list[Comparison]:
     """The trials that are better than the best one where they are compared, but for those that may be so by chance."""
-    return [
-        each for each in separation.trials if each.apart is not False and record.objective.gain(0, each.difference) > 0
-    ]
+    return [each for each in separation.trials if each.apart is not False and each.difference < 0]
 
 
-def _told_alone(record: SweepRecord, separation: Separation) -> set[str]:
+def _told_alone(separation: Separation) -> set[str]:
     """Keys of the trials that `against_next` gives lines of their own."""
     alike = [each.key for each in separation.trials if each.apart is False]
-    ahead = [each.key for each in _ahead(record, separation)]
+    ahead = [each.key for each in _ahead(separation)]
     return {*alike[:SHOWN], *ahead, *(each.key for each in separation.trials[:1] if each.apart)}
 
 
@@ -243,7 +240,7 @@ def _share(objective: Objective, gain: float, start: float) -> str:
 
 
 def span(compared: Comparison | None, separation: Separation | None) -> str:
-    """The interval in words, to follow an amount that is higher or lower; nothing where there is none.
+    """The interval of how much better the better one is, to follow that amount; nothing where there is none.
 
     Args:
         compared: a trial, or the base, against the first trial of the separation.
@@ -251,5 +248,5 @@ def span(compared: Comparison | None, separation: Separation | None) -> str:
     """
     if compared is None or separation is None or compared.apart is None:
         return ""
-    sign = -1 if compared.difference < 0 else 1
-    return f", {compared.interval_in_words(separation.confidence, separation.rows_in_words, sign)}"
+    is_turned = compared.difference < 0
+    return f", {compared.interval_in_words(separation.confidence, separation.rows_in_words, is_turned)}"

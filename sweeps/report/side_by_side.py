@@ -123,8 +123,9 @@ class SideBySide:
         return [*rows, ("state", [trial.state.value for trial in self.trials])]
 
     def _compared(self, trial: TrialRecord) -> Comparison:
-        metric, found = self.record.objective.metric, self.separation.of(trial.trial_key)
-        return found or Comparison(trial.trial_key, trial.value(metric) - self.trials[0].value(metric))
+        objective, found = self.record.objective, self.separation.of(trial.trial_key)
+        values = [each.value(objective.metric) for each in (trial, self.trials[0])]
+        return found or Comparison(trial.trial_key, objective.gain(*values))
 
     def _difference(self, trial: TrialRecord) -> str:
         """How a trial compares with the first one, in a line."""
@@ -135,7 +136,7 @@ class SideBySide:
             return f"{told}: there is no {objective.metric} of {' and '.join(without)} yet"
         own, of_first = compared.steps or (trial.best_step, first.best_step)
         name, other = f"{label(trial.number)} (step {own})", f"{label(first.number)} (step {of_first})"
-        gain = objective.gain(0.0, compared.difference)
+        gain = -compared.difference
         amount = f"{objective.metric} {objective.words(gain)}"
         if compared.point is not None and own != of_first:
             amount += f" after {compared.point} examples"

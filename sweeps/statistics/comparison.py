@@ -55,10 +55,9 @@ class Pair(NamedTuple):
 
     @classmethod
     def of_gain(cls, objective: Objective, key: str, reference: Evaluation, candidate: Evaluation) -> Pair:
-        """The two in the order in which their difference is the candidate's gain on the reference."""
+        """The candidate's gain on the reference."""
         gain = objective.gain(objective.of(reference.metrics), objective.of(candidate.metrics))
-        lower, higher = (candidate, reference) if objective.mode == "min" else (reference, candidate)
-        return cls(key, gain, higher, lower)
+        return cls(key, gain, reference, candidate)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Comparison:
     key: str
     """The trial's key, or the name that was scored: `trainables.scoring.requests.BASE`, say."""
     difference: float
-    """How much higher its value of the metric is than that of the first one."""
+    """How much better the first one's value of the metric is, as `Objective.gain`: negative where it is worse."""
     low: float | None = None
     high: float | None = None
     unknown: str = ""
@@ -130,15 +129,15 @@ class Comparison:
             return by_exact
         return None if by_exact is None or by_interval is None else max(by_exact, by_interval)
 
-    def interval_in_words(self, confidence: float, rows: str, sign: int = 1) -> str:
+    def interval_in_words(self, confidence: float, rows: str, is_turned: bool = False) -> str:
         """The interval with its confidence and the rows (`counted_units`); empty where there is none.
 
         Args:
-            sign: -1 for the interval of the difference the other way round.
+            is_turned: for the interval of how much better the other one is.
         """
         if self.low is None or self.high is None:
             return ""
-        ends = (self.low, self.high) if sign > 0 else (-self.high, -self.low)
+        ends = (-self.high, -self.low) if is_turned else (self.low, self.high)
         return in_words(ends, confidence, rows, self.carried_by)
 
     def evidence_in_words(self, confidence: float, rows: str) -> str:
@@ -169,14 +168,17 @@ class Comparisons(NamedTuple):
     """Whether rows that belong together count as one."""
 
 
-def compare(metric: str, pairs: Sequence[Pair], confidence: float, noise: SeedNoise | None = None) -> Comparisons:
+def compare(
+    objective: Objective, pairs: Sequence[Pair], confidence: float, noise: SeedNoise | None = None
+) -> Comparisons:
     """Compares each pair of evaluations row by row.
 
     Args:
-        metric: what they are compared by.
+        objective: what they are compared by.
         confidence: of each interval, such as 0.99.
         noise: what another seed would change.
     """
+    metric = objective.metric
     firsts = [each.first for each in pairs if isinstance(each.first, Evaluation)]
     unknown = [_unknown(metric, firsts, each) for each in pairs]
     told = {
@@ -195,10 +197,8 @@ def compare(metric: str, pairs: Sequence[Pair], confidence: float, noise: SeedNo
         units = _units(metric, [each for pair in told.values() for each in pair])
         rows = len(set(units))
         if rows >= LEAST_ROWS:
-            parts = {
-                place: (_values(other, metric).parts, _values(first, metric).parts)
-                for place, (first, other) in told.items()
-            }
+            values = {place: [_values(each, metric).parts for each in pair] for place, pair in told.items()}
+            parts = {place: each[::-1] if objective.mode == "min" else each for place, each in values.items()}
             gains, weights = [np.subtract(*each) for each in parts.values()], _values(firsts[0], metric).weights
             spans = dict(zip(told, intervals(np.asarray(gains), weights, confidence, units), strict=True))
             if not is_grouped and metric != EVAL_LOSS:
@@ -292,18 +292,18 @@ def comparisons(ranked: int, has_base: bool) -> int:
 
 
 def separate(
-    metric: str, others: Sequence[Pair], base: Pair | None, ranked: int, noise: SeedNoise | None = None
+    objective: Objective, others: Sequence[Pair], base: Pair | None, ranked: int, noise: SeedNoise | None = None
 ) -> Separation:
     """Compares others with the best trial.
 
     Args:
-        metric: what the trials are compared by.
+        objective: what the trials are compared by.
         others: the trials to compare, best first.
         base: None where it was not evaluated.
         ranked: how many trials the best was chosen from.
     """
     confidence = confidence_of(comparisons(ranked, base is not None))
-    found = compare(metric, [*others, *([] if base is None else [base])], confidence, noise)
+    found = compare(objective, [*others, *([] if base is None else [base])], confidence, noise)
     return Separation(
         rows=found.rows,
         confidence=confidence,

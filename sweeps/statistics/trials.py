@@ -16,6 +16,7 @@ from sweeps.statistics.comparison import MOST, Pair, Separation, compare, separa
 from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
 from trainables.contract import Evaluation, Report
 from trainables.inputs import json_text
+from trainables.objective import Objective
 from trainables.scoring.requests import BASE
 
 EXACT = 1e-6
@@ -61,9 +62,10 @@ def compare_chosen(
 def _separated(
     folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord], ranked: int
 ) -> Separation:
-    metric = record.objective.metric
-    pairs = [_pair(folder, metric, first, other) for other in others]
-    return separate(metric, pairs, _of_base(folder, record, first), ranked, noise(record.trials.values(), metric))
+    objective = record.objective
+    pairs = [_pair(folder, objective, first, other) for other in others]
+    seeds = noise(record.trials.values(), objective.metric)
+    return separate(objective, pairs, _of_base(folder, record, first), ranked, seeds)
 
 
 def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Report) -> bool | None:
@@ -110,22 +112,25 @@ def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Pai
         return None
     value = record.base.metrics[metric]
     rows = _read([folder.base_rows], metric, value, "the base")
-    return Pair(BASE, value - best.value(metric), rows, _of_trial(folder, metric, best, best.best_step))
+    gain = record.objective.gain(value, best.value(metric))
+    return Pair(BASE, gain, rows, _of_trial(folder, metric, best, best.best_step))
 
 
-def _pair(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord) -> Pair:
+def _pair(folder: SweepFolder, objective: Objective, first: TrialRecord, other: TrialRecord) -> Pair:
     """Two trials after equal steps; at their best steps where no rows are kept of these."""
-    found = [_at(folder, metric, first, other, steps) for steps in _steps(first, other)]
+    found = [_at(folder, objective, first, other, steps) for steps in _steps(first, other)]
     whole = [each for each in found if isinstance(each.first, Evaluation) and isinstance(each.evaluation, Evaluation)]
     return (whole or found)[0]
 
 
-def _at(folder: SweepFolder, metric: str, first: TrialRecord, other: TrialRecord, steps: tuple[int, int]) -> Pair:
-    own, of_first = steps
+def _at(
+    folder: SweepFolder, objective: Objective, first: TrialRecord, other: TrialRecord, steps: tuple[int, int]
+) -> Pair:
+    metric, (own, of_first) = objective.metric, steps
     points = other.points.get(own), first.points.get(of_first)
     return Pair(
         other.trial_key,
-        other.value_at(own, metric) - first.value_at(of_first, metric),
+        objective.gain(other.value_at(own, metric), first.value_at(of_first, metric)),
         _of_trial(folder, metric, other, own),
         _of_trial(folder, metric, first, of_first),
         steps,

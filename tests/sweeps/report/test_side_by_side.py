@@ -148,7 +148,7 @@ def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
         metrics = {"eval_loss": 1.0, "eval_accuracy": value}
         report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         events += [started(key, number, r=8), event.model_copy(update={"report": report})]
-    untold = Comparison("bbb", 0.25, unknown="the trainable gives no value per row for eval_accuracy")
+    untold = Comparison("bbb", -0.25, unknown="the trainable gives no value per row for eval_accuracy")
     found = compared("aaa", "bbb", whole=record(events), separation=separated(untold, rows=0))
     assert found.lines()[-1] == (
         "whether t01 (step 3) differs from t00 (step 3) cannot be told: eval_accuracy 0.2500 higher, "

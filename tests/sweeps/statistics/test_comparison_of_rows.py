@@ -12,6 +12,7 @@ from sweeps.statistics import comparison
 from sweeps.statistics.comparison import Comparison, Pair, Separation, separate
 from sweeps.statistics.intervals import SeedNoise, student
 from trainables.contract import Evaluation
+from trainables.objective import LOWEST_LOSS, Objective
 from trainables.scoring.requests import BASE
 
 ROWS = 40
@@ -41,7 +42,7 @@ def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **o
 
     found = [Pair(key, gap(other), other, best) for key, other in others.items()]
     start = None if base is None else Pair(BASE, gap(base), base, best)
-    return separate("eval_loss", found, start, len(others) + 1)
+    return separate(LOWEST_LOSS, found, start, len(others) + 1)
 
 
 def test_a_difference_that_every_row_shows_is_apart_however_uneven_the_rows_are() -> None:
@@ -61,7 +62,7 @@ def test_a_difference_that_some_rows_contradict_is_not() -> None:
 
 def test_a_model_is_not_apart_from_itself_by_its_scores() -> None:
     one = BEST.model_copy(update={"row_values": {"right": tuple(float(row % 2) for row in range(ROWS))}})
-    (found,) = separate("right", [Pair("a", 0.0, one, one)], None, 2).trials
+    (found,) = separate(highest("right"), [Pair("a", 0.0, one, one)], None, 2).trials
     assert found.exact is not None
     assert found.apart is False
 
@@ -83,7 +84,7 @@ def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
     noise = SeedNoise(deviation=0.02, freedom=4, points=2)
     first, start = others["a"], evaluation(0.5, 0.01)
     found = [Pair("a", first.loss - BEST.loss, first, BEST)]
-    both = separate("eval_loss", found, Pair(BASE, start.loss - BEST.loss, start, BEST), 2, noise)
+    both = separate(LOWEST_LOSS, found, Pair(BASE, start.loss - BEST.loss, start, BEST), 2, noise)
     assert rows.trials[0].apart is True
     assert both.trials[0].apart is False
     assert both.seeds == noise
@@ -131,7 +132,7 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
 
 
 def test_trials_that_are_not_compared_still_count_for_the_confidence() -> None:
-    found = separate("eval_loss", [Pair("a", 0.1, evaluation(0.1), BEST)], None, ranked=81)
+    found = separate(LOWEST_LOSS, [Pair("a", 0.1, evaluation(0.1), BEST)], None, ranked=81)
     assert (found.confidence, found.not_compared) == (1 - 0.01 / 80, 79)
 
 
@@ -206,11 +207,15 @@ def test_each_trial_is_compared_with_the_best_one_where_that_stood_then() -> Non
         Pair("a", 0.02, evaluation(0.02, 0.01), BEST, (18, 18), 18),
         Pair("b", stopped.loss - early.loss, stopped, early, (6, 6), 6),
     ]
-    at_end, at_stop = separate("eval_loss", pairs, None, 3).trials
+    at_end, at_stop = separate(LOWEST_LOSS, pairs, None, 3).trials
     assert (at_end.steps, at_end.point, at_stop.steps, at_stop.point) == ((18, 18), 18, (6, 6), 6)
     for found in (at_end, at_stop):
         assert found.low is not None and found.high is not None
         assert 0 < found.low < found.difference < found.high < 0.04
+
+
+def highest(metric: str) -> Objective:
+    return Objective(metric=metric, mode="max")
 
 
 def right(rows: int, of: int, tokens: int = 10) -> Evaluation:
@@ -223,21 +228,21 @@ def right(rows: int, of: int, tokens: int = 10) -> Evaluation:
 
 def test_another_metric_is_compared_by_its_own_value_of_each_row() -> None:
     best, other = right(80, 60, tokens=0), right(80, 30, tokens=0)
-    (found,) = separate("accuracy", [Pair("a", -0.375, other, best)], None, 2).trials
+    (found,) = separate(highest("accuracy"), [Pair("a", 0.375, other, best)], None, 2).trials
     assert found.low is not None and found.high is not None
     # 30 of 80 rows differ: the standard error of their share is sqrt(0.375 * 0.625 / 80) = 0.054. The correction for
     # skewness moves both ends by less than a quarter of that.
     half = student(0.995, 79) * 0.054
-    assert (found.low, found.high) == pytest.approx((-0.375 - half, -0.375 + half), abs=0.0135)
+    assert (found.low, found.high) == pytest.approx((0.375 - half, 0.375 + half), abs=0.0135)
     assert found.apart
 
 
 def test_rows_of_equal_values_are_no_copies_of_each_other_and_rows_of_equal_losses_are() -> None:
     """An answer is right or wrong: two different questions often have equal values."""
-    alike = [Pair("a", -0.375, right(80, 30, tokens=0), right(80, 60, tokens=0))]
-    assert separate("accuracy", alike, None, 2).rows == 80
-    copies = [Pair("a", -0.375, right(80, 30), right(80, 60))]
-    assert separate("accuracy", copies, None, 2).trials[0].unknown == comparison.FEW_COPIES
+    alike = [Pair("a", 0.375, right(80, 30, tokens=0), right(80, 60, tokens=0))]
+    assert separate(highest("accuracy"), alike, None, 2).rows == 80
+    copies = [Pair("a", 0.375, right(80, 30), right(80, 60))]
+    assert separate(highest("accuracy"), copies, None, 2).trials[0].unknown == comparison.FEW_COPIES
 
 
 def answered(right: int, places: tuple[int, ...] = tuple(range(1, ROWS, 2)), copies: int = 0, groups: int = 0):
@@ -256,15 +261,17 @@ def answered(right: int, places: tuple[int, ...] = tuple(range(1, ROWS, 2)), cop
 
 @pytest.mark.parametrize(("oddities", "units"), [({}, 20), ({"copies": 5}, 16), ({"groups": 4}, 10)])
 def test_a_score_of_some_rows_is_compared_on_these_and_copies_and_groups_of_them_count_once(oddities, units) -> None:
-    found = separate("exact", [Pair("a", -0.5, answered(5, **oddities), answered(15, **oddities))], None, 2)
+    found = separate(highest("exact"), [Pair("a", 0.5, answered(5, **oddities), answered(15, **oddities))], None, 2)
     assert (found.rows, found.trials[0].unknown) == (units, "")
-    assert found.trials[0].low is not None and found.trials[0].low < -0.5
-    losses = separate("eval_loss", [Pair("a", 0.0, answered(5), answered(15))], None, 2)
+    assert found.trials[0].high is not None and found.trials[0].high > 0.5
+    losses = separate(LOWEST_LOSS, [Pair("a", 0.0, answered(5), answered(15))], None, 2)
     assert losses.rows == ROWS, "the loss has a value of each row"
 
 
 def test_scores_of_other_rows_are_not_compared() -> None:
-    (found,) = separate("exact", [Pair("a", 0.0, answered(5), answered(5, tuple(range(0, ROWS, 2))))], None, 2).trials
+    (found,) = separate(
+        highest("exact"), [Pair("a", 0.0, answered(5), answered(5, tuple(range(0, ROWS, 2))))], None, 2
+    ).trials
     assert found.unknown == "it was evaluated on other rows"
 
 

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sweeps.statistics.comparison import Pair, compare
 from sweeps.statistics.exact import Exact, exact
 from trainables.contract import Evaluation
+from trainables.objective import Objective
 
 MOVED = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200)).filter(lambda each: sum(each) >= 10)
 """Rows that rise, that fall, and that stay."""
@@ -83,7 +84,7 @@ def test_the_interval_of_a_score_stays_between_scores() -> None:
             row_values={"right": values},
         )
 
-    ((found,), _, _) = compare("right", [Pair("b", 0.4, of(5), of(1))], 0.995)
+    ((found,), _, _) = compare(Objective(metric="right"), [Pair("b", 0.4, of(5), of(1))], 0.995)
     assert found.low is not None and found.high is not None
     assert -1 <= found.low < 0.4 < found.high == 1
 
@@ -99,7 +100,7 @@ def test_rows_with_copies_are_not_told_by_the_exact_test_alone() -> None:
             row_losses=losses, row_tokens=(1,) * 120, row_values={"right": values},
         )  # fmt: skip
 
-    ((found,), rows, _) = compare("right", [Pair("a", -50 / 120, of(True), of(False))], 0.99)
+    ((found,), rows, _) = compare(Objective(metric="right"), [Pair("a", -50 / 120, of(True), of(False))], 0.99)
     assert rows == 61
     assert found.above(-0.1) is not True and found.above(0.0) is not True
 
@@ -112,7 +113,9 @@ def test_groups_of_rows_have_the_interval_alone() -> None:
 
     grouped = tuple(row // 2 for row in range(40))
     for groups in ((), grouped):
-        (found,) = compare("accuracy", [Pair("a", 0.65, of(1.0, groups), of(0.0, groups))], 0.99).pairs
+        (found,) = compare(
+            Objective(metric="accuracy"), [Pair("a", 0.65, of(1.0, groups), of(0.0, groups))], 0.99
+        ).pairs
         assert (found.exact is None) == bool(groups)
         assert found.apart and found.above(0.0)
 

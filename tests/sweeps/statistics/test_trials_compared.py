@@ -295,13 +295,15 @@ BY_ACCURACY = begun().model_copy(update={"config": '{"objective": {"metric": "ac
 def test_another_metric_is_compared_by_the_trainables_value_of_each_row(folder: SweepFolder) -> None:
     found = separated(folder, [BY_ACCURACY], scored(folder, "a", 0, 10), scored(folder, "b", 1, 30))
     (other,) = found.trials
-    assert (other.key, other.difference, other.apart, found.rows) == ("a", -0.5, True, ROWS)
+    assert (other.key, other.difference, other.apart, found.rows) == ("a", 0.5, True, ROWS), (
+        "the best is that much better"
+    )
 
 
 def test_of_a_metric_without_a_value_per_row_nothing_is_known_of_chance(folder: SweepFolder) -> None:
     trials = scored(folder, "a", 0, 10, values=False), scored(folder, "b", 1, 30, values=False)
     (other,) = separated(folder, [BY_ACCURACY], *trials).trials
-    assert (other.difference, other.apart) == (-0.5, None)
+    assert (other.difference, other.apart) == (0.5, None)
     assert other.unknown == "the trainable gives no value per row for accuracy"
 
 
