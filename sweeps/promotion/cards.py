@@ -57,21 +57,18 @@ class VersionFacts:
 def table(verdict: Verdict) -> Table:
     """Shows what the gate compared: base, champion and candidates, the winner first, and its guards and worst slice."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", _metric(verdict), "gain on", "", f"{percent(verdict.confidence)} interval", "verdict"):
+    for name in ("", _metric(verdict), "gain on", "", f"{percent(verdict.best.confidence)} interval", "verdict"):
         shown.add_column(name, justify="left" if name in ("", "gain on", "verdict") else "right", no_wrap=True)
     for name in (BASE, CHAMPION):
         if name in verdict.values:
             shown.add_row(name, f"{verdict.values[name]:.4f}", "", "", "", "")
-    for candidate, comparisons in verdict.comparisons.items():
-        whose = [candidate, f"{verdict.values[candidate]:.4f}"]
-        for each in comparisons:
-            end = OUTCOMES[verdict.told(each)].replace("_", " ")
-            shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
-            whose = ["", ""]
-    for limit in verdict.shown_limits:
-        whose = [escape(limit.words), f"{limit.value:.4f}"]
-        for each in limit.gains:
-            end = _OF_LIMITS[limit.told(each)] if limit.worse_by is not None else ""
+    said = {told: word.replace("_", " ") for told, word in OUTCOMES.items()}
+    rows = [(own, own.name, said) for own in verdict.candidates]
+    rows += [(own, own.words, {} if own.least is None else _OF_LIMITS) for own in verdict.shown_limits]
+    for own, name, words in rows:
+        whose = [escape(name), f"{own.value:.4f}"]
+        for each in own.gains:
+            end = words.get(own.told(each), "")
             shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
             whose = ["", ""]
     return shown
@@ -93,8 +90,8 @@ def headline(facts: VersionFacts) -> str:
     """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
     verdict, metric = facts.verdict, _metric(facts.verdict)
     gains = ", ".join(
-        f"{verdict.objective.words(gain.difference)} than the {gain.key} ({verdict.evidence_of(gain)})"
-        for gain in verdict.comparisons[verdict.winner]
+        f"{verdict.objective.words(gain.difference)} than the {gain.key} ({verdict.best.evidence_of(gain)})"
+        for gain in verdict.best.gains
     )
     return f"{metric[0].upper()}{metric[1:]} {verdict.values[verdict.winner]:.4f} on {facts.rows}: {gains}."
 
@@ -128,7 +125,7 @@ def card(facts: VersionFacts) -> str:
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     own = sum(trial.repeats is None for trial in facts.sweep.trials)
-    candidates = len(verdict.comparisons)
+    candidates = len(verdict.candidates)
     # Not the sweep's best: its trials are ranked on other rows, and perhaps by another metric.
     best = f"the best on the rows that decided of {candidates} candidate{'' if candidates == 1 else 's'}, out"
     place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else best
@@ -141,7 +138,7 @@ def card(facts: VersionFacts) -> str:
         lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
     lines += [f"| | {_metric(verdict)} | gain | interval |", "|---|---|---|---|"]
     lines += [f"| {name} | {verdict.values[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.values]
-    compared = [(name, verdict.values[name], gains) for name, gains in verdict.comparisons.items()]
+    compared = [(each.name, each.value, each.gains) for each in verdict.candidates]
     compared += [(each.words.replace("|", r"\|"), each.value, each.gains) for each in verdict.shown_limits]
     lines += [
         f"| {name} | {value:.4f} | {digits(each.difference, '+')} on the {each.key} | {_ends(each)} |"

@@ -15,8 +15,7 @@ from pydantic import Field, ValidationError
 
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion.gate import CHAMPION
-from sweeps.promotion.limits import Guarded, Sliced
+from sweeps.promotion.gate import CHAMPION, Guarded, Sliced
 from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
 from trainables.contract import Evaluation

@@ -18,8 +18,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion import gate, versions
 from sweeps.promotion.candidates import Candidate
-from sweeps.promotion.gate import CHAMPION, Verdict
-from sweeps.promotion.limits import Guarded, Sliced
+from sweeps.promotion.gate import CHAMPION, Guarded, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.contract import Evaluation

@@ -263,8 +263,8 @@ def _move(context: Context, winner: Contender, number: str, clock: Callable[[], 
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None
-    is_compared = before is None or CHAMPION in winner.verdict.losses
-    gain = round(winner.verdict.comparisons[winner.candidate.label][-1].difference, 6) if is_compared else None
+    is_compared = before is None or CHAMPION in winner.verdict.scores
+    gain = round(winner.verdict.best.gains[-1].difference, 6) if is_compared else None
     entry = Entry(clock(), "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
     fault_points.point("promote.after_challenger")
@@ -321,7 +321,7 @@ def _is_of_files(tag: str) -> bool:
 def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict[str, str]:
     """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
-    compared = winner.champion if CHAMPION in verdict.losses else None
+    compared = winner.champion if CHAMPION in verdict.scores else None
     compared_with = f"version {compared.number}" if compared is not None else "base"
     tags = {
         "sweep.id": sweep.sweep_id,
@@ -332,7 +332,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
         "base": cards.base_of(facts),
         "base.identity": winner.evidence.base_identity,
         "data.fingerprint": sweep.data_fingerprint or "",
-        "promotion.rows": f"{facts.rows}, {verdict.rows_in_words}",
+        "promotion.rows": f"{facts.rows}, {verdict.best.rows_in_words}",
         ROWS: answer.fingerprint,
         "promotion.hardware": answer.hardware,
         "promotion.metric": verdict.objective.metric,
@@ -342,7 +342,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
     }
     tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
     tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
-    for comparison in verdict.comparisons[candidate.label]:
+    for comparison in verdict.best.gains:
         interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
         tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({interval})"
     tags |= {f"version.{name}": number for name, number in model_package.versions(facts.base).items()}

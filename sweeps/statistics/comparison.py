@@ -197,8 +197,11 @@ def compare(
         units = _units(metric, [each for pair in told.values() for each in pair])
         rows = len(set(units))
         if rows >= LEAST_ROWS:
-            values = {place: [_values(each, metric).parts for each in pair] for place, pair in told.items()}
-            parts = {place: each[::-1] if objective.mode == "min" else each for place, each in values.items()}
+            values = {place: (_values(own, metric), _values(other, metric)) for place, (own, other) in told.items()}
+            parts = {
+                place: (other.parts, own.parts) if objective.mode == "min" else (own.parts, other.parts)
+                for place, (own, other) in values.items()
+            }
             gains, weights = [np.subtract(*each) for each in parts.values()], _values(firsts[0], metric).weights
             spans = dict(zip(told, intervals(np.asarray(gains), weights, confidence, units), strict=True))
             if not is_grouped and metric != EVAL_LOSS:

@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM
 
 from sweeps.promotion import cards
 from sweeps.promotion.evidence import deciding_rows
-from sweeps.promotion.gate import Verdict
+from sweeps.promotion.gate import Standing, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables.contract import Evaluation
 from trainables.objective import LOWEST_LOSS
 from trainables.scoring.requests import BaseFacts
 from trainables.specs import DataSpec
@@ -36,14 +37,15 @@ def facts(
     """A promotion of one trial."""
     config, _ = toy()
     trial = TrialRun("run", "key", 1, "COMPLETED", None, None, None, {}, {"r": "8"})
-    gains, losses = {"t01": (Comparison("base", 1.0, 0.9, 1.1),)}, {"base": 2.0, "t01": 1.0}
+    gains = (Comparison("base", 1.0, 0.9, 1.1),)
+    scores = {name: Evaluation(metrics={"eval_loss": loss}) for name, loss in (("base", 2.0), ("t01", 1.0))}
     return cards.VersionFacts(
         model="answers",
         alias="champion",
         sweep=TrackedSweep("x-1", "parent", "FINISHED", config, {}, None, (trial,)),
         winner=trial,
         is_chosen=False,
-        verdict=Verdict("t01", LOWEST_LOSS, losses, losses, gains, 0.0, 0.99, 40),
+        verdict=Verdict((Standing("t01", LOWEST_LOSS, 0.0, 1.0, gains, 0.99, 40, False),), scores, 0.0),
         rows="data.test",
         base=base_facts(source, scheme, kind),
         unquantised=unquantised,
@@ -190,9 +192,8 @@ def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> 
     """The sweep ranked its trials on other rows."""
     told = facts()
     both = tuple(Comparison(against, 1.0, 0.9, 1.1) for against in ("base", "champion"))
-    compared = {"t01": both, "t00": both}
-    losses = {"base": 2.0, "champion": 1.5, "t00": 1.1, "t01": 1.0}
-    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, values=losses, comparisons=compared))
+    own = tuple(dataclasses.replace(told.verdict.best, name=name, gains=both) for name in ("t01", "t00"))
+    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, candidates=own))
     assert "- the best on the rows that decided of 2 candidates, out of 1 trials of the sweep" in cards.card(told)
 
 

@@ -41,11 +41,11 @@ def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Eva
 def test_a_clear_gain_on_base_and_champion_passes():
     found = verdict(base=scores(3.0), champion=scores(2.5), t00=scores(2.0, 0.3, 1), t01=scores(2.2, 0.3, 2))
     assert (found.winner, found.passed, found.reasons) == ("t00", True, ())
-    assert [(name, [each.key for each in gains]) for name, gains in found.comparisons.items()] == [
+    assert [(own.name, [each.key for each in own.gains]) for own in found.candidates] == [
         ("t00", [BASE, CHAMPION]),
         ("t01", [BASE, CHAMPION]),
     ]
-    assert found.comparisons["t00"][1].difference == pytest.approx(0.5, abs=0.1)
+    assert found.best.gains[1].difference == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
     short = verdict(0.6, base=base, t00=better)
     assert short.outcome == "not_better"
     assert short.reasons[0].startswith("t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% interval")
-    gain = verdict(0.0, base=base, t00=better).comparisons["t00"][0].difference
+    gain = verdict(0.0, base=base, t00=better).best.gains[0].difference
     assert verdict(gain, base=base, t00=better).passed
 
 
@@ -96,7 +96,7 @@ def test_the_rows_that_are_said_to_be_needed_tell():
 def test_a_gain_of_min_gain_that_is_neither_shown_nor_excluded_cannot_be_told():
     base, better = scores(3.0, 0.5, 1, 60), scores(2.86, 0.5, 2, 60)
     found = verdict(0.1, base=base, t00=better)
-    gain = found.comparisons["t00"][0]
+    gain = found.best.gains[0]
     assert 0 < gain.difference < 0.1 < gain.high
     assert found.outcome == "cannot_tell" and found.rows_needed
     assert found.reasons[0].startswith("t00 gains less than min_gain 0.1 on the base, which may be chance: gain +0.0")
@@ -108,8 +108,8 @@ def test_choosing_among_more_candidates_takes_a_wider_interval():
         return verdict(base=scores(2.2, 0.3, 99), t00=scores(2.0, 0.3, 0), **others)
 
     one, ten = of(1), of(10)
-    assert (one.confidence, ten.confidence) == (0.99, 0.999)
-    assert ten.comparisons["t00"][0].low < one.comparisons["t00"][0].low
+    assert (one.best.confidence, ten.best.confidence) == (0.99, 0.999)
+    assert ten.best.gains[0].low < one.best.gains[0].low
 
 
 def test_few_rows_are_warned_of():
@@ -123,9 +123,9 @@ def test_copies_of_a_row_are_no_further_evidence():
         return evaluation(one.row_losses * times, one.row_tokens * times)
 
     found = verdict(base=of(3.0, 0.0, 3, 4), t00=of(2.0, 0.3, 3, 4))
-    assert (found.passed, found.rows) == (False, 3)
+    assert (found.passed, found.best.rows) == (False, 3)
     assert found.reasons[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
-    assert found.comparisons["t00"][0].low is None, "three rows have no interval"
+    assert found.best.gains[0].low is None, "three rows have no interval"
 
 
 def test_rows_of_a_group_are_one_unit():
@@ -136,8 +136,8 @@ def test_rows_of_a_group_are_one_unit():
     base = evaluation(tuple(30.0 + row for row in range(50)), tokens)
     better = evaluation(tuple(30.0 + row - 10 * own[row // 5] - 0.1 * (row % 5) for row in range(50)), tokens)
     alone, grouped = verdict(base=base, t00=better), verdict(0.0, groups, base=base, t00=better)
-    assert (alone.passed, alone.rows, alone.rows_in_words) == (True, 50, "50 rows")
-    assert (grouped.passed, grouped.rows, grouped.rows_in_words) == (False, 10, "10 groups of rows")
+    assert (alone.passed, alone.best.rows, alone.best.rows_in_words) == (True, 50, "50 rows")
+    assert (grouped.passed, grouped.best.rows, grouped.best.rows_in_words) == (False, 10, "10 groups of rows")
     assert grouped.reasons[0].endswith("on 10 groups of rows")
     assert grouped.warnings == ("only 10 groups of rows decide: with fewer than 30 the interval may be too narrow",)
     assert "rows count as independent" in alone.unseen
@@ -218,7 +218,7 @@ def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, o
     base, own = half_right(rows, up, down)
     found = decide({BASE: base, "t00": own}, ["t00"], min_gain, ACCURACY)
     assert found.outcome == outcome, found.reasons
-    assert found.comparisons["t00"][0].difference == pytest.approx((up - down) / rows)
+    assert found.best.gains[0].difference == pytest.approx((up - down) / rows)
     assert found.values == {BASE: 0.5, "t00": pytest.approx(0.5 + (up - down) / rows)}
     if outcome != "better" and up + down:
         assert f"of {rows} rows {up} are better and {down} worse, p = " in found.reasons[0]
@@ -234,7 +234,7 @@ def test_a_gain_of_min_gain_passes_however_it_is_rounded():
     """0.6 - 0.5 is less than 0.1 by a rounding."""
     base, own = half_right(200, 20, 0)
     found = decide({BASE: base, "t00": own}, ["t00"], 0.1, ACCURACY)
-    assert found.comparisons["t00"][0].difference < 0.1
+    assert found.best.gains[0].difference < 0.1
     assert found.passed
 
 
@@ -251,7 +251,7 @@ def test_only_the_rows_that_were_answered_decide():
     rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": places} for value in (0.0, 1.0)]
     base, own = (each.model_copy(update=part) for each, part in zip((base, own), rows, strict=True))
     found = decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY)
-    assert (found.rows, found.rows_with_copies, found.passed) == (12, 12, True)
+    assert (found.best.rows, found.rows_with_copies, found.passed) == (12, 12, True)
     other = own.model_copy(update={"row_places": tuple(range(27, 39))})
     found = decide({BASE: base, "t00": other}, ["t00"], 0.0, ACCURACY)
     assert found.reasons == ("whether t00 is better than the base cannot be told: it was evaluated on other rows",)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from cluster.errors import HostError
 from sweeps.config.model import Guard, Promotion, Slices
 from sweeps.errors import SweepError
-from sweeps.promotion import cards, evidence, limits
+from sweeps.promotion import cards, evidence, gate
 from sweeps.promotion.evidence import Contender, Content, Evidence
 from sweeps.promotion.gate import CHAMPION
 from trainables import qlora_metrics
@@ -26,7 +26,7 @@ from trainables.specs import EvaluationSpec, TrialSpec
 
 ROWS = 120
 LANGUAGES = tuple(("de", "en", "fr")[row % 3] for row in range(ROWS))
-BY_LANGUAGE = limits.Sliced(of=Slices(by="language"), values=LANGUAGES)
+BY_LANGUAGE = gate.Sliced(of=Slices(by="language"), values=LANGUAGES)
 ANSWERS_ENDED = Objective(metric="answers_ended", mode="max")
 
 
@@ -157,7 +157,7 @@ def test_an_adapter_that_is_worse_in_one_language_is_caught_by_the_slice():
     assert shown.passed, "without worse_by the worst is only named"
     (worst,) = shown.shown_limits
     assert (worst.words, worst.rows) == ("slice language=de (eval_loss, 40 rows)", 40)
-    assert worst.least == pytest.approx(-0.3, abs=0.1)
+    assert worst.lowest == pytest.approx(-0.3, abs=0.1)
     verdict = contender(scores, Slices(by="language", worse_by=0.1)).verdict
     assert (verdict.outcome, verdict.words) == ("not_better", "not better (slice language=de)")
     assert verdict.reasons[0].startswith("t01 is worse than the base on slice language=de (eval_loss, 40 rows) by more")
@@ -173,14 +173,14 @@ def test_a_broken_slice_decides_where_the_metric_cannot_be_told():
     verdict = contender(
         {BASE: evaluation(evenly(0)), "t01": evaluation(of, 2)}, Slices(by="language", worse_by=0.1)
     ).verdict
-    assert verdict.told(verdict.comparisons["t01"][0]) is None
+    assert verdict.best.holds is None
     assert verdict.words == "not better (slice language=de)"
     assert verdict.reasons[0].startswith("t01 is worse than the base on slice language=de")
 
 
 def test_a_slice_has_the_rows_and_the_values_of_its_own():
     base, own = evaluation(evenly(0)), evaluation(evenly(0.5), 2)
-    (de, _, _) = limits.slices(BY_LANGUAGE, LOWEST_LOSS, own, {BASE: base}, 1)
+    (de, _, _) = gate.slices(BY_LANGUAGE, LOWEST_LOSS, {BASE: base, "t01": own}, "t01", 1)
     rows = range(0, ROWS, 3)
     expected = sum(base.row_losses[row] - own.row_losses[row] for row in rows) / 400
     assert de.gains[0].difference == pytest.approx(expected)
@@ -191,7 +191,7 @@ def test_a_slice_has_the_rows_and_the_values_of_its_own():
         each.model_copy(update={"row_values": {"answers_ended": (value,) * 30}, "row_places": places})
         for each, value in ((base, 0.0), (own, 1.0))
     ]
-    found = limits.slices(BY_LANGUAGE, ANSWERS_ENDED, scored[1], {BASE: scored[0]}, 1)
+    found = gate.slices(BY_LANGUAGE, ANSWERS_ENDED, {BASE: scored[0], "t01": scored[1]}, "t01", 1)
     assert [(each.rows, each.value) for each in found] == [(10, 1.0)] * 3
 
 

@@ -99,7 +99,7 @@ def test_a_better_challenger_replaces_the_champion(champion):
     assert (outcome.registered.version, outcome.previous) == ("2", "1")
     assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1", "staging": "2"}
     assert "@champion" in champion.client.get_registered_model(MODEL).description
-    assert {found.key for found in outcome.verdict.comparisons["t01"]} == {"base", "champion"}
+    assert {found.key for found in outcome.verdict.best.gains} == {"base", "champion"}
     assert champion.tags("2")["promotion.compared_with"] == "version 1"
     assert {"gain.champion", "loss.champion"} <= champion.tags("2").keys()
 
@@ -129,7 +129,7 @@ def test_rows_of_a_file_decide(world):
     rows = world.root / "mine.jsonl"
     rows.write_text("".join(json.dumps(promotions.odd(n)) + "\n" for n in range(30)))
     outcome = run(world.sweep("second"), eval_data=rows)
-    assert (outcome.verdict.winner, outcome.verdict.rows) == ("t00", 30)
+    assert (outcome.verdict.winner, outcome.verdict.best.rows) == ("t00", 30)
     assert outcome.verdict.losses["t01"] > outcome.verdict.losses["base"]
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
 
@@ -208,7 +208,7 @@ def test_rows_that_were_looked_at_decide_whatever_becomes_of_their_file(world, m
 
     monkeypatch.setattr(promotions.InProcess, "score", elsewhere)
     verdict = run(world.sweep("second"), eval_data=rows, dry_run=True).verdict
-    assert (verdict.winner, verdict.rows) == ("t00", 30)
+    assert (verdict.winner, verdict.best.rows) == ("t00", 30)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
         "the trainable gives no value per row for eval_accuracy"
     )
     (difference,) = found.as_json()["differences"]
-    assert (difference["difference"], difference["low"], difference["unknown"]) == (0.25, None, untold.unknown)
+    assert (difference["difference"], difference["low"], difference["unknown"]) == (-0.25, None, untold.unknown)
 
 
 def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
