@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -268,6 +269,13 @@ class EvaluationSpec(Spec):
         """What the metrics are named by: each grader or function, and the share of the answers that ended."""
         entries = [entry if isinstance(entry, str) else "".join(entry) for entry in self.metrics]
         return (*(entry.rpartition(":")[2] for entry in entries), "answers_ended") if entries else ()
+
+    def main_among(self, given: Iterable[str]) -> list[str]:
+        """Of metrics that are given, the scores that say most: the first one of a grader, or all of a function's."""
+        found, there = [], list(dict.fromkeys(given))
+        for main in self.names:
+            found += [main] if main in there else [name for name in there if name.startswith(f"{main}_")]
+        return found
 
     def scores_by(self, metric: str) -> bool:
         """Whether a metric is a score of answers, as its name says: a grader's own, or one that begins with it."""

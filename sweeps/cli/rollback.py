@@ -31,7 +31,7 @@ def rollback(
         moved = versions.rollback(
             model, to, alias, tracking_uri, say=lambda line: out.print(line, markup=False, soft_wrap=True)
         )
-    before = f" (before: version {moved.before})" if moved.before is not None else ""
-    out.print(f"{moved.model}: {moved.alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
+    before = f" (before: version {moved.previous})" if moved.previous is not None else ""
+    out.print(f"{model}: {alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(moved.as_json()))
+        print(json.dumps({"model": model, "alias": alias, "version": moved.version, "previous": moved.previous}))

@@ -73,8 +73,10 @@ def _standing(trial: TrialRun, objective: Objective) -> Standing:
 
 
 def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:
-    _refuse_unknown(trial, sweep.sweep_id, {each.trial_key: each.label for each in sweep.trials})
-    run = next(each for each in sweep.trials if trial in (each.trial_key, each.label))
+    run = next((each for each in sweep.trials if trial in (each.trial_key, each.label)), None)
+    if run is None:
+        known = ", ".join(f"{each.label} {each.trial_key}" for each in sweep.trials) or "none"
+        raise SweepError(f"--trial: no trial {trial!r} in {sweep.sweep_id} (there are: {known})")
     if run.refused is not None:
         raise SweepError(f"--trial: the adapter of {run.label} is not in MLflow: {run.refused}")
     if not run.is_ranked(metric) and not force:
@@ -83,13 +85,6 @@ def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRu
             "STOPPED trial with a finite value is promoted; --force does it, and the version says so"
         )
     return run
-
-
-def _refuse_unknown(trial: str, sweep_id: str, there: Mapping[str, str]) -> None:
-    """Raises `SweepError` when `trial`, a key or a label, is none of the sweep's; `there` is trial key -> label."""
-    if trial not in there and trial not in there.values():
-        known = ", ".join(f"{name} {key}" for key, name in there.items()) or "none"
-        raise SweepError(f"--trial: no trial {trial!r} in {sweep_id} (there are: {known})")
 
 
 def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]:

@@ -16,6 +16,7 @@ from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.objective import EVAL_LOSS, digits
 from trainables.scoring.requests import BASE, BaseFacts
+from trainables.specs import EvaluationSpec
 
 NO_ENDS = (
     "it is not known where an answer ends: no row that decided ends in a special token before data.max_length; the "
@@ -72,6 +73,21 @@ def table(verdict: Verdict) -> Table:
             shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
             whose = ["", ""]
     return shown
+
+
+def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
+    """What base, champion and winner have of the loss and of each grader's score, where these do not decide.
+
+    A line each, of what the answers on the rows that decide gave anyway.
+    """
+    own = verdict.scores[verdict.winner].metrics
+    shown = [name for name in (EVAL_LOSS, *scored.main_among(own)) if name != verdict.objective.metric]
+    told = {who: verdict.scores[who].metrics for who in (BASE, CHAMPION, verdict.winner) if who in verdict.scores}
+    return [
+        f"{name} (does not decide): "
+        + ", ".join(f"{who} {metrics[name]:.4f}" for who, metrics in told.items() if name in metrics)
+        for name in shown
+    ]
 
 
 def _metric(verdict: Verdict) -> str:

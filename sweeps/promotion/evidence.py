@@ -124,8 +124,6 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
             f"{error}: promotion evaluates on the sweep's own base and rows: put it there, run this where the "
             "sweep ran, or give --address of a cluster that has it"
         ) from None
-    if not context.sweep.fingerprints:
-        context.say("warning: an earlier version ran this sweep: whether base and data are still its own is not known")
     for name, before in context.sweep.fingerprints.items():
         if fingerprints.get(name, before) != before:
             context.force(f"{name}: its content is not what the sweep began with")
@@ -205,11 +203,7 @@ def _champion_adapter(
         moved = moved_base(theirs, ours)
         if moved is not None:
             return f"{who} is on another base ({moved})"
-    tokenizer = versions.tokenizer_in(files)
-    if not tokenizer:
-        context.say(f"warning: {who} has no tokenizer in its package: whether it is this sweep's is not known")
-        return versions.adapter_in(files)
-    other = tokenizer_files.difference(tokenizer, ours.tokenizer, of_chats=data.text is None)
+    other = tokenizer_files.difference(versions.tokenizer_in(files), ours.tokenizer, of_chats=data.text is None)
     if other is not None:
         return f"{who} was trained with another {other} than this sweep"
     return versions.adapter_in(files)

@@ -265,6 +265,7 @@ class Verdict:
             **{name: getattr(self, name) for name in fields},
             **{name: getattr(self.best, name) for name in ("confidence", "rows", "is_grouped")},
             "objective": self.objective.model_dump(),
+            "metrics": {name: each.metrics for name, each in self.scores.items()},
             "verdict": self.outcome,
             "passed": self.passed,
             "decided_by": None if self.decided_by is None else self.decided_by.name,

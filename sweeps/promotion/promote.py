@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from sweeps.promotion import candidates, evidence, registration, versions
+from sweeps.promotion import candidates, cards, evidence, registration, versions
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
@@ -114,6 +114,8 @@ def promote(
             for warning in contender.verdict.warnings:
                 say(f"warning: {warning}")
             show(contender.verdict)
+            for line in cards.other_metrics(contender.verdict, context.sweep.config.evaluation):
+                say(line)
             say(contender.verdict.unseen)
             back = _taken_back(context, contender)
             registered = _ended_without(context, contender, back)

@@ -70,9 +70,35 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
     base = scored.base_facts()
-    loss = unquantised(context, winner, base, scored)
-    registered = _register(context, winner, scored, clock, _facts(context, winner, base, loss))
-    return dataclasses.replace(registered, unquantised_loss=loss)
+    answer, loss = winner.evidence.answer, unquantised(context, winner, base, scored)
+    facts = VersionFacts(
+        model=context.model,
+        alias=context.alias,
+        sweep=context.sweep,
+        winner=winner.candidate.trial,
+        is_chosen=context.request.trial is not None,
+        verdict=winner.verdict,
+        rows=winner.evidence.rows,
+        base=base,
+        unquantised=loss,
+        forced=tuple(context.forced),
+        ends=answer.ends,
+    )
+    if not facts.ends:
+        context.say(f"warning: {cards.NO_ENDS}")
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "model"
+        example = next(iter(answer.samples), None)
+        contents = model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example, facts.ends)
+        model_package.write(folder, contents)
+        if context.request.dry_run:
+            context.say("serving the package in a fresh process")
+            context.say("package: " + _serve(winner, scored, digests.read(folder)))
+            context.say("dry run: nothing was written")
+            return Registered(unquantised_loss=loss)
+        with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
+            version = _complete_version(context, winner, facts, folder, scored, clock)
+            return dataclasses.replace(_move(context, winner, version.number, clock), unquantised_loss=loss)
 
 
 def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Scoring) -> float | None:
@@ -107,26 +133,6 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
     way_out = f"what was evaluated is {scheme}: serve it so"
     context.say(told if agreement.holds else f"warning: {told}; {gaps}: {way_out}")
     return found.loss
-
-
-def _register(
-    context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float], facts: VersionFacts
-) -> Registered:
-    if not facts.ends:
-        context.say(f"warning: {cards.NO_ENDS}")
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "model"
-        example = next(iter(winner.evidence.answer.samples), None)
-        contents = model_package.Contents(winner.candidate.adapter, facts.base, cards.card(facts), example, facts.ends)
-        model_package.write(folder, contents)
-        if context.request.dry_run:
-            context.say("serving the package in a fresh process")
-            context.say("package: " + _serve(winner, scored, digests.read(folder)))
-            context.say("dry run: nothing was written")
-            return Registered()
-        with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
-            version = _complete_version(context, winner, facts, folder, scored, clock)
-            return _move(context, winner, version.number, clock)
 
 
 def _complete_version(
@@ -295,22 +301,6 @@ def _alias_is_at(context: Context, expected: str | None) -> bool:
 def _overtaken(alias: str, number: str) -> Registered:
     reason = f"the {alias} changed meanwhile: run it again, to compare with the one that is there now"
     return Registered(number, promoted=False, reasons=(reason,))
-
-
-def _facts(context: Context, winner: Contender, base: BaseFacts, unquantised: float | None) -> VersionFacts:
-    return VersionFacts(
-        model=context.model,
-        alias=context.alias,
-        sweep=context.sweep,
-        winner=winner.candidate.trial,
-        is_chosen=context.request.trial is not None,
-        verdict=winner.verdict,
-        rows=winner.evidence.rows,
-        base=base,
-        unquantised=unquantised,
-        forced=tuple(context.forced),
-        ends=winner.evidence.answer.ends,
-    )
 
 
 def _is_of_files(tag: str) -> bool:

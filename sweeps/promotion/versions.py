@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,6 @@ DIGEST = "package_sha256"
 """A complete version's tag that holds the digest of all files of its package but the decision record."""
 RECORD_DIGEST = "decision_sha256"
 """A version's tag that holds the digest of its decision record; earlier versions of qsweep wrote none."""
-
-
-@dataclass(frozen=True)
-class RolledBack:
-    """Says what a rollback changed."""
-
-    model: str
-    alias: str
-    version: str
-    before: str | None
-    """The version that the alias pointed to before."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The line that --json prints."""
-        return {"model": self.model, "alias": self.alias, "version": self.version, "previous": self.before}
 
 
 @dataclass(frozen=True)
@@ -325,8 +309,10 @@ def rollback(
     tracking_uri: str | None,
     clock: Callable[[], float] = time.time,
     say: Callable[[str], None] = lambda line: None,
-) -> RolledBack:
+) -> Entry:
     """Points an alias to an earlier version, by default to the one that the present one was promoted over.
+
+    Returns the entry that the history has of it.
 
     Args:
         to: the version to go back to; None for the one before.
@@ -344,12 +330,15 @@ def rollback(
             return _roll_back(registry, name, to, alias, clock)
 
 
-def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> RolledBack:
+def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock: Callable[[], float]) -> Entry:
     model = named(registry, name)
     now = model.aliases.get(alias)
     target = to if to is not None else interrupted(model, alias) or version_before(model, alias)
     if target is None:
-        raise SweepError(_nothing_before(model, alias))
+        raise SweepError(
+            f"{name}: no version was the {alias} before{'' if now is None else f' version {now}'}: there is nothing to "
+            f"go back to; name another with --to VERSION: qsweep models --model {name} lists them"
+        )
     version = registry.version(name, target)
     target = version.number  # MLflow takes 01 for 1
     if not version.is_complete:
@@ -365,18 +354,4 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
     fault_points.point("rollback.after_previous")
     registry.point(name, alias, target)
     registry.mark_done(name, entry)
-    return RolledBack(name, alias, target, now)
-
-
-def _nothing_before(model: Model, alias: str) -> str:
-    """Says that the present version was promoted over none, which rollbacks led to it, and what the way out is."""
-    now = model.aliases.get(alias)
-    back = list(takewhile(lambda entry: entry.action == "rollback", reversed(moves(model, alias))))[::-1]
-    if now is None or not back:
-        return f"{model.name}: no version was the {alias} before: there is nothing to go back to; name one with --to"
-    made = ", ".join(f"{entry.previous or 'none'} to {entry.version} at {in_words(entry.time)} UTC" for entry in back)
-    return (
-        f"{model.name}: no version was the {alias} before version {now}: there is nothing further to go back to "
-        f"(rolled back since the last promotion: {made}); name another with --to VERSION: qsweep models --model "
-        f"{model.name} lists them"
-    )
+    return entry

@@ -77,7 +77,10 @@ class AdapterScorer:
         origin = base_model.origin_of(base, cache)
         identity = base_model.identity(base, self._device, self._dtype, origin)
         if identity is None:
-            raise ModelError(_unknown_commit(base, cache))
+            raise ModelError(
+                f"model.source: the loaded commit of {base.base_model.source!r} is not known, so it cannot be served "
+                "again: pin model.revision to a commit, or have the model in the hub cache"
+            )
         self._conditions = (*identity, devices.kind(self._device), *_versions())
         # Digests come with the files, which loading fetches.
         self._origin = origin if origin is None or origin.files else self._base.origin
@@ -378,17 +381,6 @@ def digests(source: model_source.Source) -> dict[str, str]:
     if source.kind == "gguf":
         return {source.path.name: model_files.sampled_digest(source.path)}
     return base_model.weight_digests(source.path)
-
-
-def _unknown_commit(base: TrialSpec, cache: Path) -> str:
-    model = base.base_model
-    problem = f"model.source: the loaded commit of {model.source!r} is not known, so it cannot be served again"
-    if base.quantization.scheme == "none":
-        return f"{problem}: pin model.revision to a commit, or have the model in the hub cache"
-    return (
-        f"{problem}: pin model.revision to a commit, or have the model in the hub cache and delete {cache / 'bases'}, "
-        "which an earlier version wrote: the next start makes it again"
-    )
 
 
 def _licence(source: model_source.Source) -> str | None:

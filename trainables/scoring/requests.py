@@ -30,8 +30,6 @@ _HARMLESS = (".json", ".md")
 _KEEPING = (True, False, None, "gaussian", "eva")
 """Values of init_lora_weights that never read the weights of the base when an adapter is loaded. Of the others, pissa,
 olora, corda, loftq and lora_ga change these weights (peft 0.21 tuners/lora/layer.py, update_layer)."""
-_TRAINED_BESIDE = ("modules_to_save", "trainable_token_indices", "layer_replication")
-"""Fields that let an adapter replace parts of the base; `unload` does not undo this."""
 _PLAIN = {
     *(
         "peft_type",
@@ -181,7 +179,7 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
         return [*faults, "adapter_config.json: not a LoRA adapter"]
     if config.get("auto_mapping"):
         faults.append("adapter_config.json: auto_mapping names code to import")
-    faults += _touches_base(config) + _beyond_lora(config)
+    faults += _beyond_lora(config)
     if not same_source:
         return faults
     source, revision = config.get("base_model_name_or_path"), config.get("revision")
@@ -194,30 +192,21 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
     return faults
 
 
-def _touches_base(config: Mapping[str, Any]) -> list[str]:
-    """Lists why the adapter would change the base, on which later adapters are scored."""
-    rule = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
-    faults = []
-    init = config.get("init_lora_weights", True)
+def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
+    """Lists what makes the adapter differ from plain LoRA on listed modules; some of it would change the base."""
+    changes = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
+    faults, init = [], config.get("init_lora_weights", True)
     if not any(init is keeping or (isinstance(init, str) and init == keeping) for keeping in _KEEPING):
         way_out = "convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
-        faults.append(f"adapter_config.json: init_lora_weights is {init!r}: {rule}; {way_out}")
+        faults.append(f"init_lora_weights is {init!r}: {changes}; {way_out}")
     if config.get("bias", "none") != "none":
-        faults.append(f"adapter_config.json: bias is {config['bias']!r}: {rule}")
-    faults += [f"adapter_config.json: {name} is set: {rule}" for name in _TRAINED_BESIDE if config.get(name)]
-    return faults
-
-
-def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
-    """Lists what makes the adapter differ from plain LoRA on listed modules."""
-    others = [name for name in config if name not in {*_PLAIN, *_TRAINED_BESIDE} and config[name]]
-    faults = [f"adapter_config.json: {legible(name, 60)} is set: only plain LoRA is scored" for name in others]
+        faults.append(f"bias is {config['bias']!r}: {changes}")
+    others = [name for name in config if name not in _PLAIN and config[name]]
+    faults += [f"{legible(name, 60)} is set: only plain LoRA is scored" for name in others]
     modules = config.get("target_modules")
     if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
-        faults.append(
-            f"adapter_config.json: target_modules is {legible(repr(modules), 100)}, not a list of modules' names"
-        )
-    return faults
+        faults.append(f"target_modules is {legible(repr(modules), 100)}, not a list of modules' names")
+    return [f"adapter_config.json: {fault}" for fault in faults]
 
 
 def check_rows(data: DataSpec, file: str, option: str = "--eval-data") -> list[str]:

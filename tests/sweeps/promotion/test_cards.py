@@ -24,9 +24,9 @@ from sweeps.promotion.gate import Standing, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.contract import Evaluation
-from trainables.objective import LOWEST_LOSS
+from trainables.objective import LOWEST_LOSS, Objective
 from trainables.scoring.requests import BaseFacts
-from trainables.specs import DataSpec
+from trainables.specs import DataSpec, EvaluationSpec
 
 COMMIT = "0123abc"
 
@@ -195,6 +195,24 @@ def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> 
     own = tuple(dataclasses.replace(told.verdict.best, name=name, gains=both) for name in ("t01", "t00"))
     told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, candidates=own))
     assert "- the best on the rows that decided of 2 candidates, out of 1 trials of the sweep" in cards.card(told)
+
+
+def test_the_scores_that_do_not_decide_are_told_beside_it() -> None:
+    """A grader's first number, and all of a function's; nothing is evaluated for it."""
+    scored = EvaluationSpec(metrics=("json_fields", "own:tone"))
+    metrics = {"json_fields": 0.25, "json_fields_recall": 0.5, "tone_warm": 0.75, "answers_ended": 1.0}
+    verdict = facts().verdict
+    own = Evaluation(metrics=verdict.scores["t01"].metrics | metrics)
+    verdict = dataclasses.replace(verdict, scores={**verdict.scores, "t01": own})
+    assert cards.other_metrics(verdict, scored) == [
+        "json_fields (does not decide): t01 0.2500",
+        "tone_warm (does not decide): t01 0.7500",
+        "answers_ended (does not decide): t01 1.0000",
+    ]
+    by_fields = dataclasses.replace(verdict.best, objective=Objective(metric="json_fields", mode="max"))
+    lines = cards.other_metrics(dataclasses.replace(verdict, candidates=(by_fields,)), scored)
+    assert lines[0] == "eval_loss (does not decide): base 2.0000, t01 1.0000"
+    assert not any(line.startswith("json_fields") for line in lines)
 
 
 @pytest.mark.parametrize(

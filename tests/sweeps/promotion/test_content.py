@@ -92,14 +92,12 @@ def test_a_file_of_a_package_with_other_weights_is_another_base(tmp_path: Path) 
         found(tmp_path, theirs, ours, "package:pkg/m.gguf@7")
 
 
-def test_a_champion_of_another_tokenizer_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_champion_of_another_tokenizer_is_not_compared(tmp_path: Path) -> None:
     """On rows as this sweep's tokenizer and chat template write them it would look worse than it is in use."""
     template, rules = "chat_template.jinja", "tokenizer.model"
     ours = facts(OLD, WEIGHTS).model_copy(update={"tokenizer": {template: b"new", rules: b"1"}})
     same, other = dict(ours.tokenizer), {template: b"old", rules: b"1"}
     champion = found(tmp_path, ours.model_copy(update={"tokenizer": same}), ours, "folder:0123")
-    assert (champion.champion_adapter, capsys.readouterr().out) == ({}, "")
+    assert champion.champion_adapter == {}
     with pytest.raises(SweepError, match=r"version 1, was trained with another chat template than this sweep; --force"):
         found(tmp_path, ours.model_copy(update={"tokenizer": other}), ours, "folder:0123")
-    assert found(tmp_path, ours.model_copy(update={"tokenizer": {}}), ours, "folder:0123").champion_adapter == {}
-    assert "version 1, has no tokenizer in its package: whether it is this sweep's is not" in capsys.readouterr().out

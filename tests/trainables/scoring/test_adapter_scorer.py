@@ -290,7 +290,7 @@ def test_the_parts_say_how_to_find_the_base(trained):
         ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora': it may change the base"),
         ({"init_lora_weights": ["loftq"]}, "init_lora_weights is ['loftq']: it may change the base"),
         ({"bias": "all"}, "bias is 'all': it may change the base"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set: it may change the base"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set: only plain LoRA is scored"),
         ({"target_modules": "("}, "target_modules is '(', not a list of modules' names"),
         ({"target_modules": "(a+)+$"}, "target_modules is '(a+)+$', not a list"),
         ({"target_modules": [1]}, "target_modules is [1], not a list"),
