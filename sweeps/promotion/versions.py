@@ -336,8 +336,8 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
     target = to if to is not None else interrupted(model, alias) or version_before(model, alias)
     if target is None:
         raise SweepError(
-            f"{name}: no version was the {alias} before{'' if now is None else f' version {now}'}: there is nothing to "
-            f"go back to; name another with --to VERSION: qsweep models --model {name} lists them"
+            f"{name}: no version was the {alias} before: there is nothing to go back to; name another with --to "
+            f"VERSION: qsweep models --model {name} lists them"
         )
     version = registry.version(name, target)
     target = version.number  # MLflow takes 01 for 1

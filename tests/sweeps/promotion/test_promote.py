@@ -81,11 +81,6 @@ def test_the_package_has_the_adapter_and_no_base(strong):
     assert "@champion" not in card
 
 
-def test_the_card_says_whether_somebody_chose_the_trial(world):
-    run(world.sweep("second"), trial="t00")
-    assert f"- chosen by hand, one of 5 trials of the sweep `{SECOND}`" in card_of(world)
-
-
 def card_of(world) -> str:
     return (package_of(world, "1") / "README.md").read_text()
 
@@ -229,23 +224,6 @@ def test_rows_of_a_file_that_were_trained_on_are_warned_of_once(world, shared, m
     (line,) = [line for line in said if "new rows" in line]
     assert line.startswith(f"warning: --eval-data: {told}"), line
     assert "; take them out of" in line
-
-
-def test_few_rows_are_warned_of(world):
-    rows = world.root / "mine.jsonl"
-    rows.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"the total is {n}"}) + "\n" for n in range(5)))
-    said: list[str] = []
-    run(world.sweep("second"), said, eval_data=rows, dry_run=True)
-    assert any(line.startswith("warning: only 5 rows decide") for line in said)
-    outcome = run(world.sweep("second"), eval_data=rows)
-    assert outcome.exit_code == 1
-    assert outcome.reasons[0] == "only 5 rows decide: at least 10 are needed"
-
-
-def test_a_gain_below_min_gain_is_refused(world):
-    outcome = run(world.sweep("second"), min_gain=5.0)
-    assert outcome.exit_code == 1
-    assert "less than min_gain 5" in outcome.reasons[0]
 
 
 def test_another_alias_has_its_own_champion(strong):

@@ -166,7 +166,7 @@ def test_a_rollback_to_nowhere_is_told(strong):
 def test_a_rollback_that_can_go_no_further_back_names_the_way_out(replaced):
     rollback(MODEL, None, "champion", replaced.uri)
     with pytest.raises(
-        SweepError, match=r"before version 1: .*; name another with --to VERSION: qsweep models --model"
+        SweepError, match="nothing to go back to; name another with --to VERSION: qsweep models --model"
     ):
         rollback(MODEL, None, "champion", replaced.uri)
     assert len(models(MODEL, replaced.uri)[0][0].history) == 3
