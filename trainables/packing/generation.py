@@ -260,6 +260,7 @@ class _Draws(LogitsProcessor):
         return scores(logits, self._temperature, [(seed, done) for seed in self._seeds])
 
 
+@torch.no_grad()
 def rank_plain(
     model: Any,
     rows: Sequence[Sequence[TokenRow]],
@@ -280,14 +281,15 @@ def rank_plain(
     losses = [0.0] * sum(map(len, rows))
     for start, asked, most in _of_equal_starts(rows, device):
         before = _read(model, [rows[place][0].ids[:start] for place in asked], device) if start else {}
-        count = len(rows[asked[0]])
-        chosen = [(number, label) for number in range(len(asked)) for label in range(count)]
-        for part in (chosen[first : first + most] for first in range(0, len(chosen), most)):
-            places = [asked[number] * count + label for number, label in part]
+        chosen = [
+            (number, place * len(rows[place]) + label, TokenRow(row.ids[start:], row.labelled[start:]))
+            for number, place in enumerate(asked) for label, row in enumerate(rows[place])
+        ]  # fmt: skip
+        for first in range(0, len(chosen), most):
+            numbers, places, ends = zip(*chosen[first : first + most], strict=True)
             route(places)
-            ends = [_from(rows[asked[number]][label], start) for number, label in part]
-            numbers = torch.tensor([number for number, _ in part], device=device)
-            found = padded_losses(model, pad(ends), device, **_for_rows(before, numbers)).cpu().double()
+            arguments = _for_rows(before, torch.tensor(numbers, device=device))
+            found = padded_losses(model, pad(ends), device, **arguments).cpu().double()
             for place, piece in zip(places, found.split([row.labels for row in ends]), strict=True):
                 losses[place] = float(piece.sum())
     return losses
@@ -317,10 +319,6 @@ def _for_rows(before: Mapping[str, Any], numbers: torch.Tensor) -> dict[str, Any
     for cache in own.values():
         cache.reorder_cache(numbers)
     return {**own, "use_cache": True} if own else {}
-
-
-def _from(row: TokenRow, start: int) -> TokenRow:
-    return TokenRow(row.ids[start:], row.labelled[start:])
 
 
 def _cut(ids: Sequence[int], ends: frozenset[int]) -> Answer:
