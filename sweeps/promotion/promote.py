@@ -154,8 +154,8 @@ def _looked_before(context: Context, contender: Contender) -> Contender:
         return contender
     which = f"version{'' if len(earlier) == 1 else 's'} {', '.join(earlier)}"
     warning = (
-        f"these rows decided on {which} before, and perhaps on candidates that were refused, which nobody counts: the "
-        "confidence is that of one look; rows that have decided nothing yet (--eval-data) are better evidence"
+        f"these rows decided on {which} before: each further look at the same rows is one more chance for luck, and "
+        "the intervals count one look (nobody counts refused candidates); new rows (--eval-data) are better evidence"
     )
     verdict = contender.verdict
     return replace(contender, verdict=replace(verdict, warnings=(*verdict.warnings, warning)))
@@ -180,9 +180,9 @@ def _ended_without(context: Context, contender: Contender, back: Entry | None) -
         context.say(f"{context.model} version {champion.number} is the {context.alias} already")
         return Registered(champion.number, promoted=True)
     if not contender.verdict.passed:
-        context.say(f"gate: {contender.verdict.words}")
+        context.say(f"verdict: {contender.verdict.words}")
         return Registered()
-    context.say(f"gate: {contender.verdict.winner} is {contender.verdict.words}")
+    context.say(f"verdict: {contender.verdict.winner} is {contender.verdict.words}")
     if back is not None and not context.request.force:
         alias = "" if context.alias == "champion" else f" --alias {context.alias}"
         again = f"qsweep rollback --model {context.model} --to {back.previous}{alias}"

@@ -30,7 +30,16 @@ def test_the_best_adapter_becomes_the_champion(world):
     assert world.versions() == ["1"]
     assert outcome.as_json()["promoted"] is True
     assert (outcome.as_json()["version"], outcome.as_json()["previous"]) == ("1", None)
-    steps = ("sweep: ", "candidates ", "adapters: ", "evaluating ", "gate: ", "registered: ", "served ", "champion: ")
+    steps = (
+        "sweep: ",
+        "candidates ",
+        "adapters: ",
+        "evaluating ",
+        "verdict: ",
+        "registered: ",
+        "served ",
+        "champion: ",
+    )
     lines = iter(said)
     assert [step for step in steps if not any(line.startswith(step) for line in lines)] == [], said
     assert "evaluating candidates on the rows that the sweep was scored on" in said
@@ -153,7 +162,7 @@ def test_a_guard_on_further_rows_and_slices_are_scored_and_refuse(world, shared)
     outcome = run(sweep, said, eval_data=own)
     assert (outcome.exit_code, outcome.verdict.outcome) == (1, "not_better")
     assert "evaluating base, t00 on the guard general.jsonl" in said
-    assert said[-1] == "gate: not better (guard general.jsonl)"
+    assert said[-1] == "verdict: not better (guard general.jsonl)"
     (reason,) = outcome.reasons
     assert reason.startswith(
         "t00 is worse than the base on guard general.jsonl (eval_loss, 30 rows) by more than worse"
@@ -172,7 +181,7 @@ def test_looking_again_on_the_same_rows_is_said(strong):
     said: list[str] = []
     run(strong.sweep("first"), said)
     (warning,) = [line for line in said if "decided on" in line]
-    assert warning.startswith("warning: these rows decided on version 1 before, and perhaps on candidates that were")
+    assert warning.startswith("warning: these rows decided on version 1 before: each further look")
     said.clear()
     run(strong.sweep("second"), said)
     assert not [line for line in said if "decided on" in line], "the version's own decision is no other look"
