@@ -88,7 +88,7 @@ class Broker:
         prepared = await self._fleet.ask_first(_look, lambda host: host.prepare.remote())
         if isinstance(prepared, NotReady):
             return prepared
-        self._fleet.prepared(prepared.payload, prepared.summary.shape)
+        self._fleet.prepared(prepared)
         problem = await self._fleet.start(_look)
         if problem is not None:
             return problem

@@ -21,7 +21,7 @@ from cluster.deaths import StartDeaths, is_mistake, message
 from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
 from cluster.leases import NotReady
-from trainables.contract import RowShape
+from trainables.contract import Prepared, RowShape
 from trainables.specs import TrialSpec
 
 Answer = TypeVar("Answer")
@@ -73,6 +73,8 @@ class Fleet:
         self._early_deaths: Counter[HostPlace] = Counter()
         """Hosts in a row that died at a place before any trial came to a report point there."""
         self._types = ComputeTypes(options.hardware_before)
+        self._refused: set[str] = set()
+        """What was told of hosts' self-tests."""
         self._last_loss = -math.inf
         self._not_before = clock()
         """No host is made before this time."""
@@ -157,9 +159,12 @@ class Fleet:
             self._first = None
             self.held_seconds()
 
-    def prepared(self, payload: bytes, rows: RowShape | None) -> None:
-        """Keeps the data for all hosts."""
-        self._data, self._rows = ray.put(payload), rows
+    def prepared(self, prepared: Prepared) -> None:
+        """Keeps the data for all hosts; those that are made from now on compute passes as the first one does."""
+        self._data, self._rows = ray.put(prepared.payload), prepared.summary.shape
+        if prepared.settled is not None:
+            base = TrialSpec.model_validate_json(self._base)
+            self._base = prepared.settled.path.given_to(base).model_dump_json()
 
     async def start(self, look: Look) -> NotReady | None:
         """Begins to make all hosts; returns when those that the cluster has room for now are ready."""
@@ -310,12 +315,19 @@ class Fleet:
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures, self._told_problem = 0, ""
         self._start_deaths.clear()
-        for warning in self._types.add(facts):
-            self._tell(warning)
+        for line in (*self._types.add(facts), *self._refusals(facts)):
+            self._tell(line)
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
         self.held_seconds()
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
+
+    def _refusals(self, facts: HostFacts) -> list[str]:
+        """What a host's self-test refuses, each once for a node."""
+        lines = [] if facts.settled is None else [f"{facts.node}: {line}" for line in facts.settled.refused]
+        new = [line for line in lines if line not in self._refused]
+        self._refused.update(new)
+        return new
 
     def _failed(self, error: RayError, host: Starting) -> None:
         self._failures += 1

@@ -43,6 +43,7 @@ from trainables.contract import (
     Target,
     TargetModules,
 )
+from trainables.engine_paths import Settled
 from trainables.errors import TrainableError
 from trainables.objective import LOWEST_LOSS, Objective, Standing
 from trainables.specs import Spec, TrialSpec
@@ -112,6 +113,8 @@ class HostFacts(Spec):
     """See `devices.name`."""
     engine: str = ""
     """What computes the losses of its trials, in words; empty where the trainable does not say."""
+    settled: Settled | None = None
+    """See `Trainable.settle_path`."""
     hardware: str = ""
     """See `Evaluation.hardware`; empty where the trainable does not say."""
     bfloat16_speed: float | None = None
@@ -246,9 +249,13 @@ class Host:
     def _prepare(self) -> Prepared:
         self._own_gpus()  # Preparing quantises the base, on the CPU where no GPU is seen.
         try:
-            return self._trainable.prepare(self._base, cache())
+            prepared = self._trainable.prepare(self._base, cache())
+            settled = self._trainable.settle_path(self._base, prepared.payload, cache())
         except TrainableError as error:
             raise HostError(str(error)) from None
+        if settled is not None:
+            self._base = settled.path.given_to(self._base)
+        return prepared.model_copy(update={"settled": settled})
 
     def _start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:
         own = self._own_gpus()
@@ -260,11 +267,16 @@ class Host:
             at_most = min(at_most, max((each.slots for each in beside), default=at_most))
         room = catalogue.Room(device, max(1, len(own)), int(free * MEMORY_SHARE))
         try:
+            settled = self._trainable.settle_path(self._base, data, cache())
+            if settled is not None:
+                self._base = settled.path.given_to(self._base)
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
             need = catalogue.settle_auto(self._trainable, pack, self._base, self._limits.largest, rows, room)
         except TrainableError as error:
             raise HostError(str(error)) from None
+        if need is not None and settled is not None and settled.slots is not None:
+            need = need.model_copy(update={"saturating_slots": settled.slots})
         slots = self._limits.slots
         if slots == "auto":
             slots = need.slots(room.usable, at_most) if need is not None else 1
@@ -279,6 +291,7 @@ class Host:
             estimated_bytes=estimate,
             device_name=name(device, own, self._limits.hosts_per_machine),
             engine=getattr(pack, "engine_name", ""),
+            settled=settled,
             hardware=hardware,
             bfloat16_speed=device_probe.bfloat16_speed(self._base.model) if hardware == "cpu bfloat16" else None,
             node_id=str(ray.get_runtime_context().get_node_id()),

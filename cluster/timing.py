@@ -106,7 +106,5 @@ DOCTOR_NODES_SECONDS = 500.0
 """How long the nodes may take together, after the connection."""
 DOCTOR_CLOCK_SECONDS = 15.0
 """How long a node may take to tell its time."""
-DOCTOR_END_SECONDS = 5.0
-"""How long a killed process may take to end. One that waits for a dead network drive does not end at all."""
 MLFLOW_ANSWER_SECONDS = 5.0
 """How long MLflow may take to answer the doctor, or `qsweep launch`, which asks too."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from trainables.engine_paths import SelfTest, Settled
 from trainables.inputs.legible import Words
 from trainables.objective import EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues, named_metrics
 from trainables.specs import Spec, TrialSpec
@@ -226,6 +227,8 @@ class Prepared(Spec):
 
     summary: Summary
     payload: bytes = Field(repr=False)
+    settled: Settled | None = None
+    """How the host that prepared computes passes, as `Trainable.settle_path` says."""
 
 
 class LookedUp(Spec):
@@ -449,6 +452,20 @@ class Trainable:
         """Settles what `auto` leaves open in a pack, before its first trial, for so many bytes.
 
         Returns its need then; None leaves the answer to `need`.
+        """
+        return None
+
+    def settle_path(self, base: TrialSpec, data: bytes, cache: Path) -> Settled | None:
+        """Finds out which ways to compute passes are right on this machine, and takes the fastest, or the one named.
+
+        Called on each host before `open_pack`, which is given the base with what was settled. None: nothing to settle.
+        """
+        return None
+
+    def self_test(self, base: TrialSpec, data: bytes, cache: Path, anew: bool = False) -> SelfTest | None:
+        """What came of each way to compute passes on this machine, also where there is nothing to settle.
+
+        Tested now with `anew`, or if it was not before. None: there is one way only.
         """
         return None
 

@@ -11,13 +11,24 @@ from pathlib import Path
 from trainables import hub, qlora_metrics
 from trainables.base import architectures, devices, model_source
 from trainables.base.devices import import_bitsandbytes
-from trainables.contract import Device, LookedUp, Need, Pack, Prepared, Preview, RowShape, Target, TargetModules
+from trainables.contract import (
+    Device,
+    LookedUp,
+    Need,
+    Pack,
+    Prepared,
+    Preview,
+    RowShape,
+    Target,
+    TargetModules,
+)
 from trainables.data import preview as preview_rows
 from trainables.data import questions, sources
+from trainables.engine_paths import SelfTest, Settled
 from trainables.errors import GradingError, ModelError
 from trainables.grading import catalogue
 from trainables.objective import Direction
-from trainables.packing import memory, pass_limits, targets, work
+from trainables.packing import memory, pass_limits, path_tests, targets, work
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
@@ -115,6 +126,22 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
     return questions.prepare(base.data_spec, base.evaluation, catalogue.graders(base.evaluation), tokenizer, cache)
 
 
+def settle_path(base: TrialSpec, data: bytes, cache: Path) -> Settled | None:
+    """The fastest of the paths that the self-test finds right on this GPU; None on a CPU, which has one path only."""
+    test = self_test(base, data, cache) if devices.first().type == "cuda" else None
+    return None if test is None else test.settled(base)
+
+
+def self_test(base: TrialSpec, data: bytes, cache: Path, anew: bool = False) -> SelfTest | None:
+    """What came of the paths of the base on this process's device, tested now if they were not before.
+
+    None where there are none to test: PEFT's own layers alone can train this base, or the specification names them.
+    """
+    if engine(base) != pass_limits.FLAT:
+        return None
+    return path_tests.found(base, _kind(base), data, cache, anew)
+
+
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     """Loads the base onto this process's device or devices, ready for adapters; `settle_auto` goes on from there."""
     import_bitsandbytes()
@@ -144,7 +171,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         known = evaluation.base_file(cache, *identity, devices.kind(loaded.device), rows)
     facts = model_source.facts(base.base_model)
     tokens = pass_limits.trained_tokens(None if facts is None else facts.parameters, device)
-    engine, name = choose_engine(loaded)
+    engine, name = choose_engine(loaded, base.training.engine)
     pack = AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
     if asked is not None:
         pack.score_answers(Grading(asked, base.evaluation, base_model.load_tokenizer(base, cache)))

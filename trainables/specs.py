@@ -216,6 +216,10 @@ class TrainingSpec(Spec):
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations instead of keeping them. auto: only on hosts whose free memory would not hold one of the
     space's largest trials without it."""
+    engine: Literal["auto", "flat", "grouped", "peft"] = "auto"
+    """What computes passes; losses differ by rounding alone. flat: without padding, one adapter after the other.
+    grouped: the same, all adapters together, for GPUs. peft: PEFT's own layers, the reference. auto: on a GPU the
+    fastest that its self-test finds right; on a CPU flat where the model allows it, else peft."""
     snapshot_every: Positive | Duration = "5m"
     """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
     step_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0

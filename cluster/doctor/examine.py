@@ -16,8 +16,10 @@ from pydantic import Field
 from cluster import timing
 from cluster.doctor import looking, stores
 from cluster.doctor.contract import DRIVER, Facts, Finding, Site
+from trainables.asked_process import Process, asking, kill, last_line
 from trainables.inputs.legible import legible
 from trainables.specs import Spec
+from trainables.timing import KILLED_PROCESS
 
 CONNECTION = "connection"
 """Whether the cluster and its nodes can be reached at all: a check that looks at no machine."""
@@ -71,7 +73,7 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
     seconds, has_answered = timing.DOCTOR_CONNECT_SECONDS * patience, False
     with (
         TemporaryFile() as errors,
-        looking.asking((program,), question.model_dump_json(), PIPE, errors) as process,
+        asking((program,), question.model_dump_json(), PIPE, errors) as process,
         ExitStack() as limits,
     ):
         assert process.stdout is not None
@@ -87,15 +89,15 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
                 limit = limits.enter_context(_killed_after(seconds, process))
             yield finding
         is_late = limit.finished.is_set()
-        if process.wait(timing.DOCTOR_END_SECONDS) != 0:
-            why = f"no answer within {seconds:.0f} s" if is_late else looking.last_line(errors)
+        if process.wait(KILLED_PROCESS) != 0:
+            why = f"no answer within {seconds:.0f} s" if is_late else last_line(errors)
             yield no_connection(f"{question.address}: {why or 'its process ended without an answer'}")
 
 
 @contextmanager
-def _killed_after(seconds: float, process: looking.Process) -> Iterator[threading.Timer]:
+def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]:
     """Kills a process if the block takes so many seconds; the timer's `finished` is set then."""
-    timer = threading.Timer(seconds, looking.kill, (process,))
+    timer = threading.Timer(seconds, kill, (process,))
     timer.daemon = True
     timer.start()
     try:

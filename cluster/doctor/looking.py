@@ -6,21 +6,19 @@ Such a process answers one question. It ends with whoever asked, and cannot keep
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from tempfile import TemporaryFile
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from cluster import timing
 from cluster.doctor import gpus, machine, stores
 from cluster.doctor.contract import Diagnosis, Facts, Finding, Site, fail
+from trainables.asked_process import asking, last_line, question
 from trainables.inputs.legible import legible
 from trainables.specs import Spec
 
@@ -28,7 +26,6 @@ CHECKS = dict(sorted((check.name, check) for check in (*gpus.CHECKS, *machine.CH
 """All checks by their names, but for `connection` and `clock`, which only a cluster has (on_cluster.py)."""
 NEED_FILE = tuple(name for name, check in CHECKS.items() if check.needs_file)
 Looking = Callable[[Site], Facts]
-Process = subprocess.Popen[bytes]
 
 
 class Look(Spec):
@@ -117,80 +114,6 @@ def _looked(look: Looking, site: Site) -> Look:
         return Look(facts=dict(look(site)))
     except Exception as error:  # what no check has foreseen is told, whatever it is
         return Look(problem=Diagnosis("unknown", legible(f"{type(error).__name__}: {error}", 300)))
-
-
-@contextmanager
-def asking(
-    words: Sequence[str],
-    asked: str,
-    stdout: int | IO[bytes],
-    stderr: IO[bytes],
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[Process]:
-    """Runs a module of this Python in a process of its own, and kills it with all it has started after the block.
-
-    Args:
-        words: the module, whose `main` begins with `question()`, and its arguments, which anyone on the machine can
-            read.
-        asked: one line, which nobody else can read.
-        environment: variables beside those of this process.
-    """
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    process = subprocess.Popen(
-        # -P: the current folder stays where it is in this process's path, and does not come first.
-        [sys.executable, "-P", "-m", *words],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=stderr,
-        start_new_session=True,
-        env={**os.environ, **(environment or {}), "PYTHONPATH": path},
-    )
-    assert process.stdin is not None
-    try:
-        with suppress(BrokenPipeError):  # it has ended already: its exit status says so
-            process.stdin.write(asked.encode() + b"\n")
-            process.stdin.flush()
-        yield process
-    finally:
-        kill(process)
-        with suppress(OSError):
-            process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timing.DOCTOR_END_SECONDS)
-
-
-def kill(process: Process) -> None:
-    """Ends a process that was asked, and all that it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def question() -> str:
-    """The line that this process was asked. The process ends as soon as the asker is gone."""
-    read = b""
-    while not read.endswith(b"\n"):
-        part = os.read(0, 65536)
-        if not part:
-            os._exit(1)
-        read += part
-    threading.Thread(target=_end_with_the_asker, daemon=True).start()
-    return read.decode()
-
-
-def _end_with_the_asker() -> None:
-    # Not through sys.stdin: its lock would be held while the interpreter ends.
-    while os.read(0, 1):
-        pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
-
-
-def last_line(file: IO[bytes]) -> str:
-    """The last line of a file; empty when there is none."""
-    file.seek(0)
-    lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from cluster.doctor.contract import DRIVER, Diagnosis, Finding, Site, fail, ok, 
 from cluster.doctor.looking import CHECKS, Look
 from cluster.doctor.machine import judge_clock
 from cluster.errors import ClusterError
+from trainables import asked_process
 from trainables.inputs.legible import legible
 
 CLOCK_ROUNDS = 3
@@ -43,7 +44,7 @@ _LOOK, _TIME = (ray.remote(num_cpus=0, max_retries=0)(each) for each in (_look, 
 
 def main() -> None:
     """Connects, looks and prints; see the module."""
-    question = examine.Question.model_validate_json(looking.question())
+    question = examine.Question.model_validate_json(asked_process.question())
     for finding in findings(question):
         print(json.dumps(asdict(finding)), flush=True)
 

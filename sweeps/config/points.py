@@ -25,9 +25,10 @@ PACING = (
     "training.eval_seconds",
     "training.snapshot_every",
     "training.gradient_checkpointing",
+    "training.engine",
     "quantization.residency",
 )
-"""Fields that change how long a step takes, never what it computes."""
+"""Fields that change how long a step takes, never what it computes, but for rounding."""
 _OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
 """Settings that mean nothing to a trainable without a model."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}

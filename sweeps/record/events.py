@@ -19,6 +19,7 @@ from search_spaces.space import Point
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
+from trainables.engine_paths import Settled
 from trainables.inputs import json_text
 from trainables.inputs.legible import Words
 from trainables.objective import LOWEST_LOSS, Metrics, Objective
@@ -117,6 +118,8 @@ class HostsStarted(Spec):
     """GPUs that each host holds; says nothing on a CPU."""
     engine: str = ""
     """What computes the losses of trials on the first host; empty where the trainable does not say."""
+    settled: Settled | None = None
+    """How passes are computed, as the first host's self-test settled it; None where there was nothing to settle."""
     silent: tuple[Silent, ...] = ()
     """Those that may hang."""
 

@@ -34,6 +34,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from trainables.contract import Device
+from trainables.engine_paths import EnginePath
 from trainables.objective import COSTS, LOWEST_LOSS, Objective
 
 Key = TypeVar("Key")
@@ -114,6 +115,8 @@ class SweepRecord:
     """Time that earlier drivers of this sweep took."""
     hosts: HostsStarted | None = None
     """The hosts of the present driver, as many as there are now; None until they are ready."""
+    path: EnginePath | None = None
+    """How the first driver's hosts computed passes, which those of later drivers do too; None where they told none."""
     host_seconds: Mapping[Device, float] = field(default_factory=dict)
     """Device -> number of hosts times the seconds that they were held, until the hosts that there are now began."""
     gpu_seconds: float = 0.0
@@ -239,7 +242,8 @@ class SweepRecord:
         seconds = {**self.host_seconds, event.device: self.host_seconds.get(event.device, 0.0) + event.held_seconds}
         of_gpus = 0.0 if event.device == "cpu" else event.gpus_per_host * event.held_seconds
         hosts = event.model_copy(update={"since": event.time})
-        return replace(self, hosts=hosts, host_seconds=seconds, gpu_seconds=self.gpu_seconds + of_gpus)
+        path = self.path or (None if event.settled is None else event.settled.path)
+        return replace(self, path=path, hosts=hosts, host_seconds=seconds, gpu_seconds=self.gpu_seconds + of_gpus)
 
     def _request_answered(self, event: RequestAnswered) -> SweepRecord:
         answered = self.answered | {event.request}

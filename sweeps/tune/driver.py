@@ -63,7 +63,10 @@ class Driver:
             HostError: no host can run; the message says what to mend.
         """
         since, hosts = self.trials.clock(), self.trials.amended.cluster.hosts
-        broker = self.create_broker(self._config.base, slot_limits, self._host_options(hosts))
+        base, path = self._config.base, self._journal.record.path
+        if path is not None:  # Other paths round otherwise: what went before is to compare.
+            base = path.given_to(base)
+        broker = self.create_broker(base, slot_limits, self._host_options(hosts))
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
         if waits is not None:

@@ -222,6 +222,7 @@ def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:
         device=first.device,
         gpus_per_host=max(1, len(first.gpu_ids)),
         engine=first.engine,
+        settled=first.settled,
     )
 
 

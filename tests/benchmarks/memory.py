@@ -80,13 +80,10 @@ def measure(case: Case, engine: str) -> dict[str, Any]:
     import cluster.hosts  # noqa: F401 - what a host's process holds beside the model
     from cluster.devices import cache
     from trainables.data import dataset
-    from trainables.packing import adapter_pack
-    from trainables.packing.peft_engine import PeftEngine
 
-    if engine == pass_limits.PEFT:
-        adapter_pack.choose_engine = lambda base: (PeftEngine(base), pass_limits.PEFT)
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as in a host
     base = spec(case)
+    base = base.model_copy(update={"training": base.training.model_copy(update={"engine": engine})})
     prepared = qlora.prepare(base, cache())
     rows = dataset.load(prepared.payload)
     pack = qlora.open_pack(base, prepared.payload, cache())

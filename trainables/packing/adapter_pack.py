@@ -22,12 +22,12 @@ from trainables.base.base_model import Base
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
 from trainables.isolation import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
-from trainables.packing import evaluation, peft_adapters
+from trainables.packing import evaluation, grouped_product, peft_adapters
 from trainables.packing.answers import Grading
 from trainables.packing.engine import DropoutKey, Engine, Segment
 from trainables.packing.flat_engine import FlatEngine, uncovered
 from trainables.packing.loss import Loss
-from trainables.packing.pass_limits import FLAT, PEFT, TRAINED_TOKENS
+from trainables.packing.pass_limits import FLAT, GROUPED, PEFT, TRAINED_TOKENS
 from trainables.packing.passes import PassThreads, PlacedRows, evaluation_passes, share_passes, training_passes
 from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import TrialSpec, learning_rate
@@ -43,10 +43,22 @@ class _Slot:
     seconds: float = 0.0
 
 
-def choose_engine(base: Base) -> tuple[Engine, str]:
-    """Returns the engine for a base that has no adapters yet, and its name with the reason where it is PEFT's."""
+def choose_engine(base: Base, wanted: str = "auto") -> tuple[Engine, str]:
+    """Returns the engine for a base that has no adapters yet, and its name, with the reason where it is not as wanted.
+
+    Args:
+        base: the base.
+        wanted: as `TrainingSpec.engine`; auto is flat where that covers the base.
+    """
     problem = uncovered(base)
-    return (FlatEngine(base), FLAT) if problem is None else (PeftEngine(base), f"{PEFT}, since {problem}")
+    if wanted == PEFT or problem is not None:
+        return PeftEngine(base), PEFT if wanted == PEFT else f"{PEFT}, since {problem}"
+    if wanted != GROUPED:
+        return FlatEngine(base), FLAT
+    problem = grouped_product.missing()
+    if problem is not None:
+        return FlatEngine(base), f"{FLAT}, since {problem}"
+    return FlatEngine(base, grouped=True), f"{FLAT}, {GROUPED}"
 
 
 class AdapterPack:

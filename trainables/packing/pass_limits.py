@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from trainables.contract import Device
 from trainables.specs import TrialSpec
 
-FLAT, PEFT = "flat", "peft"
-"""The engine without padding, and the reference engine on PEFT's own layers."""
+FLAT, PEFT, GROUPED = "flat", "peft", "grouped"
+"""The engine without padding, and the reference engine on PEFT's own layers; a way of the first, see `FlatEngine`."""
 FLAT_KINDS = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 """Model types of transformers on which the flat engine was compared with PEFT's: attention, positions and head."""
 _SEVERAL = "gemma3"
@@ -53,6 +53,8 @@ def expected_engine(spec: TrialSpec, kind: str | None) -> str | None:
         spec: its model and quantisation.
         kind: the base's model type; None when it is unknown.
     """
+    if spec.training.engine == PEFT:
+        return PEFT
     if kind in (None, _SEVERAL) or spec.base_model.trust_remote_code:
         return None
     return FLAT if kind in FLAT_KINDS and spec.quantization.compute_dtype != "float16" else PEFT

@@ -258,7 +258,7 @@ def test_a_look_on_a_node_sees_what_the_profile_sets_for_hosts(tmp_path):
 
 def test_a_look_ends_with_the_process_that_asked():
     """So that a doctor that is killed leaves nothing on a node."""
-    reader = "from cluster.doctor import looking; looking.question(); print('asked', flush=True)\n"
+    reader = "from trainables import asked_process; asked_process.question(); print('asked', flush=True)\n"
     waits = reader + "import threading; threading.Event().wait(120)"
     with subprocess.Popen(
         [sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

@@ -82,7 +82,7 @@ def evaluation(found: Evaluation | Failure) -> Evaluation:
 
 @pytest.fixture(params=packs.ENGINES, ids=lambda engine: engine.__name__)
 def engine(request, monkeypatch):
-    monkeypatch.setattr(adapter_pack, "choose_engine", lambda base: (request.param(base), "chosen"))
+    monkeypatch.setattr(adapter_pack, "choose_engine", lambda base, _wanted: (request.param(base), "chosen"))
 
 
 @pytest.mark.usefixtures("engine")

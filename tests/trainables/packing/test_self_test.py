@@ -1,0 +1,132 @@
+"""A path that is wrong, breaks or hangs is not used; of those that are right the fastest is."""
+
+from __future__ import annotations
+
+import json
+
+import packs
+import pytest
+import torch
+from killed_paths import FAULTS, faulty
+
+from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
+from trainables.packing import path_tests, self_test
+from trainables.packing.path_tests import Question
+from trainables.packing.pass_limits import TRAINED_TOKENS
+from trainables.specs import TrialSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+ROWS = [packs.rows().train.row(place) for place in range(5)]
+FLAT = EnginePath(engine="flat", residency="4bit")
+GROUPED = EnginePath(engine="grouped", residency="4bit")
+PEFT = EnginePath(engine="peft", residency="4bit")
+PATHS = pytest.mark.parametrize("path", [FLAT, GROUPED], ids=["in turn", "grouped"])
+
+
+def question(*paths: EnginePath, base: TrialSpec | None = None, cache: str = "") -> Question:
+    rows = tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in ROWS)
+    return Question(
+        base=base or packs.spec(), cache=cache, rows=rows, pass_tokens=TRAINED_TOKENS, paths=paths,
+        estimates=((),) * len(paths),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reference() -> self_test.Reference:
+    return self_test.Reference(packs.base(quantised=True), packs.spec(), ROWS)
+
+
+def tried(reference: self_test.Reference, path: EnginePath) -> Tried:
+    return self_test.tried(reference, path, question(path), (7, 8))
+
+
+def test_right_paths_in_bfloat16_differ_by_less_than_half_of_what_is_allowed():
+    reference = self_test.Reference(packs.base("gemma3_text", dtype=torch.bfloat16), packs.spec(), ROWS)
+    found = [reference.difference(path) for path in (FLAT, GROUPED)]
+    assert all(0.0 < each < 0.5 for each in found), found
+
+
+@PATHS
+def test_a_right_path_is_timed_and_leaves_the_base_as_it_was(reference, path):
+    base = reference.base
+    layers = {name: type(layer) for name, layer in base.model.named_modules()}
+    attention = base.model.config._attn_implementation
+    found = tried(reference, path)
+    assert found.difference is not None
+    assert 0.0 < found.difference < 0.5
+    assert (found.problem, found.rates[0].slots, found.rates[0].estimated_bytes) == ("", 1, 7)
+    assert all(rate.tokens_per_second > 0 < rate.tokens_per_step for rate in found.rates)
+    assert {name: type(layer) for name, layer in base.model.named_modules()} == layers
+    assert base.model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("hang", "die")])
+@PATHS
+def test_a_faulty_path_is_refused_and_says_why(monkeypatch, reference, path, fault):
+    faulty(monkeypatch.setattr, path.engine, fault)
+    found = tried(reference, path)
+    assert FAULTS[fault] in found.problem
+    assert not found.rates
+
+
+def rated(path: EnginePath, *tokens_per_second: float, problem: str = "") -> Tried:
+    rates = tuple(
+        PassRate(slots=2**place, tokens_per_step=10, tokens_per_second=rate)
+        for place, rate in enumerate(tokens_per_second)
+    )
+    return Tried(path=path, problem=problem, rates=rates)
+
+
+def of(*found: Tried) -> SelfTest:
+    return SelfTest(device="H100", seconds=1.0, tried=found)
+
+
+NF4 = packs.spec().model_copy(update={"quantization": TrialSpec(steps=1).quantization})
+
+
+def test_the_fastest_right_path_is_taken_with_the_slots_that_pay():
+    test = of(rated(FLAT, 10, 12, 13), rated(GROUPED, 8, 15, 29, 30), rated(GROUPED, 99, problem="it lies"))
+    settled = test.settled(NF4)
+    assert (settled.path, settled.slots) == (GROUPED, 4)
+    assert settled.refused == ("H100: flat, grouped, 4 bit is not used: it lies",)
+
+
+def test_a_named_path_is_taken_though_another_is_faster():
+    test = of(rated(FLAT, 10), rated(GROUPED, 20))
+    assert test.settled(FLAT.given_to(NF4)).path == FLAT
+
+
+def test_the_reference_is_taken_where_the_named_path_is_refused():
+    settled = of(rated(FLAT, 10), rated(GROUPED, problem="it hung")).settled(GROUPED.given_to(NF4))
+    assert (settled.path, settled.slots) == (PEFT, None)
+    assert "it hung" in settled.refused[0]
+    assert "PEFT's own layers compute" in settled.refused[1]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "is_dequantised", "names"),
+    [
+        ("none", True, ["flat", "flat, grouped"]),
+        ("nf4", False, ["flat, 4 bit", "flat, grouped, 4 bit"]),
+        ("nf4", True, ["flat, 4 bit", "flat, grouped, 4 bit", "flat", "flat, grouped"]),
+    ],
+)
+def test_the_paths_of_a_base_are_its_engines_on_each_residency(scheme, is_dequantised, names):
+    quantization = NF4.quantization.model_copy(update={"scheme": scheme})
+    base = NF4.model_copy(update={"quantization": quantization})
+    assert [path.name for path in path_tests.candidates(base, is_dequantised)] == names
+
+
+# In processes of their own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "said"), [("hang", "it hung: no answer within"), ("die", "its process ended")])
+def test_a_probe_that_hangs_or_dies_costs_one_path(monkeypatch, fault, said):
+    monkeypatch.setattr(path_tests.timing, "SELF_TEST_PATH", 20.0 if fault == "die" else 1.0)
+    monkeypatch.setenv("FAULT", json.dumps([FLAT.engine, fault]))
+    test = path_tests.tested(question(FLAT, GROUPED), "a CPU", "killed_paths")
+    assert said in test.tried[0].problem
+    assert [each.problem for each in test.tried[1:]] == [""]
+    assert test.settled(NF4).path == GROUPED

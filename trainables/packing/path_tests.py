@@ -1,0 +1,209 @@
+"""Has the paths of a base tested on this machine, once for all that matters.
+
+`self_test` finds out, in a process of its own: a kernel that hangs or kills its process is no more than a path that is
+not used. What it found is kept in the cache, so the next start of the same takes no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from subprocess import PIPE
+from tempfile import TemporaryFile
+
+from trainables import asked_process, timing
+from trainables.base import devices, model_source
+from trainables.cache_files import write_whole
+from trainables.contract import Device, RowShape
+from trainables.data import dataset
+from trainables.data.dataset import TokenRow
+from trainables.engine_paths import EnginePath, SelfTest, Tried
+from trainables.inputs.legible import legible
+from trainables.packing import memory
+from trainables.packing.pass_limits import trained_tokens
+from trainables.specs import Spec, TrialSpec
+
+METHOD = "1"
+"""Raise this number when the self-test or a path changes: what was kept before is not used then."""
+READY = "the reference is computed"
+"""The first line of the process; each further one is a `Tried`."""
+ROWS = 16
+"""Rows to train on that a self-test takes; it compares on the first five."""
+
+
+class Question(Spec):
+    """What the process is asked."""
+
+    base: TrialSpec
+    cache: str
+    rows: tuple[tuple[tuple[int, ...], tuple[bool, ...]], ...]
+    """A few rows to train on: their tokens, and which of these count in the loss."""
+    pass_tokens: int
+    """See `pass_limits.trained_tokens`."""
+    paths: tuple[EnginePath, ...]
+    estimates: tuple[tuple[int, ...], ...]
+    """For each path the memory of 1, 2, ... slots; nothing where it is unknown."""
+
+
+def candidates(base: TrialSpec, is_dequantised: bool) -> tuple[EnginePath, ...]:
+    """The paths of a base that the flat engine covers, the 4-bit ones first.
+
+    Args:
+        base: the specification.
+        is_dequantised: whether there is memory for a dequantised base, and the specification allows one.
+    """
+    is_plain = base.quantization.scheme == "none"
+    residencies = [*(() if is_plain else ("4bit",)), *(("dequantised",) if is_plain or is_dequantised else ())]
+    return tuple(
+        EnginePath(engine=engine, residency=residency) for residency in residencies for engine in ("flat", "grouped")
+    )
+
+
+def found(base: TrialSpec, kind: str | None, data: bytes, cache: Path, anew: bool = False) -> SelfTest:
+    """What came of the paths of a base on this process's device, tested now if they were not before.
+
+    Args:
+        base: the specification.
+        kind: its model type.
+        data: as for `Trainable.open_pack`.
+        cache: the folder of bases and self-tests.
+        anew: whether to test in any case.
+    """
+    from trainables.base import base_model
+
+    rows = _spread_rows(data)
+    file = _file(base, rows, cache)
+    test = None if anew else _read(file)
+    if test is None:
+        base_model.origin_of(base, cache)  # Makes the 4-bit base, which may take long, where it is not there yet.
+        test = tested(_question(base, kind, rows, cache), devices.kind(devices.first()))
+        with suppress(OSError):  # Then the next start tests again.
+            write_whole(file, test.model_dump_json(indent=1).encode())
+    return test
+
+
+def _spread_rows(data: bytes) -> list[TokenRow]:
+    """A few rows to train on, from the shortest to the longest."""
+    train = dataset.load(data).train
+    order = sorted(range(len(train)), key=lambda i: (len(train.row(i).ids), i))
+    return [train.row(order[(len(order) - 1) * place // (ROWS - 1)]) for place in range(ROWS)]
+
+
+def _file(base: TrialSpec, rows: Sequence[TokenRow], cache: Path) -> Path:
+    """Where a self-test is kept: all that it depends on decides the name."""
+    row = sum(len(row.ids) for row in rows) // len(rows)
+    identity = (
+        METHOD,
+        model_source.fingerprint(base.base_model),
+        base.quantization.model_dump_json(exclude={"residency"}),
+        base.adapter.model_dump_json(),
+        # Rows of about as many tokens give about the same passes.
+        f"{base.training.batch_size} {row.bit_length()} {_is_dequantised(base)}",
+        f"{len(devices.gpus())} {devices.kind(devices.first())}",
+        *(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes")),
+    )
+    digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+    return cache / "self-tests" / f"{digest[:16]}.json"
+
+
+def _read(path: Path) -> SelfTest | None:
+    with suppress(OSError, ValueError):
+        return SelfTest.model_validate_json(path.read_bytes())
+    return None
+
+
+def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache: Path) -> Question:
+    facts, device = model_source.facts(base.base_model), _device()
+    tokens, labels = sum(len(row.ids) for row in rows), sum(row.labels for row in rows)
+    longest = max(len(row.ids) for row in rows)
+    shape = RowShape(
+        longest=longest, mean=tokens / len(rows), labelled=labels / tokens, train_rows=len(rows), eval_rows=1
+    )
+    all_paths = candidates(base, _is_dequantised(base))
+
+    def estimate(path: EnginePath) -> tuple[int, ...]:
+        if facts is None:
+            return ()
+        need = memory.need(path.given_to(base), (), facts, device, shape, kind, max(1, len(devices.gpus())))
+        return tuple(each.total - each.process for each in need.by_slots[: memory.MAX_SLOTS])
+
+    return Question(
+        base=base,
+        cache=str(cache),
+        rows=tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in rows),
+        pass_tokens=trained_tokens(None if facts is None else facts.parameters, device),
+        paths=all_paths,
+        estimates=tuple(map(estimate, all_paths)),
+    )
+
+
+def _device() -> Device:
+    return "cuda" if devices.first().type == "cuda" else "cpu"
+
+
+def _is_dequantised(base: TrialSpec) -> bool:
+    """Whether there is memory for a dequantised base, and the specification allows one."""
+    facts = model_source.facts(base.base_model)
+    if facts is None:
+        return base.quantization.residency == "dequantised"
+    return memory.is_dequantised(base, facts, _device())
+
+
+def tested(question: Question, device: str, program: str = "trainables.packing.self_test") -> SelfTest:
+    """Tests the paths of a question in a process, and in another one those that are left when it hangs or dies."""
+    began, found = time.monotonic(), list[Tried]()
+    while len(found) < len(question.paths):
+        left = len(found)
+        part = question.model_copy(update={"paths": question.paths[left:], "estimates": question.estimates[left:]})
+        found += _tested(part, program)
+    return SelfTest(device=device, seconds=time.monotonic() - began, tried=tuple(found))
+
+
+def _tested(question: Question, program: str) -> Iterator[Tried]:
+    """Yields what came of the paths of one process, up to the one at which it hung or died."""
+    with (
+        TemporaryFile() as errors,
+        asked_process.asking((program,), question.model_dump_json(), PIPE, errors) as process,
+    ):
+        line = _line(process, timing.SELF_TEST_LOAD)
+        is_ready, others = line == READY, question.paths
+        while is_ready and others:
+            line = _line(process, timing.SELF_TEST_PATH)
+            if not line.startswith("{"):
+                break
+            yield Tried.model_validate_json(line)
+            others = others[1:]
+        if others:
+            died = asked_process.last_line(errors) or "its process ended"
+            why = legible(line or died, 300)
+            # Where not even the reference is there, no other process would come further.
+            yield from (
+                Tried(path=path, problem=why if is_ready else f"PEFT's layers could not be computed: {why}")
+                for path in (others[:1] if is_ready else others)
+            )
+
+
+def _line(process: asked_process.Process, seconds: float) -> str:
+    """The next line of the answer; words when none came in time, and nothing when the process ended."""
+    assert process.stdout is not None
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        asked_process.kill(process)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        for line in process.stdout:
+            if line.startswith((b"{", READY.encode())):  # else a library has printed something
+                return line.decode().strip()
+    finally:
+        timer.cancel()
+    return f"it hung: no answer within {seconds:.0f} s" if is_late.is_set() else ""
