@@ -14,6 +14,7 @@ from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.leases import NotReady
 from cluster.nodes import Node
 from trainables.contract import Prepared, Summary
+from trainables.engine_paths import Settled
 from trainables.specs import TrialSpec
 
 TOY = TrialSpec(trainable="toy")
@@ -38,6 +39,8 @@ class Actors:
         """Nodes whose GPUs PyTorch does not see."""
         self.hardware: Mapping[str, str] = {}
         """Node -> what its host computes on; others do not say."""
+        self.settled: Mapping[str, Settled] = {}
+        """Node -> how its host computes passes; others do not say."""
         self.slow: set[str] = set()
         """Nodes whose CPUs are slower in bfloat16."""
 
@@ -47,7 +50,9 @@ class Actors:
 
     def remote(self, base: str, limits: SlotLimits) -> SimpleNamespace:
         self.made += 1
-        actor = SimpleNamespace(number=self.made, node="", moves=0, limits=limits)
+        actor = SimpleNamespace(
+            number=self.made, node="", moves=0, limits=limits, base=TrialSpec.model_validate_json(base)
+        )
 
         async def place() -> str:
             while not actor.node:
@@ -76,6 +81,7 @@ class Actors:
                 estimated_bytes=None,
                 node_id=actor.node,
                 hardware=self.hardware.get(actor.node, ""),
+                settled=self.settled.get(actor.node),
                 bfloat16_speed=0.55 if actor.node in self.slow else None,
             )
 

@@ -1,4 +1,4 @@
-"""The ways to compute passes on a base, and what a self-test found of each on a machine: is it right, how fast is it."""
+"""The ways to compute passes on a base, and what a self-test found of each on a machine: is it right, how fast."""
 
 from __future__ import annotations
 

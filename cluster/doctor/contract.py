@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class Site(Spec):
     needs: Needs = Needs()
     patience: float = 1.0
     """Multiplies each time limit."""
+    trains: bool = False
+    """Whether it is tested how passes are computed (`training`), and nothing else."""
     mark: str = ""
     """Name of the folder that shows whether two machines see the same storage."""
 
@@ -80,6 +82,8 @@ class Finding:
     state: Health
     seen: str
     mend: str = ""
+    rows: Sequence[Mapping[str, str]] = ()
+    """A table below the line, each row by the names of its columns."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,11 @@ class Diagnosis:
     seen: str
     mend: str = ""
     """What to do. Empty when all is well."""
+    rows: Sequence[Mapping[str, str]] = ()
 
     def of(self, check: str, node: str) -> Finding:
         """The same as a line of the doctor's answer."""
-        return Finding(check, node, self.state, self.seen, self.mend)
+        return Finding(check, node, self.state, self.seen, self.mend, self.rows)
 
 
 def ok(seen: str) -> Diagnosis:

@@ -16,15 +16,17 @@ from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from cluster import timing
-from cluster.doctor import gpus, machine, stores
+from cluster.doctor import gpus, machine, stores, training
 from cluster.doctor.contract import Diagnosis, Facts, Finding, Site, fail
 from trainables.asked_process import asking, last_line, question
 from trainables.inputs.legible import legible
 from trainables.specs import Spec
 
-CHECKS = dict(sorted((check.name, check) for check in (*gpus.CHECKS, *machine.CHECKS, *stores.CHECKS)))
+CHECKS = dict(
+    sorted((check.name, check) for check in (*gpus.CHECKS, *machine.CHECKS, *stores.CHECKS, *training.CHECKS))
+)
 """All checks by their names, but for `connection` and `clock`, which only a cluster has (on_cluster.py)."""
-NEED_FILE = tuple(name for name, check in CHECKS.items() if check.needs_file)
+NEED_FILE = tuple(name for name, check in CHECKS.items() if check.needs_file and name != training.TRAIN)
 Looking = Callable[[Site], Facts]
 
 
@@ -39,7 +41,8 @@ def chosen(place: Literal["driver", "nodes"], site: Site) -> tuple[str, ...]:
     """The checks that look at a place."""
     has_file = site.needs.base is not None
     there = (check for check in CHECKS.values() if check.where in (place, "both"))
-    return tuple(check.name for check in there if has_file or not check.needs_file)
+    names = tuple(check.name for check in there if has_file or not check.needs_file)
+    return tuple(name for name in names if (name == training.TRAIN) == site.trains)
 
 
 def look_at(site: Site, names: Sequence[str]) -> Iterator[tuple[str, Look]]:

@@ -7,10 +7,11 @@ import os
 import re
 import secrets
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -44,34 +45,53 @@ Address = Annotated[
 ]
 
 
+Train = Annotated[
+    bool,
+    typer.Option(
+        "--train",
+        help="Test there each way to compute passes against PEFT's layers, and time those that agree: without FILE for "
+        "the quickstart.",
+    ),
+]
+
+
 def doctor(
     file: OptionalFile = None,
     changes: Changes = None,
     address: Address = None,
     no_files: NoFiles = False,
+    train: Train = False,
     as_json: Json = False,
 ) -> None:
     """Look for what would keep a sweep from running, here or on each node of a cluster, and say what to do."""
+    if train and file is None:
+        file = "quickstart"
     if address is not None and is_web(address):
-        _from_outside(file, changes, address, no_files, as_json)
+        _from_outside(file, changes, address, no_files, as_json, train)
     from cluster import timing
-    from cluster.doctor import contract, examine, looking
+    from cluster.doctor import contract, examine, looking, training
 
     with mistakes(""):
         if address is not None:
             _check_address(address)
         patience = environment.number(PATIENCE, 1.0, 0.1, 100.0)
         needs = contract.Needs() if file is None else _needs(load_sweep(file, changes), address)
-    site = contract.Site(needs=needs, patience=patience)
+    patience *= training.PATIENCE if train else 1.0
+    site = contract.Site(needs=needs, patience=patience, trains=train)
     if address is not None:
         most = (timing.DOCTOR_CONNECT_SECONDS + timing.DOCTOR_NODES_SECONDS) * patience / 60
         say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most:.0f} at most")
     findings = examine.this_machine(site) if address is None else examine.a_cluster(site, address)
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
     with ending_on_signals(INTERRUPTED), closing(findings):
         for finding in findings:
-            found.append({name: legible(without_passwords(text)) for name, text in asdict(finding).items()})
+            told = {name: text for name, text in asdict(finding).items() if name != "rows"}
+            found.append({name: legible(without_passwords(text)) for name, text in told.items()})
             say(_line(found[-1], max(map(len, looking.CHECKS))))
+            rows = [{name: legible(text) for name, text in row.items()} for row in finding.rows]
+            found[-1] |= {"rows": rows} if rows else {}
+            for line in _table(rows):
+                say(line)
     left_out = looking.NEED_FILE if file is None else ()
     if left_out:
         say(f"not looked at without a sweep file: {', '.join(left_out)}")
@@ -82,7 +102,9 @@ def doctor(
     raise typer.Exit(1 if counts["fail"] else 0)
 
 
-def _from_outside(file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool) -> NoReturn:
+def _from_outside(
+    file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool, train: bool
+) -> NoReturn:
     """Has the doctor run on the head node of a cluster that this machine is not part of, as a job of Ray's."""
     from cluster.errors import ClusterError
     from cluster.submission import following
@@ -93,6 +115,8 @@ def _from_outside(file: str | None, changes: list[str] | None, address: str, no_
     closing = None
     with mistakes(""):
         job, brings = _job(file, changes, address, no_files)
+        if train:
+            job = replace(job, words=(*job.words, "--train"))
         jobs = connect(address)
         say_other_version(jobs)
         say("a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute")
@@ -135,7 +159,15 @@ def _job(
     return Job(job_id, words, variables=patience), contents
 
 
-def _line(found: dict[str, str], width: int) -> str:
+def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """The lines of a table; a column that says nothing is left out."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+    for row in ({name: name for name in names}, *rows) if rows else ():
+        yield "    " + "  ".join(f"{row[name]:<{widths[name]}}" for name in names).rstrip()
+
+
+def _line(found: Mapping[str, str], width: int) -> str:
     mend = f" -> {found['mend']}" if found["mend"] else ""
     return f"{found['state']:<7}  {found['check']:<{width}}  {found['node']}: {found['seen']}{mend}"
 
@@ -158,8 +190,6 @@ def _check_address(address: str) -> None:
 
 def _needs(sweep: Sweep, address: str | None) -> Needs:
     """What a sweep needs of the machines, as plain values."""
-    from dataclasses import replace
-
     from cluster import devices
     from cluster.doctor.contract import Needs
     from sweeps.config.model import size_bytes

@@ -7,12 +7,13 @@ import types
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import pytest
-from fleets import Actors, World
+from fleets import PREPARED, Actors, World
 
 from cluster import fleet
 from cluster.hosts import HostPlace, memory_share
 from cluster.leases import Lease
 from cluster.nodes import Node
+from trainables.engine_paths import EnginePath, Settled
 
 
 @pytest.fixture
@@ -358,3 +359,36 @@ def test_what_the_start_waits_for_is_said():
     enough = World(Actors("a"))
     assert enough.fleet.lay_out(enough.actors.look()) is None
     assert enough.fleet.outlook() is None
+
+
+GROUPED = EnginePath(engine="grouped", residency="4bit")
+
+
+def test_hosts_compute_passes_as_the_first_one_settled_it(play, monkeypatch):
+    monkeypatch.setattr("ray.put", lambda payload: payload)
+
+    async def scene(world: World) -> None:
+        world.fleet.prepared(PREPARED.model_copy(update={"settled": Settled(path=GROUPED)}))
+        world.actors.nodes["b"] = True
+        await world.follow()
+        first, later = (each.base for each in world.actors.living)
+        assert (first.training.engine, first.quantization.residency) == ("auto", "auto")
+        assert later == GROUPED.given_to(first)
+
+    play(scene, "a")
+
+
+def test_what_a_hosts_self_test_refuses_is_told_once_for_its_node(play):
+    refused = Settled(path=GROUPED, refused=("H100: flat is not used: it computes NaN",))
+
+    async def scene(world: World) -> None:
+        world.actors.settled = {"b": refused}
+        for _ in range(2):
+            world.actors.nodes["b"] = True
+            await world.follow()
+            del world.actors.nodes["b"]
+            await world.follow()
+        told = [line for line in world.news if "not used" in line]
+        assert told == ["b: H100: flat is not used: it computes NaN"]
+
+    play(scene, "a")

@@ -5,8 +5,7 @@ is trusted that was not compared where it runs. A path computes an evaluation an
 of two ranks on a few real rows. PEFT's layers compute the same as they are, and again with the embeddings moved by one
 rounding: by so much a right path may differ too, since it rounds elsewhere.
 
-As a program it answers a `Question` on standard input with a line of JSON for each path: see `path_tests`, which ends it
-when it hangs.
+As a program it answers a `Question` on standard input with a line of JSON for each path: see `path_tests`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.doctor import gpus, looking, machine
-from cluster.doctor.contract import DRIVER, Facts, Finding, Needs, Site
+from cluster.doctor.contract import DRIVER, Diagnosis, Facts, Finding, Needs, Site
 from cluster.doctor.looking import CHECKS, Look
+from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
 from trainables.specs import QuantizationSpec, TrialSpec
 
 HERE = Site()
@@ -216,3 +217,50 @@ def test_a_node_is_sent_no_secret_of_the_driver_and_keeps_the_rest():
 def test_a_problem_of_looking_is_a_finding_of_its_check():
     problem = replace(CHECKS["gpu"].judge(gpu(), HERE), state="unknown", seen="busy")
     assert looking.finding("gpu", Look(problem=problem), NODE) == Finding("gpu", "10.0.0.2", "unknown", "busy")
+
+
+# Training
+
+
+def train(*found: Tried) -> Diagnosis:
+    test = SelfTest(device="H100", seconds=42.0, tried=found)
+    site = needing(base=TrialSpec(steps=1))
+    return CHECKS["train"].judge({"test": test.model_dump(mode="json")}, site)
+
+
+def tried(engine: str, tokens_per_second: float = 0.0, problem: str = "") -> Tried:
+    path = EnginePath.model_validate({"engine": engine, "residency": "4bit"})
+    rate = PassRate(
+        slots=1, tokens_per_step=100, tokens_per_second=tokens_per_second, peak_bytes=2 * 10**9,
+        estimated_bytes=3 * 10**9,
+    )  # fmt: skip
+    return Tried(path=path, difference=0.25, problem=problem, rates=() if problem else (rate,))
+
+
+def test_paths_that_are_right_are_a_table():
+    found = train(tried("flat", 900), tried("grouped", 1800))
+    assert (found.state, found.mend) == ("ok", "")
+    assert found.seen == "H100: sweeps train with flat, grouped, 4 bit; more than 1 slots do not pay (tested in 42 s)"
+    assert found.rows[1] == {
+        "path": "flat, grouped, 4 bit", "difference": "0.25 of 1", "tokens/s": "1,800", "slots": "1",
+        "memory": "2.00 of 3.00 GB estimated, 1 slots", "problem": "",
+    }  # fmt: skip
+
+
+def test_a_path_that_is_refused_is_warned_of():
+    found = train(tried("flat", 900), tried("grouped", problem="it hung: no answer within 300 s"))
+    assert found.state == "warn"
+    assert "flat, grouped, 4 bit is not used: it hung" in found.seen
+    assert "sweeps train with flat, 4 bit" in found.seen
+
+
+def test_a_trainable_with_one_way_has_nothing_to_test():
+    assert CHECKS["train"].judge({"test": None}, needing(base=TrialSpec(trainable="toy", steps=1))).state == "ok"
+
+
+@pytest.mark.parametrize(("trains", "chosen"), [(True, {"train"}), (False, set())])
+def test_the_self_test_is_made_when_it_is_asked_for_and_alone(trains, chosen):
+    site = needing(base=TrialSpec(trainable="toy", steps=1)).model_copy(update={"trains": trains})
+    names = set(looking.chosen("nodes", site))
+    assert names & {"train"} == chosen
+    assert bool(names - {"train"}) != trains

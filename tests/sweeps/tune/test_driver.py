@@ -30,6 +30,8 @@ from sweeps.tune.driver import Driver, write_base
 from sweeps.tune.slot_trial import ON_HEAD
 from sweeps.tune.sweep_trials import SweepTrials
 from trainables.contract import AnsweredRow, Evaluation, Failure, Summary
+from trainables.engine_paths import EnginePath, Settled
+from trainables.specs import TrialSpec
 
 PROCESSES = 10_000
 SUMMARY = Summary(fingerprint="1" * 16, train_rows=4, eval_rows=2)
@@ -59,10 +61,12 @@ class Starting:
         self.options: list[HostOptions] = []
         self.trials = SweepTrials(config, self.journal, folder, StopState(), lambda: 2.0)
         display = create_autospec(Display, instance=True)
+        self.bases: list[TrialSpec] = []
         self.driver = Driver(self.trials, display, create_broker=self._create, calls=FakeCalls())
 
-    def _create(self, _base: object, _limits: SlotLimits, options: HostOptions) -> Any:
+    def _create(self, base: TrialSpec, _limits: SlotLimits, options: HostOptions) -> Any:
         self.options.append(options)
+        self.bases.append(base)
         return actor(outlook=lambda: None, resolve=lambda _values: (), start=lambda: READY)
 
     def start(self) -> Ready:
@@ -100,6 +104,16 @@ def test_hosts_are_told_what_the_sweep_was_evaluated_on_before(starting: Startin
     starting.journal.add(sweep_events.base(4.5))
     starting.start()
     assert [options.hardware_before for options in starting.options] == ["", "cpu float32"]
+
+
+def test_a_sweep_goes_on_with_the_way_to_compute_passes_that_it_began_with(starting: Starting) -> None:
+    starting.start()
+    first = EnginePath(engine="grouped", residency="4bit")
+    for path in (first, EnginePath(engine="flat", residency="4bit")):
+        starting.journal.add(sweep_events.hosts().model_copy(update={"settled": Settled(path=path)}))
+    starting.start()
+    assert [base.training.engine for base in starting.bases] == ["auto", "grouped"]
+    assert starting.bases[1] == first.given_to(starting.bases[0])
 
 
 def test_a_trial_that_holds_a_slot_has_saved_nothing_by_that(starting: Starting) -> None:

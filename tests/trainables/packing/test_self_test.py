@@ -11,8 +11,8 @@ from killed_paths import FAULTS, faulty
 
 from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
 from trainables.packing import path_tests, self_test
-from trainables.packing.path_tests import Question
 from trainables.packing.pass_limits import TRAINED_TOKENS
+from trainables.packing.path_tests import Question
 from trainables.specs import TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -1,0 +1,66 @@
+"""Tests the ways to compute passes where trials train: `qsweep doctor --train`."""
+
+from __future__ import annotations
+
+import json
+
+from cluster import devices, timing
+from cluster.doctor.contract import Check, Diagnosis, Facts, Site, ok
+from trainables import catalogue
+from trainables.engine_paths import SelfTest, Tried
+
+TRAIN = "train"
+PATIENCE = 10.0
+"""Multiplies each time limit: the base may have to be fetched and quantised, and is loaded."""
+_HUNG = "end what else runs there and try again; `qsweep launch` has the same limits and then leaves a path out"
+
+
+def train(site: Site) -> Facts:
+    """Has the trainable test its paths anew on this machine's GPUs, or on its CPU without one."""
+    base = site.needs.base
+    assert base is not None
+    trainable = catalogue.find(base.trainable)
+    devices.number_gpus_by_bus()
+    data = trainable.prepare(base, devices.cache()).payload
+    test = trainable.self_test(base, data, devices.cache(), True)
+    return {"test": None if test is None else test.model_dump(mode="json")}
+
+
+def judge_train(facts: Facts, site: Site) -> Diagnosis:
+    """Warns of paths that are not used, and where none but PEFT's own layers is left."""
+    if facts["test"] is None:
+        return ok("there is one way to compute passes, and nothing to test")
+    test, base = SelfTest.model_validate_json(json.dumps(facts["test"])), site.needs.base
+    assert base is not None
+    settled, rows = test.settled(base), tuple(map(_row, test.tried))
+    seen = f"{test.device}: sweeps train with {settled.path.name}"
+    if settled.slots is not None:
+        seen += f"; more than {settled.slots} slots do not pay"
+    seen += f" (tested in {test.seconds:.0f} s)"
+    if not settled.refused:
+        return Diagnosis("ok", seen, rows=rows)
+    mend = "sweeps leave these paths out: look for newer versions of torch and the driver"
+    return Diagnosis("warn", f"{seen}; {'; '.join(settled.refused)}", mend, rows)
+
+
+def _row(tried: Tried) -> dict[str, str]:
+    """A path as a row of the table; empty where nothing is known."""
+    best = max(tried.rates, key=lambda rate: rate.tokens_per_second, default=None)
+    row = {
+        "path": tried.path.name,
+        "difference": "" if tried.difference is None else f"{tried.difference:.2f} of 1",
+        "tokens/s": "" if best is None else f"{best.tokens_per_second:,.0f}",
+        "slots": "" if tried.paying_slots is None else f"{tried.paying_slots}",
+        "memory": "",
+        "problem": tried.problem,
+    }
+    last = tried.rates[-1] if tried.rates else None
+    if last is not None and last.estimated_bytes is not None:
+        measured = "" if last.peak_bytes is None else f"{last.peak_bytes / 1e9:.2f} of "
+        row["memory"] = f"{measured}{last.estimated_bytes / 1e9:.2f} GB estimated, {last.slots} slots"
+    return row
+
+
+CHECKS = (
+    Check(TRAIN, "nodes", train, judge_train, _HUNG, timing.DOCTOR_TORCH_SECONDS, needs_file=True, takes_gpu=True),
+)
