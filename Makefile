@@ -12,7 +12,7 @@ LLAMA := $(VENV)/llama
 TESTS_MAY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics \
 	--no-warn-return-any --implicit-reexport --disable-error-code union-attr --cache-dir .mypy_cache/tests
 
-.PHONY: sweep test check chaos chaos-long serving serving-llama bench format clean
+.PHONY: sweep test check chaos chaos-long serving serving-llama bench gpu format clean
 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
@@ -46,6 +46,9 @@ serving-llama: $(DEV)  ## what llama.cpp's own server serves: 34 MB
 bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, the driver, start-up (docs/speed.md)
 	$(BIN)/pytest tests/benchmarks
 	$(BIN)/python -m tests.benchmarks
+
+gpu: $(DEV) $(MODEL)  ## what there is to know of this machine's GPU, on one page (docs/speed.md); under 20 minutes
+	$(BIN)/python -m tests.benchmarks.on_gpu
 
 format: $(DEV)  ## mend what the formatter and the linter can
 	$(BIN)/ruff format .

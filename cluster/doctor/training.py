@@ -35,7 +35,7 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
     settled, rows = test.settled(base), tuple(map(_row, test.tried))
     seen = f"{test.device}: sweeps train with {settled.path.name}"
     if settled.slots is not None:
-        seen += f"; more than {settled.slots} slots do not pay"
+        seen += f"; slots that pay: {settled.slots}"
     seen += f" (tested in {test.seconds:.0f} s)"
     if not settled.refused:
         return Diagnosis("ok", seen, rows=rows)

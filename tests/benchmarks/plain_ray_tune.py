@@ -32,7 +32,8 @@ def adapted(model: str, dtype: str, point: dict[str, Any]) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), device_map={"": "cpu"})
+    place = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), device_map=place)
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes 0.50.2 loses gradients after the first evaluation on CPUs with AVX512-BF16 without this.
@@ -105,7 +106,8 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
         output_dir=f"{job['folder']}/trainer", per_device_train_batch_size=job["batch_size"],
         per_device_eval_batch_size=EVAL_BATCH, max_steps=job["rungs"][-1],
         learning_rate=point["training.learning_rate"], lr_scheduler_type="linear", warmup_steps=0,
-        bf16=job["dtype"] == "bfloat16", report_to="none", save_strategy="no", logging_strategy="no", use_cpu=True,
+        bf16=job["dtype"] == "bfloat16", report_to="none", save_strategy="no", logging_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False, disable_tqdm=True, seed=0, remove_unused_columns=False,
     )  # fmt: skip
     TokenMean(
@@ -129,8 +131,9 @@ def sweep(job: dict[str, Any]) -> list[dict[str, Any]]:
         time_attr="step", metric="eval_loss", mode="min", max_t=job["rungs"][-1], grace_period=job["rungs"][0],
         reduction_factor=job["reduction_factor"],
     )  # fmt: skip
+    on = {"cpu": 1, "gpu": 1} if ray.cluster_resources().get("GPU") else {"cpu": 1}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(train, job=job, rows=rows), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(train, job=job, rows=rows), on),
         param_space={"point": tune.grid_search(job["points"])},
         tune_config=tune.TuneConfig(scheduler=asha if job["early"] else None),
         run_config=tune.RunConfig(
