@@ -33,7 +33,8 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
     test, base = SelfTest.model_validate_json(json.dumps(facts["test"])), site.needs.base
     assert base is not None
     settled, rows = test.settled(base), tuple(map(_row, test.tried))
-    seen = f"{test.device}: sweeps train with {settled.path.name}"
+    taken = "flat in turn, as on every CPU" if test.device == "cpu" else settled.path.name
+    seen = f"{test.device}: sweeps train with {taken}"
     if settled.slots is not None:
         seen += f"; slots that pay: {settled.slots}"
     seen += f" (tested in {test.seconds:.0f} s)"

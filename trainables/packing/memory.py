@@ -33,6 +33,7 @@ from trainables.packing.pass_limits import (
     EVALUATION_TOKENS,
     EXPONENT_TOKENS,
     FLAT,
+    GROUPED,
     LOGIT_TOKENS,
     PEFT,
     SHARED_TOKENS,
@@ -115,7 +116,7 @@ def need(  # noqa: PLR0913 - what memory depends on
     parameters = max(lora_parameters(facts, trial.adapter) for trial in trials)
     engine = expected_engine(base, kind) or PEFT
     share = _share(base, facts, device, gpus, parallel_passes(engine, device))
-    passed = BaseShape(share.facts, width, engine, kind, device)
+    passed = BaseShape(share.facts, width, engine, kind, device, base.training.engine == GROUPED)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
         max(
@@ -284,6 +285,8 @@ class BaseShape(NamedTuple):
     kind: str | None
     """Its model type; None when that is unknown."""
     device: Device
+    is_grouped: bool = False
+    """Whether the flat engine computes all adapters together; see `FlatEngine`."""
 
 
 def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
@@ -295,6 +298,8 @@ def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int)
         limit = max(trained_tokens(facts.parameters, base.device), own)
         tokens = min(limit, most_tokens(rows, count))
         block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
+        if base.is_grouped:  # Rows lie side by side, each as long as the longest.
+            block += (rows.longest / rows.mean - 1) * tokens * _attended(base)
         work = tokens * _flat_work(base)
         logits = _flat_logits(base, tokens * rows.labelled, passes)
     else:
@@ -386,15 +391,21 @@ def _flat_saved(base: BaseShape, adapter: AdapterSpec) -> int:
     """
     facts, width = base.facts, base.width
     shapes = layer_shapes(facts)
-    attention, shared = shapes["q_proj"][1], shapes["k_proj"][1]
-    if base.device == "cuda" and width == 4:
-        shared = attention  # See `flat_attention.takes_fewer_keys`.
     norms = 2 * (facts.hidden_size + 1) * 4
-    frozen = (2 * attention + 2 * shared + 3 * facts.intermediate_size) * width + 4 * facts.attention_heads
+    frozen = _attended(base) + 3 * facts.intermediate_size * width
     names = adapted_layers(shapes, adapter)
     kept = sum(shapes[name][0] for name in {_SHARED_INPUT.get(name, name) for name in names})
     factors = sum(shapes[name][0] for name in names) if adapter.lora_dropout > 0 else 0
     return norms + frozen + _more_saved(base) + (kept + factors + len(names) * adapter.r) * width
+
+
+def _attended(base: BaseShape) -> int:
+    """Returns the bytes per token that attention saves: queries, keys, values, output, and a normaliser per head."""
+    shapes = layer_shapes(base.facts)
+    attention, shared = shapes["q_proj"][1], shapes["k_proj"][1]
+    if base.device == "cuda" and base.width == 4:
+        shared = attention  # See `flat_attention.takes_fewer_keys`.
+    return (2 * attention + 2 * shared) * base.width + 4 * base.facts.attention_heads
 
 
 def _more_saved(base: BaseShape) -> int:
@@ -412,10 +423,11 @@ def _more_saved(base: BaseShape) -> int:
 
 
 def _copied_matrices(base: BaseShape, adapter: AdapterSpec) -> int:
-    """Returns the bytes of an adapter's matrices as activations are, in one block; 0 where they are not copied."""
-    if base.width == 4:
-        return 0
-    return lora_parameters(base.facts, adapter) // base.facts.layers * base.width
+    """Returns the bytes of copies of an adapter's matrices, in one block; 0 where they are not copied."""
+    parameters = lora_parameters(base.facts, adapter) // base.facts.layers
+    if base.is_grouped:  # The stacks, their gradients, and at the end of the backward pass those of each adapter.
+        return parameters * (2 * base.width + 4)
+    return 0 if base.width == 4 else parameters * base.width
 
 
 def _flat_work(base: BaseShape) -> int:

@@ -55,7 +55,7 @@ def candidates(base: TrialSpec, is_dequantised: bool) -> tuple[EnginePath, ...]:
 
     Args:
         base: the specification.
-        is_dequantised: whether there is memory for a dequantised base, and the specification allows one.
+        is_dequantised: whether the base may be dequantised.
     """
     is_plain = base.quantization.scheme == "none"
     residencies = [*(() if is_plain else ("4bit",)), *(("dequantised",) if is_plain or is_dequantised else ())]
@@ -147,11 +147,12 @@ def _device() -> Device:
 
 
 def _is_dequantised(base: TrialSpec) -> bool:
-    """Whether there is memory for a dequantised base, and the specification allows one."""
-    facts = model_source.facts(base.base_model)
-    if facts is None:
-        return base.quantization.residency == "dequantised"
-    return memory.is_dequantised(base, facts, _device())
+    """Whether the base may be dequantised. One whose path is settled has the paths of one whose path is not."""
+    facts, quantization = model_source.facts(base.base_model), base.quantization
+    if facts is None or quantization.residency == "dequantised":
+        return quantization.residency == "dequantised"
+    is_open = base.model_copy(update={"quantization": quantization.model_copy(update={"residency": "auto"})})
+    return memory.is_dequantised(is_open, facts, _device())
 
 
 def tested(question: Question, device: str, program: str = "trainables.packing.self_test") -> SelfTest:
@@ -179,13 +180,18 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
             yield Tried.model_validate_json(line)
             others = others[1:]
         if others:
-            died = asked_process.last_line(errors) or "its process ended"
-            why = legible(line or died, 300)
+            why = legible(line or _died(process, asked_process.last_line(errors)), 300)
             # Where not even the reference is there, no other process would come further.
             yield from (
                 Tried(path=path, problem=why if is_ready else f"PEFT's layers could not be computed: {why}")
                 for path in (others[:1] if is_ready else others)
             )
+
+
+def _died(process: asked_process.Process, said: str) -> str:
+    code = process.wait(timing.KILLED_PROCESS)
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"its process ended with {ended}: {said}".rstrip(": ")
 
 
 def _line(process: asked_process.Process, seconds: float) -> str:

@@ -55,14 +55,20 @@ def row_of(place: int, shared: int, length: int = LENGTH) -> TokenRow:
 
 
 def saved_bytes(
-    kind: str, layers: int, dtype: torch.dtype, spec: TrialSpec, recomputes: bool = False, shared: int = 0
+    kind: str,
+    layers: int,
+    dtype: torch.dtype,
+    spec: TrialSpec,
+    recomputes: bool = False,
+    shared: int = 0,
+    grouped: bool = False,
 ) -> int:
     """Bytes that autograd saves in one pass of the flat engine, without parameters and buffers of the model."""
     config = MODELS[kind].config_class(num_hidden_layers=layers, **SIZES)
     model = MODELS[kind](config).to(dtype).requires_grad_(False).eval()
     if recomputes:
         checkpoint_gradients(model)
-    engine = FlatEngine(Base(model, torch.device("cpu"), dtype))
+    engine = FlatEngine(Base(model, torch.device("cpu"), dtype), grouped)
     engine.add(0, spec)
     rows = [row_of(place, shared) for place in range(ROWS)]
     of_model = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -99,6 +105,28 @@ def test_a_block_saves_what_is_estimated_for_every_choice_of_modules(target_modu
     spec = trial(target_modules=target_modules)
     two, three = (saved_bytes("llama", layers, torch.float32, spec) for layers in (2, 3))
     assert three - two == estimated("llama", spec)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_grouped_block_saves_no_more_than_is_estimated_and_the_rest_is_for_gradients(dtype: torch.dtype) -> None:
+    spec, rows = (
+        trial(target_modules="all-linear"),
+        RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9),
+    )
+    two, three = (saved_bytes("llama", layers, dtype, spec, grouped=True) for layers in (2, 3))
+    base = memory.BaseShape(FACTS, dtype.itemsize, "flat", "llama", "cpu", is_grouped=True)
+    gradients = memory.lora_parameters(FACTS, spec.adapter) * (dtype.itemsize + 4)
+    found = memory.training_pass(base, spec, rows, 1).saved - gradients
+    assert three - two == pytest.approx(found, rel=0.02)
+    more = {
+        mean: memory.training_pass(base, spec, rows.model_copy(update={"mean": mean, "deviation": 0.0}), 1).saved
+        - memory.training_pass(
+            base._replace(is_grouped=False), spec, rows.model_copy(update={"mean": mean, "deviation": 0.0}), 1
+        ).saved
+        for mean in (LENGTH, LENGTH / 2)
+    }
+    # As many places as tokens of the longest row are filled up in attention.
+    assert more[LENGTH / 2] - more[LENGTH] == ROWS * LENGTH / 2 * memory._attended(base)
 
 
 def test_a_recomputed_block_saves_its_input() -> None:
