@@ -73,6 +73,18 @@ def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_show
     assert (done.exit_code, "secret" in done.output) == (1, False)
 
 
+def test_training_is_tested_on_the_quickstart_and_told_as_a_table(found, monkeypatch):
+    asked: list[Site] = []
+    monkeypatch.setattr(examine, "this_machine", lambda site: (asked.append(site), closable(found))[1])
+    rows = [{"path": "flat", "tokens/s": "900", "problem": ""}, {"path": "peft", "tokens/s": "70", "problem": ""}]
+    found.append(Finding("train", "this machine", "ok", "H100", rows=rows))
+    done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
+    assert done.exit_code == 0
+    assert "    path  tokens/s\n    flat  900\n    peft  70\n" in done.stderr
+    assert json.loads(done.stdout)["findings"][0]["rows"] == rows
+    assert (asked[0].trains, asked[0].patience, asked[0].needs.base is not None) == (True, 10.0, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -105,12 +117,14 @@ def test_a_cluster_is_looked_at_from_outside_by_a_job(monkeypatch, tmp_path, exi
     answer = {"ok": not exit_code, "findings": [{"check": "disk"}], "not_looked_at": []}
     with dashboard() as board:
         board.prints(f"ok  disk\n{json.dumps(answer)}\n", exit_code)
-        done = CliRunner().invoke(app, ["doctor", "s.yaml", "--address", board.address, "--json"])
+        words = ["doctor", "s.yaml", "--address", board.address, "--json", *(["--train"] if exit_code else [])]
+        done = CliRunner().invoke(app, words)
     first = "a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute\n"
     assert (done.exit_code, done.stderr) == (exit_code, f"{first}ok  disk\n")
     assert json.loads(done.stdout) == answer
     _, verb, sweep, *rest = board.words()
-    assert (verb, sweep.partition(":")[0], rest) == ("doctor", "submitted", ["--address", "auto", "--json"])
+    sent = ["--address", "auto", "--json", *(["--train"] if exit_code else [])]
+    assert (verb, sweep.partition(":")[0], rest) == ("doctor", "submitted", sent)
     assert board.submitted[0]["runtime_env"]["env_vars"]["QSWEEP_DOCTOR_PATIENCE"] == "4"
     assert {Path(name).name for name in board.brought()} >= {"sweep.yaml", "train.jsonl", "on_cluster.py"}
     assert board.jobs == {}
