@@ -94,6 +94,8 @@ class SelfTest(Spec):
     def settled(self, base: TrialSpec) -> Settled:
         """The fastest path that is right, of those that the specification allows; else the reference."""
         engine, residency = base.training.engine, base.quantization.residency
+        if base.quantization.scheme == "none":
+            residency = "auto"
         own = [
             each
             for each in self.tried

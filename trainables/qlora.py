@@ -137,7 +137,7 @@ def self_test(base: TrialSpec, data: bytes, cache: Path, anew: bool = False) -> 
 
     None where there are none to test: PEFT's own layers alone can train this base, or the specification names them.
     """
-    if engine(base) != pass_limits.FLAT:
+    if engine(base) == pass_limits.PEFT:
         return None
     return path_tests.found(base, _kind(base), data, cache, anew)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import PIPE, TimeoutExpired
 from tempfile import TemporaryFile
 
 from trainables import asked_process, timing
@@ -189,8 +189,10 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
 
 
 def _died(process: asked_process.Process, said: str) -> str:
-    code = process.wait(timing.KILLED_PROCESS)
-    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    with suppress(TimeoutExpired):
+        process.wait(timing.KILLED_PROCESS)
+    code = process.returncode
+    ended = "no exit code yet" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"its process ended with {ended}: {said}".rstrip(": ")
 
 

@@ -97,6 +97,12 @@ def test_a_named_path_is_taken_though_another_is_faster():
     assert test.settled(FLAT.given_to(NF4)).path == FLAT
 
 
+def test_a_residency_means_nothing_to_a_base_that_is_not_quantised():
+    plain = EnginePath(engine="flat", residency="dequantised")
+    quantization = NF4.quantization.model_copy(update={"scheme": "none", "residency": "4bit"})
+    assert of(rated(plain, 10)).settled(NF4.model_copy(update={"quantization": quantization})).path == plain
+
+
 def test_the_reference_is_taken_where_the_named_path_is_refused():
     settled = of(rated(FLAT, 10), rated(GROUPED, problem="it hung")).settled(GROUPED.given_to(NF4))
     assert (settled.path, settled.slots) == (PEFT, None)
