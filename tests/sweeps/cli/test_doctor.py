@@ -75,7 +75,12 @@ def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_show
 
 def test_training_is_tested_on_the_quickstart_and_told_as_a_table(found, monkeypatch):
     asked: list[Site] = []
-    monkeypatch.setattr(examine, "this_machine", lambda site: (asked.append(site), closable(found))[1])
+
+    def look(site: Site) -> Generator[Finding]:
+        asked.append(site)
+        return closable(found)
+
+    monkeypatch.setattr(examine, "this_machine", look)
     rows = [{"path": "flat", "tokens/s": "900", "problem": ""}, {"path": "peft", "tokens/s": "70", "problem": ""}]
     found.append(Finding("train", "this machine", "ok", "H100", rows=rows))
     done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
