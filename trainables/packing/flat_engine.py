@@ -1,7 +1,8 @@
 """Implements the engine without padding: the tokens of all slots pass the base as one sequence.
 
 PEFT holds the adapters, so names, initial values and files are its own, but its layers do not compute them. Each layer
-multiplies all tokens with the base once and adds each adapter's part to its own tokens (`lora_product`). Attention
+multiplies all tokens with the base once and adds each adapter's part to its own tokens (`lora_product`). Layers that
+share an input, such as those of queries, keys and values, are computed when the first of them is called. Attention
 stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token.
 
 The parts are computed one adapter after the other: their products are small and of uneven sizes, and a NaN of a trial
@@ -20,13 +21,12 @@ from typing import Any, Literal
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft.tuners.lora import LoraLayer
 
 from trainables.base.base_model import Base
-from trainables.packing import flat_attention, generation, grouped_product, lora_product
+from trainables.packing import fewer_operators, flat_attention, generation, grouped_product, lora_product
 from trainables.packing.batches import FlatBatch, Span, flatten
 from trainables.packing.engine import Answer, Answering, Prompt, Segment, dropout_mask
-from trainables.packing.pass_limits import EXPONENT_TOKENS, FLAT_KINDS, LOGIT_TOKENS, PARALLEL_PASSES
+from trainables.packing.pass_limits import EXPONENT_TOKENS, FLAT_KINDS, LOGIT_TOKENS, PARALLEL_PASSES, SHARED_INPUT
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
 
@@ -65,11 +65,12 @@ class _Adapter:
 
 
 @dataclass
-class _Layer:
-    """The adapters of one layer, by slot. The slot None, the base alone, has none."""
+class _Siblings:
+    """Frozen layers that share an input, in the order of the model."""
 
-    wrapped: LoraLayer
-    adapters: dict[int | None, _Adapter] = field(default_factory=dict)
+    layers: list[torch.nn.Linear] = field(default_factory=list)
+    adapters: dict[int | None, dict[int, _Adapter]] = field(default_factory=dict)
+    """By slot, and by the layer's place among `layers`. The slot None, the base alone, has none."""
     stack: grouped_product.Stack | None = None
     """The matrices of the adapters that the present pass computes together."""
 
@@ -101,42 +102,64 @@ class FlatEngine:
         self._grouped = grouped
         self._grid = attention == "grid" if attention else grouped
         self._adapters = PeftAdapters(base)
-        self._layers: dict[int, _Layer] = {}
         self._droppers: set[int] = set()
         """The slots of adapters with dropout."""
         # On a GPU the backward pass, in which gradient checkpointing runs the layers again, has a thread of its own.
         self._pass: Any = threading.local() if self.parallel_passes > 1 else SimpleNamespace()
-        """`spans`: those of the present pass."""
+        """`spans`: those of the present pass. `cast`: its matrices in the type of the activations, by the id of the
+        parameter, where that is another one. `ahead`: outputs that were computed with those of a sibling, and their
+        input, by the layer."""
+        self._siblings = self._take_over()
         flat_attention.use(base.model)
+        fewer_operators.use(base.model)
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """See `Engine.add`."""
-        parameters = self._adapters.add(slot, spec)
+        self._adapters.add(slot, spec)
         if spec.adapter.lora_dropout > 0:
             self._droppers.add(slot)
-        name, own = adapter_name(slot), 0
-        for wrapped in self._adapters.layers():
-            if id(wrapped) not in self._layers:
-                # The wrapped layers live as long as the model.
-                self._layers[id(wrapped)] = layer = _Layer(wrapped)
-                wrapped.forward = self._computed(layer)
-            if name in wrapped.lora_A:
-                self._layers[id(wrapped)].adapters[slot] = _Adapter(
-                    a=wrapped.lora_A[name].weight,
-                    b=wrapped.lora_B[name].weight,
-                    scaling=wrapped.scaling[name],
+        name = adapter_name(slot)
+        adapted = [layer for layer in self._adapters.layers() if name in layer.lora_A]
+        order = {id(layer.get_base_layer()): place for place, layer in enumerate(adapted)}
+        for siblings in self._siblings:
+            own = {place: order[id(layer)] for place, layer in enumerate(siblings.layers) if id(layer) in order}
+            wrapped = [adapted[of] for of in own.values()]
+            # Views of one tensor, so that these matrices make one product without a copy.
+            for layer, a in zip(wrapped, lora_product.side_by_side([each.lora_A[name].weight for each in wrapped])):
+                layer.forward = layer.get_base_layer().forward
+                layer.lora_A[name].weight = torch.nn.Parameter(a)
+            siblings.adapters[slot] = {
+                place: _Adapter(
+                    a=layer.lora_A[name].weight,
+                    b=layer.lora_B[name].weight,
+                    scaling=layer.scaling[name],
                     dropout=spec.adapter.lora_dropout,
-                    layer=own,
+                    layer=own[place],
                 )
-                own += 1
-        return parameters
+                for place, layer in zip(own, wrapped, strict=True)
+            }
+        return self._adapters.collect(slot)
+
+    def _take_over(self) -> list[_Siblings]:
+        """Makes this engine compute the linear layers, the head excepted; returns them by their input.
+
+        All of them, with adapters or without: else an adapter's numbers would depend on the layers that others have.
+        """
+        found: dict[str, _Siblings] = {}
+        for name, layer in self.base.model.model.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                parent, _, own = name.rpartition(".")
+                siblings = found.setdefault(f"{parent}.{SHARED_INPUT.get(own, own)}", _Siblings())
+                layer.forward = self._computed(siblings, len(siblings.layers))
+                siblings.layers.append(layer)
+        return list(found.values())
 
     def remove(self, slot: int) -> None:
         """See `Engine.remove`."""
         self._droppers.discard(slot)
-        for layer in self._layers.values():
-            layer.adapters.pop(slot, None)
-            layer.stack = None
+        for siblings in self._siblings:
+            siblings.adapters.pop(slot, None)
+            siblings.stack = None
         self._adapters.remove(slot)
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
@@ -171,8 +194,9 @@ class FlatEngine:
 
     def _kept(self, batch: FlatBatch, pieces: flat_attention.Pieces) -> torch.Tensor:
         """Passes a sequence through the base and the adapters; returns the inputs of the head that count."""
-        # The spans stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
-        self._pass.spans = batch.spans
+        # These stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
+        self._pass.spans, self._pass.ahead = batch.spans, {}
+        self._pass.cast = self._cast()
         if self._grouped:
             self._stack()
         hidden_1TD = self.base.model.model(
@@ -185,20 +209,40 @@ class FlatEngine:
         """Returns the segment without dropout where its adapter drops nothing."""
         return segment if segment.slot in self._droppers else segment._replace(dropout=None)
 
+    def _cast(self) -> dict[int, torch.Tensor]:
+        """Returns the matrices of the pass that are computed in turn, by the id of the parameter; see `_pass`."""
+        by_device: dict[torch.device, list[torch.Tensor]] = {}
+        for siblings in self._siblings if self.base.dtype != torch.float32 else ():
+            for span in self._pass.spans:
+                own = [each for _, each in self._in_turn(siblings, span)]
+                matrices = [*(each.a for each in own), *(each.b for each in own)]
+                by_device.setdefault(lora_product.device(siblings.layers[0]), []).extend(matrices)
+        cast: dict[int, torch.Tensor] = {}
+        for of_device in by_device.values():
+            copies = lora_product.cast(self.base.dtype, of_device)
+            cast |= {id(matrix): copy for matrix, copy in zip(of_device, copies, strict=True)}
+        return cast
+
     def _stack(self) -> None:
         """Puts the matrices of the adapters that the pass computes together into their layers."""
-        layers = list(self._layers.values())
-        pairs = [[self._pair(layer, span) for span in self._pass.spans] for layer in layers]
+        every = self._siblings
         ends = [span.stop for span in self._pass.spans]
-        devices = [lora_product.device(layer.wrapped.get_base_layer()) for layer in layers]
+        devices = [lora_product.device(siblings.layers[0]) for siblings in every]
         for device in dict.fromkeys(devices):
-            own = [place for place, of_layer in enumerate(devices) if of_layer == device]
-            found = grouped_product.stacks([pairs[place] for place in own], ends, device, self.base.dtype)
-            for place, stack in zip(own, found, strict=True):
-                layers[place].stack = stack
+            own = [siblings for siblings, where in zip(every, devices, strict=True) if where == device]
+            pairs = [
+                [
+                    [self._pair(siblings, place, span) for span in self._pass.spans]
+                    for place in range(len(siblings.layers))
+                ]
+                for siblings in own
+            ]
+            found = grouped_product.stacks(pairs, ends, device, self.base.dtype)
+            for siblings, stack in zip(own, found, strict=True):
+                siblings.stack = stack
 
-    def _pair(self, layer: _Layer, span: Span) -> grouped_product.Pair | None:
-        adapter = layer.adapters.get(span.segment.slot)
+    def _pair(self, siblings: _Siblings, place: int, span: Span) -> grouped_product.Pair | None:
+        adapter = siblings.adapters.get(span.segment.slot, {}).get(place)
         if adapter is None or not self._together(span, adapter):
             return None
         return grouped_product.Pair(adapter.a, adapter.b, adapter.scaling)
@@ -207,26 +251,49 @@ class FlatEngine:
         """Tells whether an adapter is computed together with others in a layer."""
         return self._grouped and span.segment.dropout is None and grouped_product.fits(adapter.a, adapter.b)
 
-    def _computed(self, layer: _Layer) -> Callable[..., torch.Tensor]:
+    def _in_turn(self, siblings: _Siblings, span: Span) -> list[tuple[int, _Adapter]]:
+        """Returns the places of the layers whose adapters are computed one after the other, and these adapters."""
+        adapters = siblings.adapters.get(span.segment.slot, {})
+        return [(place, each) for place, each in adapters.items() if not self._together(span, each)]
+
+    def _computed(self, siblings: _Siblings, place: int) -> Callable[..., torch.Tensor]:
         """Returns the forward pass of a layer."""
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            x_TI = x.reshape(-1, x.shape[-1])
-            parts, matrices = [], []
-            for span in self._pass.spans:
-                adapter = layer.adapters.get(span.segment.slot)
-                if adapter is not None and not self._together(span, adapter):
-                    parts.append(_part(span, adapter, x_TI))
-                    matrices += [adapter.a, adapter.b]
-            y_TO = lora_product.product(x_TI, layer.wrapped.get_base_layer(), parts, matrices)
-            if layer.stack is not None:
-                y_TO = grouped_product.add(y_TO, x_TI, layer.stack)
-            return y_TO.view(*x.shape[:-1], -1)
+            ahead = self._pass.ahead
+            of, outputs = ahead.pop((id(siblings), place), (None, None))
+            if of is not x:
+                for other, found in enumerate(self._outputs(siblings, x.reshape(-1, x.shape[-1]))):
+                    ahead[id(siblings), other] = (x, found)
+                _, outputs = ahead.pop((id(siblings), place))
+            return outputs.view(*x.shape[:-1], -1)
 
         return forward
 
+    def _outputs(self, siblings: _Siblings, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Returns the outputs of layers that share the input x: (tokens, out) each."""
+        parts, matrices = [], []
+        for span in self._pass.spans:
+            for places, adapters in _sharing(self._in_turn(siblings, span), span):
+                parts.append(_part(span, places, adapters[0], x))
+                matrices += [self._pass.cast.get(id(each), each) for own in adapters for each in (own.a, own.b)]
+        outputs = list(lora_product.products(x, siblings.layers, parts, matrices))
+        if siblings.stack is not None:
+            of = siblings.stack.of
+            added = grouped_product.add([outputs[place] for place in of], x, siblings.stack)
+            for place, output in zip(of, added, strict=True):
+                outputs[place] = output
+        return outputs
 
-def _part(span: Span, adapter: _Adapter, inputs: torch.Tensor) -> lora_product.Part:
+
+def _sharing(adapters: Sequence[tuple[int, _Adapter]], span: Span) -> list[tuple[tuple[int, ...], list[_Adapter]]]:
+    """Returns the places and the adapters that share their inputs: all, or each alone where dropout differs."""
+    if span.segment.dropout is not None:
+        return [((place,), [adapter]) for place, adapter in adapters]
+    return [(tuple(place for place, _ in adapters), [each for _, each in adapters])] if adapters else []
+
+
+def _part(span: Span, places: tuple[int, ...], adapter: _Adapter, inputs: torch.Tensor) -> lora_product.Part:
     key, segment = span.segment.dropout, span.segment
     factors = None
     if key is not None:
@@ -234,7 +301,7 @@ def _part(span: Span, adapter: _Adapter, inputs: torch.Tensor) -> lora_product.P
         mask_RLI = dropout_mask(key, adapter.layer, adapter.dropout, shape, inputs.device)
         assert span.places is not None
         factors = mask_RLI.view(-1, inputs.shape[-1])[span.places.to(inputs.device)].to(inputs.dtype)
-    return lora_product.Part(span.start, span.stop, adapter.scaling, factors)
+    return lora_product.Part(span.start, span.stop, adapter.scaling, factors, places)
 
 
 def head_losses(hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:

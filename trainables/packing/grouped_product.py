@@ -13,7 +13,7 @@ own products: neighbours can change the last digits there, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -35,12 +35,14 @@ class Pair(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """The matrices of all groups for one layer, in the type of the activations."""
+    """The matrices of all groups for layers that share an input, in the type of the activations."""
 
+    of: tuple[int, ...]
+    """Places of the layers that have an adapter."""
     a: torch.Tensor
-    """(groups, rank, in)."""
-    b: torch.Tensor
-    """(groups, out, rank), scaled."""
+    """(groups, rank of these layers together, in): the A of all of them, which so take one product."""
+    b: Sequence[torch.Tensor]
+    """(groups, out, rank), scaled, of each of them."""
     ends: torch.Tensor
     """(groups,), int32: where each group's tokens end in the sequence. The first group starts at 0."""
 
@@ -58,58 +60,66 @@ def fits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def stacks(
-    layers: Sequence[Sequence[Pair | None]], ends: Sequence[int], device: torch.device, dtype: torch.dtype
+    siblings: Sequence[Sequence[Sequence[Pair | None]]], ends: Sequence[int], device: torch.device, dtype: torch.dtype
 ) -> list[Stack | None]:
-    """Returns the stack of each layer, None for a layer without an adapter. Gradients flow back to the matrices.
+    """Returns the stack of layers that share an input, None for those without an adapter. Gradients flow back.
 
     Args:
-        layers: for each layer, the matrices of each group. An adapter has one rank for all its layers.
+        siblings: for layers that share an input, for each of them, the matrices of each group. An adapter has one rank
+            for all its layers.
         ends: where the groups end in the sequence.
         device: of the sequence.
         dtype: of the activations.
     """
-    adapted = [pairs for pairs in layers if any(pairs)]
-    if not adapted:
-        return [None] * len(layers)
-    plan = _Plan(adapted, device, dtype)
+    adapted = [tuple(place for place, pairs in enumerate(layers) if any(pairs)) for layers in siblings]
+    if not any(adapted):
+        return [None] * len(siblings)
+    of_layers = [layers[place] for layers, of in zip(siblings, adapted, strict=True) for place in of]
+    plan = _Plan(of_layers, [len(of) for of in adapted if of], device, dtype)
     matrices: Sequence[torch.Tensor] = _Stacked.apply(plan, *plan.parameters)  # type: ignore[no-untyped-call]
     where = torch.tensor(ends, dtype=torch.int32).to(device)
-    made = iter([Stack(a, b, where) for a, b in zip(matrices[::2], matrices[1::2], strict=True)])
-    return [next(made) if any(pairs) else None for pairs in layers]
+    of_a, of_b = iter(matrices[: len(plan.counts)]), iter(matrices[len(plan.counts) :])
+    return [Stack(of, next(of_a), list(islice(of_b, len(of))), where) if of else None for of in adapted]
 
 
-def add(outputs: torch.Tensor, x: torch.Tensor, stack: Stack) -> torch.Tensor:
-    """Adds each group's part to its own outputs of the base, (tokens, out), in place. Returns them.
+def add(outputs: Sequence[torch.Tensor], x: torch.Tensor, stack: Stack) -> tuple[torch.Tensor, ...]:
+    """Adds each group's part to its own outputs of the base, (tokens, out) each, in place. Returns them.
 
     Args:
-        outputs: (tokens, out).
-        x: (tokens, in), the inputs of the layer.
-        stack: the layer's matrices.
+        outputs: of the layers that the stack names.
+        x: (tokens, in), the input that they share.
+        stack: their matrices.
     """
-    added: torch.Tensor = _Added.apply(outputs, x, *stack)  # type: ignore[no-untyped-call]
+    added: tuple[torch.Tensor, ...] = _Added.apply(x, stack.ends, stack.a, *stack.b, *outputs)  # type: ignore[no-untyped-call]
     return added
 
 
 class _Added(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, outputs: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor
-    ) -> torch.Tensor:
+        ctx: Any, x: torch.Tensor, ends: torch.Tensor, a: torch.Tensor, *bs_and_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        count = len(bs_and_outputs) // 2
+        bs, outputs = bs_and_outputs[:count], bs_and_outputs[count:]
         small = functional.grouped_mm(x, a.transpose(1, 2), offs=ends)
-        outputs.add_(functional.grouped_mm(small, b.transpose(1, 2), offs=ends))
-        ctx.mark_dirty(outputs)
-        ctx.save_for_backward(x, a, b, ends, small)
+        for output, b, own in zip(outputs, bs, small.tensor_split(count, dim=1), strict=True):
+            output.add_(functional.grouped_mm(own, b.transpose(1, 2), offs=ends))
+        ctx.mark_dirty(*outputs)
+        ctx.save_for_backward(x, ends, a, small, *bs)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradient = gradients[0].contiguous()
-        x, a, b, ends, small = ctx.saved_tensors
-        of_small = functional.grouped_mm(gradient, b, offs=ends)
-        of_x = functional.grouped_mm(of_small, a, offs=ends) if ctx.needs_input_grad[1] else None
+        # Dense ones: grouped products refuse others, such as the gradient of a sum, whose strides are 0.
+        gradients = tuple(gradient.contiguous() for gradient in gradients)
+        x, ends, a, small, *bs = ctx.saved_tensors
+        of_each = [functional.grouped_mm(each, b, offs=ends) for each, b in zip(gradients, bs, strict=True)]
+        of_small = of_each[0] if len(bs) == 1 else torch.cat(of_each, dim=1)
+        of_x = functional.grouped_mm(of_small, a, offs=ends) if ctx.needs_input_grad[0] else None
         of_a = functional.grouped_mm(of_small.t(), x, offs=ends)
-        of_b = functional.grouped_mm(gradient.t(), small, offs=ends)
-        return gradient, of_x, of_a, of_b, None
+        own = small.tensor_split(len(bs), dim=1)
+        of_b = [functional.grouped_mm(each.t(), h, offs=ends) for each, h in zip(gradients, own, strict=True)]
+        return of_x, None, of_a, *of_b, *gradients
 
 
 class _Place(NamedTuple):
@@ -124,8 +134,15 @@ class _Place(NamedTuple):
 class _Plan:
     """Where each matrix of a pass stands. Copies go through few operators, however many matrices there are."""
 
-    def __init__(self, layers: Sequence[Sequence[Pair | None]], device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype, self.groups = device, dtype, len(layers[0])
+    def __init__(
+        self,
+        layers: Sequence[Sequence[Pair | None]],
+        counts: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """`counts`: so many of the layers, in order, share an input."""
+        self.counts, self.device, self.dtype, self.groups = counts, device, dtype, len(layers[0])
         shapes = [next((pair.a.shape[1], pair.b.shape[0]) for pair in pairs if pair) for pairs in layers]
         self.ins, self.outs = [ins for ins, _ in shapes], [outs for _, outs in shapes]
         firsts = [0, *accumulate(self.outs)]
@@ -143,6 +160,11 @@ class _Plan:
         self.rank = -(-max(self.ranks) // ALIGNED) * ALIGNED
         self.parameters = [matrix for pair in self.pairs for matrix in (pair.a, pair.b)]
 
+    def shared(self) -> list[tuple[int, int]]:
+        """Returns, for layers that share an input, their number and the features of the input."""
+        firsts = accumulate(self.counts, initial=0)
+        return [(count, self.ins[first]) for count, first in zip(self.counts, firsts, strict=False)]
+
     def dense(self, of_group: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Returns the place of each B, (out, its rank), in matrices that hold those of all layers of a group."""
         return [of_group[place.group][place.first : place.first + self.outs[place.layer]] for place in self.places]
@@ -155,7 +177,7 @@ class _Plan:
 
 
 class _Stacked(torch.autograd.Function):
-    """Copies the matrices of all adapters and layers into stacks: A, B of the first layer, of the second, and so on.
+    """Copies the matrices of all adapters and layers into stacks: A of layers that share an input, then B of each layer.
 
     Pieces that lie dense in memory are copied by one operator on lists, which CUDA does in few kernels. B of a rank
     below the largest is not dense in its stack, so each group's goes there through a matrix of its own rank.
@@ -174,12 +196,18 @@ class _Stacked(torch.autograd.Function):
             if rank:
                 torch.mul(own[group], scaling, out=b_GOR[group, :, :rank])
         ctx.plan = plan
-        return tuple(each for pair in zip(a_of, b_GOR.split(plan.outs, dim=1), strict=True) for each in pair)
+        shared = a_GN.split([count * plan.rank * ins for count, ins in plan.shared()], dim=1)
+        joined = [
+            part.view(plan.groups, count * plan.rank, ins)
+            for part, (count, ins) in zip(shared, plan.shared(), strict=True)
+        ]
+        return (*joined, *b_GOR.split(plan.outs, dim=1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan: _Plan = ctx.plan
-        of_a, of_b = gradients[::2], gradients[1::2]
+        joined, of_b = gradients[: len(plan.counts)], gradients[len(plan.counts) :]
+        of_a = [own for part, count in zip(joined, plan.counts, strict=True) for own in part.tensor_split(count, dim=1)]
         numbers = [pair.a.numel() for pair in plan.pairs]
         parts = torch.empty(sum(numbers), device=plan.device).split(numbers)
         grown = [part.view_as(pair.a) for part, pair in zip(parts, plan.pairs, strict=True)]

@@ -1,8 +1,10 @@
-"""Multiplies a flat sequence with a frozen linear layer and with the LoRA matrices of each adapter's own tokens.
+"""Multiplies a flat sequence with frozen linear layers and with the LoRA matrices of each adapter's own tokens.
 
-In training, one autograd function per layer: the base's product is computed once for all tokens, and each adapter's
-part is added in place, one adapter after the other. It keeps the inputs and the small products x A^T for the backward
-pass, and no other activation. In evaluation an adapter with many tokens is added to the weight first; see `_merges`.
+In training, one autograd function for the layers that share an input, such as those of queries, keys and values: each
+base's product is computed once for all tokens, and each adapter's part is added in place, one adapter after the other.
+The A of an adapter's layers are one matrix there, so they take one product. The function keeps the inputs and the small
+products x A^T for the backward pass, and no other activation. In evaluation an adapter with many tokens is added to the
+weight first; see `_merges`.
 
 One product for the matrices of all adapters, padded to the largest rank, is slower on a CPU than one adapter after the
 other, unless there is a single one. Processor time in ms of one thread for the seven layers of a block of SmolLM2-135M,
@@ -18,6 +20,7 @@ has rank 16, several have 4, 8, 16 and 32 in turns:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -32,24 +35,64 @@ class Part(NamedTuple):
     scaling: float
     dropout: torch.Tensor | None
     """(stop - start, features): the factors of the inputs of A; None drops nothing."""
+    of: tuple[int, ...] = (0,)
+    """Places of the layers that it changes. Their A lie behind one another in memory; see `side_by_side`."""
 
 
-def product(
-    x: torch.Tensor, layer: torch.nn.Module, parts: Sequence[Part], matrices: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """Returns the layer's outputs, (tokens, out).
+def side_by_side(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Returns copies of the A of one adapter, of one shape each, that lie behind one another in memory."""
+    if not matrices:
+        return []
+    return list(torch.cat([matrix.detach() for matrix in matrices]).split([len(matrix) for matrix in matrices]))
 
-    Adapters compute in the type of `x`. Nothing of one adapter's tokens enters the results or gradients of another.
+
+def cast(dtype: torch.dtype, parameters: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Returns parameters of one device in the type of activations, in order, in one buffer. Gradients flow back.
+
+    For all matrices of a pass at once: one operator on lists, instead of two copies for each matrix.
+    """
+    if not parameters:
+        return ()
+    copies: Sequence[torch.Tensor] = _Cast.apply(dtype, *parameters)  # type: ignore[no-untyped-call]
+    return copies
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.like = parameters
+        return _copies(parameters, parameters, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return None, *_copies(gradients, ctx.like, ctx.like[0].dtype)
+
+
+def _copies(tensors: Sequence[torch.Tensor], like: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
+    sizes = [each.numel() for each in like]
+    parts = like[0].new_empty(sum(sizes), dtype=dtype).split(sizes)
+    copies = tuple(part.view(each.shape) for part, each in zip(parts, like, strict=True))
+    torch._foreach_copy_(copies, tensors)
+    return copies
+
+
+def products(
+    x: torch.Tensor, layers: Sequence[torch.nn.Module], parts: Sequence[Part], matrices: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Returns the outputs of layers that share their input: (tokens, out) each.
+
+    Nothing of one adapter's tokens enters the results or gradients of another.
 
     Args:
         x: (tokens, in).
-        layer: the frozen layer: torch.nn.Linear or bitsandbytes' Linear4bit.
-        parts: the adapters that change the layer.
-        matrices: A (rank, in) and B (out, rank) of the first part, of the second, and so on.
+        layers: the frozen layers: torch.nn.Linear or bitsandbytes' Linear4bit.
+        parts: the adapters that change the layers.
+        matrices: A (rank, in) and B (out, rank) of the first part's first layer, of its second, and so on, in the type
+            of `x`.
     """
     if not torch.is_grad_enabled():
-        return _without_gradients(x, layer, _adapters(x, parts, matrices))
-    outputs: torch.Tensor = _Product.apply(x, layer, tuple(parts), *matrices)  # type: ignore[no-untyped-call]
+        return _without_gradients(x, layers, _adapters(parts, matrices))
+    outputs: tuple[torch.Tensor, ...] = _Products.apply(x, layers, tuple(parts), *matrices)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -80,41 +123,52 @@ def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, o
     return torch.addmm(bias, x, weight.t(), out=out)
 
 
-class _Product(torch.autograd.Function):
+class _Products(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, layer: Any, parts: tuple[Part, ...], *matrices: torch.Tensor
-    ) -> torch.Tensor:
-        adapters = _adapters(x, parts, matrices)
-        outputs = functional.linear(x, weight(layer), _bias(layer, x))
-        small = _add(outputs, x, adapters)
-        ctx.layer, ctx.parts, ctx.types = layer, parts, [matrix.dtype for matrix in matrices]
-        ctx.save_for_backward(x, *(matrix for _, *pair in adapters for matrix in pair), *small)
+        ctx: Any, x: torch.Tensor, layers: Sequence[Any], parts: tuple[Part, ...], *matrices: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        outputs = tuple(functional.linear(x, weight(layer), _bias(layer, x)) for layer in layers)
+        small = _add(outputs, x, _adapters(parts, matrices))
+        ctx.layers, ctx.parts = layers, parts
+        # Without adapters no activation is needed.
+        ctx.save_for_backward(x if parts else None, *matrices, *small)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        gradient = gradients[0].contiguous()
-        parts: tuple[Part, ...] = ctx.parts
+        gradients = tuple(gradient.contiguous() for gradient in gradients)
         x, *saved = ctx.saved_tensors
-        matrices, small = saved[: 2 * len(parts)], saved[2 * len(parts) :]
-        of_x = gradient @ weight(ctx.layer) if ctx.needs_input_grad[0] else None
+        of_x: torch.Tensor | None = None
+        for layer, gradient in zip(ctx.layers, gradients, strict=True) if ctx.needs_input_grad[0] else ():
+            of_x = gradient @ weight(layer) if of_x is None else of_x.addmm_(gradient, weight(layer))
+        count = len(saved) - len(ctx.parts)
         of_matrices = []
-        for part, a, b, h in zip(parts, matrices[::2], matrices[1::2], small, strict=True):
-            own = gradient[part.start : part.stop]
-            of_h = (own @ b).mul_(part.scaling)
-            # MKL multiplies a few rows with many columns faster than many rows with a few columns.
-            of_matrices += [of_h.t() @ _inputs(x, part), (h.t() @ own).t()]
+        for adapter, h in zip(_adapters(ctx.parts, saved[:count]), saved[count:], strict=True):
+            part = adapter.part
+            own = [gradients[place][part.start : part.stop] for place in part.of]
+            of_h = torch.empty_like(h)
+            for gradient, b, of_small in zip(own, adapter.b, of_h.tensor_split(len(own), dim=1), strict=True):
+                of_small.addmm_(gradient, b, beta=0, alpha=part.scaling)
+            of_a = (of_h.t() @ _inputs(x, part)).tensor_split(len(own))
+            of_b = map(_of_b, own, h.tensor_split(len(own), dim=1), [part.scaling] * len(own))
+            of_matrices += [each for pair in zip(of_a, of_b, strict=True) for each in pair]
             if of_x is None:
                 continue
             if part.dropout is None:
-                of_x[part.start : part.stop].addmm_(of_h, a)
+                of_x[part.start : part.stop].addmm_(of_h, adapter.a)
             else:
-                of_x[part.start : part.stop].addcmul_(of_h @ a, part.dropout)
-        # Dense ones, since autograd would copy others once more.
-        dense = torch.contiguous_format
-        kept = (each.to(kind, memory_format=dense) for each, kind in zip(of_matrices, ctx.types, strict=True))
-        return (of_x, None, None, *kept)
+                of_x[part.start : part.stop].addcmul_(of_h @ adapter.a, part.dropout)
+        return (of_x, None, None, *of_matrices)
+
+
+def _of_b(gradient: torch.Tensor, h: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Returns the gradient of B, dense in memory, since autograd would copy another one."""
+    if gradient.dtype != torch.float32:
+        return gradient.new_empty(gradient.shape[1], h.shape[1]).addmm_(gradient.t(), h, beta=0, alpha=scaling)
+    # MKL multiplies a few rows with many columns faster than many rows with a few columns.
+    turned = gradient.new_empty(h.shape[1], gradient.shape[1]).addmm_(h.t(), gradient, beta=0, alpha=scaling)
+    return turned.t().contiguous()
 
 
 def _inputs(x: torch.Tensor, part: Part) -> torch.Tensor:
@@ -123,45 +177,66 @@ def _inputs(x: torch.Tensor, part: Part) -> torch.Tensor:
 
 
 class _Adapter(NamedTuple):
-    """One adapter's tokens and matrices, in the type of the activations."""
+    """One adapter's tokens and matrices."""
 
     part: Part
     a: torch.Tensor
-    b: torch.Tensor
+    """(ranks of its layers, in): the A of all of them."""
+    b: Sequence[torch.Tensor]
+    """Of each layer."""
 
 
-def _adapters(x: torch.Tensor, parts: Sequence[Part], matrices: Sequence[torch.Tensor]) -> list[_Adapter]:
-    return [
-        _Adapter(part, a.to(x.dtype), b.to(x.dtype))
-        for part, a, b in zip(parts, matrices[::2], matrices[1::2], strict=True)
-    ]
+def _adapters(parts: Sequence[Part], matrices: Sequence[torch.Tensor]) -> list[_Adapter]:
+    ends = accumulate((2 * len(part.of) for part in parts), initial=0)
+    adapters = []
+    for part, (start, stop) in zip(parts, pairwise(ends), strict=True):
+        first = matrices[start]
+        a = first.as_strided((len(part.of) * first.shape[0], first.shape[1]), first.stride())
+        adapters.append(_Adapter(part, a, matrices[start + 1 : stop : 2]))
+    return adapters
 
 
-def _add(outputs: torch.Tensor, x: torch.Tensor, adapters: Sequence[_Adapter]) -> list[torch.Tensor]:
-    """Adds each adapter's part to the outputs of the base. Returns the scaled products with A."""
+def _add(outputs: Sequence[torch.Tensor], x: torch.Tensor, adapters: Sequence[_Adapter]) -> list[torch.Tensor]:
+    """Adds each adapter's part to the outputs of the base. Returns the products with A."""
     small = []
-    for part, a, b in adapters:
-        h = (_inputs(x, part) @ a.t()).mul_(part.scaling)
-        outputs[part.start : part.stop].addmm_(h, b.t())
+    for part, a, bs in adapters:
+        h = _inputs(x, part) @ a.t()
+        for place, b, own in zip(part.of, bs, h.tensor_split(len(part.of), dim=1), strict=True):
+            outputs[place][part.start : part.stop].addmm_(own, b.t(), alpha=part.scaling)
         small.append(h)
     return small
 
 
-def _without_gradients(x: torch.Tensor, layer: Any, adapters: Sequence[_Adapter]) -> torch.Tensor:
+def _without_gradients(
+    x: torch.Tensor, layers: Sequence[Any], adapters: Sequence[_Adapter]
+) -> tuple[torch.Tensor, ...]:
+    if x.dtype != torch.float32:
+        outputs = tuple(functional.linear(x, weight(layer), _bias(layer, x)) for layer in layers)
+        _add(outputs, x, adapters)
+        return outputs
+    of_layers: list[list[_Adapter]] = [[] for _ in layers]
+    for part, whole, bs in adapters:
+        for place, a, b in zip(part.of, whole.tensor_split(len(part.of)), bs, strict=True):
+            of_layers[place].append(_Adapter(part._replace(of=(0,)), a, [b]))
+    return tuple(_merged(x, layer, own) for layer, own in zip(layers, of_layers, strict=True))
+
+
+def _merged(x: torch.Tensor, layer: Any, adapters: Sequence[_Adapter]) -> torch.Tensor:
+    """Returns the outputs of one layer. Adapters with many tokens are added to its weight first; see `_merges`."""
     whole, bias = weight(layer), _bias(layer, x)
     merged = [adapter for adapter in adapters if _merges(adapter.part, whole)]
     if not merged:
         outputs = functional.linear(x, whole, bias)
-        _add(outputs, x, adapters)
+        _add([outputs], x, adapters)
         return outputs
     outputs, done = x.new_empty(len(x), len(whole)), 0
-    for part, a, b in merged:
+    for part, a, (b,) in merged:
         between, own = slice(done, part.start), slice(part.start, part.stop)
         multiply(x[between], whole, bias, outputs[between])
         multiply(x[own], torch.addmm(whole, b, a, alpha=part.scaling), bias, outputs[own])
         done = part.stop
     multiply(x[done:], whole, bias, outputs[done:])
-    _add(outputs, x, [adapter for adapter in adapters if not _merges(adapter.part, whole)])
+    _add([outputs], x, [adapter for adapter in adapters if not _merges(adapter.part, whole)])
     return outputs
 
 

@@ -36,6 +36,7 @@ from trainables.packing.pass_limits import (
     GROUPED,
     LOGIT_TOKENS,
     PEFT,
+    SHARED_INPUT,
     SHARED_TOKENS,
     expected_engine,
     parallel_passes,
@@ -74,8 +75,6 @@ _PEFT_TRAINING_LOGIT_BYTES = 16
 _PEFT_EVALUATION_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 8}
 # A chunk takes the logits of the head and, where these are narrower, a copy in fp32, beside the chunk before.
 _FLAT_LOGIT_BYTES: Mapping[int, int] = {2: 10, 4: 4}
-# Layers that have the input of another one.
-_SHARED_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 Shapes = Mapping[str, tuple[int, int]]
 """(in, out) of each linear layer of a block."""
@@ -394,7 +393,7 @@ def _flat_saved(base: BaseShape, adapter: AdapterSpec) -> int:
     norms = 2 * (facts.hidden_size + 1) * 4
     frozen = _attended(base) + 3 * facts.intermediate_size * width
     names = adapted_layers(shapes, adapter)
-    kept = sum(shapes[name][0] for name in {_SHARED_INPUT.get(name, name) for name in names})
+    kept = sum(shapes[name][0] for name in {SHARED_INPUT.get(name, name) for name in names})
     factors = sum(shapes[name][0] for name in names) if adapter.lora_dropout > 0 else 0
     return norms + frozen + _more_saved(base) + (kept + factors + len(names) * adapter.r) * width
 

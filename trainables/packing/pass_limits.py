@@ -13,6 +13,8 @@ FLAT_KINDS = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwe
 """Model types of transformers on which the flat engine was compared with PEFT's: attention, positions and head."""
 _SEVERAL = "gemma3"
 """A model type of GGUF files with gemma3_text inside, and of multimodal models, which are another class."""
+SHARED_INPUT: Mapping[str, str] = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Layers of these kinds that have the input of another layer beside them, by the ends of their names."""
 
 EVALUATION_TOKENS = 2048
 """The most tokens per slot in one evaluation pass. It is fixed, so that results do not depend on the machine."""

@@ -47,7 +47,12 @@ class PeftAdapters:
                 self._model = get_peft_model(self._base.model, config, adapter_name=name)
             else:
                 self._model.add_adapter(name, config)
-        own = f".{name}."
+        return self.collect(slot)
+
+    def collect(self, slot: int) -> Mapping[str, torch.nn.Parameter]:
+        """Returns the parameters of the slot's adapter as they are in its layers now."""
+        assert self._model is not None
+        own = f".{adapter_name(slot)}."
         self.parameters[slot] = {
             each.replace(own, "."): value for each, value in self._model.named_parameters() if own in each
         }

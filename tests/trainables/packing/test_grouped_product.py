@@ -41,14 +41,17 @@ def in_turn(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: to
     for pairs, base in zip(layers, bases, strict=True):
         bounds = list(zip([0, *ENDS], ENDS, pairs, strict=False))
         parts = [Part(start, stop, pair.scaling, None) for start, stop, pair in bounds if pair]
-        x = lora_product.product(x, base, parts, [matrix for pair in pairs if pair for matrix in (pair.a, pair.b)])
+        matrices = lora_product.cast(x.dtype, [matrix for pair in pairs if pair for matrix in (pair.a, pair.b)])
+        (x,) = lora_product.products(x, [base], parts, matrices)
     return x
 
 
 def together(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
-    for stack, base in zip(grouped_product.stacks(layers, ENDS, x.device, x.dtype), bases, strict=True):
-        outputs = lora_product.product(x, base, [], [])
-        x = outputs if stack is None else grouped_product.add(outputs, x, stack)
+    for stack, base in zip(
+        grouped_product.stacks([[each] for each in layers], ENDS, x.device, x.dtype), bases, strict=True
+    ):
+        (outputs,) = lora_product.products(x, [base], [], [])
+        (x,) = (outputs,) if stack is None else grouped_product.add([outputs], x, stack)
     return x
 
 
@@ -70,7 +73,7 @@ def test_products_and_gradients_are_those_of_each_in_turn(dtype, within, without
 
 
 def test_no_adapter_makes_no_stack():
-    assert grouped_product.stacks([[None, None]], [3, 5], torch.device("cpu"), torch.float32) == [None]
+    assert grouped_product.stacks([[[None, None]]], [3, 5], torch.device("cpu"), torch.float32) == [None]
 
 
 def test_layers_of_odd_sizes_are_left_to_the_other_way():

@@ -41,11 +41,11 @@ def drawn(lengths: list[int], dropped: set[int], dtype: torch.dtype) -> tuple[to
 def test_without_gradients_the_products_are_the_same(bias, lengths, dropped):
     x, parts, matrices = drawn(lengths, dropped, torch.float32)
     given = layer(bias, torch.float32)
-    trained = lora_product.product(x, given, parts, [matrix.requires_grad_() for matrix in matrices])
+    trained = lora_product.products(x, [given], parts, [matrix.requires_grad_() for matrix in matrices])[0]
     assert trained.requires_grad
     expected = trained.detach()
     with torch.no_grad():
-        found = lora_product.product(x, given, parts, matrices)
+        found = lora_product.products(x, [given], parts, matrices)[0]
     # Parts of an output are as large as the largest outputs, and round in the last of their 7 digits.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
@@ -63,6 +63,6 @@ def test_a_nan_in_one_adapter_stays_in_its_tokens():
     x, parts, matrices = drawn([4, MANY, 0, MANY, 3], set(), torch.float32)
     matrices[0][0, 0] = torch.nan
     with torch.no_grad():
-        found = lora_product.product(x, layer(False, torch.float32), parts, matrices)
+        found = lora_product.products(x, [layer(False, torch.float32)], parts, matrices)[0]
     sick = found.isnan().any(dim=1)
     assert sick.tolist() == [False] * 4 + [True] * MANY + [False] * (MANY + 3)
