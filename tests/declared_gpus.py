@@ -37,6 +37,29 @@ class MixedError(RuntimeError):
     """An operator was given tensors of two devices."""
 
 
+class WaitsError(RuntimeError):
+    """The host asked a GPU for a number, or for a size that depends on numbers: it would wait for all kernels."""
+
+
+_WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive", "_unique2", "bincount"}
+_may_wait = [True]
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """In this block the host may not wait for a GPU."""
+    _may_wait.append(False)
+    try:
+        yield
+    finally:
+        _may_wait.pop()
+
+
+def _waits(what: object) -> None:
+    if not _may_wait[-1]:
+        raise WaitsError(f"{what} waits for a GPU")
+
+
 class Placed(torch.Tensor):
     """A tensor that says that it lies on a GPU."""
 
@@ -69,6 +92,7 @@ class Placed(torch.Tensor):
         return move(self, CPU)
 
     def tolist(self) -> Any:
+        _waits("tolist")
         return self.held.tolist()
 
     @classmethod
@@ -76,6 +100,9 @@ class Placed(torch.Tensor):
         kwargs = kwargs or {}
         tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
         found = {each.place for each in tensors if isinstance(each, Placed)}
+        by_mask = func.overloadpacket is torch.ops.aten.index and any(each.dtype == torch.bool for each in tensors[1:])
+        if by_mask or func.overloadpacket.__name__ in _WAITS:
+            _waits(func)
         # As in torch: a copy crosses, a number on the CPU goes with any device, and so does an index there. In backward
         # passes torch makes zeros to write to without asking a tensor where it lies.
         aten = torch.ops.aten
@@ -101,6 +128,8 @@ class _Move(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
         ctx.came_from = place_of(tensor)
+        if place.type == "cpu":
+            _waits("a copy to the CPU")
         inner = tensor.held if isinstance(tensor, Placed) else tensor.detach()
         return inner.clone() if place.type == "cpu" else Placed(inner.clone(), place)
 

@@ -2,11 +2,16 @@
 
 from functools import partial
 
-from benchmarks.operators import GOAL, packed, per_layer
+from benchmarks.operators import DEQUANTISED_GOAL, GOAL, IN_TURN_GOAL, packed, per_layer
 from trainables.packing.flat_engine import FlatEngine
+
+GROUPED = partial(FlatEngine, grouped=True)
 
 
 def test_grouped_adapters_take_no_more_operators_the_more_there_are():
-    two, five = (per_layer(packed(partial(FlatEngine, grouped=True), slots)) for slots in (2, 5))
-    assert two == five <= GOAL
-    assert per_layer(packed(FlatEngine, 5)) > 2 * GOAL
+    assert per_layer(packed(GROUPED, 2)) == per_layer(packed(GROUPED, 8)) <= DEQUANTISED_GOAL
+    assert per_layer(packed(GROUPED, 8, quantised=True)) <= GOAL
+
+
+def test_eight_adapters_in_turn_take_no_more_operators_than_they_may():
+    assert GOAL < per_layer(packed(FlatEngine, 8, quantised=True)) <= IN_TURN_GOAL

@@ -72,6 +72,18 @@ def test_products_and_gradients_are_those_of_each_in_turn(dtype, within, without
         torch.testing.assert_close(together(layers, bases, x), expected, **near)
 
 
+def test_gradients_without_strides_reach_grouped_products_dense_and_have_the_shapes_of_the_matrices():
+    # Without numbers, torch checks what its kernels ask of a GPU's matrices: they refuse the gradient of a sum.
+    with torch.device("meta"):
+        layers = drawn(torch.bfloat16, {(0, 0)})
+        bases = [torch.nn.Linear(ins, outs, dtype=torch.bfloat16).requires_grad_(False) for ins, outs in SIZES]
+        x = torch.randn(ENDS[-1], SIZES[0][0], dtype=torch.bfloat16).requires_grad_()
+        together(layers, bases, x).sum().backward()
+    for matrix in [x, *(matrix for pairs in layers for pair in pairs if pair for matrix in (pair.a, pair.b))]:
+        assert matrix.grad is not None
+        assert (matrix.grad.shape, matrix.grad.dtype) == (matrix.shape, matrix.dtype)
+
+
 def test_no_adapter_makes_no_stack():
     assert grouped_product.stacks([[[None, None]]], [3, 5], torch.device("cpu"), torch.float32) == [None]
 
