@@ -149,6 +149,6 @@ def table(results: Path) -> list[str]:
     """Counts, or reads what was counted; a Markdown table."""
     path = results / "operators.json"
     kept = machines.read(path) or machines.keep(path, {"operators_per_layer": counted()})
-    title = f"Operators per layer, forward and backward in bfloat16, counted on a CPU (goals: see operators.py)"
+    title = "Operators per layer, forward and backward in bfloat16, counted on a CPU (goals: see operators.py)"
     lines = [f"\n{title}", "", "| way | operators |", "|---|---|"]
     return lines + [f"| {name} | {count:.0f} |" for name, count in kept["operators_per_layer"].items()]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 def use(model: PreTrainedModel) -> None:
     """Changes the layers of a frozen model. Its numbers stay the same up to rounding."""
     for module in model.modules():
-        # Gemma's norms have another name for epsilon: they multiply by 1 + weight in float32, which one kernel does not.
+        # Gemma's norms call epsilon otherwise: they multiply by 1 + weight in float32, which one kernel does not.
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = MethodType(_normed, module)
         # Phi 3 may rotate some of the features only.

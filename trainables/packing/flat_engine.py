@@ -125,7 +125,8 @@ class FlatEngine:
             own = {place: order[id(layer)] for place, layer in enumerate(siblings.layers) if id(layer) in order}
             wrapped = [adapted[of] for of in own.values()]
             # Views of one tensor, so that these matrices make one product without a copy.
-            for layer, a in zip(wrapped, lora_product.side_by_side([each.lora_A[name].weight for each in wrapped])):
+            together = lora_product.side_by_side([layer.lora_A[name].weight for layer in wrapped])
+            for layer, a in zip(wrapped, together, strict=True):
                 layer.forward = layer.get_base_layer().forward
                 layer.lora_A[name].weight = torch.nn.Parameter(a)
             siblings.adapters[slot] = {

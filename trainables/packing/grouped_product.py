@@ -177,7 +177,7 @@ class _Plan:
 
 
 class _Stacked(torch.autograd.Function):
-    """Copies the matrices of all adapters and layers into stacks: A of layers that share an input, then B of each layer.
+    """Copies the matrices of all adapters and layers into stacks: A of layers with one input, then B of each layer.
 
     Pieces that lie dense in memory are copied by one operator on lists, which CUDA does in few kernels. B of a rank
     below the largest is not dense in its stack, so each group's goes there through a matrix of its own rank.

@@ -1,7 +1,7 @@
 """No pass of the flat engine mixes devices or waits for a GPU, forward or backward, in any way and kind of model.
 
 torch's fake tensors of a GPU do not serve: a CPU build of torch can neither index them nor take them into autograd
-(torch 2.13). So the GPUs are declared (`declared_gpus`). PEFT's engine does wait: it takes labelled positions by a mask.
+(torch 2.13). So the GPUs are declared (`declared_gpus`). PEFT's engine does wait: it takes labelled places by a mask.
 """
 
 from __future__ import annotations
