@@ -60,7 +60,8 @@ class _Rotated(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.heads = [query.shape[1], key.shape[1]]
         ctx.save_for_backward(cos, sin)
-        return _turned(torch.cat([query, key], dim=1), cos, sin, 1).split(ctx.heads, dim=1)
+        turned = _turned(torch.cat([query, key], dim=1), cos, sin, 1)
+        return turned[:, : query.shape[1]], turned[:, query.shape[1] :]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

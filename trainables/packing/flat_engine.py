@@ -151,7 +151,7 @@ class FlatEngine:
             if isinstance(layer, torch.nn.Linear):
                 parent, _, own = name.rpartition(".")
                 siblings = found.setdefault(f"{parent}.{SHARED_INPUT.get(own, own)}", _Siblings())
-                layer.forward = self._computed(siblings, len(siblings.layers))
+                layer.forward = self._computed(siblings, len(siblings.layers))  # type: ignore[method-assign]
                 siblings.layers.append(layer)
         return list(found.values())
 
@@ -267,7 +267,8 @@ class FlatEngine:
                 for other, found in enumerate(self._outputs(siblings, x.reshape(-1, x.shape[-1]))):
                     ahead[id(siblings), other] = (x, found)
                 _, outputs = ahead.pop((id(siblings), place))
-            return outputs.view(*x.shape[:-1], -1)
+            whole: torch.Tensor = outputs.view(*x.shape[:-1], -1)
+            return whole
 
         return forward
 

@@ -72,7 +72,7 @@ def _copies(tensors: Sequence[torch.Tensor], like: Sequence[torch.Tensor], dtype
     sizes = [each.numel() for each in like]
     parts = like[0].new_empty(sum(sizes), dtype=dtype).split(sizes)
     copies = tuple(part.view(each.shape) for part, each in zip(parts, like, strict=True))
-    torch._foreach_copy_(copies, tensors)
+    torch._foreach_copy_(copies, tuple(tensors))
     return copies
 
 
