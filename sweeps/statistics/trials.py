@@ -93,7 +93,8 @@ def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Re
         for key, at, its in ((trial_key, report.step, value), (best.trial_key, step, before))
     )
     seeds = noise(record.trials.values(), objective.metric)
-    found = compare(objective.metric, [Pair(trial_key, value - before, rows, of_best)], confidence_of(1), seeds)
+    pair = Pair(best.trial_key, objective.gain(before, value), of_best, rows)
+    found = compare(objective, [pair], confidence_of(1), seeds)
     return found.pairs[0].apart is not False
 
 
