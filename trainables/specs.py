@@ -112,6 +112,7 @@ class AdapterSpec(Spec):
     lora_alpha: Annotated[float, Field(gt=0, le=MOST)] | None = None
     """lora_alpha itself, in place of alpha_over_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs that are dropped in training."""
     target_modules: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "attention-qv"
     """A preset (attention-qv, attention, mlp, all-linear) or a list of module names."""
     use_rslora: bool = False
@@ -205,12 +206,14 @@ class TrainingSpec(Spec):
     gradient_accumulation_steps: Positive = 1
     """Micro-batches per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
+    """Of AdamW, at its highest."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up, over the sweep's steps_per_trial."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the steps in which the learning rate rises linearly from 0. Short: early stopping ranks trials after a
     few steps, and most of these should have the full rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient of each adapter to this norm; null does not clip."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
