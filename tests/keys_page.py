@@ -26,8 +26,8 @@ def page() -> str:
     schema = SweepConfig.model_json_schema()
     sections = {name: list(_section(key, name, schema)) for name, key in schema["properties"].items()}
     alone = [_row(name, key) for name, key in schema["properties"].items() if not sections[name]]
-    lists = {"(no section)": alone, **{name: rows for name, rows in sections.items() if rows}}
-    return "\n".join([HEAD, *("\n".join([f"## {name}", "", *rows, ""]) for name, rows in lists.items())])
+    lists = {"Top level": alone, **{name: rows for name, rows in sections.items() if rows}}
+    return "\n".join([HEAD, *("\n".join([f"## {name}", *rows, ""]) for name, rows in lists.items())])
 
 
 def _section(key: Schema, path: str, schema: Schema) -> Iterator[str]:

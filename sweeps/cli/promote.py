@@ -138,5 +138,5 @@ def _words(progress: ScoringProgress) -> str:
     if progress.name is None:
         return "  loading the base model"
     name = {BASE: "the base", CHAMPION: "the champion"}.get(progress.name, progress.name)
-    rows = counted(progress.rows, "label of a row" if progress.doing == "ranked" else "row")
+    rows = counted(progress.rows, "label" if progress.doing == "ranked" else "row")
     return f"  {name}: {progress.done} of {rows} {progress.doing}".rstrip()

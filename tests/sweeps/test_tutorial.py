@@ -13,7 +13,7 @@ import tiny_models
 
 from sweeps.tracking import registry
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -47,12 +47,12 @@ def test_each_command_of_the_tutorial_does_what_it_says(tmp_path):
         program = {"bash": ["bash", "-ec"], "python": [sys.executable, "-c"]}[kind]
         done = subprocess.run([*program, text], cwd=work, env=shell, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (text, done.stdout, done.stderr)
-        printed += done.stdout
+        printed += done.stdout + done.stderr
         if "promote" in text or "rollback" in text:
             champions.append(champion(work))
     assert champions == ["1", "2", "1"]
     assert (work / "results" / "tickets" / "report.html").is_file()
-    assert len(re.findall("t01", printed))
+    assert "t01" in printed and "delivery" in printed
 
 
 def champion(work: Path) -> str:
