@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from statistics import mean
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,3 +92,29 @@ def test_with_a_fixed_alpha_the_best_rate_hardly_moves_with_the_rank(grids):
     assert len(exponents) >= 30
     assert mean(exponents) == pytest.approx(0.17, abs=0.02)
     assert all(-0.1 < exponent < 0.5 for exponent in exponents)
+
+
+def test_the_figures_of_the_page_on_knobs(grids):
+    """docs/knobs.md: which rates are best, which diverge, and how much rate and rank move the loss."""
+    points = {
+        model: min((at for at, loss in cells.items() if loss is not None), key=lambda at: cells[at])
+        for model, cells in grids.items()
+    }
+    rates = Counter(rate for rate, _ in points.values())
+    assert (rates[3e-4] + rates[4e-4], rates[1e-3], rates[1e-4]) == (24, 10, 1)
+    with GRID.open(encoding="utf-8") as file:
+        hot = [row["test_nll"] for row in csv.DictReader(file) if float(row["learning_rate"]) == 3e-3]
+    assert (hot.count("diverged"), len(hot)) == (97, 108)
+
+    by_rate, by_rank = [], []
+    lacks: dict[int, list[float]] = {4: [], 16: []}
+    for model, cells in grids.items():
+        top, rate = max(rank for _, rank in cells), points[model][0]
+        at_rates = [loss for (other, rank), loss in cells.items() if rank == top and 4e-5 <= other <= 1e-3 and loss]
+        at_ranks = [loss for (other, _), loss in cells.items() if other == rate and loss]
+        by_rate.append(max(at_rates) - min(at_rates))
+        by_rank.append(max(at_ranks) - min(at_ranks))
+        for rank, above in lacks.items():
+            above += [loss - best(cells)] if (loss := cells.get((rate, rank))) else []
+    found = [median(values) for values in (by_rate, by_rank, lacks[4], lacks[16])]
+    assert found == pytest.approx([0.015, 0.0065, 0.0039, 0.0020], abs=1e-4)
