@@ -102,6 +102,7 @@ def test_the_figures_of_the_page_on_knobs(grids):
     }
     rates = Counter(rate for rate, _ in points.values())
     assert (rates[3e-4] + rates[4e-4], rates[1e-3], rates[1e-4]) == (24, 10, 1)
+    assert sum(at[1] == max(rank for _, rank in grids[model]) for model, at in points.items()) == 31
     with GRID.open(encoding="utf-8") as file:
         hot = [row["test_nll"] for row in csv.DictReader(file) if float(row["learning_rate"]) == 3e-3]
     assert (hot.count("diverged"), len(hot)) == (97, 108)
