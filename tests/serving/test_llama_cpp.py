@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gguf
 import gguf.quants
@@ -182,8 +182,9 @@ def test_llama_cpp_answers_with_an_exported_adapter_as_peft_does(promoted, world
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
     )
     assert np.abs(adapted - plain).mean() > 0.1
-    for files, expected in (((), plain), ((tmp_path / "tickets-v3.gguf",), adapted)):
-        told = by_llama_cpp(world.file("base"), *files)
+    adapter = tmp_path / "tickets-v3.gguf"
+    for served_files, expected in (([], plain), ([adapter], adapted)):
+        told = by_llama_cpp(world.file("base"), *served_files)
         known = np.isfinite(told)  # the rows hold bytes that are no whole characters
         assert 0.2 < known.mean() < 1
         # llama.cpp keeps keys and values in float16.
@@ -244,7 +245,7 @@ def test_what_requests_without_the_adapter_left_in_the_cache_is_not_taken(world)
     record = serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, "2"))
     with served(world.file("base"), world.file(f"{MODEL}-v2")) as address:
         for row in record.serving_rows:
-            bare = {"prompt": row.ids, "max_tokens": 1, "lora": [{"id": 0, "scale": 0.0}]}
+            bare: Any = {"prompt": row.ids, "max_tokens": 1, "lora": [{"id": 0, "scale": 0.0}]}
             requests.post(f"{address}/v1/completions", json=bare).raise_for_status()
         assert world.check(address, "served")[2]["verdict"] == "promoted"
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from statistics import mean, median
-from typing import Any
 
 import numpy as np
 import pytest
 import replay
-from replay import GRID, Cells, family, known_rates, regrets, space
+from replay import GRID, Cells, best, family, known_rates, regrets, space
 
 pytestmark = pytest.mark.skipif(not GRID.is_file(), reason=f"the public grid is not here: {GRID}")
 TOLERANCE = 0.001

@@ -6,6 +6,7 @@ torch's fake tensors of a GPU do not serve: a CPU build of torch can neither ind
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import declared_gpus
@@ -20,7 +21,7 @@ from trainables.packing.flat_engine import FlatEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
-WAYS = {
+WAYS: dict[str, Callable[..., FlatEngine]] = {
     "in turn": FlatEngine,
     "in turn, grid": partial(FlatEngine, attention="grid"),
     "grouped": partial(FlatEngine, grouped=True),
@@ -54,6 +55,7 @@ def test_a_pass_neither_mixes_devices_nor_waits(monkeypatch, way, kind, residenc
             sum(of_segment.sum() for of_segment in losses).backward()
     assert declared_gpus.seen() == set(declared_gpus.GPUS)
     for parameter in (each for of_slot in parameters for each in of_slot.values()):
+        assert parameter.grad is not None
         assert declared_gpus.place_of(parameter.grad) == declared_gpus.place_of(parameter)
 
 
