@@ -13,8 +13,10 @@ ClusterError
 
 from __future__ import annotations
 
+from trainables.errors import QsweepError
 
-class ClusterError(Exception):
+
+class ClusterError(QsweepError):
     """Base of this package's errors, which are printed without a traceback."""
 
     exit_code = 2

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainables.errors import QsweepError
 
-class SweepError(Exception):
+
+class SweepError(QsweepError):
     """Base of this package's errors: the user can mend them, so they print without a traceback."""
 
     exit_code = 2

@@ -1,5 +1,6 @@
 """Errors of this package, each also the standard error that it refines.
 
+QsweepError                       what all errors of this project are that the user can mend
 TrainableError
 ├── DataError (ValueError)        the rows cannot be used as described
 ├── GradingError (ValueError)     evaluation.metrics cannot be computed as described; holds every problem at once
@@ -13,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class TrainableError(Exception):
+class QsweepError(Exception):
+    """Base of all errors of this project that say what to do; they print without a traceback."""
+
+
+class TrainableError(QsweepError):
     """Base of this package's errors: the user can mend them, so they print without a traceback."""
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import ClusterError
 from search_spaces import SpaceError
 from sweeps.config.passwords import without_passwords
-from sweeps.errors import ConfigError, SweepError
-from trainables.errors import TrainableError
+from sweeps.errors import ConfigError
+from trainables.errors import QsweepError
 from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
             say(f"and {count - MOST_MISTAKES} more")
         say(f"{count} {'problem' if count == 1 else 'problems'}{f'; {untouched}' if untouched else ''}")
         raise typer.Exit(2) from None
-    except (SweepError, ClusterError, TrainableError, SpaceError) as error:
+    except (QsweepError, SpaceError) as error:
         say(f"error: {legible(without_passwords(str(error)))}")
         raise typer.Exit(getattr(error, "exit_code", 2)) from None
 
