@@ -65,8 +65,8 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     tell(out, lines if peak is None else [*lines, peak])
     return {
         "metric": record.objective.metric,
-        "best": selection.winner and side_by_side.of_trial(record, selection.winner),
-        "trials": [side_by_side.of_trial(record, trial) for trial in trial_tables.order(record)],
+        "best": selection.winner and side_by_side.of_trial(record, selection.winner, folder.path),
+        "trials": [side_by_side.of_trial(record, trial, folder.path) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
         "answers": changed and changed.as_json(),
     }
@@ -120,7 +120,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
             ],
         )
     return {
-        **found.as_json(),
+        **found.as_json(folder.path),
         "answers": [each.as_json() for each in changed],
         "confusion": taken and taken.model_dump(mode="json"),
     }

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from search_spaces.space import Point
@@ -81,6 +82,10 @@ class TrialRecord:
     def reported_step(self) -> int:
         """The step of the last report; 0 before the first. `step` is larger where the trial ended after it."""
         return self.evals[-1][0] if self.evals else 0
+
+    def adapter_folder(self, sweep: Path) -> Path | None:
+        """The folder of the best adapter below a sweep's folder, for PEFT to load; None before the first report."""
+        return None if self.adapter is None else sweep / self.adapter / "adapter"
 
     def value(self, metric: str) -> float:
         """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -74,11 +75,11 @@ class SideBySide:
             lines += [note for note in notes if note is not None]
         return lines
 
-    def as_json(self) -> dict[str, Any]:
-        """Its part of the JSON line."""
+    def as_json(self, folder: Path) -> dict[str, Any]:
+        """Its part of the JSON line; `folder` is the sweep's."""
         return {
             "metric": self.record.objective.metric,
-            "trials": [of_trial(self.record, trial) for trial in self.trials],
+            "trials": [of_trial(self.record, trial, folder) for trial in self.trials],
             "differences": [self._difference_json(trial) for trial in self.trials[1:]],
         }
 
@@ -182,8 +183,9 @@ def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def of_trial(record: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
-    """A trial in the JSON line."""
+def of_trial(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[str, Any]:
+    """A trial in the JSON line; `folder` is the sweep's."""
+    adapter = trial.adapter_folder(folder)
     metrics = [objective.metric for objective in record.objectives]
     return {
         "trial_key": trial.trial_key,
@@ -198,6 +200,7 @@ def of_trial(record: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
         "tokens": trial.tokens,
         "seconds": trial.seconds,
         "trainable_params": trial.trainable_params or None,
+        "adapter": adapter and str(adapter),
     }
 
 

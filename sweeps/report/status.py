@@ -130,6 +130,8 @@ class Status:
         """The JSON line of `qsweep status`."""
         best, hosts = self.best, self.record.hosts
         metric = self.record.judges(best).metric
+        folders = {key: trial.adapter_folder(self.folder) for key, trial in self.record.trials.items()}
+        adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),
@@ -149,7 +151,9 @@ class Status:
                 "value": best.value(metric),
                 "step": best.best_step,
                 "params": dict(best.params),
+                "adapter": adapters.get(best.trial_key),
             },
+            "adapters": adapters,
             "seconds": self.seconds,
             "seconds_left": self.seconds_left,
             "steps_per_second": self.rates and self.rates.steps_per_second,

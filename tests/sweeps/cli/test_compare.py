@@ -65,6 +65,9 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
     assert "2 trials (2 COMPLETED) in 1 min 40 s, 6 steps" in text
     assert (document["sweep"], document["state"], document["best"]["name"]) == ("x-1", "FINISHED", "t00")
     assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
+    trials = tmp_path / "results" / "x" / "trials"
+    folders = [str(trials / key / "best-000003" / "adapter") for key in ("aaa", "bbb")]
+    assert [trial["adapter"] for trial in document["trials"]] == folders
     assert document["comparisons"]["trials"][0]["apart"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -136,7 +137,7 @@ def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
 def test_a_trial_that_has_not_reported_is_not_compared() -> None:
     found = compared("aaa", "ccc", separation=separated())
     assert found.lines()[-1] == "t02 cannot be compared with t00: there is no eval_loss of t02 yet"
-    (difference,) = found.as_json()["differences"]
+    (difference,) = found.as_json(Path("x"))["differences"]
     assert (difference["difference"], difference["low"]) == (None, None)
 
 
@@ -154,13 +155,13 @@ def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
         "whether t01 (step 3) differs from t00 (step 3) cannot be told: eval_accuracy 0.2500 higher, "
         "the trainable gives no value per row for eval_accuracy"
     )
-    (difference,) = found.as_json()["differences"]
+    (difference,) = found.as_json(Path("x"))["differences"]
     assert (difference["difference"], difference["low"], difference["unknown"]) == (-0.25, None, untold.unknown)
 
 
 def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
     separation = separated(Comparison("bbb", 0.25, 0.125, 0.5))
-    document = json.loads(json.dumps(compared("aaa", "bbb", separation=separation).as_json(), allow_nan=False))
+    document = json.loads(json.dumps(compared("aaa", "bbb", separation=separation).as_json(Path("x")), allow_nan=False))
     first, second = document["trials"]
     assert (first["name"], first["values"], first["best"]) == (
         "t00",
