@@ -258,8 +258,8 @@ class EvaluationSpec(Spec):
 
     metrics: Annotated[tuple[str | dict[str, dict[str, Any]], ...], Field(strict=False)] = ()
     """Graders of trainables/grading by name (exact_match, contains, choice, number, regex, json_valid, json_fields,
-    math), with options as {number: {tolerance: 0.01}}; or module:function of your own, which is given the row and the
-    answer and returns a number, or numbers by name."""
+    math), with options as {number: {tolerance: 0.01}}; or a function of your own, module:function or
+    FILE.py:function, which is given the row and the answer and returns a number, or numbers by name."""
     when: Literal["last", "every"] = "last"
     """last: a trial's answers are scored at its last report point, where it is complete. every: at each report point.
     The base is scored when the sweep starts."""

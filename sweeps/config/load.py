@@ -58,12 +58,16 @@ def recipes() -> dict[str, str]:
     return first_lines
 
 
-def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[str] | None = None) -> Sweep:
+Change = str | tuple[str, Any]
+"""An override: `dotted.key=YAML value`, or the key and the value itself."""
+
+
+def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: Sequence[str] | None = None) -> Sweep:
     """The sweep that a file and its overrides describe.
 
     Args:
-        file: a YAML file, or the name of a recipe.
-        changes: overrides, `dotted.key=YAML value` each.
+        file: a YAML file, or the name of a recipe; None where the overrides say all.
+        changes: the overrides.
         folder: the current folder, for relative paths in overrides and storage.
         elsewhere: of a sweep that runs on other machines, the fields whose files are only there: these files are not
             looked at, and nor is whether `storage` and `tracking.uri` can be written here. None if it runs here.
@@ -105,18 +109,20 @@ def load(file: str, changes: Sequence[str], folder: Path, elsewhere: Sequence[st
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))
 
 
-def read(file: str, changes: Sequence[str], folder: Path) -> tuple[dict[str, Any], list[str]]:
+def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dict[str, Any], list[str]]:
     """What a file and its overrides say, with absolute paths of models and data; a line for each wrong override.
 
     Raises:
         ConfigError: there is no such file, or it holds no mapping.
     """
-    path = _find(file, folder)
-    raw = yaml_files.read(path)
-    _resolve_paths(raw, path.parent)
+    beside, raw = folder, dict[str, Any]()
+    if file is not None:
+        path = _find(file, folder)
+        beside, raw = path.parent, yaml_files.read(path)
+    _resolve_paths(raw, beside)
     _name_facts(raw)
     wrong = override(raw, changes, lambda part: _resolve_paths(part, folder))
-    wrong += _model_elsewhere(raw, path.parent, folder)
+    wrong += _model_elsewhere(raw, beside, folder)
     _name_facts(raw)
     data = section(raw, "data")
     if data.get("eval") is None:
@@ -124,7 +130,19 @@ def read(file: str, changes: Sequence[str], folder: Path) -> tuple[dict[str, Any
     return raw, wrong
 
 
-def override(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callable[[dict[str, Any]], None]) -> list[str]:
+def written(config: SweepConfig) -> str:
+    """The sweep file that `load` reads as this configuration: what differs from the defaults, with absolute paths."""
+    raw = config.model_dump(mode="json", exclude_defaults=True)
+    for name in components.SECTIONS:  # a kind is the default of its own settings, whichever the section's default is
+        raw[name] = {"kind": getattr(config, name).kind, **raw.get(name, {})}
+    if config.data is not None:
+        raw["data"]["hold_out"] = config.data.hold_out  # a sweep file has another default
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+
+
+def override(
+    raw: dict[str, Any], changes: Sequence[Change], resolve_paths: Callable[[dict[str, Any]], None]
+) -> list[str]:
     """Changes `raw` in place; returns a line for each mistake in the overrides themselves.
 
     All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
@@ -135,29 +153,14 @@ def override(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callabl
 
     Args:
         raw: the sweep file's content.
-        changes: `dotted.key=YAML value` each.
+        changes: the overrides.
         resolve_paths: makes relative paths in a mapping shaped like the sweep file absolute.
     """
-    wrong = []
-    overridden = {change.partition("=")[0] for change in changes}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or not key:
-            wrong.append(f"{change}: an override is key=value, for example budget.trials=4")
-            continue
-        is_meant_as_text = key in _TEXTS and not _is_text(text)
-        if is_meant_as_text:
-            wrong.append(_not_text(key, text))
-        try:
-            value = text if is_meant_as_text else yaml_files.parse(text)
-        except yaml_files.OldNumber as error:
-            wrong.append(f"{key}: {error.problem}")
-            continue
-        except yaml.YAMLError:
-            wrong.append(
-                f"{key}: {text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
-            )
-            continue
+    wrong: list[str] = []
+    given = [change if isinstance(change, tuple) else _parsed(change, wrong) for change in changes]
+    pairs = [pair for pair in given if pair is not None]
+    overridden = {key for key, _ in pairs}
+    for key, value in pairs:
         if value is not None and key in _LENGTH_KEYS and isinstance(budget := raw.get("budget"), dict):
             said = {name for name in LENGTHS if f"budget.{name}" not in overridden}
             raw["budget"] = {name: kept for name, kept in budget.items() if name not in said}
@@ -167,6 +170,25 @@ def override(raw: dict[str, Any], changes: Sequence[str], resolve_paths: Callabl
         if problem is not None:
             wrong.append(f"{key}: {problem}")
     return wrong
+
+
+def _parsed(change: str, wrong: list[str]) -> tuple[str, Any] | None:
+    """Key and value of `dotted.key=YAML value`; None, or the text as it was typed, with a line in `wrong`."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        wrong.append(f"{change}: an override is key=value, for example budget.trials=4")
+        return None
+    if key in _TEXTS and not _is_text(text):
+        wrong.append(_not_text(key, text))
+        return key, text
+    try:
+        return key, yaml_files.parse(text)
+    except yaml_files.OldNumber as error:
+        wrong.append(f"{key}: {error.problem}")
+    except yaml.YAMLError:
+        quoted = f"quote it for the shell, for example '{key}={{choice: [8]}}'"
+        wrong.append(f"{key}: {text!r} is not a YAML value; {quoted}")
+    return None
 
 
 def _drop_other_memory(raw: dict[str, Any], gpu: str) -> None:
@@ -325,7 +347,7 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
         cluster["profile"] = _absolute(profile, folder)
     evaluation = section(raw, "evaluation")
     if isinstance(entries := evaluation.get("metrics"), list):
-        evaluation["metrics"] = grading.with_schemas(entries, folder)
+        evaluation["metrics"] = grading.with_files(entries, folder)
 
 
 def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:

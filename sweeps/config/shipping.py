@@ -71,6 +71,13 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
             name = next((name for name, known in files.items() if known == place), key + place.suffix)
             files[name] = place
             document[section][key] = f"./{name}"
+    given = yaml_files.section(document, "evaluation").get("metrics")
+    metrics: list[Any] = given if isinstance(given, list) else []
+    for number, entry in enumerate(metrics):
+        code, _, function = str(entry).rpartition(":")
+        if code.endswith(".py") and paths.is_file(Path(code)):
+            files[f"metric-{number}.py"] = Path(code)
+            metrics[number] = f"./metric-{number}.py:{function}"
     model = yaml_files.section(document, "model")
     facts = yaml_files.section(model, "facts")
     if facts.get("of") == yaml_files.section(raw, "model").get("source"):

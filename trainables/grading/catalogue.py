@@ -113,14 +113,16 @@ def wrong_row(made: Sequence[Grader], row: Mapping[str, Any], expected: str) -> 
     return None
 
 
-def with_schemas(entries: Sequence[Any], folder: Path) -> list[Any]:
-    """The entries of a sweep file with what schemas hold in place of their paths, which are relative to `folder`.
+def with_files(entries: Sequence[Any], folder: Path) -> list[Any]:
+    """The entries of a sweep file without paths that are relative to `folder`: those of functions become absolute.
 
-    Where a file holds no schema, its absolute path stays. `graders` says what is wrong with an entry.
+    What a schema's file holds stands in place of its path. `graders` says what is wrong with an entry.
     """
     found = list(entries)
     for number, entry in enumerate(entries):
         match entry:
+            case str() if ".py:" in entry:
+                found[number] = str(paths.absolute(folder / paths.at_home(Path(entry))))
             case {"json_fields": {"schema": str(path), **options}} if len(entry) == 1:
                 schema: object = str(paths.absolute(folder / paths.at_home(Path(path))))
                 with suppress(ValueError):

@@ -1,11 +1,15 @@
-"""Grades answers by a function of the user's, found by MODULE:FUNCTION."""
+"""Grades answers by a function of the user's, found by MODULE:FUNCTION or FILE.py:FUNCTION."""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import util
 from numbers import Real
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Self, cast
 
 from pydantic import model_validator
@@ -23,7 +27,7 @@ class Function(Grader):
     """
 
     path: str
-    """MODULE:FUNCTION."""
+    """MODULE:FUNCTION, or FILE.py:FUNCTION with an absolute path."""
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -57,18 +61,31 @@ class Function(Grader):
         return {name: float(score) for name, score in scores.items()}
 
     def _named(self, value: Any) -> dict[str, Any]:
-        name = self.path.partition(":")[2]
+        name = self.path.rpartition(":")[2]
         return {f"{name}_{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
 
     def _function(self) -> Callable[[Mapping[str, Any], str], Any]:
         """Imports it. Raises ValueError where it is not there."""
-        module, _, name = self.path.partition(":")
+        module, _, name = self.path.rpartition(":")
+        is_file = module.endswith(".py")
         try:
-            found = importlib.import_module(module)
+            found = _of_file(module, Path(module).stat().st_mtime_ns) if is_file else importlib.import_module(module)
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {legible(str(error), 200)}"
-            raise ValueError(f"{module!r} cannot be imported (the current folder is searched, too): {why}") from None
+            searched = "" if is_file else " (the current folder is searched, too)"
+            raise ValueError(f"{module!r} cannot be imported{searched}: {why}") from None
         function = getattr(found, name, None)
         if not callable(function):
             raise ValueError(f"{module} has no function {name!r}{did_you_mean(name, vars(found))}")
         return cast(Callable[[Mapping[str, Any], str], Any], function)
+
+
+@cache
+def _of_file(file: str, _written: int) -> ModuleType:
+    """The module in a file, read again where the file was written anew."""
+    spec = util.spec_from_file_location(f"qsweep_{Path(file).stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

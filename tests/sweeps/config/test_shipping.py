@@ -37,6 +37,14 @@ def on_cluster(shipment: shipping.Shipment, place: Path) -> load.Sweep:
     return load.load("sweep.yaml", [], place)
 
 
+def test_a_function_in_a_file_travels(folder: Path, tmp_path: Path) -> None:
+    (folder / "scores.py").write_text("def right(row, answer):\n    return 1.0\n")
+    shipment, here = shipped(folder, "evaluation.metrics=[exact_match, scores.py:right]")
+    assert here.config.evaluation.metrics == ("exact_match", f"{folder / 'scores.py'}:right")
+    there = on_cluster(shipment, tmp_path / "there")
+    assert there.config.evaluation.metrics == ("exact_match", f"{tmp_path / 'there' / 'metric-1.py'}:right")
+
+
 def test_the_cluster_reads_the_same_sweep(folder: Path, tmp_path: Path) -> None:
     sweep_files.write_rows(folder, "held_out.jsonl", first=100)
     changes = ["data.eval=held_out.jsonl", "training.learning_rate=2e-4", 'name="1e-4"', 'data.system="2026-01-01"']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_a_schema_is_read_from_its_file_once(tmp_path):
     (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
     entries = ["number", {"json_fields": {"schema": "schema.json"}}, {"json_fields": {"schema": "gone.json"}}, 5]
     entries.append({"json_fields": {"schema": "schema.json"}, "number": {}})
-    assert catalogue.with_schemas(entries, tmp_path) == [
+    assert catalogue.with_files(entries, tmp_path) == [
         "number",
         {"json_fields": {"schema": {"type": "object"}}},
         {"json_fields": {"schema": str(tmp_path / "gone.json")}},
@@ -269,3 +270,18 @@ def test_a_file_that_is_no_schema_is_told(text, tmp_path):
     (tmp_path / "schema.json").write_text(text)
     (problem,) = problems({"json_fields": {"schema": str(tmp_path / "schema.json")}})
     assert "schema.json' is no JSON schema: " in problem
+
+
+def test_a_function_of_a_file_is_read_by_its_path_and_again_once_the_file_is_written_anew(tmp_path):
+    file = tmp_path / "scores.py"
+    file.write_text("def right(row, answer):\n    return 1.0\n")
+    (named,) = catalogue.with_files(["scores.py:right"], tmp_path)
+    (grader,) = catalogue.graders(EvaluationSpec(metrics=(named,)))
+    assert (named, grader.grade({}, "", "x")) == (f"{file}:right", {"right": 1.0})
+    file.write_text("def right(row, answer):\n    return 0.25\n")
+    os.utime(file, ns=(1, 1))
+    assert grader.grade({}, "", "x") == {"right": 0.25}
+    with pytest.raises(GradingError, match=r"has no function 'rihgt'; did you mean right\?"):
+        catalogue.graders(EvaluationSpec(metrics=(f"{file}:rihgt",)))
+    with pytest.raises(GradingError, match=r"gone\.py' cannot be imported: FileNotFoundError"):
+        catalogue.graders(EvaluationSpec(metrics=(f"{tmp_path / 'gone.py'}:right",)))
