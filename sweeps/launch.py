@@ -18,22 +18,22 @@ from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, epochs
-from sweeps.errors import RayGone, StorageError, SweepError
+from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
 from sweeps.planning import capacity, this_machine
 from sweeps.planning.forecast import rows_per_trial
 from sweeps.record import folder as folders
 from sweeps.record import limits
-from sweeps.record.events import SweepPlanned, SweepStarted
+from sweeps.record.events import RequestAnswered, SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
 from sweeps.report.live_table import Display
 from sweeps.report.result import Displays, Result
 from sweeps.statistics.trials import compare_best
-from sweeps.steering import local_sweeps
+from sweeps.steering import asking, local_sweeps
 from sweeps.steering.answering import Answerer, deciding
-from sweeps.steering.mailbox import Mailbox
+from sweeps.steering.mailbox import AddPoint, ExtendSweep, Mailbox
 from sweeps.steering.stop import StopState, on_signals
 from sweeps.supply.amendments import Amendments
 from sweeps.tracking.lookup import TrackedSweep, holds
@@ -42,32 +42,87 @@ from trainables.errors import TrainableError
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts
+    from sweeps.planning.plan import Plan
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
     from sweeps.tune.hosts import StartedHosts
 
+Say = Callable[[str], object]
 DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timing.DRAIN_SECONDS, 0.0, 604_800.0)
 """See `timing.DRAIN_SECONDS`."""
 TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_000.0))
 """See `Driver.trials_on_head`."""
 
 
+def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]:
+    """The sweep as it is to be launched here, `budget.trials: auto` settled, and its plan; nothing is started.
+
+    Args:
+        sweep: a checked sweep.
+        say: is told what a user is to know, in lines.
+        offline: whether it may start where MLflow does not answer.
+
+    Raises:
+        ConfigError: MLflow, the model or the data is not there, or the budget is too small.
+    """
+    if not offline:
+        _look_for_tracking(sweep.config.tracking.uri)
+    for line in this_machine.look_up(sweep):
+        say(f"warning: {line}")
+    sweep, how = this_machine.with_trials(sweep, to_launch=True)
+    if how is not None:
+        say(how)
+    return sweep, this_machine.plan_here(sweep, to_launch=True)
+
+
+def _look_for_tracking(uri: str) -> None:
+    """Raises ConfigError where nothing answers at a tracking URI: one that is mistyped would be told at the end."""
+    from cluster.doctor import stores
+
+    wrong = stores.nothing_answers(uri)
+    if wrong is not None:
+        way_out = "or launch with --offline: MLflow gets all events once it answers, or by qsweep resume"
+        raise ConfigError([f"tracking.uri: {wrong.seen}: {wrong.mend}, {way_out}"])
+
+
+def create_folder(
+    sweep: Sweep, planned: Plan | None = None, clock: Callable[[], float] = time.time
+) -> tuple[SweepFolder, str]:
+    """Makes the folder of a new sweep, from which `resume` begins it; the folder and the sweep's id.
+
+    Args:
+        sweep: a checked sweep.
+        planned: what comes of the sweep is held against this plan.
+        clock: seconds since the epoch.
+
+    Raises:
+        SweepError: its job was submitted before, and the sweep of its id is there.
+        StorageError: the folder cannot be made.
+    """
+    config, now = sweep.config, clock()
+    sweep_id = local_sweeps.new_id(config, datetime.fromtimestamp(now, UTC), holds, mirror_with=mirror_with)
+    expected = None
+    if planned is not None:
+        seen, steps = planned.forecast, planned.expected_steps
+        seconds = seen.seconds.expected if seen.seconds is not None and seen.is_measured else None
+        expected = SweepPlanned(time=now, steps=steps, seconds=seconds, memory_bytes=planned.memory_bytes)
+    return create(config.storage, config.name, saved_sweep.document(config, sweep_id, expected)), sweep_id
+
+
 def launch(
-    sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time, planned: SweepPlanned | None = None
+    sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time, planned: Plan | None = None
 ) -> Result:
-    """Runs a sweep in a new folder; `planned` is held against what comes of it.
+    """Runs a sweep in a new folder; arguments as `create_folder`.
 
     Raises:
         ConfigError: the sweep that it is to learn from is not there.
-        SweepError: its job was submitted before, and the sweep of its id is there.
+        SweepError: as `create_folder`.
         StorageError, ConnectionFailed, HostError: nothing could be trained; the folder says so too.
     """
     earlier = _earlier(sweep.config)
-    started = datetime.fromtimestamp(clock(), UTC)
-    sweep_id = local_sweeps.new_id(sweep.config, started, holds, mirror_with=mirror_with)
-    folder = create(sweep.config.storage, sweep.config.name, saved_sweep.document(sweep.config, sweep_id))
-    return _run(sweep, sweep_id, folder, progress, clock, _Beginning(planned, earlier))
+    folder, sweep_id = create_folder(sweep, planned, clock)
+    return _run(sweep, sweep_id, folder, progress, clock, _Beginning(earlier))
 
 
 def resume(
@@ -90,11 +145,24 @@ def resume(
     return sweep, _run(sweep, sweep_id, SweepFolder(path), progress, clock, _Beginning(resend=resend))
 
 
-class _Beginning(NamedTuple):
-    """What a driver begins with: of a new sweep its plan, and the sweep that it learns from."""
+def ask_for_more(folder: SweepFolder, request: AddPoint | ExtendSweep) -> RequestAnswered:
+    """The answer of the sweep's driver; where nobody drives the sweep, what the next driver will take up.
 
-    planned: SweepPlanned | None = None
+    Raises:
+        SweepError: see `asking.answer`.
+        ConfigError: the sweep cannot go on.
+    """
+    if folders.is_driven(folder):
+        return asking.answer(folder, request)
+    sweep, _ = saved_sweep.load(folder)
+    return asking.answer_in_its_place(folder, request, deciding(Amendments.of(sweep), lambda: None), time.time())
+
+
+class _Beginning(NamedTuple):
+    """What a driver begins with."""
+
     earlier: TrackedSweep | None = None
+    """The sweep that a new one learns from."""
     resend: bool = False
     """Whether MLflow is sent all events again."""
 
@@ -152,8 +220,9 @@ def _run(
                 writer.start()
             else:
                 _begin(running, writer, fingerprints)
-                if beginning.planned is not None:
-                    running.journal.add(beginning.planned)
+                planned = saved_sweep.planned(folder)
+                if planned is not None and running.journal.record.planned is None:
+                    running.journal.add(planned)
                 _learn(running, fingerprints, beginning.earlier)
                 trained = _drive(running, writer.start)
                 _keep_rates(running, trained.hosts)

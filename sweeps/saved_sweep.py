@@ -18,7 +18,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError, StorageError
-from sweeps.record.events import SweepStarted
+from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder, noted_by, read_events, stamp, writing
 from sweeps.record.whole_files import entries, write_whole
 from sweeps.tracking import stores
@@ -58,9 +58,16 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     return Sweep(config, checks.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
 
 
-def document(config: SweepConfig, sweep_id: str) -> dict[str, Any]:
-    """What config.json holds: the resolved configuration and the sweep's id."""
-    return {**stamp(), "sweep_id": sweep_id, "config": json.loads(as_kept(config))}
+def document(config: SweepConfig, sweep_id: str, planned: SweepPlanned | None = None) -> dict[str, Any]:
+    """What config.json holds: the resolved configuration, the sweep's id, and its plan where there is one."""
+    plan = {} if planned is None else {"planned": planned.model_dump(mode="json")}
+    return {**stamp(), "sweep_id": sweep_id, "config": json.loads(as_kept(config)), **plan}
+
+
+def planned(folder: SweepFolder) -> SweepPlanned | None:
+    """The plan with which the sweep in a folder was launched; None where there was none."""
+    found = _document(folder).get("planned")
+    return None if found is None else SweepPlanned.model_validate(found)
 
 
 def as_kept(config: SweepConfig) -> str:

@@ -24,6 +24,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Try a point next: one trial beyond budget.trials. A sweep that does not run tries it when it goes on."""
+    from sweeps import launch as launching
     from sweeps.cli import requests
     from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import AddPoint
@@ -33,5 +34,5 @@ def add(
         if address is not None:
             ask_there(sweep, address, ("add", *values), as_json)
         folder = local_sweeps.find(sweep, storage)
-        answer = requests.ask_for_more(folder, request)
+        answer = launching.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

@@ -22,6 +22,7 @@ def extend(
     as_json: Json = False,
 ) -> None:
     """Change the budgets of a sweep, or its number of hosts, while it runs or after it has ended."""
+    from sweeps import launch as launching
     from sweeps.cli import requests
     from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import ExtendSweep
@@ -31,5 +32,5 @@ def extend(
         if address is not None:
             ask_there(sweep, address, ("extend", *changes), as_json)
         folder = local_sweeps.find(sweep, storage)
-        answer = requests.ask_for_more(folder, request)
+        answer = launching.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

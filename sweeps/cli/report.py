@@ -28,10 +28,7 @@ def report(
         from sweeps.steering import local_sweeps
 
         folder = local_sweeps.find(sweep, storage, has_address=False)
-        path = page_file.output_of(folder, output)
-        found = page_file.read(folder, time.time())
-        html = page_file.render(found)
-        page_file.write(path, html)
+        path, found = page_file.make(folder, output, time.time())
     if found.is_running:
         say(f"the sweep runs: the page shows it as of {found.made}")
     if as_json:

@@ -23,7 +23,7 @@ def stop(
 ) -> None:
     """End a running sweep in order, or one of its trials; `qsweep resume` goes on with a sweep."""
     from sweeps.cli import requests
-    from sweeps.steering import local_sweeps
+    from sweeps.steering import asking, local_sweeps
     from sweeps.steering.mailbox import Request, StopSweep, StopTrial
 
     sender = "qsweep stop"
@@ -34,7 +34,7 @@ def stop(
     request: Request = StopSweep(sender=sender) if trial is None else StopTrial(sender=sender, trial=trial)
     with mistakes():
         folder = local_sweeps.find(sweep, storage)
-        answer = requests.ask(folder, request)
+        answer = asking.answer(folder, request)
     requests.tell(folder, answer, as_json)
 
 

@@ -20,6 +20,14 @@ TEMPLATE = "report.html.j2"
 BEGINNING = b"<!doctype html>"
 
 
+def make(folder: SweepFolder, output: Path | None, now: float) -> tuple[Path, Page]:
+    """Writes the page of the sweep in a folder; the file, and what it shows. Arguments and errors as below."""
+    path = output_of(folder, output)
+    found = read(folder, now)
+    write(path, render(found))
+    return path, found
+
+
 def read(folder: SweepFolder, now: float) -> Page:
     """The page of the sweep in a folder, also while it runs; `now` is in seconds since the epoch.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from sweeps.errors import SweepError
+from sweeps.errors import Failed, SweepError
 from sweeps.record.events import Event, RequestAnswered, SweepEnded
 from sweeps.record.folder import SweepFolder, is_driven, locked, read_events
 from sweeps.record.journal import Journal
@@ -15,6 +16,25 @@ from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering import mailbox
 from sweeps.steering.answering import Decide, answer_to
 from sweeps.steering.mailbox import AddPoint, ExtendSweep, Letter, Request
+
+ANSWER_SECONDS = 30.0
+"""How long to wait for the driver's answer, which usually comes within a second."""
+TURN_SECONDS = 0.2
+
+
+def answer(folder: SweepFolder, request: Request) -> RequestAnswered:
+    """The driver's answer to a request.
+
+    Raises:
+        SweepError: see `ask`.
+        Failed: none has come in time.
+    """
+    deadline, pause = time.monotonic() + ANSWER_SECONDS, threading.Event()
+    found = ask(folder, request, lambda: pause.wait(TURN_SECONDS) or time.monotonic() > deadline)
+    if found is None:
+        told = f"no answer within {ANSWER_SECONDS:.0f} s"
+        raise Failed(f"{told}: the request waits in {folder.requests} and may yet be answered")
+    return found
 
 
 def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> RequestAnswered | None:
@@ -70,9 +90,9 @@ def answer_in_its_place(
         if journal.record.started is None:
             raise SweepError(f"{folder.path}: the sweep has not begun: qsweep resume {folder.path} begins it")
         letter = Letter(uuid.uuid4().hex, request, is_left_over=False)
-        answer = answer_to(letter, journal.record, now, decide)
-        journal.add(answer)
-    return answer
+        found = answer_to(letter, journal.record, now, decide)
+        journal.add(found)
+    return found
 
 
 def _events(folder: SweepFolder, offset: int = 0) -> Iterator[tuple[Event, int]]:
