@@ -11,7 +11,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("sweeps", "cluster", "trainables", "search_spaces")
+PACKAGES = ("qsweep", "sweeps", "cluster", "trainables", "search_spaces")
 ACROSS = {"benchmarks", "chaos", "contracts", "own", "serving"}
 """Folders of tests that speak of several rooms, and `own`: trainables of one's own."""
 PRODUCT = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))

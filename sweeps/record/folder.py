@@ -5,6 +5,7 @@ NAME/
 ├── events.jsonl          everything that happened, one event per line
 ├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
 ├── base_samples.jsonl    what it answers, where answers are scored
+├── driver.log            what a driver printed that was started from Python
 ├── report.html           the page that qsweep report made of it last; the folder is whole without it
 ├── requests/             what other processes have asked of the driver, and it has not answered yet
 ├── mirror.json           as which driver this folder wrote its mirror on an object store last, if it has one

@@ -21,7 +21,7 @@ from sweeps.cli import app
 from sweeps.config import load
 
 ROOT = Path(load.__file__).parents[2]
-NAMES = ("cluster", "search_spaces", "sweeps", "trainables")
+NAMES = ("cluster", "qsweep", "search_spaces", "sweeps", "trainables")
 
 # Names
 
@@ -42,7 +42,7 @@ def test_no_other_distribution_has_our_import_names() -> None:
     assert {name for name in NAMES if set(installed.get(name, [])) - {"qlora-sweeps"}} == set()
 
 
-def test_the_four_packages_are_imported_from_one_place() -> None:
+def test_the_packages_are_imported_from_one_place() -> None:
     specs = [importlib.util.find_spec(name) for name in NAMES]
     assert {Path(spec.origin or "").parent.parent for spec in specs if spec is not None} == {ROOT}
     assert None not in specs
@@ -53,7 +53,7 @@ def test_the_installed_command_is_ours(distribution: importlib.metadata.Distribu
     assert (script.name, script.value) == ("qsweep", "sweeps.cli:main")
 
 
-def test_what_is_built_is_the_four_packages() -> None:
+def test_what_is_built_is_the_packages() -> None:
     built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert sorted(built["packages"]) == sorted(NAMES)
 

@@ -1,0 +1,137 @@
+"""Starts the driver of a sweep as a process of its own, and shows what it does until it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeps.record.folder import SweepFolder
+
+Process = subprocess.Popen[bytes]
+TURN_SECONDS = 0.5
+"""Pause between two looks at a sweep that is followed."""
+MOST_ROWS = 40
+"""Rows of the live table: the best trials."""
+_COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE")
+"""Variables by which Jupyter asks programs for colours, and for a table that is drawn again and again."""
+
+
+def log_of(folder: SweepFolder) -> Path:
+    """The file to which a driver that was started from Python prints."""
+    return folder.path / "driver.log"
+
+
+def log_size(folder: SweepFolder) -> int:
+    """Bytes of the log."""
+    log = log_of(folder)
+    return log.stat().st_size if log.exists() else 0
+
+
+def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> Process:
+    """Starts `qsweep resume FOLDER WORDS` in a session of its own: what ends or interrupts this process leaves it.
+
+    Args:
+        folder: of the sweep, which may not have begun.
+        words: options of the command.
+        tracking_uri: with its password, which the folder does not have; None where there is none.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
+    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)  # modules of the user's own
+    if tracking_uri is not None:
+        environment["MLFLOW_TRACKING_URI"] = tracking_uri
+    with log_of(folder).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeps", "resume", str(folder.path), *words],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
+        )  # fmt: skip
+
+
+def is_over(folder: SweepFolder, process: Process | None) -> bool:
+    """Whether the driver has ended, the one that this process has started or another."""
+    from sweeps.record.folder import is_driven
+
+    return (process is None or process.poll() is not None) and not is_driven(folder)
+
+
+def wait_until_it_drives(folder: SweepFolder, process: Process) -> None:
+    """Returns once the process has taken the sweep, or has ended."""
+    from sweeps.record.folder import is_driven
+
+    pause = threading.Event()
+    while process.poll() is None and not is_driven(folder):
+        pause.wait(TURN_SECONDS)
+
+
+def follow(folder: SweepFolder, process: Process | None, begin: int) -> None:
+    """Shows what the driver does until it ends: in a notebook a live table, elsewhere what it prints.
+
+    Args:
+        begin: what its log holds up to this byte is not shown.
+    """
+    show, pause = _live_table(folder) if _has_displays() else _lines(log_of(folder), begin), threading.Event()
+    while True:
+        has_ended = is_over(folder, process)  # asked before the look: the last line is shown too
+        show()
+        if has_ended:
+            return
+        pause.wait(TURN_SECONDS)
+
+
+def is_interactive() -> bool:
+    """Whether a person types here, so that an interrupted call is to give its result all the same."""
+    return hasattr(sys, "ps1") or _shell() is not None
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def _has_displays() -> bool:
+    return hasattr(_shell(), "kernel")
+
+
+def _lines(log: Path, begin: int) -> Callable[[], None]:
+    seen = begin
+
+    def show() -> None:
+        nonlocal seen
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(seen)
+                whole = file.read().rpartition(b"\n")
+            seen += len(whole[0] + whole[1])
+            print((whole[0] + whole[1]).decode(errors="replace"), end="", flush=True)
+
+    return show
+
+
+def _live_table(folder: SweepFolder) -> Callable[[], None]:
+    import time
+    from html import escape
+
+    from IPython.display import display
+
+    from qsweep._trials import table_of
+    from sweeps.report import status as reading
+
+    events = reading.EventsRead()
+    handle = display({"text/plain": ""}, raw=True, display_id=True)
+    shown: object = None
+
+    def show() -> None:
+        nonlocal shown
+        now = reading.read(folder, time.time(), events)
+        if shown != (news := (now.record.latest, now.state)):
+            shown, text = news, "\n".join(now.lines())
+            table = table_of(now.record, folder.path).drop(columns="adapter", errors="ignore").head(MOST_ROWS)
+            html = f"<pre>{escape(text)}</pre>{table.to_html()}"
+            handle.update({"text/plain": f"{text}\n{table}", "text/html": html}, raw=True)
+
+    return show

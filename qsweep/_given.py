@@ -1,0 +1,109 @@
+"""Turns what a caller gives into a checked sweep: keywords override a sweep file, a mapping, or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsweep import _travel
+from sweeps.errors import ConfigError
+from trainables.inputs.similar import did_you_mean
+
+if TYPE_CHECKING:
+    from sweeps.config.load import Change, Sweep
+
+KEYS = {
+    "model": "model.source",
+    **{
+        name: f"data.{name}" for name in ("train", "eval", "test", "prompt", "completion", "system", "messages", "text")
+    },
+    "metrics": "evaluation.metrics",
+    "trials": "budget.trials",
+    "steps": "budget.steps_per_trial",
+    "scheduler": "scheduler.kind",
+    "searcher": "searcher.kind",
+}
+"""Keyword -> key of the sweep file. All other keywords are keys of the sweep file themselves."""
+_SPLITS = ("data.train", "data.eval", "data.test")
+_WHOLE = ("search_space", "objective")
+"""Sections that replace those of a file; of the others each key does."""
+
+
+def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Sweep:
+    """The sweep that a caller describes. Rows and functions are written as files into the sweep's storage.
+
+    Raises:
+        ConfigError: with a line for each mistake.
+    """
+    from sweeps.config import load
+    from sweeps.config.model import SweepConfig
+
+    file = str(config) if isinstance(config, str | Path) else None
+    given = list(_flat(config)) if isinstance(config, Mapping) else []
+    given += _flat({_key(name, value): value for name, value in keywords.items()})
+    if file is None and "name" not in dict(given):
+        given.append(("name", _name(dict(given).get("model.source"))))
+    folder = _storage(file, given) / _travel.FOLDER
+    known = [*KEYS, "space", *SweepConfig.model_fields]
+    wrong = [f"{name}: unknown keyword{did_you_mean(name, known)}" for name in keywords if name not in known]
+    changes: list[Change] = []
+    for key, value in given:
+        try:
+            changes.append((key, _travel.plain(_written(key, value, folder))))
+        except ConfigError as error:
+            wrong += error.problems
+    if wrong:
+        raise ConfigError(wrong)
+    return load.load(file, changes, Path.cwd())
+
+
+def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key of the sweep file -> value, for `Sweep.extend`."""
+    named = {_key(name, value): value for name, value in keywords.items()}
+    return {key: _travel.plain(value) for key, value in _flat({**changes, **named})}
+
+
+def _key(name: str, value: object) -> str:
+    """The sweep file's key of a keyword: `model` and its like may also be given as whole sections."""
+    if name == "space":
+        return "search_space"
+    return name if isinstance(value, Mapping) else KEYS.get(name, name)
+
+
+def _flat(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The keys of sections with a dot, `kind` first: it decides which others there may be."""
+    for name, value in given.items():
+        if isinstance(value, Mapping) and name not in _WHOLE and "." not in name:
+            yield from ((f"{name}.{key}", value[key]) for key in sorted(value, key=lambda key: key != "kind"))
+        else:
+            yield name, value
+
+
+def _written(key: str, value: Any, folder: Path) -> Any:
+    if key in _SPLITS:
+        return _travel.rows(key, value, folder)
+    if key == "evaluation.metrics" and isinstance(value, list | tuple):
+        return [_travel.metric(entry, folder) for entry in value]
+    return value
+
+
+def _name(model: object) -> str:
+    """The name of a sweep that has none: that of its model."""
+    last = Path(str(model or "")).name
+    return re.sub(r"[^\w.-]", "-", last, flags=re.ASCII).lstrip("._-")[:100] or "sweep"
+
+
+def _storage(file: str | None, given: list[tuple[str, Any]]) -> Path:
+    """The folder of the sweep's folder: as the caller, the file or its profile says."""
+    from sweeps.config import load
+    from sweeps.config.model import SweepConfig
+    from sweeps.config.uris import local_storage
+    from trainables.inputs import paths
+
+    said = [(key, _travel.plain(value)) for key, value in given if key in ("storage", "cluster.profile")]
+    raw, _ = load.read(file, said, Path.cwd())
+    load.apply_profile(raw)
+    storage = local_storage(str(raw.get("storage") or SweepConfig.model_fields["storage"].default))
+    return Path.cwd() / paths.at_home(Path(storage))

