@@ -52,7 +52,7 @@ def test_each_command_of_the_tutorial_does_what_it_says(tmp_path):
             champions.append(champion(work))
     assert champions == ["1", "2", "1"]
     assert (work / "results" / "tickets" / "report.html").is_file()
-    assert "best: t0" in printed and "choice: base" in printed
+    assert "best: t0" in printed and "choice: best" in printed
 
 
 def champion(work: Path) -> str:
