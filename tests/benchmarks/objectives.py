@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.objectives --results DIR [--recipe quickstart] [--set KEY=VALUE ...] [--seeds 0 1 2]
 
-Each trial is trained to its last report point and scored there, and so is the base. The table has both numbers of the
-base, the default configuration, the best by loss and the best by score, with 95 % intervals over the rows.
+Each trial is trained to its last report point and scored there; the base is scored too. The table has both numbers of
+the base, the default configuration, the best by loss and the best by score, with 95 % intervals over the rows.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.statistics.intervals import intervals
 from trainables.contract import Evaluation
-from trainables.objective import EVAL_LOSS, Objective
+from trainables.objective import EVAL_LOSS
 
 from . import machines
 
@@ -55,7 +57,7 @@ def sweep(folder: Path, recipe: str, settings: Sequence[str]) -> Path:
     return found[0].parent
 
 
-def rows(path: Path, score: Objective) -> list[Row]:
+def rows(path: Path, score: str) -> list[Row]:
     """The base, the default configuration, the best by loss and the best by score."""
     folder, record = SweepFolder(path), SweepRecord()
     for event, _ in read_events(path / "events.jsonl"):
@@ -63,9 +65,10 @@ def rows(path: Path, score: Objective) -> list[Row]:
     trials = {
         label(trial.number): _read(folder.kept(trial.trial_key, "rows", trial.reported_step) / "eval_rows.json")
         for trial in record.trials.values()
+        if trial.state is TrialState.COMPLETED
     }
     by_loss = min(trials, key=lambda name: trials[name].metrics[EVAL_LOSS])
-    by_score = max(trials, key=lambda name: (score.gain(0.0, trials[name].metrics[score.metric]), name == by_loss))
+    by_score = max(trials, key=lambda name: (mean(trials[name].row_values[score]), name == by_loss))
     named = {"default (t00)": "t00", f"best by loss ({by_loss})": by_loss, f"best by score ({by_score})": by_score}
     return [Row("base", _read(folder.base_rows)), *(Row(who, trials[name]) for who, name in named.items())]
 
@@ -107,7 +110,7 @@ def main(words: Sequence[str] | None = None) -> None:
     results: dict[str, Any] = {}
     for seed in given.seeds:
         path = sweep(given.results / f"{given.recipe}-{seed}", given.recipe, [*given.set, f"seed={seed}"])
-        lines = table(rows(path, Objective(metric=given.score, mode="max")), given.score)
+        lines = table(rows(path, given.score), given.score)
         results[str(seed)] = lines
         print(f"\n{given.recipe}, seed {seed}\n", *lines, sep="\n", flush=True)
     machines.keep(given.results / f"{given.recipe}.json", results)
