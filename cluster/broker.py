@@ -23,6 +23,7 @@ from cluster.fleet import Fleet
 from cluster.host_states import said
 from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
 from cluster.leases import Grant, Lease, NotReady, Ready, Refused
+from cluster.loop import Finalist
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
@@ -52,8 +53,8 @@ class Broker:
         self._leaving: frozenset[str] = frozenset()
         """Ray's ids of the nodes that end soon."""
         self._deaths = HostDeaths(self._fleet.is_gone, self._staying)
-        self._base_deaths: list[str] = []
-        """The nodes of the hosts that died while they evaluated the base."""
+        self._evaluation_deaths: dict[str, list[str]] = {}
+        """What was asked -> the nodes of the hosts that died while they evaluated that: the base, or the finalists."""
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
         self._tried = -timing.HOST_RETRY_SECONDS
@@ -150,15 +151,30 @@ class Broker:
         The driver asks before there are trials, so that the host does this first and no trial waits for it later. When
         the host dies, the caller asks again; when a second one dies, that is the answer.
         """
+        answer: Evaluation | Failure | None = await self._evaluated("evaluate_base")
+        return answer
+
+    async def evaluate_finalists(self, finalists: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
+        """Scores the answers of adapters on the first host, in their order; else as `evaluate_base`.
+
+        The driver asks when no trial is left: see `PackLoop.evaluate_finalists`.
+        """
+        self._revive()
+        answer: list[Evaluation | Failure] | Failure | None = await self._evaluated("evaluate_finalists", finalists)
+        return answer
+
+    async def _evaluated(self, method: str, *arguments: object) -> Any:
+        """What the first host evaluates to; None where there is none any more, a Failure where no other would."""
         if not self._hosts:
             return None
         host_id, host = next(iter(self._hosts.items()))
         try:
-            answer: Evaluation | Failure = await self._answer(host_id, host.actor.evaluate_base.remote)
+            answer = await self._answer(host_id, getattr(host.actor, method).remote, *arguments)
         except PROCESS_LOST:
             await self.lost(host_id)
-            self._base_deaths.append(host.facts.node_id)
-            guilty = sum(not self._fleet.is_gone(node_id) for node_id in self._base_deaths) >= SUSPECT_AFTER
+            deaths = self._evaluation_deaths.setdefault(method, [])
+            deaths.append(host.facts.node_id)
+            guilty = sum(not self._fleet.is_gone(node_id) for node_id in deaths) >= SUSPECT_AFTER
             return Failure(kind="failed", message="its host died, twice") if guilty else None
         except RayTaskError as error:
             return Failure(kind="failed", message=message(error))

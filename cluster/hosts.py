@@ -28,7 +28,7 @@ from cluster.devices import (
 )
 from cluster.errors import HostError
 from cluster.libraries import silence
-from cluster.loop import Outcome, PackLoop
+from cluster.loop import Finalist, Outcome, PackLoop
 from cluster.pace import Doing
 from trainables import catalogue
 from trainables.base import device_probe
@@ -211,6 +211,10 @@ class Host:
         """See `PackLoop.evaluate_base`."""
         return await self._answered(self._running().evaluate_base())
 
+    async def evaluate_finalists(self, finalists: tuple[Finalist, ...]) -> list[Evaluation | Failure]:
+        """See `PackLoop.evaluate_finalists`."""
+        return await self._answered(self._running().evaluate_finalists(finalists))
+
     async def latest(self) -> tuple[dict[str, StepRecord], Doing | None]:
         """See `PackLoop.latest` and `PackLoop.doing`."""
         loop = self._running()
@@ -277,6 +281,9 @@ class Host:
             raise HostError(str(error)) from None
         if need is not None and settled is not None and settled.slots is not None:
             need = need.model_copy(update={"saturating_slots": settled.slots})
+        if self._base.evaluation.metrics and self._base.evaluation.when == "best" and not hasattr(pack, "restored"):
+            rule = "needs a pack with the method `restored` (trainables/contract.py)"
+            raise HostError(f"evaluation.when: best {rule}, and {self._base.trainable}'s has none: take last or every")
         slots = self._limits.slots
         if slots == "auto":
             slots = need.slots(room.usable, at_most) if need is not None else 1

@@ -40,6 +40,14 @@ class Outcome(Spec):
     peak_memory_bytes: int = 0
 
 
+class Finalist(Spec):
+    """A trial whose best adapter is to be scored."""
+
+    spec: TrialSpec
+    adapter: dict[str, bytes]
+    """The adapter's files."""
+
+
 @dataclass
 class Training:
     """An open lease: its slot, its target and what its owner has not yet been given."""
@@ -201,6 +209,13 @@ class PackLoop:
         """Evaluates the base without an adapter before the next step."""
         return self._between_steps(self._evaluate_base, "evaluation of the base")
 
+    def evaluate_finalists(self, finalists: Sequence[Finalist]) -> Future[list[Evaluation | Failure]]:
+        """Scores the answers of adapters, as many of them together as there are slots.
+
+        Closes all leases before: nothing is to be trained any more.
+        """
+        return self._between_steps(lambda: self._evaluate_finalists(finalists), "evaluation of answers")
+
     def latest(self) -> dict[str, StepRecord]:
         """Lease -> the last step that it took on this host, for those that took one."""
         with self._changed:
@@ -341,6 +356,38 @@ class PackLoop:
     def _evaluate_base(self) -> Evaluation | Failure:
         try:
             return self._pack.evaluate_base()
+        except Exception as error:
+            return _failure(error)
+
+    def _evaluate_finalists(self, finalists: Sequence[Finalist]) -> list[Evaluation | Failure]:
+        for lease in list(self._leases):
+            self._close(lease)
+        together = len(self._free)
+        return [
+            found
+            for start in range(0, len(finalists), together)
+            for found in self._scored_together(finalists[start : start + together])
+        ]
+
+    def _scored_together(self, finalists: Sequence[Finalist]) -> list[Evaluation | Failure]:
+        slots = self._free[: len(finalists)]
+        try:
+            opened = {slot: self._restored(slot, each) for slot, each in zip(slots, finalists, strict=True)}
+            found: dict[int, Evaluation | Failure] = {
+                slot: each for slot, each in opened.items() if isinstance(each, Failure)
+            }
+            due = [slot for slot in slots if slot not in found]
+            found |= _blamed(lambda own: self._pack.evaluate(own, set(own)), due) if due else {}
+        finally:
+            for slot in slots:
+                self._pack.close(slot)
+        return [found[slot] for slot in slots]
+
+    def _restored(self, slot: int, finalist: Finalist) -> Opened | Failure:
+        try:
+            # `restored` is no part of the protocol: a host of a pack without it has not started.
+            snapshot = self._pack.restored(finalist.adapter)  # type: ignore[attr-defined]
+            return self._pack.open(slot, finalist.spec, snapshot)
         except Exception as error:
             return _failure(error)
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
+from unittest.mock import create_autospec
 
+from fake_actors import FakeCalls, actor
 from own import scored_toy
 from sweep_events import reported
 from sweep_files import toy
 
+from cluster.loop import Finalist, PackLoop
 from sweeps.config.model import SweepConfig
+from sweeps.record import digests
 from sweeps.record.events import Event, TrialReported
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
+from sweeps.report.live_table import Display
 from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import TrialSource
+from sweeps.tune import driver as sweep_driver
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback, RuleScheduler
 from sweeps.tune.trial_queue import FINISHED, ProcessPlaces, TrialQueue
 from trainables import toy as curves
+from trainables.contract import Evaluation, Failure, Report
 from trainables.objective import Objective
 from trainables.specs import EvaluationSpec, TrialSpec
 
@@ -43,9 +51,9 @@ def sweep(trials: int = 9, searcher: dict[str, Any] | None = None, **scheduler: 
     return config
 
 
-def scored(config: SweepConfig, when: Literal["last", "every"]) -> SweepConfig:
-    """The sweep with a score that chooses; scored at the last report point alone, it is the loss that stops trials."""
-    scheduler = config.scheduler.model_copy(update={"metric": "eval_loss" if when == "last" else None})
+def scored(config: SweepConfig, when: Literal["last", "every", "best"]) -> SweepConfig:
+    """The sweep with a score that chooses; where not each report has it, the loss stops trials."""
+    scheduler = config.scheduler.model_copy(update={"metric": None if when == "every" else "eval_loss"})
     evaluation = EvaluationSpec(metrics=("exact_match",), when=when)
     objective = Objective(metric="exact_match", mode="max")
     return config.model_copy(update={"objective": objective, "evaluation": evaluation, "scheduler": scheduler})
@@ -53,6 +61,15 @@ def scored(config: SweepConfig, when: Literal["last", "every"]) -> SweepConfig:
 
 def unexpected(line: str) -> None:
     raise AssertionError(line)
+
+
+def score(finalists: tuple[Finalist, ...]) -> list[Evaluation | Failure]:
+    """What a host of two slots answers."""
+    loop = PackLoop(scored_toy.ScoredPack(), 2)
+    try:
+        return loop.evaluate_finalists(finalists).result(60)
+    finally:
+        loop.stop()
 
 
 class Driver:
@@ -76,6 +93,8 @@ class Driver:
         """Whether a trial's process is there yet; others may report before it is."""
         self.fails: Callable[[], bool] = lambda: False
         """Whether a trial fails before it holds its slot."""
+        self.score: Callable[[tuple[Finalist, ...]], Any] = score
+        """What the broker answers when it is asked to score the finalists."""
         self.is_saved: Callable[[Any], bool] = lambda _trial: True
         """Whether there is room for the snapshot of a trial that reports."""
 
@@ -102,6 +121,7 @@ class Driver:
                 live.append(SimpleNamespace(trial_id=f"{number}-{len(live)}", config=config, last_result={}))
             if not live:
                 assert self.callback.failure is None
+                self.score_finalists()
                 return
             trial = self.first_there(live)
             live.remove(trial)
@@ -110,6 +130,12 @@ class Driver:
                 self.callback.on_trial_complete(1, [], trial)
             else:
                 live.append(trial)
+
+    def score_finalists(self) -> None:
+        """What follows after Tune."""
+        display = create_autospec(Display, instance=True)
+        whole = sweep_driver.Driver(self.trials, display, calls=FakeCalls())
+        whole.score_finalists(actor(evaluate_finalists=lambda finalists: self.score(finalists)))
 
     def queue(self) -> TrialQueue:
         """What hands out the trials from here on."""
@@ -153,7 +179,17 @@ class Driver:
             report = report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         state = "COMPLETED" if step == points[-1] else "RUNNING"
         result = {"step": step, "state": state, "report": report.model_dump_json(), "is_saved": self.is_saved(trial)}
-        return self.tell(trial, result | {"adapter": None, "adapter_sha256": None, "done": step == points[-1]})
+        return self.tell(trial, result | self.kept(report, trial.config["trial_key"]) | {"done": step == points[-1]})
+
+    def kept(self, report: Report, key: str) -> dict[str, str | None]:
+        """What a trial says of its best adapter; it is on disk where finalists are scored by it."""
+        if self.config.evaluation.when != "best":
+            return {"adapter": None, "adapter_sha256": None}
+        adapter = {"toy_adapter.json": json.dumps({"step": report.step}).encode()}
+        rows = {"step": report.step, "adapter_sha256": digests.of_files(adapter), **report.metrics, "row_losses": [7.0]}
+        files = {"adapter/toy_adapter.json": adapter["toy_adapter.json"], "eval_rows.json": json.dumps(rows).encode()}
+        path = self.folder.keep(key, "best", report.step, files)
+        return {"adapter": str(path.relative_to(self.folder.path)), "adapter_sha256": digests.of_files(adapter)}
 
     def tell(self, trial: Any, result: dict[str, Any]) -> bool:
         """What Tune does with a result (tune/execution/tune_controller.py, `_process_trial_result`, 2.60)."""

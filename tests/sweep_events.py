@@ -14,6 +14,7 @@ from sweeps.record.events import (
     TrialEnded,
     TrialParked,
     TrialReported,
+    TrialScored,
     TrialStarted,
     TrialState,
 )
@@ -97,6 +98,11 @@ def reported(
     )
     folder = f"trials/{key}/best-{step:06d}" if best_step == step else None
     return TrialReported(time=report.time, trial_key=key, report=report, adapter=folder)
+
+
+def scored(key: str, step: int, **scores: float) -> TrialScored:
+    """A finalist's answers at its best step were scored."""
+    return TrialScored(time=99.5, trial_key=key, step=step, metrics=scores)
 
 
 def parked(key: str, step: int) -> TrialParked:

@@ -359,6 +359,9 @@ class Pack(Protocol):
     Beside it, where the numbers depend on it: `hardware`, the `Evaluation.hardware` of all its evaluations, known
     before the first. A sweep warns when its hosts compute in different types. And `engine_name`: what computes the
     losses, in words, which the sweep says when it starts.
+
+    For `evaluation.when: best` it also has `restored(adapter: Mapping[str, bytes]) -> bytes`: a snapshot that holds no
+    more than the adapter of these files. Slots that `open` such a snapshot are evaluated, and not trained.
     """
 
     def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:

@@ -260,9 +260,10 @@ class EvaluationSpec(Spec):
     """Graders of trainables/grading by name (exact_match, contains, choice, number, regex, json_valid, json_fields,
     math), with options as {number: {tolerance: 0.01}}; or a function of your own, module:function or
     FILE.py:function, which is given the row and the answer and returns a number, or numbers by name."""
-    when: Literal["last", "every"] = "last"
+    when: Literal["last", "every", "best"] = "last"
     """last: a trial's answers are scored at its last report point, where it is complete. every: at each report point.
-    The base is scored when the sweep starts."""
+    best: those of the finalists (the 4 best trials by what stops trials, and the default configuration) are scored when
+    the sweep ends, at their best steps, in one batch. The base is scored when the sweep starts."""
     examples: Positive | None = None
     """Rows to answer: the first ones of one random order of the evaluation rows, the same for all trials; all when
     left out."""
@@ -306,7 +307,8 @@ class TrialSpec(Spec):
 
     def is_scored_at(self, step: int) -> bool:
         """Whether answers are scored at a report point of the trial."""
-        return bool(self.evaluation.metrics) and (self.evaluation.when == "every" or step == self.steps)
+        when = self.evaluation.when
+        return bool(self.evaluation.metrics) and (when == "every" or (when == "last" and step == self.steps))
 
     @property
     def base_model(self) -> ModelSpec:

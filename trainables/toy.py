@@ -168,6 +168,10 @@ class ToyPack:
         kept = self._slots[slot]
         return {"toy_adapter.json": json.dumps({"floor": floor(kept.spec), "step": kept.step}).encode()}
 
+    def restored(self, adapter: Mapping[str, bytes]) -> bytes:
+        """See `Pack`."""
+        return json.dumps({"step": json.loads(adapter["toy_adapter.json"])["step"]}).encode()
+
     def close(self, slot: int) -> None:
         """See `Pack.close`."""
         self._slots.pop(slot, None)

@@ -140,8 +140,8 @@ def promotion_rows(config: SweepConfig) -> list[str]:
 
 
 def stopping_metric(config: SweepConfig, trainable: Trainable) -> SweepConfig:
-    """The configuration with `scheduler.metric` settled: a score of the last report point alone stops no trial."""
-    is_scored_late = config.evaluation.when == "last" and config.objectives[0].metric not in trainable.METRICS
+    """The configuration with `scheduler.metric` settled: a score that not all reports have stops no trial."""
+    is_scored_late = config.evaluation.when != "every" and config.objectives[0].metric not in trainable.METRICS
     if not is_scored_late or config.scheduler.metric is not None:
         return config
     return config.model_copy(update={"scheduler": config.scheduler.model_copy(update={"metric": EVAL_LOSS})})

@@ -56,7 +56,8 @@ def trial_files(folder: Path) -> dict[str, Seen]:
 class TrialFolders:
     """Tells which trials' folders have changed; those that have not cost a look at their folder's time alone.
 
-    What a trial keeps appears and vanishes whole, in a folder of its own, and is never changed.
+    What a trial keeps appears and vanishes whole, in a folder of its own. Who changes it later, as the scores of a
+    finalist do, gives the trial's folder a new time.
     """
 
     def __init__(self, trials: Path) -> None:

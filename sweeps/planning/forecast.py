@@ -25,6 +25,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.planning import arithmetic
 from sweeps.planning.capacity import Machine
 from sweeps.planning.rates import Load, Range, Rate, RateKey, Speed, answers_key, speed
+from sweeps.record.selection import FINALISTS
 from sweeps.record.spent import HOUR
 from sweeps.schedulers import Decision, Idle, Reported, Resume, Rule, Started
 from trainables.contract import RowShape, Work
@@ -292,7 +293,11 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     steps = _range([min(float(most), per_unit * each.units(at)) for each in made])
     evaluations = fmean(each.evaluations for each in made) + 1
     work = lengths.of(steps.expected / per_unit, evaluations)
-    scored = evaluations if config.evaluation.when == "every" else fmean(e.counts[-1] + e.repeats for e in made) + 1
+    scored = {
+        "every": evaluations,
+        "last": fmean(each.counts[-1] + each.repeats for each in made) + 1,
+        "best": fmean(min(FINALISTS + config.searcher.start_with_default, trials) + each.repeats for each in made) + 1,
+    }[config.evaluation.when]
     answering = scored * rate.answer_seconds if rate is not None and rate.answer_seconds is not None else None
     seconds = None if rate is None else _seconds(rate, made, trials, (lengths.evaluation + (answering or 0.0)) / hosts)
     is_share_known = bool(rate.step_seconds) if rate is not None else bool(row_tokens) and evaluated is not None

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from statistics import fmean, pstdev
 from typing import NamedTuple, TypeVar
 
@@ -35,6 +35,7 @@ from sweeps.record.events import (
     SweepStarted,
     TrialEnded,
     TrialReported,
+    TrialScored,
 )
 from trainables import catalogue
 from trainables.contract import Failure, Prepared, StepRecord
@@ -103,7 +104,9 @@ def of_sweep(
     if rate.steps < LEAST_STEPS or not any(_evaluations(part for part in parts if not part.is_scored)):
         return None
     working = covered([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
-    idle = max(0.0, story[-1].time - hosts.time - working)
+    # What comes after that is the time of the finalists' answers.
+    last = [*takewhile(lambda event: not isinstance(event, TrialScored), own)][-1]
+    idle = max(0.0, last.time - hosts.time - working)
     return rate.model_copy(
         update={
             "start_seconds": max(0.0, hosts.time - own[0].time),

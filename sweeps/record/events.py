@@ -263,6 +263,18 @@ class TrialReported(Spec):
     """Of a trial's first report, whether it is better than all first reports before it, beyond chance; else None."""
 
 
+class TrialScored(Spec):
+    """The answers of a finalist were scored when its trial was over: see `evaluation.when: best`."""
+
+    type: Literal["trial_scored"] = "trial_scored"
+    time: float
+    trial_key: str
+    step: int
+    """The best step of the trial, that of its adapter."""
+    metrics: dict[str, float]
+    """The scores alone: the loss is that of the report."""
+
+
 class TrialParked(Spec):
     """A trial gave its slot back after a report. `TrialStarted` comes again if the scheduler resumes it."""
 
@@ -350,6 +362,7 @@ Event = (
     | TrialStarted
     | PointInfeasible
     | TrialReported
+    | TrialScored
     | TrialParked
     | TrialEnded
     | RequestAnswered

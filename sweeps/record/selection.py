@@ -7,8 +7,12 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sweeps.record.sweep_record import TrialRecord
+from sweeps.config.model import SweepConfig
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.objective import Objective, Standing
+
+FINALISTS = 4
+"""So many of the best trials are scored with `evaluation.when: best`; the default configuration comes on top."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,21 @@ def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord |
     """The best trial so far, with those that have not ended; None before the first report."""
     in_play = (trial for trial in trials if trial.state.is_ranked or not trial.state.is_final)
     return next(iter(_sorted(in_play, objective)), None)
+
+
+def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
+    """The finalists of a sweep that have no scores yet, and the trials that repeat finalists.
+
+    Finalists are the best by what stops trials, whatever was scored before: a sweep may have got more trials since.
+    """
+    ranked = rank(record.trials.values(), config.stops)
+    found = ranked[:FINALISTS]
+    found += [trial for trial in ranked[FINALISTS:] if trial.number == 0 and config.searcher.start_with_default]
+    keys = {trial.trial_key for trial in found}
+    found += [
+        trial for trial in record.trials.values() if trial.repeats in keys and trial.state.is_ranked and trial.adapter
+    ]
+    return [trial for trial in found if not any(map(config.evaluation.scores_by, trial.best_metrics))]
 
 
 def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:

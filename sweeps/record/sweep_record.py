@@ -31,6 +31,7 @@ from sweeps.record.events import (
     TrialEnded,
     TrialParked,
     TrialReported,
+    TrialScored,
     TrialStarted,
     TrialState,
 )
@@ -57,7 +58,7 @@ class TrialRecord:
     best_step: int | None = None
     """Where the objective was best so far; None before the first report."""
     best_metrics: Mapping[str, float] = field(default_factory=dict)
-    """The metrics at that step."""
+    """The metrics at that step, with the scores of a finalist."""
     evals: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """(step, metrics) of each report."""
     points: Mapping[int, int] = field(default_factory=dict)
@@ -223,10 +224,18 @@ class SweepRecord:
     def _going_on(self) -> Mapping[str, TrialRecord]:
         """The trials as a driver with hosts resumes them: each with `may_go_on` becomes PAUSED.
 
-        Not before: a driver that finds no host leaves an ended sweep's result as it is.
+        A finalist loses its scores then: with them no later step of it could be its best. Not before: a driver that
+        finds no host leaves an ended sweep's result as it is.
         """
         taken_up = {
-            key: replace(trial, state=TrialState.PAUSED, reason="", stopped_by_scheduler=False, may_go_on=False)
+            key: replace(
+                trial,
+                state=TrialState.PAUSED,
+                reason="",
+                stopped_by_scheduler=False,
+                may_go_on=False,
+                best_metrics=dict(trial.evals).get(trial.best_step or 0, trial.best_metrics),
+            )
             for key, trial in self.trials.items()
             if trial.may_go_on
         }
@@ -330,7 +339,8 @@ def _lasted(since: float | None, until: float | None) -> float:
 
 
 def _trial_after(
-    known: TrialRecord | None, event: TrialStarted | PointInfeasible | TrialReported | TrialParked | TrialEnded
+    known: TrialRecord | None,
+    event: TrialStarted | PointInfeasible | TrialReported | TrialScored | TrialParked | TrialEnded,
 ) -> TrialRecord:
     if isinstance(event, TrialStarted | PointInfeasible):
         known = known or TrialRecord(event.trial_key, event.number, event.params, point=event.point)
@@ -342,6 +352,8 @@ def _trial_after(
             return replace(known, state=TrialState.INFEASIBLE, reason=event.reason, repeats=event.repeats)
         case TrialReported():
             return _reported(known, event)
+        case TrialScored():
+            return replace(known, best_metrics={**known.best_metrics, **event.metrics})
         case TrialParked():
             return replace(known, state=TrialState.PARKED, reason="")
         case TrialEnded():
@@ -380,8 +392,8 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
     """Passes on each event that says something new, with the record after it.
 
     A report at or before the trial's last reported step is dropped, and steps that are known are removed from its
-    history: after a restart a step may be trained again. Its first numbers are kept, as is the first evaluation of the
-    base.
+    history: after a restart a step may be trained again. Its first numbers are kept, as are the first evaluation of the
+    base and the first scores of a finalist.
     """
     record = record or SweepRecord()
     for event in events:
@@ -397,6 +409,10 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
                 continue
             fresh = tuple(step for step in event.report.history if step.step > known.step)
             event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+        if isinstance(event, TrialScored):
+            known = record.trials[event.trial_key]
+            if event.step != known.best_step or event.metrics.keys() <= known.best_metrics.keys():
+                continue
         if isinstance(event, TrialEnded):
             fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)
             event = event.model_copy(update={"history": fresh})

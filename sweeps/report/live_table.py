@@ -25,6 +25,7 @@ from sweeps.record.events import (
     TrialEnded,
     TrialParked,
     TrialReported,
+    TrialScored,
     TrialStarted,
     TrialState,
 )
@@ -225,11 +226,8 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return f"{run_name(event.number, event.params)}: {begins}"
         case PointInfeasible():
             return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
-        case TrialReported():
-            trial, report = record.trials[event.trial_key], event.report
-            judging = record.judges(trial)
-            best = f": {judging.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
-            return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
+        case TrialReported() | TrialScored():
+            return _evaluated(event, record)
         case TrialParked():
             return f"{label(record.trials[event.trial_key].number)} parked at step {event.step}"
         case TrialEnded():
@@ -240,6 +238,16 @@ def describe(event: Event, record: SweepRecord) -> str | None:
             return _answer(event)
         case _:
             return None
+
+
+def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
+    trial = record.trials[event.trial_key]
+    if isinstance(event, TrialScored):
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+        return f"{label(trial.number)} scored at step {event.step}: {scores}"
+    report, judging = event.report, record.judges(trial)
+    best = f": {judging.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
+    return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
 
 
 def _answer(event: RequestAnswered) -> str | None:

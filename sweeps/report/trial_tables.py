@@ -181,7 +181,9 @@ def notes(record: SweepRecord) -> list[str]:
     lines = [legible(target.line) for target in record.targets.values()]
     scores = set(_scores(record))
     if any(trial.best_metrics and scores - trial.best_metrics.keys() for trial in record.trials.values()):
-        lines.append("-: not scored: answers are scored at a trial's last step (evaluation.when: last)")
+        when = _evaluation(record).when
+        at = "finalists are, when the sweep ends" if when == "best" else "answers are scored at a trial's last step"
+        lines.append(f"-: not scored: {at} (evaluation.when: {when})")
     return lines
 
 

@@ -158,7 +158,8 @@ def _of_trial(folder: SweepFolder, metric: str, trial: TrialRecord, step: int | 
     at = step or 0
     paths = [folder.kept(trial.trial_key, "rows", at)]
     if at == trial.best_step and trial.adapter is not None:
-        paths.append(folder.path / trial.adapter)  # the only ones where budget.disk had no room for more
+        # They have a finalist's scores, and are the only ones where budget.disk had no room for more.
+        paths.insert(0, folder.path / trial.adapter)
     name = f"{label(trial.number)} at step {at}"
     return _read([path / "eval_rows.json" for path in paths], metric, trial.value_at(at, metric), name)
 

@@ -91,7 +91,7 @@ class Answerer:
             self.stop_trial(answer.trial_key)
         elif isinstance(letter.request, StopSweep):
             # A signal has done it already, and its number is the exit code.
-            if self.stop.reason is None:
+            if not self.stop.ends:
                 self.stop.signal = signal.SIGINT
             self.stop.ask("interrupted", STOPPED_BY_REQUEST)
 

@@ -37,6 +37,8 @@ class StopState:
     """The signal that ended the sweep."""
     is_over: bool = False
     """The trials have ended; only telemetry is still being delivered. A signal now ends that, and not the sweep."""
+    is_scoring: bool = False
+    """The trials have ended, and the finalists are being scored: a budget no longer ends anything, a person does."""
     is_leaving: bool = False
     """A signal came while telemetry was being delivered: the process leaves without waiting for the rest."""
     limit: Callable[[], Reached | None] = lambda: None
@@ -47,6 +49,11 @@ class StopState:
     """There was nothing left to train, and nothing more can be asked for."""
     lock: threading.RLock = field(default_factory=threading.RLock)
     """Held while a budget is compared and while more is asked for: what was granted is never passed over."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether what goes on is to end."""
+        return self.reason not in ((None, "budget") if self.is_scoring else (None,))
 
     @property
     def takes_more(self) -> bool:
@@ -62,7 +69,7 @@ class StopState:
 
     def ask(self, reason: Reason, message: str, can_be_raised: bool = False) -> None:
         """Ends the sweep in order, unless it is ending already."""
-        if self.reason is None and not self.is_over:
+        if not self.ends and not self.is_over:
             self.reason, self.message, self.can_be_raised = reason, legible(message), can_be_raised
 
     def check(self) -> Reason | None:
@@ -103,7 +110,7 @@ def on_signals(
             stop.is_leaving = True
             say("leaving without waiting for the tracking server")
             return
-        if stop.reason is None:
+        if not stop.ends:
             stop.ask("interrupted", "interrupted")
             stop.signal = number
             post(StopSweep(sender=signal.Signals(number).name))

@@ -232,7 +232,9 @@ class TrialSource:
             for step, metrics in trial.evals[len(earlier.evals) if earlier is not None else 0 :]:
                 reached = self._reached(step, TrialSpec.model_validate_json(trial.spec).training)
                 # Searchers compare what trials came to at equal points, so the metric may be another at the last one.
-                goal = self._objective if reached == self._compared.total else self._config.stops
+                # With evaluation.when: best no report has a score.
+                is_last = reached == self._compared.total and self._config.evaluation.when != "best"
+                goal = self._objective if is_last else self._config.stops
                 value = goal.loss(goal.of(metrics))
                 outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
                 self._searcher.tell(trial.point, reached, outcome, reached == self._compared.total)

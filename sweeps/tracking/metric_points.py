@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
-from sweeps.record.events import TrialReported
+from sweeps.record.events import TrialReported, TrialScored
 from sweeps.record.spent import spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.contract import StepRecord
@@ -47,6 +47,13 @@ def metric_points(event: TrialReported) -> list[MetricPoint]:
 def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics at a trial's best step under the names that they are logged with."""
     return {f"best_{name}": value for name, value in metrics.items()}
+
+
+def score_points(event: TrialScored, trial: TrialRecord) -> list[MetricPoint]:
+    """The metric points of a finalist's scores, those of its best step by its last one, as other reports log them."""
+    points = [MetricPoint(name, value, event.time, event.step) for name, value in event.metrics.items()]
+    best = best_of(event.metrics)
+    return points + [MetricPoint(name, value, event.time, trial.step) for name, value in best.items()]
 
 
 def best_points(best: TrialRecord, record: SweepRecord, time: float) -> list[MetricPoint]:

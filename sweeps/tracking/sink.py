@@ -9,7 +9,7 @@ from typing import Any
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.config.points import ALWAYS_LOGGED, settings
-from sweeps.record import digests
+from sweeps.record import digests, samples
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -19,6 +19,7 @@ from sweeps.record.events import (
     TrialEnded,
     TrialParked,
     TrialReported,
+    TrialScored,
     TrialStarted,
     TrialState,
 )
@@ -36,6 +37,7 @@ from sweeps.tracking.metric_points import (
     end_points,
     final_points,
     metric_points,
+    score_points,
     spent_points,
 )
 from sweeps.tracking.views import TAG_PREFIX, shared_view
@@ -100,6 +102,8 @@ class MlflowSink:
             case TrialReported():
                 run_id = self._open_child(runs, event.trial_key, record, event.time)
                 runs.log(run_id, metric_points(event))
+            case TrialScored():
+                self._score_trial(runs, event, record)
             case TrialParked():
                 self._park_trial(runs, event, record)
             case TrialEnded():
@@ -242,6 +246,18 @@ class MlflowSink:
         if written is not None:
             rows = digests.of_file(folder / "eval_rows.json")
             runs.log(run_id, tags=run_tags.adapter_uploaded(written, rows))
+
+    def _score_trial(self, runs: Runs, event: TrialScored, record: SweepRecord) -> None:
+        """The scores of a finalist; of its files those that have changed since its end."""
+        trial = record.trials[event.trial_key]
+        run_id = self._open_child(runs, event.trial_key, record, event.time)
+        tags = run_tags.trial_waits_or_ended(trial, record.objective.metric)
+        folder = self._folder.path / str(trial.adapter)
+        for path in (folder / "eval_rows.json", folder / samples.OF_TRIAL):
+            if path.exists():  # else the trial has gone on since, to a better step
+                runs.text(run_id, path.name, path.read_text(encoding="utf-8"))
+                tags |= {run_tags.EVAL_ROWS_SHA256: digests.of_file(path)} if path.suffix == ".json" else {}
+        runs.log(run_id, score_points(event, trial), tags=tags)
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
         selection = choose(record.trials.values(), record.objective)

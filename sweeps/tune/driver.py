@@ -28,6 +28,7 @@ from sweeps.supply.trial_source import TrialSource, refused_default
 from sweeps.tune import experiment
 from sweeps.tune.actor_calls import RAY, Calls
 from sweeps.tune.experiment import Scratch
+from sweeps.tune.finalists import Scoring
 from sweeps.tune.hosts import BaseEvaluation, HostCount, StartedHosts, StartingBroker, hosts_started
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback
@@ -138,6 +139,19 @@ class Driver:
             self.display.say(lacking)
         if gave_up is not None:
             self.trials.stop.ask("budget", gave_up)
+        self.score_finalists(hosts.broker)
+
+    def score_finalists(self, broker: Any) -> None:
+        """Where only finalists are scored: a sweep whose budget is used up has them too, one that a person ends not."""
+        scores, stop = self._config.evaluation, self.trials.stop
+        if scores.when != "best" or not scores.metrics or stop.reason not in (None, "budget"):
+            return
+        self._end_trials(stop.reason or "finished", stop.message)
+        stop.is_scoring = True
+        try:
+            Scoring(self.trials, broker, self.display.say, self.calls).run()
+        finally:
+            stop.is_scoring = False
 
     def _source(self, targets: Targets, space: SearchSpace) -> TrialSource:
         """What hands out the sweep's trials, those among them that an earlier driver has begun."""
@@ -187,6 +201,10 @@ class Driver:
         """Says of every trial and of the sweep how it ended."""
         reason = "failed" if failed is not None else self.trials.stop.reason or "finished"
         why = failed or self.trials.stop.message
+        self._end_trials(reason, why)
+        self._journal.add(SweepEnded(time=self.trials.clock(), reason=reason, message=why))
+
+    def _end_trials(self, reason: str, why: str) -> None:
         state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
         may_go_on = reason == "budget" and self.trials.stop.can_be_raised
         if reason == "budget":
@@ -199,7 +217,6 @@ class Driver:
                 self.trials.end_parked(trial, why if reason == "budget" else "", may_go_on)
             else:
                 self.trials.end_interrupted(trial, state, why, may_go_on)
-        self._journal.add(SweepEnded(time=self.trials.clock(), reason=reason, message=why))
 
 
 def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evaluation | Failure) -> None:

@@ -87,7 +87,7 @@ def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:
     if lasting.longer("lost", ray.is_lost(), ray.patience_seconds):
         return LOST
     stop_seconds = timing.STOP_SECONDS if ray.has_started else timing.START_STOP_SECONDS
-    if lasting.longer("asked to end", stop.reason is not None, stop_seconds):
+    if lasting.longer("asked to end", stop.ends, stop_seconds):
         return SILENT
     return SILENT if lasting.longer("ending", ray.is_ending, timing.RAY_END_SECONDS) else None
 

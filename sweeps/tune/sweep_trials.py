@@ -153,6 +153,10 @@ class SweepTrials:
         reason = f"{budget}, before it went on" if is_due else STOPPED_BY_SCHEDULER
         self._end(trial, TrialState.STOPPED, reason + place, by_person=is_due, may_go_on=may_go_on)
 
+    def end_unscored(self, trial: TrialRecord, reason: str) -> None:
+        """Ends a finalist, again, whose answers cannot be scored: a score is never missing without its reason."""
+        self._end(trial, TrialState.FAILED, f"its answers could not be scored: {reason}")
+
     def end_interrupted(self, trial: TrialRecord, state: TrialState, reason: str, may_go_on: bool) -> None:
         """Ends a trial that the sweep's end interrupts: STOPPED, or PAUSED where the trial goes on later."""
         # What a paused trial has trained since its last report goes on with it, in its snapshot.

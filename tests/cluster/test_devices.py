@@ -13,7 +13,7 @@ from cluster.errors import HostError
 from cluster.scoring.host import ScoringHost
 from trainables import catalogue
 from trainables.contract import Need, Trainable
-from trainables.specs import TrialSpec
+from trainables.specs import EvaluationSpec, TrialSpec
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,13 @@ def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatc
     monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64 - 3 * held)
     assert (first.slots, first.estimated_bytes) == (4, 13)
     assert host._start(b"", None, (first, first, first)).slots == 4
+
+
+def test_a_pack_that_restores_no_adapter_is_refused_where_finalists_are_to_be_scored(host):
+    host._base = TrialSpec(trainable="mine", evaluation=EvaluationSpec(metrics=("exact_match",), when="best"))
+    host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
+    host._trainable = trainable(SimpleNamespace(hardware=""), None)
+    with pytest.raises(HostError, match=r"^evaluation.when: best needs .*`restored`.*, and mine's has none: take last"):
+        host._start(b"", None, ())
+    host._trainable = trainable(SimpleNamespace(hardware="", restored=bytes), None)
+    assert host._start(b"", None, ()).slots == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -92,25 +93,27 @@ def test_a_host_that_the_memory_monitor_ended_is_a_lost_host(monkeypatch):
     asyncio.run(asyncio.wait_for(play(), 30))
 
 
-class DiesOverTheBase:
-    """A host whose process is gone when it is asked to evaluate the base."""
+class DiesOverEvaluations:
+    """A host whose process is gone when it is asked to evaluate the base or the finalists."""
 
     def __init__(self) -> None:
-        self.evaluate_base = SimpleNamespace(remote=self._evaluate_base)
+        self.evaluate_base = self.evaluate_finalists = SimpleNamespace(remote=self._evaluate)
 
-    async def _evaluate_base(self) -> None:
+    async def _evaluate(self, *_finalists: object) -> None:
         raise OutOfMemoryError("Task was killed due to the node running low on memory.")
 
 
-def test_a_base_that_takes_two_hosts_down_is_not_evaluated_again(monkeypatch):
+@pytest.mark.parametrize(("method", "arguments"), [("evaluate_base", ()), ("evaluate_finalists", ((),))])
+def test_what_takes_two_hosts_down_is_not_evaluated_again(monkeypatch, method, arguments):
     monkeypatch.setattr("ray.kill", lambda actor: None)
 
     async def play() -> None:
-        broker = broker_with(DiesOverTheBase())
-        assert await broker.evaluate_base() is None
-        assert await broker.evaluate_base() is None, "there is no host, and that is nobody's fault"
-        broker._hosts |= broker_with(DiesOverTheBase())._hosts
-        found = await broker.evaluate_base()
+        broker = broker_with(DiesOverEvaluations())
+        evaluate = partial(getattr(broker, method), *arguments)
+        assert await evaluate() is None
+        assert await evaluate() is None, "there is no host, and that is nobody's fault"
+        broker._hosts |= broker_with(DiesOverEvaluations())._hosts
+        found = await evaluate()
         assert isinstance(found, Failure)
         assert found.message == "its host died, twice"
 

@@ -6,10 +6,12 @@ import pytest
 from own import scored_toy
 from pack_loops import DEADLINE, opened, trial
 
+from cluster.errors import LeaseOver
+from cluster.loop import Finalist
 from trainables import toy
-from trainables.contract import Evaluation
+from trainables.contract import Evaluation, Failure
 from trainables.objective import Objective, Standing
-from trainables.specs import EvaluationSpec
+from trainables.specs import AdapterSpec, EvaluationSpec
 
 MATCHES = Objective(metric="exact_match", mode="max")
 
@@ -24,14 +26,15 @@ def advanced(loop, target, best=None):
     return outcome
 
 
-@pytest.mark.parametrize(("when", "at"), [("last", [9]), ("every", [3, 9])])
-def test_answers_are_scored_at_the_last_point_or_at_every_one(started, when, at):
+@pytest.mark.parametrize(("when", "at"), [("last", [9]), ("every", [3, 9]), ("best", [])])
+def test_answers_are_scored_at_the_last_point_at_every_one_or_at_none(started, when, at):
     loop = started(scored_toy.ScoredPack())
     opened(loop, "a", scored(when))
     found = {step: advanced(loop, step).evaluation for step in (3, 9)}
     assert [step for step, evaluation in found.items() if "exact_match" in evaluation.metrics] == at
     assert [step for step, evaluation in found.items() if evaluation.answers] == at
-    assert found[9].metrics["exact_match"] == scored_toy.right_answers(scored(), 9) / 10
+    right = scored_toy.right_answers(scored(), 9) / 10
+    assert found[9].metrics.get("exact_match") == (right if 9 in at else None)
 
 
 def test_only_the_trials_that_are_due_are_scored(started):
@@ -94,3 +97,45 @@ def test_a_score_that_is_missing_where_answers_are_scored_is_a_failure_with_its_
     opened(loop, "a", scored())
     assert advanced(loop, 3).failure is None
     assert "the objective is exact_match, and the evaluation gives eval_loss" in advanced(loop, 9).failure.message
+
+
+class Batches(scored_toy.ScoredPack):
+    """Keeps which slots were scored together."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def evaluate(self, slots, scored=()):
+        self.asked.append((tuple(slots), set(scored)))
+        return super().evaluate(slots, scored)
+
+
+def finalist(step, **adapter):
+    spec = scored("best").model_copy(update={"adapter": AdapterSpec(**adapter)})
+    return Finalist(spec=spec, adapter={"toy_adapter.json": f'{{"step": {step}}}'.encode()})
+
+
+def test_finalists_are_scored_together_in_all_slots_as_their_trials_would_have_been(started):
+    pack = Batches()
+    loop = started(pack, slots=3)
+    opened(loop, "a", scored("last"))
+    of_trial = advanced(loop, 9).evaluation
+    pack.asked.clear()
+    found = loop.evaluate_finalists([finalist(9), finalist(3), finalist(9), finalist(1)]).result(DEADLINE)
+    assert [len(own) for own, _ in pack.asked] == [3, 1]
+    assert all(set(own) == scored for own, scored in pack.asked)
+    assert (found[0].metrics, found[0].answers) == (of_trial.metrics, of_trial.answers)
+    assert [each.metrics["exact_match"] for each in found] == [
+        scored_toy.right_answers(scored(), step) / 10 for step in (9, 3, 9, 1)
+    ]
+    with pytest.raises(LeaseOver):  # A trial of which something lingers holds no slot any more.
+        loop.advance("a", 9, Standing(), 0, DEADLINE)
+    assert opened(loop, "b").step == 0
+
+
+def test_a_finalist_that_cannot_be_opened_is_its_own_failure(started):
+    damaged = finalist(9).model_copy(update={"adapter": {}})
+    found = started(Batches()).evaluate_finalists([finalist(9, r=300), finalist(9), damaged]).result(DEADLINE)
+    assert [isinstance(each, Failure) for each in found] == [True, False, True]
+    assert "exceeds 256" in found[0].message

@@ -195,6 +195,14 @@ def test_a_snapshot_goes_on_in_the_slot_that_it_came_from(kit, pack):
     assert first + losses(pack, 0, STEPS - 3) == close_to(kit, alone(kit))
 
 
+def test_a_slot_restored_from_an_adapter_evaluates_as_the_slot_that_gave_it(kit, pack):
+    pack.open(0, kit.trial)
+    losses(pack, 0, 2)
+    other = kit.pack()
+    assert isinstance(other.open(4, kit.trial, other.restored(pack.adapter(0))), Opened)
+    assert evaluation(other, 4).loss == close_to(kit, evaluation(pack, 0).loss)
+
+
 def test_a_slot_that_diverges_says_so_and_leaves_its_neighbour_alone(kit, pack):
     pack.open(0, kit.diverging)
     pack.open(1, kit.trial)

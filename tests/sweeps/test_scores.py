@@ -13,6 +13,7 @@ from own import scored_toy
 
 from sweeps.record import samples
 from sweeps.record.events import TrialState
+from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -32,7 +33,7 @@ SWEEP = (
 )
 
 
-@pytest.mark.parametrize("when", ["last", "every"])
+@pytest.mark.parametrize("when", ["last", "every", "best"])
 def test_the_score_chooses_among_the_trials_that_have_one(tmp_path, empty_database, when):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     shutil.copytree(Path(scored_toy.__file__).parent, tmp_path / "own")
@@ -46,13 +47,16 @@ def test_the_score_chooses_among_the_trials_that_have_one(tmp_path, empty_databa
     trials = runs.record(folder).trials
     lowest = min(trials.values(), key=lambda trial: trial.value("eval_loss"))
     by_loss = f"t{lowest.number:02d} has the lowest eval_loss ({lowest.value('eval_loss'):.4f})"
-    assert (by_loss in told) is (when == "last")
-    if when == "last":
+    assert (by_loss in told) is (when != "every")
+    if when != "every":
         assert (lowest.params["learning_rate"], lowest.state) == (3e-4, TrialState.COMPLETED)
     scored = {key for key, trial in trials.items() if "exact_match" in trial.best_metrics}
     ended = {key for key, trial in trials.items() if trial.state is TrialState.COMPLETED}
     assert scored == (ended if when == "last" else trials.keys()) and len(ended) < len(trials)
 
+    for trial in (trials[key] for key in scored):
+        right = scored_toy.right_answers(TrialSpec.model_validate_json(trial.spec), trial.best_step or 0)
+        assert trial.value("exact_match") == right / 10, "a trial has the same answers at a step, whenever it is scored"
     winning = trials[best["trial_key"]]
     answers = samples.read(folder / winning.adapter / samples.OF_TRIAL)
     assert (
@@ -66,5 +70,5 @@ def test_the_score_chooses_among_the_trials_that_have_one(tmp_path, empty_databa
     assert client.get_run(parent).data.metrics["base_exact_match"] == 0.1
     assert "base_samples.jsonl" in [file.path for file in client.list_artifacts(parent)]
     assert json.loads((folder / "config.json").read_text())["config"]["scheduler"]["metric"] == (
-        "eval_loss" if when == "last" else None
+        None if when == "every" else "eval_loss"
     )

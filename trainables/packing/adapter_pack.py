@@ -324,6 +324,10 @@ class AdapterPack:
         """Returns a standard PEFT folder; see `Pack.adapter`."""
         return self._engine.adapter(slot)
 
+    def restored(self, adapter: Mapping[str, bytes]) -> bytes:
+        """Returns a snapshot that holds no more than the adapter; see `Pack`."""
+        return peft_adapters.snapshot_of(adapter)
+
     def peak_memory_bytes(self) -> int:
         """Returns the most memory used so far; see `Pack.peak_memory_bytes`."""
         if self._engine.base.device.type == "cuda":

@@ -150,6 +150,14 @@ def snapshot(
     return content
 
 
+def snapshot_of(folder: Mapping[str, bytes]) -> bytes:
+    """Returns a snapshot of the weights in a PEFT folder alone: no moments, and no progress."""
+    weights = safetensors.torch.load(folder["adapter_model.safetensors"])
+    metadata = {"progress": Progress(step=0, tokens=0, seconds=0.0).model_dump_json()}
+    content: bytes = safetensors.torch.save({f"weight/{name}": value for name, value in weights.items()}, metadata)
+    return content
+
+
 def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
     """Loads a snapshot and returns its progress. Raises ValueError for a snapshot of another adapter."""
     tensors = safetensors.torch.load(content)

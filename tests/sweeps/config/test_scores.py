@@ -25,6 +25,7 @@ def loaded(folder: Path, *changes: str) -> SweepConfig:
     ("changes", "stops"),
     [
         ([CHOOSES], LOWEST_LOSS),
+        ([CHOOSES, "evaluation.when=best"], LOWEST_LOSS),
         ([CHOOSES, "evaluation.when=every"], MATCHES),
         ([CHOOSES, "evaluation.when=every", "scheduler.metric=eval_loss"], LOWEST_LOSS),
         (["objective={metric: eval_accuracy, mode: max}"], Objective(metric="eval_accuracy", mode="max")),

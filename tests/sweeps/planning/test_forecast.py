@@ -195,6 +195,25 @@ def test_the_share_of_evaluation_is_of_all_work_whoever_does_it() -> None:
     assert timed(sweep("fifo", 4), step_seconds=0.0).evaluation_share is None
 
 
+@pytest.mark.parametrize(
+    ("when", "trials", "is_default_first", "evaluations"),
+    [
+        ("every", 9, False, 28),
+        ("last", 9, False, 10),
+        ("best", 9, False, 5),
+        ("best", 9, True, 6),
+        ("best", 3, True, 4),
+    ],
+)
+def test_answers_are_scored_at_each_report_at_the_last_one_or_of_finalists_and_of_the_base(
+    when: str, trials: int, is_default_first: bool, evaluations: int
+) -> None:
+    scores = {"metrics": ["exact_match"], "when": when}
+    searcher = {"start_with_default": is_default_first}
+    found = timed(sweep("fifo", trials, searcher=searcher, evaluation=scores)).answers
+    assert found is not None and found.evaluations == evaluations
+
+
 def test_steps_that_take_no_time_are_forecast_as_others() -> None:
     without, timeless = timed(sweep("stop", 12)), timed(sweep("stop", 12), step_seconds=0.0, evaluation_seconds=0.0)
     assert timeless.reaching == without.reaching

@@ -31,7 +31,7 @@ from sweeps.planning.rates import (
     remember,
     speed,
 )
-from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported
+from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported, TrialScored
 from trainables.contract import Report, RowShape, StepRecord
 from trainables.specs import EvaluationSpec
 
@@ -186,6 +186,10 @@ def reported(key: str, history: tuple[StepRecord, ...], time: float) -> TrialRep
     return TrialReported(time=time, trial_key=key, report=report)
 
 
+def scored(key: str, step: int, time: float) -> TrialScored:
+    return TrialScored(time=time, trial_key=key, step=step, metrics={"exact_match": 1.0})
+
+
 def log(*events: Event, end: float) -> list[Event]:
     summary: dict[str, Any] = {"fingerprint": "0" * 16, "train_rows": 4, "train_tokens": 40, "eval_rows": 6}
     return [
@@ -245,6 +249,13 @@ def test_the_time_of_answers_is_no_time_of_an_evaluation_and_holds_for_sweeps_th
         log(early, reported("b", steps(1, 3, 116.0, 2.0), 117.0), end=128.0), KEY, scores, "a"
     )
     assert unscored is not None and unscored.answers == "", "it must not take the place of one that was scored"
+
+
+def test_the_time_in_which_finalists_are_scored_is_no_time_between_trials() -> None:
+    late = reported("a", steps(1, 6, 122.0, 2.0), 123.0)
+    found = measuring.of_sweep(log(late, scored("a", 6, 723.0), end=724.0), KEY)
+    assert found is not None
+    assert (found.step_seconds, found.trial_seconds) == (2.0, 0.0)
 
 
 def test_a_sweep_that_scores_otherwise_takes_no_rate_away() -> None:

@@ -29,6 +29,7 @@ from sweeps.record.events import (
     TrialEnded,
     TrialParked,
     TrialReported,
+    TrialScored,
     TrialStarted,
     TrialState,
     from_line,
@@ -110,6 +111,13 @@ EVENTS: list[st.SearchStrategy[Event]] = [
     st.builds(TargetSettled, time=FINITE, value=TEXT, same_as=st.none() | TEXT, problem=st.none() | TEXT),
     st.builds(PointInfeasible, time=FINITE, trial_key=TEXT, number=st.integers(0, 10**6), params=SCALARS, reason=TEXT),
     st.builds(TrialReported, time=FINITE, trial_key=TEXT, report=REPORTS, adapter=st.none() | TEXT),
+    st.builds(
+        TrialScored,
+        time=FINITE,
+        trial_key=TEXT,
+        step=st.integers(1, 10**9),
+        metrics=st.dictionaries(TEXT, FINITE, max_size=3),
+    ),
     st.builds(TrialParked, time=FINITE, trial_key=TEXT, step=st.integers(1, 10**9)),
     st.builds(
         TrialEnded,

@@ -9,7 +9,7 @@ from collections import UserDict
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_events import base, begun, ended, history, hosts, infeasible, record, reported, started
+from sweep_events import base, begun, ended, history, hosts, infeasible, record, reported, scored, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
 from sweeps.record.sweep_record import MOST_ABOVE, Layered, SweepRecord, first_wins
@@ -62,6 +62,30 @@ def test_a_trial_is_what_its_events_say() -> None:
     assert trial.adapter == "trials/a/best-000003"  # the one of the best step, not of the last
     assert (trial.tokens, trial.seconds, trial.trainable_params) == (900, 4.5, 64)
     assert trial.reason == "stopped by the scheduler"
+
+
+FINALIST: tuple[Event, ...] = (started("a"), reported("a", 3, 2.0), reported("a", 9, 2.5, since=3, best=(3, 2.0)))
+
+
+def test_the_scores_of_a_finalist_are_those_of_its_best_step_and_the_first_ones_stay() -> None:
+    late = scored("a", 9, exact_match=0.9)
+    told: list[Event] = [begun(), *FINALIST, ended("a", TrialState.COMPLETED), late, scored("a", 3, exact_match=0.5)]
+    trial = record(told).trials["a"]
+    assert trial.best_metrics == {"eval_loss": 2.0, "exact_match": 0.5}
+    assert (trial.state, trial.evals[0][1]) == (TrialState.COMPLETED, {"eval_loss": 2.0})
+    again = scored("a", 3, exact_match=0.6)
+    assert [event for event, _ in first_wins([*told, again])] == [event for event in told if event is not late]
+
+
+def test_a_finalist_that_goes_on_is_scored_anew() -> None:
+    """With its score no later report could be its best."""
+    stopped = ended("a", TrialState.STOPPED, "budget", by_person_or_budget=True, may_go_on=True)
+    over = [begun(), hosts(), *FINALIST, stopped, scored("a", 3, exact_match=0.5)]
+    assert record(over).trials["a"].value("exact_match") == 0.5
+    going_on = record([*over, begun(100.0), hosts(101.0)]).trials["a"]
+    assert (going_on.state, going_on.best_step, going_on.best_metrics) == (TrialState.PAUSED, 3, {"eval_loss": 2.0})
+    again = record([*over, begun(100.0), hosts(101.0), scored("a", 3, exact_match=0.5)]).trials["a"]
+    assert again.value("exact_match") == 0.5
 
 
 def test_a_trial_without_a_report_has_no_best() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sweep_events import base, ended, record, reported, started
+from sweep_events import scored as finalist
 from sweep_files import toy
 
 from sweeps.record.events import BaseEvaluated, Event, SweepStarted, TrialReported, TrialState
@@ -108,6 +109,20 @@ def test_a_report_tells_its_score_or_else_its_loss() -> None:
     assert describe(WHOLE[8], record(WHOLE)) == "t00 step 9: exact_match 0.5000 (its best)"
     worse = reported("a", 6, 2.5, best=(3, 2.0))
     assert describe(worse, record([*EARLY, worse])) == "t00 step 6: eval_loss 2.5000 (its best: 2.0000)"
+
+
+def test_where_finalists_are_scored_it_is_told_of_each_and_why_the_others_have_no_score() -> None:
+    config, _ = toy(
+        objective={"metric": "exact_match", "mode": "max"},
+        evaluation={"metrics": ["exact_match"], "when": "best"},
+        scheduler={"metric": "eval_loss"},
+    )
+    start = SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
+    score = finalist("b", 3, exact_match=0.75)
+    found = record([start, *EARLY[1:], *(ended(key, STOPPED) for key in "abc"), score])
+    assert describe(score, found) == "t01 scored at step 3: exact_match 0.7500"
+    assert trial_tables.notes(found) == ["-: not scored: finalists are, when the sweep ends (evaluation.when: best)"]
+    assert answer(found)[0] == "best: t01, exact_match 0.7500 at step 3"
 
 
 def test_a_best_step_before_the_one_that_is_scored_says_so() -> None:

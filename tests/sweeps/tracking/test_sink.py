@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from sweep_events import begun, ended, reported, started
+from sweep_events import begun, ended, reported, scored, started
 from sweep_events import history as steps_between
 from tracked_sweeps import (
     NAMED,
@@ -98,6 +98,23 @@ def test_metrics_are_there_by_optimizer_step(whole):
     assert run_of(client, "aaaa").data.metrics.keys() == expected.keys()
     (point,) = [point for point in client.get_metric_history(run_id, "train_loss") if point.step == 2]
     assert point.timestamp == 2_000
+
+
+def test_a_finalist_gets_its_scores_by_its_best_step_and_the_files_that_hold_them(sink, folder, client):
+    told = with_digest(sweep_events(folder), folder)
+    deliver(sink, told[:-1])
+    kept = folder.path / "trials" / "aaaa" / "best-000003"
+    (kept / "eval_rows.json").write_text('{"row_losses": [1.0], "exact_match": 0.5}')
+    (kept / "samples.jsonl").write_text('{"answer": "yes"}\n')
+    deliver(sink, [*told[:-1], scored("aaaa", 3, exact_match=0.5), told[-1]], times=2)
+    run_id = run_of(client, "aaaa").info.run_id
+    assert history(client, run_id, "exact_match") == [(3, 0.5)]
+    assert history(client, run_id, "best_exact_match") == [(9, 0.5)]
+    assert text(client, run_id, "samples.jsonl") == '{"answer": "yes"}\n'
+    assert "exact_match" in text(client, run_id, "eval_rows.json")
+    tags = run_of(client, "aaaa").data.tags
+    assert tags["sweep.eval_rows_sha256"] == digests.of_file(kept / "eval_rows.json")
+    assert tags["sweep.adapter_sha256"] == digests.of_folder(kept / "adapter")
 
 
 def test_a_trial_that_ends_behind_its_last_report_says_what_it_took(sink, client):

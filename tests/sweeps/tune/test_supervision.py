@@ -98,6 +98,19 @@ def test_ray_that_does_not_end_when_asked_is_left_behind(stuck, started, seconds
     assert seconds < clock.now < 2 * seconds
 
 
+def test_finalists_are_scored_for_as_long_as_it_takes_until_a_person_ends_the_sweep(stuck):
+    clock, scoring = Clock(step_seconds=STOP_SECONDS), StopState(reason="budget", is_scoring=True)
+
+    def look() -> None:
+        clock.look()
+        if clock.now > 3 * STOP_SECONDS:
+            scoring.ask("interrupted", "interrupted")
+
+    with pytest.raises(RayGone, match="does not answer"):
+        supervise(stuck, FakeRay(), scoring, look, running, clock)
+    assert clock.now > 4 * STOP_SECONDS and scoring.reason == "interrupted"
+
+
 def test_ray_that_does_not_end_by_itself_is_left_behind(stuck):
     ray, clock = FakeRay(is_ending=True), Clock(step_seconds=10)
     with pytest.raises(RayGone, match="does not answer"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from played_sweeps import Driver as Played
 from played_sweeps import Killed, driver, scored, story, sweep
 from sweep_events import begun, hosts, reported, started
 from sweep_files import toy
@@ -41,10 +43,12 @@ def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(
     assert_goes_on_after_any_event(tmp_path, sweep(**scheduler))
 
 
-@pytest.mark.parametrize("when", ["last", "every"])
-def test_a_sweep_that_scores_answers_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, when: Any) -> None:
+@pytest.mark.parametrize(("when", "trials"), [("last", 12), ("every", 12), ("best", 6)])
+def test_a_sweep_that_scores_answers_goes_on_as_if_it_had_not_been_killed(
+    tmp_path: Path, when: Any, trials: int
+) -> None:
     """The rule goes by the loss where the score comes last, before and after the kill, and so does the searcher."""
-    assert_goes_on_after_any_event(tmp_path, scored(sweep(12, {"kind": "tpe"}), when))
+    assert_goes_on_after_any_event(tmp_path, scored(sweep(trials, {"kind": "tpe"}), when))
 
 
 def test_the_loss_stops_trials_where_the_score_comes_last(tmp_path: Path) -> None:
@@ -107,10 +111,15 @@ def test_neither_the_default_nor_a_repeat_ends_a_sweep_that_has_no_room_for_its_
         assert (others.stop.reason, others.stop.message) == ("budget", NO_ROOM)
 
 
+def ends(of: Played) -> dict[str, tuple[TrialState, Mapping[str, float]]]:
+    """How each trial ended, and with which metrics."""
+    return {key: (trial.state, trial.best_metrics) for key, trial in of.journal.record.trials.items()}
+
+
 def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
     with driver(tmp_path / "whole", config) as whole:
         whole.run()
-        states = {key: trial.state for key, trial in whole.journal.record.trials.items()}
+        expected = ends(whole)
     count = len(list(read_events(tmp_path / "whole" / "events.jsonl")))
     for killed_after in range(1, count + 1):
         path = tmp_path / str(killed_after)
@@ -118,7 +127,7 @@ def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
             first.run(killed_after)
         with driver(path, config) as second:
             second.run()
-            assert {key: trial.state for key, trial in second.journal.record.trials.items()} == states
+            assert ends(second) == expected
         assert story(path) == story(tmp_path / "whole")
 
 

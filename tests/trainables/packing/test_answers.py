@@ -99,6 +99,16 @@ def test_answers_are_scored_the_same_alone_and_beside_others(root: Path) -> None
     assert len({tuple(row.answer for row in found.answers) for found in together}) == 3, "three trials, three answers"
 
 
+@pytest.mark.usefixtures("engine")
+def test_a_restored_adapter_gives_the_answers_of_the_trial(root: Path) -> None:
+    of = spec(root, "exact_match", "choice", examples=7)
+    pack, other = opened(of, root, 3, 20), opened(of, root)
+    for slot, place in ((0, 5), (1, 2)):
+        other.open(place, of.model_copy(update={"seed": slot}), other.restored(pack.adapter(slot)))
+    for found, again in zip(scored(pack, 0, 1), scored(other, 5, 2), strict=True):
+        assert (again.answers, again.metrics) == (found.answers, found.metrics)
+
+
 def test_an_evaluation_holds_each_score_of_each_answered_row(root: Path) -> None:
     of = spec(root, "exact_match", "choice", examples=7)
     pack = opened(of, root, 20)

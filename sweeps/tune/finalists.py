@@ -1,0 +1,111 @@
+"""Scores the finalists when a sweep ends (`evaluation.when: best`): one batch of answers, in place of one a trial."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.hosts import PROCESS_LOST
+from cluster.loop import Finalist
+from sweeps import timing
+from sweeps.config.number_words import counted
+from sweeps.record import digests, samples
+from sweeps.record.events import TrialScored
+from sweeps.record.folder import writing
+from sweeps.record.run_names import label
+from sweeps.record.selection import unscored
+from sweeps.record.sweep_record import TrialRecord
+from sweeps.record.whole_files import write_whole
+from sweeps.tune.actor_calls import RAY, Calls, Question
+from sweeps.tune.sweep_trials import SweepTrials
+from trainables.contract import Evaluation, Failure
+from trainables.inputs import json_text
+from trainables.specs import TrialSpec
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Asks a host for the scores, and writes them down."""
+
+    trials: SweepTrials
+    broker: Any
+    say: Callable[[str], None]
+    calls: Calls = RAY
+
+    def run(self) -> None:
+        """Scores the finalists that have no scores yet, unless somebody ends the sweep meanwhile.
+
+        A finalist that cannot be scored ends as FAILED. Where nothing can be scored, the sweep fails: the next driver
+        tries again.
+
+        Raises:
+            StorageError: the disk takes no more.
+        """
+        due = []
+        for trial in unscored(self.trials.config, self.trials.journal.record):
+            adapter = digests.read(self._folder(trial) / "adapter")
+            if digests.of_files(adapter) == trial.adapter_sha256:
+                due.append((trial, Finalist(spec=TrialSpec.model_validate_json(trial.spec), adapter=adapter)))
+            else:
+                self.trials.end_unscored(trial, "the files of its adapter are not those that it wrote")
+        if not due:
+            return
+        names = ", ".join(label(trial.number) for trial, _ in due)
+        self.say(f"scoring the answers of {counted(len(due), 'finalist')}: {names}")
+        answer = self._asked(tuple(finalist for _, finalist in due))
+        if isinstance(answer, Failure):
+            self.trials.stop.ask(
+                "failed", f"the finalists could not be scored: {answer.message}; go on with qsweep resume"
+            )
+            return
+        for (trial, _), found in zip(due, answer or (), strict=answer is not None):
+            self._take(trial, found)
+
+    def _asked(self, asked: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
+        """What the broker answers, asked again after its host was lost; None where somebody ends the sweep."""
+        question, ask_at = Question(self.calls), 0.0
+        while not self.trials.stop.ends:
+            if not question.is_open:
+                self.calls.pause(max(0.0, ask_at - self.calls.now()))
+                question.ask(self.broker.evaluate_finalists.remote(asked))
+                ask_at = self.calls.now() + timing.BASE_AGAIN_SECONDS
+            if not question.is_answered(timing.START_LOOK_SECONDS):
+                continue
+            try:
+                answer: list[Evaluation | Failure] | Failure | None = question.answer()
+            except PROCESS_LOST:
+                continue  # The broker is being made anew.
+            if answer is not None:
+                return answer
+        return None
+
+    def _take(self, trial: TrialRecord, found: Evaluation | Failure) -> None:
+        if isinstance(found, Failure):
+            self.trials.end_unscored(trial, found.message)
+            return
+        scores = {name: found.metrics[name] for name in found.metrics if name not in trial.best_metrics}
+        if not any(map(self.trials.config.evaluation.scores_by, scores)):
+            self.trials.end_unscored(trial, f"the evaluation gives {', '.join(found.metrics)} only")
+            return
+        self._keep(trial, found, scores)
+        now, step = self.trials.clock(), trial.best_step or 0
+        self.trials.journal.add(TrialScored(time=now, trial_key=trial.trial_key, step=step, metrics=scores))
+
+    def _keep(self, trial: TrialRecord, found: Evaluation, scores: Mapping[str, float]) -> None:
+        """Adds the scores to the files beside the adapter, each file whole: they are there before the log says so."""
+        folder = self._folder(trial)
+        with writing(folder):
+            written: Mapping[str, Any] = json_text.parse((folder / "eval_rows.json").read_bytes())
+            rows = found.document()
+            # What the report has said of the loss stays as it was.
+            of_scores = {name: rows[name] for name in (*scores, "row_values", "row_places") if name in rows}
+            write_whole(folder / samples.OF_TRIAL, samples.text(found.answers).encode())
+            write_whole(folder / "eval_rows.json", json.dumps({**rows, **written, **of_scores}).encode())
+            os.utime(folder.parent)  # The mirror looks again at what lies in a folder that has changed.
+
+    def _folder(self, trial: TrialRecord) -> Path:
+        return self.trials.folder.path / str(trial.adapter)
