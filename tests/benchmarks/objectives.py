@@ -80,8 +80,8 @@ def _read(path: Path) -> Evaluation:
 def spanned(metric: str, evaluation: Evaluation, less: Evaluation | None = None) -> str:
     """A metric, or how much higher it is than another evaluation's, with its interval over the rows."""
     own = evaluation.rows_of(metric)
-    parts = np.asarray(own.parts) - (np.asarray(less.rows_of(metric).parts) if less else 0.0)
-    [span] = intervals([parts], own.weights, CONFIDENCE)
+    parts = np.asarray(own.parts, np.float64) - (np.asarray(less.rows_of(metric).parts) if less else 0.0)
+    [span] = intervals(parts[np.newaxis], own.weights, CONFIDENCE)
     return f"{parts.sum() / sum(own.weights):.4f} ({span.low:.4f} to {span.high:.4f})"
 
 

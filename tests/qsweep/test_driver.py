@@ -20,7 +20,9 @@ from sweeps.record.folder import SweepFolder, is_driven
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 SCRIPT = """
+import signal
 import qsweep as qs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 sweep = qs.launch(
     "toy", scheduler="fifo", trials=2, steps=10_000, training={"step_seconds": 0.2}, cluster={"slots_per_host": 2},
     space={"adapter.r": qs.choice([4, 8])},

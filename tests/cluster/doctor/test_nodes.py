@@ -122,7 +122,7 @@ def test_an_address_where_nothing_listens_is_told_at_once():
 
 def test_a_process_on_the_cluster_that_ends_too_early_is_told(monkeypatch, tmp_path):
     """As when Ray takes it down before the GPUs have been tried."""
-    first = Finding("disk", "a", "ok", "free")
+    first = Finding("disk", "a", "ok", "free", rows=[])  # as JSON has no tuples
     (tmp_path / "breaking.py").write_text(f"print('a library')\nprint({json.dumps(asdict(first))!r})\n1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     found = list(examine.on_nodes(examine.Question(address="auto", site=Site()), "breaking"))
