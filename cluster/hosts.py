@@ -152,6 +152,7 @@ class Host:
         self._trainable = catalogue.find(self._base.trainable)
         self._limits = limits
         self._loop: PackLoop | None = None
+        self._settled: Settled | None = None
         self._calls = ThreadPoolExecutor(max_workers=128, thread_name_prefix="host-call")
         silence()
         number_gpus_by_bus()
@@ -254,12 +255,18 @@ class Host:
         self._own_gpus()  # Preparing quantises the base, on the CPU where no GPU is seen.
         try:
             prepared = self._trainable.prepare(self._base, cache())
-            settled = self._trainable.settle_path(self._base, prepared.payload, cache())
+            settled = self._settle(prepared.payload)
         except TrainableError as error:
             raise HostError(str(error)) from None
-        if settled is not None:
-            self._base = settled.path.given_to(self._base)
         return prepared.model_copy(update={"settled": settled})
+
+    def _settle(self, data: bytes) -> Settled | None:
+        """How this host computes passes from now on; asked once, since a self-test that failed is not kept."""
+        if self._settled is None:
+            self._settled = self._trainable.settle_path(self._base, data, cache())
+            if self._settled is not None:
+                self._base = self._settled.path.given_to(self._base)
+        return self._settled
 
     def _start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:
         own = self._own_gpus()
@@ -271,9 +278,7 @@ class Host:
             at_most = min(at_most, max((each.slots for each in beside), default=at_most))
         room = catalogue.Room(device, max(1, len(own)), int(free * MEMORY_SHARE))
         try:
-            settled = self._trainable.settle_path(self._base, data, cache())
-            if settled is not None:
-                self._base = settled.path.given_to(self._base)
+            settled = self._settle(data)
             pack = self._trainable.open_pack(self._base, data, cache())
             # After loading: a hub model's sizes are known now.
             need = catalogue.settle_auto(self._trainable, pack, self._base, self._limits.largest, rows, room)

@@ -39,6 +39,7 @@ from sweeps.supply.amendments import Amendments
 from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
 from trainables.errors import TrainableError
+from trainables.timing import SELF_TEST_PATH
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts
@@ -401,6 +402,7 @@ def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
 
 def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> StartedHosts:
     """Starts the hosts, and says what there is to train on. `joined` is the address of a Ray that was there."""
+    from cluster import devices
     from cluster.hosts import SlotLimits
 
     sweep, say = running.sweep, running.display.say
@@ -408,6 +410,12 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
     if joined is not None:
         say(f"joined the Ray cluster at {joined}")
     say("starting hosts: data and base model are made ready, and cached for the next time")
+    may_have_gpus = config.cluster.gpus_per_host != 0 and (joined is not None or devices.gpus())
+    if may_have_gpus and config.model is not None and config.training.engine != "peft":
+        say(
+            "on a new type of GPU each way to compute passes is tested first: about a minute for 8 billion parameters, "
+            f"{SELF_TEST_PATH / 60:.0f} more for each engine that hangs"
+        )
     slot_limits = SlotLimits(
         slots=config.cluster.slots_per_host,
         at_most=capacity.at_most(driver.trials.amended),

@@ -21,10 +21,14 @@ class EnginePath(Spec):
     """As `QuantizationSpec.residency`; of a base that is not quantised the latter."""
 
     @property
+    def engine_name(self) -> str:
+        """The engine in words."""
+        return "flat, grouped" if self.engine == "grouped" else self.engine
+
+    @property
     def name(self) -> str:
         """In words."""
-        engine = "flat, grouped" if self.engine == "grouped" else self.engine
-        return engine if self.residency == "dequantised" else f"{engine}, 4 bit"
+        return self.engine_name if self.residency == "dequantised" else f"{self.engine_name}, 4 bit"
 
     def given_to(self, base: TrialSpec) -> TrialSpec:
         """Returns the specification whose passes are computed so."""
@@ -64,6 +68,8 @@ class Tried(Spec):
     """How far it is from PEFT's layers, where 1 is as far as rounding explains; None where it computes no number."""
     problem: str = ""
     """Why it is not used; empty where it is right."""
+    may_pass: bool = False
+    """Whether the problem may be gone another time: memory was missing, or the process hung or died."""
     rates: tuple[PassRate, ...] = ()
     """With 1, 2, 4, ... slots, until more do not pay or memory ends."""
 

@@ -1,7 +1,8 @@
 """Has the paths of a base tested on this machine, once for all that matters.
 
 `self_test` finds out, in a process of its own: a kernel that hangs or kills its process is no more than a path that is
-not used. What it found is kept in the cache, so the next start of the same takes no time.
+not used. What it found is kept in the cache, so the next start of the same takes no time; not so a problem that may
+pass, such as memory that another program holds.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from trainables.packing import memory
 from trainables.packing.pass_limits import trained_tokens
 from trainables.specs import Spec, TrialSpec
 
-METHOD = "1"
+METHOD = "2"
 """Raise this number when the self-test or a path changes: what was kept before is not used then."""
+HUNG = "it hung"
+UNREADY = "PEFT's layers could not be computed: "
 READY = "the reference is computed"
 """The first line of the process; each further one is a `Tried`."""
 ROWS = 16
@@ -82,8 +85,9 @@ def found(base: TrialSpec, kind: str | None, data: bytes, cache: Path, anew: boo
     if test is None:
         base_model.origin_of(base, cache)  # Makes the 4-bit base, which may take long, where it is not there yet.
         test = tested(_question(base, kind, rows, cache), devices.kind(devices.first()))
-        with suppress(OSError):  # Then the next start tests again.
-            write_whole(file, test.model_dump_json(indent=1).encode())
+        if not any(each.may_pass for each in test.tried):
+            with suppress(OSError):  # Then the next start tests again.
+                write_whole(file, test.model_dump_json(indent=1).encode())
     return test
 
 
@@ -149,6 +153,8 @@ def _device() -> Device:
 def _is_dequantised(base: TrialSpec) -> bool:
     """Whether the base may be dequantised. One whose path is settled has the paths of one whose path is not."""
     facts, quantization = model_source.facts(base.base_model), base.quantization
+    if quantization.scheme == "none":
+        return False
     if facts is None or quantization.residency == "dequantised":
         return quantization.residency == "dequantised"
     is_open = base.model_copy(update={"quantization": quantization.model_copy(update={"residency": "auto"})})
@@ -156,12 +162,22 @@ def _is_dequantised(base: TrialSpec) -> bool:
 
 
 def tested(question: Question, device: str, program: str = "trainables.packing.self_test") -> SelfTest:
-    """Tests the paths of a question in a process, and in another one those that are left when it hangs or dies."""
+    """Tests the paths of a question in a process, and in another one those that are left when it hangs or dies.
+
+    Of an engine that hung on one residency the other one is not tested: each costs minutes.
+    """
     began, found = time.monotonic(), list[Tried]()
-    while len(found) < len(question.paths):
-        left = len(found)
-        part = question.model_copy(update={"paths": question.paths[left:], "estimates": question.estimates[left:]})
-        found += _tested(part, program)
+    left = list(zip(question.paths, question.estimates, strict=True))
+    while left:
+        paths, estimates = zip(*left, strict=True)
+        of_process = list(_tested(question.model_copy(update={"paths": paths, "estimates": estimates}), program))
+        found += of_process
+        left, last = left[len(of_process) :], of_process[-1]
+        if last.problem.startswith(HUNG):
+            alike = [path for path, _ in left if path.engine == last.path.engine]
+            why = f"it was not tested, since {last.path.name} hung"
+            found += [Tried(path=path, problem=why, may_pass=True) for path in alike]
+            left = [each for each in left if each[0] not in alike]
     return SelfTest(device=device, seconds=time.monotonic() - began, tried=tuple(found))
 
 
@@ -183,7 +199,7 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
             why = legible(line or _died(process, asked_process.last_line(errors)), 300)
             # Where not even the reference is there, no other process would come further.
             yield from (
-                Tried(path=path, problem=why if is_ready else f"PEFT's layers could not be computed: {why}")
+                Tried(path=path, problem=f"{'' if is_ready else UNREADY}{why}", may_pass=True)
                 for path in (others[:1] if is_ready else others)
             )
 
@@ -214,4 +230,4 @@ def _line(process: asked_process.Process, seconds: float) -> str:
                 return line.decode().strip()
     finally:
         timer.cancel()
-    return f"it hung: no answer within {seconds:.0f} s" if is_late.is_set() else ""
+    return f"{HUNG}: no answer within {seconds:.0f} s" if is_late.is_set() else ""

@@ -29,7 +29,7 @@ from trainables.contract import Failure, StepRecord
 from trainables.data.dataset import Split, Splits, TokenRow
 from trainables.engine_paths import LEAST_GAIN, EnginePath, PassRate, Tried
 from trainables.inputs.legible import legible
-from trainables.isolation import is_sticky
+from trainables.isolation import is_sticky, lacks_memory
 from trainables.packing.adapter_pack import AdapterPack, choose_engine
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.memory import MAX_SLOTS
@@ -108,10 +108,17 @@ def _moved_embeddings(base: Base, seed: int) -> Iterator[None]:
 
 @contextmanager
 def opened_on(base: Base, path: EnginePath) -> Iterator[Engine]:
-    """An engine on a base without adapters, which has none again after the block."""
+    """An engine on a base without adapters, which has none again after the block.
+
+    Raises:
+        NotImplementedError: another engine than that of the path would train.
+    """
     attention = base.model.config._attn_implementation
     try:
-        yield choose_engine(base, path.engine)[0]
+        engine, name = choose_engine(base, path.engine)
+        if name != path.engine_name:
+            raise NotImplementedError(f"the engine is {name}")
+        yield engine
     finally:
         base.model.set_attn_implementation(attention)
         for name, layer in list(base.model.named_modules()):
@@ -176,7 +183,8 @@ def tried(reference: Reference, path: EnginePath, question: Question, estimates:
     except Exception as error:
         if is_sticky(error):
             raise
-        return Tried(path=path, problem=legible(f"it raises {type(error).__name__}: {error}", 300))
+        problem = legible(f"it raises {type(error).__name__}: {error}", 300)
+        return Tried(path=path, problem=problem, may_pass=lacks_memory(error))
     return Tried(path=path, difference=difference, rates=rates)
 
 

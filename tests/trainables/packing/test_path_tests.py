@@ -25,12 +25,12 @@ class Gpu:
     """A GPU that is none: its self-tests answer what they are told."""
 
     def __init__(self, problem: str = "") -> None:
-        self.problem = problem
+        self.problem, self.may_pass = problem, False
         self.asked: list[Question] = []
 
     def tested(self, question: Question, device: str) -> SelfTest:
         self.asked.append(question)
-        found = tuple(Tried(path=path, problem=self.problem) for path in question.paths)
+        found = tuple(Tried(path=path, problem=self.problem, may_pass=self.may_pass) for path in question.paths)
         return SelfTest(device=device, seconds=1.0, tried=found)
 
 
@@ -67,6 +67,25 @@ def test_the_second_start_tests_nothing_and_another_adapter_is_tested(gpu, tiny)
     assert len(gpu.asked) == 2
     qlora.self_test(base, data, cache, anew=True)
     assert len(gpu.asked) == 3
+
+
+def test_a_problem_that_may_pass_is_not_kept_and_another_one_is(gpu, tiny):
+    base, data, cache = tiny
+    base = changed(base, "adapter", r=48)
+    gpu.problem, gpu.may_pass = "it hung", True
+    qlora.settle_path(base, data, cache)
+    gpu.problem, gpu.may_pass = "it computes NaN", False
+    assert "it computes NaN" in qlora.settle_path(base, data, cache).refused[0]
+    qlora.settle_path(base, data, cache)
+    assert len(gpu.asked) == 2
+
+
+def test_a_base_that_is_not_quantised_is_tested_once_though_its_path_was_settled(gpu, tiny):
+    base, data, cache = tiny
+    base = changed(base, "quantization", scheme="none")
+    settled = qlora.settle_path(base, data, cache)
+    qlora.settle_path(settled.path.given_to(base), data, cache)
+    assert len(gpu.asked) == 1
 
 
 def test_the_rows_go_from_the_shortest_to_the_longest_and_each_path_has_its_estimate(gpu, tiny):

@@ -10,7 +10,8 @@ import torch
 from killed_paths import FAULTS, faulty
 
 from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
-from trainables.packing import path_tests, self_test
+from trainables.packing import grouped_product, path_tests, self_test
+from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.pass_limits import TRAINED_TOKENS
 from trainables.packing.path_tests import Question
 from trainables.specs import TrialSpec
@@ -68,6 +69,41 @@ def test_a_faulty_path_is_refused_and_says_why(monkeypatch, reference, path, fau
     found = tried(reference, path)
     assert FAULTS[fault] in found.problem
     assert not found.rates
+
+
+def test_memory_that_is_missing_may_be_there_another_time(monkeypatch, reference):
+    def token_losses(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert not tried(reference, FLAT).may_pass
+    monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
+    found = tried(reference, FLAT)
+    assert (found.problem, found.may_pass) == ("it raises OutOfMemoryError: CUDA out of memory", True)
+
+
+def test_a_path_that_another_engine_would_compute_is_not_right(monkeypatch, reference):
+    monkeypatch.setattr(grouped_product, "missing", lambda: "torch has no grouped_mm")
+    found = tried(reference, GROUPED)
+    assert (found.problem, found.may_pass) == (
+        "it raises NotImplementedError: the engine is flat, since torch has no grouped_mm", False,
+    )  # fmt: skip
+
+
+def test_an_engine_that_hung_is_not_tested_on_its_other_residency(monkeypatch):
+    asked = []
+
+    def one_process(part, _program):
+        asked.append(part.paths)
+        yield Tried(path=part.paths[0], problem="it hung: no answer" if len(asked) == 1 else "")
+
+    monkeypatch.setattr(path_tests, "_tested", one_process)
+    paths = path_tests.candidates(NF4, True)
+    test = path_tests.tested(question(*paths), "a GPU")
+    assert asked == [paths, (paths[1], paths[3]), (paths[3],)]
+    problems = {each.path.name: each.problem for each in test.tried}
+    assert len(problems) == 4
+    assert problems["flat"] == "it was not tested, since flat, 4 bit hung"
+    assert problems["flat, grouped"] == ""
 
 
 def rated(path: EnginePath, *tokens_per_second: float, problem: str = "") -> Tried:
