@@ -10,12 +10,14 @@ says first what failed; DIR/page.json has the same.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,10 +114,24 @@ def run(part: Part, results: Path, seconds: float) -> Outcome:
     )
 
 
+def refused(printed: str) -> list[str]:
+    """The paths that `qsweep doctor --train --json` refuses, with the reason."""
+    found: list[str] = []
+    for line in printed.splitlines():
+        with suppress(ValueError):
+            findings = json.loads(line)["findings"] if line.startswith('{"ok"') else ()
+            rows = [row for finding in findings for row in finding.get("rows", ())]
+            found += [f"{row['path']}: {row['problem']}" for row in rows if row.get("problem")]
+    return found
+
+
 def page(machine: Mapping[str, Any], found: Mapping[str, tuple[Part, Outcome]]) -> str:
     """The page, as Markdown."""
     failed = [name for name, (_, outcome) in found.items() if outcome.failure]
     verdict = f"**FAILED: {', '.join(failed)}**" if failed else "All parts ran to their end."
+    unused = [line for _, outcome in found.values() for line in refused(outcome.printed)]
+    if unused:
+        verdict += f" **NOT USED, since wrong or broken here: {'; '.join(unused)}**"
     lines = ["# On this GPU", "", f"{machine['device']}; {machine['processor']}; commit {machine['commit']}", ""]
     lines += [", ".join(f"{name} {version}" for name, version in machine["versions"].items()), "", verdict]
     for name, (part, outcome) in found.items():

@@ -29,6 +29,16 @@ def test_the_page_says_first_what_failed(tmp_path, monkeypatch, tried, failed):
     )
 
 
+def test_the_verdict_names_the_paths_that_are_not_used():
+    rows = [{"path": "flat", "problem": ""}, {"path": "flat, grouped", "problem": "it hung"}]
+    told = json.dumps({"ok": True, "findings": [{"state": "warn"}, {"state": "warn", "rows": rows}]})
+    outcome = on_gpu.Outcome(1.0, "", f"warn  train\n{told}\n", "")
+    machine = {"device": "H100", "processor": "x", "commit": "c", "versions": {}}
+    page = on_gpu.page(machine, {"self-test": (GOOD, outcome)})
+    assert "**NOT USED, since wrong or broken here: flat, grouped: it hung**" in page
+    assert "NOT USED" not in on_gpu.page(machine, {"self-test": (GOOD, on_gpu.Outcome(1.0, "", "", ""))})
+
+
 def test_a_part_that_takes_too_long_is_ended(tmp_path):
     outcome = on_gpu.run(Part("slow", "", ["http.server", "0"], 1), tmp_path, 0.1)
     assert outcome.failure == "not done after 0 s"
