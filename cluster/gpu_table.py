@@ -58,6 +58,7 @@ GPUS: Mapping[str, Gpu] = {
 """Type -> what its maker states."""
 NEAR = 0.15
 """Share by which a memory that is given may be off such a size: what nvidia-smi shows of 80 GB is 85.9 GB or less."""
+_ALSO_NAMED = {"mi300": "mi300x"}
 _WORD = re.compile(r"[\w.]+")
 
 
@@ -72,6 +73,7 @@ def is_named(device: str, asked: str) -> bool:
 def named(kind: str) -> str | None:
     """The name of a type of GPU in the table, whatever its capitals, and for a 4090 also without RTX; None without."""
     asked = kind.strip().lower()
+    asked = _ALSO_NAMED.get(asked, asked)
     return next((name for name in GPUS if name.lower() in (asked, f"rtx {asked}")), None)
 
 

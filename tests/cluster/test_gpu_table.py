@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.gpu_table import GPUS, types
+from cluster.gpu_table import GPUS, named, types
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,10 @@ from cluster.gpu_table import GPUS, types
 )
 def test_a_device_is_found_by_its_name(device: str, name: str) -> None:
     assert types(device, None) == (name,)
+
+
+def test_a_type_is_found_by_what_people_call_it() -> None:
+    assert [named(kind) for kind in (" h100", "4090", "MI300", "H1000")] == ["H100", "RTX 4090", "MI300X", None]
 
 
 def test_a_device_without_a_name_may_be_each_type_of_its_memory() -> None:
