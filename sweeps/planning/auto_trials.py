@@ -43,9 +43,11 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: R
         tried = _with(config, trials, first)
         slots = capacity.slots_per_host(tried, need, machine) or 1
         seen = forecast(tried, sweep.space, machine, slots, known)
-        if seen.seconds is None or not seen.is_measured:
-            told = f"known {seen.rate}; {SHOWN}" if seen.seconds is not None else seen.rate
-            raise ConfigError([f"budget.trials: auto: the time of a trial is {told}, or give a number of trials"])
+        if seen.seconds is None:
+            raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
+        if not seen.is_measured:
+            problem = "the time of a trial was not measured, and arithmetic alone is too rough to choose a number"
+            raise ConfigError([f"budget.trials: auto: {problem}. {SHOWN}; or give a number of trials"])
         return seen.seconds.expected
 
     filled = _filled(sweep, budget * FILLED, takes)

@@ -16,7 +16,7 @@ from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.plan import plan
 from sweeps.planning.rates import rate_key
-from trainables.contract import Need
+from trainables.contract import Need, Work
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=1)
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
@@ -116,6 +116,15 @@ def test_without_a_rate_the_way_out_is_told() -> None:
     asked = sweep(budget={"wall_clock": "1h"})
     with pytest.raises(ConfigError, match="run `qsweep plan FILE --calibrate`, or give a number of trials"):
         auto_trials.settled(asked, NEED, Machine("cpu", 1, 10**6), RowsAndRates())
+
+
+def test_an_estimate_by_arithmetic_is_no_rate() -> None:
+    asked = sweep(budget={"wall_clock": "1h"})
+    work = Work(
+        trained=3e9, evaluated=1e9, generated=1e9, micro_batch=2, pass_tokens=4096, pass_operators=9, slot_operators=9
+    )
+    with pytest.raises(ConfigError, match=r"arithmetic alone is too rough to choose a number\. Sweeps on such GPUs"):
+        auto_trials.settled(asked, NEED, Machine("cuda", 1, 10**6), RowsAndRates(work=work, types=("H100",)))
 
 
 def test_where_rungs_count_examples_the_first_ranking_is_told_in_them() -> None:
