@@ -236,7 +236,9 @@ def is_dequantised(base: TrialSpec, device: Device) -> bool:
 
 def engine(base: TrialSpec) -> str | None:
     """The engine that will train on this base; None when it is known only once the base is loaded."""
-    return pass_limits.expected_engine(base, _kind(base))
+    found = pass_limits.expected_engine(base, _kind(base))
+    is_grouped = found == pass_limits.FLAT and base.training.engine == pass_limits.GROUPED
+    return f"{pass_limits.FLAT}, {pass_limits.GROUPED}" if is_grouped else found
 
 
 def _kind(base: TrialSpec) -> str | None:
@@ -279,4 +281,5 @@ def need_of_gpus(
     if facts is None:
         return None
     estimated = memory.need(base, largest, facts, device, rows, _kind(base), gpus)
-    return estimated.model_copy(update={"work": work.counted(base, facts, rows, engine(base))})
+    expected = pass_limits.expected_engine(base, _kind(base))
+    return estimated.model_copy(update={"work": work.counted(base, facts, rows, expected)})

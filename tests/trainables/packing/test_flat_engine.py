@@ -256,7 +256,10 @@ def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):
     for architecture, name in (("llama", "flat"), ("gpt2", "peft")):
         tiny_models.build(architecture).config.save_pretrained(tmp_path / architecture)
         model = packs.spec().base_model.model_copy(update={"source": str(tmp_path / architecture)})
-        assert qlora.engine(packs.spec().model_copy(update={"model": model})) == name
+        spec = packs.spec().model_copy(update={"model": model})
+        assert qlora.engine(spec) == name
+        grouped = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": "grouped"})})
+        assert qlora.engine(grouped) == ("flat, grouped" if name == "flat" else name)
     nowhere = packs.spec().base_model.model_copy(update={"source": str(tmp_path / "nowhere")})
     assert qlora.engine(packs.spec().model_copy(update={"model": nowhere})) is None
 
