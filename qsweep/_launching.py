@@ -82,8 +82,11 @@ def load(sweep: str | Path, storage: str | Path = "results") -> Sweep:
     return Sweep(local_sweeps.find(str(sweep), Path(storage)))
 
 
-def plan(config: Config = None, /, **keywords: Any) -> Plan:
-    """Prints what a sweep will do and cost, and returns the plan. Nothing is started. Arguments as `launch`.
+def plan(config: Config = None, /, *, price: float | None = None, **keywords: Any) -> Plan:
+    """Prints what a sweep will do and cost, and returns the plan. Nothing is started. Other arguments as `launch`.
+
+    Args:
+        price: what a GPU-hour costs.
 
     Raises:
         ConfigError: with a line for each mistake.
@@ -91,7 +94,7 @@ def plan(config: Config = None, /, **keywords: Any) -> Plan:
     from sweeps.planning import this_machine
 
     sweep, how = this_machine.with_trials(_given.sweep_of(config, keywords))
-    planned = this_machine.plan_here(sweep)
+    planned = this_machine.plan_here(sweep).at(price)
     if how is not None:
         print(how)
     _show(planned)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ Calibrating = Annotated[
     typer.Option("--calibrate", help="First train about a dozen steps here, so that the plan can tell time and cost."),
 ]
 Price = Annotated[
-    float | None, typer.Option("--price", min=0, help="What a GPU-hour costs, such as 2.5: the plan tells the sum.")
+    float | None, typer.Option("--price", help="What a GPU-hour costs, such as 2.5: the plan tells the sum.")
 ]
 
 
@@ -23,7 +22,6 @@ def plan(
     file: File, changes: Changes = None, calibrate: Calibrating = False, price: Price = None, as_json: Json = False
 ) -> None:
     """Show what a sweep will do and cost, without starting anything."""
-    from sweeps.errors import ConfigError
     from sweeps.planning import this_machine
 
     with mistakes(""):
@@ -34,11 +32,7 @@ def plan(
             say("calibrating: the base is loaded, and about a dozen steps are trained")
             this_machine.calibrate(sweep)
         sweep, how = this_machine.with_trials(sweep)
-        planned = replace(this_machine.plan_here(sweep), price=price)
-        if price is not None and planned.device == "cpu":
-            raise ConfigError(
-                ["--price: the sweep is planned for a CPU: name the GPU to rent, such as cluster.gpu=H100"]
-            )
+        planned = this_machine.plan_here(sweep).at(price)
     if how is not None:
         say(how)
     show_plan(planned)

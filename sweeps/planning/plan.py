@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError
 from sweeps.planning import advice, capacity
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_steps, rows_per_trial, trials_of
@@ -60,6 +62,8 @@ class Plan:
     """What will compute the losses; None when it is known only once the base is loaded."""
     patience: int | None = None
     """As `budget.patience`: the sweep may end earlier than is forecast."""
+    trains_default: bool = False
+    """Whether trial 0 is the default configuration, which is trained to its end whatever it reports."""
     price: float | None = None
     """What somebody pays for a GPU-hour, in any currency; None where nobody has said."""
 
@@ -75,6 +79,18 @@ class Plan:
         """The GPU-hours at this price; None where one of the two is unknown."""
         hours = self.forecast.gpu_hours
         return None if self.price is None or hours is None else hours.times(self.price)
+
+    def at(self, price: float | None) -> Plan:
+        """The plan with what a GPU-hour costs.
+
+        Raises:
+            ConfigError: for what is no price, and where no GPU is planned with.
+        """
+        if price is not None and not 0 < price < math.inf:
+            raise ConfigError([f"price: must be a finite number above 0, such as 2.5, not {price:g}"])
+        if price is not None and self.device == "cpu":
+            raise ConfigError(["price: the sweep is planned for a CPU: name the GPU to rent, such as cluster.gpu=H100"])
+        return replace(self, price=price)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the same names."""
@@ -119,6 +135,7 @@ def plan(
         forecast=seen,
         group_by=None if config.data is None else config.data.group_by,
         patience=config.budget.patience,
+        trains_default=config.searcher.start_with_default,
     )
     return replace(
         planned,

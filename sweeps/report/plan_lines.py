@@ -13,8 +13,13 @@ from sweeps.planning.plan import Plan
 from trainables.contract import Memory
 
 CONTINUED = "      "
-_PARTS = {"kept": "last reports"}
+_PARTS = {"kept": "snapshots"}
 """Parts of a host's memory under another name than that of the field."""
+_ENGINES = {
+    "flat": "the adapters of a host share passes over its base",
+    "flat, grouped": "the adapters of a host share passes over its base, and are computed together",
+    "peft": "PEFT's own layers",
+}
 _LENGTHS: Mapping[LengthsFrom, str] = {
     "tokens": "",
     "characters": " (by the characters of the rows)",
@@ -58,7 +63,8 @@ def _hosts(plan: Plan) -> Iterator[str]:
     yield f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')}{memory}{disk}"
     yield from _memory(plan.memory)
     if plan.engine is not None:
-        yield f"engine: {plan.engine}"
+        means = _ENGINES.get(plan.engine)
+        yield f"engine: {plan.engine}{f' ({means})' if means else ''}"
 
 
 def _memory(memory: Memory | None) -> Iterator[str]:
@@ -77,10 +83,11 @@ def _data(plan: Plan) -> Iterator[str]:
 
 
 def _few(plan: Plan) -> Iterator[str]:
-    if plan.ends_alone:
+    if plan.ends_alone and plan.trials > 1:
         last = plan.points[-1]
         end = f"step {last}" if plan.unit == "step" else counted(last, plan.unit)
-        yield f"few trials: the best one goes on to {end} alone"
+        default = ", and the default configuration beside it" if plan.trains_default else ""
+        yield f"with so few trials only the best one is trained to {end}{default}"
     if plan.patience is not None:
         trials = "a trial brings" if plan.patience == 1 else f"{plan.patience} trials in a row bring"
         yield f"ends earlier than this where {trials} no gain beyond chance (budget.patience)"
@@ -89,7 +96,7 @@ def _few(plan: Plan) -> Iterator[str]:
 def _forecast(plan: Plan) -> Iterator[str]:
     seen = plan.forecast
     if len(seen.reaching) > 1:
-        yield f"trials expected at each report: {', '.join(f'{reached:g}' for reached in seen.reaching)}"
+        yield f"trials at each report, on average: {', '.join(f'{reached:g}' for reached in seen.reaching)}"
     work = []
     if seen.tokens is not None:
         work.append(f"about {_tokens(seen.tokens)} tokens{_LENGTHS[seen.lengths_from]}")

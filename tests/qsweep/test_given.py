@@ -163,5 +163,10 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(caught.value.problems) == 2
 
 
+def test_a_plan_takes_the_price_of_a_gpu_hour() -> None:
+    with pytest.raises(ConfigError, match="^price: the sweep is planned for a CPU"):
+        qs.plan(FILE, price=2.5, cluster={"gpus_per_host": 0})
+
+
 def test_validate_gives_the_warnings_of_the_command() -> None:
     assert qs.validate("toy") == []

@@ -56,7 +56,10 @@ def test_slots_and_the_default_configuration_may_add_to_it() -> None:
 def test_too_few_trials_for_a_rank_at_the_last_rung_are_told(trials: int, alone: bool) -> None:
     found = planned(budget={"trials": trials})
     assert found.ends_alone is alone is found.as_json()["ends_alone"]
-    assert ("      few trials: the best one goes on to step 81 alone" in plan_lines(found)) is alone
+    line = "      with so few trials only the best one is trained to step 81"
+    assert (line in plan_lines(found)) is alone
+    told = plan_lines(planned(start_with_default=True, budget={"trials": trials}))
+    assert (f"{line}, and the default configuration beside it" in told) is alone
     assert planned(budget={"trials": trials}, scheduler={"kind": "fifo"}).ends_alone is False
 
 
@@ -159,7 +162,10 @@ def test_at_most_holds_the_listed_points_with_a_batch_below_the_spaces(repeats: 
 
 def test_the_best_of_few_trials_goes_on_alone_to_so_many_examples() -> None:
     found = planned_for(1, {}, budget={"trials": 8, "examples_per_trial": 216})
-    assert "      few trials: the best one goes on to 216 examples alone" in plan_lines(found)
+    assert (
+        "      with so few trials only the best one is trained to 216 examples, and the default configuration beside it"
+        in plan_lines(found)
+    )
 
 
 def test_a_report_after_one_example_is_told_in_the_singular() -> None:

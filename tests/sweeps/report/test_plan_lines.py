@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from measured_rates import rate
 from sweep_files import toy
 
 from sweeps.config.number_words import counted, duration, size
+from sweeps.errors import ConfigError
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
@@ -53,10 +55,16 @@ def test_gpus_are_paid_by_the_hour() -> None:
 
 
 def test_what_gpu_hours_cost_is_told_at_a_price() -> None:
-    found = replace(planned("cuda"), price=2.5)
+    found = planned("cuda").at(2.5)
     assert "(0.06 to 0.081) GPU-hours, 0.18 (0.15 to 0.2) in money at 2.5 per GPU-hour; by 126" in lines(found)
     assert found.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
     assert planned("cuda").as_json()["cost"] is None
+
+
+@pytest.mark.parametrize(("price", "device"), [(0.0, "cuda"), (math.inf, "cuda"), (math.nan, "cuda"), (2.5, "cpu")])
+def test_what_is_no_price_is_refused(price: float, device: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^price: "):
+        planned(device).at(price)
 
 
 def test_an_estimate_by_arithmetic_is_a_range_that_says_what_it_is() -> None:
@@ -83,7 +91,7 @@ def test_one_step_is_no_steps() -> None:
 
 
 def test_trials_at_each_report_point_are_told() -> None:
-    assert "trials expected at each report: 4, 4, 4" in lines(planned())
+    assert "trials at each report, on average: 4, 4, 4" in lines(planned())
 
 
 def test_json_has_the_same_numbers_under_plain_names() -> None:
@@ -130,7 +138,9 @@ def test_counts_and_sizes_have_their_units() -> None:
 
 
 def test_the_engine_is_told_where_it_is_known() -> None:
-    assert "\nengine: flat" in lines(replace(planned(), engine="flat"))
+    told = "\nengine: flat (the adapters of a host share passes over its base)"
+    assert told in lines(replace(planned(), engine="flat"))
+    assert "\nengine: mine\n" in lines(replace(planned(), engine="mine"))
     assert "engine" not in lines(planned())
 
 
