@@ -413,7 +413,7 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
     may_have_gpus = config.cluster.gpus_per_host != 0 and (joined is not None or devices.gpus())
     if may_have_gpus and config.model is not None and config.training.engine != "peft":
         say(
-            "on a new type of GPU each way to compute passes is tested first: about a minute for 8 billion parameters, "
+            "on a GPU each way to compute passes is tested first, once: about a minute for 8 billion parameters, "
             f"{SELF_TEST_PATH / 60:.0f} more for each engine that hangs"
         )
     slot_limits = SlotLimits(
