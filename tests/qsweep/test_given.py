@@ -164,7 +164,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_plan_takes_the_price_of_a_gpu_hour() -> None:
-    with pytest.raises(ConfigError, match="^price: the sweep is planned for a CPU"):
+    with pytest.raises(ConfigError, match=r"^price: the sweep is planned for a CPU"):
         qs.plan(FILE, price=2.5, cluster={"gpus_per_host": 0})
 
 
