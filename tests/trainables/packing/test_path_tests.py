@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Gpu:
 
 
 @pytest.fixture
-def gpu(monkeypatch) -> Gpu:
+def gpu(monkeypatch, tiny) -> Gpu:
+    shutil.rmtree(tiny[2] / "self-tests", ignore_errors=True)
     made = Gpu()
     monkeypatch.setattr(path_tests, "tested", made.tested)
     monkeypatch.setattr(devices, "first", lambda: torch.device("cuda", 0))
