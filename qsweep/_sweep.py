@@ -36,6 +36,7 @@ class Sweep:
         self._folder = folder
         self._process = process
         self._shown = _driver.log_size(folder) if shown is None else shown
+        self._begin = 0 if process is None else self._shown  # of what its driver prints
 
     @property
     def folder(self) -> Path:
@@ -204,11 +205,16 @@ class Sweep:
         from sweeps.report.status import WORDS
 
         status, log = self._read(), _driver.log_of(self._folder)
-        if status.state not in ("FAILED", "LOST", "NOT_BEGUN"):
+        printed = log.read_bytes()[self._begin :].decode(errors="replace").splitlines() if log.exists() else []
+        errors = [line.removeprefix("error: ") for line in printed[-60:] if line.startswith("error: ")]
+        code = None if self._process is None else self._process.poll()
+        if status.state in ("FAILED", "LOST", "NOT_BEGUN"):
+            why = WORDS[status.state]
+        elif code == 2 or (code == 1 and errors):  # 1 without an error: the sweep ended, and not as it should
+            why = f"its driver failed with exit code {code}"
+        else:
             return
-        printed = log.read_text("utf-8", "replace").splitlines()[-60:] if log.exists() else []
-        errors = [line.removeprefix("error: ") for line in printed if line.startswith("error: ")]
-        raise Failed("\n".join([f"{self.folder}: {WORDS[status.state]}; the driver's log is {log}", *errors]))
+        raise Failed("\n".join([f"{self.folder}: {why}; the driver's log is {log}", *errors]))
 
 
 def _accepted(answer: RequestAnswered) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import python_imports
 import report_sweeps as sweeps
 
 import qsweep as qs
+from sweeps import saved_sweep
+from sweeps.record.folder import SweepFolder
 
 
 @pytest.fixture
@@ -102,6 +106,28 @@ def test_a_driver_that_was_lost_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == ""  # what the log held before the sweep was loaded is not shown
 
 
+@pytest.mark.parametrize(
+    ("code", "printed", "is_failure"),
+    [(2, "", True), (1, "error: no room\n", True), (1, "a trial failed\n", False), (0, "error: x\n", False)],
+)
+def test_a_driver_that_failed_is_told_whatever_it_found(
+    sweep: qs.Sweep, code: int, printed: str, is_failure: bool
+) -> None:
+    before = "error: of an earlier driver\n"
+    log = sweep.folder / "driver.log"
+    log.write_text(before + printed)
+    process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+    process.wait()
+    driven = qs.Sweep(SweepFolder(sweep.folder), process, len(before))
+    if not is_failure:
+        assert driven.wait() is driven
+        return
+    with pytest.raises(qs.QsweepError) as caught:
+        driven.wait()
+    told = f"{sweep.folder}: its driver failed with exit code {code}; the driver's log is {log}"
+    assert str(caught.value) == told + "\nno room" * bool(printed)
+
+
 def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> None:
     with pytest.raises(qs.QsweepError, match="the sweep has finished: there is nothing to stop"):
         sweep.stop()
@@ -110,3 +136,18 @@ def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> N
 def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
     assert sweep.report() == sweep.folder / "report.html"
     assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_no_argument_of_the_driver_holds_a_password(sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> subprocess.Popen[bytes]:
+        seen.extend((words, tracking_uri))
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr("qsweep._driver.start", start)
+    whole, shown = "http://user:secret@host:5000", "http://user:***@host:5000"
+    qs.resume(sweep, tracking_uri=whole, resend=True)
+    assert seen == [["--tracking-uri", shown, "--resend"], whole]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
+    assert saved_sweep.load(SweepFolder(sweep.folder), shown)[0].config.tracking.uri == whole
