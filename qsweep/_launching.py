@@ -62,9 +62,13 @@ def resume(
     """
     from sweeps import saved_sweep
 
+    from sweeps.config.passwords import without_password
+
     found = sweep if isinstance(sweep, Sweep) else load(sweep, storage)
     config = saved_sweep.load(found._folder, tracking_uri)[0].config
-    words = [*(["--tracking-uri", tracking_uri] if tracking_uri else []), *(["--resend"] if resend else [])]
+    # All users of a machine see the arguments of its processes: the driver has the password from its environment.
+    place = ["--tracking-uri", without_password(tracking_uri)] if tracking_uri else []
+    words = [*place, *(["--resend"] if resend else [])]
     return _driven(found._folder, words, config.tracking.uri, wait)
 
 
