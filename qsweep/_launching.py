@@ -33,6 +33,7 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
     from sweeps import launch as launching
 
     sweep, planned = launching.prepare(_given.sweep_of(config, keywords), print, offline)
+    launching.earlier_of(sweep.config)
     _show(planned)
     folder, _ = launching.create_folder(sweep, planned)
     print(f"sweep folder: {folder.path}")

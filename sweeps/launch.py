@@ -121,7 +121,7 @@ def launch(
         SweepError: as `create_folder`.
         StorageError, ConnectionFailed, HostError: nothing could be trained; the folder says so too.
     """
-    earlier = _earlier(sweep.config)
+    earlier = earlier_of(sweep.config)
     folder, sweep_id = create_folder(sweep, planned, clock)
     return _run(sweep, sweep_id, folder, progress, clock, _Beginning(earlier))
 
@@ -192,8 +192,8 @@ class _Trained:
     """Threads of this process wait for Ray in vain: it cannot end as others do."""
 
 
-def _earlier(config: SweepConfig) -> TrackedSweep | None:
-    """The sweep that this one learns from, if there is to be one."""
+def earlier_of(config: SweepConfig) -> TrackedSweep | None:
+    """The sweep that this one learns from, if there is to be one. Raises ConfigError where it is not there."""
     if config.searcher.warm_start is None:
         return None
     # Imported here: mlflow takes seconds.

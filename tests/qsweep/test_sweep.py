@@ -151,3 +151,12 @@ def test_no_argument_of_the_driver_holds_a_password(sweep: qs.Sweep, monkeypatch
     assert seen == [["--tracking-uri", shown, "--resend"], whole]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
     assert saved_sweep.load(SweepFolder(sweep.folder), shown)[0].config.tracking.uri == whole
+
+
+def test_a_sweep_to_learn_from_that_is_not_there_is_told_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(qs.QsweepError, match=r"searcher\.warm_start: "):
+        qs.launch("toy", searcher={"kind": "tpe", "warm_start": "nothing"}, trials=2)
+    assert not (tmp_path / "results").exists()
