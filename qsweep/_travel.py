@@ -12,7 +12,7 @@ import json
 import symtable
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -95,6 +95,11 @@ def _is_importable(value: Any) -> bool:
     return bool(name) and module != "__main__" and getattr(sys.modules.get(str(module)), str(name), None) is value
 
 
+def _is_so_named(function: FunctionType) -> bool:
+    """Whether its own name is still that of this function, where it was made."""
+    return function.__globals__.get(function.__name__) is function
+
+
 def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
     """Adds what defines `name` as `value` in a module of its own, after all that it uses.
 
@@ -108,14 +113,17 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
         parts[name] = f"import {value.__name__} as {name}\n"
     elif _is_importable(value):
         parts[name] = f"from {value.__module__} import {value.__qualname__} as {name}\n"
-    elif isinstance(value, FunctionType):
+    elif isinstance(value, FunctionType) and value.__name__ in (name, "<lambda>"):
         text = _source(name, value)
         parts[name] = text  # a function may use itself
-        known = value.__globals__
-        for used in _names(text):
-            if used in known:
-                _bring(used, known[used], parts, name)
+        known = {used: value.__globals__[used] for used in _names(text) if used in value.__globals__}
+        for used in known:
+            _bring(used, known[used], parts, name)
+        parts |= {module: f"import {module}\n" for module in _submodules(text, known)}
         parts[name] = parts.pop(name)
+    elif isinstance(value, FunctionType) and _is_so_named(value):
+        _bring(value.__name__, value, parts, of)
+        parts[name] = f"{name} = {value.__name__}\n"
     elif _is_literal(value):
         parts[name] = f"{name} = {value!r}\n"
     else:
@@ -155,6 +163,23 @@ def _names(source: str) -> list[str]:
             if symbol.is_global() or (table is top and not symbol.is_assigned()):
                 found.add(symbol.get_name())
     return sorted(found)
+
+
+def _submodules(source: str, known: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that a source reaches as attributes of a module: a.b of `a.b.f()`, which `import a` may not load."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        while isinstance(node, ast.Attribute):
+            names.insert(0, node.attr)
+            node = node.value
+        at = known.get(node.id) if isinstance(node, ast.Name) else None
+        for name in names:
+            if not isinstance(at, ModuleType):
+                break
+            module = f"{at.__name__}.{name}"
+            at = getattr(at, name, None)
+            if at is not None and sys.modules.get(module) is at:
+                yield module
 
 
 def _is_literal(value: Any) -> bool:

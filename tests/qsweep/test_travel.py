@@ -16,6 +16,7 @@ from sweeps.errors import ConfigError
 
 SCRIPT = '''
 import math, sys
+import wsgiref.util
 import collections.abc as abc
 from pathlib import Path
 from json import loads as parse
@@ -30,10 +31,13 @@ def clean(text):
 def again(text):
     return clean(text or "none")
 
+norm = clean
+
 def right(row: dict, answer: str) -> float:
     """Whether it is right."""
     shift = [MODEL for MODEL in (0.0,)][0]
-    return math.floor(float(clean(answer) == parse(row["queue"])) * UNIT["points"][0] + shift)
+    assert wsgiref.util.guess_scheme({}) == "http"
+    return math.floor(float(norm(answer) == parse(row["queue"])) * UNIT["points"][0] + shift)
 
 def lengths(row, answer):
     return {"words": len(answer.split())}
