@@ -62,7 +62,6 @@ def resume(
         Failed: the driver failed.
     """
     from sweeps import saved_sweep
-
     from sweeps.config.passwords import without_password
 
     found = sweep if isinstance(sweep, Sweep) else load(sweep, storage)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import util
@@ -68,6 +70,11 @@ class Function(Grader):
         """Imports it. Raises ValueError where it is not there."""
         module, _, name = self.path.rpartition(":")
         is_file = module.endswith(".py")
+        if is_file and not Path(module).is_file():
+            beside = (
+                "a relative path is read from the sweep file's folder, on a command line or in Python the current one"
+            )
+            raise ValueError(f"{legible(module)}: there is no such file; {beside}")
         try:
             found = _of_file(module, Path(module).stat().st_mtime_ns) if is_file else importlib.import_module(module)
         except (Exception, SystemExit) as error:
@@ -83,9 +90,15 @@ class Function(Grader):
 @cache
 def _of_file(file: str, _written: int) -> ModuleType:
     """The module in a file, read again where the file was written anew."""
-    spec = util.spec_from_file_location(f"qsweep_{Path(file).stem}", file)
+    name = f"qsweep_{Path(file).stem}_{hashlib.sha256(file.encode()).hexdigest()[:12]}"
+    spec = util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # a dataclass looks for its module while the module runs
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
