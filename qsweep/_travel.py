@@ -25,6 +25,7 @@ FOLDER = "from_python"
 """Folder beside those of the sweeps."""
 MOST_CHARACTERS = 10_000
 """Length of a value of the notebook that a function takes along."""
+_RULE = "a row holds text, finite numbers, true, false, null, lists and mappings"
 _MODULE = "or put the function into a .py file and name it, FILE.py:FUNCTION"
 
 
@@ -53,8 +54,7 @@ def rows(field: str, given: Any, folder: Path) -> Any:
     if given is None or isinstance(given, str | Path):
         return given
     if type(given).__module__.partition(".")[0] == "pandas":
-        # It writes dates and missing values as JSON has them.
-        given = json.loads(given.to_json(orient="records", date_format="iso", double_precision=15))
+        given = _of_pandas(field, given)
     if not isinstance(given, Iterable) or isinstance(given, Mapping):
         kinds = "a list of mappings, a DataFrame, a Dataset, or the path of a file"
         raise ConfigError([f"{field}: is of type {type(given).__name__}: give {kinds}"])
@@ -65,9 +65,23 @@ def rows(field: str, given: Any, folder: Path) -> Any:
         try:
             lines.append(json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode())
         except (TypeError, ValueError) as error:
-            rule = "a row holds text, finite numbers, true, false, null, lists and mappings"
-            raise ConfigError([f"{field}: row {number}: {legible(str(error), 200)}: {rule}"]) from None
+            raise ConfigError([f"{field}: row {number}: {legible(str(error), 200)}: {_RULE}"]) from None
     return _kept(folder, field.removeprefix("data."), ".jsonl", b"".join(line + b"\n" for line in lines))
+
+
+def _of_pandas(field: str, given: Any) -> Any:
+    """The rows of a DataFrame; pandas writes dates and missing values as JSON has them."""
+
+    def refuse(value: object) -> None:
+        raise TypeError(f"holds a value of type {type(value).__name__}: {_RULE}")
+
+    try:
+        text = given.to_json(orient="records", date_format="iso", double_precision=15, default_handler=refuse)
+    except UnicodeDecodeError:
+        raise ConfigError([f"{field}: holds bytes that are not UTF-8: {_RULE}"]) from None
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError([f"{field}: {legible(str(error), 200)}"]) from None
+    return json.loads(text)
 
 
 def metric(entry: Any, folder: Path) -> Any:

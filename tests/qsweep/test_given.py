@@ -127,6 +127,22 @@ def test_missing_values_and_dates_of_a_frame_are_those_of_json(here: Path) -> No
     assert (first["note"], second["note"]) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("columns", "values", "told"),
+    [
+        (["a", "a"], [1, 2], "data.train: DataFrame columns must be unique"),
+        (["a"], [b"\xff"], "data.train: holds bytes that are not UTF-8: a row holds text"),
+        (["a"], [object()], "data.train: holds a value of type object: a row holds text"),
+    ],
+)
+def test_a_frame_that_holds_no_rows_is_refused(columns: list[str], values: list[object], told: str) -> None:
+    import pandas
+
+    with pytest.raises(ConfigError) as caught:
+        config_of(FILE, train=pandas.DataFrame([values], columns=columns))
+    assert told in str(caught.value)
+
+
 def test_the_profile_s_storage_holds_the_rows(here: Path) -> None:
     (here / "mine.yaml").write_text("storage: shared\n")
     changed = config_of(FILE, train=ROWS, cluster={"profile": "mine.yaml"})
