@@ -40,6 +40,9 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
     from sweeps.config import load
     from sweeps.config.model import SweepConfig
 
+    if not (config is None or isinstance(config, str | Path | Mapping)):
+        kinds = "the path of a sweep file, the name of a recipe, or a mapping in the form of the sweep file"
+        raise ConfigError([f"the sweep: is of type {type(config).__name__}: give {kinds}"])
     file = str(config) if isinstance(config, str | Path) else None
     given = list(_flat(config)) if isinstance(config, Mapping) else []
     given += _flat({_key(name, value): value for name, value in keywords.items()})
@@ -47,7 +50,7 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
         given.append(("name", _name(dict(given).get("model.source"))))
     folder = _storage(file, given) / _travel.FOLDER
     known = [*KEYS, "space", *SweepConfig.model_fields]
-    wrong = [f"{name}: unknown keyword{did_you_mean(name, known)}" for name in keywords if name not in known]
+    wrong = [_unknown(name, known) for name in keywords if name.partition(".")[0] not in known]
     changes: list[Change] = []
     for key, value in given:
         try:
@@ -56,13 +59,33 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
             wrong += error.problems
     if wrong:
         raise ConfigError(wrong)
-    return load.load(file, changes, Path.cwd())
+    try:
+        return load.load(file, changes, Path.cwd())
+    except ConfigError as error:
+        raise ConfigError([_with_keyword(problem) for problem in error.problems]) from None
 
 
 def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key of the sweep file -> value, for `Sweep.extend`."""
     named = {_key(name, value): value for name, value in keywords.items()}
     return {key: _travel.plain(value) for key, value in _flat({**changes, **named})}
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    """The line about a keyword that there is not."""
+    from sweeps.config import messages
+
+    section, _, key = (messages.elsewhere(name) or "").rpartition(".")
+    meant = f': write {section}={{"{key}": ...}}' if section else did_you_mean(name, known)
+    return f"{name}: unknown keyword{meant}"
+
+
+def _with_keyword(problem: str) -> str:
+    """A line about a section that is missing, with the keyword that gives it."""
+    for section, keyword in (("data", "train=ROWS"), ("model", 'model="NAME"')):
+        if problem.startswith(f"{section}: is required"):
+            return f"{problem}: give {keyword}"
+    return problem
 
 
 def _key(name: str, value: object) -> str:

@@ -210,7 +210,7 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
     word = _SYNONYMS.get(name, name)
     close = [word] if word in here else closest(name, here)
     # The very name in another section says more than one like it here.
-    meant = None if word in here else _elsewhere(word)
+    meant = None if word in here else elsewhere(word)
     meant = meant or (".".join([*path[:-1], close[0]]) if close else None)
     hint = f"; did you mean {meant}?" if meant else ""
     return f"unknown key{hint} (keys here: {', '.join(here)})"
@@ -224,8 +224,9 @@ def _kinds_with(section: str, name: str) -> list[str]:
     return [other for other in components.modules(kind) if name in components.keys(kind, other)]
 
 
-def _elsewhere(name: str) -> str | None:
-    """The dotted key that ends in `name`, if a section has one."""
+def elsewhere(name: str) -> str | None:
+    """The dotted key that ends in `name`, or in what is meant by it, if a section has one."""
+    name = _SYNONYMS.get(name, name)
     for section in SweepConfig.model_fields:
         if name in _keys([section], {}):
             return f"{section}.{name}"

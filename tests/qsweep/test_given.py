@@ -156,6 +156,9 @@ def test_the_profile_s_storage_holds_the_rows(here: Path) -> None:
         ({"train": 3}, "data.train: is of type int: give a list of mappings"),
         ({"train": [{"x": object()}]}, "data.train: row 1: Object of type object is not JSON serializable"),
         ({"train": [{"x": float("nan")}]}, "data.train: row 1: Out of range float values are not JSON compliant"),
+        ({"learning_rate": 1e-3}, 'learning_rate: unknown keyword: write training={"learning_rate": ...}'),
+        ({"lr": 1e-3}, 'lr: unknown keyword: write training={"learning_rate": ...}'),
+        ({"training.learning_rat": 1e-3}, "training.learning_rat: unknown key; did you mean training.learning_rate?"),
         ({"trails": 3}, "trails: unknown keyword; did you mean trials?"),
         ({"scheduler": {"grace_stepz": 2, "kind": "asha"}}, "scheduler.grace_stepz: unknown key"),
         ({"space": {"adapter.r": qs.choice([])}}, "search_space.adapter.r: choice: the list is empty"),
@@ -166,6 +169,21 @@ def test_a_mistake_is_told_with_its_field(keywords: dict[str, Any], told: str) -
     with pytest.raises(qs.QsweepError) as caught:
         config_of(FILE, **keywords)
     assert told in str(caught.value)
+
+
+def test_what_is_missing_is_told_with_its_keyword() -> None:
+    with pytest.raises(ConfigError) as caught:
+        qs.validate()
+    assert caught.value.problems[:2] == (
+        "data: is required by the trainable qlora: give train=ROWS",
+        'model: is required by the trainable qlora: give model="NAME"',
+    )
+    with pytest.raises(ConfigError, match="the sweep: is of type int: give the path of a sweep file"):
+        qs.validate(5)  # type: ignore[arg-type]
+
+
+def test_a_keyword_may_be_a_dotted_key() -> None:
+    assert config_of(FILE, **{"training.learning_rate": 1e-3}).training.learning_rate == 1e-3
 
 
 def test_all_mistakes_are_told_at_once() -> None:
