@@ -42,14 +42,21 @@ def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> Pr
         tracking_uri: with its password, which the folder does not have; None where there is none.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
-    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)  # modules of the user's own
+    environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     if tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = tracking_uri
     with log_of(folder).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "sweeps", "resume", str(folder.path), *words],
+            [sys.executable, "-P", "-m", "sweeps", "resume", str(folder.path), *words],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
         )  # fmt: skip
+
+
+def _import_path() -> list[str]:
+    """Where the driver finds the user's own modules. The current folder is last: its cluster.py shadows nothing."""
+    here, product = str(Path.cwd()), str(Path(__file__).parents[1])
+    places = dict.fromkeys(str(Path(entry).absolute()) for entry in sys.path)
+    return sorted([*places, *([] if here in places else [here])], key=lambda place: place == here and here != product)
 
 
 def is_over(folder: SweepFolder, process: Process | None) -> bool:

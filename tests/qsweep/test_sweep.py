@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import python_imports
 import report_sweeps as sweeps
 
 import qsweep as qs
+from qsweep import _driver
 from sweeps import saved_sweep
 from sweeps.record.folder import SweepFolder
 
@@ -136,6 +138,21 @@ def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> N
 def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
     assert sweep.report() == sweep.folder / "report.html"
     assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sweeps.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    places = _driver._import_path()
+    assert places[-1] == str(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    program = "import importlib.util; assert importlib.util.find_spec('mine')"
+    subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
+    process = _driver.start(SweepFolder(tmp_path), [], None)
+    assert process.wait() == 2
+    assert "no sweep here" in (tmp_path / "driver.log").read_text()
 
 
 def test_no_argument_of_the_driver_holds_a_password(sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
