@@ -80,7 +80,7 @@ class Sweep:
         from sweeps.steering.mailbox import StopSweep, StopTrial
 
         request = StopSweep(sender=_SENDER) if trial is None else StopTrial(sender=_SENDER, trial=trial)
-        return _accepted(asking.answer(self._folder, request))
+        return self._accepted(asking.answer(self._folder, request))
 
     def add(self, **values: Any) -> str:
         """Tries a point next, also of a sweep that does not run: `add(r=8, learning_rate=3e-4)`. The driver's answer.
@@ -91,7 +91,8 @@ class Sweep:
         from sweeps.launch import ask_for_more
         from sweeps.steering.mailbox import AddPoint
 
-        return _accepted(ask_for_more(self._folder, AddPoint(sender=_SENDER, values=_given.changes_of(values, {}))))
+        point = AddPoint(sender=_SENDER, values=_given.changes_of(values, {}))
+        return self._accepted(ask_for_more(self._folder, point))
 
     def extend(self, changes: Mapping[str, Any] | None = None, /, **keywords: Any) -> str:
         """Changes budgets or hosts: `extend(trials=32)`, `extend({"budget.wall_clock": "2h"})`. The driver's answer.
@@ -103,7 +104,7 @@ class Sweep:
         from sweeps.steering.mailbox import ExtendSweep
 
         told = _given.changes_of(changes or {}, keywords)
-        return _accepted(ask_for_more(self._folder, ExtendSweep(sender=_SENDER, changes=told)))
+        return self._accepted(ask_for_more(self._folder, ExtendSweep(sender=_SENDER, changes=told)))
 
     @property
     def trials(self) -> list[Trial]:
@@ -216,9 +217,14 @@ class Sweep:
             return
         raise Failed("\n".join([f"{self.folder}: {why}; the driver's log is {log}", *errors]))
 
+    def _accepted(self, answer: RequestAnswered) -> str:
+        """What the driver says. Raises SweepError where it refuses."""
+        from sweeps.record.folder import is_driven
 
-def _accepted(answer: RequestAnswered) -> str:
-    """What the driver says. Raises SweepError where it refuses."""
-    if not answer.is_accepted:
-        raise SweepError(f"refused: {answer.message}")
-    return answer.message
+        if not answer.is_accepted:
+            raise SweepError(f"refused: {answer.message}")
+        if not (answer.point is not None or answer.changes) or is_driven(self._folder):
+            return answer.message
+        return (
+            f"{answer.message}; the sweep is not running: resume(SWEEP) or qsweep resume {self.folder} goes on with it"
+        )

@@ -186,7 +186,7 @@ def _submodules(source: str, known: Mapping[str, Any]) -> Iterator[str]:
         while isinstance(node, ast.Attribute):
             names.insert(0, node.attr)
             node = node.value
-        at = known.get(node.id) if isinstance(node, ast.Name) else None
+        at: Any = known.get(node.id) if isinstance(node, ast.Name) else None
         for name in names:
             if not isinstance(at, ModuleType):
                 break

@@ -140,6 +140,11 @@ def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
     assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_point_for_a_sweep_that_does_not_run_says_so(sweep: qs.Sweep) -> None:
+    told = f"; the sweep is not running: resume(SWEEP) or qsweep resume {sweep.folder} goes on with it"
+    assert sweep.add(learning_rate=3e-4).endswith(told)
+
+
 def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sweeps.py").write_text("raise SystemExit('the wrong module')")
     (tmp_path / "mine.py").write_text("")
