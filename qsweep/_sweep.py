@@ -128,7 +128,7 @@ class Sweep:
         return trial_of(best, self.folder)
 
     def table(self) -> pandas.DataFrame:
-        """A row a trial, best first: settings, steps, metrics at its best step, state, adapter."""
+        """A row a trial, best first: value at its best step, state, settings, steps, other metrics; adapter last."""
         return table_of(self._read().record, self.folder)
 
     def curves(self) -> pandas.DataFrame:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from sweeps.record.sweep_record import SweepRecord, TrialRecord
 
+_FIRST = ("state", "r", "lora_alpha", "target_modules", "learning_rate")
+"""Columns of a table that follow the objectives: a terminal leaves out those in the middle."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -52,7 +55,9 @@ def table_of(record: SweepRecord, folder: Path) -> pandas.DataFrame:
         {**t.settings, "step": t.step, **t.metrics, "state": t.state, "adapter": t.adapter and str(t.adapter)}
         for t in trials
     ]
-    return pandas.DataFrame(rows, index=pandas.Index([trial.name for trial in trials], name="trial"))
+    table = pandas.DataFrame(rows, index=pandas.Index([trial.name for trial in trials], name="trial"))
+    columns = dict.fromkeys([*(objective.metric for objective in record.objectives), *_FIRST, *table.columns])
+    return table[[name for name in columns if name in table.columns]]
 
 
 def trial_of(trial: TrialRecord, folder: Path) -> Trial:

@@ -61,7 +61,7 @@ def test_trials_are_rows_best_first(sweep: qs.Sweep) -> None:
     assert sweep.best == trials[0]
     assert table.loc[sweep.best.name, "eval_loss"] == table["eval_loss"].min() == sweep.best.metrics["eval_loss"]
     assert list(table.columns) == [
-        "r", "target_modules", "learning_rate", "lora_alpha", "step", "eval_loss", "eval_accuracy", "state", "adapter"
+        "eval_loss", "state", "r", "lora_alpha", "target_modules", "learning_rate", "step", "eval_accuracy", "adapter"
     ]  # fmt: skip
     assert sweep.best.settings["learning_rate"] == table.loc[sweep.best.name, "learning_rate"]
     folder = sweep.folder / "trials" / sweep.best.key / f"best-{sweep.best.best_step:06d}" / "adapter"
