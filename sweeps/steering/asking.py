@@ -54,7 +54,8 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
     if not was_driven and record.is_finished:
         raise SweepError(f"{folder.path}: the sweep has finished: there is nothing to stop")
     if not was_driven:
-        raise SweepError(f"{folder.path}: the sweep is not running: go on with it with qsweep resume {folder.path}")
+        way_on = f"qsweep resume {folder.path} goes on with it"
+        raise SweepError(f"{folder.path}: the sweep is not running: there is nothing to stop; {way_on}")
     if record.ended is not None:
         # A driver that goes on with a sweep says so in the log a few seconds after it has taken the folder.
         told = "" if record.is_finished else ", or has only begun to go on: then ask again"

@@ -46,7 +46,7 @@ def test_another_that_looks_is_not_taken_for_a_driver(folder: SweepFolder) -> No
 
 
 def test_a_sweep_that_is_not_running_is_told_and_keeps_no_request(folder: SweepFolder) -> None:
-    with pytest.raises(SweepError, match="the sweep is not running: go on with it with qsweep resume"):
+    with pytest.raises(SweepError, match="the sweep is not running: there is nothing to stop; qsweep resume"):
         ask(folder, STOP, lambda: pytest.fail("nobody is there to wait for"))
     assert not folder.requests.exists()
 
