@@ -48,7 +48,7 @@ def check(base: TrialSpec) -> list[str]:
     if wrong is not None:
         problems.append(wrong)
     if base.model is not None and not problems:
-        problems += _check_preset(base.model, base.adapter.target_modules)
+        problems += _check_layers(base.model, base.adapter.target_modules)
     return problems
 
 
@@ -65,15 +65,17 @@ def metrics(base: TrialSpec) -> Mapping[str, Direction]:
     return {**METRICS, **catalogue.directions(base.evaluation)}
 
 
-def _check_preset(model: ModelSpec, target_modules: TargetModules) -> list[str]:
+def _check_layers(model: ModelSpec, target_modules: TargetModules) -> list[str]:
     kind = model_source.model_type(model)
-    own_code = model.trust_remote_code
-    if isinstance(target_modules, str) and kind is not None and not own_code and architectures.is_state_space(kind):
+    if kind is None or model.trust_remote_code:
+        return []
+    if isinstance(target_modules, str) and architectures.is_state_space(kind):
         return [
             f"adapter.target_modules: {target_modules!r} matches no layer of model_type {kind!r}: presets mean "
             "attention and feed-forward layers, and it has neither; list the names of the linear layers to adapt"
         ]
-    return []
+    wrong = targets.check_known(target_modules, kind)
+    return [] if wrong is None else [wrong]
 
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainables.contract import Target
+from trainables.contract import Target, TargetModules
 from trainables.errors import InfeasibleError
 from trainables.inputs.similar import closest, did_you_mean
 
@@ -28,6 +28,10 @@ _ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "indexer"})
 # Each expert is given the tokens that chose it, of all rows: whose adapter they need is not known any more.
 _EXPERT = re.compile(r"(^|[._])experts?\.\d+\.")
 _TOWERS = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
+# transformers 5.24, modeling_*.py: the linear layers of a block, the same in each of these types.
+_LLAMA_LIKE = frozenset({"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
+_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_FUSED_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 _ANCESTORS: Mapping[str, re.Pattern[str]] = {
     "attention": re.compile(r"attn|attention", re.IGNORECASE),
     "mlp": re.compile(r"mlp|ffn|feed_?forward|dense_?relu|expert", re.IGNORECASE),
@@ -58,6 +62,16 @@ def check_name(target_modules: str | tuple[str, ...]) -> str | None:
         if not name.strip("."):
             return f"{_FIELD}: {name!r} is not a module name; leave it out of the list"
     return None
+
+
+def check_known(target_modules: TargetModules, model_type: str) -> str | None:
+    """As `check_name`, of the names of layers on a type of model whose layers are known without it; else None."""
+    leaves = _LAYERS if model_type in _LLAMA_LIKE else _FUSED_LAYERS if model_type == "phi3" else None
+    if isinstance(target_modules, str) or leaves is None:
+        return None
+    return next(
+        (_no_layer(name, leaves, ", ".join(leaves)) for name in target_modules if _leaf(name) not in leaves), None
+    )
 
 
 def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -173,13 +187,17 @@ def _of_names(entries: tuple[str, ...], linears: list[str]) -> list[str]:
     leaves = list(dict.fromkeys(map(_leaf, linears)))
     for entry in entries:
         if not any(_matches(entry, name) for name in linears):
-            similar = closest(_leaf(entry), leaves)
-            meant = f"; the closest is {similar[0]}" if similar else ""
-            raise InfeasibleError(
-                f"{_FIELD}: {entry!r} matches no linear layer that can be adapted (heads, routers, vision and audio "
-                f"towers never are, nor single experts){meant}; the model has {_census(linears)}"
-            )
+            raise InfeasibleError(_no_layer(entry, leaves, _census(linears)))
     return [name for name in linears if any(_matches(entry, name) for entry in entries)]
+
+
+def _no_layer(entry: str, leaves: Sequence[str], has: str) -> str:
+    similar = closest(_leaf(entry), leaves)
+    meant = f"; the closest is {similar[0]}" if similar else ""
+    return (
+        f"{_FIELD}: {entry!r} matches no linear layer that can be adapted (heads, routers, vision and audio "
+        f"towers never are, nor single experts){meant}; the model has {has}"
+    )
 
 
 def _shorten(chosen: Collection[str], modules: Mapping[str, nn.Module]) -> tuple[str, ...]:

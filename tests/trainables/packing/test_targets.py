@@ -301,6 +301,18 @@ def test_a_state_space_model_has_no_preset_but_takes_names(preset: str) -> None:
     assert targets.resolve(model, ("in_proj",)) == ("in_proj",)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text", "phi3"])
+def test_names_that_are_known_without_the_model_are_those_of_the_model(architecture: str) -> None:
+    model = tiny_models.build(architecture)
+    names = targets.resolve(model, "all-linear")
+    assert model.config.model_type == architecture
+    assert targets.check_known(names, architecture) is None
+    assert targets.check_known("all-linear", architecture) is None
+    problem = targets.check_known((names[0], "o_poj"), architecture)
+    assert problem is not None and "'o_poj' matches no linear layer" in problem and "closest is o_proj" in problem
+    assert targets.check_known(("o_poj",), "mamba") is None
+
+
 @pytest.mark.parametrize("good", [*targets.PRESETS, ("q_proj", "v_proj"), ("attn.c_proj",)])
 def test_presets_and_lists_of_names_pass(good: str | tuple[str, ...]) -> None:
     assert targets.check_name(good) is None
