@@ -86,14 +86,15 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 def preview(base: TrialSpec) -> Preview:
     """A look at where the model is, and at the first rows of local data; where they give reason, at their tokens."""
     seen = preview_rows.preview(base.data_spec)
+    labels = questions.rare_labels(base.data_spec, catalogue.graders(base.evaluation))
     if base.model is None:
-        return seen
+        return seen.model_copy(update={"warnings": (*labels, *seen.warnings)})
     if seen.is_doubtful:
         from trainables.base import base_model
 
         seen = preview_rows.preview(base.data_spec, tokenizer=base_model.local_tokenizer(base))
     told = filter(None, (model_source.guess(base.model), model_source.assumed(base.model)))
-    return seen.model_copy(update={"warnings": (*told, *seen.warnings)})
+    return seen.model_copy(update={"warnings": (*told, *labels, *seen.warnings)})
 
 
 def fetch_config(base: TrialSpec) -> bool:

@@ -7,6 +7,7 @@ learnt behind it: generated tokens are compared like with like.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainables.errors import DataError, GradingError
 from trainables.grading import catalogue
 from trainables.grading.choice import Choice
 from trainables.grading.grader import Grader
+from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import DataSpec, EvaluationSpec, Spec
 
@@ -91,14 +93,15 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
         if source is None or not sources.is_local(source) or row_files.is_large_array(Path(source)):
             continue
         try:
-            rows = list(islice(sources.read(data, split, every_column=True), LOOKED_ROWS))
+            placed = list(islice(sources.placed(data, split, every_column=True), LOOKED_ROWS))
+            rows = [each.row for each in placed]
             if split != "train" or data.eval is None:
                 absent = _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
                 looked = () if absent else rows[:LOOKED_ANSWERS]
                 wrong = (catalogue.wrong_row(graders, row, templates.answer(data, row)) for row in looked)
                 problems += absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
             if split == "train":
-                seen = _completions(data, graders, rows)
+                seen = set(_counted_labels(data, graders, placed, source))
                 # A longer file that begins with a single label may have others further down.
                 if len(rows) < LOOKED_ROWS or len({text.strip() for text in seen}) > 1:
                     catalogue.ranked_labels(graders, seen)
@@ -242,6 +245,43 @@ def _absent(graders: Sequence[Grader], present: Mapping[str, object], source: st
         f"JSON cannot hold; columns: {', '.join(present)}{did_you_mean(column, present)}"
         for number, grader in enumerate(graders)
         for column in sorted(grader.columns - present.keys())
+    ]
+
+
+def _counted_labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Placed], source: str) -> Counter[str]:
+    """Counts the rows of each label; empty where no grader takes labels. Raises `DataError` for a row without one."""
+    counts: Counter[str] = Counter()
+    if any(isinstance(grader, Choice) for grader in graders):
+        for place, row, _ in rows:
+            label = templates.answer(data, row)
+            if not label.strip():
+                field = "completion" if data.messages is None else "messages"
+                way_out = "give it one, or leave the row out"
+                raise DataError(f"data.{field}: {source}, {place} has a blank label, and choice needs one: {way_out}")
+            counts[label] += 1
+    return counts
+
+
+def rare_labels(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
+    """A line with the labels of a local data.train that stand in one row or differ in case only, if there are any."""
+    if not sources.is_local(data.train) or row_files.is_large_array(Path(data.train)):
+        return []
+    try:
+        looked = islice(sources.placed(data, "train"), LOOKED_ROWS)
+        written = _counted_labels(data, graders, looked, data.train)
+    except DataError:
+        return []  # the check says why
+    counts, alike = Counter[str](), Counter[str]()
+    for label, count in written.items():
+        counts[label.strip()] += count
+    alike.update(map(str.casefold, counts))
+    odd = [label for label, count in counts.items() if count == 1 or alike[label.casefold()] > 1]
+    if not odd:
+        return []
+    named = ", ".join(f"{legible(repr(label), 60)} ({counts[label]})" for label in odd[:5])
+    return [
+        f"data.train: choice ranks {len(counts)} labels; these stand in one row, or differ in case alone: {named}"
+        + (", ..." if len(odd) > 5 else "")
     ]
 
 

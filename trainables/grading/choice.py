@@ -34,8 +34,12 @@ class Choice(RightOrWrong):
         if self.labels is None:
             return self
         count = len(self.labels)
-        if len({label.strip() for label in self.labels} - {""}) < max(2, count):
-            raise ValueError(f"has {count:,} labels, and needs two or more, none of them twice or blank")
+        if not all(map(str.strip, self.labels)):
+            raise ValueError("a label is blank: write one in its place, or leave it out")
+        if count < 2:
+            raise ValueError("has fewer than two labels, so there is nothing to choose")
+        if len({label.strip() for label in self.labels}) < count:
+            raise ValueError("a label stands twice: leave it out once")
         if count > MOST_LABELS:
             raise ValueError(f"has {count:,} labels, and takes at most {MOST_LABELS:,}: take exact_match instead")
         if count > MOST_RANKED and self.ranks_labels:

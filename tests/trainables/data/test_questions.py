@@ -227,6 +227,22 @@ def test_too_many_labels_are_told_of_a_file_that_is_not_looked_at_to_its_end(tmp
     assert check(data(tmp_path, [*same, {"question": "q", "answer": "other"}]), "choice") == []
 
 
+def test_a_blank_label_is_told_with_its_place(tmp_path: Path) -> None:
+    of = data(tmp_path, [{"question": "q", "answer": answer} for answer in ("cat", " ", "dog")])
+    told = f"data.completion: {of.train}, line 2 has a blank label, and choice needs one: give it one, or leave the row"
+    assert check(of, "choice") == [f"{told} out"]
+
+
+def test_a_label_of_one_row_or_of_another_case_is_a_warning(tmp_path: Path) -> None:
+    graders = catalogue.graders(EvaluationSpec(metrics=("choice",)))
+    answers = ("cat", "cat", "dog", " dog", "Cat", "Cat", "ox")
+    of = data(tmp_path, [{"question": "q", "answer": answer} for answer in answers])
+    (line,) = questions.rare_labels(of, graders)
+    assert line.startswith("data.train: choice ranks 4 labels; ")
+    assert line.endswith(": 'cat' (2), 'Cat' (2), 'ox' (1)")
+    assert questions.rare_labels(data(tmp_path, [{"question": "q", "answer": a} for a in "aabb"]), graders) == []
+
+
 def test_a_function_of_the_users_grades_nothing_before_there_are_answers(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "raising_graders.py").write_text("def breaks(row, answer):\n    raise ValueError('b')\n")
     monkeypatch.syspath_prepend(str(tmp_path))

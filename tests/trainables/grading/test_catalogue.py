@@ -156,7 +156,7 @@ REGEX = {"pattern": "(?P<answer>.)", "column": "a"}
         ({"choice": {"labels": ["a", True]}}, "choice.labels.1: must be a valid string, not True"),
         (
             {"choice": {"labels": ["a", "a "]}},
-            "choice: has 2 labels, and needs two or more, none of them twice or blank",
+            "choice: a label stands twice: leave it out once",
         ),
         (
             {"choice": {"labels": [str(n) for n in range(101)]}},

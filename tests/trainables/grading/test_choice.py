@@ -44,8 +44,8 @@ def test_the_answer_is_the_label(answer, right):
     [
         (many(1001), {}, "has 1,001 labels, and takes at most 1,000: take exact_match instead"),
         (many(101), {}, "has 101 labels, and ranks at most 100: write by: answer, or list fewer"),
-        (["ham", "ham "], {}, "has 1 labels, and needs two or more, none of them twice or blank"),
-        (["ham", " "], {}, "has 2 labels, and needs two or more, none of them twice or blank"),
+        (["ham", "ham "], {}, "has fewer than two labels, so there is nothing to choose"),
+        (["ham", " "], {}, "a label is blank: write one in its place, or leave it out"),
         (
             ["ham", "spamm"],
             {"labels": ["ham", "spam"]},
