@@ -75,7 +75,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
 def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record.run_names import label
-    from sweeps.report import answers
+    from sweeps.report import answers, closing_lines
     from sweeps.report.side_by_side import SideBySide, side_by_side
     from sweeps.report.summary import console, tell
     from sweeps.statistics.trials import compare_chosen
@@ -106,6 +106,8 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     against = [answers.of_base(folder)] if BASE in names else []
     against += [answers.of_trial(folder, trial) for trial in others]
     scores = answers.scores_of(record)
+    if BASE in names and against[0] is None:
+        tell(out, [closing_lines.base_without_answers(record)])
     changed = [each for other in against if (each := answers.changes(of_first, other, scores))]
     for each in changed:
         tell(out, ["", each.line(), *each.lines()])

@@ -22,6 +22,7 @@ from sweeps.statistics.comparison import Separation
 from trainables import catalogue
 from trainables.grading import catalogue as grading
 from trainables.inputs import json_text
+from trainables.objective import EVAL_LOSS
 
 
 def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None:
@@ -99,7 +100,7 @@ def _score_line(
     """
     is_counted = verdict is not None and answered > 0
     words = {
-        who: "not scored at its best step"
+        who: ("without a value" if who == "base" else "not scored at its best step")
         if value is None
         else f"{value * answered:.0f}"
         if is_counted
@@ -111,6 +112,13 @@ def _score_line(
         of_best += f" of {answered} answers {verdict}"
     rest = ", ".join(f"{who} {value}" for who, value in words.items())
     return f"{name}: best ({label(best.number)}) {of_best}" + (f" ({rest})" if rest else "")
+
+
+def base_without_answers(record: SweepRecord) -> str:
+    """What is known of a base whose answers are not there."""
+    loss = None if record.base is None else record.base.metrics.get(EVAL_LOSS)
+    known = "" if loss is None else f"{EVAL_LOSS} {loss:.4f}; "
+    return f"base: {known}no answers are here: graders in evaluation.metrics have it answer the rows"
 
 
 def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:

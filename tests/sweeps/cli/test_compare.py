@@ -153,7 +153,8 @@ def test_the_rows_whose_answers_differ_are_shown_and_escaped(tmp_path: Path) -> 
     ]
     assert against_base["differing"][0]["t00"] == "\x1b[31mno"
     (found.path / samples.OF_BASE).write_text("{")
-    assert compare(tmp_path, "t00", "base")[1]["answers"] == []
+    text, document = compare(tmp_path, "t00", "base")
+    assert document["answers"] == [] and "base: eval_loss 4.5000; no answers are here: " in text
 
 
 def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None:
