@@ -14,8 +14,8 @@ from sweeps.record.folder import SweepFolder, is_driven, locked, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering import mailbox
-from sweeps.steering.answering import Decide, answer_to
-from sweeps.steering.mailbox import AddPoint, ExtendSweep, Letter, Request
+from sweeps.steering.answering import Decide, answer_to, no_trial_named, trial_named
+from sweeps.steering.mailbox import AddPoint, ExtendSweep, Letter, Request, StopTrial
 
 ANSWER_SECONDS = 30.0
 """How long to wait for the driver's answer, which usually comes within a second."""
@@ -51,11 +51,8 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
     record, offset = SweepRecord(), 0
     for event, after in _events(folder):
         record, offset = record.apply(event), after
-    if not was_driven and record.is_finished:
-        raise SweepError(f"{folder.path}: the sweep has finished: there is nothing to stop")
     if not was_driven:
-        way_on = f"qsweep resume {folder.path} goes on with it"
-        raise SweepError(f"{folder.path}: the sweep is not running: there is nothing to stop; {way_on}")
+        raise SweepError(f"{folder.path}: {_over(folder, request, record)}")
     if record.ended is not None:
         # A driver that goes on with a sweep says so in the log a few seconds after it has taken the folder.
         told = "" if record.is_finished else ", or has only begun to go on: then ask again"
@@ -73,6 +70,15 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
             raise SweepError(f"{folder.path}: the sweep ended before its driver saw the request")
         if is_over():
             return None
+
+
+def _over(folder: SweepFolder, request: Request, record: SweepRecord) -> str:
+    """Why a sweep that nobody drives cannot do what is asked for."""
+    if isinstance(request, StopTrial) and trial_named(request.trial, record) is None:
+        return no_trial_named(request.trial, record)
+    if record.is_finished:
+        return "the sweep has finished: there is nothing to stop"
+    return f"the sweep is not running: go on with it with qsweep resume {folder.path}"
 
 
 def answer_in_its_place(

@@ -17,7 +17,7 @@ from sweeps.record.folder import SweepFolder, is_driven, locked
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import Answerer
 from sweeps.steering.asking import ask
-from sweeps.steering.mailbox import Mailbox, StopSweep
+from sweeps.steering.mailbox import Mailbox, StopSweep, StopTrial
 from sweeps.steering.stop import StopState
 
 STOP = StopSweep(sender="a test")
@@ -49,6 +49,11 @@ def test_a_sweep_that_is_not_running_is_told_and_keeps_no_request(folder: SweepF
     with pytest.raises(SweepError, match="the sweep is not running: there is nothing to stop; qsweep resume"):
         ask(folder, STOP, lambda: pytest.fail("nobody is there to wait for"))
     assert not folder.requests.exists()
+
+
+def test_a_trial_that_is_not_there_is_told_before_the_sweep_that_is_over(folder: SweepFolder) -> None:
+    with pytest.raises(SweepError, match="the sweep has no trial t99: none has begun yet"):
+        ask(folder, StopTrial(sender="x", trial="t99"), lambda: pytest.fail("nobody is there to wait for"))
 
 
 def test_a_sweep_that_has_finished_is_told_so_and_not_to_go_on(folder: SweepFolder) -> None:
