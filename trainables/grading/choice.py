@@ -20,7 +20,10 @@ MOST_RANKED = 100
 
 
 class Choice(RightOrWrong):
-    """The answer is the row's label, without the white space around either."""
+    """The label of the highest log-probability is the row's: nothing is generated.
+
+    With `by: answer` the label is what is generated. White space around labels does not count.
+    """
 
     metric = "choice"
     labels: Annotated[tuple[str, ...], Field(strict=False)] | None = None
