@@ -94,6 +94,15 @@ def test_a_trial_without_a_score_is_told_by_its_loss() -> None:
     assert "eval_loss 1.5000" in trial_tables.ending(last.trials["b"], "exact_match")
 
 
+def test_a_base_without_a_value_has_no_best_step() -> None:
+    events = [
+        each.model_copy(update={"metrics": {"eval_loss": 4.5}}) if each.type == "base_evaluated" else each
+        for each in WHOLE
+    ]
+    (line,) = [line for line in answer(record(events)) if line.startswith("exact_match: best")]
+    assert "(base without a value, default configuration (t00) 16)" in line
+
+
 def test_the_table_shows_the_loss_where_a_trial_has_no_score() -> None:
     found = record(WHOLE)
     table = trial_tables.cells(found, trial_tables.order(found))

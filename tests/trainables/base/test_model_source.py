@@ -296,6 +296,7 @@ def test_revision_of_a_local_model_is_a_problem_beside_others(tmp_path: Path) ->
 def test_problem_with_finding_the_source_is_a_problem_and_not_an_exception() -> None:
     (problem,) = model_source.check(ModelSpec(source="/nowhere/at/all"))
     assert problem.startswith("model.source: '/nowhere/at/all': no such file or folder")
+    assert problem.endswith("a hub id, or package:NAME/FILE.gguf")
 
 
 def test_hub_model_is_identified_by_id_and_revision() -> None:

@@ -338,6 +338,12 @@ def test_files_of_other_sizes_are_not_read(train: Path, tmp_path: Path, monkeypa
     assert sources.same_content(train, train)
 
 
+def test_a_csv_file_without_a_header_is_told_that_its_first_line_is_read_as_one(tmp_path: Path) -> None:
+    (path := tmp_path / "a.csv").write_text("my dog is lost,dog\nmy cat is ill,cat\n")
+    first, *_ = sources.check(spec(path, prompt="{text}"))
+    assert first.endswith("columns: my dog is lost, dog; its first line is read as the header")
+
+
 def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path) -> None:
     test = write_jsonl(tmp_path / "test.jsonl", [PAIRS[0], {"other": 1}])
     assert sources.check(spec(train, test=str(test))) == []
