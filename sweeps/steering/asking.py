@@ -78,7 +78,7 @@ def _over(folder: SweepFolder, request: Request, record: SweepRecord) -> str:
         return no_trial_named(request.trial, record)
     if record.is_finished:
         return "the sweep has finished: there is nothing to stop"
-    return f"the sweep is not running: go on with it with qsweep resume {folder.path}"
+    return f"the sweep is not running: there is nothing to stop; qsweep resume {folder.path} goes on with it"
 
 
 def answer_in_its_place(
