@@ -190,5 +190,5 @@ def test_models_of_others_are_not_listed(strong):
     strong.client.create_registered_model("theirs")
     assert [model.name for model, _ in models(None, strong.uri)] == [MODEL]
     for name in ("theirs", "nobody"):
-        with pytest.raises(SweepError, match="--model: "):
+        with pytest.raises(SweepError, match=f"'{name}'"):
             models(name, strong.uri)
