@@ -130,6 +130,7 @@ def trainable(pack: SimpleNamespace, need: Need | None) -> Trainable:
 def test_a_host_measures_the_type_that_it_computes_in(monkeypatch, host, hardware, speed):
     monkeypatch.setattr("trainables.base.device_probe.bfloat16_speed", lambda model: 0.5)
     host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
+    host._settled = None
     host._trainable = trainable(SimpleNamespace(hardware=hardware), None)
     facts = host._start(b"", None, ())
     assert (facts.hardware, facts.bfloat16_speed) == (hardware, speed)
@@ -139,6 +140,7 @@ def test_a_host_measures_the_type_that_it_computes_in(monkeypatch, host, hardwar
 def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatch, host, held):
     need = Need(base_bytes=5, slot_bytes=2, step_bytes=0, saturating_slots=9)
     host._limits = hosts.SlotLimits(slots="auto", at_most=9, largest=(), hosts_per_machine=4)
+    host._settled = None
     host._trainable = trainable(SimpleNamespace(), need)
     monkeypatch.setattr(hosts, "free_bytes", lambda *_: 64)
     first = host._start(b"", None, ())
@@ -151,8 +153,10 @@ def test_a_cpu_host_in_place_of_another_has_as_many_slots_as_that_one(monkeypatc
 def test_a_pack_that_restores_no_adapter_is_refused_where_finalists_are_to_be_scored(host):
     host._base = TrialSpec(trainable="mine", evaluation=EvaluationSpec(metrics=("exact_match",), when="best"))
     host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
+    host._settled = None
     host._trainable = trainable(SimpleNamespace(hardware=""), None)
     with pytest.raises(HostError, match=r"^evaluation.when: best needs .*`restored`.*, and mine's has none: take last"):
         host._start(b"", None, ())
+    host._settled = None
     host._trainable = trainable(SimpleNamespace(hardware="", restored=bytes), None)
     assert host._start(b"", None, ()).slots == 1
