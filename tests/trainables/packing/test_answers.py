@@ -175,7 +175,7 @@ def test_a_ranked_label_is_right_whatever_unicode_form_tokens_have_and_is_kept_b
 def test_a_model_that_learns_to_answer_yes_answers_yes(root: Path) -> None:
     of = spec(root, "exact_match", "choice", train="yes", evaluated="yes_too")
     write(root / "yes_too.jsonl", [(f"Is {n} it?", "yes") for n in range(300, 312)])
-    with pytest.raises(ValueError, match=r"evaluation\.metrics\.1: choice: has 1 labels"):
+    with pytest.raises(ValueError, match=r"evaluation\.metrics\.1: choice: has fewer than two labels"):
         qlora.prepare(of, root / "cache")
     of = spec(root, "exact_match", {"choice": {"labels": LABELS}}, train="yes", evaluated="yes_too")
     pack = opened(of, root, 40)
