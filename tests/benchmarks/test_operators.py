@@ -2,8 +2,12 @@
 
 from functools import partial
 
+import pytest
 from benchmarks.operators import DEQUANTISED_GOAL, GOAL, IN_TURN_GOAL, packed, per_layer
+
+from trainables.packing import work
 from trainables.packing.flat_engine import FlatEngine
+from trainables.packing.peft_engine import PeftEngine
 
 GROUPED = partial(FlatEngine, grouped=True)
 
@@ -15,3 +19,10 @@ def test_grouped_adapters_take_no_more_operators_the_more_there_are():
 
 def test_eight_adapters_in_turn_take_no_more_operators_than_they_may():
     assert GOAL < per_layer(packed(FlatEngine, 8, quantised=True)) <= IN_TURN_GOAL
+
+
+@pytest.mark.parametrize(("name", "engine"), [("flat", FlatEngine), ("peft", PeftEngine)])
+def test_a_plan_counts_the_operators_that_there_are(name, engine):
+    told = work.OPERATORS[name]
+    for slots in (1, 8):
+        assert per_layer(packed(engine, slots)) == pytest.approx(told.of_pass + slots * told.of_slot)
