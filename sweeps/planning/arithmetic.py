@@ -29,7 +29,7 @@ LAUNCH_SECONDS = 7.5e-6
 SLOWER = 10 / 3
 """How much slower all of it may be."""
 FORWARD = 0.4
-"""Operators of a forward pass, as a part of those of forward and backward: 30 of 80 with `flat`, 122 of 303 with PEFT."""
+"""Operators of a forward pass, as a part of those of both ways: 30 of 80 with `flat`, 122 of 303 with PEFT, counted."""
 
 
 def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: float | None) -> Speed:

@@ -74,13 +74,12 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
     given = dict.fromkeys(name for metrics in (*others.values(), best.best_metrics) for name in metrics)
     verdicts = grading.verdicts(config.evaluation)
     answered = 0 if record.base is None else record.base.answered
-    lines = []
-    for main in config.evaluation.names:
-        of_grader = [name for name in given if name.startswith(f"{main}_")]
-        # A grader's first metric is named as the grader is; a function's numbers by name begin with its name.
-        for name in [main, *(name for name in of_grader if name in verdicts)] if main in given else of_grader:
-            values = {who: metrics.get(name) for who, metrics in others.items()}
-            lines.append(_score_line(name, best, values, verdicts.get(name), answered))
+    shown = {*config.evaluation.main_among(given), *verdicts}
+    lines = [
+        _score_line(name, best, others, verdicts.get(name), answered if name in verdicts else 0)
+        for name in given
+        if name in shown
+    ]
     if config.stops != record.objective and config.scheduler.compares:
         lowest = rank(record.trials.values(), config.stops)[0]
         value = f"{lowest.value(config.stops.metric):.4f}"
@@ -92,26 +91,22 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
 
 
 def _score_line(
-    name: str, best: TrialRecord, others: Mapping[str, float | None], verdict: str | None, answered: int
+    name: str, best: TrialRecord, others: Mapping[str, Mapping[str, float]], verdict: str | None, answered: int
 ) -> str:
-    """What the best trial and others score by one metric; right answers are counted where `answered` is known.
+    """What the best trial and others score by one metric; right answers are counted where `answered` is above 0."""
+    own = best.best_metrics.get(name)
+    told = f"{name}: {_score(f'best ({label(best.number)})', own, answered)}"
+    if answered and own is not None:
+        told += f" of {answered} answers {verdict}"
+    rest = ", ".join(_score(who, metrics.get(name), answered) for who, metrics in others.items())
+    return f"{told} ({rest})" if rest else told
 
-    Trials are scored at their last step, and the best one of a trial may be earlier.
-    """
-    is_counted = verdict is not None and answered > 0
-    words = {
-        who: ("without a value" if who == "base" else "not scored at its best step")
-        if value is None
-        else f"{value * answered:.0f}"
-        if is_counted
-        else f"{value:.4f}"
-        for who, value in {**others, "best": best.best_metrics.get(name)}.items()
-    }
-    of_best = words.pop("best")
-    if is_counted and name in best.best_metrics:
-        of_best += f" of {answered} answers {verdict}"
-    rest = ", ".join(f"{who} {value}" for who, value in words.items())
-    return f"{name}: best ({label(best.number)}) {of_best}" + (f" ({rest})" if rest else "")
+
+def _score(who: str, value: float | None, answered: int) -> str:
+    """A score, or how many answers are right; trials are scored at their last step, and their best may be earlier."""
+    if value is None:
+        return f"{who} without a value" if who == "base" else f"{who} not scored at its best step"
+    return f"{who} {value * answered:.0f}" if answered else f"{who} {value:.4f}"
 
 
 def base_without_answers(record: SweepRecord) -> str:

@@ -3,8 +3,8 @@
 from functools import partial
 
 import pytest
-from benchmarks.operators import DEQUANTISED_GOAL, GOAL, IN_TURN_GOAL, packed, per_layer
 
+from benchmarks.operators import DEQUANTISED_GOAL, GOAL, IN_TURN_GOAL, packed, per_layer
 from trainables.packing import work
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
