@@ -128,7 +128,7 @@ def test_another_sweep_in_the_former_place_is_no_original(tmp_path: Path) -> Non
 def test_a_link_to_the_folder_is_the_folder(tmp_path: Path) -> None:
     original = launched(tmp_path)
     (tmp_path / "link").symlink_to(original.path)
-    saved_sweep.load(SweepFolder(tmp_path / "link"))
+    assert saved_sweep.load(SweepFolder(tmp_path / "link"))[0].config == saved_sweep.load(original)[0].config
 
 
 def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def cloud_mistakes(name: str, node_config: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ray_takes_the_file(name):
-    prepared(read(name))
+    assert prepared(read(name))["cluster_name"] == read(name)["cluster_name"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -210,7 +210,7 @@ def test_wrong_input_is_told(strong, folder):
 
     assert told("nobody") == (2, "error: no registered model 'nobody' (there are: answers)\n")
     code, said = told(f"{MODEL}@none")
-    assert (code, "answers has no none (its aliases: challenger, champion)" in said) == (2, True)
+    assert (code, "error: answers has no none (its aliases: challenger, champion)" in said) == (2, True)
     (folder / RECORD).unlink()
     assert f"{folder}: the folder holds no decision.json" in told(str(folder))[1]
     assert told("./nowhere")[1].startswith("error: ./nowhere: there is no such folder: name a folder with")
@@ -228,7 +228,7 @@ def test_a_folder_is_verified_without_mlflow_torch_and_ray(folder):
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "WRONG     files: " in done.stderr
+    assert "WRONG     files: artifacts/adapter/adapter_model.safetensors is not the one" in done.stderr
     told = json.loads(done.stdout)
     assert (told["verified"], told["version"], told["model"]) == (False, None, MODEL)
 

@@ -196,10 +196,15 @@ def test_a_metric_without_a_value_per_row_decides_nothing(world):
 
 
 def test_another_metric_than_the_loss_decides(world):
-    outcome = run(world.sweep("second"), metric="eval_row_loss", dry_run=True)
-    assert outcome.verdict.objective.metric == "eval_row_loss"
-    by_row = outcome.verdict.scores["t01"].row_values["eval_row_loss"]
-    assert outcome.verdict.values["t01"] == pytest.approx(sum(by_row) / len(by_row))
+    """Short and long rows weigh alike in it."""
+    rows = world.root / "mixed.jsonl"
+    mixed = [promotions.odd(n) if n % 2 else {"question": f"{n} and {n % 7}?", "answer": f"{n}"} for n in range(30)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in mixed))
+    verdict = run(world.sweep("second"), metric="eval_row_loss", eval_data=rows, dry_run=True).verdict
+    assert verdict.objective.metric == "eval_row_loss"
+    assert abs(verdict.values["t01"] - verdict.losses["t01"]) > 0.01
+    by_row = verdict.scores["t01"].row_values["eval_row_loss"]
+    assert verdict.values["t01"] == pytest.approx(sum(by_row) / len(by_row))
 
 
 def test_rows_that_were_looked_at_decide_whatever_becomes_of_their_file(world, monkeypatch):
