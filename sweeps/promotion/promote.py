@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
@@ -37,7 +37,7 @@ class PromotionResult:
 
     model: str
     alias: str
-    verdict: Verdict
+    verdict: Verdict = field(repr=False)  # a notebook shows what a cell returns: not all rows and answers
     registered: Registered
     already: bool
     """Whether the winner was the champion before."""

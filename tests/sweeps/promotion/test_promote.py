@@ -29,6 +29,7 @@ def test_the_best_adapter_becomes_the_champion(world):
     assert world.aliases() == {"challenger": "1", "champion": "1"}
     assert world.versions() == ["1"]
     assert outcome.as_json()["promoted"] is True
+    assert "row_losses" not in repr(outcome)
     assert (outcome.as_json()["version"], outcome.as_json()["previous"]) == ("1", None)
     steps = (
         "sweep: ",
