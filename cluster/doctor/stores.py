@@ -125,7 +125,7 @@ def judge_storage(facts: Facts, site: Site) -> Diagnosis:
     if facts.get("error") is not None:
         mend = f"let this user write to {place}, or name another storage"
         if "://" in place:
-            mend = "mend the bucket, the credentials or AWS_REGION (docs/storage.md), or name another storage"
+            mend = "mend the bucket, the credentials or AWS_REGION (docs/cluster.md), or name another storage"
         return (fail if is_driver else warn)(f"{place}: cannot be written: {facts['error']}", mend)
     if facts.get("no_locks") is not None:
         return fail(

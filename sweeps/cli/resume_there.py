@@ -86,7 +86,7 @@ def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) ->
     if tracking_uri is not None and without_password(tracking_uri) != tracking_uri:
         wrong.append(
             "--tracking-uri: holds a password, and whoever reaches the cluster could read it: leave it out, and let "
-            "the head node have it (docs/submit.md)"
+            "the head node have it (docs/cluster.md)"
         )
     return wrong
 

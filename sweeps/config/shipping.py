@@ -99,7 +99,7 @@ def refusals(config: SweepConfig) -> list[str]:
     if without_password(config.tracking.uri) != config.tracking.uri:
         wrong.append(
             "tracking.uri: holds a password, and whoever reaches the cluster could read it: leave it out, and let the "
-            "head node have it (docs/submit.md)"
+            "head node have it (docs/cluster.md)"
         )
     return wrong
 

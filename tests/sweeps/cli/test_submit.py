@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sweeps.cli import app
 
 NOBODY = "http://127.0.0.1:1"
-# What a laptop has that follows docs/submit.md.
+# What a laptop has that follows docs/cluster.md.
 WITHOUT = """
 import sys
 
