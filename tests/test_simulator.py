@@ -1,4 +1,4 @@
-"""What early stopping must hold on the simulator. The tables of docs/schedulers.md have more seeds."""
+"""What early stopping must hold on the simulator. The tables of docs/simulator.md have more seeds."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_answer_of_a_sweep_that_is_cut_short_is_the_best_until_then():
 
 
 def test_a_sweep_that_is_cut_short_has_a_better_answer_in_the_order_of_the_paper():
-    """At a quarter, half and three quarters of the time that `breadth` takes, as docs/schedulers.md says."""
+    """At a quarter, half and three quarters of the time that `breadth` takes, as docs/search.md says."""
     breadth = sweeps(lambda: Promote(POINTS, 3), "random")
     paper = sweeps(lambda: Promote(POINTS, 3, "paper"), "random")
     for share in (0.25, 0.5, 0.75):

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.patience [--sweeps 30]
 
 No trial begins once so many trials in a row were no better at their first report than the best one before them, beyond
-the 99 % interval of a difference. Prints the tables of docs/planning.md; takes some ten minutes.
+the 99 % interval of a difference. Prints the table of docs/simulator.md; takes some ten minutes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Estimates of memory: against PEFT's own counts, published sizes, and processes that were measured.
 
-`tests/benchmarks/memory.py` measures processes; docs/planning.md has the table.
+`tests/benchmarks/memory.py` measures processes; docs/planning.md says how far they are off.
 """
 
 from __future__ import annotations
