@@ -10,7 +10,7 @@ from __future__ import annotations
 
 CALL_SECONDS = 2.0
 """How long one call of a trial's process to a host or to the broker lasts at most. A stop is noticed that soon; the
-shorter the calls, the fewer trials one broker serves (docs/scale.md)."""
+shorter the calls, the fewer trials one broker serves (docs/speed.md)."""
 RETRY_SECONDS = 0.5
 """Pause before an actor that was lost is called again, or another lease is asked for."""
 ANEW_SECONDS = 120.0

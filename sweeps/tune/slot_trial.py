@@ -30,7 +30,7 @@ from trainables.contract import Evaluation, Failure, Opened, Report
 from trainables.inputs.legible import legible
 
 PROCESS_BYTES = 128 * 2**20
-"""Memory of one trial's process; see docs/scale.md."""
+"""Memory of one trial's process; see docs/speed.md."""
 ON_HEAD = tune.PlacementGroupFactory([{"node:__internal_head__": 0.0001}])
 """What a trial's process takes there: a place, and no CPU, since it only waits. Ray counts no smaller share: 10,000
 processes at once on a cluster."""

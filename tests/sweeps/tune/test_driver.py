@@ -43,7 +43,7 @@ def test_memory_and_not_its_number_of_places_limits_the_head() -> None:
     (share,) = ON_HEAD.required_resources.values()
     assert round(1 / share) == PROCESSES  # Ray gives each node 1 of the resource that stands for it.
     assert share >= MIN_RESOURCE_GRANULARITY
-    assert PROCESSES * 0.123 > 1000  # GB; see docs/scale.md
+    assert PROCESSES * 0.123 > 1000  # GB; see docs/speed.md
 
 
 def test_processes_start_together_however_many_slots_have_joined(monkeypatch: pytest.MonkeyPatch) -> None:
