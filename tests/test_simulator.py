@@ -84,7 +84,7 @@ def test_the_answer_of_a_sweep_that_is_cut_short_is_the_best_until_then():
 
 
 def test_a_sweep_that_is_cut_short_has_a_better_answer_in_the_order_of_the_paper():
-    """At a quarter, half and three quarters of the time that `breadth` takes, as docs/search.md says."""
+    """At a quarter, half and three quarters of the time that `breadth` takes; docs/search.md has the half."""
     breadth = sweeps(lambda: Promote(POINTS, 3), "random")
     paper = sweeps(lambda: Promote(POINTS, 3, "paper"), "random")
     for share in (0.25, 0.5, 0.75):

@@ -8,7 +8,7 @@ operators, which decides for small models and few tokens. Each is a range that p
 - LAUNCH_SECONDS: 7 to 25 microseconds of the process for each operator.
 - GENERATED: 2 % of an H100's peak for 32 answers of 8B at a time in bfloat16, 0.9 % in 4 bits (bitsandbytes' README).
 
-docs/planning.md has what this comes to at 1, 4 and 8 slots.
+docs/planning.md has what this comes to at 1 and 8 slots.
 """
 
 from __future__ import annotations
