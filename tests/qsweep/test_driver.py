@@ -72,7 +72,7 @@ def test_the_page_is_true(here: Path) -> None:
     """Its blocks run in order, with the toy in place of the model where a block trains."""
     page = (Path(qs.__file__).parents[1] / "docs" / "python.md").read_text()
     first, *blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 3
+    assert blocks
     (here / "tickets.csv").write_text("message,queue\n" + "".join(f"m{n},bills\n" for n in range(40)))
     names: dict[str, object] = {}
     # The model of the first block is not here: its sweep is checked, and not run.
