@@ -3,7 +3,7 @@
     python -m tests.benchmarks.makespans
 
 A GPU with 1, 2, 4 and 8 trials is 1, 1.8, 3 and 4.2 times as fast as with one: assumed, not measured. Time is that of a
-step of a trial that trains alone. docs/speed.md has some of its numbers.
+step of a trial that trains alone.
 """
 
 from __future__ import annotations
