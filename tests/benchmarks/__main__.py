@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import against_ray_tune, driver_scale, packing, startup
+from . import against_ray_tune, answers, driver_scale, packing, startup
 
 BENCHMARKS = {
     "against_ray_tune": against_ray_tune.main,
     "packing": packing.main,
     "driver_scale": driver_scale.main,
+    "answers": answers.main,
     "startup": startup.main,
 }
 

@@ -1,6 +1,6 @@
 """Answering with K adapters in one batch on the shared base against one adapter after the other.
 
-    python -m tests.benchmarks.answers [--adapters 8] [--prompts 4] [--tokens 16] [--model 135M] [--engine flat]
+    python -m tests.benchmarks.answers [--results DIR] [--adapters 8] [--prompts 4] [--tokens 16] [--engine flat]
 
 Both in turns in one process, so that they meet the same machine. Processor time is what tells on a busy one: with
 OMP_NUM_THREADS=1 no thread waits for another.
@@ -9,9 +9,10 @@ OMP_NUM_THREADS=1 no thread waits for another.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from trainables.packing.engine import Answer, Answering, Engine, Prompt
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 
-from . import bases, packing
+from . import bases, machines, packing
 
 ENGINES: dict[str, Callable[[base_model.Base], Engine]] = {"flat": FlatEngine, "peft": PeftEngine}
 
@@ -41,15 +42,8 @@ def timed(answer: Callable[[], list[Answer]]) -> tuple[list[Answer], float, floa
     return found, time.perf_counter() - started, time.process_time() - worked
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Prints a line for each way, and how many times as fast the batch is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=bases.MODEL, choices=[bases.MODEL, *bases.SHAPES])
-    parser.add_argument("--engine", default="flat", choices=list(ENGINES))
-    parser.add_argument("--adapters", type=int, default=8)
-    parser.add_argument("--prompts", type=int, default=4, help="of each adapter")
-    parser.add_argument("--tokens", type=int, default=16, help="of each answer")
-    given = parser.parse_args(words)
+def measured(given: argparse.Namespace) -> dict[str, Any]:
+    """Tokens, seconds and seconds of the processor of each way, and whether both ways gave the same answers."""
     base = bases.made(given.model)
     base_model.dequantise(base.model)
     engine = ENGINES[given.engine](base)
@@ -58,24 +52,44 @@ def main(words: Sequence[str] | None = None) -> None:
             if "lora_B" in name:
                 torch.nn.init.normal_(matrix.data, std=0.01)
     of_adapters = prompts(given.model, given.adapters, given.prompts)
-    mixed, how = [prompt for own in of_adapters for prompt in own], Answering(frozenset(), given.tokens)
+    together, how = [prompt for own in of_adapters for prompt in own], Answering(frozenset(), given.tokens)
     ways: dict[str, Callable[[], list[Answer]]] = {
-        "mixed": lambda: engine.generate(mixed, how),
+        "mixed": lambda: engine.generate(together, how),
         "in turn": lambda: [answer for own in of_adapters for answer in engine.generate(own, how)],
     }
-    taken = {}
-    for name, answer in ways.items():
-        answers, seconds, worked = timed(answer)
-        taken[name] = (answers, seconds, worked)
-        tokens = sum(len(each.ids) for each in answers)
-        print(
-            f"{name:8} {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.1f} a second, {worked:.1f} s of processor"
-        )
-    (one, seconds, worked), (other, longer, more) = taken["mixed"], taken["in turn"]
-    print(
-        f"{longer / seconds:.1f} times as fast ({more / worked:.1f} by processor time), load {os.getloadavg()[0]:.1f}"
-    )
-    print("equal answers" if one == other else "OTHER ANSWERS")
+    found = {name: timed(answer) for name, answer in ways.items()}
+    figures = {
+        name: {"tokens": sum(len(each.ids) for each in answers), "seconds": seconds, "processor": worked}
+        for name, (answers, seconds, worked) in found.items()
+    }
+    return {"adapters": given.adapters, "ways": figures, "equal": found["mixed"][0] == found["in turn"][0]}
+
+
+def table(kept: dict[str, Any]) -> list[str]:
+    """The table's lines, in Markdown."""
+    mixed, in_turn = kept["ways"]["mixed"], kept["ways"]["in turn"]
+    lines = [f"| {kept['adapters']} adapters answer | tokens | seconds | of processor |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {way['tokens']} | {way['seconds']:.1f} | {way['processor']:.1f} |"
+        for name, way in kept["ways"].items()
+    ]
+    times = [in_turn[what] / mixed[what] for what in ("seconds", "processor")]
+    lines.append(f"| times as fast | | {times[0]:.1f} | {times[1]:.1f} |")
+    return [*lines, "", "equal answers" if kept["equal"] else "OTHER ANSWERS"]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures, unless that was done, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("benchmark-results/answers"))
+    parser.add_argument("--model", default=bases.MODEL, choices=[bases.MODEL, *bases.SHAPES])
+    parser.add_argument("--engine", default="flat", choices=list(ENGINES))
+    parser.add_argument("--adapters", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=4, help="of each adapter")
+    parser.add_argument("--tokens", type=int, default=16, help="of each answer")
+    given = parser.parse_args(words)
+    path = given.results / "answers.json"
+    print("\n".join(table(machines.read(path) or machines.keep(path, measured(given)))))
 
 
 if __name__ == "__main__":
