@@ -107,6 +107,17 @@ class Changes:
             ],
         }
 
+    def table(self) -> dict[str, list[Any]]:
+        """All rows that differ, in the form of a table of MLflow's (3.17.2, `MlflowClient.log_table`)."""
+        own, its = self.first.name, self.other.name
+        data = [
+            [mine.place, mine.prompt, mine.expected, theirs.answer, mine.answer,
+             theirs.scores[self.metric], mine.scores[self.metric]]
+            for mine, theirs in self.pairs()
+        ]  # fmt: skip
+        scores = [f"{self.metric} {name}" for name in (its, own)]
+        return {"columns": ["place", "prompt", "expected", its, own, *scores], "data": data}
+
 
 def of_trial(folder: SweepFolder, trial: TrialRecord) -> Answers | None:
     """What a trial answered at its best step; None where no answers of that step are there."""

@@ -27,6 +27,7 @@ from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.run_names import label, run_name, sweep_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report.answers import best_against_base
 from sweeps.statistics.trials import compare_best
 from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs
@@ -266,6 +267,10 @@ class MlflowSink:
         if best is not None:
             best_run = self._open_child(runs, best.trial_key, record, event.time)
             points += best_points(best, record, event.time)
+        differing = best_against_base(self._folder, record, best)
+        if differing is not None:
+            runs.text(parent, run_tags.ANSWERS, json.dumps(differing.table(), ensure_ascii=False))
+            runs.log(parent, tags=run_tags.TABLES)
         self._end_runs(runs, parent, record, event.time)
         separation = compare_best(self._folder, record)
         runs.log(parent, points, tags=run_tags.sweep_ended(event, record, selection, separation, best_run))

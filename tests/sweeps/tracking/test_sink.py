@@ -28,11 +28,13 @@ from tracked_sweeps import (
 )
 
 from sweeps.config.points import settings
-from sweeps.record import digests
+from sweeps.record import digests, samples
 from sweeps.record.events import TrialStarted, TrialState
 from sweeps.record.sweep_record import first_wins
+from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
+from trainables.contract import AnsweredRow
 
 
 def test_a_sweep_is_one_parent_and_one_child_per_trial(whole):
@@ -115,6 +117,28 @@ def test_a_finalist_gets_its_scores_by_its_best_step_and_the_files_that_hold_the
     tags = run_of(client, "aaaa").data.tags
     assert tags["sweep.eval_rows_sha256"] == digests.of_file(kept / "eval_rows.json")
     assert tags["sweep.adapter_sha256"] == digests.of_folder(kept / "adapter")
+
+
+def answered(answer: str, score: float) -> AnsweredRow:
+    return AnsweredRow(
+        row=0, place="line 7", prompt="2 + 2", expected="four", answer=answer, is_ended=True, scores={"right": score}
+    )
+
+
+def test_the_rows_on_which_the_best_trial_and_the_base_differ_are_a_table_of_the_sweeps_run(sink, folder, client):
+    told = sweep_events(folder)
+    objective = '{"objective": {"metric": "right", "mode": "max"}}'
+    kept = folder.path / "trials" / "aaaa" / "best-000003"
+    (kept / samples.OF_TRIAL).write_text(samples.text([answered("four", 1.0)]))
+    folder.base_samples.write_text(samples.text([answered("<b>5</b>", 0.0)]))
+    first = told[0].model_copy(update={"config": objective})
+    deliver(sink, [first, *told[1:-1], scored("aaaa", 3, right=1.0), told[-1]], times=2)
+    parent = run_of(client, None)
+    table = client.load_table(sink.experiment_id, run_tags.ANSWERS, [parent.info.run_id]).to_dict("records")
+    assert table == [
+        {"place": "line 7", "prompt": "2 + 2", "expected": "four", "base": "<b>5</b>", "t00": "four", "right base": 0.0,
+         "right t00": 1.0}
+    ]  # fmt: skip
 
 
 def test_a_trial_that_ends_behind_its_last_report_says_what_it_took(sink, client):
