@@ -138,7 +138,7 @@ def _live_table(folder: SweepFolder) -> Callable[[], None]:
         if shown != (news := (now.record.latest, now.state)):
             shown, text = news, "\n".join(now.lines())
             table = table_of(now.record, folder.path).drop(columns="adapter", errors="ignore").head(MOST_ROWS)
-            html = f"<pre>{escape(text)}</pre>{table.to_html()}"
-            handle.update({"text/plain": f"{text}\n{table}", "text/html": html}, raw=True)
+            html, plain = ("", "") if table.empty else (table.to_html(), f"\n{table}")  # no trial has begun
+            handle.update({"text/plain": text + plain, "text/html": f"<pre>{escape(text)}</pre>{html}"}, raw=True)
 
     return show
