@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import timing
+from cluster import timeouts
 from cluster.deaths import SUSPECT_AFTER, HostDeaths, in_a_line, message
 from cluster.fleet import Fleet
 from cluster.host_states import said
@@ -57,7 +57,7 @@ class Broker:
         """What was asked -> the nodes of the hosts that died while they evaluated that: the base, or the finalists."""
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
-        self._tried = -timing.HOST_RETRY_SECONDS
+        self._tried = -timeouts.HOST_RETRY_SECONDS
         self._ready: Ready | None = None
 
     async def outlook(self) -> str | None:
@@ -100,7 +100,7 @@ class Broker:
         """Fits the hosts to the nodes every few seconds, as long as the sweep lasts."""
         told = ""
         while True:
-            await asyncio.sleep(timing.FOLLOW_NODES_SECONDS)
+            await asyncio.sleep(timeouts.FOLLOW_NODES_SECONDS)
             try:
                 seen = await _look()
                 self._leaving = frozenset(node.node_id for node in seen if node.is_leaving)
@@ -252,13 +252,13 @@ class Broker:
             try:
                 # A host that is slow to answer is not gone: if it is, Ray says so in time.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(host.actor.node_id.remote(), timing.HOST_ANSWER_SECONDS)
+                    await asyncio.wait_for(host.actor.node_id.remote(), timeouts.HOST_ANSWER_SECONDS)
                 return
             except PROCESS_LOST as error:
-                if not isinstance(error, ActorUnavailableError) or self._clock() - since >= timing.LOST_HOST_SECONDS:
+                if not isinstance(error, ActorUnavailableError) or self._clock() - since >= timeouts.LOST_HOST_SECONDS:
                     await self.lost(host_id)
                     return
-            await asyncio.sleep(timing.LOST_HOST_AGAIN_SECONDS)
+            await asyncio.sleep(timeouts.LOST_HOST_AGAIN_SECONDS)
 
     async def _answer(self, host_id: str, ask: Callable[..., Any], *arguments: object) -> Any:
         """What a host answers to a call that can be repeated. Raises one of PROCESS_LOST once it is lost."""
@@ -278,7 +278,7 @@ class Broker:
             answer = NotReady(message=in_a_line(error))
         if isinstance(answer, NotReady):
             self._news.append(
-                f"no host could be made: {answer.message}; trying again every {timing.HOST_RETRY_SECONDS:.0f} s"
+                f"no host could be made: {answer.message}; trying again every {timeouts.HOST_RETRY_SECONDS:.0f} s"
             )
         else:
             self._news.append(f"hosts started: {said(*self._fleet.standing)}")
@@ -286,7 +286,7 @@ class Broker:
 
     def _revive(self) -> None:
         """Begins to start the hosts after Ray restarted this actor: it knows no data then."""
-        is_busy = self._starting.locked() or self._clock() - self._tried < timing.HOST_RETRY_SECONDS
+        is_busy = self._starting.locked() or self._clock() - self._tried < timeouts.HOST_RETRY_SECONDS
         if is_busy or self._following is not None or self._fleet.is_prepared:
             return
         self._tried = self._clock()
@@ -297,11 +297,11 @@ class Broker:
         now = self._clock()
         for host in self._hosts.values():
             for trial_key, lease in host.leases.items():
-                if now - lease.renewed > timing.LEASE_SECONDS:
+                if now - lease.renewed > timeouts.LEASE_SECONDS:
                     lease.renewed = now  # else the next call would end it once more
                     self._in_background(self.release(trial_key, lease.lease_id))
         self._suspects_waiting = {
-            key: at for key, at in self._suspects_waiting.items() if now - at <= timing.LEASE_SECONDS
+            key: at for key, at in self._suspects_waiting.items() if now - at <= timeouts.LEASE_SECONDS
         }
 
     def _place(self, trial_key: str) -> str | None:

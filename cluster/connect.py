@@ -22,7 +22,7 @@ from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
-from cluster import timing
+from cluster import timeouts
 from cluster.errors import ConnectionFailed, NotStarted, first_line, not_let_in
 from cluster.libraries import replaced
 from cluster.ray_files import private_command_line, private_token, ray_folder
@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": f"{timing.RAY_ENDS_ITSELF_SECONDS:.0f}",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": f"{timeouts.RAY_ENDS_ITSELF_SECONDS:.0f}",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -123,8 +123,8 @@ class Cluster:
         if not self.has_started or self.is_ending:
             return self._was_lost
         if self._service is not None:
-            if time.monotonic() - self._probed >= timing.HEAD_PROBE_SECONDS:
-                self._answers, self._probed = _listens(self._service, timing.HEAD_ANSWER_SECONDS), time.monotonic()
+            if time.monotonic() - self._probed >= timeouts.HEAD_PROBE_SECONDS:
+                self._answers, self._probed = _listens(self._service, timeouts.HEAD_ANSWER_SECONDS), time.monotonic()
             return not self._answers
         return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
 
@@ -163,7 +163,7 @@ class Cluster:
             raise ConnectionFailed(f"{named}: no Ray cluster there: {error}") from error
         self.joined = str(ray.get_runtime_context().gcs_address)
         host, _, port = self.joined.rpartition(":")
-        self._service, self.patience_seconds = (host.strip("[]"), int(port)), timing.LOST_HEAD_SECONDS
+        self._service, self.patience_seconds = (host.strip("[]"), int(port)), timeouts.LOST_HEAD_SECONDS
 
     def _start(self, namespace: str, folder: Path) -> None:
         """Starts Ray, at the second try if need be: on a busy machine Ray's own time-outs may be too short."""
@@ -185,7 +185,7 @@ class Cluster:
             self._end_daemons()
             for daemon in self._daemons:
                 with suppress(subprocess.TimeoutExpired):
-                    daemon.wait(timing.DAEMON_END_SECONDS)
+                    daemon.wait(timeouts.DAEMON_END_SECONDS)
             self._daemons.clear()
             raise
 
@@ -229,7 +229,7 @@ def is_there(address: str) -> bool:
     """Whether something listens at HOST:PORT; True for another form of address. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     is_known = port.isdigit() and "://" not in host
-    return not is_known or _listens((host.strip("[]"), int(port)), timing.JOIN_SECONDS)
+    return not is_known or _listens((host.strip("[]"), int(port)), timeouts.JOIN_SECONDS)
 
 
 def _private(address: str) -> str | None:
@@ -292,9 +292,9 @@ def _without_waits() -> AbstractContextManager[None]:
     def get_node(address: str, node_id: str) -> Any:
         # Whatever fails here, Ray's own look tells.
         with suppress(Exception):
-            head, deadline = GcsClient(address=address), time.monotonic() + timing.OWN_NODE_SECONDS
+            head, deadline = GcsClient(address=address), time.monotonic() + timeouts.OWN_NODE_SECONDS
             while time.monotonic() < deadline and all(node.hex() != node_id for node in head.get_all_node_info()):
-                pause.wait(timing.OWN_NODE_TURN_SECONDS)
+                pause.wait(timeouts.OWN_NODE_TURN_SECONDS)
         return look(address, node_id)
 
     def start_raylet(*arguments: Any, **options: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from cluster import host_states, nodes, timing
+from cluster import host_states, nodes, timeouts
 from cluster.deaths import StartDeaths, is_mistake, message
 from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
@@ -190,7 +190,7 @@ class Fleet:
                     self.follow(self._nodes)
                 continue
             since = since or (self._clock() if self.hosts else None)
-            left = None if since is None else since + timing.HOSTS_SETTLE_SECONDS - self._clock()
+            left = None if since is None else since + timeouts.HOSTS_SETTLE_SECONDS - self._clock()
             if left is not None and left <= 0:
                 break
             await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -233,7 +233,7 @@ class Fleet:
         now = self._clock()
         if gone.since >= self._last_loss:  # else it was lost together with the one before
             before = self._early_deaths[gone.facts.place]
-            pause = 0.0 if before == 0 else min(2.0 ** (before - 1), timing.HOST_LONGEST_PAUSE_SECONDS)
+            pause = 0.0 if before == 0 else min(2.0 ** (before - 1), timeouts.HOST_LONGEST_PAUSE_SECONDS)
             self._early_deaths[gone.facts.place] += 1
             self._not_before = max(self._not_before, now + pause)
         self._last_loss = now
@@ -252,7 +252,7 @@ class Fleet:
     def _count(self, asked: int | Literal["auto"]) -> int:
         held = Counter(host.facts.node_id for host in self.hosts.values() if not host.is_leaving)
         held.update(each.node_id for each in self._starting if each.node_id is not None)
-        recent = self._clock() - timing.HOST_PLACED_SECONDS
+        recent = self._clock() - timeouts.HOST_PLACED_SECONDS
         unplaced = sum(each.node_id is None and each.since > recent for each in self._starting)
         return nodes.wanted(asked, self._gpus_per_host, self._nodes, held, unplaced)
 
@@ -333,7 +333,9 @@ class Fleet:
         self._failures += 1
         # The first process that dies may have been placed on a node that is lost, before Ray knew that.
         is_node_suspect = not is_mistake(error) and self._failures == 1
-        self._not_before = self._clock() + (timing.HOST_SOON_SECONDS if is_node_suspect else timing.HOST_RETRY_SECONDS)
+        self._not_before = self._clock() + (
+            timeouts.HOST_SOON_SECONDS if is_node_suspect else timeouts.HOST_RETRY_SECONDS
+        )
         words = message(error)
         if is_mistake(error):
             self._problem = NotReady(message=words)
@@ -342,7 +344,7 @@ class Fleet:
             self._tell(f"{words}; another is made")
         if self._has_started and not is_node_suspect and words != self._told_problem:
             self._told_problem = words
-            self._tell(f"a host could not be made: {words}; trying again every {timing.HOST_RETRY_SECONDS:.0f} s")
+            self._tell(f"a host could not be made: {words}; trying again every {timeouts.HOST_RETRY_SECONDS:.0f} s")
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.create_task(work)

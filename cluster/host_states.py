@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ray.exceptions import RayError
 
-from cluster import timing
+from cluster import timeouts
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.leases import Lease
 from cluster.pace import Pulse, Silent
@@ -42,7 +42,7 @@ class Host:
         """Trial key -> the last step that the trial took here; empty when the host does not answer in time."""
         asked = clock()
         try:
-            steps, doing = await asyncio.wait_for(self.actor.latest.remote(), timing.HOST_ANSWER_SECONDS)
+            steps, doing = await asyncio.wait_for(self.actor.latest.remote(), timeouts.HOST_ANSWER_SECONDS)
         except TimeoutError:
             self.pulse.missed(asked)
             return {}

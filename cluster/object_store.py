@@ -11,7 +11,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from cluster import timing
+from cluster import timeouts
 
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role gives them",
@@ -23,7 +23,7 @@ _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _ANSWER = re.compile(r"(status code: \d{3}[A-Za-z' -]*).*")
 
 
-def opened(uri: str, seconds: float = timing.STORE_REQUEST_SECONDS, retries: int = 1) -> Any:
+def opened(uri: str, seconds: float = timeouts.STORE_REQUEST_SECONDS, retries: int = 1) -> Any:
     """The objects below a URI, as an obstore store. Asks nothing yet.
 
     Args:
@@ -39,11 +39,11 @@ def opened(uri: str, seconds: float = timing.STORE_REQUEST_SECONDS, retries: int
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     client: Any = {
         "timeout": timedelta(seconds=seconds),
-        "connect_timeout": timedelta(seconds=timing.STORE_CONNECT_SECONDS),
+        "connect_timeout": timedelta(seconds=timeouts.STORE_CONNECT_SECONDS),
         # Whoever names a server without TLS means it: one in the own network, or a test's.
         "allow_http": endpoint.startswith("http://"),
     }
-    again: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=timing.STORE_REQUEST_SECONDS)}
+    again: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeouts.STORE_REQUEST_SECONDS)}
     return from_url(uri, client_options=client, retry_config=again)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster import timing
+from cluster import timeouts
 from trainables.specs import Spec
 
 Work = Literal["step", "evaluation", "evaluation of answers", "evaluation of the base", "change of trials"]
@@ -75,9 +75,9 @@ class Pace:
         what, size, began = now
         seconds, known = self._clock() - began, self._slowest.get(what)
         if known is None:
-            return Doing(what=what, seconds=seconds, usual=None, patience=timing.HANG_AT_FIRST_SECONDS)
+            return Doing(what=what, seconds=seconds, usual=None, patience=timeouts.HANG_AT_FIRST_SECONDS)
         usual = max(known[0], known[1] * size)
-        return Doing(what=what, seconds=seconds, usual=usual, patience=max(timing.HANG_SECONDS, TIMES * usual))
+        return Doing(what=what, seconds=seconds, usual=usual, patience=max(timeouts.HANG_SECONDS, TIMES * usual))
 
 
 @dataclass
@@ -104,5 +104,8 @@ class Pulse:
             return self.doing
         if self.unanswered is None:
             return None
-        seconds, patience = now - self.unanswered, max(timing.HANG_SECONDS, self.doing.patience if self.doing else 0.0)
+        seconds, patience = (
+            now - self.unanswered,
+            max(timeouts.HANG_SECONDS, self.doing.patience if self.doing else 0.0),
+        )
         return Doing(what="answer", seconds=seconds, usual=None, patience=patience) if seconds > patience else None

@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray._private.authentication import authentication_token_setup as tokens
 
-from cluster import timing
+from cluster import timeouts
 from cluster.errors import NotStarted
 from cluster.libraries import replaced
 
@@ -137,7 +137,7 @@ def _remove_abandoned(place: Path, prefix: str) -> None:
     for folder in place.glob(f"{prefix}*"):
         with suppress(OSError):
             status = folder.lstat()
-            if status.st_uid == os.getuid() and time.time() - status.st_mtime > timing.FOLDER_ABANDONED_SECONDS:
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > timeouts.FOLDER_ABANDONED_SECONDS:
                 _remove_unlocked(folder)
 
 
@@ -151,7 +151,7 @@ def _remove_unlocked(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    deadline = time.monotonic() + timing.FOLDER_REMOVAL_SECONDS
+    deadline = time.monotonic() + timeouts.FOLDER_REMOVAL_SECONDS
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
         threading.Event().wait(0.05)

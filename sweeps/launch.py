@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import ClusterError, NotStarted
-from sweeps import saved_sweep, timing
+from sweeps import saved_sweep, timeouts
 from sweeps.config import environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
@@ -39,7 +39,7 @@ from sweeps.supply.amendments import Amendments
 from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
 from trainables.errors import TrainableError
-from trainables.timing import SELF_TEST_PATH
+from trainables.timeouts import SELF_TEST_PATH
 
 if TYPE_CHECKING:
     from cluster.hosts import HostFacts
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from sweeps.tune.hosts import StartedHosts
 
 Say = Callable[[str], object]
-DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timing.DRAIN_SECONDS, 0.0, 604_800.0)
-"""See `timing.DRAIN_SECONDS`."""
+DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timeouts.DRAIN_SECONDS, 0.0, 604_800.0)
+"""See `timeouts.DRAIN_SECONDS`."""
 TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_000.0))
 """See `Driver.trials_on_head`."""
 

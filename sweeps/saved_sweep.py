@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from search_spaces.space import SearchSpace
-from sweeps.config import checks, messages
+from sweeps.config import messages, searched_fields
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_password, without_passwords
@@ -55,7 +55,7 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
         raise ConfigError(messages.of_validation(error, raw)) from None
     whole = stores.with_password(config.tracking.uri, os.environ)
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
-    return Sweep(config, checks.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
+    return Sweep(config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
 
 
 def document(config: SweepConfig, sweep_id: str, planned: SweepPlanned | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sweep_events import begun, ended, reported, started
 
-from sweeps.mirror import opening, timing
+from sweeps.mirror import opening, timeouts
 from sweeps.mirror.fetching import fetch
 from sweeps.mirror.opening import Mirror, mirrored
 from sweeps.mirror.reading import read_manifest
@@ -35,9 +35,9 @@ def until(condition) -> None:
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks often."""
-    monkeypatch.setattr(timing, "EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(timing, "LONGEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(timing, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(timeouts, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(timeouts, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(timeouts, "LOOK_SECONDS", 0.1)
 
 
 class Drive:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from trainables import timing
+from trainables import timeouts
 
 Process = subprocess.Popen[bytes]
 
@@ -53,7 +53,7 @@ def asking(
         with suppress(OSError):
             process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timing.KILLED_PROCESS)
+            process.wait(timeouts.KILLED_PROCESS)
 
 
 def kill(process: Process) -> None:

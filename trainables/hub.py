@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainables import timing
+from trainables import timeouts
 from trainables.base import base_model, model_files, model_source
 from trainables.contract import LookedUp
 from trainables.data import sources
@@ -122,11 +122,11 @@ def _ask(name: str, kind: Literal["model", "dataset"], revision: str | None) -> 
 
     api = HfApi()
     try:
-        info = api.repo_info(name, repo_type=kind, revision=revision, timeout=timing.HUB)
+        info = api.repo_info(name, repo_type=kind, revision=revision, timeout=timeouts.HUB)
         siblings = getattr(info, "siblings", None) or ()
         files = frozenset(file.rfilename for file in siblings if "/" not in file.rfilename)
         if kind == "model" and "config.json" in files:
-            hf_hub_download(name, "config.json", revision=revision, etag_timeout=timing.HUB)
+            hf_hub_download(name, "config.json", revision=revision, etag_timeout=timeouts.HUB)
         elif getattr(info, "gated", False):
             api.auth_check(name, repo_type=kind)
         return _Reply(files=files)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster import timing
+from cluster import timeouts
 from trainables.contract import Device
 from trainables.specs import Spec, TrialSpec
 
@@ -129,7 +129,7 @@ class Check:
     """Pure. Where a node of a cluster is judged, the facts hold under "driver" those of the driver."""
     hung: str = ""
     """What to do when `look` hangs, or its process dies: it has a process of its own. Empty: it can do neither."""
-    seconds: float = timing.DOCTOR_LOOK_SECONDS
+    seconds: float = timeouts.DOCTOR_LOOK_SECONDS
     """The time limit of a `look` in a process of its own."""
     needs_file: bool = False
     """Whether there is nothing to look at without a sweep file."""

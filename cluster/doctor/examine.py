@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import Field
 
-from cluster import timing
+from cluster import timeouts
 from cluster.doctor import looking, stores
 from cluster.doctor.contract import DRIVER, Facts, Finding, Site
 from trainables.asked_process import Process, asking, kill, last_line
 from trainables.inputs.legible import legible
 from trainables.specs import Spec
-from trainables.timing import KILLED_PROCESS
+from trainables.timeouts import KILLED_PROCESS
 
 CONNECTION = "connection"
 """Whether the cluster and its nodes can be reached at all: a check that looks at no machine."""
@@ -70,7 +70,7 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
     In a process of its own, because to connect to Ray may take minutes from a machine that is no node of the cluster.
     """
     patience = question.site.patience
-    seconds, has_answered = timing.DOCTOR_CONNECT_SECONDS * patience, False
+    seconds, has_answered = timeouts.DOCTOR_CONNECT_SECONDS * patience, False
     with (
         TemporaryFile() as errors,
         asking((program,), question.model_dump_json(), PIPE, errors) as process,
@@ -85,7 +85,7 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
                 continue  # a library has printed something
             if not has_answered:
                 limits.close()
-                seconds, has_answered = timing.DOCTOR_NODES_SECONDS * patience, True
+                seconds, has_answered = timeouts.DOCTOR_NODES_SECONDS * patience, True
                 limit = limits.enter_context(_killed_after(seconds, process))
             yield finding
         is_late = limit.finished.is_set()

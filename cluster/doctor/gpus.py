@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster import devices, timing
+from cluster import devices, timeouts
 from cluster.doctor.contract import Check, Diagnosis, Facts, Site, fail, ok, warn
 from trainables.base import device_probe
 
@@ -206,7 +206,7 @@ def judge_bitsandbytes(facts: Facts, site: Site) -> Diagnosis:
     return ok(f"{facts['bitsandbytes']} quantises to NF4 and back on {names}")
 
 
-_SLOW = timing.DOCTOR_TORCH_SECONDS
+_SLOW = timeouts.DOCTOR_TORCH_SECONDS
 CHECKS = (
     Check("gpu", "nodes", devices_here, judge_gpu, _SMI_HUNG),
     Check("compute_capability", "nodes", devices_here, judge_compute_capability, _SMI_HUNG),

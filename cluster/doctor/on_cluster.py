@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import connect, timing
+from cluster import connect, timeouts
 from cluster.doctor import examine, looking
 from cluster.doctor.contract import DRIVER, Diagnosis, Finding, Site, fail, ok, warn
 from cluster.doctor.looking import CHECKS, Look
@@ -76,7 +76,7 @@ def _of_nodes(question: examine.Question) -> Iterator[Finding]:
     stored: list[tuple[Site, Look]] = []
     for node in nodes:
         try:
-            looks = node.looks(began + timing.DOCTOR_NODE_SECONDS * patience)
+            looks = node.looks(began + timeouts.DOCTOR_NODE_SECONDS * patience)
         except Exception as error:  # whatever keeps the code from running there is the finding
             yield fail(_reason(error), _NOT_THERE).of(examine.CONNECTION, node.site.node)
             continue
@@ -85,7 +85,7 @@ def _of_nodes(question: examine.Question) -> Iterator[Finding]:
             yield looking.finding(name, look, node.site, question.versions if name == "versions" else {})
         yield node.clock().of("clock", node.site.node)
     for node in nodes:
-        for name, look in node.gpu_looks(began + timing.DOCTOR_GPU_SECONDS * patience).items():
+        for name, look in node.gpu_looks(began + timeouts.DOCTOR_GPU_SECONDS * patience).items():
             yield looking.finding(name, look, node.site)
     arrived = examine.collect(question.site)
     for site, look in stored:
@@ -129,7 +129,7 @@ class Node:
         for _ in range(CLOCK_ROUNDS):
             before = time.time()
             try:
-                there = ray.get(_TIME.options(**self._there).remote(), timeout=timing.DOCTOR_CLOCK_SECONDS)
+                there = ray.get(_TIME.options(**self._there).remote(), timeout=timeouts.DOCTOR_CLOCK_SECONDS)
             except Exception as error:
                 return Diagnosis("unknown", _reason(error))
             bounds.append((there - time.time(), there - before))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import devices, object_store, timing
+from cluster import devices, object_store, timeouts
 from cluster.doctor.contract import DRIVER, Check, Diagnosis, Facts, Needs, Site, fail, ok, warn
 from cluster.errors import first_cause
 from trainables import catalogue
@@ -313,7 +313,7 @@ def _server(uri: str) -> dict[str, Any]:
             json={"max_results": 1},
             headers=headers,
             auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
-            timeout=timing.MLFLOW_ANSWER_SECONDS,
+            timeout=timeouts.MLFLOW_ANSWER_SECONDS,
             verify=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true",
         )
     except (requests.RequestException, ValueError) as error:
@@ -325,7 +325,7 @@ def _cause(error: BaseException) -> str:
     """What the error came of; the error itself may name the whole URI."""
     cause = first_cause(error)
     if isinstance(cause, TimeoutError):
-        return f"timed out after {timing.MLFLOW_ANSWER_SECONDS:.0f} s"
+        return f"timed out after {timeouts.MLFLOW_ANSWER_SECONDS:.0f} s"
     return getattr(cause, "strerror", None) or type(cause).__name__
 
 
@@ -341,7 +341,7 @@ def _database_file(file: Path) -> dict[str, Any]:
     try:
         # Not mode=ro: SQLite must first undo what a writer has left that was killed in a transaction.
         there = f"{file.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(there, uri=True, timeout=timing.MLFLOW_ANSWER_SECONDS)) as database:
+        with closing(sqlite3.connect(there, uri=True, timeout=timeouts.MLFLOW_ANSWER_SECONDS)) as database:
             database.execute("select name from sqlite_master limit 1").fetchone()
     except sqlite3.Error as error:
         return wrong(f"{file}: {error}")
@@ -360,7 +360,7 @@ def _database(uri: str) -> dict[str, Any]:
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname or "localhost", parts.port or PORTS[kind]
-        with socket.create_connection((host, port), timing.MLFLOW_ANSWER_SECONDS):
+        with socket.create_connection((host, port), timeouts.MLFLOW_ANSWER_SECONDS):
             return {"place": f"{kind} listens at {host}:{port}", "problem": None}
     except (OSError, ValueError) as error:
         return {
@@ -381,7 +381,7 @@ CHECKS = (
         model_and_data,
         judge_model_and_data,
         _HUB,
-        timing.DOCTOR_HUB_SECONDS,
+        timeouts.DOCTOR_HUB_SECONDS,
         needs_file=True,
     ),
     Check("mlflow", "driver", mlflow, judge_mlflow, _MLFLOW, needs_file=True),

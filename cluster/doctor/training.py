@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cluster import devices, timing
+from cluster import devices, timeouts
 from cluster.doctor.contract import Check, Diagnosis, Facts, Site, ok
 from trainables import catalogue
 from trainables.engine_paths import SelfTest, Tried
@@ -63,5 +63,5 @@ def _row(tried: Tried) -> dict[str, str]:
 
 
 CHECKS = (
-    Check(TRAIN, "nodes", train, judge_train, _HUNG, timing.DOCTOR_TORCH_SECONDS, needs_file=True, takes_gpu=True),
+    Check(TRAIN, "nodes", train, judge_train, _HUNG, timeouts.DOCTOR_TORCH_SECONDS, needs_file=True, takes_gpu=True),
 )

@@ -11,7 +11,7 @@ import threading
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from cluster import timing
+from cluster import timeouts
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     request_resources(bundles=[{"GPU": 1}] * count)
     while (there := int(ray.cluster_resources().get("GPU", 0))) < count:
         print(f"{there} of {count} GPUs are there", flush=True)
-        threading.Event().wait(timing.ASK_FOR_GPUS_SECONDS)
+        threading.Event().wait(timeouts.ASK_FOR_GPUS_SECONDS)
     print(f"asked for {count} GPUs; {there} are there")
 
 

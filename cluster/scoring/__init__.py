@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from cluster import timing
+from cluster import timeouts
 from cluster.devices import use_threads
 from cluster.errors import HostsDied, first_line
 from cluster.scoring.host import Reply, can_score, reply, returned
@@ -99,7 +99,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
         remote = ray.remote(num_gpus=gpus if has_gpu else 0, num_cpus=0, max_concurrency=2)(_Actor)
         actor = remote.remote(base.model_dump_json())
         try:
-            ray.get(actor.ready.remote(), timeout=timing.SCORING_START_SECONDS)
+            ray.get(actor.ready.remote(), timeout=timeouts.SCORING_START_SECONDS)
         except ray.exceptions.GetTimeoutError:
             raise HostsDied(_not_started(address, gpus, ray.cluster_resources(), ray.available_resources())) from None
         except PROCESS_LOST as error:
@@ -108,9 +108,9 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
         def call(method: str, arguments: tuple[Any, ...]) -> Any:
             try:
                 answer = actor.call.remote(method, arguments)
-                while not ray.wait([answer], timeout=timing.SCORING_TURN_SECONDS)[0]:
+                while not ray.wait([answer], timeout=timeouts.SCORING_TURN_SECONDS)[0]:
                     with suppress(ray.exceptions.GetTimeoutError):
-                        progress = ray.get(actor.progress.remote(), timeout=timing.SCORING_PROGRESS_SECONDS)
+                        progress = ray.get(actor.progress.remote(), timeout=timeouts.SCORING_PROGRESS_SECONDS)
                         if progress is not None:
                             tell(progress)
                 return returned(ray.get(answer))
@@ -122,7 +122,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
 
 def _not_started(address: str, wanted: int, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
     """Says what was waited for in vain, from Ray's whole and free resources."""
-    waited = f"--address {address}: waited {timing.SCORING_START_SECONDS / 60:.0f} minutes for a"
+    waited = f"--address {address}: waited {timeouts.SCORING_START_SECONDS / 60:.0f} minutes for a"
     gpus = whole.get("GPU", 0)
     if gpus > 0:
         busy = f"{gpus:g} in the cluster, {free.get('GPU', 0):g} of them free"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cluster import timing
+from cluster import timeouts
 from cluster.devices import MEMORY_SHARE, cache, free_bytes, number_gpus_by_bus, visible
 from cluster.errors import ClusterError, HostError, HostsDied
 from cluster.libraries import silence
@@ -151,10 +151,10 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
         try:
             done = subprocess.run(
                 command, input=job, capture_output=True, encoding="utf-8", errors="replace", cwd=folder,
-                timeout=timing.SERVING_SECONDS,
+                timeout=timeouts.SERVING_SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            minutes = f"{timing.SERVING_SECONDS / 60:.0f} minutes"
+            minutes = f"{timeouts.SERVING_SECONDS / 60:.0f} minutes"
             raise HostsDied(f"the packaged model cannot be served: it gave no answer within {minutes}") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

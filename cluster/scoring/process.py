@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from cluster import devices, timing
+from cluster import devices, timeouts
 from cluster.errors import HostsDied
 from cluster.scoring.host import ScoringHost, reply, returned
 from trainables.scoring.requests import ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
@@ -82,7 +82,7 @@ def _call(calls: Connection, child: subprocess.Popen[bytes], what: tuple[str, tu
             tell(answer)
     except (EOFError, OSError) as error:
         with suppress(subprocess.TimeoutExpired):
-            child.wait(timing.SCORING_END_SECONDS)
+            child.wait(timeouts.SCORING_END_SECONDS)
         raise HostsDied(
             f"the process that evaluates died (exit code {child.returncode}); if memory ran out, give --address of a "
             "Ray cluster with a host that holds the base"

@@ -68,7 +68,7 @@ def doctor(
         file = "quickstart"
     if address is not None and is_web(address):
         _from_outside(file, changes, address, no_files, as_json, train)
-    from cluster import timing
+    from cluster import timeouts
     from cluster.doctor import contract, examine, looking, training
 
     with mistakes(""):
@@ -79,7 +79,7 @@ def doctor(
     patience *= training.PATIENCE if train else 1.0
     site = contract.Site(needs=needs, patience=patience, trains=train)
     if address is not None:
-        most = (timing.DOCTOR_CONNECT_SECONDS + timing.DOCTOR_NODES_SECONDS) * patience / 60
+        most = (timeouts.DOCTOR_CONNECT_SECONDS + timeouts.DOCTOR_NODES_SECONDS) * patience / 60
         say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most:.0f} at most")
     findings = examine.this_machine(site) if address is None else examine.a_cluster(site, address)
     found: list[dict[str, Any]] = []

@@ -1,24 +1,19 @@
-"""Checks that need more than one section: the search space against the specification, and local files."""
+"""Checks that need more than one section of the sweep file, or look at local files."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-import search_spaces
 from cluster import gpu_table
-from search_spaces.domains import Domain, Value
-from search_spaces.space import PORTFOLIO, Point, SearchSpace
-from sweeps.config import messages, points, yaml_files
+from search_spaces.domains import Value
+from search_spaces.space import SearchSpace
+from sweeps.config import messages, searched_fields, yaml_files
 from sweeps.config.model import LENGTHS, SweepConfig, size_bytes
 from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
@@ -29,12 +24,7 @@ from trainables.grading import catalogue as grading
 from trainables.inputs import paths
 from trainables.objective import COSTS, EVAL_LOSS, Direction
 from trainables.scoring import requests
-from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
-_FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
-    f"training.{name}" for name in TrainingSpec.model_fields
-]
-_SEARCHABLE = [field for field in _FIELDS if field not in points.PACING]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32.0 takes as --max-lora-rank, 16 unless told (vllm/config/lora.py): it serves every rank up to that."""
 
@@ -159,27 +149,6 @@ def alias(field: str, value: str) -> list[str]:
     return []
 
 
-def searched_fields(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """A line "search_space.FIELD: reason" for each mistake in a searched field, each field looked at alone."""
-    base = _values_alone(config)
-    wrong = []
-    for field, domain in space.domains.items():
-        reason = _field(field)
-        wrong += [f"{field}: {reason}"] if reason is not None else _values(base, field, domain, trainable)
-        for condition in domain.when:
-            if condition.field not in _FIELDS:
-                wrong.append(f"{field}: when: {messages.unknown_field(condition.field, _SEARCHABLE)}")
-            elif condition.field not in space.domains:
-                never = [line for value in condition.values for line in _value(base, condition.field, value, None)]
-                wrong += [f"{field}: when: {line}" for line in never]
-    return [f"search_space.{line}" for line in wrong]
-
-
-def _values_alone(config: SweepConfig) -> TrialSpec:
-    """The base without model and data: where only values are checked, no file is read."""
-    return config.base.model_copy(update={"model": None, "data": None})
-
-
 def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     """What is wrong with the budget's fields together. `raw` is what the file and its overrides say."""
     given = [name for name in LENGTHS if yaml_files.section(raw, "budget").get(name) is not None]
@@ -198,142 +167,6 @@ def gpu(config: SweepConfig) -> list[str]:
     if has is None:
         return []
     return [f"cluster.gpu_memory: {memory}, but cluster.gpu is {kind}, which has {has}: leave one of them out"]
-
-
-def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """What is wrong with searcher.points, "searcher.points.NUMBER: FIELD: reason" each, in a space without mistakes."""
-    return [
-        f"searcher.points.{number}: {line}"
-        for number, point in enumerate(config.searcher.points)
-        for line in one_point(config, space, trainable, point)
-    ]
-
-
-def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | None, point: Point) -> dict[str, None]:
-    """What is wrong with a point that somebody has chosen, "FIELD: reason" each."""
-    base = _values_alone(config)
-    return dict.fromkeys(
-        points.unsearched(space, point)
-        or [line for field in point for line in _value(base, field, point[field], trainable)]
-        or points.inactive(config.base, space, point)
-    )
-
-
-def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
-    """The space, told the configuration's own values of those fields that its conditions ask for."""
-    known = [field for field in space.condition_fields() if field in _FIELDS]
-    return space.with_base({field: points.base_value(config.base, field) for field in known})
-
-
-def portfolio(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[str], list[str]]:
-    """Returns the space with a portfolio of whole points, a line for each mistake, and a line for what is left out.
-
-    A field that a point leaves out gets the value of the file itself, as in `searcher.points`. In a portfolio that
-    comes with a named space, points that no longer fit the changed fields are left out; in any other they are mistakes.
-
-    Args:
-        space: as `with_base` returns it; its fields exist.
-    """
-    whole = []
-    wrong: dict[str, None] = {}
-    for point in space.portfolio:
-        lines = _portfolio_problems(config, space, point)
-        wrong |= dict.fromkeys(lines)
-        if not lines:
-            whole.append(points.completed(config.base, space, point))
-    fitting = replace(space, portfolio=tuple(whole))
-    if not wrong:
-        return fitting, [], []
-    if not _comes_with_a_named_space(space):
-        return space, [f"search_space.{PORTFOLIO}: {line}" for line in wrong], []
-    left_out = len(space.portfolio) - len(whole)
-    return (
-        fitting,
-        [],
-        [
-            f"search_space.{PORTFOLIO}: {left_out} of its {len(space.portfolio)} points do not fit the changed fields "
-            "and are left out"
-        ],
-    )
-
-
-def _portfolio_problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
-    """Returns "FIELD: reason" for each mistake in a point."""
-    return points.unsearched(space, point) or [
-        *points.inactive(config.base, space, point),
-        *(
-            _outside(space, field, value, field in point)
-            for field, value in points.completed(config.base, space, point).items()
-            if not space.domains[field].contains(value)
-        ),
-    ]
-
-
-def _outside(space: SearchSpace, field: str, value: Value, is_given: bool) -> str:
-    rule = space.domains[field].refusal(value)
-    if is_given:
-        return f"{field}: {rule}, or move the point to searcher.points, which may lie outside"
-    return f"{field}: a point leaves it out, and the file's own {rule} in the point"
-
-
-def _comes_with_a_named_space(space: SearchSpace) -> bool:
-    return any(space.portfolio == search_spaces.load(name).portfolio for name in search_spaces.available())
-
-
-def fields_together(space: SearchSpace) -> list[str]:
-    """A line for each two fields that cannot be searched together; `space` is as `with_base` returns it."""
-    if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
-        return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
-    return []
-
-
-def _field(field: str) -> str | None:
-    if field in points.PACING:
-        return "changes how fast a step is, not what it computes: there is nothing to search"
-    if field in _FIELDS:
-        return None
-    section = field.split(".", 1)[0]
-    if section in ("model", "quantization", "data", "trainable"):
-        return (
-            "all trials of a sweep share one base model and one data set, so only adapter.* and training.* may be "
-            "searched; run one sweep for each value"
-        )
-    return messages.unknown_field(field, _SEARCHABLE)
-
-
-def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | None) -> list[str]:
-    """Values of the domain that the specification or the trainable does not take, "FIELD: reason" each."""
-    wrong: dict[str, None] = {}
-    for value in domain.extremes():
-        wrong |= dict.fromkeys(_value(base, field, value, trainable))
-    if "uniform" in domain.form and any(line.endswith("must be a whole number") for line in wrong):
-        return [f"{field}: {_not_whole(domain)}"]
-    return list(wrong)
-
-
-def _not_whole(domain: Domain) -> str:
-    low, high = (float(str(value)) for value in domain.extremes())
-    bounds = f"[{math.ceil(low)}, {math.floor(high)}]" if math.ceil(low) <= math.floor(high) else "[low, high]"
-    return (
-        f"must be a whole number, and {domain.form} draws fractions: write {{randint: {bounds}}}, or list the values "
-        "in {choice: [...]}"
-    )
-
-
-def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | None) -> list[str]:
-    try:
-        spec = points.apply(base, {field: value}, 0)
-    except ValidationError as error:
-        return messages.of_validation(error, _raw(base, field, value))
-    lines = _of_trainable(trainable, spec) if trainable is not None else []
-    return [line for line in lines if line.startswith(f"{field}:")]
-
-
-def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
-    section, name = field.split(".", 1)
-    raw = base.model_dump()
-    raw[section][name] = value
-    return raw
 
 
 def texts_without_secrets(config: SweepConfig) -> list[str]:
@@ -406,15 +239,8 @@ def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainabl
         for section in sorted(trainable.REQUIRES)
         if raw.get(section) is None
     ]
-    wrong += _of_trainable(trainable, config.base)
+    wrong += searched_fields.refused_by(trainable, config.base)
     if wrong or config.data is None:
         return Preview(), wrong
     preview = trainable.preview(config.base)
     return preview, list(preview.problems)
-
-
-def _of_trainable(trainable: Trainable, spec: TrialSpec) -> list[str]:
-    try:
-        return catalogue.check(trainable, spec)
-    except NotTrainable as error:
-        return [f"trainable: {spec.trainable}: {error}"]

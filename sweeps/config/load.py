@@ -18,7 +18,7 @@ from cluster import gpu_table
 from search_spaces import SpaceError, domains
 from search_spaces.domains import Domain
 from search_spaces.space import SearchSpace
-from sweeps.config import checks, components, messages, resource, yaml_files
+from sweeps.config import checks, components, messages, resource, searched_fields, yaml_files
 from sweeps.config.model import ELSEWHERE, LENGTHS, SweepConfig, size_bytes
 from sweeps.config.uris import absolute_uri, is_object_store
 from sweeps.config.yaml_files import section
@@ -87,7 +87,7 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
     if space is not None:
         space, mistakes, notices = _checked_space(config, space, trainable, is_whole=not wrong)
         wrong += mistakes
-        wrong += checks.fields_together(space) if not space_mistakes else []
+        wrong += searched_fields.fields_together(space) if not space_mistakes else []
         notices += checks.served_ranks(config, space)
     # Else metrics are missing whose names are right.
     if trainable is not None and not any(line.startswith("evaluation") for line in wrong):
@@ -301,15 +301,15 @@ def _checked_space(
     config: SweepConfig, space: SearchSpace, trainable: Trainable | None, is_whole: bool
 ) -> tuple[SearchSpace, list[str], list[str]]:
     """The space with whole points in its portfolio, a line for each mistake, and what is left out of it."""
-    space = checks.with_base(config, space)
+    space = searched_fields.with_base(config, space)
     notices: list[str] = []
-    wrong = checks.searched_fields(config, space, trainable)
+    wrong = searched_fields.mistakes(config, space, trainable)
     if not wrong:
-        wrong = checks.explicit_points(config, space, trainable)
+        wrong = searched_fields.explicit_points(config, space, trainable)
     if config.searcher.kind == "prior" and not is_whole:
         return space, wrong, []  # whether there is a prior is not known where a part is left out
     if not wrong:
-        space, mistakes, notices = checks.portfolio(config, space)
+        space, mistakes, notices = searched_fields.portfolio(config, space)
         wrong += mistakes
         if mistakes:
             return space, wrong, []  # what the searcher says of the portfolio would be said twice

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.mirror import timing
+from sweeps.mirror import timeouts
 from sweeps.mirror.manifest import Stored
 from sweeps.record.folder import MIRROR_NOTE, REPORT
 
@@ -76,7 +76,7 @@ class TrialFolders:
 
     def settled(self, key: str, at: int, looked: float) -> None:
         """All that the folder held when its time was `at` was dealt with; it was read at `looked`, by `time.time`."""
-        if looked - at / 1e9 > timing.SETTLED_SECONDS:
+        if looked - at / 1e9 > timeouts.SETTLED_SECONDS:
             self._times[key] = at
 
 

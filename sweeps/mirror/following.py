@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sweeps.errors import StorageError
-from sweeps.mirror import timing
+from sweeps.mirror import timeouts
 from sweeps.mirror.lease import Fenced, HeldLease
 from sweeps.mirror.sending import Sender
 from sweeps.mirror.store import Store
@@ -33,9 +33,9 @@ class Follower:
         self.uri = store.uri
         self._journal, self._say = journal, say
         self._sender = Sender(store, held, folder, journal, sweep_id)
-        every, longest = timing.EVERY_SECONDS, timing.LONGEST_PAUSE_SECONDS
+        every, longest = timeouts.EVERY_SECONDS, timeouts.LONGEST_PAUSE_SECONDS
         self._delivery = Delivery(
-            "mirror", self._follow, self._failed, Pace(every, every, longest, timing.PATIENCE_SECONDS)
+            "mirror", self._follow, self._failed, Pace(every, every, longest, timeouts.PATIENCE_SECONDS)
         )
         self._has_trouble = False
         self._has_left = False
@@ -61,7 +61,7 @@ class Follower:
 
     def leave(self) -> None:
         """Ends the thread, once it has sent what changed or the store does not answer."""
-        self.drain(timing.PATIENCE_SECONDS, lambda: False)
+        self.drain(timeouts.PATIENCE_SECONDS, lambda: False)
         self._has_left = True
 
     def _behind(self) -> str:

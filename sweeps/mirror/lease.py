@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from sweeps.errors import StorageError
-from sweeps.mirror import timing
+from sweeps.mirror import timeouts
 from sweeps.mirror.store import Conflict, Store, StoreError, Version
 from trainables.specs import Spec
 
@@ -138,7 +138,7 @@ class HeldLease:
             return
 
     def _run(self) -> None:
-        while not self._ended.wait(self.lease.seconds / timing.RENEWALS):
+        while not self._ended.wait(self.lease.seconds / timeouts.RENEWALS):
             try:
                 self._renew()
             except Exception:  # whatever the store or its client did
@@ -212,7 +212,7 @@ def take(
                         "and takes over unless that driver is heard of"
                     )
                 first = first or lease
-                pause(min(timing.LOOK_SECONDS, lease.seconds / timing.RENEWALS / 2))
+                pause(min(timeouts.LOOK_SECONDS, lease.seconds / timeouts.RENEWALS / 2))
                 continue
         held = _write(store, lease, version, floor)
         if held is not None:
@@ -224,7 +224,7 @@ def _write(store: Store, before: Lease | None, version: Version | None, floor: i
     mine = Lease(
         holder=uuid.uuid4().hex,
         token=max(floor, 0 if before is None else before.token) + 1,
-        seconds=timing.LEASE_SECONDS,
+        seconds=timeouts.LEASE_SECONDS,
         machine=socket.gethostname(),
         process=os.getpid(),
     )

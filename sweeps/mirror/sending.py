@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
-from sweeps.mirror import timing
+from sweeps.mirror import timeouts
 from sweeps.mirror.contents import Seen, TrialFolders, now, small_files, trial_files
 from sweeps.mirror.lease import HeldLease
 from sweeps.mirror.manifest import MANIFEST, Manifest, Stored, TrialFiles
@@ -137,13 +137,13 @@ class Sender:
         """Where the first `length` bytes of the event log are, once they are there."""
         if length == self.manifest.log_bytes:
             return self.manifest.log
-        parts = [part for part in self.manifest.log if part.size == timing.LOG_PART_BYTES]
+        parts = [part for part in self.manifest.log if part.size == timeouts.LOG_PART_BYTES]
         self._drop(part.object for part in self.manifest.log if part not in parts)
         start = sum(part.size for part in parts)
         with self._folder.events.open("rb") as log:
             log.seek(start)
             while start < length:
-                content = log.read(min(length - start, timing.LOG_PART_BYTES))
+                content = log.read(min(length - start, timeouts.LOG_PART_BYTES))
                 if not content:
                     raise FileNotFoundError(f"{self._folder.events}: is shorter than it was")
                 name = self._name(f"events-{start}.jsonl")

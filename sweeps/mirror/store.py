@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from cluster.object_store import is_bucket_missing, opened, reason
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import StorageError
-from sweeps.mirror import timing
+from sweeps.mirror import timeouts
 from sweeps.mirror.manifest import Stored
 from sweeps.record.whole_files import make_folder, open_file
 
@@ -48,7 +48,7 @@ class Store:
         # Tried again by whoever needs it, and not for minutes in here.
         with self._told():
             self._quick = open_store(self.uri)
-            self._bulk = open_store(self.uri, timing.BULK_SECONDS, retries=3)
+            self._bulk = open_store(self.uri, timeouts.BULK_SECONDS, retries=3)
 
     def read(self, name: str) -> tuple[bytes, Version] | None:
         """A small object; None when there is none.
@@ -127,7 +127,7 @@ class Store:
 
         with self._told():
             await obstore.put_async(
-                self._bulk, name, content, chunk_size=timing.PART_BYTES, max_concurrency=timing.AT_ONCE
+                self._bulk, name, content, chunk_size=timeouts.PART_BYTES, max_concurrency=timeouts.AT_ONCE
             )
 
     def fetch(self, places: Iterable[tuple[Path, Sequence[Stored]]]) -> None:
@@ -159,7 +159,7 @@ class Store:
 
         with self._told():
             got = await obstore.get_async(self._bulk, name)
-            async for piece in got.stream(timing.PART_BYTES):
+            async for piece in got.stream(timeouts.PART_BYTES):
                 yield bytes(piece)
 
     def remove(self, names: Iterable[str]) -> None:
@@ -208,7 +208,7 @@ def _none_where_it_is_not() -> Iterator[None]:
 
 async def _at_once(function: Callable[[Value], Awaitable[Answer]], values: Iterable[Value]) -> list[Answer]:
     """The function's answers, in order; raises the first error. No thread of Python's keeps the process from ending."""
-    gate = asyncio.Semaphore(timing.AT_ONCE)
+    gate = asyncio.Semaphore(timeouts.AT_ONCE)
 
     async def one(value: Value) -> Answer:
         async with gate:

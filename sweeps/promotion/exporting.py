@@ -13,7 +13,7 @@ from cluster.scoring.process import Call, own_process
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import gate, serving, versions
 from sweeps.promotion.cards import served_name
-from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.tracking import stores
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sweeps.errors import SweepError
-from sweeps.promotion import decision, versions
+from sweeps.promotion import decision_record, versions
 from sweeps.promotion.cards import served_name
-from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.server import Server
 from sweeps.statistics.intervals import confidence_of, intervals
@@ -126,7 +126,7 @@ def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
             "its trial again"
         )
     path = f"{versions.package_path(model, version.tags[IDENTITY])}/{RECORD}"
-    record = decision.read(lookup.file(version.run_id, path))
+    record = decision_record.read(lookup.file(version.run_id, path))
     if not record.is_whole or record.sha256 != digest:
         raise SweepError(f"{model}: the decision record of version {version.number} is not the one that was written")
     if not any(row.labelled for row in record.serving_rows):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from sweeps.promotion import decision, gate, versions
-from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion import decision_record, gate, versions
+from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.versions import Found
 from sweeps.tracking.model_package import RECORD
 from sweeps.tracking.registry import IDENTITY
@@ -38,7 +38,7 @@ def checks(found: Found) -> tuple[Decision, list[Check]]:
     Raises:
         SweepError: it is no record.
     """
-    record = decision.read(found.files[RECORD])
+    record = decision_record.read(found.files[RECORD])
     whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
     rows = _of(
         "rows",
@@ -71,7 +71,7 @@ def _registered(record: Decision, found: Found) -> Check:
 
 def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
     """Whether adapter, tokenizer, chat template and base.json are as recorded."""
-    here = decision.file_digests(files)
+    here = decision_record.file_digests(files)
     wrong = [path for path in sorted({*here, *record.files}) if here.get(path) != record.files.get(path)]
     how = [f"{path} {'is not the one that was promoted' if path in here else 'is gone'}" for path in wrong]
     return _of("files", ", ".join(how) or None, f"{', '.join(sorted(here))}: sha256 as recorded")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.space import SearchSpace
-from sweeps.config import checks, points
+from sweeps.config import points, searched_fields
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
 from sweeps.record.run_names import label
@@ -29,7 +29,7 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
     """The sweep's configuration and space as its events keep them; None where this version cannot read them."""
     try:
         config = SweepConfig.model_validate(json_text.parse(record.config or ""))
-        return config, checks.with_base(config, SearchSpace.parse(config.search_space))
+        return config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))
     except ValueError:
         return None
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.config.number_words import counted
 from sweeps.config.passwords import without_passwords
 from sweeps.record.events import (
@@ -90,7 +90,7 @@ class Lines:
             if (latest := steps.get(trial.trial_key)) is not None and trial.state is TrialState.RUNNING
         ]
         # A trial that evaluates takes no step: the same line again would tell nothing.
-        if stands and stands != self._stood and self._clock() - self._said >= timing.QUIET_SECONDS:
+        if stands and stands != self._stood and self._clock() - self._said >= timeouts.QUIET_SECONDS:
             self._stood = stands
             self.say(f"on the way: {', '.join(stands)}")
 
@@ -115,7 +115,7 @@ class Table(AbstractContextManager["Table"]):
         self._going_on: set[str] = set()
         """Those of them that have not taken a step under this driver. Their snapshots may be ahead of their reports."""
         self._live = Live(
-            console=console, get_renderable=self._draw, refresh_per_second=1 / timing.TABLE_SECONDS, transient=True
+            console=console, get_renderable=self._draw, refresh_per_second=1 / timeouts.TABLE_SECONDS, transient=True
         )
 
     def __enter__(self) -> Table:

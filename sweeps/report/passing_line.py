@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.control import Control
 from rich.segment import ControlType
 
-from sweeps import timing
+from sweeps import timeouts
 
 
 class PassingLine:
@@ -29,7 +29,7 @@ class PassingLine:
             # Not into the last column, where terminals begin a new line.
             self._print(line[: self._console.width - 1], end="")
             self._is_shown = True
-        elif self._clock() - self._said >= timing.PASSING_SECONDS:
+        elif self._clock() - self._said >= timeouts.PASSING_SECONDS:
             self._print(line, end="\n")
             self._said = self._clock()
 

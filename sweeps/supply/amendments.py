@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cluster import devices
 from search_spaces.space import Point, SearchSpace
-from sweeps.config import checks, messages, points, resource
+from sweeps.config import messages, points, resource, searched_fields
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, limit
@@ -67,7 +67,7 @@ class Amendments:
         """
         named, wrong = self._fields(values)
         try:
-            wrong = wrong or [*checks.one_point(self.config, self.space, self.trainable, named)]
+            wrong = wrong or [*searched_fields.one_point(self.config, self.space, self.trainable, named)]
             trial = None if wrong else self._trial(points.completed(self.config.base, self.space, named), record)
         except ValidationError as error:
             trial, wrong = None, messages.of_validation(error, {})

@@ -1,7 +1,7 @@
 """Writes a promoted adapter as an MLflow model: a folder with code, adapter, tokenizer, and where the base is.
 
 The folder holds MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), decision.json
-(which `sweeps.promotion.decision` writes), and under artifacts/ the plain PEFT folder `adapter`, `tokenizer` and
+(which `sweeps.promotion.decision_record` writes), and under artifacts/ the plain PEFT folder `adapter`, `tokenizer` and
 `base.json`. Nothing is pickled. No weight of the base is stored.
 """
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.hosts import PROCESS_LOST
-from sweeps import timing
+from sweeps import timeouts
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def until_there(call: Callable[[], T], lost: Callable[[], object] = lambda: None
         lost: called after each loss, before the pause.
 
     Raises:
-        RayActorError, NodeDiedError, OutOfMemoryError: no other actor was made within `timing.ANEW_SECONDS`.
+        RayActorError, NodeDiedError, OutOfMemoryError: no other actor was made within `timeouts.ANEW_SECONDS`.
     """
     deadline = math.inf
     while True:
@@ -54,10 +54,10 @@ def until_there(call: Callable[[], T], lost: Callable[[], object] = lambda: None
             return call()
         except PROCESS_LOST:
             lost()
-            deadline = min(deadline, calls.now() + timing.ANEW_SECONDS)
+            deadline = min(deadline, calls.now() + timeouts.ANEW_SECONDS)
             if calls.now() >= deadline:
                 raise
-            calls.pause(timing.RETRY_SECONDS)
+            calls.pause(timeouts.RETRY_SECONDS)
 
 
 def ask(actor: Any, method: str, *arguments: Any, calls: Calls = RAY) -> Any:

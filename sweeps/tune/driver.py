@@ -12,7 +12,7 @@ from cluster import broker as brokers
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.leases import Ready
 from search_spaces.space import SearchSpace
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
@@ -132,7 +132,7 @@ class Driver:
             self._run_tune(hosts, source, base, files)
         if base is not None and self.trials.stop.reason is None:
             # The trials of other hosts may have been faster.
-            base.look(timing.BASE_END_SECONDS)
+            base.look(timeouts.BASE_END_SECONDS)
         record = self._journal.record
         lacking, gave_up = source.lacking(record), source.gave_up(record) or source.out_of_patience(record)
         if lacking is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.hosts import PROCESS_LOST
 from cluster.loop import Finalist
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.config.number_words import counted
 from sweeps.record import digests, samples
 from sweeps.record.events import TrialScored
@@ -72,8 +72,8 @@ class Scoring:
             if not question.is_open:
                 self.calls.pause(max(0.0, ask_at - self.calls.now()))
                 question.ask(self.broker.evaluate_finalists.remote(asked))
-                ask_at = self.calls.now() + timing.BASE_AGAIN_SECONDS
-            if not question.is_answered(timing.START_LOOK_SECONDS):
+                ask_at = self.calls.now() + timeouts.BASE_AGAIN_SECONDS
+            if not question.is_answered(timeouts.START_LOOK_SECONDS):
                 continue
             try:
                 answer: list[Evaluation | Failure] | Failure | None = question.answer()

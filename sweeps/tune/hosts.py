@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError
 from cluster.errors import HostError, HostsDied
 from cluster.hosts import PROCESS_LOST
 from cluster.leases import NotReady, Ready
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.record.events import HostsChanged, HostsStarted
 from sweeps.record.journal import Journal
 from sweeps.report.silent_hosts import warning
@@ -73,7 +73,7 @@ class StartingBroker:
             raise HostsDied(BROKER_DIES) from error
 
     def _answer(self, asked: Any) -> Any:
-        while not self._calls.is_answered(asked, timing.START_LOOK_SECONDS):
+        while not self._calls.is_answered(asked, timeouts.START_LOOK_SECONDS):
             self._end_if_asked()
             self._say_news()
         answer = self._calls.answer(asked)
@@ -145,14 +145,14 @@ class BrokerLines:
         if now < self._ask_at:
             return None
         # All lines of one that was away: they tell whether it is another broker.
-        return (0, 0.0) if self.is_away else (self._said, timing.NEWS_SECONDS)
+        return (0, 0.0) if self.is_away else (self._said, timeouts.NEWS_SECONDS)
 
     def lost(self, error: Exception, now: float) -> str | None:
         """The broker does not answer. What to say of it, once: a cluster that is gone makes no other for hours."""
         is_unavailable = isinstance(error, ActorUnavailableError)
         line = None if self.is_away else AWAY if is_unavailable else LOST
         self._may_live = is_unavailable and (self._may_live or not self.is_away)
-        self._pause = min(2 * self._pause or timing.FIRST_PAUSE_SECONDS, timing.LONGEST_PAUSE_SECONDS)
+        self._pause = min(2 * self._pause or timeouts.FIRST_PAUSE_SECONDS, timeouts.LONGEST_PAUSE_SECONDS)
         self._ask_at = now + self._pause
         return line
 
@@ -203,7 +203,7 @@ class BaseEvaluation:
         except PROCESS_LOST:
             answer = None  # The broker is being made anew.
         if answer is None:
-            self._ask_at = self._calls.now() + timing.BASE_AGAIN_SECONDS
+            self._ask_at = self._calls.now() + timeouts.BASE_AGAIN_SECONDS
             return
         self._is_over = True
         self._take(answer)

@@ -20,7 +20,7 @@ from cluster.errors import LeaseOver
 from cluster.hosts import PROCESS_LOST
 from cluster.leases import Grant, Refused
 from cluster.loop import Outcome
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.record.events import TrialState
 from sweeps.tune.actor_calls import RAY, Calls, ask
@@ -296,14 +296,14 @@ class TrialRun:
                 return None
         progress, objective = self._progress, self._assignment.objective
         call = self._grant.host.advance.remote(
-            self._grant.lease, target, progress.best, progress.known, timing.CALL_SECONDS, objective
+            self._grant.lease, target, progress.best, progress.known, timeouts.CALL_SECONDS, objective
         )
         outcome: Outcome | None = self._calls.answer(call)
         return outcome
 
     def _lease(self) -> Opened | Failure | None:
         """Waits a moment for a slot and puts the trial into it; None when there was none."""
-        granted = self._ask("acquire", self._key, timing.CALL_SECONDS)
+        granted = self._ask("acquire", self._key, timeouts.CALL_SECONDS)
         if granted is None:
             return None
         if isinstance(granted, Refused):
@@ -323,13 +323,13 @@ class TrialRun:
         """Puts the trial into its slot; None when the trial is to end meanwhile, or the lease was over before."""
         opening = granted.host.open.remote(granted.lease, self._assignment.spec, self._latest())
         # Behind a long step it takes long; whoever waits does not lose the lease meanwhile.
-        while not self._calls.is_answered(opening, timing.CALL_SECONDS):
+        while not self._calls.is_answered(opening, timeouts.CALL_SECONDS):
             if not self._goes_on():
                 return None
         try:
             opened: Opened | Failure = self._calls.answer(opening)
         except LeaseOver:
-            self._calls.pause(timing.RETRY_SECONDS)  # before another is asked for
+            self._calls.pause(timeouts.RETRY_SECONDS)  # before another is asked for
             return None
         return opened
 
@@ -358,5 +358,5 @@ class TrialRun:
             return
         # Only the way from this node to the host may be cut: other trials train there.
         self._ask("not_reached", granted.host_id)
-        self._calls.pause(timing.RETRY_SECONDS)
+        self._calls.pause(timeouts.RETRY_SECONDS)
         self._grant = granted if is_unavailable and not is_away else None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.errors import RayGone
 from sweeps.steering.stop import StopState
 
@@ -62,7 +62,7 @@ def supervise(
     thread.start()
     lasting = _Lasting(clock)
     while thread.is_alive():
-        thread.join(timing.SUPERVISION_SECONDS)
+        thread.join(timeouts.SUPERVISION_SECONDS)
         look()
         hopeless = _hopeless(ray, stop, lasting)
         if hopeless is not None and thread.is_alive():
@@ -86,10 +86,10 @@ def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:
     # Never at once: the signal that ended Ray may be on its way to this process too.
     if lasting.longer("lost", ray.is_lost(), ray.patience_seconds):
         return LOST
-    stop_seconds = timing.STOP_SECONDS if ray.has_started else timing.START_STOP_SECONDS
+    stop_seconds = timeouts.STOP_SECONDS if ray.has_started else timeouts.START_STOP_SECONDS
     if lasting.longer("asked to end", stop.ends, stop_seconds):
         return SILENT
-    return SILENT if lasting.longer("ending", ray.is_ending, timing.RAY_END_SECONDS) else None
+    return SILENT if lasting.longer("ending", ray.is_ending, timeouts.RAY_END_SECONDS) else None
 
 
 def _carry_out(work: Callable[[], None], done: Future[None]) -> None:

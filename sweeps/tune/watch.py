@@ -11,7 +11,7 @@ from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
 from cluster.pace import Silent
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.config.number_words import counted
 from sweeps.record.events import HostsChanged
 from sweeps.report.live_table import Display
@@ -49,7 +49,7 @@ class Watch(Stopper):
         """The trials that the broker was told to stop."""
         self._hosts_told: HostCount | None = hosts.hosts_at_start
         """How many hosts the broker was told to have; None when it is to be told again."""
-        self._count_at = calls.now() + timing.COUNT_SECONDS
+        self._count_at = calls.now() + timeouts.COUNT_SECONDS
         """When to ask for the number of hosts, in monotonic seconds."""
         self._steps_at = -math.inf
         """When to ask for the steps that trials have taken."""
@@ -81,7 +81,7 @@ class Watch(Stopper):
         """Whether all trials of a sweep that is to end are saved, or have had their time for that."""
         if self._deadline is None:
             self._broker.stop.remote()
-            self._deadline = self._calls.now() + timing.LEAVE_SECONDS
+            self._deadline = self._calls.now() + timeouts.LEAVE_SECONDS
         live = self._live_trials()
         if live == 0:
             return True
@@ -92,7 +92,7 @@ class Watch(Stopper):
             # Some of them may wait for a slot, and have trained nothing since their last snapshot.
             late = f"{counted(live, 'trial')} {'was' if live == 1 else 'were'} not saved"
             lost = "what may have been trained since the last snapshot is lost"
-            self._display.say(f"{late} within {timing.LEAVE_SECONDS:.0f} s: {lost}")
+            self._display.say(f"{late} within {timeouts.LEAVE_SECONDS:.0f} s: {lost}")
         return True
 
     def _tell_news(self) -> None:
@@ -135,7 +135,7 @@ class Watch(Stopper):
         now = self._calls.now()
         if not self._standing.is_open and now >= self._count_at and not self._lines.is_away:
             self._standing.ask(self._broker.standing.remote())
-            self._count_at = now + timing.COUNT_SECONDS
+            self._count_at = now + timeouts.COUNT_SECONDS
         if self._standing.is_answered():
             with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell_news`.
                 self._hosts_changed(self._standing.answer())
@@ -149,7 +149,7 @@ class Watch(Stopper):
         now = self._calls.now()
         if not self._latest.is_open and now >= self._steps_at:
             self._latest.ask(self._broker.latest.remote())
-            self._steps_at = now + timing.STEPS_SECONDS
+            self._steps_at = now + timeouts.STEPS_SECONDS
         if self._latest.is_answered():
             with suppress(*PROCESS_LOST):  # As above.
                 self._display.latest(self._latest.answer())

@@ -16,11 +16,11 @@ HANGING = '''
 """The toy, whose third step never ends, once. A step that lasts a second counts as one that hangs."""
 import threading
 from pathlib import Path
-from cluster import timing
+from cluster import timeouts
 from trainables import toy
 from trainables.toy import REQUIRES, check, fingerprint, need, prepare
 
-timing.HANG_SECONDS = 1.0
+timeouts.HANG_SECONDS = 1.0
 HUNG = Path(__file__).with_name("hung")
 
 class Pack(toy.ToyPack):

@@ -19,7 +19,7 @@ from ray._private import services
 from ray._private.node import Node
 from ray.exceptions import AuthenticationError
 
-from cluster import connect, timing
+from cluster import connect, timeouts
 from cluster.errors import ConnectionFailed, NotStarted
 
 
@@ -164,7 +164,7 @@ def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path
 
 
 def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more(monkeypatch):
-    monkeypatch.setattr(timing, "HEAD_PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(timeouts, "HEAD_PROBE_SECONDS", 0.0)
     cluster = connect.Cluster("auto")
     cluster.has_started = True
     with socket.create_server(("127.0.0.1", 0)) as service:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
-from cluster import host_states, timing
+from cluster import host_states, timeouts
 from cluster.broker import Broker
 from cluster.fleet import Host
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
@@ -138,11 +138,11 @@ def test_a_lease_that_nobody_renews_expires_and_its_slot_goes_to_another():
         broker._clock = lambda: now[0]
         first = await granted(broker, "a")
         assert first is not None
-        now[0] = timing.LEASE_SECONDS - 1
+        now[0] = timeouts.LEASE_SECONDS - 1
         assert await broker.goes_on("a")
-        now[0] = 2 * timing.LEASE_SECONDS - 2
+        now[0] = 2 * timeouts.LEASE_SECONDS - 2
         assert await granted(broker, "b") is None, "it was renewed"
-        now[0] = 2 * timing.LEASE_SECONDS
+        now[0] = 2 * timeouts.LEASE_SECONDS
         assert await granted(broker, "b") is not None
         assert host.closed == [first.lease]
 
@@ -157,7 +157,7 @@ def test_a_host_that_hangs_keeps_no_trial_from_a_slot_of_another():
         broker = broker_with(host, clock=lambda: now[0])
         assert await granted(broker, "a") is not None
         broker._hosts["other"] = host_with(Prompt(), 2)
-        now[0] = 2 * timing.LEASE_SECONDS
+        now[0] = 2 * timeouts.LEASE_SECONDS
         for trial in ("b", "c"):
             found = await asyncio.wait_for(granted(broker, trial), 10)
             assert found is not None
@@ -252,7 +252,7 @@ class OutOfReach:
 
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_a_host_that_is_out_of_reach_for_a_moment_keeps_its_trials_and_closes_what_it_is_asked_to(monkeypatch, times):
-    monkeypatch.setattr(timing, "LOST_HOST_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(timeouts, "LOST_HOST_AGAIN_SECONDS", 0.0)
 
     async def play() -> None:
         host = OutOfReach(0)
@@ -268,7 +268,7 @@ def test_a_host_that_is_out_of_reach_for_a_moment_keeps_its_trials_and_closes_wh
 
 
 def test_a_host_that_stays_out_of_reach_is_lost(monkeypatch):
-    monkeypatch.setattr(timing, "LOST_HOST_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(timeouts, "LOST_HOST_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr("ray.kill", lambda actor: None)
     times = iter(range(1000))
 
@@ -277,7 +277,7 @@ def test_a_host_that_stays_out_of_reach_is_lost(monkeypatch):
         assert await granted(broker, "a") is not None
         await broker.not_reached("h")
         assert (broker._hosts, list(broker._deaths.of_trials)) == ({}, ["a"])
-        assert next(times) >= timing.LOST_HOST_SECONDS
+        assert next(times) >= timeouts.LOST_HOST_SECONDS
 
     asyncio.run(asyncio.wait_for(play(), 30))
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pack_loops import DEADLINE, GatedPack, advanced, ask, opened, trial
 
-from cluster import host_states, timing
+from cluster import host_states, timeouts
 from cluster.hosts import HostFacts
 from cluster.leases import Lease
 from cluster.pace import Doing, Pace, Pulse
@@ -44,10 +44,10 @@ def is_overdue(pace: Pace, clock: Clock, what, seconds: float, size: int = 1) ->
 def test_a_host_may_hang_at_a_step_that_lasts_20_times_the_slowest_and_10_minutes(clock):
     pace = Pace(clock)
     takes(pace, clock, "step", 2.0)
-    assert not is_overdue(pace, clock, "step", timing.HANG_SECONDS - 1.0)
+    assert not is_overdue(pace, clock, "step", timeouts.HANG_SECONDS - 1.0)
     pace = Pace(clock)
     takes(pace, clock, "step", 2.0)
-    assert is_overdue(pace, clock, "step", timing.HANG_SECONDS + 1.0)
+    assert is_overdue(pace, clock, "step", timeouts.HANG_SECONDS + 1.0)
     pace = Pace(clock)
     takes(pace, clock, "step", 60.0)
     takes(pace, clock, "step", 5.0)
@@ -60,8 +60,8 @@ def test_a_host_may_hang_at_a_step_that_lasts_20_times_the_slowest_and_10_minute
 def test_the_first_of_each_kind_may_take_long(clock):
     pace = Pace(clock)
     takes(pace, clock, "step", 2.0)
-    assert not is_overdue(pace, clock, "evaluation", timing.HANG_AT_FIRST_SECONDS - 1.0)
-    assert is_overdue(Pace(clock), clock, "evaluation", timing.HANG_AT_FIRST_SECONDS + 1.0)
+    assert not is_overdue(pace, clock, "evaluation", timeouts.HANG_AT_FIRST_SECONDS - 1.0)
+    assert is_overdue(Pace(clock), clock, "evaluation", timeouts.HANG_AT_FIRST_SECONDS + 1.0)
 
 
 def test_a_base_that_was_evaluated_before_says_nothing_of_the_first_evaluation(started, clock):
@@ -77,7 +77,7 @@ def test_a_base_that_was_evaluated_before_says_nothing_of_the_first_evaluation(s
     ask(loop, "a", 1)
     pack.gates[0].wait_until_reached()
     doing = loop.doing()
-    assert (doing.what, doing.usual, doing.patience) == ("evaluation", None, timing.HANG_AT_FIRST_SECONDS)
+    assert (doing.what, doing.usual, doing.patience) == ("evaluation", None, timeouts.HANG_AT_FIRST_SECONDS)
 
 
 def test_what_was_cancelled_before_it_began_says_nothing_of_the_first_of_its_kind(started, clock):
@@ -96,7 +96,7 @@ def test_what_was_cancelled_before_it_began_says_nothing_of_the_first_of_its_kin
     pack.gates[1].open()
     pack.gates[0].wait_until_reached()
     doing = loop.doing()
-    assert (doing.what, doing.usual, doing.patience) == ("evaluation of the base", None, timing.HANG_AT_FIRST_SECONDS)
+    assert (doing.what, doing.usual, doing.patience) == ("evaluation of the base", None, timeouts.HANG_AT_FIRST_SECONDS)
     pack.gates[0].open()
 
 
@@ -119,16 +119,16 @@ def test_a_host_may_hang_that_answers_nothing_from_its_first_question_on(clock):
     # Nobody asked it for an hour: that is no silence.
     pulse.missed(3600.0)
     pulse.missed(3605.0)
-    assert pulse.overdue(3600.0 + timing.HANG_SECONDS - 1.0) is None
-    assert pulse.overdue(3600.0 + timing.HANG_SECONDS + 1.0) == Doing(
-        what="answer", seconds=timing.HANG_SECONDS + 1.0, usual=None, patience=timing.HANG_SECONDS
+    assert pulse.overdue(3600.0 + timeouts.HANG_SECONDS - 1.0) is None
+    assert pulse.overdue(3600.0 + timeouts.HANG_SECONDS + 1.0) == Doing(
+        what="answer", seconds=timeouts.HANG_SECONDS + 1.0, usual=None, patience=timeouts.HANG_SECONDS
     )
     pulse.heard(None)
     assert pulse.overdue(1e9) is None
 
 
 def test_what_takes_too_long_does_so_until_the_host_says_otherwise(clock):
-    doing = Doing(what="step", seconds=601.0, usual=1.0, patience=timing.HANG_SECONDS)
+    doing = Doing(what="step", seconds=601.0, usual=1.0, patience=timeouts.HANG_SECONDS)
     pulse = Pulse()
     pulse.heard(doing)
     pulse.missed(700.0)
@@ -152,7 +152,7 @@ def test_a_loop_says_what_it_is_at(started, clock):
     pack.gates[2].wait_until_reached()
     clock.now += 700.0
     doing = loop.doing()
-    assert (doing.what, doing.seconds, doing.usual, doing.patience) == ("step", 700.0, 0.0, timing.HANG_SECONDS)
+    assert (doing.what, doing.seconds, doing.usual, doing.patience) == ("step", 700.0, 0.0, timeouts.HANG_SECONDS)
     pack.gates[2].open()
     advanced(loop, "a", 2)
     loop.close("a").result(DEADLINE)
@@ -162,20 +162,20 @@ def test_a_loop_says_what_it_is_at(started, clock):
 
 @pytest.mark.parametrize("answers", [True, False], ids=["answers", "is still"])
 def test_a_host_that_may_hang_is_told_with_its_trials(clock, monkeypatch, answers):
-    doing = Doing(what="step", seconds=900.0, usual=2.0, patience=timing.HANG_SECONDS)
+    doing = Doing(what="step", seconds=900.0, usual=2.0, patience=timeouts.HANG_SECONDS)
 
     async def latest() -> object:
         if not answers:
             await asyncio.Event().wait()
         return {}, doing
 
-    monkeypatch.setattr(timing, "HOST_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(timeouts, "HOST_ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(host_states.time, "time", lambda: 10_000.0)
     actor = SimpleNamespace(latest=SimpleNamespace(remote=latest))
     facts = HostFacts(pid=7, node="10.0.0.1", device="cpu", slots=2, estimated_bytes=None)
     host = host_states.Host(actor, facts, leases={"aaa": Lease("aaa-1", 0.0)})
     assert asyncio.run(host.latest(clock)) == {}
-    found = host.silent(timing.HANG_SECONDS + 1.0)
+    found = host.silent(timeouts.HANG_SECONDS + 1.0)
     assert found is not None
     assert (found.pid, found.node, found.trials) == (7, "10.0.0.1", ("aaa",))
     told = ("step", 2.0, 9_100.0) if answers else ("answer", None, 9_399.0)

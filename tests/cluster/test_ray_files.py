@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray._private.authentication import authentication_token_setup as tokens
 
-from cluster import timing
+from cluster import timeouts
 from cluster.errors import NotStarted
 from cluster.ray_files import LONGEST_PATH, private_token, ray_folder, remove_all, temporary_folder
 
@@ -28,7 +28,7 @@ def mode(path: Path) -> int:
 
 
 def aged(folder: Path) -> Path:
-    long_ago = time.time() - 2 * timing.FOLDER_ABANDONED_SECONDS
+    long_ago = time.time() - 2 * timeouts.FOLDER_ABANDONED_SECONDS
     os.utime(folder, (long_ago, long_ago))
     return folder
 

@@ -10,7 +10,7 @@ import pytest
 from fleets import PREPARED, TOY, Actors, World
 from ray.exceptions import ActorDiedError, RuntimeEnvSetupError
 
-from cluster import broker, fleet, timing
+from cluster import broker, fleet, timeouts
 from cluster.broker import Broker
 from cluster.deaths import MOST_START_DEATHS, message
 from cluster.hosts import HostOptions, SlotLimits
@@ -22,7 +22,7 @@ from cluster.nodes import Node
 def at_once(monkeypatch) -> None:
     """No pause before another host is made."""
     for name in ("HOST_SOON_SECONDS", "HOST_RETRY_SECONDS"):
-        monkeypatch.setattr(timing, name, 0.0)
+        monkeypatch.setattr(timeouts, name, 0.0)
 
 
 def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(monkeypatch, at_once):

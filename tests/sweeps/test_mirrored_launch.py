@@ -17,7 +17,7 @@ from sweeps import launch as launching
 from sweeps import saved_sweep
 from sweeps.config import load
 from sweeps.errors import SweepError
-from sweeps.mirror import timing
+from sweeps.mirror import timeouts
 from sweeps.record.events import DriverLives, SweepEnded, TrialStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.report import summary
@@ -28,7 +28,7 @@ from trainables.specs import TrialSpec
 def store(tmp_path, monkeypatch, empty_database):
     """A store for the sweeps of an empty folder, which has a database."""
     mirrors.hurry(monkeypatch)
-    monkeypatch.setattr(timing, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(timeouts, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(launching, "_keep_rates", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from trainables import timing
+from trainables import timeouts
 from trainables.base import model_source
 from trainables.errors import TrainableError
 from trainables.specs import ModelSpec
@@ -77,7 +77,7 @@ def bfloat16_speed(model: ModelSpec | None) -> float:
     )
     torch.set_num_threads(1)
     try:
-        while rounds < _LEAST_ROUNDS or time.thread_time() - began < timing.BFLOAT16_PROBE:
+        while rounds < _LEAST_ROUNDS or time.thread_time() - began < timeouts.BFLOAT16_PROBE:
             rounds += 1
             for dtype, (inputs, weights) in pairs.items():
                 start = time.thread_time()

@@ -1,8 +1,8 @@
 """Trains K adapters side by side: slots, optimizers, learning rates, clipping, and the records of their steps.
 
 How the log-probabilities of all adapters are computed in one shared pass is the engine's part
-(`trainables.packing.engine`); what is made of them is the trainable's (`trainables.packing.loss`). A slot has rows,
-optimizer, schedule, clipping and seeds of its own, so neighbours change its numbers by rounding alone.
+(`trainables.packing.engine`); what is made of them is the trainable's (`trainables.packing.training_loss`). A slot has
+rows, optimizer, schedule, clipping and seeds of its own, so neighbours change its numbers by rounding alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from trainables.packing import evaluation, grouped_product, peft_adapters
 from trainables.packing.answers import Grading
 from trainables.packing.engine import DropoutKey, Engine, Segment
 from trainables.packing.flat_engine import FlatEngine, uncovered
-from trainables.packing.loss import Loss
 from trainables.packing.pass_limits import FLAT, GROUPED, PEFT, TRAINED_TOKENS
 from trainables.packing.passes import PassThreads, PlacedRows, evaluation_passes, share_passes, training_passes
 from trainables.packing.peft_engine import PeftEngine
+from trainables.packing.training_loss import Loss
 from trainables.specs import TrialSpec, learning_rate
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from subprocess import PIPE, TimeoutExpired
 from tempfile import TemporaryFile
 
-from trainables import asked_process, timing
+from trainables import asked_process, timeouts
 from trainables.base import devices, model_source
 from trainables.cache_files import write_whole
 from trainables.contract import Device, RowShape
@@ -187,10 +187,10 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
         TemporaryFile() as errors,
         asked_process.asking((program,), question.model_dump_json(), PIPE, errors) as process,
     ):
-        line = _line(process, timing.SELF_TEST_LOAD)
+        line = _line(process, timeouts.SELF_TEST_LOAD)
         is_ready, others = line == READY, question.paths
         while is_ready and others:
-            line = _line(process, timing.SELF_TEST_PATH)
+            line = _line(process, timeouts.SELF_TEST_PATH)
             if not line.startswith("{"):
                 break
             yield Tried.model_validate_json(line)
@@ -206,7 +206,7 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
 
 def _died(process: asked_process.Process, said: str) -> str:
     with suppress(TimeoutExpired):
-        process.wait(timing.KILLED_PROCESS)
+        process.wait(timeouts.KILLED_PROCESS)
     code = process.returncode
     ended = "no exit code yet" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"its process ended with {ended}: {said}".rstrip(": ")

@@ -18,7 +18,7 @@ import pytest
 import ray_clusters
 from ray_clusters import Nodes
 
-from cluster import timing
+from cluster import timeouts
 from cluster.doctor import examine, looking, on_cluster
 from cluster.doctor.contract import DRIVER, Finding, Needs, Site
 from trainables.specs import TrialSpec
@@ -105,7 +105,7 @@ def test_each_node_is_looked_at_and_left_as_it_was_and_a_busy_gpu_is_not_waited_
 
 def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
     """As the head service of a cluster that this machine is no node of: a connection that says nothing."""
-    monkeypatch.setattr(timing, "DOCTOR_CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(timeouts, "DOCTOR_CONNECT_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         (found,) = examine.on_nodes(examine.Question(address=address, site=Site()))

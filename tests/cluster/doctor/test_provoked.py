@@ -19,7 +19,7 @@ import torch
 import web_servers
 from killed_writers import kill_in_transaction
 
-from cluster import timing
+from cluster import timeouts
 from cluster.doctor import looking, stores
 from cluster.doctor.contract import DRIVER, Diagnosis, Needs, Site
 from cluster.doctor.looking import CHECKS
@@ -185,7 +185,7 @@ def test_what_an_mlflow_server_answers(status, body, state, said, mend):
 
 def test_a_server_or_a_proxy_that_does_not_answer_is_a_failure(monkeypatch):
     fails("mlflow", "Connection refused", tracking_uri=f"http://127.0.0.1:{mlflow_servers.free_port()}")
-    monkeypatch.setattr(timing, "MLFLOW_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(timeouts, "MLFLOW_ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "")

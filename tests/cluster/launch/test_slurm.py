@@ -17,7 +17,7 @@ from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
 from sweeps.launch import DRAIN_SECONDS
-from sweeps.timing import STOP_SECONDS
+from sweeps.timeouts import STOP_SECONDS
 
 SCRIPT = LAUNCH / "slurm.sh"
 STAND_INS = {

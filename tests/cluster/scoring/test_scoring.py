@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ray.exceptions import GetTimeoutError, OutOfMemoryError
 
-from cluster import timing
+from cluster import timeouts
 from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
 from cluster.scoring import host, scoring
@@ -50,7 +50,7 @@ SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin),
 
 @pytest.mark.parametrize("address", [None, pytest.param("local", marks=pytest.mark.ray)])
 def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatch):
-    monkeypatch.setattr(timing, "SCORING_TURN_SECONDS", 0.01)
+    monkeypatch.setattr(timeouts, "SCORING_TURN_SECONDS", 0.01)
     told: list[ScoringProgress] = []
     with scoring(base, address, told.append) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)

@@ -12,7 +12,7 @@ from obstore.exceptions import GenericError
 
 from cluster.object_store import reason
 from sweeps.errors import StorageError
-from sweeps.mirror import fetching, lease, opening, timing
+from sweeps.mirror import fetching, lease, opening, timeouts
 from sweeps.mirror.fetching import fetch
 from sweeps.mirror.lease import HeldLease
 from sweeps.mirror.store import Store, StoreError
@@ -42,7 +42,7 @@ def elsewhere(monkeypatch):
 
 
 def test_a_second_driver_is_refused_while_the_first_is_heard_of(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "RENEWALS", OFTEN)
+    monkeypatch.setattr(timeouts, "RENEWALS", OFTEN)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
@@ -70,7 +70,7 @@ def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, f
     elsewhere(monkeypatch)
     now, waited = [0.0], [0.0]
     said: list[str] = []
-    monkeypatch.setattr(timing, "LOOK_SECONDS", 10.0)
+    monkeypatch.setattr(timeouts, "LOOK_SECONDS", 10.0)
 
     def pause(seconds):
         waited.append(seconds)
@@ -108,7 +108,7 @@ def test_a_sweep_that_was_fetched_under_another_name_is_not_fetched_again(store,
 
 
 def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(timeouts, "LEASE_SECONDS", 1.0)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     cut, here = threading.Event(), threading.get_ident()
     real = Store.write
@@ -126,7 +126,7 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
         cut.set()
         elsewhere(monkeypatch)
         monkeypatch.setattr(HeldLease, "keep", lambda *_: None)  # the second driver is only to take the mirror
-        monkeypatch.setattr(timing, "LEASE_SECONDS", mirrors.DEADLINE_SECONDS)
+        monkeypatch.setattr(timeouts, "LEASE_SECONDS", mirrors.DEADLINE_SECONDS)
         fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
         before = store.names()
         manifest = store.read("toy/manifest.json")
@@ -145,7 +145,7 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
 
 
 def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "RENEWALS", OFTEN)
+    monkeypatch.setattr(timeouts, "RENEWALS", OFTEN)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     real = Store.write
     written: list[int] = []
@@ -205,7 +205,7 @@ def test_an_outage_delays_the_mirror_and_nothing_else(store, folder, tmp_path):
 def test_a_thread_that_still_waits_for_the_store_ends_without_a_word_once_the_driver_has_left(
     store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(timing, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(timeouts, "PATIENCE_SECONDS", 0.1)
     folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
     waits, asked = threading.Event(), threading.Event()
     real = Store.send

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 from sweep_events import base, begun, ended, reported, started
 
-from sweeps.mirror import lease, timing
+from sweeps.mirror import lease, timeouts
 from sweeps.mirror.contents import TrialFolders, small_files, trial_files
 from sweeps.mirror.reading import read_manifest, read_trials
 from sweeps.mirror.sending import Sender
@@ -107,7 +107,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(timeouts, "SETTLED_SECONDS", 0.02)
     return World(tmp_path / "toy")
 
 
@@ -147,9 +147,9 @@ def test_a_folder_is_looked_at_again_until_it_was_looked_at_some_time_after_its_
     folders = TrialFolders(tmp_path)
     (tmp_path / "k").mkdir()
     at = folders.changed()["k"]
-    folders.settled("k", at, at / 1e9 + timing.SETTLED_SECONDS / 2)
+    folders.settled("k", at, at / 1e9 + timeouts.SETTLED_SECONDS / 2)
     assert folders.changed() == {"k": at}
-    folders.settled("k", at, time.time() + 2 * timing.SETTLED_SECONDS)
+    folders.settled("k", at, time.time() + 2 * timeouts.SETTLED_SECONDS)
     assert folders.changed() == {}
     (tmp_path / "k" / "best-000003").mkdir()
     assert list(folders.changed()) == ["k"]
@@ -236,7 +236,7 @@ def test_what_was_sent_before_an_outage_is_not_sent_again(world):
 
 
 def test_the_log_is_sent_in_parts_of_which_only_the_last_is_sent_again(world, monkeypatch):
-    monkeypatch.setattr(timing, "LOG_PART_BYTES", 500)
+    monkeypatch.setattr(timeouts, "LOG_PART_BYTES", 500)
     for step in range(1, 6):
         world.report("k", step)
         world.sender.send()
@@ -265,7 +265,7 @@ def test_a_folder_that_is_gone_is_no_empty_one(world):
 @given(st.data())
 def test_the_mirror_is_whole_whatever_happens_between_any_two_requests(tmp_path_factory, data):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(timing, "SETTLED_SECONDS", 0.02)
+        monkeypatch.setattr(timeouts, "SETTLED_SECONDS", 0.02)
         world = World(tmp_path_factory.mktemp("sweep") / "toy")
         steps = {"k1": 0, "k2": 0}
         happenings = st.sampled_from(["report", "report", "snapshot", "finish", "refuse", "nothing"])

@@ -13,7 +13,7 @@ from sweep_files import toy
 
 import search_spaces
 from search_spaces.space import SearchSpace
-from sweeps.config import checks, load
+from sweeps.config import load, searched_fields
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.capacity import Machine, largest
@@ -293,7 +293,7 @@ def test_no_recipe_ranks_near_its_warmup(recipe: str) -> None:
 @pytest.mark.parametrize("space", ["lora_core", "lora_wide"])
 def test_the_defaults_are_inside_the_named_spaces(space: str) -> None:
     config, parsed = toy(search_spaces.load(space).to_raw())
-    found = plan(config, checks.with_base(config, parsed), NEED, SERVER).warnings
+    found = plan(config, searched_fields.with_base(config, parsed), NEED, SERVER).warnings
     assert not [line for line in found if "outside the space" in line]
 
 

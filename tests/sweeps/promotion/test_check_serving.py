@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.promotion import serving, versions
-from sweeps.promotion.decision import Decision
+from sweeps.promotion.decision_record import Decision
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
 
@@ -96,13 +96,13 @@ def test_a_trial_that_was_a_candidate_only_is_found(strong):
 
 
 def test_a_record_without_rows_is_refused(strong, monkeypatch):
-    read = serving.decision.read
+    read = serving.decision_record.read
 
     def empty(content: bytes) -> Decision:
         bare = read(content).model_copy(update={"serving_rows": ()})
         return bare.model_copy(update={"sha256": Registry(strong.uri).version(MODEL, "1").tags[versions.RECORD_DIGEST]})
 
-    monkeypatch.setattr(serving.decision, "read", empty)
+    monkeypatch.setattr(serving.decision_record, "read", empty)
     monkeypatch.setattr(Decision, "is_whole", True)
     code, words, _ = checked(strong, "", served={f"{MODEL}-v1": lambda ids: [-3.0] * len(ids)})
     assert (code, words.strip()) == (2, f"error: {MODEL}: the decision record of version 1 holds no rows to compare by")

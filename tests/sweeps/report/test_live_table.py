@@ -12,7 +12,7 @@ from sweep_events import begun, ended, history, record, reported, started
 from sweeps.record.events import DataPrepared, Event, RequestAnswered, TrialParked, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.live_table import Lines, Table
-from sweeps.timing import QUIET_SECONDS
+from sweeps.timeouts import QUIET_SECONDS
 
 NAMED: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}
 EVENTS: list[Event] = [started("aaaa", 0, **NAMED), started("bbbb", 1, **NAMED), reported("aaaa", 3, 0.7)]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from sweeps.report.passing_line import PassingLine
-from sweeps.timing import PASSING_SECONDS
+from sweeps.timeouts import PASSING_SECONDS
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from sweeps.errors import RayGone
 from sweeps.steering.stop import StopState
-from sweeps.timing import LEAVE_SECONDS, START_STOP_SECONDS, STOP_SECONDS, SUPERVISION_SECONDS
+from sweeps.timeouts import LEAVE_SECONDS, START_STOP_SECONDS, STOP_SECONDS, SUPERVISION_SECONDS
 from sweeps.tune.supervision import LEFT_BEHIND, supervise
 
 

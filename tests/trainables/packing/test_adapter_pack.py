@@ -21,7 +21,7 @@ from trainables.contract import Evaluation, Failure, Opened, RowShape, StepRecor
 from trainables.data import dataset
 from trainables.packing import peft_adapters, targets
 from trainables.packing.adapter_pack import AdapterPack
-from trainables.packing.loss import Loss
+from trainables.packing.training_loss import Loss
 from trainables.scoring import requests
 from trainables.specs import QuantizationSpec, learning_rate
 

@@ -174,7 +174,7 @@ def test_a_probe_that_dies_costs_one_path(monkeypatch):
 
 @pytest.mark.slow
 def test_a_probe_that_hangs_is_ended_and_the_reference_trains(monkeypatch):
-    monkeypatch.setattr(path_tests.timing, "SELF_TEST_PATH", 0.1)  # of a pass that never ends
+    monkeypatch.setattr(path_tests.timeouts, "SELF_TEST_PATH", 0.1)  # of a pass that never ends
     monkeypatch.setenv("FAULT", json.dumps([FLAT.engine, "hang"]))
     test = path_tests.tested(question(FLAT), "a CPU", "killed_paths")
     assert test.tried[0].problem == "it hung: no answer within 0 s"

@@ -1,7 +1,7 @@
 """How long the driver of a sweep waits, and how often it looks: every such number of `tune`, `steering` and `report`.
 
 A number that an environment variable sets names the variable; nobody can set the others. How long a host that is lost,
-slow or silent is waited for is the cluster's own: see `cluster/broker.py` and `cluster/fleet.py`.
+slow or silent is waited for is the cluster's own: see `cluster/timeouts.py`.
 """
 
 from __future__ import annotations

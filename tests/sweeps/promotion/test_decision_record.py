@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import decision, gate, versions
-from sweeps.promotion.decision import PROMOTED, Decision
+from sweeps.promotion import decision_record, gate, versions
+from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.promote import promote
 from sweeps.promotion.request import PromotionRequest
 from sweeps.promotion.verify import checks
@@ -33,7 +33,7 @@ def wrong(reference: str, uri: str | None = None) -> dict[str, str]:
 
 
 def record_of(world, version: str = "1") -> Decision:
-    return decision.read((package_of(world, version) / RECORD).read_bytes())
+    return decision_record.read((package_of(world, version) / RECORD).read_bytes())
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def write(folder: Path, record: Decision) -> None:
 def test_the_record_says_why_and_what_of(strong):
     record, outcome = record_of(strong), strong.tags()
     assert record.is_whole
-    assert decision.read(record.content()) == record
+    assert decision_record.read(record.content()) == record
     assert (record.winner, record.origin.sweep_id, record.origin.trial_key) == ("t01", SECOND, "k1")
     assert record.identity == outcome["promotion.identity"]
     assert record.sha256 == outcome[versions.RECORD_DIGEST]
