@@ -7,6 +7,7 @@ run over every module that is found.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import Field, model_validator
 
 from trainables.engine_paths import SelfTest, Settled
 from trainables.inputs.legible import Words
-from trainables.objective import EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues, named_metrics
+from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues, named_metrics
 from trainables.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -76,6 +77,8 @@ class Evaluation(Spec):
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Completion tokens of each row."""
+    row_bytes: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Bytes of each row's completion as the data have it, in UTF-8; empty where they are not known."""
     row_groups: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Number of the group that each row belongs to, in the order of the rows; empty where each row stands alone."""
     row_values: Mapping[str, Annotated[tuple[float, ...], Field(strict=False)]] = Field(default_factory=dict)
@@ -100,19 +103,23 @@ class Evaluation(Spec):
 
     def document(self) -> dict[str, Any]:
         """The evaluation as files hold it: each metric is a key of its own, and what not all have may be missing."""
-        empty = {name for name in ("row_groups", "row_values", "row_places") if not getattr(self, name)}
+        empty = {name for name in ("row_bytes", "row_groups", "row_values", "row_places") if not getattr(self, name)}
         return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", *empty})}
 
     def rows_of(self, metric: str) -> RowValues | None:
         """A metric's value per row; None where the evaluation has none."""
         if metric == EVAL_LOSS:
             return RowValues(self.row_losses, self.row_tokens) if self.row_losses else None
+        if metric == EVAL_BITS:
+            bits = tuple(loss / math.log(2) for loss in self.row_losses)
+            return RowValues(bits, self.row_bytes) if self.row_bytes else None
         values = self.row_values.get(metric, ())
         return RowValues(values, (1,) * len(values)) if values else None
 
     def places_of(self, metric: str) -> tuple[int, ...]:
         """The places, among the evaluation rows, of those that `rows_of` has a value for."""
-        count = len(self.row_losses if metric == EVAL_LOSS else self.row_values.get(metric, ()))
+        is_loss = metric in (EVAL_LOSS, EVAL_BITS)
+        count = len(self.row_losses if is_loss else self.row_values.get(metric, ()))
         is_part = count == len(self.row_places) and count != len(self.row_tokens)
         return self.row_places if is_part else tuple(range(count))
 
@@ -166,6 +173,10 @@ class Summary(Spec):
 
     fingerprint: str
     """16 hex digits over every token and label; equal data, template and tokenizer give an equal fingerprint."""
+    eval_fingerprint: str = ""
+    """16 hex digits over what the evaluation rows say, whatever the tokenizer; empty where that is not known."""
+    eval_bytes: int = 0
+    """Sum of `Evaluation.row_bytes`; 0 where they are not known."""
     train_rows: int
     eval_rows: int
     train_tokens: int = 0

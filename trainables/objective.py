@@ -14,6 +14,8 @@ from trainables.specs import Spec
 Direction = Literal["min", "max"]
 EVAL_LOSS = "eval_loss"
 """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
+EVAL_BITS = "eval_bits_per_byte"
+"""The same total in bits / bytes of the completions in UTF-8: comparable between tokenizers, as `eval_loss` is not."""
 
 COSTS = ("trainable_params",)
 """What a report says of the trial itself, beside the metrics of its evaluation: a second objective, the lower the
@@ -105,6 +107,7 @@ LOWEST_LOSS = Objective()
 """What a sweep seeks where its file names nothing else."""
 MEANINGS: Mapping[str, str] = {
     EVAL_LOSS: "mean negative log-likelihood per completion token of the evaluation rows, in nats",
+    EVAL_BITS: "negative log-likelihood of the evaluation rows' completions, in bits per byte of their text",
     "trainable_params": "weights that a trial trains",
 }
 """What values are, in words, where this is known."""
@@ -123,7 +126,8 @@ Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
 _TAKEN = {
     *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
     *("trainable_params", "peak_memory_bytes", "best_step"),
-    *("metrics", "row_losses", "row_tokens", "row_groups", "row_values", "row_places", "answers", "hardware"),
+    *("metrics", "row_losses", "row_tokens", "row_bytes", "row_groups", "row_values", "row_places"),
+    *("answers", "hardware"),
 }
 """What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
 _LONGEST = 245

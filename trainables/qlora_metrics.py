@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import truediv
 from typing import NamedTuple
 
 from trainables.contract import Evaluation
-from trainables.objective import EVAL_LOSS, Direction
+from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction
 
 
 class Metric(NamedTuple):
@@ -65,15 +66,18 @@ def evaluation(
     row_groups: Sequence[int] = (),
     hardware: str = "",
     metrics: Mapping[str, Metric] = METRICS,
+    row_bytes: Sequence[int] = (),
 ) -> Evaluation:
     """Returns an evaluation with each metric, all of them finite; for the arguments see `evaluate` and `Evaluation`.
 
     All that an engine is asked for on the evaluation rows arrives here: today the losses.
     """
+    bits = {EVAL_BITS: sum(row_losses) / math.log(2) / sum(row_bytes)} if any(row_bytes) else {}
     return Evaluation(
-        metrics=evaluate(row_losses, row_tokens, metrics),
+        metrics=evaluate(row_losses, row_tokens, metrics) | bits,
         row_losses=tuple(row_losses),
         row_tokens=tuple(row_tokens),
+        row_bytes=tuple(row_bytes) if bits else (),
         row_groups=tuple(row_groups),
         row_values=row_values(row_losses, row_tokens, metrics),
         hardware=hardware,

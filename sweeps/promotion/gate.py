@@ -394,6 +394,10 @@ def slices(
     return tuple(found)
 
 
+_OF_ROWS = ("row_losses", "row_tokens", "row_bytes", "row_groups")
+"""Fields of an evaluation that have a value for each of its rows."""
+
+
 def part(evaluation: Evaluation, metric: str, places: Collection[int]) -> Evaluation:
     """The evaluation on some of its rows alone, of those that have a value of the metric.
 
@@ -414,7 +418,7 @@ def part(evaluation: Evaluation, metric: str, places: Collection[int]) -> Evalua
             "metrics": evaluation.metrics | {metric: value},
             "row_values": {} if metric == EVAL_LOSS else {metric: own},
             "row_places": (),
-            **{name: chosen(getattr(evaluation, name)) for name in ("row_losses", "row_tokens", "row_groups")},
+            **{name: chosen(getattr(evaluation, name)) for name in _OF_ROWS},
         }
     )
 

@@ -26,6 +26,26 @@ def test_the_row_loss_counts_long_and_short_rows_the_same():
     assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_row_loss"] == 3.5
 
 
+def test_bits_per_byte_do_not_depend_on_the_tokens():
+    few, many = (qlora_metrics.evaluation([6.0, 4.0], tokens, row_bytes=[3, 2]) for tokens in ([1, 1], [3, 2]))
+    assert few.loss != many.loss
+    for found in (few, many):
+        assert found.metrics["eval_bits_per_byte"] == pytest.approx(10 / math.log(2) / 5)
+        rows = found.rows_of("eval_bits_per_byte")
+        assert rows is not None and sum(rows.parts) / sum(rows.weights) == pytest.approx(
+            found.metrics["eval_bits_per_byte"]
+        )
+        assert found.places_of("eval_bits_per_byte") == (0, 1)
+        assert Evaluation.of_document(found.document()).row_bytes == (3, 2)
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 0]])
+def test_without_bytes_there_are_no_bits_per_byte(sizes):
+    found = qlora_metrics.evaluation([6.0, 4.0], [1, 4], row_bytes=sizes)
+    assert "eval_bits_per_byte" not in found.metrics and found.row_bytes == ()
+    assert found.rows_of("eval_bits_per_byte") is None
+
+
 def test_an_evaluation_has_a_value_per_row_for_each_metric():
     evaluation = packs.pack().evaluate_base()
     assert isinstance(evaluation, Evaluation)

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 5
+LAYOUT = 6
 """Raise this number when the same rows give other bytes, so that caches of an earlier layout are not used."""
 _ARRAYS = ("ids", "starts", "labelled")
-_GROUPS = "eval.groups"
+_OF_ROWS = ("groups", "sizes")
+"""Of evaluation rows alone."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -65,6 +66,8 @@ class Split:
     """(tokens of all rows,) bool."""
     groups: tuple[int, ...] = ()
     """As `Evaluation.row_groups`."""
+    sizes: tuple[int, ...] = ()
+    """As `Evaluation.row_bytes`."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -118,7 +121,8 @@ def load(payload: bytes) -> Splits:
 
     def split(name: str) -> Split:
         ids, starts, labelled = (arrays[f"{name}.{part}"] for part in _ARRAYS)
-        return Split(ids, starts, labelled, tuple(arrays[_GROUPS].tolist()) if f"{name}.groups" in arrays else ())
+        of_rows = (arrays.get(f"{name}.{part}") for part in _OF_ROWS)
+        return Split(ids, starts, labelled, *(() if each is None else tuple(each.tolist()) for each in of_rows))
 
     return Splits(split("train"), split("eval"))
 
@@ -191,6 +195,8 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     parts = findings.parts
     summary = Summary(
         fingerprint=_fingerprint(rows),
+        eval_fingerprint=evaluation.content.hexdigest()[:16],
+        eval_bytes=sum(evaluation.sizes),
         train_rows=len(rows.train),
         eval_rows=len(rows.eval),
         train_tokens=len(rows.train.ids),
@@ -245,8 +251,8 @@ def _arrays(rows: Splits) -> dict[str, np.ndarray]:
     import numpy as np
 
     splits = {"train": rows.train, "eval": rows.eval}
-    groups = {_GROUPS: np.array(rows.eval.groups, "<i4")} if rows.eval.groups else {}
-    return groups | {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
+    of_rows = {f"eval.{name}": np.array(found, "<i8") for name in _OF_ROWS if (found := getattr(rows.eval, name))}
+    return of_rows | {f"{split}.{name}": getattr(values, name) for split, values in splits.items() for name in _ARRAYS}
 
 
 def _fingerprint(rows: Splits) -> str:
@@ -295,7 +301,8 @@ def _cached(path: Path) -> Prepared | None:
     try:
         payload = path.read_bytes()
         summary = Summary.model_validate_json(safetensors_header.metadata(payload)["summary"])
-        if _fingerprint(load(payload)) == summary.fingerprint:
+        rows = load(payload)
+        if _fingerprint(rows) == summary.fingerprint and sum(rows.eval.sizes) == summary.eval_bytes:
             return Prepared(summary=summary, payload=payload)
     # Errors of pydantic, JSON and UTF-8 are ValueErrors. A file with any error is made again.
     except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError):

@@ -51,6 +51,8 @@ class Text(NamedTuple):
     """The other parts of the chat that the chat template leaves out, such as "system messages"."""
     special: str = ""
     """The first special token of the tokenizer, or of the chat template, that stands in the row itself."""
+    learnt: str = ""
+    """What is learnt, as the data have it: without what a chat template writes around it."""
 
     @property
     def loses_words(self) -> bool:
@@ -106,7 +108,8 @@ class Renderer:
             DataError: a value is missing, or the chat template refuses the row.
         """
         if self.data.text is not None:
-            return Text("", self._without_end(self._templates["text"].fill(row)))
+            learnt = self._without_end(self._templates["text"].fill(row))
+            return Text("", learnt, learnt=learnt)
         if self.data.messages is not None:
             chat = templates.chat(row, self.data.messages)
             return self._chat(chat if answer is None else [*chat[:-1], _message("assistant", answer)])
@@ -114,7 +117,8 @@ class Renderer:
         completion = self._templates["completion"].fill(row) if answer is None else answer
         if not self._is_chat:
             special = self._first_special([prompt, completion])
-            return Text(prompt, prompt + self._without_end(completion), special=special)
+            learnt = self._without_end(completion)
+            return Text(prompt, prompt + learnt, special=special, learnt=learnt)
         system = [] if self.data.system is None else [_message("system", self.data.system)]
         text = self._chat([*system, _message("user", prompt), _message("assistant", completion)])
         if self.data.system is not None and self.data.system.strip() not in text.prompt:
@@ -164,7 +168,8 @@ class Renderer:
             text = self._answer(messages)
             if self.data.train_on == "all":
                 text = text._replace(earlier=self._earlier(messages, text.whole))
-            return text._replace(left_out=self._left_out(messages, text), special=special)
+            learnt = "".join(_said(messages[number - 1], text.whole) for number in self._counted(messages))
+            return text._replace(left_out=self._left_out(messages, text), special=special, learnt=learnt)
         except _refusals() as error:
             hint = "" if self.data.system is None else f"; if data.system is the cause: {_NO_SYSTEM}"
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
@@ -181,8 +186,7 @@ class Renderer:
 
         Earlier reasoning is none of them where it is not learnt: templates drop it when the model is served, too.
         """
-        counted = templates.answers(messages) if self.data.train_on == "all" else [len(messages)]
-        found = []
+        counted, found = self._counted(messages), []
         for number, message in enumerate(messages, 1):
             if message["role"] != "assistant":
                 if not _holds(text.whole, message["content"]) and self._ignores(messages, [number], "content"):
@@ -195,6 +199,10 @@ class Renderer:
         if self._ignores(messages, earlier, "tool_calls"):
             found.append("tool_calls of earlier answers")
         return tuple(dict.fromkeys(found))
+
+    def _counted(self, messages: list[templates.Message]) -> list[int]:
+        """Returns the numbers of the answers that are learnt; that of the first message is 1."""
+        return templates.answers(messages) if self.data.train_on == "all" else [len(messages)]
 
     def _ignores(self, messages: list[templates.Message], numbers: Sequence[int], *keys: str) -> bool:
         """Tells whether the chat template writes the same without some keys of some messages, if any has one."""
@@ -336,6 +344,13 @@ def _refusals() -> tuple[type[Exception], ...]:
     # Templates raise the first one for roles that do not alternate or a system message that they do not take; the
     # others come from their expressions.
     return TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError
+
+
+def _said(message: templates.Message, whole: str) -> str:
+    """Returns what an answer says in a chat whose text is `whole`: reasoning that is left out there is no part."""
+    reasoning = next((str(message[key]) for key in _REASONING if message.get(key)), "")
+    calls = json.dumps(message["tool_calls"], default=str) if message.get("tool_calls") else ""
+    return f"{reasoning if _holds(whole, reasoning) else ''}{message['content']}{calls}"
 
 
 def _message(role: str, content: str) -> templates.Message:

@@ -6,6 +6,7 @@ cannot reach into objects and every mistake gets a clear message. {{ and }} stan
 
 from __future__ import annotations
 
+import json
 import math
 import string
 from collections.abc import Mapping, Sequence
@@ -178,6 +179,15 @@ def answer(data: DataSpec, row: Row) -> str:
     if data.messages is None:
         return parse("completion", data.completion or "").fill(row)
     return str(chat(row, data.messages)[-1]["content"])
+
+
+def content(data: DataSpec, row: Row) -> str:
+    """Returns all that a row says, whatever model reads it. Raises `DataError` like `question`."""
+    if data.messages is not None:
+        said: list[object] = [data.train_on, data.system, chat(row, data.messages)]
+    else:
+        said = [data.system, *(template.fill(row) for template in parse_all(data).values())]
+    return json.dumps(said, default=str)
 
 
 def answers(messages: Sequence[Message]) -> list[int]:

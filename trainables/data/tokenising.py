@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainables.data import templates
 from trainables.data.findings import Findings, Part
-from trainables.data.rendering import Encoded, Renderer, Text
+from trainables.data.rendering import Encoded, Renderer, Text, decoded
 from trainables.data.sources import SplitName
 from trainables.data.templates import Placed
 from trainables.errors import DataError
@@ -32,8 +33,12 @@ class Tokenised:
     labelled: bytearray = field(default_factory=bytearray)
     truncated: int = 0
     dropped: int = 0
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    """As `Evaluation.row_bytes`; empty of rows to train on."""
     groups: array[int] = field(default_factory=lambda: array("i"))
     """The number of the group of each row that was kept; empty without data.group_by."""
+    content: hashlib._Hash = field(default_factory=hashlib.sha256)
+    """Over `templates.content` of the same rows."""
     numbers: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     """The columns of the first row."""
@@ -62,13 +67,13 @@ class Tokenised:
             self.groups.append(self.numbers.setdefault(group, len(self.numbers)))
         return False
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
-        """Returns the ids, starts, labelled and groups of `dataset.Split`."""
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...], tuple[int, ...]]:
+        """Returns the ids, starts, labelled, groups and sizes of `dataset.Split`."""
         import numpy as np
 
         # A copy, because torch warns about read-only arrays and the buffer may still grow.
         labelled = np.array(np.frombuffer(self.labelled, np.bool_))
-        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled, tuple(self.groups)
+        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled, tuple(self.groups), tuple(self.sizes)
 
 
 def tokenise(
@@ -81,6 +86,7 @@ def tokenise(
     """Tokenises rows of a split, for another `part` if given. Raises `DataError` when no row has a label left."""
     data = renderer.data
     tokenised = Tokenised()
+    is_evaluated = findings is None or part is not None
     stream = iter(rows)
     while batch := list(islice(stream, BATCH_ROWS)):
         if not tokenised.columns:
@@ -89,7 +95,11 @@ def tokenise(
                 raise DataError("\n".join(problems))
         texts, groups = zip(*(_text(renderer, split, row) for row in batch), strict=True)
         for placed, text, row, group in zip(batch, texts, renderer.encode(texts), groups, strict=True):
+            before = tokenised.rows
             is_cut_away = tokenised.add(row, data.max_length, group)
+            if is_evaluated and tokenised.rows > before:
+                tokenised.sizes.append(_size(renderer, text, row))
+                tokenised.content.update(templates.content(data, placed.row).encode())
             if findings is None:
                 continue
             findings.add(part or split, placed)
@@ -109,6 +119,14 @@ def tokenise(
     if not tokenised.rows:
         raise DataError(_nothing_left(data, split, tokenised))
     return tokenised
+
+
+def _size(renderer: Renderer, text: Text, row: Encoded) -> int:
+    """Returns the bytes of what is learnt of a row, in UTF-8, without what data.max_length cuts off."""
+    most = renderer.data.max_length
+    cut = [token for token, is_learnt in zip(row.ids[most:], row.labelled[most:], strict=True) if is_learnt]
+    lost = len(decoded(renderer.tokenizer, cut).encode()) if cut else 0
+    return max(0, len(text.learnt.encode()) - lost)
 
 
 def _text(renderer: Renderer, split: SplitName, placed: Placed) -> tuple[Text, str]:

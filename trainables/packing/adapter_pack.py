@@ -247,7 +247,7 @@ class AdapterPack:
         def made() -> Evaluation | Failure:
             return isolated([None], self._on_eval_rows, self._clear)[None]
 
-        found = evaluation.read_or_make(self._known_base, made, self._loss.metrics)
+        found = evaluation.read_or_make(self._known_base, made, self._data.eval, self._loss.metrics)
         return self._scored({None: found})[None]
 
     def _on_eval_rows(self, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:

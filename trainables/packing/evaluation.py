@@ -46,7 +46,7 @@ def judge(
         wrong = [f"{EVAL_LOSS} {found[EVAL_LOSS]:.4f}: the output no longer depends on the input"]
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
-    return qlora_metrics.evaluation(totals, tokens, split.groups, hardware, metrics)
+    return qlora_metrics.evaluation(totals, tokens, split.groups, hardware, metrics, split.sizes)
 
 
 def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[TokenRow]) -> bool:
@@ -75,7 +75,7 @@ def base_file(cache: Path, *identity: str) -> Path:
 
 
 def read_or_make(
-    path: Path | None, evaluate: Callable[[], Evaluation | Failure], metrics: Mapping[str, Metric]
+    path: Path | None, evaluate: Callable[[], Evaluation | Failure], split: Split, metrics: Mapping[str, Metric]
 ) -> Evaluation | Failure:
     """Returns the evaluation in `path`. If none can be read, calls `evaluate` and writes the result there.
 
@@ -83,7 +83,7 @@ def read_or_make(
     """
     if path is None:
         return evaluate()
-    known = _read(path, metrics)
+    known = _read(path, split, metrics)
     if known is not None:
         return known
     made = evaluate()
@@ -93,12 +93,12 @@ def read_or_make(
     return made
 
 
-def _read(path: Path, metrics: Mapping[str, Metric]) -> Evaluation | None:
+def _read(path: Path, split: Split, metrics: Mapping[str, Metric]) -> Evaluation | None:
     with suppress(OSError, ValueError, TypeError, ZeroDivisionError):
         read = Evaluation.of_document(json_text.parse(path.read_bytes()))
         # The file may be older than some of the metrics: all follow from the losses of the rows.
-        found = qlora_metrics.evaluate(read.row_losses, read.row_tokens, metrics) if read.row_tokens else {}
-        if math.isclose(read.loss, found.get(EVAL_LOSS, math.nan)):
-            values = qlora_metrics.row_values(read.row_losses, read.row_tokens, metrics)
-            return read.model_copy(update={"metrics": found, "row_values": values})
+        found = qlora_metrics.evaluation(
+            read.row_losses, read.row_tokens, read.row_groups, read.hardware, metrics, split.sizes
+        )
+        return found if math.isclose(read.loss, found.loss) else None
     return None

@@ -294,7 +294,7 @@ class AdapterScorer:
         totals, tokens = _totals(rows), tuple(row.labels for row in own)
         if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
             return None
-        found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware)
+        found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware, row_bytes=split.sizes)
         if asked is not None:
             found = self._graded(name, model, asked, found, tell)
         # float32 is no more exact near the logits of a token.

@@ -92,7 +92,7 @@ def test_payload_is_flat_arrays_with_the_summary(prepare: Prepare, train: Path) 
         f"{split}.{name}": dtype
         for split in ("train", "eval")
         for name, dtype in {"ids": "int32", "starts": "int64", "labelled": "bool"}.items()
-    }
+    } | {"eval.sizes": "int64"}
     lengths = np.concatenate([np.diff(arrays["train.starts"]), np.diff(arrays["eval.starts"])])
     summary = prepared.summary
     assert (summary.train_rows, summary.eval_rows) == (9, 3)
@@ -157,6 +157,59 @@ def test_a_chat_of_which_all_counts_keeps_the_answers_before_the_cut(
     assert whole.row(0).labels == 4
     last = prepare(path, messages="chat", max_length=12).summary
     assert last.fingerprint != prepare(path, messages="chat", train_on="all", max_length=12).summary.fingerprint
+
+
+# Bytes of what is learnt
+
+
+def test_evaluation_rows_know_the_bytes_of_their_answers(prepare: Prepare, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"question": "a", "answer": text} for text in ("no", "a", "", "Zürich 東京")])
+    prepared = prepare(path)
+    rows = dataset.load(prepared.payload)
+    assert rows.eval.sizes == (1, 0, len("Zürich 東京".encode())) and rows.train.sizes == ()
+    assert prepared.summary.eval_bytes == 1 + 14
+    assert dataset.load(prepare(path, text="{answer}!", eval_examples=1).payload).eval.sizes == (15,)
+    # Twelve of the tokens of an answer are left, which are one byte each.
+    long = write(tmp_path / "b.jsonl", [PAIRS[0], {"question": "c", "answer": "z" * 40}])
+    assert dataset.load(prepare(long, max_length=16, eval_examples=1).payload).eval.sizes == (12,)
+
+
+def test_of_a_chat_the_answers_that_are_learnt_count(
+    prepare: Prepare, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    call = {"name": "look", "arguments": {}}
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Oui", "thinking": "hm"},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "Non", "tool_calls": [call]},
+    ]
+    first = [{"role": "user", "content": "Hello"}, *turns[1:]]
+    path = write(tmp_path / "a.jsonl", [{"chat": first}, {"chat": turns}])
+    calls, content = "{{ message['tool_calls'] }}", "{{ message['content'] }}"
+    tokenizer.chat_template = tokenizer.chat_template.replace(content, content + calls)
+
+    def size(train_on: str) -> int:
+        return sum(dataset.load(prepare(path, messages="chat", train_on=train_on, eval_examples=1).payload).eval.sizes)
+
+    assert size("last") == len("Non") + len(json.dumps([call]))
+    assert size("all") == len("Oui") + size("last")  # this chat template writes no reasoning
+    tokenizer.chat_template = tokenizer.chat_template.replace(content, "{{ message['thinking'] }}" + content)
+    assert size("all") == len("hm") + len("Oui") + size("last")
+
+
+def test_equal_evaluation_rows_have_one_fingerprint_whatever_the_tokenizer(
+    train: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def found(**fields: Any) -> str:
+        return dataset.prepare(spec(train, **fields), tokenizer, tmp_path / "cache").summary.eval_fingerprint
+
+    first, others = found(), [found(prompt="{question} "), found(eval_examples=4), found(system="Be brief.")]
+    assert len({first, *others}) == 4
+    write(train, [{**PAIRS[0], "question": "new"}, *PAIRS[1:]])
+    assert found() == first  # the row is trained on
+    tokenizer.chat_template = None
+    assert found() == first
 
 
 # Length

@@ -115,7 +115,7 @@ def test_an_evaluation_holds_each_score_of_each_answered_row(root: Path) -> None
     (found,) = scored(pack, 0)
     places = tuple(sorted(dataset.order(0, 12, 0)[:7].tolist()))
     assert found.row_places == tuple(row.row for row in found.answers) == places
-    assert found.metrics.keys() == qlora.metrics(of).keys()
+    assert found.metrics.keys() == qlora.metrics(of).keys() | {"eval_bits_per_byte"}
     for metric in ("exact_match", "choice", "answers_ended"):
         values = found.row_values[metric]
         assert found.metrics[metric] == pytest.approx(sum(values) / 7)
@@ -126,7 +126,7 @@ def test_an_evaluation_holds_each_score_of_each_answered_row(root: Path) -> None
         assert row.is_ended == bool(found.row_values["answers_ended"][place])
     assert len(found.row_values["eval_row_loss"]) == 12
     plain = evaluation(pack.evaluate([0])[0])
-    assert plain.answers == () and plain.metrics.keys() == {"eval_loss", "eval_row_loss"}
+    assert plain.answers == () and plain.metrics.keys() == {"eval_loss", "eval_row_loss", "eval_bits_per_byte"}
     assert plain.row_losses == found.row_losses
     (everything,) = scored(opened(spec(root, "exact_match"), root, 0), 0)
     assert (everything.row_places, len(everything.answers)) == ((), 12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -70,7 +71,7 @@ EVALUATION = qlora_metrics.evaluation(*ROWS, hardware="cpu float32")
 
 
 def kept(path: Path, evaluate) -> Evaluation | Failure:
-    return read_or_make(path, evaluate, METRICS)
+    return read_or_make(path, evaluate, packs.rows().eval, METRICS)
 
 
 def never() -> Evaluation:
@@ -82,6 +83,15 @@ def test_an_evaluation_that_is_kept_is_not_made_again(tmp_path):
     assert kept(path, lambda: EVALUATION) == EVALUATION
     assert kept(path, never) == EVALUATION
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_an_evaluation_that_was_kept_without_bits_per_byte_gets_them(tmp_path):
+    path = base_file(tmp_path, "base")
+    kept(path, lambda: EVALUATION)
+    split = dataclasses.replace(packs.rows().eval, sizes=(4, 6))
+    found = read_or_make(path, never, split, METRICS)
+    assert found.metrics["eval_bits_per_byte"] == pytest.approx(1 / math.log(2))
+    assert found.row_bytes == (4, 6)
 
 
 def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp_path):
@@ -146,6 +156,15 @@ def test_another_kind_of_gpu_is_another_evaluation(tmp_path, monkeypatch):
         monkeypatch.setattr(devices, "kind", lambda _device, kind=kind: kind)
         assert isinstance(qlora.open_pack(base, data, tmp_path).evaluate_base(), Evaluation)
     assert len(list((tmp_path / "base-evaluations").iterdir())) == 2
+
+
+def test_an_evaluation_of_prepared_rows_has_bits_per_byte(tmp_path):
+    base = trainable_kits.qlora_kit(tmp_path).base
+    prepared = qlora.prepare(base, tmp_path)
+    found = qlora.open_pack(base, prepared.payload, tmp_path).evaluate_base()
+    bits = sum(found.row_losses) / math.log(2)
+    assert found.metrics["eval_bits_per_byte"] == pytest.approx(bits / prepared.summary.eval_bytes)
+    assert sum(found.row_bytes) == prepared.summary.eval_bytes > 0
 
 
 # Diverged or not
