@@ -1,4 +1,4 @@
-"""`qsweep compare SWEEP [TRIAL...]`."""
+"""`qsweep compare SWEEP [TRIAL or SWEEP]...`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sweeps.errors import ConfigError
 if TYPE_CHECKING:
     from sweeps.record.folder import SweepFolder
     from sweeps.report.status import Status
+    from sweeps.report.sweeps_compared import SweepsCompared
 
 
 def compare(
@@ -22,27 +23,50 @@ def compare(
     trials: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TRIAL]...", help="Compare these, the others with the first: a key, or t03; base for its answers."
+            metavar="[TRIAL|SWEEP]...",
+            help=(
+                "Compare these, the others with the first: t03, or a key; base for its answers; another sweep, for its "
+                "best trial; or SWEEP:t03."
+            ),
         ),
     ] = None,
     storage: Storage = Path("results"),
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Compare trials of a sweep, also while it runs: all with the best one, or some side by side."""
+    """Compare trials of a sweep, also while it runs: all with the best one, or some side by side; or several sweeps."""
     import time
 
     if address is not None:
         ask_there(sweep, address, ("compare", *(trials or ())), as_json)
-    from sweeps.report import status as reading
-    from sweeps.steering import local_sweeps
+    from sweeps.steering.naming import named, several
 
     with mistakes(""):
-        folder = local_sweeps.find(sweep, storage)
-        status = reading.read(folder, time.time())
-        told = _some(folder, status, trials) if trials else _all(folder, status)
+        found = named([sweep, *(trials or ())], storage, time.time())
+        folder, status = found[0].folder, found[0].status
+        names = [each.word for each in found if each.word is not None]
+        if any(each.folder.path != folder.path for each in found):
+            told = _sweeps(several(found))
+        else:
+            head = {"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state}
+            told = head | (_some(folder, status, names) if names else _all(folder, status))
     if as_json:
-        print(json.dumps({"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state, **told}))
+        print(json.dumps(told))
+
+
+def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
+    """Shows several sweeps side by side; returns the same for the JSON line."""
+    from sweeps.report.side_by_side import tables_of
+    from sweeps.report.summary import console, tell
+
+    out = console()
+    for title, rows in sweeps.tables():
+        tell(out, [title])
+        for table in tables_of([side.name for side in sweeps.sides], rows, out.width):
+            out.print(table)
+            out.print()
+    tell(out, sweeps.lines())
+    return sweeps.as_json()
 
 
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
@@ -79,21 +103,18 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     from sweeps.report.side_by_side import SideBySide, side_by_side
     from sweeps.report.summary import console, tell
     from sweeps.statistics.trials import compare_chosen
-    from sweeps.steering.answering import no_trial_named, trial_named
+    from sweeps.steering.answering import trial_named
     from trainables.scoring.requests import BASE
 
     record, out = status.record, console()
-    named = {name: trial_named(name, record) for name in names if name != BASE}
-    wrong = [no_trial_named(name, record) for name, trial in named.items() if trial is None]
+    named = [trial for name in names if (trial := trial_named(name, record)) is not None]
     if not named:
-        wrong.append("base: name a trial beside the base")
-    if wrong:
-        raise ConfigError(wrong)
-    chosen = {trial.trial_key: trial for trial in named.values() if trial is not None}
-    trials = tuple(chosen.values()) if BASE in names else side_by_side(record, list(chosen.values()))
+        raise ConfigError(["base: name a trial beside the base"])
+    chosen = tuple({trial.trial_key: trial for trial in named}.values())
+    trials = chosen if BASE in names else side_by_side(record, chosen)
     first, *others = trials
     found = SideBySide(record, trials, compare_chosen(folder, record, first, others))
-    if first not in named.values():
+    if first not in named:
         out.print(f"{label(first.number)} is the best trial: name two or more to compare others", markup=False)
         out.print()
     for table in found.tables(out.width):

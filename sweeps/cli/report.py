@@ -1,4 +1,4 @@
-"""`qsweep report SWEEP`."""
+"""`qsweep report SWEEP [SWEEP]...`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
 
 def report(
     sweep: LocalSweep,
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SWEEP]...", help="Others to show beside it; SWEEP:t03 for a trial, not the best one."),
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Where to write the page; report.html in the sweep's folder."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Where to write the page; report.html in the sweep's folder, A-B.html beside it.",
+        ),
     ] = None,
     storage: Storage = Path("results"),
     as_json: Json = False,
@@ -26,7 +34,13 @@ def report(
     with mistakes("nothing was written"):
         from sweeps.report import page_file
         from sweeps.steering import local_sweeps
+        from sweeps.steering.naming import named, several
 
+        if others:
+            sweeps = several(named([sweep, *others], storage, time.time(), has_address=False))
+            path = page_file.make_of_sweeps(sweeps, output, time.time())
+            print(json.dumps(sweeps.as_json() | {"report": str(path)}) if as_json else path)
+            return
         folder = local_sweeps.find(sweep, storage, has_address=False)
         path, found = page_file.make(folder, output, time.time())
     if found.is_running:

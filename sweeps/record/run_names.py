@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 HEADINGS = {"learning_rate": "lr", "lora_alpha": "alpha", "target_modules": "modules"}
 """Param -> the heading of its column in tables, where that is another word. `qsweep add` takes both."""
+
+
+TRIAL_NAME = re.compile(r"t\d{2,}", re.IGNORECASE)
+"""How people name a trial: see `label`."""
 
 
 def label(number: int) -> str:

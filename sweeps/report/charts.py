@@ -19,8 +19,9 @@ from sweeps.config.number_words import counted, duration
 from sweeps.report import page_facts
 from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, near
 from sweeps.report.page import BEST_CURVES, FATES, Drawn, Page, settings
+from sweeps.report.sweeps_compared import Curve
 from sweeps.report.trial_tables import value_text
-from trainables.objective import COSTS
+from trainables.objective import COSTS, Objective
 
 Lines = Callable[[Drawn], tuple[Sequence[float], Sequence[float | None]]]
 MOST_LINES = 100
@@ -331,6 +332,45 @@ def times(page: Page) -> Chart | None:
         "Each bar is a time for which a trial held a slot; a gap is a time for which it was parked or interrupted. "
         "Colours say how trials stand. Pauses between drivers are left out. The event log does not say on which host.",
         (figure,),
+    )
+
+
+def of_sweeps(objective: Objective, curves: Mapping[str, Sequence[Curve]]) -> Chart | None:
+    """The objective of several sweeps by step, by tokens and by seconds; None before the first report.
+
+    Args:
+        curves: of each sweep by its name.
+    """
+    metric = objective.metric
+    values = [point[-1] for each in curves.values() for curve in each for point in curve.points]
+    if not values:
+        return None
+    figures = []
+    for place, title in enumerate(("optimizer step", "tokens trained on", "seconds in the trial's steps")):
+        traces = []
+        for number, (name, each) in enumerate(curves.items()):
+            look = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number % len(DASHES)]}
+            for is_compared in (False, True):
+                x, y, told = [], [], []
+                for curve in (curve for curve in each if curve.is_compared is is_compared):
+                    x += [*(point[place] for point in curve.points), None]
+                    y += [*(point[-1] for point in curve.points), None]
+                    told += [f"{escape(name)} {curve.name}, step {p[0]}: {value_text(p[-1])}" for p in curve.points] + [
+                        ""
+                    ]
+                lines = Scatter(x=x, y=y, hovertext=told, hoverinfo="text", mode="lines+markers", name=escape(name))
+                lines.update(line={**look, "width": 3.5 if is_compared else 1.0}, opacity=1.0 if is_compared else 0.4)
+                traces.append(lines.update(legendgroup=name, showlegend=is_compared))
+        figure = _figure(traces, 420, margin={"t": 76})  # its legend stands below the buttons, however long
+        figure.update_xaxes(title_text=title, rangemode="tozero")
+        figure.update_yaxes(title_text=escape(metric), range=_range(values))
+        figures.append(figure)
+    return Chart(
+        f"{metric} by step, tokens and seconds",
+        "A point is a report of a trial; the thick line is the trial that is compared. Seconds are those of a "
+        "trial's steps, in which its neighbours train too."
+        f"{_outside(_range(values), values)}",
+        tuple(figures),
     )
 
 

@@ -1,22 +1,24 @@
-"""Writes the page of a sweep: reads the sweep's folder alone, and puts all into one HTML file."""
+"""Writes the page of a sweep, or of several: reads their folders alone, and puts all into one HTML file."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweeps.errors import StorageError
+from sweeps.record.events import TrialReported
 from sweeps.record.folder import REPORT, SweepFolder, read_events
 from sweeps.record.selection import choose
 from sweeps.record.whole_files import write_whole
 from sweeps.report import answers, page_facts, status
-from sweeps.report.page import Page, page
+from sweeps.report.page import Page, moment, page
+from sweeps.report.sweeps_compared import SweepsCompared
 from sweeps.report.trial_story import Story
 from sweeps.statistics.trials import compare_best
 from trainables.inputs import paths
 
-TEMPLATE = "report.html.j2"
 BEGINNING = b"<!doctype html>"
 
 
@@ -51,6 +53,39 @@ def render(found: Page) -> str:
     """The page as HTML. What it shows is escaped; only plotly's library and charts go in as they are."""
     from sweeps.report import charts  # plotly takes its time to import
 
+    drawn = [(chart, chart.html(f"chart-{place}")) for place, chart in enumerate(charts.charts(found))]
+    library = charts.library() if drawn else ""
+    return _rendered("report.html.j2", page=found, charts=drawn, library=library)
+
+
+def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float) -> Path:
+    """Writes the page of several sweeps side by side; the file. Arguments and errors as those of `make`.
+
+    If no output is named, the file lies beside the first sweep's folder: lora-qlora.html.
+    """
+    from sweeps.report import charts
+
+    folders = [SweepFolder(side.status.folder) for side in sweeps.sides]
+    name = "-".join(folder.path.name for folder in folders)
+    path = output_of(folders[0], output or folders[0].path.with_name(f"{name}.html"))
+    logs = [read_events(folder.events) if folder.events.exists() else () for folder in folders]
+    reports = [[event for event, _ in log if isinstance(event, TrialReported)] for log in logs]
+    chart = charts.of_sweeps(*sweeps.curves(reports))
+    html = _rendered(
+        "sweeps.html.j2",
+        sweeps=sweeps,
+        heads=[side.name for side in sweeps.sides],
+        unit=page_facts.unit(sweeps.objective),
+        made=moment(now),
+        chart=chart,
+        plots=() if chart is None else chart.html("chart"),
+        library="" if chart is None else charts.library(),
+    )
+    write(path, html)
+    return path
+
+
+def _rendered(template: str, **given: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,11 +93,7 @@ def render(found: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = [(chart, chart.html(f"chart-{place}")) for place, chart in enumerate(charts.charts(found))]
-    library = charts.library() if drawn else ""
-    return environment.get_template(TEMPLATE).render(
-        page=found, charts=drawn, library=library, maker=page_facts.maker()
-    )
+    return environment.get_template(template).render(maker=page_facts.maker(), **given)
 
 
 def output_of(folder: SweepFolder, given: Path | None) -> Path:

@@ -18,7 +18,7 @@ from sweeps.report import best_compared, trial_tables
 from sweeps.report.trial_tables import number_text
 from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs.legible import MOST_SHOWN, legible
-from trainables.objective import EVAL_LOSS
+from trainables.objective import EVAL_LOSS, Objective
 
 _BETWEEN = 2
 """Blanks between two columns."""
@@ -54,18 +54,12 @@ class SideBySide:
 
     def tables(self, width: int) -> list[Table]:
         """A column for each trial; in several tables where the terminal, of `width` columns, has no room for all."""
-        rows = [*self._settings()[0], *self._values(), *self._spent()]
-        names = [name for name, _ in rows]
-        columns = [
-            [trial_tables.name_of(self.record, trial), *(values[place] for _, values in rows)]
-            for place, trial in enumerate(self.trials)
-        ]
-        return [_table(["", *names], some) for some in _that_fit(columns, width - max(map(len, names)))]
+        rows = [*settings_of(self.trials)[0], *self._values(), *spent_of(self.trials)]
+        return tables_of([trial_tables.name_of(self.record, trial) for trial in self.trials], rows, width)
 
     def lines(self) -> list[str]:
         """What is equal, why each trial ended, and how the first one compares with each of the others."""
-        same = ", ".join(f"{name} {value}" for name, value in self._settings()[1].items())
-        lines = [f"{'the same in all' if self.trials[1:] else 'settings'}: {same}"] if same else []
+        lines = same_settings(self.trials)
         metric = self.record.objective.metric
         endings = [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
         lines += [legible(ending, MOST_SHOWN) for ending in endings]
@@ -83,20 +77,6 @@ class SideBySide:
             "differences": [self._difference_json(trial) for trial in self.trials[1:]],
         }
 
-    def _settings(self) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
-        """The settings that differ, with the value of each trial; and the others, with the value of all."""
-        differ, same = [], {}
-        for name in trial_tables.shown_params(self.trials):
-            values = [trial.params.get(name, "") for trial in self.trials]
-            texts = [trial_tables.value_text(value) for value in values]
-            shown = HEADINGS.get(name, name)
-            if all(value == values[0] for value in values):
-                same[shown] = texts[0]
-            else:
-                # Tables show three digits.
-                differ.append((shown, texts if len(set(texts)) > 1 else [legible(str(value)) for value in values]))
-        return differ, same
-
     def _values(self) -> list[tuple[str, list[str]]]:
         """The objective at each report point, and the objectives at each trial's best step."""
         first, *others = (objective.metric for objective in self.record.objectives)
@@ -112,17 +92,6 @@ class SideBySide:
         rows.append(("at step", ["-" if t.best_step is None else str(t.best_step) for t in self.trials]))
         return rows + [(name, [number_text(t.value(name)) for t in self.trials]) for name in others]
 
-    def _spent(self) -> list[tuple[str, list[str]]]:
-        rows = [
-            ("steps", [f"{trial.step:,}" for trial in self.trials]),
-            ("tokens", [f"{trial.tokens:,}" for trial in self.trials]),
-            ("seconds", [f"{trial.seconds:,.0f}" for trial in self.trials]),
-        ]
-        if any(trial.trainable_params for trial in self.trials):
-            weights = [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in self.trials]
-            rows.append(("trainable parameters", weights))
-        return [*rows, ("state", [trial.state.value for trial in self.trials])]
-
     def _compared(self, trial: TrialRecord) -> Comparison:
         objective, found = self.record.objective, self.separation.of(trial.trial_key)
         values = [each.value(objective.metric) for each in (trial, self.trials[0])]
@@ -137,14 +106,9 @@ class SideBySide:
             return f"{told}: there is no {objective.metric} of {' and '.join(without)} yet"
         own, of_first = compared.steps or (trial.best_step, first.best_step)
         name, other = f"{label(trial.number)} (step {own})", f"{label(first.number)} (step {of_first})"
-        gain = -compared.difference
-        amount = f"{objective.metric} {objective.words(gain)}"
-        if compared.point is not None and own != of_first:
-            amount += f" after {compared.point} examples"
-        if compared.apart is None:
-            return f"whether {name} differs from {other} cannot be told: {amount}, {compared.unknown}"
-        verdict = "cannot be told apart from" if not compared.apart else f"is {'better' if gain > 0 else 'worse'} than"
-        return f"{name} {verdict} {other}: {amount}{best_compared.span(compared, self.separation)}"
+        is_uneven = compared.point is not None and own != of_first
+        amount = f"{amount_of(compared, objective)}{f' after {compared.point} examples' if is_uneven else ''}"
+        return verdict(name, other, amount, compared, self.separation)
 
     def _difference_json(self, trial: TrialRecord) -> dict[str, Any]:
         told = self._compared(trial)
@@ -156,6 +120,65 @@ class SideBySide:
             "confidence": self.separation.confidence,
             "rows": self.separation.rows,
         }
+
+
+def settings_of(trials: Sequence[TrialRecord]) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
+    """The settings that differ, with the value of each trial; and the others, with the value of all."""
+    differ, same = [], {}
+    for name in trial_tables.shown_params(trials):
+        values = [trial.params.get(name, "") for trial in trials]
+        texts = [trial_tables.value_text(value) for value in values]
+        shown = HEADINGS.get(name, name)
+        if all(value == values[0] for value in values):
+            same[shown] = texts[0]
+        else:
+            # Tables show three digits.
+            differ.append((shown, texts if len(set(texts)) > 1 else [legible(str(value)) for value in values]))
+    return differ, same
+
+
+def same_settings(trials: Sequence[TrialRecord]) -> list[str]:
+    """The settings that all trials share, in a line, if there are any."""
+    same = ", ".join(f"{name} {value}" for name, value in settings_of(trials)[1].items())
+    return [f"{'the same in all' if trials[1:] else 'settings'}: {same}"] if same else []
+
+
+def spent_of(trials: Sequence[TrialRecord]) -> list[tuple[str, list[str]]]:
+    """What each trial took, and how it stands."""
+    rows = [
+        ("steps", [f"{trial.step:,}" for trial in trials]),
+        ("tokens", [f"{trial.tokens:,}" for trial in trials]),
+        ("seconds", [f"{trial.seconds:,.0f}" for trial in trials]),
+    ]
+    if any(trial.trainable_params for trial in trials):
+        weights = [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in trials]
+        rows.append(("trainable parameters", weights))
+    return [*rows, ("state", [trial.state.value for trial in trials])]
+
+
+def amount_of(compared: Comparison, objective: Objective) -> str:
+    """The metric, and how far another one is from the first: "eval_loss 0.2649 higher"."""
+    return f"{objective.metric} {objective.words(-compared.difference)}"
+
+
+def verdict(name: str, first: str, amount: str, compared: Comparison, separation: Separation) -> str:
+    """How another one, of this name, compares with the first one, in a line."""
+    if compared.apart is None:
+        return f"whether {name} differs from {first} cannot be told: {amount}, {compared.unknown}"
+    word = "better" if compared.difference < 0 else "worse"
+    told = "cannot be told apart from" if not compared.apart else f"is {word} than"
+    return f"{name} {told} {first}: {amount}{best_compared.span(compared, separation)}"
+
+
+def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> list[Table]:
+    """A column for each head; in several tables where the terminal, of `width` columns, has no room for all.
+
+    Args:
+        rows: each with its name and a text for each head.
+    """
+    names = [name for name, _ in rows]
+    columns = [[head, *(values[place] for _, values in rows)] for place, head in enumerate(heads)]
+    return [_table(["", *names], some) for some in _that_fit(columns, width - max(map(len, names)))]
 
 
 def _that_fit(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
@@ -16,9 +17,12 @@ from sweeps.statistics.comparison import MOST, Pair, Separation, compare, separa
 from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
 from trainables.contract import Evaluation, Report
 from trainables.inputs import json_text
-from trainables.objective import Objective
+from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
 from trainables.scoring.requests import BASE
 
+OTHER_ROWS = "they were evaluated on other rows"
+UNKNOWN_ROWS = "it is not known whether they were evaluated on the same rows"
+_PER_TOKEN = (EVAL_LOSS, "eval_row_loss")
 EXACT = 1e-6
 """Share by which a metric may differ from the mean of its rows: a trainable may compute it in single precision."""
 
@@ -57,6 +61,72 @@ def compare_chosen(
     # As in the closing table, the base counts, and tells rows apart on which good adapters have equal losses.
     compared = _separated(folder, record, first, told, max(in_all, len(told) + 1))
     return replace(compared, base=None, not_compared=0)
+
+
+class Chosen(NamedTuple):
+    """A trial of one of several sweeps."""
+
+    folder: SweepFolder
+    record: SweepRecord
+    trial: TrialRecord
+
+
+def rows_differ(one: SweepRecord, other: SweepRecord) -> str:
+    """Why two sweeps cannot be compared row by row; empty where they have the same evaluation rows."""
+    key, tokens = "eval_fingerprint", "fingerprint"
+    if one.data.get(tokens) == other.data.get(tokens) is not None or one.data.get(key, "") == other.data.get(key) != "":
+        return ""
+    return OTHER_ROWS if one.data.get(key) and other.data.get(key) else UNKNOWN_ROWS
+
+
+def common_objective(chosen: Sequence[Chosen]) -> Objective:
+    """What trials of several sweeps are compared by.
+
+    It is what all of them are judged by, else the loss; where the same rows have other tokens, that is taken per byte
+    of their completions instead.
+    """
+    first, *others = {each.record.judges(each.trial) for each in chosen}
+    objective = LOWEST_LOSS if others else first
+    if objective.metric not in _PER_TOKEN:
+        return objective
+    found = [_of_trial(each.folder, EVAL_LOSS, each.trial, each.trial.best_step) for each in chosen]
+    tokens = [
+        evaluation.row_tokens
+        for each, evaluation in zip(chosen, found, strict=True)
+        if isinstance(evaluation, Evaluation) and not rows_differ(chosen[0].record, each.record)
+    ]
+    return objective if len(set(tokens)) < 2 else Objective(metric=EVAL_BITS)
+
+
+def compare_sweeps(objective: Objective, chosen: Sequence[Chosen]) -> Separation:
+    """The first one's trial against those of other sweeps, in their order, each at its best step.
+
+    What cannot be compared has a difference that is NaN, and the reason as `unknown`.
+    The confidence is that of `compare_best` over the trials of all these sweeps: each was chosen among its own.
+    """
+    first, *others = chosen
+    pairs = [_across(objective, first, other) for other in others]
+    records = {id(each.record): each.record for each in chosen}.values()
+    groups = [group for record in records for group in _repeated(record.trials.values(), objective.metric)]
+    ranked = max(len(chosen), sum(len(_with_value(record)) for record in records))
+    return separate(objective, pairs, None, ranked, pooled(groups))
+
+
+def _across(objective: Objective, first: Chosen, other: Chosen) -> Pair:
+    metric, steps = objective.metric, (other.trial.best_step or 0, first.trial.best_step or 0)
+    gain = objective.gain(other.trial.value(metric), first.trial.value(metric))
+    why = rows_differ(first.record, other.record)
+    if not why and not math.isfinite(gain):
+        why = f"not both have {metric}"
+    if why:
+        return Pair(other.trial.trial_key, math.nan, why, why, steps)
+    mine, its = (_of_trial(each.folder, metric, each.trial, each.trial.best_step) for each in (first, other))
+    if isinstance(mine, Evaluation) and isinstance(its, Evaluation) and metric not in _PER_TOKEN:
+        if mine.row_bytes != its.row_bytes and metric == EVAL_BITS:
+            its = "data.max_length cuts their rows at other places"
+        else:
+            its = its.model_copy(update={"row_tokens": mine.row_tokens})  # a score counts rows, whatever their tokens
+    return Pair(other.trial.trial_key, gain, its, mine, steps)
 
 
 def _separated(
@@ -100,11 +170,16 @@ def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Re
 
 def noise(trials: Iterable[TrialRecord], metric: str) -> SeedNoise | None:
     """How far another seed moves the metric; None where no trial was trained again to its end (`searcher.repeats`)."""
+    return pooled(_repeated(trials, metric))
+
+
+def _repeated(trials: Iterable[TrialRecord], metric: str) -> list[list[float]]:
+    """The values of each point that was trained several times to its end."""
     groups: dict[str, list[float]] = {}
     for trial in trials:
         if trial.state is TrialState.COMPLETED and math.isfinite(trial.value(metric)):
             groups.setdefault(trial.repeats or trial.trial_key, []).append(trial.value(metric))
-    return pooled([values for values in groups.values() if len(values) > 1])
+    return [values for values in groups.values() if len(values) > 1]
 
 
 def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Pair | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import python_imports
 import report_sweeps
+import two_sweeps
 from sweep_events import base, begun, ended, reported, started
 from typer.testing import CliRunner
 
@@ -98,9 +99,35 @@ def test_a_trial_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert done.stderr.splitlines() == [
         "error: the sweep has no trial t07: it has t00, t01",
-        "error: the sweep has no trial zzz: it has t00, t01",
+        f"error: zzz: no sweep of this id or name: there is no folder {Path.cwd()}/results; name its folder, or the "
+        "folder that it lies in with --storage, or its cluster with --address; and as a trial: the sweep has no trial "
+        "zzz: it has t00, t01",
         "2 problems",
     ]
+
+
+def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
+    sides = {"lora": (1.0, {"scheme": "none"}), "qlora": (1.25, {"scheme": "nf4"})}
+    for name, (loss, quantization) in sides.items():
+        two_sweeps.sweep(tmp_path, name, loss, quantization=quantization)
+    done = CliRunner().invoke(app, ["compare", "lora", "qlora", "--storage", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(
+        "Their files differ in\n                     lora  qlora\nquantization.scheme  none    nf4\n"
+    )
+    assert (
+        "\nqlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% interval 0."
+        in done.stderr
+    )
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["settings"] == {"quantization.scheme": ["none", "nf4"]}
+    assert [each["sweep"] for each in document["sweeps"]] == ["lora-1", "qlora-1"]
+    assert [each["value"] for each in document["sweeps"]] == [pytest.approx(1.0), pytest.approx(1.25)]
+    words = ["compare", "lora", "t01", "qlora:t00", "--storage", str(tmp_path)]
+    assert "qlora t00 (step 9) is better than lora t01 (step 9): " in CliRunner().invoke(app, words).stderr
+    for same in (["lora:t00", "lora:t01"], ["lora", "t00", "t01"]):
+        alone = CliRunner().invoke(app, ["compare", *same, "--storage", str(tmp_path)])
+        assert "t01 (step 9) is worse than t00 (step 9): eval_loss 0.5000 higher" in alone.stderr
 
 
 def test_one_trial_is_set_beside_the_best_which_is_said(tmp_path: Path) -> None:

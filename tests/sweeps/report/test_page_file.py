@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 import report_sweeps as sweeps
+import two_sweeps
 from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.mirror.contents import small_files
 from sweeps.record import samples
-from sweeps.record.events import Event, TrialEnded, TrialStarted
-from sweeps.record.folder import SweepFolder, locked
+from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
+from sweeps.record.folder import SweepFolder, locked, read_events
 from sweeps.record.selection import choose
-from sweeps.report import charts, page_file
+from sweeps.report import charts, page_file, status
+from sweeps.report.sweeps_compared import compared
 from trainables.contract import AnsweredRow
 from trainables.objective import LOWEST_LOSS
 
@@ -181,6 +183,36 @@ def test_a_browser_shows_the_page_without_an_error(tmp_path: Path) -> None:
 def run(*words: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["report", *words])
     return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.usefixtures("library")
+def test_several_sweeps_are_one_page(tmp_path: Path) -> None:
+    evil: dict[str, Any] = {"search_space": {"adapter.target_modules": {"choice": [EVIL]}}}
+    for name, loss, sections in (("lora", 1.0, {}), ("qlora", 1.25, evil)):
+        two_sweeps.sweep(tmp_path, name, loss, **sections)
+    assert run("lora", "qlora", "--storage", str(tmp_path)) == (0, f"{tmp_path}/lora-qlora.html\n", "")
+    html = (tmp_path / "lora-qlora.html").read_text()
+    found = Parts(html)
+    assert "<script>alert" not in html and "<img" not in html and html.startswith("<!doctype html>")
+    assert "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher" in found.text
+    assert all(title in found.text for title in ("Their files differ in", "The trials", "The sweeps"))
+    assert html.count('class="plotly-graph-div"') == 3
+    code, _, errors = run("lora", "t00", "t01", "--storage", str(tmp_path))
+    assert (code, errors.startswith("error: lora is named more than once, or by its trials: ")) == (2, True)
+
+
+def test_curves_of_several_sweeps_run_by_step_tokens_and_seconds(tmp_path: Path) -> None:
+    folders = [two_sweeps.sweep(tmp_path, name, loss) for name, loss in (("a", 1.0), ("b", 2.0))]
+    whole = compared([(status.read(folder, 200.0), None) for folder in folders])
+    told = [[event for event, _ in read_events(each.events) if isinstance(event, TrialReported)] for each in folders]
+    chart = charts.of_sweeps(*whole.curves(told))
+    assert chart is not None
+    for figure, reports in zip(chart.figures, ([3.0, 9.0], [300.0, 900.0], [1.5, 4.5]), strict=True):
+        thin, thick = (trace for trace in figure.data if trace.name == "a")
+        assert (list(thick.x), list(thick.y)) == ([*reports, None], [pytest.approx(1.0)] * 2 + [None])
+        assert list(thin.y) == [pytest.approx(1.5)] * 2 + [None]
+        assert (thin.line.color, thin.line.width < thick.line.width) == (thick.line.color, True)
+        assert thick.hovertext[1] == "a t00, step 9: 1"
 
 
 @pytest.mark.usefixtures("library")

@@ -1,0 +1,262 @@
+"""Sweeps side by side: what differs in their files, the best trial of each, and what each took. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import yaml
+
+from sweeps.config.number_words import duration
+from sweeps.config.passwords import without_passwords
+from sweeps.errors import SweepError
+from sweeps.record.events import TrialReported
+from sweeps.record.folder import SweepFolder
+from sweeps.record.run_names import label
+from sweeps.record.selection import choose
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report import best_compared, page_facts, trial_tables
+from sweeps.report.side_by_side import amount_of, finite, of_trial, same_settings, settings_of, spent_of, verdict
+from sweeps.report.status import WORDS, Status
+from sweeps.report.trial_tables import number_text, value_text
+from sweeps.statistics.comparison import Comparison, Separation
+from sweeps.statistics.trials import Chosen, common_objective, compare_sweeps, rows_differ
+from trainables.inputs.legible import legible
+from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
+
+_NOT_COMPARED = ("name", "storage", "tracking")
+"""Keys of a sweep file that decide no number."""
+_CONTENTS = {"model.source": "model"} | {f"data.{split}": f"data.{split}" for split in ("train", "eval", "test")}
+"""Key that names a model or a file -> how the fingerprints of what stands there begin: these decide."""
+_LONGEST = 70
+"""Characters of a value that a table shows."""
+Rows = list[tuple[str, list[str]]]
+
+
+class Curve(NamedTuple):
+    """A trial's reports."""
+
+    name: str
+    """As tables name the trial."""
+    is_compared: bool
+    points: tuple[tuple[int, int, float, float], ...]
+    """(step, tokens, seconds, value) of each report with a finite value."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A sweep among others, with the trial that stands for it."""
+
+    name: str
+    status: Status
+    trial: TrialRecord
+
+    @property
+    def record(self) -> SweepRecord:
+        """What its events add up to."""
+        return self.status.record
+
+    @property
+    def trial_name(self) -> str:
+        """Such as "lora t03 (step 18)"."""
+        return f"{self.name} {label(self.trial.number)} (step {self.trial.best_step})"
+
+
+@dataclass(frozen=True)
+class SweepsCompared:
+    """Sweeps side by side; the others are compared with the first one."""
+
+    sides: tuple[Side, ...]
+    objective: Objective
+    separation: Separation
+    """The trials against the first one, in the order of the sides."""
+
+    def curves(self, reports: Sequence[Sequence[TrialReported]]) -> tuple[Objective, dict[str, list[Curve]]]:
+        """How trials went, by the name of each sweep, and by what.
+
+        That is what the trials are compared by; the loss, where no trial was evaluated by that twice.
+
+        Args:
+            reports: those of each sweep.
+        """
+        for objective in (self.objective, LOWEST_LOSS):
+            sides = zip(self.sides, reports, strict=True)
+            found = {side.name: _curves(side, objective.metric, told) for side, told in sides}
+            if any(len(curve.points) > 1 for curves in found.values() for curve in curves):
+                break
+        return objective, found
+
+    def settings(self) -> dict[str, list[Any]]:
+        """Key of the sweep file -> its value in each sweep, where these differ; data and model by their content."""
+        flat = [{**_flat(page_facts.raw_config(side.record)), **side.record.changes} for side in self.sides]
+        differing = {}
+        for key in dict.fromkeys(key for each in flat for key in each):
+            values = [each.get(key) for each in flat]
+            contents = [_contents(side.record, _CONTENTS.get(key)) for side in self.sides]
+            decides = contents if all(contents) else values
+            if all(each == decides[0] for each in decides):
+                continue
+            if all(value == values[0] for value in values):  # one name for two contents
+                values = [f"{value} ({content})" for value, content in zip(values, contents, strict=True)]
+            differing[key] = values
+        return differing
+
+    def tables(self) -> list[tuple[str, Rows]]:
+        """Title, and rows of a name with a text for each sweep: settings, trials, cost."""
+        told = {key: [_text(value) for value in values] for key, values in self.settings().items()}
+        found = [("Their files differ in", list(told.items())), ("The trials", self._trials())]
+        return [(title, rows) for title, rows in (*found, ("The sweeps", self._cost())) if rows]
+
+    def lines(self) -> list[str]:
+        """Whether they have the same rows, and how each trial compares with the first one."""
+        lines = [*self._rows(), *same_settings([side.trial for side in self.sides])]
+        if len({side.record.judges(side.trial) for side in self.sides}) > 1 and self.objective.metric == EVAL_LOSS:
+            lines.append(f"their objectives differ: the trials are compared by {EVAL_LOSS}")
+        if self.objective.metric == EVAL_BITS:
+            lines.append(f"their tokens differ, and so does what {EVAL_LOSS} counts: compared by {EVAL_BITS}")
+        lines += [self._difference(*each) for each in zip(self.sides[1:], self.separation.trials, strict=True)]
+        if self.separation.is_told:
+            notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
+            lines += [note for note in notes if note is not None]
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON line of `qsweep compare`."""
+        return {
+            "metric": self.objective.metric,
+            "sweeps": [
+                {
+                    "sweep": side.status.sweep_id,
+                    "name": side.name,
+                    "dir": str(side.status.folder),
+                    "state": side.status.state,
+                    "trial": of_trial(side.record, side.trial, side.status.folder),
+                    "value": finite(side.trial.value(self.objective.metric)),
+                    "trials": len(side.record.trials),
+                    "spent": page_facts.spent_of(side.record).as_json(),
+                }
+                for side in self.sides
+            ],
+            "settings": self.settings(),
+            "differences": [
+                self._difference_json(*each) for each in zip(self.sides[1:], self.separation.trials, strict=True)
+            ],
+        }
+
+    def _rows(self) -> list[str]:
+        """Which rows all of them share."""
+        first, *others = (side.record for side in self.sides)
+        train, evaluated = (first.data.get(name) for name in ("train_rows", "eval_rows"))
+        if all(other.data.get("fingerprint") == first.data.get("fingerprint") is not None for other in others):
+            return [f"the same {train} rows to train on, and {evaluated} to evaluate on"]
+        is_same = not any(rows_differ(first, other) for other in others)
+        return [f"the same {evaluated} rows to evaluate on"] if is_same else []
+
+    def _trials(self) -> Rows:
+        trials = [side.trial for side in self.sides]
+        own = (side.record.judges(side.trial).metric for side in self.sides)
+        metrics = dict.fromkeys([self.objective.metric, *own, EVAL_LOSS, EVAL_BITS])
+        values = [(metric, [trial.value(metric) for trial in trials]) for metric in metrics]
+        return [
+            ("trial", [label(trial.number) for trial in trials]),
+            *settings_of(trials)[0],
+            *((metric, [*map(number_text, each)]) for metric, each in values if any(map(math.isfinite, each))),
+            ("at step", [str(trial.best_step) for trial in trials]),
+            *spent_of(trials),
+        ]
+
+    def _cost(self) -> Rows:
+        spent = [page_facts.spent_of(side.record) for side in self.sides]
+        is_on_gpu = any(each.gpu_hours for each in spent)
+        return [
+            ("state", [WORDS[side.status.state].partition(":")[0] for side in self.sides]),
+            ("trials", [trial_tables.how_many(side.record).removesuffix(" trials") for side in self.sides]),
+            ("steps", [f"{each.steps:,}" for each in spent]),
+            ("tokens", [f"{each.tokens:,}" for each in spent]),
+            ("time", [duration(side.status.seconds) for side in self.sides]),
+            ("GPU-hours", [f"{each.gpu_hours:.2f}" for each in spent])
+            if is_on_gpu
+            else ("host time", [duration(each.host_seconds) for each in spent]),
+        ]
+
+    def _difference(self, other: Side, found: Comparison) -> str:
+        """How the trial of another sweep compares with the first one's, in a line."""
+        name, first = other.trial_name, self.sides[0].trial_name
+        if not math.isfinite(found.difference):
+            return f"{name} cannot be compared with {first}: {found.unknown}"
+        return verdict(name, first, amount_of(found, self.objective), found, self.separation)
+
+    def _difference_json(self, other: Side, found: Comparison) -> dict[str, Any]:
+        return {
+            "sweep": other.status.sweep_id,
+            "against": self.sides[0].status.sweep_id,
+            **found.as_json(),
+            "difference": finite(found.difference),
+            "confidence": self.separation.confidence,
+            "rows": self.separation.rows,
+        }
+
+
+def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompared:
+    """Compares sweeps, two or more, each with the trial to compare: None takes its best one, or the best so far.
+
+    Raises:
+        SweepError: no trial of a sweep has reported.
+    """
+    names = [str(page_facts.raw_config(status.record).get("name", status.folder.name)) for status, _ in named]
+    if len(set(names)) < len(names):
+        names = [status.sweep_id for status, _ in named]
+    sides = tuple(
+        Side(legible(name, _LONGEST), status, _reported(status, trial))
+        for name, (status, trial) in zip(names, named, strict=True)
+    )
+    chosen = [Chosen(SweepFolder(side.status.folder), side.record, side.trial) for side in sides]
+    objective = common_objective(chosen)
+    return SweepsCompared(sides, objective, compare_sweeps(objective, chosen))
+
+
+def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
+    """The trial, else the best one. Raises SweepError where that has not reported."""
+    found = trial or choose(status.record.trials.values(), status.record.objective).winner or status.best
+    if found is None or not found.evals:
+        which = "no trial has" if found is None else f"{label(found.number)} has not"
+        raise SweepError(f"{status.folder.name}: {which} reported yet: there is nothing to compare")
+    return found
+
+
+def _contents(record: SweepRecord, start: str | None) -> str:
+    """The fingerprints of a model or a file; empty where they are not known."""
+    prints = record.fingerprints.items()
+    return " ".join(value for name, value in prints if start is not None and f"{name}.".startswith(f"{start}."))
+
+
+def _curves(side: Side, metric: str, reports: Sequence[TrialReported]) -> list[Curve]:
+    points: dict[str, list[tuple[int, int, float, float]]] = {}
+    for event in reports:
+        told, value = event.report, event.report.metrics.get(metric, math.nan)
+        if math.isfinite(value):
+            points.setdefault(event.trial_key, []).append((told.step, told.tokens, told.seconds, value))
+    numbers = {key: trial.number for key, trial in side.record.trials.items()}
+    return [Curve(label(numbers[key]), key == side.trial.trial_key, tuple(each)) for key, each in points.items()]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value; a domain of the search space is one value."""
+    return dict(_leaves({key: value for key, value in config.items() if key not in _NOT_COMPARED}, ""))
+
+
+def _leaves(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping) or not value or at.startswith("search_space."):
+        yield at, value
+        return
+    for key, each in value.items():
+        yield from _leaves(each, f"{at}.{key}" if at else str(key))
+
+
+def _text(value: object) -> str:
+    """A value as tables show it; what one file does not have is "-"."""
+    if isinstance(value, list | dict):
+        value = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    return "-" if value is None else legible(without_passwords(value_text(value)), _LONGEST)

@@ -1,0 +1,102 @@
+"""What the words of a command mean that names several sweeps, or trials of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.config.uris import is_object_store
+from sweeps.errors import ConfigError, SweepError
+from sweeps.record.folder import SweepFolder
+from sweeps.record.run_names import TRIAL_NAME
+from sweeps.record.sweep_record import TrialRecord
+from sweeps.report import status
+from sweeps.report.status import Status
+from sweeps.report.sweeps_compared import SweepsCompared, compared
+from sweeps.steering import local_sweeps
+from sweeps.steering.answering import no_trial_named, trial_named
+from trainables.scoring.requests import BASE
+
+
+@dataclass(frozen=True)
+class Named:
+    """A sweep, with the trial of it that is meant."""
+
+    folder: SweepFolder
+    status: Status
+    word: str | None
+    """A trial as it was named, or base; None for the sweep itself."""
+
+    @property
+    def trial(self) -> TrialRecord | None:
+        """The trial that is meant, if one is; None of the base."""
+        return None if self.word is None else trial_named(self.word, self.status.record)
+
+    @property
+    def problem(self) -> str | None:
+        """That the sweep has no such trial; None where it has."""
+        is_there = self.word in (None, BASE) or self.trial is not None
+        return None if is_there else no_trial_named(str(self.word), self.status.record)
+
+
+def named(words: Sequence[str], storage: Path, now: float, has_address: bool = True) -> list[Named]:
+    """What the words name.
+
+    The first one is a sweep, or SWEEP:TRIAL. Each other one is a trial of the first sweep (t03, a key, or base), else
+    SWEEP:TRIAL, else a sweep. Where trials of the first sweep are named, that itself is not one of the things named.
+
+    Args:
+        storage, has_address: as those of `local_sweeps.find`.
+        now: seconds since the epoch.
+
+    Raises:
+        SweepError: words name nothing, a line for each, or a sweep cannot be read.
+    """
+    read: dict[Path, Status] = {}
+
+    def of(word: str) -> Named:
+        sweep, trial = _parts(word)
+        folder = local_sweeps.find(sweep, storage, has_address)
+        if folder.path not in read:
+            read[folder.path] = status.read(folder, now)
+        return Named(folder, read[folder.path], trial)
+
+    first = of(words[0])
+    found, wrong = [], [first.problem]
+    for word in words[1:]:
+        if word == BASE or TRIAL_NAME.fullmatch(word) or trial_named(word, first.status.record) is not None:
+            found.append(Named(first.folder, first.status, word))
+        else:
+            try:
+                found.append(of(word))
+            except SweepError as error:
+                wrong.append(f"{error}; and as a trial: {no_trial_named(word, first.status.record)}")
+                continue
+        wrong.append(found[-1].problem)
+    if problems := [problem for problem in wrong if problem is not None]:
+        raise ConfigError(problems)
+    is_context = first.word is None and any(each.folder.path == first.folder.path and each.word for each in found)
+    return found if is_context else [first, *found]
+
+
+def several(found: Sequence[Named]) -> SweepsCompared:
+    """The sweeps that words name, side by side. Raises ConfigError where they are not two or more, each named once."""
+    if len(found) < 2:
+        raise ConfigError(
+            [f"{found[0].folder.path.name}: there is no other sweep to compare it with: name two or more"]
+        )
+    if any(each.word == BASE for each in found):
+        raise ConfigError(["base: stands beside trials of one sweep: name no other sweep"])
+    places = [each.folder.path for each in found]
+    if len(set(places)) < len(places):
+        twice = next(place for place in places if places.count(place) > 1)
+        way_out = f"name each sweep once; qsweep compare {twice.name} t00 t01 compares trials of one sweep"
+        raise ConfigError([f"{twice.name} is named more than once, or by its trials: {way_out}"])
+    return compared([(each.status, each.trial) for each in found])
+
+
+def _parts(word: str) -> tuple[str, str | None]:
+    """The sweep and the trial of SWEEP:TRIAL; a name of a sweep has no colon."""
+    sweep, _, trial = word.rpartition(":")
+    return (word, None) if not sweep or "/" in trial or is_object_store(word) else (sweep, trial)

@@ -1,0 +1,66 @@
+"""What the words of `qsweep compare` and `report` name: trials of the first sweep, SWEEP:TRIAL, or sweeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from two_sweeps import sweep
+
+from sweeps.errors import SweepError
+from sweeps.steering.naming import named, several
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    for name in ("a", "b", "t01"):
+        sweep(tmp_path, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("a", ["a"]),
+        ("a t01 T00", ["a:t01", "a:T00"]),
+        ("a base aaaa", ["a:base", "a:aaaa"]),
+        ("a b", ["a", "b"]),
+        ("a:t01 b:t00", ["a:t01", "b:t00"]),
+        ("a:t01", ["a:t01"]),
+        ("a t01 b", ["a:t01", "b"]),
+        ("a b t01", ["b", "a:t01"]),
+        ("a t01:t00", ["a", "t01:t00"]),
+        ("t01 b", ["t01", "b"]),
+    ],
+)
+def test_words_name_trials_of_the_first_sweep_or_sweeps(storage: Path, words: str, meant: list[str]) -> None:
+    found = named(words.split(), storage, 200.0)
+    assert [":".join(filter(None, (each.folder.path.name, each.word))) for each in found] == meant
+
+
+def test_a_folder_is_a_sweep_even_where_it_is_called_like_a_trial(storage: Path) -> None:
+    assert [each.folder.path.name for each in named(["a", str(storage / "t01")], storage, 200.0)] == ["a", "t01"]
+
+
+def test_a_word_that_names_nothing_is_told_with_the_ways_out(storage: Path) -> None:
+    with pytest.raises(SweepError) as caught:
+        named(["a", "zzz", "b"], storage, 200.0)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"zzz: no sweep of this id or name in {storage}; the newest there: ")
+    assert line.endswith("with --storage; and as a trial: the sweep has no trial zzz: it has t00, t01")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("a", "a: there is no other sweep to compare it with: name two or more"),
+        ("a b a", "a is named more than once, or by its trials: name each sweep once; qsweep compare a t00 t01 "),
+        ("a t00 t01", "a is named more than once, or by its trials: "),
+        ("a b:t07", "the sweep has no trial t07: it has t00, t01"),
+        ("a:base b", "base: stands beside trials of one sweep: name no other sweep"),
+    ],
+)
+def test_what_cannot_stand_side_by_side_is_refused(storage: Path, words: str, says: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        several(named(words.split(), storage, 200.0))
+    assert str(caught.value).startswith(says)
