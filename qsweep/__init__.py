@@ -3,6 +3,7 @@
 These names are for users. All else in this project may change with any version.
 """
 
+from qsweep._compared import Compared, compare
 from qsweep._launching import launch, load, plan, resume, validate
 from qsweep._space import choice, grid, loguniform, qloguniform, qrandint, quniform, randint, uniform
 from qsweep._sweep import Sweep
@@ -10,10 +11,12 @@ from qsweep._trials import Trial
 from trainables.errors import QsweepError
 
 __all__ = [
+    "Compared",
     "QsweepError",
     "Sweep",
     "Trial",
     "choice",
+    "compare",
     "grid",
     "launch",
     "load",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import python_imports
 import report_sweeps as sweeps
+import two_sweeps
 
 import qsweep as qs
 from qsweep import _driver
@@ -37,6 +38,7 @@ def test_checking_a_sweep_imports_neither_ray_nor_mlflow(tmp_path: Path) -> None
 def test_its_names_are_those_of_the_page() -> None:
     page = (Path(qs.__file__).parents[1] / "docs" / "python.md").read_text()
     names = [*qs.__all__, *(name for name in dir(qs.Sweep) if not name.startswith("_")), *qs.Trial.__annotations__]
+    names += [name for name in qs.Compared.__annotations__ if not name.startswith("_")]
     assert len(names) > 30
     assert [name for name in names if f"{name}" not in page] == []
 
@@ -66,6 +68,22 @@ def test_trials_are_rows_best_first(sweep: qs.Sweep) -> None:
     assert sweep.best.settings["learning_rate"] == table.loc[sweep.best.name, "learning_rate"]
     folder = sweep.folder / "trials" / sweep.best.key / f"best-{sweep.best.best_step:06d}" / "adapter"
     assert (sweep.best.adapter, table["adapter"].iloc[0]) == (folder, str(folder))
+
+
+def test_sweeps_are_compared(tmp_path: Path) -> None:
+    for name, loss in (("a", 1.0), ("b", 1.25)):
+        two_sweeps.sweep(tmp_path, name, loss, quantization={"scheme": name})
+    found = qs.compare(qs.load("a", tmp_path), "b:t01", storage=tmp_path)
+    assert (found.names, found.metric) == (("a", "b"), "eval_loss")
+    assert [trial.name for trial in found.trials] == ["t00", "t01"]
+    assert found.settings == {"quantization.scheme": ("a", "b")}
+    (difference,) = found.differences
+    assert (difference["difference"], difference["apart"]) == (pytest.approx(0.75), True)
+    assert [each["steps"] for each in found.spent] == [18, 18]
+    assert "b t01 (step 9) is worse than a t00 (step 9): eval_loss 0.7500 higher" in str(found)
+    assert found.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    with pytest.raises(qs.QsweepError, match="a: there is no other sweep to compare it with"):
+        qs.compare("a", storage=tmp_path)
 
 
 def test_the_status_names_each_adapter(sweep: qs.Sweep) -> None:
