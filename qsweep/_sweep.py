@@ -150,11 +150,16 @@ class Sweep:
                 rows[name, event.report.step] |= event.report.metrics
         return pandas.DataFrame([rows[place] for place in sorted(rows)], columns=None if rows else ["trial", "step"])
 
-    def report(self, output: str | Path | None = None) -> Path:
-        """Writes the sweep as one HTML page, `report.html` in its folder if nothing is named; the file."""
+    def report(self, output: str | Path | None = None, *, price: float | None = None) -> Path:
+        """Writes the sweep as one HTML page, `report.html` in its folder if nothing is named; the file.
+
+        Args:
+            output: another file.
+            price: what a GPU-hour costs; the page tells the sum.
+        """
         from sweeps.report import page_file
 
-        return page_file.make(self._folder, None if output is None else Path(output), time.time())[0]
+        return page_file.make(self._folder, None if output is None else Path(output), time.time(), price)[0]
 
     def promote(self, model: str | None = None, **options: Any) -> PromotionResult:
         """Evaluates the best adapters again, and makes the best one the model's champion if it is better.

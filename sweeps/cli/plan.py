@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Changes, File, Json, load_sweep, mistakes, say, show_plan
+from sweeps.cli.shared import Changes, File, Json, Price, load_sweep, mistakes, say, show_plan
 
 Calibrating = Annotated[
     bool,
     typer.Option("--calibrate", help="First train about a dozen steps here, so that the plan can tell time and cost."),
-]
-Price = Annotated[
-    float | None, typer.Option("--price", help="What a GPU-hour costs, such as 2.5: the plan tells the sum.")
 ]
 
 

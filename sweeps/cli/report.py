@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
+from sweeps.cli.shared import Json, LocalSweep, Price, Storage, mistakes, say
 
 
 def report(
@@ -25,6 +25,7 @@ def report(
             help="Where to write the page; report.html in the sweep's folder, A-B.html beside it.",
         ),
     ] = None,
+    price: Price = None,
     storage: Storage = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -42,7 +43,7 @@ def report(
             print(json.dumps(sweeps.as_json() | {"report": str(path)}) if as_json else path)
             return
         folder = local_sweeps.find(sweep, storage, has_address=False)
-        path, found = page_file.make(folder, output, time.time())
+        path, found = page_file.make(folder, output, time.time(), price)
     if found.is_running:
         say(f"the sweep runs: the page shows it as of {found.made}")
     if as_json:

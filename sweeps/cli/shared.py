@@ -35,6 +35,7 @@ Offline = Annotated[
     bool, typer.Option("--offline", help="Start also where MLflow does not answer: it is sent all later.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Price = Annotated[float | None, typer.Option("--price", help="What a GPU-hour costs, such as 2.5: the sum is told.")]
 NoFiles = Annotated[bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")]
 
 

@@ -86,8 +86,7 @@ class Plan:
         Raises:
             ConfigError: for what is no price, and where no GPU is planned with.
         """
-        if price is not None and not 0 < price < math.inf:
-            raise ConfigError([f"price: must be a finite number above 0, such as 2.5, not {price:g}"])
+        check_price(price)
         if price is not None and self.device == "cpu":
             raise ConfigError(["price: the sweep is planned for a CPU: name the GPU to rent, such as cluster.gpu=H100"])
         return replace(self, price=price)
@@ -98,6 +97,16 @@ class Plan:
         plain["cost"] = self.cost and asdict(self.cost)
         del plain["forecast"]
         return {**plain, **self.forecast.as_json()}
+
+
+def check_price(price: float | None) -> None:
+    """Refuses what is no price of a GPU-hour.
+
+    Raises:
+        ConfigError: it is not finite, or not above 0.
+    """
+    if price is not None and not 0 < price < math.inf:
+        raise ConfigError([f"price: must be a finite number above 0, such as 2.5, not {price:g}"])
 
 
 def plan(

@@ -89,6 +89,14 @@ def planned_of(record: SweepRecord) -> Planned | None:
     return planned(record, spent_of(record)) if record.is_finished else None
 
 
+def money(record: SweepRecord, price: float) -> str:
+    """What the sweep's GPU-hours have cost, at the price of one, in words."""
+    hours = spent_of(record).gpu_hours
+    if not hours:
+        return "cost: none, as the sweep has held no GPU"
+    return f"cost: {hours * price:,.2f}, for {hours:.2f} GPU-hours at {price:g} each"
+
+
 def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
     """What the sweep took, and for how many seconds it has run."""
     taken = spent_of(record)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweeps.errors import StorageError
+from sweeps.planning.plan import check_price
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import REPORT, SweepFolder, read_events
 from sweeps.record.selection import choose
@@ -22,20 +24,25 @@ from trainables.inputs import paths
 BEGINNING = b"<!doctype html>"
 
 
-def make(folder: SweepFolder, output: Path | None, now: float) -> tuple[Path, Page]:
+def make(folder: SweepFolder, output: Path | None, now: float, price: float | None = None) -> tuple[Path, Page]:
     """Writes the page of the sweep in a folder; the file, and what it shows. Arguments and errors as below."""
     path = output_of(folder, output)
-    found = read(folder, now)
+    found = read(folder, now, price)
     write(path, render(found))
     return path, found
 
 
-def read(folder: SweepFolder, now: float) -> Page:
-    """The page of the sweep in a folder, also while it runs; `now` is in seconds since the epoch.
+def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
+    """The page of the sweep in a folder, also while it runs.
+
+    Args:
+        now: the time, in seconds since the epoch.
+        price: what a GPU-hour costs, in any currency.
 
     Raises:
-        SweepError: the folder holds no sweep, or its event log is damaged.
+        SweepError: the folder holds no sweep, its event log is damaged, or the price is none.
     """
+    check_price(price)
     story, log = Story(), status.EventsRead()
     if folder.events.exists():
         for event, offset in read_events(folder.events):
@@ -46,7 +53,9 @@ def read(folder: SweepFolder, now: float) -> Page:
     story.end(now if is_open else stands.record.known_until)
     best = choose(stands.record.trials.values(), stands.record.objective).winner or stands.best
     changed = answers.best_against_base(folder, stands.record, best)
-    return page(stands, story, compare_best(folder, stands.record), changed, now)
+    found = page(stands, story, compare_best(folder, stands.record), changed, now)
+    paid = [] if price is None else [page_facts.money(stands.record, price)]
+    return replace(found, outcome=(*found.outcome, *paid))
 
 
 def render(found: Page) -> str:

@@ -154,7 +154,8 @@ def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> N
 
 
 def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
-    assert sweep.report() == sweep.folder / "report.html"
+    assert sweep.report(price=2.5) == sweep.folder / "report.html"
+    assert "cost: none, as the sweep has held no GPU" in (sweep.folder / "report.html").read_text()
     assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 

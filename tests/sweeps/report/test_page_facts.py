@@ -8,7 +8,7 @@ from typing import Any
 import report_sweeps as sweeps
 from sweep_events import record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, RequestAnswered, SweepPlanned, SweepStarted
+from sweeps.record.events import DataPrepared, Event, HostsStarted, RequestAnswered, SweepPlanned, SweepStarted
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import page_facts
 
@@ -92,3 +92,12 @@ def test_what_a_sweep_took_stands_beside_its_plan() -> None:
     assert facts["time"] == "1 min 40 s"
     assert facts["planned at launch"] == "9 steps, 1 min 30 s"
     assert all(fact.meaning for fact in page_facts.cost(found, 100.0))
+
+
+def test_what_gpu_hours_have_cost_is_told_at_a_price() -> None:
+    hosts = HostsStarted(
+        time=0.0, since=0.0, hosts=2, slots=8, device="cuda", held=2, held_seconds=0.0, gpus_per_host=4
+    )
+    found = of(sweeps.config(), hosts, started("a", 0), reported("a", 1, 2.0).model_copy(update={"time": 900.0}))
+    assert page_facts.money(found, 2.5) == "cost: 5.00, for 2.00 GPU-hours at 2.5 each"
+    assert page_facts.money(of(sweeps.config()), 2.5) == "cost: none, as the sweep has held no GPU"

@@ -239,6 +239,19 @@ def test_the_json_line_says_where_the_page_is(tmp_path: Path) -> None:
     assert not folder.report.exists()
 
 
+@pytest.mark.usefixtures("library")
+def test_the_page_tells_the_cost_at_a_price(tmp_path: Path) -> None:
+    folder = sweeps.write(tmp_path / "x", list(sweeps.events(3, sweeps.config())))
+    assert run(str(folder.path), "--price", "0") == (
+        2,
+        "",
+        "error: price: must be a finite number above 0, such as 2.5, not 0\n1 problem; nothing was written\n",
+    )
+    assert not folder.report.exists()
+    assert run(str(folder.path), "--price", "2.5")[0] == 0
+    assert "<p>cost: none, as the sweep has held no GPU</p>" in folder.report.read_text()
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
