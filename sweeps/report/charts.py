@@ -128,19 +128,26 @@ def parallel(page: Page) -> Chart | None:
             places.append(min(max(one.place(value), 0.0), 1.0) if math.isfinite(value) else None)
         return range(len(axes)), places
 
+    end = len(axes) - 1
+    best = next(([place or 0.0 for place in points(trial)[1]] for trial in page.trials if trial.is_best), [])
     low, high = (UNSET_PLACE if any(one.has_unset for one in axes) else 0.0) - 0.05, 1.05
     figure = _figure(_lines(page, points), 460, coloraxis=_colours(page), showlegend=False, margin={"t": 80, "b": 20})
     figure.update_layout(plot_bgcolor="rgba(0,0,0,0)")  # else each ruler hides what is below it
     figure.update_yaxes(visible=False, fixedrange=True, range=[low, high])
     names = [escape(one.title).replace(" (", "<br>(") for one in axes]
-    width = {"range": [-0.6, len(axes) - 0.7], "tickvals": list(range(len(axes))), "ticktext": names}
+    width = {"range": [-0.6, end + 0.4], "tickvals": list(range(len(axes))), "ticktext": names}
     figure.update_xaxes(**width, side="top", showgrid=False, zeroline=False, fixedrange=True)
     for at, one in enumerate(axes):
         # An axis without a trace is not drawn.
         figure.add_scatter(x=[None], y=[None], yaxis=f"y{at + 2}", showlegend=False)
-        ruler = {"anchor": "free", "position": (at + 0.6) / (len(axes) - 0.1), "range": [one.low, one.high]}
+        ruler = {"anchor": "free", "position": (at + 0.6) / (end + 1.0), "range": [one.low, one.high]}
         ruler |= {"domain": [-low / (high - low), (1 - low) / (high - low)], "fixedrange": True, "ticks": "outside"}
         ruler |= {"showgrid": False, "zeroline": False, "showline": True, "linecolor": SOFT}
+        # The best trial's line comes to an axis from the left: labels there give way to it, up or down.
+        if at == end:
+            ruler["side"] = "right"
+        elif at and best:
+            ruler["ticklabelshift"] = -10 if best[at - 1] <= best[at] else 10
         figure.update_layout({f"yaxis{at + 2}": one.layout(110 // len(axes)) | ruler})
         if one.has_unset:
             figure.add_annotation(x=at, y=UNSET_PLACE, text=UNSET, showarrow=False, xanchor="right")
