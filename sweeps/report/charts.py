@@ -16,7 +16,7 @@ from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.offline import get_plotlyjs
 
 from sweeps.config.number_words import counted, duration
-from sweeps.report import page_facts
+from sweeps.report import importance, page_facts
 from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, near
 from sweeps.report.page import BEST_CURVES, FATES, Drawn, Page, settings
 from sweeps.report.sweeps_compared import Curve
@@ -34,6 +34,8 @@ MOST_LARGE = 150
 """Trials; points of more are small."""
 MOST_TICKS = 12
 """Reports that are marked each; of more, plotly chooses the marks."""
+MOST_REPORTS = 5
+"""Reports of a trial that are points in the charts of its fields."""
 LONG_AXIS = 8.0
 """An axis of steps is logarithmic where the last report is at so many times the step of the first."""
 UNITS = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
@@ -86,6 +88,8 @@ class Chart:
     """What it shows, and how to read it."""
     figures: tuple[Figure, ...]
     """Plotly's; several stand side by side."""
+    lines: tuple[str, ...] = ()
+    """What else there is to say of it."""
 
     def html(self, name: str) -> list[str]:
         """The figures as elements of HTML whose ids begin with `name`, for a page that holds `library`."""
@@ -198,36 +202,71 @@ def by_step(page: Page) -> Chart | None:
 
 
 def by_field(page: Page) -> Chart | None:
-    """Each searched field against the best value."""
+    """Each searched field against the objective: points of one colour are reports after equal steps."""
     trials = [trial for trial in page.trials if math.isfinite(trial.value)]
     if not trials or not page.axes:
         return None
-    reached, values = [trial.record.step for trial in trials], [trial.value for trial in trials]
-    bar, shown = {"title": {"text": "steps trained"}}, _range(values)
-    steps = {"colorscale": STEPS, "colorbar": bar, "showscale": min(reached) < max(reached)}
+    values = [value for trial in trials for value in trial.reports.values()]
+    shown = _range(values)
+    shares, lines = _importance(page, trials)
     figures: list[Figure] = []
     for one in page.axes:
-        rows = []
-        for place, trial in enumerate(trials):
-            at = one.at(trial.record.params.get(one.name))
-            if one.options and len(trials) > 1:  # by the golden ratio, neighbours in value are far from each other
-                at += 0.3 * (0.618034 * place % 1 - 0.5)
-            rows.append((trial, 10**at if one.is_log else at, trial.value, trial.record.step))
-        figure = _figure(_by_state(page, rows), 300, coloraxis=steps, showlegend=not figures)
-        figure.update_xaxes(title_text=escape(one.title), **one.layout())
-        figure.update_yaxes(title_text=escape(f"best {page.metric}"), range=shown)
+        figure = _figure(_by_report(page, one, trials), 300, showlegend=not figures, margin={"l": 60, "r": 15})
+        figure.update_layout(legend={"title": {"text": "step"}})
+        figure.update_xaxes(title_text=escape(one.title) + shares.get(one.name, ""), **one.layout(16))
+        figure.update_yaxes(title_text=escape(page.metric), range=shown)
         if one.has_unset:
             figure.add_annotation(
                 x=one.at(None), y=0, yref="paper", yanchor="top", yshift=-14, text=UNSET, showarrow=False
             )
         figures.append(figure)
+    if page.untried:
+        tried = "Not tried so far" if page.is_running else "Never tried"
+        lines.append(f"{tried}: {'; '.join(page.untried)}.")
     return Chart(
         "Each field alone",
-        f"Each point is a trial at its best {page.metric}. Trials of fewer steps (dark) had less time to become good. "
-        "Points of one word are spread around it, so that they do not lie on each other. "
-        f"A field's effect may be that of another one that goes with it.{_outside(shown, values)}",
+        "Each point is a trial after so many steps. Compare points of one colour: these trials had trained equally "
+        "long. Those of the best trial are ringed. Points of one word are spread around it, so that they do not lie on "
+        f"each other. A field's effect may be that of another one that goes with it.{_outside(shown, values)}",
         tuple(figures),
+        tuple(lines),
     )
+
+
+def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatter]:
+    """The points of a field, a trace for each report; of many reports some, the last one among them."""
+    told, last = _told(page), len(page.rungs) - 1
+    for place in range(last, -1, -(math.ceil(len(page.rungs) / MOST_REPORTS) or 1))[::-1]:
+        found = [(at, trial) for at, trial in enumerate(trials) if place in trial.reports]
+        here = [trial for _, trial in found]
+        x = [one.at(trial.record.params.get(one.name)) for trial in here]
+        if one.options and len(trials) > 1:  # by the golden ratio, neighbours in value are far from each other
+            x = [middle + 0.3 * (0.618034 * at % 1 - 0.5) for middle, (at, _) in zip(x, found, strict=True)]
+        (colour,) = sample_colorscale(STEPS, [1 - place / last if last else 0.0])
+        ring = {"color": INK, "width": [2 if trial.is_best else 0 for trial in here]}
+        marker = {"color": colour, "size": 9 if len(trials) <= MOST_LARGE else 5, "line": ring}
+        points = Scatter(x=[10**each for each in x] if one.is_log else x, y=[trial.reports[place] for trial in here])
+        points.update(mode="markers", name=f"{page.rungs[place].step:,}", marker=marker, showlegend=True)
+        yield points.update(_pointer(here, [told[trial.name] for trial in here]), cliponaxis=False)
+
+
+def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], list[str]]:
+    """Name of a field -> what its axis says of its importance, at the latest report of enough trials; and in words."""
+    own = [trial for trial in trials if trial.record.repeats is None]
+    counts = [sum(place in trial.reports for trial in own) for place in range(len(page.rungs))]
+    place = max((place for place, count in enumerate(counts) if count >= importance.LEAST), default=None)
+    if place is None:
+        few = "1 trial is" if len(own) == 1 else f"{len(own)} trials are"
+        return {}, [f"Importance of each field: unknown, as {few} too few: {importance.LEAST} are needed."]
+    here = [trial for trial in own if place in trial.reports]
+    losses = [page.objectives[0].loss(trial.reports[place]) for trial in here]
+    found = importance.shares(page.axes, [trial.record.params for trial in here], losses)
+    words = {name: "not beyond chance" if share is None else f"{share:.0%}" for name, share in found.items()}
+    return {name: f"<br>importance {share}" for name, share in words.items()}, [
+        f"Importance (PED-ANOVA, of {len(here)} trials at step {page.rungs[place].step:,}): how far a field's values "
+        "of the best trials lie from those of all. The shares of all fields add up to 100%. "
+        "What is not beyond chance is as high with shuffled values."
+    ]
 
 
 def two_objectives(page: Page) -> Chart | None:

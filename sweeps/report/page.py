@@ -20,7 +20,7 @@ from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
 from sweeps.report.answers import Changes, confusion_of
-from sweeps.report.axes import Axis, axis
+from sweeps.report.axes import Axis, axis, untried
 from sweeps.report.page_facts import WHY, Fact, Group
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
@@ -54,6 +54,8 @@ class Drawn:
     """The value of each objective at the best step; NaN before the first report."""
     evals: tuple[tuple[int, float], ...]
     """(step, value of the objective) of each report with a finite one."""
+    reports: Mapping[int, float]
+    """Place of a report among the trial's -> the objective's value; the best one alone where reports have none."""
     train: tuple[tuple[int, float], ...]
     """(step, train_loss), of the best few alone."""
     held: tuple[Held, ...]
@@ -152,6 +154,8 @@ class Page:
     base: float | None
     """The first of them of the base without an adapter."""
     axes: tuple[Axis, ...]
+    untried: tuple[str, ...]
+    """Fields of which values were not tried, each with these."""
     trials: tuple[Drawn, ...]
     """Best first, then those without a finite value."""
     rungs: tuple[Rung, ...]
@@ -178,6 +182,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
     charted = _charted(record)
     by_loss = [] if charted is record else [f"The charts draw {EVAL_LOSS}: few trials have {record.objective.metric}."]
     config = page_facts.raw_config(record)
+    axes, missing = _axes(record)
     return Page(
         name=str(config.get("name", status.folder.name)),
         sweep_id=status.sweep_id,
@@ -204,7 +209,8 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         config=page_facts.as_yaml(config),
         objectives=charted.objectives,
         base=_base_value(charted),
-        axes=_axes(record),
+        axes=axes,
+        untried=missing,
         trials=_drawn(charted, story, best),
         rungs=_rungs(record),
     )
@@ -269,14 +275,19 @@ def _table(
     return tuple(columns), tuple(rows)
 
 
-def _axes(record: SweepRecord) -> tuple[Axis, ...]:
-    """An axis for each searched field."""
-    found = closing_lines.configuration(record)
-    domains: Mapping[str, Domain] = {} if found is None else found[1].domains
+def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
+    """An axis for each searched field, and what was not tried of each."""
+    known = closing_lines.configuration(record)
+    domains: Mapping[str, Domain] = {} if known is None else known[1].domains
     fields = [name for trial in record.trials.values() for name in trial.point or ()]
     names = {field: field.partition(".")[2] for field in dict.fromkeys([*domains, *fields])}
     trials = record.trials.values()
-    return tuple(axis(name, domains.get(field), [t.params.get(name) for t in trials]) for field, name in names.items())
+    axes, missing = [], []
+    for field, name in names.items():
+        axes.append(axis(name, domains.get(field), [trial.params.get(name) for trial in trials]))
+        if found := untried(domains.get(field), [trial.params.get(name) for trial in trials if trial.step]):
+            missing.append(f"{name} {found}")
+    return tuple(axes), tuple(missing)
 
 
 def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
@@ -317,6 +328,7 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
             record=trial,
             values=tuple(trial.value(each.metric) for each in record.objectives),
             evals=_finite([(step, metrics.get(objective.metric, math.nan)) for step, metrics in trial.evals]),
+            reports=_reports(trial, objective.metric),
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
             held=tuple(story.held.get(trial.trial_key, ())),
             is_best=best is not None and trial.trial_key == best.trial_key,
@@ -324,6 +336,13 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
         )
         for trial in trials
     )
+
+
+def _reports(trial: TrialRecord, metric: str) -> dict[int, float]:
+    found = {place: metrics.get(metric, math.nan) for place, (_, metrics) in enumerate(trial.evals)}
+    found = {place: value for place, value in found.items() if math.isfinite(value)}
+    best = [place for place, (step, _) in enumerate(trial.evals) if step == trial.best_step]
+    return found or dict.fromkeys(best, trial.value(metric))
 
 
 def _finite(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from search_spaces.domains import parse
-from sweeps.report.axes import UNSET, UNSET_PLACE, axis, ends, near
+from sweeps.config.points import Scalar
+from sweeps.report.axes import UNSET, UNSET_PLACE, axis, ends, near, untried
 
 RATES = parse("training.learning_rate", {"loguniform": [1e-5, 1e-2]})
 
@@ -73,3 +74,21 @@ def test_what_is_far_away_is_left_out() -> None:
     assert near([0.0, 0.0]) == [0.0, 0.0]
     assert ends(2.0, 2.0) == pytest.approx((1.9, 2.1))
     assert ends(0.0, 0.0) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "values", "words"),
+    [
+        ({"choice": [4, 8, 16, 32]}, [16, 32, None], "4, 8"),
+        ({"choice": [4, 8]}, [8, 4], ""),
+        ({"choice": [["q", "v"], "all-linear"]}, ["all-linear"], "q,v"),
+        ({"choice": [f"m{place:02}" for place in range(20)]}, ["m00"], "m01, m02, m03, m04, m05, m06, 13 more"),
+        ({"loguniform": [1e-4, 1e-2]}, [1e-3, 3e-3], "0.0001 to 0.001, 0.003 to 0.01"),
+        ({"loguniform": [1e-4, 1e-2]}, [2e-4, 1e-3, 5e-3], "0.0002 to 0.001, 0.001 to 0.005"),
+        ({"uniform": [0.0, 1.0]}, [0.2, 0.4, 0.6, 0.8], ""),
+        ({"uniform": [0.0, 1.0]}, [], "0 to 1"),
+        (None, [3], ""),
+    ],
+)
+def test_what_no_trial_has_is_told(raw: dict[str, object] | None, values: list[Scalar | None], words: str) -> None:
+    assert untried(None if raw is None else parse("field", raw), values) == words

@@ -119,8 +119,8 @@ def test_steps_of_rungs_are_marked_on_a_logarithmic_axis(tmp_path: Path) -> None
 
 def test_points_of_one_word_are_spread_around_it_and_numbers_stay(tmp_path: Path) -> None:
     page = page_of(tmp_path)
-    same = replace(page, trials=tuple(replace(trial, values=(1.0,)) for trial in page.trials))
-    ranks, _, rates = chart(same, "Each field alone").figures
+    once = tuple(replace(trial, reports={0: 1.0}) for trial in page.trials)
+    ranks, _, rates = chart(replace(page, trials=once), "Each field alone").figures
     places = {trial.name: trial.record.params for trial in page.trials}
     options = page.axes[0].options
     points = [(name, x) for trace in ranks.data for name, x in zip(trace.customdata or (), trace.x, strict=False)]
@@ -129,6 +129,56 @@ def test_points_of_one_word_are_spread_around_it_and_numbers_stay(tmp_path: Path
     for trace in rates.data:
         if trace.customdata:
             assert trace.x == pytest.approx([places[name]["learning_rate"] for name in trace.customdata])
+
+
+def test_points_of_one_colour_are_trials_after_equal_steps(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    rates = chart(page, "Each field alone").figures[2]
+    assert [(trace.name, len(trace.x)) for trace in rates.data] == [("1", 27), ("3", 9), ("9", 3), ("27", 1)]
+    assert len({trace.marker.color for trace in rates.data}) == 4
+    values = {trial.name: [value for _, value in trial.evals] for trial in page.trials}
+    for place, trace in enumerate(rates.data):
+        assert trace.y == tuple(values[name][place] for name in trace.customdata)
+        ringed = [name for name, width in zip(trace.customdata, trace.marker.line.width, strict=True) if width]
+        assert ringed == [page.trials[0].name]
+
+
+def test_of_many_reports_a_few_are_drawn_the_last_one_too(tmp_path: Path) -> None:
+    page = page_of(tmp_path, 1)
+    many = replace(page.trials[0], reports=dict.fromkeys(range(12), 1.0))
+    rungs = tuple(replace(page.rungs[0], step=place) for place in range(12))
+    traces = chart(replace(page, trials=(many,), rungs=rungs), "Each field alone").figures[0].data
+    assert [trace.name for trace in traces] == ["2", "5", "8", "11"]
+
+
+def test_importance_is_told_below_the_axis_from_enough_trials_on(tmp_path: Path) -> None:
+    found = chart(page_of(tmp_path / "60", 60), "Each field alone")
+    ranks, modules, rates = (figure.layout.xaxis.title.text for figure in found.figures)
+    assert re.fullmatch(r"learning_rate \(log scale\)<br>importance [89]\d%", rates)
+    assert (ranks, modules) == ("r<br>importance not beyond chance", "target_modules<br>importance not beyond chance")
+    assert found.lines[0].startswith("Importance (PED-ANOVA, of 20 trials at step 3): how far")
+    few = chart(page_of(tmp_path / "19", 19), "Each field alone")
+    assert few.figures[2].layout.xaxis.title.text == "learning_rate (log scale)"
+    assert few.lines[0] == "Importance of each field: unknown, as 19 trials are too few: 20 are needed."
+
+
+def test_what_was_never_tried_is_told(tmp_path: Path) -> None:
+    page = page_of(tmp_path, 3)
+    assert page.untried == ("r 4, 16", "learning_rate 1e-05 to 0.000119, 0.000342 to 0.00341")
+    assert chart(page, "Each field alone").lines[-1] == f"Never tried: {'; '.join(page.untried)}."
+    running = chart(replace(page, status="RUNNING"), "Each field alone")
+    assert running.lines[-1].startswith("Not tried so far: r 4, 16; ")
+
+
+def test_labels_give_way_to_the_best_trial_s_line(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    found = chart(page, "Settings and outcome")
+    best = [place for place in traces(found, "lines+markers")[-1].y if place is not None]
+    layout = found.figures[0].layout
+    for at in range(1, len(best) - 1):
+        # Plotly moves labels down by a positive number: a line that rises to the axis comes from below.
+        assert layout[f"yaxis{at + 2}"].ticklabelshift == (-10 if best[at - 1] <= best[at] else 10)
+    assert layout[f"yaxis{len(best) + 1}"].side == "right"
 
 
 def test_bars_of_reports_add_up_to_the_trials_that_came_there(tmp_path: Path) -> None:

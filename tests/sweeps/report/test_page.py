@@ -203,7 +203,7 @@ def test_the_table_and_what_points_tell_have_a_limit(tmp_path: Path, monkeypatch
     assert (len(found.rows), found.left_out) == (5, 5)  # the base has a row too
     by_name = {chart.title: chart for chart in charts(found)}
     told = [text for trace in by_name["Each field alone"].figures[0].data for text in trace.hovertext or ()]
-    assert (len(told), sum("<br>" in text for text in told)) == (9, 3)
+    assert (len(told), sum("<br>" in text for text in told)) == (14, 8)  # the best 3 of 9 trials have 8 reports
     assert "The best 2 trials are in colour, the other 7 in grey." in by_name["eval_loss by step"].caption
 
 
@@ -265,3 +265,16 @@ def test_charts_draw_the_loss_where_few_trials_have_a_score(tmp_path: Path, scor
     )
     drawn = [trial for trial in found.trials if math.isfinite(trial.value)]
     assert len(drawn) == (3 if metric == "eval_loss" else scored)
+
+
+def test_a_score_that_only_finalists_have_belongs_to_the_report_of_their_best_step(tmp_path: Path) -> None:
+    document = sweeps.config(objective={"metric": "exact_match", "mode": "max"})
+    log = []
+    for event in sweeps.events(3, document):
+        if isinstance(event, TrialReported):
+            scored = event.report.best_metrics | {"exact_match": 0.5}
+            event = event.model_copy(update={"report": event.report.model_copy(update={"best_metrics": scored})})
+        log.append(event)
+    found = page_file.read(sweeps.write(tmp_path, log, document), 1000.0)
+    reports = {trial.name: trial.reports for trial in found.trials}
+    assert reports == {"t00": {3: 0.5}, "t01": {0: 0.5}, "t02": {0: 0.5}}
