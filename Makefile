@@ -12,7 +12,7 @@ LLAMA := $(VENV)/llama
 TESTS_MAY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics \
 	--no-warn-return-any --implicit-reexport --disable-error-code union-attr --cache-dir .mypy_cache/tests
 
-.PHONY: sweep test check chaos chaos-long serving serving-llama bench gpu format clean
+.PHONY: sweep test check chaos chaos-long serving serving-llama bench gpu pictures format clean
 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
@@ -49,6 +49,9 @@ bench: $(DEV) $(MODEL)  ## speed: against plain Ray Tune, packed against alone, 
 
 gpu: $(DEV) $(MODEL)  ## what there is to know of this machine's GPU, on one page (docs/speed.md); under 20 minutes
 	$(BIN)/python -m tests.benchmarks.on_gpu
+
+pictures: $(DEV) $(MODEL)  ## docs/pictures/, from the quickstart: it runs first, or FROM=FOLDER names where it has run
+	$(BIN)/python tests/pictures.py $(FROM)
 
 format: $(DEV)  ## mend what the formatter and the linter can
 	$(BIN)/ruff format .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import report_sweeps as sweeps
 import two_sweeps
+from browsers import PROGRAM as BROWSER
 from typer.testing import CliRunner
 
 from sweeps.cli import app
@@ -28,7 +28,6 @@ from trainables.contract import AnsweredRow
 from trainables.objective import LOWEST_LOSS
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Parts(HTMLParser):
