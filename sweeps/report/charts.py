@@ -211,8 +211,8 @@ def by_field(page: Page) -> Chart | None:
     shares, lines = _importance(page, trials)
     figures: list[Figure] = []
     for one in page.axes:
-        figure = _figure(_by_report(page, one, trials), 300, showlegend=not figures, margin={"l": 60, "r": 15})
-        figure.update_layout(legend={"title": {"text": "step"}})
+        figure = _figure(_by_report(page, one, trials), 320, showlegend=not figures)
+        figure.update_layout(margin={"l": 60, "r": 15, "t": 60}, legend={"title": {"text": "step"}})
         figure.update_xaxes(title_text=escape(one.title) + shares.get(one.name, ""), **one.layout(16))
         figure.update_yaxes(title_text=escape(page.metric), range=shown)
         if one.has_unset:

@@ -14,6 +14,7 @@ import pytest
 import report_sweeps as sweeps
 import two_sweeps
 from browsers import PROGRAM as BROWSER
+from browsers import browser
 from typer.testing import CliRunner
 
 from sweeps.cli import app
@@ -174,6 +175,19 @@ def test_a_browser_shows_the_page_without_an_error(tmp_path: Path) -> None:
     # A click on a row marks its trial, also in each chart that has a line or points of it.
     assert done.stdout.count('class="best marked"') == 1
     assert done.stdout.count("stroke: rgb(216, 27, 96)") >= 2
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine to show the page")
+def test_charts_side_by_side_are_as_wide_as_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    page_file.write(path, rendered(tmp_path, list(sweeps.events(3, sweeps.config()))))
+    with browser(1400) as shown:
+        shown.open(path.as_uri(), "document.readyState === 'complete'")
+        places = "[...document.querySelectorAll('.small > div')]"
+        widths = shown.run(f"{places}.map(each => [each.clientWidth, each.querySelector('.main-svg').clientWidth])")
+    assert len(widths) == 3
+    for place, drawn in widths:
+        assert place >= 320 and drawn == pytest.approx(place, abs=1)  # the browser rounds to whole pixels
 
 
 # The command
