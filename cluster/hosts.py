@@ -265,7 +265,7 @@ class Host:
         if self._settled is None:
             self._settled = self._trainable.settle_path(self._base, data, cache())
             if self._settled is not None:
-                self._base = self._settled.path.given_to(self._base)
+                self._base = self._settled.given_to(self._base)
         return self._settled
 
     def _start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,6 +12,8 @@ from trainables.specs import Spec, TrialSpec
 
 LEAST_GAIN = 1.05
 """Twice as many slots do not pay that train fewer times as many tokens a second."""
+ROOM = 2
+"""A pass may have so many times the tokens that pay: rows are unequal, and what is cut off is a small pass."""
 
 
 class EnginePath(Spec):
@@ -43,8 +47,18 @@ class Settled(Spec):
     path: EnginePath
     slots: int | None = None
     """How many slots pay there, as was measured: more train no faster. None where it was not."""
+    pass_tokens: int | None = None
+    """For `TrainingSpec.pass_tokens`, as was measured. None where it was not, or where the specification says it."""
     refused: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """What is not used there, a line each with the reason."""
+
+    def given_to(self, base: TrialSpec) -> TrialSpec:
+        """Returns the specification whose passes are computed so."""
+        base = self.path.given_to(base)
+        if self.pass_tokens is None:
+            return base
+        training = base.training.model_copy(update={"pass_tokens": self.pass_tokens})
+        return base.model_copy(update={"training": training})
 
 
 class PassRate(Spec):
@@ -79,13 +93,13 @@ class Tried(Spec):
         return max((rate.tokens_per_second for rate in self.rates), default=0.0)
 
     @property
-    def paying_slots(self) -> int | None:
-        """The most slots that each doubling up to them made faster; None where it was not timed."""
-        paying = self.rates[0].slots if self.rates else None
-        for few, more in zip(self.rates, self.rates[1:], strict=False):
+    def paying(self) -> PassRate | None:
+        """Of the most slots that each doubling up to them made faster; None where it was not timed."""
+        paying = self.rates[0] if self.rates else None
+        for few, more in pairwise(self.rates):
             if more.tokens_per_second < LEAST_GAIN * few.tokens_per_second:
                 break
-            paying = more.slots
+            paying = more
         return paying
 
 
@@ -111,7 +125,11 @@ class SelfTest(Spec):
         right = [each for each in own if not each.problem]
         if right:
             best = max(right, key=lambda each: each.tokens_per_second)
-            return Settled(path=best.path, slots=best.paying_slots, refused=tuple(lines))
+            paying, tokens = best.paying, None
+            if paying is not None and base.training.pass_tokens == "auto":
+                tokens = math.ceil(ROOM * paying.tokens_per_step)
+            slots = None if paying is None else paying.slots
+            return Settled(path=best.path, slots=slots, pass_tokens=tokens, refused=tuple(lines))
         return Settled(
             path=reference(base), refused=(*lines, f"{self.device}: PEFT's own layers compute, which are slower")
         )

@@ -173,7 +173,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         rows = dataset.split_fingerprint(rows_of_sweep.eval)
         known = evaluation.base_file(cache, *identity, devices.kind(loaded.device), rows)
     facts = model_source.facts(base.base_model)
-    tokens = pass_limits.trained_tokens(None if facts is None else facts.parameters, device)
+    tokens = pass_limits.trained_tokens(base, None if facts is None else facts.parameters, device)
     engine, name = choose_engine(loaded, base.training.engine)
     pack = AdapterPack(engine, rows_of_sweep, known_base=known, engine_name=name, pass_tokens=tokens)
     if asked is not None:

@@ -223,6 +223,9 @@ class TrainingSpec(Spec):
     """What computes passes; losses differ by rounding alone. flat: without padding, one adapter after the other.
     grouped: the same, all adapters together, for GPUs. peft: PEFT's own layers, the reference. auto: on a GPU the
     fastest that its self-test finds right; on a CPU flat where the model allows it, else peft."""
+    pass_tokens: Positive | Literal["auto"] = "auto"
+    """The most tokens that trials of a host train on in one pass, but for one trial's own micro-batch. auto: on a GPU
+    what its self-test finds to be enough; elsewhere 4,096."""
     snapshot_every: Positive | Duration = "5m"
     """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
     step_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0

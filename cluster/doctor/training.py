@@ -37,6 +37,8 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
     seen = f"{test.device}: sweeps train with {taken}"
     if settled.slots is not None:
         seen += f"; slots that pay: {settled.slots}"
+    if settled.pass_tokens is not None and test.device != "cpu":
+        seen += f", in passes of at most {settled.pass_tokens:,} tokens"
     seen += f" (tested in {test.seconds:.0f} s)"
     if not settled.refused:
         return Diagnosis("ok", seen, rows=rows)
@@ -51,7 +53,7 @@ def _row(tried: Tried) -> dict[str, str]:
         "path": tried.path.name,
         "difference": "" if tried.difference is None else f"{tried.difference:.2f} of 1",
         "tokens/s": "" if best is None else f"{best.tokens_per_second:,.0f}",
-        "slots": "" if tried.paying_slots is None else f"{tried.paying_slots}",
+        "slots": "" if tried.paying is None else f"{tried.paying.slots}",
         "memory": "",
         "problem": tried.problem,
     }

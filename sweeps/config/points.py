@@ -26,6 +26,7 @@ PACING = (
     "training.snapshot_every",
     "training.gradient_checkpointing",
     "training.engine",
+    "training.pass_tokens",
     "quantization.residency",
 )
 """Fields that change how long a step takes, never what it computes, but for rounding."""

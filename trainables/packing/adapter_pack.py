@@ -80,14 +80,14 @@ class AdapterPack:
             loss: what the adapters are trained for; None for `Loss` itself.
             known_base: the file that keeps the evaluation of the base alone between sweeps.
             engine_name: what the engine is called where people read it.
-            pass_tokens: see `pass_limits.trained_tokens`.
+            pass_tokens: see `pass_limits.trained_tokens`; fewer from the first pass that lacked memory.
         """
         self.engine_name = engine_name
         self._known_base = known_base
         self._engine = engine
         self._data = data
         self._loss = Loss() if loss is None else loss
-        self._pass_tokens = pass_tokens
+        self.pass_tokens = pass_tokens
         self._threads = PassThreads(engine.parallel_passes)
         self._slots: dict[int, _Slot] = {}
         eval_rows = [data.eval.row(i) for i in range(len(data.eval))]
@@ -156,7 +156,7 @@ class AdapterPack:
             self._slots[slot].optimizer.zero_grad(set_to_none=True)
         for micro in range(max(len(segments) for segments in batches.values())):
             due = [batches[slot][micro] for slot in slots if micro < len(batches[slot])]
-            together = training_passes(self._engine, due, self._pass_tokens)
+            together = training_passes(self._engine, due, self.pass_tokens)
             for means in self._threads.run(partial(self._train, weights), together):
                 for slot, mean in means.items():
                     losses[slot] += mean
@@ -178,7 +178,7 @@ class AdapterPack:
             if len(together) > 1 and lacks_memory(error):
                 # Else each later step would fail here once more, and be done over.
                 fewer = self._engine.parallel_passes * (self._engine.pass_tokens(together) // 2)
-                self._pass_tokens = min(self._pass_tokens, fewer)
+                self.pass_tokens = min(self.pass_tokens, fewer)
             raise
         return dict(zip(slots, means.tolist(), strict=True))
 

@@ -38,6 +38,7 @@ from trainables.packing.pass_limits import (
     PEFT,
     SHARED_INPUT,
     SHARED_TOKENS,
+    TRAINED_TOKENS,
     expected_engine,
     parallel_passes,
     trained_tokens,
@@ -115,7 +116,8 @@ def need(  # noqa: PLR0913 - what memory depends on
     parameters = max(lora_parameters(facts, trial.adapter) for trial in trials)
     engine = expected_engine(base, kind) or PEFT
     share = _share(base, facts, device, gpus, parallel_passes(engine, device))
-    passed = BaseShape(share.facts, width, engine, kind, device, base.training.engine == GROUPED)
+    tokens_of_pass = trained_tokens(base, facts.parameters, device)
+    passed = BaseShape(share.facts, width, engine, kind, device, base.training.engine == GROUPED, tokens_of_pass)
     writing = parameters * _WRITING_BYTES if device == "cpu" else 0
     heaviest = [
         max(
@@ -286,6 +288,8 @@ class BaseShape(NamedTuple):
     device: Device
     is_grouped: bool = False
     """Whether the flat engine computes all adapters together; see `FlatEngine`."""
+    pass_tokens: int = TRAINED_TOKENS
+    """See `pass_limits.trained_tokens`."""
 
 
 def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
@@ -294,7 +298,7 @@ def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int)
     if base.engine == FLAT:
         passes = min(slots, parallel_passes(FLAT, base.device))
         own = passes * most_tokens(rows, trial.training.batch_size)
-        limit = max(trained_tokens(facts.parameters, base.device), own)
+        limit = max(base.pass_tokens, own)
         tokens = min(limit, most_tokens(rows, count))
         block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
         if base.is_grouped:  # Rows lie side by side, each as long as the longest.
@@ -303,7 +307,7 @@ def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int)
         logits = _flat_logits(base, tokens * rows.labelled, passes)
     else:
         own = trial.training.batch_size * rows.longest
-        tokens = min(slots * own, max(trained_tokens(facts.parameters, base.device), own))
+        tokens = min(slots * own, max(base.pass_tokens, own))
         block, work = tokens * peft_saved(facts, trial.adapter, base.width), 0.0
         logits = tokens * rows.labelled * _PEFT_TRAINING_LOGIT_BYTES
     saved = facts.layers * block

@@ -67,17 +67,20 @@ def parallel_passes(engine: str, device: Device) -> int:
     return PARALLEL_PASSES[device] if engine == FLAT else 1
 
 
-def trained_tokens(parameters: int | None, device: Device) -> int:
+def trained_tokens(base: TrialSpec, parameters: int | None, device: Device) -> int:
     """Returns the most tokens that trials share in one pass of a step; a trial's own micro-batch may have more.
 
     When more trials are due, they train in several passes: more tokens at once are no faster, and take memory.
     SmolLM2-135M on 2 cores trained 389 tokens a second in passes of about 1,760, 381 in passes of 3,520, and 344 in
-    passes of 7,040. On a GPU it is enough for `memory.saturating_slots` with rows of unequal lengths; that was not
-    measured. It does not depend on the memory that is free, so neither do results.
+    passes of 7,040. A GPU's self-test measures how many pay there (`Settled.pass_tokens`); before it, and for PEFT's
+    engine, it is enough for `memory.saturating_slots` with rows of unequal lengths, which was not measured.
 
     Args:
+        base: gives `training.pass_tokens`, which goes before.
         parameters: of the base; None when that is unknown.
         device: the device that trains.
     """
+    if base.training.pass_tokens != "auto":
+        return base.training.pass_tokens
     is_small = parameters is not None and parameters < 1_000_000_000
     return _SMALL_ON_GPU_TOKENS if device == "cuda" and is_small else TRAINED_TOKENS

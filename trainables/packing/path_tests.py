@@ -23,13 +23,13 @@ from trainables.cache_files import write_whole
 from trainables.contract import Device, RowShape
 from trainables.data import dataset
 from trainables.data.dataset import TokenRow
-from trainables.engine_paths import EnginePath, SelfTest, Tried
+from trainables.engine_paths import EnginePath, SelfTest, Settled, Tried
 from trainables.inputs.legible import legible
 from trainables.packing import memory
 from trainables.packing.pass_limits import trained_tokens
 from trainables.specs import Spec, TrialSpec
 
-METHOD = "2"
+METHOD = "3"
 """Raise this number when the self-test or a path changes: what was kept before is not used then."""
 HUNG = "it hung"
 UNREADY = "PEFT's layers could not be computed: "
@@ -47,7 +47,7 @@ class Question(Spec):
     rows: tuple[tuple[tuple[int, ...], tuple[bool, ...]], ...]
     """A few rows to train on: their tokens, and which of these count in the loss."""
     pass_tokens: int
-    """See `pass_limits.trained_tokens`."""
+    """The most tokens of a pass; on a GPU all that the slots have, unless the specification bounds them."""
     paths: tuple[EnginePath, ...]
     estimates: tuple[tuple[int, ...], ...]
     """For each path the memory of 1, 2, ... slots; nothing where it is unknown."""
@@ -107,7 +107,7 @@ def _file(base: TrialSpec, rows: Sequence[TokenRow], cache: Path) -> Path:
         base.quantization.model_dump_json(exclude={"residency"}),
         base.adapter.model_dump_json(),
         # Rows of about as many tokens give about the same passes.
-        f"{base.training.batch_size} {row.bit_length()} {_is_dequantised(base)}",
+        f"{base.training.batch_size} {base.training.pass_tokens} {row.bit_length()} {_is_dequantised(base)}",
         f"{len(devices.gpus())} {devices.kind(devices.first())}",
         *(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes")),
     )
@@ -129,18 +129,22 @@ def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache
         longest=longest, mean=tokens / len(rows), labelled=labels / tokens, train_rows=len(rows), eval_rows=1
     )
     all_paths = candidates(base, _is_dequantised(base))
+    pass_tokens = trained_tokens(base, None if facts is None else facts.parameters, device)
+    if device == "cuda" and base.training.pass_tokens == "auto":  # How many pay is what the test finds.
+        pass_tokens = memory.MAX_SLOTS * base.training.batch_size * longest
 
     def estimate(path: EnginePath) -> tuple[int, ...]:
         if facts is None:
             return ()
-        need = memory.need(path.given_to(base), (), facts, device, shape, kind, max(1, len(devices.gpus())))
+        bounded = Settled(path=path, pass_tokens=pass_tokens).given_to(base)
+        need = memory.need(bounded, (), facts, device, shape, kind, max(1, len(devices.gpus())))
         return tuple(each.total - each.process for each in need.by_slots[: memory.MAX_SLOTS])
 
     return Question(
         base=base,
         cache=str(cache),
         rows=tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in rows),
-        pass_tokens=trained_tokens(None if facts is None else facts.parameters, device),
+        pass_tokens=pass_tokens,
         paths=all_paths,
         estimates=tuple(map(estimate, all_paths)),
     )

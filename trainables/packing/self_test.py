@@ -207,8 +207,8 @@ def _rates(base: Base, path: EnginePath, question: Question, estimates: Sequence
             first = _tokens(pack, slots)  # It makes ready what later steps find.
             began = time.perf_counter()
             *_, last = (_tokens(pack, slots) for _ in range(_TIMED))
-            if first is None or last is None:
-                return
+            if first is None or last is None or pack.pass_tokens < question.pass_tokens:
+                return  # Memory ended.
             tokens, seconds = (last - first) / _TIMED, (time.perf_counter() - began) / _TIMED
             yield PassRate(
                 slots=slots,

@@ -52,7 +52,7 @@ def counted(base: TrialSpec, facts: ModelFacts, rows: RowShape | None, engine: s
         evaluated=forward + head * labelled,
         generated=forward + head,
         micro_batch=base.training.batch_size,
-        pass_tokens=trained_tokens(facts.parameters, "cuda"),
+        pass_tokens=trained_tokens(base, facts.parameters, "cuda"),
         pass_operators=facts.layers * operators.of_pass,
         slot_operators=facts.layers * operators.of_slot,
     )

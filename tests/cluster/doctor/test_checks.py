@@ -240,7 +240,8 @@ def tried(engine: str, tokens_per_second: float = 0.0, problem: str = "") -> Tri
 def test_paths_that_are_right_are_a_table():
     found = train(tried("flat", 900), tried("grouped", 1800))
     assert (found.state, found.mend) == ("ok", "")
-    assert found.seen == "H100: sweeps train with flat, grouped, 4 bit; slots that pay: 1 (tested in 42 s)"
+    pays = "slots that pay: 1, in passes of at most 200 tokens"
+    assert found.seen == f"H100: sweeps train with flat, grouped, 4 bit; {pays} (tested in 42 s)"
     assert found.rows[1] == {
         "path": "flat, grouped, 4 bit", "difference": "0.25 of 1", "tokens/s": "1,800", "slots": "1",
         "memory": "2.00 of 3.00 GB estimated, 1 slots", "problem": "",

@@ -121,9 +121,9 @@ def test_a_pass_that_lacks_memory_is_tried_at_that_size_only_once(monkeypatch):
     sizes.clear()
     pack.step(range(4))
     assert sum(sizes) == 4, "no pass was tried in vain"
-    before, fitting = pack._pass_tokens, 0
+    before, fitting = pack.pass_tokens, 0
     assert pack.step([0])[0].kind == "out_of_memory"
-    assert pack._pass_tokens == before, "a trial that does not fit alone says nothing of the others"
+    assert pack.pass_tokens == before, "a trial that does not fit alone says nothing of the others"
 
 
 def test_trial_computes_the_same_under_gradient_checkpointing(monkeypatch):

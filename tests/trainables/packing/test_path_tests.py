@@ -14,7 +14,7 @@ from sweeps.config import load
 from trainables import qlora
 from trainables.base import devices
 from trainables.contract import Opened, StepRecord
-from trainables.engine_paths import SelfTest, Tried
+from trainables.engine_paths import EnginePath, SelfTest, Settled, Tried
 from trainables.packing import path_tests
 from trainables.packing.path_tests import Question
 from trainables.specs import TrialSpec
@@ -98,6 +98,23 @@ def test_the_rows_go_from_the_shortest_to_the_longest_and_each_path_has_its_esti
     assert (len(lengths), lengths, lengths[0] < lengths[-1]) == (path_tests.ROWS, sorted(lengths), True)
     assert [path.name for path in asked.paths] == ["flat, 4 bit", "flat, grouped, 4 bit", "flat", "flat, grouped"]
     assert all(len(of_path) == 16 and of_path == tuple(sorted(of_path)) for of_path in asked.estimates)
+
+
+def test_no_pass_of_a_gpu_is_cut_in_the_test_unless_the_file_says_how_long_it_may_be(gpu, tiny):
+    base, data, cache = tiny
+    for each in (base, changed(base, "training", pass_tokens=100)):
+        qlora.self_test(each, data, cache, anew=True)
+    free, bounded = gpu.asked
+    longest = max(len(ids) for ids, _ in free.rows)
+    assert (free.pass_tokens, bounded.pass_tokens) == (16 * base.training.batch_size * longest, 100)
+    assert free.estimates[0][-1] > bounded.estimates[0][-1]
+
+
+def test_passes_have_as_many_tokens_as_were_settled(tiny):
+    base, data, cache = tiny
+    settled = Settled(path=EnginePath(engine="flat", residency="4bit"), pass_tokens=123)
+    assert getattr(qlora.open_pack(settled.given_to(base), data, cache), "pass_tokens", 0) == 123
+    assert getattr(qlora.open_pack(base, data, cache), "pass_tokens", 0) == 4096
 
 
 def test_a_cpu_settles_nothing_and_takes_no_time_for_it(monkeypatch, tiny):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from types import SimpleNamespace
 
 import packs
 import pytest
@@ -28,7 +30,7 @@ PATHS = pytest.mark.parametrize("path", [FLAT, GROUPED], ids=["in turn", "groupe
 def question(*paths: EnginePath, base: TrialSpec | None = None, cache: str = "") -> Question:
     rows = tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in ROWS)
     return Question(
-        base=base or packs.spec(), cache=cache, rows=rows, pass_tokens=TRAINED_TOKENS, paths=paths,
+        base=base or packs.spec(), cache=cache, rows=rows, pass_tokens=10 * TRAINED_TOKENS, paths=paths,
         estimates=((),) * len(paths),
     )  # fmt: skip
 
@@ -60,6 +62,39 @@ def test_a_right_path_is_timed_and_leaves_the_base_as_it_was(reference, path):
     assert all(rate.tokens_per_second > 0 < rate.tokens_per_step for rate in found.rates)
     assert {name: type(layer) for name, layer in base.model.named_modules()} == layers
     assert base.model.config._attn_implementation == attention
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A device with a clock of its own: a pass of fewer tokens than keep it busy takes as long as one of so many."""
+    at = SimpleNamespace(now=0.0, busy=0, holds=10**9)
+    whole = FlatEngine.token_losses
+
+    def token_losses(engine, segments):
+        tokens = engine.pass_tokens(segments)
+        if tokens > at.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        at.now += max(tokens, at.busy)
+        return whole(engine, segments)
+
+    monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
+    monkeypatch.setattr(self_test, "time", SimpleNamespace(perf_counter=lambda: at.now))
+    return at
+
+
+@pytest.mark.parametrize(
+    ("busy", "holds", "timed", "paying"),
+    [(0, 10**9, 2, 1), (100, 10**9, 8, 4), (10**6, 10**9, 16, 16), (10**6, 150, 4, 4)],
+    ids=["busy with one", "busy with four", "never busy", "memory ends"],
+)
+def test_slots_and_tokens_of_a_pass_are_doubled_until_that_does_not_pay(device, reference, busy, holds, timed, paying):
+    device.busy, device.holds = busy, holds
+    found = tried(reference, GROUPED)
+    assert (found.rates[-1].slots, found.paying.slots) == (timed, paying)
+    for few, more in pairwise(found.rates):
+        assert more.tokens_per_step == pytest.approx(2 * few.tokens_per_step, rel=0.3)
+    settled = of(found).settled(NF4)
+    assert (settled.slots, settled.pass_tokens) == (paying, 2 * found.paying.tokens_per_step)
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("hang", "die")])
@@ -126,6 +161,13 @@ def test_the_fastest_right_path_is_taken_with_the_slots_that_pay():
     settled = test.settled(NF4)
     assert (settled.path, settled.slots) == (GROUPED, 4)
     assert settled.refused == ("H100: flat, grouped, 4 bit is not used: it lies",)
+
+
+def test_tokens_of_a_pass_that_the_specification_says_stay():
+    named = NF4.model_copy(update={"training": NF4.training.model_copy(update={"pass_tokens": 100})})
+    test = of(rated(FLAT, 10, 12))
+    assert test.settled(named).given_to(named).training.pass_tokens == 100
+    assert test.settled(NF4).given_to(NF4).training.pass_tokens == 20
 
 
 def test_a_named_path_is_taken_though_another_is_faster():
