@@ -7,7 +7,7 @@ ends the process when autograd meets one (torch 2.13, CPU build, InputMetadata a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -219,18 +219,18 @@ def _put(module: torch.nn.Module, place: torch.device, kept: dict[int, torch.nn.
             if id(parameter) not in kept:
                 there: Any = torch.nn.Parameter(Placed(parameter.data, place), requires_grad=False)
                 if hasattr(parameter, "quant_state"):
-                    there.quant_state = _state(parameter.quant_state, place)
+                    there.quant_state = replace(parameter.quant_state, lambda held: Placed(held, place))
                 kept[id(parameter)] = there
             part._parameters[name] = kept[id(parameter)]
         for name, buffer in list(part.named_buffers(recurse=False)):
             part._buffers[name] = Placed(buffer, place)
 
 
-def _state(state: Any, place: torch.device) -> Any:
-    """The constants of a 4-bit weight, on a GPU."""
+def replace(state: Any, by: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The constants of a 4-bit weight, each replaced."""
     for name, value in vars(state).items():
         if isinstance(value, torch.Tensor):
-            setattr(state, name, Placed(value, place))
+            setattr(state, name, by(value))
     if state.nested:
-        _state(state.state2, place)
+        replace(state.state2, by)
     return state
