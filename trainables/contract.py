@@ -325,6 +325,8 @@ class Work(Spec):
     pass_operators: int
     slot_operators: int
     """Operators of a training pass, each a kernel or more, and what each of its trials adds to them."""
+    forward_operators: int
+    """Operators of an evaluation pass of one trial."""
 
 
 class Need(Spec):

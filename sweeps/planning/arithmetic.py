@@ -28,8 +28,6 @@ LAUNCH_SECONDS = 7.5e-6
 """What an operator takes of the process at least."""
 SLOWER = 10 / 3
 """How much slower all of it may be."""
-FORWARD = 0.4
-"""Operators of a forward pass, as a part of those of both ways: 30 of 80 with `flat`, 122 of 303 with PEFT, counted."""
 
 
 def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: float | None) -> Speed:
@@ -45,9 +43,10 @@ def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: fl
     slower = SLOWER * max(slow / fast for slow, fast in zip(worst, best, strict=True) if fast)
     middle = math.sqrt(slower)
     used = work.trained * load.tokens_per_step / best[0] / max(peaks)
-    of_peak = f"{_percent(used / SLOWER)} to {_percent(used)}% of {'its peak' if len(types) == 1 else 'their peaks'}"
+    peak = "its peak speed" if len(types) == 1 else "their peak speeds"
+    of_peak = f"{_percent(used / SLOWER)} to {_percent(used)}% of {peak}"
     start, each = overhead([], RAY_SECONDS), overhead([], TRIAL_SECONDS)
-    words = f"by arithmetic, not measured, loading the base not counted: {_either(types)} at {of_peak}"
+    words = f"by arithmetic, not measured: {_either(types)} at {of_peak}; loading the base comes on top"
     step, evaluation, answers = (seconds * middle for seconds in best)
     known = None if answered is None else answers
     return Speed(step, evaluation, start, each, Range(1, 1 / middle, middle), words, answer_seconds=known)
@@ -60,7 +59,7 @@ def _least(work: Work, peak: float, load: Load, answered: float | None) -> tuple
     passes = batches * math.ceil(load.slots * micro / work.pass_tokens)
     operators = passes * work.pass_operators / load.slots + batches * work.slot_operators
     tokens = load.evaluation_rows * load.row_tokens
-    forward = FORWARD * math.ceil(tokens / work.pass_tokens) * (work.pass_operators + work.slot_operators)
+    forward = math.ceil(tokens / work.pass_tokens) * work.forward_operators
     return (
         max(work.trained * load.tokens_per_step / (MOST * peak), operators * LAUNCH_SECONDS),
         max(work.evaluated * tokens / (MOST * peak), forward * LAUNCH_SECONDS),

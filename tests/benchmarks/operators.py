@@ -97,7 +97,7 @@ def per_layer(pass_of: Callable[[Base], Callable[[], None]]) -> float:
 
 
 def packed(
-    engine: Callable[[Base], Engine], slots: int, quantised: bool = False
+    engine: Callable[[Base], Engine], slots: int, quantised: bool = False, recomputing: bool = False
 ) -> Callable[[Base], Callable[[], None]]:
     """Makes a pass of so many adapters with one row each, on a base that is dequantised or not."""
 
@@ -106,6 +106,8 @@ def packed(
 
         if not quantised:
             base_model.dequantise(base.model)
+        if recomputing:
+            base_model.checkpoint_gradients(base.model)
         running: Engine = engine(base)
         train = bases.rows_for("tiny", 32, 16).train
         for slot in range(slots):

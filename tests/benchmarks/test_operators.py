@@ -21,8 +21,10 @@ def test_eight_adapters_in_turn_take_no_more_operators_than_they_may():
     assert GOAL < per_layer(packed(FlatEngine, 8, quantised=True)) <= IN_TURN_GOAL
 
 
-@pytest.mark.parametrize(("name", "engine"), [("flat", FlatEngine), ("peft", PeftEngine)])
+@pytest.mark.parametrize(("name", "engine"), [("flat", FlatEngine), ("grouped", GROUPED), ("peft", PeftEngine)])
 def test_a_plan_counts_the_operators_that_there_are(name, engine):
     told = work.OPERATORS[name]
     for slots in (1, 8):
         assert per_layer(packed(engine, slots)) == pytest.approx(told.of_pass + slots * told.of_slot)
+    again = per_layer(packed(engine, 1, recomputing=True)) / sum(told)
+    assert again == pytest.approx(1 + work.FORWARD, rel=0.05)

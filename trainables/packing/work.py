@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from trainables.contract import RowShape, Work
 from trainables.packing.memory import MEAN_OF_LONGEST, layer_shapes, lora_parameters
-from trainables.packing.pass_limits import FLAT, PEFT, trained_tokens
+from trainables.packing.pass_limits import FLAT, GROUPED, PEFT, trained_tokens
 from trainables.specs import ModelFacts, TrialSpec
 
 
@@ -25,8 +25,15 @@ class _Operators(NamedTuple):
     of_slot: int
 
 
-OPERATORS: Mapping[str, _Operators] = {FLAT: _Operators(45, 35), PEFT: _Operators(107, 196)}
-"""Engine -> what docs/speed.md has of 1 and of 8 slots: 80 and 325, 303 and 1,675."""
+OPERATORS: Mapping[str, _Operators] = {
+    FLAT: _Operators(45, 35),
+    GROUPED: _Operators(101, 0),
+    PEFT: _Operators(107, 196),
+}
+"""Engine -> what docs/speed.md has of 1 and of 8 slots: 80 and 325, 101 and 101, 303 and 1,675."""
+FORWARD = 0.4
+"""Operators of a forward pass, and so of what is computed again, as a part of those: 0.36 with `flat`, 0.39 with
+`grouped`, 0.40 with PEFT."""
 
 
 def counted(base: TrialSpec, facts: ModelFacts, rows: RowShape | None, engine: str | None) -> Work:
@@ -45,14 +52,16 @@ def counted(base: TrialSpec, facts: ModelFacts, rows: RowShape | None, engine: s
     attention = 2 * facts.layers * mean * shapes["q_proj"][1]
     head = 2 * facts.vocab_size * facts.hidden_size
     forward = blocks + attention + 2 * adapter
-    again = forward if base.training.gradient_checkpointing is True else 0.0
-    operators = OPERATORS[engine or PEFT]
+    again = float(base.training.gradient_checkpointing is True)
+    operators = OPERATORS[GROUPED if engine == FLAT and base.training.engine == GROUPED else engine or PEFT]
+    both_ways = facts.layers * (1 + again * FORWARD)
     return Work(
-        trained=forward + blocks + 2 * attention + 4 * adapter + 2 * head * labelled + again,
+        trained=forward + blocks + 2 * attention + 4 * adapter + 2 * head * labelled + again * forward,
         evaluated=forward + head * labelled,
         generated=forward + head,
         micro_batch=base.training.batch_size,
         pass_tokens=trained_tokens(base, facts.parameters, "cuda"),
-        pass_operators=facts.layers * operators.of_pass,
-        slot_operators=facts.layers * operators.of_slot,
+        pass_operators=round(both_ways * operators.of_pass),
+        slot_operators=round(both_ways * operators.of_slot),
+        forward_operators=round(facts.layers * FORWARD * sum(operators)),
     )

@@ -13,7 +13,7 @@ from trainables.contract import RowShape, Work
 
 WORK = Work(
     trained=30e9, evaluated=15e9, generated=16e9, micro_batch=2, pass_tokens=4096, pass_operators=3000,
-    slot_operators=2700,
+    slot_operators=2700, forward_operators=2280,
 )  # fmt: skip
 SMALL = WORK.model_copy(update={"trained": 3e8, "evaluated": 1.5e8})
 PEAK = 989e12
@@ -29,7 +29,9 @@ def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
     assert seen.step_seconds * seen.off.low == pytest.approx(30e9 * 2000 / (MOST * PEAK))
     assert seen.evaluation_seconds * seen.off.low == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
     assert seen.off.high / seen.off.low == pytest.approx(SLOWER)
-    assert seen.source == "by arithmetic, not measured, loading the base not counted: H100 at 12 to 40% of its peak"
+    assert (
+        seen.source == "by arithmetic, not measured: H100 at 12 to 40% of its peak speed; loading the base comes on top"
+    )
     assert not seen.is_measured
 
 
@@ -49,7 +51,7 @@ def test_tokens_that_fill_a_pass_go_into_several() -> None:
 def test_of_several_types_the_range_has_the_fastest_and_the_slowest() -> None:
     seen = found(types=("A100", "H100"))
     assert seen.off.high / seen.off.low == pytest.approx(SLOWER * 989 / 312)
-    assert "A100 or H100 at 12 to 40% of their peaks" in seen.source
+    assert "A100 or H100 at 12 to 40% of their peak speeds;" in seen.source
 
 
 def test_answers_take_what_their_tokens_take_and_are_unknown_where_nothing_bounds_them() -> None:

@@ -121,7 +121,14 @@ def test_without_a_rate_the_way_out_is_told() -> None:
 def test_an_estimate_by_arithmetic_is_no_rate() -> None:
     asked = sweep(budget={"wall_clock": "1h"})
     work = Work(
-        trained=3e9, evaluated=1e9, generated=1e9, micro_batch=2, pass_tokens=4096, pass_operators=9, slot_operators=9
+        trained=3e9,
+        evaluated=1e9,
+        generated=1e9,
+        micro_batch=2,
+        pass_tokens=4096,
+        pass_operators=9,
+        slot_operators=9,
+        forward_operators=9,
     )
     with pytest.raises(ConfigError, match=r"arithmetic alone is too rough to choose a number\. Sweeps on such GPUs"):
         auto_trials.settled(asked, NEED, Machine("cuda", 1, 10**6), RowsAndRates(work=work, types=("H100",)))

@@ -80,3 +80,14 @@ def test_attention_looks_at_half_of_the_row_and_the_head_at_labels() -> None:
 
     assert of(200, 1).evaluated - of(100, 1).evaluated == 4 * 50 * SIZES["hidden_size"]
     assert of(100, 1).evaluated - of(100, 0.5).evaluated == SIZES["vocab_size"] * SIZES["hidden_size"]
+
+
+def test_a_slot_adds_no_operators_where_adapters_are_computed_together_and_computing_again_adds_a_forward_pass() -> (
+    None
+):
+    spec = trial()
+    together = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": "grouped"})})
+    again = spec.model_copy(update={"training": spec.training.model_copy(update={"gradient_checkpointing": True})})
+    assert estimated(together).slot_operators == 0 < estimated(spec).slot_operators
+    assert estimated(again).slot_operators == pytest.approx(1.4 * estimated(spec).slot_operators, rel=0.01)
+    assert estimated(again).forward_operators == estimated(spec).forward_operators
