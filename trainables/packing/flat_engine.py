@@ -7,8 +7,8 @@ stays inside rows (`flat_attention`), and the head sees only positions that pred
 
 The parts are computed one adapter after the other: their products are small and of uneven sizes, and a NaN of a trial
 that diverges cannot reach its neighbours, as it would through one product with a mask. On request all adapters without
-dropout are computed together (`grouped_product`), and on request all rows attend at once: on a GPU each operator costs
-time. The base stays as it is given: 4-bit, or dequantised once (`base_model.dequantise`).
+dropout are computed together (`grouped_product`), and all rows attend at once: on a GPU each operator costs time.
+The base stays as it is given: 4-bit, or dequantised once (`base_model.dequantise`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -29,8 +29,6 @@ from trainables.packing.engine import Answer, Answering, Prompt, Segment, dropou
 from trainables.packing.pass_limits import EXPONENT_TOKENS, FLAT_KINDS, LOGIT_TOKENS, PARALLEL_PASSES, SHARED_INPUT
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
 from trainables.specs import TrialSpec
-
-Attention = Literal["rows", "grid"]
 
 
 def uncovered(base: Base) -> str | None:
@@ -78,14 +76,12 @@ class _Siblings:
 class FlatEngine:
     """An `Engine` without padding, for some model types. See `trainables.packing.engine.Engine`."""
 
-    def __init__(self, base: Base, grouped: bool = False, attention: Attention | None = None) -> None:
+    def __init__(self, base: Base, grouped: bool = False) -> None:
         """Takes over a base.
 
         Args:
             base: one for which `uncovered` returns None.
-            grouped: whether a pass computes all adapters without dropout together.
-            attention: how rows attend in `token_losses`, one after the other ("rows") or all at once ("grid"); None
-                for the grid where adapters are computed together, and for rows elsewhere.
+            grouped: whether a pass computes all adapters without dropout together, and in `token_losses` all rows.
 
         Raises:
             ValueError: the base is not covered, or torch has no grouped products.
@@ -100,7 +96,6 @@ class FlatEngine:
         # Adapters that are computed together are stacked for one pass.
         self.parallel_passes = 1 if grouped else PARALLEL_PASSES[base.device.type]
         self._grouped = grouped
-        self._grid = attention == "grid" if attention else grouped
         self._adapters = PeftAdapters(base)
         self._droppers: set[int] = set()
         """The slots of adapters with dropout."""
@@ -174,7 +169,7 @@ class FlatEngine:
     def token_losses(self, segments: Sequence[Segment]) -> list[torch.Tensor]:
         """See `Engine.token_losses`."""
         batch = flatten([self._dropping(segment) for segment in segments], self.base.device)
-        grid = flat_attention.grid(batch.pieces, self.base.device) if self._grid else None
+        grid = flat_attention.grid(batch.pieces, self.base.device) if self._grouped else None
         losses_N = head_losses(self._kept(batch, grid or batch.pieces), self._head, batch.answers)
         return list(losses_N.split([segment.labels for segment in segments]))
 

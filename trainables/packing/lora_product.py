@@ -244,7 +244,8 @@ def _merges(part: Part, whole: torch.Tensor) -> bool:
     """Tells whether an adapter is added to the weight before its tokens are multiplied: that takes fewer operations.
 
     With 2,048 tokens, r 16 and all layers of SmolLM2-135M adapted, adapters then add 5 % to the base's products instead
-    of 13 %. Narrower types than float32 would round the adapter away.
+    of 13 %. Without it the layers took 3 % more time, and 15 % with r 64. Narrower types than float32 would round the
+    adapter away.
     """
     outs, ins = whole.shape
     costs_less = (part.stop - part.start) * (ins + outs) > ins * outs

@@ -48,9 +48,8 @@ class Question(Spec):
     """A few rows to train on: their tokens, and which of these count in the loss."""
     pass_tokens: int
     """The most tokens of a pass; on a GPU all that the slots have, unless the specification bounds them."""
-    paths: tuple[EnginePath, ...]
-    estimates: tuple[tuple[int, ...], ...]
-    """For each path the memory of 1, 2, ... slots; nothing where it is unknown."""
+    paths: tuple[tuple[EnginePath, tuple[int, ...]], ...]
+    """Each with the memory of 1, 2, ... slots; nothing where it is unknown."""
 
 
 def candidates(base: TrialSpec, is_dequantised: bool) -> tuple[EnginePath, ...]:
@@ -128,7 +127,6 @@ def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache
     shape = RowShape(
         longest=longest, mean=tokens / len(rows), labelled=labels / tokens, train_rows=len(rows), eval_rows=1
     )
-    all_paths = candidates(base, _is_dequantised(base))
     pass_tokens = trained_tokens(base, None if facts is None else facts.parameters, device)
     if device == "cuda" and base.training.pass_tokens == "auto":  # How many pay is what the test finds.
         pass_tokens = memory.MAX_SLOTS * base.training.batch_size * longest
@@ -145,8 +143,7 @@ def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache
         cache=str(cache),
         rows=tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in rows),
         pass_tokens=pass_tokens,
-        paths=all_paths,
-        estimates=tuple(map(estimate, all_paths)),
+        paths=tuple((path, estimate(path)) for path in candidates(base, _is_dequantised(base))),
     )
 
 
@@ -170,18 +167,16 @@ def tested(question: Question, device: str, program: str = "trainables.packing.s
 
     Of an engine that hung on one residency the other one is not tested: each costs minutes.
     """
-    began, found = time.monotonic(), list[Tried]()
-    left = list(zip(question.paths, question.estimates, strict=True))
+    began, found, left = time.monotonic(), list[Tried](), question.paths
     while left:
-        paths, estimates = zip(*left, strict=True)
-        of_process = list(_tested(question.model_copy(update={"paths": paths, "estimates": estimates}), program))
+        of_process = list(_tested(question.model_copy(update={"paths": left}), program))
         found += of_process
         left, last = left[len(of_process) :], of_process[-1]
         if last.problem.startswith(HUNG):
             alike = [path for path, _ in left if path.engine == last.path.engine]
             why = f"it was not tested, since {last.path.name} hung"
             found += [Tried(path=path, problem=why, may_pass=True) for path in alike]
-            left = [each for each in left if each[0] not in alike]
+            left = tuple(each for each in left if each[0] not in alike)
     return SelfTest(device=device, seconds=time.monotonic() - began, tried=tuple(found))
 
 
@@ -204,7 +199,7 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
             # Where not even the reference is there, no other process would come further.
             yield from (
                 Tried(path=path, problem=f"{'' if is_ready else UNREADY}{why}", may_pass=True)
-                for path in (others[:1] if is_ready else others)
+                for path, _ in (others[:1] if is_ready else others)
             )
 
 

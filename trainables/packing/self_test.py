@@ -247,7 +247,7 @@ def main() -> None:
     reference = Reference(base, question.base, [split.row(i) for i in range(len(split))])
     # Libraries may have printed something without a line's end.
     print(f"\n{READY}", flush=True)
-    for path, estimates in zip(question.paths, question.estimates, strict=True):
+    for path, estimates in question.paths:
         print(f"\n{tried(reference, path, question, estimates).model_dump_json()}", flush=True)
 
 

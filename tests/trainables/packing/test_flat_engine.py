@@ -34,8 +34,6 @@ FP32 = 1e-5
 BF16 = 2e-2
 
 GROUPED = partial(FlatEngine, grouped=True)
-CROSSED = (partial(FlatEngine, attention="grid"), partial(FlatEngine, grouped=True, attention="rows"))
-"""The ways of attention that `FLATS` do not take."""
 FLATS = pytest.mark.parametrize("make", [FlatEngine, GROUPED], ids=["in turn", "grouped"])
 
 Gradients = dict[str, torch.Tensor]
@@ -100,7 +98,7 @@ def pass_of(engine: Engine, drop: float = 0.2, start: int = 0) -> tuple[list[tor
 @pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
 def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing, drop, start):
     results = []
-    for make in (PeftEngine, FlatEngine, GROUPED, *CROSSED):
+    for make in (PeftEngine, FlatEngine, GROUPED):
         base = packs.base(architecture)
         if checkpointing:
             checkpoint_gradients(base.model)

@@ -28,23 +28,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 WAYS: dict[str, Callable[..., FlatEngine]] = {
     "in turn": FlatEngine,
-    "in turn, grid": partial(FlatEngine, attention="grid"),
     "grouped": partial(FlatEngine, grouped=True),
-    "grouped, rows": partial(FlatEngine, grouped=True, attention="rows"),
 }
 RESIDENCIES = ("plain", "4bit", "dequantised")
 KINDS = sorted(pass_limits.FLAT_KINDS)
 
 
-# Each way meets each residency, and each kind of model half of the ways.
+# Each way meets each residency, and each kind of model both ways.
 @pytest.mark.parametrize(
     ("way", "kind", "residency"),
-    [
-        (way, kind, RESIDENCIES[(place + turn) % 3])
-        for place, kind in enumerate(KINDS)
-        for turn, way in enumerate(WAYS)
-        if (place + turn) % 2 == 0 or kind == "llama"
-    ],
+    [(way, kind, RESIDENCIES[(place + turn) % 3]) for place, kind in enumerate(KINDS) for turn, way in enumerate(WAYS)],
 )
 def test_a_pass_neither_mixes_devices_nor_waits(monkeypatch, way, kind, residency):
     base = packs.base(kind, residency != "plain", torch.bfloat16)

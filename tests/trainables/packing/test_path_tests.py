@@ -31,7 +31,7 @@ class Gpu:
 
     def tested(self, question: Question, device: str) -> SelfTest:
         self.asked.append(question)
-        found = tuple(Tried(path=path, problem=self.problem, may_pass=self.may_pass) for path in question.paths)
+        found = tuple(Tried(path=path, problem=self.problem, may_pass=self.may_pass) for path, _ in question.paths)
         return SelfTest(device=device, seconds=1.0, tried=found)
 
 
@@ -96,8 +96,8 @@ def test_the_rows_go_from_the_shortest_to_the_longest_and_each_path_has_its_esti
     (asked,) = gpu.asked
     lengths = [len(ids) for ids, _ in asked.rows]
     assert (len(lengths), lengths, lengths[0] < lengths[-1]) == (path_tests.ROWS, sorted(lengths), True)
-    assert [path.name for path in asked.paths] == ["flat, 4 bit", "flat, grouped, 4 bit", "flat", "flat, grouped"]
-    assert all(len(of_path) == 16 and of_path == tuple(sorted(of_path)) for of_path in asked.estimates)
+    assert [path.name for path, _ in asked.paths] == ["flat, 4 bit", "flat, grouped, 4 bit", "flat", "flat, grouped"]
+    assert all(len(of_path) == 16 and of_path == tuple(sorted(of_path)) for _, of_path in asked.paths)
 
 
 def test_no_pass_of_a_gpu_is_cut_in_the_test_unless_the_file_says_how_long_it_may_be(gpu, tiny):
@@ -107,7 +107,7 @@ def test_no_pass_of_a_gpu_is_cut_in_the_test_unless_the_file_says_how_long_it_ma
     free, bounded = gpu.asked
     longest = max(len(ids) for ids, _ in free.rows)
     assert (free.pass_tokens, bounded.pass_tokens) == (16 * base.training.batch_size * longest, 100)
-    assert free.estimates[0][-1] > bounded.estimates[0][-1]
+    assert free.paths[0][1][-1] > bounded.paths[0][1][-1]
 
 
 def test_passes_have_as_many_tokens_as_were_settled(tiny):

@@ -30,8 +30,8 @@ PATHS = pytest.mark.parametrize("path", [FLAT, GROUPED], ids=["in turn", "groupe
 def question(*paths: EnginePath, base: TrialSpec | None = None, cache: str = "") -> Question:
     rows = tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in ROWS)
     return Question(
-        base=base or packs.spec(), cache=cache, rows=rows, pass_tokens=10 * TRAINED_TOKENS, paths=paths,
-        estimates=((),) * len(paths),
+        base=base or packs.spec(), cache=cache, rows=rows, pass_tokens=10 * TRAINED_TOKENS,
+        paths=tuple((path, ()) for path in paths),
     )  # fmt: skip
 
 
@@ -128,8 +128,8 @@ def test_an_engine_that_hung_is_not_tested_on_its_other_residency(monkeypatch):
     asked = []
 
     def one_process(part, _program):
-        asked.append(part.paths)
-        yield Tried(path=part.paths[0], problem="it hung: no answer" if len(asked) == 1 else "")
+        asked.append(tuple(path for path, _ in part.paths))
+        yield Tried(path=asked[-1][0], problem="it hung: no answer" if len(asked) == 1 else "")
 
     monkeypatch.setattr(path_tests, "_tested", one_process)
     paths = path_tests.candidates(NF4, True)
