@@ -81,17 +81,15 @@ class FlatEngine:
 
         Args:
             base: one for which `uncovered` returns None.
-            grouped: whether a pass computes all adapters without dropout together, and in `token_losses` all rows.
+            grouped: whether a pass computes all adapters without dropout together, and in `token_losses` all rows; not
+                where products are `grouped_product.missing`.
 
         Raises:
-            ValueError: the base is not covered, or torch has no grouped products.
+            ValueError: the base is not covered.
         """
         problem = uncovered(base)
         if problem is not None:
             raise ValueError(f"the flat engine does not cover this base: {problem}")
-        problem = grouped_product.missing() if grouped else None
-        if problem is not None:
-            raise ValueError(f"the flat engine cannot compute adapters together: {problem}")
         self.base = base
         # Adapters that are computed together are stacked for one pass.
         self.parallel_passes = 1 if grouped else PARALLEL_PASSES[base.device.type]
