@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,12 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
         Failed: the driver failed.
     """
     from sweeps import launch as launching
+    from sweeps.report.plan_lines import launch_lines
 
     sweep, planned = launching.prepare(_given.sweep_of(config, keywords), print, offline)
     launching.earlier_of(sweep.config)
-    _show(planned)
     folder, _ = launching.create_folder(sweep, planned)
-    print(f"sweep folder: {folder.path}")
+    _say(launch_lines(planned, folder.path, "qs.plan(...), called as qs.launch was"))
     return _driven(folder, [], sweep.config.tracking.uri, wait)
 
 
@@ -96,12 +97,13 @@ def plan(config: Config = None, /, *, price: float | None = None, **keywords: An
         ConfigError: with a line for each mistake.
     """
     from sweeps.planning import this_machine
+    from sweeps.report.plan_lines import plan_lines
 
     sweep, how = this_machine.with_trials(_given.sweep_of(config, keywords))
     planned = this_machine.plan_here(sweep).at(price)
     if how is not None:
         print(how)
-    _show(planned)
+    _say(plan_lines(planned))
     return planned
 
 
@@ -117,10 +119,10 @@ def validate(config: Config = None, /, **keywords: Any) -> list[str]:
     return [*sweep.notices, *sweep.preview.warnings, *advice.of_warm_start(sweep.config)]
 
 
-def _show(planned: Plan) -> None:
-    from sweeps.report.plan_lines import plan_lines
+def _say(lines: Sequence[str]) -> None:
+    from sweeps.report.streams import fitted
 
-    print(*plan_lines(planned), sep="\n")
+    print(*(fitted(line, sys.stdout) for line in lines), sep="\n")
 
 
 def _driven(folder: SweepFolder, words: list[str], tracking_uri: str, wait: bool) -> Sweep:

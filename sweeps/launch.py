@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
 from sweeps.report.live_table import Display
+from sweeps.report.plan_lines import engine_line
 from sweeps.report.result import Displays, Result
 from sweeps.statistics.trials import compare_best
 from sweeps.steering import asking, local_sweeps
@@ -69,12 +70,12 @@ def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]
     """
     if not offline:
         _look_for_tracking(sweep.config.tracking.uri)
-    for line in this_machine.look_up(sweep):
-        say(f"warning: {line}")
+    told = this_machine.look_up(sweep)
     sweep, how = this_machine.with_trials(sweep, to_launch=True)
     if how is not None:
         say(how)
-    return sweep, this_machine.plan_here(sweep, to_launch=True)
+    planned = this_machine.plan_here(sweep, to_launch=True)
+    return sweep, replace(planned, warnings=(*told, *planned.warnings))
 
 
 def _look_for_tracking(uri: str) -> None:
@@ -409,12 +410,12 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
     config = sweep.config
     if joined is not None:
         say(f"joined the Ray cluster at {joined}")
-    say("starting hosts: data and base model are made ready, and cached for the next time")
+    say("starting the hosts: they load the base model and prepare the rows; a cache keeps both for the next sweep")
     may_have_gpus = config.cluster.gpus_per_host != 0 and (joined is not None or devices.gpus())
     if may_have_gpus and config.model is not None and config.training.engine != "peft":
         say(
-            "on a GPU each way to compute passes is tested first, once: about a minute for 8 billion parameters, "
-            f"{SELF_TEST_PATH / 60:.0f} more for each engine that hangs"
+            "each engine is tested on this kind of GPU, once: about 1 minute for 8 billion parameters, and "
+            f"{SELF_TEST_PATH / 60:.0f} minutes more for an engine that hangs"
         )
     slot_limits = SlotLimits(
         slots=config.cluster.slots_per_host,
@@ -424,7 +425,7 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
     started = driver.start_hosts(slot_limits, sweep.space)
     ready = started.ready
     if ready.hosts[0].engine:
-        say(f"engine: {ready.hosts[0].engine}")
+        say(engine_line(ready.hosts[0].engine))
     if ready.data.train_rows:
         rows = rows_per_trial(config, sweep.space)
         compared = resource.of(config)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Changes, File, Json, Price, load_sweep, mistakes, say, show_plan
+from sweeps.cli.shared import Changes, File, Json, Price, load_sweep, mistakes, say
 
 Calibrating = Annotated[
     bool,
@@ -20,6 +20,7 @@ def plan(
 ) -> None:
     """Show what a sweep will do and cost, without starting anything."""
     from sweeps.planning import this_machine
+    from sweeps.report.plan_lines import plan_lines
 
     with mistakes(""):
         sweep = load_sweep(file, changes)
@@ -32,6 +33,7 @@ def plan(
         planned = this_machine.plan_here(sweep).at(price)
     if how is not None:
         say(how)
-    show_plan(planned)
+    for line in plan_lines(planned):
+        say(line)
     if as_json:
         print(json.dumps(planned.as_json()))

@@ -14,12 +14,12 @@ import typer
 from search_spaces import SpaceError
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError
+from sweeps.report import streams
 from trainables.errors import QsweepError
 from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
     from sweeps.config.load import Sweep
-    from sweeps.planning.plan import Plan
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A sweep file (YAML), or the name of a recipe (see `qsweep ls`).")
@@ -72,7 +72,7 @@ MOST_MISTAKES = 50
 
 def say(line: str = "") -> None:
     """Prints a line for people."""
-    print(line, file=sys.stderr)
+    print(streams.fitted(line, sys.stderr), file=sys.stderr)
 
 
 @contextmanager
@@ -126,11 +126,3 @@ def load_sweep(file: str, changes: list[str] | None) -> Sweep:
 def as_words(changes: list[str] | None) -> list[str]:
     """The overrides of the command line; the shell's bytes are read as UTF-8 whatever the locale."""
     return [os.fsencode(change).decode("utf-8", "surrogateescape") for change in changes or []]
-
-
-def show_plan(plan: Plan) -> None:
-    """Prints the plan for people."""
-    from sweeps.report.plan_lines import plan_lines
-
-    for line in plan_lines(plan):
-        say(line)

@@ -41,11 +41,11 @@ def epochs(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> 
         train_rows: all there are; None when that is not known yet.
     """
     long = "" if steps is None else f" of {counted(steps, 'step')}"
-    seen = f"a trial{long} sees {_range(*(f'{count:,}' for count in rows))} rows"
+    seen = f"a trial{long} trains on {_range(*(f'{count:,}' for count in rows))} rows"
     if train_rows is None:
         return f"{seen}; how many epochs that is, launch says when the data is ready"
     seen_epochs = _range(*(_epochs(count / train_rows) for count in rows))
-    return f"{seen}: {seen_epochs} {'epoch' if seen_epochs == '1' else 'epochs'} of {train_rows:,}"
+    return f"{seen}: {seen_epochs} {'epoch' if seen_epochs == '1' else 'epochs'} of all {train_rows:,} rows"
 
 
 def _range(low: str, high: str) -> str:

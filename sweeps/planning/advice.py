@@ -182,21 +182,21 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
     By the loss, or by right answers where these are the objective; how far other scores vary is not known.
     """
     metric, field = config.objectives[0].metric, "data.eval_examples"
-    differ, spread, usual, unit = "losses differ", PAIRED_SPREAD, USUAL_GAP, " nats per token"
+    what, spread, usual, unit = "losses differ", PAIRED_SPREAD, USUAL_GAP, " nats per token"
     if config.evaluation.scores_by(metric):
         if metric not in grading.verdicts(config.evaluation):
             return []
         if config.evaluation.examples is not None and config.evaluation.examples < count:
             count, field = config.evaluation.examples, "evaluation.examples"
-        differ, spread, usual, unit = f"{metric} differs", SCORE_SPREAD, USUAL_SCORE_GAP, ""
+        what, spread, usual, unit = f"{metric} differs", SCORE_SPREAD, USUAL_SCORE_GAP, ""
     gap = QUANTILE * spread / math.sqrt(max(1, count))
     if gap <= 2 * usual:
         return []
-    told = f"{count} rows tell two trials apart whose {differ} by about {gap:.2f}{unit} or more"
+    told = f"{count} rows tell two trials apart only where their {what} by about {gap:.2f}{unit}"
     if count < FEW_ROWS:
         told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
     needed = math.ceil((QUANTILE * spread / usual) ** 2)
-    return [f"{field}: {told}; the best trials are often {usual:g}{unit} apart, which takes about {needed} rows"]
+    return [f"{field}: {told}; the best trials often differ by {usual:g}, which takes about {needed} rows"]
 
 
 def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:

@@ -44,6 +44,7 @@ class Plan:
     disk_bytes: int | None
     """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train or are parked."""
     warnings: tuple[str, ...]
+    """Those first that may end the sweep early: a launch shows no more than a few."""
     ends_alone: bool
     """Too few trials for one to be promoted to the last step by its rank: the best one goes on alone."""
     rows_per_trial: tuple[int, int] | None
@@ -149,11 +150,11 @@ def plan(
     return replace(
         planned,
         warnings=tuple(
-            advice.of_search(config, space, trials, total if slots is not None else machine.hosts)
+            capacity.memory_warnings(config, machine, planned.memory_bytes)
+            + capacity.disk_warnings(config, machine, need, trials, total)
+            + advice.of_search(config, space, trials, total if slots is not None else machine.hosts)
             + advice.of_time(config, seen, machine.hosts, machine.gpus)
             + advice.of_rslora(config, space)
             + advice.of_evaluation(config, seen, known.rows)
-            + capacity.memory_warnings(config, machine, planned.memory_bytes)
-            + capacity.disk_warnings(config, machine, need, trials, total)
         ),
     )

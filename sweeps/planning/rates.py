@@ -188,7 +188,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") ->
         start_seconds=overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS),
         trial_seconds=overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS),
         off=Range(1, 1, 1).wider(off),
-        source=f"by {nearest.steps} steps that were measured",
+        source=f"from {nearest.steps} steps that were measured before",
         is_measured=True,
         answer_seconds=max(alike, key=lambda rate: rate.time).answer_seconds if alike else None,
     )

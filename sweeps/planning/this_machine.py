@@ -67,7 +67,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     alone = _need(sweep, "cuda", known.rows) if machine.gpus > 1 else None
     spread = advice.of_spread(machine.spread, alone, machine.free_bytes)
     unseen = _unseen(sweep.config.cluster, machine)
-    planned = replace(planned, engine=engine, warnings=(*planned.warnings, *spread, *unseen, *sweep.notices))
+    planned = replace(planned, engine=engine, warnings=(*unseen, *planned.warnings, *spread, *sweep.notices))
     if to_launch:
         # A launch speaks of the data once all rows are ready.
         return replace(planned, rows_per_trial=None)

@@ -191,7 +191,7 @@ def of_seeds(separation: Separation) -> str | None:
             f"{noise.deviation:.4f} within a point, each at its best step"
         )
     if any(each.apart for each in separation.trials):
-        return "even a difference beyond chance on these rows may come from the seeds, which were not compared"
+        return "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)"
     return None
 
 

@@ -32,7 +32,7 @@ from sweeps.record.events import (
 from sweeps.record.run_names import label, run_name
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import trial_tables
+from sweeps.report import streams, trial_tables
 from sweeps.report.time_left import Rates, Trained, seconds_left
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
@@ -139,7 +139,8 @@ class Table(AbstractContextManager["Table"]):
 
     def say(self, line: str) -> None:
         """See `Display`: above the table, where it stays when that is erased."""
-        self._live.console.print(_shown(line), markup=False, highlight=False, soft_wrap=True)
+        console = self._live.console
+        console.print(streams.fitted(_shown(line), console.file), markup=False, highlight=False, soft_wrap=True)
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Display`."""
@@ -229,7 +230,7 @@ def describe(event: Event, record: SweepRecord) -> str | None:
         case TrialReported() | TrialScored():
             return _evaluated(event, record)
         case TrialParked():
-            return f"{label(record.trials[event.trial_key].number)} parked at step {event.step}"
+            return f"{label(record.trials[event.trial_key].number)} parked at step {event.step}: others train first"
         case TrialEnded():
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
@@ -269,7 +270,7 @@ def _data(event: DataPrepared) -> str | None:
     if not data["train_rows"]:
         return None
     line = f"data: {data['train_rows']} rows to train on, {data['eval_rows']} to evaluate on"
-    line += f", longest {data['longest_row']} tokens"
+    line += f"; the longest row has {data['longest_row']} tokens"
     if data["truncated_rows"] or data["dropped_rows"]:
         line += (
             f"; {data['truncated_rows']} cut to data.max_length, {data['dropped_rows']} left out (no completion left)"

@@ -1,9 +1,10 @@
-"""A plan in words, for people."""
+"""A plan in words, for people: all of it for `qsweep plan`, and its first screen for a launch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from sweeps.config.number_words import counted, duration, epochs, size
 from sweeps.planning.capacity import DEVICES
@@ -13,6 +14,8 @@ from sweeps.planning.plan import Plan
 from trainables.contract import Memory
 
 CONTINUED = "      "
+SHOWN_WARNINGS = 3
+"""Warnings that a launch shows; the rest is counted."""
 _PARTS = {"kept": "snapshots"}
 """Parts of a host's memory under another name than that of the field."""
 _ENGINES = {
@@ -22,56 +25,85 @@ _ENGINES = {
 }
 _LENGTHS: Mapping[LengthsFrom, str] = {
     "tokens": "",
-    "characters": " (by the characters of the rows)",
+    "characters": " (estimated from the characters of the rows)",
     "max_length": " (a guess: the rows are not read yet)",
 }
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
-    lines = [f"plan: {counted(plan.trials, 'trial')}, {_reports(plan)}; {_steps(plan)}"]
-    rest = [*_hosts(plan), *_data(plan), *_few(plan), *_forecast(plan), *_choices(plan.choices)]
-    return lines + [CONTINUED + line for line in rest] + [f"warning: {warning}" for warning in plan.warnings]
+    rest = [f"where: {plan.place}: {_hosts(plan)}{_disk(plan)}", *_memory(plan.memory)]
+    rest += [*([] if plan.engine is None else [engine_line(plan.engine)]), *_data(plan)]
+    rest += [*_stopping(plan), *_work(plan.forecast), f"time: {_time(plan)}", *_choices(plan.choices)]
+    return [_first(plan), *(CONTINUED + line for line in rest), *(f"warning: {each}" for each in plan.warnings)]
 
 
-def _steps(plan: Plan) -> str:
-    """What all trials take, with the range, and the most that they can take."""
+def launch_lines(plan: Plan, folder: Path, more: str) -> list[str]:
+    """The first screen of a launch: the plan in five lines, and the first warnings.
+
+    Args:
+        folder: of the sweep.
+        more: the command that shows the whole plan.
+    """
+    rest = [f"where: {plan.place}: {_hosts(plan)}", f"time: {_short_time(plan)}", f"sweep folder: {folder}"]
+    beyond = len(plan.warnings) - SHOWN_WARNINGS
+    lines = [_first(plan), *(CONTINUED + line for line in (*rest, f"more: {more}"))]
+    lines += [f"warning: {each}" for each in plan.warnings[:SHOWN_WARNINGS]]
+    return lines + ([f"{counted(beyond, 'more warning')}: {more}"] if beyond > 0 else [])
+
+
+def _first(plan: Plan) -> str:
+    """What runs: trials, where they are evaluated, and the steps of all trials with their range."""
     low, high = round(plan.forecast.steps.low), round(plan.forecast.steps.high)
-    words = f"about {counted(plan.expected_steps, 'step')} in all{f' ({low} to {high})' if low < high else ''}"
-    most = f"at most {plan.worst_steps}, if each trial is better than those before it and none fails"
-    return words if plan.worst_steps <= high else f"{words}; {most}"
+    steps = f"about {counted(plan.expected_steps, 'step')} in all{f' ({low} to {high})' if low < high else ''}"
+    best = ", where only the best go on" if _stops_early(plan) else ""
+    return f"plan: {counted(plan.trials, 'trial')}, evaluated {_at(plan)}{best}; {steps}"
 
 
-def _reports(plan: Plan) -> str:
-    rungs = ", ".join(map(str, plan.points))
+def _stops_early(plan: Plan) -> bool:
+    return plan.forecast.reaching[-1] < plan.forecast.reaching[0]
+
+
+def _at(plan: Plan) -> str:
+    *before, last = map(str, plan.points)
+    points = f"{', '.join(before)} and {last}" if before else last
     if plan.unit == "example":
-        return f"reports after {rungs} {'example' if plan.points == (1,) else 'examples'}, whatever the batch"
-    return f"reports at {'step' if len(plan.points) == 1 else 'steps'} {rungs}"
+        return f"after {points} {'example' if plan.points == (1,) else 'examples'}, whatever the batch"
+    return f"at {'steps' if before else 'step'} {points}"
 
 
-def _hosts(plan: Plan) -> Iterator[str]:
+def _end(plan: Plan, point: int) -> str:
+    return f"step {point}" if plan.unit == "step" else counted(point, plan.unit)
+
+
+def _hosts(plan: Plan) -> str:
     each = f" of {plan.gpus_per_host} GPUs{' each' if plan.hosts > 1 else ''}" if plan.gpus_per_host > 1 else ""
-    hosts = f"{plan.place}: {counted(plan.hosts, f'{DEVICES[plan.device]} host')}{each}"
-    disk = f"; up to {size(plan.disk_bytes)} on disk" if plan.disk_bytes else ""
+    hosts = f"{counted(plan.hosts, f'{DEVICES[plan.device]} host')}{each}"
     if plan.slots_per_host is None or plan.slots is None:
-        yield f"{hosts}; each decides on its slots from its free memory{disk}"
-        return
-    of_what = "on the fullest GPU" if each else "per host"
-    memory = f", about {plan.memory_bytes / 1e9:.1f} GB {of_what} at most" if plan.memory_bytes is not None else ""
+        return f"{hosts}; how many trials train at once, each host decides by its free memory"
     fewest = plan.slots // plan.hosts
     slots = f"{fewest} to " if fewest < plan.slots_per_host else ""
-    yield f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')}{memory}{disk}"
-    yield from _memory(plan.memory)
-    if plan.engine is not None:
-        means = _ENGINES.get(plan.engine)
-        yield f"engine: {plan.engine}{f' ({means})' if means else ''}"
+    at_once = "one trial trains at a time" if plan.slots == 1 else f"{plan.slots} trials train at once"
+    of_what = " on the fullest GPU" if each else " per host" if plan.hosts > 1 else ""
+    memory = "" if plan.memory_bytes is None else f"; memory: about {plan.memory_bytes / 1e9:.1f} GB{of_what} at most"
+    return f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')} ({at_once}){memory}"
+
+
+def _disk(plan: Plan) -> str:
+    return f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
 
 
 def _memory(memory: Memory | None) -> Iterator[str]:
     """The parts of a host's memory, those that take less than 1 MB left out; nothing where there is one part only."""
     parts = {part: held for part, held in memory.model_dump().items() if held >= 1e6} if memory is not None else {}
     if len(parts) > 1:
-        yield f"memory: {', '.join(f'{_PARTS.get(part, part)} {size(held)}' for part, held in parts.items())}"
+        yield f"memory by part: {', '.join(f'{_PARTS.get(part, part)} {size(held)}' for part, held in parts.items())}"
+
+
+def engine_line(engine: str) -> str:
+    """An engine, and what it is."""
+    means = _ENGINES.get(engine)
+    return f"engine, which computes the losses: {engine}{f' ({means})' if means else ''}"
 
 
 def _data(plan: Plan) -> Iterator[str]:
@@ -82,54 +114,55 @@ def _data(plan: Plan) -> Iterator[str]:
         yield f"rows with an equal {plan.group_by} count as one group (data.group_by)"
 
 
-def _few(plan: Plan) -> Iterator[str]:
+def _stopping(plan: Plan) -> Iterator[str]:
+    """How many trials go on to each report, and why the sweep may take more or fewer steps than that."""
+    if _stops_early(plan):
+        later = zip(plan.forecast.reaching[1:], plan.points[1:], strict=True)
+        (left, end), *rest = ((max(1, round(trials)), _end(plan, point)) for trials, point in later)
+        further = "".join(f", {trials} for {point}" for trials, point in rest)
+        yield f"early stopping leaves about {left} of {counted(plan.trials, 'trial')} for {end}{further}"
     if plan.ends_alone and plan.trials > 1:
-        last = plan.points[-1]
-        end = f"step {last}" if plan.unit == "step" else counted(last, plan.unit)
-        default = ", and the default configuration beside it" if plan.trains_default else ""
-        yield f"with so few trials only the best one is trained to {end}{default}"
+        default = " and t00 (the sweep file's own values) train" if plan.trains_default else " trains"
+        yield f"with so few trials only the best one{default} to {_end(plan, plan.points[-1])}"
+    if plan.worst_steps > round(plan.forecast.steps.high):
+        yield f"{plan.worst_steps} steps at most: where each trial is better than all before it, fewer are stopped"
     if plan.patience is not None:
         trials = "a trial brings" if plan.patience == 1 else f"{plan.patience} trials in a row bring"
-        yield f"ends earlier than this where {trials} no gain beyond chance (budget.patience)"
+        yield f"the sweep ends earlier where {trials} no gain beyond chance (budget.patience)"
 
 
-def _forecast(plan: Plan) -> Iterator[str]:
-    seen = plan.forecast
-    if len(seen.reaching) > 1:
-        yield f"trials at each report, on average: {', '.join(f'{reached:g}' for reached in seen.reaching)}"
+def _work(seen: Forecast) -> Iterator[str]:
     work = []
     if seen.tokens is not None:
-        work.append(f"about {_tokens(seen.tokens)} tokens{_LENGTHS[seen.lengths_from]}")
+        work.append(f"about {_tokens(seen.tokens)} tokens to train on{_LENGTHS[seen.lengths_from]}")
     if seen.evaluation_share is not None:
-        work.append(f"{seen.evaluation_share:.0%} of the work is evaluation")
+        work.append(f"evaluations are {seen.evaluation_share:.0%} of the work")
     if work:
         yield "; ".join(work)
     if seen.answers is not None:
         yield _answers(seen.answers)
-    yield f"time: {_time(seen, plan)}"
 
 
 def _answers(answers: Answers) -> str:
     """The tokens that are generated, and the share of time."""
-    count, tokens = f"{answers.evaluations:g} evaluations", answers.tokens
+    count, tokens = f"about {counted(round(answers.evaluations), 'evaluation')}", answers.tokens
     if tokens is None:
-        told = f"are generated in {count}, of unknown length before the rows are read: give evaluation.max_new_tokens"
+        told = f"{count} with answers, of unknown length before the rows are read: give evaluation.max_new_tokens"
     elif tokens:
-        told = f"are generated in {count}, about {_tokens(tokens)} tokens at most"
+        told = f"{count} with answers, of about {_tokens(tokens)} tokens at most in all"
     else:
-        told = f"are ranked in {count}, and none is generated"
-    share = "their time is unknown, and not counted: the first sweep with these rows and evaluation measures it"
-    return f"answers {told}; {share if answers.share is None else f'{answers.share:.0%} of the work'}"
+        told = f"{count} that rank labels and generate no answers"
+    share = "their time is unknown, and not counted: the first sweep with these rows measures it"
+    return f"scores: {told}; {share if answers.share is None else f'they are {answers.share:.0%} of the work'}"
 
 
-def _time(seen: Forecast, plan: Plan) -> str:
+def _time(plan: Plan) -> str:
     """The time, its GPU-hours and what they cost; of an estimate by arithmetic the range alone."""
+    seen = plan.forecast
     taken, hours = seen.seconds, seen.gpu_hours
     if taken is None or hours is None:
         return seen.rate
-    told = [f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"]
-    if not seen.is_measured:
-        told = [f"about {duration(_rounded(taken.low))} to {duration(_rounded(taken.high))}"]
+    told = [_range(plan)]
     for amount, unit in ((hours if plan.device == "cuda" else None, "GPU-hours"), (plan.cost, "in money")):
         if amount is not None:
             low, expected, high = (f"{_rounded(each):,g}" for each in (amount.low, amount.expected, amount.high))
@@ -137,6 +170,24 @@ def _time(seen: Forecast, plan: Plan) -> str:
     if plan.cost is not None:
         told[-1] += f" at {plan.price:g} per GPU-hour"
     return f"{', '.join(told)}; {seen.rate}"
+
+
+def _short_time(plan: Plan) -> str:
+    """The time, and what is not in it."""
+    seen = plan.forecast
+    if seen.seconds is None:
+        return "unknown: the whole plan says how to know it"
+    is_open = seen.answers is not None and seen.answers.share is None
+    unseen = "; the time of scoring answers comes on top, and is unknown" if is_open else ""
+    return f"{_range(plan)}{'' if seen.is_measured else ', calculated and not measured'}{unseen}"
+
+
+def _range(plan: Plan) -> str:
+    taken = plan.forecast.seconds
+    assert taken is not None, "the time is known"
+    if plan.forecast.is_measured:
+        return f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
+    return f"about {duration(_rounded(taken.low))} to {duration(_rounded(taken.high))}"
 
 
 def _rounded(amount: float) -> float:
@@ -154,7 +205,7 @@ def _tokens(count: float) -> str:
 def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     """The table, sizes with equal rows in one."""
     if choices:
-        yield "which to use when, for this model, space and rows:"
+        yield "LoRA or QLoRA, by the memory of your GPU (slots: trials that train at once):"
         yield f"{'GPU':>12}  {'LoRA, 16-bit base':24}{'QLoRA, nf4 base':24}use"
     for (lora, qlora, advice), alike in groupby(choices, lambda each: (each.lora.words, each.qlora.words, each.advice)):
         sizes = [choice.gpu_gb for choice in alike]

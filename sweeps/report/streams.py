@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO, cast
+from textwrap import TextWrapper
+from typing import IO, TextIO, cast
+
+FEWEST_COLUMNS = 40
+"""Lines of a terminal that is narrower, or that does not know its width, are left as they are."""
 
 
 class Heedless:
@@ -43,6 +47,25 @@ class Heedless:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
+
+
+def fitted(line: str, stream: IO[str]) -> str:
+    """The line, wrapped at words where the stream is a terminal that is too narrow for it.
+
+    A line that begins with two blanks and no more is a command or a path: whole, it can be copied.
+    """
+    is_to_copy = line.startswith("  ") and line[2:3] != " "
+    if is_to_copy or not stream.isatty():
+        return line
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return line
+    if not FEWEST_COLUMNS <= width < len(line):
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    wrap = TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap.wrap(line))
 
 
 def to_nowhere(descriptor: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_web
 from sweeps.record.folder import SweepFolder
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import closing_lines, trial_tables, ui_links
+from sweeps.report import closing_lines, streams, trial_tables, ui_links
 from sweeps.report.live_table import Display, Lines, Table
 from sweeps.statistics.comparison import Separation
 
@@ -33,12 +34,18 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, width=None if is_known else 140)
 
 
-def displays(started: float, trials: int | None = None) -> Displays:
-    """A live table in a terminal, lines elsewhere."""
+def _place(folder: Path) -> list[str]:
+    return [f"sweep folder: {folder}"]
+
+
+def displays(
+    started: float, trials: int | None = None, first_lines: Callable[[Path], Sequence[str]] = _place
+) -> Displays:
+    """A live table in a terminal, lines elsewhere; before that the first lines, given the sweep's folder."""
 
     def display(folder: SweepFolder) -> AbstractContextManager[Display]:
         out = console()
-        out.print(f"sweep folder: {folder.path}", markup=False, soft_wrap=True)
+        tell(out, first_lines(folder.path))
         if out.is_terminal:
             return Table(out, time.time, trials)
         return nullcontext(Lines(out, started, time.time))
@@ -73,9 +80,9 @@ def show_trials(out: Console, record: SweepRecord, separation: Separation | None
 
 
 def tell(out: Console, lines: Sequence[str]) -> None:
-    """Prints lines as they are."""
+    """Prints lines as they are, in a terminal wrapped at words."""
     for line in lines:
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(streams.fitted(line, out.file), markup=False, soft_wrap=True)
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
@@ -119,8 +126,9 @@ def _what_is_left(result: Result, uri: str) -> list[str]:
 
 
 def command(name: str) -> str:
-    """The shortest path of a command of this environment that works from the current folder."""
-    return shlex.quote(from_here(Path(sys.executable).parent / name))
+    """The shortest word for a command of this environment that works from the current folder."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else shlex.quote(from_here(path))
 
 
 def from_here(path: Path) -> str:

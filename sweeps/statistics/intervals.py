@@ -177,7 +177,9 @@ def intervals(
 
 
 def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by: int | None) -> str:
-    """An interval for people: "99% interval 0.1254 to 0.3021 on 200 rows, of which 3 carry 80% of its variance".
+    """An interval for people.
+
+    Such as "99% confidence interval 0.1254 to 0.3021 on 200 rows, of which 3 carry 80% of its variance".
 
     Args:
         rows: as `counted_units` tells them.
@@ -186,7 +188,7 @@ def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by
     low, high = map(digits, ends)
     carry = f"{carried_by} carries" if carried_by == 1 else f"{carried_by} carry"
     uneven = f", of which {carry} {_MOST:.0%} of its variance" if carried_by else ", the same on each"
-    return f"{percent(confidence)} interval {low} to {high} on {rows}{'' if carried_by is None else uneven}"
+    return f"{percent(confidence)} confidence interval {low} to {high} on {rows}{'' if carried_by is None else uneven}"
 
 
 def counted_units(units: int, is_grouped: bool) -> str:

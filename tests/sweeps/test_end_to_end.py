@@ -264,7 +264,7 @@ def test_a_qlora_sweep_leaves_an_adapter_that_plain_peft_loads_with_the_same_los
     run = start("sweep.yaml")
     answer = succeeded(run)
     assert " warning: data.train, its rows held out: 4 rows to evaluate on can hardly tell" in run.err.read_text()
-    assert " a trial of 9 steps sees 18 rows: 0.9 epochs of 20\n" in run.err.read_text()
+    assert " a trial of 9 steps trains on 18 rows: 0.9 epochs of all 20 rows\n" in run.err.read_text()
     assert '"warnings":["data.train, its rows held out: ' in (Path(answer["dir"]) / "events.jsonl").read_text()
     sweep, best = home / "results" / "tiny", answer["best"]
     assert answer["trials"] == 5

@@ -62,7 +62,10 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
     text, document = compare(tmp_path)
     assert text.startswith("x-1: finished\n")
     assert "best: t00, eval_loss 1.2500 at step 3\n      whether it is better than the base" in text
-    assert "      better than the next: t01 is 0.2500 higher, 99.5% interval 0.2500 to 0.2500 on 40 rows" in text
+    assert (
+        "      better than the next: t01 is 0.2500 higher, 99.5% confidence interval 0.2500 to 0.2500 on 40 rows"
+        in text
+    )
     assert "2 trials (2 COMPLETED) in 1 min 40 s, 6 steps" in text
     assert (document["sweep"], document["state"], document["best"]["name"]) == ("x-1", "FINISHED", "t00")
     assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
@@ -75,7 +78,7 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
 def test_trials_are_named_by_number_or_key(tmp_path: Path) -> None:
     sweep(tmp_path, FINISHED)
     text, document = compare(tmp_path, "T01", "aaa")
-    assert "t00 (step 3) is better than t01 (step 3): eval_loss 0.2500 lower, 99.5% interval" in text
+    assert "t00 (step 3) is better than t01 (step 3): eval_loss 0.2500 lower, 99.5% confidence interval" in text
     (difference,) = document["differences"]
     assert (difference["against"], difference["trial_key"], difference["rows"]) == ("bbb", "aaa", ROWS)
 

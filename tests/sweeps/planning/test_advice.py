@@ -59,12 +59,12 @@ def test_rows_that_tell_only_large_differences_are_told_with_the_number_that_tel
         (
             "exact_match",
             None,
-            "data.eval_examples: 135 rows tell two trials apart whose exact_match differs by about 0.10",
+            "data.eval_examples: 135 rows tell two trials apart only where their exact_match differs by about 0.10",
         ),
         (
             "exact_match",
             40,
-            "evaluation.examples: 40 rows tell two trials apart whose exact_match differs by about 0.18",
+            "evaluation.examples: 40 rows tell two trials apart only where their exact_match differs by about 0.18",
         ),
         ("json_fields_exact", 9, "evaluation.examples: 9 rows cannot tell trials apart"),
         ("json_fields", 9, None),  # how far it varies is not known
@@ -76,7 +76,7 @@ def test_a_score_is_told_in_its_own_unit(metric: str, examples: int | None, begi
     scored = SweepConfig.model_validate(config(135).model_dump() | {"objective": objective, "evaluation": evaluation})
     found = advice.of_evaluation(scored, seen(None), None)
     assert [line.startswith(str(begins)) for line in found] == ([] if begins is None else [True])
-    assert all(line.endswith("0.05 apart, which takes about 543 rows") and "nats" not in line for line in found)
+    assert all(line.endswith("differ by 0.05, which takes about 543 rows") and "nats" not in line for line in found)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,18 @@ def sweep(folder: Path, text: str = "", *changes: str) -> Sweep:
 @pytest.mark.parametrize(
     ("steps", "rows", "train_rows", "says"),
     [
-        (243, (972, 972), 7473, "a trial of 243 steps sees 972 rows: 0.13 epochs of 7,473"),
-        (243, (972, 3888), 7473, "a trial of 243 steps sees 972 to 3,888 rows: 0.13 to 0.52 epochs of 7,473"),
-        (None, (336, 336), 672, "a trial sees 336 rows: 0.5 epochs of 672"),
-        (1, (8, 8), 8, "a trial of 1 step sees 8 rows: 1 epoch of 8"),
-        (81, (324, 324), 2_000_000, "a trial of 81 steps sees 324 rows: 0.00016 epochs of 2,000,000"),
-        (900, (7200, 7200), 600, "a trial of 900 steps sees 7,200 rows: 12 epochs of 600"),
-        (81, (324, 324), None, "a trial of 81 steps sees 324 rows; how many epochs that is, launch says when"),
+        (243, (972, 972), 7473, "a trial of 243 steps trains on 972 rows: 0.13 epochs of all 7,473 rows"),
+        (
+            243,
+            (972, 3888),
+            7473,
+            "a trial of 243 steps trains on 972 to 3,888 rows: 0.13 to 0.52 epochs of all 7,473 rows",
+        ),
+        (None, (336, 336), 672, "a trial trains on 336 rows: 0.5 epochs of all 672 rows"),
+        (1, (8, 8), 8, "a trial of 1 step trains on 8 rows: 1 epoch of all 8 rows"),
+        (81, (324, 324), 2_000_000, "a trial of 81 steps trains on 324 rows: 0.00016 epochs of all 2,000,000 rows"),
+        (900, (7200, 7200), 600, "a trial of 900 steps trains on 7,200 rows: 12 epochs of all 600 rows"),
+        (81, (324, 324), None, "a trial of 81 steps trains on 324 rows; how many epochs that is, launch says when"),
     ],
 )
 def test_epochs_in_words(steps: int, rows: tuple[int, int], train_rows: int | None, says: str) -> None:
@@ -78,7 +83,7 @@ def test_the_plan_says_how_many_epochs_a_trial_is(tmp_path: Path) -> None:
     planned = this_machine.plan_here(sweep(tmp_path))
     assert (planned.rows_per_trial, planned.train_rows) == ((324, 324), 25)
     assert planned.as_json()["epochs"] == (12.96, 12.96)
-    assert "      a trial of 81 steps sees 324 rows: 13 epochs of 25" in plan_lines(planned)
+    assert "      a trial of 81 steps trains on 324 rows: 13 epochs of all 25 rows" in plan_lines(planned)
 
 
 def test_the_plan_says_that_rows_of_the_hub_are_not_counted_yet(tmp_path: Path) -> None:

@@ -112,6 +112,6 @@ def test_a_plan_reads_the_configuration_that_the_hub_has(tmp_path: Path, monkeyp
         hub_servers.use(monkeypatch, hub.url, tmp_path / "cached")
         hub.models["hub/model"] = {"config.json": json.dumps(LLAMA).encode(), "model.safetensors": b""}
         told = CliRunner().invoke(app, ["plan", "s.yaml"]).stderr
-    assert "engine: flat" in told
-    assert "      memory: " in told
+    assert "engine, which computes the losses: flat" in told
+    assert "      memory by part: " in told
     assert "not in the hub's cache" not in told

@@ -112,7 +112,7 @@ def test_memory_is_shown_by_part_where_the_trainable_tells_the_parts() -> None:
         by_slots=(parts[0].plus(parts[1]), parts[0].plus(parts[1], 2)),
     )  # fmt: skip
     found = planned(need=need, machine=Machine("cuda", 1, 10**11))
-    assert "      memory: process 0.6 GB, base 0.4 GB, adapters 20 MB, activations 0.2 GB" in plan_lines(found)
+    assert "      memory by part: process 0.6 GB, base 0.4 GB, adapters 20 MB, activations 0.2 GB" in plan_lines(found)
     assert found.as_json()["memory"] == {
         "process": 6 * 10**8, "base": 4 * 10**8, "adapters": 2 * 10**7, "gradients": 0, "optimizer": 0,
         "activations": 18 * 10**7, "logits": 0, "kept": 0,

@@ -38,17 +38,21 @@ def planned(slots: int = 1, start_with_default: bool = False, repeats: int = 0, 
 def test_what_promotion_takes_is_known_to_the_step() -> None:
     found = planned(budget={"trials": 64})
     assert (found.expected_steps, found.worst_steps) == (552, 552)
-    assert "64 trials, reports at steps 3, 9, 27, 81; about 552 steps in all" in plan_lines(found)[0]
-    assert "at most" not in plan_lines(found)[0]
+    assert (
+        "64 trials, evaluated at steps 3, 9, 27 and 81, where only the best go on; about 552 steps"
+        in plan_lines(found)[0]
+    )
+    assert not any("steps at most" in line for line in plan_lines(found))
 
 
 def test_slots_and_the_default_configuration_may_add_to_it() -> None:
     found = planned(4, start_with_default=True, budget={"trials": 64})
     assert 552 < found.expected_steps < found.worst_steps < 64 * 81 / 2
-    told = plan_lines(found)[0]
-    assert f"; at most {found.worst_steps}, if each trial is better than those before it and none fails" in told
+    told = "\n".join(plan_lines(found))
+    most = f"      {found.worst_steps} steps at most: where each trial is better than all before it, fewer are stopped"
+    assert most in plan_lines(found)
     steps = found.forecast.steps
-    assert f"about {found.expected_steps} steps in all ({steps.low:.0f} to {steps.high:.0f});" in told
+    assert f"about {found.expected_steps} steps in all ({steps.low:.0f} to {steps.high:.0f})\n" in told
     assert 552 <= steps.low < found.expected_steps < steps.high < found.worst_steps
 
 
@@ -56,10 +60,10 @@ def test_slots_and_the_default_configuration_may_add_to_it() -> None:
 def test_too_few_trials_for_a_rank_at_the_last_rung_are_told(trials: int, alone: bool) -> None:
     found = planned(budget={"trials": trials})
     assert found.ends_alone is alone is found.as_json()["ends_alone"]
-    line = "      with so few trials only the best one is trained to step 81"
-    assert (line in plan_lines(found)) is alone
+    line = "      with so few trials only the best one{} to step 81"
+    assert (line.format(" trains") in plan_lines(found)) is alone
     told = plan_lines(planned(start_with_default=True, budget={"trials": trials}))
-    assert (f"{line}, and the default configuration beside it" in told) is alone
+    assert (line.format(" and t00 (the sweep file's own values) train") in told) is alone
     assert planned(budget={"trials": trials}, scheduler={"kind": "fifo"}).ends_alone is False
 
 
@@ -91,7 +95,9 @@ def test_a_disk_budget_without_room_for_the_adapters_of_repeats_is_said() -> Non
 def test_the_range_of_the_steps_is_told() -> None:
     """The other trial is better than the default configuration, and goes on too, or is not: either is as likely."""
     found = planned(2, start_with_default=True, budget={"trials": 2, "steps_per_trial": 6}, scheduler=TWO_RUNGS)
-    assert plan_lines(found)[0] == "plan: 2 trials, reports at steps 2, 6; about 10 steps in all (8 to 12)"
+    assert plan_lines(found)[0] == (
+        "plan: 2 trials, evaluated at steps 2 and 6, where only the best go on; about 10 steps in all (8 to 12)"
+    )
 
 
 # Slots
@@ -163,14 +169,14 @@ def test_at_most_holds_the_listed_points_with_a_batch_below_the_spaces(repeats: 
 def test_the_best_of_few_trials_goes_on_alone_to_so_many_examples() -> None:
     found = planned_for(1, {}, budget={"trials": 8, "examples_per_trial": 216})
     assert (
-        "      with so few trials only the best one is trained to 216 examples, and the default configuration beside it"
+        "      with so few trials only the best one and t00 (the sweep file's own values) train to 216 examples"
         in plan_lines(found)
     )
 
 
 def test_a_report_after_one_example_is_told_in_the_singular() -> None:
     found = planned_for(1, {}, training={"batch_size": 1}, budget={"trials": 2, "examples_per_trial": 1})
-    assert ", reports after 1 example, whatever the batch; " in plan_lines(found)[0]
+    assert ", evaluated after 1 example, whatever the batch; " in plan_lines(found)[0]
 
 
 def test_a_first_report_at_the_end_names_the_examples_of_a_trial() -> None:

@@ -59,9 +59,12 @@ def test_the_plan_is_for_where_the_sweep_will_run(
 @pytest.mark.parametrize(
     ("cluster", "place"),
     [
-        ({}, "on this machine: 1 CPU host with 4 slots"),
+        ({}, "on this machine: 1 CPU host with 4 slots (4 trials train at once); memory: about "),
         ({"gpu_memory": "16GB"}, "on a GPU of 16 GB, not on this machine: 1 GPU host with 4 slots"),
-        ({"address": "auto"}, "on a Ray cluster, planned with one of its GPUs: 1 GPU host; each decides"),
+        (
+            {"address": "auto"},
+            "on a Ray cluster, planned with one of its GPUs: 1 GPU host; how many trials train at once, each host",
+        ),
         (
             {"address": "auto", "gpu_memory": "24GB"},
             "on a Ray cluster, planned with one of its GPUs of 24 GB: 1 GPU host with",
@@ -75,7 +78,7 @@ def test_the_plan_is_for_where_the_sweep_will_run(
 )
 def test_the_plan_says_for_which_device_it_is(cluster: dict[str, Any], place: str) -> None:
     found = here(**cluster)
-    assert plan_lines(found)[1].strip().startswith(place)
+    assert plan_lines(found)[1].startswith(f"      where: {place}")
     assert not [line for line in found.warnings if "gpu_memory" in line]
 
 
@@ -101,7 +104,7 @@ def test_a_host_may_hold_several_gpus_and_a_base_that_fits_one_is_told(monkeypat
     monkeypatch.setattr(devices, "gpus", lambda: 5)
     found = here(address="local", gpus_per_host=2)
     assert (found.device, found.hosts, found.gpus_per_host) == ("cuda", 2, 2)
-    assert plan_lines(found)[1].strip().startswith("on this machine: 2 GPU hosts of 2 GPUs each with ")
+    assert plan_lines(found)[1].strip().startswith("where: on this machine: 2 GPU hosts of 2 GPUs each with ")
     (told,) = [line for line in found.warnings if line.startswith("cluster.gpus_per_host 2: the base")]
     assert told.endswith("so 2 hosts of one GPU train up to 2 times as much: set cluster.gpus_per_host=1")
     assert not [line for line in here(address="local").warnings if "gpus_per_host" in line]

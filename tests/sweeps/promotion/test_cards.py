@@ -135,7 +135,10 @@ def test_the_card_says_what_the_rows_cannot_show_and_warns() -> None:
     told = facts()
     told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, warnings=("only 3 rows carry it",)))
     card = cards.card(told)
-    assert "Loss 1.0000 on data.test: 1.0000 lower than the base (99% interval 0.9000 to 1.1000 on 40 rows)." in card
+    assert (
+        "Loss 1.0000 on data.test: 1.0000 lower than the base (99% confidence interval 0.9000 to 1.1000 on 40 rows)."
+        in card
+    )
     assert "\n40 rows: about 1 case in 13 (7.5%) may be worse by any amount, and these rows would not show it; " in card
     assert "**Warning**: only 3 rows carry it.\n\n## Training" in card
 

@@ -67,7 +67,9 @@ def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
     base, better = scores(3.0), scores(2.5, 0.1)
     short = verdict(0.6, base=base, t00=better)
     assert short.outcome == "not_better"
-    assert short.reasons[0].startswith("t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% interval")
+    assert short.reasons[0].startswith(
+        "t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% confidence interval"
+    )
     gain = verdict(0.0, base=base, t00=better).best.gains[0].difference
     assert verdict(gain, base=base, t00=better).passed
 
@@ -152,7 +154,7 @@ def test_a_few_rows_that_carry_the_gain_are_warned_of():
     gains[[3, 50]] = -30 / TOKENS[3], 30 / TOKENS[50]
     losses = tuple(loss - gain * count for loss, gain, count in zip(base.row_losses, gains, TOKENS[:100], strict=True))
     (warning,) = verdict(base=base, t00=evaluation(losses, base.row_tokens)).warnings
-    assert warning.startswith("t00's gain on the base has the 99% interval ")
+    assert warning.startswith("t00's gain on the base has the 99% confidence interval ")
     assert "on 100 rows, of which 2 carry 80% of its variance: the interval hangs on how many such rows" in warning
     assert not verdict(base=scores(3.0), t00=scores(2.5, 0.3)).warnings
 
@@ -161,7 +163,9 @@ def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
     """One distinct value says nothing of chance: an interval without width would call any gain real."""
     found = verdict(base=scores(3.0), champion=scores(2.8, 0.3), t00=scores(2.5))
     (reason,) = found.reasons
-    assert reason.startswith("t00's gain on the base may be chance: gain +0.5000, 99% interval 0.5000 to 0.5000 on 200")
+    assert reason.startswith(
+        "t00's gain on the base may be chance: gain +0.5000, 99% confidence interval 0.5000 to 0.5000 on 200"
+    )
     assert reason.endswith(" rows, the same on each: chance cannot be told")
     assert (found.outcome, found.rows_needed) == ("cannot_tell", None)
     assert found.words == "cannot be told: more rows like these would not tell"

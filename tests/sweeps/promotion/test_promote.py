@@ -62,7 +62,8 @@ def test_the_version_tells_its_lineage(strong):
     version = strong.client.get_model_version(MODEL, "1")
     assert version.run_id == trial.run_id
     assert re.match(
-        r"Loss \d\.\d{4} on data.test: .* lower than the base \(9.*% interval .* on 40 rows", version.description
+        r"Loss \d\.\d{4} on data.test: .* lower than the base \(9.*% confidence interval .* on 40 rows",
+        version.description,
     )
     assert "qsweep promote" in strong.client.get_registered_model(MODEL).description
 

@@ -63,7 +63,7 @@ def test_with_the_interval_where_it_is_known() -> None:
     told = against_base(sweep(base(4.5)), Comparison("base", 3.25, 3.1, 3.4))
     assert told == (
         "better than the base without an adapter (4.5000): 3.2500 lower (72%), "
-        "97.5% interval 3.1000 to 3.4000 on 32 rows"
+        "97.5% confidence interval 3.1000 to 3.4000 on 32 rows"
     )
 
 
@@ -71,7 +71,7 @@ def test_a_gain_on_the_base_that_may_be_chance_is_no_win() -> None:
     told = against_base(sweep(base(1.26)), Comparison("base", 0.01, -0.02, 0.04))
     assert told == (
         "cannot be told apart from the base without an adapter (1.2600): 0.0100 lower (1%), "
-        "97.5% interval -0.0200 to 0.0400 on 32 rows"
+        "97.5% confidence interval -0.0200 to 0.0400 on 32 rows"
     )
 
 
@@ -79,7 +79,7 @@ def test_a_best_that_is_worse_than_the_base_says_so() -> None:
     told = against_base(sweep(base(1.2)), Comparison("base", -0.05, -0.06, -0.04))
     assert told == (
         "not better than the base without an adapter (1.2000): 0.0500 higher, "
-        "97.5% interval 0.0400 to 0.0600 on 32 rows"
+        "97.5% confidence interval 0.0400 to 0.0600 on 32 rows"
     )
 
 
@@ -114,14 +114,14 @@ def against_next(found: Separation | None) -> list[str]:
 
 def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
     assert against_next(separation(Comparison("a", 0.75, 0.5, 1.0))) == [
-        "better than the next: t00 is 0.7500 higher, 97.5% interval 0.5000 to 1.0000 on 32 rows",
-        "even a difference beyond chance on these rows may come from the seeds, which were not compared",
+        "better than the next: t00 is 0.7500 higher, 97.5% confidence interval 0.5000 to 1.0000 on 32 rows",
+        "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)",
     ]
 
 
 def test_a_next_that_cannot_be_told_apart_is_named_with_what_would_tell() -> None:
     assert against_next(separation(Comparison("a", 0.02, -0.01, 0.05))) == [
-        "t00 cannot be told apart from it: 0.0200 higher, 97.5% interval -0.0100 to 0.0500 on 32 rows; "
+        "t00 cannot be told apart from it: 0.0200 higher, 97.5% confidence interval -0.0100 to 0.0500 on 32 rows; "
         "a difference of this size takes about 72 rows"
     ]
 
@@ -167,7 +167,7 @@ def test_a_next_that_was_stopped_is_compared_where_it_was_stopped() -> None:
     line, *_ = against_next(separation(at_3))
     assert line == (
         "better than the next: t00 is 0.5000 higher at step 3, where both were evaluated and t00 was stopped, "
-        "97.5% interval 0.2500 to 0.7500 on 32 rows"
+        "97.5% confidence interval 0.2500 to 0.7500 on 32 rows"
     )
     line, *_ = against_next(separation(replace(at_3, low=-0.25)))
     assert line.startswith("t00 cannot be told apart from it: 0.5000 higher at step 3, where both were evaluated")
@@ -182,7 +182,7 @@ def test_unequal_steps_are_named() -> None:
     (line, *_) = against_next(separation(Comparison("a", 0.75, 0.5, 1.0, steps=(3, 9))))
     assert line == (
         "better than the next: t00 is 0.7500 higher at unequal steps (t00 at 3, t01 at 9), "
-        "97.5% interval 0.5000 to 1.0000 on 32 rows"
+        "97.5% confidence interval 0.5000 to 1.0000 on 32 rows"
     )
 
 
@@ -193,7 +193,7 @@ def test_two_trials_that_went_as_far_are_compared_each_at_its_best_step() -> Non
     line, *_ = best_compared.against_next(found, best_of(found), at_best)
     assert line == (
         "better than the next: t00 is 0.7500 higher each at its best step (t00 at 3, t01 at 9), "
-        "97.5% interval 0.5000 to 1.0000 on 32 rows"
+        "97.5% confidence interval 0.5000 to 1.0000 on 32 rows"
     )
 
 
@@ -204,7 +204,7 @@ def test_a_trial_that_was_ahead_after_equal_steps_is_named(low: float | None) ->
     ahead = Comparison("a", -0.5, low, high, "" if low else "its rows are missing", steps=(3, 3), point=3)
     lines = against_next(separation(ahead))
     told = "t00 was ahead of it: 0.5000 lower at step 3, where both were evaluated and t00 was stopped"
-    assert lines[0] == told + (", 97.5% interval 0.2500 to 0.7500 on 32 rows" if low else "")
+    assert lines[0] == told + (", 97.5% confidence interval 0.2500 to 0.7500 on 32 rows" if low else "")
     assert not any("better than the next" in line for line in lines)
 
 
@@ -229,15 +229,16 @@ def test_the_best_is_compared_with_the_default() -> None:
 def test_with_the_interval_of_the_default_where_it_is_known() -> None:
     found = separation(Comparison("c", 0.25, 0.1, 0.4), Comparison("a", 0.75, 0.6, 0.9))
     told = best_compared.against_default(sweep(), best_of(sweep()), FirstTrial(True, False), found)
-    assert (told or "").endswith("0.7500 lower (38%), 97.5% interval 0.6000 to 0.9000 on 32 rows")
+    assert (told or "").endswith("0.7500 lower (38%), 97.5% confidence interval 0.6000 to 0.9000 on 32 rows")
 
 
 def test_a_default_that_was_stopped_is_compared_where_it_was_stopped() -> None:
     found = sweep(reported("b", 3, 1.5), reported("b", 9, 1.25, since=3))
     at_3 = separation(Comparison("c", 0.25, 0.1, 0.4), Comparison("a", 0.5, 0.4, 0.6, steps=(3, 3), point=3))
     assert best_compared.against_default(found, best_of(found), FirstTrial(True, False), at_3) == (
-        "t01 has eval_loss 1.5000, the default configuration (t00, stopped at step 3) 2.0000: 0.5000 lower (25%) "
-        "at step 3, where both were evaluated and t00 was stopped, 97.5% interval 0.4000 to 0.6000 on 32 rows"
+        "t01 has eval_loss 1.5000, the default configuration (t00, stopped at step 3) 2.0000: 0.5000 lower "
+        "(25%) at step 3, where both were evaluated and t00 was stopped, 97.5% confidence interval 0.4000 to 0.6000 "
+        "on 32 rows"
     )
 
 
@@ -301,6 +302,6 @@ def test_where_seeds_are_counted_in_it_is_told_how_far_they_go() -> None:
     lines = best_compared.against_next(found, best_of(found), counted_in)
     spread = "2 trials of 1 point have a standard deviation of 0.0884 within a point, each at its best step"
     assert f"other seeds are counted in: {spread}" in lines
-    assert not any("which were not compared" in line for line in lines)
+    assert not any("each point was trained with one seed" in line for line in lines)
     alone = best_compared.against_next(found, best_of(found), separation(apart))
-    assert any("which were not compared" in line for line in alone)
+    assert any("each point was trained with one seed" in line for line in alone)

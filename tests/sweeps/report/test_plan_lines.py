@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,11 @@ from sweep_files import toy
 from sweeps.config.number_words import counted, duration, size
 from sweeps.errors import ConfigError
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import RowsAndRates
+from sweeps.planning.forecast import Answers, RowsAndRates
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
 from sweeps.planning.plan import Plan, plan
 from sweeps.planning.rates import answers_key, rate_key
-from sweeps.report.plan_lines import plan_lines
+from sweeps.report.plan_lines import launch_lines, plan_lines
 from trainables.contract import Need, RowShape
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
@@ -45,18 +46,57 @@ def lines(found: Plan) -> str:
     return "\n".join(line.strip() for line in plan_lines(found))
 
 
+# The first screen
+
+
+def first_screen(found: Plan) -> list[str]:
+    return launch_lines(found, Path("/results/x"), "qsweep plan x.yaml")
+
+
+def test_a_launch_says_what_runs_where_and_how_long_in_five_lines() -> None:
+    assert first_screen(replace(planned(), memory_bytes=None)) == [
+        "plan: 4 trials, evaluated at steps 3, 9 and 27; about 108 steps in all",
+        "      where: on this machine: 1 CPU host with 1 slot (one trial trains at a time)",
+        "      time: about 4 min 13 s (3 min 35 s to 4 min 51 s)",
+        "      sweep folder: /results/x",
+        "      more: qsweep plan x.yaml",
+    ]
+
+
+@pytest.mark.parametrize(("count", "rest"), [(3, []), (4, ["1 more warning"]), (9, ["6 more warnings"])])
+def test_a_launch_shows_three_warnings_and_how_to_see_the_rest(count: int, rest: list[str]) -> None:
+    found = replace(planned(), warnings=tuple(f"no. {number}" for number in range(count)))
+    told = ["warning: no. 0", "warning: no. 1", "warning: no. 2", *(f"{each}: qsweep plan x.yaml" for each in rest)]
+    assert first_screen(found)[5:] == told
+    assert [line for line in plan_lines(found) if line.startswith("warning: ")][-1] == f"warning: no. {count - 1}"
+
+
+def test_a_launch_says_what_its_time_is_not() -> None:
+    assert first_screen(planned(is_known=False))[2].strip() == "time: unknown: the whole plan says how to know it"
+    calculated = replace(planned().forecast, is_measured=False)
+    assert first_screen(replace(planned(), forecast=calculated))[2].endswith("4 min 50 s, calculated and not measured")
+    scored = replace(planned().forecast, answers=Answers(5.0, 900.0, None))
+    told = first_screen(replace(planned(), forecast=scored))[2]
+    assert told.endswith("4 min 51 s); the time of scoring answers comes on top, and is unknown")
+
+
+# The whole plan
+
+
 def test_time_is_told_with_its_range_and_where_it_comes_from() -> None:
     # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; 15 % either way.
-    assert "time: about 4 min 13 s (3 min 35 s to 4 min 51 s); by 126 steps that were measured" in lines(planned())
+    assert "time: about 4 min 13 s (3 min 35 s to 4 min 51 s); from 126 steps that were measured before" in lines(
+        planned()
+    )
 
 
 def test_gpus_are_paid_by_the_hour() -> None:
-    assert ", 0.07 (0.06 to 0.081) GPU-hours; by 126 steps" in lines(planned("cuda"))
+    assert ", 0.07 (0.06 to 0.081) GPU-hours; from 126 steps" in lines(planned("cuda"))
 
 
 def test_what_gpu_hours_cost_is_told_at_a_price() -> None:
     found = planned("cuda").at(2.5)
-    assert "(0.06 to 0.081) GPU-hours, 0.18 (0.15 to 0.2) in money at 2.5 per GPU-hour; by 126" in lines(found)
+    assert "(0.06 to 0.081) GPU-hours, 0.18 (0.15 to 0.2) in money at 2.5 per GPU-hour; from 126" in lines(found)
     assert found.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
     assert planned("cuda").as_json()["cost"] is None
 
@@ -78,7 +118,7 @@ def test_an_estimate_by_arithmetic_is_a_range_that_says_what_it_is() -> None:
 
 def test_patience_is_told() -> None:
     found = lines(replace(planned(), patience=3))
-    assert "ends earlier than this where 3 trials in a row bring no gain beyond chance (budget.patience)" in found
+    assert "the sweep ends earlier where 3 trials in a row bring no gain beyond chance (budget.patience)" in found
     assert "patience" not in lines(planned())
 
 
@@ -90,8 +130,10 @@ def test_one_step_is_no_steps() -> None:
     assert "; about 1 step in all" in lines(planned(trials=1, steps_per_trial=1))
 
 
-def test_trials_at_each_report_point_are_told() -> None:
-    assert "trials at each report, on average: 4, 4, 4" in lines(planned())
+def test_trials_that_go_on_to_each_report_are_told_where_some_are_stopped() -> None:
+    told = lines(planned(kind="promote", trials=9))
+    assert "\nearly stopping leaves about 4 of 9 trials for step 9, 2 for step 27\n" in told
+    assert "early stopping" not in lines(planned())
 
 
 def test_json_has_the_same_numbers_under_plain_names() -> None:
@@ -138,9 +180,9 @@ def test_counts_and_sizes_have_their_units() -> None:
 
 
 def test_the_engine_is_told_where_it_is_known() -> None:
-    told = "\nengine: flat (the adapters of a host share passes over its base)"
+    told = "\nengine, which computes the losses: flat (the adapters of a host share passes over its base)"
     assert told in lines(replace(planned(), engine="flat"))
-    assert "\nengine: mine\n" in lines(replace(planned(), engine="mine"))
+    assert "\nengine, which computes the losses: mine\n" in lines(replace(planned(), engine="mine"))
     assert "engine" not in lines(planned())
 
 
@@ -148,12 +190,12 @@ def test_the_engine_is_told_where_it_is_known() -> None:
     ("evaluation", "known", "words"),
     [
         # 4 trials and the base, each with 9 rows of at most 20 tokens.
-        ({"max_new_tokens": 20}, {}, "are generated in 5 evaluations, about 900 tokens at most"),
-        ({"max_new_tokens": 20, "when": "every"}, {}, "in 13 evaluations, about 2,340 tokens"),
-        ({"max_new_tokens": 20, "examples": 5}, {}, "in 5 evaluations, about 500 tokens"),
+        ({"max_new_tokens": 20}, {}, "scores: about 5 evaluations with answers, of about 900 tokens at most in all; "),
+        ({"max_new_tokens": 20, "when": "every"}, {}, "about 13 evaluations with answers, of about 2,340 tokens"),
+        ({"max_new_tokens": 20, "examples": 5}, {}, "about 5 evaluations with answers, of about 500 tokens"),
         ({}, {}, "of unknown length before the rows are read: give evaluation.max_new_tokens"),
-        ({}, {"rows": SHAPE}, "in 5 evaluations, about 360 tokens"),
-        ({"metrics": ["choice"]}, {}, "answers are ranked in 5 evaluations, and none is generated"),
+        ({}, {"rows": SHAPE}, "about 5 evaluations with answers, of about 360 tokens"),
+        ({"metrics": ["choice"]}, {}, "scores: about 5 evaluations that rank labels and generate no answers; "),
     ],
 )
 def test_the_tokens_of_answers_are_counted(evaluation: dict[str, Any], known: dict[str, Any], words: str) -> None:
@@ -177,16 +219,19 @@ def test_the_time_of_answers_is_counted_where_a_sweep_has_scored_alike() -> None
     assert without.forecast.seconds is not None and with_it.forecast.seconds is not None
     assert with_it.forecast.seconds.expected - without.forecast.seconds.expected == pytest.approx(5 * 30.0)
     assert "; their time is unknown, and not counted" in lines(without)
-    assert "; 40% of the work" in lines(with_it), "150 s, beside 108 steps of 2 s and 13 evaluations of 1 s"
+    assert "; they are 40% of the work" in lines(with_it), "150 s, beside 108 steps of 2 s and 13 evaluations of 1 s"
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ({}, "about 828 tokens (a guess: the rows are not read yet)"),
-        ({"row_tokens": 50.0}, "about 450 tokens (by the characters of the rows)"),
-        ({"row_tokens": 1e9}, "about 2,070 tokens (by the characters of the rows)"),
-        ({"rows": RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=9)}, "about 45 tokens; "),
+        ({}, "about 828 tokens to train on (a guess: the rows are not read yet)"),
+        ({"row_tokens": 50.0}, "about 450 tokens to train on (estimated from the characters of the rows)"),
+        ({"row_tokens": 1e9}, "about 2,070 tokens to train on (estimated from the characters of the rows)"),
+        (
+            {"rows": RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=9)},
+            "about 45 tokens to train on; ",
+        ),
     ],
 )
 def test_tokens_are_told_with_what_the_length_of_rows_follows_from(rows: dict[str, Any], words: str) -> None:

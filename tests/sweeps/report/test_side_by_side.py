@@ -95,12 +95,12 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
         (
             Comparison("bbb", 0.25, 0.125, 0.5),
             "t01 (step 3) is worse than t00 (step 9): eval_loss 0.2500 higher, "
-            "97.5% interval 0.1250 to 0.5000 on 32 rows",
+            "97.5% confidence interval 0.1250 to 0.5000 on 32 rows",
         ),
         (
             Comparison("bbb", 0.25, -0.125, 0.5),
             "t01 (step 3) cannot be told apart from t00 (step 9): eval_loss 0.2500 higher, "
-            "97.5% interval -0.1250 to 0.5000 on 32 rows",
+            "97.5% confidence interval -0.1250 to 0.5000 on 32 rows",
         ),
         (
             Comparison("bbb", 0.25, unknown="the rows of t01 are missing"),
@@ -110,12 +110,12 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
         (
             Comparison("bbb", -0.25, -0.5, -0.125, steps=(3, 3), point=3),
             "t01 (step 3) is better than t00 (step 3): eval_loss 0.2500 lower, "
-            "97.5% interval 0.1250 to 0.5000 on 32 rows",
+            "97.5% confidence interval 0.1250 to 0.5000 on 32 rows",
         ),
         (
             Comparison("bbb", 0.25, 0.125, 0.5, steps=(3, 1), point=24),
             "t01 (step 3) is worse than t00 (step 1): eval_loss 0.2500 higher after 24 examples, "
-            "97.5% interval 0.1250 to 0.5000 on 32 rows",
+            "97.5% confidence interval 0.1250 to 0.5000 on 32 rows",
         ),
     ],
 )
@@ -126,9 +126,9 @@ def test_a_difference_is_told_with_its_interval(other: Comparison, line: str) ->
 def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
     lines = compared("bbb", "aaa", separation=separated(Comparison("aaa", -0.25, -0.5, -0.125), rows=16)).lines()
     better = "t00 (step 9) is better than t01 (step 3): eval_loss 0.2500 lower"
-    assert f"{better}, 97.5% interval 0.1250 to 0.5000 on 16 rows" in lines
+    assert f"{better}, 97.5% confidence interval 0.1250 to 0.5000 on 16 rows" in lines
     assert lines[-2:] == [
-        "even a difference beyond chance on these rows may come from the seeds, which were not compared",
+        "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)",
         "16 rows are few: where some differ far more than the rest, the intervals claim too much; take "
         "30 or more (data.eval_examples); small differences take hundreds",
     ]

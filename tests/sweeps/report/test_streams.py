@@ -1,17 +1,20 @@
-"""Output that nobody can read any more."""
+"""Output that nobody can read any more; long lines in a terminal."""
 
 from __future__ import annotations
 
 import io
 import os
+import pty
 import signal
 import subprocess
 import sys
-from typing import Any
+import termios
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 import pytest
 
-from sweeps.report.streams import Heedless
+from sweeps.report.streams import Heedless, fitted
 
 SAY = "from sweeps.report import streams; streams.make_heedless(); import sys\n"
 
@@ -85,3 +88,42 @@ def test_what_is_said_to_a_closed_stderr_gets_into_no_file(tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, b"")
     assert (tmp_path / "kept").read_text() == "kept"
+
+
+LONG = "      where: on this machine: 1 CPU host with 4 slots; memory: about 4.9 GB at most"
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[[int], TextIO]]:
+    """A terminal of so many columns."""
+    keyboard, screen = pty.openpty()
+    with os.fdopen(screen, "w") as stream:
+
+        def of(columns: int) -> TextIO:
+            termios.tcsetwinsize(screen, (24, columns))
+            return stream
+
+        yield of
+    os.close(keyboard)
+
+
+def test_a_long_line_is_wrapped_at_words_in_a_terminal(terminal):
+    assert fitted(LONG, terminal(50)).splitlines() == [
+        "      where: on this machine: 1 CPU host with 4",
+        "        slots; memory: about 4.9 GB at most",
+    ]
+    assert fitted("a" * 60 + " b", terminal(50)) == "a" * 60 + "\n  b"
+
+
+@pytest.mark.parametrize("columns", [0, 20, len(LONG)])
+def test_a_line_that_fits_and_one_of_a_terminal_without_a_width_stay(terminal, columns):
+    assert fitted(LONG, terminal(columns)) == LONG
+
+
+def test_a_command_to_copy_stays_whole(terminal):
+    assert fitted(command := f"  qsweep resume {'x ' * 60}", terminal(50)) == command
+
+
+def test_what_goes_into_a_pipe_or_a_file_is_not_wrapped(tmp_path):
+    with (tmp_path / "log").open("w") as stream:
+        assert fitted(LONG * 9, stream) == LONG * 9

@@ -156,7 +156,7 @@ def test_markdown_of_an_interrupted_sweep_names_the_best_so_far() -> None:
     [
         (started("b", 1, **PARAMS), "t01 r16 a32 lr2.0e-4 attention-qv: started"),
         (started("a", 0, **PARAMS), "t00 r16 a32 lr2.0e-4 attention-qv: goes on from step 3"),
-        (parked("a", 3), "t00 parked at step 3"),
+        (parked("a", 3), "t00 parked at step 3: others train first"),
         (reported("a", 3, 2.0), "t00 step 3: eval_loss 2.0000 (its best)"),
         (reported("a", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
         (ended("a", TrialState.COMPLETED), "t00 COMPLETED at step 3"),
@@ -176,14 +176,14 @@ def test_markdown_of_an_interrupted_sweep_names_the_best_so_far() -> None:
                     "dropped_rows": 0,
                 },
             ),
-            "data: 30 rows to train on, 5 to evaluate on, longest 96 tokens",
+            "data: 30 rows to train on, 5 to evaluate on; the longest row has 96 tokens",
         ),
         (
             DataPrepared(
                 time=0.0,
                 summary={"train_rows": 30, "eval_rows": 5, "longest_row": 64, "truncated_rows": 4, "dropped_rows": 1},
             ),
-            "data: 30 rows to train on, 5 to evaluate on, longest 64 tokens; "
+            "data: 30 rows to train on, 5 to evaluate on; the longest row has 64 tokens; "
             "4 cut to data.max_length, 1 left out (no completion left)",
         ),
         (DataPrepared(time=0.0, summary={"train_rows": 0}), None),

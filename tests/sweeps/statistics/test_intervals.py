@@ -205,7 +205,7 @@ def test_numbers_have_digits_that_mean_something(value: float, words: str) -> No
 
 def test_an_interval_in_words() -> None:
     assert in_words((-0.0000213, -0.0000041), 0.99875, "32 rows", None) == (
-        "99.88% interval -0.000021 to -0.0000041 on 32 rows"
+        "99.88% confidence interval -0.000021 to -0.0000041 on 32 rows"
     )
     assert in_words((0.1, 0.3), 0.99, "200 rows", 3).endswith("on 200 rows, of which 3 carry 80% of its variance")
     assert in_words((0.1, 0.3), 0.99, "20 rows", 1).endswith("on 20 rows, of which 1 carries 80% of its variance")
