@@ -28,6 +28,7 @@ from sweeps.record.events import RequestAnswered, SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.spent import spent
+from sweeps.report import notifying
 from sweeps.report.live_table import Display
 from sweeps.report.plan_lines import engine_line
 from sweeps.report.result import Displays, Result
@@ -66,8 +67,9 @@ def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]
         offline: whether it may start where MLflow does not answer.
 
     Raises:
-        ConfigError: MLflow, the model or the data is not there, or the budget is too small.
+        ConfigError: MLflow, the model, the data or what is to be notified is not there, or the budget is too small.
     """
+    notifying.check(sweep.config.notify)
     if not offline:
         _look_for_tracking(sweep.config.tracking.uri)
     told = this_machine.look_up(sweep)
@@ -211,7 +213,10 @@ def _run(
     clock: Callable[[], float],
     beginning: _Beginning,
 ) -> Result:
-    with _driving(sweep, sweep_id, folder, progress, clock) as running:
+    with (
+        _driving(sweep, sweep_id, folder, progress, clock) as running,
+        notifying.telling(sweep.config, sweep_id, running.journal, running.display.say),
+    ):
         _tell_place(running)
         sink, writer = _tracking(running, beginning.resend)
         fingerprints = saved_sweep.fingerprints(sweep.config, running.journal.record.fingerprints)

@@ -51,6 +51,8 @@ SUPERVISION_SECONDS = 0.2
 DRAIN_SECONDS = 120.0
 """How long the end of a sweep waits for the next event to reach MLflow, and for the mirror. The environment variable
 QSWEEP_DRAIN_SECONDS sets another number."""
+NOTIFY_SECONDS, NOTIFY_END_SECONDS = 10.0, 20.0
+"""How long a webhook or a command of `notify` has for a message, and how long the end of a sweep waits for both."""
 
 # What people see
 

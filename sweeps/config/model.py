@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from cluster import gpu_table
 from search_spaces.space import PORTFOLIO
@@ -317,6 +318,32 @@ class Promotion(Spec):
     slices: Slices | None = None
 
 
+def _words(value: object) -> object:
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+class Notify(Spec):
+    """Who is told of the sweep: a webhook gets JSON by POST, or a command gets it on stdin."""
+
+    url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """Name of the environment variable that holds the webhook's URL. The URL is a secret: it stays out of the file."""
+    command: Annotated[tuple[str, ...], BeforeValidator(_words), Field(strict=False, min_length=1)] | None = None
+    """A program with its arguments, in place of url_env: text that is split as a shell does, or a list. No shell runs
+    it."""
+    events: Annotated[tuple[Literal["end", "failure", "best"], ...], Field(strict=False, min_length=1)] = (
+        "end",
+        "failure",
+    )
+    """What is told: an end without a failure; an end without a best trial, or with a trial that FAILED; each new best
+    value."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Notify:
+        if (self.url_env is None) == (self.command is None):
+            raise ValueError("give one of url_env (an environment variable with a webhook's URL) and command")
+        return self
+
+
 class SweepConfig(Spec):
     """A whole sweep."""
 
@@ -342,6 +369,7 @@ class SweepConfig(Spec):
     cluster: ClusterConfig = ClusterConfig()
     tracking: Tracking = Tracking()
     promotion: Promotion = Promotion()
+    notify: Notify | None = None
     storage: Annotated[str, BeforeValidator(_is_storage)] = Field("results", min_length=1)
     """Folder for the sweep's own folder, local or mounted; relative to the current folder. Or a place on an object
     store, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: the sweep's folder is results/NAME here, and mirrored there."""

@@ -1,0 +1,192 @@
+"""Tells a webhook or a command of a sweep's end, its failure and each new best value: see `Notify`.
+
+A thread delivers. The sweep never waits for it but for a moment at its end, and a failure is one line in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from sweeps import timing
+from sweeps.config.model import Notify, SweepConfig
+from sweeps.config.passwords import without_passwords
+from sweeps.errors import ConfigError
+from sweeps.record.events import Event, SweepEnded, TrialReported, TrialScored, TrialState
+from sweeps.record.journal import Journal
+from sweeps.record.run_names import label
+from sweeps.record.selection import choose, leader
+from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.best_compared import in_words
+from trainables.inputs.legible import MOST_SHOWN, legible
+
+
+def check(notify: Notify | None) -> None:
+    """Raises ConfigError where there is no URL of the webhook, or no such program."""
+    if notify is None:
+        return
+    if notify.command is not None and shutil.which(notify.command[0]) is None:
+        raise ConfigError([f"notify.command: {notify.command[0]}: no such program: give its path, or leave it out"])
+    _url(notify)
+
+
+@contextmanager
+def telling(config: SweepConfig, sweep_id: str, journal: Journal, say: Callable[[str], object]) -> Iterator[None]:
+    """Tells of the journal's events while the block runs, where the sweep file asks for it."""
+    if config.notify is None:
+        yield
+        return
+    notifier = Notifier(config.notify, sweep_id, config.name, journal.record, say)
+    journal.listen(notifier)
+    try:
+        yield
+    finally:
+        notifier.close()
+
+
+def _url(notify: Notify) -> str | None:
+    """The webhook's URL; None where a command is told. Errors never have the value, which is a secret."""
+    if notify.url_env is None:
+        return None
+    given = os.environ.get(notify.url_env, "")
+    with suppress(ValueError):
+        parts = urlsplit(given)
+        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and given.isprintable():
+            return given
+    wrong = "has no URL such as https://HOST/PATH, without a user's name" if given else "is not set"
+    raise ConfigError([f"notify.url_env: the environment variable {notify.url_env} {wrong}: set it, or leave it out"])
+
+
+def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[str, Any]:
+    """What is sent, as plain data: of which sweep, its best trial, and all of that in a line of text."""
+    best = leader(record.trials.values(), record.objective)
+    metric = record.objective.metric if best is None else record.judges(best).metric
+    state = "RUNNING" if record.ended is None else record.ended.reason.upper()
+    why = f": {record.ended.message}" if record.ended is not None and record.ended.message else ""
+    told = "no trial has reported" if best is None else f"best {in_words(record, best)}"
+    return {
+        "event": kind,
+        "sweep": sweep_id,
+        "name": name,
+        "state": state,
+        "trial": None if best is None else label(best.number),
+        "metric": metric,
+        "value": None if best is None else best.value(metric),
+        "step": None if best is None else best.best_step,
+        "text": without_passwords(f"{name}: {kind}: {state}{why}; {told}"),
+    }
+
+
+class Notifier:
+    """Listens to the journal, and tells what `notify.events` names."""
+
+    def __init__(
+        self, notify: Notify, sweep_id: str, name: str, record: SweepRecord, say: Callable[[str], object]
+    ) -> None:
+        self._notify, self._sweep_id, self._name, self._say = notify, sweep_id, name, say
+        self._best = _best_value(record)
+        self._latest: dict[str, Any] = {}
+        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._deliver_all, name="notify", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """Puts what is to be told of an event into the queue."""
+        if isinstance(event, SweepEnded):
+            kind = "failure" if _has_failed(event, record) else "end"
+        elif "best" in self._notify.events and isinstance(event, TrialReported | TrialScored) and self._is_new(record):
+            kind = "best"
+        else:
+            return
+        if kind in self._notify.events:
+            self._latest = message(kind, self._sweep_id, self._name, record)
+            self._waiting.put(self._latest)
+
+    def _is_new(self, record: SweepRecord) -> bool:
+        value = _best_value(record)
+        if value is None or (self._best is not None and not record.objective.is_better(value, self._best)):
+            return False
+        self._best = value
+        return True
+
+    def close(self) -> None:
+        """Lets what waits be delivered, for `timing.NOTIFY_END_SECONDS` at most."""
+        self._waiting.put(None)
+        self._thread.join(timing.NOTIFY_END_SECONDS)
+
+    def _deliver_all(self) -> None:
+        while (told := self._waiting.get()) is not None:
+            if told["event"] == "best" and told is not self._latest:
+                continue  # A later message waits, and has a later best.
+            why = _deliver(self._notify, told)
+            if why is not None:
+                to = f"the command {self._notify.command[0]}" if self._notify.command else self._notify.url_env
+                self._say(f"notify: {to} was not told of {told['event']}: {legible(why, MOST_SHOWN)}")
+
+
+def _best_value(record: SweepRecord) -> float | None:
+    best = leader(record.trials.values(), record.objective)
+    return None if best is None or record.judges(best) != record.objective else best.value(record.objective.metric)
+
+
+def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
+    """As exit code 1 of a launch, before MLflow and the mirror are asked for what they lack."""
+    if event.reason == "interrupted":
+        return False
+    trials = record.trials.values()
+    has_best = choose(trials, record.objective).winner is not None
+    return event.reason == "failed" or not has_best or any(trial.state is TrialState.FAILED for trial in trials)
+
+
+def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
+    """Tells the webhook or the command; why that failed, without the URL, or None."""
+    body = json.dumps(told).encode()
+    try:
+        address = _url(notify)
+        return _run(notify.command or (), body) if address is None else _post(address, body)
+    except ConfigError as error:
+        return error.problems[0]
+    except TimeoutError:
+        return f"no answer within {timing.NOTIFY_SECONDS:g} s"
+    except (OSError, ValueError, HTTPException) as error:  # Their words may hold the URL; those of the system do not.
+        return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _post(address: str, body: bytes) -> str | None:
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timing.NOTIFY_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"HTTP status {error.code}"
+    except urllib.error.URLError as error:
+        raise error.reason if isinstance(error.reason, OSError) else error from None
+
+
+def _run(command: tuple[str, ...], body: bytes) -> str | None:
+    """Runs a command in a session of its own: Ctrl-C does not end it, and what it starts ends with it."""
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True
+    )  # fmt: skip
+    try:
+        process.communicate(body, timeout=timing.NOTIFY_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"it ran for more than {timing.NOTIFY_SECONDS:g} s"
+    return None if process.returncode == 0 else f"exit code {process.returncode}"

@@ -1,0 +1,181 @@
+"""A webhook or a command is told of a sweep's end, failure and best; one that does not listen costs a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_events import begun, ended, reported, started
+from sweep_files import toy
+from web_servers import Request, answering, answering_by
+
+from sweeps import timing
+from sweeps.config.model import SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.record.events import Event, SweepEnded, TrialState
+from sweeps.record.folder import SweepFolder
+from sweeps.record.journal import Journal
+from sweeps.report import notifying
+
+FINISHED = SweepEnded(time=9.0, reason="finished")
+TRAINED: list[Event] = [begun(), started("a"), reported("a", 3, 2.0)]
+COMPLETED: list[Event] = [*TRAINED, ended("a", TrialState.COMPLETED), FINISHED]
+SECRET = "T024BE7LD"
+LINE = "notify: HOOK was not told of end: "
+
+
+def told(folder: Path, log: list[Event], before: int = 0, **notify: Any) -> list[str]:
+    """What a sweep says that adds these events and tells of them, but not of those `before`."""
+    journal, said = Journal(SweepFolder(folder)), list[str]()
+    for event in log[:before]:
+        journal.add(event)
+    with notifying.telling(toy(notify=notify)[0], "toy-1", journal, said.append):
+        for event in log[before:]:
+            journal.add(event)
+    journal.close()
+    return said
+
+
+def received(folder: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event], before: int = 0, *kinds: str) -> Any:
+    """The messages that a real receiver gets."""
+    bodies: list[dict[str, Any]] = []
+
+    def take(request: Request) -> tuple[int, str]:
+        assert request.path == f"/{SECRET}"
+        bodies.append(json.loads(request.body))
+        return 200, "ok"
+
+    with answering_by(take) as address:
+        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
+        assert told(folder, events, before, url_env="HOOK", **({"events": list(kinds)} if kinds else {})) == []
+    return bodies
+
+
+def test_a_webhook_is_told_of_the_end_with_the_best_trial(tmp_path, monkeypatch):
+    assert received(tmp_path, monkeypatch, COMPLETED) == [
+        {
+            "event": "end",
+            "sweep": "toy-1",
+            "name": "x",
+            "state": "FINISHED",
+            "trial": "t00",
+            "metric": "eval_loss",
+            "value": 2.0,
+            "step": 3,
+            "text": "x: end: FINISHED; best t00, eval_loss 2.0000 at step 3",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "event"),
+    [
+        ([*TRAINED, ended("a", TrialState.FAILED), FINISHED], "failure"),
+        ([begun(), FINISHED], "failure"),
+        ([*TRAINED, SweepEnded(time=9.0, reason="failed", message="the disk is full")], "failure"),
+        ([*TRAINED, ended("a", TrialState.PAUSED), SweepEnded(time=9.0, reason="interrupted")], "end"),
+    ],
+)
+def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, monkeypatch, events, event):
+    (message,) = received(tmp_path, monkeypatch, events)
+    assert message["event"] == event
+    assert ("the disk is full" in message["text"]) == ("the disk is full" in events[-1].message)
+
+
+def test_each_new_best_is_told_once_and_the_last_one_in_any_case(tmp_path, monkeypatch):
+    later: list[Event] = [started("b", 1), reported("b", 3, 1.5), started("c", 2), reported("c", 3, 1.75)]
+    values = [message["value"] for message in received(tmp_path, monkeypatch, [*TRAINED, *later], 0, "best")]
+    # Those that come while another one is delivered are left out, but for the last.
+    assert values in ([2.0, 1.5], [1.5])
+
+
+def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path, monkeypatch):
+    worse: list[Event] = [started("b", 1), reported("b", 3, 2.5)]
+    assert received(tmp_path, monkeypatch, [*TRAINED, *worse], len(TRAINED), "best") == []
+
+
+def test_a_receiver_that_refuses_is_one_line_without_the_address(tmp_path, monkeypatch):
+    with answering(404, "no such hook") as address:
+        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}HTTP status 404"]
+
+
+def test_a_receiver_that_is_down_is_one_line(tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{closed.getsockname()[1]}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}Connection refused"]
+
+
+def test_a_receiver_that_hangs_is_left_after_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "NOTIFY_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}no answer within 0.05 s"]
+
+
+def test_the_end_waits_no_longer_than_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "NOTIFY_END_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [], "its thread still waits for the receiver"
+
+
+def test_a_command_gets_the_message_on_stdin_and_no_shell_reads_it(tmp_path):
+    out = tmp_path / "out; touch x"
+    program = f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())"
+    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == []
+    assert json.loads(out.read_text())["trial"] == "t00"
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [("raise SystemExit(3)", "exit code 3"), ("import time; time.sleep(600)", "it ran for more than 0.5 s")],
+)
+def test_a_command_that_fails_or_hangs_is_one_line(tmp_path, monkeypatch, program, why):
+    if "time" in program:
+        monkeypatch.setattr(timing, "NOTIFY_SECONDS", 0.5)
+    line = f"notify: the command {sys.executable} was not told of end: {why}"
+    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == [line]
+
+
+@pytest.mark.parametrize(
+    "url", [None, "", "ftp://host/x", f"https://user:{SECRET}@host/x", f"{SECRET}", f"http://host:{SECRET}/\n"]
+)
+def test_a_variable_without_a_url_is_refused_without_its_value(monkeypatch, url):
+    monkeypatch.delenv("HOOK", raising=False) if url is None else monkeypatch.setenv("HOOK", url)
+    with pytest.raises(ConfigError, match=r"^notify.url_env: the environment variable HOOK ") as error:
+        notifying.check(toy(notify={"url_env": "HOOK"})[0].notify)
+    assert SECRET not in str(error.value)
+
+
+def test_a_program_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match=r"^notify.command: nobody-has-this: no such program"):
+        notifying.check(toy(notify={"command": "nobody-has-this --now"})[0].notify)
+    notifying.check(toy(notify={"command": f"{sys.executable} -c pass"})[0].notify)
+
+
+def test_a_command_in_one_text_is_split_as_a_shell_does():
+    found = toy(notify={"command": "tell --to 'my team'", "events": ["best"]})[0].notify
+    assert (found.command, found.events) == (("tell", "--to", "my team"), ("best",))
+
+
+@pytest.mark.parametrize(
+    "notify",
+    [{}, {"url_env": "A", "command": "b"}, {"url_env": "https://host"}, {"command": ""}, {"command": "a 'b"},
+     {"url_env": "A", "events": []}, {"url_env": "A", "events": ["begin"]}],
+)  # fmt: skip
+def test_what_tells_nobody_is_refused(notify):
+    with pytest.raises(ValueError, match="notify"):
+        SweepConfig.model_validate({"name": "x", "trainable": "toy", "notify": notify})
+
+
+def test_without_the_section_nobody_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    with notifying.telling(toy()[0], "toy-1", Journal(SweepFolder(tmp_path)), print):
+        pass
