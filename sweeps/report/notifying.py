@@ -20,7 +20,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.config.model import Notify, SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError
@@ -122,9 +122,9 @@ class Notifier:
         return True
 
     def close(self) -> None:
-        """Lets what waits be delivered, for `timing.NOTIFY_END_SECONDS` at most."""
+        """Lets what waits be delivered, for `timeouts.NOTIFY_END_SECONDS` at most."""
         self._waiting.put(None)
-        self._thread.join(timing.NOTIFY_END_SECONDS)
+        self._thread.join(timeouts.NOTIFY_END_SECONDS)
 
     def _deliver_all(self) -> None:
         while (told := self._waiting.get()) is not None:
@@ -159,7 +159,7 @@ def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
     except ConfigError as error:
         return error.problems[0]
     except TimeoutError:
-        return f"no answer within {timing.NOTIFY_SECONDS:g} s"
+        return f"no answer within {timeouts.NOTIFY_SECONDS:g} s"
     except (OSError, ValueError, HTTPException) as error:  # Their words may hold the URL; those of the system do not.
         return getattr(error, "strerror", None) or type(error).__name__
 
@@ -167,7 +167,7 @@ def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
 def _post(address: str, body: bytes) -> str | None:
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=timing.NOTIFY_SECONDS):
+        with urllib.request.urlopen(request, timeout=timeouts.NOTIFY_SECONDS):
             return None
     except urllib.error.HTTPError as error:
         with error:
@@ -183,10 +183,10 @@ def _run(command: tuple[str, ...], body: bytes) -> str | None:
         command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True
     )  # fmt: skip
     try:
-        process.communicate(body, timeout=timing.NOTIFY_SECONDS)
+        process.communicate(body, timeout=timeouts.NOTIFY_SECONDS)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return f"it ran for more than {timing.NOTIFY_SECONDS:g} s"
+        return f"it ran for more than {timeouts.NOTIFY_SECONDS:g} s"
     return None if process.returncode == 0 else f"exit code {process.returncode}"

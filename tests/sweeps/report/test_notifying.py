@@ -14,7 +14,7 @@ from sweep_events import begun, ended, reported, started
 from sweep_files import toy
 from web_servers import Request, answering, answering_by
 
-from sweeps import timing
+from sweeps import timeouts
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.record.events import Event, SweepEnded, TrialState
@@ -113,14 +113,14 @@ def test_a_receiver_that_is_down_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_receiver_that_hangs_is_left_after_its_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "NOTIFY_SECONDS", 0.05)
+    monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
         assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}no answer within 0.05 s"]
 
 
 def test_the_end_waits_no_longer_than_its_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "NOTIFY_END_SECONDS", 0.05)
+    monkeypatch.setattr(timeouts, "NOTIFY_END_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
         assert told(tmp_path, COMPLETED, url_env="HOOK") == [], "its thread still waits for the receiver"
@@ -139,7 +139,7 @@ def test_a_command_gets_the_message_on_stdin_and_no_shell_reads_it(tmp_path):
 )
 def test_a_command_that_fails_or_hangs_is_one_line(tmp_path, monkeypatch, program, why):
     if "time" in program:
-        monkeypatch.setattr(timing, "NOTIFY_SECONDS", 0.5)
+        monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.5)
     line = f"notify: the command {sys.executable} was not told of end: {why}"
     assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == [line]
 
