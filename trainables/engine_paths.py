@@ -88,11 +88,6 @@ class Tried(Spec):
     """With 1, 2, 4, ... slots, until more do not pay or memory ends."""
 
     @property
-    def tokens_per_second(self) -> float:
-        """Of the fastest number of slots; 0 where it was not timed."""
-        return max((rate.tokens_per_second for rate in self.rates), default=0.0)
-
-    @property
     def paying(self) -> PassRate | None:
         """Of the most slots that each doubling up to them made faster; None where it was not timed."""
         paying = self.rates[0] if self.rates else None
@@ -124,7 +119,7 @@ class SelfTest(Spec):
         lines = [f"{self.device}: {each.path.name} is not used: {each.problem}" for each in self.tried if each.problem]
         right = [each for each in own if not each.problem]
         if right:
-            best = max(right, key=lambda each: each.tokens_per_second)
+            best = max(right, key=lambda each: each.paying.tokens_per_second if each.paying else 0.0)
             paying, tokens = best.paying, None
             if paying is not None and base.training.pass_tokens == "auto":
                 tokens = math.ceil(ROOM * paying.tokens_per_step)

@@ -48,12 +48,12 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
 
 def _row(tried: Tried) -> dict[str, str]:
     """A path as a row of the table; empty where nothing is known."""
-    best = max(tried.rates, key=lambda rate: rate.tokens_per_second, default=None)
+    paying = tried.paying
     row = {
         "path": tried.path.name,
         "difference": "" if tried.difference is None else f"{tried.difference:.2f} of 1",
-        "tokens/s": "" if best is None else f"{best.tokens_per_second:,.0f}",
-        "slots": "" if tried.paying is None else f"{tried.paying.slots}",
+        "tokens/s": "" if paying is None else f"{paying.tokens_per_second:,.0f}",
+        "slots": "" if paying is None else f"{paying.slots}",
         "memory": "",
         "problem": tried.problem,
     }

@@ -11,7 +11,8 @@ from trainables.specs import TrialSpec
 
 
 def test_a_host_that_has_prepared_tests_its_paths_no_second_time() -> None:
-    settled, asked = Settled(path=EnginePath(engine="peft", residency="4bit")), list[TrialSpec]()
+    path, asked = EnginePath(engine="flat", residency="4bit"), list[TrialSpec]()
+    settled = Settled(path=path, pass_tokens=9)
 
     def settle_path(base: TrialSpec, _data: bytes, _cache: object) -> Settled | None:
         asked.append(base)
@@ -22,4 +23,4 @@ def test_a_host_that_has_prepared_tests_its_paths_no_second_time() -> None:
     )
     assert [Host._settle(host, b""), Host._settle(host, b"")] == [settled, settled]
     assert len(asked) == 1
-    assert host._base.training.engine == "peft"
+    assert (host._base.training.engine, host._base.training.pass_tokens) == ("flat", 9)

@@ -65,8 +65,8 @@ def test_a_4bit_weight_is_dequantised_where_it_lies_by_operators_that_torch_can_
         there = partial(torch.empty_like, device="cuda")
         stored: Any = there(packed)
         stored.quant_state = declared_gpus.replace(state, there)
-        base: Any = SimpleNamespace(weight=stored, compute_dtype=torch.bfloat16)
-        found = lora_product.weight(base)
+        layer: Any = SimpleNamespace(weight=stored, compute_dtype=torch.bfloat16)
+        found = lora_product.weight(layer)
     assert (found.device.type, found.shape, found.dtype) == ("cuda", (32, 64), torch.bfloat16)
 
 
