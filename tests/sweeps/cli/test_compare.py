@@ -119,7 +119,7 @@ def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
         "Their files differ in\n                     lora  qlora\nquantization.scheme  none    nf4\n"
     )
     assert (
-        "\nqlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% interval 0."
+        "\nqlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% confidence interval 0."
         in done.stderr
     )
     document = json.loads(done.stdout.splitlines()[-1])
