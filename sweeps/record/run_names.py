@@ -26,6 +26,15 @@ def sweep_run_name(name: str, sweep_id: str) -> str:
     return sweep_id if sweep_id.startswith(name) else f"{name} {sweep_id}"
 
 
+_SHORT = {"attention-qv": "qv", "attention": "attn", "all-linear": "all"}
+
+
+def short_run_name(number: int, params: Mapping[str, object]) -> str:
+    """The same for MLflow, whose table of runs has room for 24 characters: "t07 r32 a64 lr3.0e-4 attn"."""
+    modules = str(params["target_modules"])
+    return run_name(number, {**params, "target_modules": _SHORT.get(modules, modules.replace("_proj", ""))})
+
+
 def run_name(number: int, params: Mapping[str, object]) -> str:
     """A name that reads well in tables and legends, which cut its end, such as "t07 r32 a64 lr3.0e-4 attention"."""
     rate = f"{float(str(params['learning_rate'])):.1e}".replace("e-0", "e-").replace("e+0", "e+")

@@ -24,7 +24,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import SweepFolder, noted_by
-from sweeps.record.run_names import label, run_name, sweep_run_name
+from sweeps.record.run_names import label, short_run_name, sweep_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.answers import best_against_base
@@ -190,7 +190,7 @@ class MlflowSink:
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
             tags = run_tags.trial_made(self._sweep_id, trial_key, str(self.parent_run))
-            self.run_ids[trial_key] = runs.create(run_name(trial.number, trial.params), tags, time)
+            self.run_ids[trial_key] = runs.create(short_run_name(trial.number, trial.params), tags, time)
             self._going_on.add(trial_key)
         return self.run_ids[trial_key]
 

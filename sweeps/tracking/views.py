@@ -15,7 +15,6 @@ from typing import Any
 from sweeps.tracking import run_tags
 from trainables.objective import Objective
 
-NOTE = "attributes.`Description`"
 TAG_PREFIX = "mlflow.sharedViewState."
 LEARNING_RATE = "log10_learning_rate"
 """In charts the logarithm stands for the learning rate: MLflow's axes of params are linear."""
@@ -51,7 +50,6 @@ def shared_view(name: str, parent_run: str, params: Sequence[str], objective: Ob
 
 def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict[str, Any]:
     best = f"best_{objective.metric}"
-    metrics = [f"metrics.`{name}`" for name in (best, "steps", "seconds")]
     axes = [LEARNING_RATE if name == "learning_rate" else name for name in params]
     return {
         "searchFilter": run_tags.equals(run_tags.PARENT_RUN, parent_run),
@@ -65,8 +63,9 @@ def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
-        # MLflow shows tags last; a run's note, which begins with its state, stands before the metrics.
-        "selectedColumns": [NOTE, *metrics, *(f"params.`{name}`" for name in params), f"tags.`{run_tags.STATE}`"],
+        # No view can hide MLflow's own Created and Duration: beside them, 1400 pixels have room for six columns, with
+        # the Assistant closed. MLflow shows tags last.
+        "selectedColumns": [f"metrics.`{best}`", *(f"params.`{name}`" for name in params), f"tags.`{run_tags.STATE}`"],
         "runListHidden": True,
         # MLflow puts them in the order of the alphabet.
         "compareRunSections": [_section("By parameter", 1, 420), _section("By step", 2, 360)],

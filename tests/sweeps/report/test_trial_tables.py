@@ -13,7 +13,7 @@ from rich.console import Console
 from sweep_events import base, begun, ended, parked, record, reported, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, TargetSettled, TrialState
-from sweeps.record.run_names import run_name
+from sweeps.record.run_names import run_name, short_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables
@@ -276,6 +276,15 @@ def test_what_is_said_stays_when_the_live_table_is_erased() -> None:
 def test_a_runs_name_reads_well() -> None:
     assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 lr1.0e+0 attention-qv"
     assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 lr2.0e-4 {'q' * 24}"
+
+
+@pytest.mark.parametrize(
+    ("modules", "short"), [("attention-qv", "qv"), ("all-linear", "all"), ("mlp", "mlp"), ("q_proj,v_proj", "q,v")]
+)
+def test_a_runs_name_fits_mlflows_table(modules: str, short: str) -> None:
+    name = short_run_name(7, PARAMS | {"target_modules": modules})
+    assert name == f"t07 r16 a32 lr2.0e-4 {short}"
+    assert len(name) <= 24
 
 
 def test_a_repeat_stands_below_its_trial_and_says_so() -> None:

@@ -59,7 +59,7 @@ def test_a_child_has_its_params_number_name_and_spec(whole):
     expected = {**PARAMS, **settings(SPEC), **PARAMS}
     assert child.data.params == {name: str(value) for name, value in expected.items()}
     assert child.data.tags["sweep.number"] == "1"
-    assert child.info.run_name == "t01 r8 a16 lr3.0e-4 attention-qv"
+    assert child.info.run_name == "t01 r8 a16 lr3.0e-4 qv"
     spec = json.loads(text(whole.client, child.info.run_id, "trial.json"))
     assert spec == SPEC.model_dump(mode="json")
 
