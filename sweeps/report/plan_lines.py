@@ -163,12 +163,12 @@ def _time(plan: Plan) -> str:
     if taken is None or hours is None:
         return seen.rate
     told = [_range(plan)]
-    for amount, unit in ((hours if plan.device == "cuda" else None, "GPU-hours"), (plan.cost, "in money")):
-        if amount is not None:
-            low, expected, high = (f"{_rounded(each):,g}" for each in (amount.low, amount.expected, amount.high))
-            told.append(f"{expected} ({low} to {high}) {unit}" if seen.is_measured else f"{low} to {high} {unit}")
+    amounts = [(hours, "{} GPU-hours")] if plan.device == "cuda" else []
     if plan.cost is not None:
-        told[-1] += f" at {plan.price:g} per GPU-hour"
+        amounts.append((plan.cost, f"which cost {{}} at {plan.price:g} each"))
+    for amount, form in amounts:
+        low, expected, high = (f"{_rounded(each):,g}" for each in (amount.low, amount.expected, amount.high))
+        told.append(form.format(f"{expected} ({low} to {high})" if seen.is_measured else f"{low} to {high}"))
     return f"{', '.join(told)}; {seen.rate}"
 
 

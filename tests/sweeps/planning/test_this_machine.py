@@ -298,8 +298,8 @@ def test_recipes_of_large_models_say_how_one_machine_runs_them(name: str, monkey
 def test_a_type_of_gpu_on_the_command_line_brings_its_memory() -> None:
     large, told = recipe("llama-3.1-8b-qlora", "cluster.gpu=H100")
     small, named = recipe("llama-3.1-8b-qlora", "cluster.gpu=4090")
-    assert "one of its GPUs of H100 80 GB: " in told
-    assert "one of its GPUs of RTX 4090 24 GB: " in named
+    assert "one of its GPUs (H100 80 GB): " in told
+    assert "one of its GPUs (RTX 4090 24 GB): " in named
     assert (large.slots_per_host, small.slots_per_host) == (7, 4)
     assert "A100 80GB" in recipe("llama-3.1-70b-qlora", "cluster.gpu=A100 80GB")[1]
     kept = recipe("llama-3.1-70b-qlora", "cluster.gpu=A100")[1]

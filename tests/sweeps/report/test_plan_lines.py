@@ -96,7 +96,7 @@ def test_gpus_are_paid_by_the_hour() -> None:
 
 def test_what_gpu_hours_cost_is_told_at_a_price() -> None:
     found = planned("cuda").at(2.5)
-    assert "(0.06 to 0.081) GPU-hours, 0.18 (0.15 to 0.2) in money at 2.5 per GPU-hour; from 126" in lines(found)
+    assert "(0.06 to 0.081) GPU-hours, which cost 0.18 (0.15 to 0.2) at 2.5 each; from 126" in lines(found)
     assert found.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
     assert planned("cuda").as_json()["cost"] is None
 
@@ -111,7 +111,7 @@ def test_an_estimate_by_arithmetic_is_a_range_that_says_what_it_is() -> None:
     seen = replace(planned("cuda").forecast, is_measured=False, rate="by arithmetic, not measured")
     found = lines(replace(planned("cuda"), forecast=seen, price=2.0))
     assert (
-        "time: about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, 0.12 to 0.16 in money at 2 per GPU-hour; by "
+        "time: about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, which cost 0.12 to 0.16 at 2 each; by "
         "arithmetic, not measured" in found
     )
 
