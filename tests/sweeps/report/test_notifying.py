@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_a_webhook_is_told_of_the_end_with_the_best_trial(tmp_path, monkeypatch)
     [
         ([*TRAINED, ended("a", TrialState.FAILED), FINISHED], "failure"),
         ([begun(), FINISHED], "failure"),
+        ([*COMPLETED[:-1], SweepEnded(time=9.0, reason="failed", message="the disk is full")], "failure"),
         ([*TRAINED, SweepEnded(time=9.0, reason="failed", message="the disk is full")], "failure"),
         ([*TRAINED, ended("a", TrialState.PAUSED), SweepEnded(time=9.0, reason="interrupted")], "end"),
     ],
@@ -92,6 +94,29 @@ def test_each_new_best_is_told_once_and_the_last_one_in_any_case(tmp_path, monke
     values = [message["value"] for message in received(tmp_path, monkeypatch, [*TRAINED, *later], 0, "best")]
     # Those that come while another one is delivered are left out, but for the last.
     assert values in ([2.0, 1.5], [1.5])
+
+
+def test_of_bests_that_come_while_one_is_delivered_only_the_last_is_told(tmp_path, monkeypatch):
+    values, is_asked, may_answer = list[float](), threading.Event(), threading.Event()
+
+    def take(request: Request) -> tuple[int, str]:
+        values.append(json.loads(request.body)["value"])
+        is_asked.set()
+        assert may_answer.wait(60)
+        return 200, "ok"
+
+    config, journal = toy(notify={"url_env": "HOOK", "events": ["best"]})[0], Journal(SweepFolder(tmp_path))
+    with answering_by(take) as address:
+        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
+        with notifying.telling(config, "toy-1", journal, pytest.fail):
+            for event in TRAINED:
+                journal.add(event)
+            assert is_asked.wait(60)
+            for number, loss in enumerate((1.5, 1.25), 1):
+                journal.add(started(f"b{number}", number))
+                journal.add(reported(f"b{number}", 3, loss))
+            may_answer.set()
+    assert values == [2.0, 1.25]
 
 
 def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path, monkeypatch):
