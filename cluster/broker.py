@@ -1,4 +1,4 @@
-"""The broker owns the hosts and leases their slots to trials. It is one actor on the driver's node and dies with it.
+"""The broker owns the hosts and leases their slots to trials: one actor on the driver's node, as long as the driver is.
 
 Each lease has its own id, which is never used again. When a trial asks again, the broker closes its old lease and gives
 it a new one, so that no trial can train in a slot that another one has.
@@ -35,7 +35,7 @@ NAME = "broker"
 class Broker:
     """The actor's class; see `create`.
 
-    When it dies, Ray starts a new one, which knows no hosts: they died too. It starts new ones, and trials ask again.
+    When a broker dies, its hosts die too. Ray starts a new broker, which starts new hosts, and trials ask again.
     """
 
     def __init__(

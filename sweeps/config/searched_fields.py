@@ -49,7 +49,7 @@ def _values_alone(config: SweepConfig) -> TrialSpec:
 
 
 def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """What is wrong with searcher.points, "searcher.points.NUMBER: FIELD: reason" each, in a space without mistakes."""
+    """The mistakes in searcher.points, "searcher.points.NUMBER: FIELD: reason" each; the space must have none."""
     return [
         f"searcher.points.{number}: {line}"
         for number, point in enumerate(config.searcher.points)
@@ -68,7 +68,7 @@ def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | No
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
-    """The space, told the configuration's own values of those fields that its conditions ask for."""
+    """The space with the configuration's own values of the fields in its conditions."""
     known = [field for field in space.condition_fields() if field in _FIELDS]
     return space.with_base({field: points.base_value(config.base, field) for field in known})
 

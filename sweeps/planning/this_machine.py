@@ -254,7 +254,8 @@ def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
         # How many GPUs it has is known when the sweep has joined it.
         own = "one" if config.cluster.spread == 1 else str(config.cluster.spread)
         one = f", planned with {own} of its GPUs" if hosts == "auto" and device == "cuda" else ""
-        place = f"on a Ray cluster{one or (' with GPUs' if named else '')}{f' ({named})' if gpu else f' of {named}' if named else ''}"
+        of = f" ({named})" if gpu else f" of {named}" if named else ""
+        place = f"on a Ray cluster{one or (' with GPUs' if named else '')}{of}"
         return capacity.Machine(device, 1 if hosts == "auto" else hosts, gpu_bytes, place=place, device_name=name)
     if not named or to_launch:
         given = " ".join(each for each in (gpu, memory) if each is not None)

@@ -1,8 +1,8 @@
 """How much each searched field matters, by PED-ANOVA as Optuna computes it (Watanabe and others, arXiv 2304.10255).
 
-It asks how far the values of the best trials lie from those of all trials. Shares add up to 1 also where nothing
-matters, so the same is asked of values that are shuffled among the trials: a field counts where it is above all of
-these. Pure.
+PED-ANOVA measures how far the values of the best trials lie from those of all trials. Shares add up to 1 even if
+nothing matters. So the losses are shuffled among the trials, too: a field counts if its share is above its share in
+each shuffle. Pure.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def telling(config: SweepConfig, sweep_id: str, journal: Journal, say: Callable[
 
 
 def _url(notify: Notify) -> str | None:
-    """The webhook's URL; None where a command is told. Errors never have the value, which is a secret."""
+    """The webhook's URL; None for a command. The URL is a secret: no error shows it."""
     if notify.url_env is None:
         return None
     given = os.environ.get(notify.url_env, "")

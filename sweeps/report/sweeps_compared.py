@@ -27,7 +27,7 @@ from trainables.inputs.legible import legible
 from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
 
 _NOT_COMPARED = ("name", "storage", "tracking")
-"""Keys of a sweep file that decide no number."""
+"""Keys of a sweep file that change no result."""
 _CONTENTS = {"model.source": "model"} | {f"data.{split}": f"data.{split}" for split in ("train", "eval", "test")}
 """Key that names a model or a file -> how the fingerprints of what stands there begin: these decide."""
 _LONGEST = 70
@@ -71,7 +71,7 @@ class SweepsCompared:
     sides: tuple[Side, ...]
     objective: Objective
     separation: Separation
-    """The trials against the first one, in the order of the sides."""
+    """Each other side's trial against the first side's, in the order of the sides."""
 
     def curves(self, reports: Sequence[Sequence[TrialReported]]) -> tuple[Objective, dict[str, list[Curve]]]:
         """How trials went, by the name of each sweep, and by what.

@@ -32,11 +32,11 @@ _MOST, _FEW = 0.8, 0.1
 tenth carries 80 % never where rows are normal, in 4 % of cases where they are exponential, and in 87 to 100 % where
 3 % of the rows are far off."""
 _NO_WIDTH = 1e-9
-"""A spread that is a smaller share of the difference is rounding."""
+"""A spread below this share of the difference is rounding."""
 
 
 class Interval(NamedTuple):
-    """What the truth may be that rows estimate."""
+    """Where the true value may lie."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""What the words of a command mean that names several sweeps, or trials of several."""
+"""Finds the sweeps and trials that the words of a command name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Named:
 
     @property
     def trial(self) -> TrialRecord | None:
-        """The trial that is meant, if one is; None of the base."""
+        """The named trial; None for the base, and for a whole sweep."""
         return None if self.word is None else trial_named(self.word, self.status.record)
 
     @property

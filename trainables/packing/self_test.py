@@ -63,7 +63,7 @@ class Reference:
             with _moved_embeddings(base, seed):
                 moved.append(numbers(base, own, spec, rows))
         scales = {name: max(_apart(each[name], of) for each in moved) for name, of in self._numbers.items()}
-        # By chance some matrices are moved little: none must differ by less than the middle one of its kind.
+        # Some matrices move little by chance: each may differ by at least the median of its kind.
         kinds: dict[str, list[float]] = {}
         for name, scale in scales.items():
             kinds.setdefault(_kind(name), []).append(scale)
