@@ -47,7 +47,7 @@ def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
     assert settings == "the same in all: r 8, lr 0.0001"
     assert same == "the same 600 rows to train on, and 40 to evaluate on"
     # Four trials were chosen from: six pairs.
-    start = "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% interval 0."
+    start = "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% confidence interval 0."
     assert better.startswith(start) and better.endswith(" on 40 rows")
     (difference,) = found.as_json()["differences"]
     assert (difference["sweep"], difference["against"], difference["apart"]) == ("qlora-1", "lora-1", True)
@@ -78,7 +78,7 @@ def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> N
     score: dict[str, Any] = {"objective": {"metric": "exact_match", "mode": "max"}}
     few = sweep(tmp_path, "few", fingerprint="a", right=38, **score)
     found = of(few, sweep(tmp_path, "many", fingerprint="b", tokens=20, size=0, right=10, **score))
-    worse = "many t00 (step 9) is worse than few t00 (step 9): exact_match 0.7000 lower, 99.83% interval 0."
+    worse = "many t00 (step 9) is worse than few t00 (step 9): exact_match 0.7000 lower, 99.83% confidence interval 0."
     assert found.lines()[2].startswith(worse)
     assert found.as_json()["differences"][0]["exact"]["p_value"] < 0.001
 
