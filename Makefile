@@ -66,7 +66,7 @@ $(VENV)/bin/python:
 # constraints.txt pins what is tested; torch stays a range, so that the machine's own build is used.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing the packages into $(VENV): some minutes, and with PyTorch's CUDA build some GB"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(READY)

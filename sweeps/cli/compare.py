@@ -138,7 +138,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
             out,
             [
                 "",
-                f"which label {label(first.number)} takes for which, a line for each that is expected:",
+                f"confusion of {label(first.number)} (rows: the expected label, columns: its answer):",
                 *taken.text().splitlines(),
             ],
         )

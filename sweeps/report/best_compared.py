@@ -249,4 +249,5 @@ def span(compared: Comparison | None, separation: Separation | None) -> str:
     if compared is None or separation is None or compared.apart is None:
         return ""
     is_turned = compared.difference < 0
-    return f", {compared.interval_in_words(separation.confidence, separation.rows_in_words, is_turned)}"
+    crosses = " (below 0: the other way round)" if compared.apart is False else ""
+    return f", {compared.interval_in_words(separation.confidence, separation.rows_in_words, is_turned)}{crosses}"

@@ -220,11 +220,16 @@ class Findings:
             )
         if tally.repeated.rows:
             meaning = "each is trained on that often" if part == "train" else "each counts as several; take them out"
+            if part != "train" and self._data.group_by is not None:
+                meaning = "those of a group count as one"
             warnings.append(f"{name}: repeated rows, {_of(tally, tally.repeated)}: {meaning}")
         if tally.trained_on.rows:
+            is_held_out = part == "eval" and self._data.eval is None
+            by = "data.group_by keeps the rows with the same value of a column on one side"
+            way_out = by if is_held_out and self._data.group_by is None else "take them out of one of the two"
             warnings.append(
                 f"{name}: rows that are also in data.train, {_of(tally, tally.trained_on)}: their loss says nothing "
-                "about new rows; take them out of one of the two"
+                f"about new rows; {way_out}"
             )
         if tally.of_trained.rows:
             warnings.append(

@@ -135,8 +135,9 @@ def _grader(name: str, options: Mapping[str, Any]) -> Grader:
     if ":" in name:
         return Function.model_validate({**options, "path": name})
     if name not in GRADERS:
+        meant = "; choice has the accuracy" if name == "accuracy" else did_you_mean(name, GRADERS)
         raise ValueError(
-            f"no such grader{did_you_mean(name, GRADERS)} (there are: {', '.join(GRADERS)}; a function of your own is "
+            f"no such grader{meant} (there are: {', '.join(GRADERS)}; a function of your own is "
             "named MODULE:FUNCTION; an entry names one, with options as {NAME: {...}})"
         )
     return GRADERS[name].model_validate(options)

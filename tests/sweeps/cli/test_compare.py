@@ -196,7 +196,7 @@ def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None
     ]
     found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(told).encode()})
     text, document = compare(tmp_path, "t00", "t01")
-    assert "which label t00 takes for which, a line for each that is expected:\n" in text
+    assert "confusion of t00 (rows: the expected label, columns: its answer):\n" in text
     assert "a  1  0        0\n" in text
     assert document["confusion"]["counts"] == [[1, 0, 0], [1, 0, 0]]
     generated = [each.model_copy(update={"answer": "It is a."}) for each in told]

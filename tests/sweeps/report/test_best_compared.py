@@ -71,7 +71,7 @@ def test_a_gain_on_the_base_that_may_be_chance_is_no_win() -> None:
     told = against_base(sweep(base(1.26)), Comparison("base", 0.01, -0.02, 0.04))
     assert told == (
         "cannot be told apart from the base without an adapter (1.2600): 0.0100 lower (1%), "
-        "97.5% confidence interval -0.0200 to 0.0400 on 32 rows"
+        "97.5% confidence interval -0.0200 to 0.0400 on 32 rows (below 0: the other way round)"
     )
 
 
@@ -121,7 +121,8 @@ def test_a_best_that_is_apart_from_the_next_says_by_how_much() -> None:
 
 def test_a_next_that_cannot_be_told_apart_is_named_with_what_would_tell() -> None:
     assert against_next(separation(Comparison("a", 0.02, -0.01, 0.05))) == [
-        "t00 cannot be told apart from it: 0.0200 higher, 97.5% confidence interval -0.0100 to 0.0500 on 32 rows; "
+        "t00 cannot be told apart from it: 0.0200 higher, 97.5% confidence interval -0.0100 to 0.0500 on 32 rows "
+        "(below 0: the other way round); "
         "a difference of this size takes about 72 rows"
     ]
 
