@@ -219,17 +219,11 @@ class Findings:
                 "as words; where they stand for a missing value, leave the rows out"
             )
         if tally.repeated.rows:
-            meaning = "each is trained on that often" if part == "train" else "each counts as several; take them out"
-            if part != "train" and self._data.group_by is not None:
-                meaning = "those of a group count as one"
-            warnings.append(f"{name}: repeated rows, {_of(tally, tally.repeated)}: {meaning}")
+            warnings.append(f"{name}: repeated rows, {_of(tally, tally.repeated)}: {self._of_repeated(part)}")
         if tally.trained_on.rows:
-            is_held_out = part == "eval" and self._data.eval is None
-            by = "data.group_by keeps the rows with the same value of a column on one side"
-            way_out = by if is_held_out and self._data.group_by is None else "take them out of one of the two"
             warnings.append(
                 f"{name}: rows that are also in data.train, {_of(tally, tally.trained_on)}: their loss says nothing "
-                f"about new rows; {way_out}"
+                f"about new rows; {self._way_out(part)}"
             )
         if tally.of_trained.rows:
             warnings.append(
@@ -339,8 +333,22 @@ class Findings:
         return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: {more}"]
 
     def _name(self, part: Part) -> str:
-        held_out = part == "eval" and self._data.eval is None
-        return "data.train, its rows held out" if held_out else f"data.{part}"
+        return "data.train, its rows held out" if self._is_held_out(part) else f"data.{part}"
+
+    def _is_held_out(self, part: Part) -> bool:
+        return part == "eval" and self._data.eval is None
+
+    def _of_repeated(self, part: Part) -> str:
+        """What repeated rows mean."""
+        if part == "train":
+            return "each is trained on that often"
+        return "each counts as several; take them out" if self._data.group_by is None else "those of a group count once"
+
+    def _way_out(self, part: Part) -> str:
+        """What to do about evaluation rows that are trained on."""
+        if self._is_held_out(part) and self._data.group_by is None:
+            return "data.group_by keeps the rows with the same value of a column on one side"
+        return "take them out of one of the two"
 
 
 class _Content(NamedTuple):

@@ -100,7 +100,7 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
         (
             Comparison("bbb", 0.25, -0.125, 0.5),
             "t01 (step 3) cannot be told apart from t00 (step 9): eval_loss 0.2500 higher, "
-            "97.5% confidence interval -0.1250 to 0.5000 on 32 rows",
+            "97.5% confidence interval -0.1250 to 0.5000 on 32 rows (below 0: the other way round)",
         ),
         (
             Comparison("bbb", 0.25, unknown="the rows of t01 are missing"),
