@@ -19,15 +19,16 @@ class Request(NamedTuple):
 
 
 @contextmanager
-def answering_by(answer: Callable[[Request], tuple[int, str]]) -> Iterator[str]:
-    """HOST:PORT of a server that gives each request this status and body while the block runs."""
+def answering_by(answer: Callable[[Request], tuple[int, str]], **headers: str) -> Iterator[str]:
+    """HOST:PORT of a server that gives each request this status and body, with `headers`, while the block runs."""
 
     class Answers(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, told = answer(Request(self.path, self.headers.get("Authorization", ""), body))
             self.send_response(status)
-            self.send_header("Content-Length", str(len(told.encode())))
+            for name, value in {**headers, "Content-Length": str(len(told.encode()))}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(told.encode())
 

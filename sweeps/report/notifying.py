@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -38,7 +39,8 @@ def check(notify: Notify | None) -> None:
     if notify is None:
         return
     if notify.command is not None and shutil.which(notify.command[0]) is None:
-        raise ConfigError([f"notify.command: {notify.command[0]}: no such program: give its path, or leave it out"])
+        wrong = "no such program: give its path (no shell expands ~ or $HOME), or leave it out"
+        raise ConfigError([f"notify.command: {notify.command[0]}: {wrong}"])
     _url(notify)
 
 
@@ -63,9 +65,10 @@ def _url(notify: Notify) -> str | None:
     given = os.environ.get(notify.url_env, "")
     with suppress(ValueError):
         parts = urlsplit(given)
-        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and given.isprintable():
+        is_plain = re.fullmatch("[!-~]+", given) and "@" not in parts.netloc
+        if is_plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return given
-    wrong = "has no URL such as https://HOST/PATH, without a user's name" if given else "is not set"
+    wrong = "has no URL such as https://HOST/PATH, in ASCII without spaces or a user's name" if given else "is not set"
     raise ConfigError([f"notify.url_env: the environment variable {notify.url_env} {wrong}: set it, or leave it out"])
 
 
@@ -164,10 +167,17 @@ def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
         return getattr(error, "strerror", None) or type(error).__name__
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an HTTPError: urllib would follow it by GET, and so lose the message."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        """There is no next request."""
+
+
 def _post(address: str, body: bytes) -> str | None:
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=timeouts.NOTIFY_SECONDS):
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeouts.NOTIFY_SECONDS):
             return None
     except urllib.error.HTTPError as error:
         with error:

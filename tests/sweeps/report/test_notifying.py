@@ -130,6 +130,20 @@ def test_a_receiver_that_refuses_is_one_line_without_the_address(tmp_path, monke
         assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}HTTP status 404"]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_is_one_line_without_the_address(tmp_path, monkeypatch, status):
+    asked: list[str] = []
+
+    def take(request: Request) -> tuple[int, str]:
+        asked.append(request.path)
+        return status, ""
+
+    with answering_by(take, Location=f"/{SECRET}/moved") as address:
+        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}HTTP status {status}"]
+    assert asked == [f"/{SECRET}"]
+
+
 def test_a_receiver_that_is_down_is_one_line(tmp_path, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -170,8 +184,11 @@ def test_a_command_that_fails_or_hangs_is_one_line(tmp_path, monkeypatch, progra
 
 
 @pytest.mark.parametrize(
-    "url", [None, "", "ftp://host/x", f"https://user:{SECRET}@host/x", f"{SECRET}", f"http://host:{SECRET}/\n"]
-)
+    "url",
+    [None, "", "ftp://host/x", f"https://user:{SECRET}@host/x", f"{SECRET}", f"http://host/{SECRET}\n",
+     f"http://host:99999/{SECRET}", f"http://host:abc/{SECRET}", f"http://host:0/{SECRET}", f"http://a host/{SECRET}",
+     f"http://host/a {SECRET}", f"http://h\N{LATIN SMALL LETTER O WITH DIAERESIS}st/{SECRET}"],
+)  # fmt: skip
 def test_a_variable_without_a_url_is_refused_without_its_value(monkeypatch, url):
     monkeypatch.delenv("HOOK", raising=False) if url is None else monkeypatch.setenv("HOOK", url)
     with pytest.raises(ConfigError, match=r"^notify.url_env: the environment variable HOOK ") as error:
@@ -179,9 +196,12 @@ def test_a_variable_without_a_url_is_refused_without_its_value(monkeypatch, url)
     assert SECRET not in str(error.value)
 
 
-def test_a_program_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match=r"^notify.command: nobody-has-this: no such program"):
-        notifying.check(toy(notify={"command": "nobody-has-this --now"})[0].notify)
+@pytest.mark.parametrize("program", ["nobody-has-this", "~/tell.sh"])
+def test_a_program_that_is_not_there_is_refused(tmp_path, monkeypatch, program):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tell.sh").touch(0o700)
+    with pytest.raises(ConfigError, match=rf"^notify.command: {program}: no such program: .*no shell expands ~"):
+        notifying.check(toy(notify={"command": f"{program} --now"})[0].notify)
     notifying.check(toy(notify={"command": f"{sys.executable} -c pass"})[0].notify)
 
 
