@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from sweeps import timeouts
 from sweeps.config.model import Notify, SweepConfig
+from sweeps.config.number_words import counted
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError
 from sweeps.record.events import Event, SweepEnded, TrialReported, TrialScored, TrialState
@@ -32,6 +33,8 @@ from sweeps.record.selection import choose, leader
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.best_compared import in_words
 from trainables.inputs.legible import MOST_SHOWN, legible
+
+_REASONS = {"finished": "finished", "budget": "ended by its budget", "interrupted": "interrupted", "failed": "failed"}
 
 
 def check(notify: Notify | None) -> None:
@@ -76,20 +79,28 @@ def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[st
     """What is sent, as plain data: of which sweep, its best trial, and all of that in a line of text."""
     best = leader(record.trials.values(), record.objective)
     metric = record.objective.metric if best is None else record.judges(best).metric
-    state = "RUNNING" if record.ended is None else record.ended.reason.upper()
-    why = f": {record.ended.message}" if record.ended is not None and record.ended.message else ""
-    told = "no trial has reported" if best is None else f"best {in_words(record, best)}"
+    told = "no best trial" if best is None else f"best {in_words(record, best)}"
     return {
         "event": kind,
         "sweep": sweep_id,
         "name": name,
-        "state": state,
+        "state": "RUNNING" if record.ended is None else record.ended.reason.upper(),
         "trial": None if best is None else label(best.number),
         "metric": metric,
         "value": None if best is None else best.value(metric),
         "step": None if best is None else best.best_step,
-        "text": without_passwords(f"{name}: {kind}: {state}{why}; {told}"),
+        "text": without_passwords(f"sweep {name}: {_how(record)}{told}"),
     }
+
+
+def _how(record: SweepRecord) -> str:
+    """How the sweep has ended, as the begin of a sentence that its best trial ends."""
+    if record.ended is None:
+        return "new "
+    how, why = _REASONS[record.ended.reason], record.ended.message
+    failed = sum(trial.state is TrialState.FAILED for trial in record.trials.values())
+    parts = (f"{how}: {why}" if why and why != how else how, f"{counted(failed, 'trial')} failed" if failed else "")
+    return "".join(f"{part}; " for part in parts if part)
 
 
 class Notifier:

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sweep_events import begun, ended, reported, started
@@ -24,6 +24,13 @@ from sweeps.record.journal import Journal
 from sweeps.report import notifying
 
 FINISHED = SweepEnded(time=9.0, reason="finished")
+
+
+def end(reason: Literal["budget", "interrupted", "failed"], message: str) -> SweepEnded:
+    """The sweep's end, with its reason in words."""
+    return SweepEnded(time=9.0, reason=reason, message=message)
+
+
 TRAINED: list[Event] = [begun(), started("a"), reported("a", 3, 2.0)]
 COMPLETED: list[Event] = [*TRAINED, ended("a", TrialState.COMPLETED), FINISHED]
 SECRET = "T024BE7LD"
@@ -68,30 +75,40 @@ def test_a_webhook_is_told_of_the_end_with_the_best_trial(tmp_path, monkeypatch)
             "metric": "eval_loss",
             "value": 2.0,
             "step": 3,
-            "text": "x: end: FINISHED; best t00, eval_loss 2.0000 at step 3",
+            "text": "sweep x: finished; best t00, eval_loss 2.0000 at step 3",
         }
     ]
 
 
+BEST = "best t00, eval_loss 2.0000 at step 3"
+
+
 @pytest.mark.parametrize(
-    ("events", "event"),
+    ("events", "event", "text"),
     [
-        ([*TRAINED, ended("a", TrialState.FAILED), FINISHED], "failure"),
-        ([begun(), FINISHED], "failure"),
-        ([*COMPLETED[:-1], SweepEnded(time=9.0, reason="failed", message="the disk is full")], "failure"),
-        ([*TRAINED, SweepEnded(time=9.0, reason="failed", message="the disk is full")], "failure"),
-        ([*TRAINED, ended("a", TrialState.PAUSED), SweepEnded(time=9.0, reason="interrupted")], "end"),
+        ([*TRAINED, ended("a", TrialState.FAILED), FINISHED], "failure", "finished; 1 trial failed; no best trial"),
+        ([begun(), FINISHED], "failure", "finished; no best trial"),
+        ([*COMPLETED[:-1], end("failed", "the disk is full")], "failure", f"failed: the disk is full; {BEST}"),
+        ([*TRAINED, end("failed", "the disk is full")], "failure", f"failed: the disk is full; {BEST}"),
+        ([*COMPLETED[:-1], end("budget", "4h are over")], "end", f"ended by its budget: 4h are over; {BEST}"),
+        ([*TRAINED, ended("a", TrialState.PAUSED), end("interrupted", "interrupted")], "end", f"interrupted; {BEST}"),
+        (
+            [*TRAINED, ended("a", TrialState.PAUSED), end("interrupted", "stopped by request")],
+            "end",
+            f"interrupted: stopped by request; {BEST}",
+        ),
     ],
 )
-def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, monkeypatch, events, event):
+def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, monkeypatch, events, event, text):
     (message,) = received(tmp_path, monkeypatch, events)
-    assert message["event"] == event
-    assert ("the disk is full" in message["text"]) == ("the disk is full" in events[-1].message)
+    assert (message["event"], message["text"]) == (event, f"sweep x: {text}")
 
 
 def test_each_new_best_is_told_once_and_the_last_one_in_any_case(tmp_path, monkeypatch):
     later: list[Event] = [started("b", 1), reported("b", 3, 1.5), started("c", 2), reported("c", 3, 1.75)]
-    values = [message["value"] for message in received(tmp_path, monkeypatch, [*TRAINED, *later], 0, "best")]
+    messages = received(tmp_path, monkeypatch, [*TRAINED, *later], 0, "best")
+    assert messages[-1]["text"] == "sweep x: new best t01, eval_loss 1.5000 at step 3"
+    values = [message["value"] for message in messages]
     # Those that come while another one is delivered are left out, but for the last.
     assert values in ([2.0, 1.5], [1.5])
 
