@@ -28,7 +28,7 @@ class Fit:
         if self.slots == 0:
             return "does not fit"
         count = counted(self.slots, "slot")
-        return f"{count}, recomputing" if self.recomputes else count
+        return f"{count}, recompute" if self.recomputes else count
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class GpuAdvice:
     def advice(self) -> str:
         """What to use: LoRA where the unquantised base leaves room for as many trials, since its steps are faster."""
         if self.lora.slots == 0 and self.qlora.slots == 0:
-            return "a larger GPU, or shorter rows"
+            return "larger GPU, shorter rows"
         if self.lora.slots == 0:
             return "QLoRA"
         if self.lora.recomputes and not self.qlora.recomputes:
             return "QLoRA"
-        return "LoRA" if 2 * self.lora.slots >= self.qlora.slots else "QLoRA for more slots, LoRA for faster steps"
+        return "LoRA" if 2 * self.lora.slots >= self.qlora.slots else "QLoRA for more slots"
 
 
 Estimate = Callable[[str, bool], Need | None]

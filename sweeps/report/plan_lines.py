@@ -205,9 +205,9 @@ def _tokens(count: float) -> str:
 def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     """The table, sizes with equal rows in one."""
     if choices:
-        yield "LoRA or QLoRA, by the memory of your GPU (slots: trials that train at once):"
-        yield f"{'GPU':>12}  {'LoRA, 16-bit base':24}{'QLoRA, nf4 base':24}use"
+        yield "LoRA or QLoRA, by GPU memory (slots: trials that train at once):"
+        yield f"{'GPU':>8}  {'LoRA, 16-bit base':20}{'QLoRA, nf4 base':20}use"
     for (lora, qlora, advice), alike in groupby(choices, lambda each: (each.lora.words, each.qlora.words, each.advice)):
         sizes = [choice.gpu_gb for choice in alike]
-        span = f"{sizes[0]} GB" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} GB"
-        yield f"{span:>12}  {lora:24}{qlora:24}{advice}"
+        span = f"{sizes[0]} GB" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]} GB"
+        yield f"{span:>8}  {lora:20}{qlora:20}{advice}"

@@ -21,10 +21,10 @@ def estimate(scheme: str, recomputes: bool) -> Need:
 def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
     found = lora_or_qlora.choices(estimate, 1.0, 4, (4, 5, 12, 15, 24, 80))
     assert [(choice.gpu_gb, choice.lora.words, choice.qlora.words, choice.advice) for choice in found] == [
-        (4, "does not fit", "does not fit", "a larger GPU, or shorter rows"),
-        (5, "does not fit", "1 slot, recomputing", "QLoRA"),
+        (4, "does not fit", "does not fit", "larger GPU, shorter rows"),
+        (5, "does not fit", "1 slot, recompute", "QLoRA"),
         (12, "does not fit", "2 slots", "QLoRA"),
-        (15, "1 slot, recomputing", "2 slots", "QLoRA"),
+        (15, "1 slot, recompute", "2 slots", "QLoRA"),
         (24, "2 slots", "4 slots", "LoRA"),
         (80, "4 slots", "4 slots", "LoRA"),
     ]
@@ -33,8 +33,8 @@ def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
 @pytest.mark.parametrize(
     ("recomputing", "words"),
     [
-        ("auto", ["1 slot, recomputing", "2 slots"]),
-        (True, ["1 slot, recomputing", "4 slots, recomputing"]),
+        ("auto", ["1 slot, recompute", "2 slots"]),
+        (True, ["1 slot, recompute", "4 slots, recompute"]),
         (False, ["does not fit", "2 slots"]),
     ],
 )
@@ -48,7 +48,7 @@ def test_only_a_part_of_the_memory_is_planned_with() -> None:
         lora_or_qlora.choices(estimate, 1.0, 4, (18,)),
         lora_or_qlora.choices(estimate, 0.85, 4, (18,)),
     )
-    assert (whole.lora.words, part.lora.words) == ("1 slot", "1 slot, recomputing")
+    assert (whole.lora.words, part.lora.words) == ("1 slot", "1 slot, recompute")
 
 
 def test_a_model_of_unknown_size_has_no_table() -> None:

@@ -155,8 +155,14 @@ def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
     found = plan_lines(replace(planned(), choices=choices))
     table = [line.split() for line in found[-3:]]
     assert table[0][0] == "GPU"
-    assert table[1] == ["12", "GB", "does", "not", "fit", "1", "slot,", "recomputing", "QLoRA"]
-    assert table[2] == ["24", "to", "40", "GB", "2", "slots", "3", "slots", "LoRA"]
+    assert table[1] == ["12", "GB", "does", "not", "fit", "1", "slot,", "recompute", "QLoRA"]
+    assert table[2] == ["24-40", "GB", "2", "slots", "3", "slots", "LoRA"]
+
+
+@pytest.mark.parametrize(("lora", "qlora"), [(Fit(0), Fit(0)), (Fit(16, recomputes=True), Fit(40, recomputes=True))])
+def test_the_table_of_gpus_fits_in_80_columns(lora: Fit, qlora: Fit) -> None:
+    choices = (GpuAdvice(12, lora, qlora), GpuAdvice(80, lora, qlora))
+    assert max(map(len, plan_lines(replace(planned(), choices=choices))[-3:])) <= 80
 
 
 @pytest.mark.parametrize(
