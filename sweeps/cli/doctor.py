@@ -31,7 +31,7 @@ PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
 """The variable that makes each time limit longer."""
 DASHBOARD_PORT = ":8265"
 """Ray's own; its head service has another."""
-INTERRUPTED = "interrupted: what was looked at is above"
+INTERRUPTED = "interrupted: only the checks with a line above are done"
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="[FILE]", help="A sweep file (YAML), or the name of a recipe: what is to run.")
 ]
@@ -81,6 +81,10 @@ def doctor(
     if address is not None:
         most = (timeouts.DOCTOR_CONNECT_SECONDS + timeouts.DOCTOR_NODES_SECONDS) * patience / 60
         say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most:.0f} at most")
+    elif train:
+        most = timeouts.DOCTOR_TORCH_SECONDS * patience / 60
+        how_long = f"about a minute on a GPU, some minutes on a CPU, {most:.0f} minutes at most"
+        say(f"testing each way to compute passes on this machine: {how_long}")
     findings = examine.this_machine(site) if address is None else examine.a_cluster(site, address)
     found: list[dict[str, Any]] = []
     with ending_on_signals(INTERRUPTED), closing(findings):

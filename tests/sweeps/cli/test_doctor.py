@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -73,6 +74,18 @@ def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_show
     assert (done.exit_code, "secret" in done.output) == (1, False)
 
 
+@pytest.mark.parametrize("words", [[], ["--train"]])
+def test_an_interrupted_doctor_promises_no_findings(monkeypatch, words):
+    def look(_site: Site) -> Generator[Finding]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield from ()
+
+    monkeypatch.setattr(examine, "this_machine", look)
+    done = CliRunner().invoke(app, ["doctor", *words])
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == "interrupted: only the checks with a line above are done"
+
+
 def test_training_is_tested_on_the_quickstart_and_told_as_a_table(found, monkeypatch):
     asked: list[Site] = []
 
@@ -85,6 +98,8 @@ def test_training_is_tested_on_the_quickstart_and_told_as_a_table(found, monkeyp
     found.append(Finding("train", "this machine", "ok", "H100", rows=rows))
     done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
     assert done.exit_code == 0
+    how_long = "about a minute on a GPU, some minutes on a CPU, 20 minutes at most"
+    assert done.stderr.startswith(f"testing each way to compute passes on this machine: {how_long}\n")
     assert "    path  tokens/s\n    flat  900\n    peft  70\n" in done.stderr
     assert json.loads(done.stdout)["findings"][0]["rows"] == rows
     assert (asked[0].trains, asked[0].patience, asked[0].needs.base is not None) == (True, 10.0, True)
