@@ -415,7 +415,8 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
     config = sweep.config
     if joined is not None:
         say(f"joined the Ray cluster at {joined}")
-    say("starting the hosts: they load the base model and prepare the rows; a cache keeps both for the next sweep")
+    load = ": they load the base model and prepare the rows; a cache keeps both for the next sweep"
+    say(f"starting the hosts{'' if config.model is None else load}")
     may_have_gpus = config.cluster.gpus_per_host != 0 and (joined is not None or devices.gpus())
     if may_have_gpus and config.model is not None and config.training.engine != "peft":
         say(

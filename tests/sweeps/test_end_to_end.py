@@ -203,17 +203,21 @@ def assert_mlflow_agrees_on_the_best(answer: dict, folder: Path) -> None:
 def test_a_trial_that_diverges_is_failed_and_an_infeasible_one_is_replaced(start, home):
     space = "{adapter.r: {choice: [300, 8]}, training.learning_rate: {choice: [3.0e-4, 0.05]}}"
     grid = ["searcher.kind=grid", "scheduler.kind=fifo", f"search_space={space}", "budget.trials=3"]
-    answer = succeeded(start("toy", *grid, TWO))
+    run = start("toy", *grid, TWO)
+    answer = succeeded(run)
+    assert "starting the hosts\n" in run.err.read_text(), "toy has no base model to load, and no rows to prepare"
     assert answer["states"] == {"COMPLETED": 2, "DIVERGED": 1, "INFEASIBLE": 2}
     assert answer["trials"] == 5
     assert statuses(home) == {"COMPLETED": {"FINISHED"}, "DIVERGED": {"FAILED"}}, "what never trained is no run"
     sweep = home / "results" / "toy"
     runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 3)
     for key, spec in specs(sweep).items():
-        (run,) = mlflow_runs(home)[key]
+        (tracked,) = mlflow_runs(home)[key]
         state = "DIVERGED" if spec.training.learning_rate == 0.05 else "COMPLETED"
-        assert run.data.tags["sweep.state"] == state
-        assert {"DIVERGED": "step 5: train_loss nan", "COMPLETED": ""}[state] in run.data.tags["mlflow.note.content"]
+        assert tracked.data.tags["sweep.state"] == state
+        assert {"DIVERGED": "step 5: train_loss nan", "COMPLETED": ""}[state] in tracked.data.tags[
+            "mlflow.note.content"
+        ]
     refused = [trial for trial in runs.record(sweep).trials.values() if trial.state is TrialState.INFEASIBLE]
     assert {trial.reason for trial in refused} == {"adapter.r: 300 exceeds 256"}
     (parent,) = mlflow_runs(home)[None]
