@@ -96,7 +96,8 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
         verdict = "cannot be told apart from"
     else:
         verdict = "better than" if gain > 0 else "not better than"
-    return f"{verdict} {base}: {amount}{span(compared, separation)}"
+    way_out = "" if verdict == "better than" else "; more steps (budget.steps_per_trial) or other values may help"
+    return f"{verdict} {base}: {amount}{span(compared, separation)}{way_out}"
 
 
 def against_default(

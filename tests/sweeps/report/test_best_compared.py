@@ -71,7 +71,8 @@ def test_a_gain_on_the_base_that_may_be_chance_is_no_win() -> None:
     told = against_base(sweep(base(1.26)), Comparison("base", 0.01, -0.02, 0.04))
     assert told == (
         "cannot be told apart from the base without an adapter (1.2600): 0.0100 lower (1%), "
-        "97.5% confidence interval -0.0200 to 0.0400 on 32 rows (below 0: the other way round)"
+        "97.5% confidence interval -0.0200 to 0.0400 on 32 rows (below 0: the other way round); more steps "
+        "(budget.steps_per_trial) or other values may help"
     )
 
 
@@ -79,7 +80,8 @@ def test_a_best_that_is_worse_than_the_base_says_so() -> None:
     told = against_base(sweep(base(1.2)), Comparison("base", -0.05, -0.06, -0.04))
     assert told == (
         "not better than the base without an adapter (1.2000): 0.0500 higher, "
-        "97.5% confidence interval 0.0400 to 0.0600 on 32 rows"
+        "97.5% confidence interval 0.0400 to 0.0600 on 32 rows; more steps (budget.steps_per_trial) "
+        "or other values may help"
     )
 
 
