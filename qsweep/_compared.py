@@ -36,11 +36,19 @@ class Compared:
     """The same in words."""
     _sweeps: SweepsCompared = field(repr=False)
 
-    def report(self, output: str | Path | None = None) -> Path:
-        """Writes them as one HTML page, beside the first sweep's folder if nothing is named; the file."""
+    def report(self, output: str | Path | None = None, *, price: float | None = None) -> Path:
+        """Writes them as one HTML page; the file.
+
+        Args:
+            output: the file; `lora-qlora.html` beside the first sweep's folder if left out.
+            price: what a GPU-hour costs; the page tells the sum of each sweep.
+
+        Raises:
+            SweepError: the file cannot be written, or the price is none.
+        """
         from sweeps.report import page_file
 
-        return page_file.make_of_sweeps(self._sweeps, None if output is None else Path(output), time.time())
+        return page_file.make_of_sweeps(self._sweeps, None if output is None else Path(output), time.time(), price)
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

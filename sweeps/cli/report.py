@@ -39,7 +39,7 @@ def report(
 
         if others:
             sweeps = several(named([sweep, *others], storage, time.time(), has_address=False))
-            path = page_file.make_of_sweeps(sweeps, output, time.time())
+            path = page_file.make_of_sweeps(sweeps, output, time.time(), price)
             print(json.dumps(sweeps.as_json() | {"report": str(path)}) if as_json else path)
             return
         folder = local_sweeps.find(sweep, storage, has_address=False)

@@ -67,13 +67,14 @@ def render(found: Page) -> str:
     return _rendered("report.html.j2", page=found, charts=drawn, library=library)
 
 
-def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float) -> Path:
+def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float, price: float | None = None) -> Path:
     """Writes the page of several sweeps side by side; the file. Arguments and errors as those of `make`.
 
     If no output is named, the file lies beside the first sweep's folder: lora-qlora.html.
     """
     from sweeps.report import charts
 
+    check_price(price)
     folders = [SweepFolder(side.status.folder) for side in sweeps.sides]
     name = "-".join(folder.path.name for folder in folders)
     path = output_of(folders[0], output or folders[0].path.with_name(f"{name}.html"))
@@ -83,6 +84,7 @@ def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float) -> P
     html = _rendered(
         "sweeps.html.j2",
         sweeps=sweeps,
+        tables=sweeps.tables(price),
         heads=[side.name for side in sweeps.sides],
         unit=page_facts.unit(sweeps.objective),
         made=moment(now),

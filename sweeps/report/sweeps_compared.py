@@ -103,11 +103,11 @@ class SweepsCompared:
             differing[key] = values
         return differing
 
-    def tables(self) -> list[tuple[str, Rows]]:
-        """Title, and rows of a name with a text for each sweep: settings, trials, cost."""
+    def tables(self, price: float | None = None) -> list[tuple[str, Rows]]:
+        """Title, and rows of a name with a text for each sweep: settings, trials, cost at the price of a GPU-hour."""
         told = {key: [_text(value) for value in values] for key, values in self.settings().items()}
         found = [("Their files differ in", list(told.items())), ("The trials", self._trials())]
-        return [(title, rows) for title, rows in (*found, ("The sweeps", self._cost())) if rows]
+        return [(title, rows) for title, rows in (*found, ("The sweeps", self._cost(price))) if rows]
 
     def lines(self) -> list[str]:
         """Whether they have the same rows, and how each trial compares with the first one."""
@@ -167,10 +167,10 @@ class SweepsCompared:
             *spent_of(trials),
         ]
 
-    def _cost(self) -> Rows:
+    def _cost(self, price: float | None) -> Rows:
         spent = [page_facts.spent_of(side.record) for side in self.sides]
         is_on_gpu = any(each.gpu_hours for each in spent)
-        return [
+        rows = [
             ("state", [WORDS[side.status.state].partition(":")[0] for side in self.sides]),
             ("trials", [trial_tables.how_many(side.record).removesuffix(" trials") for side in self.sides]),
             ("steps", [f"{each.steps:,}" for each in spent]),
@@ -180,6 +180,10 @@ class SweepsCompared:
             if is_on_gpu
             else ("host time", [duration(each.host_seconds) for each in spent]),
         ]
+        if price is not None:
+            paid = [f"{each.gpu_hours * price:,.2f}" if each.gpu_hours else "none: it held no GPU" for each in spent]
+            rows.append((f"cost at {price:g} a GPU-hour", paid))
+        return rows
 
     def _difference(self, other: Side, found: Comparison) -> str:
         """How the trial of another sweep compares with the first one's, in a line."""

@@ -210,6 +210,10 @@ def test_several_sweeps_are_one_page(tmp_path: Path) -> None:
     assert "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher" in found.text
     assert all(title in found.text for title in ("Their files differ in", "The trials", "The sweeps"))
     assert html.count('class="plotly-graph-div"') == 3
+    wrong = run("lora", "qlora", "--storage", str(tmp_path), "--price", "-1")
+    assert wrong[0] == 2 and wrong[2].startswith("error: price: must be a finite number above 0, such as 2.5, not -1\n")
+    assert run("lora", "qlora", "--storage", str(tmp_path), "--price", "2.5")[0] == 0
+    assert "cost at 2.5 a GPU-hour" in Parts((tmp_path / "lora-qlora.html").read_text()).text
     code, _, errors = run("lora", "t00", "t01", "--storage", str(tmp_path))
     assert (code, errors.startswith("error: lora is named more than once, or by its trials: ")) == (2, True)
 

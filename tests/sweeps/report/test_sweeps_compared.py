@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_events import hosts
 from two_sweeps import evaluation, sweep
 
 from sweeps.errors import SweepError
+from sweeps.record.events import to_line
 from sweeps.record.folder import SweepFolder
 from sweeps.report import status
 from sweeps.report.sweeps_compared import SweepsCompared, compared
@@ -54,6 +56,16 @@ def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
     assert difference["difference"] == pytest.approx(0.25)
     assert 0 < difference["low"] < 0.25 < difference["high"]
     assert (difference["rows"], difference["steps"]) == (40, (9, 9))
+
+
+def test_a_price_tells_what_the_gpu_hours_of_each_cost(tmp_path: Path) -> None:
+    cpu, gpu = (sweep(tmp_path, name) for name in ("cpu", "gpu"))
+    held = hosts(10.0).model_copy(update={"device": "cuda", "gpus_per_host": 8})  # 90 s of 8 GPUs
+    *lines, end = gpu.events.read_text().splitlines(keepends=True)
+    gpu.events.write_text("".join((*lines, f"{to_line(held)}\n", end)))
+    rows = dict(dict(of(cpu, gpu).tables(2.5))["The sweeps"])
+    assert rows["GPU-hours"] == ["0.00", "0.20"]
+    assert rows["cost at 2.5 a GPU-hour"] == ["none: it held no GPU", "0.50"]
 
 
 def test_other_tokens_for_the_same_rows_are_compared_by_bits_per_byte(tmp_path: Path) -> None:
