@@ -34,6 +34,7 @@ def sweep(
     rows: str = "rows",
     prints: dict[str, str] | None = None,
     right: int | None = None,
+    at: float = 0.0,
     **sections: Any,
 ) -> SweepFolder:
     """A sweep's folder; its best trial is t00, and t01 is 0.5 worse.
@@ -45,6 +46,7 @@ def sweep(
         fingerprint, rows: of the data, and of what its evaluation rows say.
         prints: as `SweepStarted.fingerprints`.
         right: rows that t00 answers right, of which t01 misses one; None where answers are not scored.
+        at: seconds since the epoch at which it began.
         sections: of the configuration.
     """
     document = {
@@ -62,7 +64,7 @@ def sweep(
         "eval_rows": ROWS,
     }
     events: list[Event] = [
-        SweepStarted(time=0.0, config=json.dumps(document), sweep_id=f"{name}-1", fingerprints=prints or {}),
+        SweepStarted(time=at, config=json.dumps(document), sweep_id=f"{name}-1", fingerprints=prints or {}),
         DataPrepared(time=1.0, summary=summary),
     ]
     for number, key in enumerate(("aaa", "bbb")):

@@ -45,7 +45,7 @@ def compare(
         found = named([sweep, *(trials or ())], storage, time.time())
         folder, status = found[0].folder, found[0].status
         names = [each.word for each in found if each.word is not None]
-        if any(each.folder.path != folder.path for each in found):
+        if len(found) > 1 and any(each.word is None or each.folder.path != folder.path for each in found):
             told = _sweeps(several(found))
         else:
             head = {"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state}

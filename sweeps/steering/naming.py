@@ -36,6 +36,8 @@ class Named:
     @property
     def problem(self) -> str | None:
         """That the sweep has no such trial; None where it has."""
+        if self.word == "":
+            return f"{self.folder.path.name}: name a trial after the colon, such as {self.folder.path.name}:t00"
         is_there = self.word in (None, BASE) or self.trial is not None
         return None if is_there else no_trial_named(str(self.word), self.status.record)
 
@@ -45,6 +47,8 @@ def named(words: Sequence[str], storage: Path, now: float, has_address: bool = T
 
     The first one is a sweep, or SWEEP:TRIAL. Each other one is a trial of the first sweep (t03, a key, or base), else
     SWEEP:TRIAL, else a sweep. Where trials of the first sweep are named, that itself is not one of the things named.
+    Where several sweeps are named, the name of a folder in the storage means that folder, and not the newest sweep of
+    that name.
 
     Args:
         storage, has_address: as those of `local_sweeps.find`.
@@ -53,19 +57,26 @@ def named(words: Sequence[str], storage: Path, now: float, has_address: bool = T
     Raises:
         SweepError: words name nothing, a line for each, or a sweep cannot be read.
     """
+    if not words:
+        raise ConfigError(["name two sweeps or more"])
     read: dict[Path, Status] = {}
 
-    def of(word: str) -> Named:
-        sweep, trial = _parts(word)
+    def of(word: str, is_beside: bool = True) -> Named:
+        sweep, trial = parts(word)
+        there = SweepFolder(storage.absolute() / sweep)
         folder = local_sweeps.find(sweep, storage, has_address)
+        if is_beside and folder.path.name != sweep and "/" not in sweep and there.config.is_file():
+            folder = there
         if folder.path not in read:
             read[folder.path] = status.read(folder, now)
         return Named(folder, read[folder.path], trial)
 
-    first = of(words[0])
+    first = of(words[0], is_beside=False)
+    if not all(_is_trial(word, first) for word in words[1:]):
+        first = of(words[0])
     found, wrong = [], [first.problem]
     for word in words[1:]:
-        if word == BASE or TRIAL_NAME.fullmatch(word) or trial_named(word, first.status.record) is not None:
+        if _is_trial(word, first):
             found.append(Named(first.folder, first.status, word))
         else:
             try:
@@ -83,9 +94,12 @@ def named(words: Sequence[str], storage: Path, now: float, has_address: bool = T
 def several(found: Sequence[Named]) -> SweepsCompared:
     """The sweeps that words name, side by side. Raises ConfigError where they are not two or more, each named once."""
     if len(found) < 2:
-        raise ConfigError(
-            [f"{found[0].folder.path.name}: there is no other sweep to compare it with: name two or more"]
-        )
+        (only,) = found
+        name = only.folder.path.name
+        if only.word is None:
+            raise ConfigError([f"{name}: there is no other sweep to compare it with: name two or more"])
+        way_out = "there is no trial of another sweep to compare it with: name one, as SWEEP or SWEEP:t03"
+        raise ConfigError([f"{name}:{only.word}: {way_out}"])
     if any(each.word == BASE for each in found):
         raise ConfigError(["base: stands beside trials of one sweep: name no other sweep"])
     places = [each.folder.path for each in found]
@@ -96,7 +110,12 @@ def several(found: Sequence[Named]) -> SweepsCompared:
     return compared([(each.status, each.trial) for each in found])
 
 
-def _parts(word: str) -> tuple[str, str | None]:
+def _is_trial(word: str, first: Named) -> bool:
+    """Whether a word names a trial of the first sweep, or its base."""
+    return bool(word == BASE or TRIAL_NAME.fullmatch(word) or trial_named(word, first.status.record))
+
+
+def parts(word: str) -> tuple[str, str | None]:
     """The sweep and the trial of SWEEP:TRIAL; a name of a sweep has no colon."""
     sweep, _, trial = word.rpartition(":")
     return (word, None) if not sweep or "/" in trial or is_object_store(word) else (sweep, trial)

@@ -84,6 +84,8 @@ def test_sweeps_are_compared(tmp_path: Path) -> None:
     assert found.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
     with pytest.raises(qs.QsweepError, match="a: there is no other sweep to compare it with"):
         qs.compare("a", storage=tmp_path)
+    with pytest.raises(qs.QsweepError, match="name two sweeps or more"):
+        qs.compare()
 
 
 def test_the_status_names_each_adapter(sweep: qs.Sweep) -> None:

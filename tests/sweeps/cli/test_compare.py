@@ -131,6 +131,9 @@ def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
     for same in (["lora:t00", "lora:t01"], ["lora", "t00", "t01"]):
         alone = CliRunner().invoke(app, ["compare", *same, "--storage", str(tmp_path)])
         assert "t01 (step 9) is worse than t00 (step 9): eval_loss 0.5000 higher" in alone.stderr
+    for twice in (["lora", "lora"], ["lora:t00", "lora"]):
+        refused = CliRunner().invoke(app, ["compare", *twice, "--storage", str(tmp_path)])
+        assert (refused.exit_code, "lora is named more than once, or by its trials: " in refused.stderr) == (2, True)
 
 
 def test_one_trial_is_set_beside_the_best_which_is_said(tmp_path: Path) -> None:

@@ -214,6 +214,9 @@ def test_several_sweeps_are_one_page(tmp_path: Path) -> None:
     assert wrong[0] == 2 and wrong[2].startswith("error: price: must be a finite number above 0, such as 2.5, not -1\n")
     assert run("lora", "qlora", "--storage", str(tmp_path), "--price", "2.5")[0] == 0
     assert "cost at 2.5 a GPU-hour" in Parts((tmp_path / "lora-qlora.html").read_text()).text
+    for words in (["lora", "t00"], [f"{tmp_path}/lora:t00"]):
+        code, _, errors = run(*words, "--storage", str(tmp_path))
+        assert (code, errors.startswith("error: lora:t00: there is no trial of another sweep ")) == (2, True)
     code, _, errors = run("lora", "t00", "t01", "--storage", str(tmp_path))
     assert (code, errors.startswith("error: lora is named more than once, or by its trials: ")) == (2, True)
 

@@ -42,6 +42,16 @@ def test_a_folder_is_a_sweep_even_where_it_is_called_like_a_trial(storage: Path)
     assert [each.folder.path.name for each in named(["a", str(storage / "t01")], storage, 200.0)] == ["a", "t01"]
 
 
+def test_beside_another_sweep_a_folders_name_goes_before_the_newest_of_that_name(tmp_path: Path) -> None:
+    sweep(tmp_path, "toy")
+    newest = sweep(tmp_path, "toy-2", at=50.0)
+    newest.config.write_text(newest.config.read_text().replace('"name": "toy-2"', '"name": "toy"'))
+    for words in (["toy", "toy-2"], ["toy-2", "toy"]):
+        assert [each.folder.path.name for each in named(words, tmp_path, 200.0)] == words
+    for words in (["toy"], ["toy", "t00"]):
+        assert {each.folder.path.name for each in named(words, tmp_path, 200.0)} == {"toy-2"}
+
+
 def test_a_word_that_names_nothing_is_told_with_the_ways_out(storage: Path) -> None:
     with pytest.raises(SweepError) as caught:
         named(["a", "zzz", "b"], storage, 200.0)
@@ -54,6 +64,11 @@ def test_a_word_that_names_nothing_is_told_with_the_ways_out(storage: Path) -> N
     ("words", "says"),
     [
         ("a", "a: there is no other sweep to compare it with: name two or more"),
+        ("", "name two sweeps or more"),
+        ("a:t00", "a:t00: there is no trial of another sweep to compare it with: name one, as SWEEP or SWEEP:t03"),
+        ("a t00", "a:t00: there is no trial of another sweep to compare it with: "),
+        ("a: b", "a: name a trial after the colon, such as a:t00"),
+        ("a b:", "b: name a trial after the colon, such as b:t00"),
         ("a b a", "a is named more than once, or by its trials: name each sweep once; qsweep compare a t00 t01 "),
         ("a t00 t01", "a is named more than once, or by its trials: "),
         ("a b:t07", "the sweep has no trial t07: it has t00, t01"),
