@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import duration
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import SweepError
@@ -26,7 +27,7 @@ from sweeps.statistics.trials import Chosen, common_objective, compare_sweeps, r
 from trainables.inputs.legible import legible
 from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
 
-_NOT_COMPARED = ("name", "storage", "tracking")
+_NOT_COMPARED = ("name", "storage", "tracking", "notify", "promotion")
 """Keys of a sweep file that change no result."""
 _CONTENTS = {"model.source": "model"} | {f"data.{split}": f"data.{split}" for split in ("train", "eval", "test")}
 """Key that names a model or a file -> how the fingerprints of what stands there begin: these decide."""
@@ -90,7 +91,9 @@ class SweepsCompared:
 
     def settings(self) -> dict[str, list[Any]]:
         """Key of the sweep file -> its value in each sweep, where these differ; data and model by their content."""
-        flat = [{**_flat(page_facts.raw_config(side.record)), **side.record.changes} for side in self.sides]
+        flat = [
+            {**_flat(config), **side.record.changes} for config, side in zip(self._configs(), self.sides, strict=True)
+        ]
         differing = {}
         for key in dict.fromkeys(key for each in flat for key in each):
             values = [each.get(key) for each in flat]
@@ -145,10 +148,20 @@ class SweepsCompared:
             ],
         }
 
+    def _configs(self) -> list[dict[str, Any]]:
+        """The sweep files, with the defaults of keys that one lacks where this version can read all of them."""
+        raw = [page_facts.raw_config(side.record) for side in self.sides]
+        try:
+            return [SweepConfig.model_validate(each).model_dump(mode="json") for each in raw]
+        except ValueError:
+            return raw
+
     def _rows(self) -> list[str]:
         """Which rows all of them share."""
         first, *others = (side.record for side in self.sides)
         train, evaluated = (first.data.get(name) for name in ("train_rows", "eval_rows"))
+        if not train:  # a trainable without data
+            return []
         if all(other.data.get("fingerprint") == first.data.get("fingerprint") is not None for other in others):
             return [f"the same {train} rows to train on, and {evaluated} to evaluate on"]
         is_same = not any(rows_differ(first, other) for other in others)
@@ -210,10 +223,10 @@ def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompar
         SweepError: no trial of a sweep has reported.
     """
     names = [str(page_facts.raw_config(status.record).get("name", status.folder.name)) for status, _ in named]
-    if len(set(names)) < len(names):
-        names = [status.sweep_id for status, _ in named]
+    for others in ([status.folder.name for status, _ in named], [str(status.folder) for status, _ in named]):
+        names = names if len(set(names)) == len(names) else others
     sides = tuple(
-        Side(legible(name, _LONGEST), status, _reported(status, trial))
+        Side(legible(name), status, _reported(status, trial))
         for name, (status, trial) in zip(names, named, strict=True)
     )
     chosen = [Chosen(SweepFolder(side.status.folder), side.record, side.trial) for side in sides]

@@ -102,13 +102,15 @@ def compare_sweeps(objective: Objective, chosen: Sequence[Chosen]) -> Separation
     """The first one's trial against those of other sweeps, in their order, each at its best step.
 
     What cannot be compared has a difference that is NaN, and the reason as `unknown`.
-    The confidence is that of `compare_best` over the trials of all these sweeps: each was chosen among its own.
+    The confidence is that of `compare_best` over the trials of all sweeps that can be compared: each was chosen among
+    its own.
     """
     first, *others = chosen
     pairs = [_across(objective, first, other) for other in others]
-    records = {id(each.record): each.record for each in chosen}.values()
+    comparable = [first, *(other for other, pair in zip(others, pairs, strict=True) if math.isfinite(pair.difference))]
+    records = {id(each.record): each.record for each in comparable}.values()
     groups = [group for record in records for group in _repeated(record.trials.values(), objective.metric)]
-    ranked = max(len(chosen), sum(len(_with_value(record)) for record in records))
+    ranked = max(len(comparable), sum(len(_with_value(record)) for record in records))
     return separate(objective, pairs, None, ranked, pooled(groups))
 
 
@@ -120,7 +122,10 @@ def _across(objective: Objective, first: Chosen, other: Chosen) -> Pair:
         why = f"not both have {metric}"
     if why:
         return Pair(other.trial.trial_key, math.nan, why, why, steps)
-    mine, its = (_of_trial(each.folder, metric, each.trial, each.trial.best_step) for each in (first, other))
+    mine, its = (
+        _of_trial(each.folder, metric, each.trial, each.trial.best_step, f"{each.folder.path.name} ")
+        for each in (first, other)
+    )
     if isinstance(mine, Evaluation) and isinstance(its, Evaluation) and metric not in _PER_TOKEN:
         if mine.row_bytes != its.row_bytes and metric == EVAL_BITS:
             its = "data.max_length cuts their rows at other places"
@@ -229,13 +234,16 @@ def _steps(first: TrialRecord, other: TrialRecord) -> list[tuple[int, int]]:
     return [at_best] if at_best[0] <= own and at_best[1] <= of_first else [(own, of_first), at_best]
 
 
-def _of_trial(folder: SweepFolder, metric: str, trial: TrialRecord, step: int | None) -> Evaluation | str:
+def _of_trial(
+    folder: SweepFolder, metric: str, trial: TrialRecord, step: int | None, sweep: str = ""
+) -> Evaluation | str:
+    """The rows of a trial after a step, or why they cannot be used; `sweep` names it there, with a space after it."""
     at = step or 0
     paths = [folder.kept(trial.trial_key, "rows", at)]
     if at == trial.best_step and trial.adapter is not None:
         # They have a finalist's scores, and are the only ones where budget.disk had no room for more.
         paths.insert(0, folder.path / trial.adapter)
-    name = f"{label(trial.number)} at step {at}"
+    name = f"{sweep}{label(trial.number)} at step {at}"
     return _read([path / "eval_rows.json" for path in paths], metric, trial.value_at(at, metric), name)
 
 

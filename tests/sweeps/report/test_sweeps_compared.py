@@ -160,9 +160,40 @@ def test_a_sweep_without_a_report_is_refused(tmp_path: Path) -> None:
         compared([(read, read.record.trials["aaarunning"]), (read, None)])
 
 
-def test_sweeps_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
-    found = of(sweep(tmp_path / "1", "a"), sweep(tmp_path / "2", "a"))
-    assert [side.name for side in found.sides] == ["a-1", "a-1"]
+def test_sweeps_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    first, second, copy = sweep(tmp_path, "a"), sweep(tmp_path, "a-2"), sweep(tmp_path / "copies", "a")
+    second.events.write_text(second.events.read_text().replace('\\"name\\": \\"a-2\\"', '\\"name\\": \\"a\\"'))
+    assert [side.name for side in of(first, second).sides] == ["a", "a-2"]
+    assert [side.name for side in of(first, copy).sides] == [str(first.path), str(copy.path)]
+
+
+def test_a_sweep_of_other_rows_changes_nothing_between_the_others(tmp_path: Path) -> None:
+    first, second = sweep(tmp_path, "a", 1.0), sweep(tmp_path, "b", 1.25)
+    other = sweep(tmp_path, "c", fingerprint="c", rows="others")
+    two, three = of(first, second).separation, of(first, second, other).separation
+    assert (three.trials[0], three.confidence) == (two.trials[0], two.confidence)
+    assert three.trials[1].unknown == "they were evaluated on other rows"
+
+
+def test_what_decides_no_number_and_a_default_that_an_older_file_lacks_are_no_difference(tmp_path: Path) -> None:
+    older = sweep(tmp_path, "a", promotion={"model": "m"})
+    newer = sweep(tmp_path, "b", notify={"command": ["true"]}, seed=0, quantization={"double_quant": True})
+    assert of(older, newer).settings() == {}
+    unread = sweep(tmp_path, "c", key_of_a_later_version=1)
+    assert of(older, unread).settings() == {"key_of_a_later_version": [None, 1]}
+
+
+def test_rows_that_are_missing_are_those_of_a_sweep(tmp_path: Path) -> None:
+    first, second = sweep(tmp_path, "a"), sweep(tmp_path, "b")
+    (second.kept("aaab", "best", 9) / "eval_rows.json").unlink()
+    assert "the rows of b t00 at step 9 are missing" in of(first, second).lines()[2]
+
+
+def test_without_data_nothing_is_said_of_rows(tmp_path: Path) -> None:
+    both = [sweep(tmp_path, name) for name in "ab"]
+    for each in both:
+        each.events.write_text(each.events.read_text().replace('"train_rows":600', '"train_rows":0'))
+    assert of(*both).lines()[0].startswith("the same in all: ")
 
 
 def test_objectives_that_differ_give_way_to_the_loss(tmp_path: Path) -> None:
