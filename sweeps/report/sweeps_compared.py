@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import yaml
@@ -18,7 +18,8 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import best_compared, page_facts, trial_tables
+from sweeps.report import answers, best_compared, page_facts, trial_tables
+from sweeps.report.answers import Changes
 from sweeps.report.side_by_side import amount_of, finite, of_trial, same_settings, settings_of, spent_of, verdict
 from sweeps.report.status import WORDS, Status
 from sweeps.report.trial_tables import number_text, value_text
@@ -73,6 +74,9 @@ class SweepsCompared:
     objective: Objective
     separation: Separation
     """Each other side's trial against the first side's, in the order of the sides."""
+    changes: tuple[Changes, ...]
+    """On which rows the answers of the first side's trial differ from those of another, where both answered the same
+    rows."""
 
     def curves(self, reports: Sequence[Sequence[TrialReported]]) -> tuple[Objective, dict[str, list[Curve]]]:
         """How trials went, by the name of each sweep, and by what.
@@ -123,7 +127,7 @@ class SweepsCompared:
         if self.separation.is_told:
             notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
             lines += [note for note in notes if note is not None]
-        return lines
+        return lines + [each.line() for each in self.changes]
 
     def as_json(self) -> dict[str, Any]:
         """The JSON line of `qsweep compare`."""
@@ -137,6 +141,7 @@ class SweepsCompared:
                     "state": side.status.state,
                     "trial": of_trial(side.record, side.trial, side.status.folder),
                     "value": finite(side.trial.value(self.objective.metric)),
+                    "scores": {name: side.trial.value(name) for name in self._scores()},
                     "trials": len(side.record.trials),
                     "spent": page_facts.spent_of(side.record).as_json(),
                 }
@@ -146,6 +151,7 @@ class SweepsCompared:
             "differences": [
                 self._difference_json(*each) for each in zip(self.sides[1:], self.separation.trials, strict=True)
             ],
+            "answers": [each.as_json() for each in self.changes],
         }
 
     def _configs(self) -> list[dict[str, Any]]:
@@ -167,10 +173,15 @@ class SweepsCompared:
         is_same = not any(rows_differ(first, other) for other in others)
         return [f"the same {evaluated} rows to evaluate on"] if is_same else []
 
+    def _scores(self) -> list[str]:
+        """The scores of answers that the trials of all sides have."""
+        found = [objective.metric for objective in _shared_scores(self.sides)]
+        return [name for name in found if all(math.isfinite(side.trial.value(name)) for side in self.sides)]
+
     def _trials(self) -> Rows:
         trials = [side.trial for side in self.sides]
         own = (side.record.judges(side.trial).metric for side in self.sides)
-        metrics = dict.fromkeys([self.objective.metric, *own, EVAL_LOSS, EVAL_BITS])
+        metrics = dict.fromkeys([self.objective.metric, *own, EVAL_LOSS, EVAL_BITS, *self._scores()])
         values = [(metric, [trial.value(metric) for trial in trials]) for metric in metrics]
         return [
             ("trial", [label(trial.number) for trial in trials]),
@@ -231,7 +242,9 @@ def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompar
     )
     chosen = [Chosen(SweepFolder(side.status.folder), side.record, side.trial) for side in sides]
     objective = common_objective(chosen)
-    return SweepsCompared(sides, objective, compare_sweeps(objective, chosen))
+    changes = (_changes(sides[0], other) for other in sides[1:])
+    told = tuple(each for each in changes if each is not None)
+    return SweepsCompared(sides, objective, compare_sweeps(objective, chosen), told)
 
 
 def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
@@ -241,6 +254,25 @@ def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
         which = "no trial has" if found is None else f"{label(found.number)} has not"
         raise SweepError(f"{status.folder.name}: {which} reported yet: there is nothing to compare")
     return found
+
+
+def _shared_scores(sides: Sequence[Side]) -> list[Objective]:
+    """The scores of answers that the files of all sides name."""
+    first, *others = (answers.scores_of(side.record) for side in sides)
+    shared = [score for score in first if all(score in its for its in others)]
+    return [score for score in shared if score.metric not in (EVAL_LOSS, EVAL_BITS)]
+
+
+def _changes(first: Side, other: Side) -> Changes | None:
+    """On which rows the answers of two sides differ; None where that is not known, and where the rows are others."""
+    if rows_differ(first.record, other.record):
+        return None
+    found = [
+        answered and replace(answered, name=side.trial_name)
+        for side in (first, other)
+        for answered in [answers.of_trial(SweepFolder(side.status.folder), side.trial)]
+    ]
+    return answers.changes(found[0], found[1], _shared_scores((first, other)))
 
 
 def _contents(record: SweepRecord, start: str | None) -> str:

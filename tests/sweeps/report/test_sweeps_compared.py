@@ -10,10 +10,12 @@ from sweep_events import hosts
 from two_sweeps import evaluation, sweep
 
 from sweeps.errors import SweepError
+from sweeps.record import samples
 from sweeps.record.events import to_line
 from sweeps.record.folder import SweepFolder
 from sweeps.report import status
 from sweeps.report.sweeps_compared import SweepsCompared, compared
+from trainables.contract import AnsweredRow
 
 NF4: dict[str, Any] = {"quantization": {"scheme": "nf4", "double_quant": True}}
 PLAIN: dict[str, Any] = {"quantization": {"scheme": "none", "double_quant": True}}
@@ -93,6 +95,39 @@ def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> N
     worse = "many t00 (step 9) is worse than few t00 (step 9): exact_match 0.7000 lower, 99.83% confidence interval 0."
     assert found.lines()[2].startswith(worse)
     assert found.as_json()["differences"][0]["exact"]["p_value"] < 0.001
+
+
+def test_scores_beside_the_objective_and_answers_that_differ_are_told(tmp_path: Path) -> None:
+    def one(name: str, right: int, rows: str = "rows") -> SweepFolder:
+        sections = {"evaluation": {"metrics": ["exact_match"]}, "search_space": {"adapter.r": {"choice": [8, 16]}}}
+        folder = sweep(tmp_path, name, fingerprint=rows, rows=rows, right=right, **sections)
+        told = [
+            AnsweredRow(
+                row=row,
+                prompt="?",
+                expected="yes",
+                answer="yes" if row < right else "no",
+                is_ended=True,
+                scores={"exact_match": float(row < right)},
+            )
+            for row in range(4)
+        ]
+        folder.keep(f"aaa{name}", "best", 9, {samples.OF_TRIAL: samples.text(told).encode()})
+        return folder
+
+    first = one("lora", 3)
+    found = of(first, one("qlora", 1))
+    assert table(found, "The trials")["exact_match"] == ["0.0750", "0.0250"]
+    line = "answers by exact_match: lora t00 (step 9) is better than qlora t00 (step 9) on 2 of 4 answered rows, and "
+    assert f"{line}worse on 0" in found.lines()
+    document = found.as_json()
+    assert [each["scores"] for each in document["sweeps"]] == [{"exact_match": 0.075}, {"exact_match": 0.025}]
+    assert [row["row"] for row in document["answers"][0]["differing"]] == [1, 2]
+    elsewhere = of(first, one("other", 1, "others"))
+    assert elsewhere.as_json()["answers"] == [] and not any("answers by" in line for line in elsewhere.lines())
+    unscored = of(first, sweep(tmp_path, "plain"))
+    assert "exact_match" not in table(unscored, "The trials")
+    assert unscored.as_json()["answers"] == []
 
 
 def test_without_bits_per_byte_other_tokens_are_not_compared(tmp_path: Path) -> None:
