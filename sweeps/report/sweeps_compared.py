@@ -1,4 +1,4 @@
-"""Sweeps side by side: what differs in their files, the best trial of each, and what each took. Pure."""
+"""Sweeps side by side: what differs in their files, the best trial of each, and what each took."""
 
 from __future__ import annotations
 

@@ -99,7 +99,10 @@ def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> N
 
 def test_scores_beside_the_objective_and_answers_that_differ_are_told(tmp_path: Path) -> None:
     def one(name: str, right: int, rows: str = "rows") -> SweepFolder:
-        sections = {"evaluation": {"metrics": ["exact_match"]}, "search_space": {"adapter.r": {"choice": [8, 16]}}}
+        sections: dict[str, Any] = {
+            "evaluation": {"metrics": ["exact_match"]},
+            "search_space": {"adapter.r": {"choice": [8, 16]}},
+        }
         folder = sweep(tmp_path, name, fingerprint=rows, rows=rows, right=right, **sections)
         told = [
             AnsweredRow(
