@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsweep import _driver, _given
 from qsweep._sweep import Sweep
+from sweeps.errors import SweepError
 
 if TYPE_CHECKING:
     from sweeps.planning.plan import Plan
@@ -60,12 +61,16 @@ def resume(
 
     Raises:
         ConfigError: the sweep cannot go on as it was launched.
+        SweepError: there is none, or the sweep runs already.
         Failed: the driver failed.
     """
     from sweeps import saved_sweep
     from sweeps.config.passwords import without_password
+    from sweeps.record.folder import is_driven
 
     found = sweep if isinstance(sweep, Sweep) else load(sweep, storage)
+    if is_driven(found._folder):
+        raise SweepError(f'{found.id} runs already: qs.load("{found.folder}").wait() follows it')
     config = saved_sweep.load(found._folder, tracking_uri)[0].config
     # All users of a machine see the arguments of its processes: the driver has the password from its environment.
     place = ["--tracking-uri", without_password(tracking_uri)] if tracking_uri else []

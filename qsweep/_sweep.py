@@ -61,7 +61,8 @@ class Sweep:
         try:
             _driver.follow(self._folder, self._process, self._shown)
         except KeyboardInterrupt:
-            print(f"the sweep goes on: Sweep.wait() follows it, Sweep.stop() or qsweep stop {self.folder} ends it")
+            found = f'sweep = qs.load("{self.folder}") finds it'
+            print(f"the sweep goes on: {found}; sweep.wait() follows it, sweep.stop() ends it")
             if not _driver.is_interactive():
                 raise
             return self

@@ -53,7 +53,7 @@ def test_an_interrupted_script_leaves_its_sweep_which_is_found_steered_and_stopp
     assert script.wait(runs.DEADLINE_SECONDS) != 0
     told = out.read_text()
     assert told.startswith("plan: 2 trials")
-    assert f"the sweep goes on: Sweep.wait() follows it, Sweep.stop() or qsweep stop {folder} ends it" in told
+    assert f'the sweep goes on: sweep = qs.load("{folder}") finds it; sweep.wait() follows it' in told
 
     sweep = qs.load("toy")
     assert sweep.status()["state"] == "RUNNING"

@@ -52,6 +52,6 @@ def test_a_kernel_that_is_interrupted_and_restarted_loses_nothing(tmp_path: Path
     (begun, followed), (found,) = shown
     assert "def right_queue(row, answer):" in begun
     assert "RUNNING" in begun
-    assert "the sweep goes on: Sweep.wait() follows it" in followed
+    assert "the sweep goes on: sweep = qs.load(" in followed
     assert "text/html" in followed
     assert found.index("RUNNING") < found.index("INTERRUPTED")

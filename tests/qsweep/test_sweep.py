@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -153,6 +154,30 @@ def test_a_driver_that_failed_is_told_whatever_it_found(
 def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> None:
     with pytest.raises(qs.QsweepError, match="the sweep has finished: there is nothing to stop"):
         sweep.stop()
+
+
+def test_a_sweep_that_runs_is_not_resumed(sweep: qs.Sweep) -> None:
+    with (sweep.folder / "driver.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(qs.QsweepError) as caught:
+            qs.resume(sweep)
+    assert str(caught.value) == f'x-1 runs already: qs.load("{sweep.folder}").wait() follows it'
+    assert not (sweep.folder / "driver.log").exists()
+
+
+def test_who_interrupts_following_is_told_how_to_find_the_sweep_again(
+    sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def follow(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qsweep._driver.follow", follow)
+    monkeypatch.setattr("qsweep._driver.is_interactive", lambda: True)
+    assert sweep.wait() is sweep
+    assert capsys.readouterr().out == (
+        f'the sweep goes on: sweep = qs.load("{sweep.folder}") finds it; sweep.wait() follows it, '
+        "sweep.stop() ends it\n"
+    )
 
 
 def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
