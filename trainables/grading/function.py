@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -33,7 +34,11 @@ class Function(Grader):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
-        declared = getattr(self._function(), "metrics", None)
+        function = self._function()
+        problem = _wrong_arguments(function)
+        if problem is not None:
+            raise ValueError(problem)
+        declared = getattr(function, "metrics", None)
         is_sound = isinstance(declared, Mapping) and all(better in ("min", "max") for better in declared.values())
         if declared is not None and not (declared and is_sound):
             raise ValueError(
@@ -85,6 +90,19 @@ class Function(Grader):
         if not callable(function):
             raise ValueError(f"{module} has no function {name!r}{did_you_mean(name, vars(found))}")
         return cast(Callable[[Mapping[str, Any], str], Any], function)
+
+
+def _wrong_arguments(function: Callable[..., Any]) -> str | None:
+    """The line about a function that cannot be called with a row and an answer."""
+    try:
+        arguments = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions that are written in C do not tell theirs
+        return None
+    try:
+        arguments.bind({}, "")
+    except TypeError:
+        return f"has the arguments {legible(str(arguments), 100)}: a function that scores answers takes (row, answer)"
+    return None
 
 
 @cache

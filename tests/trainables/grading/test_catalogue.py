@@ -48,6 +48,16 @@ def misdeclared(row, answer):
 
 
 misdeclared.metrics = {"long": ["most"]}
+
+
+def of_a_row(row):
+    return 1
+
+
+def with_an_option(row, answer, *, weight=1.0):
+    return weight
+
+
 number = 5
 """
 
@@ -211,6 +221,10 @@ REGEX = {"pattern": "(?P<answer>.)", "column": "a"}
             """my_scores:misdeclared: its attribute metrics is {'long': ['most']}: write {"name": "max"} or "min\"""",
         ),
         (
+            "my_scores:of_a_row",
+            "my_scores:of_a_row: has the arguments (row): a function that scores answers takes (row, answer)",
+        ),
+        (
             "my_scores:steps",
             "my_scores:steps: has 'steps': a sweep writes something else under this name: choose another",
         ),
@@ -239,7 +253,8 @@ def test_a_function_takes_no_name_of_another_metric(name, tmp_path):
 
 
 def test_a_function_scores_answers():
-    polite, both = catalogue.graders(spec("my_scores:polite", "my_scores:both"))
+    polite, both, free = catalogue.graders(spec("my_scores:polite", "my_scores:both", "my_scores:with_an_option"))
+    assert free.grade({}, "", "") == {"with_an_option": 1.0}
     assert [polite.grade({}, "", answer) for answer in ("please", "")] == [{"polite": 1.0}, {"polite": 0.0}]
     assert both.grade({"size": 4}, "", "ab") == {"both_long": 0.5, "both_short": 1.0}
 
