@@ -81,7 +81,7 @@ def follow(folder: SweepFolder, process: Process | None, begin: int) -> None:
     Args:
         begin: what its log holds up to this byte is not shown.
     """
-    show, pause = _live_table(folder) if _has_displays() else _lines(log_of(folder), begin), threading.Event()
+    show, pause = _live_table(folder) if has_displays() else _lines(log_of(folder), begin), threading.Event()
     while True:
         has_ended = is_over(folder, process)  # asked before the look: the last line is shown too
         show()
@@ -100,7 +100,8 @@ def _shell() -> Any:
     return None if ipython is None else ipython.get_ipython()
 
 
-def _has_displays() -> bool:
+def has_displays() -> bool:
+    """Whether this is a notebook."""
     return hasattr(_shell(), "kernel")
 
 

@@ -69,6 +69,8 @@ class Sweep:
         finally:
             self._shown = _driver.log_size(self._folder)
         self._refuse_failure()
+        if _driver.has_displays():  # elsewhere the driver's last lines are these
+            print(*self.lines, sep="\n")
         return self
 
     def stop(self, trial: str | None = None) -> str:
@@ -127,6 +129,19 @@ class Sweep:
         if best is None:
             raise SweepError(f"{self.folder}: there is no best trial: {chosen.why}")
         return trial_of(best, self.folder)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The sweep's result in words: the best trial, how it compares, its scores, what all took; also so far."""
+        from sweeps.record.selection import choose
+        from sweeps.report import closing_lines
+        from sweeps.statistics.trials import compare_best
+
+        status = self._read()
+        record, peak = status.record, closing_lines.peak_memory(status.record)
+        chosen, separation = choose(record.trials.values(), record.objective), compare_best(self._folder, record)
+        lines = [*closing_lines.so_far(status, chosen, separation), *closing_lines.outcome(status)]
+        return tuple(lines if peak is None else [*lines, peak])
 
     def table(self) -> pandas.DataFrame:
         """A row a trial, best first: value at its best step, state, settings, steps, other metrics; adapter last."""

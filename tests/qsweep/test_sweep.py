@@ -16,6 +16,7 @@ import two_sweeps
 import qsweep as qs
 from qsweep import _driver
 from sweeps import saved_sweep
+from sweeps.cli.compare import compare
 from sweeps.record.folder import SweepFolder
 
 
@@ -87,6 +88,21 @@ def test_sweeps_are_compared(tmp_path: Path) -> None:
         qs.compare("a", storage=tmp_path)
     with pytest.raises(qs.QsweepError, match="name two sweeps or more"):
         qs.compare()
+
+
+def test_the_result_in_words_is_that_of_a_terminal_and_ends_what_a_notebook_shows(
+    sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare(str(sweep.folder))
+    told = " ".join(capsys.readouterr().err.split())
+    assert sweep.lines[0].startswith(f"best: {sweep.best.name}, ")
+    assert all(" ".join(line.split()) in told for line in sweep.lines)
+    monkeypatch.setattr("qsweep._driver.follow", lambda *_: None)
+    sweep.wait()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("qsweep._driver.has_displays", lambda: True)
+    sweep.wait()
+    assert capsys.readouterr().out.splitlines() == list(sweep.lines)
 
 
 def test_the_status_names_each_adapter(sweep: qs.Sweep) -> None:
