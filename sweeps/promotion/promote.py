@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
@@ -24,6 +24,7 @@ from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Entry, Registry
+from trainables.objective import digits
 from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -37,7 +38,7 @@ class PromotionResult:
 
     model: str
     alias: str
-    verdict: Verdict = field(repr=False)  # a notebook shows what a cell returns: not all rows and answers
+    verdict: Verdict
     registered: Registered
     already: bool
     """Whether the winner was the champion before."""
@@ -50,6 +51,27 @@ class PromotionResult:
         """Why the alias does not point to the winner; empty when it does, and when a dry run passes."""
         passed = self.verdict.passed or self.already
         return self.registered.reasons if passed else self.verdict.reasons
+
+    @property
+    def would_promote(self) -> bool:
+        """Whether a dry run has found nothing against the winner, which is not champion already."""
+        return self.dry_run and not self.reasons and not self.already
+
+    def __repr__(self) -> str:
+        best = self.verdict.best
+        gains = (f"gain {digits(g.difference, '+')} on the {g.key}, {best.evidence_of(g)}" for g in best.gains)
+        told = f"verdict on {best.name}: {self.verdict.words}; {best.objective.metric} {'; '.join(gains)}"
+        return f"<PromotionResult {self.model}: {self._ending}; {told}>"
+
+    @property
+    def _ending(self) -> str:
+        if self.would_promote:
+            return "a dry run that would promote"
+        if self.already:
+            return f"version {self.registered.version} is the {self.alias} already"
+        if self.registered.promoted:
+            return f"promoted version {self.registered.version}"
+        return "; ".join(("not promoted", *self.registered.reasons))
 
     @property
     def exit_code(self) -> int:

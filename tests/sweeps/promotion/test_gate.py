@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sweeps.promotion.gate import CHAMPION, agreement, decide, tolerance
-from sweeps.promotion.registration import difference
+from sweeps.promotion.promote import PromotionResult
+from sweeps.promotion.registration import Registered, difference
 from trainables import qlora_metrics
 from trainables.contract import Evaluation
 from trainables.objective import Objective
@@ -46,6 +47,28 @@ def test_a_clear_gain_on_base_and_champion_passes():
         ("t01", [BASE, CHAMPION]),
     ]
     assert found.best.gains[1].difference == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("dry_run", "own", "registered", "ending"),
+    [
+        (True, 2.0, Registered(), "a dry run that would promote; verdict on t00: better; eval_loss gain +1."),
+        (False, 2.0, Registered("3", promoted=True), "promoted version 3; verdict on t00: better; eval_loss gain +1."),
+        (True, 3.1, Registered(), "not promoted; verdict on t00: not better; eval_loss gain -0."),
+        (
+            True,
+            2.0,
+            Registered(reasons=("rolled back",)),
+            "not promoted; rolled back; verdict on t00: better; eval_loss",
+        ),
+    ],
+)
+def test_a_result_shows_in_one_line_whether_it_promoted_or_would(dry_run, own, registered, ending):
+    found = verdict(base=scores(3.0), t00=scores(own, 0.3, 1))
+    result = PromotionResult("m", "champion", found, registered, already=False, previous=None, dry_run=dry_run)
+    assert repr(result).startswith(f"<PromotionResult m: {ending}")
+    assert f" on the base, {found.best.evidence_of(found.best.gains[0])}>" in repr(result)
+    assert result.would_promote == ending.startswith("a dry run")
 
 
 @pytest.mark.parametrize(
