@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any
 
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
+from sweeps.config.number_words import counted
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, capacity
 from sweeps.planning.capacity import Machine
@@ -16,6 +18,7 @@ from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_step
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.rates import Range
 from trainables.contract import Device, Memory, Need
+from trainables.inputs.legible import legible
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class Plan:
     price: float | None = None
     """What somebody pays for a GPU-hour, in any currency; None where nobody has said."""
 
+    def __repr__(self) -> str:
+        return f"<Plan: {counted(self.trials, 'trial')}, about {counted(self.expected_steps, 'step')}, {self.place}>"
+
     @property
     def epochs(self) -> tuple[float, float] | None:
         """`rows_per_trial` as parts of `train_rows`."""
@@ -104,10 +110,12 @@ def check_price(price: float | None) -> None:
     """Refuses what is no price of a GPU-hour.
 
     Raises:
-        ConfigError: it is not finite, or not above 0.
+        ConfigError: it is no number, not finite, or not above 0.
     """
-    if price is not None and not 0 < price < math.inf:
-        raise ConfigError([f"price: must be a finite number above 0, such as 2.5, not {price:g}"])
+    is_number = isinstance(price, Real)
+    if price is not None and not (is_number and 0 < price < math.inf):
+        shown = f"{price:g}" if is_number else legible(repr(price), 100)
+        raise ConfigError([f"price: must be a finite number above 0, such as 2.5, not {shown}"])
 
 
 def plan(

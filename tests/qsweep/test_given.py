@@ -200,6 +200,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_a_plan_takes_the_price_of_a_gpu_hour() -> None:
     with pytest.raises(ConfigError, match=r"^price: the sweep is planned for a CPU"):
         qs.plan(FILE, price=2.5, cluster={"gpus_per_host": 0})
+    with pytest.raises(ConfigError, match=r"^price: must be a finite number above 0, such as 2.5, not 'cheap'"):
+        qs.plan(FILE, price="cheap")  # type: ignore[arg-type]
 
 
 def test_validate_gives_the_warnings_of_the_command() -> None:

@@ -166,6 +166,11 @@ def test_memory_is_estimated_for_the_largest_trials(
     assert [(*of, each.adapter.lora_dropout) for of, each in zip(fields, found, strict=True)] == specs
 
 
+def test_a_plan_shows_itself_in_one_line() -> None:
+    found = replace(planned(), trials=1, expected_steps=27, place="on this machine")
+    assert repr(found) == "<Plan: 1 trial, about 27 steps, on this machine>"
+
+
 def test_a_plan_is_plain_json() -> None:
     found = json.loads(json.dumps(planned().as_json()))
     assert found["trials"] == 16
