@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qsweep import _driver, _given
 from qsweep._trials import Trial, table_of, trial_of, trials_of
-from sweeps.errors import Failed, SweepError
+from sweeps.errors import ConfigError, Failed, StorageError, SweepError
+from trainables.inputs.similar import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sweeps.report.status import Status
 
 _SENDER = "qsweep in Python"
+_POLICY = ("top", "alias", "min_gain", "metric")
 
 
 class Sweep:
@@ -191,26 +193,39 @@ class Sweep:
         """
         from sweeps.tracking import stores
 
+        known = (*_POLICY, "eval_data", "trial", "address", "dry_run", "force")
+        wrong = [f"{name}: unknown keyword{did_you_mean(name, known)}" for name in options if name not in known]
+        rows = options.get("eval_data")
+        if not (rows is None or isinstance(rows, str | Path)):
+            wrong.append(f"eval_data: is of type {type(rows).__name__}: give the path of a file with the rows")
+        if wrong:
+            raise ConfigError(wrong)
         place = stores.find(str(self.folder))  # before the next import, which takes seconds
         from sweeps.promotion.promote import promote
         from sweeps.promotion.request import PromotionRequest
 
-        policy = {name: options.pop(name, None) for name in ("top", "alias", "min_gain", "metric")}
-        if options.get("eval_data") is not None:
-            options["eval_data"] = Path(options["eval_data"])
+        policy = {name: options.pop(name, None) for name in _POLICY}
+        options["eval_data"] = None if rows is None else Path(rows)
         outcome = promote(PromotionRequest(place, {"model": model, **policy}, **options), print)
         for reason in outcome.reasons:
             print(f"not promoted: {reason}")
         return outcome
 
     def yaml(self, path: str | Path | None = None) -> str:
-        """The sweep file that does the same, without the password of the store; written to `path` if one is given."""
+        """The sweep file that does the same, without the password of the store; written to `path` if one is given.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         from sweeps.config import load
         from sweeps.config.model import SweepConfig
 
         text = load.written(SweepConfig.model_validate(self._folder.document()["config"]))
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            try:
+                Path(path).write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be written: {error.strerror}: name a file elsewhere") from error
         return text
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ import qsweep as qs
 from qsweep import _driver
 from sweeps import saved_sweep
 from sweeps.cli.compare import compare
+from sweeps.errors import ConfigError
 from sweeps.record.folder import SweepFolder
 
 
@@ -194,6 +195,20 @@ def test_who_interrupts_following_is_told_how_to_find_the_sweep_again(
         f'the sweep goes on: sweep = qs.load("{sweep.folder}") finds it; sweep.wait() follows it, '
         "sweep.stop() ends it\n"
     )
+
+
+def test_wrong_options_of_a_promotion_are_told_at_once(sweep: qs.Sweep) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep.promote("m", topp=3, eval_data=sweep.table())
+    assert caught.value.problems == (
+        "topp: unknown keyword; did you mean top?",
+        "eval_data: is of type DataFrame: give the path of a file with the rows",
+    )
+
+
+def test_a_sweep_file_that_cannot_be_written_is_told(sweep: qs.Sweep, tmp_path: Path) -> None:
+    with pytest.raises(qs.QsweepError, match=r"/nodir/x\.yaml: cannot be written: No such file or directory: name"):
+        sweep.yaml(tmp_path / "nodir" / "x.yaml")
 
 
 def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
