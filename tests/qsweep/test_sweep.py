@@ -173,7 +173,8 @@ def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> N
         sweep.stop()
 
 
-def test_a_sweep_that_runs_is_not_resumed(sweep: qs.Sweep) -> None:
+def test_a_sweep_that_runs_is_not_resumed(sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qsweep._driver.start", lambda *_: pytest.fail("a second driver was started"))
     with (sweep.folder / "driver.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(qs.QsweepError) as caught:
