@@ -20,7 +20,7 @@ class Compared:
     """Sweeps side by side, as they were when they were compared; `print` shows `lines`."""
 
     names: tuple[str, ...]
-    """Of the sweeps, in the order that they were given; their ids where names are equal."""
+    """Of the sweeps, in the order that they were given; those of their folders where names are equal."""
     trials: tuple[Trial, ...]
     """The trial of each that is compared."""
     metric: str

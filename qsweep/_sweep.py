@@ -140,10 +140,10 @@ class Sweep:
         from sweeps.statistics.trials import compare_best
 
         status = self._read()
-        record, peak = status.record, closing_lines.peak_memory(status.record)
+        record = status.record
         chosen, separation = choose(record.trials.values(), record.objective), compare_best(self._folder, record)
-        lines = [*closing_lines.so_far(status, chosen, separation), *closing_lines.outcome(status)]
-        return tuple(lines if peak is None else [*lines, peak])
+        found = closing_lines.so_far(status, chosen, separation)
+        return (*found, *closing_lines.outcome(status), *closing_lines.peak_memory(record))
 
     def table(self) -> pandas.DataFrame:
         """A row a trial, best first: value at its best step, state, settings, steps, other metrics; adapter last."""

@@ -57,12 +57,8 @@ def sweep(
     }
     folder = SweepFolder(storage / name)
     folder.path.mkdir(parents=True)
-    summary: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "eval_fingerprint": rows,
-        "train_rows": 600,
-        "eval_rows": ROWS,
-    }
+    prints_of_data = {"fingerprint": fingerprint, "eval_fingerprint": rows}
+    summary: dict[str, Any] = {**prints_of_data, "train_rows": 600, "eval_rows": ROWS}
     events: list[Event] = [
         SweepStarted(time=at, config=json.dumps(document), sweep_id=f"{name}-1", fingerprints=prints or {}),
         DataPrepared(time=1.0, summary=summary),

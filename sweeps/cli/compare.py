@@ -82,11 +82,11 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
     best, *compared = closing_lines.so_far(status, selection, separation)
-    peak, changed = closing_lines.peak_memory(record), answers.best_against_base(folder, record, selection.winner)
+    changed = answers.best_against_base(folder, record, selection.winner)
     if changed is not None:
         compared.append(f"{changed.line()} (qsweep compare {folder.path.name} {changed.first.name} base shows them)")
-    lines = [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)]
-    tell(out, lines if peak is None else [*lines, peak])
+    ended = [*closing_lines.outcome(status), *closing_lines.peak_memory(record)]
+    tell(out, [best, *(f"      {line}" for line in compared), *ended])
     return {
         "metric": record.objective.metric,
         "best": selection.winner and side_by_side.of_trial(record, selection.winner, folder.path),

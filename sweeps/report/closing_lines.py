@@ -171,15 +171,15 @@ def plan_and_outcome(plan: Planned) -> str:
     return words
 
 
-def peak_memory(record: SweepRecord) -> str | None:
-    """The most memory that a host has taken, and what the plan has said; None where no trial has told it."""
+def peak_memory(record: SweepRecord) -> list[str]:
+    """The most memory that a host has taken, and what the plan has said; no line where no trial has told it."""
     peak = record.peak_memory_bytes
     if not peak:
-        return None
+        return []
     words = f"peak memory of a host, loading included: {peak / 1e9:.1f} GB"
     if record.planned is None or record.planned.memory_bytes is None:
-        return words
-    return f"{words} (planned for training: {record.planned.memory_bytes / 1e9:.1f} GB)"
+        return [words]
+    return [f"{words} (planned for training: {record.planned.memory_bytes / 1e9:.1f} GB)"]
 
 
 def _off(share: float) -> str:

@@ -65,9 +65,7 @@ def show(sweep: Sweep, result: Result) -> None:
         lines.append(closing_lines.plan_and_outcome(result.planned))
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")
-    peak = closing_lines.peak_memory(record)
-    lines += [] if peak is None else [peak]
-    tell(out, lines + _next_steps(sweep, result))
+    tell(out, lines + closing_lines.peak_memory(record) + _next_steps(sweep, result))
 
 
 def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:

@@ -342,7 +342,9 @@ class Findings:
         """What repeated rows mean."""
         if part == "train":
             return "each is trained on that often"
-        return "each counts as several; take them out" if self._data.group_by is None else "those of a group count once"
+        if self._data.group_by is None:
+            return "each counts as several; take them out"
+        return "each weighs in the mean; intervals count a group once"
 
     def _way_out(self, part: Part) -> str:
         """What to do about evaluation rows that are trained on."""

@@ -240,4 +240,4 @@ def test_what_tells_nobody_is_refused(notify):
 def test_without_the_section_nobody_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     with notifying.telling(toy()[0], "toy-1", Journal(SweepFolder(tmp_path)), print):
-        pass
+        assert "notify" not in [thread.name for thread in threading.enumerate()]
