@@ -109,6 +109,8 @@ def _written(key: str, value: Any, folder: Path) -> Any:
         return _travel.rows(key, value, folder)
     if key == "evaluation.metrics" and isinstance(value, list | tuple):
         return [_travel.metric(entry, folder) for entry in value]
+    if key == "trainable":
+        return _travel.trainable(value, folder)
     return value
 
 

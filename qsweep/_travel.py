@@ -1,4 +1,4 @@
-"""Writes what a notebook holds as files, named by their content: rows as JSON lines, functions as their source.
+"""Writes what a notebook holds as files, named by their content: rows as JSON lines, code as its source.
 
 Nothing is pickled: the files are what the sweep file names, and the processes of the sweep read them as any others.
 """
@@ -25,8 +25,13 @@ FOLDER = "from_python"
 """Folder beside those of the sweeps."""
 MOST_CHARACTERS = 10_000
 """Length of a value of the notebook that a function takes along."""
+Code = FunctionType | type
 _RULE = "a row holds text, finite numbers, true, false, null, lists and mappings"
-_MODULE = "or put the function into a .py file and name it, FILE.py:FUNCTION"
+_MODULE = "or put all into a .py file and name it, FILE.py:NAME"
+
+
+class _CannotTravel(Exception):  # noqa: N818 - reads as what happened
+    """Code that cannot be written as source; the message says why, and what to do."""
 
 
 def plain(value: Any) -> Any:
@@ -94,11 +99,28 @@ def metric(entry: Any, folder: Path) -> Any:
         return entry
     if not isinstance(entry, FunctionType):
         raise ConfigError([f"evaluation.metrics: {legible(repr(entry), 100)}: is no function: write one with def"])
-    name = entry.__name__
-    if _is_importable(entry):
-        return f"{entry.__module__}:{name}"
+    return _code("evaluation.metrics", entry, folder)
+
+
+def trainable(given: Any, folder: Path) -> Any:
+    """A value of `trainable`: of a class MODULE:NAME, or FILE:NAME where its source was written.
+
+    Raises:
+        ConfigError: the class cannot travel.
+    """
+    return _code("trainable", given, folder) if isinstance(given, type) else given
+
+
+def _code(field: str, given: Code, folder: Path) -> str:
+    """MODULE:NAME or FILE:NAME of a function or a class."""
+    name = given.__name__
+    if _is_importable(given):
+        return f"{given.__module__}:{name}"
     parts: dict[str, str] = {}
-    _bring(name, entry, parts, name)
+    try:
+        _bring(name, given, parts, name)
+    except _CannotTravel as error:
+        raise ConfigError([f"{field}: {error}, {_MODULE}"]) from None
     path = _kept(folder, name, ".py", "\n\n".join(parts.values()).encode())
     return f"{path}:{name}"
 
@@ -109,9 +131,14 @@ def _is_importable(value: Any) -> bool:
     return bool(name) and module != "__main__" and getattr(sys.modules.get(str(module)), str(name), None) is value
 
 
-def _is_so_named(function: FunctionType) -> bool:
-    """Whether its own name is still that of this function, where it was made."""
-    return function.__globals__.get(function.__name__) is function
+def _globals(code: Code) -> Mapping[str, Any]:
+    """The names of the module in which it was made."""
+    return code.__globals__ if isinstance(code, FunctionType) else vars(sys.modules[code.__module__])
+
+
+def _is_so_named(code: Code) -> bool:
+    """Whether its own name is still its own, where it was made."""
+    return _globals(code).get(code.__name__) is code
 
 
 def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
@@ -119,7 +146,10 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
 
     Args:
         parts: name -> what defines it.
-        of: the function that uses it, for messages.
+        of: what uses it, for messages.
+
+    Raises:
+        _CannotTravel: it cannot travel; the message has the way out, but for `_MODULE`.
     """
     if name in parts:
         return
@@ -127,44 +157,56 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
         parts[name] = f"import {value.__name__} as {name}\n"
     elif _is_importable(value):
         parts[name] = f"from {value.__module__} import {value.__qualname__} as {name}\n"
-    elif isinstance(value, FunctionType) and value.__name__ in (name, "<lambda>"):
+    elif isinstance(value, Code) and value.__name__ in (name, "<lambda>"):
         text = _source(name, value)
         parts[name] = text  # a function may use itself
-        known = {used: value.__globals__[used] for used in _names(text) if used in value.__globals__}
+        around = _globals(value)
+        known = {used: around[used] for used in _names(text) if used in around}
         for used in known:
             _bring(used, known[used], parts, name)
         parts |= {module: f"import {module}\n" for module in _submodules(text, known)}
         parts[name] = parts.pop(name)
-    elif isinstance(value, FunctionType) and _is_so_named(value):
+    elif isinstance(value, Code) and _is_so_named(value):
         _bring(value.__name__, value, parts, of)
         parts[name] = f"{name} = {value.__name__}\n"
     elif _is_literal(value):
         parts[name] = f"{name} = {value!r}\n"
     else:
         kind = f"{name}, of type {type(value).__name__}"
-        way_out = f"make it inside the function, {_MODULE}"
-        raise ConfigError([f"evaluation.metrics: {of} uses {kind}, which cannot travel: {way_out}"])
+        raise _CannotTravel(f"{of} uses {kind}, which cannot travel: make it inside {of}")
 
 
-def _source(name: str, function: FunctionType) -> str:
-    """What defines a function. Raises ConfigError where that is not known, or is not all."""
-    where = f"evaluation.metrics: {name}"
-    if function.__name__ == "<lambda>":
-        raise ConfigError([f"{where}: a lambda cannot travel: write it with def, {_MODULE}"])
-    if function.__closure__:
-        uses = ", ".join(function.__code__.co_freevars)
-        raise ConfigError([f"{where}: uses {uses} of the function around it: make it inside the function, {_MODULE}"])
+def _source(name: str, code: Code) -> str:
+    """What defines a function or a class. Raises _CannotTravel where that is not known, or is not all."""
+    if code.__name__ == "<lambda>":
+        raise _CannotTravel(f"{name}: a lambda cannot travel: write it with def")
+    functions = [code] if isinstance(code, FunctionType) else [*filter(inspect.isfunction, vars(code).values())]
+    uses = sorted({used for function in functions for used in function.__code__.co_freevars} - {"__class__"})
+    if uses:
+        raise _CannotTravel(f"{name}: uses {', '.join(uses)} of the function around it: make it inside {name}")
     try:
-        text = textwrap.dedent(inspect.getsource(function))
+        text = textwrap.dedent(inspect.getsource(code) if isinstance(code, FunctionType) else _class_source(code))
         ast.parse(text)
     except (OSError, TypeError, SyntaxError):
-        raise ConfigError(
-            [f"{where}: its source is not known here: define it in a cell of its own, {_MODULE}"]
-        ) from None
-    told = vars(function).get("metrics")
-    if told is None:
-        return text
-    return f"{text}\n\n{name}.metrics = {dict(told)!r}\n"
+        raise _CannotTravel(f"{name}: its source is not known here: define it in a cell of its own") from None
+    told = vars(code).get("metrics") if isinstance(code, FunctionType) else None
+    return text if told is None else f"{text}\n\n{name}.metrics = {dict(told)!r}\n"
+
+
+def _class_source(kind: type) -> str:
+    """What defines a class, found by its methods: `inspect` alone finds no class of a cell before Python 3.13."""
+    methods = [each for each in vars(kind).values() if inspect.isfunction(each)]
+    own = [each for each in methods if each.__qualname__ == f"{kind.__qualname__}.{each.__name__}"]
+    if not own:
+        return inspect.getsource(kind)
+    lines, place = inspect.findsource(own[0])
+    for node in ast.walk(ast.parse("".join(lines))):
+        if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            last = node.end_lineno or first
+            if first <= place + 1 <= last:
+                return "".join(lines[first - 1 : last])
+    raise OSError
 
 
 def _names(source: str) -> list[str]:

@@ -1,10 +1,8 @@
-"""Trainables by name: the modules of this package that keep the contract, and any importable module by dotted path."""
+"""Trainables by name: the modules of this package that keep the contract, and modules and classes of the user's own."""
 
 from __future__ import annotations
 
 import ast
-import importlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from trainables.contract import Device, Need, Pack, RowShape, Trainable
 from trainables.errors import NotTrainable, TrainableError
+from trainables.inputs import own_code
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
 from trainables.objective import EVAL_LOSS, Direction, wrong_names
@@ -45,45 +44,75 @@ def has_adapters(name: str) -> bool:
 
     False for one of your own that this process has not imported: whoever only reads a sweep runs no code that it names.
     """
-    if "." in name:
-        return hasattr(sys.modules.get(name), "open_scorer")
+    if is_own(name):
+        place, kind = _parts(name)
+        module = own_code.known(place)
+        return hasattr(getattr(module, kind, None) if kind else module, "open_scorer")
     return name in _sources() and _defines(_sources()[name], "open_scorer")
 
 
+def is_own(name: str) -> bool:
+    """Whether it names a trainable of the user's own, and none of this package."""
+    return "." in name or ":" in name
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The module's dotted path or file, and the class; empty where the module itself is the trainable."""
+    place, colon, kind = name.rpartition(":")
+    return (place, kind) if colon else (name, "")
+
+
 def find(name: str) -> Trainable:
-    """The trainable called `name`, or at the dotted path `name`.
+    """The trainable NAME of this package, or at PACKAGE.MODULE, FILE.py, MODULE:CLASS or FILE.py:CLASS.
 
     Raises:
         NotTrainable: there is none, and the message says what there is; or it cannot be imported, or lacks something.
     """
     names = available()
-    if name.startswith(".") or name.endswith(".") or ".." in name:
-        raise NotTrainable(f"{name!r} is not the dotted path of a module (trainables here: {', '.join(names)})")
-    path = name if "." in name else f"trainables.{name}"
-    if "." not in name and name not in names:
+    if not is_own(name) and name not in names:
         raise NotTrainable(
             f"no trainable {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)}; "
-            "one of your own is named PACKAGE.MODULE)"
+            "one of your own is named PACKAGE.MODULE, MODULE:CLASS or FILE.py:CLASS)"
         )
+    path = name if is_own(name) else f"trainables.{name}"
     try:
         with answering("importing it"):
-            module = importlib.import_module(path)
+            given = _imported(*_parts(path))
     except ModuleNotFoundError as error:
         raise NotTrainable(f"no module {error.name!r} to import the trainable {name!r} from") from None
     except NotTrainable as error:
         raise NotTrainable(f"{path}: {error}") from error
-    missing = [name for name in _CONTRACT if not hasattr(module, name)]
+    missing = [name for name in _CONTRACT if not _offers(given, name)]
     if missing:
         raise NotTrainable(f"{path} is not a trainable: it lacks {', '.join(missing)}")
-    wrong = [name for name in _CONTRACT if name != "REQUIRES" and not callable(getattr(module, name))]
+    wrong = [name for name in _CONTRACT if name != "REQUIRES" and not callable(getattr(given, name))]
     if wrong:
         raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
-    if not isinstance(module.REQUIRES, frozenset | set) or not {"model", "data"} >= module.REQUIRES:
+    if not isinstance(given.REQUIRES, frozenset | set) or not {"model", "data"} >= given.REQUIRES:
         raise NotTrainable(f"{path} is not a trainable: REQUIRES must be a frozenset, of 'model' and 'data'")
-    problem = _wrong_metrics(getattr(module, "METRICS", Trainable.METRICS))
+    problem = _wrong_metrics(getattr(given, "METRICS", Trainable.METRICS))
     if problem is not None:
         raise NotTrainable(f"{path} is not a trainable: METRICS {problem}")
-    return of_module(module)
+    return of_module(given)
+
+
+def _imported(place: str, kind: str) -> Any:
+    """The module, or an object of its class. Raises what its code raises, and NotTrainable where it is not there."""
+    missing = own_code.missing_file(place)
+    if missing is not None:
+        raise NotTrainable(missing)
+    if not place.endswith(".py") and not all(part.isidentifier() for part in place.split(".")):
+        raise NotTrainable(f"{place!r} is not the dotted path of a module (trainables here: {', '.join(available())})")
+    module = own_code.module_of(place)
+    found = getattr(module, kind, None)
+    if kind and not isinstance(found, type):
+        raise NotTrainable(f"there is no class {kind!r}{did_you_mean(kind, vars(module))}")
+    return found() if isinstance(found, type) else module
+
+
+def _offers(given: Any, name: str) -> bool:
+    """Whether a module or an object has something of its own under this name, and not what `Trainable` has."""
+    return hasattr(given, name) and getattr(type(given), name, None) is not getattr(Trainable, name, given)
 
 
 def _wrong_metrics(given: object) -> str | None:
@@ -108,13 +137,13 @@ class Promotable(Trainable):
         return None
 
 
-def of_module(module: Any) -> Trainable:
-    """The trainable that a module is: what the module offers stands in place of the defaults of `Trainable`."""
-    kind = Promotable if hasattr(module, "open_scorer") else Trainable
-    names = {name for name in (*_CONTRACT, *dir(kind)) if not name.startswith("_") and hasattr(module, name)}
-    given = {name: getattr(module, name) for name in names}
-    methods = {name: staticmethod(value) if callable(value) else value for name, value in given.items()}
-    own = type("OfModule", (kind,), {**methods, "spreads": hasattr(module, "need_of_gpus")})
+def of_module(given: Any) -> Trainable:
+    """The trainable that a module or an object is: what it offers stands in place of the defaults of `Trainable`."""
+    kind = Promotable if _offers(given, "open_scorer") else Trainable
+    names = {name for name in (*_CONTRACT, *dir(kind)) if not name.startswith("_") and _offers(given, name)}
+    own_names = {name: getattr(given, name) for name in names}
+    methods = {name: staticmethod(value) if callable(value) else value for name, value in own_names.items()}
+    own = type("OfModule", (kind,), {**methods, "spreads": _offers(given, "need_of_gpus")})
     return cast(Trainable, own())
 
 

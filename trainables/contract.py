@@ -1,8 +1,8 @@
 """The contract between whoever schedules trials and whatever trains them.
 
 A trainable is a module that offers the functions of `Trainable`; its `Pack` trains several adapters (slots) at once.
-A new trainable is one file in `trainables/` (or any importable module, by its dotted path), and the contract tests
-run over every module that is found.
+A new trainable is one file in `trainables/`, and the contract tests run over every module that is found there. One
+of the user's own is any module or file with these functions, or a class with these methods (`catalogue.find`).
 """
 
 from __future__ import annotations

@@ -29,13 +29,15 @@ def code() -> dict[str, Path]:
 
 
 def own_module(name: str) -> dict[str, Path]:
-    """As `code`, for a trainable of the user's own; nothing for one of this project, or one that is installed.
+    """As `code`, for a trainable in a module of the user's own; nothing where the module is installed.
 
     Raises:
         SubmissionFailed: it lies beside too much to be sent.
     """
-    top = name.partition(".")[0]
-    spec = importlib.util.find_spec(top) if "." in name and top not in PACKAGES else None
+    module = name.partition(":")[0]
+    top = module.partition(".")[0]
+    is_sent = name != top and top not in PACKAGES and not module.endswith(".py")
+    spec = importlib.util.find_spec(top) if is_sent else None
     places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
     if spec is not None and not places and spec.origin is not None:
         places = [Path(spec.origin)]

@@ -345,6 +345,8 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     cluster = section(raw, "cluster")
     if isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
         cluster["profile"] = _absolute(profile, folder)
+    if isinstance(own := raw.get("trainable"), str) and own.partition(":")[0].endswith(".py"):
+        raw["trainable"] = _absolute(own, folder)
     evaluation = section(raw, "evaluation")
     if isinstance(entries := evaluation.get("metrics"), list):
         evaluation["metrics"] = grading.with_files(entries, folder)

@@ -350,7 +350,7 @@ class SweepConfig(Spec):
     name: Name
     """Letters, digits, dot, dash and underscore: it names a folder."""
     trainable: str = "qlora"
-    """A trainable of trainables/, or the dotted path of a module of your own."""
+    """A trainable of trainables/, or your own: PACKAGE.MODULE, FILE.py, MODULE:CLASS or FILE.py:CLASS."""
     model: ModelSpec | None = None
     quantization: QuantizationSpec = QuantizationSpec()
     adapter: AdapterSpec = AdapterSpec()

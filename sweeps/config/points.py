@@ -115,7 +115,7 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
         "target_modules": word(spec.adapter.target_modules),
     }
     identity = {
-        "trainable": spec.trainable,
+        "trainable": spec.trainable.rpartition("/")[2],
         "fingerprints": dict(fingerprints),
         "quantization": spec.quantization.model_dump(exclude=_paced("quantization")),
         "adapter": adapter,

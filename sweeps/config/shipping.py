@@ -78,6 +78,11 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
         if code.endswith(".py") and paths.is_file(Path(code)):
             files[f"metric-{number}.py"] = Path(code)
             metrics[number] = f"./metric-{number}.py:{function}"
+    own, colon, kind = str(raw.get("trainable")).partition(":")
+    if own.endswith(".py") and paths.is_file(Path(own)):
+        name = Path(own).name  # a trial's key has it
+        files[name] = Path(own)
+        document["trainable"] = f"./{name}{colon}{kind}"
     model = yaml_files.section(document, "model")
     facts = yaml_files.section(model, "facts")
     if facts.get("of") == yaml_files.section(raw, "model").get("source"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,8 +19,16 @@ def right_queue(row, answer):
 from pathlib import Path
 from qsweep import _travel
 print(Path(_travel.metric(right_queue, Path("kept")).rpartition(":")[0]).read_text())
-sweep = qs.launch("toy", scheduler="fifo", trials=1, steps=10_000, training={"step_seconds": 0.2}, wait=False)
+from trainables import catalogue
+
+class Curves(type(catalogue.find("toy"))):
+    def fingerprint(self, base):
+        return {"mine": "1"}
+
+pace = {"step_seconds": 0.2}
+sweep = qs.launch("toy", trainable=Curves, scheduler="fifo", trials=1, steps=10_000, training=pace, wait=False)
 print(sweep.status()["state"])
+print(Path(sweep.yaml("again.yaml")).read_text())
 """,
     """
 import _thread, threading
@@ -52,6 +61,7 @@ def test_a_kernel_that_is_interrupted_and_restarted_loses_nothing(tmp_path: Path
     (begun, followed), (found,) = shown
     assert "def right_queue(row, answer):" in begun
     assert "RUNNING" in begun
+    assert re.search(r"trainable: \S+/from_python/Curves_\w+\.py:Curves", begun)
     assert "the sweep goes on: sweep = qs.load(" in followed
     assert "text/html" in followed
     assert found.index("RUNNING") < found.index("INTERRUPTED")

@@ -21,6 +21,7 @@ import collections.abc as abc
 from pathlib import Path
 from json import loads as parse
 from qsweep import _travel
+from trainables import catalogue
 
 UNIT = {"points": [1.0, 2]}
 MODEL = object()
@@ -47,14 +48,36 @@ lengths.metrics = {"words": "min"}
 def needs(row, answer):
     return MODEL.score(answer)
 
+class Curves(type(catalogue.find("toy"))):
+    """The toy by another name."""
+
+    def fingerprint(self, base):
+        return {"mine": norm(" 1 ")}
+
+class Slow(Curves):
+    def fingerprint(self, base):
+        return {"slow": super().fingerprint(base)["mine"]}
+
+class Needs:
+    def check(self, base):
+        return MODEL.check(base)
+
 folder = Path(sys.argv[1])
 print(_travel.metric(right, folder))
 print(_travel.metric(lengths, folder))
-try:
-    _travel.metric(needs, folder)
-except ValueError as error:
-    print(error)
+for travels, code in ((_travel.metric, needs), (_travel.trainable, Needs)):
+    try:
+        travels(code, folder)
+    except ValueError as error:
+        print(error)
+print(_travel.trainable(Slow, folder))
 '''
+FIND = """
+import sys
+from trainables import catalogue
+from trainables.specs import TrialSpec
+print(catalogue.find(sys.argv[1]).fingerprint(TrialSpec()))
+"""
 GRADE = """
 import sys
 from trainables.grading import catalogue
@@ -82,14 +105,17 @@ def run(program: str, *arguments: str, folder: Path) -> list[str]:
 
 def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
-    right, lengths, refused = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
+    right, lengths, refused, refused_class, slow = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
     assert refused.startswith(
         "evaluation.metrics: needs uses MODEL, of type object, which cannot travel: make it inside"
     )
+    assert refused_class.startswith("trainable: Needs uses MODEL, of type object, which cannot travel: make it inside")
     assert Path(right.rpartition(":")[0]).parent == tmp_path / "kept"
     again, *_ = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
     assert again == right
     (graded,) = run(GRADE, right, lengths, folder=tmp_path / "scripts")
+    (fingerprint,) = run(FIND, slow, folder=tmp_path / "scripts")
+    assert fingerprint == "{'slow': '1'}"
     assert graded == "{'right': 1.0} {'lengths_words': 2.0} {'lengths_words': 'min'}"
 
 
@@ -106,12 +132,12 @@ def around(found: Any) -> Callable[..., float]:
 
 
 def test_what_cannot_travel_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    file = "or put the function into a .py file and name it, FILE.py:FUNCTION"
+    file = "or put all into a .py file and name it, FILE.py:NAME"
     assert told(lambda row, answer: 1.0, tmp_path) == (
         f"evaluation.metrics: <lambda>: a lambda cannot travel: write it with def, {file}"
     )
     assert told(around(1), tmp_path) == (
-        f"evaluation.metrics: inner: uses found of the function around it: make it inside the function, {file}"
+        f"evaluation.metrics: inner: uses found of the function around it: make it inside inner, {file}"
     )
     assert "is no function: write one with def" in told(functools.partial(around, 1), tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -47,6 +47,45 @@ def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
     assert catalogue.has_adapters("mine.curves") and not catalogue.has_adapters("mine.nothing")
 
 
+MINE = """
+from trainables import catalogue, toy
+from trainables.contract import Trainable
+
+class Curves(type(catalogue.find("toy"))):
+    def fingerprint(self, base):
+        return {"mine": str(self.REQUIRES)}
+
+class Nothing(Trainable):
+    def check(self, base):
+        return []
+
+class Broken:
+    def __init__(self):
+        raise RuntimeError("no licence")
+"""
+
+
+def test_find_takes_a_class_of_a_file_and_keeps_what_the_class_does_not_say(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    name = f"{tmp_path}/mine.py:Curves"
+    assert not catalogue.has_adapters(name)
+    found, base = catalogue.find(name), TrialSpec(trainable=name)
+    assert dict(found.fingerprint(base)) == {"mine": "frozenset()"} and found.open_pack is toy.open_pack
+    assert found.METRICS == toy.METRICS and not found.spreads and found.look_up(base, tmp_path) == LookedUp()
+    assert not isinstance(found, catalogue.Promotable) and not catalogue.has_adapters(name)
+    for kind, why in {
+        "Nothing": "it lacks REQUIRES, fingerprint, prepare, open_pack, need$",
+        "Curve": "there is no class 'Curve'; did you mean Curves",
+        "Broken": "importing it raises RuntimeError: no licence .*mine.py, line 15",
+        "toy": "there is no class 'toy'",
+        "": "it lacks REQUIRES, check",
+    }.items():
+        with pytest.raises(NotTrainable, match=why):
+            catalogue.find(f"{tmp_path}/mine.py:{kind}" if kind else f"{tmp_path}/mine.py")
+    with pytest.raises(NotTrainable, match=r"other.py: there is no such file; a relative path is read from"):
+        catalogue.find("other.py:Curves")
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
@@ -56,6 +95,7 @@ def test_find_takes_a_module_of_ones_own(tmp_path, monkeypatch):
         ),
         ("specs", r"no trainable 'specs'.*there are: "),
         ("", r"no trainable ''"),
+        (".toy", r"'.toy' is not the dotted path of a module"),
         ("nowhere.at_all", r"no module 'nowhere' to import the trainable 'nowhere.at_all' from"),
         ("trainables.nothing", r"no module 'trainables.nothing' to import"),
         (

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import util
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Self, cast
 
 from pydantic import model_validator
 
 from trainables.grading.grader import Grader
+from trainables.inputs import own_code
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
 from trainables.objective import Direction, wrong_names
@@ -74,17 +68,14 @@ class Function(Grader):
     def _function(self) -> Callable[[Mapping[str, Any], str], Any]:
         """Imports it. Raises ValueError where it is not there."""
         module, _, name = self.path.rpartition(":")
-        is_file = module.endswith(".py")
-        if is_file and not Path(module).is_file():
-            beside = (
-                "a relative path is read from the sweep file's folder, on a command line or in Python the current one"
-            )
-            raise ValueError(f"{legible(module)}: there is no such file; {beside}")
+        missing = own_code.missing_file(module)
+        if missing is not None:
+            raise ValueError(missing)
         try:
-            found = _of_file(module, Path(module).stat().st_mtime_ns) if is_file else importlib.import_module(module)
+            found = own_code.module_of(module)
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {legible(str(error), 200)}"
-            searched = "" if is_file else " (the current folder is searched, too)"
+            searched = "" if module.endswith(".py") else " (the current folder is searched, too)"
             raise ValueError(f"{module!r} cannot be imported{searched}: {why}") from None
         function = getattr(found, name, None)
         if not callable(function):
@@ -103,20 +94,3 @@ def _wrong_arguments(function: Callable[..., Any]) -> str | None:
     except TypeError:
         return f"has the arguments {legible(str(arguments), 100)}: a function that scores answers takes (row, answer)"
     return None
-
-
-@cache
-def _of_file(file: str, _written: int) -> ModuleType:
-    """The module in a file, read again where the file was written anew."""
-    name = f"qsweep_{Path(file).stem}_{hashlib.sha256(file.encode()).hexdigest()[:12]}"
-    spec = util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[name] = module  # a dataclass looks for its module while the module runs
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

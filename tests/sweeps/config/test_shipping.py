@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sweep_files
 
-from sweeps.config import load, shipping
+from sweeps.config import load, points, shipping
 from sweeps.errors import ConfigError
 
 
@@ -43,6 +43,18 @@ def test_a_function_in_a_file_travels(folder: Path, tmp_path: Path) -> None:
     assert here.config.evaluation.metrics == ("exact_match", f"{folder / 'scores.py'}:right")
     there = on_cluster(shipment, tmp_path / "there")
     assert there.config.evaluation.metrics == ("exact_match", f"{tmp_path / 'there' / 'metric-1.py'}:right")
+
+
+def test_a_trainable_in_a_file_travels_and_its_trials_keep_their_keys(folder: Path, tmp_path: Path) -> None:
+    (folder / "mine.py").write_text(
+        'from trainables import catalogue\n\nclass Curves(type(catalogue.find("toy"))):\n    pass\n'
+    )
+    shipment, here = shipped(folder, "trainable=mine.py:Curves")
+    there = on_cluster(shipment, tmp_path / "there").config
+    assert here.config.trainable == f"{folder}/mine.py:Curves"
+    assert there.trainable == f"{tmp_path}/there/mine.py:Curves"
+    specs = [config.base.model_copy(update={"seed": 1}) for config in (here.config, there)]
+    assert points.trial_key(specs[0], {}) == points.trial_key(specs[1], {})
 
 
 def test_the_cluster_reads_the_same_sweep(folder: Path, tmp_path: Path) -> None:
