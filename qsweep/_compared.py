@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsweep._sweep import Sweep
 from qsweep._trials import Trial, trial_of
+from qsweep._words import with_keywords
 
 if TYPE_CHECKING:
     from sweeps.report.sweeps_compared import SweepsCompared
@@ -54,6 +55,7 @@ class Compared:
         return "\n".join(self.lines)
 
 
+@with_keywords
 def compare(*sweeps: Sweep | str | Path, storage: str | Path = "results") -> Compared:
     """Several sweeps side by side: what differs in their files, the best trial of each, and what each took.
 

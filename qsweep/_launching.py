@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsweep import _driver, _given
 from qsweep._sweep import Sweep
+from qsweep._words import with_keywords
 from sweeps.errors import SweepError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Config = str | Path | Mapping[str, Any] | None
 
 
+@with_keywords
 def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False, **keywords: Any) -> Sweep:
     """Runs a sweep in a process of its own; the sweep, once it is over or (`wait=False`) once its driver runs.
 
@@ -42,6 +44,7 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
     return _driven(folder, [], sweep.config.tracking.uri, wait)
 
 
+@with_keywords
 def resume(
     sweep: Sweep | str | Path,
     *,
@@ -78,6 +81,7 @@ def resume(
     return _driven(found._folder, words, config.tracking.uri, wait)
 
 
+@with_keywords
 def load(sweep: str | Path, storage: str | Path = "results") -> Sweep:
     """The sweep of a folder, an id or a name (the newest of it), whether it runs or not.
 
@@ -92,6 +96,7 @@ def load(sweep: str | Path, storage: str | Path = "results") -> Sweep:
     return Sweep(local_sweeps.find(str(sweep), Path(storage)))
 
 
+@with_keywords
 def plan(config: Config = None, /, *, price: float | None = None, **keywords: Any) -> Plan:
     """Prints what a sweep will do and cost, and returns the plan. Nothing is started. Other arguments as `launch`.
 
@@ -112,6 +117,7 @@ def plan(config: Config = None, /, *, price: float | None = None, **keywords: An
     return planned
 
 
+@with_keywords
 def validate(config: Config = None, /, **keywords: Any) -> list[str]:
     """Checks a sweep and its local files; its warnings. Nothing is started. Arguments as `launch`.
 

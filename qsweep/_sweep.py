@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsweep import _driver, _given
 from qsweep._trials import Trial, table_of, trial_of, trials_of
+from qsweep._words import with_keywords
 from sweeps.errors import ConfigError, Failed, StorageError, SweepError
 from trainables.inputs.similar import did_you_mean
 
@@ -179,6 +180,7 @@ class Sweep:
 
         return page_file.make(self._folder, None if output is None else Path(output), time.time(), price)[0]
 
+    @with_keywords
     def promote(self, model: str | None = None, **options: Any) -> PromotionResult:
         """Evaluates the best adapters again, and makes the best one the model's champion if it is better.
 

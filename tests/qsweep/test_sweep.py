@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ import two_sweeps
 
 import qsweep as qs
 from qsweep import _driver
+from qsweep._words import with_keywords
 from sweeps import saved_sweep
 from sweeps.cli.compare import compare
-from sweeps.errors import ConfigError
+from sweeps.errors import ConfigError, StorageError, SweepError
 from sweeps.record.folder import SweepFolder
 
 
@@ -44,6 +46,18 @@ def test_its_names_are_those_of_the_page() -> None:
     names += [name for name in qs.Compared.__annotations__ if not name.startswith("_")]
     assert len(names) > 30
     assert [name for name in names if f"{name}" not in page] == []
+
+
+@pytest.mark.parametrize("kind", [SweepError, StorageError, lambda text: ConfigError([text])])
+def test_errors_name_keywords_and_no_options(kind: Callable[[str], SweepError]) -> None:
+    @with_keywords
+    def fails() -> None:
+        raise kind("--eval-data: 3 rows: give others, or --force; vllm serve --max-lora-rank 8 --models x")
+
+    with pytest.raises(SweepError) as told:
+        fails()
+    words = "eval_data: 3 rows: give others, or force=True; vllm serve --max-lora-rank 8 --models x"
+    assert str(told.value) == words
 
 
 def test_editors_find_its_types() -> None:

@@ -1,0 +1,44 @@
+"""Errors name options of the command line; in Python these are keywords."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from sweeps.errors import ConfigError
+from trainables.errors import QsweepError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_KEYWORDS = (
+    "address", "alias", "dry-run", "eval-data", "force", "metric", "min-gain", "model", "offline", "resend",
+    "storage", "top", "tracking-uri", "trial",
+)  # fmt: skip
+_SWITCHES = ("dry-run", "force", "offline", "resend")
+_OPTION = re.compile(rf"--({'|'.join(_KEYWORDS)})(?![\w-])")
+
+
+def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, whose errors name keywords where the command line has options."""
+
+    @wraps(function)
+    def called(*given: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*given, **named)
+        except QsweepError as error:
+            error.args = tuple(_in_python(each) for each in error.args)
+            if isinstance(error, ConfigError):
+                error.problems = tuple(_in_python(each) for each in error.problems)
+            raise
+
+    return called
+
+
+def _in_python(text: Any) -> Any:
+    return _OPTION.sub(_keyword, text) if isinstance(text, str) else text
+
+
+def _keyword(option: re.Match[str]) -> str:
+    return option[1].replace("-", "_") + ("=True" if option[1] in _SWITCHES else "")
