@@ -10,6 +10,7 @@ from pathlib import Path
 import keys_page
 import pytest
 import typer
+from benchmarks import speed_page
 from typer.testing import CliRunner
 
 from sweeps import saved_sweep
@@ -120,6 +121,12 @@ def test_every_room_is_in_the_tree(package):
 
 def test_page_of_all_keys_is_made_from_the_schema():
     assert TEXTS["docs/keys.md"] == keys_page.page(), "write it again: python -m tests.keys_page"
+
+
+def test_tables_of_speed_are_made_from_the_files_of_the_benchmarks():
+    assert TEXTS["docs/speed.md"] == speed_page.page(TEXTS["docs/speed.md"]), (
+        "write it again: python -m tests.benchmarks.speed_page"
+    )
 
 
 def test_commands_are_found_in_blocks_of_bash():

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sweeps.record.events import DataPrepared, HostsStarted, SweepStarted, TrialReported, TrialStarted
+from sweeps.record.events import BaseEvaluated, DataPrepared, HostsStarted, SweepStarted, TrialReported, TrialStarted
 from sweeps.record.folder import read_events
 
 from . import machines
@@ -52,6 +52,7 @@ def first_step(cache: Path) -> dict[str, float]:
         "Ray runs, hosts are asked for": hosts.since,
         "hosts have the base and the rows": hosts.time,
         "the data is recorded": next(event.time for event in events if isinstance(event, DataPrepared)),
+        "the base is evaluated": next(event.time for event in events if isinstance(event, BaseEvaluated)),
         "a trial holds a slot": next(event.time for event in events if isinstance(event, TrialStarted)),
         "first optimizer step": next(
             event.report.history[0].time for event in events if isinstance(event, TrialReported)

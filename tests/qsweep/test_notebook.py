@@ -28,7 +28,7 @@ class Curves(type(catalogue.find("toy"))):
 pace = {"step_seconds": 0.2}
 sweep = qs.launch("toy", trainable=Curves, scheduler="fifo", trials=1, steps=10_000, training=pace, wait=False)
 print(sweep.status()["state"])
-print(Path(sweep.yaml("again.yaml")).read_text())
+print(sweep.yaml())
 """,
     """
 import _thread, threading
