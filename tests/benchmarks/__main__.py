@@ -1,4 +1,4 @@
-"""Runs every benchmark that `make bench` stands for, and prints their tables: some 40 minutes on two cores.
+"""Runs every benchmark that `make bench` stands for, and prints their tables: about an hour on two cores.
 
 Figures go to one folder per benchmark under --results; what is there is not measured again.
 """
