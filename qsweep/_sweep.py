@@ -143,8 +143,7 @@ class Sweep:
         status = self._read()
         record = status.record
         chosen, separation = choose(record.trials.values(), record.objective), compare_best(self._folder, record)
-        found = closing_lines.so_far(status, chosen, separation)
-        return (*found, *closing_lines.outcome(status), *closing_lines.peak_memory(record))
+        return (*closing_lines.so_far(status, chosen, separation), *closing_lines.outcome(status))
 
     def table(self) -> pandas.DataFrame:
         """A row a trial, best first: value at its best step, state, settings, steps, other metrics; adapter last."""

@@ -49,7 +49,11 @@ class Browser:
             RuntimeError: it does not within `WAIT_SECONDS`; with the text of the page.
         """
         self._ask("Page.navigate", url=address)
-        self.run(_UNTIL % (WAIT_SECONDS, f"location.href !== 'about:blank' && document.body && ({until})"))
+        self.wait(f"location.href !== 'about:blank' && document.body && ({until})")
+
+    def wait(self, until: str) -> None:
+        """Waits until an expression of JavaScript holds. Raises as `open` does."""
+        self.run(_UNTIL % (WAIT_SECONDS, until))
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript on the page."""

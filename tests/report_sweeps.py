@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from sweep_events import ended, reported
 
 from sweeps.record.events import (
     BaseEvaluated,
@@ -17,15 +19,12 @@ from sweeps.record.events import (
     SweepEnded,
     SweepPlanned,
     SweepStarted,
-    TrialEnded,
     TrialParked,
-    TrialReported,
     TrialStarted,
     TrialState,
     to_line,
 )
 from sweeps.record.folder import FORMAT, SweepFolder
-from trainables.contract import Report, StepRecord
 
 SPACE: dict[str, Any] = {
     "adapter.r": {"choice": [4, 8, 16, 32]},
@@ -56,12 +55,8 @@ def events(trials: int, document: dict[str, Any], *, ends: bool = True, **metric
     yield SweepPlanned(time=clock, steps=5 * trials, seconds=10.0 * trials)
     yield HostsStarted(time=clock + 1, since=clock, hosts=1, slots=2, device="cpu", held=1, held_seconds=1.0)
     yield DataPrepared(time=clock + 1, summary={"train_rows": 600, "eval_rows": 32}, warnings=("row 3 is odd",))
-    yield BaseEvaluated(
-        time=clock + 2,
-        metrics={"eval_loss": 4.5, **{name: 4.5 * times for name, times in metrics.items()}},
-        rows=32,
-        hardware="cpu float32",
-    )
+    first = {"eval_loss": 4.5, **{name: 4.5 * times for name, times in metrics.items()}}
+    yield BaseEvaluated(time=clock + 2, metrics=first, rows=32, hardware="cpu float32")
     for number in range(trials):
         rate = float(f"{10 ** rng.uniform(-5, -2):.3g}")
         point: dict[str, Any] = {
@@ -70,60 +65,30 @@ def events(trials: int, document: dict[str, Any], *, ends: bool = True, **metric
             "training.learning_rate": rate,
         }
         params = {name.partition(".")[2]: value for name, value in point.items()} | {"lora_alpha": 32}
-        key, rungs, best = f"{number:012x}", 1 + (number % 3 == 0) + (number % 9 == 0) + (number % 27 == 0), math.inf
+        key, rungs = f"{number:012x}", 1 + (number % 3 == 0) + (number % 9 == 0) + (number % 27 == 0)
         level = 1.0 + 0.3 * abs(math.log10(rate) + 3.3) + 0.05 * rng.random()
-        for place, step in enumerate(RUNGS[:rungs]):
+        for since, step in zip((0, *RUNGS), RUNGS[:rungs], strict=False):
             yield TrialStarted(time=clock, trial_key=key, number=number, params=params, spec="{}", point=point)
-            since = RUNGS[place - 1] if place else 0
             clock += 0.5 * (step - since)
-            loss = level + 2.5 / step**0.5
+            event = reported(key, step, level + 2.5 / step**0.5, since=since)
+            loss = event.report.metrics["eval_loss"]
             found = {"eval_loss": loss, **{name: times * (5 - loss) for name, times in metrics.items()}}
-            best = min(best, loss)
-            yield TrialReported(
-                time=clock,
-                trial_key=key,
-                report=Report(
-                    step=step,
-                    metrics=found,
-                    best_step=step,
-                    best_metrics=found,
-                    history=history(since, step, loss),
-                    tokens=100 * step,
-                    seconds=0.5 * step,
-                    peak_memory_bytes=10**9,
-                    trainable_params=1000 + number,
-                    time=clock,
-                ),
-                adapter=f"trials/{key}/best-{step:06d}",
-            )
+            told = {"metrics": found, "best_metrics": found, "trainable_params": 1000 + number}
+            yield event.model_copy(update={"time": clock, "report": event.report.model_copy(update=told)})
             yield TrialParked(time=clock + 0.1, trial_key=key, step=step)
         if ends:
             state = TrialState.COMPLETED if rungs == len(RUNGS) else TrialState.STOPPED
-            yield TrialEnded(time=clock + 0.2, trial_key=key, state=state, reason=f"rank {number} at step {step}")
+            yield ended(key, state, f"rank {number} at step {step}").model_copy(update={"time": clock + 0.2})
     if ends:
         yield SweepEnded(time=clock + 1, reason="finished")
 
 
-def history(since: int, until: int, loss: float) -> tuple[StepRecord, ...]:
-    """The steps after `since`, up to `until`."""
-    return tuple(
-        StepRecord(
-            step=step,
-            train_loss=loss + 1 / step,
-            learning_rate=1e-4,
-            grad_norm=1.0,
-            tokens=100 * step,
-            seconds=0.5 * step,
-            time=float(step),
-        )
-        for step in range(since + 1, until + 1)
-    )
-
-
-def write(path: Path, told: Iterator[Event] | list[Event], document: dict[str, Any] | None = None) -> SweepFolder:
+def write(path: Path, told: Iterable[Event], document: dict[str, Any] | None = None) -> SweepFolder:
     """A sweep's folder with these events."""
     path.mkdir(parents=True, exist_ok=True)
     folder = SweepFolder(path)
-    folder.config.write_text(json.dumps({"format": FORMAT, "sweep_id": "x-1", "config": document or config()}))
+    document = document or config()
+    described = {"format": FORMAT, "sweep_id": f"{document.get('name', 'x')}-1", "config": document}
+    folder.config.write_text(json.dumps(described))
     folder.events.write_text("".join(to_line(event) + "\n" for event in told))
     return folder

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import report_sweeps
 from sweep_events import ended, reported, started
 
-from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialReported, TrialState, to_line
-from sweeps.record.folder import FORMAT, SweepFolder
+from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialState
+from sweeps.record.folder import SweepFolder
 from trainables import qlora_metrics
 from trainables.contract import Evaluation
 
@@ -73,10 +74,8 @@ def sweep(
         for step, since in ((3, 0), (9, 3)):
             told = reported(f"{key}{name}", step, found.loss, since=since)
             report = told.report.model_copy(update={"metrics": found.metrics, "best_metrics": found.metrics})
-            events.append(TrialReported(time=told.time, trial_key=told.trial_key, report=report, adapter=told.adapter))
+            events.append(told.model_copy(update={"report": report}))
         folder.keep(f"{key}{name}", "best", 9, {"eval_rows.json": json.dumps(found.document()).encode()})
         events.append(ended(f"{key}{name}", TrialState.COMPLETED))
     events.append(SweepEnded(time=100.0, reason="finished"))
-    folder.config.write_text(json.dumps({"format": FORMAT, "sweep_id": f"{name}-1", "config": document}))
-    folder.events.write_text("".join(f"{to_line(event)}\n" for event in events))
-    return folder
+    return report_sweeps.write(folder.path, events, document)

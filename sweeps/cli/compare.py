@@ -56,8 +56,8 @@ def compare(
 
 def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
     """Shows several sweeps side by side; returns the same for the JSON line."""
-    from sweeps.report.side_by_side import tables_of
     from sweeps.report.summary import console, tell
+    from sweeps.report.trials_compared import tables_of
 
     out = console()
     for title, rows in sweeps.tables():
@@ -72,9 +72,10 @@ def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows what a sweep says at its end; returns it for the JSON line."""
     from sweeps.record.selection import choose
-    from sweeps.report import answers, closing_lines, side_by_side, trial_tables
+    from sweeps.report import answers, closing_lines, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
+    from sweeps.report.trials_compared import trial_json
     from sweeps.statistics.trials import compare_best
 
     record, out = status.record, console()
@@ -85,12 +86,11 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     changed = answers.best_against_base(folder, record, selection.winner)
     if changed is not None:
         compared.append(f"{changed.line()} (qsweep compare {folder.path.name} {changed.first.name} base shows them)")
-    ended = [*closing_lines.outcome(status), *closing_lines.peak_memory(record)]
-    tell(out, [best, *(f"      {line}" for line in compared), *ended])
+    tell(out, [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)])
     return {
         "metric": record.objective.metric,
-        "best": selection.winner and side_by_side.of_trial(record, selection.winner, folder.path),
-        "trials": [side_by_side.of_trial(record, trial, folder.path) for trial in trial_tables.order(record)],
+        "best": selection.winner and trial_json(record, selection.winner, folder.path),
+        "trials": [trial_json(record, trial, folder.path) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
         "answers": changed and changed.as_json(),
     }
@@ -100,8 +100,8 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record.run_names import label
     from sweeps.report import answers, closing_lines
-    from sweeps.report.side_by_side import SideBySide, side_by_side
     from sweeps.report.summary import console, tell
+    from sweeps.report.trials_compared import TrialsCompared, to_compare
     from sweeps.statistics.trials import compare_chosen
     from sweeps.steering.answering import trial_named
     from trainables.scoring.requests import BASE
@@ -111,9 +111,9 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     if not named:
         raise ConfigError(["base: name a trial beside the base"])
     chosen = tuple({trial.trial_key: trial for trial in named}.values())
-    trials = chosen if BASE in names else side_by_side(record, chosen)
+    trials = chosen if BASE in names else to_compare(record, chosen)
     first, *others = trials
-    found = SideBySide(record, trials, compare_chosen(folder, record, first, others))
+    found = TrialsCompared(record, trials, compare_chosen(folder, record, first, others))
     if first not in named:
         out.print(f"{label(first.number)} is the best trial: name two or more to compare others", markup=False)
         out.print()

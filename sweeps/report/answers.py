@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.config.number_words import counted
 from sweeps.record import samples
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
@@ -56,10 +57,9 @@ class Changes:
 
     def line(self) -> str:
         """How many rows differ, in words."""
-        rows = f"{len(self.rows)} answered row{'s' if len(self.rows) > 1 else ''}"
         return (
             f"answers by {self.metric}: {self.first.name} is better than {self.other.name} on {len(self.better)} of "
-            f"{rows}, and worse on {len(self.worse)}"
+            f"{counted(len(self.rows), 'answered row')}, and worse on {len(self.worse)}"
         )
 
     def pairs(self) -> list[tuple[AnsweredRow, AnsweredRow]]:
@@ -69,43 +69,26 @@ class Changes:
     def lines(self) -> list[str]:
         """The first rows of both kinds for a terminal, and how many more differ."""
         shown, places = [], (*self.worse[:MOST_SHOWN], *self.better[:MOST_SHOWN])
+        own, its = self.first.name, self.other.name
         for mine, theirs in ((self.first.rows[place], self.other.rows[place]) for place in places):
-            scores = [f"{each.scores[self.metric]:g}" for each in (mine, theirs)]
-            texts = {
-                "prompt": mine.prompt,
-                "expected": mine.expected,
-                self.other.name: theirs.answer,
-                self.first.name: mine.answer,
-            }
+            texts = {"prompt": mine.prompt, "expected": mine.expected, its: theirs.answer, own: mine.answer}
             width = max(map(len, texts))
-            where = mine.place or f"row {mine.row}"
-            shown += [f"{where}: {self.metric} {scores[0]} of {self.first.name}, {scores[1]} of {self.other.name}"]
+            scores = f"{mine.scores[self.metric]:g} of {own}, {theirs.scores[self.metric]:g} of {its}"
+            shown.append(f"{mine.place or f'row {mine.row}'}: {self.metric} {scores}")
             shown += [f"  {title:<{width}}  {legible(text, _MOST_CHARACTERS)}" for title, text in texts.items()]
         more = len(self.better) + len(self.worse) - len(places)
         return [*shown, f"{more} more rows differ: --json has them all"] if more > 0 else shown
 
     def as_json(self) -> dict[str, Any]:
         """Its object in the JSON line, with all rows that differ."""
-        return {
-            "metric": self.metric,
-            "trial": self.first.name,
-            "against": self.other.name,
-            "rows": len(self.rows),
-            "better": len(self.better),
-            "worse": len(self.worse),
-            "differing": [
-                {
-                    "row": mine.row,
-                    "place": mine.place,
-                    "prompt": mine.prompt,
-                    "expected": mine.expected,
-                    self.first.name: mine.answer,
-                    self.other.name: theirs.answer,
-                    "scores": {self.first.name: mine.scores, self.other.name: theirs.scores},
-                }
-                for mine, theirs in self.pairs()
-            ],
-        }
+        own, its = self.first.name, self.other.name
+        differing = [
+            mine.model_dump(include={"row", "place", "prompt", "expected"})
+            | {own: mine.answer, its: theirs.answer, "scores": {own: mine.scores, its: theirs.scores}}
+            for mine, theirs in self.pairs()
+        ]
+        counts = {"rows": len(self.rows), "better": len(self.better), "worse": len(self.worse)}
+        return {"metric": self.metric, "trial": own, "against": its, **counts, "differing": differing}
 
     def table(self) -> dict[str, list[Any]]:
         """All rows that differ, in the form of a table of MLflow's (3.17.2, `MlflowClient.log_table`)."""

@@ -21,8 +21,6 @@ MOST_OPTIONS = 12
 """A field with more numbers than these to choose from has an axis of numbers."""
 GAP = 0.25
 """A part of a range without a trial is told from so large a share on."""
-MOST_UNTRIED = 6
-"""Values without a trial that are named."""
 LOG_SPAN = 100.0
 """Where the highest number is so many times the lowest, the axis is logarithmic, whatever is searched."""
 
@@ -73,18 +71,17 @@ class Axis:
         return {"range": ends, "tickvals": list(range(len(cut))), "ticktext": cut}
 
 
-def axis(name: str, domain: Domain | None, values: Iterable[Scalar | None]) -> Axis:
+def axis(name: str, domain: Domain, values: Iterable[Scalar | None]) -> Axis:
     """The axis of a field.
 
     Args:
         name: its short name.
-        domain: what is searched; None where that is not known.
+        domain: what is searched.
         values: those of the trials; None of a trial in whose point the field is not searched.
     """
     values = list(dict.fromkeys(values))
-    has_unset = None in values
-    is_list = domain is None or _is_list(domain)
-    possible = () if domain is None else (domain.values() or ()) if is_list else domain.extremes()
+    has_unset, is_list = None in values, _is_list(domain)
+    possible = (domain.values() or ()) if is_list else domain.extremes()
     options = list(dict.fromkeys([*map(word, possible), *(value for value in values if value is not None)]))
     numbers = sorted(float(each) for each in options if not isinstance(each, bool | str))
     if len(numbers) < len(options) or (is_list and len(options) <= MOST_OPTIONS):
@@ -92,25 +89,21 @@ def axis(name: str, domain: Domain | None, values: Iterable[Scalar | None]) -> A
         found = (*ordered, None) if has_unset else tuple(ordered)
         return Axis(name, -0.5, len(found) - 0.5, options=found)
     low, high = numbers[0], numbers[-1]
-    is_log = low > 0 and (high >= LOG_SPAN * low or (domain is not None and domain.is_log))
+    is_log = low > 0 and (domain.is_log or high >= LOG_SPAN * low)
     low, high = ends(math.log10(low), math.log10(high)) if is_log else ends(low, high)
     return Axis(name, low, high, is_log, has_unset=has_unset)
 
 
-def untried(domain: Domain | None, values: Iterable[Scalar | None]) -> str:
+def untried(domain: Domain, values: Iterable[Scalar | None]) -> str:
     """What of a field's domain no trial has, in words: values of a list, or large parts of a range.
 
     Args:
-        domain: what is searched; None where that is not known.
+        domain: what is searched.
         values: those that were tried; None of a trial in whose point the field is not searched.
     """
     tried = [value for value in values if value is not None]
-    if domain is None:
-        return ""
     if _is_list(domain):
-        missing = [value_text(each) for each in map(word, domain.values() or ()) if each not in tried]
-        more = [f"{len(missing) - MOST_UNTRIED} more"] if len(missing) > MOST_UNTRIED else []
-        return ", ".join(missing[:MOST_UNTRIED] + more)
+        return ", ".join(value_text(each) for each in map(word, domain.values() or ()) if each not in tried)
     marks = [0.0, *sorted(domain.position(each) for each in tried if not isinstance(each, str)), 1.0]
     gaps = [(low, high) for low, high in pairwise(marks) if high - low > GAP]
     return ", ".join(" to ".join(value_text(word(domain.at(end))) for end in gap) for gap in gaps)

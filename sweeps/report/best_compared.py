@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from sweeps.config.number_words import counted
 from sweeps.record.events import TrialState
@@ -17,28 +17,13 @@ SHOWN = 3
 """How many trials that cannot be told apart from the best get a line of their own."""
 
 
-@dataclass(frozen=True)
-class FirstTrial:
-    """What trial 0 is."""
-
-    is_default: bool
-    """Whether it is the default configuration: the sweep file's own values."""
-    is_outside: bool
-    """Whether that lies outside the search space."""
-
-    @property
-    def note(self) -> str | None:
-        """What to say below a table of trials."""
-        return "t00: the default configuration, outside the space" if self.is_outside else None
-
-
 def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
     """Lines that compare the best trial, if there is one, with those that have not ended, the base and the next."""
-    lines = [pareto_set(record)]
+    lines = pareto_set(record)
     if best is not None:
-        lines += [unfinished(record, best), repeated(record, best), against_base(record, best, separation)]
+        lines += unfinished(record, best) + repeated(record, best) + against_base(record, best, separation)
         lines += against_next(record, best, separation)
-    return [line for line in lines if line is not None]
+    return lines
 
 
 def in_words(record: SweepRecord, trial: TrialRecord) -> str:
@@ -47,16 +32,29 @@ def in_words(record: SweepRecord, trial: TrialRecord) -> str:
     return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}"
 
 
-def pareto_set(record: SweepRecord) -> str | None:
-    """The trials of the Pareto set, where there are several objectives."""
+def best_json(record: SweepRecord, trial: TrialRecord, **more: Any) -> dict[str, Any]:
+    """The best trial in a JSON line, and what `more` there is of that trial."""
+    metric = record.judges(trial).metric
+    return {
+        "trial_key": trial.trial_key,
+        "metric": metric,
+        "value": trial.value(metric),
+        "step": trial.best_step,
+        "params": dict(trial.params),
+        **more,
+    }
+
+
+def pareto_set(record: SweepRecord) -> list[str]:
+    """A line with the trials of the Pareto set, where there are several objectives."""
     if len(record.objectives) == 1:
-        return None
+        return []
     metrics = " and ".join(objective.metric for objective in record.objectives)
     names = ", ".join(label(trial.number) for trial in pareto(record.trials.values(), record.objectives))
-    return f"Pareto set of {metrics}: {names}; qsweep promote asks for one of them (--trial) or a metric (--metric)"
+    return [f"Pareto set of {metrics}: {names}; qsweep promote asks for one of them (--trial) or a metric (--metric)"]
 
 
-def unfinished(record: SweepRecord, best: TrialRecord) -> str | None:
+def unfinished(record: SweepRecord, best: TrialRecord) -> list[str]:
     """The trials that are better than the best but have not ended: they may still win."""
     objective = record.judges(best)
     value = best.value(objective.metric)
@@ -66,10 +64,10 @@ def unfinished(record: SweepRecord, best: TrialRecord) -> str | None:
         if not trial.state.is_final and objective.is_better(trial.value(objective.metric), value)
     ]
     word = "lower" if objective.mode == "min" else "higher"
-    return f"the best of the trials that have ended; {word} so far: {', '.join(better)}" if better else None
+    return [f"the best of the trials that have ended; {word} so far: {', '.join(better)}"] if better else []
 
 
-def repeated(record: SweepRecord, best: TrialRecord) -> str | None:
+def repeated(record: SweepRecord, best: TrialRecord) -> list[str]:
     """What the best point came to with other seeds."""
     metric = record.judges(best).metric
     again = [
@@ -77,63 +75,60 @@ def repeated(record: SweepRecord, best: TrialRecord) -> str | None:
         for trial in record.trials.values()
         if trial.repeats == best.trial_key and trial.state is TrialState.COMPLETED
     ]
-    return f"the same point with other seeds: {', '.join(again)}" if again else None
+    return [f"the same point with other seeds: {', '.join(again)}"] if again else []
 
 
-def against_base(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> str | None:
+def against_base(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
     """The best trial compared with the base without an adapter, where every trial starts from."""
     objective = record.judges(best)
     if record.base is None or objective.metric not in record.base.metrics:
-        return None
+        return []
     start = objective.of(record.base.metrics)
     gain = objective.gain(start, best.value(objective.metric))
     compared = separation.base if separation is not None else None
     base = f"the base without an adapter ({start:.4f})"
     amount = objective.words(gain) + _share(objective, gain, start)
     if compared is not None and compared.apart is None and gain > 0:
-        return f"whether it is better than {base} cannot be told: {amount}, {compared.unknown}"
+        return [f"whether it is better than {base} cannot be told: {amount}, {compared.unknown}"]
     if compared is not None and compared.apart is False:
         verdict = "cannot be told apart from"
     else:
         verdict = "better than" if gain > 0 else "not better than"
     way_out = "" if verdict == "better than" else "; more steps (budget.steps_per_trial) or other values may help"
-    return f"{verdict} {base}: {amount}{span(compared, separation)}{way_out}"
+    return [f"{verdict} {base}: {amount}{span(compared, separation)}{way_out}"]
 
 
-def against_default(
-    record: SweepRecord, best: TrialRecord, first: FirstTrial, separation: Separation | None
-) -> str | None:
-    """The best trial compared with the default configuration, where that is trial 0.
+def against_default(record: SweepRecord, best: TrialRecord, name: str, separation: Separation | None) -> list[str]:
+    """A line that compares the best trial with the default configuration, trial 0; none where that has no value.
 
     Where `against_next` has a line on the two, only what the default configuration came to.
+
+    Args:
+        name: of the default configuration: "t00", or "t00, outside the space".
     """
-    name = "t00, outside the space" if first.is_outside else "t00"
     objective = record.judges(best)
-    default = next((t for t in record.trials.values() if t.number == 0), None) if first.is_default else None
+    default = next((trial for trial in record.trials.values() if trial.number == 0), None)
     if default is None or not rank([default], objective) or record.judges(default) != objective:
-        return None
+        return []
     start = default.value(objective.metric)
     if default.trial_key == best.trial_key:
-        return f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"
+        return [f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"]
     until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
     if separation is not None and default.trial_key in _told_alone(separation):
-        return f"the default configuration ({name}, {until}) has {objective.metric} {start:.4f}"
+        return [f"the default configuration ({name}, {until}) has {objective.metric} {start:.4f}"]
     compared = None if separation is None else separation.of(default.trial_key)
     own, of_best = (compared and compared.steps) or (default.best_step, best.best_step)
     start, value = default.value_at(own, objective.metric), best.value_at(of_best, objective.metric)
     gain = objective.gain(start, value)
-    return (
+    return [
         f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(objective, gain, start)}"
         f"{where(compared, default, best)}{span(compared, separation)}"
-    )
+    ]
 
 
 def against_next(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """Which of the next trials the best one cannot be told apart from, or that it can from all of them.
-
-    Follows `against_base`: what cannot be told for one and the same reason has it once.
-    """
+    """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
     if separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
@@ -142,32 +137,30 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
         trial, other = record.trials[compared.key], record.objective.words(-compared.difference)
         return f"{other}{where(compared, trial, best)}{span(compared, separation)}"
 
-    alike = [each for each in separation.trials if each.apart is False]
+    alike, ahead, nearest = _alike(separation), _ahead(separation), separation.trials[0]
     lines = [
         f"{names[each.key]} cannot be told apart from it: {amount(each)}{_more(each, separation)}"
         for each in alike[:SHOWN]
     ]
     if alike[SHOWN:]:
         lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
-    ahead = _ahead(separation)
     lines += [f"{names[each.key]} was ahead of it: {amount(each)}" for each in ahead]
-    nearest = separation.trials[0]
     if nearest.apart and nearest not in ahead:
         lines.append(f"better than the next: {names[nearest.key]} is {amount(nearest)}")
-    seeds = of_seeds(separation)
-    lines += [] if seeds is None else [seeds]
+    lines += of_seeds(separation)
     untold = [each for each in separation.trials if each.apart is None]
     if untold:
         which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
-        whether, base = f"whether it is better than {which}", separation.base
-        is_better = base is not None and base.difference > 0
-        is_said = not lines and is_better and base is not None and base.unknown == untold[0].unknown
-        lines.append(f"nor {whether}" if is_said else f"{whether} cannot be told: {untold[0].unknown}")
-    if separation.not_compared and (alike or nearest.apart):
-        lines.append(f"{separation.not_compared} more trials, further behind, were not compared")
-    few = of_few_rows(separation)
-    lines += [few] if few is not None and (alike or nearest.apart) else []
+        lines.append(f"whether it is better than {which} cannot be told: {untold[0].unknown}")
+    if alike or nearest.apart:
+        beyond = separation.not_compared
+        lines += [f"{beyond} more trials, further behind, were not compared"] if beyond else []
+        lines += of_few_rows(separation)
     return lines
+
+
+def _alike(separation: Separation) -> list[Comparison]:
+    return [each for each in separation.trials if each.apart is False]
 
 
 def _ahead(separation: Separation) -> list[Comparison]:
@@ -177,33 +170,35 @@ def _ahead(separation: Separation) -> list[Comparison]:
 
 def _told_alone(separation: Separation) -> set[str]:
     """Keys of the trials that `against_next` gives lines of their own."""
-    alike = [each.key for each in separation.trials if each.apart is False]
-    ahead = [each.key for each in _ahead(separation)]
-    return {*alike[:SHOWN], *ahead, *(each.key for each in separation.trials[:1] if each.apart)}
+    next_apart = [each for each in separation.trials[:1] if each.apart]
+    return {each.key for each in (*_alike(separation)[:SHOWN], *_ahead(separation), *next_apart)}
 
 
-def of_seeds(separation: Separation) -> str | None:
-    """Whether the intervals count what another seed would change; None where nothing is apart."""
-    if separation.seeds is not None:
-        noise = separation.seeds
+def notes(separation: Separation) -> list[str]:
+    """What to say below the intervals of other seeds and few rows."""
+    return [*of_seeds(separation), *of_few_rows(separation)] if separation.is_told else []
+
+
+def of_seeds(separation: Separation) -> list[str]:
+    """Whether the intervals count what another seed would change, in a line; none where nothing is apart."""
+    noise = separation.seeds
+    if noise is not None:
         trials = counted(noise.freedom + noise.points, "trial")
-        return (
-            f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have a standard deviation of "
-            f"{noise.deviation:.4f} within a point, each at its best step"
-        )
+        spread = f"a standard deviation of {noise.deviation:.4f} within a point, each at its best step"
+        return [f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have {spread}"]
     if any(each.apart for each in separation.trials):
-        return "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)"
-    return None
+        return ["each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)"]
+    return []
 
 
-def of_few_rows(separation: Separation) -> str | None:
-    """Says that the intervals may be too narrow, where rows are few."""
+def of_few_rows(separation: Separation) -> list[str]:
+    """A line that the intervals may be too narrow, where rows are few."""
     if not separation.is_narrow:
-        return None
-    return (
+        return []
+    return [
         f"{separation.rows_in_words} are few: where some differ far more than the rest, the intervals claim too "
         f"much; take {FEW_ROWS} or more (data.eval_examples); small differences take hundreds"
-    )
+    ]
 
 
 def _more(compared: Comparison, separation: Separation) -> str:
@@ -222,14 +217,11 @@ def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) ->
         return ""
     own, of_best = compared.steps
     if compared.point is None:
-        farthest = [max(each.points.values(), default=None) for each in (trial, best)]
-        at = "each at its best step" if farthest[0] == farthest[1] is not None else "at unequal steps"
-        return f" {at} ({label(trial.number)} at {own}, {label(best.number)} at {of_best})"
+        return f" at unequal steps ({label(trial.number)} at {own}, {label(best.number)} at {of_best})"
     if compared.steps == (trial.best_step, best.best_step):
         return ""
     at = f"at step {own}" if own == of_best else f"after {compared.point} examples"
-    is_stopped = trial.state is TrialState.STOPPED and own == trial.reported_step
-    return f" {at}, where both were evaluated{f' and {label(trial.number)} was stopped' if is_stopped else ''}"
+    return f" {at}, where both were evaluated"
 
 
 def _share(objective: Objective, gain: float, start: float) -> str:

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from sweeps.config.number_words import counted, duration
 from sweeps.report import importance, page_facts
 from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, near
-from sweeps.report.page import BEST_CURVES, FATES, Drawn, Page, settings
+from sweeps.report.page import BEST_CURVES, WENT_ON, Drawn, Page
 from sweeps.report.sweeps_compared import Curve
 from sweeps.report.trial_tables import value_text
 from trainables.objective import COSTS, Objective
@@ -28,10 +28,6 @@ MOST_LINES = 100
 """So many trials, the best ones, are drawn in colour; the others are thin grey lines."""
 BINS = 24
 """Colours of lines: lines of nearly the same colour are one trace."""
-MOST_TOLD = 1000
-"""So many trials, the best ones, tell their settings when the pointer is over them: each text takes room."""
-MOST_LARGE = 150
-"""Trials; points of more are small."""
 MOST_TICKS = 12
 """Reports that are marked each; of more, plotly chooses the marks."""
 MOST_REPORTS = 5
@@ -56,6 +52,8 @@ SYMBOLS = {
 """State of a trial -> its symbol, which tells states apart also without colours."""
 COLOURS = [*qualitative.Safe[3:], *qualitative.Safe[:3]]
 """Colours that colour-blind people tell apart, those that are easy to see on white first."""
+STATES = dict(zip(SYMBOLS, COLOURS, strict=False))
+"""State of a trial -> its colour."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 VALUES, STEPS = sequential.Viridis[:-2], sequential.Cividis[:-2]
 """The scales of colours for values and for steps, without their light ends, which are hard to see on white."""
@@ -66,9 +64,7 @@ LAYOUT = {
     "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": INK}},
     "hovermode": "closest",
     "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
-    "xaxis": {"title": {"font": {"size": 13}}},
-    "yaxis": {"title": {"font": {"size": 13}}},
-    "coloraxis": {"colorbar": {"title": {"side": "right", "font": {"size": 13}}, "thickness": 12}},
+    "coloraxis": {"colorbar": {"title": {"side": "right"}, "thickness": 12}},
 }
 CONFIG = {
     "displaylogo": False,
@@ -133,7 +129,6 @@ def parallel(page: Page) -> Chart | None:
         return range(len(axes)), places
 
     end = len(axes) - 1
-    best = next(([place or 0.0 for place in points(trial)[1]] for trial in page.trials if trial.is_best), [])
     low, high = (UNSET_PLACE if any(one.has_unset for one in axes) else 0.0) - 0.05, 1.05
     figure = _figure(_lines(page, points), 460, coloraxis=_colours(page), showlegend=False, margin={"t": 80, "b": 20})
     figure.update_layout(plot_bgcolor="rgba(0,0,0,0)")  # else each ruler hides what is below it
@@ -147,11 +142,7 @@ def parallel(page: Page) -> Chart | None:
         ruler = {"anchor": "free", "position": (at + 0.6) / (end + 1.0), "range": [one.low, one.high]}
         ruler |= {"domain": [-low / (high - low), (1 - low) / (high - low)], "fixedrange": True, "ticks": "outside"}
         ruler |= {"showgrid": False, "zeroline": False, "showline": True, "linecolor": SOFT}
-        # The best trial's line comes to an axis from the left: labels there give way to it, up or down.
-        if at == end:
-            ruler["side"] = "right"
-        elif at and best:
-            ruler["ticklabelshift"] = -10 if best[at - 1] <= best[at] else 10
+        ruler["side"] = "right" if at == end else "left"
         figure.update_layout({f"yaxis{at + 2}": one.layout(110 // len(axes)) | ruler})
         if one.has_unset:
             figure.add_annotation(x=at, y=UNSET_PLACE, text=UNSET, showarrow=False, xanchor="right")
@@ -180,18 +171,17 @@ def by_step(page: Page) -> Chart | None:
     if len(steps) <= MOST_TICKS:
         marks = {"tickvals": steps, "ticktext": [f"{step:,}" for step in steps]}
     lines = _lines(page, lambda trial: ([step for step, _ in trial.evals], [value for _, value in trial.evals]))
-    last = [(trial, *trial.evals[-1], trial.value) for trial in _split(page)[0] if trial.evals]
-    figure = _figure([*lines, *_by_state(page, last)], 460, coloraxis=_colours(page))
+    figure = _figure([*lines, *_last_points(page)], 460, coloraxis=_colours(page))
     title = "optimizer step (log scale)" if is_log else "optimizer step"
     figure.update_xaxes(title_text=title, type="log" if is_log else "linear", **marks)
     better = "lower" if page.objectives[0].mode == "min" else "higher"
-    base, shown = "", _range(values if page.base is None else [*values, page.base])
-    figure.update_yaxes(title_text=escape(f"{page.metric} ({better} is better)"), range=shown)
-    if page.base is not None and _beyond(shown, [page.base]):
-        base = f" The base without an adapter ({page.base:.4f}) lies beyond the axis."
-    elif page.base is not None:
+    base, shown = "", _range(values)
+    if page.base is not None:
         base = " The dashed line is the base without an adapter."
         figure.add_hline(y=page.base, line={"color": SOFT, "width": 1.5, "dash": "dash"})
+        if shown is not None:
+            shown = min(shown[0], page.base), max(shown[1], page.base)
+    figure.update_yaxes(title_text=escape(f"{page.metric} ({better} is better)"), range=shown)
     return Chart(
         f"{page.metric} by step",
         "A point is a report: the trial was evaluated at that step. The symbol at the end of a line says how the trial "
@@ -216,13 +206,11 @@ def by_field(page: Page) -> Chart | None:
         figure.update_xaxes(title_text=escape(one.title) + shares.get(one.name, ""), **one.layout(16))
         figure.update_yaxes(title_text=escape(page.metric), range=shown)
         if one.has_unset:
-            figure.add_annotation(
-                x=one.at(None), y=0, yref="paper", yanchor="top", yshift=-14, text=UNSET, showarrow=False
-            )
+            below = {"yref": "paper", "yanchor": "top", "yshift": -14}
+            figure.add_annotation(x=one.at(None), y=0, text=UNSET, showarrow=False, **below)
         figures.append(figure)
     if page.untried:
-        tried = "Not tried so far" if page.is_running else "Never tried"
-        lines.append(f"{tried}: {'; '.join(page.untried)}.")
+        lines.append(f"Not tried: {'; '.join(page.untried)}.")
     return Chart(
         "Each field alone",
         "Each point is a trial after so many steps. Compare points of one colour: these trials had trained equally "
@@ -235,7 +223,7 @@ def by_field(page: Page) -> Chart | None:
 
 def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatter]:
     """The points of a field, a trace for each report; of many reports some, the last one among them."""
-    told, last = _told(page), len(page.rungs) - 1
+    last = len(page.rungs) - 1
     for place in range(last, -1, -(math.ceil(len(page.rungs) / MOST_REPORTS) or 1))[::-1]:
         found = [(at, trial) for at, trial in enumerate(trials) if place in trial.reports]
         here = [trial for _, trial in found]
@@ -244,10 +232,10 @@ def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatt
             x = [middle + 0.3 * (0.618034 * at % 1 - 0.5) for middle, (at, _) in zip(x, found, strict=True)]
         (colour,) = sample_colorscale(STEPS, [1 - place / last if last else 0.0])
         ring = {"color": INK, "width": [2 if trial.is_best else 0 for trial in here]}
-        marker = {"color": colour, "size": 9 if len(trials) <= MOST_LARGE else 5, "line": ring}
+        marker = {"color": colour, "size": 7, "line": ring}
         points = Scatter(x=[10**each for each in x] if one.is_log else x, y=[trial.reports[place] for trial in here])
         points.update(mode="markers", name=f"{page.rungs[place].step:,}", marker=marker, showlegend=True)
-        yield points.update(_pointer(here, [told[trial.name] for trial in here]), cliponaxis=False)
+        yield points.update(_pointer(here), cliponaxis=False)
 
 
 def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], list[str]]:
@@ -256,8 +244,8 @@ def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], li
     counts = [sum(place in trial.reports for trial in own) for place in range(len(page.rungs))]
     place = max((place for place, count in enumerate(counts) if count >= importance.LEAST), default=None)
     if place is None:
-        few = "1 trial is" if len(own) == 1 else f"{len(own)} trials are"
-        return {}, [f"Importance of each field: unknown, as {few} too few: {importance.LEAST} are needed."]
+        few = counted(len(own), "trial")
+        return {}, [f"Importance of each field: unknown, with {few}: {importance.LEAST} are needed."]
     here = [trial for trial in own if place in trial.reports]
     losses = [page.objectives[0].loss(trial.reports[place]) for trial in here]
     found = importance.shares(page.axes, [trial.record.params for trial in here], losses)
@@ -275,17 +263,17 @@ def two_objectives(page: Page) -> Chart | None:
     if len(page.objectives) < 2 or not trials:
         return None
     first, second = page.objectives[:2]
-    hover, traces = _told(page), []
+    traces = []
     for is_in, name, colour in ((False, "others", GREY), (True, "Pareto set", COLOURS[1])):
         found = [trial for trial in trials if trial.is_in_pareto_set is is_in]
-        told = [f"{hover[trial.name]}<br>{escape(second.metric)} {value_text(trial.values[1])}" for trial in found]
         points = Scatter(x=[trial.value for trial in found], y=[trial.values[1] for trial in found], name=name)
         symbols = [SYMBOLS[trial.record.state] for trial in found]
         points.update(mode="markers", marker={"color": colour, "size": 9, "symbol": symbols}, showlegend=True)
         if is_in:
             names = [trial.name for trial in found]
             points.update(mode="markers+text", text=names, textposition="top center", cliponaxis=False)
-        traces.append(points.update(_pointer(found, told)))
+        lines = [f"{second.metric} {value_text(trial.values[1])}" for trial in found]
+        traces.append(points.update(_pointer(found, lines)))
     figure = _figure(traces, 420)
     figure.update_xaxes(title_text=escape(f"best {first.metric}"), range=_range(trial.value for trial in trials))
     figure.update_yaxes(title_text=escape(second.metric), range=_range(trial.values[1] for trial in trials))
@@ -304,14 +292,14 @@ def train_loss(page: Page) -> Chart | None:
     trials = [trial for trial in page.trials if trial.train][:BEST_CURVES]
     if not trials:
         return None
-    told, traces = _told(page), []
+    traces = []
     for trial, colour, dash in zip(trials, COLOURS, DASHES, strict=False):
         steps, losses = zip(*trial.train, strict=True)
         curve = Scatter(x=steps, y=losses, mode="lines" if len(steps) > 1 else "markers", name=trial.name)
         curve.update(
             line={"color": colour, "dash": dash, "width": 1.8}, showlegend=True, customdata=[trial.name] * len(steps)
         )
-        text = told[trial.name].replace("%", "&#37;")  # a setting may hold what plotly would replace
+        text = _text(trial).replace("%", "&#37;")  # a setting may hold what plotly would replace
         traces.append(curve.update(hovertemplate=f"step %{{x}}: train_loss %{{y:.4f}}<br>{text}<extra></extra>"))
     values = [loss for trial in trials for _, loss in trial.train]
     shown, figure = _range(values), _figure(traces, 380)
@@ -329,9 +317,9 @@ def rungs(page: Page) -> Chart | None:
     """How many trials came to each report, and what became of them there."""
     if not page.rungs:
         return None
-    x = [f"step {rung.step:,}<br>{counted(rung.reached, 'trial')}" for rung in page.rungs]
+    x = [f"step {rung.step:,}<br>{counted(rung.fates.total(), 'trial')}" for rung in page.rungs]
     traces = []
-    for fate, colour in zip(FATES, COLOURS, strict=False):
+    for fate, colour in {WENT_ON: GREY, **STATES}.items():
         counts = [rung.fates[fate] or None for rung in page.rungs]
         if any(counts):
             bars = Bar(x=x, y=counts, name=fate, marker={"color": colour}, showlegend=True)
@@ -339,13 +327,13 @@ def rungs(page: Page) -> Chart | None:
             traces.append(bars.update(inside, hovertemplate=f"%{{x}}<br>%{{y}} {fate}<extra></extra>"))
     figure = _figure(traces, 340, barmode="stack", uniformtext={"minsize": 11, "mode": "hide"})
     figure.update_xaxes(title_text="report", type="category")
-    is_low = max(rung.reached for rung in page.rungs) <= MOST_TICKS
+    is_low = max(rung.fates.total() for rung in page.rungs) <= MOST_TICKS
     figure.update_yaxes(title_text="trials", dtick=1 if is_low else None)
     return Chart(
         "Trials at each report",
-        "The height of a bar is how many trials were evaluated at that step. Trials that ended there were stopped, or "
-        "failed before the next report. Where rungs count examples, trials come to one at different steps, and the "
-        "lowest is shown. Repeats are left out.",
+        "The height of a bar is how many trials were evaluated at that step; of those that did not go on, colours say "
+        "how they stand. Where rungs count examples, trials come to one at different steps, and the lowest is shown. "
+        "Repeats are left out.",
         (figure,),
     )
 
@@ -355,16 +343,13 @@ def times(page: Page) -> Chart | None:
     trials = sorted((trial for trial in page.trials if trial.held), key=lambda trial: trial.record.number)
     if not trials:
         return None
-    # A clock that was set back leaves times before the sweep began.
-    last = max(0.0, *(held.until for trial in trials for held in trial.held))
+    last = max(held.until for trial in trials for held in trial.held)
     _, unit, word = next(each for each in UNITS if last >= each[0])
-    told, traces = _told(page), []
-    for state, colour in zip(SYMBOLS, COLOURS, strict=False):
+    traces = []
+    for state, colour in STATES.items():
         spans = [(trial, held) for trial in trials if trial.record.state == state for held in trial.held]
         if spans:
-            texts = [
-                f"in a slot for {duration(held.until - held.since)}<br>{told[trial.name]}" for trial, held in spans
-            ]
+            texts = [f"in a slot for {duration(held.until - held.since)}" for _, held in spans]
             bars = Bar(orientation="h", name=state, marker={"color": colour}, showlegend=True)
             bars.update(base=[held.since / unit for _, held in spans], y=[trial.name for trial, _ in spans])
             bars.update(x=[(held.until - held.since) / unit for _, held in spans])
@@ -401,9 +386,8 @@ def of_sweeps(objective: Objective, curves: Mapping[str, Sequence[Curve]]) -> Ch
                 for curve in (curve for curve in each if curve.is_compared is is_compared):
                     x += [*(point[place] for point in curve.points), None]
                     y += [*(point[-1] for point in curve.points), None]
-                    told += [f"{escape(name)} {curve.name}, step {p[0]}: {value_text(p[-1])}" for p in curve.points] + [
-                        ""
-                    ]
+                    told += [f"{escape(name)} {curve.name}, step {p[0]}: {value_text(p[-1])}" for p in curve.points]
+                    told.append("")
                 lines = Scatter(x=x, y=y, hovertext=told, hoverinfo="text", mode="lines+markers", name=escape(name))
                 lines.update(line={**look, "width": 3.5 if is_compared else 1.0}, opacity=1.0 if is_compared else 0.4)
                 traces.append(lines.update(legendgroup=name, showlegend=is_compared))
@@ -445,10 +429,10 @@ def _colours(page: Page) -> dict[str, Any]:
 def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
     """A line for each trial: grey ones, then those in colour, the worst ones first, and the best one on top."""
     coloured, others = _split(page)
-    told, scale = _told(page), _colours(page)
+    scale = _colours(page)
     if others:
         grey = {"line": {"color": GREY, "width": 0.7}, "opacity": 0.5, "hoverinfo": "skip"}
-        yield _joined(others, points, told).update(grey, mode="lines", customdata=None, hovertext=None, marker=None)
+        yield _joined(others, points).update(grey, mode="lines", customdata=None, hovertext=None, marker=None)
     bins: dict[int, list[Drawn]] = {}
     for trial in reversed(coloured):
         share = (trial.value - scale["cmin"]) / ((scale["cmax"] - scale["cmin"]) or 1.0)
@@ -456,14 +440,14 @@ def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
             bins.setdefault(round(BINS * min(max(share, 0.0), 1.0)), []).append(trial)
     for place, trials in bins.items():
         (colour,) = sample_colorscale(scale["colorscale"], [place / BINS])
-        yield _joined(trials, points, told).update(line={"color": colour, "width": 1.6})
+        yield _joined(trials, points).update(line={"color": colour, "width": 1.6})
     for trial in coloured:
         if trial.is_best:
-            line = _joined([trial], points, told).update(line={"color": INK, "width": 3.5}, showlegend=True)
+            line = _joined([trial], points).update(line={"color": INK, "width": 3.5}, showlegend=True)
             yield line.update(name=f"{trial.name}, the best", marker={"color": INK, "coloraxis": None})
 
 
-def _joined(trials: Sequence[Drawn], points: Lines, told: Mapping[str, str]) -> Scatter:
+def _joined(trials: Sequence[Drawn], points: Lines) -> Scatter:
     """The lines of trials as one trace, with a gap after each: a page with a trace for each trial is slow."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -474,59 +458,40 @@ def _joined(trials: Sequence[Drawn], points: Lines, told: Mapping[str, str]) -> 
         y += [*up, None]
         each += [trial] * (len(up) + 1)
     marker = {"size": 5, "color": [trial.value for trial in each], "coloraxis": "coloraxis"}
-    lines = Scatter(x=x, y=y, mode="lines+markers", marker=marker, showlegend=False)
-    return lines.update(_pointer(each, [told[trial.name] for trial in each]))
+    return Scatter(x=x, y=y, mode="lines+markers", marker=marker, showlegend=False).update(_pointer(each))
 
 
-def _by_state(page: Page, rows: Sequence[tuple[Drawn, float, float, float]]) -> Iterator[Scatter]:
-    """Points with the symbols of states; a row is (trial, x, y, value on the scale of colours)."""
-    told = _told(page)
+def _last_points(page: Page) -> Iterator[Scatter]:
+    """The last report of each trial in colour, with the symbol of its state."""
     for state, symbol in SYMBOLS.items():
-        found = [row for row in rows if row[0].record.state == state]
-        if found:
-            trials, x, y, colours = map(list, zip(*found, strict=True))
-            marker: dict[str, Any] = {"symbol": symbol, "size": 8 if len(rows) <= MOST_LARGE else 5}
-            marker |= {"color": colours, "coloraxis": "coloraxis"}
+        trials = [trial for trial in _split(page)[0] if trial.evals and trial.record.state == state]
+        if trials:
+            x, y = zip(*(trial.evals[-1] for trial in trials), strict=True)
+            colours = [trial.value for trial in trials]
+            marker = {"symbol": symbol, "size": 7, "color": colours, "coloraxis": "coloraxis"}
             points = Scatter(x=x, y=y, mode="markers", marker=marker, legendgroup=state, showlegend=False)
             # In the legend, plotly takes a value of the scale for a colour: another trace stands for the points there.
             sign = {"symbol": symbol, "size": 9, "color": SOFT}
             yield Scatter(x=[None], y=[None], mode="markers", marker=sign, name=state, legendgroup=state)
-            yield points.update(_pointer(trials, [told[trial.name] for trial in trials]))
+            yield points.update(_pointer(trials))
 
 
-def _pointer(trials: Sequence[Drawn], texts: Sequence[str]) -> dict[str, Any]:
-    """What the pointer over the points of these trials finds: the texts, and for a click the names."""
+def _pointer(trials: Sequence[Drawn], more: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the pointer over the points of these trials finds: texts, a line more of each, and names for a click."""
+    texts = [_text(trial, line) for trial, line in zip(trials, more or [""] * len(trials), strict=True)]
     return {"customdata": [trial.name for trial in trials], "hovertext": texts, "hoverinfo": "text"}
 
 
-def _told(page: Page) -> dict[str, str]:
-    """Name of a trial -> what is told of the trial when the pointer is over it; of the last ones the name alone."""
-    found = {}
-    for place, drawn in enumerate(page.trials):
-        trial, lines = drawn.record, [f"{drawn.name}: {drawn.record.state} at step {drawn.record.step}"]
-        if math.isfinite(drawn.value):
-            lines.append(f"best {page.metric} {drawn.value:.4f} at step {trial.best_step}")
-        lines += [f"{name} {setting[:70]}" for name, setting in settings(trial)]
-        if trial.step:
-            size = f", {trial.trainable_params:,} trainable parameters" if trial.trainable_params else ""
-            lines.append(f"{trial.tokens:,} tokens, {trial.seconds:.0f} s{size}")
-        found[drawn.name] = "<br>".join(map(escape, lines)) if place < MOST_TOLD else drawn.name
-    return found
+def _text(trial: Drawn, more: str = "") -> str:
+    return "<br>".join(escape(line) for line in (*trial.told, more) if line)
 
 
 def _left_out(page: Page) -> str:
     """What the lines of trials do not show, in words."""
     coloured, others = _split(page)
     words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
-    missing = [trial.record for trial in page.trials if not math.isfinite(trial.value)]
-    waiting = sum(not trial.state.is_final and not trial.step for trial in missing)
-    if waiting:
-        have, are = ("has", "is") if waiting == 1 else ("have", "are")
-        words += f" {counted(waiting, 'trial')} that {have} not reported yet {are} not drawn."
-    if without := len(missing) - waiting:
-        are = "is" if without == 1 else "are"
-        words += f" {counted(without, 'trial')} without a finite {page.metric} {are} not drawn."
-    return words
+    missing = len(page.trials) - len(coloured) - len(others)
+    return words + (f" Not drawn: {counted(missing, 'trial')} without a finite {page.metric}." if missing else "")
 
 
 def _range(values: Iterable[float]) -> tuple[float, float] | None:
@@ -547,6 +512,5 @@ def _beyond(shown: tuple[float, float] | None, values: Iterable[float]) -> int:
 def _outside(shown: tuple[float, float] | None, values: Iterable[float]) -> str:
     """The same in words."""
     beyond = _beyond(shown, values)
-    lie = "lies" if beyond == 1 else "lie"
-    words = f" {counted(beyond, 'point')} far from the others {lie} beyond the axis: a double click shows all."
+    words = f" Beyond the axis: {counted(beyond, 'point')} far from the others. A double click shows all."
     return words if beyond else ""

@@ -15,7 +15,7 @@ from sweeps.record.selection import Selection, leader, rank
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
-from sweeps.report.best_compared import FirstTrial, in_words
+from sweeps.report.best_compared import in_words
 from sweeps.report.page_facts import planned_of, spent_of
 from sweeps.report.status import Status
 from sweeps.statistics.comparison import Separation
@@ -34,13 +34,13 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
         return None
 
 
-def first_trial(record: SweepRecord) -> FirstTrial:
-    """Trial 0 of a sweep; no default where its configuration is not known."""
+def _default(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
+    """How the best trial compares with the default configuration, where the sweep begins with that."""
     found = configuration(record)
     if found is None or not found[0].searcher.start_with_default:
-        return FirstTrial(is_default=False, is_outside=False)
-    config, space = found
-    return FirstTrial(is_default=True, is_outside=bool(points.outside(config.base, space)))
+        return []
+    name = "t00, outside the space" if points.outside(found[0].base, found[1]) else "t00"
+    return best_compared.against_default(record, best, name, separation)
 
 
 def answer(
@@ -50,9 +50,8 @@ def answer(
     best = selection.winner
     compared = best_compared.of_best(record, best, separation)
     if best is not None:
-        default = best_compared.against_default(record, best, first_trial(record), separation)
-        compared += [] if default is None else [default]
-        return [f"best: {in_words(record, best)}", *compared, *scores(record, best)]
+        compared += _default(record, best, separation) + scores(record, best)
+        return [f"best: {in_words(record, best)}", *compared]
     ahead = leader(record.trials.values(), record.objective)
     if ahead is None or not may_go_on:
         return [f"best: {selection.why}", *compared]
@@ -105,7 +104,7 @@ def _score_line(
 def _score(who: str, value: float | None, answered: int) -> str:
     """A score, or how many answers are right; trials are scored at their last step, and their best may be earlier."""
     if value is None:
-        return f"{who} without a value" if who == "base" else f"{who} not scored at its best step"
+        return f"{who} not scored"
     return f"{who} {value * answered:.0f}" if answered else f"{who} {value:.4f}"
 
 
@@ -144,42 +143,30 @@ def outcome(status: Status) -> list[str]:
     """What the sweep has taken, how far its plan was off where it is finished, and why it ended before its time."""
     record = status.record
     # The log of a sweep that runs tells its time until the latest event only.
-    taken = replace(spent_of(record), seconds=status.seconds)
-    lines, plan = [trials_and_cost(record, taken)], planned_of(record)
-    lines += [] if plan is None else [plan_and_outcome(plan)]
+    lines = took(record, replace(spent_of(record), seconds=status.seconds), planned_of(record))
     if record.ended is not None and record.ended.message:
         lines.append(f"the sweep ended early: {record.ended.message}")
     return lines
 
 
-def trials_and_cost(record: SweepRecord, spent: Spent) -> str:
-    """How many trials there are, how they ended, what the sweep took, and what early stopping saved."""
+def took(record: SweepRecord, spent: Spent, plan: Planned | None) -> list[str]:
+    """How trials ended, what the sweep took, what early stopping saved, how far the plan was off, the peak memory."""
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     words = f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}"
     words += f" in {duration(spent.seconds)}, {counted(spent.steps, 'step')}"
     if spent.full_steps > spent.steps:
         saved = spent.full_steps - spent.steps
         words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"
-    return words
-
-
-def plan_and_outcome(plan: Planned) -> str:
-    """How far the plan was off."""
-    words = f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})"
-    if plan.seconds is not None and plan.seconds_off is not None:
-        words += f", {duration(plan.seconds)} ({_off(plan.seconds_off)})"
-    return words
-
-
-def peak_memory(record: SweepRecord) -> list[str]:
-    """The most memory that a host has taken, and what the plan has said; no line where no trial has told it."""
-    peak = record.peak_memory_bytes
-    if not peak:
-        return []
-    words = f"peak memory of a host, loading included: {peak / 1e9:.1f} GB"
-    if record.planned is None or record.planned.memory_bytes is None:
-        return [words]
-    return [f"{words} (planned for training: {record.planned.memory_bytes / 1e9:.1f} GB)"]
+    lines = [words]
+    if plan is not None:
+        lines.append(f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})")
+        if plan.seconds is not None and plan.seconds_off is not None:
+            lines[-1] += f", {duration(plan.seconds)} ({_off(plan.seconds_off)})"
+    if peak := record.peak_memory_bytes:
+        planned = record.planned.memory_bytes if record.planned is not None else None
+        of_plan = "" if planned is None else f" (planned for training: {planned / 1e9:.1f} GB)"
+        lines.append(f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{of_plan}")
+    return lines
 
 
 def _off(share: float) -> str:

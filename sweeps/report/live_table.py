@@ -6,8 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -60,9 +59,7 @@ class Lines:
     """One line per event."""
 
     def __init__(self, console: Console, started: float, clock: Callable[[], float]) -> None:
-        self._console = console
-        self._started = started
-        self._clock = clock
+        self._console, self._started, self._clock = console, started, clock
         self._record = SweepRecord()
         self._said = started
         self._stood: list[str] = []
@@ -71,7 +68,7 @@ class Lines:
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """See `Display`."""
         self._record = record
-        for line in _lines(event, record):
+        for line in describe(event, record):
             self.say(line)
 
     def say(self, line: str) -> None:
@@ -98,22 +95,13 @@ class Lines:
 class Table(AbstractContextManager["Table"]):
     """A table that is drawn again and again, with a status line below."""
 
-    def __init__(
-        self,
-        console: Console,
-        clock: Callable[[], float],
-        planned: int | None,
-    ) -> None:
-        self._console = console
-        self._clock = clock
-        self._planned = planned
+    def __init__(self, console: Console, clock: Callable[[], float], planned: int | None) -> None:
+        self._console, self._clock, self._planned = console, clock, planned
         self._record = SweepRecord()
         self._steps: Mapping[str, StepRecord] = {}
         self._training_since: float | None = None
-        self._before: dict[str, Trained] = {}
-        """Trial key -> what earlier drivers trained."""
-        self._going_on: set[str] = set()
-        """Those of them that have not taken a step under this driver. Their snapshots may be ahead of their reports."""
+        self._before = Trained(0, 0)
+        """What earlier drivers trained."""
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=1 / timeouts.TABLE_SECONDS, transient=True
         )
@@ -122,9 +110,7 @@ class Table(AbstractContextManager["Table"]):
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
@@ -132,22 +118,18 @@ class Table(AbstractContextManager["Table"]):
         self._record = record
         if isinstance(event, DataPrepared):
             self._training_since = self._clock()
-            self._before = {key: Trained.of([trial]) for key, trial in record.trials.items()}
-            self._going_on = set(self._before)
-            for line in _lines(event, record):
+            self._before = Trained.of(record.trials.values())
+            for line in describe(event, record):
                 self.say(line)
 
     def say(self, line: str) -> None:
         """See `Display`: above the table, where it stays when that is erased."""
-        console = self._live.console
-        console.print(streams.fitted(_shown(line), console.file), markup=False, highlight=False, soft_wrap=True)
+        shown = streams.fitted(_shown(line), self._console.file)
+        self._console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Display`."""
         self._steps = steps
-        for key in self._going_on & steps.keys():
-            self._before[key] = Trained(steps[key].step, steps[key].tokens)
-        self._going_on -= steps.keys()
 
     def _trials(self) -> list[TrialRecord]:
         """The trials with the steps that they have taken since their last reports."""
@@ -166,33 +148,27 @@ class Table(AbstractContextManager["Table"]):
 
         Not only for the eye: drawing 1000 rows twice a second would take the driver more than it has.
         """
-        room = max(FEWEST_ROWS, self._console.height - OTHER_LINES)
-        if len(trials) <= room:
-            return trials
-        training = [trial for trial in trials if trial.state is TrialState.RUNNING][:room]
-        standing, rest = self._record.objective.standing, [t for t in trials if t.state is not TrialState.RUNNING]
-        others = sorted(rest, key=lambda trial: standing(trial.best_metrics))
-        return sorted([*training, *others[: room - len(training)]], key=lambda trial: trial.number)
+        room, standing = max(FEWEST_ROWS, self._console.height - OTHER_LINES), self._record.objective.standing
+        first = sorted(trials, key=lambda trial: (trial.state is not TrialState.RUNNING, standing(trial.best_metrics)))
+        return sorted(first[:room], key=lambda trial: trial.number)
 
     def _status(self) -> str:
         now, planned = self._clock(), self._record.trials_in_all(self._planned)
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
         words = [_clock_text(self._record.seconds_spent(now)), trial_tables.how_many(self._record, planned), counts]
-        objective = self._record.objective
-        best = leader(self._record.trials.values(), objective)
+        best = leader(self._record.trials.values(), self._record.objective)
         if best is not None:
-            judging = self._record.judges(best)
-            loss = "" if judging == objective else f"{judging.metric} "
-            words.append(f"best {loss}{best.value(judging.metric):.4f} ({label(best.number)})")
+            metric = self._record.judges(best).metric
+            loss = "" if metric == self._record.objective.metric else f"{metric} "
+            words.append(f"best {loss}{best.value(metric):.4f} ({label(best.number)})")
         return " · ".join(word for word in [*words, *self._speed(now)] if word)
 
     def _speed(self, now: float) -> list[str]:
         """Tokens per second and the time left, estimated from the training under this driver."""
         if self._training_since is None:
             return []
-        earlier, done = self._before.values(), Trained.of(self._trials())
-        before = Trained(sum(each.steps for each in earlier), sum(each.tokens for each in earlier))
-        rates = Rates.between(before, done, now - self._training_since)
+        done = Trained.of(self._trials())
+        rates = Rates.between(self._before, done, now - self._training_since)
         words = [] if rates is None else [f"{rates.tokens_per_second:.0f} tokens/s"]
         left = seconds_left(self._record, rates, done.steps, self._record.trials_in_all(self._planned), self._planned)
         if left is not None:
@@ -212,33 +188,35 @@ def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:
     return replace(trial, step=latest.step, tokens=latest.tokens, seconds=latest.seconds)
 
 
-def describe(event: Event, record: SweepRecord) -> str | None:
-    """The event in one line; None for events that are not shown."""
+def describe(event: Event, record: SweepRecord) -> list[str]:
+    """The event in lines; none for events that are not shown."""
     match event:
         case DataPrepared():
-            return _data(event)
+            return [*_data(event.summary), *(f"warning: {warning}" for warning in event.warnings)]
         case BaseEvaluated():
-            return f"base without an adapter: {_values(event.metrics, record)} on {counted(event.rows, 'row')}"
+            return [f"base without an adapter: {_values(event.metrics, record)} on {counted(event.rows, 'row')}"]
         case TargetSettled():
-            return event.line
+            return [event.line]
         case TrialStarted():
             known = record.trials.get(event.trial_key)
             begins = f"goes on from step {known.step}" if known is not None and known.step else "started"
-            return f"{run_name(event.number, event.params)}: {begins}"
+            return [f"{run_name(event.number, event.params)}: {begins}"]
         case PointInfeasible():
-            return f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"
+            return [f"{run_name(event.number, event.params)}: INFEASIBLE: {legible(event.reason, MOST_SHOWN)}"]
         case TrialReported() | TrialScored():
-            return _evaluated(event, record)
+            return [_evaluated(event, record)]
         case TrialParked():
-            return f"{label(record.trials[event.trial_key].number)} parked at step {event.step}: others train first"
+            return [f"{label(record.trials[event.trial_key].number)} parked at step {event.step}: others train first"]
         case TrialEnded():
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
-            return f"{label(trial.number)} {event.state.value} at step {trial.step}{reason}"
-        case RequestAnswered():
-            return _answer(event)
+            return [f"{label(trial.number)} {event.state.value} at step {trial.step}{reason}"]
+        # A signal's handler has said itself that the sweep ends, and how to end at once.
+        case RequestAnswered() if not (event.is_accepted and event.sender in signal.Signals.__members__):
+            refused = "" if event.is_accepted else "refused: "
+            return [f"{event.asked} ({event.sender}): {refused}{event.message}"]
         case _:
-            return None
+            return []
 
 
 def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
@@ -246,36 +224,18 @@ def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
     if isinstance(event, TrialScored):
         scores = ", ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
         return f"{label(trial.number)} scored at step {event.step}: {scores}"
-    report, judging = event.report, record.judges(trial)
-    best = f": {judging.of(report.best_metrics):.4f}" if report.best_step != report.step else ""
+    report = event.report
+    best = f": {record.judges(trial).of(report.best_metrics):.4f}" if report.best_step != report.step else ""
     return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
 
 
-def _answer(event: RequestAnswered) -> str | None:
-    """What was asked and answered; None where a signal asked: its handler has said so, and how to end at once."""
-    if event.is_accepted and event.sender in signal.Signals.__members__:
-        return None
-    return f"{event.asked} ({event.sender}): {'' if event.is_accepted else 'refused: '}{event.message}"
-
-
-def _lines(event: Event, record: SweepRecord) -> list[str]:
-    """The event in a line, where it is shown, and a line for each of its warnings."""
-    line = describe(event, record)
-    warnings = event.warnings if isinstance(event, DataPrepared) else ()
-    return [*([] if line is None else [line]), *(f"warning: {warning}" for warning in warnings)]
-
-
-def _data(event: DataPrepared) -> str | None:
-    data = event.summary
-    if not data["train_rows"]:
-        return None
-    line = f"data: {data['train_rows']} rows to train on, {data['eval_rows']} to evaluate on"
-    line += f"; the longest row has {data['longest_row']} tokens"
-    if data["truncated_rows"] or data["dropped_rows"]:
-        line += (
-            f"; {data['truncated_rows']} cut to data.max_length, {data['dropped_rows']} left out (no completion left)"
-        )
-    return line
+def _data(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["train_rows"]:
+        return []
+    line = "data: {train_rows} rows to train on, {eval_rows} to evaluate on; the longest row has {longest_row} tokens"
+    if summary["truncated_rows"] or summary["dropped_rows"]:
+        line += "; {truncated_rows} cut to data.max_length, {dropped_rows} left out (no completion left)"
+    return [line.format_map(summary)]
 
 
 def _values(metrics: Mapping[str, float], record: SweepRecord) -> str:

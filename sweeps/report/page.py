@@ -6,22 +6,22 @@ Texts are as they were told, and not yet escaped: trial reasons, names and promp
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
-from search_spaces.domains import Domain
 from sweeps.config.number_words import duration
 from sweeps.config.passwords import without_passwords
-from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
 from sweeps.report.answers import Changes, confusion_of
 from sweeps.report.axes import Axis, axis, untried
-from sweeps.report.page_facts import WHY, Fact, Group
+from sweeps.report.page_facts import WHY, Fact
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import Held, Story
 from sweeps.statistics.comparison import Separation
@@ -32,17 +32,7 @@ BEST_CURVES = 5
 """So many of the best trials have their train loss drawn."""
 MOST_STEPS = 400
 """Most steps of a train loss that are drawn; a longer curve is thinned evenly."""
-MOST_ROWS = 2000
-"""Most rows of the table of trials."""
-FATES = ("went on", "completed", "training on", "waiting there", "ended there")
-"""What became of trials after their evaluation at a report point; those that failed before the next one ended there."""
-_FATE = {
-    TrialState.COMPLETED: "completed",
-    TrialState.RUNNING: "training on",
-    TrialState.PENDING: "training on",
-    TrialState.PARKED: "waiting there",
-    TrialState.PAUSED: "waiting there",
-}
+WENT_ON = "went on"
 
 
 @dataclass(frozen=True)
@@ -59,6 +49,8 @@ class Drawn:
     train: tuple[tuple[int, float], ...]
     """(step, train_loss), of the best few alone."""
     held: tuple[Held, ...]
+    told: tuple[str, ...]
+    """What there is to say of the trial, in lines."""
     is_best: bool
     is_in_pareto_set: bool
 
@@ -73,23 +65,16 @@ class Drawn:
         return label(self.record.number)
 
 
-@dataclass(frozen=True)
-class Rung:
+class Rung(NamedTuple):
     """A report point, and what became of the trials that were evaluated there; repeats are left out."""
 
     step: int
     """The lowest, where trials come to it at different steps."""
-    fates: Mapping[str, int]
-    """One of `FATES` -> of how many trials it is the fate."""
-
-    @property
-    def reached(self) -> int:
-        """How many trials were evaluated there."""
-        return sum(self.fates.values())
+    fates: Counter[str]
+    """`WENT_ON`, or the state of a trial that has no later report -> of how many trials it is the fate."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of the table of trials."""
 
     head: str
@@ -99,8 +84,7 @@ class Column:
     """Whether it holds sentences, which are broken into lines."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of the table of trials."""
 
     trial: str
@@ -134,8 +118,6 @@ class Page:
     """Trials, cost and plan, as `launch` tells them."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    left_out: int
-    """Trials that the table has no row of: the last ones."""
     notes: tuple[str, ...]
     """Below the table."""
     answers: Changes | None
@@ -143,7 +125,8 @@ class Page:
     confusion: Confusion | None
     """Which label the best trial takes for which; None where its answers are no labels."""
     cost: tuple[Fact, ...]
-    made_of: tuple[Group, ...]
+    made_of: Mapping[str, tuple[Fact, ...]]
+    """Heading -> facts."""
     warnings: tuple[str, ...]
     requests: tuple[str, ...]
     """What was asked of the running sweep, and its answers."""
@@ -177,12 +160,12 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
     selection = choose(record.trials.values(), record.objective)
     best = selection.winner or status.best
     answer, *compared = closing_lines.so_far(status, selection, separation)
-    note = closing_lines.first_trial(record).note
     columns, rows = _table(record, separation, selection)
     charted = _charted(record)
     by_loss = [] if charted is record else [f"The charts draw {EVAL_LOSS}: few trials have {record.objective.metric}."]
     config = page_facts.raw_config(record)
     axes, missing = _axes(record)
+    base = math.nan if charted.base is None else charted.base.metrics.get(charted.objective.metric, math.nan)
     return Page(
         name=str(config.get("name", status.folder.name)),
         sweep_id=status.sweep_id,
@@ -198,17 +181,18 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,
-        left_out=max(0, len(record.trials) - MOST_ROWS),
-        notes=(*([note] if note else []), *trial_tables.notes(record), *by_loss),
+        notes=(*trial_tables.notes(record), *by_loss),
         answers=answers,
         confusion=None if answers is None else confusion_of(answers.first),
         cost=page_facts.cost(record, status.seconds),
         made_of=page_facts.made_of(record),
         warnings=tuple(map(without_passwords, story.warnings)),
-        requests=tuple(_request(each.asked, each.is_accepted, each.message) for each in story.requests),
+        requests=tuple(
+            f"{each.asked}: {'granted' if each.is_accepted else 'refused'}: {each.message}" for each in story.requests
+        ),
         config=page_facts.as_yaml(config),
         objectives=charted.objectives,
-        base=_base_value(charted),
+        base=base if math.isfinite(base) else None,
         axes=axes,
         untried=missing,
         trials=_drawn(charted, story, best),
@@ -218,10 +202,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
 
 def moment(seconds: float) -> str:
     """A time, as people read it everywhere: in UTC."""
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, OSError, ValueError):  # what a damaged log may say
-        return f"{seconds:g} s after 1970"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _outcome(status: Status) -> list[str]:
@@ -241,30 +222,22 @@ def _when(record: SweepRecord, status: Status) -> str:
     return f"{moment(record.started)} to {until}; it ran for {duration(status.seconds)}{drivers}"
 
 
-def _request(asked: str, is_accepted: bool, message: str) -> str:
-    return f"{asked}: {'granted' if is_accepted else 'refused'}: {message}"
-
-
 def settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
     """The trial's params as texts."""
     return tuple((name, trial_tables.value_text(value)) for name, value in trial.params.items())
-
-
-def _base_value(record: SweepRecord) -> float | None:
-    value = math.nan if record.base is None else record.base.metrics.get(record.objective.metric, math.nan)
-    return value if math.isfinite(value) else None
 
 
 def _table(
     record: SweepRecord, separation: Separation | None, selection: Selection
 ) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
     """The table that `launch` prints, with what a wide page has room for."""
-    trials = trial_tables.order(record)[:MOST_ROWS]
+    trials = trial_tables.order(record)
     found = trial_tables.cells(record, trials, separation)
     meanings = page_facts.meanings(record, separation)
-    columns = [Column(head, meanings.get(head, ""), found.is_word(place)) for place, head in enumerate(found.heads)]
-    columns += [Column(head, meanings.get(head, ""), False) for head in ("tokens", "seconds")]
-    columns += [Column(head, meanings.get(head, ""), True, head == WHY) for head in (WHY, "key")]
+    columns = tuple(
+        Column(head, meanings.get(head, ""), head in (*trial_tables.WORDS, WHY, "key"), head == WHY)
+        for head in (*found.heads, "tokens", "seconds", WHY, "key")
+    )
     best = selection.winner.trial_key if selection.winner is not None else None
     rows = []
     for trial, cells in zip(trials, found.rows, strict=False):  # the base's row comes after those of the trials
@@ -272,20 +245,17 @@ def _table(
         rest = (f"{trial.tokens:,}", f"{trial.seconds:.1f}", why, trial.trial_key)
         rows.append(Row(label(trial.number), (*cells, *rest), trial.trial_key == best))
     rows += [Row("", (*cells, "", "", "", ""), False) for cells in found.rows[len(trials) :]]
-    return tuple(columns), tuple(rows)
+    return columns, tuple(rows)
 
 
 def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
     """An axis for each searched field, and what was not tried of each."""
-    known = closing_lines.configuration(record)
-    domains: Mapping[str, Domain] = {} if known is None else known[1].domains
-    fields = [name for trial in record.trials.values() for name in trial.point or ()]
-    names = {field: field.partition(".")[2] for field in dict.fromkeys([*domains, *fields])}
-    trials = record.trials.values()
+    known, trials = closing_lines.configuration(record), record.trials.values()
     axes, missing = [], []
-    for field, name in names.items():
-        axes.append(axis(name, domains.get(field), [trial.params.get(name) for trial in trials]))
-        if found := untried(domains.get(field), [trial.params.get(name) for trial in trials if trial.step]):
+    for field, domain in () if known is None else known[1].domains.items():
+        name = field.partition(".")[2]
+        axes.append(axis(name, domain, [trial.params.get(name) for trial in trials]))
+        if found := untried(domain, [trial.params.get(name) for trial in trials if trial.step]):
             missing.append(f"{name} {found}")
     return tuple(axes), tuple(missing)
 
@@ -293,11 +263,8 @@ def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
 def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
     found = []
     for place, (step, _, _) in enumerate(record.rungs(), 1):
-        fates = dict.fromkeys(FATES, 0)
-        for trial in record.trials.values():
-            if trial.repeats is None and len(trial.evals) >= place:
-                fate = "went on" if len(trial.evals) > place else _FATE.get(trial.state, "ended there")
-                fates[fate] += 1
+        here = [trial for trial in record.trials.values() if trial.repeats is None and len(trial.evals) >= place]
+        fates = Counter(WENT_ON if len(trial.evals) > place else trial.state.value for trial in here)
         found.append(Rung(step, fates))
     return tuple(found)
 
@@ -305,7 +272,7 @@ def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
 def _charted(record: SweepRecord) -> SweepRecord:
     """The record, judged by the loss where at most half of the trials that have reported have a score.
 
-    Of the others charts would show nothing.
+    Charts of the score would not show the others.
     """
     trials = [trial for trial in record.trials.values() if trial.best_metrics]
     scored = sum(record.judges(trial) == record.objective for trial in trials)
@@ -331,11 +298,23 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
             reports=_reports(trial, objective.metric),
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
             held=tuple(story.held.get(trial.trial_key, ())),
+            told=tuple(_told(trial, objective.metric)),
             is_best=best is not None and trial.trial_key == best.trial_key,
             is_in_pareto_set=trial.trial_key in chosen,
         )
         for trial in trials
     )
+
+
+def _told(trial: TrialRecord, metric: str) -> list[str]:
+    lines = [f"{label(trial.number)}: {trial.state} at step {trial.step}"]
+    if math.isfinite(trial.value(metric)):
+        lines.append(f"best {metric} {trial.value(metric):.4f} at step {trial.best_step}")
+    lines += [f"{name} {setting[:70]}" for name, setting in settings(trial)]
+    if trial.step:
+        size = f", {trial.trainable_params:,} trainable parameters" if trial.trainable_params else ""
+        lines.append(f"{trial.tokens:,} tokens, {trial.seconds:.0f} s{size}")
+    return lines
 
 
 def _reports(trial: TrialRecord, metric: str) -> dict[int, float]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -40,8 +39,7 @@ _DATA = {
 _ALWAYS = ("train_rows", "eval_rows", "fingerprint")
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """A value with its name, and what it means where the name alone does not say so."""
 
     name: str
@@ -49,21 +47,10 @@ class Fact:
     meaning: str = ""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Facts under one heading."""
-
-    name: str
-    facts: tuple[Fact, ...]
-
-
 def raw_config(record: SweepRecord) -> dict[str, Any]:
-    """The resolved configuration as plain data, whatever version wrote it; empty where there is none to read."""
-    try:
-        raw = json_text.parse(record.config or "{}")
-    except ValueError:
-        return {}
-    return raw if isinstance(raw, dict) else {}
+    """The resolved configuration as plain data; empty before the sweep has begun."""
+    config: dict[str, Any] = json_text.parse(record.config or "{}")
+    return config
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
@@ -80,8 +67,7 @@ def unit(objective: Objective) -> str:
 
 def spent_of(record: SweepRecord) -> Spent:
     """What the sweep has spent."""
-    steps = _section(raw_config(record), "budget").get("steps_per_trial")
-    return spent(record, steps if isinstance(steps, int) else 0)
+    return spent(record, _section(raw_config(record), "budget").get("steps_per_trial", 0))
 
 
 def planned_of(record: SweepRecord) -> Planned | None:
@@ -104,16 +90,8 @@ def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
     share = f" ({saved / taken.full_steps:.0%})" if taken.full_steps else ""
     facts = [
         Fact("optimizer steps", f"{taken.steps:,}", "of all trials; a step that was trained again counts once"),
-        Fact(
-            "steps saved",
-            f"{saved:,} of {taken.full_steps:,}{share}",
-            "what trials that the scheduler stopped would have taken to their end",
-        ),
-        Fact(
-            "examples",
-            f"{taken.examples:,}",
-            "rows of these steps, as often as they were trained on",
-        ),
+        Fact("steps saved", f"{saved:,} of {taken.full_steps:,}{share}", "what stopped trials would have taken more"),
+        Fact("examples", f"{taken.examples:,}", "rows of these steps, as often as they were trained on"),
         Fact("tokens", f"{taken.tokens:,}", "of these steps, padding not counted"),
         Fact("time", duration(seconds), "from the start to the end, or until now; pauses left out"),
         Fact("host time", duration(taken.host_seconds), "hosts times the time for which they were held"),
@@ -128,16 +106,11 @@ def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def made_of(record: SweepRecord) -> tuple[Group, ...]:
-    """What decides the sweep's numbers."""
+def made_of(record: SweepRecord) -> dict[str, tuple[Fact, ...]]:
+    """What decides the sweep's numbers: heading -> facts."""
     config = raw_config(record)
-    groups = (
-        Group("Model", tuple(_model(record, config))),
-        Group("Data", tuple(_data(record, config))),
-        Group("Search", tuple(_search(record, config))),
-        Group("Machines", tuple(_machines(record, config))),
-    )
-    return tuple(group for group in groups if group.facts)
+    makers = {"Model": _model, "Data": _data, "Search": _search, "Machines": _machines}
+    return {name: facts for name, maker in makers.items() if (facts := tuple(maker(record, config)))}
 
 
 def maker() -> str:
@@ -192,8 +165,7 @@ def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, st
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, Mapping) else {}
+    return config.get(name) or {}
 
 
 def _text(value: object) -> str:
@@ -216,8 +188,6 @@ def _model(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
         return
     yield Fact("source", _text(model.get("source")))
     yield Fact("revision", _text(model.get("revision") or "none given"), "branch, tag or commit")
-    if "model" in record.fingerprints:
-        yield Fact("fingerprint", record.fingerprints["model"], "identifies the files that were read")
     yield from _fingerprints(record, of_model=True)
     quantization = _section(config, "quantization")
     scheme = quantization.get("scheme")
@@ -242,15 +212,14 @@ def _data(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _fingerprints(record: SweepRecord, of_model: bool) -> Iterator[Fact]:
-    """Those of parts: of the model, such as its weights and its tokenizer, or of all else."""
+    """Those of the model and its parts, such as its tokenizer, or of all else."""
     for name, value in record.fingerprints.items():
-        if name != "model" and name.startswith("model.") == of_model:
+        if (name.partition(".")[0] == "model") == of_model:
             yield Fact(f"fingerprint of {name}", value, "identifies its content")
 
 
 def _search(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
-    space = config.get("search_space")
-    for field, domain in space.items() if isinstance(space, Mapping) else ():
+    for field, domain in _section(config, "search_space").items():
         shown = yaml.safe_dump(domain, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
         yield Fact(field, shown, "searched")
     for place, objective in enumerate(record.objectives):
@@ -284,4 +253,5 @@ def _machines(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
             yield Fact("engine", hosts.engine, "what computes the losses of trials")
     if record.base is not None and record.base.hardware:
         yield Fact("hardware", record.base.hardware, "what the base was evaluated on, and the type of its activations")
-    yield from (Fact("MLflow", _text(uri)) for uri in [_section(config, "tracking").get("uri")] if uri)
+    if uri := _section(config, "tracking").get("uri"):
+        yield Fact("MLflow", _text(uri))

@@ -28,7 +28,7 @@ def make(folder: SweepFolder, output: Path | None, now: float, price: float | No
     """Writes the page of the sweep in a folder; the file, and what it shows. Arguments and errors as below."""
     path = output_of(folder, output)
     found = read(folder, now, price)
-    write(path, render(found))
+    _write(path, render(found))
     return path, found
 
 
@@ -46,11 +46,10 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
     story, log = Story(), status.EventsRead()
     if folder.events.exists():
         for event, offset in read_events(folder.events):
-            story.take(event, log.record)
             log.take([(event, offset)])
+            story.take(event, log.record)
     stands = status.read(folder, now, log)
-    is_open = stands.state == "RUNNING" or stands.record.latest is None
-    story.end(now if is_open else stands.record.known_until)
+    story.end(stands.seconds)
     best = choose(stands.record.trials.values(), stands.record.objective).winner or stands.best
     changed = answers.best_against_base(folder, stands.record, best)
     found = page(stands, story, compare_best(folder, stands.record), changed, now)
@@ -92,7 +91,7 @@ def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float, pric
         plots=() if chart is None else chart.html("chart"),
         library="" if chart is None else charts.library(),
     )
-    write(path, html)
+    _write(path, html)
     return path
 
 
@@ -121,24 +120,20 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
     path = paths.at_home(given).absolute()
     try:
         if path.is_dir():
-            raise StorageError(f"--output: {path} is a folder: name a file in it, such as {path / REPORT}")
-        if not path.parent.is_dir():
-            raise StorageError(f"--output: there is no folder {path.parent}: make it, or name a file elsewhere")
-        if path.exists() and not (path.is_file() and _is_page(path)):
-            raise StorageError(f"--output: {path} is there already, and is no HTML page: name another file")
+            wrong = f"{path} is a folder: name a file in it, such as {path / REPORT}"
+        elif not path.parent.is_dir():
+            wrong = f"there is no folder {path.parent}: make it, or name a file elsewhere"
+        elif path.exists() and not (path.is_file() and _is_page(path)):
+            wrong = f"{path} is there already, and is no HTML page: name another file"
+        else:
+            return path
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"--output: {path}: {error.strerror}") from error
-    return path
+        wrong = f"{path}: {error.strerror}"
+    raise StorageError(f"--output: {wrong}")
 
 
-def write(path: Path, html: str) -> None:
-    """Writes the page: readers see it whole, or the one before it.
-
-    Raises:
-        StorageError: the disk refuses it.
-    """
+def _write(path: Path, html: str) -> None:
+    """Writes the page: readers see it whole, or the one before it."""
     try:
         write_whole(path, html.encode("utf-8", "replace"))
     except OSError as error:

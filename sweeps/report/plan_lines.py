@@ -32,7 +32,8 @@ _LENGTHS: Mapping[LengthsFrom, str] = {
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan, and its warnings."""
-    rest = [f"where: {plan.place}: {_hosts(plan)}{_disk(plan)}", *_memory(plan.memory)]
+    disk = f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
+    rest = [f"where: {plan.place}: {_hosts(plan)}{disk}", *_memory(plan.memory)]
     rest += [*([] if plan.engine is None else [engine_line(plan.engine)]), *_data(plan)]
     rest += [*_stopping(plan), *_work(plan.forecast), f"time: {_time(plan)}", *_choices(plan.choices)]
     return [_first(plan), *(CONTINUED + line for line in rest), *(f"warning: {each}" for each in plan.warnings)]
@@ -87,10 +88,6 @@ def _hosts(plan: Plan) -> str:
     of_what = " on the fullest GPU" if each else " per host" if plan.hosts > 1 else ""
     memory = "" if plan.memory_bytes is None else f"; memory: about {plan.memory_bytes / 1e9:.1f} GB{of_what} at most"
     return f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')} ({at_once}){memory}"
-
-
-def _disk(plan: Plan) -> str:
-    return f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
 
 
 def _memory(memory: Memory | None) -> Iterator[str]:

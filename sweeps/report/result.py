@@ -13,6 +13,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.report.best_compared import best_json
 from sweeps.report.live_table import Display
 from sweeps.statistics.comparison import Separation
 
@@ -88,13 +89,13 @@ class Result:
         """The plan against what came of it; None when nobody planned the sweep."""
         return planned(self.record, self.spent)
 
-    def _pareto(self) -> dict[str, Any]:
-        """The trials of the Pareto set, where there are several objectives."""
-        objectives = self.record.objectives
-        if len(objectives) == 1 or self.is_folder_gone:
-            return {}
-        return {
-            "pareto": [
+    def as_json(self) -> dict[str, Any]:
+        """The line that --json prints; with several objectives, also the trials of the Pareto set."""
+        best, base, objectives = self.selection.winner, self.record.base, self.record.objectives
+        metric = self.record.judges(best).metric
+        several: dict[str, Any] = {}
+        if len(objectives) > 1 and not self.is_folder_gone:
+            several["pareto"] = [
                 {
                     "trial_key": trial.trial_key,
                     "run_id": self.run_ids.get(trial.trial_key),
@@ -104,28 +105,14 @@ class Result:
                 }
                 for trial in pareto(self.record.trials.values(), objectives)
             ]
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """The line that --json prints."""
-        best, base = self.selection.winner, self.record.base
-        metric = self.record.judges(best).metric
         return {
             "sweep": self.sweep_id,
             "dir": str(self.folder),
             "parent_run": self.parent_run,
             "trials": len(self.record.trials),
             "states": self.record.counts(),
-            "best": best
-            and {
-                "trial_key": best.trial_key,
-                "run_id": self.run_ids.get(best.trial_key),
-                "metric": metric,
-                "value": best.value(metric),
-                "step": best.best_step,
-                "params": dict(best.params),
-            },
-            **self._pareto(),
+            "best": best and best_json(self.record, best, run_id=self.run_ids.get(best.trial_key)),
+            **several,
             "base": base and {"metric": metric, "value": base.metrics.get(metric), "rows": base.rows},
             "comparisons": self.separation and self.separation.as_json(),
             "spent": self.spent.as_json(),

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster.pace import Silent
 from sweeps.config.number_words import counted, duration, limit
 from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import StorageError, SweepError
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
+from sweeps.record.run_names import label
 from sweeps.record.selection import leader
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report.best_compared import in_words
-from sweeps.report.silent_hosts import warning
+from sweeps.report.best_compared import best_json, in_words
 from sweeps.report.time_left import Rates, Trained, seconds_left
 
 if TYPE_CHECKING:
@@ -72,32 +73,30 @@ class Status:
 
     def lines(self) -> list[str]:
         """The status for people, without the table of trials."""
-        counts = ", ".join(f"{count} {state}" for state, count in self.record.counts().items()) or "none has begun"
-        repeats = self.record.repeats
-        again = f" and {counted(repeats, 'repeat')}" if repeats else ""
+        record, rates, hosts = self.record, self.rates, self.record.hosts
+        counts = ", ".join(f"{count} {state}" for state, count in record.counts().items()) or "none has begun"
+        again = f" and {counted(record.repeats, 'repeat')}" if record.repeats else ""
         lines = [
             f"{self.sweep_id}: {WORDS[self.state]}",
             f"  folder    {self.folder}",
-            f"  trials    {len(self.record.trials) - repeats} of {self.planned_trials or '?'}{again} ({counts})",
+            f"  trials    {len(record.trials) - record.repeats} of {self.planned_trials or '?'}{again} ({counts})",
             *self._steered(),
         ]
         rungs = [
             f"{reached} at step {step}{f' ({parked} parked)' if parked else ''}"
-            for step, reached, parked in self.record.rungs()
+            for step, reached, parked in record.rungs()
         ]
         if rungs:
             lines.append(f"  reported  {', '.join(rungs)}")
         if self.best is not None:
-            lines.append(f"  best      {in_words(self.record, self.best)}")
-        if self.state == "RUNNING" and self.record.hosts is not None:
-            hosts = self.record.hosts
+            lines.append(f"  best      {in_words(record, self.best)}")
+        if self.state == "RUNNING" and hosts is not None:
             each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""
             lines.append(f"  hosts     {hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
-            lines += [f"  warning   {warning(host, self.record, self.now)}" for host in hosts.silent]
+            lines += [f"  warning   {silent(host, record, self.now)}" for host in hosts.silent]
         if self.waits_for is not None:
             lines.append(f"  waits     {self.waits_for}")
-        if self.rates is not None:
-            rates = self.rates
+        if rates is not None:
             lines.append(f"  rate      {rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s")
         left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
         lines.append(f"  time      {duration(self.seconds)}{left}")
@@ -107,13 +106,13 @@ class Status:
         return lines
 
     def _tracked(self) -> str:
-        refused = (
-            f"refused {counted(self.refused, 'event')}; the next `qsweep resume` tries again" if self.refused else ""
-        )
-        if not self.backlog:
-            return refused or "holds all events"
-        way_out = "" if self.state == "RUNNING" else "; `qsweep resume` sends them"
-        return f"has not taken {counted(self.backlog, 'event')} yet{way_out}{refused and f'; it {refused}'}"
+        told = []
+        if self.backlog:
+            way_out = "" if self.state == "RUNNING" else "; `qsweep resume` sends them"
+            told.append(f"has not taken {counted(self.backlog, 'event')} yet{way_out}")
+        if self.refused:
+            told.append(f"refused {counted(self.refused, 'event')}; the next `qsweep resume` tries again")
+        return "; it ".join(told) or "holds all events"
 
     def _steered(self) -> list[str]:
         """What was asked for since the launch, in lines."""
@@ -129,7 +128,6 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """The JSON line of `qsweep status`."""
         best, hosts = self.best, self.record.hosts
-        metric = self.record.judges(best).metric
         folders = {key: trial.adapter_folder(self.folder) for key, trial in self.record.trials.items()}
         adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
         return {
@@ -144,15 +142,7 @@ class Status:
             ],
             "added": {"points": len(self.record.added), "waiting": _waiting(self.record)},
             "extended": dict(self.record.changes),
-            "best": best
-            and {
-                "trial_key": best.trial_key,
-                "metric": metric,
-                "value": best.value(metric),
-                "step": best.best_step,
-                "params": dict(best.params),
-                "adapter": adapters.get(best.trial_key),
-            },
+            "best": best and best_json(self.record, best, adapter=adapters.get(best.trial_key)),
             "adapters": adapters,
             "seconds": self.seconds,
             "seconds_left": self.seconds_left,
@@ -212,6 +202,22 @@ class EventsRead:
         return len(self._to_track) - bisect_right(self._to_track, offset)
 
 
+def silent(host: Silent, record: SweepRecord, now: float) -> str:
+    """That a host may hang: which one, for how long, what is usual, the way out; `now` in seconds since the epoch."""
+    trials = ", ".join(map(label, sorted(record.trials[key].number for key in host.trials if key in record.trials)))
+    if host.what == "answer":
+        found = "it answers no call"
+    elif host.usual is None:
+        found = f"its first {host.what} has not ended"
+    else:
+        found = f"its {host.what} has not ended, and the slowest so far took {duration(max(1.0, host.usual))}"
+    return (
+        f"the host of {trials or 'no trial'} (process {host.pid} on {host.node}) may hang: for "
+        f"{duration(now - host.since)} {found}. If its GPU or its disk hangs, end it there (kill -9 {host.pid}): "
+        "another is made, and its trials go on from their last snapshots"
+    )
+
+
 def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None) -> Status:
     """The status of the sweep in a folder.
 
@@ -222,21 +228,18 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
     Raises:
         SweepError: the folder holds no sweep, or its event log is damaged.
     """
-    sweep_id, config = _config(folder)
+    sweep_id, config, trials, uri = _config(folder)
     # Before the log is read: a sweep that ends in between is told as running, and not as lost.
     is_running = is_driven(folder)
     log = read_before or EventsRead()
     log.read_on(folder)
     record, rates = log.record, log.rates
-    trials = config["budget"]["trials"]
     at_launch = trials if isinstance(trials, int) else None
-    planned = record.trials_in_all(at_launch)
-    note = noted_by(folder)
-    acknowledged = acknowledged_bytes(note)
+    planned, note = record.trials_in_all(at_launch), noted_by(folder)
     return Status(
         sweep_id=sweep_id,
         folder=folder.path,
-        state=state_of(record, is_running),
+        state=_state(record, is_running),
         record=record,
         planned_trials=planned,
         launched_with={key: _at(config, key) for key in record.changes},
@@ -244,10 +247,10 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         seconds=record.seconds_spent(now if is_running else None),
         rates=rates,
         seconds_left=log.seconds_left(now, planned, at_launch) if is_running else None,
-        tracking_uri=without_password(str(note.get("uri") or config["tracking"]["uri"])),
-        backlog=log.beyond(acknowledged),
-        refused=len(refused) if isinstance(refused := note.get("refused"), list) else 0,
-        waits_for=waits_for(record, rates, now) if is_running else None,
+        tracking_uri=without_password(str(note.get("uri") or uri)),
+        backlog=log.beyond(acknowledged_bytes(note)),
+        refused=len(note.get("refused") or ()),
+        waits_for=_waits_for(record, rates, now) if is_running else None,
         waiting_requests=sum(path.stem not in record.answered for path in folder.request_files()),
     )
 
@@ -264,13 +267,12 @@ def shown(status: Status) -> RenderableType:
     return Group(*map(Text, status.lines()), *([trial_tables.terminal(status.record, rows)] if rows else []))
 
 
-def _config(folder: SweepFolder) -> tuple[str, dict[str, Any]]:
-    """The sweep's id and its configuration as plain data, of which a status needs little."""
+def _config(folder: SweepFolder) -> tuple[str, dict[str, Any], int | str, str]:
+    """The sweep's id, its configuration as plain data, and what a status needs of that: the trials, MLflow's URI."""
     try:
         document = folder.document()
-        config: dict[str, Any] = document["config"]
-        _ = config["budget"]["trials"], config["tracking"]["uri"]
-        return str(document["sweep_id"]), config
+        config = document["config"]
+        return str(document["sweep_id"]), config, config["budget"]["trials"], config["tracking"]["uri"]
     except StorageError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -289,8 +291,7 @@ def _waiting(record: SweepRecord) -> int:
     return sum(point not in begun for point in record.added)
 
 
-def state_of(record: SweepRecord, is_running: bool) -> State:
-    """The state of a sweep: `is_running` says whether a process drives it now."""
+def _state(record: SweepRecord, is_running: bool) -> State:
     if is_running:
         return "RUNNING"
     if record.started is None:
@@ -304,12 +305,8 @@ def state_of(record: SweepRecord, is_running: bool) -> State:
     return "FINISHED" if record.is_finished else "INTERRUPTED"
 
 
-def waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | None:
-    """What the sweep's driver waits for, and how long; None once a trial has reported under it, or the sweep ends.
-
-    Args:
-        now: seconds since the epoch.
-    """
+def _waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | None:
+    """What the sweep's driver waits for, and how long; None once a trial has reported under it, or the sweep ends."""
     if rates is not None or record.ended is not None:
         return None
     training = sum(trial.state is TrialState.RUNNING for trial in record.trials.values())

@@ -60,20 +60,18 @@ def show(sweep: Sweep, result: Result) -> None:
     is_cut_short = result.stopped_by is not None or result.failure is not None
     may_go_on = is_cut_short and not result.is_folder_gone
     best, *compared = closing_lines.answer(record, result.selection, result.separation, may_go_on)
-    lines = [best, *(f"      {line}" for line in compared), closing_lines.trials_and_cost(record, result.spent)]
-    if result.planned is not None and not is_cut_short:
-        lines.append(closing_lines.plan_and_outcome(result.planned))
+    lines = [best, *(f"      {line}" for line in compared)]
+    lines += closing_lines.took(record, result.spent, None if is_cut_short else result.planned)
     if record.ended is not None and record.ended.reason == "budget":
         lines.append(f"the sweep ended early: {record.ended.message}")
-    tell(out, lines + closing_lines.peak_memory(record) + _next_steps(sweep, result))
+    tell(out, lines + _next_steps(sweep, result))
 
 
 def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:
     """Shows the table of trials, if there are any, with what it has no column for below it."""
     out.print()
     if record.trials:
-        note = closing_lines.first_trial(record).note
-        out.print(trial_tables.terminal(record, trial_tables.order(record), note, separation))
+        out.print(trial_tables.terminal(record, trial_tables.order(record), separation=separation))
         tell(out, [*trial_tables.notes(record), ""])
 
 

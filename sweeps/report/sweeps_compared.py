@@ -1,4 +1,4 @@
-"""Sweeps side by side: what differs in their files, the best trial of each, and what each took."""
+"""Several sweeps side by side: what differs in their files, the best trial of each, and what each took."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import duration
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import SweepError
@@ -20,9 +19,18 @@ from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import answers, best_compared, page_facts, trial_tables
 from sweeps.report.answers import Changes
-from sweeps.report.side_by_side import amount_of, finite, of_trial, same_settings, settings_of, spent_of, verdict
 from sweeps.report.status import WORDS, Status
 from sweeps.report.trial_tables import number_text, value_text
+from sweeps.report.trials_compared import (
+    amount_of,
+    difference_json,
+    finite,
+    same_settings,
+    settings_of,
+    spent_of,
+    trial_json,
+    verdict,
+)
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.trials import Chosen, common_objective, compare_sweeps, rows_differ
 from trainables.inputs.legible import legible
@@ -95,9 +103,7 @@ class SweepsCompared:
 
     def settings(self) -> dict[str, list[Any]]:
         """Key of the sweep file -> its value in each sweep, where these differ; data and model by their content."""
-        flat = [
-            {**_flat(config), **side.record.changes} for config, side in zip(self._configs(), self.sides, strict=True)
-        ]
+        flat = [{**_flat(page_facts.raw_config(side.record)), **side.record.changes} for side in self.sides]
         differing = {}
         for key in dict.fromkeys(key for each in flat for key in each):
             values = [each.get(key) for each in flat]
@@ -124,10 +130,7 @@ class SweepsCompared:
         if self.objective.metric == EVAL_BITS:
             lines.append(f"their tokens differ, and so does what {EVAL_LOSS} counts: compared by {EVAL_BITS}")
         lines += [self._difference(*each) for each in zip(self.sides[1:], self.separation.trials, strict=True)]
-        if self.separation.is_told:
-            notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
-            lines += [note for note in notes if note is not None]
-        return lines + [each.line() for each in self.changes]
+        return lines + best_compared.notes(self.separation) + [each.line() for each in self.changes]
 
     def as_json(self) -> dict[str, Any]:
         """The JSON line of `qsweep compare`."""
@@ -139,7 +142,7 @@ class SweepsCompared:
                     "name": side.name,
                     "dir": str(side.status.folder),
                     "state": side.status.state,
-                    "trial": of_trial(side.record, side.trial, side.status.folder),
+                    "trial": trial_json(side.record, side.trial, side.status.folder),
                     "value": finite(side.trial.value(self.objective.metric)),
                     "scores": {name: side.trial.value(name) for name in self._scores()},
                     "trials": len(side.record.trials),
@@ -149,18 +152,15 @@ class SweepsCompared:
             ],
             "settings": self.settings(),
             "differences": [
-                self._difference_json(*each) for each in zip(self.sides[1:], self.separation.trials, strict=True)
+                {
+                    "sweep": other.status.sweep_id,
+                    "against": self.sides[0].status.sweep_id,
+                    **difference_json(found, self.separation),
+                }
+                for other, found in zip(self.sides[1:], self.separation.trials, strict=True)
             ],
             "answers": [each.as_json() for each in self.changes],
         }
-
-    def _configs(self) -> list[dict[str, Any]]:
-        """The sweep files, with the defaults of keys that one lacks where this version can read all of them."""
-        raw = [page_facts.raw_config(side.record) for side in self.sides]
-        try:
-            return [SweepConfig.model_validate(each).model_dump(mode="json") for each in raw]
-        except ValueError:
-            return raw
 
     def _rows(self) -> list[str]:
         """Which rows all of them share."""
@@ -193,16 +193,16 @@ class SweepsCompared:
 
     def _cost(self, price: float | None) -> Rows:
         spent = [page_facts.spent_of(side.record) for side in self.sides]
-        is_on_gpu = any(each.gpu_hours for each in spent)
+        held = ("host time", [duration(each.host_seconds) for each in spent])
+        if any(each.gpu_hours for each in spent):
+            held = ("GPU-hours", [f"{each.gpu_hours:.2f}" for each in spent])
         rows = [
             ("state", [WORDS[side.status.state].partition(":")[0] for side in self.sides]),
             ("trials", [trial_tables.how_many(side.record).removesuffix(" trials") for side in self.sides]),
             ("steps", [f"{each.steps:,}" for each in spent]),
             ("tokens", [f"{each.tokens:,}" for each in spent]),
             ("time", [duration(side.status.seconds) for side in self.sides]),
-            ("GPU-hours", [f"{each.gpu_hours:.2f}" for each in spent])
-            if is_on_gpu
-            else ("host time", [duration(each.host_seconds) for each in spent]),
+            held,
         ]
         if price is not None:
             paid = [f"{each.gpu_hours * price:,.2f}" if each.gpu_hours else "none: it held no GPU" for each in spent]
@@ -215,16 +215,6 @@ class SweepsCompared:
         if not math.isfinite(found.difference):
             return f"{name} cannot be compared with {first}: {found.unknown}"
         return verdict(name, first, amount_of(found, self.objective), found, self.separation)
-
-    def _difference_json(self, other: Side, found: Comparison) -> dict[str, Any]:
-        return {
-            "sweep": other.status.sweep_id,
-            "against": self.sides[0].status.sweep_id,
-            **found.as_json(),
-            "difference": finite(found.difference),
-            "confidence": self.separation.confidence,
-            "rows": self.separation.rows,
-        }
 
 
 def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompared:

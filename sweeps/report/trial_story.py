@@ -30,7 +30,7 @@ class Held:
 
 @dataclass
 class Story:
-    """Takes events one by one, each with the record before it."""
+    """Takes events one by one, each with the record after it."""
 
     train: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Trial key -> (step, train_loss) of its steps."""
@@ -41,46 +41,38 @@ class Story:
     requests: list[RequestAnswered] = field(default_factory=list)
     _since: dict[str, float] = field(default_factory=dict)
     """Trials that hold a slot now -> since when."""
-    _began: float = 0.0
-    """The time that counts as 0."""
 
-    def take(self, event: Event, before: SweepRecord) -> None:
+    def take(self, event: Event, record: SweepRecord) -> None:
         """Takes an event."""
+        now = record.seconds_spent(event.time)
         match event:
             case SweepStarted():
-                if before.latest is None:
-                    self._began = event.time
-                else:
-                    self.end(before.known_until)
-                    self._began += max(0.0, event.time - before.known_until)
+                self.end(now)
             case DataPrepared():
                 self.warnings += [each for each in event.warnings if each not in self.warnings]
             case TrialStarted():
-                self._since.setdefault(event.trial_key, self._clock(event.time))
+                self._since.setdefault(event.trial_key, now)
             case TrialReported():
                 self._steps(event.trial_key, event.report.history)
             case TrialParked():
-                self._leaves(event.trial_key, event.time)
+                self._leaves(event.trial_key, now)
             case TrialEnded():
                 self._steps(event.trial_key, event.history)
-                self._leaves(event.trial_key, event.time)
+                self._leaves(event.trial_key, now)
             case RequestAnswered():
                 self.requests.append(event)
             case _:
                 pass
 
     def end(self, now: float) -> None:
-        """Nobody holds a slot beyond `now`, in seconds since the epoch: the driver is gone, or it is the present."""
+        """Nobody holds a slot beyond `now`, counted as in `Held`: the driver is gone, or it is the present."""
         for key in list(self._since):
             self._leaves(key, now)
 
-    def _clock(self, time: float) -> float:
-        return time - self._began
-
-    def _leaves(self, key: str, time: float) -> None:
+    def _leaves(self, key: str, now: float) -> None:
         since = self._since.pop(key, None)
         if since is not None:
-            self.held.setdefault(key, []).append(Held(since, max(since, self._clock(time))))
+            self.held.setdefault(key, []).append(Held(since, max(since, now)))
 
     def _steps(self, key: str, history: Sequence[StepRecord]) -> None:
         if history:

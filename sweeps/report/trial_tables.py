@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +28,8 @@ MOST_ROWS = 40
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"
+WORDS = ("modules", "state", PARETO, APART)
+"""Heads of the columns that hold words: these stand on the left."""
 
 
 def order(record: SweepRecord) -> list[TrialRecord]:
@@ -56,18 +58,12 @@ def name_of(record: SweepRecord, trial: TrialRecord) -> str:
     return label(trial.number) if first is None else f"{label(trial.number)} ({label(first.number)} again)"
 
 
-@dataclass(frozen=True)
-class Cells:
+class Cells(NamedTuple):
     """The table of trials as texts."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     """The trials, then the base where it was evaluated."""
-
-    def is_word(self, place: int) -> bool:
-        """Whether a column holds words: these stand on the left."""
-        words = ("modules", "state", PARETO, APART)
-        return self.heads[place] in words
 
 
 def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separation | None = None) -> Cells:
@@ -117,10 +113,7 @@ def _scores(record: SweepRecord) -> list[str]:
 
 
 def _evaluation(record: SweepRecord) -> EvaluationSpec:
-    try:
-        return EvaluationSpec.model_validate(json_text.parse(record.config or "{}").get("evaluation") or {})
-    except (ValueError, AttributeError):
-        return EvaluationSpec()
+    return EvaluationSpec.model_validate(json_text.parse(record.config or "{}").get("evaluation", {}))
 
 
 def _apart(compared: Comparison) -> str:
@@ -135,11 +128,18 @@ def terminal(
     record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None, separation: Separation | None = None
 ) -> Table:
     """The trials as a table for people, with a note below it."""
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
     found = cells(record, trials, separation)
-    for place, name in enumerate(found.heads):
-        table.add_column(name, justify="left" if found.is_word(place) else "right", no_wrap=True)
-    for row in found.rows:
+    return rich_table(found.heads, found.rows, WORDS, note)
+
+
+def rich_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str], note: str | None = None
+) -> Table:
+    """A table for a terminal: columns with these heads hold words and stand on the left, the others on the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
+    for head in heads:
+        table.add_column(head, justify="left" if head in words else "right", no_wrap=True)
+    for row in rows:
         table.add_row(*map(Text, row))
     return table
 
@@ -151,11 +151,8 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
     every = order(record)
     trials = every[:MOST_ROWS]
     found = cells(record, trials, separation)
-    names = ("trial", *shown_params(trials), "steps", f"best_{record.objective.metric}")  # as MLflow has them
-    at = len(names)  # the column of the best value's step, which is left out
-    table = [(*names, "at", *found.heads[at + 1 :]), *found.rows]
-    head, *rows = (f"| {' | '.join((*row[:at], *row[at + 1 :]))} |" for row in table)
-    lines += [head, "|" + "---|" * (len(found.heads) - 1), *rows]
+    head, *rows = (f"| {' | '.join(row)} |" for row in (found.heads, *found.rows))
+    lines += [head, "|" + "---|" * len(found.heads), *rows]
     if len(every) > len(trials):
         lines.append(f"\n{len(every) - len(trials)} more trials are in the table of runs.")
     lines += [f"\n{note}" for note in notes(record)]
@@ -169,11 +166,10 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
         return f"No best trial: {selection.why}."
     shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
     metric = record.judges(best).metric
-    value = f"{metric} {best.value(metric):.4f}"
-    name, end = "Best so far", ": trials were interrupted, and none has completed."
+    told = f"{label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})"
     if best is selection.winner:
-        name, end = "Best", "."
-    return f"**{name}: {label(best.number)}, {value}** at step {best.best_step} ({shown}){end}"
+        return f"**Best: {told}."
+    return f"**Best so far: {told}: trials were interrupted, and none has completed."
 
 
 def notes(record: SweepRecord) -> list[str]:
@@ -201,14 +197,8 @@ def ending(trial: TrialRecord, metric: str) -> str:
 def shown_params(trials: Sequence[TrialRecord]) -> list[str]:
     """The settings of trials that tables have a column for."""
     # alpha_over_r follows from r and lora_alpha, which are always shown.
-    return list(
-        dict.fromkeys(
-            name
-            for trial in trials
-            for name in trial.params
-            if name != "alpha_over_r" or "lora_alpha" not in trial.params
-        )
-    )
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return [name for name in names if name != "alpha_over_r"]
 
 
 def value_text(value: object) -> str:

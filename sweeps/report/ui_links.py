@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 _FOR_TRAINING = {"workflowType": "machine_learning"}
 """Without it MLflow opens a page about calls of language models, which is empty here."""
@@ -21,6 +21,5 @@ def saved_view(server: str, experiment_id: str, key: str) -> str:
 
 def _base(server: str) -> str:
     """The server's address without a name and a password: the browser asks for them."""
-    scheme, _, rest = server.rstrip("/").partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    found = urlsplit(server.rstrip("/"))
+    return found._replace(netloc=found.netloc.rpartition("@")[2]).geturl()

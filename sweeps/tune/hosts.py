@@ -15,7 +15,7 @@ from cluster.leases import NotReady, Ready
 from sweeps import timeouts
 from sweeps.record.events import HostsChanged, HostsStarted
 from sweeps.record.journal import Journal
-from sweeps.report.silent_hosts import warning
+from sweeps.report.status import silent
 from sweeps.steering.stop import StopState
 from sweeps.supply.target_modules import Targets
 from sweeps.tune.actor_calls import RAY, Calls, Question, until_there
@@ -236,6 +236,6 @@ def tell_changes(now: HostsChanged, journal: Journal, say: Callable[[str], None]
     now = now.model_copy(update={"silent": tuple(before.get((each.node, each.pid), each) for each in now.silent)})
     for host in now.silent:
         if (host.node, host.pid) not in before:
-            say(f"warning: {warning(host, journal.record, now.time)}")
+            say(f"warning: {silent(host, journal.record, now.time)}")
     if (now.hosts, now.slots, now.held, now.silent) != (known.hosts, known.slots, known.held, known.silent):
         journal.add(now)

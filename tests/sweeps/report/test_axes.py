@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -11,58 +12,50 @@ from sweeps.config.points import Scalar
 from sweeps.report.axes import UNSET, UNSET_PLACE, axis, ends, near, untried
 
 RATES = parse("training.learning_rate", {"loguniform": [1e-5, 1e-2]})
+MODULES = parse("adapter.target_modules", {"choice": ["mlp", "attention", ["v_proj", "q_proj"]]})
 
 
-def test_learning_rates_lie_by_their_logarithm() -> None:
+def test_learning_rates_lie_by_their_logarithm_and_values_beyond_the_domain_widen_the_axis() -> None:
     found = axis("learning_rate", RATES, [1e-4, 1e-3])
     assert (found.title, found.layout()["type"]) == ("learning_rate (log scale)", "log")
     assert [found.place(value) for value in (1e-5, 1e-4, 1e-3, 1e-2)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert found.at(1e-4) == pytest.approx(-4)
-    narrow = axis("learning_rate", parse("training.learning_rate", {"qloguniform": [0.1, 0.4, 0.1]}), [0.2])
-    assert narrow.options == (0.1, 0.2, 0.3, 0.4)  # so few are listed
+    wider = axis("learning_rate", RATES, [1e-1, 1e-3])
+    assert [wider.place(1e-1), wider.place(1e-2)] == pytest.approx([1, 3 / 4])
 
 
-def test_values_beyond_the_domain_widen_the_axis() -> None:
-    found = axis("learning_rate", RATES, [1e-1, 1e-3])
-    assert found.place(1e-1) == 1
-    assert found.place(1e-2) == pytest.approx(3 / 4)
+@pytest.mark.parametrize(("high", "is_log"), [(1.0, True), (0.2, False)])
+def test_numbers_of_a_wide_range_lie_by_their_logarithm_whatever_is_searched(high: float, is_log: bool) -> None:
+    assert axis("weight_decay", parse("training.weight_decay", {"uniform": [0.01, high]}), []).is_log is is_log
 
 
-def test_many_numbers_of_a_wide_range_lie_by_their_logarithm_whatever_is_searched() -> None:
-    assert axis("learning_rate", None, [n * 1e-4 for n in range(1, 120)]).is_log
-    assert not axis("lora_dropout", None, [n * 1e-2 for n in range(20)]).is_log
-
-
-def test_listed_values_lie_side_by_side_in_order() -> None:
+def test_listed_values_lie_side_by_side_numbers_by_size_and_words_as_in_the_file() -> None:
     found = axis("r", parse("adapter.r", {"choice": [32, 8, 16]}), [8, 64])
     assert found.layout()["ticktext"] == ["8", "16", "32", "64"]
     assert [found.place(value) for value in (8, 16, 32, 64)] == [1 / 8, 3 / 8, 5 / 8, 7 / 8]
-
-
-def test_words_keep_the_order_of_the_file() -> None:
-    modules = parse("adapter.target_modules", {"choice": ["mlp", "attention", ["v_proj", "q_proj"]]})
-    found = axis("target_modules", modules, ["attention", "q_proj,v_proj"])
-    assert found.layout()["ticktext"] == ["mlp", "attention", "q_proj,v_proj"]
+    words = axis("target_modules", MODULES, ["attention", "q_proj,v_proj"])
+    assert words.layout()["ticktext"] == ["mlp", "attention", "q_proj,v_proj"]
+    few = parse("training.learning_rate", {"qloguniform": [0.1, 0.4, 0.1]})
+    assert axis("learning_rate", few, [0.2]).options == (0.1, 0.2, 0.3, 0.4)
 
 
 def test_words_are_escaped_and_cut_in_their_marks() -> None:
-    found = axis("target_modules", None, ["x" * 100, "<b>", "attention-qv"])
-    assert [len(text) for text in found.layout()["ticktext"]] == [24, len("&lt;b&gt;"), 12]
-    assert found.layout(1)["ticktext"] == ["xxxxxxx…", "&lt;b&gt;", "attenti…"]
+    found = axis("target_modules", MODULES, ["x" * 100, "<b>"])
+    assert found.layout()["ticktext"][-2:] == ["x" * 23 + "…", "&lt;b&gt;"]
+    assert found.layout(1)["ticktext"][1:] == ["attenti…", "q_proj,…", "xxxxxxx…", "&lt;b&gt;"]
 
 
 def test_trials_without_the_field_have_a_place_of_their_own() -> None:
     numbers = axis("learning_rate", RATES, [1e-3, None])
     assert numbers.place(None) == pytest.approx(UNSET_PLACE)
     assert numbers.layout()["range"][0] < numbers.at(None)
-    words = axis("target_modules", None, ["mlp", None])
-    assert words.layout()["ticktext"] == ["mlp", UNSET]
-    assert words.place(None) == 0.75
+    words = axis("target_modules", MODULES, ["mlp", None])
+    assert (words.layout()["ticktext"][-1], words.place(None)) == (UNSET, 7 / 8)
 
 
-@pytest.mark.parametrize("values", [[], [None], [0.5], [True, False], [0.0, 1e-300, 1e300], list(range(13)), [7] * 20])
+@pytest.mark.parametrize("values", [[], [None], [0.0, 1e-300, 1e300], [7.0] * 20])
 def test_no_values_break_an_axis(values: list[float | None]) -> None:
-    found = axis("weight_decay", None, values)
+    found = axis("weight_decay", parse("training.weight_decay", {"uniform": [0.0, 0.1]}), values)
     assert all(math.isfinite(found.place(value)) for value in values)
     assert all(map(math.isfinite, found.layout()["range"]))
 
@@ -70,7 +63,6 @@ def test_no_values_break_an_axis(values: list[float | None]) -> None:
 def test_what_is_far_away_is_left_out() -> None:
     assert near([1.0, 1.1, 1.2, 1.3, 1.4, 1e9, math.nan, math.inf]) == [1.0, 1.1, 1.2, 1.3, 1.4]
     assert near([math.nan, math.inf]) == []
-    assert near([2.0]) == [2.0]
     assert near([0.0, 0.0]) == [0.0, 0.0]
     assert ends(2.0, 2.0) == pytest.approx((1.9, 2.1))
     assert ends(0.0, 0.0) == (-1.0, 1.0)
@@ -80,15 +72,11 @@ def test_what_is_far_away_is_left_out() -> None:
     ("raw", "values", "words"),
     [
         ({"choice": [4, 8, 16, 32]}, [16, 32, None], "4, 8"),
-        ({"choice": [4, 8]}, [8, 4], ""),
         ({"choice": [["q", "v"], "all-linear"]}, ["all-linear"], "q,v"),
-        ({"choice": [f"m{place:02}" for place in range(20)]}, ["m00"], "m01, m02, m03, m04, m05, m06, 13 more"),
         ({"loguniform": [1e-4, 1e-2]}, [1e-3, 3e-3], "0.0001 to 0.001, 0.003 to 0.01"),
-        ({"loguniform": [1e-4, 1e-2]}, [2e-4, 1e-3, 5e-3], "0.0002 to 0.001, 0.001 to 0.005"),
         ({"uniform": [0.0, 1.0]}, [0.2, 0.4, 0.6, 0.8], ""),
         ({"uniform": [0.0, 1.0]}, [], "0 to 1"),
-        (None, [3], ""),
     ],
 )
-def test_what_no_trial_has_is_told(raw: dict[str, object] | None, values: list[Scalar | None], words: str) -> None:
-    assert untried(None if raw is None else parse("field", raw), values) == words
+def test_what_no_trial_has_is_told(raw: dict[str, Any], values: list[Scalar | None], words: str) -> None:
+    assert untried(parse("field", raw), values) == words

@@ -23,23 +23,20 @@ from trainables.contract import Need, RowShape
 
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 SHAPE = RowShape(longest=9, mean=5.0, labelled=0.7, train_rows=30, eval_rows=9)
-SCORED: dict[str, Any] = {
-    "evaluation": {"metrics": ["exact_match"], "max_new_tokens": 20},
-    "budget": {"trials": 4, "steps_per_trial": 27},
-}
+CPU = Machine("cpu", 1, 10**6)
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
+PLAIN: dict[str, Any] = {"scheduler": {"kind": "fifo"}, "budget": {"trials": 4, "steps_per_trial": 27}}
 
 
-def planned(device: Any = "cpu", is_known: bool = True, kind: str = "fifo", trials: int = 4, **budget: Any) -> Plan:
+def planned(device: Any = "cpu", is_known: bool = True, kind: str = "fifo", trials: int = 4, steps: int = 27) -> Plan:
     config, space = toy(
         RATES,
         scheduler={"kind": "asha", "variant": kind} if kind != "fifo" else {"kind": kind},
         cluster={"slots_per_host": 1},
-        budget={"trials": trials, **(budget or {"steps_per_trial": 27})},
+        budget={"trials": trials, "steps_per_trial": steps},
     )
     rates = [rate(rate_key(config, "CPU of ours, 2 threads"))] if is_known else []
-    known = RowsAndRates(rates, rate_key(config, "CPU of ours"))
-    return plan(config, space, NEED, Machine(device, 1, 10**6), known)
+    return plan(config, space, NEED, Machine(device, 1, 10**6), RowsAndRates(rates, rate_key(config, "CPU of ours")))
 
 
 def lines(found: Plan) -> str:
@@ -83,22 +80,20 @@ def test_a_launch_says_what_its_time_is_not() -> None:
 # The whole plan
 
 
-def test_time_is_told_with_its_range_and_where_it_comes_from() -> None:
+def test_time_and_cost_are_told_with_their_range_and_where_they_come_from() -> None:
     # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; 15 % either way.
-    assert "time: about 4 min 13 s (3 min 35 s to 4 min 51 s); from 126 steps that were measured before" in lines(
-        planned()
-    )
-
-
-def test_gpus_are_paid_by_the_hour() -> None:
-    assert ", 0.07 (0.06 to 0.081) GPU-hours; from 126 steps" in lines(planned("cuda"))
-
-
-def test_what_gpu_hours_cost_is_told_at_a_price() -> None:
-    found = planned("cuda").at(2.5)
-    assert "(0.06 to 0.081) GPU-hours, which cost 0.18 (0.15 to 0.2) at 2.5 each; from 126" in lines(found)
-    assert found.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
-    assert planned("cuda").as_json()["cost"] is None
+    took, source = "time: about 4 min 13 s (3 min 35 s to 4 min 51 s)", "; from 126 steps that were measured before"
+    assert took + source in lines(planned())
+    assert f"{took}, 0.07 (0.06 to 0.081) GPU-hours{source}" in lines(planned("cuda"))
+    paid = planned("cuda").at(2.5)
+    cost = ", which cost 0.18 (0.15 to 0.2) at 2.5 each"
+    assert f"{took}, 0.07 (0.06 to 0.081) GPU-hours{cost}{source}" in lines(paid)
+    assert paid.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
+    calculated = replace(planned("cuda").forecast, is_measured=False, rate="by arithmetic, not measured")
+    ranges = "about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, which cost 0.12 to 0.16 at 2 each"
+    told = lines(replace(planned("cuda"), forecast=calculated, price=2.0))
+    assert f"time: {ranges}; by arithmetic, not measured" in told
+    assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
 
 
 @pytest.mark.parametrize(("price", "device"), [(0.0, "cuda"), (math.inf, "cuda"), (math.nan, "cuda"), (2.5, "cpu")])
@@ -107,43 +102,27 @@ def test_what_is_no_price_is_refused(price: float, device: Any) -> None:
         planned(device).at(price)
 
 
-def test_an_estimate_by_arithmetic_is_a_range_that_says_what_it_is() -> None:
-    seen = replace(planned("cuda").forecast, is_measured=False, rate="by arithmetic, not measured")
-    found = lines(replace(planned("cuda"), forecast=seen, price=2.0))
-    assert (
-        "time: about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, which cost 0.12 to 0.16 at 2 each; by "
-        "arithmetic, not measured" in found
-    )
-
-
-def test_patience_is_told() -> None:
-    found = lines(replace(planned(), patience=3))
-    assert "the sweep ends earlier where 3 trials in a row bring no gain beyond chance (budget.patience)" in found
-    assert "patience" not in lines(planned())
-
-
-def test_without_rates_the_plan_says_how_to_have_them() -> None:
-    assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
-
-
-def test_one_step_is_no_steps() -> None:
-    assert "; about 1 step in all" in lines(planned(trials=1, steps_per_trial=1))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"patience": 1}, "the sweep ends earlier where a trial brings no gain beyond chance (budget.patience)"),
+        (
+            {"engine": "flat"},
+            "engine, which computes the losses: flat (the adapters of a host share passes over its base)",
+        ),
+        ({"engine": "mine"}, "engine, which computes the losses: mine"),
+    ],
+)
+def test_what_a_plan_may_know_is_a_line(changes: dict[str, Any], told: str) -> None:
+    assert told in lines(replace(planned(), **changes)).splitlines()
+    assert told.split(",")[0] not in lines(planned())
 
 
 def test_trials_that_go_on_to_each_report_are_told_where_some_are_stopped() -> None:
     told = lines(planned(kind="promote", trials=9))
     assert "\nearly stopping leaves about 4 of 9 trials for step 9, 2 for step 27\n" in told
     assert "early stopping" not in lines(planned())
-
-
-def test_json_has_the_same_numbers_under_plain_names() -> None:
-    told, untold = planned("cuda").as_json(), planned(is_known=False).as_json()
-    assert told["seconds"]["expected"] == pytest.approx(253)
-    assert told["gpu_hours"]["expected"] == pytest.approx(253 / 3600)
-    assert told["reaching"] == (4, 4, 4)
-    assert told["steps"] == {"expected": 108.0, "low": 108, "high": 108}
-    assert (untold["seconds"], untold["gpu_hours"]) == (None, None)
-    assert planned("cpu").as_json()["gpu_hours"]["expected"] == 0
+    assert "; about 1 step in all" in lines(planned(trials=1, steps=1))
 
 
 def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
@@ -152,44 +131,20 @@ def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
         GpuAdvice(24, Fit(2), Fit(3)),
         GpuAdvice(40, Fit(2), Fit(3)),
     )
-    found = plan_lines(replace(planned(), choices=choices))
-    table = [line.split() for line in found[-3:]]
+    table = [line.split() for line in plan_lines(replace(planned(), choices=choices))[-3:]]
     assert table[0][0] == "GPU"
     assert table[1] == ["12", "GB", "does", "not", "fit", "1", "slot,", "recompute", "QLoRA"]
     assert table[2] == ["24-40", "GB", "2", "slots", "3", "slots", "LoRA"]
 
 
-@pytest.mark.parametrize(("lora", "qlora"), [(Fit(0), Fit(0)), (Fit(16, recomputes=True), Fit(40, recomputes=True))])
-def test_the_table_of_gpus_fits_in_80_columns(lora: Fit, qlora: Fit) -> None:
-    choices = (GpuAdvice(12, lora, qlora), GpuAdvice(80, lora, qlora))
-    assert max(map(len, plan_lines(replace(planned(), choices=choices))[-3:])) <= 80
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (273, "4 min 33 s"),
-        (3600, "1 h 00 min"),
-        (90_000, "1 d 1 h"),
-    ],
-)
-def test_durations_are_in_the_unit_that_suits_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
-def test_counts_and_sizes_have_their_units() -> None:
+def test_numbers_have_the_unit_that_suits_them() -> None:
+    told = {0.2: "0 s", 59.4: "59 s", 59.6: "1 min 00 s", 273: "4 min 33 s", 3600: "1 h 00 min", 90_000: "1 d 1 h"}
+    assert {seconds: duration(seconds) for seconds in told} == told
     assert (counted(1, "slot"), counted(2, "slot")) == ("1 slot", "2 slots")
     assert (size(99_000_000), size(150_000_000)) == ("99 MB", "0.1 GB")
 
 
-def test_the_engine_is_told_where_it_is_known() -> None:
-    told = "\nengine, which computes the losses: flat (the adapters of a host share passes over its base)"
-    assert told in lines(replace(planned(), engine="flat"))
-    assert "\nengine, which computes the losses: mine\n" in lines(replace(planned(), engine="mine"))
-    assert "engine" not in lines(planned())
+# Answers and rows
 
 
 @pytest.mark.parametrize(
@@ -206,25 +161,24 @@ def test_the_engine_is_told_where_it_is_known() -> None:
 )
 def test_the_tokens_of_answers_are_counted(evaluation: dict[str, Any], known: dict[str, Any], words: str) -> None:
     data = {"train": "hub/rows", "eval": "hub/more", "prompt": "{q}", "completion": "{a}"}
-    scheduler, budget = {"kind": "fifo"}, {"trials": 4, "steps_per_trial": 27}
-    scores = {"metrics": ["exact_match"], **evaluation}
-    config, space = toy(RATES, data=data, budget=budget, scheduler=scheduler, evaluation=scores)
-    told = lines(plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates(eval_rows=9, **known)))
+    config, space = toy(RATES, data=data, evaluation={"metrics": ["exact_match"], **evaluation}, **PLAIN)
+    told = lines(plan(config, space, NEED, CPU, RowsAndRates(eval_rows=9, **known)))
     assert words in told
     assert "their time is unknown, and not counted" in told
 
 
 def test_the_time_of_answers_is_counted_where_a_sweep_has_scored_alike() -> None:
+    evaluation = {"metrics": ["exact_match"], "max_new_tokens": 20}
+
     def told(**seen: Any) -> Plan:
-        config, space = toy(RATES, scheduler={"kind": "fifo"}, cluster={"slots_per_host": 1}, **SCORED)
+        config, space = toy(RATES, cluster={"slots_per_host": 1}, evaluation=evaluation, **PLAIN)
         key = rate_key(config, "CPU of ours")
         measured = rate(key).model_copy(update={"answers": answers_key(config), **seen})
-        return plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates([measured], key))
+        return plan(config, space, NEED, CPU, RowsAndRates([measured], key))
 
     without, with_it = told(), told(answer_seconds=30.0)
     assert without.forecast.seconds is not None and with_it.forecast.seconds is not None
     assert with_it.forecast.seconds.expected - without.forecast.seconds.expected == pytest.approx(5 * 30.0)
-    assert "; their time is unknown, and not counted" in lines(without)
     assert "; they are 40% of the work" in lines(with_it), "150 s, beside 108 steps of 2 s and 13 evaluations of 1 s"
 
 
@@ -244,6 +198,6 @@ def test_tokens_are_told_with_what_the_length_of_rows_follows_from(rows: dict[st
     data = {"train": "hub/rows", "eval": "hub/more", "text": "{text}", "max_length": 230, "group_by": "author"}
     budget = {"trials": 1, "steps_per_trial": 9}
     config, space = toy(RATES, data=data, training={"batch_size": 1}, budget=budget, scheduler={"kind": "fifo"})
-    told = lines(plan(config, space, NEED, Machine("cpu", 1, 10**6), RowsAndRates(eval_rows=9, **rows)))
+    told = lines(plan(config, space, NEED, CPU, RowsAndRates(eval_rows=9, **rows)))
     assert f"\n{words}" in told
     assert "\nrows with an equal author count as one group (data.group_by)" in told

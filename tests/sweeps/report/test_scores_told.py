@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from sweep_events import base, ended, record, reported, started
 from sweep_events import scored as finalist
 from sweep_files import toy
@@ -15,33 +18,36 @@ from sweeps.report.live_table import describe
 
 STOPPED, COMPLETED = TrialState.STOPPED, TrialState.COMPLETED
 BASE: BaseEvaluated = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}, "answered": 32})
+BY_SCORE: dict[str, Any] = {
+    "objective": {"metric": "exact_match", "mode": "max"},
+    "scheduler": {"metric": "eval_loss"},
+}
 
 
-def begun() -> SweepStarted:
-    config, _ = toy(
-        objective={"metric": "exact_match", "mode": "max"},
-        evaluation={"metrics": ["exact_match"]},
-        scheduler={"metric": "eval_loss"},
-    )
+def begun(metrics: Iterable[str] = ("exact_match",), when: str = "last", **sections: Any) -> SweepStarted:
+    config, _ = toy(evaluation={"metrics": list(metrics), "when": when}, **sections)
     return SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
 
 
-def scored(key: str, step: int, loss: float, score: float) -> TrialReported:
-    event, metrics = reported(key, step, loss), {"eval_loss": loss, "exact_match": score}
-    report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
-    return event.model_copy(update={"report": report})
+def scored(key: str, step: int, best_step: int | None = None, /, **metrics: float) -> TrialReported:
+    """A report with scores; where the best step is an earlier one, the trial had only its loss there."""
+    event = reported(key, step, metrics["eval_loss"])
+    best = {"best_step": step, "best_metrics": metrics}
+    if best_step is not None:
+        best = {"best_step": best_step, "best_metrics": {"eval_loss": 1.5}}
+    return event.model_copy(update={"report": event.report.model_copy(update={"metrics": metrics, **best})})
 
 
 EARLY: list[Event] = [
-    begun(),
+    begun(**BY_SCORE),
     BASE,
     *(started(key, number) for number, key in enumerate("abc")),
     *(reported(key, 3, loss) for key, loss in (("a", 2.0), ("b", 1.5), ("c", 1.9))),
 ]
 WHOLE: list[Event] = [
     *EARLY,
-    scored("a", 9, 1.0, 0.5),
-    scored("b", 9, 1.25, 0.75),
+    scored("a", 9, eval_loss=1.0, exact_match=0.5),
+    scored("b", 9, eval_loss=1.25, exact_match=0.75),
     ended("a", COMPLETED),
     ended("b", COMPLETED),
     ended("c", STOPPED),
@@ -64,17 +70,15 @@ def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stop
 
 
 def test_a_graders_verdicts_are_counted_below_its_main_metric_and_other_scores_are_numbers() -> None:
-    config, _ = toy(evaluation={"metrics": ["json_fields", "json_valid", "mine:lengths", "of_a_foreign_trainable"]})
     metrics = {
         "eval_loss": 1.0,
         **{"json_fields": 0.9, "json_fields_recall": 0.8, "json_fields_exact": 0.75, "json_valid": 1.0},
         **{"lengths_words": 3.0, "of_a_foreign_trainable": 0.5},
     }
-    start = SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
-    report = scored("a", 9, 1.0, 0.5)
-    report = report.model_copy(update={"report": report.report.model_copy(update={"best_metrics": metrics})})
+    start = begun(["json_fields", "json_valid", "mine:lengths", "of_a_foreign_trainable"])
     of_base = BASE.model_copy(update={"metrics": dict.fromkeys(metrics, 0.0)})
-    assert answer(record([start, of_base, started("a", 0), report, ended("a", COMPLETED)]))[-5:] == [
+    whole = record([start, of_base, started("a", 0), scored("a", 9, **metrics), ended("a", COMPLETED)])
+    assert answer(whole)[-5:] == [
         "json_fields: best (t00) 0.9000 (base 0.0000)",
         "json_fields_exact: best (t00) 24 of 32 answers right (base 0)",
         "json_valid: best (t00) 32 of 32 answers valid (base 0)",
@@ -94,13 +98,10 @@ def test_a_trial_without_a_score_is_told_by_its_loss() -> None:
     assert "eval_loss 1.5000" in trial_tables.ending(last.trials["b"], "exact_match")
 
 
-def test_a_base_without_a_value_has_no_best_step() -> None:
-    events = [
-        each.model_copy(update={"metrics": {"eval_loss": 4.5}}) if each.type == "base_evaluated" else each
-        for each in WHOLE
-    ]
-    (line,) = [line for line in answer(record(events)) if line.startswith("exact_match: best")]
-    assert "(base without a value, default configuration (t00) 16)" in line
+def test_what_was_not_scored_at_its_best_step_says_so() -> None:
+    last = scored("b", 9, 3, eval_loss=1.75, exact_match=0.75)  # its loss rose: step 3 stays its best
+    lines = answer(record([begun(), *EARLY[1:], last, ended("b", COMPLETED), ended("a", STOPPED), ended("c", STOPPED)]))
+    assert "exact_match: best (t01) not scored (base 4, default configuration (t00) not scored)" in lines
 
 
 def test_the_table_shows_the_loss_where_a_trial_has_no_score() -> None:
@@ -109,39 +110,18 @@ def test_the_table_shows_the_loss_where_a_trial_has_no_score() -> None:
     assert table.heads == ("trial", "steps", "best exact_match", "at", "eval_loss", "state")
     assert [row[0] for row in table.rows] == ["t01", "t00", "t02", "base"]
     assert [row[2] for row in table.rows] == ["0.7500", "0.5000", "-", "0.1250"]
-    whole = record([*WHOLE[:-1], scored("c", 9, 1.0, 0.25), ended("c", COMPLETED)])
+    whole = record([*WHOLE[:-1], scored("c", 9, eval_loss=1.0, exact_match=0.25), ended("c", COMPLETED)])
     assert "eval_loss" not in trial_tables.cells(whole, trial_tables.order(whole)).heads
 
 
 def test_a_report_tells_its_score_or_else_its_loss() -> None:
-    assert describe(EARLY[5], record(EARLY)) == "t00 step 3: eval_loss 2.0000 (its best)"
-    assert describe(WHOLE[8], record(WHOLE)) == "t00 step 9: exact_match 0.5000 (its best)"
+    assert describe(WHOLE[8], record(WHOLE)) == ["t00 step 9: exact_match 0.5000 (its best)"]
     worse = reported("a", 6, 2.5, best=(3, 2.0))
-    assert describe(worse, record([*EARLY, worse])) == "t00 step 6: eval_loss 2.5000 (its best: 2.0000)"
+    assert describe(worse, record([*EARLY, worse])) == ["t00 step 6: eval_loss 2.5000 (its best: 2.0000)"]
 
 
-def test_where_finalists_are_scored_it_is_told_of_each_and_why_the_others_have_no_score() -> None:
-    config, _ = toy(
-        objective={"metric": "exact_match", "mode": "max"},
-        evaluation={"metrics": ["exact_match"], "when": "best"},
-        scheduler={"metric": "eval_loss"},
-    )
-    start = SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
-    score = finalist("b", 3, exact_match=0.75)
+def test_where_finalists_are_scored_it_is_told_why_the_others_have_no_score() -> None:
+    start, score = begun(when="best", **BY_SCORE), finalist("b", 3, exact_match=0.75)
     found = record([start, *EARLY[1:], *(ended(key, STOPPED) for key in "abc"), score])
-    assert describe(score, found) == "t01 scored at step 3: exact_match 0.7500"
     assert trial_tables.notes(found) == ["-: not scored: finalists are, when the sweep ends (evaluation.when: best)"]
     assert answer(found)[0] == "best: t01, exact_match 0.7500 at step 3"
-
-
-def test_a_best_step_before_the_one_that_is_scored_says_so() -> None:
-    config, _ = toy(evaluation={"metrics": ["exact_match"]})
-    start = SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
-    last = scored("b", 9, 1.75, 0.75)  # its loss rose: step 3 stays its best
-    kept = {"best_step": 3, "best_metrics": {"eval_loss": 1.5}}
-    last = last.model_copy(update={"report": last.report.model_copy(update=kept)})
-    lines = answer(record([start, *EARLY[1:], last, ended("b", COMPLETED), ended("a", STOPPED), ended("c", STOPPED)]))
-    assert (
-        "exact_match: best (t01) not scored at its best step "
-        "(base 4, default configuration (t00) not scored at its best step)"
-    ) in lines

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweep_events import begun, ended, record, reported, started
@@ -23,82 +25,63 @@ BEGINNING: list[Event] = [
 ]
 INTERRUPTED = [*BEGINNING, ended("a", TrialState.PAUSED, "interrupted")]
 COMPLETED = [*BEGINNING, ended("a", TrialState.COMPLETED)]
+Told = Callable[..., str]
 
 
-def told(
-    capsys: pytest.CaptureFixture[str],
-    events: list[Event],
-    stopped_by: int | None = None,
-    is_gone: bool = False,
-    undelivered: int = 0,
-    refused: int = 0,
-    are_runs_gone: bool = False,
-    folder: str = "/results/x",
-) -> str:
-    whole = record(events)
-    result = Result(
-        sweep_id="x-1",
-        folder=Path(folder),
-        record=whole,
-        stopped_by=stopped_by,
-        failure="the folder is gone" if is_gone else None,
-        is_ray_left_behind=False,
-        undelivered=undelivered,
-        are_runs_gone=are_runs_gone,
-        refused=refused,
-        spent=spent(whole, 81),
-        is_folder_gone=is_gone,
-        separation=None,
-        parent_run=None,
-        experiment_id=None,
-        run_ids={},
-    )
-    summary.show(Sweep(*toy()), result)
-    return capsys.readouterr().err
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """What is printed of a sweep with these events that ended in this way."""
+
+    def printed(events: list[Event], folder: str = "/results/x", **end: Any) -> str:
+        whole = record(events)
+        result: dict[str, Any] = {
+            "sweep_id": "x-1", "folder": Path(folder), "record": whole, "spent": spent(whole, 81),
+            "stopped_by": None, "failure": None, "is_ray_left_behind": False, "is_folder_gone": False,
+            "undelivered": 0, "are_runs_gone": False, "refused": 0, "separation": None,
+            "parent_run": None, "experiment_id": None, "run_ids": {},
+        }  # fmt: skip
+        summary.show(Sweep(*toy()), Result(**result | end))
+        return capsys.readouterr().err
+
+    return printed
 
 
-def test_an_interrupted_sweep_tells_the_best_so_far_and_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, INTERRUPTED, signal.SIGINT)
+def test_an_interrupted_sweep_tells_the_best_so_far_and_no_plan(told: Told) -> None:
+    text = told(INTERRUPTED, "/results/my x", stopped_by=signal.SIGINT)
     assert "best so far: t00, eval_loss 1.2500 at step 9: trials were interrupted, and none has completed" in text
-    assert "no trial completed" not in text
-    assert "planned:" not in text
+    assert "no trial completed" not in text and "planned:" not in text
+    assert "qsweep resume '/results/my x'\n" in text
 
 
-def test_a_command_can_be_copied_where_a_folder_has_a_blank(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "qsweep resume '/results/my x'\n" in told(capsys, INTERRUPTED, signal.SIGINT, folder="/results/my x")
-
-
-def test_a_whole_sweep_tells_its_best_and_how_far_the_plan_was_off(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, COMPLETED)
+def test_a_whole_sweep_tells_its_best_and_how_far_the_plan_was_off(told: Told) -> None:
+    text = told(COMPLETED)
     assert "best: t00, eval_loss 1.2500 at step 9" in text
     assert "planned: 100 steps (it took 91% less)" in text
     # The toy's files are no adapters that can be promoted.
     assert "the best trial's folder:\n  /results/x/trials/a\n" in text and "adapter:" not in text
 
 
-def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert "best: no trial completed" in told(capsys, [begun(), started("a")], signal.SIGINT)
-    assert "best: none: the sweep's folder is gone" in told(capsys, INTERRUPTED, is_gone=True)
+def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(told: Told) -> None:
+    assert "best: no trial completed" in told([begun(), started("a")], stopped_by=signal.SIGINT)
+    text = told(INTERRUPTED, is_folder_gone=True, failure="the folder is gone")
+    assert "best: none: the sweep's folder is gone" in text and "resume" not in text
 
 
-@pytest.mark.parametrize(("count", "events"), [(1, "1 event"), (2, "2 events")])
-def test_what_mlflow_lacks_is_counted_in_words(capsys: pytest.CaptureFixture[str], count: int, events: str) -> None:
+def test_what_mlflow_lacks_or_refuses_is_counted(told: Told) -> None:
     uri = toy()[0].tracking.uri
-    text = told(capsys, COMPLETED, undelivered=count, refused=count)
-    rest = f"MLflow ({uri}) lacks {events}; send the rest, there or (--tracking-uri URI) elsewhere, with:"
+    text = told(COMPLETED, undelivered=2, refused=1)
+    rest = f"MLflow ({uri}) lacks 2 events; send the rest, there or (--tracking-uri URI) elsewhere, with:"
     assert f"{rest}\n  {summary.command('qsweep')} resume /results/x\n" in text
-    assert f"MLflow ({uri}) refused {events}; /results/x/events.jsonl has all events\n" in text
+    assert f"MLflow ({uri}) refused 1 event; /results/x/events.jsonl has all events\n" in text
 
 
-def test_what_mlflow_has_lost_is_sent_again_by_another_command(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, COMPLETED, undelivered=9, are_runs_gone=True)
+def test_what_mlflow_has_lost_is_sent_again_by_another_command(told: Told) -> None:
+    text = told(COMPLETED, undelivered=9, are_runs_gone=True)
     gone = f"MLflow ({toy()[0].tracking.uri}) no longer has runs of the sweep; send all events again with:"
     assert f"{gone}\n  {summary.command('qsweep')} resume /results/x --resend\n" in text
     assert "lacks" not in text
 
 
-def test_repeats_are_counted_apart_from_trials(capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeats_are_counted_apart_from_trials(told: Told) -> None:
     again = [started(key, number).model_copy(update={"repeats": "a"}) for number, key in ((1, "b"), (2, "c"))]
-    assert "1 trial and 2 repeats (2 RUNNING, 1 COMPLETED)" in told(capsys, [*COMPLETED, *again])
+    assert "1 trial and 2 repeats (2 RUNNING, 1 COMPLETED)" in told([*COMPLETED, *again])

@@ -17,28 +17,25 @@ from sweeps.report import status
 from sweeps.report.sweeps_compared import SweepsCompared, compared
 from trainables.contract import AnsweredRow
 
-NF4: dict[str, Any] = {"quantization": {"scheme": "nf4", "double_quant": True}}
-PLAIN: dict[str, Any] = {"quantization": {"scheme": "none", "double_quant": True}}
-
 
 def of(*folders: SweepFolder) -> SweepsCompared:
     return compared([(status.read(folder, 200.0), None) for folder in folders])
 
 
-def table(sweeps: SweepsCompared, title: str) -> dict[str, list[str]]:
-    return dict(dict(sweeps.tables())[title])
+def table(sweeps: SweepsCompared, title: str, price: float | None = None) -> dict[str, list[str]]:
+    return dict(dict(sweeps.tables(price))[title])
 
 
 def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
-    found = of(sweep(tmp_path, "lora", 1.0, **PLAIN), sweep(tmp_path, "qlora", 1.25, **NF4))
-    assert found.settings() == {"quantization.scheme": ["none", "nf4"]}
-    assert table(found, "Their files differ in") == {"quantization.scheme": ["none", "nf4"]}
+    first = sweep(tmp_path, "lora", 1.0, quantization={"scheme": "none"})
+    found = of(first, sweep(tmp_path, "qlora", 1.25, quantization={"scheme": "nf4"}))
+    assert found.settings() == table(found, "Their files differ in") == {"quantization.scheme": ["none", "nf4"]}
     trials = table(found, "The trials")
-    assert (trials["trial"], trials["eval_loss"], trials["at step"]) == (
+    assert [trials[name] for name in ("trial", "eval_loss", "at step")] == [
         ["t00", "t00"],
         ["1.0000", "1.2500"],
         ["9", "9"],
-    )
+    ]
     assert table(found, "The sweeps") == {
         "state": ["finished", "finished"],
         "trials": ["2", "2"],
@@ -47,12 +44,12 @@ def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
         "time": ["1 min 40 s", "1 min 40 s"],
         "host time": ["0 s", "0 s"],
     }
-    same, settings, better, _seeds = found.lines()
+    same, settings, worse, _seeds = found.lines()
     assert settings == "the same in all: r 8, lr 0.0001"
     assert same == "the same 600 rows to train on, and 40 to evaluate on"
     # Four trials were chosen from: six pairs.
     start = "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% confidence interval 0."
-    assert better.startswith(start) and better.endswith(" on 40 rows")
+    assert worse.startswith(start) and worse.endswith(" on 40 rows")
     (difference,) = found.as_json()["differences"]
     assert (difference["sweep"], difference["against"], difference["apart"]) == ("qlora-1", "lora-1", True)
     assert difference["difference"] == pytest.approx(0.25)
@@ -65,7 +62,7 @@ def test_a_price_tells_what_the_gpu_hours_of_each_cost(tmp_path: Path) -> None:
     held = hosts(10.0).model_copy(update={"device": "cuda", "gpus_per_host": 8})  # 90 s of 8 GPUs
     *lines, end = gpu.events.read_text().splitlines(keepends=True)
     gpu.events.write_text("".join((*lines, f"{to_line(held)}\n", end)))
-    rows = dict(dict(of(cpu, gpu).tables(2.5))["The sweeps"])
+    rows = table(of(cpu, gpu), "The sweeps", 2.5)
     assert rows["GPU-hours"] == ["0.00", "0.20"]
     assert rows["cost at 2.5 a GPU-hour"] == ["none: it held no GPU", "0.50"]
 
@@ -73,8 +70,7 @@ def test_a_price_tells_what_the_gpu_hours_of_each_cost(tmp_path: Path) -> None:
 def test_other_tokens_for_the_same_rows_are_compared_by_bits_per_byte(tmp_path: Path) -> None:
     """The one with twice as many tokens has the lower loss per token, and takes more bits for the same text."""
     few = sweep(tmp_path, "few", 1.0, tokens=10, fingerprint="a")
-    many = sweep(tmp_path, "many", 0.6, tokens=20, fingerprint="b")
-    found = of(few, many)
+    found = of(few, sweep(tmp_path, "many", 0.6, tokens=20, fingerprint="b"))
     bits = [evaluation(*each).metrics["eval_bits_per_byte"] for each in ((1.0, 10), (0.6, 20))]
     assert found.objective.metric == "eval_bits_per_byte"
     assert found.lines()[:3] == [
@@ -84,8 +80,9 @@ def test_other_tokens_for_the_same_rows_are_compared_by_bits_per_byte(tmp_path: 
     ]
     assert "many t00 (step 9) is worse than few t00 (step 9): eval_bits_per_byte 0.1154 higher, " in found.lines()[3]
     (difference,) = found.as_json()["differences"]
-    assert difference["difference"] == pytest.approx(bits[1] - bits[0])
-    assert difference["low"] > 0
+    assert difference["difference"] == pytest.approx(bits[1] - bits[0]) and difference["low"] > 0
+    cut = of(few, sweep(tmp_path, "cut", tokens=20, fingerprint="b", size=20))
+    assert "data.max_length cuts their rows at other places" in cut.lines()[3]
 
 
 def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> None:
@@ -97,74 +94,48 @@ def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> N
     assert found.as_json()["differences"][0]["exact"]["p_value"] < 0.001
 
 
-def test_scores_beside_the_objective_and_answers_that_differ_are_told(tmp_path: Path) -> None:
-    def one(name: str, right: int, rows: str = "rows") -> SweepFolder:
-        sections: dict[str, Any] = {
-            "evaluation": {"metrics": ["exact_match"]},
-            "search_space": {"adapter.r": {"choice": [8, 16]}},
-        }
-        folder = sweep(tmp_path, name, fingerprint=rows, rows=rows, right=right, **sections)
-        told = [
-            AnsweredRow(
-                row=row,
-                prompt="?",
-                expected="yes",
-                answer="yes" if row < right else "no",
-                is_ended=True,
-                scores={"exact_match": float(row < right)},
-            )
-            for row in range(4)
-        ]
-        folder.keep(f"aaa{name}", "best", 9, {samples.OF_TRIAL: samples.text(told).encode()})
-        return folder
+def answered(storage: Path, name: str, right: int, rows: str = "rows") -> SweepFolder:
+    """A sweep whose best trial has answered four rows, so many of them right."""
+    sections: dict[str, Any] = {
+        "evaluation": {"metrics": ["exact_match"]},
+        "search_space": {"adapter.r": {"choice": [8, 16]}},
+    }
+    folder = sweep(storage, name, fingerprint=rows, rows=rows, right=right, **sections)
+    row = AnsweredRow(row=0, prompt="?", expected="yes", answer="yes", is_ended=True, scores={"exact_match": 1.0})
+    wrong = {"answer": "no", "scores": {"exact_match": 0.0}}
+    told = [row.model_copy(update={"row": place, **({} if place < right else wrong)}) for place in range(4)]
+    folder.keep(f"aaa{name}", "best", 9, {samples.OF_TRIAL: samples.text(told).encode()})
+    return folder
 
-    first = one("lora", 3)
-    found = of(first, one("qlora", 1))
+
+def test_scores_beside_the_objective_and_answers_that_differ_are_told(tmp_path: Path) -> None:
+    first = answered(tmp_path, "lora", 3)
+    found = of(first, answered(tmp_path, "qlora", 1))
     assert table(found, "The trials")["exact_match"] == ["0.0750", "0.0250"]
     line = "answers by exact_match: lora t00 (step 9) is better than qlora t00 (step 9) on 2 of 4 answered rows, and "
     assert f"{line}worse on 0" in found.lines()
     document = found.as_json()
     assert [each["scores"] for each in document["sweeps"]] == [{"exact_match": 0.075}, {"exact_match": 0.025}]
     assert [row["row"] for row in document["answers"][0]["differing"]] == [1, 2]
-    elsewhere = of(first, one("other", 1, "others"))
-    assert elsewhere.as_json()["answers"] == [] and not any("answers by" in line for line in elsewhere.lines())
+    elsewhere = of(first, answered(tmp_path, "other", 1, "others"))
+    assert elsewhere.as_json()["answers"] == []
     unscored = of(first, sweep(tmp_path, "plain"))
-    assert "exact_match" not in table(unscored, "The trials")
-    assert unscored.as_json()["answers"] == []
-
-
-def test_without_bits_per_byte_other_tokens_are_not_compared(tmp_path: Path) -> None:
-    few = sweep(tmp_path, "few", fingerprint="a", size=0)
-    found = of(few, sweep(tmp_path, "many", tokens=20, fingerprint="b"))
-    assert found.lines()[3:] == [
-        "many t00 (step 9) cannot be compared with few t00 (step 9): not both have eval_bits_per_byte"
-    ]
-    assert found.as_json()["differences"][0]["difference"] is None
-
-
-def test_rows_that_are_cut_at_other_places_have_no_interval(tmp_path: Path) -> None:
-    few = sweep(tmp_path, "few", fingerprint="a")
-    found = of(few, sweep(tmp_path, "many", tokens=20, fingerprint="b", size=20))
-    assert "data.max_length cuts their rows at other places" in found.lines()[3]
+    assert "exact_match" not in table(unscored, "The trials") and unscored.as_json()["answers"] == []
 
 
 @pytest.mark.parametrize(
-    ("rows", "why"),
+    ("changed", "why"),
     [
-        ("others", "they were evaluated on other rows"),
-        ("", "it is not known whether they were evaluated on the same rows"),
+        ({"rows": "others"}, "they were evaluated on other rows"),
+        ({"rows": ""}, "it is not known whether they were evaluated on the same rows"),
+        ({"tokens": 20, "size": 0}, "not both have eval_bits_per_byte"),
     ],
 )
-def test_values_on_other_rows_are_not_compared(tmp_path: Path, rows: str, why: str) -> None:
-    found = of(sweep(tmp_path, "a", fingerprint="a"), sweep(tmp_path, "b", fingerprint="b", rows=rows))
-    assert found.lines()[1:] == [f"b t00 (step 9) cannot be compared with a t00 (step 9): {why}"]
+def test_values_on_other_rows_are_not_compared(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
+    found = of(sweep(tmp_path, "a", fingerprint="a"), sweep(tmp_path, "b", fingerprint="b", **changed))
+    assert found.lines()[-1] == f"b t00 (step 9) cannot be compared with a t00 (step 9): {why}"
     told = found.as_json()["differences"][0]
     assert (told["difference"], told["apart"], why in told["unknown"]) == (None, None, True)
-
-
-def test_sweeps_of_earlier_versions_with_the_same_tokens_are_compared(tmp_path: Path) -> None:
-    found = of(sweep(tmp_path, "a", rows=""), sweep(tmp_path, "b", rows=""))
-    assert "cannot be told apart from" in found.lines()[2]
 
 
 def test_data_and_model_count_by_their_content(tmp_path: Path) -> None:
@@ -174,28 +145,30 @@ def test_data_and_model_count_by_their_content(tmp_path: Path) -> None:
 
     first = one("a", "here.jsonl", "base", "w1")
     assert of(first, one("b", "there.jsonl", "base", "w1")).settings() == {}
-    assert of(first, one("c", "here.jsonl", "base", "w2")).settings() == {
-        "model.source": ["base (m w1)", "base (m w2)"]
-    }
+    same_name = of(first, one("c", "here.jsonl", "base", "w2"))
+    assert same_name.settings() == {"model.source": ["base (m w1)", "base (m w2)"]}
     assert of(first, one("d", "here.jsonl", "other", "w2")).settings() == {"model.source": ["base", "other"]}
 
 
-def test_each_field_of_the_space_is_one_value_and_what_is_missing_a_dash(tmp_path: Path) -> None:
-    space = {"adapter.r": {"choice": [8, 16]}}
-    found = of(sweep(tmp_path, "a", search_space=space), sweep(tmp_path, "b", search_space={}))
+def test_each_field_of_the_space_is_one_value_what_is_missing_a_dash_and_what_decides_no_number_left_out(
+    tmp_path: Path,
+) -> None:
+    first = sweep(tmp_path, "a", search_space={"adapter.r": {"choice": [8, 16]}}, promotion={"model": "m"})
+    found = of(first, sweep(tmp_path, "b", search_space={}, notify={"command": ["true"]}))
     assert table(found, "Their files differ in")["search_space.adapter.r"] == ["{choice: [8, 16]}", "-"]
+    assert {key.partition(".")[0] for key in found.settings()} == {"search_space"}
 
 
 def test_a_sweep_without_a_report_is_refused(tmp_path: Path) -> None:
     begun = sweep(tmp_path, "begun")
-    begun.events.write_text("".join(begun.events.read_text().splitlines(keepends=True)[:2]))
+    lines = begun.events.read_text().splitlines(keepends=True)
+    begun.events.write_text("".join(lines[:2]))
     with pytest.raises(SweepError, match="begun: no trial has reported yet"):
         of(sweep(tmp_path, "done"), begun)
-    running = sweep(tmp_path, "running")
-    running.events.write_text("".join(running.events.read_text().splitlines(keepends=True)[:3]))
-    read = status.read(running, 200.0)
-    with pytest.raises(SweepError, match="running: t00 has not reported yet"):
-        compared([(read, read.record.trials["aaarunning"]), (read, None)])
+    begun.events.write_text("".join(lines[:3]))
+    read = status.read(begun, 200.0)
+    with pytest.raises(SweepError, match="begun: t00 has not reported yet"):
+        compared([(read, read.record.trials["aaabegun"]), (read, None)])
 
 
 def test_sweeps_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -211,14 +184,6 @@ def test_a_sweep_of_other_rows_changes_nothing_between_the_others(tmp_path: Path
     two, three = of(first, second).separation, of(first, second, other).separation
     assert (three.trials[0], three.confidence) == (two.trials[0], two.confidence)
     assert three.trials[1].unknown == "they were evaluated on other rows"
-
-
-def test_what_decides_no_number_and_a_default_that_an_older_file_lacks_are_no_difference(tmp_path: Path) -> None:
-    older = sweep(tmp_path, "a", promotion={"model": "m"})
-    newer = sweep(tmp_path, "b", notify={"command": ["true"]}, seed=0, quantization={"double_quant": True})
-    assert of(older, newer).settings() == {}
-    unread = sweep(tmp_path, "c", key_of_a_later_version=1)
-    assert of(older, unread).settings() == {"key_of_a_later_version": [None, 1]}
 
 
 def test_rows_that_are_missing_are_those_of_a_sweep(tmp_path: Path) -> None:

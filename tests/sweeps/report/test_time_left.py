@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sweep_events import begun, ended, infeasible, reported, started
+from sweep_events import begun, ended, infeasible, record, reported, started
 
 from sweeps.record.events import Event, SweepPlanned, TrialParked, TrialState
-from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.time_left import Rates, Trained, seconds_left
 
 # 10 steps are done; the latest report is of second 15.
@@ -18,27 +17,23 @@ TRAINED: list[Event] = [
     reported("bbb", 5, 1.5),
 ]
 PARKED = TrialParked(time=15.0, trial_key="aaa", step=5)
-
-
-def over(state: TrialState, *, by_person: bool = False) -> Event:
-    return ended("bbb", state).model_copy(update={"time": 15.0, "by_person_or_budget": by_person})
-
-
 PLAN = SweepPlanned(time=0.0, steps=40, seconds=None)
 ONE_A_SECOND = Rates(1.0, 100.0)
 
 
+def over(state: TrialState, *, by_person: bool = False) -> Event:
+    return ended("bbb", state, by_person_or_budget=by_person)
+
+
 def left(*more: Event, trials: int | None = 4, rates: Rates | None = ONE_A_SECOND) -> float | None:
-    record = SweepRecord()
-    for event in (*TRAINED, *more):
-        record = record.apply(event)
-    return seconds_left(record, rates, Trained.of(record.trials.values()).steps, trials, at_launch=4)
+    found = record([*TRAINED, *more])
+    return seconds_left(found, rates, Trained.of(found.trials.values()).steps, trials, at_launch=4)
 
 
 @pytest.mark.parametrize("state", [TrialState.STOPPED, TrialState.COMPLETED, TrialState.DIVERGED])
 def test_once_a_trial_has_ended_the_others_take_as_many_steps(state: TrialState) -> None:
-    # 4 trials of 5 steps each, 10 of them done, at one step a second.
-    assert left(PLAN, over(state)) == pytest.approx(10.0)
+    # 4 trials of 5 steps each, 10 of them done, at one step a second; one that never trained tells nothing.
+    assert left(PLAN, over(state), infeasible("ccc", 2)) == pytest.approx(10.0)
     assert left(over(state), rates=None) is None
     assert left(over(state), trials=None) is None
 
@@ -50,11 +45,6 @@ def test_before_that_and_while_trials_are_parked_the_plan_tells_how_many_steps_t
     assert left(PLAN, *more) == pytest.approx(40 - 10)
     assert left(PLAN, *more, trials=6) == pytest.approx(60 - 10)
     assert left(*more) is None, "without a plan nothing tells"
-
-
-def test_a_trial_that_never_trained_tells_nothing() -> None:
-    never_trained = infeasible("ccc", 2).model_copy(update={"time": 15.0})
-    assert left(over(TrialState.COMPLETED), never_trained) == pytest.approx(10.0)
 
 
 def test_a_sweep_that_took_more_steps_than_expected_has_no_time_left_to_tell() -> None:

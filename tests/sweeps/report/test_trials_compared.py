@@ -12,7 +12,7 @@ from sweep_events import begun, ended, record, reported, started
 
 from sweeps.record.events import Event, TrialState
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.side_by_side import SideBySide, side_by_side
+from sweeps.report.trials_compared import TrialsCompared, to_compare
 from sweeps.statistics.comparison import Comparison, Separation
 
 EVENTS: list[Event] = [
@@ -29,15 +29,12 @@ EVENTS: list[Event] = [
 WHOLE = record(EVENTS)
 
 
-def separated(*others: Comparison, rows: int = 32) -> Separation:
-    return Separation(rows=rows, confidence=0.975, trials=others, base=None, not_compared=0)
+def compared(*keys: str, whole: SweepRecord = WHOLE, by: tuple[Comparison, ...] = (), rows: int = 32) -> TrialsCompared:
+    separation = Separation(rows=rows, confidence=0.975, trials=by, base=None, not_compared=0)
+    return TrialsCompared(whole, tuple(whole.trials[key] for key in keys), separation)
 
 
-def compared(*keys: str, whole: SweepRecord = WHOLE, separation: Separation = separated()) -> SideBySide:  # noqa: B008
-    return SideBySide(whole, tuple(whole.trials[key] for key in keys), separation)
-
-
-def shown(found: SideBySide, width: int = 100) -> list[list[list[str]]]:
+def shown(found: TrialsCompared, width: int = 100) -> list[list[list[str]]]:
     """Table -> row -> words."""
     texts = []
     for table in found.tables(width):
@@ -69,9 +66,7 @@ def test_a_row_says_what_differs_and_the_rest_is_one_line() -> None:
         "the same in all: r 8, modules [mlp]",
         "t01 STOPPED at step 3, 2 s, best 1.5000: stopped by the scheduler: rank 2 of 2 at step 3",
     ]
-
-
-def test_values_that_differ_in_the_fourth_digit_are_told_apart() -> None:
+    # Values that differ in the fourth digit alone are told apart.
     assert ["lr", "0.0001", "0.000100001"] in shown(compared("aaa", "bbb"))[0]
 
 
@@ -89,13 +84,15 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
     assert {len(table) for table in tables} == {12}
 
 
+INTERVAL = ", 97.5% confidence interval 0.1250 to 0.5000 on 32 rows"
+
+
 @pytest.mark.parametrize(
     ("other", "line"),
     [
         (
             Comparison("bbb", 0.25, 0.125, 0.5),
-            "t01 (step 3) is worse than t00 (step 9): eval_loss 0.2500 higher, "
-            "97.5% confidence interval 0.1250 to 0.5000 on 32 rows",
+            f"t01 (step 3) is worse than t00 (step 9): eval_loss 0.2500 higher{INTERVAL}",
         ),
         (
             Comparison("bbb", 0.25, -0.125, 0.5),
@@ -109,39 +106,31 @@ def test_trials_that_do_not_fit_side_by_side_come_in_several_tables() -> None:
         ),
         (
             Comparison("bbb", -0.25, -0.5, -0.125, steps=(3, 3), point=3),
-            "t01 (step 3) is better than t00 (step 3): eval_loss 0.2500 lower, "
-            "97.5% confidence interval 0.1250 to 0.5000 on 32 rows",
+            f"t01 (step 3) is better than t00 (step 3): eval_loss 0.2500 lower{INTERVAL}",
         ),
         (
             Comparison("bbb", 0.25, 0.125, 0.5, steps=(3, 1), point=24),
-            "t01 (step 3) is worse than t00 (step 1): eval_loss 0.2500 higher after 24 examples, "
-            "97.5% confidence interval 0.1250 to 0.5000 on 32 rows",
+            f"t01 (step 3) is worse than t00 (step 1): eval_loss 0.2500 higher after 24 examples{INTERVAL}",
         ),
     ],
 )
 def test_a_difference_is_told_with_its_interval(other: Comparison, line: str) -> None:
-    assert line in compared("aaa", "bbb", separation=separated(other)).lines()
+    assert line in compared("aaa", "bbb", by=(other,)).lines()
 
 
-def test_a_trial_that_is_better_than_the_first_is_told_so() -> None:
-    lines = compared("bbb", "aaa", separation=separated(Comparison("aaa", -0.25, -0.5, -0.125), rows=16)).lines()
-    better = "t00 (step 9) is better than t01 (step 3): eval_loss 0.2500 lower"
-    assert f"{better}, 97.5% confidence interval 0.1250 to 0.5000 on 16 rows" in lines
-    assert lines[-2:] == [
-        "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)",
-        "16 rows are few: where some differ far more than the rest, the intervals claim too much; take "
-        "30 or more (data.eval_examples); small differences take hundreds",
-    ]
+def test_few_rows_and_one_seed_are_told_below() -> None:
+    lines = compared("bbb", "aaa", by=(Comparison("aaa", -0.25, -0.5, -0.125),), rows=16).lines()
+    assert lines[-2].startswith("each point was trained with one seed: ") and lines[-1].startswith("16 rows are few: ")
 
 
 def test_a_trial_that_has_not_reported_is_not_compared() -> None:
-    found = compared("aaa", "ccc", separation=separated())
+    found = compared("aaa", "ccc")
     assert found.lines()[-1] == "t02 cannot be compared with t00: there is no eval_loss of t02 yet"
     (difference,) = found.as_json(Path("x"))["differences"]
     assert (difference["difference"], difference["low"]) == (None, None)
 
 
-def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
+def test_a_metric_to_maximise_is_better_where_it_is_higher() -> None:
     accuracy = begun().model_copy(update={"config": '{"objective": {"metric": "eval_accuracy", "mode": "max"}}'})
     events: list[Event] = [accuracy]
     for key, number, value in (("aaa", 0, 0.5), ("bbb", 1, 0.75)):
@@ -149,19 +138,14 @@ def test_another_objective_without_a_value_per_row_has_no_interval() -> None:
         metrics = {"eval_loss": 1.0, "eval_accuracy": value}
         report = event.report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         events += [started(key, number, r=8), event.model_copy(update={"report": report})]
-    untold = Comparison("bbb", -0.25, unknown="the trainable gives no value per row for eval_accuracy")
-    found = compared("aaa", "bbb", whole=record(events), separation=separated(untold, rows=0))
-    assert found.lines()[-1] == (
-        "whether t01 (step 3) differs from t00 (step 3) cannot be told: eval_accuracy 0.2500 higher, "
-        "the trainable gives no value per row for eval_accuracy"
-    )
-    (difference,) = found.as_json(Path("x"))["differences"]
-    assert (difference["difference"], difference["low"], difference["unknown"]) == (-0.25, None, untold.unknown)
+    better = Comparison("bbb", -0.25, -0.5, -0.125)
+    found = compared("aaa", "bbb", whole=record(events), by=(better,))
+    assert f"t01 (step 3) is better than t00 (step 3): eval_accuracy 0.2500 higher{INTERVAL}" in found.lines()
 
 
 def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
-    separation = separated(Comparison("bbb", 0.25, 0.125, 0.5))
-    document = json.loads(json.dumps(compared("aaa", "bbb", separation=separation).as_json(Path("x")), allow_nan=False))
+    found = compared("aaa", "bbb", by=(Comparison("bbb", 0.25, 0.125, 0.5),))
+    document = json.loads(json.dumps(found.as_json(Path("x")), allow_nan=False))
     first, second = document["trials"]
     assert (first["name"], first["values"], first["best"]) == (
         "t00",
@@ -179,19 +163,17 @@ def test_the_json_of_a_comparison_has_everything_and_is_json() -> None:
     ("named", "beside"),
     [
         (["ccc"], ["aaa", "ccc"]),  # against the best
-        (["bbb"], ["aaa", "bbb"]),
-        (["aaa"], ["aaa", "bbb"]),  # the best itself: against the next
         (["bbb", "bbb"], ["aaa", "bbb"]),
+        (["aaa"], ["aaa", "bbb"]),  # the best itself: against the next
         (["ccc", "bbb", "ccc"], ["ccc", "bbb"]),
     ],
 )
 def test_one_trial_is_compared_with_the_best(named: list[str], beside: list[str]) -> None:
-    trials = side_by_side(WHOLE, [WHOLE.trials[key] for key in named])
+    trials = to_compare(WHOLE, [WHOLE.trials[key] for key in named])
     assert [trial.trial_key for trial in trials] == beside
 
 
 def test_the_best_so_far_stands_in_while_none_has_ended() -> None:
-    running = record(EVENTS[:6])
-    assert [t.number for t in side_by_side(running, [running.trials["ccc"]])] == [1, 2]
-    alone = record(EVENTS[:2])
-    assert [t.number for t in side_by_side(alone, [alone.trials["aaa"]])] == [0]
+    running, alone = record(EVENTS[:6]), record(EVENTS[:2])
+    assert [t.number for t in to_compare(running, [running.trials["ccc"]])] == [1, 2]
+    assert [t.number for t in to_compare(alone, [alone.trials["aaa"]])] == [0]

@@ -1,4 +1,4 @@
-"""Trials of a sweep side by side: what differs in their settings, how each went, which is better. Pure."""
+"""Trials of one sweep side by side: what differs in their settings, how each went, which is better. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.selection import leader, rank
@@ -24,7 +23,7 @@ _BETWEEN = 2
 """Blanks between two columns."""
 
 
-def side_by_side(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+def to_compare(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The trials to compare: those that were named, each once; of one alone, that and the best (of the best, the next).
 
     Args:
@@ -43,38 +42,40 @@ def side_by_side(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[Tri
 
 
 @dataclass(frozen=True)
-class SideBySide:
-    """Trials of a sweep side by side."""
+class TrialsCompared:
+    """Trials of a sweep side by side; the others are compared with the first one."""
 
     record: SweepRecord
     trials: tuple[TrialRecord, ...]
-    """The others are compared with the first one."""
     separation: Separation
     """The first trial against the others."""
 
     def tables(self, width: int) -> list[Table]:
-        """A column for each trial; in several tables where the terminal, of `width` columns, has no room for all."""
+        """A column for each trial: see `tables_of`."""
         rows = [*settings_of(self.trials)[0], *self._values(), *spent_of(self.trials)]
         return tables_of([trial_tables.name_of(self.record, trial) for trial in self.trials], rows, width)
 
     def lines(self) -> list[str]:
         """What is equal, why each trial ended, and how the first one compares with each of the others."""
-        lines = same_settings(self.trials)
         metric = self.record.objective.metric
         endings = [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
-        lines += [legible(ending, MOST_SHOWN) for ending in endings]
+        lines = same_settings(self.trials) + [legible(ending, MOST_SHOWN) for ending in endings]
         lines += [self._difference(trial) for trial in self.trials[1:]]
-        if self.separation.is_told:
-            notes = best_compared.of_seeds(self.separation), best_compared.of_few_rows(self.separation)
-            lines += [note for note in notes if note is not None]
-        return lines
+        return lines + best_compared.notes(self.separation)
 
     def as_json(self, folder: Path) -> dict[str, Any]:
         """Its part of the JSON line; `folder` is the sweep's."""
         return {
             "metric": self.record.objective.metric,
-            "trials": [of_trial(self.record, trial, folder) for trial in self.trials],
-            "differences": [self._difference_json(trial) for trial in self.trials[1:]],
+            "trials": [trial_json(self.record, trial, folder) for trial in self.trials],
+            "differences": [
+                {
+                    "trial_key": trial.trial_key,
+                    "against": self.trials[0].trial_key,
+                    **difference_json(self._compared(trial), self.separation),
+                }
+                for trial in self.trials[1:]
+            ],
         }
 
     def _values(self) -> list[tuple[str, list[str]]]:
@@ -85,9 +86,8 @@ class SideBySide:
         for step in sorted({step for each in told for step in each}):
             # Answers may be scored at the last step alone.
             name = first if any(first in each.get(step, {}) for each in told) else EVAL_LOSS
-            rows.append(
-                (f"{name} at step {step}", [number_text(each.get(step, {}).get(name, math.nan)) for each in told])
-            )
+            values = [number_text(each.get(step, {}).get(name, math.nan)) for each in told]
+            rows.append((f"{name} at step {step}", values))
         rows.append((f"best {first}", [number_text(trial.value(first)) for trial in self.trials]))
         rows.append(("at step", ["-" if t.best_step is None else str(t.best_step) for t in self.trials]))
         return rows + [(name, [number_text(t.value(name)) for t in self.trials]) for name in others]
@@ -106,20 +106,8 @@ class SideBySide:
             return f"{told}: there is no {objective.metric} of {' and '.join(without)} yet"
         own, of_first = compared.steps or (trial.best_step, first.best_step)
         name, other = f"{label(trial.number)} (step {own})", f"{label(first.number)} (step {of_first})"
-        is_uneven = compared.point is not None and own != of_first
-        amount = f"{amount_of(compared, objective)}{f' after {compared.point} examples' if is_uneven else ''}"
-        return verdict(name, other, amount, compared, self.separation)
-
-    def _difference_json(self, trial: TrialRecord) -> dict[str, Any]:
-        told = self._compared(trial)
-        return {
-            "trial_key": trial.trial_key,
-            "against": self.trials[0].trial_key,
-            **told.as_json(),
-            "difference": finite(told.difference),
-            "confidence": self.separation.confidence,
-            "rows": self.separation.rows,
-        }
+        after = f" after {compared.point} examples" if compared.point is not None and own != of_first else ""
+        return verdict(name, other, amount_of(compared, objective) + after, compared, self.separation)
 
 
 def settings_of(trials: Sequence[TrialRecord]) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
@@ -176,37 +164,27 @@ def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], w
     Args:
         rows: each with its name and a text for each head.
     """
-    names = [name for name, _ in rows]
-    columns = [[head, *(values[place] for _, values in rows)] for place, head in enumerate(heads)]
-    return [_table(["", *names], some) for some in _that_fit(columns, width - max(map(len, names)))]
-
-
-def _that_fit(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
-    """The columns in groups, each as wide as `width` at most or of one column."""
-    groups: list[list[list[str]]] = []
+    room = width - max(len(name) for name, _ in rows)
+    groups: list[list[int]] = []
     left = 0
-    for column in columns:
-        needed = max(map(len, column)) + _BETWEEN
+    for place, head in enumerate(heads):
+        needed = max(len(head), *(len(values[place]) for _, values in rows)) + _BETWEEN
         if not groups or needed > left:
             groups.append([])
-            left = width
-        groups[-1].append(column)
+            left = room
+        groups[-1].append(place)
         left -= needed
-    return groups
+    return [
+        trial_tables.rich_table(
+            ["", *(heads[place] for place in places)],
+            [[name, *(values[place] for place in places)] for name, values in rows],
+            words=[""],
+        )
+        for places in groups
+    ]
 
 
-def _table(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Table:
-    """A table of columns, each with its head first; `names` is the one on the left."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(names[0], no_wrap=True)
-    for head, *_ in columns:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in list(zip(names, *columns, strict=True))[1:]:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def of_trial(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[str, Any]:
+def trial_json(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[str, Any]:
     """A trial in the JSON line; `folder` is the sweep's."""
     adapter = trial.adapter_folder(folder)
     metrics = [objective.metric for objective in record.objectives]
@@ -224,6 +202,16 @@ def of_trial(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[str,
         "seconds": trial.seconds,
         "trainable_params": trial.trainable_params or None,
         "adapter": adapter and str(adapter),
+    }
+
+
+def difference_json(found: Comparison, separation: Separation) -> dict[str, Any]:
+    """A comparison with the first one in the JSON line."""
+    return {
+        **found.as_json(),
+        "difference": finite(found.difference),
+        "confidence": separation.confidence,
+        "rows": separation.rows,
     }
 
 
