@@ -129,6 +129,7 @@ def parallel(page: Page) -> Chart | None:
         return range(len(axes)), places
 
     end = len(axes) - 1
+    best = next(([place or 0.0 for place in points(trial)[1]] for trial in page.trials if trial.is_best), [])
     low, high = (UNSET_PLACE if any(one.has_unset for one in axes) else 0.0) - 0.05, 1.05
     figure = _figure(_lines(page, points), 460, coloraxis=_colours(page), showlegend=False, margin={"t": 80, "b": 20})
     figure.update_layout(plot_bgcolor="rgba(0,0,0,0)")  # else each ruler hides what is below it
@@ -142,7 +143,11 @@ def parallel(page: Page) -> Chart | None:
         ruler = {"anchor": "free", "position": (at + 0.6) / (end + 1.0), "range": [one.low, one.high]}
         ruler |= {"domain": [-low / (high - low), (1 - low) / (high - low)], "fixedrange": True, "ticks": "outside"}
         ruler |= {"showgrid": False, "zeroline": False, "showline": True, "linecolor": SOFT}
-        ruler["side"] = "right" if at == end else "left"
+        # The best trial's line comes to an axis from the left: labels there give way to it, up or down.
+        if at == end:
+            ruler["side"] = "right"
+        elif at and best:
+            ruler["ticklabelshift"] = -10 if best[at - 1] <= best[at] else 10
         figure.update_layout({f"yaxis{at + 2}": one.layout(110 // len(axes)) | ruler})
         if one.has_unset:
             figure.add_annotation(x=at, y=UNSET_PLACE, text=UNSET, showarrow=False, xanchor="right")
@@ -175,12 +180,12 @@ def by_step(page: Page) -> Chart | None:
     title = "optimizer step (log scale)" if is_log else "optimizer step"
     figure.update_xaxes(title_text=title, type="log" if is_log else "linear", **marks)
     better = "lower" if page.objectives[0].mode == "min" else "higher"
-    base, shown = "", _range(values)
-    if page.base is not None:
+    base, shown = "", _range(values if page.base is None else [*values, page.base])
+    if page.base is not None and _beyond(shown, [page.base]):
+        base = f" The base without an adapter ({page.base:.4f}) lies beyond the axis."
+    elif page.base is not None:
         base = " The dashed line is the base without an adapter."
         figure.add_hline(y=page.base, line={"color": SOFT, "width": 1.5, "dash": "dash"})
-        if shown is not None:
-            shown = min(shown[0], page.base), max(shown[1], page.base)
     figure.update_yaxes(title_text=escape(f"{page.metric} ({better} is better)"), range=shown)
     return Chart(
         f"{page.metric} by step",

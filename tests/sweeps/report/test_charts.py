@@ -131,6 +131,15 @@ def brightness(colour: str) -> float:
     return sum(map(float, re.findall(r"[\d.]+", colour)))
 
 
+def test_labels_give_way_to_the_best_trials_line(page: Page) -> None:
+    found = there(charts.parallel(page))
+    best = [place for place in traces(found, "lines+markers")[-1].y if place is not None]
+    for at in range(1, len(best) - 1):
+        # Plotly moves labels down by a positive number: a line that rises to the axis comes from below.
+        moved = -10 if best[at - 1] <= best[at] else 10
+        assert found.figures[0].layout[f"yaxis{at + 2}"].ticklabelshift == moved
+
+
 # Each field alone
 
 
