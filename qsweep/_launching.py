@@ -124,10 +124,8 @@ def validate(config: Config = None, /, **keywords: Any) -> list[str]:
     Raises:
         ConfigError: with a line for each mistake.
     """
-    from sweeps.planning import advice
-
     sweep = _given.sweep_of(config, keywords)
-    return [*sweep.notices, *sweep.preview.warnings, *advice.of_warm_start(sweep.config)]
+    return [*sweep.notices, *sweep.preview.warnings]
 
 
 def _say(lines: Sequence[str]) -> None:

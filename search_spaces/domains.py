@@ -108,9 +108,9 @@ class Domain(ABC):
     def contains(self, value: object) -> bool:
         """Tells whether `value` is a value of the domain."""
 
-    @abstractmethod
     def refusal(self, value: Value) -> str:
         """Returns the words that refuse a value outside the domain: the value, what it may be, and what to do."""
+        return f"{shown(value)} is not a value of {shown({self.form: self.arguments()})}: write one of its values"
 
     @property
     def is_ordered(self) -> bool:
@@ -169,9 +169,6 @@ class _Options(Domain):
     def contains(self, value: object) -> bool:
         return _is_among(value, self.options)
 
-    def refusal(self, value: Value) -> str:
-        return f"{shown(value)} is not a value of {shown(self.options)}: write one of them"
-
     @property
     def is_ordered(self) -> bool:
         return all(map(is_number, self.options))
@@ -199,6 +196,8 @@ class _Range(Domain):
 
     low: float
     high: float
+    q: float | None = None
+    """The step between two values; None of a continuous range, and of `randint`, whose step is 1."""
 
     def sample(self, rng: random.Random) -> Value:
         return self.at(rng.random())
@@ -216,9 +215,6 @@ class _Range(Domain):
     def contains(self, value: object) -> bool:
         return is_number(value) and self.low <= value <= self.high
 
-    def refusal(self, value: Value) -> str:
-        return f"{shown(value)} {self._rule()} between {shown(self.low)} and {shown(self.high)}: write such a number"
-
     def position(self, value: Value) -> float:
         low, high = self._scaled(self.low), self._scaled(self.high)
         assert is_number(value), "a range holds numbers"
@@ -231,11 +227,7 @@ class _Range(Domain):
         return self._nearest(math.exp(there) if self.is_log else there)
 
     def arguments(self) -> list[object]:
-        return [self.low, self.high]
-
-    def _rule(self) -> str:
-        """Returns what a value must be beside being between the bounds, with its verb."""
-        return "must lie"
+        return [self.low, self.high, *([] if self.q is None else [self.q])]
 
     def _scaled(self, number: float) -> float:
         return math.log(number) if self.is_log else number
@@ -259,63 +251,52 @@ class _Multiples(_Range):
     can be drawn, and counting the steps from zero or from `low` gives the same values.
     """
 
-    q: float | None = None
-    """The step; None in `randint`, whose step is 1."""
-
     def sample(self, rng: random.Random) -> Value:
-        return super().sample(rng) if self.is_log else self._multiple(rng.randint(*self._counts()))
+        counts = self._counts
+        return super().sample(rng) if self.is_log else self._multiple(rng.randint(counts.start, counts.stop - 1))
 
     def values(self) -> tuple[Value, ...]:
-        first, last = self._counts()
-        return tuple(map(self._multiple, range(first, last + 1)))
+        return tuple(map(self._multiple, self._counts))
 
     def extremes(self) -> tuple[Value, ...]:
-        first, last = self._counts()
-        return self._multiple(first), self._multiple(last)
+        return self._nearest(self.low), self._nearest(self.high)
 
     @property
     def size(self) -> int:
-        first, last = self._counts()
-        return last - first + 1
+        return self._counts.stop - self._counts.start  # len() takes no more than 2**63
 
     def contains(self, value: object) -> bool:
         if not super().contains(value) or ("int" in self.form and not isinstance(value, int)):
             return False
-        return (_exact(value) / self._step()).denominator == 1
+        return (_exact(value) / self._step).denominator == 1
 
     def position(self, value: Value) -> float:
         if self.is_log:
             return super().position(value)
-        first, last = self._counts()
-        nearest = min(max(round(_exact(value) / self._step()), first), last)
-        return (nearest - first + 0.5) / (last - first + 1)
+        place = round(_exact(value) / self._step) - self._counts.start
+        return (min(max(place, 0), self.size - 1) + 0.5) / self.size
 
     def at(self, position: float) -> Value:
         if self.is_log:
             return super().at(position)
-        first, last = self._counts()
-        return self._multiple(min(first + int(position * (last - first + 1)), last))
-
-    def arguments(self) -> list[object]:
-        return [self.low, self.high, *([] if self.q is None else [self.q])]
-
-    def _rule(self) -> str:
-        return "must be a whole number" if self.q is None else f"must be a multiple of {shown(self.q)}"
+        return self._multiple(self._counts[min(int(position * self.size), self.size - 1)])
 
     def _nearest(self, number: float) -> Value:
-        first, last = self._counts()
-        return self._multiple(min(max(round(Fraction(number) / self._step()), first), last))
+        count = round(Fraction(number) / self._step)
+        return self._multiple(min(max(count, self._counts.start), self._counts.stop - 1))
 
+    @property
     def _step(self) -> Fraction:
         return _exact(self.q or 1)
 
-    def _counts(self) -> tuple[int, int]:
-        """Returns how many steps both ends are from zero."""
-        return int(_exact(self.low) / self._step()), int(_exact(self.high) / self._step())
+    @property
+    def _counts(self) -> range:
+        """Returns how many steps the values are from zero."""
+        return range(int(_exact(self.low) / self._step), int(_exact(self.high) / self._step) + 1)
 
     def _multiple(self, count: int) -> int | float:
         # Rounds the exact decimal once, so that 3 steps of 0.1 are 0.3 and not 0.30000000000000004.
-        exact = count * self._step()
+        exact = count * self._step
         return int(exact) if "int" in self.form else float(exact)
 
 

@@ -21,7 +21,6 @@ from sweeps.config.number_words import counted, epochs
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
 from sweeps.planning import capacity, this_machine
-from sweeps.planning.forecast import rows_per_trial
 from sweeps.record import folder as folders
 from sweeps.record import limits
 from sweeps.record.events import RequestAnswered, SweepPlanned, SweepStarted
@@ -433,10 +432,9 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
     if ready.hosts[0].engine:
         say(engine_line(ready.hosts[0].engine))
     if ready.data.train_rows:
-        rows = rows_per_trial(config, sweep.space)
         compared = resource.of(config)
         steps = compared.total if compared.unit == "step" else None
-        say(epochs(steps, rows, ready.data.train_rows))
+        say(epochs(steps, resource.rows_per_trial(config), ready.data.train_rows))
     return started
 
 

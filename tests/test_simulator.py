@@ -39,12 +39,6 @@ def test_the_stopping_form_takes_twice_as_much_when_trials_improve():
     assert stop > 2 * promote
 
 
-def test_without_noise_fifo_finds_the_best():
-    for outcome in sweeps(lambda: Fifo(POINTS), "random", noise=0.0):
-        assert outcome.regret(81) == 0
-        assert outcome.steps <= 64 * 81
-
-
 @pytest.mark.parametrize("slots", [2, 4, 8, 64])
 def test_slots_work_side_by_side_and_none_idles_while_a_trial_may_go_on(slots):
     alone = simulate(Fifo(POINTS), Listed([Curve(1, 1, 1)] * 64), Setting(1), Random(0))
@@ -67,11 +61,6 @@ def test_no_slot_waits_for_the_default_while_the_best_of_the_others_may_go_on_to
     listed = Listed([Curve(end, 0, 1) for end in ends])
     outcome = simulate(Promote(POINTS, 3), listed, Setting(4, protects_first=True), Random(0))
     assert outcome.makespan == makespan
-
-
-def test_evaluations_take_their_time():
-    outcome = simulate(Fifo((3, 9)), Listed([Curve(1, 1, 1)]), Setting(evaluation=2.0), Random(0))
-    assert (outcome.steps, outcome.makespan) == (9, 13)
 
 
 def test_the_answer_of_a_sweep_that_is_cut_short_is_the_best_until_then():

@@ -8,10 +8,8 @@ from sweeps.config.number_words import counted
 
 def validate(file: File, changes: Changes = None) -> None:
     """Check a sweep file, and the local files it names, without starting anything."""
-    from sweeps.planning import advice
-
     with mistakes(""):
         sweep = load_sweep(file, changes)
         say(f"{file}: valid ({sweep.config.name}, {counted(len(sweep.space.domains), 'searched field')})")
-        for warning in (*sweep.notices, *sweep.preview.warnings, *advice.of_warm_start(sweep.config)):
+        for warning in (*sweep.notices, *sweep.preview.warnings):
             say(f"warning: {warning}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -148,8 +146,8 @@ def override(
     All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
     before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have, and
     overriding how long a trial is drops the key in which the file says that; `cluster.gpu` brings its memory, and drops
-    a `gpu_memory` of the file that it does not have. A text that YAML reads as something else
-    is a mistake, and is taken as it was typed: left out, it would be said to be missing.
+    a `gpu_memory` of the file that it does not have. A template that YAML reads as something else than text, such as
+    data.prompt={question}, is taken as it was typed.
 
     Args:
         raw: the sweep file's content.
@@ -166,29 +164,30 @@ def override(
             raw["budget"] = {name: kept for name, kept in budget.items() if name not in said}
         if key == "cluster.gpu" and "cluster.gpu_memory" not in overridden:
             _drop_other_memory(raw, str(value))
-        problem = _set(raw, _parts(key), value, resolve_paths)
+        first, dot, rest = key.partition(".")
+        parts = [first, rest] if first == "search_space" and dot else key.split(".")
+        problem = _set(raw, parts, value, resolve_paths)
         if problem is not None:
             wrong.append(f"{key}: {problem}")
     return wrong
 
 
 def _parsed(change: str, wrong: list[str]) -> tuple[str, Any] | None:
-    """Key and value of `dotted.key=YAML value`; None, or the text as it was typed, with a line in `wrong`."""
+    """Key and value of `dotted.key=YAML value`; None with a line in `wrong`."""
     key, equals, text = change.partition("=")
     if not equals or not key:
         wrong.append(f"{change}: an override is key=value, for example budget.trials=4")
         return None
-    if key in _TEXTS and not _is_text(text):
-        wrong.append(_not_text(key, text))
-        return key, text
     try:
-        return key, yaml_files.parse(text)
-    except yaml_files.OldNumber as error:
-        wrong.append(f"{key}: {error.problem}")
+        value = yaml_files.parse(text)
     except yaml.YAMLError:
-        quoted = f"quote it for the shell, for example '{key}={{choice: [8]}}'"
-        wrong.append(f"{key}: {text!r} is not a YAML value; {quoted}")
-    return None
+        if key not in _TEXTS:
+            quoted = f"quote it for the shell, for example '{key}={{choice: [8]}}'"
+            wrong.append(f"{key}: {text!r} is not a YAML value; {quoted}")
+            return None
+        value = text
+    is_text = value is None or isinstance(value, str)
+    return key, value if is_text or key not in _TEXTS else text
 
 
 def _drop_other_memory(raw: dict[str, Any], gpu: str) -> None:
@@ -196,27 +195,6 @@ def _drop_other_memory(raw: dict[str, Any], gpu: str) -> None:
     with suppress(ValueError):  # a memory that is no size is told of by the check of the whole file
         if gpu_table.contradiction(gpu, size_bytes(str(cluster.get("gpu_memory")))) is not None:
             raw["cluster"] = {key: value for key, value in cluster.items() if key != "gpu_memory"}
-
-
-def _is_text(text: str) -> bool:
-    """Whether YAML reads it as text, or as nothing."""
-    try:
-        value = yaml_files.parse(text)
-    except yaml.YAMLError:
-        return False
-    return value is None or isinstance(value, str)
-
-
-def _not_text(key: str, text: str) -> str:
-    """What to type for a text that YAML reads as something else: {question} is a mapping there."""
-    # A JSON string is a YAML string too.
-    quoted = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
-    return f"{key}: {text} is not text as YAML reads it; type {quoted}"
-
-
-def _parts(key: str) -> list[str]:
-    first, dot, rest = key.partition(".")
-    return [first, rest] if first == "search_space" and dot else key.split(".")
 
 
 def _set(

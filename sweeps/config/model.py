@@ -273,12 +273,6 @@ class Tracking(Spec):
     """Name of the MLflow experiment; the sweep's name when left out."""
 
 
-def _is_alias(value: object) -> object:
-    if re.fullmatch(r"latest|v\d+|challenger|previous.*", str(value)):
-        raise ValueError("is kept for other uses (latest and v1 by MLflow, challenger and previous by promotion)")
-    return value
-
-
 class Guard(Spec):
     """What the winner must not make worse beside the metric that decides: another task, general text, or a metric."""
 
@@ -306,7 +300,7 @@ class Promotion(Spec):
     """Name of the registered model; `launch --promote` needs it."""
     top: Count = 3
     """Candidates, the best by `metric`, that are evaluated again."""
-    alias: Annotated[Name, BeforeValidator(_is_alias)] = "champion"
+    alias: Name = "champion"
     """The alias that moves to the winner."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
     """How much better than the base's and the champion's its metric must be, in the metric's unit: nats per completion

@@ -32,24 +32,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def epochs(steps: int | None, rows: tuple[int, int], train_rows: int | None) -> str:
+def epochs(steps: int | None, rows: int, train_rows: int | None) -> str:
     """What a trial sees of the data: rows, and how many times all of them that is.
 
     Args:
         steps: of a trial that is not stopped early; None where that depends on its batch.
-        rows: fewest and most that it trains on.
+        rows: that it trains on.
         train_rows: all there are; None when that is not known yet.
     """
     long = "" if steps is None else f" of {counted(steps, 'step')}"
-    seen = f"a trial{long} trains on {_range(*(f'{count:,}' for count in rows))} rows"
+    seen = f"a trial{long} trains on {rows:,} rows"
     if train_rows is None:
         return f"{seen}; how many epochs that is, launch says when the data is ready"
-    seen_epochs = _range(*(_epochs(count / train_rows) for count in rows))
+    seen_epochs = _epochs(rows / train_rows)
     return f"{seen}: {seen_epochs} {'epoch' if seen_epochs == '1' else 'epochs'} of all {train_rows:,} rows"
-
-
-def _range(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
 
 
 def _epochs(value: float) -> str:

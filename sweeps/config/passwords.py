@@ -67,18 +67,15 @@ def _literal(literal: str) -> str:
 def _shown(scheme: str, rest: str, ends: str) -> str:
     """A URI as it may be shown. `ends` is what ends a URI in a text; empty where all of `rest` is the URI."""
     before = ""
-    while (shown := _without_user(rest, _is_web(scheme), ends)) == rest and (inner := re.search(_SCHEME, rest)):
+    while (shown := _without_user(scheme, rest, ends)) == rest and (inner := re.search(_SCHEME, rest)):
         before += scheme + _without_parameters(rest[: inner.start()])
         scheme, rest = inner[0], rest[inner.end() :]
     return before + scheme + _without_parameters(shown)
 
 
-def _is_web(scheme: str) -> bool:
-    return scheme.lower().endswith(("http://", "https://"))
-
-
-def _without_user(rest: str, is_web: bool, ends: str) -> str:
+def _without_user(scheme: str, rest: str, ends: str) -> str:
     """What follows the scheme, without the password, and on the web without a name that may be a token."""
+    is_web = scheme.lower().endswith(("http://", "https://"))
     name = re.split(rf"[:/?#{ends}]", rest, maxsplit=1)[0]
     after = rest[len(name) :]
     end = _end_of_password(after, bool(ends))

@@ -70,6 +70,12 @@ def rows_per_step(training: TrainingSpec) -> int:
     return training.batch_size * training.gradient_accumulation_steps
 
 
+def rows_per_trial(config: SweepConfig) -> int:
+    """Rows that a trial trains on when it is not stopped early; where its batch does not divide them, a few more."""
+    compared = of(config)
+    return compared.total * (1 if compared.unit == "example" else rows_per_step(config.training))
+
+
 def of(config: SweepConfig) -> Resource:
     """The resource of a settled sweep: examples where `budget.examples_per_trial` is given."""
     examples = config.budget.examples_per_trial
@@ -149,8 +155,7 @@ def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
 def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int) -> int:
     """Optimizer steps that trials take together at most.
 
-    Counts as if all had the smallest batch of the space, but for those of `searcher.points` with a smaller one: each
-    of them, and of its repeats, as if it were trained to the end.
+    Counts as if all had the smallest batch of the space and of `searcher.points`.
 
     Args:
         config: a settled sweep.
@@ -160,10 +165,9 @@ def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int)
     compared = of(config)
     if compared.unit == "step":
         return units
-    smallest = batches(config, space)[0]
+    smallest = min([*batches(config, space), *_listed(config)])
     beyond = max(-point % smallest for point in compared.points)
-    more = sum(max(0, _steps(compared.total, size) - compared.total // smallest) for size in _listed(config))
-    return (units + trials * beyond) // smallest + (1 + config.searcher.repeats) * more
+    return (units + trials * beyond) // smallest
 
 
 def more_seen(config: SweepConfig, space: SearchSpace) -> float:

@@ -5,9 +5,7 @@ All trials of a sweep share one base model and one data set, so a space holds fi
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -92,17 +90,11 @@ def portfolio(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, lis
     fitting = replace(space, portfolio=tuple(whole))
     if not wrong:
         return fitting, [], []
-    if not _comes_with_a_named_space(space):
+    named = (search_spaces.load(name).portfolio for name in search_spaces.available())
+    if space.portfolio not in named:
         return space, [f"search_space.{PORTFOLIO}: {line}" for line in wrong], []
-    left_out = len(space.portfolio) - len(whole)
-    return (
-        fitting,
-        [],
-        [
-            f"search_space.{PORTFOLIO}: {left_out} of its {len(space.portfolio)} points do not fit the changed fields "
-            "and are left out"
-        ],
-    )
+    told = f"{len(space.portfolio) - len(whole)} of its {len(space.portfolio)} points do not fit the changed fields"
+    return fitting, [], [f"search_space.{PORTFOLIO}: {told} and are left out"]
 
 
 def _portfolio_problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
@@ -122,10 +114,6 @@ def _outside(space: SearchSpace, field: str, value: Value, is_given: bool) -> st
     if is_given:
         return f"{field}: {rule}, or move the point to searcher.points, which may lie outside"
     return f"{field}: a point leaves it out, and the file's own {rule} in the point"
-
-
-def _comes_with_a_named_space(space: SearchSpace) -> bool:
-    return any(space.portfolio == search_spaces.load(name).portfolio for name in search_spaces.available())
 
 
 def fields_together(space: SearchSpace) -> list[str]:
@@ -155,33 +143,19 @@ def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | 
     for value in domain.extremes():
         wrong |= dict.fromkeys(_value(base, field, value, trainable))
     if "uniform" in domain.form and any(line.endswith("must be a whole number") for line in wrong):
-        return [f"{field}: {_not_whole(domain)}"]
+        rule = f"must be a whole number, and {domain.form} draws fractions"
+        return [f"{field}: {rule}: write {{randint: [low, high]}}, or list the values in {{choice: [...]}}"]
     return list(wrong)
-
-
-def _not_whole(domain: Domain) -> str:
-    low, high = (float(str(value)) for value in domain.extremes())
-    bounds = f"[{math.ceil(low)}, {math.floor(high)}]" if math.ceil(low) <= math.floor(high) else "[low, high]"
-    return (
-        f"must be a whole number, and {domain.form} draws fractions: write {{randint: {bounds}}}, or list the values "
-        "in {choice: [...]}"
-    )
 
 
 def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | None) -> list[str]:
     try:
         spec = points.apply(base, {field: value}, 0)
     except ValidationError as error:
-        return messages.of_validation(error, _raw(base, field, value))
+        section, name = field.split(".", 1)
+        return messages.of_validation(error, {section: {name: value}})
     lines = refused_by(trainable, spec) if trainable is not None else []
     return [line for line in lines if line.startswith(f"{field}:")]
-
-
-def _raw(base: TrialSpec, field: str, value: Value) -> dict[str, Any]:
-    section, name = field.split(".", 1)
-    raw = base.model_dump()
-    raw[section][name] = value
-    return raw
 
 
 def refused_by(trainable: Trainable, spec: TrialSpec) -> list[str]:

@@ -1,7 +1,4 @@
-"""What a plan warns of: searches that save or tell little, budgets that are too short, rsLoRA by a ratio, idle GPUs.
-
-Pure.
-"""
+"""What a plan warns of: searches that save or tell little, budgets that are too short, idle GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
-from sweeps.config.passwords import without_password
 from sweeps.planning.capacity import highest
 from sweeps.planning.forecast import Forecast, different, shortest_budget
 from trainables.contract import Need, RowShape
@@ -200,52 +196,16 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
 
 
 def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
-    """A line where `searcher.points` are listed twice, and one where budget.trials is used up before them.
-
-    Args:
-        config: a sweep whose budget.trials is a number.
-    """
-    listed, first = len(config.searcher.points), config.searcher.start_with_default
-    beginning = points.beginning(config, space)
-    different = len({points.seed(config.seed, point) for point in beginning})
-    repeated, beyond = len(beginning) - different, different - config.budget.count
-    told = []
-    if repeated > 0:
-        others = "others or the default configuration" if first else "others"
-        told.append(f"searcher.points: {repeated} of {listed} repeat {others}, and equal points run once: remove them")
-    if listed and beyond > 0:
-        together = ", which counts the default configuration too" if first else ""
-        told.append(
-            f"searcher.points: {beyond} of {listed} are beyond budget.trials {config.budget.count}{together}, and are "
-            f"never tried: raise budget.trials to {different}, or list fewer points"
-        )
-    return told
-
-
-def of_rslora(config: SweepConfig, space: SearchSpace) -> list[str]:
-    """A line where ranks, or LoRA and rsLoRA, are compared whose updates grow with r, which rsLoRA is to prevent."""
-    adapter, searched = config.base.adapter, space.domains
-    kinds = searched["adapter.use_rslora"].extremes() if "adapter.use_rslora" in searched else (adapter.use_rslora,)
-    ranks = searched["adapter.r"].extremes() if "adapter.r" in searched else (adapter.r,)
-    # A value that is searched takes the place of the other form of it in the file.
-    is_ratio = "adapter.lora_alpha" not in searched and (
-        "adapter.alpha_over_r" in searched or adapter.lora_alpha is None
-    )
-    if True not in kinds or len({*ranks}) == len({*kinds}) == 1 or not is_ratio:
+    """A line where budget.trials, a number, is used up before `searcher.points` are."""
+    listed, count = len(config.searcher.points), config.budget.count
+    beginning = len({points.seed(config.seed, point) for point in points.beginning(config, space)})
+    if not listed or beginning <= count:
         return []
+    together = ", which counts the default configuration too" if config.searcher.start_with_default else ""
     return [
-        "adapter.use_rslora scales by alpha / sqrt(r): with alpha_over_r, the default, this is alpha_over_r x sqrt(r), "
-        "so that updates grow with r; give adapter.lora_alpha, or search it in place of alpha_over_r"
+        f"searcher.points: {beginning - count} of {listed} are beyond budget.trials {count}{together}, and are never "
+        f"tried: raise budget.trials to {beginning}, or list fewer points"
     ]
-
-
-def of_warm_start(config: SweepConfig) -> list[str]:
-    """A line of the commands that start nothing, where a sweep names an earlier one: they do not look for it."""
-    name = config.searcher.warm_start
-    if name is None:
-        return []
-    store = without_password(config.tracking.uri)
-    return [f"searcher.warm_start: {name} is not looked up here: launch looks for it in {store}"]
 
 
 def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:

@@ -281,16 +281,17 @@ class Forecast:
 def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: int, known: RowsAndRates) -> Forecast:
     """Forecasts a checked sweep on hosts of so many slots each."""
     trials, hosts = trials_of(config, space), machine.hosts
-    at, per_unit = resource.of(config).points, resource.steps_per_unit(config, space)
+    compared, per_unit = resource.of(config), resource.steps_per_unit(config, space)
     evaluated, (row_tokens, lengths_from) = evaluation_rows(config, known), _row_tokens(config, known)
-    load = Load(_rows_per_step(config, space) * row_tokens, slots, evaluated or 0, row_tokens)
+    rows_per_step = resource.rows_per_trial(config) / compared.total / per_unit
+    load = Load(rows_per_step * row_tokens, slots, evaluated or 0, row_tokens)
     scores, answered = answers_key(config), _answered_tokens(config, known)
     rate = None if evaluated is None else _speed(config, known, load, answered)
     lengths = _lengths(rate, load, per_unit)
     made = plays(config, trials, Hosts(hosts, slots), lengths)
     # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
     most = most_steps(config, space, trials, hosts * slots)
-    steps = _range([min(float(most), per_unit * each.units(at)) for each in made])
+    steps = _range([min(float(most), per_unit * each.units(compared.points)) for each in made])
     evaluations = fmean(each.evaluations for each in made) + 1
     work = lengths.of(steps.expected / per_unit, evaluations)
     scored = {
@@ -299,6 +300,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         "best": fmean(min(FINALISTS + config.searcher.start_with_default, trials) + each.repeats for each in made) + 1,
     }[config.evaluation.when]
     answering = scored * rate.answer_seconds if rate is not None and rate.answer_seconds is not None else None
+    generated = None if answered is None else scored * answered
     seconds = None if rate is None else _seconds(rate, made, trials, (lengths.evaluation + (answering or 0.0)) / hosts)
     is_share_known = bool(rate.step_seconds) if rate is not None else bool(row_tokens) and evaluated is not None
     return Forecast(
@@ -312,7 +314,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         gpu_hours=None if seconds is None else seconds.times(hosts * machine.gpus / HOUR),
         is_measured=rate is not None and rate.is_measured,
         rate=rate.source if rate else _unknown(config, known, machine),
-        answers=_answers(scored, answered, answering and answering / (work + answering)) if scores else None,
+        answers=Answers(round(scored, 1), generated, answering and answering / (work + answering)) if scores else None,
     )
 
 
@@ -325,10 +327,6 @@ def _speed(config: SweepConfig, known: RowsAndRates, load: Load, answered: float
     return arithmetic.speed(
         known.work, known.types, config.quantization.compute_dtype, load, answered if scores else None
     )
-
-
-def _answers(evaluations: float, answered: float | None, share: float | None) -> Answers:
-    return Answers(round(evaluations, 1), None if answered is None else evaluations * answered, share)
 
 
 def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
@@ -406,37 +404,6 @@ def _row_tokens(config: SweepConfig, known: RowsAndRates) -> tuple[float, Length
     if known.row_tokens is not None:
         return min(known.row_tokens, float(config.data.max_length)), "characters"
     return config.data.max_length * MEAN_OF_LONGEST, "max_length"
-
-
-def _rows_per_step(config: SweepConfig, space: SearchSpace) -> float:
-    """Rows of an optimizer step, as the mean over the space."""
-    if resource.of(config).unit == "example":
-        return 1 / resource.steps_per_unit(config, space)
-    fewest, most = rows_per_trial(config, space)
-    return (fewest + most) / 2 / config.budget.steps_per_trial
-
-
-def rows_per_trial(config: SweepConfig, space: SearchSpace) -> tuple[int, int]:
-    """Fewest and most rows that a trial of the space trains on when it is not stopped early."""
-    compared = resource.of(config)
-    if compared.unit == "example":
-        # A trial whose batch does not divide it sees a part of a step more.
-        return compared.total, compared.total
-    fewest = most = config.budget.steps_per_trial
-    for name in resource.BATCH:
-        values = _values(config, space, name)
-        fewest, most = fewest * min(values), most * max(values)
-    return fewest, most
-
-
-def _values(config: SweepConfig, space: SearchSpace, name: str) -> list[int]:
-    """What a field of the batch may be."""
-    own = points.base_value(config.base, name)
-    domain = space.domains.get(name)
-    searched = domain.extremes() if domain is not None else ()
-    # The default configuration runs too, and so does its value where the field is not searched at every point.
-    runs = domain is None or domain.when or config.searcher.start_with_default
-    return [value for value in (*searched, *((own,) if runs else ())) if isinstance(value, int)]
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> int:

@@ -14,7 +14,7 @@ from sweeps.config.number_words import counted
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, capacity
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_steps, rows_per_trial, trials_of
+from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_steps, trials_of
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.rates import Range
 from trainables.contract import Device, Memory, Need
@@ -50,8 +50,8 @@ class Plan:
     """Those first that may end the sweep early: a launch shows no more than a few."""
     ends_alone: bool
     """Too few trials for one to be promoted to the last step by its rank: the best one goes on alone."""
-    rows_per_trial: tuple[int, int] | None
-    """Fewest and most rows that a trial trains on when it is not stopped early; None where there is no data."""
+    rows_per_trial: int | None
+    """Rows that a trial trains on when it is not stopped early; None where there is no data."""
     forecast: Forecast
     """Trials at each point, tokens, evaluations, time."""
     gpus_per_host: int
@@ -75,11 +75,9 @@ class Plan:
         return f"<Plan: {counted(self.trials, 'trial')}, about {counted(self.expected_steps, 'step')}, {self.place}>"
 
     @property
-    def epochs(self) -> tuple[float, float] | None:
-        """`rows_per_trial` as parts of `train_rows`."""
-        if self.rows_per_trial is None or self.train_rows is None:
-            return None
-        return self.rows_per_trial[0] / self.train_rows, self.rows_per_trial[1] / self.train_rows
+    def epochs(self) -> float | None:
+        """`rows_per_trial` as a part of `train_rows`."""
+        return None if self.rows_per_trial is None or self.train_rows is None else self.rows_per_trial / self.train_rows
 
     @property
     def cost(self) -> Range | None:
@@ -149,7 +147,7 @@ def plan(
         disk_bytes=None if need is None else capacity.disk_bytes(config, need, trials, total),
         ends_alone=compared.scheduler.needs_tail(compared.total, trials),
         warnings=(),
-        rows_per_trial=rows_per_trial(config, space) if config.data is not None else None,
+        rows_per_trial=None if config.data is None else resource.rows_per_trial(config),
         forecast=seen,
         group_by=None if config.data is None else config.data.group_by,
         patience=config.budget.patience,
@@ -162,7 +160,6 @@ def plan(
             + capacity.disk_warnings(config, machine, need, trials, total)
             + advice.of_search(config, space, trials, total if slots is not None else machine.hosts)
             + advice.of_time(config, seen, machine.hosts, machine.gpus)
-            + advice.of_rslora(config, space)
             + advice.of_evaluation(config, seen, known.rows)
         ),
     )

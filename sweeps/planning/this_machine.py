@@ -71,7 +71,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     if to_launch:
         # A launch speaks of the data once all rows are ready.
         return replace(planned, rows_per_trial=None)
-    warnings = (*planned.warnings, *sweep.preview.warnings, *advice.of_warm_start(sweep.config))
+    warnings = (*planned.warnings, *sweep.preview.warnings)
     choices = _choices(sweep, known.rows)
     return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -313,11 +313,8 @@ class SchedulerSettings(Spec):
     """eval_loss: it goes by the loss, while `objective` chooses the best trial. Left out: by the objective, or by
     eval_loss where the objective is a score that trials get at their last report point only."""
     kind: str
-
-    @property
-    def compares(self) -> bool:
-        """Whether trials are compared at the report points: which of them go on depends on what others reported."""
-        return True
+    compares: ClassVar[bool] = True
+    """Whether trials are compared at the report points: which of them go on depends on what others reported."""
 
     @property
     def parks(self) -> bool:

@@ -47,7 +47,7 @@ class Promote(Rule):
     """Resumes a parked trial when it ranks in the first floor(n / reduction_factor) of the n that came to its rung.
 
     `breadth`: new trials begin first, then the lowest rung is resumed first. What a sweep takes is known in advance
-    (see `promotion_cost.most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest
+    (see `most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest
     rung is resumed first and before any new trial, so that a trial reaches the last point early.
 
     The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of
@@ -199,12 +199,6 @@ def cutoff(rewards: Sequence[float], factor: int) -> float:
     return rewards[low + 1] - width * (1 - part) if part >= 0.5 else rewards[low] + width * part
 
 
-def has_tail(trials: int, rungs: int, factor: int) -> bool:
-    """Whether nobody comes to the last point by rank: floor(n / factor) is 0 before it, and the tail goes on."""
-    least: int = factor ** (rungs - 1)
-    return trials < least
-
-
 def most_steps(points: Sequence[int], factor: int, trials: int, slots: int, protects_first: bool) -> int:
     """Steps (or examples) of all trials that promotion in the order `breadth` takes at most.
 
@@ -260,5 +254,6 @@ class Config(SchedulerSettings):
         return super().most_steps(steps, trials, slots, protects_first)
 
     def needs_tail(self, steps: int, trials: int) -> bool:
-        """See `SchedulerSettings.needs_tail`."""
-        return self.parks and has_tail(trials, len(self.points(steps)), self.reduction_factor)
+        """See `SchedulerSettings.needs_tail`: floor(n / factor) is 0 before the last point."""
+        least: int = self.reduction_factor ** (len(self.points(steps)) - 1)
+        return self.parks and trials < least

@@ -5,7 +5,7 @@ The yardstick for early stopping: what it saves, and whether it stops the right 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sweeps.schedulers import Decision, Direction, Rule, SchedulerSettings
 
@@ -21,11 +21,7 @@ class Config(SchedulerSettings):
     """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
     kind: Literal["fifo"] = "fifo"
-
-    @property
-    def compares(self) -> bool:
-        """See `SchedulerSettings.compares`."""
-        return False
+    compares: ClassVar[bool] = False
 
     def build(self, steps: int, direction: Direction = "min") -> Rule:
         """See `SchedulerSettings.build`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Domain, Value, identity
 from search_spaces.space import Point, SearchSpace
-from sweeps.searchers._history import History, TriedPoint
+from sweeps.searchers._learner import History, TriedPoint
 
 if TYPE_CHECKING:
     import optuna

@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from random import Random
+from statistics import NormalDist
 from typing import Literal
 
-from search_spaces.domains import Domain, Value
+from search_spaces.domains import Domain, Value, identity
 from search_spaces.space import Point, SearchSpace
-from sweeps.searchers import SearcherSettings, _draws, _parzen
-from sweeps.searchers._history import History
-from sweeps.searchers._learner import Learner
+from sweeps.searchers import SearcherSettings, _parzen
+from sweeps.searchers._learner import History, Learner
 from sweeps.searchers.tpe import STARTUP
 
 PLAIN = 0.15
@@ -30,6 +30,9 @@ PARZEN = 0.6
 """Share of TPE in what the sweep finds itself, once it has enough results."""
 SPREAD = 0.25
 """Standard deviation of a prior, and of a step away from the best point, in the domain's length (PriorBand's)."""
+FAVOUR = 4.0
+"""How much more likely the centre is than each other value, among words and flags."""
+MOST_DRAWS = 1000
 MOVES = 0.5
 """Probability with which each field of the best point changes (PriorBand's); one changes in any case."""
 
@@ -94,26 +97,26 @@ def _trust(space: SearchSpace, history: History) -> float:
     ranked = history.ranked()
     good = ranked[: max(1, len(ranked) // 3)]
     best = ranked[0].point
-    prior = near = 0.0
+    prior = around = 0.0
     for place, seen in enumerate(good):
         weight = len(good) - place
         prior += weight * math.prod(
-            _draws.density(domain, domain.prior, SPREAD, seen.point[name])
+            density(domain, domain.prior, SPREAD, seen.point[name])
             for name, domain in space.domains.items()
             if name in seen.point and domain.prior is not None
         )
-        near += weight * math.prod(
-            MOVES * _draws.density(domain, best[name], SPREAD, seen.point[name]) + 1 - MOVES
+        around += weight * math.prod(
+            MOVES * density(domain, best[name], SPREAD, seen.point[name]) + 1 - MOVES
             for name, domain in space.domains.items()
             if name in seen.point and name in best
         )
-    return prior / (prior + near)
+    return prior / (prior + around)
 
 
 def from_priors(space: SearchSpace, rng: Random) -> Point:
     """A point whose fields are near their priors; those without one are drawn at random."""
     return space.fill(
-        lambda _, domain: domain.sample(rng) if domain.prior is None else _draws.near(domain, domain.prior, SPREAD, rng)
+        lambda _, domain: domain.sample(rng) if domain.prior is None else near(domain, domain.prior, SPREAD, rng)
     )
 
 
@@ -127,7 +130,7 @@ def near_best(space: SearchSpace, history: History, rng: Random) -> Point:
         if name not in best:
             return domain.sample(rng)
         if name == always or rng.random() < MOVES or not domain.contains(best[name]):
-            return _draws.near(domain, best[name], SPREAD, rng)
+            return near(domain, best[name], SPREAD, rng)
         return best[name]
 
     return space.fill(choose)
@@ -139,3 +142,31 @@ def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
     if known:
         return known
     return [space.fill(lambda _, domain: domain.sample(rng) if domain.prior is None else domain.prior)]
+
+
+def near(domain: Domain, centre: Value, spread: float, rng: Random) -> Value:
+    """A value of the domain near `centre`.
+
+    Args:
+        spread: standard deviation in the domain's length, for numbers: a normal distribution cut at both ends.
+    """
+    if not domain.is_ordered:
+        options = domain.values() or ()
+        weights = [FAVOUR if identity(option) == identity(centre) else 1.0 for option in options]
+        return rng.choices(options, weights)[0]
+    middle = domain.position(centre)
+    for _ in range(MOST_DRAWS):
+        position = rng.gauss(middle, spread)
+        if 0 <= position <= 1:
+            return domain.at(position)
+    return centre
+
+
+def density(domain: Domain, centre: Value, spread: float, value: Value) -> float:
+    """How much more likely `near` draws `value` than a draw at random does."""
+    if not domain.is_ordered:
+        options = domain.values() or ()
+        weight = FAVOUR if identity(value) == identity(centre) else 1.0
+        return weight * len(options) / (FAVOUR + len(options) - 1)
+    normal = NormalDist(domain.position(centre), spread)
+    return normal.pdf(domain.position(value)) / (normal.cdf(1) - normal.cdf(0))

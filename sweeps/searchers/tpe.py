@@ -12,8 +12,7 @@ from typing import Literal
 
 from search_spaces.space import Point, SearchSpace
 from sweeps.searchers import SearcherSettings, _parzen
-from sweeps.searchers._history import History
-from sweeps.searchers._learner import Learner
+from sweeps.searchers._learner import History, Learner
 
 STARTUP = 10
 """Results that the estimator needs; Optuna's own number."""

@@ -16,7 +16,7 @@ from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points, resource, searched_fields
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
-from sweeps.config.number_words import counted, limit
+from sweeps.config.number_words import limit
 from sweeps.config.points import Scalar
 from sweeps.planning import capacity
 from sweeps.record import limits
@@ -90,17 +90,8 @@ class Amendments:
         shown = ", ".join(f"{name}={legible(str(value))}" for name, value in trial.params.items())
         if trial.trial_key in self._added(record):
             return Answer(True, f"{shown}: asked for already: it has the next free slot")
-        told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials{self._beyond_plan(trial)}"
+        told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials"
         return Answer(True, told, point=trial.point)
-
-    def _beyond_plan(self, trial: PlannedTrial) -> str:
-        """Says where a trial may take more memory than the slots of hosts were planned with."""
-        told, planned_for = "", capacity.largest(self.config, self.space)
-        for field in ("adapter.r", "training.batch_size"):
-            value, *others = (points.base_value(spec, field) for spec in (trial.spec, *planned_for))
-            if all(isinstance(other, int) and isinstance(value, int) and value > other for other in others):
-                told += f"; {field} {value} is more than memory was planned for, so its host may run out of it"
-        return told
 
     def _fields(self, values: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
         """The values under the whole names of their fields, and what is wrong with the names."""
@@ -162,9 +153,8 @@ class Amendments:
         new = {key: value for key, value in values.items() if value != before[key]}
         wrong = [*self._too_little(new, record, now), *self._too_many(new.get("cluster.hosts"))]
         over, way_out = (self._over(record, new, now), self._in_vain(current, new, record)) if new else ("", "")
-        # Without what is used up no point could be asked for: it is granted, with a word.
-        comes_first = bool(self._over(record, {}, now))
-        if way_out and not over and not comes_first:
+        # More of a budget that is used up is granted: without it no point could be asked for.
+        if way_out and not over and not self._over(record, {}, now):
             keys = ", ".join(f"{key} {limit(value)}" for key, value in new.items())
             nothing = "nothing would be trained: the sweep has finished, and none of its trials goes on"
             over = f"{keys}: {nothing}; {way_out}"
@@ -176,25 +166,11 @@ class Amendments:
             else f"{key} is {limit(value)} already"
             for key, value in values.items()
         ]
-        if way_out:
-            told.append(f"nothing is trained with it alone, as none of the sweep's trials goes on: {way_out}")
-        told += self._of_trials(current, limits.changed(current, new), is_driven=now is not None)
-        return Answer(True, "; ".join(told), changes=new)
-
-    def _of_trials(self, before: SweepConfig, after: SweepConfig, is_driven: bool) -> list[str]:
-        """What another budget.trials does not do, a line each."""
-        trials, there, told = after.budget.count, self.config.searcher.size(self.space), []
-        if trials != before.budget.count and there is not None and trials > there:
-            told.append(
-                f"the space has {counted(there, 'point')}, and the file's own may be one more: no others are tried"
-            )
-        if is_driven and trials < before.budget.count:
-            told.append("trials that were handed out already, and wait for a slot, are trained all the same")
-        has_more_slots = capacity.at_most(after) > capacity.at_most(before)
+        has_more_slots = capacity.at_most(limits.changed(current, new)) > capacity.at_most(current)
         # The next driver has them: one that runs keeps to the trials that it has begun with.
-        if is_driven and has_more_slots and self.config.cluster.slots_per_host == "auto":
+        if now is not None and has_more_slots and self.config.cluster.slots_per_host == "auto":
             told.append("there are no more slots for them yet: qsweep stop and qsweep resume count slots anew")
-        return told
+        return Answer(True, "; ".join(told), changes=new)
 
     def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:
         """Why a driver would end the sweep at once, whatever is asked for; empty where it goes on."""
@@ -217,9 +193,6 @@ class Amendments:
             return ""
         if reached is not None:
             return f"{reached}: raise {reached.key} with it, or set it to null"
-        there = self.config.searcher.size(self.space)
-        if there is not None and self._is_exhausted(there, current, record):
-            return f"the space has {counted(there, 'point')}, and no new one: ask for a point first: {ADD}"
         has_more = after.budget.count > current.budget.count
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 
@@ -235,14 +208,6 @@ class Amendments:
         has_begun = any(trial.may_go_on for trial in record.trials.values())
         has_left = begins and self._drawn(record) < current.budget.count
         return has_left or has_added or has_begun or self.config.searcher.repeats > 0
-
-    def _is_exhausted(self, there: int, current: SweepConfig, record: SweepRecord) -> bool:
-        """Whether a sweep that left nothing to train has tried all `there` points of its space.
-
-        It has fewer trials than asked for also where some of these points mean the same, or cannot be trained.
-        """
-        own = (trial.point for trial in record.trials.values() if trial.repeats is None and trial.point is not None)
-        return self._drawn(record) < current.budget.count or sum(map(self.space.contains, own)) >= there
 
     def _unchangeable(self, key: str) -> list[str]:
         if key in CHANGEABLE:

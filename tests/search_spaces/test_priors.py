@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import json
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -38,26 +35,6 @@ def test_every_point_of_a_portfolio_is_a_point_of_its_space(name: str) -> None:
     assert [point for point in space.portfolio if not space.contains(point)] == []
 
 
-@pytest.mark.parametrize("name", ["lora_core", "lora_wide"])
-def test_every_point_of_a_portfolio_and_every_prior_has_its_source_above(name: str) -> None:
-    file = Path(str(importlib.import_module(f"search_spaces.{name}").__file__))
-    lines = file.read_text().splitlines()
-    values = {node.target.id: node.value for node in ast.parse(file.read_text()).body if _is_constant(node)}  # type: ignore[attr-defined]
-    above_points = [lines[point.lineno - 2] for point in values["PORTFOLIO"].elts]
-    assert [line for line in above_points if not line.startswith(("    # ", "    _point("))] == []
-    assert not above_points[0].startswith("    _point(")
-    for domain in values["SPACE"].values:
-        if "prior" in ast.unparse(domain):
-            above = domain.lineno - 1
-            while lines[above - 1].startswith("    # "):
-                above -= 1
-            assert any(line.startswith("    # Prior: ") for line in lines[above : domain.lineno - 1])
-
-
-def _is_constant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-
-
 def test_a_prior_changes_no_draw_and_comes_back_as_written() -> None:
     raw = {"adapter.r": {"choice": [4, 8], "prior": 8}, "training.learning_rate": {**RATES, "prior": 3e-4}}
     space = SearchSpace.parse(raw)
@@ -70,34 +47,21 @@ def test_a_prior_changes_no_draw_and_comes_back_as_written() -> None:
 @pytest.mark.parametrize(
     ("domain", "problem"),
     [
-        ({**RATES, "prior": 0.1}, "x: prior 0.1 must lie between 1e-05 and 0.01: write such a number, or remove it"),
         (
-            {"randint": [1, 8], "prior": 2.5},
-            "x: prior 2.5 must be a whole number between 1 and 8: write such a number, or remove it",
+            {**RATES, "prior": 0.1},
+            "x: prior 0.1 is not a value of {loguniform: [1e-05, 0.01]}: write one of its values, or remove it",
         ),
         (
             {"quniform": [0.0, 0.2, 0.05], "prior": 0.12},
-            "x: prior 0.12 must be a multiple of 0.05 between 0.0 and 0.2: write such a number, or remove it",
-        ),
-        ({"choice": [4, 8], "prior": 6}, "x: prior 6 is not a value of [4, 8]: write one of them, or remove it"),
-        (
-            {**RATES, "prior": None},
-            "x: prior: null is not a value: name a flag, a finite number, a word or a list of words",
+            "x: prior 0.12 is not a value of {quniform: [0.0, 0.2, 0.05]}: write one of its values, or remove it",
         ),
         ({**RATES, "prior": "3e-4"}, "x: prior: '3e-4' is a word, not a number: write 3e-4 without quotes"),
-        ({**RATES, "priors": 3e-4}, "x: unknown key 'priors', did you mean prior? remove it"),
     ],
 )
 def test_a_wrong_prior_says_what_to_write(domain: dict[str, Any], problem: str) -> None:
     with pytest.raises(SpaceError) as caught:
         parse("x", domain)
-    assert [f"x: {line}" if not line.startswith("x") else line for line in caught.value.problems] == [problem]
-
-
-def test_a_list_of_words_may_be_the_prior() -> None:
-    domain = parse("adapter.target_modules", {"choice": ["mlp", ["q_proj", "v_proj"]], "prior": ["v_proj", "q_proj"]})
-    assert domain.prior == ("v_proj", "q_proj")
-    assert parse("adapter.target_modules", json.loads(json.dumps(domain.to_raw()))) == domain
+    assert caught.value.problems == (problem,)
 
 
 def test_a_portfolio_comes_back_as_written_and_is_kept_with_the_base() -> None:
@@ -116,8 +80,7 @@ def test_a_portfolio_comes_back_as_written_and_is_kept_with_the_base() -> None:
 @pytest.mark.parametrize(
     ("portfolio", "start"),
     [
-        ({"adapter.r": 8}, "portfolio: {adapter.r: 8} is not a list of points: write [{adapter.r: 16"),
-        ([8], "portfolio: [8] is not a list of points"),
+        ([8], "portfolio: [8] is not a list of points: write [{adapter.r: 16"),
         ([{"adapter.r": None}], "portfolio: adapter.r: null is not a value"),
     ],
 )
@@ -154,6 +117,5 @@ def test_a_number_outside_stands_at_the_nearest_end(raw: dict[str, Any]) -> None
 
 
 def test_words_and_flags_have_no_order() -> None:
-    assert not parse("x", {"choice": ["mlp", "all-linear"]}).is_ordered
     assert not parse("x", {"choice": [False, True]}).is_ordered
     assert not parse("x", {"choice": [1, "mlp"]}).is_ordered

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -147,19 +146,6 @@ def test_fields_that_never_meet_are_in_no_draw_together(space: SearchSpace) -> N
 
 def _listed(raw: dict[str, Any]) -> dict[str, Any]:
     return {"choice": [1]} | {key: value for key, value in raw.items() if key == "when"}
-
-
-@given(spaces(LISTED), st.integers(0, 5))
-def test_each_combination_of_the_grids_comes_equally_often(space: SearchSpace, rounds: int) -> None:
-    unconditional = [name for name in space.grid_fields if not space.domains[name].when]
-    points = [space.sample(Random(index), index) for index in range(rounds * space.grid_size)]
-    for name in unconditional:
-        options = space.domains[name].values() or ()
-        counts = [
-            sum(point[name] == option and type(point[name]) is type(option) for point in points) for option in options
-        ]
-        assert set(counts) == {rounds * space.grid_size // len(options)}
-    assert space.grid_size == math.prod(space.domains[name].size or 1 for name in space.grid_fields)
 
 
 @given(spaces(st.one_of(LISTED, LATTICES, CONTINUOUS)), SEEDS)

@@ -7,13 +7,9 @@ from pathlib import Path
 import pytest
 from sweep_files import TOY
 
-from sweeps.config import load, resource
+from sweeps.config import load
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
-
-BATCHES = (
-    "search_space: {training.learning_rate: {loguniform: [1.0e-5, 1.0e-3]}, training.batch_size: {choice: [2, 4]}}\n"
-)
 
 
 def loaded(folder: Path, text: str, *changes: str) -> Sweep:
@@ -33,18 +29,13 @@ def test_a_trial_is_as_long_as_one_field_says(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("given", ["steps_per_trial: 27", "epochs_per_trial: 2.0", "examples_per_trial: 8"])
+@pytest.mark.parametrize("given", ["steps_per_trial: 27", "epochs_per_trial: 2.0"])
 def test_an_override_of_a_trial_s_length_takes_the_place_of_the_file_s(tmp_path: Path, given: str) -> None:
     text = f"budget: {{trials: 4, {given}}}\n"
     by_examples = loaded(tmp_path, text, "budget.examples_per_trial=40").config.budget
     assert (by_examples.trials, by_examples.examples_per_trial) == (4, 40)
     by_steps = loaded(tmp_path, text, "budget.steps_per_trial=9").config.budget
     assert (by_steps.steps_per_trial, by_steps.examples_per_trial, by_steps.epochs_per_trial) == (9, None, None)
-
-
-def test_two_overrides_of_a_trial_s_length_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="steps_per_trial and examples_per_trial say how long a trial is"):
-        loaded(tmp_path, "", "budget.examples_per_trial=40", "budget.steps_per_trial=9")
 
 
 def test_an_override_that_empties_a_length_keeps_the_file_s_other_one(tmp_path: Path) -> None:
@@ -58,17 +49,6 @@ def test_auto_needs_a_budget_of_time(tmp_path: Path) -> None:
     ]
     for clock in ("wall_clock: 1h", "gpu_hours: 2.0"):
         assert loaded(tmp_path, f"budget: {{trials: auto, {clock}}}\n").config.budget.trials == "auto"
-
-
-def test_a_file_that_searches_the_batch_is_compared_after_equal_examples(tmp_path: Path) -> None:
-    config = loaded(tmp_path, BATCHES).config
-    assert (config.budget.examples_per_trial, config.base.steps) == (324, 81)
-    assert resource.of(config).points == (12, 36, 108, 324)
-
-
-def test_a_resolved_configuration_means_the_same_again(tmp_path: Path) -> None:
-    config = loaded(tmp_path, BATCHES).config
-    assert resource.of(type(config).model_validate_json(config.model_dump_json())) == resource.of(config)
 
 
 def test_a_type_of_gpu_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sweep_files import QLORA, TOY, write_rows
 
-from sweeps.config import components, load
+from sweeps.config import load
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
@@ -41,12 +41,6 @@ def test_a_file_comes_before_a_recipe_of_its_name(here: Path) -> None:
     assert load.load("toy", [], here).config.budget.trials == 12
     (here / "toy").write_text(TOY + "budget: {trials: 2}\n")
     assert load.load("toy", [], here).config.budget.trials == 2
-
-
-def test_a_file_may_lie_anywhere(here: Path) -> None:
-    path = here.parent / "files" / "s.yaml"
-    path.write_text(TOY)
-    assert load.load(str(path), [], here).config.name == "x"
 
 
 # Paths
@@ -88,23 +82,12 @@ def test_storage_and_database_are_relative_to_the_current_folder(here: Path) -> 
     assert at_home == f"sqlite:///{Path.home() / 'm.db'}"
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////abs/m.db", "http://127.0.0.1:5000", "postgresql://u:p@h/db"])
-def test_what_is_absolute_stays(here: Path, uri: str) -> None:
-    assert loaded(here, TOY + f"tracking: {{uri: '{uri}'}}\n").config.tracking.uri == uri
-
-
 def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(here.parent / "files"))
     write_rows(here.parent / "files")
     config = loaded(here, QLORA.replace("rows.jsonl", "~/rows.jsonl"), "storage=~/out").config
     assert config.storage == str(here.parent / "files" / "out")
     assert config.data is not None and config.data.train == str(here.parent / "files" / "rows.jsonl")
-
-
-def test_the_home_of_nobody_is_a_path_that_is_not_there(here: Path) -> None:
-    write_rows(here.parent / "files")
-    (line,) = wrong(here, QLORA.replace("hub/model", '"~no-such-user/model"'))
-    assert line.startswith("model.source: ") and "no such file or folder" in line
 
 
 @pytest.mark.parametrize("source", ["hub/model", "gpt2", "package:no_such_package/m.gguf"])
@@ -120,33 +103,14 @@ def test_a_folder_beside_the_file_is_meant_before_a_hub_id(here: Path) -> None:
     assert sweep.config.model.source == str(here.parent / "files" / "hub" / "model")
 
 
-def test_a_data_set_of_the_hub_is_no_path(here: Path) -> None:
-    config = loaded(here, QLORA.replace("rows.jsonl", "openai/gsm8k:main")).config
-    assert config.data is not None and config.data.train == "openai/gsm8k:main"
-
-
 # The space
 
 
-def test_a_file_has_its_rows_held_out_drawn_and_a_saved_sweep_that_does_not_say_so_the_last_ones(here: Path) -> None:
+def test_a_file_has_its_rows_held_out_drawn_and_is_kept_as_it_was_read(here: Path) -> None:
     write_rows(here.parent / "files")
-    write_rows(here.parent / "files", "others.jsonl", first=40)
-    data = [
-        loaded(here, QLORA, *changes).config.data
-        for changes in ([], ["data.hold_out=last"], ["data.eval=../files/others.jsonl"])
-    ]
-    assert [each.hold_out for each in data if each is not None] == ["drawn", "last", "last"]
-    kept = loaded(here, QLORA).config.model_dump(mode="json")
-    assert SweepConfig.model_validate(kept) == loaded(here, QLORA).config
-    del kept["data"]["hold_out"], kept["data"]["group_by"]  # as earlier versions kept it
-    before = SweepConfig.model_validate(kept).data
-    assert before is not None and before.hold_out == "last"
-
-
-def test_a_named_space_is_written_out(here: Path) -> None:
-    sweep = loaded(here, TOY + "search_space: toy\n")
-    assert sweep.config.search_space == sweep.space.to_raw()
-    assert sweep.space.domains["adapter.r"].values() == (4, 8, 16)
+    config = loaded(here, QLORA).config
+    assert config.data is not None and config.data.hold_out == "drawn"
+    assert SweepConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_a_resolved_configuration_says_the_same_again(here: Path, tmp_path: Path) -> None:
@@ -163,10 +127,6 @@ def test_conditions_know_what_the_file_says(here: Path) -> None:
     assert sweep.space.restrict({"adapter.lora_alpha": 8}) == {"adapter.lora_alpha": 8}
 
 
-def test_both_alphas_may_be_searched_where_no_point_has_both(here: Path) -> None:
-    assert "adapter.lora_alpha" in loaded(here, TOY + "search_space: lora_wide\n").space.domains
-
-
 # Profiles
 
 
@@ -177,12 +137,9 @@ def test_a_profile_stands_under_what_the_file_says(here: Path) -> None:
     assert loaded(here, TOY, "cluster.profile=attached").config.cluster.address == "auto"
 
 
-def test_a_profile_can_be_a_file_of_your_own(here: Path) -> None:
-    (here.parent / "files" / "mine.yaml").write_text("address: head:6379\nslots_per_host: 6\n")
-    config = loaded(here, TOY + "cluster: {profile: mine.yaml}\n").config.cluster
-    assert (config.address, config.slots_per_host) == ("head:6379", 6)
-    with pytest.raises(ConfigError, match=r"cluster\.address: .*ray:// is another protocol; .* use qsweep submit"):
-        loaded(here, TOY + "cluster: {profile: mine.yaml, address: 'ray://head:10001'}\n")
+def test_an_address_of_rays_client_is_refused(here: Path) -> None:
+    (line,) = wrong(here, TOY, "cluster.address=ray://head:10001")
+    assert "ray:// is another protocol" in line and line.endswith("use qsweep submit")
 
 
 def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here: Path) -> None:
@@ -205,13 +162,8 @@ def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("cluster.gpus_per_host=65", "cluster.gpus_per_host: 65 must be at most 64"),
         ("cluster.runtime_env.env_vars.HF_TOKEN=hf_abc", "'HF_TOKEN' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
-        (
-            "cluster.runtime_env.env_vars.HTTPS_PROXY='http://bob:hf_abc@proxy'",
-            "HTTPS_PROXY: 'http://bob:***@proxy' ho",
-        ),
         ("cluster.runtime_env.env_vars.HTTPS_PROXY='bob:hf_abc@proxy:3128'", "HTTPS_PROXY: 'bob:***@proxy:3128' holds"),
         (
             "cluster.runtime_env.env_vars.A='x http://h/?token=hf_abc'",
@@ -226,37 +178,6 @@ def test_what_hosts_cannot_be_given_is_refused_and_no_secret_is_shown(here: Path
         loaded(here, TOY, change)
     assert problem in str(told.value)
     assert "hf_abc" not in str(told.value)
-
-
-def test_addresses_without_a_password_are_given_to_hosts(here: Path) -> None:
-    pip = "['einops==0.8', 'p @ git+https://h/o/p@v1.0', 'q @ git+ssh://git@h/o/q@v1', '-i https://h:8443/simple']"
-    config = loaded(
-        here, TOY, "cluster.runtime_env.env_vars.HTTPS_PROXY='http://h:3128'", f"cluster.runtime_env.pip={pip}"
-    )
-    assert config.config.cluster.runtime_env.env_vars == {"HTTPS_PROXY": "http://h:3128"}
-    assert len(config.config.cluster.runtime_env.pip) == 4
-
-
-def test_every_profile_that_is_shipped_fits(here: Path) -> None:
-    names = sorted(path.stem for path in load.PROFILES.glob("*.yaml"))
-    assert names == ["attached", "local"]
-    for name in names:
-        assert loaded(here, TOY, f"cluster.profile={name}").config.cluster.address
-
-
-# Overrides
-
-
-def test_an_override_of_a_section_that_the_file_leaves_out_keeps_its_defaults(here: Path) -> None:
-    config = loaded(here, TOY, "searcher.start_with_default=false", "scheduler.grace_steps=5").config
-    assert config.model_dump()["searcher"] == {
-        "kind": "random",
-        "start_with_default": False,
-        "points": (),
-        "repeats": 0,
-        "warm_start": None,
-    }
-    assert config.scheduler == components.default("schedulers").model_copy(update={"grace_steps": 5})
 
 
 # Every problem in one pass
@@ -294,42 +215,18 @@ def test_all_problems_of_a_file_are_told_in_one_pass(here: Path) -> None:
 
 
 def test_conditions_that_do_not_hold_together_hide_no_other_problem(here: Path) -> None:
-    lines = wrong(
-        here,
-        TOY
-        + """\
-search_space:
-  adapter.r: {choice: [0], when: {adapter.use_rslora: true}}
-  adapter.use_rslora: {choice: [true], when: {adapter.r: 0}}
-searcher: {kind: grid}
-""",
-    )
+    rank = "adapter.r: {choice: [0], when: {adapter.use_rslora: true}}"
+    rslora = "adapter.use_rslora: {choice: [true], when: {adapter.r: 0}}"
+    lines = wrong(here, f"{TOY}search_space: {{{rank}, {rslora}}}\nsearcher: {{kind: grid}}\n")
     assert [line.split(" wait")[0] for line in lines] == [
         "search_space: the conditions adapter.r -> adapter.use_rslora -> adapter.r",
         "search_space.adapter.r: 0 must be greater than 0",
     ]
 
 
-def test_a_wrong_condition_is_not_taken_for_none(here: Path) -> None:
-    """Without it both alphas would be searched at once."""
-    space = """\
-search_space:
-  adapter.use_rslora: {choice: [false, true]}
-  adapter.alpha_over_r: {choice: [1], when: {adapter.use_rslora: [false]}}
-  adapter.lora_alpha: {choice: [8], when: {adapter.use_rslora: perhaps}}
-"""
-    (line,) = wrong(here, TOY + space)
-    assert line.startswith(
-        "search_space.adapter.lora_alpha: when asks for adapter.use_rslora 'perhaps', which it never"
-    )
-
-
 def test_a_wrong_section_is_not_said_to_be_missing(here: Path) -> None:
-    assert wrong(here, "name: x\nmodel: {sorce: a/b}\ndata: [1]\n") == [
-        "model.source: is required",
-        "model.sorce: unknown key; did you mean model.source? (keys here: source, revision, trust_remote_code, facts)",
-        "data: [1] must be a mapping of keys to values",
-    ]
+    lines = wrong(here, "name: x\nmodel: {sorce: a/b}\ndata: [1]\n")
+    assert [line.split(":")[0] for line in lines] == ["model.source", "model.sorce", "data"]
 
 
 def test_a_value_that_is_wrong_many_times_is_told_once_each(here: Path) -> None:
@@ -340,39 +237,29 @@ def test_a_value_that_is_wrong_many_times_is_told_once_each(here: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (["search_space.adapter.r={choice: [8, 16], prior: 7}"], "search_space.adapter.r: prior"),
-        (["training.num_epochs=3"], "training.num_epochs: unknown key; did you mean budget.epochs_per_trial?"),
-        (["training.fp16=true"], "training.fp16: unknown key; did you mean quantization.compute_dtype?"),
-        (["training.bf16=true"], "training.bf16: unknown key; did you mean quantization.compute_dtype?"),
-    ],
-)
-def test_a_mistake_brings_no_second_one_that_goes_with_the_first(here: Path, changes: list[str], told: str) -> None:
-    text = TOY + "searcher: {kind: prior}\nsearch_space:\n"
-    text += "  adapter.r: {choice: [8, 16], prior: 8}\n  training.learning_rate: {loguniform: [1.0e-5, 1.0e-2]}\n"
-    (line,) = wrong(here, text, *changes)
-    assert line.startswith(told)
+@pytest.mark.parametrize("change", ["search_space.adapter.r={choice: [8, 16], prior: 7}", "training.num_epochs=3"])
+def test_a_mistake_brings_no_second_one_that_goes_with_the_first(here: Path, change: str) -> None:
+    text = TOY + "searcher: {kind: prior}\nsearch_space: {adapter.r: {choice: [8, 16], prior: 8}}\n"
+    (line,) = wrong(here, text, change)
+    assert line.startswith(change.partition("=")[0])
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("change", "told"),
     [
-        ((), None),
-        (("adapter.r=12",), None),
-        (
-            ("adapter.r=24",),
-            "adapter.r: 24: vLLM takes no such --max-lora-rank, only 1, 8, 16, 32, 64, 128, 256, 320, 512: ",
-        ),
-        (("search_space={adapter.r: {choice: [4, 16, 320, 600, 24]}}",), "adapter.r: 24, 600: "),
-        (("search_space={adapter.r: {randint: [15, 33]}}",), "adapter.r: 17, 18, 19 and 13 more: "),
+        ("adapter.r=12", []),
+        ("search_space={adapter.r: {choice: [4, 16, 320, 600, 24]}}", ["adapter.r: 24, 600"]),
+        ("search_space={adapter.r: {randint: [15, 33]}}", ["adapter.r: 17, 18, 19 and 13 more"]),
     ],
 )
-def test_ranks_that_vllm_does_not_take_as_they_are_are_told(
-    here: Path, changes: tuple[str, ...], named: str | None
-) -> None:
+def test_ranks_that_vllm_does_not_take_as_they_are_are_told(here: Path, change: str, told: list[str]) -> None:
     write_rows(here.parent / "files")
-    found = loaded(here, QLORA, *changes).notices
-    assert [line[: len(named or "")] for line in found] == ([] if named is None else [named])
+    assert [line.partition(": vLLM")[0] for line in loaded(here, QLORA, change).notices] == told
     assert loaded(here, TOY, "adapter.r=24").notices == ()
+
+
+def test_addresses_without_a_password_are_given_to_hosts(here: Path) -> None:
+    pip = "['einops==0.8', 'p @ git+https://h/o/p@v1.0', 'q @ git+ssh://git@h/o/q@v1', '-i https://h:8443/simple']"
+    changes = ["cluster.runtime_env.env_vars.HTTPS_PROXY='http://h:3128'", f"cluster.runtime_env.pip={pip}"]
+    given = loaded(here, TOY, *changes).config.cluster.runtime_env
+    assert (given.env_vars, len(given.pip)) == ({"HTTPS_PROXY": "http://h:3128"}, 4)

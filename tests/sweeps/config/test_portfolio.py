@@ -51,6 +51,8 @@ def test_points_of_a_named_space_that_no_longer_fit_are_left_out_and_that_is_sai
     sweep = loaded(tmp_path, "", *NARROWED)
     assert [point["adapter.r"] for point in sweep.space.portfolio] == [16]
     assert sweep.notices == (LEFT_OUT,)
+    code, lines, _ = run("validate", str(tmp_path / "s.yaml"), *NARROWED)
+    assert code == 0 and f"warning: {LEFT_OUT}" in lines
 
 
 def test_nothing_is_said_to_a_searcher_that_does_not_use_the_portfolio(tmp_path: Path) -> None:
@@ -62,12 +64,3 @@ def test_a_named_spaces_points_get_the_files_value_of_a_field_that_the_user_adde
     sweep = loaded(tmp_path, "", "search_space=lora_core", "searcher.kind=prior", added)
     assert [point["training.batch_size"] for point in sweep.space.portfolio] == [4] * 4
     assert sweep.notices == ()
-
-
-@pytest.mark.parametrize("command", ["validate", "plan"])
-def test_the_commands_say_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    (tmp_path / "s.yaml").write_text(TOY)
-    monkeypatch.chdir(tmp_path)
-    code, lines, out = run(command, "s.yaml", *NARROWED)
-    assert code == 0
-    assert [line for line in (*lines, *out.splitlines()) if LEFT_OUT in line]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sweep_files import toy
 
-import search_spaces
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
-from sweeps.record.sweep_record import SweepRecord
-from sweeps.supply.trial_source import TrialSource
 
 RATE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
@@ -46,19 +41,6 @@ def test_a_searched_batch_makes_rungs_count_examples() -> None:
     assert (config.budget.examples_per_trial, config.budget.steps_per_trial) == (336, 84)
     steps = {size: found.steps(config.training.model_copy(update={"batch_size": size})) for size in (1, 4, 16)}
     assert steps == {1: (16, 48, 144, 336), 4: (4, 12, 36, 84), 16: (1, 3, 9, 21)}
-
-
-def test_settling_what_is_settled_changes_nothing() -> None:
-    config = settled(batches(1, 2, 4, 8, 16))
-    space = SearchSpace.parse({**RATE, **batches(1, 2, 4, 8, 16)})
-    assert resource.settled(config, space, None) == (config, [])
-
-
-def test_accumulation_counts_as_batch() -> None:
-    config = settled({"training.gradient_accumulation_steps": {"choice": [1, 3]}})
-    assert resource.of(config).points == (12, 36, 108, 324)
-    tripled = config.training.model_copy(update={"gradient_accumulation_steps": 3})
-    assert resource.of(config).steps(tripled) == (1, 3, 9, 27)
 
 
 def test_examples_and_epochs_are_other_ways_to_say_how_long_a_trial_is() -> None:
@@ -128,30 +110,3 @@ def test_a_listed_point_whose_step_passes_two_report_points_is_refused() -> None
     listed["points"].append({"training.batch_size": 40})
     _, wrong = resource.settled(toy({**RATE, **space}, searcher={"kind": "random", **listed})[0], parsed, None)
     assert wrong == [f"searcher.points.2: {name}: 40 {told} rows a step"]
-
-
-def test_trials_of_a_sweep_have_the_steps_of_their_batch() -> None:
-    space = {**RATE, **batches(1, 2, 4, 8, 16)}
-    config = settled(batches(1, 2, 4, 8, 16), budget={"trials": 12, "steps_per_trial": 84})
-    source = TrialSource(config, SearchSpace.parse(space), SweepRecord())
-    trials = list(iter(partial(source.next, SweepRecord()), None))
-    assert len({trial.spec.training.batch_size for trial in trials}) > 2
-    assert {trial.spec.steps * trial.spec.training.batch_size for trial in trials} == {336}
-
-
-def test_a_sweep_that_was_saved_before_goes_on_in_steps() -> None:
-    """Its configuration has no examples_per_trial, whatever it searches."""
-    config, _ = toy({**RATE, **batches(1, 16)})
-    assert resource.of(config).unit == "step"
-
-
-def test_lora_wide_compares_trials_after_equal_examples() -> None:
-    space = search_spaces.load("lora_wide")
-    config, wrong = resource.settled(toy()[0].model_copy(update={"search_space": "lora_wide"}), space, None)
-    assert wrong == []
-    assert resource.of(config).points == (16, 48, 144, 336)
-
-
-@pytest.mark.parametrize(("kind"), ["asha", "fifo"])
-def test_every_scheduler_counts_examples(kind: str) -> None:
-    assert resource.of(settled(batches(2, 4), scheduler={"kind": kind})).points == (12, 36, 108, 324)

@@ -29,7 +29,6 @@ def loaded(folder: Path, *changes: str) -> SweepConfig:
         ([CHOOSES, "evaluation.when=every"], MATCHES),
         ([CHOOSES, "evaluation.when=every", "scheduler.metric=eval_loss"], LOWEST_LOSS),
         (["objective={metric: eval_accuracy, mode: max}"], Objective(metric="eval_accuracy", mode="max")),
-        (["objective={metric: eval_accuracy, mode: max}", "scheduler.metric=eval_loss"], LOWEST_LOSS),
         ([], LOWEST_LOSS),
     ],
 )
@@ -48,10 +47,6 @@ def test_the_loss_stops_trials_where_it_is_asked_to_and_where_the_score_comes_la
             "objective.metric: exact_match scores answers: ask for it with evaluation: {metrics: [exact_match]}",
         ),
         (
-            [CHOOSES, "evaluation.metrics=[choice]"],
-            "objective.metric: exact_match scores answers: ask for it with evaluation: {metrics: [exact_match]}",
-        ),
-        (
             ["promotion.metric=choice"],
             "promotion.metric: choice scores answers: ask for it with evaluation: {metrics: [choice]}",
         ),
@@ -63,7 +58,6 @@ def test_the_loss_stops_trials_where_it_is_asked_to_and_where_the_score_comes_la
             [SCORED, "trainable=toy"],
             "evaluation.metrics: the toy answers nothing that could be scored",
         ),
-        (["scheduler.metric=eval_accuracy"], "scheduler.metric: 'eval_accuracy' must be "),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_anything_starts(tmp_path, changes, line):

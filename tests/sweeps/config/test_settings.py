@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from sweeps.config import points
 from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
@@ -49,25 +47,10 @@ def test_a_toy_names_what_makes_sense_for_it():
     assert points.settings(TrialSpec(trainable="toy")).keys() == toy | {"warmup_ratio"}
 
 
-def test_an_unquantised_base_has_no_double_quantisation():
-    plain = REAL.model_copy(update={"quantization": QuantizationSpec(scheme="none")})
-    assert points.settings(plain)["quantization"] == "none"
-    assert points.settings(plain)["double_quant"] is False
-
-
 def test_passwords_are_in_no_param():
     data = DataSpec(train="https://me:secret@host/rows.jsonl", text="{text}")
     shown = points.settings(REAL.model_copy(update={"data": data}))
     assert shown["train_data"] == "https://me:***@host/rows.jsonl"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("training.batch_size", 4), ("training.warmup_ratio", 0.0), ("adapter.lora_dropout", 0.05)]
-)
-def test_a_searched_field_has_the_same_param_as_a_fixed_one(field, value):
-    spec = points.apply(REAL, {field: value}, 0)
-    name = field.split(".")[1]
-    assert points.settings(spec)[name] == points.params(spec, {field: value})[name]
 
 
 def test_all_that_the_trial_key_stands_for_is_a_param():

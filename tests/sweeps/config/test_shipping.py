@@ -110,11 +110,6 @@ def test_a_path_that_is_mistyped_here_is_a_mistake(folder: Path) -> None:
         shipped(folder, "data.train=rosw.jsonl")
 
 
-def test_without_files_paths_stay_as_they_are(folder: Path) -> None:
-    shipment, _ = shipped(folder, files=False)
-    assert (shipment.files, shipment.document["data"]["train"]) == ({}, str(folder / "rows.jsonl"))
-
-
 def test_storage_is_not_looked_for_on_this_machine(folder: Path) -> None:
     """A file is in its way here."""
     elsewhere = [f"storage={folder}/rows.jsonl/results", f"tracking.uri=sqlite:///{folder}"]
@@ -132,32 +127,21 @@ def test_storage_is_not_looked_for_on_this_machine(folder: Path) -> None:
         (["storage=./out", "tracking.uri=sqlite:///a/b.db"], ("~/out/x", "sqlite:///~/a/b.db")),
         (["storage=/shared/", "tracking.uri=http://mlflow:5000"], ("/shared/x", "http://mlflow:5000")),
         (["storage=s3://bucket/a"], ("~/results/x, mirrored in s3://bucket/a/x", "sqlite:///~/mlflow.db")),
-        (["storage=~/s", "tracking.uri=sqlite:////d/m.db"], ("~/s/x", "sqlite:////d/m.db")),
-        (["storage=~nobodyx/s", "tracking.uri=sqlite:///~nobodyx/m.db"], ("~nobodyx/s/x", "sqlite:///~nobodyx/m.db")),
+        (["storage=~nobodyx/s", "tracking.uri=sqlite:////d/m.db"], ("~nobodyx/s/x", "sqlite:////d/m.db")),
     ],
 )
 def test_where_things_will_lie(folder: Path, changes: list[str], expected: tuple[str, str]) -> None:
     assert shipping.places(shipped(folder, *changes)[0]) == expected
 
 
-@pytest.mark.parametrize(
-    ("changes", "storage", "expected"),
-    [
-        ([], "team/sweeps", ("~/team/sweeps/x", "sqlite:///~/team.db")),
-        (["storage=~/mine"], "~/mine", ("~/mine/x", "sqlite:///~/team.db")),
-        (["tracking.uri=http://mlflow:5000"], "team/sweeps", ("~/team/sweeps/x", "http://mlflow:5000")),
-    ],
-)
-def test_a_profile_says_where_things_lie(
-    folder: Path, changes: list[str], storage: str, expected: tuple[str, str]
-) -> None:
-    """As on the cluster: what the sweep file does not say itself."""
+def test_a_profile_says_where_things_lie_that_the_file_does_not_place(folder: Path) -> None:
     profile = {"address": "auto", "storage": "team/sweeps/", "tracking": {"uri": "sqlite:///team.db"}}
     (folder / "team.yaml").write_text(json.dumps(profile))
-    words = [*changes, "cluster.profile=team.yaml"]
+    words = ["tracking.uri=http://mlflow:5000", "cluster.profile=team.yaml"]
     shipment = shipping.pack(load.read("sweep.yaml", words, folder)[0], (folder,))
-    assert (shipping.storage(shipment), shipping.places(shipment)) == (storage, expected)
-    assert ("storage" in shipment.document) == ("storage=~/mine" in words), "the file travels as it is"
+    assert shipping.storage(shipment) == "team/sweeps"
+    assert shipping.places(shipment) == ("~/team/sweeps/x", "http://mlflow:5000")
+    assert "storage" not in shipment.document, "the file travels as it is"
 
 
 @pytest.mark.parametrize("key", ["2026-01-01", "!!binary gGE="])

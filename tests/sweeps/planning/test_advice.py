@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sweep_files import toy
 
-from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
 from sweeps.planning import advice
 from sweeps.planning.capacity import Machine
@@ -17,7 +16,6 @@ from sweeps.planning.rates import Range
 from sweeps.statistics.intervals import LEAST_ROWS
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
-from trainables.specs import AdapterSpec
 
 
 def config(rows: int | None = 200) -> SweepConfig:
@@ -89,11 +87,6 @@ def test_rows_too_few_for_an_interval_tell_nothing(rows: int, told: str) -> None
     assert line.startswith(f"data.eval_examples: {told} tell t")
 
 
-def test_the_rows_that_there_are_count_where_they_are_known() -> None:
-    shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=30, eval_rows=20)
-    assert "20 rows tell" in advice.of_evaluation(config(200), seen(None), shape)[0]
-
-
 def test_all_rows_of_a_file_are_not_counted_before_they_are_read() -> None:
     assert advice.of_evaluation(config(None), seen(None), None) == []
 
@@ -106,34 +99,6 @@ def test_where_groups_count_nothing_is_said_of_the_rows() -> None:
     grouped = alone.model_copy(update={"data": alone.data.model_copy(update={"group_by": "document"})})
     assert [len(advice.of_evaluation(of, seen(None), shape)) for of in (alone, grouped)] == [1, 0]
     assert len(advice.of_evaluation(grouped, seen(0.51), shape)) == 1
-
-
-RANKS: dict[str, Any] = {"adapter.r": {"choice": [8, 64]}}
-KINDS: dict[str, Any] = {"adapter.use_rslora": {"choice": [False, True]}}
-ALPHA: dict[str, Any] = {"adapter.lora_alpha": {"choice": [8, 32]}}
-RATIO: dict[str, Any] = {"adapter.alpha_over_r": {"choice": [1, 2]}}
-
-
-@pytest.mark.parametrize(
-    ("space", "adapter", "is_told"),
-    [
-        (RANKS, {"use_rslora": True}, True),
-        (RANKS, {"use_rslora": True, "alpha_over_r": 1.0}, True),
-        (KINDS, {}, True),
-        (RANKS, {}, False),
-        (RANKS, {"use_rslora": True, "lora_alpha": 32.0}, False),
-        (RANKS | KINDS | ALPHA, {}, False),
-        (RANKS | RATIO, {"use_rslora": True, "lora_alpha": 32.0}, True),
-        ({"adapter.r": {"choice": [16]}}, {"use_rslora": True}, False),
-        ({"training.learning_rate": {"loguniform": [1e-5, 1e-3]}}, {"use_rslora": True}, False),
-    ],
-)
-def test_rslora_whose_updates_grow_with_r_all_the_same_is_told(
-    space: dict[str, Any], adapter: dict[str, Any], is_told: bool
-) -> None:
-    found = advice.of_rslora(config().model_copy(update={"adapter": AdapterSpec(**adapter)}), SearchSpace.parse(space))
-    assert len(found) == is_told
-    assert all("give adapter.lora_alpha" in line for line in found)
 
 
 # searcher.points
@@ -159,18 +124,3 @@ def test_points_beyond_the_trials_are_counted() -> None:
     ]
     (line,) = told_of_points(listed, 3, starts_with_default=False)
     assert line.startswith("searcher.points: 1 of 4 are beyond budget.trials 3, and are never tried: ")
-
-
-def test_points_that_are_listed_twice_are_counted_once() -> None:
-    listed = [{"adapter.r": 2}, {"adapter.r": 3}, {"adapter.r": 2}]
-    assert told_of_points(listed, 3) == [
-        "searcher.points: 1 of 3 repeat others or the default configuration, and equal points run once: remove them"
-    ]
-    (line,) = told_of_points([*listed, {}], 8)
-    assert line.startswith("searcher.points: 2 of 4 repeat ")
-    assert len(told_of_points([*listed, {}], 8, starts_with_default=False)) == 1
-
-
-@pytest.mark.parametrize("starts_with_default", [True, False])
-def test_a_sweep_without_listed_points_is_not_warned(starts_with_default: bool) -> None:
-    assert told_of_points([], 1, starts_with_default) == []

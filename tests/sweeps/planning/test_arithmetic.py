@@ -43,11 +43,6 @@ def test_a_small_model_waits_for_its_operators_which_slots_share() -> None:
     assert "H100 at 0.21 to 0.71% of its peak" in alone.source
 
 
-def test_tokens_that_fill_a_pass_go_into_several() -> None:
-    shared = found(SMALL, slots=8)
-    assert shared.step_seconds * shared.off.low == pytest.approx(2 * (2 * 3000 / 8 + 2700) * LAUNCH_SECONDS)
-
-
 def test_of_several_types_the_range_has_the_fastest_and_the_slowest() -> None:
     seen = found(types=("A100", "H100"))
     assert seen.off.high / seen.off.low == pytest.approx(SLOWER * 989 / 312)

@@ -8,7 +8,6 @@ import pytest
 from measured_rates import rate
 from sweep_files import toy
 
-from sweeps.config import resource
 from sweeps.config.load import Sweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
@@ -36,7 +35,7 @@ def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1) -> tuple[Sweep, s
     return auto_trials.settled(asked, NEED, Machine(device, hosts, 10**6), known(asked))
 
 
-@pytest.mark.parametrize("clock", ["10m", "1h", "3h"])
+@pytest.mark.parametrize("clock", ["10m", "1h"])
 def test_as_many_trials_are_chosen_as_the_wall_clock_holds(clock: str) -> None:
     asked = sweep(budget={"wall_clock": clock})
     found, how = settled(asked)
@@ -47,25 +46,15 @@ def test_as_many_trials_are_chosen_as_the_wall_clock_holds(clock: str) -> None:
         planned = plan(config, asked.space, NEED, Machine("cpu", 1, 10**6), known(asked))
         assert planned.forecast.seconds is not None
         taken[count] = planned.forecast.seconds.expected
-    whole = {"10m": 600, "1h": 3600, "3h": 10800}[clock]
+    whole = {"10m": 600, "1h": 3600}[clock]
     assert taken[trials] <= 0.95 * whole < taken[trials + 1]
-    assert f"budget.trials: auto is {trials}: with the first ranking after 3 steps" in how
     assert how.endswith(f"of budget.wall_clock {clock}")
 
 
-def test_a_budget_of_few_trials_ranks_them_later() -> None:
-    """Nine trials are the least of which one reaches the third rung by rank; three are enough for two rungs."""
-    found, how = settled(sweep(budget={"wall_clock": "3m"}))
-    assert found.config.budget.count < 9
-    assert found.config.scheduler.grace_steps == 9
-    assert "after 9 steps" in how
-
-
-def test_without_early_stopping_the_first_report_stays_where_it_is() -> None:
-    found, how = settled(sweep(budget={"wall_clock": "5m"}, scheduler={"kind": "fifo"}))
-    # 20 s, and of each trial 1 s, 27 steps of 2 s and three evaluations of 1 s; one evaluation of the base.
-    assert (found.config.budget.count, found.config.scheduler.grace_steps) == (4, 3)
-    assert "expected to take 4 min 13 s of budget.wall_clock 5m" in how
+def test_how_a_number_came_is_told() -> None:
+    """20 s, and of each trial 1 s, 27 steps of 2 s and three evaluations of 1 s; one evaluation of the base."""
+    _, how = settled(sweep(budget={"wall_clock": "5m"}, scheduler={"kind": "fifo"}))
+    assert how == "budget.trials: auto is 4: they are expected to take 4 min 13 s of budget.wall_clock 5m"
 
 
 def test_gpu_hours_are_shared_by_the_hosts() -> None:
@@ -76,17 +65,6 @@ def test_gpu_hours_are_shared_by_the_hosts() -> None:
     assert one.config.budget.count == 58
     assert 54 <= two.config.budget.count < 58
     assert how.endswith("of budget.gpu_hours 1")
-
-
-def test_a_budget_that_is_shorter_than_one_trial_is_refused_however_many_hosts_there_are() -> None:
-    with pytest.raises(ConfigError, match="does not hold one trial of 27 steps"):
-        settled(sweep(budget={"wall_clock": "1m"}), "cuda", hosts=32)
-
-
-def test_the_shorter_budget_counts() -> None:
-    found, how = settled(sweep(budget={"gpu_hours": 1.0, "wall_clock": "10m"}), "cuda")
-    assert how.endswith("of budget.wall_clock 10m")
-    assert found.config.budget.count == settled(sweep(budget={"wall_clock": "10m"}))[0].config.budget.count
 
 
 def test_there_are_no_more_trials_than_the_space_has() -> None:
@@ -104,6 +82,7 @@ def test_the_most_that_auto_chooses_is_told_where_the_budget_holds_more() -> Non
     ("budget", "device", "problem"),
     [
         ({"wall_clock": "30s"}, "cpu", r"budget\.wall_clock 30s does not hold one trial of 27 steps: raise it"),
+        ({"wall_clock": "30s", "examples_per_trial": 108}, "cpu", "does not hold one trial of 108 examples: raise it"),
         ({"gpu_hours": 1.0}, "cpu", r"no GPU is used here, so gpu_hours bounds nothing: give wall_clock"),
     ],
 )
@@ -120,38 +99,7 @@ def test_without_a_rate_the_way_out_is_told() -> None:
 
 def test_an_estimate_by_arithmetic_is_no_rate() -> None:
     asked = sweep(budget={"wall_clock": "1h"})
-    work = Work(
-        trained=3e9,
-        evaluated=1e9,
-        generated=1e9,
-        micro_batch=2,
-        pass_tokens=4096,
-        pass_operators=9,
-        slot_operators=9,
-        forward_operators=9,
-    )
+    numbers: dict[str, Any] = dict.fromkeys(Work.model_fields, 9)
+    work = Work(**numbers)
     with pytest.raises(ConfigError, match=r"arithmetic alone is too rough to choose a number\. Sweeps on such GPUs"):
         auto_trials.settled(asked, NEED, Machine("cuda", 1, 10**6), RowsAndRates(work=work, types=("H100",)))
-
-
-def test_where_rungs_count_examples_the_first_ranking_is_told_in_them() -> None:
-    asked = sweep(budget={"wall_clock": "1h", "examples_per_trial": 108})
-    assert "with the first ranking after 12 examples they" in settled(asked)[1]
-    with pytest.raises(ConfigError, match="does not hold one trial of 108 examples: raise it"):
-        settled(sweep(budget={"wall_clock": "30s", "examples_per_trial": 108}))
-
-
-def test_the_last_two_rungs_stay_a_step_apart_for_every_batch_when_the_first_is_raised() -> None:
-    asked = sweep(
-        {"training.batch_size": {"choice": [5, 12, 17]}},
-        budget={"steps_per_trial": 6, "wall_clock": "4m"},
-        scheduler={"grace_steps": 2},
-        training={"batch_size": 5},
-    )
-    config, _ = resource.settled(asked.config, asked.space, None)
-    found = settled(Sweep(config, asked.space))[0].config
-    assert found.scheduler.grace_steps > 2
-    compared = resource.of(found)
-    for batch in (5, 12, 17):
-        steps = compared.steps(found.training.model_copy(update={"batch_size": batch}))
-        assert len(set(steps)) == len(compared.points)

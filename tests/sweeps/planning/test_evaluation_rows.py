@@ -10,10 +10,8 @@ from measured_rates import rate
 from sweep_files import toy, write_rows
 
 from sweeps.config.load import Sweep
-from sweeps.errors import ConfigError
-from sweeps.planning import auto_trials
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import RowsAndRates, evaluation_rows
+from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.plan import Plan, plan
 from sweeps.planning.rates import rate_key
 from sweeps.report.plan_lines import plan_lines
@@ -78,17 +76,6 @@ def test_without_a_rate_an_evaluated_token_is_half_of_a_trained_one() -> None:
     assert found.forecast.evaluation_share == pytest.approx(0.5)
 
 
-def test_auto_chooses_no_number_while_the_rows_are_not_counted() -> None:
-    asked = sweep(budget={"trials": "auto", "wall_clock": "1h", "steps_per_trial": 27})
-    with pytest.raises(ConfigError, match=r"the time of a trial is unknown, .*data\.eval_examples null .*--calibrate"):
-        auto_trials.settled(asked, NEED, HERE, known(asked))
-    assert auto_trials.settled(asked, NEED, HERE, known(asked, eval_rows=100))[0].config.budget.count > 0
-
-
-def test_a_sweep_without_data_evaluates_no_rows() -> None:
-    assert evaluation_rows(toy()[0], RowsAndRates()) == 0
-
-
 @pytest.mark.parametrize(("asked", "counted"), [(None, 12), (5, 5), (200, 12)])
 def test_a_look_at_a_local_file_counts_the_rows_of_an_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, counted: int
@@ -99,9 +86,3 @@ def test_a_look_at_a_local_file_counts_the_rows_of_an_evaluation(
     assert preview(data).eval_rows == counted
     monkeypatch.setattr("trainables.data.preview.LOOKED_ROWS", 3)
     assert preview(data).eval_rows == counted
-
-
-def test_a_data_set_of_the_hub_is_not_counted() -> None:
-    data = {"train": "hub/rows", "text": "{text}"}
-    assert preview(DataSpec.model_validate({**data, "eval": "hub/more", "eval_examples": None})).eval_rows is None
-    assert preview(DataSpec.model_validate({**data, "eval_examples": 9})).eval_rows == 9

@@ -92,8 +92,6 @@ def test_a_play_ends_with_fewer_trials_at_each_rung(
         ("fifo", 4, Hosts(9, 2), 27),
         ("promote", 9, Hosts(9, 1), 27),
         ("promote", 9, Hosts(3, 1), 9 + 6 + 18),
-        ("fifo", 2, Hosts(1, 2, (1.0, 1.5)), 36),  # two side by side are half as fast again as one
-        ("fifo", 1, Hosts(1, 2, (1.0, 1.5)), 27),
     ],
 )
 def test_a_play_takes_as_long_as_what_follows_one_another(rule: str, trials: int, hosts: Hosts, makespan: int) -> None:
@@ -110,18 +108,6 @@ def test_many_trials_are_played_in_part() -> None:
     assert all(2_900 < each.counts[1] < 3_100 for each in made)
 
 
-@pytest.mark.parametrize("kind", RULES)
-def test_the_end_of_a_sweep_that_is_played_in_part_is_no_longer_than_the_end_of_that_part(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def mean() -> float:
-        return fmean(each.makespan for each in plays(sweep(kind, 600), 600, Hosts(64, 1), STEPS))
-
-    whole = mean()
-    monkeypatch.setattr("sweeps.planning.forecast.MOST_PLAYED", 150)
-    assert mean() == pytest.approx(whole, rel=0.1)
-
-
 def test_repeats_follow_the_trials_and_hosts_share_them() -> None:
     (without,), (repeated,) = (
         plays(sweep("fifo", 9, searcher={"repeats": repeats}), 9, Hosts(4, 1), Lengths(1.0, 2.0)) for repeats in (0, 3)
@@ -133,7 +119,7 @@ def test_repeats_follow_the_trials_and_hosts_share_them() -> None:
     assert repeated.evaluations == without.evaluations + 9 * 3
 
 
-@pytest.mark.parametrize(("trials", "slots"), [(24, 16), (24, 4), (48, 16)])
+@pytest.mark.parametrize(("trials", "slots"), [(24, 16)])
 def test_what_is_expected_is_the_mean_of_many_sweeps(trials: int, slots: int) -> None:
     """Simulated with curves that do not cross; the default configuration ranks anywhere.
 
@@ -171,15 +157,6 @@ def test_time_is_start_trials_steps_and_evaluations_with_a_range() -> None:
     assert (found.low, found.high) == pytest.approx((0.85 * (24 + work), 1.15 * (24 + work)))
 
 
-def test_the_range_holds_the_plays_and_the_rate_that_was_measured_elsewhere() -> None:
-    few, many = (timed(sweep("stop", 9), slots=slots, start_seconds=0.0, trial_seconds=0.0) for slots in (1.0, 4.0))
-    for found, share in ((few, 0.15), (many, 0.15 + 2 * 0.25)):
-        assert found.seconds is not None
-        assert found.steps.low < found.steps.expected < found.steps.high
-        assert found.seconds.low < found.seconds.expected * (1 - share)
-        assert found.seconds.high > found.seconds.expected * (1 + share)
-
-
 def test_several_hosts_take_what_follows_one_another_and_each_gpu_of_them_is_paid_for() -> None:
     """Of nine trials one host trains three; the base is one more evaluation, which four hosts share."""
     found = timed(sweep("fifo", 9), hosts=4, gpus=2)
@@ -200,7 +177,6 @@ def test_the_share_of_evaluation_is_of_all_work_whoever_does_it() -> None:
     [
         ("every", 9, False, 28),
         ("last", 9, False, 10),
-        ("best", 9, False, 5),
         ("best", 9, True, 6),
         ("best", 3, True, 4),
     ],
@@ -212,8 +188,3 @@ def test_answers_are_scored_at_each_report_at_the_last_one_or_of_finalists_and_o
     searcher = {"start_with_default": is_default_first}
     found = timed(sweep("fifo", trials, searcher=searcher, evaluation=scores)).answers
     assert found is not None and found.evaluations == evaluations
-
-
-def test_steps_that_take_no_time_are_forecast_as_others() -> None:
-    without, timeless = timed(sweep("stop", 12)), timed(sweep("stop", 12), step_seconds=0.0, evaluation_seconds=0.0)
-    assert timeless.reaching == without.reaching

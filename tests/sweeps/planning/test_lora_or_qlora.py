@@ -43,13 +43,5 @@ def test_the_table_recomputes_where_the_sweep_does(recomputing: Literal["auto"] 
     assert [found.lora.words, found.qlora.words] == words
 
 
-def test_only_a_part_of_the_memory_is_planned_with() -> None:
-    (whole, *_), (part, *_) = (
-        lora_or_qlora.choices(estimate, 1.0, 4, (18,)),
-        lora_or_qlora.choices(estimate, 0.85, 4, (18,)),
-    )
-    assert (whole.lora.words, part.lora.words) == ("1 slot", "1 slot, recompute")
-
-
 def test_a_model_of_unknown_size_has_no_table() -> None:
     assert lora_or_qlora.choices(lambda *_: None, 1.0, 4) == ()

@@ -32,31 +32,22 @@ data: {train: rows.jsonl, prompt: "{question}", completion: "{answer}", eval_exa
 Recipe = Callable[..., load.Sweep]
 
 
-def without_of(text: str) -> str:
-    return text.replace(f"of: {ID}, ", "")
-
-
-@pytest.fixture(params=[str, without_of], ids=["of", "no of"])
-def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Recipe:
-    """Loads the recipe of the 8B model, with the name of the model in its facts and without it."""
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Loads the recipe of the 8B model, without the name of the model in its facts."""
 
     def write(*overrides: str, change: Callable[[str], str] = str) -> load.Sweep:
-        path = tmp_path / "s.yaml"
-        path.write_text(change(request.param((load.RECIPES / "llama-3.1-8b-qlora.yaml").read_text())))
-        return load.load(str(path), overrides, tmp_path)
+        text = (load.RECIPES / "llama-3.1-8b-qlora.yaml").read_text().replace(f"of: {ID}, ", "")
+        (tmp_path / "s.yaml").write_text(change(text))
+        return load.load("s.yaml", overrides, tmp_path)
 
     return write
-
-
-def test_the_facts_of_a_file_are_those_of_its_model(recipe: Recipe) -> None:
-    planned = this_machine.plan_here(recipe())
-    assert planned.memory_bytes is not None
-    assert not [line for line in planned.warnings if "model.facts" in line]
 
 
 def test_facts_without_a_model_type_are_those_of_a_llama_with_a_word(recipe: Recipe) -> None:
     stated = this_machine.plan_here(recipe())
     assumed = this_machine.plan_here(recipe(change=lambda text: text.replace("model_type: llama, ", "")))
+    assert stated.memory is not None
     assert (assumed.memory, assumed.engine) == (stated.memory, stated.engine)
     assert not [line for line in stated.warnings if "model_type" in line]
     (told,) = [line for line in assumed.warnings if "model_type" in line]
@@ -78,12 +69,6 @@ def test_facts_that_come_with_the_other_source_are_used(recipe: Recipe) -> None:
     planned = this_machine.plan_here(recipe("model.source=owner/seventy", f"model.facts={OTHERS}"))
     assert planned.memory_bytes is not None
     assert not [line for line in planned.warnings if "model.facts" in line]
-
-
-def test_facts_that_name_another_model_than_the_file_are_not_used(tmp_path: Path) -> None:
-    text = (load.RECIPES / "llama-3.1-8b-qlora.yaml").read_text().replace(f"source: {ID}", "source: owner/other")
-    (tmp_path / "s.yaml").write_text(text)
-    assert this_machine.plan_here(load.load("s.yaml", [], tmp_path)).memory_bytes is None
 
 
 @pytest.mark.parametrize("of", ["", "of: models/base,", "of: ./models/base,"])

@@ -37,7 +37,7 @@ def mistake(command: str, *changes: str) -> str:
     return error
 
 
-@pytest.mark.parametrize("command", ["validate", "plan", "launch"])
+@pytest.mark.parametrize("command", ["plan", "launch"])
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -76,13 +76,6 @@ def test_a_model_in_the_current_folder_is_not_beside_a_file_elsewhere(here: Path
     ) in result.stderr
 
 
-def test_a_mistyped_data_file_is_no_hub_id(here: Path) -> None:
-    write_folder(here / "models" / "base")
-    (here / "s.yaml").write_text(QLORA.replace("hub/model", "models/base"))
-    line = mistake("validate", "data.train=models/trian")
-    assert line.startswith(f"error: data.train: {here}/models/trian is not a kind of file that is read here")
-
-
 def test_a_hub_that_cannot_be_reached_is_told_before_ray_starts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "s.yaml").write_text(QLORA)
     hub_servers.use(monkeypatch, "http://127.0.0.1:9", here / "hub")
@@ -105,8 +98,3 @@ def test_a_model_that_the_hub_does_not_have_is_told_before_ray_starts(
         assert "'hub/model': the hub says: Repository not found: check the name" in mistake("launch")
         with pytest.raises(ConfigError):
             this_machine.look_up(load.load("s.yaml", ["cluster.profile=attached"], here))
-
-
-def test_a_folder_without_a_tokenizer_is_told(here: Path) -> None:
-    (write_folder(here / "base") / "tokenizer.json").unlink()
-    assert "a model folder needs a tokenizer" in mistake("validate")

@@ -17,7 +17,6 @@ from trainables.contract import Need
 
 GB = 10**9
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8, adapter_bytes=GB, snapshot_bytes=3 * GB)
-TWO_RUNGS = {"grace_steps": 2, "reduction_factor": 3}
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 STOP = {"kind": "asha", "variant": "stop"}
 PROMOTE = {"kind": "asha", "variant": "promote"}
@@ -60,28 +59,15 @@ def test_slots_and_the_default_configuration_may_add_to_it() -> None:
 def test_too_few_trials_for_a_rank_at_the_last_rung_are_told(trials: int, alone: bool) -> None:
     found = planned(budget={"trials": trials})
     assert found.ends_alone is alone is found.as_json()["ends_alone"]
-    line = "      with so few trials only the best one{} to step 81"
-    assert (line.format(" trains") in plan_lines(found)) is alone
     told = plan_lines(planned(start_with_default=True, budget={"trials": trials}))
-    assert (line.format(" and t00 (the sweep file's own values) train") in told) is alone
+    line = "      with so few trials only the best one and t00 (the sweep file's own values) train to step 81"
+    assert (line in told) is alone
     assert planned(budget={"trials": trials}, scheduler={"kind": "fifo"}).ends_alone is False
-
-
-def test_as_many_slots_as_trials_still_save_steps() -> None:
-    assert planned(16, budget={"trials": 16}).warnings == ()
 
 
 def test_disk_holds_the_snapshots_of_parked_trials_too() -> None:
     found = planned(2, budget={"trials": 8})
     assert found.disk_bytes == 8 * (GB + KEPT * 3 * GB) + 2 * (GB + (KEPT + 1) * 3 * GB)
-
-
-def test_a_disk_budget_without_room_for_every_parked_trial_is_said() -> None:
-    (warning,) = planned(budget={"trials": 8, "disk": "35GB"}).warnings
-    assert warning.startswith(
-        "budget.disk 35GB: the largest adapters, and snapshots while they are parked, of 8 trials"
-    )
-    assert planned(budget={"trials": 8, "disk": "36GB"}).warnings == ()
 
 
 def test_a_disk_budget_without_room_for_the_adapters_of_repeats_is_said() -> None:
@@ -92,18 +78,10 @@ def test_a_disk_budget_without_room_for_the_adapters_of_repeats_is_said() -> Non
     assert planned(repeats=9, budget={"trials": 8, "disk": "36GB"}).warnings == ()
 
 
-def test_the_range_of_the_steps_is_told() -> None:
-    """The other trial is better than the default configuration, and goes on too, or is not: either is as likely."""
-    found = planned(2, start_with_default=True, budget={"trials": 2, "steps_per_trial": 6}, scheduler=TWO_RUNGS)
-    assert plan_lines(found)[0] == (
-        "plan: 2 trials, evaluated at steps 2 and 6, where only the best go on; about 10 steps in all (8 to 12)"
-    )
-
-
 # Slots
 
 
-@pytest.mark.parametrize(("trials", "third"), [(1, 1), (2, 1), (3, 1), (6, 2), (16, 5)])
+@pytest.mark.parametrize(("trials", "third"), [(1, 1), (16, 5)])
 @pytest.mark.parametrize(
     ("scheduler", "stops"), [(STOP, True), ({"kind": "median"}, True), (PROMOTE, False), ({"kind": "fifo"}, False)]
 )
@@ -131,52 +109,26 @@ def test_shares_of_hosts_add_up_to_their_bound() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1, 2, 4], [5, 7, 11, 13]])
-@pytest.mark.parametrize("repeats", [0, 2])
-def test_at_most_is_for_trials_that_all_have_the_smallest_batch(sizes: list[int], repeats: int) -> None:
+def test_at_most_is_for_trials_that_all_have_the_smallest_batch(sizes: list[int]) -> None:
     found = planned_for(
         1,
         {"training.batch_size": {"choice": sizes}},
         training={"batch_size": sizes[-1]},
-        searcher={"kind": "random", "repeats": repeats},
+        searcher={"kind": "random", "repeats": 2},
         scheduler={"kind": "fifo"},
         budget={"trials": 8, "steps_per_trial": 9},
     )
     each = -(-found.points[-1] // sizes[0])
-    assert found.expected_steps < (8 + repeats * REPEATED) * each <= found.worst_steps
+    assert found.expected_steps < (8 + 2 * REPEATED) * each <= found.worst_steps
 
 
-def test_at_most_is_exact_where_the_smallest_batch_divides_every_report_point() -> None:
-    found = planned_for(
-        1, {"training.batch_size": {"choice": [1, 2, 4]}}, scheduler={"kind": "fifo"}, budget={"trials": 8}
-    )
-    assert found.worst_steps == 8 * found.points[-1]
-
-
-@pytest.mark.parametrize("repeats", [0, 1])
-def test_at_most_holds_the_listed_points_with_a_batch_below_the_spaces(repeats: int) -> None:
-    searcher = {
-        "kind": "random",
-        "repeats": repeats,
-        "points": [{"training.batch_size": 1}],
-        "start_with_default": False,
-    }
+def test_at_most_holds_the_listed_points_with_a_batch_below_the_spaces() -> None:
+    points = [{"training.batch_size": 1}]
+    searcher = {"kind": "random", "repeats": 1, "points": points, "start_with_default": False}
     sections: dict[str, Any] = {"scheduler": {"kind": "fifo"}, "budget": {"trials": 4, "examples_per_trial": 48}}
     found = planned_for(1, {"training.batch_size": {"choice": [4, 8]}}, searcher=searcher, **sections)
-    # 12 steps each with a batch of 4; the listed point, and its repeat, take 48.
-    assert found.worst_steps == (4 + repeats * REPEATED) * 12 + (1 + repeats) * (48 - 12)
-
-
-def test_the_best_of_few_trials_goes_on_alone_to_so_many_examples() -> None:
-    found = planned_for(1, {}, budget={"trials": 8, "examples_per_trial": 216})
-    assert (
-        "      with so few trials only the best one and t00 (the sweep file's own values) train to 216 examples"
-        in plan_lines(found)
-    )
-
-
-def test_a_report_after_one_example_is_told_in_the_singular() -> None:
-    found = planned_for(1, {}, training={"batch_size": 1}, budget={"trials": 2, "examples_per_trial": 1})
-    assert ", evaluated after 1 example, whatever the batch; " in plan_lines(found)[0]
+    # As if all had the batch of the listed point.
+    assert found.worst_steps == (4 + REPEATED) * 48
 
 
 def test_a_first_report_at_the_end_names_the_examples_of_a_trial() -> None:

@@ -42,21 +42,6 @@ def test_a_wall_clock_that_is_too_short_is_told_with_the_ways_out(
     assert ("scheduler.order=paper" in line) is has_other_order
 
 
-def test_what_is_expected_is_told_in_its_unit() -> None:
-    """3 steps of 10 s, and 2 evaluations of 1 s."""
-    fifo = {"kind": "fifo"}
-    (line,) = warnings(budget={"trials": 1, "steps_per_trial": 3, "wall_clock": "5s"}, scheduler=fifo)
-    assert line.startswith("budget.wall_clock 5s is shorter than the 32 s that are expected: ")
-
-
-def test_a_wall_clock_that_one_trial_alone_overruns_is_too_short_for_any_number_of_hosts() -> None:
-    """A trial of 81 steps of 10 s; what all trials take, shared by 32 hosts, would be under 4 minutes."""
-    budget = {"trials": 64, "steps_per_trial": 81, "wall_clock": "13m"}
-    time, idle = warnings("cuda", 32, budget=budget)
-    assert time.startswith("budget.wall_clock 13m is shorter than the ")
-    assert idle.startswith("cluster.hosts")
-
-
 def test_gpu_hours_that_are_too_few_are_told_too() -> None:
     budget = {"trials": 9, "steps_per_trial": 9, "gpu_hours": 0.1}
     scheduler = {"kind": "fifo"}
@@ -97,14 +82,3 @@ def test_hosts_that_will_have_no_trial_in_the_last_rung_are_told(
         assert expected is not None, line
         assert 2 <= int(expected[1]) < 8
         assert f"`qsweep extend SWEEP cluster.hosts={expected[1]}`" in line
-
-
-def test_repeats_at_the_end_count_as_trials_of_the_hosts_there() -> None:
-    """Some two of 64 trials come to the last step: with four other seeds each, 8 to 12 train there at once."""
-    sections: dict[str, Any] = {"budget": {"trials": 64}, "cluster": {"slots_per_host": 1}, "searcher": {"repeats": 4}}
-    assert warnings("cuda", 8, **sections) == []
-    (line,) = warnings("cuda", 16, **sections)
-    expected = re.match(r"cluster\.hosts: 16 hosts for (\d+) trials that can be expected at the end, as repeats ", line)
-    assert expected is not None, line
-    assert 8 <= int(expected[1]) <= 12
-    assert f"`qsweep extend SWEEP cluster.hosts={expected[1]}`" in line

@@ -16,7 +16,6 @@ from sweeps.planning.rates import (
     RAY_SECONDS,
     TRIAL_SECONDS,
     Load,
-    Range,
     Rate,
     RateKey,
     Remembered,
@@ -25,7 +24,6 @@ from sweeps.planning.rates import (
     data_key,
     is_named,
     kept,
-    place,
     rate_key,
     read,
     remember,
@@ -67,17 +65,13 @@ def speed_of(rates: list[Rate], asked: Load | None = None) -> Speed:
     [
         ("NVIDIA H100 80GB HBM3", "H100", True),
         ("NVIDIA H100 80GB HBM3", "h100 80gb", True),
-        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", True),
         ("NVIDIA A100-SXM4-80GB", "A100 80GB", True),  # words that do not follow each other
         ("NVIDIA A100-PCIE-40GB", "A100 80GB", False),
-        ("NVIDIA A100-SXM4-40GB", "A10", False),
         ("NVIDIA A10G", "A10", False),
-        ("NVIDIA L40S", "L4", False),
         ("Intel(R) Xeon(R) CPU @ 2.20GHz, 64 threads", "Intel(R) Xeon(R) CPU @ 2.20GHz, 2 threads", False),
         # A host of several GPUs has rates of its own.
         ("2x NVIDIA H100 80GB HBM3", "2x H100", True),
         ("2x NVIDIA H100 80GB HBM3", "H100", False),
-        ("2x NVIDIA H100 80GB HBM3", "4x H100", False),
         ("NVIDIA H100 80GB HBM3", "2x H100", False),
     ],
 )
@@ -111,15 +105,6 @@ def test_the_closest_measurement_counts_and_of_equal_ones_the_latest() -> None:
     assert found.step_seconds == 1.0
 
 
-def test_a_calibration_whose_rows_were_a_little_nearer_does_not_outlast_the_sweeps_after_it() -> None:
-    calibrated = rate(step_seconds=1.0, time=1.0, is_calibration=True)
-    after = rate(step_seconds=2.0, tokens_per_step=105.0, time=2.0)
-    found = speed_of([calibrated, after])
-    assert found.step_seconds == pytest.approx(1.0 / 1.05)
-    again = speed_of([calibrated.model_copy(update={"time": 3.0}), after])
-    assert again.step_seconds == 0.5
-
-
 def test_a_sweep_whose_trials_waited_for_one_another_is_measured_for_its_like() -> None:
     """Under promotion fewer trials share a step than a host has slots."""
     found = speed_of([rate(slots=1.3, host_slots=4.0)], load(slots=4))
@@ -144,15 +129,6 @@ def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
     assert (beside.start_seconds.expected, beside.trial_seconds.expected) == (20.0, 3.0)
     # What no sweep has shown has a wider range.
     assert alone.start_seconds.high / alone.start_seconds.expected > beside.start_seconds.high / 20.0
-
-
-def test_overheads_are_the_median_of_the_latest_sweeps_and_reach_from_the_least_to_the_most() -> None:
-    starts = (999.0, 20.0, 30.0, 20.0, 10.0, 20.0)
-    found = speed_of(
-        [rate(start_seconds=start, slots=number + 1.0, time=float(number)) for number, start in enumerate(starts)]
-    )
-    assert found.start_seconds == Range(20.0, 10.0, 30.0)
-    assert found.trial_seconds == Range(3.0, 3.0 * (1 - LEAST_RANGE), 3.0 * (1 + LEAST_RANGE))
 
 
 def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
@@ -213,15 +189,6 @@ def test_a_pass_that_two_trials_share_counts_once() -> None:
     assert (found.steps, found.spread) == (10, 0.0)
 
 
-def test_one_trial_after_the_other_has_one_slot() -> None:
-    first = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
-    second = reported("b", steps(1, 3, 123.0, 2.0), 124.0)
-    found = measuring.of_sweep(log(first, second, end=124.0), KEY)
-    assert found is not None
-    assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
-    assert found.host_slots == 2.0
-
-
 def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
     """Two hosts of one slot train from 110 to 116, and one of them alone until 123, evaluations of 1 s included."""
     both = [reported(key, steps(1, 3, 116.0, 2.0), 117.0) for key in "ab"]
@@ -256,14 +223,6 @@ def test_the_time_in_which_finalists_are_scored_is_no_time_between_trials() -> N
     found = measuring.of_sweep(log(late, scored("a", 6, 723.0), end=724.0), KEY)
     assert found is not None
     assert (found.step_seconds, found.trial_seconds) == (2.0, 0.0)
-
-
-def test_a_sweep_that_scores_otherwise_takes_no_rate_away() -> None:
-    seen: tuple[Rate, ...] = ()
-    for number, answers in enumerate(["alike", "other", "", "other"]):
-        seconds = float(number) if answers else None
-        seen = kept(seen, rate(time=float(number), answers=answers, answer_seconds=seconds))
-    assert [(each.answers, each.answer_seconds) for each in seen] == [("alike", 0.0), ("", None), ("other", 3.0)]
 
 
 def test_answers_take_alike_on_the_same_rows_alone(tmp_path: Path) -> None:
@@ -316,10 +275,6 @@ def config_with_rows(folder: Path, **data: Any) -> SweepConfig:
     return toy()[0].model_copy(update={"data": SweepConfig(name="x", data=section).data})  # type: ignore[arg-type]
 
 
-def test_what_sweeps_of_tests_show_goes_with_the_folders_of_pytest(tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert place().is_relative_to(tmp_path_factory.getbasetemp())
-
-
 def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
     path, config = tmp_path / "deep" / "rates.json", config_with_rows(tmp_path)
     shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=2)
@@ -331,14 +286,7 @@ def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
     assert found.shape(config) == shape
 
 
-def test_rows_that_changed_are_other_rows(tmp_path: Path) -> None:
-    config = config_with_rows(tmp_path)
-    keys = [data_key(config), data_key(config_with_rows(tmp_path, max_length=99))]
-    (tmp_path / "rows.jsonl").write_text('{"text": "another"}\n')
-    assert len({*keys, data_key(config)}) == 3
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"rates": [{"slots": 1}]}', '{"new": 1}'])
+@pytest.mark.parametrize("content", ["", '{"rates": [{"slots": 1}]}'])
 def test_a_file_that_cannot_be_read_counts_as_empty(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(content)
@@ -362,24 +310,7 @@ def test_a_rate_is_of_base_precision_and_device() -> None:
     assert rate_key(toy()[0], "GPU").model == "toy"
 
 
-@pytest.mark.parametrize(
-    ("section", "field", "value"),
-    [
-        ("training", "step_seconds", 10.0),
-        ("training", "gradient_checkpointing", True),
-        ("quantization", "residency", "4bit"),
-    ],
-)
-def test_what_changes_how_long_a_step_takes_makes_another_rate(section: str, field: str, value: object) -> None:
-    usual, other = toy()[0], toy(**{section: {field: value}})[0]
-    assert rate_key(usual, "GPU").pacing == ""
-    assert rate_key(other, "GPU").pacing == f"{section}.{field}={value}"
-    seen = rate(key=rate_key(usual, "GPU"))
-    assert speed([seen], rate_key(other, "GPU"), load()) is None
-
-
-def test_what_one_engine_took_says_nothing_of_another() -> None:
-    flat = KEY.model_copy(update={"engine": "flat"})
-    load = Load(tokens_per_step=500.0, slots=2, evaluation_rows=16, row_tokens=250.0)
-    assert speed([rate()], flat, load) is None
-    assert speed([rate(key=flat)], flat, load) is not None
+def test_what_changes_how_long_a_step_takes_makes_another_rate() -> None:
+    usual, other = toy()[0], toy(quantization={"residency": "4bit"})[0]
+    assert rate_key(other, "GPU").pacing == "quantization.residency=4bit"
+    assert speed([rate(key=rate_key(usual, "GPU"))], rate_key(other, "GPU"), load()) is None

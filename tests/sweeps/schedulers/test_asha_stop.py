@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -24,7 +23,7 @@ def rays(factor: int, direction: Direction) -> Any:
                                    reduction_factor=factor)  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from([2, 3, 4]), st.sampled_from(["min", "max"]))
 def test_verdicts_are_those_of_rays_scheduler_on_the_same_reports(
     data: st.DataObject, factor: int, direction: Direction
@@ -62,17 +61,6 @@ def test_a_protected_trial_goes_on_and_still_moves_the_cutoff() -> None:
     assert rule.take(Reported("a", 4, 3.0)) is Decision.STOP
 
 
-def test_a_report_that_comes_again_is_judged_once() -> None:
-    rule = Stop((1, 3, 9), 3)
-    for name, value in [("a", 1.0), ("b", 2.0)]:
-        rule.take(Started(name))
-        rule.take(Reported(name, 1, value))
-    before = {point: list(rewards) for point, rewards in rule._recorded.items()}
-    assert rule.take(Reported("a", 1, 9.0)) is Decision.GO_ON
-    assert rule.take(Reported("b", 1, 0.5)) is Decision.STOP  # it was stopped for good
-    assert rule._recorded == before
-
-
 def test_a_trial_that_diverged_moves_no_cutoff() -> None:
     rule = Stop((1, 3, 9), 3)
     for name in "abc":
@@ -81,9 +69,3 @@ def test_a_trial_that_diverged_moves_no_cutoff() -> None:
     rule.take(Ended("b", is_diverged=True))
     assert rule.take(Reported("c", 1, 7.0)) is Decision.GO_ON  # the first one that counts there
     assert [rule.standing(name) for name in "abcd"] == [Standing.OVER, Standing.OVER, Standing.RUNNING, None]
-
-
-@pytest.mark.parametrize("points", [(), (3, 3), (9, 3)])
-def test_points_rise(points: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="points must rise"):
-        Stop(points, 3)

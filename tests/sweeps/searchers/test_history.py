@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from search_spaces.space import Point, SearchSpace
-from sweeps.searchers._history import History
-from sweeps.searchers._learner import Learner
+from sweeps.searchers._learner import History, Learner
 
 A, B, C = ({"adapter.r": r} for r in (4, 8, 16))
 
@@ -42,16 +41,6 @@ def test_failures_are_not_ranked_and_a_fault_of_the_machine_says_nothing() -> No
     assert [seen.point for seen in found.ranked()] == [B]
     assert C not in [seen.point for seen in found.told]
     assert C in found
-
-
-def test_a_point_is_open_until_it_has_a_result() -> None:
-    found = History()
-    found.tell(A, 0, None, False)
-    assert [seen.is_open for seen in found.seen] == [True]
-    assert found.told == ()
-    found.tell(A, 1, 2.0, False)
-    found.tell(A, 0, None, False)
-    assert [seen.is_open for seen in found.seen] == [False]
 
 
 def test_a_proposal_without_a_new_point_is_computed_again_only_when_something_is_known_that_was_not() -> None:

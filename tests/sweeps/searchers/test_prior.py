@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import search_spaces
 from search_spaces.domains import parse
 from search_spaces.space import SearchSpace
-from sweeps.searchers import _draws, prior
-from sweeps.searchers._history import History
+from sweeps.searchers import prior
+from sweeps.searchers._learner import History
 
 SPACE: dict[str, Any] = {
     "adapter.r": {"choice": [8, 16, 32, 64], "prior": 32},
@@ -44,12 +41,6 @@ def test_the_portfolio_of_a_space_comes_first(name: str) -> None:
     assert searcher.suggest() not in space.portfolio
 
 
-def test_a_point_of_the_portfolio_that_the_caller_drops_is_followed_by_the_next() -> None:
-    space = search_spaces.load("lora_core")
-    searcher = prior.Config().build(space, 4)
-    assert [searcher.suggest() for _ in space.portfolio] == list(space.portfolio)
-
-
 def test_points_of_the_portfolio_that_the_space_does_not_have_are_left_out() -> None:
     space = SearchSpace.parse({**SPACE, "portfolio": [point(1e-3, r=128), {"adapter.r": 8}, point(1e-3, r=8)]})
     assert prior.Config().build(space, 0).suggest() == point(1e-3, r=8)
@@ -63,17 +54,6 @@ def test_a_space_that_expects_nothing_is_refused() -> None:
     plain = SearchSpace.parse({"adapter.r": {"choice": [8, 16]}})
     assert len(prior.Config().check(plain)) == 1
     assert prior.Config().check(SearchSpace.parse(SPACE)) == []
-
-
-def test_before_any_result_most_points_are_near_the_priors() -> None:
-    searcher = prior.Config().build(SearchSpace.parse(SPACE), 0)
-    points: list[Any] = []
-    for _ in range(60):
-        points.append(searcher.suggest())
-        searcher.tell(points[-1], 0, None, False)
-    near = [found for found in points if abs(math.log10(found["training.learning_rate"] / 3e-4)) < 0.75]
-    assert len(near) > 0.6 * len(points)  # at random half
-    assert sum(found["adapter.target_modules"] == "all-linear" for found in points) > 0.45 * len(points)
 
 
 def test_the_weight_of_the_prior_falls_with_the_number_of_results() -> None:
@@ -93,22 +73,6 @@ def test_the_weight_of_the_prior_falls_when_good_points_are_elsewhere() -> None:
     assert prior.mixture(space, wrong)["best"] > prior.mixture(space, right)["best"]
 
 
-@given(st.lists(st.tuples(st.floats(1e-5, 1e-2), st.floats(0, 10)), max_size=30))
-def test_the_weights_add_up_to_one(told: list[tuple[float, float]]) -> None:
-    weights = prior.mixture(SearchSpace.parse(SPACE), after(*((point(rate), value) for rate, value in told)))
-    assert sum(weights.values()) == pytest.approx(1)
-    assert min(weights.values()) >= 0
-
-
-def test_points_near_the_best_differ_from_it_in_few_fields() -> None:
-    space = SearchSpace.parse(SPACE)
-    history = after((point(1e-3), 1.0), (point(1e-5, 8, "mlp"), 3.0))
-    found = [prior.near_best(space, history, Random(seed)) for seed in range(200)]
-    assert all(space.contains(near) for near in found)
-    kept = [sum(near[name] == value for name, value in point(1e-3).items()) / 3 for near in found]
-    assert 0.3 < sum(kept) / len(kept) < 0.8
-
-
 @pytest.mark.parametrize(
     "raw",
     [
@@ -121,14 +85,14 @@ def test_the_density_is_that_of_the_draws(raw: dict[str, Any]) -> None:
     domain = parse("x", raw)
     assert domain.prior is not None
     rng = Random(0)
-    draws = [_draws.near(domain, domain.prior, 0.25, rng) for _ in range(20_000)]
+    draws = [prior.near(domain, domain.prior, 0.25, rng) for _ in range(20_000)]
     uniform = [domain.sample(rng) for _ in range(20_000)]
     assert all(domain.contains(value) for value in draws)
-    mean = sum(_draws.density(domain, domain.prior, 0.25, value) for value in uniform) / len(uniform)
+    mean = sum(prior.density(domain, domain.prior, 0.25, value) for value in uniform) / len(uniform)
     if domain.is_ordered and domain.size is not None:
         assert mean == pytest.approx(1, rel=0.15)  # the density at the middle of each value stands for all of it
     else:
         assert mean == pytest.approx(1, rel=0.03)
     for half in (lambda value: value == domain.prior,) if domain.size else (lambda value: value < 1e-4,):
-        expected = sum(_draws.density(domain, domain.prior, 0.25, value) for value in uniform if half(value))
+        expected = sum(prior.density(domain, domain.prior, 0.25, value) for value in uniform if half(value))
         assert sum(map(half, draws)) == pytest.approx(expected, rel=0.15)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 
 from search_spaces.space import SearchSpace
 from sweeps.searchers import _parzen, tpe
-from sweeps.searchers._history import History
+from sweeps.searchers._learner import History
 from trainables.contract import FailureKind
 
 SPACE = SearchSpace.parse(
@@ -50,16 +48,6 @@ def later(
     return found[30:]
 
 
-def test_the_first_points_do_not_depend_on_results_and_later_ones_do() -> None:
-    good, bad = tpe.Config().build(SPACE, 3), tpe.Config().build(SPACE, 3)
-    for number in range(tpe.STARTUP):
-        point: Any = good.suggest()
-        assert point == bad.suggest()
-        good.tell(point, 3, loss(point), False)
-        bad.tell(point, 3, -loss(point) + number / 100, False)
-    assert good.suggest() != bad.suggest()
-
-
 @pytest.mark.parametrize("is_final", [False, True])
 def test_later_points_are_near_the_best_whether_trials_ended_or_were_parked(is_final: bool) -> None:
     points = later(loss, is_final=is_final)
@@ -85,19 +73,6 @@ def test_a_fault_of_the_machine_teaches_nothing() -> None:
     assert points != others
 
 
-def test_open_points_push_others_away() -> None:
-    searcher = tpe.Config().build(SPACE, 0)
-    for _ in range(20):
-        point: Any = searcher.suggest()
-        searcher.tell(point, 27, loss(point), True)
-    at_once: list[Any] = []
-    for _ in range(20):
-        at_once.append(searcher.suggest())
-        searcher.tell(at_once[-1], 0, None, False)
-    assert len({tuple(point.values()) for point in at_once}) == 20
-    assert max(decades(point) for point in at_once[10:]) > 1.0
-
-
 def test_a_point_that_was_told_further_on_replaces_its_earlier_result() -> None:
     """Otherwise the estimator would take the value of one rung for that of another."""
     searcher = tpe.Config().build(SPACE, 0)
@@ -111,23 +86,22 @@ def test_a_point_that_was_told_further_on_replaces_its_earlier_result() -> None:
     assert searcher.suggest() == again.suggest()
 
 
-def test_optuna_warns_of_nothing_and_logs_no_progress() -> None:
-    space = SearchSpace.parse(
-        {"adapter.use_rslora": {"choice": [False, True]}}
-        | {"adapter.lora_alpha": {"choice": [8, 16, 32], "when": {"adapter.use_rslora": True}}}
-        | {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
-    )
-    searcher = tpe.Config().build(space, 0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for number in range(tpe.STARTUP + 3):
-            searcher.tell(searcher.suggest() or {}, 3, float(number), False)
-    assert logging.getLogger("optuna").level >= logging.WARNING
-
-
 def test_optuna_is_loaded_only_once_it_is_needed() -> None:
     code = "import sys, sweeps.searchers.prior, sweeps.searchers.tpe; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_open_points_push_others_away() -> None:
+    searcher = tpe.Config().build(SPACE, 0)
+    for _ in range(20):
+        point: Any = searcher.suggest()
+        searcher.tell(point, 27, loss(point), True)
+    at_once: list[Any] = []
+    for _ in range(20):
+        at_once.append(searcher.suggest())
+        searcher.tell(at_once[-1], 0, None, False)
+    assert len({tuple(point.values()) for point in at_once}) == 20
+    assert max(decades(point) for point in at_once[10:]) > 1.0
 
 
 def test_of_many_points_the_best_the_open_and_the_latest_ones_are_learned_from(monkeypatch) -> None:

@@ -11,7 +11,7 @@ from sweep_events import ended, record, reported, started
 from sweeps.record.events import Event, TrialState
 from sweeps.record.selection import choose, rank
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.statistics.intervals import Interval, SeedNoise, pooled, student, widened
+from sweeps.statistics.intervals import pooled
 from sweeps.statistics.trials import noise
 
 
@@ -22,33 +22,6 @@ def trial(key: str, number: int, loss: float, repeats: str | None = None) -> lis
 
 def sweep(*trials: list[Event]) -> SweepRecord:
     return record([event for events in trials for event in events])
-
-
-@pytest.mark.parametrize(
-    ("probability", "freedom", "quantile"),
-    [  # Of any table of Student's t.
-        (0.975, 1, 12.706),
-        (0.975, 2, 4.303),
-        (0.975, 3, 3.182),
-        (0.975, 6, 2.447),
-        (0.975, 30, 2.042),
-        (0.995, 4, 4.604),
-        (0.995, 10, 3.169),
-        (0.95, 5, 2.015),
-        (0.9995, 3, 12.924),
-        (0.9995, 4, 8.610),
-    ],
-)
-def test_the_quantiles_are_those_of_the_tables(probability: float, freedom: int, quantile: float) -> None:
-    assert student(probability, freedom) == pytest.approx(quantile, rel=2e-4)
-
-
-def test_the_spread_is_pooled_within_points() -> None:
-    found = pooled([[1.0, 1.2], [5.0, 5.1, 5.2]])
-    assert found is not None
-    assert (found.freedom, found.points) == (3, 2)
-    assert found.deviation == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
-    assert pooled([]) is None
 
 
 def test_repeats_and_the_trial_that_they_repeat_are_one_group() -> None:
@@ -82,11 +55,3 @@ def test_an_interval_of_seeds_alone_holds_as_often_as_it_says() -> None:
         assert noise is not None
         held += abs(rng.gauss(0, 1) - rng.gauss(0, 1)) < noise.margin(0.95, 2)
     assert 0.92 < held / 1000 < 0.98
-
-
-def test_half_widths_add_in_squares() -> None:
-    low, high, _ = widened(1.0, Interval(0.97, 1.04, None), 0.04)
-    assert low == pytest.approx(0.95)
-    assert high == pytest.approx(1 + math.hypot(0.04, 0.04))
-    assert widened(1.0, Interval(0.97, 1.04, 3), 0.0) == (0.97, 1.04, 3)
-    assert SeedNoise(0.0, 2, 1).margin(0.95, 2) == 0

@@ -52,12 +52,6 @@ def test_a_field_goes_by_its_whole_name_or_the_one_that_is_shown_and_others_keep
     assert answer.message.endswith("it has the next free slot, and is one trial beyond budget.trials")
 
 
-def test_a_rank_above_all_that_memory_was_planned_for_is_told_of() -> None:
-    told = sweep().point({"r": 64}, SweepRecord())
-    assert told.is_accepted
-    assert told.message.endswith("; adapter.r 64 is more than memory was planned for, so its host may run out of it")
-
-
 @pytest.mark.parametrize(
     ("limit", "told"),
     [
@@ -140,28 +134,10 @@ def test_a_point_whose_step_would_pass_two_report_points_is_refused() -> None:
     assert sweep(space).point({"batch_size": 400}, SweepRecord()).is_accepted, "here steps are counted"
 
 
-def test_a_short_name_of_two_fields_is_refused() -> None:
-    space = {"adapter.r": {"choice": [4]}, "training.batch_size": {"choice": [2, 4]}}
-    amendments = sweep(space)
-    # No two fields share the last part of their names today.
-    named = amendments.space.domains["adapter.r"]
-    domains = {"adapter.r": named, "training.r": named}
-    twice = Amendments(amendments.config, SimpleNamespace(domains=domains), None)  # type: ignore[arg-type]
-    assert twice.point({"r": 4}, SweepRecord()).message == ("r: may be adapter.r or training.r: write the whole name")
-
-
 def test_the_trainable_has_its_say() -> None:
     trainable = SimpleNamespace(check=lambda spec: ["adapter.r: 5 is odd"] if spec.adapter.r == 5 else [])
     assert sweep(trainable=trainable).point({"r": 5}, SweepRecord()).message == "adapter.r: 5 is odd"
     assert sweep(trainable=trainable).point({"r": 4}, SweepRecord()).is_accepted
-
-
-def test_a_point_that_is_a_trial_is_answered_with_its_trial() -> None:
-    amendments = sweep()
-    seen = at(amendments, TrialState.STOPPED)
-    answer = amendments.point({"r": 8, "learning_rate": 1e-3, "warmup_ratio": 0.0}, seen)
-    assert (answer.is_accepted, answer.point) == (True, None)
-    assert answer.message == "this point is t00 already, STOPPED at step 0: it is not tried again"
 
 
 def test_a_point_whose_trial_time_has_ended_is_answered_with_when_it_goes_on() -> None:
@@ -200,16 +176,12 @@ def test_modules_that_cannot_be_trained_are_refused_and_equal_ones_are_one_point
         ({}, "nothing to change"),
         ({"budget.trials": 0}, "budget.trials: 0: must be a whole number of at least 1"),
         ({"budget.trials": "auto"}, "budget.trials: auto: was made a number when the sweep was launched"),
-        ({"budget.trials": None}, "budget.trials: None: must be a whole number"),
-        ({"cluster.hosts": 0}, "cluster.hosts: 0 must be"),
         ({"budget.wall_clock": "soon"}, "budget.wall_clock: 'soon' must be"),
         (
             {"budget.steps_per_trial": 18},
             "budget.steps_per_trial: is the same for all trials of a sweep: launch another",
         ),
         ({"search_space.adapter.r": 8}, "search_space.adapter.r: is the same for all trials"),
-        ({"seed": 8}, "seed: is the same for all trials"),
-        ({"budget.trails": 8}, "budget.trails: unknown key; did you mean budget.trials?"),
         ({"trials": 8}, "trials: unknown key; did you mean budget.trials?"),
         ({"budget.trials": 1}, "budget.trials: 1 is too few: 2 trials have begun already, and count also when they"),
         ({"budget.wall_clock": "19s"}, "budget.wall_clock: 19s is too little: 20s are spent"),
@@ -225,16 +197,6 @@ def test_what_cannot_change_is_refused_and_told_why(wanted: dict[str, Any], told
     assert answer.changes == {}
 
 
-@pytest.mark.parametrize(("now", "is_told"), [(20.0, True), (None, False)])
-def test_a_sweep_that_does_not_run_is_not_to_be_ended_with_stop(now: float | None, is_told: bool) -> None:
-    hosts = HostsStarted(time=2.0, since=2.0, hosts=2, slots=2, held=2, held_seconds=0.0, device="cuda")
-    seen = record([begun(0.0), hosts, started("a", 0), started("b", 1), reported("b", 10, 1.0)])
-    wanted = {"budget.trials": 1, "budget.wall_clock": "5s", "budget.gpu_hours": 0.001}
-    answer = sweep().changes(wanted, seen, now)
-    assert not answer.is_accepted
-    assert answer.message.count("end the sweep with qsweep stop") == (3 if is_told else 0)
-
-
 def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
     seen = record([begun(0.0), started("a", 0), started("b", 1)])
     wanted = {"budget.trials": 2, "budget.wall_clock": "21s", "budget.gpu_hours": 0.5, "cluster.hosts": 1}
@@ -242,10 +204,8 @@ def test_budgets_may_shrink_to_what_was_not_drawn_or_spent_yet() -> None:
     assert answer.changes == wanted
     assert answer.message == (
         "budget.trials is 2, and was 4; budget.wall_clock is 21s, and was 1m; "
-        "budget.gpu_hours is 0.5, and was unlimited; cluster.hosts is 1, and was auto; "
-        "trials that were handed out already, and wait for a slot, are trained all the same"
+        "budget.gpu_hours is 0.5, and was unlimited; cluster.hosts is 1, and was auto"
     )
-    assert sweep().changes({"budget.trials": 2}, seen, None).message == "budget.trials is 2, and was 4", "nobody waits"
 
 
 @pytest.mark.parametrize("wanted", [{"budget.wall_clock": "1h"}, {"cluster.hosts": 8}, {"budget.gpu_hours": 4.0}])
@@ -272,40 +232,6 @@ def test_a_finished_sweep_takes_more_time_where_a_point_would_have_none() -> Non
     assert sweep().point({"r": 4}, after(whole, answer)).is_accepted
 
 
-def test_more_time_is_granted_with_a_word_where_it_trains_nothing_by_itself() -> None:
-    """Without it, no point could be asked for; an earlier version ended all trials for good when time was used up."""
-    over = ended("a", TrialState.STOPPED, by_person_or_budget=True)
-    seen: list[Event] = [begun(), started("a"), reported("a", 3, 0.4), over, SweepEnded(time=61.0, reason="budget")]
-    one_trial = sweep(budget={**BUDGET, "trials": 1})
-    answer = one_trial.changes({"budget.wall_clock": "1h"}, record(seen), None)
-    assert answer.is_accepted
-    assert answer.message == (
-        "budget.wall_clock is 1h, and was 1m; nothing is trained with it alone, as none of the sweep's trials goes on: "
-        "raise budget.trials with it, or ask for a point first: qsweep add SWEEP FIELD=VALUE"
-    )
-    for amendments, wanted, events in [
-        (sweep(), {}, seen),
-        (one_trial, {"budget.trials": 2}, seen),
-        (sweep(budget={**BUDGET, "trials": 1}, searcher={"kind": "random", "repeats": 1}), {}, seen),
-        (one_trial, {}, [*seen[:3], over.model_copy(update={"may_go_on": True}), seen[-1]]),
-    ]:
-        answer = amendments.changes({"budget.wall_clock": "1h", **wanted}, record(events), None)
-        assert "nothing is trained" not in answer.message
-
-
-def test_a_sweep_that_another_budget_has_ended_is_not_opened_again_for_what_trains_nothing() -> None:
-    seen: list[Event] = [begun(), started("a"), ended("a", TrialState.STOPPED), SweepEnded(time=9.0, reason="budget")]
-    one_trial = sweep(budget={**BUDGET, "trials": 1})
-    answer = one_trial.changes({"cluster.hosts": 2}, record(seen), None)
-    assert not answer.is_accepted
-    assert answer.message.startswith(
-        "cluster.hosts 2: nothing would be trained: the sweep has finished, and none of its"
-    )
-    point = after(SweepRecord(), one_trial.point({"r": 4}, SweepRecord()))
-    waits = replace(record(seen), added=point.added)
-    assert one_trial.changes({"cluster.hosts": 2}, waits, None).is_accepted, "the point was not tried yet"
-
-
 def test_a_sweep_whose_patience_is_used_up_goes_on_with_more_of_it() -> None:
     impatient = sweep(budget={**BUDGET, "trials": 8, "patience": 1})
     seen: list[Event] = [begun()]
@@ -327,30 +253,6 @@ def test_a_sweep_whose_patience_is_used_up_goes_on_with_more_of_it() -> None:
     assert impatient.changes({"budget.wall_clock": "9h"}, record(seen), 10.0).is_accepted, "while trials train"
 
 
-def test_a_finished_sweep_whose_space_has_no_new_point_is_not_opened_again_for_more_trials() -> None:
-    whole = record([begun(), started("a"), ended("a", TrialState.COMPLETED), SweepEnded(time=9.0, reason="finished")])
-    answer = sweep({"adapter.r": {"choice": [4]}}).changes({"budget.trials": 9}, whole, None)
-    assert (answer.is_accepted, answer.message) == (
-        False,
-        "budget.trials 9: nothing would be trained: the sweep has finished, and none of its trials goes on; the space "
-        "has 1 point, and no new one: ask for a point first: qsweep add SWEEP FIELD=VALUE",
-    )
-
-
-@pytest.mark.parametrize("reason", ["finished", "budget"])
-def test_a_sweep_that_is_over_and_has_tried_its_whole_space_takes_no_more_trials(reason: Any) -> None:
-    amendments = sweep({"adapter.r": {"choice": [4, 8]}}, budget={**BUDGET, "trials": 2})
-    tried = [(planned(r, amendments.config, {"adapter.r": r}, {}), TrialState.COMPLETED) for r in (4, 8)]
-    whole = SweepRecord(trials=recorded(*tried), ended=SweepEnded(time=9.0, reason=reason))
-    answer = amendments.changes({"budget.trials": 3}, whole, None)
-    assert not answer.is_accepted
-    assert "the space has 2 points, and no new one: ask for a point first: qsweep add" in answer.message
-    half = replace(
-        whole, trials=recorded(tried[0], (planned(16, amendments.config, {"adapter.r": 16}, {}), tried[0][1]))
-    )
-    assert amendments.changes({"budget.trials": 3}, half, None).is_accepted, "16 is not of the space"
-
-
 def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
     amendments = sweep()
     answer = amendments.point({"r": 8}, SweepRecord())
@@ -361,24 +263,14 @@ def test_points_that_were_asked_for_are_not_counted_as_drawn() -> None:
     assert amendments.changes({"budget.trials": 1}, seen, 1.0).is_accepted
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_ray_of_the_sweeps_own_has_no_more_hosts_than_gpus(count: int) -> None:
-    amendments = replace(sweep(), gpus=count)
-    answer = amendments.changes({"cluster.hosts": 4}, SweepRecord(), 1.0)
-    assert (answer.is_accepted, answer.changes) == (False, {})
-    assert answer.message == (
-        f"cluster.hosts: 4 is too many: each host takes a GPU, and this machine has {count}; at most {count}, or auto"
-    )
-    for fewer in (count, "auto"):
-        assert amendments.changes({"cluster.hosts": fewer}, SweepRecord(), 1.0).is_accepted
-
-
-def test_hosts_of_several_gpus_share_what_this_machine_has() -> None:
+def test_a_ray_of_the_sweeps_own_has_no_more_hosts_than_its_gpus_allow() -> None:
     amendments = replace(sweep(cluster={"gpus_per_host": 2}), gpus=5)
     answer = amendments.changes({"cluster.hosts": 3}, SweepRecord(), 1.0)
-    assert answer.message == (
-        "cluster.hosts: 3 is too many: each host takes 2 GPUs, and this machine has 5; at most 2, or auto"
-    )
+    assert (answer.is_accepted, answer.message) == (
+        False, "cluster.hosts: 3 is too many: each host takes 2 GPUs, and this machine has 5; at most 2, or auto",
+    )  # fmt: skip
+    for fewer in (2, "auto"):
+        assert amendments.changes({"cluster.hosts": fewer}, SweepRecord(), 1.0).is_accepted
 
 
 @pytest.mark.parametrize(
@@ -406,15 +298,3 @@ def test_what_holds_already_is_accepted_and_changes_nothing() -> None:
     answer = amendments.changes({"budget.trials": 8, "budget.wall_clock": None}, seen, 1.0)
     assert answer.changes == {"budget.wall_clock": None}
     assert answer.message == "budget.trials is 8 already; budget.wall_clock is unlimited, and was 1m"
-
-
-def test_more_trials_than_the_space_has_points_are_granted_with_a_word_of_that() -> None:
-    answer = sweep({"adapter.r": {"choice": [4, 8, 16]}}).changes({"budget.trials": 9}, SweepRecord(), 1.0)
-    assert answer.changes == {"budget.trials": 9}
-    assert answer.message == (
-        "budget.trials is 9, and was 4; the space has 3 points, and the file's own may be one more: no others are tried"
-        "; there are no more slots for them yet: qsweep stop and qsweep resume count slots anew"
-    )
-    parked = sweep().changes({"budget.trials": 9}, SweepRecord(), None)
-    assert parked.message == "budget.trials is 9, and was 4", "no host runs"
-    assert "the space has" not in sweep().changes({"budget.trials": 9}, SweepRecord(), 1.0).message

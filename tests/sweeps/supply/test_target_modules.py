@@ -58,13 +58,6 @@ def test_the_files_own_value_is_asked_first_and_keeps_its_name() -> None:
     assert settled.stands_for == {"attention": "all-linear"}
 
 
-def test_a_value_that_no_trial_has_is_not_asked() -> None:
-    config, space = toy(SPACE, adapter={"target_modules": ["c_attn"]}, searcher={"start_with_default": False})
-    assert asked(config, space) == tuple(PRESETS)
-    config, space = toy({"adapter.r": {"choice": [4]}}, searcher={"start_with_default": False})
-    assert asked(config, space) == ("attention-qv",)
-
-
 # Equal values
 
 
@@ -73,18 +66,6 @@ def test_equal_values_run_once_under_the_first_of_them() -> None:
     assert sorted(modules(trials)) == sorted(
         [(name, r) for name in ("attention-qv", "attention") for r in (4, 8)] + [("attention-qv", 16)]
     )
-
-
-def test_the_one_that_stands_for_others_has_the_key_and_the_seed_that_it_has_alone() -> None:
-    before = {(name, r): trial for trial in drawn(None) for name, r in modules([trial])}
-    for trial in drawn(settle(EXPERTS)):
-        ((name, r),) = modules([trial])
-        assert (trial.trial_key, trial.spec) == (before[name, r].trial_key, before[name, r].spec)
-
-
-def test_a_list_that_means_a_preset_is_that_preset() -> None:
-    space = {"adapter.target_modules": {"choice": ["attention-qv", ["q_proj", "v_proj"]]}}
-    assert modules(drawn(settle(EXPERTS), space)) == [("attention-qv", 16)]
 
 
 def test_a_sweep_of_a_version_that_ran_both_goes_on_with_both() -> None:
@@ -146,8 +127,3 @@ def test_each_value_is_told_in_one_line_once() -> None:
     whole = record([begun(), *events])
     assert trial_tables.notes(whole) == [event.line for event in events]
     assert all(line in trial_tables.markdown(whole, choose([], LOWEST_LOSS)) for line in trial_tables.notes(whole))
-
-
-def test_names_in_another_order_are_nothing_to_tell() -> None:
-    answers = [Target(value=value, modules=("q", "v")) for value in (("q", "v"), ("v", "q"))]
-    assert settle(answers).events(5.0) == []

@@ -11,18 +11,15 @@ import pytest
 from sweep_events import recorded
 from sweep_files import toy
 
-from search_spaces.space import Point
 from sweeps.config import resource
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.searchers._learner import Learner
-from sweeps.searchers.random import RandomSearcher
 from sweeps.supply import trial_source
 from sweeps.supply.target_modules import Targets
-from sweeps.supply.trial_source import LEAST_REPLACED, USED_UP, PlannedTrial, TrialSource
+from sweeps.supply.trial_source import LEAST_REPLACED, PlannedTrial, TrialSource
 
 RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
-GRID = {"adapter.r": {"choice": [4, 8]}, "training.batch_size": {"choice": [1, 2, 4]}}
 
 
 class Sweep:
@@ -65,12 +62,6 @@ def test_the_first_trial_is_the_file_itself() -> None:
     assert first.params["learning_rate"] == 5e-4
 
 
-def test_the_default_can_be_left_out() -> None:
-    trials = drawn(Sweep(RATES, 4, searcher={"kind": "random", "start_with_default": False}))
-    assert len(trials) == 4
-    assert 2e-4 not in [trial.spec.training.learning_rate for trial in trials]
-
-
 def test_equal_points_are_tried_once() -> None:
     trials = drawn(Sweep({"adapter.r": {"choice": [4, 8, 16]}}))
     assert sorted(trial.spec.adapter.r for trial in trials) == [4, 8, 16]
@@ -105,11 +96,6 @@ def test_no_trial_begins_once_patience_is_used_up() -> None:
     assert len(drawn(trials)) == 6
     trials.record = replace(trials.record, changes={})
     assert trials.source.out_of_patience(trials.record) is None, "all were tried"
-
-
-def test_modules_in_another_order_are_no_other_trial() -> None:
-    space = {"adapter.target_modules": {"choice": [["q", "v"], ["k"]]}}
-    assert len(drawn(Sweep(space, adapter={"target_modules": ["v", "q"]}))) == 2
 
 
 def test_an_infeasible_trial_makes_room_for_another() -> None:
@@ -154,32 +140,6 @@ def test_points_that_cannot_be_trained_do_not_use_up_a_grid(monkeypatch: pytest.
     assert len(drawn(trials)) == 30
 
 
-def test_an_infeasible_trial_is_not_replaced_where_the_space_has_no_more() -> None:
-    trials = Sweep({"adapter.r": {"choice": [16]}})
-    (only,) = drawn(trials)
-    trials.learns(only, TrialState.INFEASIBLE)
-    assert trials.next() is None
-
-
-def test_a_used_up_space_is_searched_again_only_after_the_searcher_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    suggested: list[Point | None] = []
-    suggest = RandomSearcher.suggest
-
-    def noted(self: RandomSearcher) -> Point | None:
-        suggested.append(suggest(self))
-        return suggested[-1]
-
-    monkeypatch.setattr(RandomSearcher, "suggest", noted)
-    trials = Sweep({"adapter.r": {"choice": [4, 8]}})
-    begun = drawn(trials)
-    suggested.clear()
-    assert trials.next() is trials.next() is None
-    assert not suggested
-    trials.learns(begun[0], TrialState.COMPLETED)
-    assert trials.next() is trials.next() is None
-    assert len(suggested) == USED_UP
-
-
 @pytest.mark.parametrize(("budget", "replaced"), [(3, LEAST_REPLACED), (14, 14)])
 def test_infeasible_trials_are_replaced_so_often_and_no_more(budget: int, replaced: int) -> None:
     trials = Sweep(RATES, budget)
@@ -194,55 +154,8 @@ def test_infeasible_trials_are_replaced_so_often_and_no_more(budget: int, replac
     assert f"(the last: point {replaced - 1})" in gave_up
 
 
-def test_as_many_infeasible_trials_as_may_be_are_no_reason_to_give_up_where_none_is_lacking() -> None:
-    trials = Sweep(RATES, 10)
-    begun = drawn(trials)
-    for trial in begun[: LEAST_REPLACED - 1]:
-        trials.learns(trial, TrialState.INFEASIBLE)
-        drawn(trials)
-    assert trials.source.gave_up(trials.record) is None
-
-
-@pytest.mark.parametrize("kind", ["random", "grid"])
-def test_the_same_seed_gives_the_same_trials(kind: str) -> None:
-    space = GRID if kind == "grid" else RATES
-    one, other = (drawn(Sweep(space, searcher={"kind": kind}, seed=3)) for _ in range(2))
-    assert one == other
-
-
-def test_another_seed_gives_other_points() -> None:
-    one, other = (drawn(Sweep(RATES, 5, seed=seed)) for seed in (0, 1))
-    rates = [{trial.spec.training.learning_rate for trial in trials} for trials in (one, other)]
-    assert rates[0] & rates[1] == {2e-4}
-    assert one[0].trial_key != other[0].trial_key  # the same point, but another seed for its numbers
-
-
 def test_a_longer_budget_begins_with_the_same_trials() -> None:
     assert keys(drawn(Sweep(RATES, 12)))[:5] == keys(drawn(Sweep(RATES, 5)))
-
-
-def test_a_grid_gives_each_combination_once() -> None:
-    trials = drawn(Sweep(GRID, 50, searcher={"kind": "grid", "start_with_default": False}))
-    assert [(trial.spec.adapter.r, trial.spec.training.batch_size) for trial in trials] == [
-        (r, size) for r in (4, 8) for size in (1, 2, 4)
-    ]
-
-
-def test_a_grid_does_not_repeat_a_default_that_is_in_it() -> None:
-    trials = drawn(Sweep(GRID, 50, searcher={"kind": "grid"}, adapter={"r": 8}, training={"batch_size": 4}))
-    assert len(trials) == 6
-    assert (trials[0].spec.adapter.r, trials[0].spec.training.batch_size) == (8, 4)
-
-
-def test_a_field_is_searched_where_its_condition_holds() -> None:
-    space = {
-        "adapter.use_rslora": {"choice": [False, True]},
-        "adapter.lora_alpha": {"choice": [5, 7], "when": {"adapter.use_rslora": True}},
-    }
-    trials = drawn(Sweep(space, 50))
-    found = {(trial.spec.adapter.use_rslora, trial.spec.adapter.alpha) for trial in trials}
-    assert found == {(False, 32), (True, 5), (True, 7)}
-    assert len(trials) == 3
 
 
 # A sweep that goes on
@@ -252,16 +165,6 @@ def test_a_field_is_searched_where_its_condition_holds() -> None:
 def test_unfinished_trials_are_handed_out_again_under_their_numbers(state: TrialState) -> None:
     first = drawn(Sweep(RATES, 3))
     assert drawn(Sweep(RATES, 3, recorded(*((trial, state) for trial in first)))) == first
-
-
-def test_a_replaced_trial_stays_replaced() -> None:
-    lived = Sweep(RATES, 2)
-    first = drawn(lived)
-    lived.learns(first[1], TrialState.INFEASIBLE)
-    (third,) = drawn(lived)
-    states = [TrialState.COMPLETED, TrialState.INFEASIBLE, TrialState.PAUSED]
-    known = recorded(*zip([*first, third], states, strict=True))
-    assert drawn(Sweep(RATES, 2, known)) == [third]
 
 
 def test_a_sweep_that_gave_up_hands_out_what_it_had_begun_and_nothing_else() -> None:
