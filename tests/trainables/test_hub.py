@@ -98,12 +98,6 @@ def test_the_hubs_own_reason_is_told_in_one_line(
     assert "\n" not in problem
 
 
-def test_a_folder_that_may_be_meant_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder(tmp_path / "base")
-    monkeypatch.chdir(tmp_path)
-    assert look_up(tmp_path, "bsae").problems[0].endswith(f"; did you mean {tmp_path / 'base'}?")
-
-
 def test_a_revision_that_is_not_there_is_told(hub: Hub, tmp_path: Path) -> None:
     (problem,) = look_up(tmp_path, revision="nope").problems
     assert problem == "model.source: 'owner/name': the hub says: Invalid rev id: nope: check the revision"
@@ -124,11 +118,6 @@ def test_a_model_that_cannot_be_used_is_told(hub: Hub, tmp_path: Path, files: di
     (problem,) = look_up(tmp_path).problems
     assert problem.startswith("model.source: 'owner/name': ")
     assert said in problem
-
-
-def test_facts_that_the_hub_contradicts_are_told(hub: Hub, tmp_path: Path) -> None:
-    (problem,) = look_up(tmp_path, facts=FACTS).problems
-    assert "layers 80, where the model has 2" in problem
 
 
 def test_code_of_its_own_is_a_notice(hub: Hub, tmp_path: Path) -> None:
@@ -201,9 +190,3 @@ def test_a_plan_that_lacks_nothing_asks_no_hub(hub: Hub) -> None:
     assert not qlora.fetch_config(TrialSpec(model=ModelSpec(source="owner/name", facts=facts)))
     assert hub.asked == []
     assert qlora.fetch_config(TrialSpec(model=ModelSpec(source="owner/name", facts=FACTS))), "they name no model type"
-
-
-def test_a_plan_without_a_hub_goes_by_the_facts(unreachable: Path) -> None:
-    spec = TrialSpec(model=ModelSpec(source="owner/name", facts=FACTS), data=DataSpec(train="x.jsonl", text="{text}"))
-    assert not qlora.fetch_config(spec)
-    assert (qlora.need(spec, [], "cuda") is None, qlora.engine(spec)) == (False, "flat")

@@ -71,12 +71,6 @@ def test_all_slots_share_one_call_when_nothing_goes_wrong():
     assert shared.story == ["call"]
 
 
-def test_no_slots_is_no_call():
-    shared = Shared()
-    assert shared.run([]) == {}
-    assert shared.calls == []
-
-
 @given(slots=st.lists(st.integers(0, 20), unique=True, max_size=12), data=st.data())
 def test_each_slot_gets_its_own_answer_and_is_served_once(slots, data):
     broken = data.draw(st.sets(st.sampled_from(slots))) if slots else set()
@@ -104,13 +98,6 @@ def test_a_failure_that_is_returned_is_passed_on_without_another_try():
 
     assert isolated([0, 1], operation, lambda: None) == {0: failure, 1: "done"}
     assert calls == [(0, 1)]
-
-
-def test_leftovers_are_cleared_after_every_call_that_broke_and_before_the_next():
-    shared = Shared(broken={1})
-    shared.run([0, 1])
-    assert shared.calls == [(0, 1), (0,), (1,)]
-    assert shared.story == ["call", "clear", "call", "call", "clear"]
 
 
 def test_what_the_broken_call_held_is_released_before_leftovers_are_cleared():
@@ -158,10 +145,3 @@ def test_interrupts_are_nobodys_failure():
 )
 def test_an_error_becomes_a_failure_of_its_kind(error, kind, message):
     assert failure_of(error) == Failure(kind=kind, message=message)
-
-
-def test_torchs_own_error_is_out_of_memory():
-    import torch
-
-    error = torch.OutOfMemoryError("HIP out of memory. Tried to allocate 2.00 GiB")
-    assert failure_of(error).kind == "out_of_memory"

@@ -54,12 +54,6 @@ def test_what_is_no_estimate_is_refused_with_what_it_was() -> None:
         catalogue.settle_auto(settles, Mock(), SPEC, [], None, catalogue.Room("cpu", 1, 1))
 
 
-def test_a_need_without_parts_still_has_its_whole() -> None:
-    need = Need(base_bytes=100, slot_bytes=10, step_bytes=40, saturating_slots=4)
-    assert need.memory(2) == Memory(base=100, adapters=20, activations=80)
-    assert need.memory(2).total == need.total(2)
-
-
 def summary(**fields: Any) -> Summary:
     return Summary(fingerprint="0" * 16, **{"train_rows": 4, "eval_rows": 2, "train_tokens": 80, **fields})
 
@@ -69,16 +63,6 @@ def test_the_shape_of_rows_follows_from_what_was_prepared() -> None:
     shape = RowShape(longest=25, mean=20.0, labelled=0.25, train_rows=4, eval_rows=2, deviation=3.0, longest_of_all=30)
     assert found == shape
     assert summary(longest_row=30).shape.deviation is None  # prepared by an earlier version
-
-
-def test_rows_whose_labels_were_not_counted_count_as_labelled_throughout() -> None:
-    found = summary(longest_row=30).shape
-    assert found is not None
-    assert found.labelled == 1.0
-
-
-def test_no_rows_have_no_shape() -> None:
-    assert summary(train_rows=0, train_tokens=0).shape is None
 
 
 def told(*totals: int) -> Need:

@@ -38,11 +38,6 @@ def test_a_gain_is_said_in_the_direction_of_the_metric():
     assert [HIGHEST.words(0.75), HIGHEST.words(-0.25)] == ["0.7500 higher", "0.2500 lower"]
 
 
-def test_an_evaluation_without_the_metric_is_refused_by_its_name():
-    with pytest.raises(ValueError, match="the objective is eval_accuracy, and the evaluation gives eval_loss only"):
-        HIGHEST.of({"eval_loss": 1.0})
-
-
 @pytest.mark.parametrize(
     ("metric", "value", "why"),
     [
@@ -55,10 +50,6 @@ def test_an_evaluation_without_the_metric_is_refused_by_its_name():
 def test_an_evaluation_has_no_metric_that_cannot_be_logged(metric: str, value: float, why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         Evaluation(metrics={"eval_loss": 1.0, metric: value})
-
-
-def test_an_evaluation_may_have_a_metric_that_the_trainable_does_not_declare() -> None:
-    assert Evaluation(metrics={"eval_loss": 1.0, "f1": 0.5}).metrics["f1"] == 0.5
 
 
 @pytest.mark.parametrize("field", sorted(Evaluation.model_fields))

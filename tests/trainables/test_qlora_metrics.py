@@ -18,12 +18,10 @@ def worst(evaluation: Evaluation) -> float:
     return max(loss / tokens for loss, tokens in pairs)
 
 
-def test_the_loss_is_per_token_and_not_per_row():
-    assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_loss"] == 2.0
-
-
-def test_the_row_loss_counts_long_and_short_rows_the_same():
-    assert qlora_metrics.evaluate([6.0, 4.0], [1, 4])["eval_row_loss"] == 3.5
+def test_the_loss_is_per_token_and_the_row_loss_counts_long_and_short_rows_the_same():
+    found = qlora_metrics.evaluate([6.0, 4.0], [1, 4])
+    assert found == {"eval_loss": 2.0, "eval_row_loss": 3.5}
+    assert found.keys() == catalogue.find("qlora").METRICS.keys()
 
 
 def test_bits_per_byte_do_not_depend_on_the_tokens():
@@ -39,13 +37,6 @@ def test_bits_per_byte_do_not_depend_on_the_tokens():
         assert Evaluation.of_document(found.document()).row_bytes == (3, 2)
 
 
-@pytest.mark.parametrize("sizes", [[], [0, 0]])
-def test_without_bytes_there_are_no_bits_per_byte(sizes):
-    found = qlora_metrics.evaluation([6.0, 4.0], [1, 4], row_bytes=sizes)
-    assert "eval_bits_per_byte" not in found.metrics and found.row_bytes == ()
-    assert found.rows_of("eval_bits_per_byte") is None
-
-
 def test_an_evaluation_has_a_value_per_row_for_each_metric():
     evaluation = packs.pack().evaluate_base()
     assert isinstance(evaluation, Evaluation)
@@ -53,12 +44,6 @@ def test_an_evaluation_has_a_value_per_row_for_each_metric():
         rows = evaluation.rows_of(name)
         assert rows is not None, name
         assert sum(rows[0]) / sum(rows[1]) == pytest.approx(value, rel=1e-12)  # the same sums in another order
-
-
-def test_what_qlora_offers_is_what_its_evaluations_give():
-    offered = catalogue.find("qlora").METRICS
-    assert offered == qlora_metrics.directions()
-    assert offered.keys() == qlora_metrics.evaluate([1.0], [1]).keys()
 
 
 def test_a_metric_that_is_added_is_in_evaluations_of_trials_and_of_the_base(monkeypatch, tmp_path):

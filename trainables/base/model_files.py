@@ -11,6 +11,7 @@ import math
 import mmap
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainables.errors import ModelError
@@ -83,19 +84,54 @@ def of_tokenizer(folder: Path) -> list[Path]:
 
 
 def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
-    """Reads the key-value section of a GGUF file and counts the elements of all its tensors. Raises ModelError."""
-    try:
-        return _gguf_header(path)
-    except ValueError as problem:
-        raise error(source, f"{path.name} is not a whole GGUF file ({problem}): {_DAMAGED}") from problem
+    """Reads the key-value section of a GGUF file and counts the elements of all its tensors.
+
+    Of an array of strings it keeps the length, of an array of numbers the largest: the sizes come from these.
+
+    Raises:
+        ModelError: the file is not GGUF of version 2 or 3, or the header ends early.
+    """
+    with _whole(source, path, "GGUF"), path.open("rb") as file:
+        magic = file.read(4)
+        if magic != b"GGUF":
+            raise ValueError(f"a GGUF file begins with b'GGUF', this one with {magic!r}")
+        # A mapped file lets the reader skip strings: the 100,000 tokens and merges of a tokenizer take about 20 ms.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            reader = _Reader(data)
+            try:
+                return reader.header()
+            except (struct.error, OverflowError, KeyError) as problem:
+                raise ValueError(f"the GGUF header is damaged near byte {reader.position}: {problem!r}") from problem
 
 
 def parameters(source: str, path: Path) -> int:
-    """Counts the elements of all tensors of a safetensors file. Raises ModelError."""
+    """Counts the elements of all tensors of a safetensors file (safetensors, README: format).
+
+    Raises:
+        ModelError: the header is damaged, or the file is shorter or longer than the header says.
+    """
+    size = path.stat().st_size
+    with _whole(source, path, "safetensors"):
+        with path.open("rb") as file:
+            header, start = safetensors_header.read(file, size)
+        try:
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+            elements = sum(int(math.prod(tensor["shape"])) for tensor in tensors)
+        except (KeyError, TypeError, AttributeError, IndexError) as problem:
+            raise ValueError(f"no tensor table in the header: {problem!r}") from problem
+        if end != size:
+            raise ValueError(f"the header promises {end} bytes, the file has {size}")
+    return elements
+
+
+@contextmanager
+def _whole(source: str, path: Path, kind: str) -> Iterator[None]:
+    """Raises ModelError in place of a ValueError of the block, which reads a file of this kind."""
     try:
-        return _safetensors_parameters(path)
+        yield
     except ValueError as problem:
-        raise error(source, f"{path.name} is not a whole safetensors file ({problem}): {_DAMAGED}") from problem
+        raise error(source, f"{path.name} is not a whole {kind} file ({problem}): {_DAMAGED}") from problem
 
 
 def cached(model: ModelSpec) -> Path | None:
@@ -142,50 +178,9 @@ def sampled_digest(path: Path) -> str:
 
 
 def gguf_text(path: Path, key: str) -> str | None:
-    """Returns one value of the header of a GGUF file as text, or None. Raises ValueError when the file is damaged."""
-    value = _gguf_header(path)[0].get(key)
+    """Returns one value of the header of a GGUF file as text, or None. Raises ModelError when the file is damaged."""
+    value = header(str(path), path)[0].get(key)
     return None if value is None else str(value)
-
-
-def _safetensors_parameters(path: Path) -> int:
-    """Counts the elements of all tensors of a safetensors file (safetensors, README: format).
-
-    Raises:
-        ValueError: the header is damaged, or the file is shorter or longer than the header says.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header, start = safetensors_header.read(file, size)
-    try:
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-        elements = sum(int(math.prod(tensor["shape"])) for tensor in tensors)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"no tensor table in the header: {error!r}") from error
-    if end != size:
-        raise ValueError(f"the header promises {end} bytes, the file has {size}")
-    return elements
-
-
-def _gguf_header(path: Path) -> tuple[Mapping[str, object], int]:
-    """Reads the key-value section of a GGUF file and counts the elements of all its tensors.
-
-    Of an array of strings it keeps the length, of an array of numbers the largest: the sizes come from these.
-
-    Raises:
-        ValueError: the file is not GGUF of version 2 or 3, or the header ends early.
-    """
-    with path.open("rb") as file:
-        magic = file.read(4)
-        if magic != b"GGUF":
-            raise ValueError(f"a GGUF file begins with b'GGUF', this one with {magic!r}")
-        # A mapped file lets the reader skip strings: the 100,000 tokens and merges of a tokenizer take about 20 ms.
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            reader = _Reader(data)
-            try:
-                return reader.header()
-            except (struct.error, OverflowError, KeyError) as error:
-                raise ValueError(f"the GGUF header is damaged near byte {reader.position}: {error!r}") from error
 
 
 class _Reader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.base import model_files
@@ -29,65 +28,42 @@ _GGUF_NAMES: Mapping[str, str] = {
     "head_dim": "attention.key_length",
 }
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_PARAMETER_SHARE = 0.1
-"""How far `model.facts` may be from the counted parameters: tied embeddings are counted once or twice."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that the files of a model give."""
+def of_folder(source: str, folder: Path) -> ModelFacts | None:
+    """Reads the sizes from config.json and from the weights, if present; returns None when one of them is unknown.
 
-    stated: Mapping[str, int]
-    """Field of `ModelFacts` -> its value, where the configuration has it."""
-    counted: int | None
-    """Parameters in the headers of the weights; None when a file is missing or the weights are quantised."""
-    estimated: int | None = None
-    """Parameters computed from the other sizes."""
-
-    def facts(self) -> ModelFacts | None:
-        """Returns all sizes; None when one is unknown."""
-        known = dict(self.stated)
-        if "hidden_size" in known:
-            known.setdefault("intermediate_size", 4 * known["hidden_size"])  # GPT-2, configuration_gpt2.py: n_inner
-        if "attention_heads" in known:
-            known.setdefault("key_value_heads", known["attention_heads"])
-        parameters = self.counted or self.estimated
-        if parameters is None or any(size not in known for size in _CONFIG_NAMES if size != "head_dim"):
-            return None
-        return ModelFacts.model_validate({**known, "parameters": parameters})
-
-    def contradictions(self, given: ModelFacts) -> list[str]:
-        """Lists the fields of `given` with another value, as "FIELD VALUE, where the model has VALUE"."""
-        values: dict[str, int] = given.model_dump(exclude={"of", "model_type"}, exclude_none=True)
-        values.setdefault("head_dim", given.hidden_size // given.attention_heads)
-        differences = [
-            f"{field} {values[field]}, where the model has {value}"
-            for field, value in self.stated.items()
-            if values[field] != value
-        ]
-        if self.counted is not None and abs(given.parameters - self.counted) > _PARAMETER_SHARE * self.counted:
-            differences.insert(0, f"parameters {given.parameters}, where the model has {self.counted}")
-        return differences
-
-
-def of_folder(source: str, folder: Path) -> Sizes:
-    """Reads the sizes from config.json and from the weights, if present. Raises ModelError for an unreadable file."""
+    Raises:
+        ModelError: a file cannot be read.
+    """
     config = model_files.config(source, folder)
     text = config.get("text_config")  # the language model inside a multimodal one
     merged = {**config, **text} if isinstance(text, dict) else config
     sizes = {size: _first(merged, names) for size, names in _CONFIG_NAMES.items()}
     stated = {size: value for size, value in sizes.items() if value is not None}
-    return Sizes(stated, _counted(source, folder, merged), _estimated(stated, merged))
+    return _facts(stated, _counted(source, folder, merged) or _estimated(stated, merged))
 
 
-def of_gguf(source: str, path: Path) -> Sizes:
-    """Reads the sizes from the header of a GGUF file. Raises ModelError when it cannot be read."""
+def of_gguf(source: str, path: Path) -> ModelFacts | None:
+    """Reads the sizes from the header of a GGUF file; returns None when one is unknown. Raises ModelError."""
     values, parameters = model_files.header(source, path)
     architecture = values.get("general.architecture")
     sizes = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
     sizes["vocab_size"] = sizes["vocab_size"] or _first(values, ["tokenizer.ggml.tokens"])
     stated = {size: value for size, value in sizes.items() if value is not None}
-    return Sizes(stated, parameters)
+    return _facts(stated, parameters)
+
+
+def _facts(stated: Mapping[str, int], parameters: int | None) -> ModelFacts | None:
+    """Returns all sizes, from those that the configuration states and the number of parameters."""
+    known = dict(stated)
+    if "hidden_size" in known:
+        known.setdefault("intermediate_size", 4 * known["hidden_size"])  # GPT-2, configuration_gpt2.py: n_inner
+    if "attention_heads" in known:
+        known.setdefault("key_value_heads", known["attention_heads"])
+    if parameters is None or any(size not in known for size in _CONFIG_NAMES if size != "head_dim"):
+        return None
+    return ModelFacts.model_validate({**known, "parameters": parameters})
 
 
 def _first(values: Mapping[str, object], names: Sequence[str]) -> int | None:

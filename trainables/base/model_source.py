@@ -84,7 +84,7 @@ def check(model: ModelSpec) -> list[str]:
         problems.append(f"model.revision: {model.revision!r} with the local model.source {source.text!r}: {rule}")
     looks = [partial(_check_files, model, source)]
     if source.kind != "folder" or source.path is None or (source.path / "config.json").is_file():
-        looks += [partial(_check_kind, model), partial(_check_facts, model)]
+        looks.append(partial(_check_kind, model))
     for look in looks:
         try:
             look()
@@ -177,26 +177,20 @@ def _content(folder: Path, paths: Sequence[Path]) -> str:
 
 
 def facts(model: ModelSpec) -> ModelFacts | None:
-    """Returns the sizes of the base model, from `model.facts` or else from its files; None when there is neither.
+    """Returns the sizes of the base model, from its files or else from `model.facts`; None when there is neither.
 
     Looks for a hub model in the local cache only.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
     """
-    if model.own_facts is not None:
-        return model.own_facts
-    sizes = _sizes(model)
-    return None if sizes is None else sizes.facts()
-
-
-def _sizes(model: ModelSpec) -> model_sizes.Sizes | None:
-    """Reads the sizes from the model's files; returns None when none are on this machine."""
     source = locate(model.source)
     if source.kind == "gguf" and source.path is not None:
-        return model_sizes.of_gguf(source.text, source.path)
-    folder = source.path or model_files.cached(model)
-    return None if folder is None else model_sizes.of_folder(source.text, folder)
+        found = model_sizes.of_gguf(source.text, source.path)
+    else:
+        folder = source.path or model_files.cached(model)
+        found = None if folder is None else model_sizes.of_folder(source.text, folder)
+    return found or model.own_facts
 
 
 def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
@@ -247,18 +241,6 @@ def _checked(model: ModelSpec) -> architectures.ArchitectureCheck:
     if folder is None:
         return architectures.ArchitectureCheck(doubt="its configuration is not on this machine")
     return architectures.of_config(model_files.config(source.text, folder), model.trust_remote_code)
-
-
-def _check_facts(model: ModelSpec) -> None:
-    """Refuses `model.facts` that differ from the model's files, when these can be read."""
-    sizes = _sizes(model) if model.own_facts is not None else None
-    wrong = [] if sizes is None or model.own_facts is None else sizes.contradictions(model.own_facts)
-    stated, kind = None if model.own_facts is None else model.own_facts.model_type, model_type(model)
-    if locate(model.source).kind != "gguf" and None not in (stated, kind) and stated != kind:
-        wrong.append(f"model_type {stated}, where the model has {kind}")
-    if wrong:
-        way_out = "correct them, or leave model.facts out: the model's own files are read"
-        raise ModelError(f"model.facts: are not those of model.source {model.source!r}: {'; '.join(wrong)}: {way_out}")
 
 
 def _in_package(source: str) -> Path:

@@ -66,7 +66,7 @@ def device_map(
         quantization: says whether the linear layers of the blocks are.
 
     Raises:
-        ModelError: the model has no list of blocks, or weights that blocks on several GPUs share.
+        ModelError: the model has no list of blocks.
     """
     name, blocks = _blocks(source, skeleton)
     sizes = [_bytes(block, width, linear_bytes(quantization, width)) for block in blocks]
@@ -75,7 +75,6 @@ def device_map(
     found = dict.fromkeys(_around(skeleton, name), devices[0])
     placed = places(sizes, max(0, outside), len(devices))
     found |= {f"{name}.{number}": devices[place] for number, place in enumerate(placed)}
-    _refuse_shared(source, skeleton, found)
     return found
 
 
@@ -147,21 +146,3 @@ def _around(model: nn.Module, name: str) -> list[str]:
         of_parent += [own for own, _ in parent.named_buffers(recurse=False)]
         found += [f"{prefix}.{each}" if prefix else each for each in of_parent]
     return found
-
-
-def _refuse_shared(source: str, model: nn.Module, mapped: Mapping[str, torch.device]) -> None:
-    """Refuses weights that stand in modules on several GPUs: each pass would need a copy."""
-    seen: dict[int, torch.device] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        device = next(mapped[part] for part in _parts(name) if part in mapped)
-        if seen.setdefault(id(parameter), device) != device:
-            raise ModelError(
-                f"model.source: {source!r} has weights that blocks on several GPUs share ({name}), so it is not "
-                "spread: set cluster.gpus_per_host=1"
-            )
-
-
-def _parts(name: str) -> list[str]:
-    """Returns a name and those of all that it is below."""
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]

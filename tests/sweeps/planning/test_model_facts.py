@@ -8,13 +8,12 @@ from pathlib import Path
 
 import hub_servers
 import pytest
-from model_folders import LLAMA, write_folder
+from model_folders import LLAMA
 from sweep_files import QLORA, write_rows
 from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.config import load
-from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 
 ID = "meta-llama/Llama-3.1-8B-Instruct"
@@ -22,12 +21,6 @@ OTHERS = (
     "{parameters: 9, layers: 1, hidden_size: 8, intermediate_size: 8, vocab_size: 8, attention_heads: 1, "
     "key_value_heads: 1, model_type: mistral}"
 )
-FOLDER = """\
-name: x
-model: {source: models/base, facts: {OF parameters: 105, layers: 2, hidden_size: 32, intermediate_size: 48,
-  vocab_size: 64, attention_heads: 4, key_value_heads: 2}}
-data: {train: rows.jsonl, prompt: "{question}", completion: "{answer}", eval_examples: 5}
-"""
 
 Recipe = Callable[..., load.Sweep]
 
@@ -69,24 +62,6 @@ def test_facts_that_come_with_the_other_source_are_used(recipe: Recipe) -> None:
     planned = this_machine.plan_here(recipe("model.source=owner/seventy", f"model.facts={OTHERS}"))
     assert planned.memory_bytes is not None
     assert not [line for line in planned.warnings if "model.facts" in line]
-
-
-@pytest.mark.parametrize("of", ["", "of: models/base,", "of: ./models/base,"])
-def test_a_folder_is_the_same_however_it_is_written(tmp_path: Path, of: str) -> None:
-    write_folder(tmp_path / "models" / "base")
-    write_rows(tmp_path)
-    (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", of))
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    assert this_machine.plan_here(load.load("../s.yaml", [], elsewhere)).memory_bytes is not None
-    (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", f"{of} model_type: gpt2,"))
-    with pytest.raises(
-        ConfigError, match=r"model\.facts: are not those of .* model_type gpt2, where the model has llama"
-    ):
-        load.load("../s.yaml", [], elsewhere)
-    (tmp_path / "s.yaml").write_text(FOLDER.replace("OF", of))
-    with pytest.raises(ConfigError, match=r"model\.facts: are not those of .* layers 3, where the model has 2"):
-        load.load("../s.yaml", ["model.facts.layers=3"], elsewhere)
 
 
 def test_a_plan_reads_the_configuration_that_the_hub_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

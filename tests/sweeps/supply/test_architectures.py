@@ -1,6 +1,7 @@
 """Six architectures under `lora_core`: each trains with every preset that means something, or is refused in one line.
 
-Models are tiny and random. What is refused is refused before Ray starts.
+Models are tiny and random. What a model's configuration tells is refused before Ray starts; what its layers tell, once
+hosts have looked at them: there the toy stands for a model.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ import chaos_runs as runs
 import packs
 import pytest
 import tiny_models
-import tiny_sweeps
 from mlflow import MlflowClient
-from transformers import MambaConfig, MambaForCausalLM
-from typer.testing import CliRunner
 
 import search_spaces
-from sweeps.cli import app
 from sweeps.record.events import SweepEnded, TargetSettled, TrialStarted, TrialState
 from sweeps.record.folder import read_events
 from sweeps.supply import target_modules
@@ -77,36 +74,42 @@ def test_what_presets_mean_is_known_without_weights(architecture: str, tmp_path:
     assert qlora.resolve_targets(spec(tmp_path), PRESETS, tmp_path) == [targets.answer(model, p) for p in PRESETS]
 
 
-def test_a_base_whose_layers_no_preset_means_is_refused_before_ray_starts(tmp_path, monkeypatch) -> None:
-    tiny_sweeps.write(tmp_path)
-    model = MambaForCausalLM(MambaConfig(vocab_size=304, hidden_size=16, state_size=4, num_hidden_layers=2))
-    model.save_pretrained(tmp_path / "other")
-    tiny_models.tokenizer().save_pretrained(tmp_path / "other")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
-    result = CliRunner().invoke(app, ["launch", "sweep.yaml", "model.source=./other", "search_space=lora_core"])
-    error, count = result.stderr.splitlines()
-    assert (result.exit_code, count) == (2, "1 problem; nothing was started")
-    assert "adapter.target_modules: 'attention-qv' matches no layer of model_type 'mamba'" in error
-    assert not (tmp_path / "results").exists()
+EXPERTS = '''
+"""The toy on a mixture of experts."""
+from trainables.contract import Target
+from trainables.toy import REQUIRES, check, fingerprint, need, open_pack, prepare
+
+QV, ALL = ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")
+LAYERS = {"attention-qv": QV, "attention": ALL, "all-linear": ALL, QV: QV}
+
+def resolve_targets(base, values, cache):
+    problem = "adapter.target_modules: {} matches no layer"
+    return [
+        Target(value=value, modules=LAYERS[value]) if value in LAYERS else
+        Target(value=value, problem=problem.format(value))
+        for value in values
+    ]
+'''
+
+
+def started(folder: Path, database: Path, *choices: str) -> runs.Run:
+    """A sweep of the toy above over these values of adapter.target_modules, by default of mlp."""
+    shutil.copy(database, folder / "mlflow.db")
+    space = f"search_space={{adapter.target_modules: {{choice: [{', '.join(choices)}]}}}}"
+    words = ["searcher.kind=grid", "adapter.target_modules=mlp", "budget.steps_per_trial=9"]
+    return runs.start(folder, "launch", "toy", *runs.variant(folder, "experts", EXPERTS), space, *words)
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path: Path, empty_database: Path) -> None:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    tiny_sweeps.write(tmp_path)
-    tiny_models.save("mixtral", tmp_path / "experts")
-    values = "[attention-qv, attention, mlp, all-linear, [q_proj, v_proj]]"
-    space = f"search_space={{adapter.target_modules: {{choice: {values}}}}}"
-    words = ["model.source=experts", space, "searcher.kind=grid", "adapter.target_modules=mlp"]
-    run = runs.start(tmp_path, "launch", "sweep.yaml", *words, "budget.steps_per_trial=3", QSWEEP_CACHE=str(tmp_path))
+    run = started(tmp_path, empty_database, "attention-qv", "attention", "mlp", "all-linear", "[q_proj, v_proj]")
     assert run.wait() == 0, run.err.read_text()
-    sweep = tmp_path / "results" / "tiny"
+    sweep = tmp_path / "results" / "toy"
     found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 2)
     events = [event for event, _ in read_events(sweep / "events.jsonl")]
     trained = [event.params["target_modules"] for event in events if isinstance(event, TrialStarted)]
-    assert sorted(trained) == ["attention", "attention-qv"]
+    assert set(trained) == {"attention", "attention-qv"}
     told = {event.value: event.same_as for event in events if isinstance(event, TargetSettled)}
     assert told == {"mlp": None, "all-linear": "attention", "q_proj,v_proj": "attention-qv"}
     for target in found.targets.values():  # once when it is known, and once below the table
@@ -119,19 +122,15 @@ def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_space_without_a_value_that_can_be_trained_ends_the_launch(tmp_path: Path, empty_database: Path) -> None:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    tiny_sweeps.write(tmp_path)
-    words = ["search_space={adapter.target_modules: {choice: [[c_attn], [q_prj]]}}", "adapter.target_modules=mlp"]
-    run = runs.start(tmp_path, "launch", "sweep.yaml", *words, QSWEEP_CACHE=str(tmp_path))
+    run = started(tmp_path, empty_database, "mlp", "[q_prj]")
     assert run.wait() == 2, run.err.read_text()
     told = run.err.read_text()
-    assert "error: adapter.target_modules: 'c_attn' matches no linear layer that can be adapted" in told
-    assert "'q_prj' matches no linear layer" in told
-    assert "the closest is q_proj" in told
+    assert "error: adapter.target_modules: mlp matches no layer" in told
+    assert "adapter.target_modules: ('q_prj',) matches no layer" in told
     assert "Traceback" not in told
     assert run.out.read_text() == ""
-    events = runs.events(tmp_path / "results" / "tiny")
-    assert (type(events[-1]), runs.record(tmp_path / "results" / "tiny").ended.reason) == (SweepEnded, "failed")
+    events = runs.events(tmp_path / "results" / "toy")
+    assert (type(events[-1]), runs.record(tmp_path / "results" / "toy").ended.reason) == (SweepEnded, "failed")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (parent,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert parent.info.status == "FAILED"

@@ -58,9 +58,8 @@ def frozen(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_causal_models_do_not_see_ahead(architecture: str, dtype: torch.dtype) -> None:
-    base_checks.refuse_foresight("x", packs.base(architecture, dtype=dtype).model)
+def test_causal_models_do_not_see_ahead(architecture: str) -> None:
+    base_checks.refuse_foresight("x", packs.base(architecture, dtype=torch.bfloat16).model)
 
 
 def test_neither_do_quantised_ones_state_spaces_and_decoders_of_other_families() -> None:
@@ -68,18 +67,10 @@ def test_neither_do_quantised_ones_state_spaces_and_decoders_of_other_families()
         base_checks.refuse_foresight("x", frozen(model))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_that_sees_ahead_is_refused_whatever_its_name(dtype: torch.dtype) -> None:
+def test_a_model_that_sees_ahead_is_refused_whatever_its_name() -> None:
     for model in (bert(is_decoder=False), xlnet()):
         with pytest.raises(ModelError, match=r"^model\.source: 'x': its output depends on tokens that are to be predi"):
-            base_checks.refuse_foresight("x", frozen(model).to(dtype))
-
-
-def test_looking_leaves_nothing_behind() -> None:
-    model = frozen(tiny_models.build("llama"))
-    base_checks.refuse_foresight("x", model)
-    assert not model.get_input_embeddings()._forward_hooks
-    assert all(parameter.grad is None for parameter in model.parameters())
+            base_checks.refuse_foresight("x", frozen(model).to(torch.bfloat16))
 
 
 def on(source: Path, scheme: str) -> TrialSpec:
@@ -93,18 +84,16 @@ def with_tokenizer(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("scheme", ["none", "nf4"])
-def test_an_encoder_decoder_whose_decoder_would_be_loaded_alone_is_refused(tmp_path: Path, scheme: str) -> None:
+def test_an_encoder_decoder_whose_decoder_would_be_loaded_alone_is_refused(tmp_path: Path) -> None:
     folder = with_tokenizer(BartForConditionalGeneration(BartConfig(**BART, vocab_size=304)), tmp_path / "bart")
     with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, model\.decoder\.embed_tokens\.weight"):
-        base_model.load(on(folder, scheme), tmp_path / "cache")
+        base_model.load(on(folder, "nf4"), tmp_path / "cache")
 
 
-@pytest.mark.parametrize("scheme", ["none", "nf4"])
-def test_a_model_that_sees_ahead_is_refused_when_it_is_loaded(tmp_path: Path, scheme: str) -> None:
+def test_a_model_that_sees_ahead_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     folder = with_tokenizer(bert(is_decoder=False), tmp_path / "bert")
     with pytest.raises(ModelError, match="depends on tokens that are to be predicted"):
-        base_model.load(on(folder, scheme), tmp_path / "cache")
+        base_model.load(on(folder, "nf4"), tmp_path / "cache")
 
 
 def test_a_model_that_does_not_work_in_four_bits_is_told_with_the_way_out(tmp_path: Path) -> None:
@@ -125,12 +114,11 @@ def test_a_model_without_a_head_of_its_own_is_refused_unless_the_embeddings_are_
     assert base_model.load(on(folder, "none"), tmp_path / "cache").model.lm_head.weight.shape == (304, 32)
 
 
-@pytest.mark.parametrize("scheme", ["none", "nf4"])
-def test_a_model_without_a_tokenizer_is_told(tmp_path: Path, scheme: str) -> None:
+def test_a_model_without_a_tokenizer_is_told(tmp_path: Path) -> None:
     """transformers makes one of a single word for it, with which no row has a token."""
     tiny_models.build("gpt2").save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ModelError, match=r"gpt2' has no tokenizer: no vocabulary among its files"):
-        base_model.load_tokenizer(on(tmp_path / "gpt2", scheme), tmp_path / "cache")
+        base_model.load_tokenizer(on(tmp_path / "gpt2", "nf4"), tmp_path / "cache")
 
 
 def roberta() -> PreTrainedModel:
@@ -142,7 +130,7 @@ def gptj() -> PreTrainedModel:
     return GPTJForCausalLM(GPTJConfig(vocab_size=64, n_positions=128, n_embd=32, n_layer=2, n_head=4, rotary_dim=4))
 
 
-@pytest.mark.parametrize("name", [*tiny_models.ARCHITECTURES, "roberta", "gptj"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "roberta", "gptj"])
 def test_rows_beyond_a_table_of_positions_are_refused_and_no_others(name: str) -> None:
     """All of these say that they have 128 positions; rotary ones take more."""
     model = frozen({"roberta": roberta, "gptj": gptj}.get(name, lambda: tiny_models.build(name))())

@@ -49,7 +49,7 @@ def test_what_was_not_quantised_is_left_alone():
     assert not any(module.training for module in base.model.modules())
 
 
-@pytest.mark.parametrize(("asked", "layers"), [("auto", 0), ("dequantised", 0), ("4bit", 14)])
+@pytest.mark.parametrize(("asked", "layers"), [("auto", 0), ("4bit", 14)])
 def test_a_pack_has_the_base_as_the_sweep_file_says(tmp_path: Path, asked: str, layers: int):
     base = trainable_kits.qlora_kit(tmp_path).base
     quantization = QuantizationSpec.model_validate({"compute_dtype": "float32", "residency": asked})

@@ -21,8 +21,9 @@ def source(tmp_path: Path) -> Path:
     return tiny_models.save("llama", tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
-@pytest.mark.parametrize("content", [DEEP, f'{{"added_tokens": {DEEP}}}', '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    ("name", "content"), [("tokenizer.json", DEEP), ("tokenizer_config.json", '{"a": ' + "9" * 5000 + "}")]
+)
 def test_a_tokenizer_that_cannot_be_read_is_told(source: Path, tmp_path: Path, name: str, content: str) -> None:
     (source / name).write_text(content)
     spec = packs.spec().model_copy(update={"model": ModelSpec(source=str(source))})
@@ -30,9 +31,7 @@ def test_a_tokenizer_that_cannot_be_read_is_told(source: Path, tmp_path: Path, n
         base_model.load_tokenizer(spec, tmp_path / "cache")
 
 
-@pytest.mark.parametrize(
-    "template", ["{% for", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{{ messages + 1 }}", "{{ none.x.y }}"]
-)
+@pytest.mark.parametrize("template", ["{% for", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{{ messages + 1 }}"])
 def test_a_chat_template_that_breaks_is_told(source: Path, tmp_path: Path, template: str) -> None:
     (source / "chat_template.jinja").write_text(template)
     spec = packs.spec().model_copy(update={"model": ModelSpec(source=str(source))})

@@ -76,9 +76,8 @@ def test_the_commit_that_was_loaded_is_served_after_the_branch_has_moved(hub, tm
     assert float(head(model).abs().sum()) > 0, "the second commit's head is 0"
 
 
-@pytest.mark.parametrize("scheme", ["none", "nf4"])
-def test_another_base_at_the_same_commit_is_refused(hub, tmp_path, scheme):
-    facts = model_package.base_json(qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").base_facts())
+def test_another_base_at_the_same_commit_is_refused(hub, tmp_path):
+    facts = model_package.base_json(qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts())
     weights = hub.snapshot(FIRST) / "model.safetensors"
     weights.unlink()
     shutil.copy(hub.snapshot(SECOND) / "model.safetensors", weights)

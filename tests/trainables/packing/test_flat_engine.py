@@ -93,9 +93,10 @@ def pass_of(engine: Engine, drop: float = 0.2, start: int = 0) -> tuple[list[tor
     return losses, [{name: p.grad for name, p in of_slot.items() if p.grad is not None} for of_slot in parameters]
 
 
-# Longer than Mistral's window of 8 tokens.
-@pytest.mark.parametrize(("drop", "start"), [(0.2, 0), (0.0, 10)], ids=["dropout", "one start"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+# Longer than Mistral's window of 8 tokens. A mask of dropout that is drawn again must be the same one.
+@pytest.mark.parametrize(
+    ("checkpointing", "drop", "start"), [(True, 0.2, 0), (False, 0.0, 10)], ids=["checkpointed, dropout", "one start"]
+)
 @pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
 def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing, drop, start):
     results = []
@@ -115,9 +116,8 @@ def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpoin
 
 
 # With prompts and answers longer than Mistral's window of 8 tokens.
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
-def test_answers_are_those_of_the_reference(monkeypatch, architecture, temperature):
+def test_drawn_answers_are_those_of_the_reference(monkeypatch, architecture):
     def answers(make) -> list[Answer]:
         engine = make(packs.base(architecture))
         for slot, r in enumerate((4, 8)):
@@ -125,7 +125,7 @@ def test_answers_are_those_of_the_reference(monkeypatch, architecture, temperatu
                 parameter.data.add_(0.02)
         rows = [packs.rows().train.row(place) for place in range(9)]
         prompts = [Prompt((0, None, 1)[place % 3], row.ids, seed=place) for place, row in enumerate(rows)]
-        return engine.generate(prompts, Answering(frozenset(range(0, tiny_models.VOCAB_SIZE, 12)), 20, temperature))
+        return engine.generate(prompts, Answering(frozenset(range(0, tiny_models.VOCAB_SIZE, 12)), 20, 1.0))
 
     expected = answers(PeftEngine)
     assert answers(GROUPED) == expected
@@ -135,9 +135,8 @@ def test_answers_are_those_of_the_reference(monkeypatch, architecture, temperatu
     assert len({tuple(answer.ids) for answer in expected}) > 5
 
 
-@pytest.mark.parametrize(("make", "drop"), [(FlatEngine, 0.2), (FlatEngine, 0.0), (GROUPED, 0.0)])
-def test_losses_in_bfloat16_are_near_those_of_the_reference(make, drop):
-    expected, found = (pass_of(each(packs.base(dtype=torch.bfloat16)), drop)[0] for each in (PeftEngine, make))
+def test_losses_with_dropout_in_bfloat16_are_near_those_of_the_reference():
+    expected, found = (pass_of(each(packs.base(dtype=torch.bfloat16)))[0] for each in (PeftEngine, FlatEngine))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.mean(), theirs.mean(), rtol=0, atol=BF16)
 
@@ -221,19 +220,8 @@ def test_bases_that_the_flat_engine_does_not_cover_are_refused_with_why():
         assert str(flat_engine.uncovered(found[name])).startswith(why)
     with pytest.raises(ValueError, match="gpt2"):
         FlatEngine(found["gpt2"])
-
-
-@pytest.mark.parametrize(
-    ("architecture", "engine", "name"),
-    [
-        ("llama", FlatEngine, "flat"),
-        ("gpt2", PeftEngine, "peft, since model_type 'gpt2' is not one of gemma, gemma3_text, llama"),
-    ],
-)
-def test_the_engine_of_a_base_is_chosen_and_named(architecture, engine, name):
-    found, said = choose_engine(packs.base(architecture))
-    assert type(found) is engine
-    assert said.startswith(name)
+    engine, name = choose_engine(packs.base("gpt2"))
+    assert (type(engine), name) == (PeftEngine, f"peft, since {flat_engine.uncovered(packs.base('gpt2'))}")
 
 
 def test_the_engine_is_known_before_the_base_is_loaded():
@@ -261,10 +249,6 @@ def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):
 
 
 def test_keys_that_a_kernel_does_not_share_are_repeated(monkeypatch):
-    assert [flat_attention.takes_fewer_keys(*of) for of in (("cuda", torch.bfloat16), ("cuda", torch.float16))] == [
-        True
-    ] * 2
-    assert flat_attention.takes_fewer_keys("cpu", torch.float32)
     assert not flat_attention.takes_fewer_keys("cuda", torch.float32)
     query, key, value = torch.rand(1, 6, 9, 8), torch.rand(1, 2, 9, 8), torch.rand(1, 2, 9, 8)
     shared, windowed = (flat_attention._row(query, key, value, None, window) for window in (None, 9))

@@ -106,8 +106,7 @@ def test_each_place_of_an_answer_has_draws_of_its_own():
     assert len(tokens) > 15
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
-@pytest.mark.parametrize("most", [None, 4])
+@pytest.mark.parametrize(("kind", "most"), [("llama", None), ("gpt2", 4), ("mistral", 4)])
 def test_labels_are_as_likely_as_in_rows_that_are_whole(monkeypatch, tmp_path, kind, most):
     """Also where the labels of one question are more than a pass takes, and where a prompt is one token."""
     tiny_models.save(kind, tmp_path)

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from known_models import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_70B, SMOLLM2
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainables.base import spread
 from trainables.contract import Device, RowShape
 from trainables.packing import memory
 from trainables.specs import (
@@ -129,11 +126,6 @@ def test_a_small_base_is_dequantised_and_takes_as_much_as_one_that_never_was_qua
     assert not memory.is_dequantised(trial(scheme="none", residency="dequantised"), facts, device)
 
 
-def test_scoring_counts_the_base_in_4_bits_since_it_is_never_dequantised_for_that() -> None:
-    kinds = [trial(residency=residency) for residency in ("4bit", "auto", "dequantised")]
-    assert len({memory.scoring_bytes(spec, SMOLLM2, "cpu") for spec in kinds}) == 1
-
-
 def test_double_quantisation_saves_0_37_bits_per_linear_parameter() -> None:
     once, twice = (memory.need(trial(double_quant=double), [], LLAMA_8B, "cuda").base_bytes for double in (False, True))
     assert (once - twice) * 8 / 6.98e9 == pytest.approx(0.373, abs=0.001)
@@ -162,13 +154,10 @@ def test_activations_of_an_8b_model_are_those_that_were_measured() -> None:
 
 MEASURED_GB = {
     ("nf4", "attention-qv", 1, "float32", 0.0): 2.16,
-    ("nf4", "attention-qv", 2, "float32", 0.0): 3.44,
     ("nf4", "all-linear", 1, "float32", 0.0): 2.36,
     ("nf4", "all-linear", 2, "float32", 0.0): 3.92,
-    ("nf4", "all-linear", 1, "float32", 0.1): 2.68,
     ("nf4", "all-linear", 2, "float32", 0.1): 4.63,
     ("nf4", "attention-qv", 1, "bfloat16", 0.0): 2.03,
-    ("nf4", "all-linear", 1, "bfloat16", 0.0): 2.35,
     ("nf4", "all-linear", 2, "bfloat16", 0.0): 3.88,
     ("none", "attention-qv", 1, "float32", 0.0): 2.52,
     ("none", "all-linear", 2, "float32", 0.0): 4.29,
@@ -208,24 +197,6 @@ def test_longest_row_counts_where_it_is_known_and_never_beyond_max_length() -> N
         for longest in (None, 50, 900)
     }
     assert known[50] < known[None] == known[900]
-
-
-def test_few_evaluation_rows_make_a_small_evaluation() -> None:
-    few, many = (
-        memory.need(trial(batch_size=1, max_length=100, eval_examples=count), [], LLAMA_1B, "cuda").step_bytes
-        for count in (1, None)
-    )
-    assert many - few == 128_256 * (2048 * 10 - 100 * 16)
-
-
-def test_gradient_checkpointing_keeps_one_layer_and_the_inputs_of_the_others() -> None:
-    kept, automatic, recomputed = (
-        memory.need(trial(gradient_checkpointing=how, max_length=2048), [], LLAMA_8B, "cuda")
-        for how in (False, "auto", True)
-    )
-    assert automatic == kept
-    layer = 2 * 4096 * 2 + 4 * 4096 * 2 + 3 * 14_336 * 2 + 8 * 4096 + 2 * 4096 * 4
-    assert kept.step_bytes - recomputed.step_bytes == 4 * 2048 * (31 * layer - 32 * 4096 * 2)
 
 
 @given(
@@ -314,18 +285,8 @@ QUICKSTART = RowShape(longest=132, mean=110.4, labelled=0.357, train_rows=600, e
 
 PEFT_GB = {
     ("attention-qv", "nf4", 8, 1): 1.08,
-    ("attention-qv", "nf4", 64, 1): 1.22,
-    ("attention-qv", "none", 8, 1): 1.44,
-    ("attention-qv", "none", 64, 1): 1.55,
-    ("attention", "nf4", 8, 1): 1.09,
     ("attention", "nf4", 64, 1): 1.36,
-    ("attention", "none", 8, 1): 1.49,
-    ("attention", "none", 64, 1): 1.70,
-    ("mlp", "nf4", 8, 1): 1.14,
     ("mlp", "nf4", 64, 1): 1.67,
-    ("all-linear", "nf4", 8, 1): 1.33,
-    ("all-linear", "nf4", 64, 1): 2.03,
-    ("all-linear", "none", 8, 1): 1.64,
     ("all-linear", "none", 64, 1): 2.44,
     ("attention-qv", "nf4", 8, 8): 3.73,
     ("attention-qv", "none", 64, 8): 4.85,
@@ -364,16 +325,9 @@ def test_an_engine_that_is_not_known_yet_counts_as_that_which_takes_more() -> No
         assert flat < unknown == others
 
 
-def test_more_slots_take_less_each_since_long_rows_seldom_come_together() -> None:
-    base = memory.BaseShape(SMOLLM2, 4, "flat", "llama", "cpu")
-    saved = [memory.training_pass(base, quickstart(), QUICKSTART, slots).saved for slots in range(1, 9)]
-    more = [after - before for before, after in pairwise(saved)]
-    assert all(first >= then > 0 for first, then in pairwise(more))
-    assert saved[0] > more[1] > more[-1]
-
-
-@pytest.mark.parametrize(("share", "short", "count"), [(0.3, 400, 4), (0.3, 400, 8), (0.8, 600, 8), (0.5, 300, 2)])
-@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize(
+    ("share", "short", "count", "is_known"), [(0.3, 400, 8, True), (0.8, 600, 8, False), (0.5, 300, 2, True)]
+)
 def test_many_rows_at_the_longest_length_are_not_underestimated(
     share: float, short: int, count: int, is_known: bool
 ) -> None:
@@ -397,16 +351,6 @@ def test_longer_rows_to_evaluate_on_count_in_evaluation_alone() -> None:
     )
 
 
-@pytest.mark.parametrize(("device", "parallel"), [("cpu", 2), ("cuda", 1)])
-def test_logits_of_a_chunk_are_the_most_that_the_head_takes_in_each_pass(device: Device, parallel: int) -> None:
-    base = memory.BaseShape(SMOLLM2, 4, "flat", "llama", device)
-    chunk = parallel * SMOLLM2.vocab_size * (512 + 64) * 4
-    logits = [memory.training_pass(base, quickstart(), QUICKSTART, slots).logits for slots in (1, 16, 32)]
-    assert logits[0] < logits[1] == logits[2] == chunk
-    long = QUICKSTART.model_copy(update={"eval_rows": 600, "labelled": 1.0})
-    assert memory.evaluation_pass(base, long, 1).logits == chunk
-
-
 def test_an_evaluation_pass_is_shared_up_to_a_number_of_tokens() -> None:
     base = memory.BaseShape(SMOLLM2, 4, "flat", "llama", "cpu")
     few, many = (QUICKSTART.model_copy(update={"eval_rows": rows}) for rows in (3, 600))
@@ -425,22 +369,6 @@ def test_a_large_adapter_is_at_its_largest_while_its_report_is_written() -> None
     assert host.kept == (16 + 24) * parameters
     assert host.logits == 0
     assert memory.need(spec, [spec], SMOLLM2, "cuda", QUICKSTART, "llama").memory(1).kept == 0
-
-
-def test_dropout_and_narrow_activations_are_counted() -> None:
-    plain, dropping = (estimate(lora_dropout=p, target_modules="all-linear") for p in (0.0, 0.1))
-    tokens = 2 * 132
-    inputs = 5 * 576 + 576 + 1536
-    assert dropping - plain == pytest.approx(30 * tokens * inputs * 4, rel=0.001)
-
-
-@pytest.mark.parametrize(("engine", "layers"), [("llama", 2), ("some_other", 1)])
-def test_each_pass_at_the_same_time_may_dequantise_a_layer(engine: str, layers: int) -> None:
-    spec = quickstart(r=8, residency="4bit")
-    base = memory.need(spec, [spec], SMOLLM2, "cpu", QUICKSTART, engine).memory(1).base
-    linear = 30 * sum(ins * outs for ins, outs in memory.layer_shapes(SMOLLM2).values())
-    stored = linear * (0.5 + (1 + 4 / 256) / 64) + (SMOLLM2.parameters - linear) * 4
-    assert base == pytest.approx(stored + layers * 576 * 1536 * 4, rel=1e-6)
 
 
 # Several GPUs
@@ -464,32 +392,13 @@ def test_a_base_that_fits_no_single_gpu_fits_several() -> None:
     assert spread_need(spec, 2).base_bytes == pytest.approx(71e9, rel=0.02)
 
 
-@pytest.mark.parametrize("spec", [spread_trial(), spread_trial("none"), spread_trial(residency="dequantised")])
-@pytest.mark.parametrize("gpus", [2, 3, 4, 8])
-def test_what_lies_in_blocks_is_spread_and_what_a_pass_needs_is_whole_on_each_gpu(spec: TrialSpec, gpus: int) -> None:
-    alone, shared = spread_need(spec, 1).memory(4), spread_need(spec, gpus).memory(4)
-    width = 2
-    block = sum(inputs * outputs for inputs, outputs in memory.layer_shapes(LLAMA_70B).values())
-    outside = (LLAMA_70B.parameters - 80 * block) * width
-    places = spread.places([block * spread.linear_bytes(spec.quantization, width)] * 80, outside, gpus)
-    most = max(Counter(places).values()) / 80
-    for part in ("adapters", "gradients", "optimizer"):
-        assert getattr(shared, part) == pytest.approx(getattr(alone, part) * most)
-    assert alone.activations * most <= shared.activations < alone.activations
+@pytest.mark.parametrize("spec", [spread_trial(), spread_trial("none")])
+def test_what_lies_in_blocks_is_spread_and_what_a_pass_needs_is_whole_on_each_gpu(spec: TrialSpec) -> None:
+    alone, shared = spread_need(spec, 1).memory(4), spread_need(spec, 4).memory(4)
+    for part in ("base", "adapters", "gradients", "optimizer", "activations"):
+        assert 0.25 <= getattr(shared, part) / getattr(alone, part) < 0.4, part
     assert (shared.logits, shared.process) == (alone.logits, alone.process)
-    on_each = [
-        outside * (gpu == 0) + places.count(gpu) * block * spread.linear_bytes(spec.quantization, width)
-        for gpu in range(gpus)
-    ]
-    assert max(on_each) <= shared.base < alone.base
-    assert shared.base * gpus >= alone.base
-
-
-def test_what_is_kept_on_disk_and_what_keeps_a_gpu_busy_do_not_change() -> None:
-    alone, shared = spread_need(spread_trial(), 1), spread_need(spread_trial(), 4)
-    for field in ("adapter_bytes", "snapshot_bytes", "saturating_slots"):
-        assert getattr(alone, field) == getattr(shared, field)
-    assert spread_need(spread_trial(), 4, "cpu") == spread_need(spread_trial(), 1, "cpu")
+    assert spread_need(spec, 4, "cpu") == spread_need(spec, 1, "cpu")
 
 
 def test_a_pass_that_scores_is_whole_on_the_gpu_that_holds_the_most() -> None:

@@ -47,10 +47,10 @@ def trial(**adapter: Any) -> TrialSpec:
     )
 
 
-def row_of(place: int, shared: int, length: int = LENGTH) -> TokenRow:
-    """A row whose first `shared` tokens are those of every other row, and the next one is of no other row."""
+def row_of(place: int, length: int = LENGTH) -> TokenRow:
+    """A row that shares no start with any other one."""
     ids = np.arange(length + 1, dtype=np.int32) % 50
-    ids[shared] = 50 + place
+    ids[0] = 50 + place
     return TokenRow(ids, np.arange(length + 1) > 0)
 
 
@@ -60,7 +60,6 @@ def saved_bytes(
     dtype: torch.dtype,
     spec: TrialSpec,
     recomputes: bool = False,
-    shared: int = 0,
     grouped: bool = False,
 ) -> int:
     """Bytes that autograd saves in one pass of the flat engine, without parameters and buffers of the model."""
@@ -70,7 +69,7 @@ def saved_bytes(
         checkpoint_gradients(model)
     engine = FlatEngine(Base(model, torch.device("cpu"), dtype), grouped)
     engine.add(0, spec)
-    rows = [row_of(place, shared) for place in range(ROWS)]
+    rows = [row_of(place) for place in range(ROWS)]
     of_model = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -151,7 +150,7 @@ def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytes
     )
     engine = FlatEngine(Base(model.requires_grad_(False).eval(), torch.device("cpu"), torch.float32))
     engine.add(0, spec)
-    rows = [row_of(place, 0, length) for place in range(ROWS)]
+    rows = [row_of(place, length) for place in range(ROWS)]
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile, torch.set_grad_enabled(trains):
         losses = engine.token_losses([Segment(0, rows)])[0]
@@ -168,15 +167,6 @@ def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytes
     assert 0.9 * most <= held <= 1.1 * most
 
 
-def test_rows_that_share_a_start_save_less_than_is_estimated() -> None:
-    """The estimate does not know of shared starts: each row counts as a whole."""
-    spec = trial(target_modules="attention-qv")
-    whole = estimated("llama", spec)
-    for shared in (4, 64):
-        two, three = (saved_bytes("llama", layers, torch.float32, spec, shared=shared) for layers in (2, 3))
-        assert 0.7 * whole < three - two < whole
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_answers_keep_the_keys_and_values_that_are_estimated(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     made: list[flat_attention.Cache] = []
@@ -189,7 +179,7 @@ def test_answers_keep_the_keys_and_values_that_are_estimated(monkeypatch: pytest
     monkeypatch.setattr(generation, "Cache", Noted)
     model = MODELS[kind](MODELS[kind].config_class(num_hidden_layers=3, **SIZES)).requires_grad_(False).eval()
     engine = FlatEngine(Base(model, torch.device("cpu"), torch.float32))
-    prompts = [Prompt(None, row_of(place % 40, 9, 40).ids[:40], 0) for place in range(100)]
+    prompts = [Prompt(None, row_of(place % 40, 40).ids[:40], 0) for place in range(100)]
     engine.generate(prompts, Answering(frozenset(), most=2))
     kept = sum(each.nbytes for pair in made[0]._layers.values() for each in pair)
     base = memory.BaseShape(FACTS.model_copy(update={"layers": 3}), 4, "flat", kind, "cpu")

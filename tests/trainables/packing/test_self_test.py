@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import packs
 import pytest
 import torch
-from killed_paths import FAULTS, faulty
 
 from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
 from trainables.packing import grouped_product, path_tests, self_test
@@ -64,6 +64,16 @@ def test_a_right_path_is_timed_and_leaves_the_base_as_it_was(reference, path):
     assert base.model.config._attn_implementation == attention
 
 
+def test_the_program_answers_with_a_line_for_each_path(monkeypatch, reference, capsys):
+    monkeypatch.setattr(self_test.asked_process, "question", question(FLAT, GROUPED).model_dump_json)
+    monkeypatch.setattr(self_test.base_model, "load", lambda *_: reference.base)
+    monkeypatch.setattr(self_test, "Reference", lambda *_: reference)
+    monkeypatch.setattr(self_test, "tried", lambda _reference, path, *_: Tried(path=path))
+    self_test.main()
+    ready, *lines = filter(None, capsys.readouterr().out.splitlines())
+    assert (ready, [Tried.model_validate_json(line).path for line in lines]) == (path_tests.READY, [FLAT, GROUPED])
+
+
 @pytest.fixture
 def device(monkeypatch):
     """A device with a clock of its own: a pass of fewer tokens than keep it busy takes as long as one of so many."""
@@ -79,13 +89,14 @@ def device(monkeypatch):
 
     monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
     monkeypatch.setattr(self_test, "time", SimpleNamespace(perf_counter=lambda: at.now))
+    monkeypatch.setattr(self_test, "MAX_SLOTS", 4)
     return at
 
 
 @pytest.mark.parametrize(
     ("busy", "holds", "timed", "paying"),
-    [(0, 10**9, 2, 1), (100, 10**9, 8, 4), (10**6, 10**9, 16, 16), (10**6, 150, 4, 4)],
-    ids=["busy with one", "busy with four", "never busy", "memory ends"],
+    [(40, 10**9, 4, 2), (10**6, 10**9, 4, 4), (10**6, 85, 2, 2)],
+    ids=["busy with two", "never busy", "memory ends"],
 )
 def test_slots_and_tokens_of_a_pass_are_doubled_until_that_does_not_pay(device, reference, busy, holds, timed, paying):
     device.busy, device.holds = busy, holds
@@ -97,12 +108,37 @@ def test_slots_and_tokens_of_a_pass_are_doubled_until_that_does_not_pay(device, 
     assert (settled.slots, settled.pass_tokens) == (paying, 2 * found.paying.tokens_per_step)
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("hang", "die")])
-@PATHS
-def test_a_faulty_path_is_refused_and_says_why(monkeypatch, reference, path, fault):
-    faulty(monkeypatch.setattr, path.engine, fault)
+class Spoilt(torch.autograd.Function):
+    """Leaves losses as they are, and multiplies their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+@pytest.mark.parametrize(
+    ("path", "factors", "said"),
+    [(FLAT, [1.0, torch.nan], "it computes NaN"), (GROUPED, [-1.0, -1.0], "times what rounding explains")],
+    ids=["NaN in the second backward pass", "wrong sign"],
+)
+def test_a_faulty_path_is_refused_and_says_why(monkeypatch, reference, path, factors, said):
+    whole, left = FlatEngine.token_losses, iter(factors)
+
+    def token_losses(engine, segments):
+        losses = whole(engine, segments)
+        if not torch.is_grad_enabled():
+            return losses
+        factor = next(left)
+        return [Spoilt.apply(each, factor) for each in losses]
+
+    monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
     found = tried(reference, path)
-    assert FAULTS[fault] in found.problem
+    assert said in found.problem
     assert not found.rates
 
 
@@ -110,7 +146,6 @@ def test_memory_that_is_missing_may_be_there_another_time(monkeypatch, reference
     def token_losses(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert not tried(reference, FLAT).may_pass
     monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
     found = tried(reference, FLAT)
     assert (found.problem, found.may_pass) == ("it raises OutOfMemoryError: CUDA out of memory", True)
@@ -205,19 +240,25 @@ def test_the_paths_of_a_base_are_its_engines_on_each_residency(scheme, is_dequan
 # In processes of their own
 
 
-@pytest.mark.slow
+def tested_by_another(monkeypatch, **doing: str) -> SelfTest:
+    """What came of both paths, tested by the program of `killed_paths`."""
+    monkeypatch.setenv("DOING", " ".join(f"{engine}={what}" for engine, what in doing.items()))
+    return path_tests.tested(question(FLAT, GROUPED), "a CPU", "killed_paths")
+
+
 def test_a_probe_that_dies_costs_one_path(monkeypatch):
-    monkeypatch.setenv("FAULT", json.dumps([FLAT.engine, "die"]))
-    test = path_tests.tested(question(FLAT, GROUPED), "a CPU", "killed_paths")
-    assert test.tried[0].problem.startswith("its process ended with exit code 3")
+    test = tested_by_another(monkeypatch, flat="die")
+    assert test.tried[0].problem.startswith("its process ended with exit code 3: no kernel")
     assert test.tried[1].problem == ""
     assert test.settled(NF4).path == GROUPED
 
 
-@pytest.mark.slow
 def test_a_probe_that_hangs_is_ended_and_the_reference_trains(monkeypatch):
     monkeypatch.setattr(path_tests.timeouts, "SELF_TEST_PATH", 0.1)  # of a pass that never ends
-    monkeypatch.setenv("FAULT", json.dumps([FLAT.engine, "hang"]))
-    test = path_tests.tested(question(FLAT), "a CPU", "killed_paths")
-    assert test.tried[0].problem == "it hung: no answer within 0 s"
+    test = tested_by_another(monkeypatch, flat="hang", grouped="hang")
+    assert [each.problem for each in test.tried] == ["it hung: no answer within 0 s"] * 2
     assert test.settled(NF4).path == PEFT
+
+
+def test_the_program_that_is_asked_is_the_self_test():
+    assert inspect.signature(path_tests.tested).parameters["program"].default == self_test.__name__

@@ -100,7 +100,6 @@ LAYERS = {
     # PEFT would turn the names of its dense and shared layers into those of the stacked experts.
     "deepseek_v3": Layers("model.layers", _MLA, f"{_MLA} self_attn.o_proj", "", infeasible=("mlp", "all-linear")),
 }
-FEASIBLE = [(a, p) for a, layers in LAYERS.items() for p in targets.PRESETS if p not in layers.infeasible]
 
 
 def _adapted(model: nn.Module) -> set[str]:
@@ -123,35 +122,39 @@ def test_every_architecture_is_in_the_table() -> None:
     assert tuple(sorted(LAYERS)) == tuple(sorted(tiny_models.ARCHITECTURES))
 
 
-@pytest.mark.parametrize(("architecture", "preset"), FEASIBLE)
-def test_a_preset_adapts_and_trains_exactly_its_layers(architecture: str, preset: str) -> None:
-    model = tiny_models.build(architecture)
+@pytest.mark.parametrize("architecture", LAYERS)
+def test_presets_adapt_and_train_exactly_their_layers(architecture: str) -> None:
+    layers, model = LAYERS[architecture], tiny_models.build(architecture)
     before = {id(p): p.detach().clone() for p in model.parameters()}
+    names = {preset: targets.resolve(model, preset) for preset in targets.PRESETS if preset not in layers.infeasible}
+    for preset, own in names.items():
+        assert set(own) == layers.short_names(preset)
+        assert len(own) == len(set(own))
+        ends = tuple(f".{name}" for name in own)
+        assert {n for n, _ in model.named_modules() if f".{n}".endswith(ends)} == layers.full_names(preset)
 
-    names = targets.resolve(model, preset)
-    wrapped = _wrap(model, names)
+    widest = list(names)[-1]
+    wrapped = _wrap(model, names[widest])
     _train_one_step(wrapped)
-
-    assert set(names) == LAYERS[architecture].short_names(preset)
-    assert len(names) == len(set(names))
-    assert _adapted(wrapped) == LAYERS[architecture].full_names(preset)
-    assert targets.resolve(wrapped, preset) == names, "the same on a model that carries adapters"
+    assert _adapted(wrapped) == layers.full_names(widest)
+    for preset, own in names.items():
+        assert targets.resolve(wrapped, preset) == own, "the same on a model that carries adapters"
     lora_b = {n: p for n, p in wrapped.named_parameters() if "lora_B" in n}
-    assert len(lora_b) == len(LAYERS[architecture].full_names(preset))
+    assert len(lora_b) == len(layers.full_names(widest))
     assert [n for n, p in lora_b.items() if not p.any()] == []
     frozen = [p for p in wrapped.parameters() if not p.requires_grad]
     assert len(frozen) == len(before)
     assert all(torch.equal(p, before[id(p)]) for p in frozen)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi", "gpt_neox", "gemma3_text", "phi3", "falcon"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "falcon"])
 def test_all_linear_is_what_peft_calls_so_on_a_plain_decoder(architecture: str) -> None:
     ours = _wrap(tiny_models.build(architecture), targets.resolve(tiny_models.build(architecture), "all-linear"))
     peft_config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     assert _adapted(ours) == _adapted(get_peft_model(tiny_models.build(architecture), peft_config))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2_moe"])
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2_moe"])
 def test_the_saved_adapter_names_short_modules_and_loads_elsewhere(architecture: str, tmp_path: Path) -> None:
     wrapped = _wrap(tiny_models.build(architecture), targets.resolve(tiny_models.build(architecture), "mlp"))
     _train_one_step(wrapped)
@@ -164,16 +167,15 @@ def test_the_saved_adapter_names_short_modules_and_loads_elsewhere(architecture:
     assert torch.equal(loaded.eval()(ids).logits, wrapped.eval()(ids).logits)
 
 
-@pytest.mark.parametrize("preset", targets.PRESETS)
-def test_a_4_bit_model_resolves_like_its_original(preset: str, tmp_path: Path) -> None:
+def test_a_4_bit_model_resolves_like_its_original(tmp_path: Path) -> None:
     folder = tiny_models.save("llama", tmp_path)
     quantised = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     )
     assert type(quantised.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
-    names = targets.resolve(quantised, preset)
-    assert names == targets.resolve(tiny_models.build("llama"), preset)
-    assert _adapted(_wrap(quantised, names)) == LAYERS["llama"].full_names(preset)
+    names = targets.resolve(quantised, "all-linear")
+    assert names == targets.resolve(tiny_models.build("llama"), "all-linear")
+    assert _adapted(_wrap(quantised, names)) == LAYERS["llama"].full_names("all-linear")
 
 
 def test_names_select_by_their_end_as_in_peft() -> None:
@@ -276,11 +278,9 @@ def test_experts_that_are_layers_are_left_out_and_shared_ones_are_not() -> None:
             ("c_proj", "q_proj"),
             ["'q_proj' matches no linear layer", "closest is c_proj", "c_attn (2), c_proj (4)"],
         ),
-        ("llama", ("self_attn",), ["'self_attn' matches no linear layer"]),
         ("llama", ("proj",), ["'proj' matches no linear layer"]),
         ("llama", ("lm_head",), ["'lm_head'", "heads, routers, vision and audio towers never are"]),
         ("qwen2_moe", ("shared_expert_gate",), ["'shared_expert_gate'", "routers"]),
-        ("llama", "attention-vq", ["did you mean attention-qv?"]),
     ],
 )
 def test_what_cannot_be_adapted_says_why_and_what_there_is(
@@ -293,11 +293,10 @@ def test_what_cannot_be_adapted_says_why_and_what_there_is(
     assert [part for part in parts if part not in message] == []
 
 
-@pytest.mark.parametrize("preset", targets.PRESETS)
-def test_a_state_space_model_has_no_preset_but_takes_names(preset: str) -> None:
+def test_a_state_space_model_has_no_preset_but_takes_names() -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1))
     with pytest.raises(InfeasibleError, match=r"in_proj \(1\).*list some of these names"):
-        targets.resolve(model, preset)
+        targets.resolve(model, "all-linear")
     assert targets.resolve(model, ("in_proj",)) == ("in_proj",)
 
 
@@ -322,10 +321,8 @@ def test_presets_and_lists_of_names_pass(good: str | tuple[str, ...]) -> None:
     ("bad", "hint"),
     [
         ("attention-vq", "did you mean attention-qv?"),
-        ("all_linear", "did you mean all-linear?"),
         ("q_proj", "module names are given as a list, for example [q_proj, v_proj]"),
         (".*proj", "The presets are attention-qv, attention, mlp, all-linear"),
-        ("", "'' is not a preset"),
         (("mlp", "q_proj"), "without brackets"),
         (("q_proj", ""), "'' is not a module name"),
     ],

@@ -40,7 +40,7 @@ def counted(spec: TrialSpec, trains: bool) -> float:
         checkpoint_gradients(model)
     engine = FlatEngine(Base(model, torch.device("cpu"), torch.bfloat16))
     engine.add(0, spec)
-    segment = Segment(0, [row_of(place, 0) for place in range(ROWS)])
+    segment = Segment(0, [row_of(place) for place in range(ROWS)])
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, torch.set_grad_enabled(trains):
         (losses,) = engine.token_losses([segment])
         if trains:
