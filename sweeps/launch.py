@@ -182,7 +182,12 @@ class _Running:
     stop: StopState
     display: Display
     clock: Callable[[], float]
-    mirror: Mirror
+    mirror: Mirror | None
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another driver has taken the sweep over."""
+        return self.mirror is not None and self.mirror.is_lost
 
 
 @dataclass(frozen=True)
@@ -280,7 +285,7 @@ def _tracking(running: _Running, resend: bool) -> tuple[MlflowSink, Writer]:
     sink = MlflowSink(config, running.sweep_id, running.folder, say)
     if resend:
         forget_acknowledged(running.folder, config.tracking.uri)
-    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal, lambda: running.mirror.is_lost)
+    return sink, Writer(running.folder, sink, say, config.tracking.uri, running.journal, lambda: running.is_replaced)
 
 
 def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> None:
@@ -441,7 +446,7 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
 def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writer, undelivered: int) -> Result:
     """How the sweep ended; the folder's lock is still held."""
     journal, stop, path = running.journal, running.stop, running.folder.path
-    is_gone = not journal.log.is_in_place()
+    is_gone, mirror = not journal.log.is_in_place(), running.mirror
     return Result(
         sweep_id=running.sweep_id,
         folder=path,
@@ -450,8 +455,8 @@ def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writ
         failure=folders.gone(path) if is_gone else stop.message if stop.reason == "failed" else None,
         is_folder_gone=is_gone,
         is_ray_left_behind=trained.is_ray_left_behind,
-        undelivered=0 if running.mirror.is_lost else undelivered,
-        mirror=running.mirror.drain(DRAIN_SECONDS, lambda: stop.is_leaving),
+        undelivered=0 if running.is_replaced else undelivered,
+        mirror=None if mirror is None else mirror.drain(DRAIN_SECONDS, lambda: stop.is_leaving),
         are_runs_gone=writer.are_runs_gone,
         refused=writer.refused,
         separation=None if is_gone else compare_best(running.folder, journal.record),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,6 @@ from trainables.errors import DataError, ModelError
 from trainables.inputs import json_text, paths
 
 _PUT_BACK = "put the same file there again: a sweep goes on with the data and the model that it began with"
-_SHIPPED = (
-    " (what qsweep submit sent lay there: qsweep resume with --address sends it again from the machine that submitted "
-    "the sweep, if it is unchanged there; else copy it)"
-)
 
 
 def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
@@ -92,8 +87,7 @@ def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, st
     except (DataError, ModelError) as error:
         if not before:
             raise
-        shipped = _SHIPPED if "/submitted/" in str(error) else ""
-        raise ConfigError([f"{error}; {_PUT_BACK}{shipped}"]) from error
+        raise ConfigError([f"{error}; {_PUT_BACK}"]) from error
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if changed:
         raise ConfigError(
@@ -139,7 +133,7 @@ def _place(kept: Mapping[str, Any]) -> Path | None:
 def _refuse_copy(folder: SweepFolder, kept: Mapping[str, Any]) -> None:
     """Refuses a copy beside its original: both are one sweep in MLflow, which would get every metric twice."""
     place = _place(kept)
-    if place is None or not _is_elsewhere(place, folder, kept["sweep_id"]):
+    if place is None or not SweepFolder(place).holds(kept["sweep_id"]) or place.samefile(folder.path):
         return
     raise ConfigError(
         [
@@ -147,13 +141,6 @@ def _refuse_copy(folder: SweepFolder, kept: Mapping[str, Any]) -> None:
             f"with qsweep resume {place}, or remove that folder first and this one goes on in its place"
         ]
     )
-
-
-def _is_elsewhere(place: Path, folder: SweepFolder, sweep_id: object) -> bool:
-    """Whether the sweep lies in a place that is not its folder; not in one that goes meanwhile."""
-    with suppress(FileNotFoundError):
-        return SweepFolder(place).holds(sweep_id) and not place.samefile(folder.path)
-    return False
 
 
 def _sweeps_in(folder: SweepFolder) -> str:

@@ -13,8 +13,8 @@ from sweep_events import begun, ended, reported, started
 
 from sweeps.mirror import opening, timeouts
 from sweeps.mirror.fetching import fetch
+from sweeps.mirror.manifest import read_manifest
 from sweeps.mirror.opening import Mirror, mirrored
-from sweeps.mirror.reading import read_manifest
 from sweeps.mirror.store import Store
 from sweeps.record import folder as folders
 from sweeps.record.events import TrialState
@@ -44,7 +44,7 @@ class Drive:
     """A driver of a sweep."""
 
     def __init__(
-        self, folder: SweepFolder, journal: Journal, mirror: Mirror, said: list[str], ended: list[str]
+        self, folder: SweepFolder, journal: Journal, mirror: Mirror | None, said: list[str], ended: list[str]
     ) -> None:
         self.folder, self.journal, self.mirror, self.said, self.ended = folder, journal, mirror, said, ended
 
@@ -76,9 +76,8 @@ class Drive:
 
     def drain(self, seconds: float = DEADLINE_SECONDS) -> str | None:
         """What the mirror lacks in the end."""
-        end = self.mirror.drain(seconds, lambda: False)
-        assert end is not None
-        return end.behind
+        assert self.mirror is not None
+        return self.mirror.drain(seconds, lambda: False).behind
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sweep_events import begun, ended, reported, started
 
+from sweeps.config.model import SweepConfig, Tracking
 from sweeps.record import digests
 from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.sweep_record import first_wins
 from sweeps.tracking.sink import MlflowSink
-from trainables.specs import TrialSpec
+from trainables.specs import DataSpec, ModelSpec, TrialSpec
 
 SWEEP = "demo-20260101-000000-abcd"
 PARAMS: dict[str, Any] = {
@@ -26,6 +27,17 @@ PARAMS: dict[str, Any] = {
 NAMED = {name: PARAMS[name] for name in ("r", "lora_alpha", "target_modules", "learning_rate")}
 SPEC = TrialSpec(trainable="toy", seed=5)
 SUMMARY: dict[str, Any] = {"fingerprint": "0123456789abcdef", "train_rows": 12, "eval_rows": 3, "longest_row": 40}
+
+
+def configuration(uri: str) -> SweepConfig:
+    """Of a sweep that is tracked there."""
+    return SweepConfig(
+        name="demo",
+        trainable="toy",
+        model=ModelSpec(source="tiny/model"),
+        data=DataSpec(train="train.jsonl", text="{text}"),
+        tracking=Tracking(uri=uri, experiment="family"),
+    )
 
 
 def sweep_events(folder: SweepFolder) -> list[Event]:

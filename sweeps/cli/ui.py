@@ -70,16 +70,14 @@ def _serve(uri: str, port: int | None, experiment: tuple[str, str] | None) -> No
     """Serves the UI of a database until a signal ends it."""
     from sweeps.config.passwords import without_password
     from sweeps.tracking import ui_server
-    from sweeps.tracking.ui_server import LOOPBACK
 
-    if port is not None:
-        ui_server.checked(port)
+    port = ui_server.free_port(port)
     say(f"starting MLflow's server on {without_password(uri)}")
     try:
         with ui_server.serving(uri, port) as server:
             say(_page(server.address, experiment))
             if "SSH_CONNECTION" in os.environ:
-                say(f"on your own machine first: ssh -N -L {server.port}:{LOOPBACK}:{server.port} USER@HOST")
+                say(f"on your own machine first: ssh -N -L {server.port}:{ui_server.LOOPBACK}:{server.port} USER@HOST")
             say("Ctrl-C ends it")
             server.wait_until_it_ends()
     except ui_server.ServerFailed as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.mirror import timeouts
-from sweeps.mirror.manifest import Stored
+from sweeps.mirror.store import Stored
 from sweeps.record.folder import MIRROR_NOTE, REPORT
 
 _NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT)
@@ -78,8 +77,3 @@ class TrialFolders:
         """All that the folder held when its time was `at` was dealt with; it was read at `looked`, by `time.time`."""
         if looked - at / 1e9 > timeouts.SETTLED_SECONDS:
             self._times[key] = at
-
-
-def now() -> float:
-    """Seconds since the epoch, as the times of files are."""
-    return time.time()

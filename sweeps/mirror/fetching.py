@@ -14,9 +14,8 @@ from sweeps.config.uris import bucket_problem
 from sweeps.errors import ConfigError, StorageError
 from sweeps.mirror import lease
 from sweeps.mirror.lease import HeldLease
-from sweeps.mirror.manifest import Manifest
+from sweeps.mirror.manifest import Manifest, read_manifest, read_trials, take_over
 from sweeps.mirror.opening import note, noted
-from sweeps.mirror.reading import read_manifest, read_trials, take_over
 from sweeps.mirror.store import Store, StoreError
 from sweeps.record.folder import SweepFolder, is_driven, refuse_other_format
 from sweeps.record.whole_files import make_folder

@@ -10,14 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sweeps.config.number_words import counted
 from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import StorageError
-from sweeps.mirror import lease
-from sweeps.mirror.following import Follower
-from sweeps.mirror.lease import HeldLease, Lease
-from sweeps.mirror.reading import read_manifest
+from sweeps.mirror import lease, timeouts
+from sweeps.mirror.lease import Fenced, HeldLease, Lease
+from sweeps.mirror.manifest import read_manifest
+from sweeps.mirror.sending import Sender
 from sweeps.mirror.store import Store
 from sweeps.record import folder as folders
+from sweeps.record.delivery import Delivery, Over, Pace
 from sweeps.record.folder import MIRROR_NOTE, SweepFolder, writing
 from sweeps.record.journal import Journal
 from sweeps.record.whole_files import write_whole
@@ -106,31 +108,94 @@ def mirror_with(storage: str, name: str, sweep_id: str) -> str | None:
 
 
 class Mirror:
-    """The mirror of a sweep that this process drives; a sweep without one has one that does nothing."""
+    """The mirror of a sweep that this process drives, kept as long as its lease is held. Training never waits for it.
 
-    def __init__(self, held: HeldLease | None = None, follower: Follower | None = None) -> None:
-        self._held = held
-        self._follower = follower
+    What the store does not take is sent later, as the folder stands then.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        held: HeldLease,
+        folder: SweepFolder,
+        journal: Journal,
+        sweep_id: str,
+        say: Callable[[str], None],
+    ) -> None:
+        """Sends nothing yet."""
+        self._uri, self._held, self._journal, self._say = store.uri, held, journal, say
+        self._sender = Sender(store, held, folder, journal, sweep_id)
+        every, longest = timeouts.EVERY_SECONDS, timeouts.LONGEST_PAUSE_SECONDS
+        self._delivery = Delivery(
+            "mirror", self._follow, self._failed, Pace(every, every, longest, timeouts.PATIENCE_SECONDS)
+        )
+        self._has_trouble = False
+        self._has_left = False
+        """The driver waits no longer: what the thread still finds is no news."""
 
     @property
     def is_lost(self) -> bool:
         """Whether another driver has taken the sweep over."""
-        return self._held is not None and self._held.lost is not None
+        return self._held.lost is not None
 
-    def drain(self, seconds: float, is_leaving: Callable[[], bool]) -> MirrorEnd | None:
-        """How far the mirror came; None for a sweep without one. See `Follower.drain`."""
-        if self._follower is None:
-            return None
-        behind = None if self.is_lost else self._follower.drain(seconds, is_leaving)
-        lost = None if self._held is None else self._held.lost
-        return MirrorEnd(self._follower.uri, behind if lost is None else None, lost, self._follower.is_busy)
+    def start(self) -> None:
+        """Begins to send."""
+        self._delivery.start()
+
+    def drain(self, seconds: float, is_leaving: Callable[[], bool]) -> MirrorEnd:
+        """Waits until all is sent, `seconds` are over, or the caller leaves; how far the mirror came."""
+        if not self.is_lost:
+            self._wait(seconds, is_leaving)
+        behind = None if self.is_lost or self._delivery.is_done else self._behind()
+        return MirrorEnd(self._uri, behind, self._held.lost, self._delivery.is_busy)
+
+    def leave(self) -> None:
+        """Ends the thread, once it has sent what changed or the store does not answer."""
+        self._wait(timeouts.PATIENCE_SECONDS, lambda: False)
+        self._has_left = True
+
+    def _wait(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
+        wait = f"mirror: waiting up to {seconds:.0f} s for {self._uri}; Ctrl-C leaves without it"
+        self._delivery.drain(seconds, is_leaving, lambda: self._say(wait))
+
+    def _behind(self) -> str:
+        """What the mirror lacks, in words."""
+        log_bytes = max(0, self._journal.log.length - self._sender.manifest.log_bytes)
+        trials = len(self._sender.lacking())
+        lacks = [f"{log_bytes} bytes of the event log"] if log_bytes else []
+        lacks += [f"files of {counted(trials, 'trial')}"] if trials else []
+        return " and ".join(lacks) or "the last changes of its small files"
+
+    def _follow(self) -> None:
+        try:
+            self._sender.send()
+        except Fenced:
+            raise Over from None
+        if self._has_trouble:
+            self._say(f"mirror: {self._uri} is back, and holds everything")
+        self._has_trouble = False
+
+    def _failed(self, error: Exception) -> None:
+        if self._is_over():
+            raise Over
+        if not self._has_trouble:
+            told = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
+            self._say(f"mirror: {told}; training goes on, and the mirror follows later")
+        self._has_trouble = True
+
+    def _is_over(self) -> bool:
+        """Whether nobody listens any more, or the folder is gone: then the sweep ends itself, and says why."""
+        try:
+            return self._has_left or not self._journal.log.is_in_place()
+        except ValueError:
+            return True  # The log is closed.
 
 
 @contextmanager
 def mirrored(
     folder: SweepFolder, journal: Journal, sweep_id: str, say: Callable[[str], None], end: Callable[[str], None]
-) -> Iterator[Mirror]:
-    """Holds the lease of a sweep's mirror while the block runs, and keeps the mirror.
+) -> Iterator[Mirror | None]:
+    """Holds the lease of a sweep's mirror while the block runs, and keeps the mirror; None for a sweep without one.
 
     Args:
         folder: the sweep's, which is locked.
@@ -141,17 +206,17 @@ def mirrored(
     """
     uri = folder.mirror()
     if uri is None:
-        yield Mirror()
+        yield None
         return
     store = Store(uri)
     held = _take(store, folder, sweep_id, say)
-    follower = Follower(store, held, folder, journal, sweep_id, say)
+    mirror = Mirror(store, held, folder, journal, sweep_id, say)
     held.keep(end)
-    follower.start()
+    mirror.start()
     try:
-        yield Mirror(held, follower)
+        yield mirror
     finally:
-        follower.leave()
+        mirror.leave()
         held.release()
 
 

@@ -9,15 +9,15 @@ one that it has.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
 from sweeps.mirror import timeouts
-from sweeps.mirror.contents import Seen, TrialFolders, now, small_files, trial_files
+from sweeps.mirror.contents import Seen, TrialFolders, small_files, trial_files
 from sweeps.mirror.lease import HeldLease
-from sweeps.mirror.manifest import MANIFEST, Manifest, Stored, TrialFiles
-from sweeps.mirror.reading import read_trials, take_over
-from sweeps.mirror.store import Conflict, Store, StoreError, Version
+from sweeps.mirror.manifest import MANIFEST, Manifest, TrialFiles, read_trials, take_over
+from sweeps.mirror.store import Conflict, Store, Stored, StoreError, Version
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 
@@ -60,7 +60,7 @@ class Sender:
             self._learn()
         base = (self._folder.base_rows.name, self._folder.base_samples.name)
         self._send(_OWN, small_files(self._folder.path), lambda name: name not in base)
-        looked = now()
+        looked = time.time()
         with_snapshots = self._trials.changed()
         for key in with_snapshots:
             self._send(key, trial_files(self._folder.trial(key)), _is_snapshot)

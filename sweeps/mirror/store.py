@@ -10,18 +10,42 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import AfterValidator
 
 from cluster.object_store import is_bucket_missing, opened, reason
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import StorageError
 from sweeps.mirror import timeouts
-from sweeps.mirror.manifest import Stored
 from sweeps.record.whole_files import make_folder, open_file
+from trainables.specs import Spec
 
 Value = TypeVar("Value")
 Answer = TypeVar("Answer")
+
+
+def _is_below(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path != "/".join(parts) or {".", "..", "/"} & set(parts):
+        raise ValueError("must be a path below the sweep's folder")
+    return path
+
+
+PathBelow = Annotated[str, AfterValidator(_is_below)]
+
+
+class Stored(Spec):
+    """A file, or a part of one, in an object of the store."""
+
+    object: PathBelow
+    """The object's name below the mirror."""
+    size: int
+    """In bytes."""
+    sha256: str
+    mtime_ns: int = 0
+    """When the file was last written, on the clock of the machine that wrote it. Size and time tell a changed file."""
 
 
 class StoreError(StorageError):

@@ -43,7 +43,7 @@ class Delivery:
         """
         self._deliver, self._failed, self._pace = deliver, failed, pace
         self._changed = threading.Condition()
-        self._has_news, self._is_closing = True, False
+        self._has_begun, self._has_news, self._is_closing = False, True, False
         self.is_done = False
         """Whether all was delivered once the drain had begun."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -54,7 +54,11 @@ class Delivery:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Begins to deliver."""
+        """Begins to deliver, unless it has begun."""
+        with self._changed:
+            if self._has_begun:
+                return
+            self._has_begun = True
         self._thread.start()
 
     def notify(self) -> None:
@@ -68,25 +72,29 @@ class Delivery:
         seconds: float,
         is_leaving: Callable[[], bool],
         say_waiting: Callable[[], None],
+        reached: Callable[[], int] = lambda: 0,
     ) -> bool:
-        """Waits until all is delivered, the caller leaves, or `seconds` are over. Returns whether they are over.
+        """Waits until all is delivered, the caller leaves, or nothing was for `seconds`. Returns whether they are over.
 
         Args:
             say_waiting: is called once, after `Pace.patience`.
+            reached: how much is delivered. The seconds begin anew when that has changed; else they are for all.
         """
         with self._changed:
             self._is_closing = self._has_news = True
             self._changed.notify_all()
-        began = time.monotonic()
-        told_at = began + self._pace.patience
+        before, since = reached(), time.monotonic()
+        told_at = since + self._pace.patience
         while self._thread.is_alive() and not is_leaving():
             now = time.monotonic()
-            if now - began >= seconds:
+            if reached() != before:
+                before, since = reached(), now
+            if now - since >= seconds:
                 return True
             if now >= told_at:
                 told_at = math.inf
                 say_waiting()
-            self._thread.join(min(began + seconds - now, TURN_SECONDS))
+            self._thread.join(min(since + seconds - now, TURN_SECONDS))
         return False
 
     def _run(self) -> None:

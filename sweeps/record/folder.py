@@ -162,14 +162,10 @@ def stamp() -> dict[str, Any]:
 def refuse_other_format(document: Mapping[str, Any], where: str) -> None:
     """Raises `StorageError`, which names the version that reads it, for a config.json of another format."""
     if document.get("format") != FORMAT:
-        raise StorageError(f"{where}: {_other_format(document)}")
-
-
-def _other_format(document: Mapping[str, Any]) -> str:
-    if "format" not in document:
-        return f"has no format number, and this version reads format {FORMAT} alone: go on with the 0.1.0 that wrote it"
-    writer = f"qsweep {document['qsweep']}" if "qsweep" in document else "the version that wrote it"
-    return f"has format {document['format']}, and this version reads format {FORMAT} alone: go on with {writer}"
+        found = document.get("format", "none")
+        writer = f"qsweep {document['qsweep']}" if "qsweep" in document else "the version that wrote it"
+        told = f"has format {found}, and this version reads format {FORMAT} alone: go on with {writer}"
+        raise StorageError(f"{where}: {told}")
 
 
 def _step(path: Path) -> int:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from search_spaces.space import Point
 from sweeps.config.points import Scalar
@@ -38,11 +37,6 @@ from sweeps.record.events import (
 from trainables.contract import Device
 from trainables.engine_paths import EnginePath
 from trainables.objective import COSTS, LOWEST_LOSS, Objective
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-MOST_ABOVE = 100
-"""With so many keys the upper layer is merged into the lower one. Each new key copies the upper layer alone."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +189,7 @@ class SweepRecord:
                 return replace(self, ended=event, was_reopened=False)
             case _:
                 trial = _trial_after(self.trials.get(event.trial_key), event)
-                trials = self.trials if isinstance(self.trials, Layered) else Layered(self.trials)
-                return replace(self._gained(event), trials=trials.plus(trial.trial_key, trial))
+                return replace(self._gained(event), trials={**self.trials, trial.trial_key: trial})
 
     def _gained(self, event: Event) -> SweepRecord:
         if not isinstance(event, TrialReported) or event.is_gain is None:
@@ -418,51 +411,3 @@ def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> It
             event = event.model_copy(update={"history": fresh})
         record = record.apply(event)
         yield event, record
-
-
-class Layered(Mapping[Key, Value]):
-    """A mapping that never changes: another one with one more key costs little, however large it is.
-
-    Keys and values are in two layers, in the order in which the keys came; the upper layer holds what is new.
-    """
-
-    def __init__(self, below: Mapping[Key, Value], above: Mapping[Key, Value] | None = None) -> None:
-        """What `above` holds stands in place of what `below` holds. Nobody may change either."""
-        # One attribute: another thread must not see one layer from before it was merged, and the other from after.
-        self._layers: tuple[Mapping[Key, Value], Mapping[Key, Value]] = below, above or {}
-
-    def plus(self, key: Key, value: Value) -> Layered[Key, Value]:
-        """The same with another value at a key."""
-        below, above = self._layers
-        more = {**above, key: value}
-        return Layered(below, more) if len(more) < MOST_ABOVE else Layered({**below, **more})
-
-    def __getitem__(self, key: Key) -> Value:
-        below, above = self._layers
-        return above[key] if key in above else below[key]
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._whole())
-
-    def __len__(self) -> int:
-        return len(self._whole())
-
-    def keys(self) -> KeysView[Key]:
-        """As those of a dict."""
-        return self._whole().keys()
-
-    def values(self) -> ValuesView[Value]:
-        """As those of a dict."""
-        return self._whole().values()
-
-    def items(self) -> ItemsView[Key, Value]:
-        """As those of a dict."""
-        return self._whole().items()
-
-    def _whole(self) -> Mapping[Key, Value]:
-        """Both layers in one, which is kept: whoever looks through all of it does so again."""
-        below, above = self._layers
-        if above:
-            below = {**below, **above}
-            self._layers = below, {}
-        return below

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 
 from search_spaces.space import SearchSpace
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.supply import warm_start
-from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun, ask
+from sweeps.tracking import stores
+from sweeps.tracking.failures import answering
+from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun
 from sweeps.tracking.stores import NamedSweep
 
-ANSWER_SECONDS = 60.0
-"""How long MLflow may take to read a sweep with its trials: a thousand trials come with each of its answers."""
 _BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri=URI"
 
 
@@ -36,18 +35,10 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
     def is_ranked(trial: TrialRun) -> bool:
         return trial.repeats is None and trial.is_ranked(metric)
 
-    def question(lookup: Lookup) -> TrackedSweep:
-        return lookup.sweep(NamedSweep(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
-
     try:
-        earlier = ask(uri, question, ANSWER_SECONDS, _BY_KEY)
-    except TimeoutError:
-        raise ConfigError(
-            [
-                f"searcher.warm_start: {name}: MLflow ({without_password(uri)}) gives no answer within "
-                f"{ANSWER_SECONDS:g} seconds: try again, {_BY_KEY}"
-            ]
-        ) from None
+        stores.check(uri, _BY_KEY)
+        with answering(uri):
+            earlier = Lookup(uri).sweep(NamedSweep(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
     except SweepError as error:
         raise ConfigError([f"searcher.warm_start: {error}"]) from error
     why = warm_start.refusal(config, earlier.config)

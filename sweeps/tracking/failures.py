@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from cluster.errors import ClusterError
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import Failed, SweepError
-from sweeps.tracking.client import patient
+from sweeps.tracking.client import patient, quiet
 
 _PASSING = (401, 403, 408, 409, 429)
 """HTTP answers below 500 after which another try may succeed: with other credentials, or a less busy server."""
@@ -51,6 +51,7 @@ def answering(uri: str) -> Iterator[None]:
 
     What the disk of this machine refuses is `Failed` too.
     """
+    quiet()
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
-import os
-import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
 from cluster.errors import first_line
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
-from sweeps.config.number_words import size
 from sweeps.config.passwords import without_password
 from sweeps.errors import ConfigError, Failed, NotStored, SweepError
 from sweeps.record import digests
@@ -32,13 +26,12 @@ from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
 from sweeps.tracking.client import paged, quiet
 from sweeps.tracking.failures import answering, is_away, of_artifacts
-from sweeps.tracking.stores import BY_OPTION, NamedSweep
+from sweeps.tracking.stores import NamedSweep
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import COSTS
 
 _PAGE = 1000
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class TrialRun:
     number: int
     state: str
     adapter_sha256: str | None
-    """None in runs of earlier versions, and where the adapter was not uploaded."""
+    """None where the adapter was not uploaded."""
     rows_sha256: str | None
     """Digest of eval_rows.json."""
     refused: str | None
@@ -98,43 +91,19 @@ class TrackedSweep:
     state: str
     config: SweepConfig
     fingerprints: Mapping[str, str]
-    """What identifies the base and the data that the sweep began with; empty for sweeps of earlier versions."""
+    """What identifies the base and the data that the sweep began with."""
     data_fingerprint: str | None
     """Identifies the tokens that the sweep trained on."""
     trials: tuple[TrialRun, ...]
 
 
-def ask(uri: str, question: Callable[[Lookup], T], seconds: float, way_out: str = BY_OPTION) -> T:
-    """The answer to a question about a store's sweeps. A thread asks, which is left behind when it takes longer.
-
-    MLflow has no time limit of its own: it asks a database that is away for 100 seconds (mlflow/store/db/utils.py,
-    3.17.2).
-
-    Raises:
-        SweepError: there is no store, with `way_out`, or it fails.
-        TimeoutError: there is no answer within `seconds`; the import of MLflow does not count.
-    """
-    stores.check(uri, way_out)
-    quiet()
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            with answering(uri):
-                answer.set_result(question(Lookup(uri)))
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="mlflow-lookup", daemon=True).start()
-    return answer.result(seconds)
-
-
-def holds(uri: str, sweep_id: str, seconds: float = 30.0) -> bool:
+def holds(uri: str, sweep_id: str) -> bool:
     """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer."""
-    try:
-        return ask(uri, lambda lookup: lookup.holds(sweep_id), seconds)
-    except (SweepError, TimeoutError):
-        return False
+    with suppress(SweepError):
+        stores.check(uri)
+        with answering(uri):
+            return Lookup(uri).holds(sweep_id)
+    return False
 
 
 def experiment_of(named: NamedSweep) -> tuple[str, str]:
@@ -229,7 +198,11 @@ class Lookup:
 
     def file(self, run_id: str, path: str) -> bytes:
         """One file of the run's artifacts. Raises as `files` does."""
-        with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
+        with _readable(run_id, path):
+            return self._content(run_id, path)
+
+    def _content(self, run_id: str, path: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
             return self._download(run_id, path, folder).read_bytes()
 
     def reported(self, run_id: str) -> ReportedRows:
@@ -240,8 +213,8 @@ class Lookup:
             Failed: they cannot be fetched.
             SweepError: they cannot be read.
         """
-        with tempfile.TemporaryDirectory() as folder, _readable(run_id, "eval_rows.json"):
-            content = self._download(run_id, "eval_rows.json", folder).read_bytes()
+        with _readable(run_id, "eval_rows.json"):
+            content = self._content(run_id, "eval_rows.json")
             evaluation = Evaluation.of_document(json_text.parse(content))
             if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
@@ -280,13 +253,8 @@ class Lookup:
         except (MlflowException, OSError) as error:
             if is_away(error):
                 raise
-            said = str(error).splitlines()[-1]
-            free = f"{tempfile.gettempdir()} ({size(shutil.disk_usage(folder).free)} free)"
-            way_out = f": there is no room for it in {free}: make room there, or name another disk with TMPDIR"
-            way_out = way_out if os.strerror(errno.ENOSPC) in said else ""
-            raise Failed(
-                f"run {run_id}: its {path} is in MLflow, and cannot be fetched from there: {said}{way_out}"
-            ) from error
+            why = f"cannot be fetched from there to {folder}: {str(error).splitlines()[-1]}"
+            raise Failed(f"run {run_id}: its {path} is in MLflow, and {why}") from error
 
     def _parents(self, named: NamedSweep, way_out: str, other_than: str | None = None) -> list[Any]:
         """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
@@ -312,8 +280,8 @@ class Lookup:
 
     def _config(self, run_id: str) -> SweepConfig:
         path = "sweep/config.json"
-        with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
-            raw = json_text.parse(self._download(run_id, path, folder).read_bytes())["config"]
+        with _readable(run_id, path):
+            raw = json_text.parse(self._content(run_id, path))["config"]
         try:
             return SweepConfig.model_validate(raw)
         except ValidationError as error:

@@ -31,7 +31,6 @@ from sweeps.report.answers import best_against_base
 from sweeps.statistics.trials import compare_best
 from sweeps.tracking import run_tags
 from sweeps.tracking.client import Runs
-from sweeps.tracking.failures import is_refusal
 from sweeps.tracking.metric_points import (
     MetricPoint,
     best_points,
@@ -66,7 +65,6 @@ class MlflowSink:
         self.experiment_id: str | None = noted_by(folder).get("experiment_id")
         self.parent_run: str | None = None
         """Ids in MLflow; None while the server has not answered yet."""
-        self._going_on: set[str] = set()  # keys of the trials whose runs are RUNNING for certain
         self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id."""
@@ -116,11 +114,6 @@ class MlflowSink:
         """Looks for its runs again from now on: an error may mean that one is gone."""
         self._runs = self.parent_run = None
         self.run_ids.clear()
-        self._going_on.clear()
-
-    def is_refusal(self, error: Exception) -> bool:
-        """Whether the event that raised this will never be taken."""
-        return is_refusal(error)
 
     def _connect(self) -> Runs:
         """Finds the sweep's runs by their tags at the first call: a new run is then made without a search."""
@@ -162,15 +155,13 @@ class MlflowSink:
         runs.running(parent)
         runs.log(parent, params=params, tags=run_tags.sweep_started(event))
         runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text(encoding="utf-8")))
-        shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in self._searched())]
+        # alpha_over_r follows from r and lora_alpha, which are always there.
+        searched = [field for field in config.searched if field != "adapter.alpha_over_r"]
+        shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in searched)]
         view = shared_view(
             self._folder.path.name, parent, list(dict.fromkeys(shown)), event.objectives()[0], event.time
         )
         runs.experiment_tag(TAG_PREFIX + self._sweep_id, view)
-
-    def _searched(self) -> list[str]:
-        """The searched fields; alpha_over_r follows from r and lora_alpha, which are always there."""
-        return [field for field in self._config.searched if field != "adapter.alpha_over_r"]
 
     def _data(self, runs: Runs, parent: str, summary: Mapping[str, Any]) -> None:
         runs.log(parent, tags=run_tags.data_prepared(summary))
@@ -191,18 +182,13 @@ class MlflowSink:
             trial = record.trials[trial_key]
             tags = run_tags.trial_made(self._sweep_id, trial_key, str(self.parent_run))
             self.run_ids[trial_key] = runs.create(short_run_name(trial.number, trial.params), tags, time)
-            self._going_on.add(trial_key)
         return self.run_ids[trial_key]
 
-    def _run_again(self, runs: Runs, run_id: str, trial_key: str) -> None:
-        """Makes the trial's run RUNNING; it may have been ended under an earlier driver."""
-        if trial_key not in self._going_on:
-            runs.running(run_id)
-        self._going_on.add(trial_key)
-
     def _start_trial(self, runs: Runs, parent: str, event: TrialStarted, record: SweepRecord) -> None:
+        known = self.run_ids.get(event.trial_key)
+        if known is not None:
+            runs.running(known)  # It may have been ended under an earlier driver.
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        self._run_again(runs, run_id, event.trial_key)
         # First what people compare: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
         runs.log(run_id, params=params, tags=run_tags.trial_started(event, parent))
@@ -211,7 +197,7 @@ class MlflowSink:
     def _park_trial(self, runs: Runs, event: TrialParked, record: SweepRecord) -> None:
         """A parked trial is not over: its run goes on, and says that it waits."""
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        self._run_again(runs, run_id, event.trial_key)
+        runs.running(run_id)
         trial = record.trials[event.trial_key]
         runs.log(run_id, tags=run_tags.trial_waits_or_ended(trial, record.objective.metric))
 
@@ -224,7 +210,6 @@ class MlflowSink:
             # A machine that was lost may have trained it further.
             runs.show(run_id, final_points(trial, event.time))
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
-        self._going_on.discard(event.trial_key)
         runs.finish(run_id, status, event.time)
         # Last: an adapter that is lost must not leave the run as if it were still going on.
         self._upload(runs, run_id, trial)

@@ -148,9 +148,10 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
     try:
         socket.create_connection(listener, CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
-        kind = "MLflow server" if is_web(uri) else "database"
+        kind, cause = "MLflow server" if is_web(uri) else "database", first_cause(error)
+        why = getattr(cause, "strerror", None) or cause
         # `from None`: the error may name the whole URI.
-        raise SweepError(f"{without_password(uri)}: no {kind} answers there: {reason(error)}") from None
+        raise SweepError(f"{without_password(uri)}: no {kind} answers there: {why}") from None
 
 
 def _open(file: Path, uri: str, way_out: str) -> None:
@@ -186,9 +187,3 @@ def _listener(uri: str) -> tuple[str, int] | None:
         return None
     is_elsewhere = url.query.keys() & {"host", "hostaddr", "port", "service"}
     return (url.host, port) if url.host and "," not in url.host and not is_elsewhere else None
-
-
-def reason(error: BaseException) -> str:
-    """What the first cause of an error says, in a few words."""
-    cause = first_cause(error)
-    return getattr(cause, "strerror", None) or str(cause)

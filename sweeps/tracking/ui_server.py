@@ -64,18 +64,17 @@ class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
 
 
 @contextmanager
-def serving(uri: str, port: int | None) -> Iterator[UiServer]:
+def serving(uri: str, port: int) -> Iterator[UiServer]:
     """A server on a store, which answers; it ends with the block, and when this process is killed.
 
     Args:
         uri: of the store: a database that is there.
-        port: the port to listen on; None: `FIRST_PORT`, or the next one that is free.
+        port: the port to listen on.
 
     Raises:
-        ConfigError: the port is taken.
         ServerFailed: there is no server, with the last lines that it has printed.
     """
-    server = UiServer(uri, free_port() if port is None else checked(port))
+    server = UiServer(uri, port)
     try:
         server.wait_until_it_answers()
         yield server
@@ -83,31 +82,22 @@ def serving(uri: str, port: int | None) -> Iterator[UiServer]:
         server.end()
 
 
-def checked(port: int) -> int:
-    """The port. Raises `ConfigError` when somebody listens on it, or this user may not."""
-    try:
-        _bind(port)
-    except OSError as error:
-        raise ConfigError(
-            [f"--port: {port} cannot be listened on: {error.strerror}; give another, or none for the next free one"]
-        ) from None
-    return port
+def free_port(port: int | None) -> int:
+    """The port, or for None the first one from `FIRST_PORT` on that is free.
 
-
-def free_port() -> int:
-    """The first port from `FIRST_PORT` on that nobody listens on. Raises `ServerFailed` where all are taken."""
-    for port in range(FIRST_PORT, FIRST_PORT + _MORE_PORTS):
-        with suppress(OSError):
-            _bind(port)
-            return port
-    raise ServerFailed(f"no port from {FIRST_PORT} to {port} of {LOOPBACK} is free: give one with --port")
-
-
-def _bind(port: int) -> None:
-    with socket.socket() as probe:
-        # As the server does: connections of an earlier one that are being closed are in nobody's way.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((LOOPBACK, port))
+    Raises:
+        ConfigError: somebody listens on it, or this user may not.
+    """
+    for each in range(FIRST_PORT, FIRST_PORT + _MORE_PORTS) if port is None else (port,):
+        with socket.socket() as probe:
+            # As the server does: connections of an earlier one that are being closed are in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, each))
+                return each
+            except OSError as error:
+                why = error.strerror
+    raise ConfigError([f"--port: {each} cannot be listened on: {why}; give another, or none for the next free one"])
 
 
 class UiServer:

@@ -11,28 +11,27 @@ import math
 import shlex
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
 
 from cluster.errors import first_cause
 from sweeps.config.passwords import without_password, without_passwords
 from sweeps.errors import StorageError
+from sweeps.record.delivery import Delivery, Over, Pace
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, writing
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.record.whole_files import write_whole
 from sweeps.tracking.client import without_retries
+from sweeps.tracking.failures import is_refusal
 from sweeps.tracking.sink import MlflowSink, RunsGone
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
 """After so long, a drain says that it waits."""
-TURN_SECONDS = 0.2
 NOTE_SECONDS = 0.5
 """Pause between two notes in the folder of how far it came. A note is on disk before the next event is sent."""
 REFUSED_AFTER = 3
@@ -75,10 +74,6 @@ class Writer:
         self._sink = sink
         self._say = say
         self._is_replaced = is_replaced
-        self._changed = threading.Condition()
-        self._has_begun = False
-        self._news = True
-        self._closing = False
         self._has_left = False
         """The driver waits no longer, and closes its log: what the thread still finds is no news."""
         self._trouble: str | None = None
@@ -92,7 +87,8 @@ class Writer:
         """Tries of the next event so far."""
         self._noted = -math.inf
         """When the last note was written."""
-        self._thread = threading.Thread(target=self._run, name="tracking-writer", daemon=True)
+        pace = Pace(None, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS)
+        self._delivery = Delivery("tracking-writer", self._deliver, self._report, pace)
 
     def _begin(self, noted: Mapping[str, object], journal: Journal | None) -> tuple[int, SweepRecord]:
         """The offset of the first event that this server has not taken, and the sweep until there.
@@ -118,42 +114,21 @@ class Writer:
 
     def start(self) -> None:
         """Begins to deliver, unless it has begun."""
-        with self._changed:
-            if self._has_begun:
-                return
-            self._has_begun = True
-        self._thread.start()
+        self._delivery.start()
 
     def notify(self) -> None:
         """There are new events in the log."""
-        with self._changed:
-            self._news = True
-            self._changed.notify_all()
+        self._delivery.notify()
 
     def drain(self, seconds: float, is_leaving: Callable[[], bool] = lambda: False) -> int:
         """Waits until all is delivered, nothing was for `seconds`, or the caller leaves; returns how many are left."""
-        with self._changed:
-            self._closing = self._news = True
-            self._has_left = False
-            self._changed.notify_all()
-        reached, since = self._offset, time.monotonic()
-        patience = since + PATIENCE_SECONDS
-        while self._thread.is_alive() and not is_leaving():
-            now = time.monotonic()
-            if self._offset != reached:
-                reached, since = self._offset, now
-            if now - since >= seconds:
-                if self._trouble is None and seconds > 0:
-                    # Nothing failed: it is on its way still, and would get no further the next time.
-                    more = "a large adapter may: set QSWEEP_DRAIN_SECONDS to more before the next qsweep resume"
-                    self._say(f"tracking: MLflow takes longer than {seconds:.0f} s for one event; {more}")
-                break
-            if now >= patience:
-                patience = math.inf
-                limit = f"{seconds:.0f} s at most for each event"
-                self._say(f"tracking: waiting for MLflow, {limit}; Ctrl-C leaves without it")
-            # In short turns: a signal does not end the wait for a thread.
-            self._thread.join(min(since + seconds - now, TURN_SECONDS))
+        self._has_left = False
+        wait = f"tracking: waiting for MLflow, {seconds:.0f} s at most for each event; Ctrl-C leaves without it"
+        is_late = self._delivery.drain(seconds, is_leaving, lambda: self._say(wait), lambda: self._offset)
+        if is_late and self._trouble is None and seconds > 0:
+            # Nothing failed: it is on its way still, and would get no further the next time.
+            more = "a large adapter may: set QSWEEP_DRAIN_SECONDS to more before the next qsweep resume"
+            self._say(f"tracking: MLflow takes longer than {seconds:.0f} s for one event; {more}")
         left = 0
         # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.
         with suppress(StorageError):
@@ -163,48 +138,23 @@ class Writer:
         return left
 
     @without_retries()
-    def _run(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._news)
-                self._news = False
-                closing = self._closing
-            try:
-                self._deliver()
-            except RunsGone as gone:
-                self._tell(f"tracking: MLflow no longer has {gone}: {self._way_back} sends all events again")
-                self._offset, self.are_runs_gone = 0, True
-                return
-            except Exception as error:  # whatever the server or its client did: an outage costs delay, not the sweep
-                self._report(error)
-                with self._changed:
-                    self._news = True
-                    # A driver that begins to close wants one more try at once.
-                    self._changed.wait_for(partial(self._begins_to_close, closing), pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                continue
-            if self._trouble is not None and not self._refused:
-                self._tell("tracking: back, everything is delivered")
-            self._trouble, pause = None, FIRST_PAUSE_SECONDS
-            if closing:
-                return
-
-    def _begins_to_close(self, was_closing: bool) -> bool:
-        return self._closing and not was_closing
-
     def _deliver(self) -> None:
         if self._is_replaced():
             return
-        # The sink has forgotten its runs after an error: whoever does not answer may have lost something.
-        if not self._is_attached and self._record.started is not None:
-            self._sink.attach(self._record)
-        self._is_attached = True
-        self._send()
-
-    @property
-    def _way_back(self) -> str:
-        return f"qsweep resume {shlex.quote(str(self._folder.path))} --resend"
+        try:
+            # The sink has forgotten its runs after an error: whoever does not answer may have lost something.
+            if not self._is_attached and self._record.started is not None:
+                self._sink.attach(self._record)
+            self._is_attached = True
+            self._send()
+        except RunsGone as gone:
+            again = f"qsweep resume {shlex.quote(str(self._folder.path))} --resend sends all events again"
+            self._tell(f"tracking: MLflow no longer has {gone}: {again}")
+            self._offset, self.are_runs_gone = 0, True
+            raise Over from None
+        if self._trouble is not None and not self._refused:
+            self._tell("tracking: back, everything is delivered")
+        self._trouble = None
 
     def _send(self) -> None:
         try:
@@ -225,7 +175,7 @@ class Writer:
                 # A run that the server refused to make is missing, and is not gone.
                 self._is_attached = bool(self._refused)
                 self._tries += 1
-                if self._tries < REFUSED_AFTER or not self._sink.is_refusal(error):
+                if self._tries < REFUSED_AFTER or not is_refusal(error):
                     raise
                 self._refuse(event, error)
             self._tries = 0

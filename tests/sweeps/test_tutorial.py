@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_models
+from typer.testing import CliRunner
 
+from sweeps.cli import app
 from sweeps.tracking import registry
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -20,38 +23,43 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").rea
 FILES = ("make_rows.py", "tickets.yaml")
 
 
-def a_shell_in(folder: Path) -> dict[str, str]:
-    """Returns an environment in which `python` is this one and `qsweep` is that of this checkout."""
-    programs = folder / "bin"
-    programs.mkdir()
-    for name, words in {"python": "", "qsweep": " -m sweeps"}.items():
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
-        program.chmod(0o755)
-    return os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+def run(*words: str) -> str:
+    """What Python prints, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout + done.stderr
 
 
-def test_each_command_of_the_tutorial_does_what_it_says(tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
-    shell = a_shell_in(tmp_path)
-    tiny_models.save("llama", work / "model")
+def typed(line: str) -> str:
+    """What a line of a shell prints. Only a launch has a process of its own: each one takes seconds to start."""
+    program, *words = shlex.split(line, comments=True)
+    if program == "python":
+        return run(*words)
+    assert program == "qsweep", line
+    if words[0] == "launch":
+        return run("-m", "sweeps", *words)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (line, done.output)
+    return done.output
+
+
+def test_each_command_of_the_tutorial_does_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_models.save("llama", tmp_path / "model")
     champions, printed = [], ""
     for kind, text in BLOCKS:
         name = text.partition("\n")[0].removeprefix("# ")
         if name in FILES:
             text, count = re.subn(r"source: package:\S+?(?=})", "source: model", text)
             assert count == (name == "tickets.yaml")
-            (work / name).write_text(text)
+            Path(name).write_text(text)
             continue
-        program = {"bash": ["bash", "-ec"], "python": [sys.executable, "-c"]}[kind]
-        done = subprocess.run([*program, text], cwd=work, env=shell, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (text, done.stdout, done.stderr)
-        printed += done.stdout + done.stderr
+        printed += run("-c", text) if kind == "python" else "".join(map(typed, filter(None, text.splitlines())))
         if "promote" in text or "rollback" in text:
-            champions.append(champion(work))
+            champions.append(champion(tmp_path))
     assert champions == ["1", "2", "1"]
-    assert (work / "results" / "tickets" / "report.html").is_file()
+    assert Path("results/tickets/report.html").is_file()
     assert "best: t0" in printed and "choice: best" in printed
 
 

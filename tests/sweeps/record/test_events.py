@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections import UserDict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_events import base, begun, ended, history, hosts, infeasible, record, reported, scored, started
 
-from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
-from sweeps.record.sweep_record import MOST_ABOVE, Layered, SweepRecord, first_wins
-from trainables.objective import LOWEST_LOSS
-
-# States
-
-
-@pytest.mark.parametrize(
-    ("state", "final", "ranked", "counts"),
-    [
-        ("PENDING", False, False, True),
-        ("RUNNING", False, False, True),
-        ("PARKED", False, False, True),
-        ("PAUSED", False, False, True),
-        ("STOPPED", True, True, True),
-        ("COMPLETED", True, True, True),
-        ("DIVERGED", True, False, True),
-        ("INFEASIBLE", True, False, False),
-        ("OUT_OF_MEMORY", True, False, True),
-        ("FAILED", True, False, True),
-    ],
-)
-def test_what_a_state_means(state: str, final: bool, ranked: bool, counts: bool) -> None:
-    found = TrialState(state)
-    assert (found.is_final, found.is_ranked, found.counts_as_trial) == (final, ranked, counts)
-
-
-def test_every_state_is_in_the_table_above() -> None:
-    assert len(TrialState) == 10
-
+from sweeps.record.events import Event, SweepEnded, SweepStarted, TrialEnded, TrialReported, TrialState
+from sweeps.record.sweep_record import first_wins
 
 # The record
 
@@ -94,12 +65,6 @@ def test_a_trial_without_a_report_has_no_best() -> None:
     assert math.isnan(trial.value("eval_loss"))
 
 
-def test_the_highest_memory_of_all_reports_is_kept() -> None:
-    second = reported("a", 9, 1.0)
-    low = second.model_copy(update={"report": second.report.model_copy(update={"peak_memory_bytes": 1})})
-    assert record([started("a"), reported("a", 3, 2.0), low]).trials["a"].peak_memory_bytes == 1003
-
-
 def test_a_point_that_never_held_a_slot_is_an_infeasible_trial() -> None:
     trial = record([begun(), infeasible("a", 4, "adapter.r: 300 exceeds 256", r=300)]).trials["a"]
     assert (trial.number, trial.params, trial.state) == (4, {"r": 300}, TrialState.INFEASIBLE)
@@ -109,12 +74,6 @@ def test_a_point_that_never_held_a_slot_is_an_infeasible_trial() -> None:
 def test_a_point_is_infeasible_once() -> None:
     events: list[Event] = [infeasible("a"), infeasible("a", reason="again"), started("b"), infeasible("b")]
     assert [event for event, _ in first_wins(events)] == [events[0], events[2]]
-
-
-def test_an_infeasible_trial_of_an_earlier_version_began_before_it_ended() -> None:
-    old = record([started("a", 2, r=300), ended("a", TrialState.INFEASIBLE, "no such layer")]).trials["a"]
-    new = record([infeasible("a", 2, r=300)]).trials["a"]
-    assert old == new
 
 
 def test_a_trial_that_goes_on_keeps_what_it_had() -> None:
@@ -171,10 +130,6 @@ def test_the_first_evaluation_of_the_base_stays() -> None:
     assert [event.type for event in found] == ["sweep_started", "base_evaluated", "sweep_started"]
 
 
-def test_a_log_of_an_earlier_version_knows_no_base() -> None:
-    assert record([begun(), started("a"), reported("a", 3, 1.0)]).base is None
-
-
 def test_a_sweep_goes_on_with_the_configuration_that_it_began_with() -> None:
     first = SweepStarted(sweep_id="toy-1", time=0.0, config='{"seed": 1}')
     assert record([first, SweepStarted(sweep_id="toy-1", time=1.0, config='{"seed": 2}')]).config == '{"seed": 1}'
@@ -197,45 +152,7 @@ def test_a_sweep_is_finished_when_it_ended_by_itself_with_every_trial_over(
     assert record([begun(), started("a"), ended("a", state), end]).is_finished is finished
 
 
-def test_a_sweep_that_has_not_ended_is_not_finished() -> None:
-    assert not record([begun()]).is_finished
-    assert not SweepRecord().is_finished
-
-
-def test_the_data_is_what_the_latest_preparation_found() -> None:
-    assert record([DataPrepared(time=0.0, summary={"train_rows": 3})]).data == {"train_rows": 3}
-
-
 # First wins
-
-
-def numbers(events: list[Event]) -> list[tuple[int, list[int]]]:
-    """(step, steps of its history) of each report that is passed on."""
-    passed = [event for event, _ in first_wins(events)]
-    return [(e.report.step, [s.step for s in e.report.history]) for e in passed if isinstance(e, TrialReported)]
-
-
-def test_a_report_that_comes_twice_is_passed_on_once() -> None:
-    events: list[Event] = [started("a"), reported("a", 3, 1.0), reported("a", 3, 5.0)]
-    assert numbers(events) == [(3, [1, 2, 3])]
-    *_, (_, last) = first_wins(events)
-    assert last.trials["a"].value("eval_loss") == 1.0
-
-
-def test_steps_that_were_trained_again_are_cut_from_the_history() -> None:
-    assert numbers([started("a"), reported("a", 3, 1.0), reported("a", 9, 0.5)]) == [
-        (3, [1, 2, 3]),
-        (9, [4, 5, 6, 7, 8, 9]),
-    ]
-
-
-def test_a_report_of_an_earlier_step_is_dropped() -> None:
-    assert numbers([started("a"), reported("a", 9, 1.0), reported("a", 3, 0.1)]) == [(9, list(range(1, 10)))]
-
-
-def test_trials_do_not_drop_each_others_reports() -> None:
-    events: list[Event] = [started("a"), started("b", 1), reported("a", 9, 1.0), reported("b", 3, 1.0)]
-    assert [step for step, _ in numbers(events)] == [9, 3]
 
 
 def test_first_wins_goes_on_from_a_record() -> None:
@@ -283,39 +200,3 @@ def test_telling_everything_again_changes_nothing(reports: list[tuple[str, int]]
     *_, (_, once) = first_wins([*opening, *first])
     *_, (_, twice) = first_wins([*opening, *first, *again])
     assert once.trials == twice.trials
-
-
-@pytest.mark.parametrize("config", ["", "[]", "[" * 100_000, '{"objective": 3}'])
-def test_a_configuration_that_cannot_be_read_has_the_usual_objective(config: str) -> None:
-    assert SweepStarted(sweep_id="toy-1", time=0.0, config=config).objectives() == (LOWEST_LOSS,)
-
-
-def test_it_reads_as_a_dict_and_earlier_ones_stay_as_they_were():
-    rng = random.Random(0)
-    mine, plain = Layered({"first": 0}), {"first": 0}
-    earlier = []
-    for value in range(3 * MOST_ABOVE):
-        earlier.append((mine, dict(plain)))
-        key = f"t{rng.randrange(2 * MOST_ABOVE)}"
-        mine, plain = mine.plus(key, value), {**plain, key: value}
-        if value % 7 == 0:
-            assert list(mine.items()) == list(plain.items()), "in the order in which the keys came"
-    assert mine == plain and mine[key] == value and "none" not in mine
-    for then, told in earlier:
-        assert then == told and len(then) == len(told)
-        assert list(then) == list(told) and list(then.values()) == list(told.values()) and then.keys() == told.keys()
-
-
-def test_a_new_key_copies_only_what_is_new():
-    copies = []
-
-    class Counted(UserDict[int, int]):
-        def __iter__(self):
-            copies.append(1)
-            return super().__iter__()
-
-    mine = Layered(Counted({n: n for n in range(1000)}))
-    for n in range(MOST_ABOVE - 1):
-        mine = mine.plus(-1 - n, n)
-        assert not copies and mine[-1 - n] == n and mine[n] == n
-    assert len(mine) == 1000 + MOST_ABOVE - 1 and copies == [1]

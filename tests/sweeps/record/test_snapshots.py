@@ -96,11 +96,3 @@ def test_for_a_repeat_what_parked_trials_would_go_on_from_goes_last() -> None:
     snapshots = [kept("a", 9.0, is_parked=True), kept("b", 10.0, is_parked=True), kept("c", 1.0)]
     assert [each.trial_key for each in to_remove(snapshots, 20, None, takes_parked=True) or ()] == ["c", "b"]
     assert to_remove(snapshots, 40, None, takes_parked=True) is None
-
-
-def test_no_snapshot_is_read_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There may be thousands of them."""
-    (tmp_path / "trials").mkdir()
-    monkeypatch.delattr(Disk, "_snapshots")
-    with Disk(SweepFolder(tmp_path), 100).room("snapshot", 100, standing(1.0)) as is_room:
-        assert is_room

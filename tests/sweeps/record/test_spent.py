@@ -74,16 +74,6 @@ def test_only_the_scheduler_saves_steps(state: TrialState, by_budget: bool, full
     assert spent(sweep(started("a"), reported("a", 3, 1.0), over), FULL).full_steps == full
 
 
-def test_a_sweep_that_nobody_stopped_took_all_steps() -> None:
-    found = spent(sweep(started("a"), reported("a", FULL, 1.0), ended("a", TrialState.COMPLETED)), FULL)
-    assert found.steps == found.full_steps == FULL
-
-
-def test_time_is_from_the_start_to_the_end_and_hosts_count_from_when_they_were_asked_for() -> None:
-    found = spent(sweep(over(45.0)), FULL)
-    assert (found.seconds, found.host_seconds, found.gpu_hours) == (45.0, 2 * 40.0, 0.0)
-
-
 def test_time_between_drivers_is_not_spent_and_each_had_its_own_hosts() -> None:
     again: list[Event] = [
         begun(1000.0),
@@ -103,18 +93,6 @@ def test_a_host_of_two_gpus_takes_two_gpu_hours_in_an_hour() -> None:
     found = spent(sweep(over(45.0), begun(1000.0), of_two, changed, over(2810.0)), FULL)
     assert found.host_seconds == 2 * 40 + 5 + (1810 - 1010) + 3 * 1000
     assert found.gpu_hours == pytest.approx(2 * (5 + (1810 - 1010) + 3 * 1000) / 3600)
-
-
-def test_hosts_that_come_and_go_count_while_they_are_there() -> None:
-    changed = [HostsChanged(time=25.0, hosts=0, slots=0, held=0), HostsChanged(time=35.0, hosts=3, slots=6, held=3)]
-    assert spent(sweep(*changed, over(45.0)), FULL).host_seconds == 2 * 20 + 0 * 10 + 3 * 10
-
-
-def test_hosts_that_load_or_leave_hold_their_gpus() -> None:
-    started = hosts(device="cuda").model_copy(update={"hosts": 1, "held": 8, "held_seconds": 40.0})
-    changed = [HostsChanged(time=25.0, hosts=8, slots=32, held=8), HostsChanged(time=35.0, hosts=1, slots=4, held=3)]
-    found = spent(record([begun(), started, PREPARED, *changed, over(45.0)]), FULL)
-    assert found.gpu_hours == pytest.approx((8 * 20 + 8 * 10 + 3 * 10) / 3600)
 
 
 def test_hosts_that_wait_for_a_gpu_hold_none(tmp_path: Path) -> None:
@@ -156,22 +134,13 @@ def test_the_json_object_has_its_fixed_keys() -> None:
     assert list(spent(sweep(), FULL).as_json()) == ["steps", "examples", "tokens", "seconds", "gpu_hours", "full_steps"]
 
 
-def test_the_parent_run_shows_what_is_known_of_it() -> None:
+def test_the_parent_run_shows_what_is_known_of_it_with_a_point_for_each_driver() -> None:
     points = {point.key: point.value for point in spent_points(sweep(over(45.0)), FULL)}
     assert points == {
         "steps": 0, "examples": 0, "tokens": 0, "seconds": 45, "host_seconds": 80, "gpu_hours": 0, "full_steps": 0
     }  # fmt: skip
-
-
-def test_the_parent_run_has_a_point_for_each_driver() -> None:
-    steps = {point.step for point in spent_points(sweep(over(45.0)), FULL)}
-    again = {point.step for point in spent_points(sweep(over(45.0), begun(), PREPARED, over(60.0)), FULL)}
-    assert (steps, again) == ({1}, {2})
-
-
-def test_nothing_is_spent_before_the_first_event() -> None:
-    found = spent(record([]), FULL)
-    assert (found.steps, found.seconds, found.host_seconds, found.full_steps) == (0, 0.0, 0.0, 0)
+    again = spent_points(sweep(over(45.0), begun(), PREPARED, over(60.0)), FULL)
+    assert {point.step for point in again} == {2}
 
 
 def test_a_clock_that_was_set_back_spends_no_time() -> None:
@@ -207,16 +176,12 @@ def test_the_plan_is_held_against_what_was_spent() -> None:
     assert (against.memory_bytes, against.memory_off) == (4, found.trials["a"].peak_memory_bytes / 4 - 1)
 
 
-def test_a_plan_without_a_rate_said_nothing_of_time() -> None:
-    found = sweep(SweepPlanned(time=0.0, steps=9, seconds=None), started("a"), reported("a", 9, 1.0))
-    against = planned(found, spent(found, FULL))
-    assert against is not None
-    assert (against.steps_off, against.seconds_off, against.memory_off) == (0.0, None, None)
-
-
-def test_the_first_plan_stays_and_a_sweep_of_an_earlier_version_has_none() -> None:
+def test_the_first_plan_stays_and_one_without_a_rate_says_nothing_of_time() -> None:
     first, second = (SweepPlanned(time=0.0, steps=steps, seconds=None) for steps in (9, 99))
-    assert sweep(first, second).planned == first
+    found = sweep(first, second, started("a"), reported("a", 9, 1.0))
+    against = planned(found, spent(found, FULL))
+    assert found.planned == first and against is not None
+    assert (against.steps_off, against.seconds_off, against.memory_off) == (0.0, None, None)
     assert planned(sweep(), spent(sweep(), FULL)) is None
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tracked_sweeps import SWEEP, deliver, sweep_events, with_digest
+from tracked_sweeps import SWEEP, configuration, deliver, sweep_events, with_digest
 
-from sweeps.config.model import SweepConfig, Tracking
+from sweeps.config.model import SweepConfig
 from sweeps.record.folder import SweepFolder
 from sweeps.saved_sweep import document
 from sweeps.tracking.sink import MlflowSink
-from trainables.specs import DataSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,7 @@ class Tracked:
 def _tracked(path: Path, empty_database: Path) -> Tracked:
     shutil.copy(empty_database, path / "mlflow.db")
     uri = f"sqlite:///{path}/mlflow.db"
-    config = SweepConfig(
-        name="demo",
-        trainable="toy",
-        model=ModelSpec(source="tiny/model"),
-        data=DataSpec(train="train.jsonl", text="{text}"),
-        tracking=Tracking(uri=uri, experiment="family"),
-    )
+    config = configuration(uri)
     folder = SweepFolder(path / "results" / "demo")
     folder.path.mkdir(parents=True)
     folder.config.write_text(json.dumps(document(config, SWEEP)))

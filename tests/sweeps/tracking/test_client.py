@@ -1,10 +1,14 @@
-"""The database and the experiment that runs go to, and where artifacts lie."""
+"""The database that runs go to, where artifacts lie, and how often a request is sent."""
 
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -15,9 +19,12 @@ from sweep_events import begun
 
 from sweeps.config.uris import artifact_root
 from sweeps.errors import StorageError
-from sweeps.record.folder import EventLog, SweepFolder
+from sweeps.record.folder import EventLog
+from sweeps.tracking import writer as writing
 from sweeps.tracking.client import Runs, make_database
+from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.metric_points import MetricPoint
+from sweeps.tracking.registry import Registry
 from sweeps.tracking.writer import Writer
 
 
@@ -45,13 +52,12 @@ def names(file: Path) -> set[str]:
     return {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_a_new_database_gets_nothing_of_a_lost_one_whose_writer_was_killed(empty_database, tmp_path, mode):
+def test_a_new_database_gets_nothing_of_a_lost_one_whose_writer_was_killed(empty_database, tmp_path):
     def make() -> None:
         make_database(f"sqlite:///{file}", lambda draft: shutil.copy(empty_database, draft))
 
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-    kill_in_transaction(file, "update experiments set name = 'lost'", "update experiments set name = 'half'", mode)
+    kill_in_transaction(file, "update experiments set name = 'lost'", "update experiments set name = 'half'")
     file.unlink()
     with pytest.raises(StorageError, match=r"mlflow\.db: is not there, but .*mlflow\.db-.+ is: delete that, or put"):
         make()
@@ -61,36 +67,16 @@ def test_a_new_database_gets_nothing_of_a_lost_one_whose_writer_was_killed(empty
     assert names(file) == {"Default"}
 
 
-def test_the_journal_of_another_sweeps_new_database_is_not_taken_for_one_of_a_lost_one(empty_database, tmp_path):
-    def another_is_faster(draft: Path) -> None:
-        for file in (draft, tmp_path / "mlflow.db", tmp_path / "mlflow.db-journal"):
-            shutil.copy(empty_database, file)
-
-    make_database(f"sqlite:///{tmp_path}/mlflow.db", another_is_faster)
-    assert (tmp_path / "mlflow.db-journal").exists()
-
-
 def test_a_database_that_is_deleted_while_it_is_open_refuses_in_one_line(empty_database, tmp_path, capfd):
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-    folder = SweepFolder(tmp_path / "sweep")
-    folder.path.mkdir()
     runs = Runs(f"sqlite:///{file}", "ours")
     run = runs.create("x", {"sweep.id": "x-1"}, 0.0)
     file.unlink()
     capfd.readouterr()
-    with pytest.raises(MlflowException) as caught:
+    with pytest.raises(MlflowException, match="attempt to write a readonly database"):
         runs.log(run, [MetricPoint("loss", 1.0, 0.0, 1)])
     # MLflow prints a hundred lines of its own, each time that the writer tries again.
     assert capfd.readouterr() == ("", "")
-    with closing(EventLog(folder.events)) as log:
-        log.append(begun())
-    said: list[str] = []
-    refuses_once = Mock(side_effect=[caught.value, None])
-    writer = Writer(folder, Mock(apply=refuses_once, is_refusal=lambda _: False, experiment_id="7"), said.append)
-    writer.start()
-    assert writer.drain(50.0) == 0
-    told = "tracking: OperationalError: attempt to write a readonly database; events are kept and sent again"
-    assert said == [told, "tracking: back, everything is delivered"]
 
 
 def test_a_database_whose_making_failed_is_not_there(tmp_path):
@@ -114,3 +100,66 @@ def test_a_database_whose_making_failed_is_not_there(tmp_path):
 )
 def test_artifacts_go_beside_a_sqlite_file_and_elsewhere_where_the_server_says(uri, root):
     assert artifact_root(uri) == root
+
+
+# How often a request is sent that a server is too busy to answer
+
+
+class _Busy(BaseHTTPRequestHandler):
+    """Answers 503 once, and then as a server that holds nothing."""
+
+    asked: list[str]
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append(self.path.partition("?")[0])
+        self.send_response(503 if len(self.asked) == 1 else 200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_GET = do_POST = _answer  # noqa: N815 - names that http.server calls
+
+    def log_message(self, *_arguments: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[str, list[str]]]:
+    """A server's URI, and what it was asked."""
+    asked: list[str] = []
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), type("Busy", (_Busy,), {"asked": asked}))
+    listening.daemon_threads = True
+    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_port}", asked
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+def test_a_promotion_goes_on_after_an_answer_that_says_later(busy: Any) -> None:
+    uri, asked = busy
+    assert Registry(uri).models() == []
+    assert len(asked) == 2
+    asked.clear()
+    assert not Lookup(uri).holds("x-1")
+    assert len(asked) == 3, "experiments twice, then runs"
+
+
+def test_the_writer_alone_repeats_what_it_sends(busy: Any, folder: Any, monkeypatch: Any) -> None:
+    uri, asked = busy
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    with closing(EventLog(folder.events)) as log:
+        log.append(begun())
+    said: list[str] = []
+    asks = Mock(side_effect=lambda *_: MlflowClient(uri).search_experiments())
+    writer = Writer(folder, Mock(apply=asks, experiment_id="7"), said.append)
+    writer.start()
+    assert writer.drain(50.0) == 0
+    assert (asks.call_count, len(asked)) == (2, 2)
+    assert len(said) == 2, "trouble, and its end"
+    # A promotion in the same process comes after it.
+    asked.clear()
+    assert Registry(uri).models() == []
+    assert len(asked) == 2

@@ -1,14 +1,15 @@
-"""A create whose answer was lost may take effect late, when another run was made in its place: one of them stays."""
+"""Which run is a trial's: found once, and one of two where a create whose answer was lost took effect late."""
 
 from __future__ import annotations
 
 import pytest
 from mlflow import MlflowClient
 from sweep_events import begun, started
-from tracked_sweeps import PARAMS, SWEEP, deliver, run_of, sweep_events
+from tracked_sweeps import PARAMS, SWEEP, deliver, run_of, runs, sweep_events
 
 from sweeps.record.events import Event
 from sweeps.record.sweep_record import first_wins
+from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 
 
@@ -58,3 +59,32 @@ def test_of_two_runs_without_metrics_the_one_with_the_params_stays(sink, config,
     *_, (_, record) = first_wins(events)
     MlflowSink(config, SWEEP, folder).attach(record)
     assert active(client) == used
+
+
+def test_a_trial_that_is_new_for_certain_is_not_searched_for(sink, config, folder, client, monkeypatch):
+    searched: list[str] = []
+    of_sweep = Runs.of_sweep
+
+    def counted(self, *used):
+        searched.append("all runs")
+        return of_sweep(self, *used)
+
+    monkeypatch.setattr(Runs, "of_sweep", counted)
+    events = sweep_events(folder)
+    deliver(sink, events[:4])
+    assert searched == ["all runs"]
+    # Another driver knows from MLflow which trials have runs.
+    known = first_wins(events[:4])
+    *_, (_, record) = known
+    later = MlflowSink(config, SWEEP, folder)
+    later.attach(record)
+    searched.clear()
+    for event, after in first_wins(events[4:6], record):
+        later.apply(event, after)
+    assert searched == []
+    # After an error nothing is certain.
+    later.forget()
+    event, after = next(iter(first_wins([started("cccc", 2, **PARAMS)], record)))
+    later.apply(event, after)
+    assert searched == ["all runs"]
+    assert len(runs(client)) == 4

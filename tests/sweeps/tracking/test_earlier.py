@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
-from mlflow.exceptions import MlflowException
 from sweep_events import begun, ended, reported, started
 from tracked_sweeps import PARAMS, SPEC, SWEEP, deliver, keep_adapter, over
 
@@ -16,7 +13,6 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.record.events import Event, TrialState
 from sweeps.tracking import earlier
-from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.sink import MlflowSink
 from trainables.objective import Objective
 
@@ -110,10 +106,6 @@ def test_a_name_means_the_newest_sweep_that_has_a_result(tracked: SweepConfig, s
         earlier.look_up(tracked.model_copy(update={"searcher": searcher}))
 
 
-def test_a_sweep_that_names_none_learns_from_none(config: SweepConfig) -> None:
-    assert earlier.look_up(config) is None
-
-
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -131,25 +123,3 @@ def test_a_sweep_that_says_nothing_is_a_mistake(tracked: SweepConfig, change: di
         earlier.look_up(tracked)
     assert caught.value.problems[0].startswith(why)
     assert "--tracking-uri" not in caught.value.problems[0]
-
-
-def test_a_store_that_does_not_answer_is_a_mistake_within_a_time(
-    tracked: SweepConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    is_over = threading.Event()
-    monkeypatch.setattr(earlier, "ANSWER_SECONDS", 0.01)
-    monkeypatch.setattr(Lookup, "sweep", lambda *_, **__: is_over.wait(60))
-    with pytest.raises(ConfigError) as caught:
-        earlier.look_up(tracked)
-    is_over.set()
-    assert caught.value.problems == (
-        f"searcher.warm_start: demo: MLflow ({tracked.tracking.uri}) gives no answer within 0.01 seconds: try again, "
-        "name another sweep, leave it out, or name the store with tracking.uri=URI",
-    )
-
-
-def test_an_error_of_the_store_is_told_in_one_line(tracked: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lookup, "sweep", Mock(side_effect=MlflowException("no such table: runs\nand more")))
-    with pytest.raises(ConfigError) as caught:
-        earlier.look_up(tracked)
-    assert caught.value.problems == (f"searcher.warm_start: MLflow ({tracked.tracking.uri}): no such table: runs",)

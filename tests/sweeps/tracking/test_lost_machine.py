@@ -76,13 +76,6 @@ def test_a_clock_that_was_ahead_on_the_lost_machine_changes_nothing_of_that(conf
     assert run_of(client, "aaaa").data.metrics["eval_loss"] == 0.7
 
 
-def test_a_trial_that_began_in_the_lost_seconds_and_not_again_is_not_left_running(config, folder, client, lost):
-    end = ended("bbbb", TrialState.COMPLETED)
-    go_on(config, folder, MIRRORED[:2], started("bbbb", 1, LATER, **NAMED), end, over())
-    assert run_of(client, "aaaa").info.status == "KILLED"
-    assert run_of(client, "bbbb").info.status == "FINISHED"
-
-
 def test_a_trial_that_ended_in_the_lost_seconds_is_no_trial_of_the_sweep(config, folder, sink, client):
     adapter = folder.trial("aaaa") / "best-000009" / "adapter"
     adapter.mkdir(parents=True)

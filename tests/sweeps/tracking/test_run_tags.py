@@ -26,19 +26,10 @@ def texts(file: Path) -> list[str]:
     ]
 
 
-def test_names_are_found():
+def test_no_other_file_spells_the_name_of_a_tag():
     assert {"sweep.id", "sweep.state", "mlflow.parentRunId"} <= NAMES
     assert set(texts(Path(run_tags.__file__))) >= NAMES
-
-
-def test_no_other_file_spells_the_name_of_a_tag():
     others = [file for file in TRACKING.glob("*.py") if file.name != "run_tags.py"]
     assert len(others) > 10
     spelled = [(file.name, text) for file in others for text in texts(file) for name in NAMES if name in text]
     assert spelled == []
-
-
-def test_a_run_is_found_by_the_tags_of_its_identity():
-    assert run_tags.sweep_made("s1", "demo").items() >= {"sweep.id": "s1", "sweep.name": "demo"}.items()
-    assert run_tags.trial_made("s1", "k1", "r").items() >= {"sweep.id": "s1", "sweep.trial_key": "k1"}.items()
-    assert run_tags.equals("sweep.id", "s1") == "tags.`sweep.id` = 's1'"

@@ -101,30 +101,3 @@ def test_it_stops_where_training_ended_its_answers_and_where_its_base_does(own, 
     assert asked.get("eos_token_id") == stops
     assert ("eos_token_id" in asked) == (stops is not None)
     assert (asked["repetition_penalty"], asked["max_new_tokens"], asked["do_sample"]) == (1.0, 5, temperature > 0)
-
-
-@pytest.mark.parametrize("trusted", [True, False])
-def test_the_tokenizer_is_trusted_as_the_model_is(monkeypatch, tmp_path, trusted) -> None:
-    """One that is code of its own, as training saves it."""
-    base = {"trust_remote_code": trusted, "form": FORM, "ends": {}}
-    (tmp_path / "base.json").write_text(json.dumps(base))
-    folder = tmp_path / "tokenizer"
-    tiny_models.tokenizer().save_pretrained(folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "mine.py").write_text(
-        "from transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast):\n    is_own = True\n"
-    )
-    monkeypatch.setattr(served, "_load", lambda _: None)
-    monkeypatch.setattr("peft.PeftModel.from_pretrained", lambda *_: SimpleNamespace(eval=lambda: None))
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    made: Any = served.PromotedAdapter()
-    paths = {"base": str(tmp_path / "base.json"), "tokenizer": str(folder), "adapter": ""}
-    if not trusted:
-        with pytest.raises(ValueError, match="trust_remote_code"):
-            made.load_context(SimpleNamespace(artifacts=paths))
-        return
-    made.load_context(SimpleNamespace(artifacts=paths))
-    assert made._tokenizer.is_own

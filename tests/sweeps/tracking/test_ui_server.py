@@ -103,11 +103,11 @@ def test_the_next_port_is_taken_where_the_first_is_not_free(monkeypatch: pytest.
     monkeypatch.setattr(ui_server, "_UNTIL_WE_DIE", LISTENS)
     with taken_port() as port:
         monkeypatch.setattr(ui_server, "FIRST_PORT", port)
-        with ui_server.serving(uri, None) as server:
+        with ui_server.serving(uri, ui_server.free_port(None)) as server:
             assert port < server.port
             with pytest.raises(ConfigError, match=f"--port: {server.port} cannot be listened on"):
-                ui_server.checked(server.port)
-    assert ui_server.checked(server.port) == server.port
+                ui_server.free_port(server.port)
+    assert ui_server.free_port(server.port) == server.port
 
 
 def test_a_server_that_does_not_start_is_told_by_its_last_lines(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
@@ -127,9 +127,7 @@ def test_a_server_that_does_not_start_is_told_by_its_last_lines(monkeypatch: pyt
     [
         ([], "mlflow.db: no such database; name the store with --tracking-uri"),
         (["x"], "x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
-        (["./x"], "./x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
         (["--tracking-uri", "nonsense"], "tracking URI: 'nonsense' must be a database or a server"),
-        (["x", "--tracking-uri", "http://127.0.0.1:1"], "no MLflow server answers there"),
         (
             ["--tracking-uri", "postgresql://me:secret@127.0.0.1:1/db"],
             "postgresql://me:***@127.0.0.1:1/db: no database answers there: Connection refused",

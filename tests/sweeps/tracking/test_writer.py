@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import requests
 from mlflow_servers import free_port
-from sweep_events import begun, ended, reported, started
+from sweep_events import begun, ended, record, reported, started
 from tracked_sweeps import PARAMS, keep_adapter, run_of, runs, sweep_events
 
+from sweeps.record import delivery
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.journal import Journal
+from sweeps.record.sweep_record import SweepRecord, first_wins
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer
 
@@ -35,9 +41,6 @@ class FakeSink:
 
     def forget(self) -> None:
         """There was nothing to find."""
-
-    def is_refusal(self, error) -> bool:
-        return False
 
     def apply(self, event, record) -> None:
         if self.failures:
@@ -163,16 +166,13 @@ def test_what_the_server_will_never_take_is_left_out_and_said(deliver, folder):
     class Refuses(FakeSink):
         def apply(self, event, record) -> None:
             if isinstance(event, TrialReported):
-                raise ValueError("a point of a deleted run")
+                raise FileNotFoundError("the adapter is missing")
             super().apply(event, record)
-
-        def is_refusal(self, error) -> bool:
-            return isinstance(error, ValueError)
 
     sink = Refuses()
     writer, said = deliver(sink, EVENTS)
     assert sink.taken == [EVENTS[0], EVENTS[1], EVENTS[3]]
-    reason = "ValueError: a point of a deleted run"
+    reason = "FileNotFoundError: the adapter is missing"
     assert said == [
         f"tracking: {reason}; events are kept and sent again",
         f"tracking: MLflow refuses trial_reported of trial aaaa, which is left out: {reason}",
@@ -185,50 +185,13 @@ def test_what_the_server_will_never_take_is_left_out_and_said(deliver, folder):
     assert writer.refused == 0
 
 
-def test_another_kind_of_trouble_is_said_too(deliver):
-    class Changing(FakeSink):
-        def apply(self, event, record) -> None:
-            if self.failures == 1:
-                self.failures = 0
-                raise TimeoutError("too slow")
-            super().apply(event, record)
-
-    _, said = deliver(Changing(failures=3), [EVENTS[0]])
-    assert [line.split(";")[0] for line in said] == [
-        "tracking: ConnectionError: no answer",
-        "tracking: TimeoutError: too slow",
-        "tracking: back, everything is delivered",
-    ]
-
-
-def test_a_log_that_was_cut_is_sent_from_its_beginning(log, deliver, folder):
-    deliver(FakeSink(), EVENTS)
-    log.close()
-    lines = folder.events.read_bytes().splitlines(keepends=True)
-    folder.events.write_bytes(b"".join(lines[:-1]))
-    again = FakeSink()
-    _, said = deliver(again)
-    assert again.taken == EVENTS[:-1]
-    assert said == []
-
-
 def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client):
-    *before, (_, _), (last, record) = first_wins(sweep_events(folder))
+    *before, (_, _), (last, after) = first_wins(sweep_events(folder))
     for event, known in before:
         sink.apply(event, known)
     assert run_of(client, "aaaa").info.status == "RUNNING"
-    sink.apply(last, record)
+    sink.apply(last, after)
     assert run_of(client, "aaaa").info.status == "FINISHED"
-
-
-def test_an_experiment_that_was_deleted_meanwhile_comes_back(sink, folder, client, deliver):
-    keep_adapter(folder, "aaaa", 3)
-    deliver(sink, [begun(), started("aaaa", **PARAMS)])
-    client.delete_experiment(sink.experiment_id)
-    writer, _ = deliver(sink, EVENTS[2:])
-    assert writer.refused == 0
-    assert run_of(client, "aaaa").info.status == "FINISHED"
-    assert client.get_experiment(sink.experiment_id).lifecycle_stage == "active"
 
 
 def test_a_trial_whose_run_was_deleted_gets_another(sink, folder, client, deliver):
@@ -259,8 +222,10 @@ def test_drain_says_how_many_events_are_left(log, start, folder):
     sink = FakeSink(FOREVER)
     for event in EVENTS:
         log.append(event)
-    writer, _ = start(sink)
+    writer, said = start(sink)
+    said.wait()
     assert writer.drain(0.05) == len(EVENTS)
+    assert len(said) == 1, "no more time would help"
     assert acknowledged_bytes(noted_by(folder)) == 0
 
 
@@ -277,15 +242,6 @@ def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
     said.wait()
     assert writer.drain(DEADLINE) == 0
     assert sink.taken == EVENTS[:1]
-
-
-def test_what_was_taken_is_remembered_and_not_sent_again(deliver, folder):
-    deliver(FakeSink(), EVENTS[:2])
-    assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
-    sink = FakeSink()
-    deliver(sink, EVENTS[2:])
-    assert sink.taken == EVENTS[2:]
-    assert sink.trials == [1, 1]
 
 
 def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
@@ -306,23 +262,6 @@ def test_an_event_is_acknowledged_only_when_it_was_taken(log, start, folder):
     assert acknowledged_bytes(noted_by(folder)) == [offset for _, offset in read_events(folder.events)][2]
 
 
-def test_notes_on_disk_are_far_between_while_much_is_to_be_sent(deliver, folder, monkeypatch):
-    notes: list[int] = []
-    write = writing.write_whole
-
-    def counted(path, content) -> None:
-        notes.append(len(sink.taken))
-        write(path, content)
-
-    monkeypatch.setattr(writing, "NOTE_SECONDS", DEADLINE)
-    monkeypatch.setattr(writing, "write_whole", counted)
-    sink = FakeSink()
-    deliver(sink, [*EVENTS[:2], *(reported("aaaa", step, 0.7) for step in range(1, 40))])
-    # After the first event, and when all is sent.
-    assert notes[0] == 1 and set(notes[1:]) == {41}
-    assert acknowledged_bytes(noted_by(folder)) == folder.events.stat().st_size
-
-
 def test_a_note_that_the_disk_refuses_holds_nothing_up(deliver, folder, monkeypatch):
     monkeypatch.setattr(writing, "write_whole", Mock(side_effect=OSError(28, "No space left on device")))
     sink = FakeSink()
@@ -330,25 +269,116 @@ def test_a_note_that_the_disk_refuses_holds_nothing_up(deliver, folder, monkeypa
     assert (sink.taken, said) == (EVENTS, [])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"acknowledged_bytes": null}', '{"other": 1}'])
-def test_a_spoilt_note_of_what_was_taken_means_all_again(folder, content):
-    folder.tracking.write_text(content)
-    assert acknowledged_bytes(noted_by(folder)) == 0
+def test_a_spoilt_note_of_what_was_taken_means_all_again(folder):
+    for content in ("", "{", "[]", '{"acknowledged_bytes": null}'):
+        folder.tracking.write_text(content)
+        assert acknowledged_bytes(noted_by(folder)) == 0
 
 
-def test_a_torn_last_line_waits_until_it_is_whole(folder, log, deliver):
-    log.append(EVENTS[0])
-    with folder.events.open("ab") as file:
-        file.write(b'{"type": "trial_started", "ti')
-    sink = FakeSink()
-    deliver(sink)
-    assert sink.taken == EVENTS[:1]
+# Where a writer goes on when a sweep does
 
 
-def test_real_mlflow_through_the_writer(log, folder, sink, client):
-    for event in sweep_events(folder):
-        log.append(event)
-    writer = Writer(folder, sink, lambda line: None)
+@pytest.fixture
+def offsets(folder) -> list[int]:
+    """Where each event of a log begins, and where the last one ends."""
+    with closing(EventLog(folder.events)) as log:
+        for event in EVENTS:
+            log.append(event)
+    return [0, *(offset for _, offset in read_events(folder.events))]
+
+
+def delivered(folder, acknowledged: int, has_journal: bool) -> list[tuple[Event, SweepRecord]]:
+    """What a writer delivers where so many bytes are noted: each event with the sweep after it."""
+    folder.tracking.write_text(json.dumps({"acknowledged_bytes": acknowledged}))
+    sink = Mock(experiment_id="7")
+    with closing(Journal(folder)) if has_journal else nullcontext() as journal:
+        writer = Writer(folder, sink, print, journal=journal)
+        writer.start()
+        assert writer.drain(DEADLINE) == 0
+    return [call.args for call in sink.apply.call_args_list]
+
+
+@pytest.mark.parametrize("has_journal", [False, True])
+def test_behind_what_was_taken_with_the_sweep_until_there(folder, offsets, has_journal):
+    whole = [(event, record(EVENTS[: number + 1])) for number, event in enumerate(EVENTS)]
+    for taken, offset in enumerate(offsets):
+        assert delivered(folder, offset, has_journal) == whole[taken:]
+        # At the first event when none ends where the note says.
+        assert delivered(folder, offset + 1, has_journal) == whole
+
+
+# How long a driver waits at its end for what is not delivered yet
+
+
+def test_as_long_as_events_are_taken_however_long_all_of_them_take(folder: Any, monkeypatch: Any) -> None:
+    now, is_sent, may_go_on = [0.0], threading.Semaphore(0), threading.Semaphore(0)
+    turns = iter(EVENTS)
+
+    def slow(*_: object) -> None:
+        now[0] += 100.0
+        is_sent.release()
+        assert may_go_on.acquire(timeout=DEADLINE)
+
+    def turn() -> bool:
+        # When an event is on its way, the one before it is delivered.
+        if next(turns, None) is not None:
+            assert is_sent.acquire(timeout=DEADLINE)
+            may_go_on.release()
+        return False
+
+    monkeypatch.setattr(delivery, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with closing(EventLog(folder.events)) as log:
+        for event in EVENTS:
+            log.append(event)
+    said: list[str] = []
+    writer = Writer(folder, Mock(apply=slow, experiment_id="7"), said.append)
     writer.start()
-    assert writer.drain(DEADLINE) == 0
-    assert {run.info.status for run in runs(client)} == {"FINISHED"}
+    try:
+        assert writer.drain(120.0, turn) == 0
+    finally:
+        may_go_on.release(len(EVENTS))
+    assert said == ["tracking: waiting for MLflow, 120 s at most for each event; Ctrl-C leaves without it"]
+
+
+def test_more_time_is_the_way_out_where_an_event_is_still_on_its_way(folder: Any) -> None:
+    is_sent, may_go_on = threading.Event(), threading.Event()
+
+    def apply(*_: object) -> None:
+        is_sent.set()
+        assert may_go_on.wait(DEADLINE)
+
+    with closing(EventLog(folder.events)) as log:
+        log.append(EVENTS[0])
+    said: list[str] = []
+    writer = Writer(folder, Mock(apply=apply, experiment_id="7"), said.append)
+    writer.start()
+    try:
+        assert is_sent.wait(DEADLINE)
+        assert writer.drain(0.0) == 1 and said == []
+        assert writer.drain(0.01) == 1
+        assert [line for line in said if "set QSWEEP_DRAIN_SECONDS to more" in line] == said != []
+    finally:
+        may_go_on.set()
+        assert writer.drain(DEADLINE) == 0
+
+
+def test_what_becomes_of_an_event_once_the_driver_has_left_is_not_said(folder: Any, monkeypatch: Any) -> None:
+    may_go_on, tries = threading.Event(), []
+
+    def apply(*_: object) -> None:
+        tries.append(1)
+        assert may_go_on.wait(DEADLINE)
+        if len(tries) <= writing.REFUSED_AFTER:
+            raise FileNotFoundError("never")
+
+    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    with closing(EventLog(folder.events)) as log:
+        log.append(EVENTS[0])
+    said: list[str] = []
+    writer = Writer(folder, Mock(apply=apply, experiment_id="7"), said.append)
+    writer.start()
+    assert writer.drain(0.0) == 1
+    (thread,) = (each for each in threading.enumerate() if each.name == "tracking-writer")
+    may_go_on.set()
+    thread.join(DEADLINE)
+    assert (thread.is_alive(), writer.refused, said) == (False, 1, [])
