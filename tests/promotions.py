@@ -17,9 +17,10 @@ from typing import Any
 import safetensors.torch
 import tiny_models
 
+from cluster.scoring import Scoring
 from cluster.scoring.host import ScoringHost
-from cluster.scoring.process import WideHost
 from sweeps import saved_sweep
+from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import versions
 from sweeps.promotion.promote import PromotionResult, promote
@@ -41,7 +42,7 @@ from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.scoring.requests import ScoringRequest, ScoringResult, tell_nobody
+from trainables.scoring.requests import ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 MODEL = "answers"
@@ -166,7 +167,7 @@ def broken(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**files, "adapter_model.safetensors": none}
 
 
-class InProcess(WideHost):
+class InProcess(ScoringHost):
     """Scores in this process, and believes a packaged model: what one really answers has its own test."""
 
     def __init__(self, base: TrialSpec) -> None:
@@ -187,12 +188,14 @@ class InProcess(WideHost):
 
 
 @contextmanager
-def in_process(base, address: str | None = None, tell=tell_nobody, gpus: int = 1) -> Iterator[InProcess]:
-    """A `ScoredBy`."""
+def in_process(
+    base: TrialSpec, address: str | None = None, tell: Tell = tell_nobody, gpus: int = 1
+) -> Iterator[Scoring]:
+    """What `promote` and `export` take."""
     assert address is None
     host = _host(base.model_dump_json())
     host.tell = tell
-    yield host
+    yield Scoring(lambda method, arguments: getattr(host, method)(*arguments))
 
 
 @lru_cache
@@ -200,17 +203,9 @@ def _host(base: str) -> InProcess:
     return InProcess(TrialSpec.model_validate_json(base))
 
 
-@contextmanager
-def on_base(base: TrialSpec) -> Iterator[Any]:
-    """What `export` takes: calls a host of the base, in this process."""
-    yield lambda method, arguments: getattr(ScoringHost(base), method)(*arguments)
-
-
 def run(sweep: object, said: list[str] | None = None, **asked: Any) -> PromotionResult:
     """Promotes from a sweep, in this process."""
-    policy: dict[str, Any] = {
-        name: asked.pop(name) for name in ("model", "top", "alias", "min_gain", "metric") if name in asked
-    }
+    policy = {name: asked.pop(name) for name in Policy.model_fields.keys() & asked.keys()}
     said = [] if said is None else said
     clock = asked.pop("clock", lambda: 1000.0)
     place = stores.find(str(sweep), asked.pop("tracking_uri", None))

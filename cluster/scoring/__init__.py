@@ -1,6 +1,6 @@
 """Scores adapters again, for a promotion: in a process of its own on this machine, or on a host of a Ray cluster.
 
-`host` holds the base and scores; `process` runs a host beside the caller. What is here is the caller's side.
+`host` holds the base and scores, beside the caller or elsewhere. What is here is the caller's side.
 """
 
 from __future__ import annotations
@@ -8,36 +8,62 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from cluster import timeouts
 from cluster.devices import use_threads
 from cluster.errors import HostsDied, first_line
-from cluster.scoring.host import Reply, can_score, reply, returned
-from cluster.scoring.process import Call, WideHost, own_process
-from trainables.scoring.requests import BaseFacts, ScoringProgress, ScoringRequest, ScoringResult, Tell, tell_nobody
+from cluster.scoring.host import Call, Reply, ScoringHost, can_score, own_process, reply, returned
+from trainables.scoring.requests import (
+    BaseFacts,
+    ExportRequest,
+    ExportResult,
+    ScoringProgress,
+    ScoringRequest,
+    ScoringResult,
+    Tell,
+    tell_nobody,
+)
 from trainables.specs import TrialSpec
 
 NAMESPACE = "qsweep-promotion"
 
 
-class Scoring(Protocol):
-    """A base that scores adapters, somewhere."""
+class Scoring:
+    """A base that scores adapters, held by a `ScoringHost` in another process."""
+
+    def __init__(self, call: Call) -> None:
+        """One whose host is reached by `call`."""
+        self._call = call
 
     def fingerprint(self) -> dict[str, str]:
         """What identifies the base and the data there, as `Trainable.fingerprint`. Nothing is loaded for it."""
+        prints: dict[str, str] = self._call("fingerprint", ())
+        return prints
 
     def score(self, request: ScoringRequest) -> ScoringResult:
         """See `Scorer.score`; the first call loads the base."""
+        answer: ScoringResult = self._call("score", (request,))
+        return answer
 
     def base_facts(self) -> BaseFacts:
         """See `Scorer.base_facts`."""
+        facts: BaseFacts = self._call("base_facts", ())
+        return facts
 
     def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
         """Frees the base, then scores on another one in a process of its own there, whose death ends nothing else."""
+        answer: ScoringResult = self._call("score_apart", (base, request))
+        return answer
 
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """Frees the base, then runs a script in a fresh process; see `host.serve`."""
+        return str(self._call("serve", (script, files, job)))
+
+    def export(self, request: ExportRequest) -> ExportResult:
+        """Frees the base, then writes an adapter; see `adapter_exporter.export`."""
+        found: ExportResult = self._call("export", (request,))
+        return found
 
 
 @contextmanager
@@ -57,33 +83,7 @@ def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobod
     """
     can_score(base.trainable)
     with own_process(base, tell, gpus) if address is None else _on_cluster(base, address, tell, gpus) as call:
-        yield _Remote(call)
-
-
-class _Remote:
-    """A `ScoringHost` in another process."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def fingerprint(self) -> dict[str, str]:
-        prints: dict[str, str] = self._call("fingerprint", ())
-        return prints
-
-    def score(self, request: ScoringRequest) -> ScoringResult:
-        answer: ScoringResult = self._call("score", (request,))
-        return answer
-
-    def base_facts(self) -> BaseFacts:
-        facts: BaseFacts = self._call("base_facts", ())
-        return facts
-
-    def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
-        answer: ScoringResult = self._call("score_apart", (base, request))
-        return answer
-
-    def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
-        return str(self._call("serve", (script, files, job)))
+        yield Scoring(call)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ class _Actor:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 here.
         use_threads(1)
         self._progress: ScoringProgress | None = None
-        self._host = WideHost(TrialSpec.model_validate_json(base), self._note)
+        self._host = ScoringHost(TrialSpec.model_validate_json(base), self._note)
 
     def ready(self) -> None:
         """Returns once the actor has started."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.shared import Json, Store, ending_on_signals, mistakes
-from trainables.scoring.exports import Form
+from trainables.scoring.requests import Form
 
 
 def export(
@@ -30,9 +30,9 @@ def export(
 
     with ending_on_signals("interrupted: nothing was kept"), mistakes("nothing was kept"):
         stores.store(tracking_uri)  # Before the next import, which takes seconds.
-        from sweeps.promotion import exporting
+        from sweeps.promotion.export import export as write
 
-        found = exporting.export(model, form, out, force, tracking_uri)
+        found = write(model, form, out, force, tracking_uri)
     console().print(f"{found.in_words}: {found.folder}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found.as_json()))

@@ -138,5 +138,6 @@ def _words(progress: ScoringProgress) -> str:
     if progress.name is None:
         return "  loading the base model"
     name = {BASE: "the base", CHAMPION: "the champion"}.get(progress.name, progress.name)
-    rows = counted(progress.rows, "label" if progress.doing == "ranked" else "row")
-    return f"  {name}: {progress.done} of {rows} {progress.doing}".rstrip()
+    rows = f"{progress.done} of {counted(progress.rows, 'row')}"
+    said = {"": rows, "answered": f"{rows} answered", "ranked": f"the likeliest label of {rows}"}
+    return f"  {name}: {said[progress.doing]}"

@@ -24,13 +24,8 @@ NO_ENDS = (
 )
 _OF_LIMITS = {True: "holds", False: "worse", None: "cannot tell"}
 _SAID_ELSEWHERE = {
-    "log10_learning_rate",
-    "base_model",
-    "base_revision",
-    "quantization",
-    "compute_dtype",
-    "train_data",
-}
+    "log10_learning_rate", "base_model", "base_revision", "quantization", "compute_dtype", "train_data",
+}  # fmt: skip
 """Params that repeat another one or another line, and the path of the rows on the machine that trained."""
 
 

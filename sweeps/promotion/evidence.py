@@ -16,7 +16,7 @@ from cluster.scoring import Scoring
 from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
-from sweeps.promotion import gate, versions
+from sweeps.promotion import expected_time, gate, versions
 from sweeps.promotion.candidates import Candidate
 from sweeps.promotion.gate import CHAMPION, Guarded, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
@@ -171,14 +171,12 @@ def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
         theirs: what the champion's package says of its base.
         ours: the base that promotion evaluates on.
     """
-    if ours.files and theirs["files"] == ours.files:
+    its, is_hub = theirs["revision"], theirs["kind"] == "hub"
+    if (ours.files and theirs["files"] == ours.files) or (is_hub and its == ours.revision):
         return None
-    if theirs["kind"] != "hub":
-        return f"{ours.source} of another version of the package, with other weights"
-    if theirs["revision"] == ours.revision:
-        return None
-    its = theirs["revision"]
-    return f"{ours.source} at {its}, this sweep at {ours.revision}: one with model.revision={its} compares with it"
+    if is_hub:
+        return f"{ours.source} at {its}, this sweep at {ours.revision}: one with model.revision={its} compares with it"
+    return f"{ours.source} of another version of the package, with other weights"
 
 
 def _champion_adapter(
@@ -192,17 +190,15 @@ def _champion_adapter(
     try:
         files = versions.package(context.lookup, context.model, champion)
     except NotStored as error:
-        return f"{who} cannot be compared with: its files are gone ({error})"
+        return f"{who} cannot be compared with: {error}"
     # An adapter looks worse than it is on rows in a form that it was not trained on.
     form, data = versions.row_form_in(files), context.sweep.config.base.data_spec
     if form != data.model_dump(include=set(form)):
         return f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
-    theirs, ours = versions.base_in(files), scored.base_facts()
-    # `base_identity` holds the content of other local bases.
-    if theirs["kind"] == "hub" or theirs["source"].startswith("package:"):
-        moved = moved_base(theirs, ours)
-        if moved is not None:
-            return f"{who} is on another base ({moved})"
+    ours = scored.base_facts()
+    moved = moved_base(versions.base_in(files), ours)
+    if moved is not None:
+        return f"{who} is on another base ({moved})"
     other = tokenizer_files.difference(versions.tokenizer_in(files), ours.tokenizer, of_chats=data.text is None)
     if other is not None:
         return f"{who} was trained with another {other} than this sweep"
@@ -218,7 +214,8 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
     Raises:
         SweepError: a loss does not come out again.
     """
-    context.say("evaluating candidates on the rows that the sweep was scored on")
+    about = expected_time.in_words(context, len(candidates), lambda: len(candidates[0].reported.row_losses))
+    context.say(f"evaluating candidates on the rows that the sweep was scored on{about}")
     adapters = {candidate.label: candidate.adapter for candidate in candidates}
     answer = scored.score(ScoringRequest(rows="eval", adapters=adapters, with_answers=False))
     tokens = context.sweep.data_fingerprint
@@ -265,9 +262,8 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
     adapters = {candidate.label: candidate.adapter for candidate in candidates}
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
-    champion = ", champion" if CHAMPION in adapters else ""
-    context.say(f"evaluating base{champion} and candidates on {words}")
-    slices = context.policy.slices
+    announce(context, adapters, content)
+    metric, slices = context.objective.metric, context.policy.slices
     request = ScoringRequest(
         rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=MOST_SAMPLES,
         slice_by=None if slices is None else slices.by,
@@ -279,7 +275,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
                 f"the loss of the {shown} is not finite on {words}, so that nothing can be compared with it: name "
                 "other rows with --eval-data"
             )
-    refuse_unpaired("--metric", context.objective.metric, answer.scores[BASE])
+    refuse_unpaired("--metric", metric, answer.scores[BASE])
     if answer.trained_on > content.rows_in_train:  # the look at the first rows has not said all
         context.say(
             f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
@@ -295,6 +291,19 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"other rows with --eval-data, or {others}"
         )
     return Evidence(left, request, answer, words, content.base_identity)
+
+
+def announce(context: Context, adapters: Mapping[str, object], content: Content) -> None:
+    """Says what is evaluated on which rows, about how long that takes, and what is scored beside what decides."""
+    (rows, words), config, metric = content.deciding, context.sweep.config, context.objective.metric
+    graded = config.evaluation.names[:-1]  # the last one comes with any answers
+    about = expected_time.in_words(
+        context, len(adapters) + 1, lambda: requests.count_rows(config.base.data_spec, rows), bool(graded)
+    )
+    context.say(f"evaluating base{', champion' if CHAMPION in adapters else ''} and candidates on {words}{about}")
+    if beside := [name for name in graded if metric != name and not metric.startswith(f"{name}_")]:
+        are = "is" if len(beside) == 1 else "are"
+        context.say(f"  {metric} decides; {' and '.join(beside)} {are} scored beside it")
 
 
 def deciding_rows(context: Context) -> tuple[str, str]:

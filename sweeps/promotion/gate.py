@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sweeps.config.model import Slices
-from sweeps.statistics.comparison import Comparison, Comparisons, Pair, compare
+from sweeps.statistics.comparison import Comparison, Pair, compare
 from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, unseen
 from trainables.contract import Evaluation
 from trainables.inputs.legible import legible
@@ -314,25 +314,25 @@ def decide(
     """
     winner = min(candidates, key=lambda name: objective.standing(scores[name].metrics))
     ordered = [winner, *(name for name in candidates if name != winner)]
-    confidence = confidence_of(len(candidates))
-    found = _compared(scores, ordered, objective, confidence)
-    each_has = len(found.pairs) // len(ordered)
     values = scores[winner].rows_of(objective.metric)
+    # The winner is the best of so many candidates: all intervals of all guards hold at once.
+    of_guards = confidence_of(len(candidates) * max(1, len(guarded)))
     told = Verdict(
-        candidates=tuple(
-            Standing(
-                name, objective, min_gain, objective.of(scores[name].metrics),
-                found.pairs[place * each_has : (place + 1) * each_has], confidence, found.rows, found.is_grouped,
-            )
-            for place, name in enumerate(ordered)
+        candidates=_standings(
+            {name: name for name in ordered}, scores, objective, min_gain, confidence_of(len(candidates))
         ),
         scores=scores,
         min_gain=min_gain,
         rows_with_copies=0 if values is None else len(values.parts),
-        guards=_guards(guarded, winner, len(candidates)),
+        guards=tuple(
+            standing
+            for each in guarded
+            for standing in _standings({each.name: winner}, each.scores, each.objective, -each.worse_by, of_guards)
+        ),
         slices=() if sliced is None else slices(sliced, objective, scores, winner, len(candidates)),
-    )  # fmt: skip
-    few = [f"{told.only}: with fewer than {FEW_ROWS} the interval may be too narrow"] if found.rows < FEW_ROWS else []
+    )
+    is_few = told.best.rows < FEW_ROWS
+    few = [f"{told.only}: with fewer than {FEW_ROWS} the interval may be too narrow"] if is_few else []
     uneven = [
         f"{winner}'s gain on the {each.key} has the {told.best.evidence_of(each)}: "
         "the interval hangs on how many such rows there are"
@@ -342,33 +342,28 @@ def decide(
     return replace(told, warnings=(*few, *uneven))
 
 
-def _compared(
-    scores: Mapping[str, Evaluation], candidates: Sequence[str], objective: Objective, confidence: float
-) -> Comparisons:
-    """Compares each candidate with the references, all on the same rows."""
-    references = [name for name in (BASE, CHAMPION) if name in scores]
-    pairs = [Pair.of_gain(objective, key, scores[key], scores[own]) for own in candidates for key in references]
-    return compare(objective, pairs, confidence)
-
-
-def _limit(
-    name: str,
-    least: float | None,
-    objective: Objective,
+def _standings(
+    names: Mapping[str, str],
     scores: Mapping[str, Evaluation],
-    winner: str,
+    objective: Objective,
+    least: float | None,
     confidence: float,
-) -> Standing:
-    """How the winner stands under a guard or on a slice: fields as those of `Standing`."""
-    found = _compared(scores, [winner], objective, confidence)
-    value = objective.of(scores[winner].metrics)
-    return Standing(name, objective, least, value, found.pairs, confidence, found.rows, found.is_grouped)
+) -> tuple[Standing, ...]:
+    """How each of some adapters stands against the references, all on the same rows.
 
-
-def _guards(guarded: Sequence[Guarded], winner: str, candidates: int) -> tuple[Standing, ...]:
-    """The winner under each guard. It is the best of so many candidates: all intervals of all guards hold at once."""
-    confidence = confidence_of(candidates * max(1, len(guarded)))
-    return tuple(_limit(each.name, -each.worse_by, each.objective, each.scores, winner, confidence) for each in guarded)
+    Args:
+        names: name of a standing -> name of the adapter in `scores`.
+        least: as `Standing.least`.
+    """
+    references = [name for name in (BASE, CHAMPION) if name in scores]
+    pairs = [Pair.of_gain(objective, key, scores[key], scores[own]) for own in names.values() for key in references]
+    found = compare(objective, pairs, confidence)
+    standings = []
+    for place, (name, own) in enumerate(names.items()):
+        gains = found.pairs[place * len(references) : (place + 1) * len(references)]
+        value = objective.of(scores[own].metrics)
+        standings.append(Standing(name, objective, least, value, gains, confidence, found.rows, found.is_grouped))
+    return tuple(standings)
 
 
 def slices(
@@ -386,11 +381,11 @@ def slices(
     confidence = confidence_of(candidates * len(places))
     names = [name for name in (winner, BASE, CHAMPION) if name in scores]
     least = None if sliced.of.worse_by is None else -sliced.of.worse_by
-    found = []
+    found: list[Standing] = []
     for value, its in places.items():
         own = {each: part(scores[each], objective.metric, its) for each in names}
         name = f"slice {sliced.of.by}={legible(value, 60)}"
-        found.append(_limit(name, least, objective, own, winner, confidence))
+        found += _standings({name: winner}, own, objective, least, confidence)
     return tuple(found)
 
 

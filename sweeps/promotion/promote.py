@@ -19,11 +19,11 @@ from sweeps.promotion import candidates, cards, evidence, registration, versions
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
-from sweeps.promotion.request import Context, PromotionRequest, refuse_early, settle
+from sweeps.promotion.request import Context, PromotionRequest, settle
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
-from sweeps.tracking.registry import Entry, Registry
+from sweeps.tracking.registry import Registry
 from trainables.objective import digits
 from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
@@ -114,7 +114,6 @@ def promote(
     Raises:
         SweepError, ClusterError, TrainableError: a check failed, or an evaluation. The alias was not moved.
     """
-    refuse_early(request)
     with answering(request.place.uri):
         context = _context(request, say)
         champion = evidence.find_champion(context)
@@ -139,11 +138,8 @@ def promote(
             for line in cards.other_metrics(contender.verdict, context.sweep.config.evaluation):
                 say(line)
             say(contender.verdict.unseen)
-            back = _taken_back(context, contender)
-            registered = _ended_without(context, contender, back)
+            registered = _ended_without(context, contender)
             if registered is None:
-                if back is not None:
-                    context.force(_objection(back))
                 registered = registration.register(context, contender, scored, clock)
     return PromotionResult(
         model=context.model,
@@ -183,31 +179,27 @@ def _looked_before(context: Context, contender: Contender) -> Contender:
     return replace(contender, verdict=replace(verdict, warnings=(*verdict.warnings, warning)))
 
 
-def _taken_back(context: Context, contender: Contender) -> Entry | None:
-    """The rollback of the winner, if it was the champion until then: people know of it what rows do not show."""
-    model = context.registry.model(context.model)
-    known = None if model is None else context.registry.of_identity(context.model, contender.candidate.identity)
-    return None if model is None or known is None else versions.taken_back(model, context.alias, known.number)
-
-
-def _objection(back: Entry) -> str:
-    return f"version {back.previous} was rolled back at {versions.in_words(back.time)} UTC"
-
-
-def _ended_without(context: Context, contender: Contender, back: Entry | None) -> Registered | None:
+def _ended_without(context: Context, contender: Contender) -> Registered | None:
     """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
-    champion = contender.champion
+    champion, alias = contender.champion, context.alias
     if champion is not None and contender.is_champion:
-        versions.check_kept(context.lookup, context.model, champion)
-        context.say(f"{context.model} version {champion.number} is the {context.alias} already")
+        versions.package(context.lookup, context.model, champion)
+        context.say(f"{context.model} version {champion.number} is the {alias} already")
         return Registered(champion.number, promoted=True)
     if not contender.verdict.passed:
         context.say(f"verdict: {contender.verdict.words}")
         return Registered()
     context.say(f"verdict: {contender.verdict.winner} is {contender.verdict.words}")
-    if back is not None and not context.request.force:
-        alias = "" if context.alias == "champion" else f" --alias {context.alias}"
-        again = f"qsweep rollback --model {context.model} --to {back.previous}{alias}"
-        way_out = f"{again} makes it the {context.alias} again, and so does --force"
-        return Registered(back.previous, reasons=(f"{_objection(back)}: {way_out}",))
-    return None
+    model = context.registry.model(context.model)
+    known = None if model is None else context.registry.of_identity(context.model, contender.candidate.identity)
+    back = None if model is None or known is None else versions.taken_back(model, alias, known.number)
+    if back is None:
+        return None
+    # People know of the winner what the rows do not show.
+    objection = f"version {back.previous} was rolled back at {versions.in_words(back.time)} UTC"
+    if context.request.force:
+        context.force(objection)
+        return None
+    option = "" if alias == "champion" else f" --alias {alias}"
+    again = f"qsweep rollback --model {context.model} --to {back.previous}{option}"
+    return Registered(back.previous, reasons=(f"{objection}: {again} makes it the {alias} again, and so does --force",))

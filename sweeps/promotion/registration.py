@@ -179,7 +179,7 @@ def _describe_again(
     The version may have been promoted to another alias, over another champion or on other rows. What was forced once
     stays said.
     """
-    files = versions.check_kept(context.lookup, context.model, known)
+    files = versions.package(context.lookup, context.model, known)
     before = known.tags.get(FORCED)
     forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
     facts = dataclasses.replace(facts, forced=forced)

@@ -1,4 +1,4 @@
-"""The request for a promotion: its policy, objective and model name, and mistakes that options and folder show."""
+"""The request for a promotion: its policy, its objective and its model name, from options and the sweep file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import ConfigError, SweepError
-from sweeps.record.folder import SweepFolder
 from sweeps.tracking.client import Say
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
@@ -73,22 +72,6 @@ class Context:
             raise SweepError(f"{objection}; --force does it all the same, and the version says so")
         self.say(f"forced: {objection}")
         self.forced.append(objection)
-
-
-def refuse_early(request: PromotionRequest) -> None:
-    """Refuses what can be refused without MLflow.
-
-    Raises:
-        SweepError, HostError: see `settle`.
-    """
-    policy_of(request.policy, Policy())
-    if request.place.folder is None:
-        return
-    try:
-        config = SweepConfig.model_validate(SweepFolder(request.place.folder).document()["config"])
-    except (OSError, ValueError):
-        return  # The configuration in MLflow counts, and is read next.
-    settle(request, config)
 
 
 def settle(request: PromotionRequest, config: SweepConfig) -> tuple[Policy, Objective, str]:

@@ -24,7 +24,7 @@ from trainables.inputs import json_text
 DIGEST = "package_sha256"
 """A complete version's tag that holds the digest of all files of its package but the decision record."""
 RECORD_DIGEST = "decision_sha256"
-"""A version's tag that holds the digest of its decision record; earlier versions of qsweep wrote none."""
+"""A version's tag that holds the digest of its decision record."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def find(reference: str, tracking_uri: str | None) -> Found:
         files = Lookup(uri).files(version.run_id, package_path(name, version.tags[IDENTITY]))
     if model_package.RECORD not in files:
         raise SweepError(
-            f"{name}: version {version.number} has no {model_package.RECORD}: an earlier version of qsweep promoted "
-            "it; promote its trial again, to another alias, to have one"
+            f"{name}: version {version.number} has no {model_package.RECORD}: promote its trial again, to another alias"
         )
     return Found(f"{name} version {version.number}", version, files)
 
@@ -80,9 +79,16 @@ def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
     """Fetches the files of a complete version's package, and verifies them.
 
     Raises:
-        SweepError: they are gone, or are not the files that were promoted.
+        NotStored: they are gone.
+        SweepError: they are not the files that were promoted.
     """
-    files = lookup.files(version.run_id, package_path(model, version.tags[IDENTITY]))
+    try:
+        files = lookup.files(version.run_id, package_path(model, version.tags[IDENTITY]))
+    except NotStored as error:
+        raise NotStored(
+            f"{model}: the files of version {version.number} are gone ({error}): delete this version in MLflow and "
+            "promote again"
+        ) from None
     if digest_of(files) != version.tags.get(DIGEST):
         raise SweepError(
             f"{model}: the files of version {version.number} are not those that were promoted: sha256 differs; go to "
@@ -94,21 +100,6 @@ def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
 def digest_of(files: Mapping[str, bytes]) -> str:
     """The `DIGEST` of a package's files."""
     return digests.of_files({name: content for name, content in files.items() if name != model_package.RECORD})
-
-
-def check_kept(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
-    """The files of a complete version's package.
-
-    Raises:
-        SweepError: they are gone, or are not those that were promoted.
-    """
-    try:
-        return package(lookup, model, version)
-    except NotStored as error:
-        raise SweepError(
-            f"{model}: the files of version {version.number} are gone ({error}): delete this version in MLflow and "
-            "promote again"
-        ) from None
 
 
 def adapter_in(files: Mapping[str, bytes]) -> dict[str, bytes]:

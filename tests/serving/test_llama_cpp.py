@@ -26,13 +26,12 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from sweeps.cli import app
-from sweeps.promotion import exporting, serving
-from sweeps.promotion.server import Server
+from sweeps.promotion import check_serving, export
+from sweeps.promotion.openai_client import Server
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
-from trainables.scoring import exporter
-from trainables.scoring.exports import ExportRequest
-from trainables.scoring.requests import Sample
+from trainables.scoring import adapter_exporter
+from trainables.scoring.requests import ExportRequest, Sample
 from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
 PACKAGES = Path(os.environ.get("QSWEEP_SERVING_LLAMA", "nowhere"))
@@ -75,7 +74,7 @@ def world(promoted, tmp_path_factory) -> World:
     made = World(tmp_path_factory.mktemp("served"), f"sqlite:///{promoted}/mlflow.db")
     for alias in ("previous", "champion"):
         out = made.folder / alias
-        exporting.export(f"{MODEL}@{alias}", "gguf", out, False, made.uri, on_base=promotions.on_base)
+        export.export(f"{MODEL}@{alias}", "gguf", out, False, made.uri, scored_by=promotions.in_process)
         (file,) = out.iterdir()
         file.rename(made.folder / file.name)
     model = AutoModelForCausalLM.from_pretrained(promoted / "base")
@@ -176,7 +175,7 @@ def test_llama_cpp_answers_with_an_exported_adapter_as_peft_does(promoted, world
     spec = TrialSpec(
         model=ModelSpec(source=str(base)), quantization=QuantizationSpec(scheme="none", compute_dtype="float32")
     )
-    exporter.export(spec, request, tmp_path / "cache")
+    adapter_exporter.export(spec, request, tmp_path / "cache")
     plain = by_transformers(AutoModelForCausalLM.from_pretrained(base).eval())
     adapted = by_transformers(
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
@@ -203,7 +202,7 @@ def test_on_a_quantised_base_it_is_nearest_to_what_was_promoted(world):
     with served(world.file("q4_0"), world.file(f"{MODEL}-v2"), name="tickets") as address:
         code, words, told = world.check(address, "tickets")
     assert (code, told["verdict"]) == (0, "promoted")
-    assert serving.ROUNDED < told["differences"]["promoted"] < serving.QUANTISED
+    assert check_serving.ROUNDED < told["differences"]["promoted"] < check_serving.QUANTISED
     assert f"tickets is nearest to what was promoted, {MODEL} version 2, of the models that are recorded" in words
 
 
@@ -242,7 +241,7 @@ def test_a_file_that_was_replaced_is_served_as_it_was_before(world):
 
 def test_what_requests_without_the_adapter_left_in_the_cache_is_not_taken(world):
     """llama.cpp's server takes it for prompts with the adapter (its issue 26207)."""
-    record = serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, "2"))
+    record = check_serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, "2"))
     with served(world.file("base"), world.file(f"{MODEL}-v2")) as address:
         for row in record.serving_rows:
             bare: Any = {"prompt": row.ids, "max_tokens": 1, "lora": [{"id": 0, "scale": 0.0}]}

@@ -2,7 +2,7 @@
 
 This checks independently what training saved: it loads the base as in training, loads each adapter from its files with
 plain PEFT, and computes the losses without the training engine. What this machine has scored before is not computed
-again (`kept`), and the base is not loaded for it.
+again (`KeptScores`), and the base is not loaded for it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
+from pydantic import Field
 
 from trainables import qlora_metrics
 from trainables.base import base_checks, base_model, devices, model_files, model_source
+from trainables.cache_files import write_whole
 from trainables.contract import Evaluation, Failure
 from trainables.data import dataset, questions, sources, templates
 from trainables.data.questions import Questions
@@ -35,7 +38,6 @@ from trainables.packing.answers import Grading
 from trainables.packing.batches import pad, padded_losses
 from trainables.packing.generation import generate_plain, rank_plain
 from trainables.packing.passes import PlacedRows, evaluation_passes
-from trainables.scoring.kept import KeptScores, Scored
 from trainables.scoring.requests import (
     BASE,
     MOST_SAMPLES,
@@ -53,12 +55,14 @@ from trainables.scoring.requests import (
     source_of,
     tell_nobody,
 )
-from trainables.specs import DataSpec, TrialSpec
+from trainables.specs import DataSpec, Spec, TrialSpec
 
 _NAMED = ("eval", "held_out", "test")
 """The values of `ScoringRequest.rows` that are not a file."""
 _DECIDING = ("qlora-sweeps", "torch", "peft", "math-verify", "jsonschema")
 """Distributions whose versions decide scores; graders use the last two, where they are installed."""
+_METHOD = "1"
+"""Raise this number when scoring comes to other numbers: what was kept before is not used then."""
 
 
 class AdapterScorer:
@@ -99,13 +103,10 @@ class AdapterScorer:
         """
         split, fingerprint = self._rows(request.rows)
         trained_on = 0 if request.rows in _NAMED else self._trained_on(split)
-        rows, asked = (
-            [split.row(i) for i in range(len(split))],
-            self._asked(request.rows) if request.with_answers else None,
-        )
-        slices: tuple[str, ...] = ()
-        if request.slice_by is not None:
-            slices = slices_of(self._rows_of(rows, request.rows), request.slice_by)
+        rows = [split.row(i) for i in range(len(split))]
+        asked = self._asked(request.rows) if request.with_answers else None
+        by = request.slice_by
+        slices = () if by is None else slices_of(self._rows_of(rows, request.rows), by)
         adapters = {**({BASE: None} if request.with_base else {}), **request.adapters}
         kept = self._kept(split, asked)
         scored = {name: self._scored(name, files, split, asked, kept, tell) for name, files in adapters.items()}
@@ -291,7 +292,7 @@ class AdapterScorer:
         """Scores a model; returns None where a metric is not finite. Raises `GradingError`."""
         own = [split.row(i) for i in range(len(split))]
         rows = self._losses(model, evaluation_passes(own), _Told(tell, ScoringProgress(name=name, rows=len(own))))
-        totals, tokens = _totals(rows), tuple(row.labels for row in own)
+        totals, tokens = [float(of_row.sum()) for of_row in rows], tuple(row.labels for row in own)
         if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
             return None
         found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware, row_bytes=split.sizes)
@@ -309,7 +310,8 @@ class AdapterScorer:
         ids, seeds = [prompt.ids for prompt in prompts], [prompt.seed for prompt in prompts]
         answers = generate_plain(model, ids, seeds, grading.answering, device, told.begin) if prompts else []
         told.begin([])
-        told = _Told(tell, ScoringProgress(name=name, rows=sum(map(len, labels)), doing="ranked"))
+        copies = len(labels[0]) if labels else 1
+        told = _Told(tell, ScoringProgress(name=name, rows=len(labels), doing="ranked"), copies)
         found = grading.grade(by_losses, answers, rank_plain(model, labels, device, told.begin))
         told.begin([])
         if isinstance(found, Failure):
@@ -330,22 +332,58 @@ class AdapterScorer:
         return losses
 
 
-def _totals(losses: Sequence[torch.Tensor]) -> list[float]:
-    return [float(of_row.sum()) for of_row in losses]
-
-
 class _Told:
-    """Tells how far the passes over some rows have come."""
+    """Tells how far the passes over some rows have come; `copies` of a row, one with each label, count as one."""
 
-    def __init__(self, tell: Tell, progress: ScoringProgress) -> None:
-        self._tell, self._progress, self._under_way = tell, progress, 0
+    def __init__(self, tell: Tell, progress: ScoringProgress, copies: int = 1) -> None:
+        self._tell, self._progress, self._copies = tell, progress, copies
+        self._done, self._under_way = 0, 0
 
     def begin(self, places: Sequence[int]) -> None:
         """A pass over rows begins, so the one before is done."""
-        self._progress = self._progress.model_copy(update={"done": self._progress.done + self._under_way})
-        self._under_way = len(places)
+        self._done, self._under_way = self._done + self._under_way, len(places)
         if self._progress.rows:
-            self._tell(self._progress)
+            self._tell(self._progress.model_copy(update={"done": self._done // self._copies}))
+
+
+class Scored(Spec):
+    """What an adapter, or the base, evaluates to."""
+
+    evaluation: Evaluation
+    logprobs: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]
+    """For each of the first rows, at most `MOST_SAMPLES`, the log-probability of each labelled token."""
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """What was scored on one base and one set of rows; a file each, named by all that the numbers depend on."""
+
+    folder: Path
+    conditions: tuple[str, ...]
+    """Base, quantisation, hardware, versions of the libraries, and rows."""
+
+    def read(self, adapter: Mapping[str, bytes]) -> Scored | None:
+        """What an adapter was scored with; without files it is the base. None where that is not known.
+
+        A file that is not as it was written counts as none.
+        """
+        with suppress(OSError, ValueError):
+            digest, _, content = self._file(adapter).read_bytes().partition(b"\n")
+            if hashlib.sha256(content).hexdigest().encode() == digest:
+                return Scored.model_validate_json(content)
+        return None
+
+    def write(self, adapter: Mapping[str, bytes], scored: Scored) -> None:
+        """Keeps what an adapter was scored with. Where that cannot be written, the next one scores again."""
+        content = scored.model_dump_json().encode()
+        with suppress(OSError):
+            write_whole(self._file(adapter), hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+    def _file(self, adapter: Mapping[str, bytes]) -> Path:
+        digest = hashlib.sha256("\n".join((_METHOD, *self.conditions)).encode())
+        for name, content in sorted(adapter.items()):
+            digest.update(f"\n{name} {hashlib.sha256(content).hexdigest()}".encode())
+        return self.folder / f"{digest.hexdigest()[:32]}.json"
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Defines requests to score adapters and their answers, as JSON and bytes, and checks the requests.
+"""Defines requests to score adapters or to export one, and their answers, as JSON and bytes; checks files and rows.
 
-`adapter_scorer` answers them. Nothing here imports torch.
+`adapter_scorer` and `adapter_exporter` answer them. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -31,19 +31,11 @@ _KEEPING = (True, False, None, "gaussian", "eva")
 """Values of init_lora_weights that never read the weights of the base when an adapter is loaded. Of the others, pissa,
 olora, corda, loftq and lora_ga change these weights (peft 0.21 tuners/lora/layer.py, update_layer)."""
 _PLAIN = {
-    *(
-        "peft_type",
-        "task_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-    ),
-    *("r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights"),
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights",
     # These are in every file, without a meaning for plain LoRA (peft 0.21, tuners/lora/config.py).
-    *("fan_in_fan_out", "megatron_core", "qalora_group_size"),
-}
+    "fan_in_fan_out", "megatron_core", "qalora_group_size",
+}  # fmt: skip
 """Fields that the configuration of plain LoRA may set. The others belong to other methods, or are regular expressions
 over module names, which may take for ever to match."""
 
@@ -117,7 +109,7 @@ class ScoringProgress(Spec):
     """Its rows that are scored."""
     rows: int = 0
     doing: Literal["", "answered", "ranked"] = ""
-    """What is done with rows after their losses: they are answered, or their labels are ranked, each a row."""
+    """What is done with rows after their losses: they are answered, or the likeliest of the labels is found."""
 
 
 Tell = Callable[[ScoringProgress], None]
@@ -159,6 +151,38 @@ class Scorer(Protocol):
         """Describes the base for a package."""
 
 
+Form = Literal["peft", "merged", "gguf"]
+"""peft: the PEFT folder. merged: base and adapter as one model in 16 bits. gguf: the adapter as llama.cpp reads it."""
+
+
+class ExportRequest(Spec):
+    """A request to write an adapter, and to score what was written."""
+
+    form: Form
+    folder: str
+    """Where the files go: a folder on this machine that is there."""
+    name: str
+    """The file's name without its end, for gguf."""
+    adapter: Mapping[str, bytes] = Field(repr=False)
+    """Files of the PEFT folder."""
+    tokenizer: Mapping[str, bytes] = Field(repr=False)
+    """Files of the tokenizer, which go beside a merged model."""
+    base_files: Mapping[str, str]
+    """As `BaseFacts.files`: the base must be the one that was promoted on."""
+    ends: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """The tokens that ended answers in training: a merged model stops there too."""
+    rows: Annotated[tuple[Sample, ...], Field(strict=False)]
+
+
+class ExportResult(Spec):
+    """What the written files score."""
+
+    hardware: str
+    """As `Evaluation.hardware`."""
+    row_losses: Annotated[tuple[float, ...], Field(strict=False)]
+    """Negative log-likelihood of each row, in nats."""
+
+
 def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool = True) -> list[str]:
     """Lists the problems of an adapter's files: pickles, not plain LoRA, or another base than the sweep's.
 
@@ -196,7 +220,7 @@ def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
     """Lists what makes the adapter differ from plain LoRA on listed modules; some of it would change the base."""
     changes = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
     faults, init = [], config.get("init_lora_weights", True)
-    if not any(init is keeping or (isinstance(init, str) and init == keeping) for keeping in _KEEPING):
+    if init not in _KEEPING:
         way_out = "convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
         faults.append(f"init_lora_weights is {init!r}: {changes}; {way_out}")
     if config.get("bias", "none") != "none":
@@ -236,14 +260,26 @@ def check_slices(data: DataSpec, which: str, by: str) -> list[str]:
         which: as `ScoringRequest.rows`.
         by: as `ScoringRequest.slice_by`.
     """
-    named, split = source_of(data, which)
-    if not Path(getattr(named, split) or data.train).is_file():
+    if not _is_here(data, which):
         return []
     try:
         slices_of(islice(rows_of(data, which), preview.LOOKED_ROWS), by)
     except DataError as error:
         return [str(error)]
     return []
+
+
+def count_rows(data: DataSpec, which: str) -> int | None:
+    """Counts the rows that `which` names, those that are not scored too; None where no local file has them."""
+    try:
+        return sum(1 for _ in rows_of(data, which)) if _is_here(data, which) else None
+    except DataError:
+        return None
+
+
+def _is_here(data: DataSpec, which: str) -> bool:
+    named, split = source_of(data, which)
+    return Path(getattr(named, split) or data.train).is_file()
 
 
 def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:

@@ -21,10 +21,8 @@ from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
 from cluster.scoring import host, scoring
 from cluster.scoring.host import ScoringHost, can_score, check_memory, reply, returned
-from cluster.scoring.process import own_process
 from trainables import qlora
 from trainables.errors import DataError
-from trainables.packing import memory
 from trainables.scoring.requests import BASE, ScoringProgress, ScoringRequest
 from trainables.specs import TrialSpec
 
@@ -42,21 +40,19 @@ def base(tmp_path_factory):
 def expected(base, tmp_path_factory):
     """What this process itself computes."""
     scorer = qlora.open_scorer(base, tmp_path_factory.mktemp("cache"))
-    return scorer.score(ScoringRequest(rows="test", with_base=True))
+    return scorer.score(ROWS)
 
 
 SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin), open(sys.argv[1] + '/a/b').read()]))"
 
 
-@pytest.mark.parametrize("address", [None, pytest.param("local", marks=pytest.mark.ray)])
-def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatch):
-    monkeypatch.setattr(timeouts, "SCORING_TURN_SECONDS", 0.01)
-    told: list[ScoringProgress] = []
-    with scoring(base, address, told.append) as elsewhere:
+ROWS = ScoringRequest(rows="test", with_base=True)
+
+
+def test_a_process_elsewhere_scores_the_same(base, expected):
+    with scoring(base) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)
-        found = elsewhere.score(ScoringRequest(rows="test", with_base=True))
-        # A host of a cluster is asked now and then: while it loads the base, for certain.
-        assert ScoringProgress() in told
+        found = elsewhere.score(ROWS)
         assert (found.fingerprint, found.hardware) == (expected.fingerprint, expected.hardware)
         # Another number of threads adds up in another order.
         assert found.scores[BASE].row_losses == pytest.approx(expected.scores[BASE].row_losses, rel=1e-5)
@@ -77,11 +73,25 @@ def test_a_process_elsewhere_scores_the_same(base, expected, address, monkeypatc
             elsewhere.serve("raise ValueError('no')", {}, "")
         # Another base is scored in a process of its own there.
         nf4 = base.model_copy(update={"quantization": base.quantization.model_copy(update={"scheme": "nf4"})})
-        apart = elsewhere.score_apart(nf4, ScoringRequest(rows="test", with_base=True))
+        apart = elsewhere.score_apart(nf4, ROWS)
         assert apart.fingerprint == found.fingerprint
         assert apart.scores[BASE].row_losses != pytest.approx(found.scores[BASE].row_losses, rel=1e-4)
         # The base is loaded again.
-        assert elsewhere.score(ScoringRequest(rows="test", with_base=True)) == found
+        assert elsewhere.score(ROWS) == found
+
+
+@pytest.mark.ray
+def test_a_host_of_a_cluster_scores_the_same_and_tells_how_far_it_has_come(base, expected, monkeypatch):
+    monkeypatch.setattr(timeouts, "SCORING_TURN_SECONDS", 0.01)
+    told: list[ScoringProgress] = []
+    with scoring(base, "local", told.append) as elsewhere:
+        assert elsewhere.fingerprint() == qlora.fingerprint(base)
+        found = elsewhere.score(ROWS)
+        # The host is asked now and then: while it loads the base, for certain.
+        assert ScoringProgress() in told
+        assert found.scores[BASE].row_losses == pytest.approx(expected.scores[BASE].row_losses, rel=1e-5)
+        with pytest.raises(HostError, match=r"nowhere.jsonl does not exist"):
+            elsewhere.score(ScoringRequest(rows="/nowhere.jsonl", with_base=True))
 
 
 MODULE = """
@@ -125,7 +135,7 @@ def test_what_is_told_comes_before_the_answer_also_of_a_call_that_fails(mine):
     told: list[ScoringProgress] = []
     passes = [ScoringProgress(name=BASE, done=done, rows=3) for done in (0, 2, 3)]
     with scoring(mine, tell=told.append) as elsewhere:
-        assert elsewhere.score(ScoringRequest(rows="test", with_base=True)).scores.keys() == {BASE}
+        assert elsewhere.score(ROWS).scores.keys() == {BASE}
         assert told == [ScoringProgress(), *passes]  # the first: the base is loaded
         with pytest.raises(HostError, match="no base was asked for"):
             elsewhere.score(ScoringRequest(rows="test"))
@@ -133,11 +143,10 @@ def test_what_is_told_comes_before_the_answer_also_of_a_call_that_fails(mine):
 
 
 def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(mine):
-    request = ScoringRequest(rows="test", with_base=True)
     with scoring(mine) as elsewhere:
-        with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\)"):
-            elsewhere.score_apart(TrialSpec(trainable="mine.dying"), request)
-        assert elsewhere.score(request).scores.keys() == {BASE}
+        with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\).*--address"):
+            elsewhere.score_apart(TrialSpec(trainable="mine.dying"), ROWS)
+        assert elsewhere.score(ROWS).scores.keys() == {BASE}
 
 
 BUSY = r"--address auto: waited 10 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
@@ -162,14 +171,6 @@ def test_a_host_of_a_cluster_that_is_lost_or_does_not_start_is_told(mine, monkey
         elsewhere.fingerprint()
 
 
-def test_a_process_that_dies_is_told(base, monkeypatch):
-    with own_process(base) as call:
-        call("fingerprint", ())
-        monkeypatch.setattr(ScoringHost, "__reduce__", lambda _: (os._exit, (9,)), raising=False)
-        with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\).*--address"):
-            call("fingerprint", (ScoringHost(base),))
-
-
 PLAIN = """
 import signal, sys
 from cluster.scoring import scoring
@@ -178,53 +179,35 @@ from trainables.specs import TrialSpec
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process that a shell started in the background
 with scoring(TrialSpec.model_validate_json(sys.argv[1])) as elsewhere:
     print(elsewhere.fingerprint()["model"], flush=True)
-    if len(sys.argv) > 2:
-        elsewhere.serve(sys.argv[2], {}, "")
+    elsewhere.serve(sys.argv[2], {}, "")
 """
 
 
 @pytest.fixture
 def script(base, tmp_path):
-    """Starts a script that has no `__main__` guard, in another folder than ours; says its command line."""
+    """A script that has no `__main__` guard, in another folder than ours, and serves what takes forever."""
     (tmp_path / "plain.py").write_text(PLAIN)
     # What Python would import from there, it must not.
     (tmp_path / "cluster.py").write_text("raise AssertionError('not ours')")
-    path = os.pathsep.join(path for path in sys.path if path)
-    started = []
-
-    def start(*words: str) -> subprocess.Popen:
-        command = [sys.executable, "-P", str(tmp_path / "plain.py"), base.model_dump_json(), *words]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
+    forever = "import time; time.sleep(3600)"
+    command = [sys.executable, "-P", str(tmp_path / "plain.py"), base.model_dump_json(), forever]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        yield process
         process.kill()
-        process.communicate()
 
 
-def test_a_script_needs_no_guard(base, script):
-    process = script()
-    out, err = process.communicate(timeout=100)
-    assert (process.returncode, out.strip()) == (0, qlora.fingerprint(base)["model"]), err
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_goes_on_when_the_caller_ends(script, how):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_goes_on_when_the_caller_ends(base, script, how):
     """The process that evaluates, and the one that serves for a check, which it had started, in the midst of it."""
-    process = script("import time; time.sleep(3600)")
-    assert process.stdout.readline(), process.stderr.read()
+    assert script.stdout.readline().strip() == qlora.fingerprint(base)["model"], "no __main__ guard is needed"
     below: list[psutil.Process] = []
     deadline = time.monotonic() + 100
     while len(below) < 2:
         assert time.monotonic() < deadline, below
-        below = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(how)
-    process.wait(100)
+        below = psutil.Process(script.pid).children(recursive=True)
+    script.send_signal(how)
+    script.wait(100)
     gone, alive = psutil.wait_procs(below, timeout=100)
     assert (len(gone), alive) == (2, [])
 
@@ -248,23 +231,14 @@ def test_a_base_that_does_not_fit_is_refused_with_the_way_out(base, monkeypatch)
 
 
 def test_a_base_that_is_spread_is_checked_on_the_fullest_gpu(base, monkeypatch):
-    there = base.model_copy(update={"quantization": base.quantization.model_copy(update={"scheme": "none"})})
-    alone, shared = (qlora.scoring_bytes(there, "cuda", gpus) for gpus in (1, 2))
+    alone, shared = (qlora.scoring_bytes(base, "cuda", gpus) for gpus in (1, 2))
     assert alone is not None
     assert shared is not None
     free(monkeypatch, ["0", "1"], int((alone + shared) / 2 / MEMORY_SHARE))
-    check_memory(there, can_score("qlora"))
+    check_memory(base, can_score("qlora"))
     free(monkeypatch, ["0", "1"], shared)
     with pytest.raises(HostError, match="GB on each of its GPUs to be evaluated and this machine's fullest of 2 GPUs"):
-        check_memory(there, can_score("qlora"))
-
-
-def test_the_estimate_is_of_the_tiny_model(base):
-    """The process itself, and a pass of 2048 tokens over 304 words: no more."""
-    estimate = qlora.scoring_bytes(base, "cpu")
-    assert estimate is not None
-    process = memory._PROCESS_BYTES["cpu"]
-    assert process < estimate < process + 60_000_000
+        check_memory(base, can_score("qlora"))
 
 
 def test_only_a_mistake_of_the_user_is_told_as_one(monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import promotions
@@ -45,30 +47,24 @@ def shared(tmp_path_factory, empty_database) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def promoted(shared, tmp_path_factory) -> Path:
-    """The same, with the weak adapter of `first` as the champion, to copy."""
-    return with_promoted(shared, tmp_path_factory.mktemp("promoted"), shared / "cache", "first")
+STAGES = {"champion": ("world", "first"), "replaced": ("champion", "second"), "strong": ("world", "second")}
+"""Stage -> the stage before, and the sweep that is promoted then."""
 
 
 @pytest.fixture(scope="session")
-def promoted_twice(promoted, shared, tmp_path_factory) -> Path:
-    """The same, with the strong adapter of `second` promoted over it, to copy."""
-    return with_promoted(promoted, tmp_path_factory.mktemp("twice"), shared / "cache", "second")
+def stages(shared, tmp_path_factory) -> Callable[[str], Path]:
+    """Makes a stage when it is first asked for; its folder, to copy."""
 
+    @cache
+    def made(stage: str) -> Path:
+        if stage == "world":
+            return shared
+        before, sweep = STAGES[stage]
+        there = copy_of(made(before), tmp_path_factory.mktemp(stage))
+        assert run(there.sweep(sweep)).exit_code == 0
+        return there.root
 
-@pytest.fixture(scope="session")
-def promoted_strong(shared, tmp_path_factory) -> Path:
-    """The strong adapter of `second` as the first champion, to copy."""
-    return with_promoted(shared, tmp_path_factory.mktemp("strong"), shared / "cache", "second")
-
-
-def with_promoted(source: Path, target: Path, cache: Path, name: str) -> Path:
-    made = copy_of(source, target)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QSWEEP_CACHE", str(cache))
-        assert run(made.sweep(name)).exit_code == 0
-    return target
+    return made
 
 
 @pytest.fixture
@@ -81,24 +77,24 @@ def here(shared, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def world(shared, here) -> World:
+def world(stages, here) -> World:
     """MLflow and its sweeps, and nothing promoted."""
-    return copy_of(shared, here)
+    return copy_of(stages("world"), here)
 
 
 @pytest.fixture
-def champion(promoted, here) -> World:
+def champion(stages, here) -> World:
     """The same, with the weak adapter as version 1, the champion."""
-    return copy_of(promoted, here)
+    return copy_of(stages("champion"), here)
 
 
 @pytest.fixture
-def replaced(promoted_twice, here) -> World:
+def replaced(stages, here) -> World:
     """The same, with the strong adapter as version 2, the champion, and version 1 as the previous one."""
-    return copy_of(promoted_twice, here)
+    return copy_of(stages("replaced"), here)
 
 
 @pytest.fixture
-def strong(promoted_strong, here) -> World:
+def strong(stages, here) -> World:
     """MLflow and its sweeps, with the strong adapter as version 1, the champion."""
-    return copy_of(promoted_strong, here)
+    return copy_of(stages("strong"), here)

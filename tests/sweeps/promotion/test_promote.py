@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import promotions
 import pytest
@@ -17,7 +18,6 @@ from promotions import MODEL, run
 from sweeps.errors import SweepError
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
-from trainables import qlora
 from trainables.data import preview
 
 
@@ -29,18 +29,8 @@ def test_the_best_adapter_becomes_the_champion(world):
     assert world.aliases() == {"challenger": "1", "champion": "1"}
     assert world.versions() == ["1"]
     assert outcome.as_json()["promoted"] is True
-    assert "row_losses" not in repr(outcome)
     assert (outcome.as_json()["version"], outcome.as_json()["previous"]) == ("1", None)
-    steps = (
-        "sweep: ",
-        "candidates ",
-        "adapters: ",
-        "evaluating ",
-        "verdict: ",
-        "registered: ",
-        "served ",
-        "champion: ",
-    )
+    steps = "sweep: ", "candidates ", "adapters: ", "evaluating ", "verdict: ", "registered: ", "served ", "champion: "
     lines = iter(said)
     assert [step for step in steps if not any(line.startswith(step) for line in lines)] == [], said
     assert "evaluating candidates on the rows that the sweep was scored on" in said
@@ -61,17 +51,12 @@ def test_the_version_tells_its_lineage(strong):
     assert "promotion.forced" not in tags
     version = strong.client.get_model_version(MODEL, "1")
     assert version.run_id == trial.run_id
-    assert re.match(
-        r"Loss \d\.\d{4} on data.test: .* lower than the base \(9.*% confidence interval .* on 40 rows",
-        version.description,
-    )
+    assert re.match(r"Loss \d\.\d{4} on data.test: .* lower than the base \(9.*% confidence", version.description)
     assert "qsweep promote" in strong.client.get_registered_model(MODEL).description
 
 
 def test_the_package_has_the_adapter_and_no_base(strong):
-    version = strong.client.get_model_version(MODEL, "1")
-    path = version.source.removeprefix(f"runs:/{version.run_id}/")
-    folder = strong.root / "mlartifacts" / version.run_id / "artifacts" / path
+    folder = package_of(strong, "1")
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert {
         "MLmodel", "README.md", "served.py", "requirements.txt", "input_example.json", "artifacts/base.json",
@@ -86,14 +71,10 @@ def test_the_package_has_the_adapter_and_no_base(strong):
     base = json.loads((folder / "artifacts/base.json").read_text())
     assert base["quantization"] == {"scheme": "none", "double_quant": True, "compute_dtype": "float32"}
     assert list(base["files"]) == ["model.safetensors"]
-    card = card_of(strong)
+    card = (folder / "README.md").read_text()
     assert f"- the best on the rows that decided of 2 candidates, out of 5 trials of the sweep `{SECOND}`" in card
     assert all(word in card for word in ("licen", SECOND, "t01", "| base |", "train.jsonl", "lora-modules"))
     assert "@champion" not in card
-
-
-def card_of(world) -> str:
-    return (package_of(world, "1") / "README.md").read_text()
 
 
 def test_a_better_challenger_replaces_the_champion(champion):
@@ -140,16 +121,6 @@ def test_rows_of_a_file_decide(world):
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
 
 
-def limited(world, shared, **promotion) -> str:
-    """The trials of `second` in a sweep whose file names guards or slices."""
-    config = promotions.config(shared, world.uri, name="limited", promotion={"model": MODEL, **promotion})
-    trained = promotions.train(config, shared / "cache")
-    fingerprint = qlora.prepare(config.base, shared / "cache").summary.fingerprint
-    trials = [promotions.Trial(trained["strong"])]
-    promotions.deliver(config, "limited-20260106-000000-ffff", world.sweep("limited"), trials, fingerprint)
-    return str(world.sweep("limited"))
-
-
 def test_a_guard_on_further_rows_and_slices_are_scored_and_refuse(world, shared):
     """On rows that break its rule the strong adapter is worse than the base."""
     rows = world.root / "general.jsonl"
@@ -159,24 +130,28 @@ def test_a_guard_on_further_rows_and_slices_are_scored_and_refuse(world, shared)
     marked = [{**row, "parity": ["even", "odd"][place % 2]} for place, row in enumerate(test)]
     own.write_text("".join(json.dumps(row) + "\n" for row in marked))
     said: list[str] = []
-    guards = [{"data": str(rows), "worse_by": 0.1}]
-    sweep = limited(world, shared, guards=guards, slices={"by": "parity", "worse_by": 5.0})
-    outcome = run(sweep, said, eval_data=own)
+    limits: dict[str, Any] = {
+        "guards": [{"data": str(rows), "worse_by": 0.1}],
+        "slices": {"by": "parity", "worse_by": 5.0},
+    }
+    outcome = run(world.sweep("twin"), said, eval_data=own, **limits)
     assert (outcome.exit_code, outcome.verdict.outcome) == (1, "not_better")
     assert "evaluating base, t00 on the guard general.jsonl" in said
     assert said[-1] == "verdict: not better (guard general.jsonl)"
-    (reason,) = outcome.reasons
-    assert reason.startswith(
-        "t00 is worse than the base on guard general.jsonl (eval_loss, 30 rows) by more than worse"
-    )
     assert [(each.name, each.rows, each.holds) for each in outcome.verdict.slices] == [
         ("slice parity=even", 20, True), ("slice parity=odd", 20, True),
     ]  # fmt: skip
     with pytest.raises(SweepError, match=r"promotion\.slices\.by: has no column 'parity'; columns: question, answer"):
-        run(sweep)
+        run(world.sweep("twin"), **limits)
+    untold = [{"metric": "trainable_params", "worse_by": 0.1}]
+    with pytest.raises(SweepError, match=r"promotion\.guards\.0\.metric: trainable_params has no value per row"):
+        run(world.sweep("twin"), guards=untold)
+    rows.write_bytes((shared / "train.jsonl").read_bytes()[:-1])
+    with pytest.raises(SweepError, match=r"^promotion\.guards\.0\.data: all"):
+        run(world.sweep("twin"), eval_data=own, **limits)
     rows.unlink()
     with pytest.raises(SweepError, match=r"promotion\.guards\.0\.data: .*general.jsonl does not exist"):
-        run(sweep, eval_data=own)
+        run(world.sweep("twin"), eval_data=own, **limits)
 
 
 def test_looking_again_on_the_same_rows_is_said(strong):
@@ -243,11 +218,6 @@ def test_rows_of_a_file_that_were_trained_on_are_warned_of_once(world, shared, m
     assert "; take them out of" in line
 
 
-def test_another_alias_has_its_own_champion(strong):
-    run(strong.sweep("first"), alias="staging")
-    assert strong.aliases() == {"challenger": "2", "champion": "1", "staging": "2"}
-
-
 def test_a_dry_run_does_all_but_write(world):
     said: list[str] = []
     outcome = run(world.sweep("second"), said, dry_run=True)
@@ -259,19 +229,6 @@ def test_a_dry_run_does_all_but_write(world):
     assert any(line.startswith("package: ") for line in said)
     assert world.client.search_registered_models() == []
     assert not list(world.root.glob("mlartifacts/*/artifacts/promoted"))
-
-
-def test_a_sweep_is_found_by_id_name_and_folder(world):
-    found = [stores.find(str(sweep), None) for sweep in (SECOND, "second", world.sweep("second"), "results/second")]
-    assert {Lookup(place.uri).sweep(place).sweep_id for place in found} == {SECOND}
-
-
-def test_a_name_means_its_newest_sweep(world, shared):
-    config = promotions.config(shared, world.uri, name="second")
-    folder = world.root / "results" / "second-2"
-    promotions.deliver(config, "second-20270101-000000-dddd", folder, [], "0" * 16, begun=5.0)
-    with pytest.raises(SweepError, match="second-20270101-000000-dddd: no trial may be promoted"):
-        run("second")
 
 
 @pytest.mark.parametrize("lost", ["adapter", "eval_rows.json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,10 +24,8 @@ from promotions import MODEL, Trial, run
 from typer.testing import CliRunner
 
 from sweeps.cli import app, sweep_end
-from sweeps.cli.models import show_models
 from sweeps.errors import Failed
 from sweeps.promotion import promote as promoting
-from sweeps.promotion.versions import models, rollback
 from sweeps.tracking import served
 from sweeps.tracking.registry import Registry
 from trainables import qlora
@@ -79,7 +78,7 @@ def fresh_python(code: str, folder: Path, *words: str) -> list:
 
 @pytest.mark.ray
 def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path, empty_database):
-    """`launch --promote` on a 4-bit base is interrupted and goes on; MLflow and PEFT load the result without us."""
+    """`launch --promote` and again on a 4-bit base; MLflow and PEFT load the result without us."""
     promotions.write_data(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -92,23 +91,15 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     }
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw))
     environment = {"QSWEEP_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
-    interrupted = runs.start(tmp_path, "launch", "s.yaml", "--promote", **environment)
-    runs.wait_for(lambda: "\nsweep: " in interrupted.err.read_text(), interrupted)  # the promotion has begun
-    interrupted.process.send_signal(signal.SIGTERM)
-    assert interrupted.process.wait(400) == 143, interrupted.err.read_text()
-    answer = interrupted.answer()
-    assert (answer["promotion"], answer["not_promoted"]) == (None, "interrupted")
-    advice = f"qsweep promote {tmp_path}/results/tickets does what is left\n"
-    assert interrupted.err.read_text().endswith(advice), interrupted.err.read_text()
-
-    done = runs.start(tmp_path, "resume", "results/tickets", "--promote", **environment)
+    done = runs.start(tmp_path, "launch", "s.yaml", "--promote", **environment)
     assert done.process.wait(400) == 0, done.err.read_text()
     answer, told = done.answer(), done.err.read_text()
-    assert answer["states"] == {"COMPLETED": 2} or answer["states"].keys() <= {"COMPLETED", "STOPPED"}
     promoted = answer["promotion"]
     assert (promoted["promoted"], promoted["version"], promoted["alias"]) == (True, "1", "champion")
     assert promoted["verdict"]["losses"]["base"] > promoted["verdict"]["losses"][promoted["verdict"]["winner"]]
     assert "served from the registry: 4 rows score as evaluated" in told
+    for rows in ("the rows that the sweep was scored on", "base and candidates on data.test"):
+        assert re.search(rf"^evaluating .*{rows}, about \d+ (s|min \d\d s) by this sweep's evaluations$", told, re.M)
     # Libraries are silent, and the trial's own process had written the adapter's digest.
     assert "Traceback" not in told
     (warning,) = [line for line in told.split("sweep: ")[1].splitlines() if "arning" in line]
@@ -127,17 +118,17 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     )
     assert served["kinds"] == ["Linear4bit"]
     assert len(served["texts"]) == 2 and all(isinstance(text, str) for text in served["texts"])
+    again = runs.start(tmp_path, "resume", "results/tickets", "--promote", **environment)
+    assert again.process.wait(400) == 0, again.err.read_text()
+    assert again.answer()["promotion"]["already_champion"]
 
 
 def test_a_served_model_refuses_another_base(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"weights")
-    facts = {
-        "source": str(base),
-        "kind": "folder",
-        "files": {"model.safetensors": sampled_digest(base / "model.safetensors")},
-    }
+    digest = sampled_digest(base / "model.safetensors")
+    facts = {"source": str(base), "kind": "folder", "files": {"model.safetensors": digest}}
     assert served._located(facts) == str(base)
     (base / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(ValueError, match="is not the one that the adapter was trained on: model"):
@@ -168,27 +159,6 @@ def server(tmp_path_factory, empty_database):
             yield server.uri, root
         finally:
             server.kill()
-
-
-def test_promotion_over_http(server):
-    """The whole of it: first, better, again, worse, back; by id, by name and by folder."""
-    uri, root = server
-    client = MlflowClient(tracking_uri=uri)
-
-    def aliases() -> dict[str, str]:
-        return {alias: str(at) for alias, at in client.get_registered_model(MODEL).aliases.items()}
-
-    assert run("first-1", tracking_uri=uri).exit_code == 0
-    assert run("second", tracking_uri=uri).exit_code == 0
-    assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-    assert run(root / "results" / "second").already
-    worse = run("first", tracking_uri=uri)
-    assert worse.exit_code == 1
-    assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-    assert rollback(MODEL, None, "champion", uri).version == "1"
-    assert aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
-    (found,) = models(MODEL, uri)
-    assert [entry.action for entry in found[0].history] == ["promote", "promote", "rollback"]
 
 
 def test_a_server_that_fails_on_the_way_is_told(server, monkeypatch):
@@ -224,9 +194,8 @@ def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(numbe
     monkeypatch.setattr(sweep_end, "request_of", lambda *_, **__: None)
     monkeypatch.setattr(sweep_end, "show_promotion", lambda _: signal.raise_signal(number))
     sweep: Any = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
-    ended: Any = SimpleNamespace(
-        exit_code=0, folder="/results/x", is_ray_left_behind=False, mirror=None, as_json=lambda: {"sweep": "x"}
-    )
+    told = {"folder": "/results/x", "as_json": lambda: {"sweep": "x"}}
+    ended: Any = SimpleNamespace(exit_code=0, is_ray_left_behind=False, mirror=None, **told)
     with pytest.raises(typer.Exit) as end:
         sweep_end.finish(sweep, ended, True, True)
     assert end.value.exit_code == 128 + number
@@ -237,35 +206,38 @@ def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(numbe
 
 
 def test_the_commands_print_what_happened(server, monkeypatch):
+    """Over HTTP: first, not better by so much, better, again, worse, back."""
     uri, _ = server
     inner = promoting.promote
     monkeypatch.setattr(
         promoting, "promote", lambda asked, say, show, tell: inner(asked, say, show, promotions.in_process, tell=tell)
     )
 
-    def invoke(*words: str) -> tuple[int, str, str]:
-        result = CliRunner().invoke(app, [*words, "--tracking-uri", uri])
+    def invoke(*words: str) -> tuple[int, str, Any]:
+        result = CliRunner().invoke(app, [*words, "--tracking-uri", uri, "--json"])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return result.exit_code, result.stderr, result.stdout
+        return result.exit_code, result.stderr, json.loads(result.stdout) if result.stdout else None
 
-    code, err, out = invoke("promote", "second", "--model", "printed", "--min-gain", "9", "--json")
-    assert code == 1
+    assert invoke("promote", "first-1", "--model", MODEL)[0] == 0
+    code, err, told = invoke("promote", "second", "--model", MODEL, "--min-gain", "9")
+    assert (code, told["promoted"]) == (1, False)
     assert "not promoted: t00 gains" in err and "less than min_gain 9" in err
     (row,) = [line for line in err.splitlines() if line.startswith("t00 ")]
     assert row.split()[2] == "base" and row.rstrip().endswith("not better")
-    assert json.loads(out)["promoted"] is False
-    code, err, out = invoke("promote", "second", "--model", "printed", "--json")
-    assert (code, json.loads(out)["version"]) == (0, "1")
-    assert "champion: version 1" in err
-    assert invoke("promote", "second", "--model", "printed", "--json")[0] == 0
-    code, err, out = invoke("models", "--model", "printed", "--json")
-    assert code == 0
-    assert json.loads(out)["models"][0]["aliases"] == {"challenger": "1", "champion": "1"}
-    assert [line.split()[:2] for line in err.splitlines() if line.startswith("printed")] == [
-        ["printed", "challenger"], ["printed", "champion"],
+    code, err, told = invoke("promote", "second", "--model", MODEL)
+    assert (code, told["version"], told["previous"]) == (0, "2", "1")
+    assert "champion: version 2 (before: version 1)" in err
+    assert invoke("promote", "second", "--model", MODEL)[2]["already_champion"]
+    assert invoke("promote", "first", "--model", MODEL)[0] == 1
+    code, err, told = invoke("models", "--model", MODEL)
+    assert (code, told["models"][0]["aliases"]) == (0, {"challenger": "2", "champion": "2", "previous": "1"})
+    assert [line.split()[:3] for line in err.splitlines() if line.startswith(MODEL)] == [
+        [MODEL, "challenger", "2"], [MODEL, "champion", "2"], [MODEL, "previous", "1"],
     ]  # fmt: skip
-    code, err, _ = invoke("rollback", "--model", "printed")
+    code, err, told = invoke("rollback", "--model", MODEL)
+    assert (code, told["version"], told["previous"]) == (0, "1", "2")
+    assert f"{MODEL}: champion is version 1 (before: version 2)" in err
+    code, err, _ = invoke("rollback", "--model", MODEL)
     assert code == 2
-    assert "error: printed: no version was the champion before: there is nothing to go back to" in err
-    assert show_models("printed", uri)[0]["model"] == "printed"
+    assert f"error: {MODEL}: no version was the champion before: there is nothing to go back to" in err

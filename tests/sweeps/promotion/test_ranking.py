@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -23,6 +22,14 @@ def config(objective: Any) -> SweepConfig:
     return SweepConfig.model_validate({"name": "s", "trainable": "toy", "objective": objective})
 
 
+def trial(number: int, repeats: str | None = None, **metrics: float) -> TrialRun:
+    return TrialRun("run", f"k{number}", number, "COMPLETED", None, None, None, metrics, {}, repeats)
+
+
+def sweep(*trials: TrialRun) -> TrackedSweep:
+    return TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
+
+
 @pytest.mark.parametrize(
     ("objective", "metric", "trial", "expected"),
     [
@@ -31,7 +38,6 @@ def config(objective: Any) -> SweepConfig:
         ({"metric": "eval_loss"}, "eval_accuracy", None, ACCURACY),
         ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], "trainable_params", None, SIZE),
         ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], None, "t01", LOWEST_LOSS),
-        ([{"metric": "eval_loss"}], None, None, LOWEST_LOSS),
     ],
 )
 def test_the_metric_that_is_named_ranks_else_the_objective(objective, metric, trial, expected):
@@ -57,41 +63,31 @@ def test_a_function_that_cannot_be_imported_is_no_metric_whose_lower_value_is_be
     assert ranking(SweepConfig.model_validate(raw), "eval_loss", None) == LOWEST_LOSS
 
 
-def test_several_objectives_survive_the_configurations_file():
-    several = config([{"metric": "eval_loss"}, {"metric": "eval_accuracy", "mode": "max"}])
-    assert SweepConfig.model_validate_json(several.model_dump_json()) == several
-    assert several.objectives == (LOWEST_LOSS, ACCURACY)
-
-
 def test_a_repeat_is_a_candidate_only_when_it_is_named():
-    def trial(number: int, loss: float, repeats: str | None = None) -> TrialRun:
-        metrics = {"best_eval_loss": loss}
-        return TrialRun("run", f"k{number}", number, "COMPLETED", None, None, None, metrics, {}, repeats)
-
-    trials = (trial(0, 0.7), trial(1, 0.8), trial(2, 0.5, "k0"))
-    sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
-    assert [each.trial_key for each in ranked(sweep, LOWEST_LOSS, None, False)] == ["k0", "k1"]
-    assert [each.trial_key for each in ranked(sweep, LOWEST_LOSS, "t02", False)] == ["k2"]
-    only = dataclasses.replace(sweep, trials=trials[2:])
+    trials = (trial(0, best_eval_loss=0.7), trial(1, best_eval_loss=0.8), trial(2, "k0", best_eval_loss=0.5))
+    assert [each.trial_key for each in ranked(sweep(*trials), LOWEST_LOSS, None, False)] == ["k0", "k1"]
+    assert [each.trial_key for each in ranked(sweep(*trials), LOWEST_LOSS, "t02", False)] == ["k2"]
     with pytest.raises(SweepError, match=r"no trial may be promoted: .*it has none"):
-        ranked(only, LOWEST_LOSS, None, False)
+        ranked(sweep(trials[2]), LOWEST_LOSS, None, False)
 
 
 def test_among_trials_of_one_score_the_loss_decides_as_in_the_sweep():
-    def trial(number: int, loss: float) -> TrialRun:
-        metrics = {"best_eval_loss": loss, "best_eval_accuracy": 0.75}
-        return TrialRun("run", f"k{number}", number, "COMPLETED", None, None, None, metrics, {})
-
-    trials = (trial(0, 0.8), trial(1, 0.7), trial(2, 0.7))
-    sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
-    assert [each.number for each in ranked(sweep, ACCURACY, None, False)] == [1, 2, 0]
+    trials = [
+        trial(number, best_eval_loss=loss, best_eval_accuracy=0.75) for number, loss in enumerate((0.8, 0.7, 0.7))
+    ]
+    assert [each.number for each in ranked(sweep(*trials), ACCURACY, None, False)] == [1, 2, 0]
 
 
-@pytest.mark.parametrize("metric", ["of_4", "step"])
-def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_metric(metric):
-    metrics = {"eval_loss": 0.5, "best_eval_loss": 0.5, "best_of_4": 0.1, "best_best_of_4": 0.1, "best_step": 3.0}
-    trials = (TrialRun("run", "k0", 0, "COMPLETED", None, None, None, metrics, {}),)
-    sweep = TrackedSweep("s-1", "parent", "FINISHED", config({"metric": "eval_loss"}), {}, None, trials)
-    assert ranked(sweep, Objective(metric="best_of_4"), None, False) == [*trials]
-    with pytest.raises(SweepError, match=rf"^--metric: no trial has {metric}.*\(there are: best_of_4, eval_loss\)"):
-        ranked(sweep, Objective(metric=metric), None, False)
+def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_metric():
+    metrics: dict[str, Any] = {
+        "eval_loss": 0.5,
+        "best_eval_loss": 0.5,
+        "best_of_4": 0.1,
+        "best_best_of_4": 0.1,
+        "best_step": 3.0,
+    }
+    found = sweep(trial(0, **metrics))
+    assert ranked(found, Objective(metric="best_of_4"), None, False) == [*found.trials]
+    for metric in ("of_4", "step"):
+        with pytest.raises(SweepError, match=rf"^--metric: no trial has {metric}.*\(there are: best_of_4, eval_loss\)"):
+            ranked(found, Objective(metric=metric), None, False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,11 +30,9 @@ def test_a_list_keeps_its_order_and_takes_the_writing_of_the_data():
     assert ranked([" ham", " spam"], labels=["spam", "eggs", "ham"]) == (" spam", "eggs", " ham")
 
 
-@pytest.mark.parametrize(
-    ("answer", "right"), [("ham", 1), (" ham\n", 1), ("spam", 0), ("", 0), ("Ham", 0), ("ham<|im_end|>", 0), ("ha", 0)]
-)
-def test_the_answer_is_the_label(answer, right):
-    assert Choice().grade({}, " ham", answer) == {"choice": right}
+def test_the_answer_is_the_label():
+    for answer, right in (("ham", 1), (" ham\n", 1), ("spam", 0), ("", 0), ("Ham", 0), ("ham<|im_end|>", 0)):
+        assert Choice().grade({}, " ham", answer) == {"choice": right}
 
 
 @pytest.mark.parametrize(
@@ -47,13 +43,12 @@ def test_the_answer_is_the_label(answer, right):
         (["ham", "ham "], {}, "has fewer than two labels, so there is nothing to choose"),
         (["ham", " "], {}, "a label is blank: write one in its place, or leave it out"),
         (
-            ["ham", "spamm"],
-            {"labels": ["ham", "spam"]},
-            "the completion 'spamm' is none of its labels; did you mean spam?: "
-            "add it, or leave labels out to take those in the data",
+            ["ham", "spamm"], {"labels": ["ham", "spam"]},
+            "the completion 'spamm' is none of its labels; did you mean spam?: add it, or leave labels out to take "
+            "those in the data",
         ),
     ],
-)
+)  # fmt: skip
 def test_labels_that_cannot_be_are_told(completions, options, why):
     with pytest.raises(GradingError) as error:
         ranked(completions, **options)
@@ -80,10 +75,6 @@ def test_a_confusion_table_counts_what_was_taken_for_what():
     table = confusion(EXPECTED, ANSWERS)
     assert table.labels == ("bug", "praise", "question")
     assert table.counts == ((2, 1, 0, 0), (0, 1, 0, 1), (0, 0, 0, 1))
-    assert json.loads(table.model_dump_json()) == {
-        "labels": ["bug", "praise", "question"],
-        "counts": [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]],
-    }
     assert table.text() == (
         "          bug  praise  question  (other)\n"
         "     bug    2       1         0        0\n"

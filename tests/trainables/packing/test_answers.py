@@ -239,7 +239,7 @@ def test_plain_peft_scores_drawn_answers_as_the_pack_does(root: Path) -> None:
         (BASE, 0, 12),
         ("tuned", 0, 12),
     }
-    assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranked", 36, 36)
+    assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranked", 12, 12)
 
 
 def test_a_model_whose_positions_end_before_an_answer_may_is_refused(root: Path) -> None:

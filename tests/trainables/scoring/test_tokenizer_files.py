@@ -40,10 +40,8 @@ def edited(file: str, change: Callable[[dict], None]) -> Callable[[Files], Files
         (lambda files: {**files, "chat_template.jinja": files["chat_template.jinja"] + b" "}, "chat template"),
         (lambda files: {k: v for k, v in files.items() if k != "chat_template.jinja"}, "chat template"),
         (edited("tokenizer.json", lambda rules: rules["model"]["merges"].pop()), "tokenizer"),
-        (edited("tokenizer.json", lambda rules: rules.update(pre_tokenizer=None)), "tokenizer"),
         (edited("tokenizer_config.json", lambda settings: settings.update(eos_token="<|user|>")), "tokenizer"),
         (lambda files: {**files, "tokenizer.json": b"{}"}, "tokenizer"),
-        (lambda files: {k: v for k, v in files.items() if k != "tokenizer.json"}, "tokenizer"),
         # Nothing that a row's tokens depend on.
         (lambda files: files, None),
         (edited("tokenizer.json", lambda rules: rules.update(truncation=TRUNCATION)), None),

@@ -22,8 +22,6 @@ ANSWER_SECONDS = 120.0
 """How long it may be silent in one answer: a row on a busy CPU takes seconds."""
 _FORCING = 1e6
 """The bias of a token that is to be generated, in nats."""
-_SHOWN = 20
-"""Served names that a message lists at most."""
 
 
 class Server:
@@ -42,10 +40,9 @@ class Server:
         """Raises `SweepError` when no OpenAI-compatible server is there, or it serves nothing under the name."""
         names = list(self._models)
         if name not in names:
-            shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
             raise SweepError(
-                f"--served-name: {self._root} serves nothing under the name {name} (it serves: {shown or 'nothing'}): "
-                "start it with this name for the adapter, or give the name that it has"
+                f"--served-name: {self._root} serves nothing under the name {name} (it serves: "
+                f"{', '.join(names) or 'nothing'}): start it with this name for the adapter, or give the one it has"
             )
 
     def base_of(self, name: str) -> str | None:

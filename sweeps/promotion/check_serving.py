@@ -21,7 +21,7 @@ from sweeps.promotion import decision_record, versions
 from sweeps.promotion.cards import served_name
 from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.gate import CHAMPION
-from sweeps.promotion.server import Server
+from sweeps.promotion.openai_client import Server
 from sweeps.statistics.intervals import confidence_of, intervals
 from sweeps.tracking import stores
 from sweeps.tracking.failures import answering
@@ -119,15 +119,9 @@ def allowed(record: Decision, rounding: float | None, is_quantised: bool = False
 
 def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
     """A version's decision record. Raises `SweepError` when it has none, another one than was written, or no rows."""
-    digest = version.tags.get(versions.RECORD_DIGEST)
-    if digest is None:
-        raise SweepError(
-            f"{model}: version {version.number} has no decision record, since an earlier qsweep promoted it: promote "
-            "its trial again"
-        )
     path = f"{versions.package_path(model, version.tags[IDENTITY])}/{RECORD}"
     record = decision_record.read(lookup.file(version.run_id, path))
-    if not record.is_whole or record.sha256 != digest:
+    if not record.is_whole or record.sha256 != version.tags.get(versions.RECORD_DIGEST):
         raise SweepError(f"{model}: the decision record of version {version.number} is not the one that was written")
     if not any(row.labelled for row in record.serving_rows):
         raise SweepError(f"{model}: the decision record of version {version.number} holds no rows to compare by")
@@ -256,19 +250,15 @@ def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogP
         others: number of a version -> its record.
     """
     rows = record.serving_rows
+    asked = [(row.ids, row.labelled) for row in rows]
     found: dict[str, LogProbabilities] = {name: [row.logprobs[name] for row in rows] for name in (PROMOTED, BASE)}
     if record.champion is not None and CHAMPION in rows[0].logprobs:
         found[record.champion] = [row.logprobs[CHAMPION] for row in rows]
     for number, other in others.items():
-        if _same_rows(record, other):
+        if [(row.ids, row.labelled) for row in other.serving_rows] == asked:
             found[number] = [row.logprobs[PROMOTED] for row in other.serving_rows]
     for name in rows[0].logprobs.keys() & {*record.rule.candidates}:
         theirs = [row.logprobs[name] for row in rows]
         if theirs not in found.values():
             found[name] = theirs
     return found
-
-
-def _same_rows(one: Decision, other: Decision) -> bool:
-    first, second = ([(row.ids, row.labelled) for row in each.serving_rows] for each in (one, other))
-    return first == second

@@ -22,8 +22,7 @@ from trainables.errors import ModelError
 from trainables.packing.batches import pad, padded_losses
 from trainables.scoring import gguf_adapter
 from trainables.scoring.adapter_scorer import digests
-from trainables.scoring.exports import ExportRequest, ExportResult
-from trainables.scoring.requests import Sample
+from trainables.scoring.requests import ExportRequest, ExportResult, Sample
 from trainables.specs import TrialSpec
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.scoring.process import Call, own_process
+from cluster.scoring import Scoring, scoring
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import gate, serving, versions
+from sweeps.promotion import check_serving, gate, versions
 from sweeps.promotion.cards import served_name
 from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.tracking import stores
@@ -19,11 +19,8 @@ from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
 from trainables.inputs import paths
-from trainables.scoring.exports import ExportRequest, ExportResult, Form
-from trainables.scoring.requests import Sample
+from trainables.scoring.requests import ExportRequest, ExportResult, Form, Sample
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
-
-_OnBase = Callable[[TrialSpec], AbstractContextManager[Call]]
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,19 @@ class Exported:
 
 
 def export(
-    named: str, form: Form, out: Path, force: bool, tracking_uri: str | None, on_base: _OnBase = own_process
+    named: str,
+    form: Form,
+    out: Path,
+    force: bool,
+    tracking_uri: str | None,
+    scored_by: Callable[[TrialSpec], AbstractContextManager[Scoring]] = scoring,
 ) -> Exported:
     """Writes a version to a folder that must not be there; another process does it, which may take torch's memory.
 
     Args:
         named: the model and, after an @, the alias; the champion without.
         force: keep what scores otherwise than what was promoted.
-        on_base: starts the process that holds the base.
+        scored_by: starts the process that holds the base.
 
     Raises:
         SweepError, ClusterError: there is no such version, its files or its base are others, or its form has no place
@@ -82,9 +84,9 @@ def export(
     with answering(uri):
         registry, lookup = Registry(uri), Lookup(uri)
         model, version = versions.at(registry, named)
-        record, files = serving.decision_of(lookup, model, version), versions.package(lookup, model, version)
+        record, files = check_serving.decision_of(lookup, model, version), versions.package(lookup, model, version)
     base = versions.base_in(files)
-    spec = _spec(base, form)
+    spec = spec_for(base, form)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qsweep-export-") as work:
         made = Path(work) / "made"
         made.mkdir()
@@ -93,15 +95,15 @@ def export(
             tokenizer=versions.tokenizer_in(files), base_files=base["files"], ends=tuple(base["ends"].values()),
             rows=tuple(Sample(columns={}, ids=row.ids, labelled=row.labelled) for row in record.serving_rows),
         )  # fmt: skip
-        with on_base(spec) as call:
-            found = _compared(model, version.number, form, out, record, call("export", (request,)))
+        with scored_by(spec) as scored:
+            found = _compared(model, version.number, form, out, record, scored.export(request))
         if not found.holds and not force:
             raise Failed(f"{found.in_words}: nothing is kept; {_why(spec, base)}; --force keeps it all the same")
         made.rename(out)
     return found
 
 
-def _spec(base: dict[str, Any], form: Form) -> TrialSpec:
+def spec_for(base: dict[str, Any], form: Form) -> TrialSpec:
     """The base that the version is exported on: as in training, or without quantisation in 16 bits for a merged one."""
     quantization = dict(base["quantization"])
     if form == "merged":

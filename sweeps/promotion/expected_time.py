@@ -1,0 +1,58 @@
+"""How long promotion's evaluations may take, by how long those of the sweep took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from sweeps.config.number_words import duration
+from sweeps.errors import StorageError
+from sweeps.promotion.request import Context
+from sweeps.record.events import BaseEvaluated, Event, TrialReported
+from sweeps.record.folder import SweepFolder, read_events
+from trainables.specs import EvaluationSpec
+
+
+def in_words(context: Context, adapters: int, rows: Callable[[], int | None], with_answers: bool = False) -> str:
+    """Says after a comma how long it takes: "about 2 min 05 s"; empty where the sweep's log, or the rows, are not here.
+
+    Args:
+        adapters: that are evaluated one after another, the base among them.
+        rows: tells how many there are.
+        with_answers: whether answers are scored too.
+    """
+    folder, scores = context.request.place.folder, context.sweep.config.evaluation
+    if folder is None:
+        return ""
+    try:
+        events = (event for event, _ in read_events(SweepFolder(folder).events))
+        each = seconds_of_a_row(events, scores, with_answers)
+    except StorageError:
+        return ""
+    count = None if each is None else rows()
+    if each is None or count is None:
+        return ""
+    return f", about {duration(max(1.0, each * count * adapters))} by this sweep's evaluations"
+
+
+def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answers: bool) -> float | None:
+    """Seconds of the sweep's evaluations for each adapter and row; None where the log does not tell. Pure.
+
+    A host evaluates several adapters together: only the time in which at least one is evaluated counts. So the estimate
+    is too short for a sweep whose hosts all evaluate at once.
+
+    Args:
+        with_answers: of evaluations that score answers too, for each row that is answered.
+    """
+    rows, spans = 0, []
+    for event in events:
+        if isinstance(event, BaseEvaluated):
+            rows = event.answered if with_answers else event.rows
+        elif isinstance(event, TrialReported) and (report := event.report).history:
+            is_scored = any(map(scores.scores_by, report.metrics))
+            spans += [(report.history[-1].time, report.time)] if is_scored == with_answers else []
+    total, until = 0.0, -math.inf
+    for begun, ended in sorted(spans):
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total / len(spans) / rows if spans and rows else None
