@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -20,9 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import timeouts
 from cluster.deaths import SUSPECT_AFTER, HostDeaths, in_a_line, message
 from cluster.fleet import Fleet
-from cluster.host_states import said
+from cluster.host_states import begin, said
 from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
-from cluster.leases import Grant, Lease, NotReady, Ready, Refused
+from cluster.leases import Grant, Lease, News, NotReady, Ready, Refused
 from cluster.loop import Finalist
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
@@ -42,6 +42,7 @@ class Broker:
         self, base: TrialSpec, limits: SlotLimits, options: HostOptions, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
+        self._id = uuid.uuid4().hex
         self._news: list[str] = []
         self._changed = asyncio.Condition()
         self._fleet = Fleet(base, limits, options, clock, self._news.append)
@@ -138,12 +139,12 @@ class Broker:
                 host.leases[trial_key].renewed = self._clock()
         return not self._stopping and trial_key not in self._stopped_trials and node_id not in self._leaving
 
-    async def news(self, known: int, wait_seconds: float) -> list[str]:
+    async def news(self, known: int, wait_seconds: float) -> News:
         """The lines about hosts lost and started, from number `known` on; waits for the next one when there is none."""
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
-        return self._news[known:]
+        return News(self._id, self._news[known:])
 
     async def evaluate_base(self) -> Evaluation | Failure | None:
         """Evaluates the base without an adapter on the first host; None when the caller is to ask again.
@@ -290,7 +291,7 @@ class Broker:
         if is_busy or self._following is not None or self._fleet.is_prepared:
             return
         self._tried = self._clock()
-        self._in_background(self._start_anew())
+        begin(self._start_anew(), self._tasks)
 
     def _expire(self) -> None:
         """Begins to end the leases that were not renewed in time; nobody waits for it, since their host may hang."""
@@ -299,7 +300,7 @@ class Broker:
             for trial_key, lease in host.leases.items():
                 if now - lease.renewed > timeouts.LEASE_SECONDS:
                     lease.renewed = now  # else the next call would end it once more
-                    self._in_background(self.release(trial_key, lease.lease_id))
+                    begin(self.release(trial_key, lease.lease_id), self._tasks)
         self._suspects_waiting = {
             key: at for key, at in self._suspects_waiting.items() if now - at <= timeouts.LEASE_SECONDS
         }
@@ -329,11 +330,6 @@ class Broker:
     def _staying(self) -> set[HostPlace]:
         ready = {host.facts.place for host in self._hosts.values() if not host.is_leaving}
         return ready | self._fleet.loading
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import ray
 from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -150,11 +149,6 @@ class Cluster:
                 f"{named}: nothing listens there: is the cluster up, and is it the address of its head service (port "
                 "6379 as a rule; `ray start --head` prints it)?"
             )
-        if (private := _private(self._address)) is not None:
-            raise ConnectionFailed(
-                f"{named}: the Ray at {private} is the private one of another sweep, and ends with it: name the "
-                "cluster's address there (or in RAY_ADDRESS, where that is set), or use cluster.profile=local"
-            )
         try:
             _init(self._address, namespace)
         except AuthenticationError as error:
@@ -230,18 +224,6 @@ def is_there(address: str) -> bool:
     host, _, port = address.rpartition(":")
     is_known = port.isdigit() and "://" not in host
     return not is_known or _listens((host.strip("[]"), int(port)), timeouts.JOIN_SECONDS)
-
-
-def _private(address: str) -> str | None:
-    """The address of the Ray that would be joined, where it is the private one of a sweep on this machine."""
-    services.find_gcs_addresses.cache_clear()
-    with suppress(ConnectionError, ValueError):  # Ray itself tells that there is none
-        leads_to = str(services.canonicalize_bootstrap_address(address))
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or [""]
-            if words[0] == HIDDEN and f"--gcs-address={leads_to}" in words:
-                return leads_to
-    return None
 
 
 def _listens(service: tuple[str, int], seconds: float) -> bool:

@@ -1,15 +1,4 @@
-"""Errors of this package. Each is also a standard error.
-
-ClusterError
-├── ConnectionFailed (ConnectionError)   no Ray cluster is at the address
-│   └── ServiceFailed                    it fails itself, or a proxy before it: no mistake of the user's
-├── SubmissionFailed (RuntimeError)      a job cannot be submitted, or the cluster refuses what is asked of it
-│   └── NoSuchJob                        the cluster does not know the job
-├── NotStarted (RuntimeError)            Ray could not be started on this machine
-├── HostError (RuntimeError)             a host cannot start: its base or its data cannot be loaded
-│   └── HostsDied                        they die, fail or do not start in time: no mistake of the user's
-└── LeaseOver (LookupError)              a lease is not open on this host: the trial asks for another
-"""
+"""Errors of this package. Each is also a standard error."""
 
 from __future__ import annotations
 

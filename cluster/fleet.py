@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from cluster import host_states, nodes, timeouts
 from cluster.deaths import StartDeaths, is_mistake, message
-from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, said
+from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, begin, said
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import Prepared, RowShape
@@ -179,7 +179,7 @@ class Fleet:
         # The broker may have been asked for hosts meanwhile, and have made some of them.
         missing = self.wanted - self.standing.hosts - sum(not each.is_given_up for each in self._starting)
         for starting in (first, *(self._made() for _ in range(missing))):
-            self._in_background(self._bring(starting))
+            begin(self._bring(starting), self._tasks)
         since: float | None = None
         while len(self.hosts) < startable and (self._problem is None or any(each.node_id for each in self._starting)):
             if not self._tasks:  # What was begun has died.
@@ -205,7 +205,7 @@ class Fleet:
             if host.facts.node_id and host.facts.node_id not in alive:
                 self.lose(host_id)
             elif host.is_leaving:
-                self._in_background(host.move_out())  # Again: the first call may have been lost.
+                begin(host.move_out(), self._tasks)  # Again: the first call may have been lost.
             elif self.is_gone(host.facts.node_id):
                 self._leave(host, "its node is leaving the cluster")
         self.wanted = self._count(self.asked)
@@ -271,7 +271,7 @@ class Fleet:
             self._leave(host, f"{self.wanted} {'is' if self.wanted == 1 else 'are'} wanted")
         if self._clock() >= self._not_before:
             for _ in range(-excess):
-                self._in_background(self._bring(self._made()))
+                begin(self._bring(self._made()), self._tasks)
 
     def _leave(self, host: Host, reason: str) -> None:
         if host.is_leaving:
@@ -279,7 +279,7 @@ class Fleet:
         host.is_leaving = True
         trials = f"{len(host.leases)} {'trial moves' if len(host.leases) == 1 else 'trials move'}"
         self._tell(f"host given up (process {host.facts.pid} on {host.facts.node}, {trials}): {reason}")
-        self._in_background(host.move_out())
+        begin(host.move_out(), self._tasks)
 
     def _made(self) -> Starting:
         """A host that Ray places as soon as there is room for it."""
@@ -345,8 +345,3 @@ class Fleet:
         if self._has_started and not is_node_suspect and words != self._told_problem:
             self._told_problem = words
             self._tell(f"a host could not be made: {words}; trying again every {timeouts.HOST_RETRY_SECONDS:.0f} s")
-
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

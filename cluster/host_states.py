@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from cluster import timeouts
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.leases import Lease
 from cluster.pace import Pulse, Silent
-from trainables.base import device_probe
 from trainables.contract import StepRecord
 
 
@@ -105,6 +104,13 @@ class HostSeconds:
         return self._seconds
 
 
+def begin(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Begins work that nobody waits for. `tasks` holds it until it is over: asyncio itself would lose it."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
 class FleetSize(NamedTuple):
     """How many hosts and slots there are now."""
 
@@ -149,21 +155,9 @@ class ComputeTypes:
         self._before = before
         self._seen: dict[str, str] = {}
         """Type -> the first host of it, in words."""
-        self._is_slowness_told = False
 
     def add(self, facts: HostFacts) -> list[str]:
         """One more host is ready: what is to be said of its type, each thing once."""
-        told = self._other_type(facts)
-        speed = facts.bfloat16_speed
-        if speed is not None and device_probe.is_slow(speed) and not self._is_slowness_told:
-            self._is_slowness_told = True
-            told.append(
-                f"warning: the CPU of {facts.node} {device_probe.in_words(speed)}: launch with "
-                "quantization.compute_dtype=float32"
-            )
-        return told
-
-    def _other_type(self, facts: HostFacts) -> list[str]:
         own, before, others = _type(facts.hardware), _type(self._before), list(self._seen.values())
         if not own or own in self._seen:
             return []

@@ -31,7 +31,6 @@ from cluster.libraries import silence
 from cluster.loop import Finalist, Outcome, PackLoop
 from cluster.pace import Doing
 from trainables import catalogue
-from trainables.base import device_probe
 from trainables.contract import (
     Device,
     Evaluation,
@@ -117,8 +116,6 @@ class HostFacts(Spec):
     """See `Trainable.settle_path`."""
     hardware: str = ""
     """See `Evaluation.hardware`; empty where the trainable does not say."""
-    bfloat16_speed: float | None = None
-    """See `device_probe.bfloat16_speed`; None where it does not compute in bfloat16 on a CPU."""
     node_id: str = ""
     """Ray's id of its node."""
     gpu_ids: tuple[str, ...] = ()
@@ -294,7 +291,6 @@ class Host:
             slots = need.slots(room.usable, at_most) if need is not None else 1
         self._loop = PackLoop(pack, slots)
         estimate = need.total(slots) if need is not None else None
-        hardware = str(getattr(pack, "hardware", ""))
         return HostFacts(
             pid=os.getpid(),
             node=ray.util.get_node_ip_address(),
@@ -304,8 +300,7 @@ class Host:
             device_name=name(device, own, self._limits.hosts_per_machine),
             engine=getattr(pack, "engine_name", ""),
             settled=settled,
-            hardware=hardware,
-            bfloat16_speed=device_probe.bfloat16_speed(self._base.model) if hardware == "cpu bfloat16" else None,
+            hardware=str(getattr(pack, "hardware", "")),
             node_id=str(ray.get_runtime_context().get_node_id()),
             gpu_ids=tuple(own),
         )

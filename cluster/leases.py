@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.hosts import HostFacts
 from trainables.contract import Summary
@@ -33,6 +33,14 @@ class NotReady(Spec):
     message: Words
     is_mistake: bool = True
     """Whether it stays until the user mends it; else another try may do."""
+
+
+class News(NamedTuple):
+    """What a broker has to tell of its hosts."""
+
+    broker: str
+    """Its id: Ray makes a broker anew that died, and then another id is told."""
+    lines: list[str]
 
 
 @dataclass

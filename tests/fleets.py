@@ -41,8 +41,6 @@ class Actors:
         """Node -> what its host computes on; others do not say."""
         self.settled: Mapping[str, Settled] = {}
         """Node -> how its host computes passes; others do not say."""
-        self.slow: set[str] = set()
-        """Nodes whose CPUs are slower in bfloat16."""
 
     def options(self, **options: object) -> Actors:
         assert options["num_gpus"] == 1
@@ -82,7 +80,6 @@ class Actors:
                 node_id=actor.node,
                 hardware=self.hardware.get(actor.node, ""),
                 settled=self.settled.get(actor.node),
-                bfloat16_speed=0.55 if actor.node in self.slow else None,
             )
 
         async def move_out() -> None:

@@ -57,8 +57,6 @@ class Site(Spec):
     """Multiplies each time limit."""
     trains: bool = False
     """Whether it is tested how passes are computed (`training`), and nothing else."""
-    mark: str = ""
-    """Name of the folder that shows whether two machines see the same storage."""
 
     def trains_on(self, listed_gpus: int) -> Device:
         """What trains on the machine, where nvidia-smi lists so many GPUs."""

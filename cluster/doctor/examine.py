@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import uuid
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from subprocess import PIPE
@@ -14,8 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from cluster import timeouts
-from cluster.doctor import looking, stores
-from cluster.doctor.contract import DRIVER, Facts, Finding, Site
+from cluster.doctor import looking
+from cluster.doctor.contract import DRIVER, Finding, Site
 from trainables.asked_process import Process, asking, kill, last_line
 from trainables.inputs.legible import legible
 from trainables.specs import Spec
@@ -41,27 +40,19 @@ class Question(Spec):
 
 def this_machine(site: Site) -> Generator[Finding]:
     """What there is to say of this machine. Starts no Ray."""
-    site = site.model_copy(update={"mark": uuid.uuid4().hex})
     names = sorted({*looking.chosen("driver", site), *looking.chosen("nodes", site)})
-    try:
-        for name, look in looking.look_at(site, names):
-            yield looking.finding(name, look, site)
-    finally:
-        collect(site)
+    for name, look in looking.look_at(site, names):
+        yield looking.finding(name, look, site)
 
 
 def a_cluster(site: Site, address: str) -> Generator[Finding]:
     """What there is to say of the driver here and of each node of the cluster at `address`."""
-    site = site.model_copy(update={"node": DRIVER, "mark": uuid.uuid4().hex})
+    site = site.model_copy(update={"node": DRIVER})
     facts: dict[str, dict[str, Any] | None] = {}
-    try:
-        for name, look in looking.look_at(site, looking.chosen("driver", site)):
-            facts[name] = look.facts
-            yield looking.finding(name, look, site)
-        question = Question(address=address, site=site.without_secrets(), versions=facts.get("versions") or {})
-        yield from on_nodes(question)
-    finally:
-        collect(site)
+    for name, look in looking.look_at(site, looking.chosen("driver", site)):
+        facts[name] = look.facts
+        yield looking.finding(name, look, site)
+    yield from on_nodes(Question(address=address, site=site.without_secrets(), versions=facts.get("versions") or {}))
 
 
 def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> Generator[Finding]:
@@ -109,11 +100,3 @@ def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]
 def no_connection(words: str) -> Finding:
     """The cluster cannot be reached."""
     return Finding(CONNECTION, DRIVER, "fail", legible(words), _NOT_CONNECTED)
-
-
-def collect(site: Site) -> Facts:
-    """What nodes have written into the storage; removes it. Does nothing the second time."""
-    if site.needs.storage is None:
-        return {}
-    with looking.apart(stores.collect, site) as answer:
-        return answer().facts or {"arrived": []}

@@ -15,7 +15,6 @@ from functools import cache, partial
 from tempfile import TemporaryFile
 from typing import Any, Literal
 
-from cluster import timeouts
 from cluster.doctor import gpus, machine, stores, training
 from cluster.doctor.contract import Diagnosis, Facts, Finding, Site, fail
 from trainables.asked_process import asking, last_line, question
@@ -67,9 +66,7 @@ def finding(name: str, look: Look, site: Site, driver: Facts | None = None) -> F
 
 
 @contextmanager
-def apart(
-    look: Looking, site: Site, seconds: float = timeouts.DOCTOR_LOOK_SECONDS, hung: str = ""
-) -> Iterator[Callable[[], Look]]:
+def apart(look: Looking, site: Site, seconds: float, hung: str) -> Iterator[Callable[[], Look]]:
     """Begins a look in a process of its own, which ends with the block; what is yielded waits for the answer.
 
     Args:

@@ -73,23 +73,18 @@ def _of_nodes(question: examine.Question) -> Iterator[Finding]:
         names = checks_on(looking.chosen("nodes", question.site), trains=count >= 1 or not on_gpus)
         free_gpus = int(free.get(node["NodeID"], {}).get("GPU", 0))
         nodes.append(Node(question.site.on_node(name, count), node["NodeID"], free_gpus, names))
-    stored: list[tuple[Site, Look]] = []
     for node in nodes:
         try:
             looks = node.looks(began + timeouts.DOCTOR_NODE_SECONDS * patience)
         except Exception as error:  # whatever keeps the code from running there is the finding
             yield fail(_reason(error), _NOT_THERE).of(examine.CONNECTION, node.site.node)
             continue
-        stored += [(node.site, looks.pop("storage"))] if "storage" in looks else []
         for name, look in looks.items():
             yield looking.finding(name, look, node.site, question.versions if name == "versions" else {})
         yield node.clock().of("clock", node.site.node)
     for node in nodes:
         for name, look in node.gpu_looks(began + timeouts.DOCTOR_GPU_SECONDS * patience).items():
             yield looking.finding(name, look, node.site)
-    arrived = examine.collect(question.site)
-    for site, look in stored:
-        yield looking.finding("storage", look, site, arrived)
 
 
 class Node:

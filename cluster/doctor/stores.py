@@ -8,7 +8,8 @@ import shutil
 import socket
 import sqlite3
 import tempfile
-from contextlib import closing, suppress
+import uuid
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ CACHE_BYTES = 5 * 10**9
 RAY_STOPS = 0.95
 """Where Ray writes no more objects to disk (its `local_fs_capacity_threshold`, 2.60)."""
 OBJECTS = ".qsweep-doctor"
-"""The folder of the doctor's objects on an object store; with a dash and a mark, its folder in a storage on disk."""
+"""The folder of the doctor's objects on an object store; how the name of its file in a storage on disk begins."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CLIENTS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """What SQLAlchemy 2.0 uses for a URI that names no client."""
@@ -82,112 +83,62 @@ def judge_disk(facts: Facts, site: Site) -> Diagnosis:
 
 
 def storage(site: Site) -> Facts:
-    """Writes and reads the sweep's storage, to see which machines see the same folder.
-
-    The driver makes a folder with a random name there, and writes and locks a file; each node reads that file and
-    writes one of its own; `collect` reads what has arrived. A node that does not see the folder writes nothing.
-    """
-    uri, is_driver = site.needs.storage, site.declared_gpus is None
-    assert uri is not None
-    if "://" in uri:
-        return {"place": uri, "only_driver": not is_driver, **(_try_store(uri, site.mark) if is_driver else {})}
-    folder = _shared_folder(site)
-    facts: dict[str, Any] = {"place": str(folder.parent) if is_driver else uri}
-    file = folder / "driver"
+    """Writes and locks a file where the sweep's folder would be made, or does with an object what a mirror does."""
+    place = site.needs.storage or ""
+    if "://" in place:
+        return {"place": place, **_try_store(place)}
+    folder = _nearest(Path(place))
+    facts: dict[str, Any] = {"place": str(folder)}
     try:
-        if is_driver:
-            folder.mkdir(mode=0o777)
-            folder.chmod(0o777)  # nodes may run as somebody else
-            _write(file, site.mark)
-            facts["no_locks"] = _lock(file)
-        facts["sees"] = file.is_file() and file.read_text() == site.mark
-        if facts["sees"] and not is_driver:
-            _write(folder / _file_name(site.node), site.mark)
-        return facts
+        with tempfile.NamedTemporaryFile(prefix=f"{OBJECTS}-", dir=folder) as file:
+            file.write(b"doctor")
+            file.flush()
+            os.fsync(file.fileno())
+            return {**facts, "no_locks": _lock(file.fileno())}
     except OSError as error:
         return {**facts, "error": f"{error.strerror or error}"}
 
 
-def collect(site: Site) -> Facts:
-    """The files that have arrived from nodes, after all of them have looked. Removes the folder."""
-    if site.needs.storage is None or "://" in site.needs.storage:
-        return {"arrived": []}
-    folder, arrived = _shared_folder(site), []
-    with suppress(OSError):
-        arrived = [file.name for file in folder.iterdir() if file.read_text() == site.mark]
-    shutil.rmtree(folder, ignore_errors=True)
-    return {"arrived": arrived}
-
-
-def judge_storage(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when the driver cannot write or lock; warns when a node does not see the driver's folder."""
-    place, is_driver = facts["place"], site.declared_gpus is None
+def judge_storage(facts: Facts, _site: Site) -> Diagnosis:
+    """Fails when the driver cannot write or lock."""
+    place = facts["place"]
     if facts.get("error") is not None:
         mend = f"let this user write to {place}, or name another storage"
         if "://" in place:
             mend = "mend the bucket, the credentials or AWS_REGION (docs/cluster.md), or name another storage"
-        return (fail if is_driver else warn)(f"{place}: cannot be written: {facts['error']}", mend)
+        return fail(f"{place}: cannot be written: {facts['error']}", mend)
     if facts.get("no_locks") is not None:
         return fail(
             f"{place}: its file system has no locks ({facts['no_locks']}), which let one process drive a sweep",
             "mount it with flock, or name another storage",
         )
-    if facts.get("only_driver"):
-        return ok(f"{place}: only the driver writes there")
-    if is_driver:
-        return ok(f"{place}: {'used as by a mirror' if '://' in place else 'written and read'}")
-    if not facts["sees"]:
-        return warn(
-            f"{place} is not the driver's folder here",
-            "the driver alone writes there, so a sweep runs; mount it here too to resume a sweep on this node",
-        )
-    if _file_name(site.node) not in facts["driver"]["arrived"]:
-        return warn(
-            f"{place}: the driver has not seen what was written here", "check how the drive is mounted and cached"
-        )
-    return ok(f"{place}: this node and the driver read what the other one wrote")
+    return ok(f"{place}: {'used as by a mirror' if '://' in place else 'written and locked'}")
 
 
-def _shared_folder(site: Site) -> Path:
-    """The doctor's folder in the storage, or in the folder in which a sweep would make the storage."""
-    return _nearest(Path(site.needs.storage or "")) / f"{OBJECTS}-{site.mark}"
-
-
-def _file_name(node: str) -> str:
-    return "node-" + "".join(letter if letter.isalnum() else "-" for letter in node)
-
-
-def _write(file: Path, text: str) -> None:
-    with file.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _lock(file: Path) -> str | None:
-    """Locks a file as a sweep's driver does; why that fails, None when it does not."""
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.strerror or str(error)
+def _lock(file: int) -> str | None:
+    """Locks an open file as a sweep's driver does; why that fails, None when it does not."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror or str(error)
     return None
 
 
-def _try_store(uri: str, mark: str) -> dict[str, Any]:
+def _try_store(uri: str) -> dict[str, Any]:
     """Does with an object what a mirror does. Credentials come from the environment, as for the sweep itself."""
     from obstore.exceptions import BaseError
 
     try:
-        return {"error": _try_object(object_store.opened(uri), mark)}
+        return {"error": _try_object(object_store.opened(uri))}
     except (BaseError, OSError, ValueError) as error:
         return {"error": object_store.reason(error, uri)}
 
 
-def _try_object(store: Any, mark: str) -> str | None:
+def _try_object(store: Any) -> str | None:
     """Writes under conditions, lists, reads and deletes; what is wrong with the answers, None when nothing is."""
     import obstore
 
+    mark = uuid.uuid4().hex
     name = f"{OBJECTS}/{mark}"
     first = obstore.put(store, name, b"first", mode="create")
     try:
@@ -374,7 +325,7 @@ def _database(uri: str) -> dict[str, Any]:
 
 CHECKS = (
     Check("disk", "both", disk, judge_disk, _MOUNT),
-    Check("storage", "both", storage, judge_storage, _STORAGE, needs_file=True),
+    Check("storage", "driver", storage, judge_storage, _STORAGE, needs_file=True),
     Check(
         "model_and_data",
         "nodes",

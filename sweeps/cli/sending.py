@@ -6,7 +6,6 @@ hash of its content, so only the same content is of use: files that have changed
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +38,6 @@ class Sent(Spec):
     """What was sent with a sweep."""
 
     sweep_id: str
-    name: str
     mirror: str | None
     """Where the sweep's mirror is, unless its name was taken there."""
     content: str
@@ -108,14 +106,13 @@ def again(sweep: str) -> tuple[Contents, str]:
     """What is sent with a sweep that is resumed, and what people should know of that.
 
     Args:
-        sweep: its id, its mirror, its name or its folder; of several, the one that was submitted last is meant.
+        sweep: its id, or its mirror; what was sent with a sweep that is named otherwise is not found.
     """
     sent = _noted(sweep.rstrip("/"))
     if sent is None:
         needed = "a data file or local model, if it reads any, must be on the nodes, at the path that it names"
-        # A folder may have another name than its sweep.
-        way_out = "; if they were sent from here, name the sweep by its id" if "/" in sweep else ""
-        return {}, f"no files travel: this machine has sent none with {sweep}; {needed}{way_out}"
+        way_out = "if they were sent from here, name the sweep by its id"
+        return {}, f"no files travel: this machine has sent none with {sweep}; {needed}; {way_out}"
     where, names = f"~/.cache/qlora-sweeps/submitted/{sent.content}", ", ".join(map(str, sent.files.values()))
     try:
         identity, contents = package.sweep_files(sent.text, sent.files)
@@ -134,25 +131,10 @@ def again(sweep: str) -> tuple[Contents, str]:
 
 
 def _noted(wanted: str) -> Sent | None:
-    """What was sent with the sweep that is meant: its id tells best, then its mirror, then its name."""
-    try:
-        files = sorted((cache() / FOLDER).glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    except OSError:
-        return None
-    found = [sent for sent in map(_read, files) if sent is not None]
-    folder = wanted.rpartition("/")[2]
-    # The second sweep of a name has the folder NAME-2; its note has the name.
-    names = (folder, re.sub(r"-\d+$", "", folder))
-    ways = (
-        lambda sent: sent.sweep_id == wanted,
-        lambda sent: sent.mirror == wanted,
-        lambda sent: sent.name in names and (sent.mirror is None or "://" not in wanted),
-    )
-    return next((sent for fits in ways for sent in found if fits(sent)), None)
-
-
-def _read(file: Path) -> Sent | None:
-    try:
-        return Sent.model_validate_json(file.read_bytes())
-    except (OSError, ValueError):
-        return None
+    """What was sent with the sweep of this id, else with the latest one of this mirror."""
+    found = []
+    for file in (cache() / FOLDER).glob("*.json"):
+        with suppress(OSError, ValueError):
+            found.append((file.stat().st_mtime, Sent.model_validate_json(file.read_bytes())))
+    fitting = [(sent.sweep_id == wanted, at, sent) for at, sent in found if wanted in (sent.sweep_id, sent.mirror)]
+    return max(fitting, key=lambda each: each[:2])[2] if fitting else None

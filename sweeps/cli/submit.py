@@ -76,7 +76,7 @@ def _submit(sweep: Sweep, shipment: Shipment, address: str, job_id: str, offline
     jobs = connect(address)
     metadata = {"name": name, "storage": shipping.storage(shipment), "content": identity, "trainable": trainable}
     sent = sending.Sent(
-        sweep_id=job_id, name=name, mirror=shipping.mirror(shipment), content=identity,
+        sweep_id=job_id, mirror=shipping.mirror(shipment), content=identity,
         text=shipment.text(), files=shipment.files,
     )  # fmt: skip
     words = ("launch", f"{on_node.SHIPPED}:{identity}", *(["--offline"] if offline else []), "--json")

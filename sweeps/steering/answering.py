@@ -20,7 +20,7 @@ from trainables.inputs.legible import legible
 
 STOPPED_BY_REQUEST = "stopped by request"
 STOPPING = "trials are saved at their next step"
-NOT_KNOWN = "this version of qsweep does not know the request"
+NOT_KNOWN = "this version of qsweep does not know the request, or cannot read it"
 ENDING = "ask again once it has ended: qsweep resume then goes on with it"
 
 
@@ -116,8 +116,7 @@ def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, 
     """What was asked for, in words, and what is decided on it."""
     request = letter.request
     if request is None:
-        problem = NOT_KNOWN if letter.problem is None else f"the request cannot be read: {letter.problem}"
-        return "an unknown request", Answer(False, problem)
+        return "an unknown request", Answer(False, NOT_KNOWN)
     if isinstance(request, StopTrial):
         return _stop_trial(request.trial, record)
     if isinstance(request, AddPoint | ExtendSweep):

@@ -7,7 +7,6 @@ log what was answered, and answers the rest.
 
 from __future__ import annotations
 
-import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -70,8 +69,6 @@ class Letter:
     """None when the file holds no request that this version knows, or cannot be read."""
     is_left_over: bool
     """The request was there before this driver began."""
-    problem: str | None = None
-    """Why the file cannot be read; None when it was read."""
 
 
 class Mailbox:
@@ -133,15 +130,8 @@ def _path(folder: SweepFolder, request_id: str) -> Path:
 def _letter(path: Path, is_left_over: bool) -> Letter | None:
     """What a file of the mailbox asks for; None when its sender has withdrawn it."""
     try:
-        # Opening a pipe would wait for its writer.
-        content = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else None
+        return Letter(path.stem, _REQUEST.validate_json(path.read_bytes()), is_left_over)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return Letter(path.stem, None, is_left_over, error.strerror or type(error).__name__)
-    if content is None:
-        return Letter(path.stem, None, is_left_over, "not a regular file")
-    try:
-        return Letter(path.stem, _REQUEST.validate_json(content), is_left_over)
-    except ValueError:
+    except (OSError, ValueError):
         return Letter(path.stem, None, is_left_over)

@@ -94,3 +94,30 @@ class Question:
     def forget(self) -> None:
         """Nobody wants the answer any more."""
         self._asked = None
+
+
+class Repeated:
+    """A question to a host that is asked again while there is no host, or no broker."""
+
+    def __init__(self, ask: Callable[[], Any], calls: Calls) -> None:
+        """Asks; `ask` gives back what the broker's method gives back."""
+        self._ask, self._calls, self._question = ask, calls, Question(calls)
+        self._question.ask(ask())
+        self._ask_at = 0.0
+        """When to ask again, in monotonic seconds."""
+
+    def answer(self, wait_seconds: float = 0.0) -> Any:
+        """The answer once it is there, else None; waits for the answer as long as is said."""
+        if not self._question.is_open:
+            left = self._ask_at - self._calls.now()
+            if left > 0:
+                self._calls.pause(min(left, wait_seconds))
+                return None
+            self._question.ask(self._ask())
+        if not self._question.is_answered(wait_seconds):
+            return None
+        self._ask_at = self._calls.now() + timeouts.BASE_AGAIN_SECONDS
+        try:
+            return self._question.answer()
+        except PROCESS_LOST:
+            return None  # The broker is being made anew.

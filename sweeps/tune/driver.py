@@ -109,9 +109,8 @@ class Driver:
                 [
                     f"data: its rows give other tokens than those that the sweep began with (fingerprint {now}, it was "
                     f"{before}), so results would not compare: what is on the hub has changed, or the versions of "
-                    "transformers and tokenizers, or of qsweep (an answer that ends in its end token gets no second "
-                    "one any more): put these back, or launch a new sweep (with model.revision and data.revision, hub "
-                    "sources stay the same)"
+                    "transformers, tokenizers or qsweep: put these back, or launch a new sweep (with model.revision "
+                    "and data.revision, hub sources stay the same)"
                 ]
             )
 

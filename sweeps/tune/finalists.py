@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.hosts import PROCESS_LOST
 from cluster.loop import Finalist
 from sweeps import timeouts
 from sweeps.config.number_words import counted
@@ -20,7 +19,7 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import unscored
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.record.whole_files import write_whole
-from sweeps.tune.actor_calls import RAY, Calls, Question
+from sweeps.tune.actor_calls import RAY, Calls, Repeated
 from sweeps.tune.sweep_trials import SweepTrials
 from trainables.contract import Evaluation, Failure
 from trainables.inputs import json_text
@@ -67,21 +66,11 @@ class Scoring:
 
     def _asked(self, asked: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
         """What the broker answers, asked again after its host was lost; None where somebody ends the sweep."""
-        question, ask_at = Question(self.calls), 0.0
-        while not self.trials.stop.ends:
-            if not question.is_open:
-                self.calls.pause(max(0.0, ask_at - self.calls.now()))
-                question.ask(self.broker.evaluate_finalists.remote(asked))
-                ask_at = self.calls.now() + timeouts.BASE_AGAIN_SECONDS
-            if not question.is_answered(timeouts.START_LOOK_SECONDS):
-                continue
-            try:
-                answer: list[Evaluation | Failure] | Failure | None = question.answer()
-            except PROCESS_LOST:
-                continue  # The broker is being made anew.
-            if answer is not None:
-                return answer
-        return None
+        question = Repeated(lambda: self.broker.evaluate_finalists.remote(asked), self.calls)
+        answer: list[Evaluation | Failure] | Failure | None = None
+        while answer is None and not self.trials.stop.ends:
+            answer = question.answer(timeouts.START_LOOK_SECONDS)
+        return answer
 
     def _take(self, trial: TrialRecord, found: Evaluation | Failure) -> None:
         if isinstance(found, Failure):

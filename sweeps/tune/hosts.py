@@ -11,14 +11,14 @@ from ray.exceptions import ActorUnavailableError
 
 from cluster.errors import HostError, HostsDied
 from cluster.hosts import PROCESS_LOST
-from cluster.leases import NotReady, Ready
+from cluster.leases import News, NotReady, Ready
 from sweeps import timeouts
 from sweeps.record.events import HostsChanged, HostsStarted
 from sweeps.record.journal import Journal
 from sweeps.report.status import silent
 from sweeps.steering.stop import StopState
 from sweeps.supply.target_modules import Targets
-from sweeps.tune.actor_calls import RAY, Calls, Question, until_there
+from sweeps.tune.actor_calls import RAY, Calls, Question, Repeated, until_there
 from trainables.contract import Evaluation, Failure
 
 BROKER_DIES = (
@@ -85,7 +85,7 @@ class StartingBroker:
         """Says what has come since the last look, and asks for more; never waits."""
         if self._news.is_answered():
             try:
-                lines = self._news.answer()
+                lines = self._news.answer().lines
             except PROCESS_LOST:
                 lines = []  # Whoever waits for the broker's answer sees the loss too.
             self.lines_said += len(lines)
@@ -123,13 +123,11 @@ class BrokerLines:
     def __init__(self, said: int) -> None:
         """So many lines were said while the hosts started."""
         self._said = said
-        self._last_line: str | None = None
-        """The line that was said last."""
+        self._broker: str | None = None
+        """Whose lines those were; None until it answers."""
         self._pause = 0.0
         """Pause before the broker is asked again; 0 while it is there."""
         self._ask_at = -math.inf
-        self._may_live = False
-        """Whether the broker that is away may be the same when it answers: Ray has said only that it is unavailable."""
 
     @property
     def is_away(self) -> bool:
@@ -144,38 +142,26 @@ class BrokerLines:
         """
         if now < self._ask_at:
             return None
-        # All lines of one that was away: they tell whether it is another broker.
+        # All lines of one that was away: it may be another broker.
         return (0, 0.0) if self.is_away else (self._said, timeouts.NEWS_SECONDS)
 
     def lost(self, error: Exception, now: float) -> str | None:
         """The broker does not answer. What to say of it, once: a cluster that is gone makes no other for hours."""
-        is_unavailable = isinstance(error, ActorUnavailableError)
-        line = None if self.is_away else AWAY if is_unavailable else LOST
-        self._may_live = is_unavailable and (self._may_live or not self.is_away)
+        line = None if self.is_away else AWAY if isinstance(error, ActorUnavailableError) else LOST
         self._pause = min(2 * self._pause or timeouts.FIRST_PAUSE_SECONDS, timeouts.LONGEST_PAUSE_SECONDS)
         self._ask_at = now + self._pause
         return line
 
-    def heard(self, lines: Sequence[str]) -> Heard:
-        """The broker has answered with these lines.
-
-        Another broker has fewer lines than were said, or other ones: Ray calls a broker that it makes anew unavailable
-        too.
-        """
-        is_back, is_another = self.is_away, False
+    def heard(self, told: News) -> Heard:
+        """The broker has answered."""
+        is_back, lines = self.is_away, told.lines
+        is_another = is_back and told.broker != self._broker
         if is_back:
-            is_another = not self._is_same(lines)
             self._said = 0 if is_another else self._said
-            lines = lines[self._said :]
-            self._pause = 0.0
+            lines, self._pause = lines[self._said :], 0.0
+        self._broker = told.broker
         self._said += len(lines)
-        self._last_line = lines[-1] if lines else self._last_line
         return Heard(lines, is_back, is_another)
-
-    def _is_same(self, lines: Sequence[str]) -> bool:
-        if not self._may_live or len(lines) < self._said:
-            return False
-        return self._last_line is None or not self._said or lines[self._said - 1] == self._last_line
 
 
 class BaseEvaluation:
@@ -183,30 +169,15 @@ class BaseEvaluation:
 
     def __init__(self, broker: Any, take: Callable[[Evaluation | Failure], None], calls: Calls = RAY) -> None:
         """Asks: what is asked of a host before its trials open is done first. `take` is called once."""
-        self._broker, self._take, self._calls = broker, take, calls
-        self._question = Question(calls)
-        self._question.ask(broker.evaluate_base.remote())
-        self._ask_at = 0.0
-        """When to ask again, in monotonic seconds."""
-        self._is_over = False
+        self._asked: Repeated | None = Repeated(broker.evaluate_base.remote, calls)
+        self._take = take
 
     def look(self, wait_seconds: float = 0.0) -> None:
         """Passes the answer on once it is there; waits for the answer as long as is said."""
-        if self._is_over or self._calls.now() < self._ask_at:
-            return
-        if not self._question.is_open:
-            self._question.ask(self._broker.evaluate_base.remote())
-        if not self._question.is_answered(wait_seconds):
-            return
-        try:
-            answer: Evaluation | Failure | None = self._question.answer()
-        except PROCESS_LOST:
-            answer = None  # The broker is being made anew.
-        if answer is None:
-            self._ask_at = self._calls.now() + timeouts.BASE_AGAIN_SECONDS
-            return
-        self._is_over = True
-        self._take(answer)
+        answer = None if self._asked is None else self._asked.answer(wait_seconds)
+        if answer is not None:
+            self._asked = None
+            self._take(answer)
 
 
 def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:

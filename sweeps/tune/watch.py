@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune import Stopper
 
 from cluster.hosts import PROCESS_LOST
+from cluster.leases import News
 from cluster.pace import Silent
 from sweeps import timeouts
 from sweeps.config.number_words import counted
@@ -104,12 +105,12 @@ class Watch(Stopper):
         if not self._news.is_answered():
             return
         try:
-            lines = self._news.answer()
-            standing = self._calls.answer(self._broker.standing.remote()) if lines else None
+            told: News = self._news.answer()
+            standing = self._calls.answer(self._broker.standing.remote()) if told.lines else None
         except PROCESS_LOST as error:
             self._broker_lost(error)
             return
-        heard = self._lines.heard(lines)
+        heard = self._lines.heard(told)
         if heard.is_back:
             self._tell_again(heard.is_another)
         for line in heard.news:

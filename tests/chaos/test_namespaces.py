@@ -6,21 +6,16 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import chaos_runs as runs
 import namespaces
 import object_stores
-import psutil
 import pytest
 from namespaces import Machine, Network
 
 from sweeps.mirror.manifest import Manifest
-from sweeps.record.events import HostsChanged, HostsStarted
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 TOY = [
@@ -163,12 +158,6 @@ def cluster(needed, empty_database) -> Iterator[Cluster]:
         yield Cluster(network, empty_database)
 
 
-def hosts(sweep: Path) -> list[int]:
-    """How many hosts there were, one after the other."""
-    told = [event for event in runs.events(sweep) if isinstance(event, HostsStarted | HostsChanged)]
-    return [number for number, _ in groupby(event.hosts for event in told)]  # else another loads, or has left
-
-
 def training(sweep: Path) -> int:
     """How many trials have come to a report point, and train on."""
     return sum(bool(trial.evals) and not trial.state.is_final for trial in runs.record(sweep).trials.values())
@@ -179,28 +168,6 @@ def assert_nothing_lost(cluster: Cluster, name: str, sweep: Path, trials: int) -
     runs.assert_every_step_once(sweep)
     assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
     assert list((cluster.head.disk / "tmp").glob("qsweep-*")) == []
-
-
-MACHINES = """
-import namespaces
-with namespaces.network() as network:
-    for name in ("a", "b"):
-        machine = network.boot(name)
-        machine.start(*[network.shared / "output"] * 2, "sleep", "1000")
-        print(machine.first, flush=True)
-    input()
-"""
-
-
-def test_nothing_is_left_of_machines_when_the_test_is_killed():
-    with subprocess.Popen(
-        [sys.executable, "-c", MACHINES], cwd=Path(namespaces.__file__).parent, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
-    ) as test:  # fmt: skip
-        there = [psutil.Process(int(test.stdout.readline())) for _ in range(2)]
-        test.kill()
-    _, alive = psutil.wait_procs(there, timeout=60)
-    assert alive == []
 
 
 def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path):
@@ -229,24 +196,6 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
     assert "host started" in told, "in place of the one that was cut off"
     assert "its process is lost: another goes on from the last snapshot" in told
     assert "Traceback" not in told
-
-
-def test_a_worker_is_killed_and_another_joins(cluster, tmp_path):
-    """Then the sweep is stopped, and goes on."""
-    killed, _ = cluster.two()
-    run = cluster.submitted(tmp_path, "killed", *FIFO, "budget.trials=9", "storage=of-killed")
-    sweep = cluster.head.home / "of-killed" / "toy"
-    runs.wait_for(lambda: training(sweep) == 2, run)
-    cluster.lose(killed)
-    runs.wait_for(lambda: hosts(sweep)[-1] == 1, run)
-    joined = cluster.join()
-    runs.wait_for(lambda: hosts(sweep)[-1] == 2, run)
-    assert joined.processes("ray::Host")
-    assert cluster.from_laptop("stop", "killed")["accepted"]
-    assert run.wait() == 143, run.err.read_text()
-    assert "Traceback" not in run.err.read_text()
-    done(cluster.head, "python", "-m", "sweeps", "resume", "killed", "--storage", "of-killed")
-    assert_nothing_lost(cluster, "killed", sweep, 9)
 
 
 def test_the_heads_machine_is_lost_and_the_sweep_goes_on_elsewhere(cluster, tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 import chaos_runs as runs
 import psutil
 import pytest
-from ray._private import services
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
@@ -45,24 +44,6 @@ def closed(run: runs.Run, sweep: Path, code: int) -> str:
     return told
 
 
-def goes_on(folder: Path, sweep: Path, trials: int = 6) -> None:
-    """`resume` loses and doubles nothing."""
-    runs.hurry(folder)
-    again = runs.start(folder, "resume", "results/toy")
-    assert again.wait() == 0, again.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{folder}/mlflow.db", trials)
-    runs.assert_every_step_once(sweep)
-
-
-def ctrl_c(run: runs.Run, sweep: Path) -> None:
-    """A signal to the whole process group, as a terminal sends it."""
-    os.killpg(run.process.pid, signal.SIGINT)
-    told = closed(run, sweep, 130)
-    assert "PAUSED" in {trial.state.value for trial in runs.record(sweep).trials.values()}
-    # Hosts and trials lived on, so that the trials could save themselves.
-    assert not any(loss in told for loss in ("GCS", "lost", "gone", "does not answer"))
-
-
 def terminated(run: runs.Run, sweep: Path) -> None:
     """A signal to every process, whatever its session is, as systemd sends it to all of a control group."""
     main = psutil.Process(run.process.pid)
@@ -73,39 +54,37 @@ def terminated(run: runs.Run, sweep: Path) -> None:
     closed(run, sweep, 143)
 
 
-def gcs_killed(run: runs.Run, sweep: Path) -> None:
-    _daemon_killed(run, sweep, "gcs_server")
-
-
 def raylet_killed(run: runs.Run, sweep: Path) -> None:
-    _daemon_killed(run, sweep, "raylet")
-
-
-def _daemon_killed(run: runs.Run, sweep: Path, name: str) -> None:
-    runs.kill(daemon(run, name))
+    runs.kill(daemon(run, "raylet"))
     # Far below the ten minutes after which Ray would have ended the process by itself.
     assert "daemons are gone" in closed(run, sweep, 1)
     assert run.answer()["dir"] == str(sweep)
 
 
 def test_a_sweep_that_loses_its_ray_in_every_way_goes_on_each_time(tmp_path):
-    """At the end the driver is killed: nothing is left of Ray, and `resume` loses and doubles nothing."""
+    """While Ray starts, and later. At the end the driver is killed, and nothing is left of Ray."""
     with tempfile.TemporaryDirectory(prefix="qs") as name:  # short: Ray's sockets lie in it
         place, sweep = Path(name), tmp_path / "results" / "toy"
-        words = ["launch", *FIFO, "budget.steps_per_trial=81"]
-        for lose in (ctrl_c, raylet_killed, gcs_killed, terminated):
+        run = runs.start(tmp_path, "launch", *FIFO, "budget.steps_per_trial=81", TMPDIR=name)
+        runs.wait_for(lambda: "starting Ray" in run.err.read_text(), run)
+        os.killpg(run.process.pid, signal.SIGINT)
+        closed(run, sweep, 130)
+        for lose in (raylet_killed, terminated):
             seen = runs.reports(sweep)
-            run = runs.start(tmp_path, *words, TMPDIR=name)
+            run = runs.start(tmp_path, "resume", "results/toy", TMPDIR=name)
             runs.wait_for(lambda: runs.reports(sweep) > seen, run)  # noqa: B023
             assert folders(place) == ["ray", "tune"]
             lose(run, sweep)
             assert folders(place) == [], lose.__name__
-            words = ["resume", "results/toy"]
         seen = runs.reports(sweep)
-        run = runs.start(tmp_path, *words)
+        run = runs.start(tmp_path, "resume", "results/toy")
         runs.wait_for(lambda: runs.reports(sweep) > seen, run)
         _killed_driver_leaves_nothing(run)
-    goes_on(tmp_path, sweep)
+    runs.hurry(tmp_path)
+    again = runs.start(tmp_path, "resume", "results/toy")
+    assert again.wait() == 0, again.err.read_text()
+    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    runs.assert_every_step_once(sweep)
 
 
 def _killed_driver_leaves_nothing(run: runs.Run) -> None:
@@ -119,64 +98,6 @@ def _killed_driver_leaves_nothing(run: runs.Run) -> None:
     runs.kill(run.process.pid)
     _, alive = psutil.wait_procs(list(others), timeout=60)
     assert alive == []
-
-
-INFEASIBLE = [
-    "search_space={adapter.r: {choice: [257, 258, 259, 260, 261, 262, 263, 264, 8, 16, 32]}}",
-    "searcher.start_with_default=false",
-]
-
-
-@pytest.mark.chaos_long
-def test_a_signal_to_the_process_group_while_trials_are_replaced_ends_in_order(tmp_path):
-    run = runs.start(tmp_path, "launch", *FIFO, *INFEASIBLE, "budget.trials=3")
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: "INFEASIBLE" in run.err.read_text(), run)
-    os.killpg(run.process.pid, signal.SIGTERM)
-    closed(run, sweep, 143)
-    goes_on(tmp_path, sweep, 3)
-
-
-@pytest.mark.chaos_long
-@pytest.mark.parametrize(
-    ("said", "number"),
-    [
-        ("starting Ray", signal.SIGTERM),
-        ("starting hosts", signal.SIGTERM),
-    ],
-)
-def test_a_signal_to_the_process_group_while_a_sweep_starts_ends_in_order(tmp_path, said, number):
-    run = runs.start(tmp_path, "launch", *FIFO)
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: said in run.err.read_text(), run)
-    os.killpg(run.process.pid, number)
-    closed(run, sweep, 128 + number)
-    goes_on(tmp_path, sweep)
-
-
-def test_a_sweep_that_is_stopped_while_ray_starts_goes_on_driven_and_joined_by_nobody_else(tmp_path):
-    first = runs.start(tmp_path, "launch", *FIFO, "training.step_seconds=5")  # until `hurry`
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: "starting Ray" in first.err.read_text(), first)
-    os.killpg(first.process.pid, signal.SIGINT)
-    closed(first, sweep, 130)
-    run = runs.start(tmp_path, "resume", "results/toy")
-    runs.wait_for(lambda: (sweep / "events.jsonl").exists() and len(runs.record(sweep).trials) == 2, run)
-    second = runs.start(tmp_path, "resume", "results/toy")
-    words = psutil.Process(daemon(run, "raylet")).cmdline()
-    address = next(word.partition("=")[2] for word in words if word.startswith("--gcs-address="))
-    services.find_gcs_addresses.cache_clear()
-    assert address not in services.find_gcs_addresses(), "what `auto` and `ray start` go by"
-    (tmp_path / "other").mkdir()
-    joins = runs.start(tmp_path / "other", "launch", *FIFO, "cluster.profile=attached", RAY_ADDRESS=address)
-    assert joins.wait() == 2, joins.err.read_text()
-    assert f"the Ray at {address} is the private one of another sweep" in joins.err.read_text()
-    assert second.wait() == 2
-    assert "another process drives this sweep" in second.err.read_text()
-    runs.hurry(tmp_path)
-    assert run.wait() == 0, run.err.read_text()
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-    runs.assert_every_step_once(sweep)
 
 
 def test_ray_that_does_not_start_is_told_of_in_a_line(tmp_path):

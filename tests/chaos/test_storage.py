@@ -48,23 +48,6 @@ def test_a_full_disk_ends_the_sweep_in_order_and_resume_goes_on(tmp_path):
         assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
 
 
-@pytest.mark.chaos_long
-def test_a_disk_that_is_full_under_the_event_log_ends_the_sweep_in_order(tmp_path):
-    words = ["launch", *runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=1000", "storage=disk"]
-    with mounted(tmp_path / "disk", "size=100k"):
-        run = runs.start(tmp_path, *words, "training.step_seconds=0.02")
-        sweep = tmp_path / "disk" / "toy"
-        assert run.wait() == 1, run.err.read_text()
-        assert "No space left on device; make room, then go on with qsweep resume" in run.err.read_text()
-        assert "Traceback" not in run.err.read_text()
-        assert run.answer()["sweep"].startswith("toy-")
-        mount(tmp_path / "disk", "remount,size=100m")
-        again = runs.start(tmp_path, "resume", "disk/toy")
-        assert again.wait() == 0, again.err.read_text()
-        runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-        runs.assert_every_step_once(sweep)
-
-
 def test_storage_that_cannot_be_written_is_refused_before_anything_starts(tmp_path):
     with mounted(tmp_path / "disk", "ro"):
         run = runs.start(tmp_path, "launch", *WORDS, "storage=disk")
@@ -73,29 +56,3 @@ def test_storage_that_cannot_be_written_is_refused_before_anything_starts(tmp_pa
         assert f"storage: {tmp_path}/disk cannot be written: {tmp_path}/disk is read-only" in told
         assert "starting Ray" not in told
         assert "Traceback" not in told
-
-
-@pytest.mark.chaos_long
-def test_a_sweep_that_became_read_only_is_refused_and_goes_on_once_it_can_be_written(tmp_path):
-    with mounted(tmp_path / "disk", "size=50m"):
-        run = runs.start(tmp_path, "launch", *WORDS, "storage=disk")
-        sweep = tmp_path / "disk" / "toy"
-        runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
-        runs.kill(run.process.pid)
-        # The trials' own processes may still hold files open for a moment: then it cannot be made read-only.
-        runs.wait_for(
-            lambda: (
-                subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], capture_output=True).returncode
-                == 0
-            )
-        )
-        again = runs.start(tmp_path, "resume", "disk/toy")
-        assert again.wait() == 2
-        assert "cannot be written: Read-only file system" in again.err.read_text()
-        assert "Traceback" not in again.err.read_text()
-        mount(tmp_path / "disk", "remount,rw")
-        runs.hurry(tmp_path)
-        again = runs.start(tmp_path, "resume", "disk/toy")
-        assert again.wait() == 0, again.err.read_text()
-        runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-        runs.assert_every_step_once(sweep)

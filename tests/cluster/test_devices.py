@@ -10,7 +10,6 @@ import pytest
 
 from cluster import devices, hosts
 from cluster.errors import HostError
-from cluster.scoring.host import ScoringHost
 from trainables import catalogue
 from trainables.contract import Need, Trainable
 from trainables.specs import EvaluationSpec, TrialSpec
@@ -90,24 +89,6 @@ def test_a_gpu_that_shares_the_memory_of_the_machine_has_as_much_free(monkeypatc
     assert devices.free_bytes("cuda", ["0", "1"]) == free
 
 
-def test_a_process_that_served_from_a_gpu_gives_its_memory_back_before_another_loads_the_base(monkeypatch):
-    done: list[str] = []
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.empty_cache", lambda: done.append("emptied"))
-    monkeypatch.setattr("cluster.scoring.host.serve", lambda *_: done.append("served"))
-    ScoringHost(TrialSpec(trainable="toy")).serve("", {}, "")
-    assert done == ["emptied", "served"]
-
-
-@pytest.mark.parametrize(("before", "after"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
-def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, before, after):
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", before or "")
-    if before is None:
-        monkeypatch.delenv("CUDA_DEVICE_ORDER")
-    with devices.seeing_gpus(1):
-        assert os.environ["CUDA_DEVICE_ORDER"] == after
-
-
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> hosts.Host:
     """A host on a CPU, without limits and trainable, in this process."""
@@ -122,18 +103,6 @@ def host(monkeypatch: pytest.MonkeyPatch) -> hosts.Host:
 
 def trainable(pack: SimpleNamespace, need: Need | None) -> Trainable:
     return catalogue.of_module(SimpleNamespace(open_pack=lambda *_: pack, need=lambda *_: need))
-
-
-@pytest.mark.parametrize(
-    ("hardware", "speed"), [("cpu bfloat16", 0.5), ("cpu float32", None), ("cuda bfloat16", None), ("", None)]
-)
-def test_a_host_measures_the_type_that_it_computes_in(monkeypatch, host, hardware, speed):
-    monkeypatch.setattr("trainables.base.device_probe.bfloat16_speed", lambda model: 0.5)
-    host._limits = hosts.SlotLimits(slots=1, at_most=1, largest=())
-    host._settled = None
-    host._trainable = trainable(SimpleNamespace(hardware=hardware), None)
-    facts = host._start(b"", None, ())
-    assert (facts.hardware, facts.bfloat16_speed) == (hardware, speed)
 
 
 @pytest.mark.parametrize("held", [12, 5])

@@ -29,11 +29,6 @@ def test_a_type_is_found_by_what_people_call_it() -> None:
     assert [named(kind) for kind in (" h100", "4090", "MI300", "H1000")] == ["H100", "RTX 4090", "MI300X", None]
 
 
-def test_a_device_without_a_name_may_be_each_type_of_its_memory() -> None:
-    assert types(None, 80 * 10**9) == ("A100", "H100")
-    assert types("GPU", 80 * 10**9) == types(None, None) == ()
-
-
 def test_a_gpu_without_bfloat16_computes_in_float32_unless_it_is_told_otherwise() -> None:
     assert GPUS["T4"].peak("auto") == GPUS["T4"].peak("float32") == 8.1e12
     assert GPUS["T4"].peak("float16") == 65e12

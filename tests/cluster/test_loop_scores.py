@@ -37,22 +37,6 @@ def test_answers_are_scored_at_the_last_point_at_every_one_or_at_none(started, w
     assert found[9].metrics.get("exact_match") == (right if 9 in at else None)
 
 
-def test_only_the_trials_that_are_due_are_scored(started):
-    asked = []
-
-    class Asked(scored_toy.ScoredPack):
-        def evaluate(self, slots, scored=()):
-            asked.append((tuple(slots), set(scored)))
-            return super().evaluate(slots, scored)
-
-    loop = started(Asked())
-    for lease in "ab":
-        opened(loop, lease, scored())
-    assert loop.advance("a", 3, Standing(), 0, DEADLINE, MATCHES).evaluation.answers == ()
-    assert loop.advance("b", 9, Standing(), 0, DEADLINE, MATCHES).evaluation.answers != ()
-    assert asked == [((0,), set()), ((1,), {1})]
-
-
 def test_an_adapter_with_a_score_is_handed_out_although_its_loss_is_higher(started):
     loop = started(scored_toy.ScoredPack())
     opened(loop, "a", scored())

@@ -64,54 +64,12 @@ def test_the_first_of_each_kind_may_take_long(clock):
     assert is_overdue(Pace(clock), clock, "evaluation", timeouts.HANG_AT_FIRST_SECONDS + 1.0)
 
 
-def test_a_base_that_was_evaluated_before_says_nothing_of_the_first_evaluation(started, clock):
-    class Gated(GatedPack):
-        def evaluate(self, slots, scored=()):
-            self.gates[0].pass_through()
-            return super().evaluate(slots, scored)
-
-    pack = Gated(0)
-    loop = started(pack, clock=clock)
-    assert loop.evaluate_base().result(DEADLINE).loss > 0
-    opened(loop, "a")
-    ask(loop, "a", 1)
-    pack.gates[0].wait_until_reached()
-    doing = loop.doing()
-    assert (doing.what, doing.usual, doing.patience) == ("evaluation", None, timeouts.HANG_AT_FIRST_SECONDS)
-
-
-def test_what_was_cancelled_before_it_began_says_nothing_of_the_first_of_its_kind(started, clock):
-    class Gated(GatedPack):
-        def evaluate_base(self):
-            self.gates[0].pass_through()
-            return super().evaluate_base()
-
-    pack = Gated(0, 1)
-    loop = started(pack, clock=clock)
-    opened(loop, "a")
-    ask(loop, "a", 1)
-    pack.gates[1].wait_until_reached()
-    assert loop.evaluate_base().cancel()
-    loop.evaluate_base()
-    pack.gates[1].open()
-    pack.gates[0].wait_until_reached()
-    doing = loop.doing()
-    assert (doing.what, doing.usual, doing.patience) == ("evaluation of the base", None, timeouts.HANG_AT_FIRST_SECONDS)
-    pack.gates[0].open()
-
-
 def test_more_work_may_take_longer(clock):
     pace = Pace(clock)
     takes(pace, clock, "evaluation", 60.0)
     with pace.does("evaluation", 16):
         clock.now += 1.0
         assert pace.doing() == Doing(what="evaluation", seconds=1.0, usual=960.0, patience=19_200.0)
-
-
-def test_a_host_that_is_at_nothing_never_hangs(clock):
-    pulse = Pulse()
-    pulse.heard(Pace(clock).doing())
-    assert pulse.overdue(1e9) is None
 
 
 def test_a_host_may_hang_that_answers_nothing_from_its_first_question_on(clock):
@@ -125,23 +83,6 @@ def test_a_host_may_hang_that_answers_nothing_from_its_first_question_on(clock):
     )
     pulse.heard(None)
     assert pulse.overdue(1e9) is None
-
-
-def test_what_takes_too_long_does_so_until_the_host_says_otherwise(clock):
-    doing = Doing(what="step", seconds=601.0, usual=1.0, patience=timeouts.HANG_SECONDS)
-    pulse = Pulse()
-    pulse.heard(doing)
-    pulse.missed(700.0)
-    assert pulse.overdue(705.0) == doing
-    pulse.heard(None)
-    assert pulse.overdue(710.0) is None
-
-
-def test_a_block_that_raises_is_over(clock):
-    pace = Pace(clock)
-    with pytest.raises(KeyError), pace.does("step"):
-        raise KeyError
-    assert pace.doing() is None
 
 
 def test_a_loop_says_what_it_is_at(started, clock):

@@ -108,20 +108,6 @@ def test_first_hosts_that_die_on_nodes_that_stay_are_tried_three_times_and_it_is
     assert answer.message.startswith("tried 3 times, and each time a host died while it started: The actor died")
 
 
-def test_hosts_that_die_while_they_load_are_made_again_until_one_is_ready(monkeypatch, at_once):
-    actors = Actors("a")
-    monkeypatch.setattr(fleet, "HostActor", actors)
-    monkeypatch.setattr("ray.kill", actors.kill)
-    actors.dies_loading = MOST_START_DEATHS - 1
-
-    async def scene() -> tuple[NotReady | None, list[str]]:
-        world = World(actors)
-        return await world.begin(), world.hosts()
-
-    assert asyncio.run(scene()) == (None, ["a"])
-    assert actors.made == MOST_START_DEATHS
-
-
 def test_hosts_that_die_together_are_one_attempt(monkeypatch, at_once):
     names = "abcd"
     monkeypatch.setattr("ray.kill", lambda actor: fleet.HostActor.kill(actor))
@@ -184,7 +170,7 @@ def test_whoever_asks_again_for_the_start_gets_the_same_hosts(monkeypatch, at_on
 
 
 class SlowActors(Actors):
-    """They load until `loaded` is set, or `dies` of one of them."""
+    """They load until `loaded` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,13 +178,10 @@ class SlowActors(Actors):
 
     def remote(self, base: str, limits: SlotLimits) -> SimpleNamespace:
         actor = super().remote(base, limits)
-        load, actor.dies = actor.start.remote, asyncio.Event()
+        load = actor.start.remote
 
         async def start(*words: object) -> object:
-            ends = [asyncio.create_task(event.wait()) for event in (self.loaded, actor.dies)]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if actor.dies.is_set():
-                raise ActorDiedError
+            await self.loaded.wait()
             return await load(*words)
 
         actor.start = SimpleNamespace(remote=start)
@@ -233,33 +216,5 @@ def test_hosts_hold_their_places_from_when_they_are_placed_until_they_die(monkey
         actors.loaded.set()
         assert await begun is None
         assert (world.hosts(), world.fleet.held_seconds()) == (["b"], 70.0)
-
-    asyncio.run(scene())
-
-
-def test_each_host_holds_its_place_for_its_own_time(monkeypatch, at_once):
-    """The second is placed a minute after the first, and dies 10 s later; the first is ready after an hour."""
-    actors = SlowActors()
-    monkeypatch.setattr(fleet, "HostActor", actors)
-    monkeypatch.setattr("ray.kill", actors.kill)
-
-    async def scene() -> None:
-        world = World(actors, hosts=2, gpus_per_host=1)
-        actors.nodes["a"] = True
-        begun = asyncio.create_task(world.begin())
-        await world.settle()
-        world.now += 60.0
-        actors.nodes["b"] = True
-        await world.settle()
-        assert world.fleet.held == 2
-        world.now += 10.0
-        second = next(each for each in world.fleet._starting if each.node_id == "b")
-        second.actor.dies.set()
-        await world.settle()
-        assert world.fleet.held == 1
-        world.now += 3600.0
-        actors.loaded.set()
-        assert await begun is None
-        assert world.fleet.held_seconds() == (60 + 10 + 3600) + 10
 
     asyncio.run(scene())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 import pytest
 import typer
 import yaml
-from launch_files import FILES, LAUNCH, MARK, ROOT, commands, header
+from launch_files import FILES, LAUNCH, ROOT, commands, header
 from packaging.requirements import Requirement
 from ray.scripts.scripts import cli as ray_cli
 
@@ -92,10 +91,6 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_the_files_of_the_folder_are_those_whose_headers_are_read():
-    assert {"aws.yaml", "gcp.yaml", "onprem.yaml", "slurm.sh", "kuberay-job.yaml"} <= {file.name for file in FILES}
-
-
 @pytest.mark.parametrize("file", FILES, ids=IDS)
 def test_the_header_says_what_the_file_is_and_how_it_is_used(file):
     if file.name == "serve.sh":
@@ -114,37 +109,6 @@ def test_each_command_of_a_header_is_real(file):
 def test_each_file_that_a_header_names_exists(file):
     named = re.findall(r"\bcluster/launch/[\w/.-]+\w", "\n".join(header(file)))
     assert [name for name in named if not (ROOT / name).exists()] == []
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["ray", "up", "cluster/launch/aws.yaml", "--yess"],
-        ["ray", "upp", "cluster/launch/aws.yaml"],
-        ["qsweep", "launch"],
-        ["qsweep", "launch", "toy", "cluster.profil=attached"],
-        ["qsweep", "status", "toy", "--wach"],
-        ["kubectl", "aply"],
-        ["sbatch", "--dependency=afterall:1", "cluster/launch/slurm.sh"],
-        ["sbatch", "--dependency=afterany:1", "cluster/launch/slurmm.sh"],
-        ["python", "-m", "cluster.launch.ask"],
-        ["git", "push"],
-    ],
-)
-def test_a_typing_error_is_seen(words):
-    assert why_not(words)
-
-
-@pytest.mark.parametrize("file", FILES, ids=IDS)
-def test_placeholders_are_marked(file):
-    """What is not real has the mark in its line, or in the comment above it."""
-    lines = file.read_text().splitlines()
-    body = lines[len(header(file)) :]
-    placeholder = re.compile(r"ami-0{17}|registry\.example\.com|192\.0\.2\.|your-\w+")
-    for at, line in enumerate(body):
-        if placeholder.search(line) and not line.lstrip().startswith("#"):
-            comment = takewhile(lambda each: each.lstrip().startswith("#"), reversed(body[:at]))
-            assert MARK in line or any(MARK in each for each in comment), line
 
 
 def test_versions_are_those_that_are_tested():

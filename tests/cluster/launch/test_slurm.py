@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from launch_files import LAUNCH, SCRIPTS, commands
+from launch_files import LAUNCH, SCRIPTS
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
@@ -156,15 +156,6 @@ def test_slurm_signals_the_script_alone_and_early_enough():
     assert int(seconds) >= STOP_SECONDS + 2 * DRAIN_SECONDS + 120
 
 
-def test_a_sweep_that_goes_on_in_another_job_has_no_budget_that_ends_its_trials():
-    assert not [words for words in commands(SCRIPT) if any("budget.wall_clock" in word for word in words)]
-
-
-def test_slurm_begins_no_second_sweep_by_itself():
-    """Slurm's manual of sbatch: a batch job may be requeued after the loss of a node, unless --no-requeue is given."""
-    assert "#SBATCH --no-requeue" in SCRIPT.read_text().splitlines()
-
-
 def test_ray_reads_the_settings_that_the_script_makes():
     """They are names in Ray's own files, of which none is documented as an interface."""
     import ray.scripts.symmetric_run as module
@@ -179,10 +170,3 @@ def test_without_words_the_script_says_how_it_is_used(folder):
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr
     assert not (folder / "ray.txt").exists()
-
-
-def test_each_line_for_slurm_comes_before_the_first_command():
-    text = SCRIPT.read_text()
-    asked = [line for line in text.splitlines() if line.startswith("#SBATCH")]
-    assert text.rindex("#SBATCH") < text.index("set -euo pipefail")
-    assert {"#SBATCH --exclusive", "#SBATCH --ntasks-per-node=1"} <= set(asked)

@@ -11,7 +11,7 @@ import pytest
 from ray_dashboards import LOST, Dashboard, dashboard
 
 from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
-from cluster.submission.following import MOST_RATE, follow, put_away, wait
+from cluster.submission.following import follow, put_away, wait
 from cluster.submission.jobs import RETRY_SECONDS, Job, JobState, check_address, check_id, connect
 
 JOB = Job("x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
@@ -92,13 +92,6 @@ def test_a_head_node_that_starts_is_waited_for_a_minute_and_no_other(
     assert paused == [RETRY_SECONDS] * pauses
 
 
-def test_an_answer_that_says_nothing_leaves_it_open_whether_the_job_was_submitted(board: Dashboard) -> None:
-    jobs = connect(board.address)
-    board.answers = lambda _method, _path: (502, "Bad Gateway")
-    with pytest.raises(ConnectionFailed, match="502"):
-        jobs.submit(JOB, PACKAGE)
-
-
 @pytest.mark.parametrize(
     ("status", "text", "error", "said"),
     [
@@ -124,11 +117,6 @@ def test_a_server_that_lets_nobody_in_or_fails_is_told(
     assert "html" not in str(told.value)
 
 
-def test_nobody_at_the_address_is_told() -> None:
-    with pytest.raises(ConnectionFailed, match=r"no Ray dashboard answers there \(Connection refused\)"):
-        connect("http://127.0.0.1:1")
-
-
 def test_ray_address_does_not_lead_elsewhere(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -147,23 +135,6 @@ def test_only_a_sweep_is_found(board: Dashboard) -> None:
     board.knows("x-1", "STOPPED")
     metadata = {"qsweep": "launch", "storage": "results"}
     assert jobs.find("x-1") == JobState("x-1", "STOPPED", metadata=metadata, package="gcs://known.zip")
-
-
-def test_the_job_that_runs_a_resumed_sweep_is_found(board: Dashboard) -> None:
-    jobs = connect(board.address)
-    board.knows("x-1", "STOPPED")
-    board.knows("first", "FAILED", "resume", sweep="x-1")
-    board.knows("x-1-status-3f", "RUNNING", "status", of="x-1", sweep="x-1")
-    board.knows("other", "RUNNING", "resume", sweep="y-1")
-    board.knows("named", "RUNNING", "resume", sweep="y")
-    board.jobs["another"] = {"status": "RUNNING"}
-    assert [jobs.running_instead(jobs.find(job)) for job in ("x-1", "first")] == [None, None]
-    board.knows("second", "PENDING", "resume", sweep="x-1")
-    assert [jobs.running_instead(jobs.find(job)) for job in ("x-1", "first")] == ["second", "second"]
-    by_name = JobState("again", "STOPPED", metadata={"qsweep": "resume", "sweep": "y"})
-    assert jobs.running_instead(by_name) is None, "the newest sweep of this name may be another one by now"
-    board.answers = lambda _method, _path: (500, "no")
-    assert jobs.running_instead(by_name) is None, "it is not known"
 
 
 @pytest.mark.parametrize(
@@ -200,20 +171,6 @@ def test_what_was_printed_is_said_once_however_often_the_connection_breaks(board
     )
     assert said == [0, 1, 1, 4], "a line that is not whole waits"
     assert (state.status, closing) == ("SUCCEEDED", {"dir": "r"})
-
-
-def test_a_job_that_has_printed_much_is_looked_at_less_often(board: Dashboard) -> None:
-    """Each look sends all of it."""
-    board.knows("x")
-    board.logs["x"] = "a" * 5 * MOST_RATE
-    pauses = list[float]()
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        board.jobs["x"]["status"] = "SUCCEEDED"
-
-    assert follow(connect(board.address), "x", lambda _line: None, pause=pause).closing is None
-    assert pauses == [5.0]
 
 
 def test_a_cluster_that_stays_away_is_given_up_and_a_job_that_it_forgot_is_told(board: Dashboard) -> None:

@@ -25,13 +25,6 @@ def test_the_code_is_the_packages_and_their_product_files() -> None:
     assert all(path == ROOT / name for name, path in code.items())
 
 
-def test_results_beside_the_code_stay_here(tmp_path: Path) -> None:
-    for name in ("mine/a.py", "mine/results/events.jsonl", "mine/.venv/b.py", "mine/.git/c.py", "mine/d.bin"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    assert [name for name, _ in package._product_files(tmp_path, ("mine",))] == ["mine/a.py"]
-
-
 def test_equal_contents_make_equal_archives(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
@@ -45,15 +38,6 @@ def test_equal_contents_make_equal_archives(tmp_path: Path) -> None:
     rows.write_text("{} \n")
     assert package.sweep_files("name: x", {"train.jsonl": rows})[0] != archives[0][0]
     assert package.sweep_files("name: y", {"train.jsonl": rows})[0] != package.sweep_files("name: x", {})[0]
-
-
-def test_a_folder_travels_with_what_is_in_it(tmp_path: Path) -> None:
-    (tmp_path / "model" / "inner").mkdir(parents=True)
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "inner" / "weights").write_text("w")
-    identity, contents = package.sweep_files("name: x", {"source": tmp_path / "model"})
-    place = f"submitted/{identity}"
-    assert set(contents) == {f"{place}/sweep.yaml", f"{place}/source/config.json", f"{place}/source/inner/weights"}
 
 
 def test_a_trainable_of_ones_own_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,20 +62,22 @@ def test_a_sweep_is_submitted_asked_stopped_and_goes_on_to_its_end(cluster: Head
     job, told = asked(cluster, "submit", *words)
     assert job == {"submission_id": "long", "address": cluster.address, "detached": True}
     assert "~/shared/toy; MLflow there: sqlite:///~/shared/team.db" in told
-    # The same again, as after an answer that was lost, starts no second sweep; another sweep needs another id.
-    assert asked(cluster, "submit", *words)[0] == job
-    assert "another job" in asked(cluster, "submit", "toy", "--submission-id", "long", "--detach", code=2)[1]
-    assert_it_is_followed_and_asked(cluster)
+    with followed(cluster, "logs", "long", "--follow") as following:
+        status, table = asked(cluster, "status", "long")
+        assert (status["state"], "t00" in table) == ("RUNNING", True)
+        assert "its job has not ended" in asked(cluster, "resume", "long", code=2)[1]
+        # Ctrl-C ends the following alone.
+        following.send_signal(signal.SIGINT)
+        assert following.stderr is not None
+        assert "qsweep stop long" in following.stderr.read()
+        assert following.wait(60) == 130
     assert asked(cluster, "stop", "long")[0]["accepted"] is True
     stopped = cluster.qsweep("logs", "long", "--address", cluster.address, "--follow")
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     folder = cluster.home / "shared" / "toy"
     assert (folder.parent / "team.db").is_file()
     assert list(folder.glob("trials/*/snapshot-*")) != []
-    assert [path.name for path in folder.parent.glob("toy*")] == ["toy"]
     assert_it_goes_on_as_another_job(cluster, folder, profile)
-    status, _ = asked(cluster, "status", "long")
-    assert (status["sweep"], status["state"], status["dir"]) == ("long", "FINISHED", str(folder))
     assert [path for path in folder.glob("*.json*") if cluster.token in path.read_text()] == []
     assert [path for path in cluster.logs.glob("job-driver-*") if cluster.token in path.read_text()] == []
     jobs = requests.get(
@@ -86,30 +88,12 @@ def test_a_sweep_is_submitted_asked_stopped_and_goes_on_to_its_end(cluster: Head
     assert list(cluster.laptop.iterdir()) == [cluster.laptop / ".cache"]
 
 
-def assert_it_is_followed_and_asked(cluster: Head) -> None:
-    """By who follows what the sweep prints and by others."""
-    with followed(cluster, "logs", "long", "--follow") as following:
-        status, table = asked(cluster, "status", "long")
-        assert (status["state"], "t00" in table) == ("RUNNING", True)
-        assert asked(cluster, "stop", "long", "t07", code=2)[0]["accepted"] is False
-        assert asked(cluster, "extend", "long", "budget.wall_clock=9h")[0]["accepted"] is True
-        assert "its job has not ended" in asked(cluster, "resume", "long", code=2)[1]
-        # Ctrl-C ends the following alone.
-        following.send_signal(signal.SIGINT)
-        assert following.stderr is not None
-        assert "qsweep stop long" in following.stderr.read()
-        assert following.wait(60) == 130
-
-
 def assert_it_goes_on_as_another_job(cluster: Head, folder: Path, profile: Path) -> None:
     """Whose id is as good as the first one's, and which gets again what a node lacks."""
     kept = (cluster.home / ".cache" / "qlora-sweeps" / "submitted").glob("*/profile.yaml")
     (of_first,) = (path for path in kept if path.read_text() == profile.read_text())
     shutil.rmtree(of_first.parent)
     with followed(cluster, "resume", "long", "--submission-id", "second", "--json") as following:
-        assert "second runs the sweep now: qsweep stop second" in asked(cluster, "stop", "long", code=2)[1]
-        status, told = asked(cluster, "status", "long")
-        assert (status["state"], "the job second runs it" in told) == ("RUNNING", True), told
         # Its last trial: the sweep is finished then.
         assert asked(cluster, "stop", "second", "t00")[0]["accepted"] is True
         out, said = following.communicate(timeout=120)
@@ -118,29 +102,3 @@ def assert_it_goes_on_as_another_job(cluster: Head, folder: Path, profile: Path)
     assert (result["sweep"], result["submission_id"], result["dir"]) == ("long", "second", str(folder))
     assert (result["trials"], result["states"]) == (1, {"STOPPED": 1})
     assert of_first.read_text() == profile.read_text(), "it travelled again, to a node that lacked it"
-
-
-def test_the_cluster_is_looked_at_from_the_laptop(cluster: Head) -> None:
-    (cluster.laptop / "mine.yaml").write_text("name: mine\ntrainable: toy\nsearch_space: toy\n")
-    words = ("doctor", "mine.yaml", "--address", cluster.address, "--json")
-    done = cluster.qsweep(*words, timeout=600, QSWEEP_DOCTOR_PATIENCE="4")
-    assert done.returncode == 0, done.stderr
-    findings = json.loads(done.stdout)["findings"]
-    assert {finding["node"] for finding in findings} == {"driver", "127.0.0.1"}
-    storage = [finding["seen"] for finding in findings if finding["check"] == "storage"]
-    assert len(storage) == 2 and all(str(cluster.home) in seen for seen in storage), "the head node's home"
-    jobs = requests.get(
-        f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {cluster.token}"}, timeout=60
-    )
-    # Ray's monitor may list a job again that was removed (see `following.wait`), but as one that has ended.
-    left = [job["status"] for job in jobs.json() if str(job["submission_id"]).startswith("qsweep-doctor-")]
-    assert left in ([], ["FAILED"])
-    (cluster.laptop / "mine.yaml").unlink()
-
-
-@pytest.mark.parametrize(("token", "said"), [("", "401"), ("f" * 40, "403")])
-def test_a_token_that_is_wrong_is_told(cluster: Head, token: str, said: str) -> None:
-    done = cluster.qsweep("submit", "toy", "--address", cluster.address, RAY_AUTH_TOKEN=token)
-    assert (done.returncode, said in done.stderr, "RAY_AUTH_TOKEN" in done.stderr) == (2, True, True)
-    assert "Traceback" not in done.stderr
-    assert cluster.token not in done.stderr + done.stdout

@@ -74,14 +74,13 @@ def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_show
     assert (done.exit_code, "secret" in done.output) == (1, False)
 
 
-@pytest.mark.parametrize("words", [[], ["--train"]])
-def test_an_interrupted_doctor_promises_no_findings(monkeypatch, words):
+def test_an_interrupted_doctor_promises_no_findings(monkeypatch):
     def look(_site: Site) -> Generator[Finding]:
         os.kill(os.getpid(), signal.SIGINT)
         yield from ()
 
     monkeypatch.setattr(examine, "this_machine", look)
-    done = CliRunner().invoke(app, ["doctor", *words])
+    done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1] == "interrupted: only the checks with a line above are done"
 
@@ -148,26 +147,6 @@ def test_a_cluster_is_looked_at_from_outside_by_a_job(monkeypatch, tmp_path, exi
     assert board.submitted[0]["runtime_env"]["env_vars"]["QSWEEP_DOCTOR_PATIENCE"] == "4"
     assert {Path(name).name for name in board.brought()} >= {"sweep.yaml", "train.jsonl", "on_cluster.py"}
     assert board.jobs == {}
-
-
-def test_on_a_node_the_first_line_says_how_long_it_may_take(monkeypatch):
-    monkeypatch.setattr(examine, "a_cluster", lambda _site, _address: closable([]))
-    done = CliRunner().invoke(app, ["doctor", "--address", "10.0.0.1:6379"])
-    first = "looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, 10 at most"
-    assert (done.exit_code, done.stderr.splitlines()[0]) == (0, first)
-
-
-def test_a_job_of_the_doctor_that_cannot_start_is_told():
-    with dashboard() as board:
-        board.runs = lambda _job_id: {"status": "FAILED", "message": "no room"}
-        done = CliRunner().invoke(app, ["doctor", "--address", board.address])
-    assert (done.exit_code, "FAILED: no room" in done.stderr) == (1, True)
-
-
-def test_patience_is_a_number(monkeypatch):
-    monkeypatch.setenv("QSWEEP_DOCTOR_PATIENCE", "long")
-    done = CliRunner().invoke(app, ["doctor"])
-    assert (done.exit_code, "QSWEEP_DOCTOR_PATIENCE: 'long' must be a number" in done.stderr) == (2, True)
 
 
 def test_what_the_file_needs_reaches_the_checks(monkeypatch, tmp_path):

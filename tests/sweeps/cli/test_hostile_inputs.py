@@ -24,7 +24,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with what the sweep files name."""
     write_rows(tmp_path)
     (tmp_path / "deep.jsonl").write_text(f'{{"question": "q", "answer": {DEEP}}}\n')
-    (tmp_path / "deep.json").write_text(f'[{{"question": "q", "answer": {DEEP}}}]')
     (tmp_path / "nul.jsonl").write_text('{"question": "q\0", "answer": "a"}\n')
     (tmp_path / "digits.jsonl").write_text(f'{{"question": "q", "answer": {"9" * 5000}}}\n')
     (tmp_path / "deep").mkdir()
@@ -48,28 +47,21 @@ def refused(folder: Path, *words: str) -> str:
     ("text", "line"),
     [
         (f"{TOY}a: {'[' * 3000}", "lists and mappings stand more than 50 deep in each other"),
-        (f"{TOY}a: {'{b: ' * 3000}", "lists and mappings stand more than 50 deep in each other"),
         (f"{TOY}{'- ' * 3000}", "not valid YAML: line 3, column 1"),
         (TOY + LAUGHS, "more than 10000 keys and values, those that an alias stands for counted each time: list fewer"),
         (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 3_500_000}]}}}}", "a sweep file has at most 1 MB"),
-        (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 300_000}]}}}}", "more than 10000 keys and values"),
         (
             f"{TOY}searcher: {{points: [{{training.learning_rate: !!binary gGE=}}]}}",
             "error: searcher.points.0: training.learning_rate: b'\\x80a' must be a number",
         ),
         (f"{TOY}searcher: {{points: [{{adapter.r: 2026-01-01}}]}}", "(2026, 1, 1) must be a whole number"),
         (f"{TOY}seed: !!bool zzz", "'zzz' is not what it looks like: put it in quotes"),
-        (f"{TOY}seed: !!timestamp zzz", "'zzz' is not what it looks like: put it in quotes"),
         (f"{TOY}budget: {{trials: {'9' * 400}}}", "must be at most 1000000000000000"),
-        (f"{TOY}budget: {{disk: {'9' * 400}GB}}", "must be at most 1000000TB"),
-        (f"{TOY}budget: {{wall_clock: {'9' * 400}h}}", "must be at most 10000d"),
         (f"{TOY}storage: {'s' * 300}", "cannot be made: File name too long; choose another: storage=DIR"),
         (f'{TOY}storage: "a\\0b"', r"text cannot hold the character '\x00'"),
         (f"trainable: toy\nname: {'n' * 300}", "must hold only letters, digits, dot, dash and underscore"),
-        ('trainable: toy\nname: "a\\0b"', r"text cannot hold the character '\x00'"),
         ('trainable: toy\nname: "\\e[31m"', "name: '\\x1b[31m' must hold only letters"),
         (QLORA.replace("rows.jsonl", "deep.jsonl"), "deep.jsonl, line 1: cannot be used: it is nested more than 100"),
-        (QLORA.replace("rows.jsonl", "deep.json"), "deep.json: cannot be used: it is nested more than 100 deep"),
         (QLORA.replace("rows.jsonl", "nul.jsonl"), "is not JSON: Invalid control character at column 16"),
         (
             QLORA.replace("rows.jsonl", "digits.jsonl"),
@@ -121,19 +113,11 @@ def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(folder: Pa
         assert refused(folder, "resume", name).startswith("error: seed: -1 must be at least 0")
 
 
-@pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001"])
-def test_promote_takes_no_address_with_a_protocol(folder: Path, address: str) -> None:
-    said = refused(folder, "promote", "x-1", "--model", "m", "--address", address)
-    assert "on the head node of the cluster, as qsweep promote x-1 --address auto" in said
-
-
 @pytest.mark.parametrize(
     ("words", "option"),
     [
         (("rollback", "--model", "m", "--to", ""), "--to"),
-        (("rollback", "--model", "m", "--tracking-uri", " "), "--tracking-uri"),
-        (("models", "--tracking-uri", ""), "--tracking-uri"),
-        (("promote", "x-1", "--model", "m", "--tracking-uri", ""), "--tracking-uri"),
+        (("promote", "x-1", "--model", "m", "--tracking-uri", " "), "--tracking-uri"),
         (("resume", "x-1", "--tracking-uri", ""), "--tracking-uri"),
     ],
 )
@@ -167,18 +151,10 @@ def qsweep(folder: Path, *words: str, **environment: str) -> tuple[int, str, str
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def test_the_command_ends_with_a_line(folder: Path) -> None:
-    (folder / "s.yaml").write_text(TOY + LAUGHS)
-    code, out, err = qsweep(folder, "launch", "s.yaml")
-    assert (code, out) == (2, "")
-    assert [line.split(":")[0] for line in err.splitlines()] == ["error", "1 problem; nothing was started"]
-
-
 @pytest.mark.parametrize(
     ("verb", "name", "value", "rule"),
     [
         ("launch", "QSWEEP_LEASE_SECONDS", "1m", "must be a number from 1 to 3600"),
-        ("launch", "QSWEEP_TRIALS_ON_HEAD", "many", "must be a number from 0 to 10000"),
         ("resume", "QSWEEP_DRAIN_SECONDS", "nan", "must be a number from 0 to 604800"),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_dashboards import LOST, Dashboard, dashboard
+from ray_dashboards import Dashboard, dashboard
 from typer.testing import CliRunner
 
 from sweeps.cli import app
@@ -115,25 +115,3 @@ def test_a_sweep_that_runs_or_is_none_is_refused(board: Dashboard) -> None:
     assert (code, said in told) == (2, True), told
     code, told = run("x-1-add-3f", "--address", board.address)
     assert (code, "is no sweep" in told, board.submitted) == (2, True, []), told
-
-
-def test_a_sweep_that_another_job_runs_is_refused(board: Dashboard) -> None:
-    board.knows("x-1", "STOPPED")
-    board.knows("again", "STOPPED", "resume", sweep="x-1")
-    board.knows("second", "RUNNING", "resume", sweep="x-1", trainable="")
-    for sweep in ("x-1", "again"):
-        code, told = run(sweep, "--address", board.address, "--submission-id", "third", "--detach")
-        assert (code, board.submitted) == (2, []), told
-        assert f"the job second runs it: qsweep status second --address {board.address} shows it" in told
-    code, told = run("x-1", "--address", board.address, "--submission-id", "second", "--detach")
-    assert (code, "second was submitted already" in told) == (0, True), "the cluster says that it has this job already"
-
-
-def test_a_job_that_may_have_been_submitted_is_not_said_not_to_be(board: Dashboard) -> None:
-    board.answers = lambda method, _path: LOST if method == "POST" else None
-    code, told = run("toy", "--address", board.address, "--submission-id", "mine")
-    assert (code, "the same command with --submission-id mine is safe" in told) == (1, True), told
-
-
-def test_a_bucket_may_give_a_sweep_any_name(board: Dashboard) -> None:
-    assert submitted(board, "s3://bucket/p/a!(b)'c/").startswith("a--b--c-resumed-")

@@ -56,12 +56,6 @@ def test_a_command_is_the_same_command_on_the_head_node(board: Dashboard, words:
     assert set(board.jobs) == {"x-1", "again"}, "small jobs are no longer listed"
 
 
-def test_a_table_is_as_wide_as_the_terminal(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "97")
-    asked(board, "status", "x-1")
-    assert board.submitted[0]["runtime_env"]["env_vars"]["COLUMNS"] == "97"
-
-
 def test_a_sweep_that_has_ended_is_asked_with_the_code_of_this_machine(board: Dashboard) -> None:
     """Its package may be gone. How it goes on is said as a command of this machine."""
     board.knows("x-1", "STOPPED")
@@ -71,30 +65,12 @@ def test_a_sweep_that_has_ended_is_asked_with_the_code_of_this_machine(board: Da
     assert "sweeps/cli/status.py" in board.brought()
 
 
-def test_the_job_that_runs_a_resumed_sweep_is_named(board: Dashboard) -> None:
-    board.knows("x-1", "STOPPED")
-    board.knows("again", "RUNNING", "resume", sweep="x-1")
-    it = f"qsweep stop again --address {board.address}"
-    code, said = asked(board, "stop", "x-1")
-    assert (code, said) == (2, f"refused: its job has ended: STOPPED; again runs the sweep now: {it}\n")
-    for state, more in (("RUNNING", f"the job again runs it: {it} ends it\n"), ("FINISHED", "")):
-        board.prints(f'x-1: words\n{{"dir": "r", "state": "{state}"}}\n')
-        assert asked(board, "status", "x-1") == (0, f"x-1: words\n{more}")
-
-
-@pytest.mark.parametrize("lost", [LOST, (502, "<html>")])
-@pytest.mark.parametrize("verb", ["add", "compare"])
+@pytest.mark.parametrize(("verb", "lost"), [("add", LOST), ("compare", (502, "<html>"))])
 def test_a_request_that_may_be_granted_is_not_said_to_be_refused(board: Dashboard, verb: str, lost: Answer) -> None:
     """And an answer of one that only reads is not said to be a request."""
     board.answers = lambda method, path: lost if f"x-1-{verb}-" in path else None
     code, told = asked(board, verb, "x-1", *(["learning_rate=1e-4"] if verb == "add" else []))
     assert (code, f"error: {board.address}: " in told, NOT_KNOWN in told) == (1, True, verb == "add"), told
-
-
-def test_a_request_that_is_refused_was_not_taken(board: Dashboard) -> None:
-    board.answers = lambda method, path: (400, "no room") if (method, path) == ("POST", "/api/jobs/") else None
-    told = f"error: {board.address}: answers with HTTP 400: no room\n"
-    assert asked(board, "add", "x-1", "r=8") == (2, told)
 
 
 def test_a_job_that_could_not_start_is_told(board: Dashboard) -> None:
@@ -114,22 +90,16 @@ def test_ctrl_c_stops_the_job(board: Dashboard) -> None:
     assert (code, NOT_KNOWN in told, ("POST", f"/api/jobs/{job}/stop") in board.asked) == (130, True, True), told
 
 
-@pytest.mark.parametrize("verb", ["status", "stop", "logs", "compare"])
+@pytest.mark.parametrize("verb", ["status", "stop"])
 def test_nobody_at_the_address_is_told(verb: str) -> None:
     result = CliRunner().invoke(app, [verb, "x-1", "--address", "http://127.0.0.1:1"])
     assert (result.exit_code, "no Ray dashboard answers" in result.stderr) == (2, True)
-
-
-def test_words_that_are_no_values_are_told_before_the_cluster_is_asked() -> None:
-    result = CliRunner().invoke(app, ["add", "x-1", "r", "--address", "http://127.0.0.1:1"])
-    assert (result.exit_code, "r: is not KEY=VALUE" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("status", "stopped", "code", "said"),
     [
         ("RUNNING", None, 0, "stopping: trials are saved at their next step; after 900 s Ray ends what is left"),
-        ("RUNNING", LOST, 1, NOT_KNOWN),
         ("RUNNING", (502, "<html>"), 1, NOT_KNOWN),
         ("SUCCEEDED", None, 2, "refused: its job has ended: SUCCEEDED; where another job, or a machine, has resumed"),
     ],
@@ -140,12 +110,6 @@ def test_a_sweep_is_stopped_by_ray(board: Dashboard, status: str, stopped: Answe
     got, told = asked(board, "stop", "x-1", "--json")
     assert (got, said in told) == (code, True), told
     assert board.submitted == []
-
-
-def test_a_proxy_that_fails_is_no_mistake(board: Dashboard) -> None:
-    board.answers = lambda _method, path: (502, "<html>") if "x-1" in path else None
-    told = f"error: {board.address}: answers with HTTP 502: Bad Gateway; try again\n"
-    assert [asked(board, verb, "x-1") for verb in ("stop", "status")] == [(1, told)] * 2
 
 
 @pytest.fixture

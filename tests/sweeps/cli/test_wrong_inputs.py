@@ -80,7 +80,7 @@ ROWS: list[Row] = [
     Row("no model, no data, no name", "{}", ["name: is required", "data: is required by", "model: is required by"]),
     qlora("no source", "{source: hub/model}", "{revision: main}", "model.source: is required"),
     toy("half of the facts", "model: {source: a/b, facts: {parameters: 5, layers: 1, hidden_size: 4, intermediate_size: 4, vocab_size: 9}}", "model.facts.attention_heads: is required", "model.facts.key_value_heads: is required"),
-    toy("unknown trainable", "", "trainable: no trainable 'toyy'; did you mean toy? (there are: qlora, toy; one of your own is named PACKAGE.MODULE)", changes=["trainable=toyy"]),
+    toy("unknown trainable", "", "trainable: no trainable 'toyy'; did you mean toy? (there are: qlora, toy; one of your own is named PACKAGE.MODULE, MODULE:CLASS or FILE.py:CLASS)", changes=["trainable=toyy"]),
     toy("no module", "", "trainable: no module 'nowhere' to import the trainable 'nowhere.mine' from", changes=["trainable=nowhere.mine"]),
     toy("module without a trainable", "", "trainable: json.decoder is not a trainable: it lacks REQUIRES, check,", changes=["trainable=json.decoder"]),
     toy("number for the trainable", "", "trainable: 5 must be text", changes=["trainable=5"]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import threading
 from pathlib import Path
 from typing import Literal
 from unittest.mock import Mock
@@ -13,7 +11,7 @@ from sweep_events import begun
 
 from sweeps.errors import SweepError
 from sweeps.record.events import RequestAnswered, SweepEnded
-from sweeps.record.folder import SweepFolder, is_driven, locked
+from sweeps.record.folder import SweepFolder, locked
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import Answerer
 from sweeps.steering.asking import ask
@@ -27,22 +25,6 @@ STOP = StopSweep(sender="a test")
 def folder(tmp_path: Path) -> SweepFolder:
     (tmp_path / "events.jsonl").touch()
     return SweepFolder(tmp_path)
-
-
-def test_a_sweep_is_driven_while_its_lock_is_held(folder: SweepFolder) -> None:
-    assert not is_driven(folder)
-    with locked(folder):
-        assert is_driven(folder)
-        assert is_driven(folder)
-    assert not is_driven(folder)
-
-
-def test_another_that_looks_is_not_taken_for_a_driver(folder: SweepFolder) -> None:
-    with locked(folder):
-        pass
-    with (folder.path / "driver.lock").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        assert not is_driven(folder)
 
 
 def test_a_sweep_that_is_not_running_is_told_and_keeps_no_request(folder: SweepFolder) -> None:
@@ -121,19 +103,3 @@ def test_a_sweep_that_goes_on_after_it_was_interrupted_is_asked(folder: SweepFol
     with locked(folder):
         assert ask(folder, STOP, lambda: True) is None
     assert len(list(folder.requests.iterdir())) == 1
-
-
-def test_a_driver_that_was_killed_leaves_no_request_behind(folder: SweepFolder) -> None:
-    held = threading.Event()
-    lock = locked(folder)
-    lock.__enter__()
-
-    def driver_is_killed() -> bool:
-        assert not held.is_set(), "asked again after the driver was gone"
-        held.set()
-        lock.__exit__(None, None, None)
-        return False
-
-    with pytest.raises(SweepError, match="ended before its driver saw the request"):
-        ask(folder, STOP, driver_is_killed)
-    assert list(folder.requests.iterdir()) == []

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from folders_that_go import goes_before_it_is_listed
 from sweep_events import begun
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
 from sweeps.record.events import SweepEnded
 from sweeps.record.folder import FORMAT, EventLog, SweepFolder, locked
-from sweeps.steering import local_sweeps
 from sweeps.steering.local_sweeps import before, find, new_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -77,15 +74,6 @@ def test_a_copy_of_its_folder_is_not_taken_for_the_sweep(tmp_path: Path) -> None
         assert find("x-id", tmp_path).path == original.path, "a copy has no driver"
 
 
-def test_a_home_of_nobody_is_no_sweep(storage: Path) -> None:
-    with pytest.raises(SweepError, match="~nobody-of-this-name/x: no sweep here"):
-        find("~nobody-of-this-name/x", storage)
-
-
-def test_a_sweep_is_found_by_its_folder(storage: Path, tmp_path: Path) -> None:
-    assert find(str(storage / "x-2"), tmp_path / "elsewhere").path == storage / "x-2"
-
-
 def test_a_model_in_the_current_folder_is_not_taken_for_the_sweep_of_its_name(
     storage: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -122,14 +110,6 @@ def test_a_storage_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         find("x", tmp_path / "no")
     with pytest.raises(SweepError, match=r"with --storage$"):
         find("x", tmp_path / "no", has_address=False)
-
-
-def test_a_storage_folder_that_goes_while_it_is_looked_at_holds_no_sweep(
-    storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    goes_before_it_is_listed(storage, monkeypatch)
-    with pytest.raises(SweepError, match=r"^x: no sweep of this id or name: there is no folder"):
-        find("x", storage)
 
 
 def test_a_name_that_is_wrong_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
@@ -180,14 +160,3 @@ def test_a_launch_is_told_of_the_newest_sweep_of_its_name_and_what_to_do_with_it
     there.events.write_text(there.events.read_text() + "torn\n")
     assert "damaged" in (before(launched, "x", 40.0) or "")
     assert before(launched, "y", 40.0) is None
-
-
-def test_a_launch_goes_on_when_the_sweep_of_its_name_is_removed_while_it_looks(storage, monkeypatch):
-    def lose(sweep: SweepFolder) -> str:
-        shutil.rmtree(sweep.path)
-        return sweep.path.name
-
-    monkeypatch.setattr(local_sweeps, "_rank", lose)
-    told = before(SweepFolder(storage / "x-3"), "x", 40.0)
-    assert told is not None
-    assert told.startswith("the sweep x-old, launched before, cannot be read: ")

@@ -12,7 +12,7 @@ from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import Answer, RequestAnswered, SweepEnded, SweepStarted, TrialStarted, TrialState
-from sweeps.record.folder import SweepFolder, locked, read_events
+from sweeps.record.folder import SweepFolder, read_events
 from sweeps.steering import mailbox
 from sweeps.steering.answering import Answerer, Decide, deciding
 from sweeps.steering.asking import answer_in_its_place
@@ -67,8 +67,9 @@ def trials(record: Any) -> dict[str, TrialState]:
 
 
 @pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
-@pytest.mark.parametrize("searcher", ["random", "tpe"])
-@pytest.mark.parametrize(("asks_at", "default"), [(1, True), (12, True), (17, False)])
+@pytest.mark.parametrize(
+    ("searcher", "asks_at", "default"), [("random", 1, True), ("tpe", 12, True), ("tpe", 17, False)]
+)
 def test_a_sweep_that_is_extended_at_any_event_and_killed_at_any_later_one_decides_the_same(
     tmp_path: Path, scheduler: dict[str, Any], searcher: str, asks_at: int, default: bool
 ) -> None:
@@ -105,19 +106,6 @@ def test_under_breadth_trials_that_come_late_begin_before_any_other_is_resumed(t
     # The point and the two more trials; only then are trials resumed again.
     assert is_new[True][:3] == [True] * 3
     assert is_new[True][3:] == [False] * len(is_new[True][3:]) != []
-
-
-def test_a_point_that_is_asked_for_is_tried_next_and_beyond_the_budget(tmp_path: Path) -> None:
-    with driver(tmp_path, sweep(5, variant="stop")) as played:
-        answerer = answering(played)
-        played.look = answerer.answer_all
-        mailbox.send(played.folder, POINT, 1)
-        played.run()
-        record = played.journal.record
-    by_number = {trial.number: trial for trial in record.trials.values()}
-    # Number 0 is the default configuration's, which the others are compared with.
-    assert by_number[1].point == {"training.learning_rate": 3e-3}
-    assert len(by_number) == 6
 
 
 def test_a_point_that_cannot_be_trained_takes_no_trial_of_the_budget(tmp_path: Path) -> None:
@@ -175,16 +163,6 @@ def test_what_is_granted_between_the_last_look_for_a_trial_and_the_end_is_tried(
         assert len(played.journal.record.trials) == 11
         assert not played.stop.takes_more
     assert [answer.is_accepted for answer in answers(tmp_path)][:1] == [True]
-
-
-def test_what_is_granted_while_the_last_trial_reports_is_tried(tmp_path: Path) -> None:
-    record = run(tmp_path, sweep(3, variant="stop"), asks_at=len(log_of(tmp_path / "alone")))
-    assert len(record.trials) == 12
-
-
-def log_of(path: Path) -> list[Any]:
-    run(path, sweep(3, variant="stop"))
-    return list(read_events(path / "events.jsonl"))[:-1]
 
 
 def test_a_request_is_carried_out_once_whether_the_driver_dies_before_or_after_its_answer(tmp_path: Path) -> None:
@@ -245,10 +223,3 @@ def test_what_changes_nothing_does_not_open_a_finished_sweep_again(tmp_path: Pat
     assert (answer.is_accepted, answer.message) == (True, "budget.trials is 3 already")
     with driver(tmp_path / "x", config) as following:
         assert following.journal.record.is_finished
-
-
-def test_a_sweep_that_somebody_drives_is_answered_by_its_driver(tmp_path: Path) -> None:
-    config, folder = finished(tmp_path / "x"), SweepFolder(tmp_path / "x")
-    with locked(folder), pytest.raises(Exception, match="another process drives this sweep"):
-        answer_in_its_place(folder, POINT, decide(config), now=1.0)
-    assert answers(folder) == []

@@ -38,10 +38,6 @@ def test_words_name_trials_of_the_first_sweep_or_sweeps(storage: Path, words: st
     assert [":".join(filter(None, (each.folder.path.name, each.word))) for each in found] == meant
 
 
-def test_a_folder_is_a_sweep_even_where_it_is_called_like_a_trial(storage: Path) -> None:
-    assert [each.folder.path.name for each in named(["a", str(storage / "t01")], storage, 200.0)] == ["a", "t01"]
-
-
 def test_beside_another_sweep_a_folders_name_goes_before_the_newest_of_that_name(tmp_path: Path) -> None:
     sweep(tmp_path, "toy")
     newest = sweep(tmp_path, "toy-2", at=50.0)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -35,10 +34,6 @@ def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
     clock.now = 0.0
     assert stop.check() == "budget"
     assert (stop.message, stop.can_be_raised) == ("budget.wall_clock is used up", True)
-
-
-def test_without_a_budget_nothing_ends_the_sweep() -> None:
-    assert StopState().check() is None
 
 
 def test_once_there_was_nothing_left_to_train_no_more_can_be_asked_for() -> None:
@@ -78,38 +73,6 @@ with on_signals(StopState(), print):
     assert done.returncode == 128 + signal.SIGTERM
     assert "still here" not in done.stdout
     assert done.stdout.startswith("stopping: trials are saved at their next step")
-
-
-def test_what_a_second_signal_says_is_whole_where_the_words_about_the_first_are_being_written(tmp_path: Path) -> None:
-    code = """
-import io, signal, sys
-from sweeps.report.streams import Heedless
-from sweeps.steering.stop import StopState, on_signals
-
-class Interrupted(io.FileIO):
-    def write(self, content):
-        signal.raise_signal(signal.SIGTERM)
-        return super().write(content)
-
-def say(line):
-    sys.stderr.write(line + "\\n")
-
-file = io.BufferedWriter(Interrupted(sys.argv[1], "w"))
-sys.stderr = Heedless(io.TextIOWrapper(file, line_buffering=True))
-with on_signals(StopState(), say):
-    signal.raise_signal(signal.SIGTERM)
-"""
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "said"], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, b"")
-    ended = "ended at once; qsweep resume goes on with the sweep and closes its runs\n"
-    assert (tmp_path / "said").read_text() == ended
-
-
-def test_handlers_are_put_back_when_the_sweep_fails() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RuntimeError), on_signals(StopState(), print):
-        raise RuntimeError
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

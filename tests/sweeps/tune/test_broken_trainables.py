@@ -52,11 +52,17 @@ IMPORTS = [
 ]
 
 
-@pytest.mark.parametrize("command", ["validate", "plan", "launch"])
 @pytest.mark.parametrize(("code", "line"), IMPORTS, ids=[line[:50] for _, line in IMPORTS])
-def test_a_broken_contract_is_told(folder: Path, code: str, line: str, command: str) -> None:
+def test_a_broken_contract_is_told(folder: Path, code: str, line: str) -> None:
     path = module(folder, code)
-    check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), command)
+    check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), "validate")
+
+
+@pytest.mark.parametrize("command", ["plan", "launch"])
+def test_plan_and_launch_stop_at_the_same_mistakes(folder: Path, command: str) -> None:
+    for code, line in (IMPORTS[0], IMPORTS[-1]):
+        path = module(folder, code)
+        check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), command)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +81,3 @@ def test_what_is_asked_later_is_told_too(folder: Path, code: str, line: str) -> 
     status, lines, _ = run("launch", "s.yaml", f"trainable={path}", "tracking.uri=sqlite:///m.db")
     assert status == 2
     assert f"error: trainable: {path}: {line}" in "\n".join(lines)
-
-
-def test_one_that_is_gone_when_its_sweep_goes_on_is_told(folder: Path) -> None:
-    path = module(folder, GOOD + "def fingerprint(_): raise ValueError('later')")
-    (folder / "s.yaml").write_text(TOY)
-    assert run("launch", "s.yaml", f"trainable={path}", "tracking.uri=sqlite:///m.db")[0] == 2
-    (folder / path.replace(".", "/")).with_suffix(".py").unlink()
-    del sys.modules[path]
-    status, lines, _ = run("resume", "results/x")
-    assert status == 2
-    assert lines[1:] == [f"error: no module '{path}' to import the trainable '{path}' from"]

@@ -30,10 +30,6 @@ def test_what_was_saved_in_between_begins_the_count_anew(deaths, saved):
     assert [deaths.may_go_on("a", 99) for _ in range(DEATHS - 1)] == [True] * (DEATHS - 2) + [False]
 
 
-def test_one_trials_deaths_are_not_anothers(deaths):
-    assert all(deaths.may_go_on(key, attempt) for attempt, key in enumerate("abcdefg"))
-
-
 class Processes:
     """Which process has taken trial `a` up, and the nodes that stay."""
 
@@ -55,13 +51,6 @@ def test_a_process_that_went_with_its_node_is_no_death_of_the_trials():
     processes = Processes("n1", "n2")
     assert all(processes.dies(f"spot-{number}") for number in range(3 * DEATHS))
     assert [processes.dies("n1") for _ in range(DEATHS)] == [True] * (DEATHS - 1) + [False]
-
-
-def test_a_node_that_is_known_to_be_gone_only_later_counts_no_more():
-    processes = Processes("n1", "n2")
-    assert all(processes.dies("n1") for _ in range(DEATHS - 1))
-    processes.nodes.remove("n1")
-    assert processes.dies("n2")
 
 
 def test_no_trial_is_to_blame_while_the_nodes_are_not_known():

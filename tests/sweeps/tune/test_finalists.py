@@ -89,13 +89,6 @@ def test_who_is_a_finalist_does_not_depend_on_earlier_scores(played: Driver, tmp
     assert len(events) == len({event.trial_key for event in events})
 
 
-def test_repeats_of_finalists_are_scored_with_them(tmp_path: Path) -> None:
-    with driver(tmp_path, scored(sweep(5, {"kind": "random", "repeats": 1}), "best")) as played:
-        played.run()
-        repeats = {trial.trial_key for trial in played.journal.record.trials.values() if trial.repeats}
-        assert repeats and repeats <= {trial.trial_key for trial in with_scores(played)}
-
-
 def test_a_finalist_that_cannot_be_scored_fails_with_the_reason_and_the_others_are_scored(played: Driver) -> None:
     def fails_first(finalists: Any) -> list[Any]:
         return [Failure(kind="out_of_memory", message="no memory"), *score(finalists)[1:]]

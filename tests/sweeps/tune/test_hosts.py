@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from sweep_events import begun, hosts, started
 
 from cluster.errors import HostError, HostsDied
-from cluster.leases import NotReady
+from cluster.leases import News, NotReady
 from cluster.pace import Silent
 from sweeps.record.events import HostsChanged
 from sweeps.record.folder import SweepFolder
@@ -52,7 +52,7 @@ class Start:
     def __init__(self, *answers: object) -> None:
         self.calls, self.stop, self.lines, self.said = FakeCalls(), StopState(), list[str](), list[str]()
         given = iter(answers)
-        broker = actor(start=lambda: next(given, NEVER), news=lambda known, _seconds: list(self.lines[known:]))
+        broker = actor(start=lambda: next(given, NEVER), news=lambda known, _seconds: News("b", self.lines[known:]))
         self.broker = StartingBroker(broker, self.stop, self.said.append, self.calls)
 
     def ask(self) -> Any:
@@ -104,23 +104,6 @@ def test_hosts_that_die_while_they_start_are_told_of_at_once_and_only_once():
     assert start.said == start.lines == ["a host died at 10; another is made", "a host died at 20; another is made"]
     assert next(now for now, said in seen if said == 1) <= 12.0
     assert start.broker.lines_said == 2, "what tells of hosts later goes on from here"
-
-
-def test_another_broker_tells_its_own_lines_of_the_start():
-    start = Start()
-    start.lines = ["one", "two"]
-
-    def look() -> None:
-        if start.calls.time == 10.0:
-            start.lines = ["three"]
-            raise ActorDiedError
-        if start.calls.time == 20.0:
-            start.stop.ask("interrupted", "interrupted")
-
-    start.calls.each_wait = look
-    with pytest.raises(KeyboardInterrupt):
-        start.ask()
-    assert start.said == ["one", "two", "three"]
 
 
 def test_the_evaluation_of_the_base_is_asked_for_again_until_a_host_is_there_and_told_once():

@@ -1,4 +1,4 @@
-"""Processes of trials on a real Ray: one that dies while Tune keeps it for the next trial, and one on another node."""
+"""A trial's process on a real Ray that dies while Tune keeps it for the next trial."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from typing import Any
 
 import chaos_runs as runs
 import pytest
-import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
 from cluster.connect import connected
-from sweeps.errors import BudgetUsedUp
-from sweeps.record.snapshots import SavedTrial
-from sweeps.tune import trial_files, tune_hooks
-from sweeps.tune.trial_files import KeptFiles, Replaced
-from trainables.objective import Standing
+from sweeps.tune import tune_hooks
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
-LARGE = bytes(300_000)
-"""More than Ray sends inside a call."""
-BEST = Standing(1.0, 1.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,28 +81,3 @@ def test_a_trial_that_gets_a_process_which_is_dead_gets_another(tmp_path: Path) 
     assert [trial.status for trial in done.trials] == ["TERMINATED"] * 2
     first, second = searcher.processes
     assert first != second != 0
-
-
-def test_a_process_on_another_node_reads_and_writes_through_the_keeper(tmp_path: Path) -> None:
-    for name in ("sweep", "holders"):
-        (tmp_path / name).mkdir()
-    objective = {"metric": "eval_loss", "mode": "min"}
-    settings = {"dir": str(tmp_path / "sweep"), "disk_bytes": 10**6, "objective": objective, "parks": False}
-    keeper = trial_files.create_keeper(settings, tmp_path / "holders")
-    config = {**settings, "trial_key": "a", "is_anywhere": True, "attempt": 1}
-    files = trial_files.files_of(config)
-    assert isinstance(files, KeptFiles)
-    assert files.node_id == ray.get_runtime_context().get_node_id()
-    files.keep_rows(3, {"row_losses": [1.0]})
-    assert (tmp_path / "sweep" / "trials" / "a" / "rows-000003" / "eval_rows.json").exists()
-    assert files.keep_snapshot(SavedTrial(step=3), LARGE, BEST)
-    with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
-        files.keep_best(3, {"weights": bytes(2 * 10**6)}, {"row_losses": [1.0]}, BEST)
-    adapter = files.keep_best(3, {"weights": LARGE}, {"row_losses": [1.0]}, BEST)
-    assert files.digest(adapter) is not None
-    ray.kill(keeper, no_restart=False)
-    assert (files.snapshot(), files.saved().step) == (LARGE, 3), "Ray has started another"
-    successor = trial_files.files_of(config | {"attempt": 2})
-    with pytest.raises(Replaced):
-        files.saved()
-    assert successor.saved().step == 3

@@ -172,11 +172,6 @@ def test_a_snapshot_that_could_not_be_read_at_first_is_no_reason_to_lose_steps(t
     assert world.step() == {"step": 3, "state": "RUNNING", "opened": True, "done": False}
 
 
-def test_a_report_says_which_rung_it_is_where_rungs_count_examples(tmp_path):
-    report = json.loads(World(tmp_path, points=[2, 6], examples=[16, 48]).opened(reaches(2)).step()["report"])
-    assert (report["step"], report["resource"]) == (2, 16)
-
-
 def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that_the_log_names(tmp_path):
     saved = SavedTrial(step=3, best_step=3, best_metrics=loss(1.0), report=reported("a", 3, 1.0).report)
     SweepFolder(tmp_path).keep("a", "snapshot", 3, snapshots.files(saved, b""))
@@ -217,14 +212,6 @@ def test_a_score_makes_a_step_the_best_although_its_loss_is_higher_and_its_answe
     assert samples.read(tmp_path / told[1]["adapter"] / "samples.jsonl") == (answered,)
     assert not (tmp_path / told[0]["adapter"] / "samples.jsonl").exists()
     assert "answer" not in (tmp_path / told[1]["adapter"] / "eval_rows.json").read_text()
-
-
-def test_rows_take_no_room_of_snapshots_that_are_needed(tmp_path):
-    """Nothing but a comparison lacks them; a snapshot is training."""
-    worse = SweepFolder(tmp_path).keep("b", "snapshot", 3, snapshots.files(SavedTrial(step=3), b"x" * 1000))
-    World(tmp_path, disk_bytes=1500).files.keep_rows(3, {"row_losses": [1.0] * 500})
-    assert worse.exists()
-    assert not (tmp_path / "trials" / "a").exists()
 
 
 @pytest.mark.parametrize("size", [5000, 50])

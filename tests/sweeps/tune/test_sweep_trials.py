@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from played_sweeps import Driver as Played
 from played_sweeps import Killed, driver, scored, story, sweep
 from sweep_events import begun, hosts, reported, started
-from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, TrialState
@@ -30,7 +29,6 @@ from sweeps.steering.stop import StopState
 from sweeps.tune.driver import Driver
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
 from sweeps.tune.trial_events import NO_ROOM
-from sweeps.tune.trial_queue import FINISHED
 from trainables.specs import TrialSpec
 
 VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}, {"kind": "median"}]
@@ -150,7 +148,7 @@ def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_swe
 
 
 @pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
-@pytest.mark.parametrize("searcher", [{"kind": "random"}, {"kind": "tpe", "repeats": 1}], ids=["random", "repeats"])
+@pytest.mark.parametrize("searcher", [{"kind": "tpe", "repeats": 1}], ids=["repeats"])
 def test_a_sweep_that_its_budget_of_time_has_ended_goes_on_as_if_it_had_not_been(
     tmp_path: Path, scheduler: dict[str, Any], searcher: dict[str, Any]
 ) -> None:
@@ -221,23 +219,6 @@ def end(
     return journal.record
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_a_sweep_that_is_killed_over_and_over_ranks_every_trial_once_at_each_rung(tmp_path: Path, slots: int) -> None:
-    config = sweep()
-    for _ in range(200):
-        with driver(tmp_path, config, slots) as one:
-            try:
-                one.run(2)
-            except Killed:
-                continue
-            break
-    seen = story(tmp_path)
-    assert len(seen) == len(set(seen))
-    assert [step for _, step in seen].count(1) == 9
-    assert [step for _, step in seen].count(3) >= 3
-    assert 9 in [step for _, step in seen]
-
-
 @pytest.mark.parametrize("order", ["breadth", "paper"])
 def test_trials_that_were_interrupted_come_before_all_others(tmp_path: Path, order: str) -> None:
     config = sweep(order=order)
@@ -267,13 +248,6 @@ def test_a_parked_trial_gives_its_slot_back_and_begins_again_when_it_is_resumed(
     assert len(parked) == len(story(tmp_path)) - sum(trial.state is TrialState.COMPLETED for trial in trials) - 2
 
 
-def test_a_sweep_that_has_lost_its_last_host_ends_when_nothing_is_left_to_train(tmp_path: Path) -> None:
-    with driver(tmp_path, sweep(2)) as whole:
-        whole.run()
-        whole.slots = 0
-        assert whole.queue().suggest("late") == FINISHED
-
-
 def test_a_sweep_that_has_lost_its_last_host_hands_out_one_trial_that_waits_for_the_next(tmp_path: Path) -> None:
     with driver(tmp_path, sweep(3), slots=0) as played:
         queue = played.queue()
@@ -290,36 +264,6 @@ def test_an_infeasible_point_is_replaced_and_ranked_nowhere(tmp_path: Path) -> N
         assert len(states) == 11
         assert [step for _, step in story(tmp_path)].count(1) == 9
         assert [step for _, step in story(tmp_path)].count(3) == 3
-
-
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_repeat_that_is_infeasible_is_not_replaced(tmp_path: Path, slots: int) -> None:
-    """Neither by another repeat nor by a new point: what was there before it is as it would be without it."""
-    config = sweep(9, {"kind": "random", "repeats": 2})
-    with driver(tmp_path / "whole", config, slots) as whole:
-        whole.run()
-        expected = whole.journal.record.trials
-    with driver(tmp_path / "broken", config, slots) as broken:
-        broken.infeasible = {9}
-        broken.run()
-        found = broken.journal.record.trials
-    assert found.keys() == expected.keys()
-    (key,) = [key for key, trial in found.items() if trial.state is TrialState.INFEASIBLE]
-    assert found[key].repeats is not None
-    assert {each: trial for each, trial in found.items() if each != key} == {
-        each: trial for each, trial in expected.items() if each != key
-    }
-
-
-def test_a_parked_trial_is_told_its_rank_when_the_sweep_ends(tmp_path: Path) -> None:
-    with driver(tmp_path, sweep()) as whole:
-        whole.run()
-        waiting = [trial for trial in whole.journal.record.trials.values() if trial.state is TrialState.PARKED]
-        for trial in waiting:
-            whole.trials.end_parked(trial)
-        ends = {trial.reason for trial in whole.journal.record.trials.values() if trial.step == 1}
-        assert f"{STOPPED_BY_SCHEDULER}: rank 9 of 9 at step 1" in ends
-        assert whole.journal.record.counts().keys() == {"COMPLETED", "STOPPED"}
 
 
 def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_rung(tmp_path: Path) -> None:
@@ -345,22 +289,6 @@ def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_
     assert all(ends[key].reason.startswith(STOPPED_BY_SCHEDULER) for key in waiting.keys() - due)
     assert {ends[key].reason for key in began} == {"budget.wall_clock is used up"}
     assert ended.is_finished
-
-
-def test_the_rank_of_a_parked_trial_names_the_unit_of_its_rung(tmp_path: Path) -> None:
-    budget = {"trials": 9, "examples_per_trial": 36}
-    config, _ = toy(
-        budget=budget, scheduler={"grace_steps": 1}, searcher={"kind": "random", "start_with_default": False}
-    )
-    journal = Journal(SweepFolder(tmp_path))
-    trials = SweepTrials(config, journal, SweepFolder(tmp_path), StopState(), lambda: 2.0)
-    first = trials.rule.points[0]
-    journal.add(started("a"))
-    journal.add(reported("a", first, 1.0))
-    journal.add(TrialParked(time=1.0, trial_key="a", step=first))
-    trials.end_parked(journal.record.trials["a"])
-    journal.close()
-    assert journal.record.trials["a"].reason == f"{STOPPED_BY_SCHEDULER}: rank 1 of 1 after {first} examples"
 
 
 def test_a_budget_that_ends_a_sweep_ends_the_parked_trials_that_were_to_go_on(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sweep_events import ended, history, reported
+from sweep_events import reported
 from sweep_files import toy
 
 from sweeps.errors import StorageError
@@ -98,11 +98,6 @@ def test_a_trial_begins_once_it_holds_a_slot(callback, events):
     assert (events[0].number, events[0].params) == (3, {"r": 8})
 
 
-def test_a_report_that_comes_before_a_slot_is_one_of_a_trial_that_runs(callback, events):
-    callback.on_trial_result(1, [], trial(), report(3))
-    assert told(events) == ["trial_started", "trial_reported"]
-
-
 def test_a_report_has_the_drivers_time_and_keeps_that_of_the_trials_process(callback, events, journal):
     """That may be on a node whose clock is ahead, or the report may have been made before an earlier driver died."""
     callback.on_trial_result(1, [], trial(), report(3))
@@ -119,12 +114,6 @@ def test_a_point_that_never_held_a_slot_is_infeasible_in_one_event(callback, eve
     repeat.config["repeats"] = "a"
     callback.on_trial_complete(1, [], repeat)
     assert journal.record.trials["b"].repeats == "a", "so it is no point of its own"
-
-
-def test_a_trial_that_trained_and_turned_out_infeasible_has_begun(callback, events):
-    callback.on_trial_result(1, [], trial(), OPENED)
-    callback.on_trial_complete(1, [], trial(**ending("INFEASIBLE", "no such layer")))
-    assert told(events) == ["trial_started", "trial_ended"]
 
 
 def test_a_trial_that_failed_before_it_held_a_slot_is_a_trial_that_failed(callback, events):
@@ -181,12 +170,6 @@ def test_nothing_that_fails_here_is_raised_into_tune_or_swallowed(callback, jour
     assert isinstance(callback.failure, RuntimeError)
 
 
-def test_a_report_that_cannot_be_read_ends_the_sweep_in_order(callback, stop):
-    callback.on_trial_result(1, [], trial(), report(3) | {"report": "{}"})
-    assert stop.reason == "failed"
-    assert callback.failure is not None
-
-
 def test_no_trial_goes_on_past_a_report_that_the_log_does_not_take(callback, journal, trials):
     """Its snapshot has the report, and the next driver is told it. A later snapshot would not have it."""
     scheduler = RuleScheduler(trials, callback.write)
@@ -206,15 +189,6 @@ def test_a_trial_whose_report_the_log_does_not_take_is_not_over(callback, journa
     told.last_result = report(3) | {"state": state, "done": True}
     callback.on_trial_complete(1, [], told)
     assert journal.record.trials["a"].state is TrialState.RUNNING
-
-
-def test_a_trial_that_saved_itself_once_the_log_took_no_more_says_where_it_goes_on(callback, journal, trials):
-    journal.is_full = True
-    callback.on_trial_result(1, [], trial(), OPENED)
-    steps = [step.model_dump_json() for step in history(1, 2)]
-    saved = ending("PAUSED", "the sweep is stopping") | {"history": steps}
-    callback.on_trial_complete(1, [], trial("b", **saved))
-    assert [step.step for step in trials.unreported["b"]] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -237,14 +211,6 @@ def test_what_became_of_a_trial_whose_process_has_ended(result, is_to_stop, is_p
     assert what_became(result, is_to_stop, is_parked) == became
 
 
-def test_a_trial_that_left_with_the_sweep_is_not_ended_here(callback, journal):
-    left = trial(**OPENED)
-    callback.on_trial_result(1, [], left, OPENED)
-    left.last_result = ending("PAUSED", "the sweep is stopping")
-    callback.on_trial_complete(2, [], left)
-    assert journal.record.trials["a"].state is TrialState.RUNNING
-
-
 def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then_and_a_higher_number(callback):
     """Else it would overwrite the adapter that the log names, when it goes on from before that report."""
     tuned = trial()
@@ -256,16 +222,6 @@ def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then_and_a_
     callback.on_trial_recover(0, [], tuned)
     assert (tuned.config["reported"]["step"], tuned.config["reported"]["best_metrics"]) == (3, {"eval_loss": 2.0})
     assert tuned.config["attempt"] > attempt
-
-
-def test_a_trial_that_was_ended_beyond_its_last_report_and_goes_on_is_told_that_report(callback, journal):
-    """A report point that it stands at, and was not evaluated at, may yet be its best."""
-    tuned = trial()
-    for result in (OPENED, report(3)):
-        callback.on_trial_result(0, [], tuned, result)
-    journal.add(ended("a", TrialState.STOPPED, history=history(4, 9), may_go_on=True))
-    callback.on_trial_recover(0, [], tuned)
-    assert tuned.config["reported"]["step"] == 3
 
 
 def test_a_trial_that_is_parked_without_room_for_its_snapshot_ends_the_sweep_and_keeps_its_report(

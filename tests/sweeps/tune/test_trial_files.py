@@ -13,7 +13,6 @@ from sweeps.errors import BudgetUsedUp
 from sweeps.record import digests, snapshots
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial, size
-from sweeps.tune import trial_files
 from sweeps.tune.trial_files import FolderFiles, FolderKeeper, Holder, Replaced, holder
 from trainables.objective import Standing
 
@@ -89,13 +88,6 @@ def test_a_process_that_starts_late_does_not_take_the_trial_from_a_later_attempt
     assert save(keeper, "second", 5)
 
 
-def test_a_process_that_never_took_the_trial_up_writes_nothing(keeper, settings):
-    keeper.take_up("b", "p1", "node", 1)
-    with pytest.raises(Replaced):
-        save(keeper, "p1", 3)
-    assert SweepFolder(Path(settings["dir"])).trials() == []
-
-
 def test_a_successor_sees_what_its_predecessor_was_writing(keeper, settings, monkeypatch):
     keeper.take_up("a", "p1", "node-1", 1)
     writes, may_end = threading.Event(), threading.Event()
@@ -135,9 +127,3 @@ def test_budget_disk_holds_for_trials_of_other_nodes(keeper, settings, holders):
     with pytest.raises(BudgetUsedUp, match=r"budget\.disk is used up"):
         keeper.call("a", "p1", "keep_best", 5, {"weights": b"x" * 2000}, ROWS, BEST)
     assert snapshots.read(SweepFolder(Path(settings["dir"])), "a")[0].step in (0, 3)
-
-
-def test_a_trial_on_the_head_asks_no_keeper(settings):
-    found = trial_files.files_of({**settings, "trial_key": "a", "is_anywhere": False})
-    assert isinstance(found, FolderFiles)
-    assert found.node_id == ""
