@@ -36,6 +36,7 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
     findings = Findings(data)
     renderer = None if tokenizer is None else Renderer(data, tokenizer)
     problems, partly = [], []
+    many_held: list[str] = []
     train_rows = None
     eval_rows = data.eval_examples if data.eval is None else None
     for split in sources.SPLITS:
@@ -61,17 +62,28 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
                 train_rows = None if total is None else total - held
                 if total is not None and total <= held:
                     problems.append(sources.too_few_to_hold_out(data, total))
+                many_held = _many_held(held, total)
             if split == "eval":
                 eval_rows = _eval_rows(data, source, look)
     return Preview(
         problems=tuple(problems + findings.problems()),
-        warnings=tuple(findings.warnings() + partly),
+        warnings=tuple(many_held + findings.warnings() + partly),
         train_rows=train_rows,
         eval_rows=eval_rows,
         row_tokens=findings.row_tokens,
         test_rows_in_train=findings.parts["test"].trained_on.rows,
         is_doubtful=not problems and not partly and findings.are_doubtful,
     )
+
+
+def _many_held(held: int, total: int | None) -> list[str]:
+    """The warning where more rows are held out than trained on."""
+    if total is None or not total - held < held < total:
+        return []
+    return [
+        f"data.eval_examples: {held} of the {total} rows of data.train are held out, and only {total - held} are "
+        "trained on: lower data.eval_examples, or give data.eval"
+    ]
 
 
 class _Look:

@@ -90,6 +90,16 @@ def test_labels_are_of_rows_that_are_drawn(tmp_path: Path) -> None:
             spec(train, stratify_by="doc", **said)
 
 
+@pytest.mark.parametrize(("held", "told"), [(31, True), (30, False)])
+def test_more_rows_to_evaluate_on_than_to_train_on_are_a_warning(tmp_path: Path, held: int, told: bool) -> None:
+    seen = preview.preview(spec(write(tmp_path / "a.jsonl", rows(60)), eval_examples=held))
+    line = (
+        "data.eval_examples: 31 of the 60 rows of data.train are held out, and only 29 are trained on: lower "
+        "data.eval_examples, or give data.eval"
+    )
+    assert (line in seen.warnings) is told
+
+
 @pytest.mark.parametrize("hold_out", ["drawn", "last"])
 def test_a_group_is_never_on_both_sides(tmp_path: Path, hold_out: str) -> None:
     mixed = sorted(rows(60, of_group=4), key=lambda row: str(row["question"])[::-1])
