@@ -71,7 +71,7 @@ def resume(
     from sweeps.config.passwords import without_password
     from sweeps.record.folder import is_driven
 
-    found = sweep if isinstance(sweep, Sweep) else load(sweep, storage)
+    found = load(sweep, storage)
     if is_driven(found._folder):
         raise SweepError(f'{found.id} runs already: qs.load("{found.folder}").wait() follows it')
     config = saved_sweep.load(found._folder, tracking_uri)[0].config
@@ -82,7 +82,7 @@ def resume(
 
 
 @with_keywords
-def load(sweep: str | Path, storage: str | Path = "results") -> Sweep:
+def load(sweep: Sweep | str | Path, storage: str | Path = "results") -> Sweep:
     """The sweep of a folder, an id or a name (the newest of it), whether it runs or not.
 
     Args:
@@ -93,6 +93,8 @@ def load(sweep: str | Path, storage: str | Path = "results") -> Sweep:
     """
     from sweeps.steering import local_sweeps
 
+    if isinstance(sweep, Sweep):
+        return sweep
     return Sweep(local_sweeps.find(str(sweep), Path(storage)))
 
 

@@ -25,6 +25,10 @@ _SENDER = "qsweep in Python"
 _POLICY = ("top", "alias", "min_gain", "metric")
 
 
+def _key(trial: Any) -> Any:
+    return trial.key if isinstance(trial, Trial) else trial
+
+
 class Sweep:
     """A sweep of this machine: one that runs, waits to go on, or is over."""
 
@@ -76,7 +80,7 @@ class Sweep:
             print(*self.lines, sep="\n")
         return self
 
-    def stop(self, trial: str | None = None) -> str:
+    def stop(self, trial: Trial | str | None = None) -> str:
         """Ends the sweep in order, or one trial (a key, or t03) for good; the driver's answer. `resume` goes on.
 
         Raises:
@@ -85,7 +89,7 @@ class Sweep:
         from sweeps.steering import asking
         from sweeps.steering.mailbox import StopSweep, StopTrial
 
-        request = StopSweep(sender=_SENDER) if trial is None else StopTrial(sender=_SENDER, trial=trial)
+        request = StopSweep(sender=_SENDER) if trial is None else StopTrial(sender=_SENDER, trial=_key(trial))
         return self._accepted(asking.answer(self._folder, request))
 
     def add(self, **values: Any) -> str:
@@ -168,6 +172,7 @@ class Sweep:
                 rows[name, event.report.step] |= event.report.metrics
         return pandas.DataFrame([rows[place] for place in sorted(rows)], columns=None if rows else ["trial", "step"])
 
+    @with_keywords
     def report(self, output: str | Path | None = None, *, price: float | None = None) -> Path:
         """Writes the sweep as one HTML page, `report.html` in its folder if nothing is named; the file.
 
@@ -199,8 +204,13 @@ class Sweep:
         rows = options.get("eval_data")
         if not (rows is None or isinstance(rows, str | Path)):
             wrong.append(f"eval_data: is of type {type(rows).__name__}: give the path of a file with the rows")
+        for name in ("dry_run", "force"):
+            if not isinstance(options.get(name, False), bool):
+                wrong.append(f"{name}: {options[name]!r} must be True or False")
         if wrong:
             raise ConfigError(wrong)
+        if "trial" in options:
+            options["trial"] = _key(options["trial"])
         place = stores.find(str(self.folder))  # before the next import, which takes seconds
         from sweeps.promotion.promote import promote
         from sweeps.promotion.request import PromotionRequest

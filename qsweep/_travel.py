@@ -4,6 +4,7 @@ Nothing is pickled: the files are what the sweep file names, and the processes o
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import hashlib
@@ -19,6 +20,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from sweeps.errors import ConfigError
+from trainables.inputs import own_code
 from trainables.inputs.legible import legible
 
 FOLDER = "from_python"
@@ -108,7 +110,33 @@ def trainable(given: Any, folder: Path) -> Any:
     Raises:
         ConfigError: the class cannot travel.
     """
-    return _code("trainable", given, folder) if isinstance(given, type) else given
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, type):
+        raise ConfigError([f"trainable: is of type {type(given).__name__}: give a class, and no object of it"])
+    name = _code("trainable", given, folder)
+    changed = _changed(given, name)
+    if changed:
+        way_out = "write the values that they have into the class"
+        raise ConfigError([f"trainable: {given.__name__}: {', '.join(changed)} changed since its source: {way_out}"])
+    return name
+
+
+def _changed(given: type, name: str) -> list[str]:
+    """The attributes of a class that are not what its written source gives."""
+    place, _, kind = name.rpartition(":")
+    try:
+        written = vars(getattr(own_code.module_of(place), kind))
+    except Exception:  # whoever checks the sweep says why it cannot be imported
+        return []
+
+    def told(value: Any) -> Any:
+        if isinstance(value, FunctionType):
+            return value.__code__.co_code, value.__qualname__
+        return value if _is_literal(value) else type(value).__name__
+
+    names = [each for each in vars(given) if not each.startswith("__") or inspect.isfunction(vars(given)[each])]
+    return [each for each in names if each not in written or told(vars(given)[each]) != told(written[each])]
 
 
 def _code(field: str, given: Code, folder: Path) -> str:
@@ -121,8 +149,19 @@ def _code(field: str, given: Code, folder: Path) -> str:
         _bring(name, given, parts, name)
     except _CannotTravel as error:
         raise ConfigError([f"{field}: {error}, {_MODULE}"]) from None
-    path = _kept(folder, name, ".py", "\n\n".join(parts.values()).encode())
-    return f"{path}:{name}"
+    content = "\n\n".join(parts.values())
+    if any(each.__code__.co_flags & __future__.annotations.compiler_flag for each in _functions(given)):
+        content = f"from __future__ import annotations\n\n{content}"
+    return f"{_kept(folder, name, '.py', content.encode())}:{name}"
+
+
+def _functions(code: Code) -> list[FunctionType]:
+    """The function, or the methods of the class that were written, and not made by a decorator."""
+    if isinstance(code, FunctionType):
+        return [code]
+    found = filter(inspect.isfunction, vars(code).values())
+    around = _globals(code)
+    return [each for each in found if each.__globals__ is around and each.__code__.co_filename != "<string>"]
 
 
 def _is_importable(value: Any) -> bool:
@@ -157,6 +196,8 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
         parts[name] = f"import {value.__name__} as {name}\n"
     elif _is_importable(value):
         parts[name] = f"from {value.__module__} import {value.__qualname__} as {name}\n"
+    elif isinstance(value, type) and (found_as := vars(value).get("found_as")):
+        parts[name] = f"from trainables import catalogue\n\n{name} = type(catalogue.find({found_as!r}))\n"
     elif isinstance(value, Code) and value.__name__ in (name, "<lambda>"):
         text = _source(name, value)
         parts[name] = text  # a function may use itself
@@ -180,8 +221,7 @@ def _source(name: str, code: Code) -> str:
     """What defines a function or a class. Raises _CannotTravel where that is not known, or is not all."""
     if code.__name__ == "<lambda>":
         raise _CannotTravel(f"{name}: a lambda cannot travel: write it with def")
-    functions = [code] if isinstance(code, FunctionType) else [*filter(inspect.isfunction, vars(code).values())]
-    uses = sorted({used for function in functions for used in function.__code__.co_freevars} - {"__class__"})
+    uses = sorted({used for function in _functions(code) for used in function.__code__.co_freevars} - {"__class__"})
     if uses:
         raise _CannotTravel(f"{name}: uses {', '.join(uses)} of the function around it: make it inside {name}")
     try:
@@ -195,8 +235,7 @@ def _source(name: str, code: Code) -> str:
 
 def _class_source(kind: type) -> str:
     """What defines a class, found by its methods: `inspect` alone finds no class of a cell before Python 3.13."""
-    methods = [each for each in vars(kind).values() if inspect.isfunction(each)]
-    own = [each for each in methods if each.__qualname__ == f"{kind.__qualname__}.{each.__name__}"]
+    own = [each for each in _functions(kind) if each.__qualname__ == f"{kind.__qualname__}.{each.__name__}"]
     if not own:
         return inspect.getsource(kind)
     lines, place = inspect.findsource(own[0])

@@ -13,7 +13,8 @@ from trainables.errors import QsweepError
 P = ParamSpec("P")
 R = TypeVar("R")
 _KEYWORDS = (
-    "address", "alias", "dry-run", "eval-data", "force", "metric", "min-gain", "model", "offline", "resend",
+    "address", "alias", "dry-run", "eval-data", "force", "metric", "min-gain", "model", "offline", "output", "price",
+    "resend",
     "storage", "top", "tracking-uri", "trial",
 )  # fmt: skip
 _SWITCHES = ("dry-run", "force", "offline", "resend")

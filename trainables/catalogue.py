@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from traceback import extract_tb
+from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 from trainables.contract import Device, Need, Pack, RowShape, Trainable
@@ -78,13 +80,14 @@ def find(name: str) -> Trainable:
     try:
         with answering("importing it"):
             given = _imported(*_parts(path))
-    except ModuleNotFoundError as error:
-        raise NotTrainable(f"no module {error.name!r} to import the trainable {name!r} from") from None
     except NotTrainable as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            lacking = error.__cause__.name
+            raise NotTrainable(f"no module {lacking!r} to import the trainable {name!r} from") from None
         raise NotTrainable(f"{path}: {error}") from error
     missing = [name for name in _CONTRACT if not _offers(given, name)]
     if missing:
-        raise NotTrainable(f"{path} is not a trainable: it lacks {', '.join(missing)}")
+        raise NotTrainable(f"{path} is not a trainable: it lacks {', '.join(missing)}{_way_out(given)}")
     wrong = [name for name in _CONTRACT if name != "REQUIRES" and not callable(getattr(given, name))]
     if wrong:
         raise NotTrainable(f"{path} is not a trainable: {' and '.join(wrong)} must be callable")
@@ -93,7 +96,17 @@ def find(name: str) -> Trainable:
     problem = _wrong_metrics(getattr(given, "METRICS", Trainable.METRICS))
     if problem is not None:
         raise NotTrainable(f"{path} is not a trainable: METRICS {problem}")
-    return of_module(given)
+    trainable = of_module(given)
+    type(trainable).found_as = name
+    return trainable
+
+
+def _way_out(given: Any) -> str:
+    """Where the contract is; of a module without it, the classes that may be meant."""
+    own = vars(given).values() if isinstance(given, ModuleType) else ()
+    kinds = [each.__name__ for each in own if isinstance(each, type) and each.__module__ == given.__name__]
+    meant = f"; its classes are {', '.join(kinds)}: name one with a colon" if kinds else ""
+    return f"{meant}; trainables/contract.py says what they do, and a class may inherit the others"
 
 
 def _imported(place: str, kind: str) -> Any:
@@ -104,10 +117,16 @@ def _imported(place: str, kind: str) -> Any:
     if not place.endswith(".py") and not all(part.isidentifier() for part in place.split(".")):
         raise NotTrainable(f"{place!r} is not the dotted path of a module (trainables here: {', '.join(available())})")
     module = own_code.module_of(place)
-    found = getattr(module, kind, None)
-    if kind and not isinstance(found, type):
-        raise NotTrainable(f"there is no class {kind!r}{did_you_mean(kind, vars(module))}")
-    return found() if isinstance(found, type) else module
+    if not kind:
+        return module
+    classes = {name: each for name, each in vars(module).items() if isinstance(each, type)}
+    if kind not in classes:
+        raise NotTrainable(f"there is no class {kind!r}{did_you_mean(kind, classes)}")
+    try:
+        inspect.signature(classes[kind]).bind()
+    except TypeError as error:
+        raise NotTrainable(f"{kind}() is made without arguments: give its own defaults ({error})") from None
+    return classes[kind]()
 
 
 def _offers(given: Any, name: str) -> bool:
@@ -239,12 +258,11 @@ def answering(what: str) -> Iterator[None]:
 
     Raises:
         TrainableError: as the code raised it.
-        ModuleNotFoundError: likewise.
         NotTrainable: instead of anything else, the end of the process included.
     """
     try:
         yield
-    except (TrainableError, ModuleNotFoundError):
+    except TrainableError:
         raise
     except (Exception, SystemExit) as error:
         place = extract_tb(error.__traceback__)[-1]

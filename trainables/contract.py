@@ -416,6 +416,8 @@ class Trainable:
     """Sections of the sweep file that it cannot do without, of `model` and `data`."""
     METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min"}
     """Name of each metric of its evaluations, the loss among them -> which value is better ("min" or "max")."""
+    found_as = ""
+    """The name that `catalogue.find` found it by."""
     spreads = False
     """Whether its base is spread over the GPUs that its process sees: whether it offers `need_of_gpus`."""
 

@@ -214,10 +214,11 @@ def test_who_interrupts_following_is_told_how_to_find_the_sweep_again(
 
 def test_wrong_options_of_a_promotion_are_told_at_once(sweep: qs.Sweep) -> None:
     with pytest.raises(ConfigError) as caught:
-        sweep.promote("m", topp=3, eval_data=sweep.table())
+        sweep.promote("m", topp=3, eval_data=sweep.table(), force="no")
     assert caught.value.problems == (
         "topp: unknown keyword; did you mean top?",
         "eval_data: is of type DataFrame: give the path of a file with the rows",
+        "force: 'no' must be True or False",
     )
 
 

@@ -15,7 +15,8 @@ from qsweep import _travel
 from sweeps.errors import ConfigError
 
 SCRIPT = '''
-import math, sys
+from __future__ import annotations
+import dataclasses, math, sys
 import wsgiref.util
 import collections.abc as abc
 from pathlib import Path
@@ -48,8 +49,13 @@ lengths.metrics = {"words": "min"}
 def needs(row, answer):
     return MODEL.score(answer)
 
-class Curves(type(catalogue.find("toy"))):
+Toy = type(catalogue.find("toy"))
+
+@dataclasses.dataclass
+class Curves(Toy):
     """The toy by another name."""
+
+    shift: float = 0.5
 
     def fingerprint(self, base):
         return {"mine": norm(" 1 ")}
@@ -58,6 +64,14 @@ class Slow(Curves):
     def fingerprint(self, base):
         return {"slow": super().fingerprint(base)["mine"]}
 
+for STEP in (1, 2):
+    class Loop(Toy):
+        step = STEP
+        def fingerprint(self, base):
+            return {"loop": str(self.step)}
+    if STEP == 1:
+        First = Loop
+
 class Needs:
     def check(self, base):
         return MODEL.check(base)
@@ -65,7 +79,9 @@ class Needs:
 folder = Path(sys.argv[1])
 print(_travel.metric(right, folder))
 print(_travel.metric(lengths, folder))
-for travels, code in ((_travel.metric, needs), (_travel.trainable, Needs)):
+for travels, code in (
+    (_travel.metric, needs), (_travel.trainable, Needs), (_travel.trainable, First), (_travel.trainable, Needs())
+):
     try:
         travels(code, folder)
     except ValueError as error:
@@ -105,11 +121,15 @@ def run(program: str, *arguments: str, folder: Path) -> list[str]:
 
 def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
-    right, lengths, refused, refused_class, slow = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
+    right, lengths, refused, refused_class, refused_loop, refused_object, slow = run(
+        SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts"
+    )
     assert refused.startswith(
         "evaluation.metrics: needs uses MODEL, of type object, which cannot travel: make it inside"
     )
     assert refused_class.startswith("trainable: Needs uses MODEL, of type object, which cannot travel: make it inside")
+    assert refused_loop.startswith("trainable: Loop: step changed since its source: write the values")
+    assert refused_object == "trainable: is of type Needs: give a class, and no object of it"
     assert Path(right.rpartition(":")[0]).parent == tmp_path / "kept"
     again, *_ = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
     assert again == right

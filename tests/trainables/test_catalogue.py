@@ -62,6 +62,14 @@ class Nothing(Trainable):
 class Broken:
     def __init__(self):
         raise RuntimeError("no licence")
+
+class Needy(Curves):
+    def __init__(self, shift):
+        pass
+
+class Lazy(Curves):
+    def check(self, base):
+        import nowhere_at_all
 """
 
 
@@ -74,14 +82,20 @@ def test_find_takes_a_class_of_a_file_and_keeps_what_the_class_does_not_say(tmp_
     assert found.METRICS == toy.METRICS and not found.spreads and found.look_up(base, tmp_path) == LookedUp()
     assert not isinstance(found, catalogue.Promotable) and not catalogue.has_adapters(name)
     for kind, why in {
-        "Nothing": "it lacks REQUIRES, fingerprint, prepare, open_pack, need$",
+        "Nothing": "it lacks REQUIRES, fingerprint, prepare, open_pack, need; trainables/contract.py says",
         "Curve": "there is no class 'Curve'; did you mean Curves",
         "Broken": "importing it raises RuntimeError: no licence .*mine.py, line 15",
         "toy": "there is no class 'toy'",
-        "": "it lacks REQUIRES, check",
+        "": "it lacks REQUIRES, .*; its classes are Curves, Nothing, Broken, Needy, Lazy: name one with a colon",
+        "Needy": r"Needy\(\) is made without arguments: give its own defaults \(missing a required argument: 'shift'\)",
     }.items():
         with pytest.raises(NotTrainable, match=why):
             catalogue.find(f"{tmp_path}/mine.py:{kind}" if kind else f"{tmp_path}/mine.py")
+    with pytest.raises(NotTrainable, match="its check raises ModuleNotFoundError: No module named 'nowhere_at_all'"):
+        catalogue.check(catalogue.find(f"{tmp_path}/mine.py:Lazy"), base)
+    (tmp_path / "itself.py").write_text(f"from trainables import catalogue\ncatalogue.find('{tmp_path}/itself.py:A')\n")
+    with pytest.raises(NotTrainable, match=r"itself\.py names itself while it runs: put what launches"):
+        catalogue.find(f"{tmp_path}/itself.py:A")
     with pytest.raises(NotTrainable, match=r"other.py: there is no such file; a relative path is read from"):
         catalogue.find("other.py:Curves")
 

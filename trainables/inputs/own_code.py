@@ -12,6 +12,9 @@ from types import ModuleType
 
 from trainables.inputs.legible import legible
 
+_RUNNING: set[str] = set()
+"""The modules of files whose code runs now for the first time."""
+
 
 def missing_file(name: str) -> str | None:
     """The line about a FILE.py that is not there; None for a module's dotted path."""
@@ -41,14 +44,21 @@ def _name_of_file(file: str) -> str:
 def _of_file(file: str, _written: int) -> ModuleType:
     """The module in a file, read again where the file was written anew."""
     name = _name_of_file(file)
+    if name in _RUNNING:
+        raise ImportError(
+            f'{file} names itself while it runs: put what launches or checks below if __name__ == "__main__":'
+        )
     spec = util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass looks for its module while the module runs
+    _RUNNING.add(name)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _RUNNING.remove(name)
     return module
