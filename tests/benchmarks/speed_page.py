@@ -111,7 +111,7 @@ def startup() -> list[str]:
     """Seconds of commands, and of a launch to its first optimizer step."""
     (kept,) = read("startup/startup.json")
     goal = f"the goal of a warm launch is {kept['goal']:.0f} s"
-    lines = _filled(f"{_machine(kept['machine'])}; medians of {kept['runs']}; {goal}.")
+    lines = _filled(f"{_machine(kept['machine'])}; commands: medians of {kept['runs']}; {goal}.")
     lines += ["| `qsweep ...` | seconds | |", "|---|---|---|"]
     lines += [f"| `{command}` | {median(seconds):.1f} | |" for command, seconds in kept["commands"].items()]
     lines += ["| **`launch quickstart`, until** | **cold** | **warm** |"]
