@@ -106,14 +106,23 @@ def private_token() -> Iterator[None]:
         try:
             with replaced(tokens, _get_default_token_path=lambda: draft):
                 generate()
-            if not path.exists() or not path.read_bytes().strip():  # else another driver was first
-                draft.replace(path)
+            _put_first(draft, path)
         finally:
             os.umask(before)
             draft.unlink(missing_ok=True)
 
     with replaced(tokens, generate_and_save_token=generate_privately):
         yield
+
+
+def _put_first(draft: Path, path: Path) -> None:
+    """Gives a file its name, unless another process has just put a file there."""
+    try:
+        path.hardlink_to(draft)
+    except OSError:
+        # The other's, unless Ray takes it for none; or the file system has no hard links.
+        if not path.exists() or not path.read_bytes().strip():
+            draft.replace(path)
 
 
 def private_command_line() -> AbstractContextManager[None]:

@@ -18,7 +18,8 @@ _KEYWORDS = (
     "storage", "top", "tracking-uri", "trial",
 )  # fmt: skip
 _SWITCHES = ("dry-run", "force", "offline", "resend")
-_OPTION = re.compile(rf"--({'|'.join(_KEYWORDS)})(?![\w-])")
+_OPTION = re.compile(rf"qsweep [a-z-]+ [^:;,()]*|--({'|'.join(_KEYWORDS)})(?![\w-])")
+"""A command of the command line, or an option that stands alone."""
 
 
 def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
@@ -42,4 +43,6 @@ def _in_python(text: Any) -> Any:
 
 
 def _keyword(option: re.Match[str]) -> str:
+    if option[1] is None:
+        return option[0]
     return option[1].replace("-", "_") + ("=True" if option[1] in _SWITCHES else "")

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from trainables.errors import TrainableError
+
+_PREFIX = ".making-"
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def lock(target: Path) -> FileLock:
-    """Returns the lock that a process holds while it makes `target`."""
+    """Returns the lock that a process holds while it makes `target`, whose name holds no "-"."""
     return FileLock(target.with_suffix(".lock"))
 
 
@@ -57,12 +59,20 @@ def lock(target: Path) -> FileLock:
 def work_folder(target: Path) -> Iterator[Path]:
     """Gives an empty folder beside `target`, and deletes it at the end.
 
-    Deletes those that killed processes left of this target. The caller holds the lock of `target`.
+    Deletes those of killed processes first, of this target and of its neighbours: the locks of these are free. The
+    caller holds the lock of `target`.
     """
-    prefix = f".making-{target.name}-"
-    for left in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+    for left in target.parent.glob(f"{_PREFIX}*-*"):
+        of = target.with_name(left.name.removeprefix(_PREFIX).partition("-")[0])
+        if of == target:
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        try:
+            with lock(of).acquire(timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+        except Timeout:
+            pass  # that process is at work
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_PREFIX}{target.name}-"))
     try:
         yield work
     finally:

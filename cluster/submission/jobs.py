@@ -202,6 +202,18 @@ class Jobs:
             raise SubmissionFailed(f"{job_id}: is no sweep: another program has submitted this job")
         return state
 
+    def running_instead(self, ended: JobState) -> str | None:
+        """Id of the job that runs the sweep of a job that has ended; None where none is known.
+
+        A sweep that was resumed by its name or folder is not looked for: another one may have that name by now.
+        """
+        try:
+            listed = {job.submission_id: _state(job.submission_id, job) for job in self._client.list_jobs()}
+        except ClusterError:  # nothing depends on it: the lock of the sweep's folder lets in one driver
+            return None
+        running = [job for job in listed.values() if job.is_sweep and not job.has_ended]
+        return next((job.job_id for job in running if ended.sweep in listed and job.sweep == ended.sweep), None)
+
     def stop(self, job_id: str) -> bool:
         """Asks a job to end in order; False when it has ended already."""
         return bool(self._client.stop_job(job_id))

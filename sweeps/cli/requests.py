@@ -53,6 +53,8 @@ def values_of(words: list[str]) -> dict[str, Any]:
             values[key] = yaml_files.parse(text)
             # A request travels as JSON, which has no dates, and no numbers without an end.
             json.dumps(values[key], allow_nan=False)
+        except yaml_files.OldNumber as error:
+            wrong.append(f"{key}: {error.problem}")
         except yaml.YAMLError:
             wrong.append(f"{key}: {text!r} is not a YAML value")
         except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.cli.shared import mistakes, say
-from sweeps.cli.submitted import follow_or_leave
+from sweeps.cli.submitted import follow_or_leave, stop_it
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
 from sweeps.errors import ConfigError
@@ -56,7 +56,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
         if wrong:
             raise ConfigError(wrong)
         jobs = connect(address)
-        there = _look_up(jobs, sweep, str(storage))
+        there = _look_up(jobs, sweep, str(storage), submission_id)
         files, told = sending.again(there.sweep)
         for line in (_place(there), told):
             say(f"note: {line}")
@@ -95,13 +95,12 @@ def _is_here(path: Path, folders: tuple[Path, ...]) -> bool:
     return not path.is_absolute() or path.exists() or any(path.is_relative_to(folder) for folder in folders)
 
 
-def _look_up(jobs: Jobs, sweep: str, storage: str) -> There:
+def _look_up(jobs: Jobs, sweep: str, storage: str, submission_id: str | None) -> There:
     """The sweep as the cluster knows it: by the job that launched or resumed it, else as it is named here.
 
-    Whether another job has resumed the sweep, the lock of the sweep's folder tells.
-
     Raises:
-        SubmissionFailed: that job runs, or it is no sweep.
+        SubmissionFailed: that job runs, or another one that runs its sweep, or it is no sweep. A job of
+            `submission_id` that is there already is left to the answer of the cluster.
     """
     from cluster.errors import SubmissionFailed
     from cluster.submission.jobs import is_id
@@ -114,6 +113,12 @@ def _look_up(jobs: Jobs, sweep: str, storage: str) -> There:
         raise SubmissionFailed(
             f"{sweep}: its job has not ended ({state.status}): qsweep status {sweep} --address {jobs.address} shows "
             "it, and qsweep stop ends it"
+        )
+    running = jobs.running_instead(state)
+    if running is not None and (submission_id is None or jobs.look_up(submission_id) is None):
+        raise SubmissionFailed(
+            f"{sweep}: the job {running} runs it: qsweep status {running} --address {jobs.address} shows it, and "
+            f"{stop_it(running, jobs.address)} ends it"
         )
     place = state.metadata.get("storage", storage) if storage == WORK_FOLDER else storage
     return There(state.sweep, place, state.metadata.get("trainable", ""))

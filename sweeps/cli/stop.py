@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
-from sweeps.cli.submitted import Address, ask_there, say_not_known
+from sweeps.cli.submitted import Address, ask_there, say_not_known, stop_it
 
 
 def stop(
@@ -53,8 +53,11 @@ def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
             say(f"error: {error}")
             say_not_known(jobs, sweep)
             raise typer.Exit(1) from None
+        running = None if is_stopping else jobs.running_instead(state)
     if is_stopping:
         message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+    elif running is not None:
+        message = f"its job has ended: {state.status}; {running} runs the sweep now: {stop_it(running, jobs.address)}"
     else:
         message = (
             f"its job has ended: {state.status}; where another job, or a machine, has resumed the sweep, stop it there"

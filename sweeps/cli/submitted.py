@@ -81,12 +81,7 @@ def answer_there(jobs: Jobs, sweep: str, words: tuple[str, ...]) -> Answer:
     answer = Answer((*lines, *ended.state.end_lines), ended.closing or {}, ended.state.exit_code)
     if verb in _READS:
         answer = _before_the_folder(jobs, state, words, answer)
-    has_stopped = state.has_ended and answer.closing.get("state") != "RUNNING"
-    if has_stopped and any("qsweep resume" in line for line in answer.lines):
-        # What the head node does not know: how its sweep is reached from here.
-        here = f"from here: qsweep resume {state.job_id} --address {jobs.address}"
-        answer = replace(answer, lines=(*answer.lines, here))
-    return answer
+    return replace(answer, lines=(*answer.lines, *_from_here(jobs, state, answer)))
 
 
 def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> None:
@@ -129,7 +124,12 @@ def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
     say("see, follow and stop it with")
     say(f"  qsweep status {job_id} --address {jobs.address}")
     say(f"  qsweep logs {job_id} --address {jobs.address} --follow")
-    say(f"  qsweep stop {job_id} --address {jobs.address}")
+    say(f"  {stop_it(job_id, jobs.address)}")
+
+
+def stop_it(job_id: str, address: str) -> str:
+    """The command that ends a submitted sweep."""
+    return f"qsweep stop {job_id} --address {address}"
 
 
 def say_not_known(jobs: Jobs, sweep: str) -> None:
@@ -180,3 +180,14 @@ def _before_the_folder(jobs: Jobs, state: JobState, words: tuple[str, ...], answ
     none: dict[str, object] = {"trials": []} if verb == "compare" else {"trials": 0, "states": {}}
     closing = {"sweep": state.job_id, "dir": None, "state": "RUNNING", **none, "waits_for": waits_for}
     return Answer((f"{state.job_id}: waits for {waits_for}",), closing, 2 if named else 0)
+
+
+def _from_here(jobs: Jobs, state: JobState, answer: Answer) -> list[str]:
+    """What the head node does not know that has answered: how a sweep whose job has ended is reached from here."""
+    if not state.has_ended:
+        return []
+    if answer.closing.get("state") != "RUNNING":
+        goes_on = any("qsweep resume" in line for line in answer.lines)
+        return [f"from here: qsweep resume {state.job_id} --address {jobs.address}"] if goes_on else []
+    running = jobs.running_instead(state)
+    return [] if running is None else [f"the job {running} runs it: {stop_it(running, jobs.address)} ends it"]

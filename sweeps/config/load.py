@@ -180,10 +180,10 @@ def _parsed(change: str, wrong: list[str]) -> tuple[str, Any] | None:
         return None
     try:
         value = yaml_files.parse(text)
-    except yaml.YAMLError:
+    except yaml.YAMLError as error:
         if key not in _TEXTS:
-            quoted = f"quote it for the shell, for example '{key}={{choice: [8]}}'"
-            wrong.append(f"{key}: {text!r} is not a YAML value; {quoted}")
+            quoted = f"{text!r} is not a YAML value; quote it for the shell, for example '{key}={{choice: [8]}}'"
+            wrong.append(f"{key}: {error.problem if isinstance(error, yaml_files.OldNumber) else quoted}")
             return None
         value = text
     is_text = value is None or isinstance(value, str)

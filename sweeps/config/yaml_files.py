@@ -26,6 +26,10 @@ _MOST_CHARACTERS = 1000
 """Characters of a value that is not text: a number of more digits takes long to read."""
 
 
+class OldNumber(yaml.constructor.ConstructorError):
+    """A number of YAML 1.1 that nobody means; `problem` says what it is, and what to write."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 floats (PyYAML follows 1.1, where 2e-4 is text) and without duplicate keys."""
 
@@ -58,7 +62,7 @@ class _Loader(yaml.SafeLoader):
             raise _error(f"text cannot hold the character {wrong[0]!a}", node)
         if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OLD_NUMBER.fullmatch(node.value):
             way_out = "write the number without zeros before it and without colons, or put it in quotes"
-            raise _error(f"{shown} is the number {value} in YAML: {way_out}", node)
+            raise OldNumber(None, None, f"{shown} is the number {value} in YAML: {way_out}", node.start_mark)
         return value
 
 

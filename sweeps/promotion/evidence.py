@@ -172,6 +172,8 @@ def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
         ours: the base that promotion evaluates on.
     """
     its, is_hub = theirs["revision"], theirs["kind"] == "hub"
+    if not is_hub and not theirs["source"].startswith("package:"):
+        return None  # `base_identity` holds the content of other local bases, whatever their files are called
     if (ours.files and theirs["files"] == ours.files) or (is_hub and its == ours.revision):
         return None
     if is_hub:

@@ -100,8 +100,10 @@ class Table(AbstractContextManager["Table"]):
         self._record = SweepRecord()
         self._steps: Mapping[str, StepRecord] = {}
         self._training_since: float | None = None
-        self._before = Trained(0, 0)
-        """What earlier drivers trained."""
+        self._before: dict[str, Trained] = {}
+        """Trial key -> what earlier drivers trained."""
+        self._going_on: set[str] = set()
+        """Those of them that have not taken a step under this driver. Their snapshots may be ahead of their reports."""
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=1 / timeouts.TABLE_SECONDS, transient=True
         )
@@ -118,7 +120,8 @@ class Table(AbstractContextManager["Table"]):
         self._record = record
         if isinstance(event, DataPrepared):
             self._training_since = self._clock()
-            self._before = Trained.of(record.trials.values())
+            self._before = {key: Trained.of([trial]) for key, trial in record.trials.items()}
+            self._going_on = set(self._before)
             for line in describe(event, record):
                 self.say(line)
 
@@ -130,6 +133,9 @@ class Table(AbstractContextManager["Table"]):
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
         """See `Display`."""
         self._steps = steps
+        for key in self._going_on & steps.keys():
+            self._before[key] = Trained(steps[key].step, steps[key].tokens)
+        self._going_on -= steps.keys()
 
     def _trials(self) -> list[TrialRecord]:
         """The trials with the steps that they have taken since their last reports."""
@@ -167,8 +173,9 @@ class Table(AbstractContextManager["Table"]):
         """Tokens per second and the time left, estimated from the training under this driver."""
         if self._training_since is None:
             return []
-        done = Trained.of(self._trials())
-        rates = Rates.between(self._before, done, now - self._training_since)
+        earlier, done = self._before.values(), Trained.of(self._trials())
+        before = Trained(sum(each.steps for each in earlier), sum(each.tokens for each in earlier))
+        rates = Rates.between(before, done, now - self._training_since)
         words = [] if rates is None else [f"{rates.tokens_per_second:.0f} tokens/s"]
         left = seconds_left(self._record, rates, done.steps, self._record.trials_in_all(self._planned), self._planned)
         if left is not None:

@@ -13,9 +13,13 @@ import shutil
 import signal
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from sweeps import timeouts
 from sweeps.config.model import Notify, SweepConfig
@@ -30,7 +34,6 @@ from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.best_compared import in_words
 from trainables.inputs.legible import MOST_SHOWN, legible
 
-_ADDRESS = re.compile(r"https?://[\w.-]+(:[1-9]\d{0,4})?([/?#][!-~]*)?", re.ASCII | re.IGNORECASE)
 _REASONS = {"finished": "finished", "budget": "ended by its budget", "interrupted": "interrupted", "failed": "failed"}
 
 
@@ -63,8 +66,11 @@ def _url(notify: Notify) -> str | None:
     if notify.url_env is None:
         return None
     given = os.environ.get(notify.url_env, "")
-    if _ADDRESS.fullmatch(given):
-        return given
+    with suppress(ValueError):
+        parts = urlsplit(given)
+        is_plain = re.fullmatch("[!-~]+", given) and "@" not in parts.netloc
+        if is_plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return given
     wrong = "has no URL such as https://HOST/PATH, in ASCII without spaces or a user's name" if given else "is not set"
     raise ConfigError([f"notify.url_env: the environment variable {notify.url_env} {wrong}: set it, or leave it out"])
 
@@ -72,7 +78,7 @@ def _url(notify: Notify) -> str | None:
 def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[str, Any]:
     """What is sent, as plain data: of which sweep, its best trial, and all of that in a line of text."""
     best = leader(record.trials.values(), record.objective)
-    metric = record.judges(best).metric
+    metric = record.objective.metric if best is None else record.judges(best).metric
     told = "no best trial" if best is None else f"best {in_words(record, best)}"
     return {
         "event": kind,
@@ -166,20 +172,29 @@ def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
         return _run(notify.command or (), body) if address is None else _post(address, body)
     except ConfigError as error:
         return error.problems[0]
-    except OSError as error:  # The words of requests' errors may hold the URL; those of the system do not.
-        return error.strerror or type(error).__name__
+    except TimeoutError:
+        return f"no answer within {timeouts.NOTIFY_SECONDS:g} s"
+    except (OSError, ValueError, HTTPException) as error:  # Their words may hold the URL; those of the system do not.
+        return getattr(error, "strerror", None) or type(error).__name__
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an HTTPError: urllib would follow it by GET, and so lose the message."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        """There is no next request."""
 
 
 def _post(address: str, body: bytes) -> str | None:
-    import requests
-
-    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     try:
-        # A redirect would be followed by GET, and so lose the message.
-        answer = requests.post(address, body, headers=headers, timeout=timeouts.NOTIFY_SECONDS, allow_redirects=False)
-    except requests.Timeout:
-        return f"no answer within {timeouts.NOTIFY_SECONDS:g} s"
-    return None if answer.status_code < 300 else f"HTTP status {answer.status_code}"
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeouts.NOTIFY_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"HTTP status {error.code}"
+    except urllib.error.URLError as error:
+        raise error.reason if isinstance(error.reason, OSError) else error from None
 
 
 def _run(command: tuple[str, ...], body: bytes) -> str | None:

@@ -61,8 +61,9 @@ def without_retries() -> Iterator[None]:
     """Lets the client send each request of the block once, in all threads, unless users set it otherwise.
 
     For the tracking writer, which repeats what failed, and looks for the run first: the client's own retries would
-    block it for minutes, and make a run twice when only the answer was lost. All else needs them: one answer of a busy
-    server must not cost a promotion its evaluation (mlflow/environment_variables.py, 3.17.2).
+    block it for minutes, and make a run twice when only the answer was lost. And for what a launch asks before it
+    starts, which must not wait for minutes. All else needs them: one answer of a busy server must not cost a promotion
+    its evaluation (mlflow/environment_variables.py, 3.17.2).
     """
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     with _set(name, os.environ.get(name, "0")):

@@ -10,6 +10,7 @@ from sweeps.errors import ConfigError, SweepError
 from sweeps.record.events import EarlierPoint, EarlierTrials, TrialState
 from sweeps.supply import warm_start
 from sweeps.tracking import stores
+from sweeps.tracking.client import without_retries
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup, TrackedSweep, TrialRun
 from sweeps.tracking.stores import NamedSweep
@@ -37,7 +38,7 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
 
     try:
         stores.check(uri, _BY_KEY)
-        with answering(uri):
+        with answering(uri), without_retries():
             earlier = Lookup(uri).sweep(NamedSweep(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
     except SweepError as error:
         raise ConfigError([f"searcher.warm_start: {error}"]) from error

@@ -24,7 +24,7 @@ from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder, noted_by
 from sweeps.record.run_names import label
 from sweeps.tracking import run_tags, stores
-from sweeps.tracking.client import paged, quiet
+from sweeps.tracking.client import paged, quiet, without_retries
 from sweeps.tracking.failures import answering, is_away, of_artifacts
 from sweeps.tracking.stores import NamedSweep
 from trainables.contract import Evaluation
@@ -101,7 +101,7 @@ def holds(uri: str, sweep_id: str) -> bool:
     """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer."""
     with suppress(SweepError):
         stores.check(uri)
-        with answering(uri):
+        with answering(uri), without_retries():
             return Lookup(uri).holds(sweep_id)
     return False
 

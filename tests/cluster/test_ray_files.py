@@ -50,6 +50,12 @@ def test_a_place_where_no_folder_can_be_made_is_told_in_a_line(place):
         pass
 
 
+def test_folder_goes_also_when_the_block_is_interrupted(place):
+    with pytest.raises(KeyboardInterrupt), temporary_folder("test"):
+        raise KeyboardInterrupt
+    assert list(place.iterdir()) == []
+
+
 def test_folders_go_also_when_the_process_ends_without_its_blocks(place):
     with temporary_folder("test"), temporary_folder("test"):
         remove_all()
@@ -66,6 +72,16 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_or_not_ours_is
         with temporary_folder("test"):
             assert held.exists()
         assert (abandoned.exists(), young.exists(), other.exists()) == (False, True, True)
+
+
+def test_link_among_the_abandoned_is_not_followed(place, tmp_path_factory):
+    kept = tmp_path_factory.mktemp("kept")
+    (kept / "file").touch()
+    (place / "qsweep-test-link").symlink_to(kept)
+    aged(kept)
+    os.utime(place / "qsweep-test-link", (0, 0), follow_symlinks=False)
+    with temporary_folder("test"):
+        assert (kept / "file").exists()
 
 
 def test_rays_folder_is_short_enough_for_its_sockets(place):
@@ -108,13 +124,24 @@ def test_two_that_make_a_token_at_once_have_that_of_the_first(token):
     assert list(token.parent.iterdir()) == [token]
 
 
-def test_a_token_file_with_nothing_in_it_is_replaced(token):
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_a_token_file_with_nothing_in_it_is_replaced(token, content):
     token.parent.mkdir()
-    token.write_text("\n")
+    token.write_text(content)
     with private_token():
         tokens.generate_and_save_token()
     assert token.read_text().strip()
     assert mode(token) == 0o600
+
+
+def test_a_home_without_hard_links_has_a_token(token, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with private_token():
+        tokens.generate_and_save_token()
+    assert (len(token.read_text()) > 0, mode(token)) == (True, 0o600)
 
 
 def test_token_that_others_could_read_is_closed_to_them(token):

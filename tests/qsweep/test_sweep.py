@@ -50,14 +50,15 @@ def test_its_names_are_those_of_the_page() -> None:
 
 @pytest.mark.parametrize("kind", [SweepError, StorageError, lambda text: ConfigError([text])])
 def test_errors_name_keywords_and_no_options(kind: Callable[[str], SweepError]) -> None:
+    kept = "(qsweep promote X --force); vllm serve --max-lora-rank 8 --models x"
+
     @with_keywords
     def fails() -> None:
-        raise kind("--eval-data: 3 rows: give others, or --force; vllm serve --max-lora-rank 8 --models x")
+        raise kind(f"--eval-data: 3 rows: give others, or --force {kept}")
 
     with pytest.raises(SweepError) as told:
         fails()
-    words = "eval_data: 3 rows: give others, or force=True; vllm serve --max-lora-rank 8 --models x"
-    assert str(told.value) == words
+    assert str(told.value) == f"eval_data: 3 rows: give others, or force=True {kept}"
 
 
 def test_editors_find_its_types() -> None:

@@ -182,6 +182,23 @@ def test_a_cluster_that_stays_away_is_given_up_and_a_job_that_it_forgot_is_told(
         follow(jobs, "x", print, clock=lambda: next(times), pause=lambda _seconds: None)
 
 
+def test_the_job_that_runs_a_resumed_sweep_is_found(board: Dashboard) -> None:
+    jobs = connect(board.address)
+    board.knows("x-1", "STOPPED")
+    board.knows("first", "FAILED", "resume", sweep="x-1")
+    board.knows("x-1-status-3f", "RUNNING", "status", of="x-1", sweep="x-1")
+    board.knows("other", "RUNNING", "resume", sweep="y-1")
+    board.knows("named", "RUNNING", "resume", sweep="y")
+    board.jobs["another"] = {"status": "RUNNING"}
+    assert [jobs.running_instead(jobs.find(job)) for job in ("x-1", "first")] == [None, None]
+    board.knows("second", "PENDING", "resume", sweep="x-1")
+    assert [jobs.running_instead(jobs.find(job)) for job in ("x-1", "first")] == ["second", "second"]
+    by_name = JobState("again", "STOPPED", metadata={"qsweep": "resume", "sweep": "y"})
+    assert jobs.running_instead(by_name) is None, "the newest sweep of this name may be another one by now"
+    board.answers = lambda _method, _path: (500, "no")
+    assert jobs.running_instead(by_name) is None, "it is not known"
+
+
 def test_a_short_job_leaves_no_trace_in_the_clusters_list(board: Dashboard) -> None:
     jobs, lines = connect(board.address), list[str]()
     board.knows("x", verb="status")

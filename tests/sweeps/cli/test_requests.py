@@ -9,6 +9,7 @@ import pytest
 from sweeps.cli.requests import values_of
 from sweeps.errors import ConfigError
 
+OLD = "write the number without zeros before it and without colons, or put it in quotes"
 NO_JSON = "must be a finite number, true, false, null, text (a date needs quotes), or a list of such values"
 
 
@@ -29,7 +30,7 @@ def test_values_are_yaml() -> None:
         (["r"], "r: is not KEY=VALUE"),
         (["=8"], "=8: is not KEY=VALUE"),
         (["r=["], "r: '[' is not a YAML value"),
-        (["r=010"], "r: '010' is not a YAML value"),
+        (["r=010"], f"r: '010' is the number 8 in YAML: {OLD}"),
         (["r=8", "r=16"], "r: stands twice"),
         (["budget.gpu_hours=.nan"], f"budget.gpu_hours: '.nan' {NO_JSON}"),
         (["cluster.hosts=.inf"], f"cluster.hosts: '.inf' {NO_JSON}"),

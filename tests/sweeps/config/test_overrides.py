@@ -77,7 +77,7 @@ def test_an_unknown_kind_drops_them_all_and_is_told_by_the_configuration() -> No
         ("budget.trials", "budget.trials: an override is key=value, for example budget.trials=4"),
         ("=4", "=4: an override is key=value, for example budget.trials=4"),
         ("budget.trials=[1", "budget.trials: '[1' is not a YAML value; quote it for the shell"),
-        ("budget.trials=010", "budget.trials: '010' is not a YAML value; quote it for the shell"),
+        ("budget.trials=010", "budget.trials: '010' is the number 8 in YAML: write the number without zeros before it"),
         ("seed.x=4", "seed.x: seed is 3, which has no keys"),
         ("budget.trials.x=4", "budget.trials.x: trials is 8, which has no keys"),
     ],

@@ -79,6 +79,13 @@ def test_a_file_of_a_package_with_other_weights_is_another_base(tmp_path: Path) 
         found(tmp_path, theirs, ours, "package:pkg/m.gguf@7")
 
 
+def test_a_local_file_of_another_name_and_the_same_content_is_the_same_base(tmp_path: Path) -> None:
+    """Its identity is its content."""
+    theirs = facts(None, {"base.gguf": "1" * 64}, source="/a/base.gguf", kind="gguf")
+    ours = facts(None, {"renamed.gguf": "1" * 64}, source="/b/renamed.gguf", kind="gguf")
+    assert found(tmp_path, theirs, ours, "gguf:1f").champion_adapter == {}
+
+
 def test_a_champion_of_another_tokenizer_is_not_compared(tmp_path: Path) -> None:
     """On rows as this sweep's tokenizer and chat template write them it would look worse than it is in use."""
     template, rules = "chat_template.jinja", "tokenizer.model"

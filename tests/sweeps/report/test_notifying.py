@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 from sweep_events import begun, ended, reported, started
 from sweep_files import toy
-from web_servers import Request, answering_by
+from web_servers import Request, answering, answering_by
 
 from sweeps import timeouts
 from sweeps.config.model import SweepConfig
@@ -24,16 +24,17 @@ from sweeps.record.journal import Journal
 from sweeps.report import notifying
 
 FINISHED = SweepEnded(time=9.0, reason="finished")
-TRAINED: list[Event] = [begun(), started("a"), reported("a", 3, 2.0)]
-COMPLETED: list[Event] = [*TRAINED, ended("a", TrialState.COMPLETED), FINISHED]
-SECRET = "T024BE7LD"
-LINE = "notify: HOOK was not told of end: "
-BEST = "best t00, eval_loss 2.0000 at step 3"
 
 
 def end(reason: Literal["budget", "interrupted", "failed"], message: str) -> SweepEnded:
     """The sweep's end, with its reason in words."""
     return SweepEnded(time=9.0, reason=reason, message=message)
+
+
+TRAINED: list[Event] = [begun(), started("a"), reported("a", 3, 2.0)]
+COMPLETED: list[Event] = [*TRAINED, ended("a", TrialState.COMPLETED), FINISHED]
+SECRET = "T024BE7LD"
+LINE = "notify: HOOK was not told of end: "
 
 
 def told(folder: Path, log: list[Event], before: int = 0, **notify: Any) -> list[str]:
@@ -74,12 +75,12 @@ def test_a_webhook_is_told_of_the_end_with_the_best_trial(tmp_path, monkeypatch)
             "metric": "eval_loss",
             "value": 2.0,
             "step": 3,
-            "text": f"sweep x: finished; {BEST}",
+            "text": "sweep x: finished; best t00, eval_loss 2.0000 at step 3",
         }
     ]
 
 
-PAUSED = [*TRAINED, ended("a", TrialState.PAUSED)]
+BEST = "best t00, eval_loss 2.0000 at step 3"
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,14 @@ PAUSED = [*TRAINED, ended("a", TrialState.PAUSED)]
         ([*TRAINED, ended("a", TrialState.FAILED), FINISHED], "failure", "finished; 1 trial failed; no best trial"),
         ([begun(), FINISHED], "failure", "finished; no best trial"),
         ([*COMPLETED[:-1], end("failed", "the disk is full")], "failure", f"failed: the disk is full; {BEST}"),
+        ([*TRAINED, end("failed", "the disk is full")], "failure", f"failed: the disk is full; {BEST}"),
         ([*COMPLETED[:-1], end("budget", "4h are over")], "end", f"ended by its budget: 4h are over; {BEST}"),
-        ([*PAUSED, end("interrupted", "interrupted")], "end", f"interrupted; {BEST}"),
-        ([*PAUSED, end("interrupted", "stopped by request")], "end", f"interrupted: stopped by request; {BEST}"),
+        ([*TRAINED, ended("a", TrialState.PAUSED), end("interrupted", "interrupted")], "end", f"interrupted; {BEST}"),
+        (
+            [*TRAINED, ended("a", TrialState.PAUSED), end("interrupted", "stopped by request")],
+            "end",
+            f"interrupted: stopped by request; {BEST}",
+        ),
     ],
 )
 def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, monkeypatch, events, event, text):
@@ -98,11 +104,20 @@ def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, mon
     assert (message["event"], message["text"]) == (event, f"sweep x: {text}")
 
 
+def test_each_new_best_is_told_once_and_the_last_one_in_any_case(tmp_path, monkeypatch):
+    later: list[Event] = [started("b", 1), reported("b", 3, 1.5), started("c", 2), reported("c", 3, 1.75)]
+    messages = received(tmp_path, monkeypatch, [*TRAINED, *later], 0, "best")
+    assert messages[-1]["text"] == "sweep x: new best t01, eval_loss 1.5000 at step 3"
+    values = [message["value"] for message in messages]
+    # Those that come while another one is delivered are left out, but for the last.
+    assert values in ([2.0, 1.5], [1.5])
+
+
 def test_of_bests_that_come_while_one_is_delivered_only_the_last_is_told(tmp_path, monkeypatch):
-    texts, is_asked, may_answer = list[str](), threading.Event(), threading.Event()
+    values, is_asked, may_answer = list[float](), threading.Event(), threading.Event()
 
     def take(request: Request) -> tuple[int, str]:
-        texts.append(json.loads(request.body)["text"])
+        values.append(json.loads(request.body)["value"])
         is_asked.set()
         assert may_answer.wait(60)
         return 200, "ok"
@@ -114,11 +129,11 @@ def test_of_bests_that_come_while_one_is_delivered_only_the_last_is_told(tmp_pat
             for event in TRAINED:
                 journal.add(event)
             assert is_asked.wait(60)
-            for number, loss in enumerate((1.5, 1.25, 1.75), 1):
+            for number, loss in enumerate((1.5, 1.25), 1):
                 journal.add(started(f"b{number}", number))
                 journal.add(reported(f"b{number}", 3, loss))
             may_answer.set()
-    assert texts == [f"sweep x: new {BEST}", "sweep x: new best t02, eval_loss 1.2500 at step 3"]
+    assert values == [2.0, 1.25]
 
 
 def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path, monkeypatch):
@@ -126,8 +141,14 @@ def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path, monkeypatch):
     assert received(tmp_path, monkeypatch, [*TRAINED, *worse], len(TRAINED), "best") == []
 
 
-@pytest.mark.parametrize("status", [302, 307, 404])
-def test_a_receiver_that_refuses_or_redirects_is_one_line_without_the_address(tmp_path, monkeypatch, status):
+def test_a_receiver_that_refuses_is_one_line_without_the_address(tmp_path, monkeypatch):
+    with answering(404, "no such hook") as address:
+        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}HTTP status 404"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_is_one_line_without_the_address(tmp_path, monkeypatch, status):
     asked: list[str] = []
 
     def take(request: Request) -> tuple[int, str]:
@@ -140,15 +161,18 @@ def test_a_receiver_that_refuses_or_redirects_is_one_line_without_the_address(tm
     assert asked == [f"/{SECRET}"]
 
 
-def test_a_receiver_that_is_down_or_hangs_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.05)
-    with socket.socket() as closed, socket.create_server(("127.0.0.1", 0)) as silent:
+def test_a_receiver_that_is_down_is_one_line(tmp_path, monkeypatch):
+    with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        for server, why in ((closed, "ConnectionError"), (silent, "no answer within 0.05 s")):
-            monkeypatch.setenv("HOOK", f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}")
-            folder = tmp_path / why
-            folder.mkdir()
-            assert told(folder, COMPLETED, url_env="HOOK") == [f"{LINE}{why}"]
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{closed.getsockname()[1]}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}Connection refused"]
+
+
+def test_a_receiver_that_hangs_is_left_after_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}no answer within 0.05 s"]
 
 
 def test_the_end_waits_no_longer_than_its_time(tmp_path, monkeypatch):
@@ -166,18 +190,21 @@ def test_a_command_gets_the_message_on_stdin_and_no_shell_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("program", "why"), [(["false"], "exit code 1"), (["sleep", "600"], "it ran for more than 0.5 s")]
+    ("program", "why"),
+    [("raise SystemExit(3)", "exit code 3"), ("import time; time.sleep(600)", "it ran for more than 0.5 s")],
 )
 def test_a_command_that_fails_or_hangs_is_one_line(tmp_path, monkeypatch, program, why):
-    monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.5)
-    line = f"notify: the command {program[0]} was not told of end: {why}"
-    assert told(tmp_path, COMPLETED, command=program) == [line]
+    if "time" in program:
+        monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.5)
+    line = f"notify: the command {sys.executable} was not told of end: {why}"
+    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == [line]
 
 
 @pytest.mark.parametrize(
     "url",
-    [None, "", "ftp://host/x", f"https://user:{SECRET}@host/x", SECRET, f"http://host/{SECRET}\n",
-     f"http://host:abc/{SECRET}", f"http://host:0/{SECRET}", "http://h\N{LATIN SMALL LETTER O WITH DIAERESIS}st/x"],
+    [None, "", "ftp://host/x", f"https://user:{SECRET}@host/x", f"{SECRET}", f"http://host/{SECRET}\n",
+     f"http://host:99999/{SECRET}", f"http://host:abc/{SECRET}", f"http://host:0/{SECRET}", f"http://a host/{SECRET}",
+     f"http://host/a {SECRET}", f"http://h\N{LATIN SMALL LETTER O WITH DIAERESIS}st/{SECRET}"],
 )  # fmt: skip
 def test_a_variable_without_a_url_is_refused_without_its_value(monkeypatch, url):
     monkeypatch.delenv("HOOK", raising=False) if url is None else monkeypatch.setenv("HOOK", url)
@@ -201,8 +228,10 @@ def test_a_command_in_one_text_is_split_as_a_shell_does():
 
 
 @pytest.mark.parametrize(
-    "notify", [{}, {"url_env": "A", "command": "b"}, {"url_env": "https://x"}, {"command": "a 'b"}, {"events": []}]
-)
+    "notify",
+    [{}, {"url_env": "A", "command": "b"}, {"url_env": "https://host"}, {"command": ""}, {"command": "a 'b"},
+     {"url_env": "A", "events": []}, {"url_env": "A", "events": ["begin"]}],
+)  # fmt: skip
 def test_what_tells_nobody_is_refused(notify):
     with pytest.raises(ValueError, match="notify"):
         SweepConfig.model_validate({"name": "x", "trainable": "toy", "notify": notify})
