@@ -14,8 +14,9 @@ import pytest
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-SHORT = ["data.eval_examples=4", "budget.trials=2", "budget.steps_per_trial=6"]
-"""Of the quickstart's 32 rows to evaluate on, 6 trials and 18 steps. They say as well what is asked here."""
+SHORT = ["data.eval_examples=8", "budget.trials=3", "budget.steps_per_trial=6"]
+"""Of the quickstart's 32 rows to evaluate on, 6 trials and 18 steps: as many trials as train at once, to its second
+report. They say as well what is asked here."""
 SCORE = """
 import json, sys
 from pathlib import Path
@@ -26,17 +27,26 @@ from trainables import qlora
 from trainables.data import dataset
 from cluster.devices import cache
 
-data = load.load("quickstart", sys.argv[1:], Path.cwd()).config.base
+data = load.load("quickstart", sys.argv[2:], Path.cwd()).config.base
 rows = dataset.load(qlora.prepare(data, cache()).payload).eval
 
-found = []
-with torch.no_grad():
-    for i in range(len(rows)):
-        row = rows.row(i)
-        ids = torch.from_numpy(row.ids).long()[None]
-        logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
-        found.append(float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum")))
-print(json.dumps(found))
+def losses(model):
+    found = []
+    with torch.no_grad():
+        for i in range(len(rows)):
+            row = rows.row(i)
+            ids = torch.from_numpy(row.ids).long()[None]
+            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+            found.append(float(functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum")))
+    return found
+
+of_page = losses(model)
+# Without the kernel in bfloat16 that bitsandbytes takes on some CPUs; it has repacked the weights, so they load again.
+base = AutoModelForCausalLM.from_pretrained("base", quantization_config=nf4, dtype="float32")
+for module in base.modules():
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+print(json.dumps([of_page, losses(PeftModel.from_pretrained(base, sys.argv[1]))]))
 """
 
 
@@ -48,7 +58,7 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.strip().splitlines()[-1])
-    assert answer["trials"] == sum(answer["states"].values()) == 2
+    assert answer["trials"] == sum(answer["states"].values()) == 3
     best, default = answer["best"], first_trial(Path(answer["dir"]))
     # The default is one that people would use, and trains: the base without an adapter has 4.5.
     assert best["value"] <= default < 2.5, done.stderr
@@ -61,16 +71,22 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     snippet = PAGE.split("```python")[1].split("```")[0]
     mine, count = re.subn(r'"results/quickstart/trials/[^"]*"', repr(str(adapter)), snippet)
     assert count == 1
-    command = [sys.executable, "-c", mine + SCORE, *SHORT]
+    # Of the page first, as whoever copies it runs it.
+    command = [sys.executable, "-c", mine + SCORE, str(adapter), *SHORT]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
     assert shown.startswith("{"), shown
 
     kept = json.loads((adapter.parent / "eval_rows.json").read_text())
     assert best["value"] == pytest.approx(sum(kept["row_losses"]) / sum(kept["row_tokens"]))
-    found = json.loads(shown.splitlines()[-1])
-    assert len(found) == len(kept["row_tokens"]) == 4
-    # docs/models.md: up to 9e-4 by the kernel in bfloat16 that bitsandbytes takes on some CPUs.
-    assert sum(found) / sum(kept["row_tokens"]) == pytest.approx(best["value"], abs=2e-3)
+    # One row at a time against many with padding, through 30 layers in single precision: as much for each token.
+    of_page, found = json.loads(shown.splitlines()[-1])
+    tokens = kept["row_tokens"]
+    # docs/models.md: up to 9e-4 by the kernel in bfloat16, whatever its rows say.
+    assert sum(of_page) / sum(tokens) == pytest.approx(best["value"], abs=2e-3)
+    assert len(found) == len(tokens) == 8
+    assert [loss / count for loss, count in zip(found, tokens, strict=True)] == pytest.approx(
+        [loss / count for loss, count in zip(kept["row_losses"], tokens, strict=True)], abs=1e-3
+    )
 
 
 def first_trial(sweep: Path) -> float:
