@@ -1,11 +1,13 @@
-"""What grouped products ask of a GPU's matrices. That their numbers are right is in tests/contracts/test_engines.py."""
+"""All adapters at once give the products and gradients of one after the other, at any mix of ranks and layers."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from trainables.packing import grouped_product, lora_product
 from trainables.packing.grouped_product import Pair
+from trainables.packing.lora_product import Part
 
 SIZES = [(24, 40), (40, 16)]
 """(in, out) of two layers."""
@@ -14,8 +16,9 @@ RANKS: list[int | None] = [4, None, 16, 3]
 """By group; None for tokens of the base alone."""
 
 
-def drawn(without: set[tuple[int, int]]) -> list[list[Pair | None]]:
+def drawn(dtype: torch.dtype, without: set[tuple[int, int]]) -> list[list[Pair | None]]:
     """The matrices of each layer and group; `without` are the (layer, group) that have none."""
+    torch.manual_seed(0)
     return [
         [
             None
@@ -29,6 +32,20 @@ def drawn(without: set[tuple[int, int]]) -> list[list[Pair | None]]:
     ]
 
 
+def gradients(layers: list[list[Pair | None]], outputs: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
+    matrices = [matrix for pairs in layers for pair in pairs if pair for matrix in (pair.a, pair.b)]
+    return list(torch.autograd.grad(outputs.square().sum(), [x, *matrices]))
+
+
+def in_turn(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
+    for pairs, base in zip(layers, bases, strict=True):
+        bounds = list(zip([0, *ENDS], ENDS, pairs, strict=False))
+        parts = [Part(start, stop, pair.scaling, None) for start, stop, pair in bounds if pair]
+        matrices = lora_product.cast(x.dtype, [matrix for pair in pairs if pair for matrix in (pair.a, pair.b)])
+        (x,) = lora_product.products(x, [base], parts, matrices)
+    return x
+
+
 def together(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
     for stack, base in zip(
         grouped_product.stacks([[each] for each in layers], ENDS, x.device, x.dtype), bases, strict=True
@@ -38,10 +55,27 @@ def together(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: t
     return x
 
 
+@pytest.mark.parametrize("without", [set(), {(0, 0), (1, 3)}, {(1, 0), (1, 2), (1, 3)}], ids=["all", "mixed", "one"])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
+def test_products_and_gradients_are_those_of_each_in_turn(dtype, within, without):
+    layers = drawn(dtype, without)
+    bases = [torch.nn.Linear(ins, outs, dtype=dtype).requires_grad_(False) for ins, outs in SIZES]
+    x = torch.randn(ENDS[-1], SIZES[0][0], dtype=dtype).requires_grad_()
+    expected, found = in_turn(layers, bases, x), together(layers, bases, x)
+    # Relative to the largest number: bfloat16 rounds sums of many terms, in another order.
+    near = {"rtol": 0.0, "atol": within * expected.abs().max().item()}
+    torch.testing.assert_close(found, expected, **near)
+    for ours, theirs in zip(gradients(layers, found, x), gradients(layers, expected, x), strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=within * theirs.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(together(layers, bases, x), expected, **near)
+
+
 def test_gradients_without_strides_reach_grouped_products_dense_and_have_the_shapes_of_the_matrices():
     # Without numbers, torch checks what its kernels ask of a GPU's matrices: they refuse the gradient of a sum.
     with torch.device("meta"):
-        layers = drawn({(0, 0)})
+        layers = drawn(torch.bfloat16, {(0, 0)})
         bases = [torch.nn.Linear(ins, outs, dtype=torch.bfloat16).requires_grad_(False) for ins, outs in SIZES]
         x = torch.randn(ENDS[-1], SIZES[0][0], dtype=torch.bfloat16).requires_grad_()
         together(layers, bases, x).sum().backward()

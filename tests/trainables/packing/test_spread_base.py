@@ -13,7 +13,7 @@ import pytest
 import torch
 from declared_gpus import GPUS, place_of
 
-from trainables.base import base_model
+from trainables.base import base_checks, base_model
 from trainables.base.base_model import Base, Origin, checkpoint_gradients
 from trainables.contract import Evaluation, Opened, StepRecord
 from trainables.packing import pass_limits
@@ -57,10 +57,13 @@ def opened(pack: AdapterPack, snapshots: dict[int, bytes] | None = None) -> Adap
 @pytest.mark.parametrize(
     ("make", "architecture", "quantised", "checkpointing"),
     [
+        (FLAT, "llama", False, False),
         (FLAT, "llama", True, True),
         (GROUPED, "qwen3", False, False),
         (FLAT, "gemma3_text", False, True),
         (PEFT, "llama", True, False),
+        (PEFT, "qwen3", False, True),
+        (PEFT, "gemma3_text", False, False),
         (PEFT, "gpt2", False, False),
         (PEFT, "opt", False, True),
     ],
@@ -110,6 +113,21 @@ def layer_places(pack: AdapterPack) -> list[torch.device]:
     return [place_of(block.mlp.up_proj.weight) for block in pack._engine.base.model.model.layers]
 
 
+@pytest.mark.parametrize("make", packs.ENGINES, ids=lambda engine: engine.__name__)
+def test_matrices_gradients_and_moments_lie_with_their_layer(monkeypatch, make):
+    with declared_gpus.declared(monkeypatch):
+        pack = spread_pack(make)
+        of_layers = layer_places(pack)
+        assert of_layers == [GPUS[0], *[GPUS[1]] * 3]
+        assert pack._engine.base.devices == GPUS
+        pack.step(SLOTS)
+        for slot in pack._slots.values():
+            for name, parameter in slot.parameters.items():
+                expected = of_layers[int(name.partition(".layers.")[2].partition(".")[0])]
+                moments = [slot.optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")]
+                assert {place_of(each) for each in (parameter, *moments)} == {expected}, name
+
+
 def test_snapshots_and_adapters_go_from_one_device_to_two_and_back(monkeypatch):
     whole = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()))
     whole.step(SLOTS)
@@ -132,6 +150,18 @@ def test_snapshots_and_adapters_go_from_one_device_to_two_and_back(monkeypatch):
     assert trained(back) == pytest.approx(trained(whole), rel=1e-5)
 
 
+def test_a_trial_does_not_depend_on_its_neighbour(monkeypatch):
+    alone = packs.base(layers=4)
+    with declared_gpus.declared(monkeypatch):
+        both = spread_pack()
+        records = [both.step(SLOTS)[1] for _ in range(2)]
+        pack = AdapterPack(FlatEngine(declared_gpus.spread_out(alone, "llama", 4)), packs.rows())
+        pack.open(1, TRIALS[1])
+        for record in records:
+            assert isinstance(record, StepRecord)
+            assert packs.losses(pack, 1, 1) == pytest.approx([record.train_loss], rel=1e-6)
+
+
 def test_a_base_that_is_dequantised_once_stays_where_it_lies(monkeypatch):
     base = packs.base(quantised=True, layers=4)
     with declared_gpus.declared(monkeypatch):
@@ -144,6 +174,18 @@ def test_a_base_that_is_dequantised_once_stays_where_it_lies(monkeypatch):
         found = opened(AdapterPack(FlatEngine(spread_out), packs.rows()))
         assert layer_places(found) == [GPUS[0], *[GPUS[1]] * 3]
         assert trained(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_base_alone_is_evaluated_and_checked_as_on_one_device(monkeypatch):
+    base = packs.base(layers=4)
+    expected = AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()).evaluate_base()
+    with declared_gpus.declared(monkeypatch):
+        spread_out = declared_gpus.spread_out(base, "llama", 4)
+        base_checks.refuse_foresight("tiny/model", spread_out.model)
+        found = AdapterPack(FlatEngine(spread_out), packs.rows()).evaluate_base()
+    assert isinstance(found, Evaluation)
+    assert isinstance(expected, Evaluation)
+    assert found.row_losses == pytest.approx(expected.row_losses, rel=1e-6)
 
 
 def test_promotion_scores_on_two_gpus_as_on_one(monkeypatch, tmp_path):
