@@ -124,7 +124,7 @@ def trainable(given: Any, folder: Path) -> Any:
 
 def _changed(given: type, name: str) -> list[str]:
     """The attributes of a class that are not what its written source gives."""
-    place, _, kind = name.rpartition(":")
+    place, kind = own_code.parts(name)
     try:
         written = vars(getattr(own_code.module_of(place), kind))
     except Exception:  # whoever checks the sweep says why it cannot be imported
@@ -132,7 +132,8 @@ def _changed(given: type, name: str) -> list[str]:
 
     def told(value: Any) -> Any:
         if isinstance(value, FunctionType):
-            return value.__code__.co_code, value.__qualname__
+            defaults = value.__defaults__ if _is_literal(value.__defaults__) else None
+            return value.__code__.co_code, value.__code__.co_names, defaults, value.__qualname__
         return value if _is_literal(value) else type(value).__name__
 
     names = [each for each in vars(given) if not each.startswith("__") or inspect.isfunction(vars(given)[each])]

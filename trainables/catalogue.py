@@ -47,7 +47,7 @@ def has_adapters(name: str) -> bool:
     False for one of your own that this process has not imported: whoever only reads a sweep runs no code that it names.
     """
     if is_own(name):
-        place, kind = _parts(name)
+        place, kind = own_code.parts(name)
         module = own_code.known(place)
         return hasattr(getattr(module, kind, None) if kind else module, "open_scorer")
     return name in _sources() and _defines(_sources()[name], "open_scorer")
@@ -56,12 +56,6 @@ def has_adapters(name: str) -> bool:
 def is_own(name: str) -> bool:
     """Whether it names a trainable of the user's own, and none of this package."""
     return "." in name or ":" in name
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """The module's dotted path or file, and the class; empty where the module itself is the trainable."""
-    place, colon, kind = name.rpartition(":")
-    return (place, kind) if colon else (name, "")
 
 
 def find(name: str) -> Trainable:
@@ -79,7 +73,7 @@ def find(name: str) -> Trainable:
     path = name if is_own(name) else f"trainables.{name}"
     try:
         with answering("importing it"):
-            given = _imported(*_parts(path))
+            given = _imported(*own_code.parts(path))
     except NotTrainable as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             lacking = error.__cause__.name

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster import PACKAGES
 from cluster.errors import SubmissionFailed
 from cluster.submission.on_node import SHIPPED, SWEEP_FILE
+from trainables.inputs import own_code
 
 SUFFIXES = (".py", ".yaml", ".jsonl", ".typed", ".j2")
 """Files of a package that travel end in one of these."""
@@ -34,7 +35,7 @@ def own_module(name: str) -> dict[str, Path]:
     Raises:
         SubmissionFailed: it lies beside too much to be sent.
     """
-    module = name.partition(":")[0]
+    module, _ = own_code.parts(name)
     top = module.partition(".")[0]
     is_sent = name != top and top not in PACKAGES and not module.endswith(".py")
     spec = importlib.util.find_spec(top) if is_sent else None

@@ -25,7 +25,7 @@ from trainables.contract import Preview, Trainable
 from trainables.data import sources
 from trainables.errors import DataError
 from trainables.grading import catalogue as grading
-from trainables.inputs import paths
+from trainables.inputs import own_code, paths
 from trainables.inputs.similar import did_you_mean
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -323,7 +323,7 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     cluster = section(raw, "cluster")
     if isinstance(profile := cluster.get("profile"), str) and profile.endswith(".yaml"):
         cluster["profile"] = _absolute(profile, folder)
-    if isinstance(own := raw.get("trainable"), str) and own.partition(":")[0].endswith(".py"):
+    if isinstance(own := raw.get("trainable"), str) and own_code.parts(own)[0].endswith(".py"):
         raw["trainable"] = _absolute(own, folder)
     evaluation = section(raw, "evaluation")
     if isinstance(entries := evaluation.get("metrics"), list):

@@ -15,7 +15,7 @@ from sweeps.config.model import SweepConfig, Tracking
 from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, local_storage
 from sweeps.errors import ConfigError
-from trainables.inputs import paths
+from trainables.inputs import own_code, paths
 
 MOST_BYTES = 50_000_000
 """Size of all files together that travel with a sweep: Ray's dashboard takes 100 MiB a request, code included
@@ -78,11 +78,11 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
         if code.endswith(".py") and paths.is_file(Path(code)):
             files[f"metric-{number}.py"] = Path(code)
             metrics[number] = f"./metric-{number}.py:{function}"
-    own, colon, kind = str(raw.get("trainable")).partition(":")
+    own, kind = own_code.parts(str(raw.get("trainable")))
     if own.endswith(".py") and paths.is_file(Path(own)):
         name = Path(own).name  # a trial's key has it
         files[name] = Path(own)
-        document["trainable"] = f"./{name}{colon}{kind}"
+        document["trainable"] = f"./{name}:{kind}" if kind else f"./{name}"
     model = yaml_files.section(document, "model")
     facts = yaml_files.section(model, "facts")
     if facts.get("of") == yaml_files.section(raw, "model").get("source"):

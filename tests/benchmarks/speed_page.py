@@ -101,10 +101,14 @@ def packing() -> list[str]:
 
 
 def operators() -> list[str]:
-    """Operators of a layer: a row a way of training."""
+    """Operators of a layer: a row a way of training, a column a number of slots."""
     (kept,) = read("packing/operators.json")
-    rows = [f"| {name} | {count:.0f} |" for name, count in kept["operators_per_layer"].items()]
-    return ["| way | operators a layer |", "|---|---|", *rows]
+    rows: dict[str, list[str]] = {}
+    for name, count in kept["operators_per_layer"].items():
+        way = name.rpartition(", ")[0] if name.endswith(" slots") else name
+        rows.setdefault(way, []).append(f"{count:.0f}")
+    lines = [f"| {way} | {' | '.join([*counts, ''][:2])} |" for way, counts in rows.items()]
+    return ["| way | 1 slot | 8 slots |", "|---|---|---|", *lines]
 
 
 def startup() -> list[str]:

@@ -67,7 +67,7 @@ class Function(Grader):
 
     def _function(self) -> Callable[[Mapping[str, Any], str], Any]:
         """Imports it. Raises ValueError where it is not there."""
-        module, _, name = self.path.rpartition(":")
+        module, name = own_code.parts(self.path)
         missing = own_code.missing_file(module)
         if missing is not None:
             raise ValueError(missing)

@@ -16,6 +16,12 @@ _RUNNING: set[str] = set()
 """The modules of files whose code runs now for the first time."""
 
 
+def parts(name: str) -> tuple[str, str]:
+    """The dotted path or file of MODULE:NAME and FILE.py:NAME, and the name; empty where there is none."""
+    place, colon, inside = name.rpartition(":")
+    return (place, inside) if colon else (name, "")
+
+
 def missing_file(name: str) -> str | None:
     """The line about a FILE.py that is not there; None for a module's dotted path."""
     if not name.endswith(".py") or Path(name).is_file():
