@@ -1,1 +1,1 @@
-"""What a sweep will do and cost, and which trials it tries."""
+"""Plans of sweeps: trials, slots, memory, time and cost, before anything is spent."""

@@ -1,4 +1,4 @@
-"""What a plan warns of: searches that save or tell little, budgets that are too short, idle GPUs. Pure."""
+"""Warns of searches that save or tell little, of budgets that are too short, and of idle GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from trainables.grading import catalogue as grading
 from trainables.specs import warmup_steps
 
 LEAST_UNEVEN = 0.01
-"""Share of examples that one trial may have seen more than another at a rung, from which that is told."""
+"""Excess of examples, as a share, that one trial may have seen over another at a rung; from here on, plans warn."""
 MOST_EVALUATION = 0.5
-"""Part of the work from which evaluations are more than the training."""
+"""Share of evaluations in all work; above it, plans warn."""
 PAIRED_SPREAD = 0.13
-"""Standard deviation of the difference of two trials' losses on one row, in nats per token, where it has not been
-measured: seven LoRA adapters of SmolLM2-135M on 96 rows of GSM8K. Unpaired it is 0.34."""
+"""Standard deviation, in nats per token, of the difference of two trials' losses on one row. Measured on seven LoRA
+adapters of SmolLM2-135M and 96 rows of GSM8K; used for every model. Unpaired, it is 0.34."""
 QUANTILE = 2.33
 """The 99 % quantile of the normal distribution: several trials are compared with the best at once."""
 USUAL_GAP = 0.02
-"""Nats between the best trials of a sweep that is worth its name; a tuned learning rate gains more."""
+"""Nats per token that often separate the best trials; a tuned learning rate gains more."""
 SCORE_SPREAD = 0.5
-"""As PAIRED_SPREAD, of right answers: one of two trials alone is right on a quarter of the rows, a guess."""
+"""PAIRED_SPREAD for right answers, assuming that on a quarter of the rows only one of two trials is right."""
 USUAL_SCORE_GAP = 0.05
-"""As USUAL_GAP, of a share of right answers. A sweep should tell twice the usual gap."""
+"""USUAL_GAP for a share of right answers. The rows of a sweep should tell twice the usual gap."""
 
 
 def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
-    """Lines where the search, as the file has it, cannot save steps, compares unlike trials, or leaves points untried.
+    """Warns where the search cannot save steps, compares unlike trials, or leaves points untried.
 
     Args:
-        trials: different ones, as many as there will be.
-        slots: of all hosts.
+        trials: number of different trials in the sweep.
+        slots: slots of all hosts together.
     """
     compared, warnings = resource.of(config), []
     if config.scheduler.compares and len(compared.points) < 2:
@@ -88,7 +88,9 @@ def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) 
 
 
 def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
-    """Until the rate is full, trials differ by how fast it rises: at least half of the steps should come after that.
+    """Warns where the learning rate rises for more than half of the steps before the first comparison.
+
+    While the rate rises, trials differ by how fast it rises.
 
     Args:
         first: the step at which trials are first compared.
@@ -107,16 +109,16 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
 
 
 def of_time(config: SweepConfig, seen: Forecast, hosts: int, gpus: int) -> list[str]:
-    """Lines where a budget of time is short, and where hosts hold GPUs for nothing.
+    """Warns where a time budget is too short, and where hosts hold idle GPUs.
 
     Args:
-        gpus: of each host; 0 on a CPU.
+        gpus: GPUs of each host; 0 on a CPU.
     """
     return _too_short(config, seen, hosts * gpus) + (_idle(config, seen, hosts) if gpus else [])
 
 
 def _idle(config: SweepConfig, seen: Forecast, hosts: int) -> list[str]:
-    """A line where more hosts are there to the end than trials are expected to come so far."""
+    """Warns where the sweep has more hosts than trials that are expected to reach its end."""
     last = max(1, math.ceil(seen.reaching[-1]))
     again = config.searcher.most_repeats(last)
     most, where = (again, "at the end, as repeats of the best") if again > last else (last, "at the last report")
@@ -130,7 +132,7 @@ def _idle(config: SweepConfig, seen: Forecast, hosts: int) -> list[str]:
 
 
 def _too_short(config: SweepConfig, seen: Forecast, gpus: int) -> list[str]:
-    """A line where the budget is shorter than what is expected, or where that is unknown and the answer comes late."""
+    """Warns where the budget is shorter than the expected time, or where that is unknown and results come late."""
     budgeted = shortest_budget(config, gpus)
     if budgeted is None:
         return []
@@ -158,7 +160,7 @@ def _too_short(config: SweepConfig, seen: Forecast, gpus: int) -> list[str]:
 
 
 def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) -> list[str]:
-    """Lines where evaluations take most of the work, and where their rows cannot tell good trials from chance."""
+    """Warns where evaluations take most of the work, and where their rows cannot tell good trials from chance."""
     warnings = []
     share = seen.evaluation_share
     if share is not None and share > MOST_EVALUATION:
@@ -167,15 +169,15 @@ def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) ->
             "raise scheduler.grace_steps or reduction_factor for fewer of them"
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
-    if count is not None and config.data is not None and config.data.group_by is None:  # else groups count
+    if count is not None and config.data is not None and config.data.group_by is None:  # with groups, groups count
         warnings += _few_rows(config, count)
     return warnings
 
 
 def _few_rows(config: SweepConfig, count: int) -> list[str]:
-    """A line where so many evaluation rows cannot tell good trials from chance.
+    """Warns where `count` evaluation rows cannot tell good trials from chance.
 
-    By the loss, or by right answers where these are the objective; how far other scores vary is not known.
+    Judges the loss, or right answers if these are the objective. The spread of other scores is unknown.
     """
     metric, field = config.objectives[0].metric, "data.eval_examples"
     what, spread, usual, unit = "losses differ", PAIRED_SPREAD, USUAL_GAP, " nats per token"
@@ -196,7 +198,7 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
 
 
 def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
-    """A line where budget.trials, a number, is used up before `searcher.points` are."""
+    """Warns where `budget.trials` does not suffice for all of `searcher.points`."""
     listed, count = len(config.searcher.points), config.budget.count
     beginning = len({points.seed(config.seed, point) for point in points.beginning(config, space)})
     if not listed or beginning <= count:
@@ -209,12 +211,12 @@ def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
 
 
 def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:
-    """A line where hosts of several GPUs are asked for and one GPU holds the base: the others would wait.
+    """Warns where hosts have several GPUs although one GPU holds the base: the other GPUs would wait.
 
     Args:
-        gpus: of each host.
-        alone: the memory of the largest trials on one GPU; None where it is unknown, or hosts hold one.
-        free_bytes: what may be planned with on the fullest of them; None where it is unknown.
+        gpus: GPUs of each host.
+        alone: memory of the largest trials on one GPU; None if it is unknown, or hosts have one GPU.
+        free_bytes: memory to plan with on the fullest of the GPUs; None if unknown.
     """
     if alone is None or free_bytes is None or alone.total(1) > free_bytes:
         return []

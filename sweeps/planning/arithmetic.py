@@ -1,14 +1,14 @@
-"""How fast a host is by arithmetic, where no rate was measured: what it computes over what its GPU can. Pure.
+"""Estimates a host's speed by arithmetic where no rate was measured: its work over the speed of its GPU. Pure.
 
-A pass takes at least what its operations take at a part of the GPU's peak, and what the process takes to launch its
-operators, which decides for small models and few tokens. Each is a range that packed-training on one GPU was seen in:
+A pass takes at least the time of its operations at a part of the GPU's peak, and at least the time in which the process
+launches its operators. The launches decide for small models and few tokens. Ranges seen in training on one GPU:
 
 - MOST: 41 % of an H100's peak for LoRA on 8B (NVIDIA NeMo AutoModel), 33 % of an A100's for QLoRA on 3B (torchtune),
   12 % of an A100's for QLoRA on 7B, one row of 512 tokens at a time (Qwen's README).
 - LAUNCH_SECONDS: 7 to 25 microseconds of the process for each operator.
 - GENERATED: 2 % of an H100's peak for 32 answers of 8B at a time in bfloat16, 0.9 % in 4 bits (bitsandbytes' README).
 
-docs/planning.md has what this comes to at 1 and 8 slots.
+docs/planning.md shows the resulting times for 1 and 8 slots.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from sweeps.planning.rates import RAY_SECONDS, TRIAL_SECONDS, Load, Range, Speed
 from trainables.contract import Work
 
 MOST = 0.4
-"""Part of the peak that training and evaluation reach at most."""
+"""Largest part of the peak that training and evaluation reach."""
 GENERATED = 0.03
-"""The same where answers are generated: each token of the rows that are answered together reads all weights."""
+"""Largest part of the peak that generation reaches: each token, for all rows of a batch, reads all weights."""
 LAUNCH_SECONDS = 7.5e-6
-"""What an operator takes of the process at least."""
+"""Least seconds in which the process launches an operator."""
 SLOWER = 10 / 3
-"""How much slower all of it may be."""
+"""Factor by which all of these may be slower."""
 
 
 def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: float | None) -> Speed:
-    """The speed of a host on one of these types of GPU, none of which is known to be the one.
+    """Returns the speed of a host whose GPU is one of these types.
 
     Args:
-        types: one at least, as in `gpu_table.GPUS`.
+        types: one or more types of `gpu_table.GPUS`.
         dtype: `quantization.compute_dtype`.
-        answered: tokens that are generated in an evaluation; None where nothing bounds them.
+        answered: tokens that an evaluation generates; None if nothing bounds them.
     """
     peaks = [GPUS[name].peak(dtype) for name in types]
     best, worst = (_least(work, peak, load, answered) for peak in (max(peaks), min(peaks)))
@@ -53,7 +53,7 @@ def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: fl
 
 
 def _least(work: Work, peak: float, load: Load, answered: float | None) -> tuple[float, float, float]:
-    """The least seconds of a trial's step among neighbours, of an evaluation, and of its answers."""
+    """Returns the least seconds of a trial's step in a shared pass, of an evaluation, and of its answers."""
     micro = max(1.0, work.micro_batch * load.row_tokens)
     batches = max(1.0, load.tokens_per_step / micro)
     passes = batches * math.ceil(load.slots * micro / work.pass_tokens)

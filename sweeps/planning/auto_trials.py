@@ -1,4 +1,4 @@
-"""`budget.trials: auto` becomes a number: as many trials as fill the budget of time. Pure."""
+"""Replaces `budget.trials: auto` with the number of trials that fill the time budget. Pure."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sweeps.planning.forecast import SHOWN, RowsAndRates, different, forecast, s
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000
-"""A plan of more is a slip of the pen, and their rates are not known that well."""
+"""Most trials that auto chooses. A larger plan is probably a mistake, and rates are not known precisely enough."""
 USUAL_TRIALS = Budget().count
 FILLED = 0.95
-"""Part of the budget that is planned with: a sweep that ends by itself gives a whole answer."""
+"""Part of the budget to plan with: a sweep that ends before its budget does has trained all its trials."""
 
 
 def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates) -> tuple[Sweep, str]:
-    """The sweep with as many trials as fill its budget of time, and how that came, in words.
+    """Returns the sweep with as many trials as fill its time budget, and a line that explains the number.
 
     Args:
         sweep: a sweep with `budget.trials: auto`.
-        need: of its largest trials, as in `plan.plan`.
+        need: memory of its largest trials, see `plan.plan`.
 
     Raises:
-        ConfigError: no rate is known, or not one trial fits.
+        ConfigError: nothing bounds the time, no rate was measured, or not one trial fits.
     """
     bounded = shortest_budget(sweep.config, machine.hosts * machine.gpus)
     if bounded is None:
@@ -38,7 +38,7 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: R
     budget, words = bounded
 
     def takes(trials: int) -> float:
-        """Expected seconds of a sweep of so many trials."""
+        """Returns the expected seconds of a sweep with this many trials."""
         tried = with_some(sweep, trials).config
         slots = capacity.slots_per_host(tried, need, machine) or 1
         seen = forecast(tried, sweep.space, machine, slots, known)
@@ -60,13 +60,13 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: R
 
 
 def with_some(sweep: Sweep, trials: int = USUAL_TRIALS) -> Sweep:
-    """The sweep with so many trials; left out, as many as a sweep has by default: for a look at its speed."""
+    """Returns the sweep with this many trials; the default number serves to measure its speed."""
     budget = sweep.config.budget.model_copy(update={"trials": trials})
     return replace(sweep, config=sweep.config.model_copy(update={"budget": budget}))
 
 
 def _most(seconds: float, most: int, takes: Callable[[int], float]) -> int:
-    """The largest number of trials, 0 to `most`, that take at most `seconds`; few trials are tried first."""
+    """Returns the largest number of trials, 0 to `most`, that take at most `seconds`. Small numbers are tried first."""
     low, high = 0, 1
     while high < most and takes(high) <= seconds:
         low, high = high, 2 * high

@@ -1,4 +1,4 @@
-"""What hosts and the disk hold: slots, memory, checkpoints, and what the plan warns of where that is little. Pure."""
+"""Counts slots, memory and checkpoints of hosts and the disk, and warns where there is too little. Pure."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ DEVICES: Mapping[Device, str] = {"cpu": "CPU", "cuda": "GPU"}
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the sweep is planned for."""
+    """The hosts for which a sweep is planned."""
 
     device: Device
     hosts: int
     free_bytes: int | None
-    """Free memory of each host's device, or of the fullest of its GPUs; None when that cannot be known here."""
+    """Memory to plan with on each host's device, or on the fullest of its GPUs; None if unknown here."""
     disk_bytes: int | None = None
-    """Free room where the sweep's folder goes; None when it cannot be known."""
+    """Free disk space at the sweep's folder; None if unknown."""
     place: str = "on this machine"
-    """Where that is, in words."""
+    """Where the hosts are, in words."""
     unused: str | None = None
-    """The cluster.gpu_memory that the sweep will not go by."""
+    """Values of `cluster.gpu` and `cluster.gpu_memory` that the sweep ignores."""
     device_name: str | None = None
-    """See `cluster.devices.name`, or a part of it; None when it is unknown."""
+    """A name by `cluster.devices.name`, or a part of one; None if unknown."""
     threads: int | None = None
-    """CPU threads that all hosts share; None when they hold GPUs, or it cannot be known here."""
+    """CPU threads that all hosts share; None if hosts have GPUs, or if unknown here."""
     spread: int = 1
-    """GPUs over which each host spreads its base, where it has any."""
+    """GPUs over which each host with GPUs spreads its base."""
 
     @property
     def gpus(self) -> int:
@@ -48,17 +48,18 @@ class Machine:
 
 
 def at_most(config: SweepConfig) -> int:
-    """How many slots all hosts together have at most when slots_per_host is auto; each host has one at least.
+    """Returns the most slots of all hosts together when slots_per_host is auto. Each host has at least one slot.
 
-    As many as there are trials, where the scheduler parks or compares none: all may begin at once, and none is judged
-    too early. One that stops a trial compares it with those that came before it, so most must come later: a third.
+    A scheduler that parks trials, or does not compare them, gets a slot for every trial: all trials may begin at once,
+    because none is judged too early. A scheduler that stops a trial compares it with the trials before it. So most
+    trials must come later, and the slots are a third of the trials.
     """
     stops = config.scheduler.compares and not config.scheduler.parks
     return max(1, config.budget.count // 3) if stops else config.budget.count
 
 
 def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
-    """Slots that the sweep will have on each host at most, as far as it can be known here; see `slots_in_all`."""
+    """Returns the most slots of each host; None if unknown here. See also `slots_in_all`."""
     asked = config.cluster.slots_per_host
     if asked != "auto":
         return asked
@@ -68,13 +69,17 @@ def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> 
 
 
 def slots_in_all(config: SweepConfig, slots: int, hosts: int) -> int:
-    """Slots of so many hosts together, each with so many at most: two under at most 9 have 4 and 5."""
+    """Returns the slots of all hosts together; each has at most `slots`. Two hosts that share 9 have 4 and 5."""
     every = slots * hosts
     return every if config.cluster.slots_per_host != "auto" else min(every, max(hosts, at_most(config)))
 
 
 def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
-    """The specs that need the most memory: highest rank, batch, dropout with any modules; points outside the space."""
+    """Returns the specs that may need the most memory.
+
+    Each has the highest rank, batch size and dropout, with one choice of target modules. Points outside the space and
+    the default configuration are added.
+    """
     choices: dict[str, Sequence[Value]] = {}
     for field in ("adapter.r", "training.batch_size", "adapter.lora_dropout"):
         if field in space.domains:
@@ -89,13 +94,13 @@ def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
 
 
 def highest(domain: Domain) -> float:
-    """The highest value of a domain of numbers, as it is written: a whole number stays one."""
+    """Returns the highest value of a domain of numbers; an integer stays an integer."""
     return max(value for value in domain.extremes() if isinstance(value, int | float))
 
 
 def disk_bytes(config: SweepConfig, need: Need, trials: int, slots: int) -> int:
-    """Most bytes that the checkpoints of so many trials take; `slots` of them train at once."""
-    # A trial's next adapter, and its next snapshot, are there before the one that they replace goes.
+    """Returns the most bytes that the checkpoints of `trials` trials take; `slots` of them train at once."""
+    # A trial's new adapter or snapshot is written before the old one is deleted.
     live = slots * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes)
     return (
         (trials + config.searcher.most_repeats(trials)) * need.adapter_bytes
@@ -105,15 +110,15 @@ def disk_bytes(config: SweepConfig, need: Need, trials: int, slots: int) -> int:
 
 
 def _parked_bytes(config: SweepConfig, need: Need) -> int:
-    """What a trial keeps on disk while it is parked, beside its best adapter."""
+    """Returns the bytes that a parked trial keeps on disk besides its best adapter."""
     return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
 
 
 def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -> list[str]:
-    """Lines where the memory of hosts is short, unknown, or not what the sweep file says of it.
+    """Warns where the memory of hosts is short, unknown, or not as the sweep file describes it.
 
     Args:
-        memory: bytes of one host with its slots; None when that is unknown.
+        memory: bytes of one host with its slots; None if unknown.
     """
     model = config.model
     warnings = []
@@ -148,12 +153,13 @@ def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -
 
 
 def disk_warnings(config: SweepConfig, machine: Machine, need: Need | None, trials: int, slots: int) -> list[str]:
-    """Lines where budget.disk, or the disk, is too small for so many trials; see `disk_bytes`."""
+    """Warns where `budget.disk` or the disk is too small for `trials` trials; see `disk_bytes`."""
     if need is None:
         return []
     warnings = []
     again, most = config.searcher.most_repeats(trials), disk_bytes(config, need, trials, slots)
-    # Each parked trial keeps one snapshot until repeats need the room; a new adapter is there before the old one goes.
+    # Each parked trial keeps one snapshot until repeats need its room. A new adapter is written before the old one is
+    # deleted.
     parked = (trials + 1) * _parked_bytes(config, need) // KEPT
     lasting = (trials + 1) * need.adapter_bytes + max(parked, again * need.adapter_bytes)
     if config.budget.disk is not None and lasting > size_bytes(config.budget.disk):

@@ -1,11 +1,11 @@
-"""What a sweep is expected to do and take: its rule, played on a virtual clock that runs at a measured rate. Pure.
+"""Forecasts the trials, steps and time of a sweep. Plays its rule on a virtual clock at a measured rate. Pure.
 
-Each trial has a quality that never changes, and reports when its host has given it the steps and the evaluation up to
-its next point. What the rule does with trials that cross, or with noise, is the simulator's business; how many the rule
-lets through hardly depends on that.
+Each trial has a quality that never changes. A trial reports when its host has computed the steps and the evaluation up
+to the trial's next point. Crossing loss curves and noise are left to the simulator: they hardly change how many trials
+the rule lets through.
 
-The order in which good trials come decides how many steps a sweep takes (24 trials on 16 slots: 173 to 219), so the
-rule is played in many random orders: the mean is what is expected, the middle of them is the range.
+The order in which good trials arrive decides how many steps a sweep takes (24 trials on 16 slots: 173 to 219). So the
+rule is played in many random orders. The mean of these plays is the expected value, their middle part the range.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from trainables.packing.memory import MEAN_OF_LONGEST
 from trainables.specs import seconds as in_seconds
 
 MOST_PLAYED = 1_000
-"""Trials that are played at most; the work of more of them follows in proportion."""
+"""Most trials that are played. The work of a larger sweep is scaled up in proportion."""
 MOST_REPORTS = 6_000
-"""Reports of all plays together: one or two tenths of a second."""
+"""Most reports of all plays together. They take 0.1 to 0.2 seconds."""
 MOST_PLAYS = 120
-"""With so many the mean of 24 trials on 16 slots is within 2 % of that of 2,000 plays. 5 trials have as many orders."""
+"""For 24 trials on 16 slots, the mean of 120 plays is within 2 % of the mean of 2,000. 5 trials have 120 orders."""
 LEAST_SECONDS = 1e-9
-"""The least time of a step: a step of the toy takes no time that a clock tells."""
+"""Least seconds of a step: no clock can measure a step of the toy."""
 LEAST_FOR_QUANTILES = 20
-"""Plays from which a range is the middle 80 % of them; of fewer, the range is all."""
+"""With this many plays or more, a range is the middle 80 % of them; with fewer, it spans all of them."""
 FORWARD_SHARE = 0.5
-"""An evaluated token against a trained one: a frozen base needs no gradients of its weights, so the backward pass costs
-about what the forward pass does (2 + 2 FLOP per parameter and token against 2)."""
+"""Work of an evaluated token over the work of a trained one. A frozen base needs no gradients of its weights, so the
+backward pass costs about as much as the forward pass (2 + 2 FLOP per parameter and token against 2)."""
 UNKNOWN = "unknown: run `qsweep plan FILE --calibrate`"
 SHOWN = "Sweeps on such GPUs, or `qsweep plan FILE --calibrate` on a machine with one, leave its rates in the cache"
 UNNAMED = f"unknown: rates belong to a type of GPU; name it as cluster.gpu. {SHOWN}"
@@ -59,49 +59,53 @@ UNCOUNTED = (
 )
 
 LengthsFrom = Literal["tokens", "characters", "max_length"]
-"""What the mean length of the rows follows from."""
+"""Source of the mean length of the rows."""
 
 
 class Lengths(NamedTuple):
-    """How long a host takes that trains one trial: in seconds, or in tokens or steps where no rate is known."""
+    """Time of a host that trains one trial: in seconds; without a rate, in tokens or steps."""
 
     unit: float = 1.0
-    """For what the rule's points count: a step, or an example."""
+    """Time of one unit of the resource: a step or an example."""
     evaluation: float = 0.0
 
     def of(self, units: float, evaluations: float) -> float:
-        """For so many of both."""
+        """Returns the time of a host for this many units and evaluations."""
         return units * self.unit + evaluations * self.evaluation
 
 
 class Hosts(NamedTuple):
-    """Where a sweep is played."""
+    """Hosts of a play."""
 
     number: int
     slots: int
-    """Trials that share a host at most."""
+    """Most trials that share a host."""
     speeds: tuple[float, ...] = ()
-    """How fast a host is that 1, 2, ... trials share; empty where it is as fast for one as for several."""
+    """Speeds of a host that 1, 2, ... trials share, as factors. Empty: the speed is 1 for any number of trials."""
 
 
 class Play(NamedTuple):
-    """How a sweep went."""
+    """Result of one play of a sweep."""
 
     counts: tuple[int, ...]
     """Trials that reported at each of the rule's points."""
     makespan: float
-    """What the sweep took on its hosts, as `Lengths` count it."""
+    """Time from the first trial to the end of the last one, in the unit of `Lengths`."""
     repeats: int = 0
     """Trials that repeated others at the end."""
 
     def units(self, at: Sequence[int]) -> int:
-        """What all trials took of the resource together, where the rule has these points; none stops between two."""
+        """Counts the units of the resource that all trials used.
+
+        Args:
+            at: the rule's points; a trial never stops between two of them.
+        """
         taken = sum(count * (high - low) for count, (low, high) in zip(self.counts, pairwise((0, *at)), strict=True))
         return taken + self.repeats * at[-1]
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of all trials."""
+        """Evaluations of all trials and repeats."""
         return sum(self.counts) + self.repeats * len(self.counts)
 
 
@@ -110,51 +114,50 @@ class _Host:
     """A host, whose time its trials share equally."""
 
     running: list[tuple[float, int, int]] = field(default_factory=list)
-    """What a trial will have had when it reports, which trial, and at which point."""
+    """Heap of the next reports: value of `had` at the report, trial, point."""
     had: float = 0.0
-    """What each of its trials has had so far, counted on from trial to trial."""
+    """Time that each running trial has received. A later trial starts from the present value."""
     since: float = 0.0
-    """When that was so."""
+    """Time on the virtual clock at which `had` was updated."""
     speeds: tuple[float, ...] = ()
-    """As those of `Hosts`."""
+    """See `Hosts.speeds`."""
 
     def _share(self) -> float:
-        """What each of its trials has of it."""
+        """Returns the speed at which each running trial advances."""
         count = len(self.running)
         return (self.speeds[min(count, len(self.speeds)) - 1] if self.speeds else 1.0) / count
 
     def begin(self, now: float, length: float, trial: int, point: int) -> None:
-        """A trial trains to this point; those that report in one pass resume in the order of their ranks."""
+        """Trains a trial to this point. Of trials that finish at the same time, the lowest number reports first."""
         if self.running:
             self.had += (now - self.since) * self._share()
         self.since = now
         heapq.heappush(self.running, (self.had + length, trial, point))
 
     def next_report(self) -> tuple[float, int]:
-        """When the next trial reports, and which one; never where none trains."""
+        """Returns the time of the next report and its trial; infinity and 0 where no trial trains."""
         if not self.running:
             return math.inf, 0
         goal, trial, _ = self.running[0]
         return self.since + (goal - self.had) / self._share(), trial
 
     def report(self) -> tuple[float, int, int]:
-        """When the next trial reports, which one, and at which point."""
+        """Advances to the next report; returns its time, trial and point."""
         self.since, _ = self.next_report()
         self.had, trial, point = heapq.heappop(self.running)
         return self.since, trial, point
 
     def load(self) -> int:
-        """How many trials share the host."""
         return len(self.running)
 
 
 def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: bool, lengths: Lengths) -> Play:
-    """Plays the sweep whose trials begin in this order, each on the host with the fewest; without repeats.
+    """Plays one sweep without repeats. Trials begin in this order, each on the host with the fewest trials.
 
     Args:
-        rule: has seen nothing.
-        qualities: of each trial, the lower the better.
-        protects_first: the first trial is trained to the end whatever it reports.
+        rule: a rule that has taken no event.
+        qualities: value that each trial reports at every point; lower is better.
+        protects_first: whether the first trial is trained to the end whatever it reports.
     """
     every = [_Host(speeds=hosts.speeds) for _ in range(hosts.number)]
     counts = dict.fromkeys(rule.points, 0)
@@ -186,10 +189,10 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
 
 
 def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> list[Play]:
-    """Plays a checked sweep in random orders of arrival: few trials in all orders, FIFO in one.
+    """Plays a checked sweep in random orders of arrival. Few trials are played in all orders, FIFO in one.
 
     Args:
-        trials: how many the sweep has; where they are more than MOST_PLAYED, a part is played.
+        trials: trials of the sweep; at most MOST_PLAYED of them are played.
     """
     compared, protects_first = resource.of(config), config.searcher.start_with_default
     at, played = compared.points, min(trials, MOST_PLAYED)
@@ -200,7 +203,8 @@ def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> l
         part = play(rule, qualities, Hosts(count, hosts.slots), protects_first, lengths)
         counts = tuple(round(reached * larger) for reached in part.counts)
         repeats = config.searcher.most_repeats(counts[-1])
-        # Hosts share the work of more trials. The end, when the last of them train and hosts idle, stays as it is.
+        # All hosts share the work of the trials that were not played. The end of the sweep, when the last trials train
+        # and other hosts idle, is not scaled.
         more = (larger - 1) * lengths.of(part.units(at), part.evaluations) / count
         again = math.ceil(repeats / hosts.number) * lengths.of(at[-1], len(at))
         outcomes.append(Play(counts, part.makespan + more + again, repeats))
@@ -208,7 +212,7 @@ def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> l
 
 
 def _orders(trials: int, reports: int) -> Iterable[Sequence[int]]:
-    """Orders in which trials of rising quality arrive: all of few trials, else random ones."""
+    """Returns orders in which the trials arrive: every order of few trials, else random ones."""
     if math.factorial(min(trials, MOST_PLAYS)) <= MOST_PLAYS:
         return permutations(range(trials))
     rng = random.Random(0)
@@ -218,68 +222,68 @@ def _orders(trials: int, reports: int) -> Iterable[Sequence[int]]:
 
 @dataclass(frozen=True)
 class RowsAndRates:
-    """What is known of rows and rates before a sweep."""
+    """Rows and rates that are known before a sweep."""
 
     rates: Sequence[Rate] = ()
     key: RateKey | None = None
-    """What a rate of the base on the device is known by; None when the device is unknown."""
+    """Identifies the rate of this base on this device; None if the device is unknown."""
     rows: RowShape | None = None
-    """None when the rows were never prepared on this machine."""
+    """None if this machine has never prepared the rows."""
     eval_rows: int | None = None
-    """Rows of an evaluation, as a look at the local files has counted them; None without it."""
+    """Rows of an evaluation, counted in the local files; None if they were not counted."""
     row_tokens: float | None = None
-    """Mean tokens of a row, by its characters, as a look at the local files tells them; None without it."""
+    """Mean tokens of a row, estimated from the characters of the local files; None if they were not read."""
     work: Work | None = None
-    """What a GPU computes; None where that is unknown."""
+    """Work of a GPU; None if unknown."""
     types: tuple[str, ...] = ()
-    """Types in the table of GPUs that the device may be: one where it has a name, none where nothing is known."""
+    """Types in the table of GPUs that the device may be. Empty if nothing is known of the device."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What scoring the answers takes."""
+    """Work of scoring the answers."""
 
     evaluations: float
-    """Evaluations whose answers are scored, that of the base among them."""
+    """Evaluations whose answers are scored, including the evaluation of the base."""
     tokens: float | None
-    """Tokens that are generated at most, about; 0 where labels are ranked. None where nothing bounds them yet."""
+    """Most tokens that are generated, estimated; 0 if labels are ranked, None if the number is not bounded yet."""
     share: float | None
-    """Part of the work that goes into these evaluations, 0 to 1; None where no sweep has scored answers alike."""
+    """Share of these evaluations in all work, 0 to 1; None if the time of answers is unknown."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is expected of a sweep, as far as that can be said."""
+    """Expected trials, steps, tokens and time of a sweep, as far as they are known."""
 
     reaching: tuple[float, ...]
     """Trials at each report point, rounded to a tenth."""
     steps: Range
-    """Optimizer steps of all trials, their repeats included."""
+    """Optimizer steps of all trials and repeats."""
     evaluations: float
     """Evaluations of all trials, and one of the base."""
     tokens: float | None
     """Tokens of these steps; None without rows."""
     lengths_from: LengthsFrom
     evaluation_share: float | None
-    """Part of the work that goes into evaluations, 0 to 1; None when nothing is known of it."""
+    """Share of evaluations in all work, 0 to 1, without the scoring of answers; None if unknown."""
     seconds: Range | None
-    """From the command to the answer; None when there is neither a rate nor an estimate by arithmetic."""
+    """Seconds from the command to the result; None if there is neither a rate nor an estimate by arithmetic."""
     gpu_hours: Range | None
-    """GPU-hours of all hosts to the end; 0 on CPUs."""
+    """GPU-hours of all hosts to the end; 0 on CPUs, None if the time is unknown."""
     is_measured: bool
-    """Whether the time follows from a rate that was measured."""
+    """Whether the time follows from a measured rate."""
     rate: str
-    """Where the time comes from, in words, or how to know it."""
+    """Source of the time, in words; if the time is unknown, how to get it."""
     answers: Answers | None = None
-    """None where answers are not scored. Time and hours hold them where their share is known."""
+    """None if answers are not scored. Time and GPU-hours include the answers if their share is known."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, with the same names."""
+        """Returns plain data with the same names."""
         return {**asdict(self), "are_tokens_known": self.lengths_from == "tokens"}
 
 
 def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: int, known: RowsAndRates) -> Forecast:
-    """Forecasts a checked sweep on hosts of so many slots each."""
+    """Forecasts a checked sweep on hosts with `slots` slots each."""
     trials, hosts = trials_of(config, space), machine.hosts
     compared, per_unit = resource.of(config), resource.steps_per_unit(config, space)
     evaluated, (row_tokens, lengths_from) = evaluation_rows(config, known), _row_tokens(config, known)
@@ -289,7 +293,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     rate = None if evaluated is None else _speed(config, known, load, answered)
     lengths = _lengths(rate, load, per_unit)
     made = plays(config, trials, Hosts(hosts, slots), lengths)
-    # Plays of a part of very many trials are scaled up, and what is rounded may go beyond what is possible.
+    # A play of a part of very many trials is scaled up. Rounding may lift its steps above the possible number.
     most = most_steps(config, space, trials, hosts * slots)
     steps = _range([min(float(most), per_unit * each.units(compared.points)) for each in made])
     evaluations = fmean(each.evaluations for each in made) + 1
@@ -319,7 +323,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
 
 
 def _speed(config: SweepConfig, known: RowsAndRates, load: Load, answered: float | None) -> Speed | None:
-    """The speed of a host: as it was measured, else by arithmetic; None where neither is known."""
+    """Returns the measured speed of a host, else the speed by arithmetic; None if neither is known."""
     scores = answers_key(config)
     measured = speed(known.rates, known.key, load, scores) if known.key is not None else None
     if measured is not None or known.work is None or not known.types:
@@ -330,10 +334,10 @@ def _speed(config: SweepConfig, known: RowsAndRates, load: Load, answered: float
 
 
 def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
-    """Tokens that are generated in an evaluation at most, each answer as long as `evaluation.max_new_tokens` allows.
+    """Counts the most tokens that an evaluation generates; 0 if it generates none, None if nothing bounds them.
 
-    Left out, that is a quarter more than the longest completion: about the labelled part of the longest row. 0 where
-    nothing is generated, None where nothing bounds it.
+    Each answer is as long as `evaluation.max_new_tokens` allows. Its default is 1.25 times the longest completion,
+    which is about the labelled part of the longest row.
     """
     scores, rows = config.evaluation, known.rows
     if not needs_answers(scores):
@@ -346,13 +350,13 @@ def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
 
 
 def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
-    """How long a unit of the resource and an evaluation are: in seconds, else in tokens, else in steps.
+    """Returns the time of a unit and of an evaluation: in seconds, else in tokens, else in steps.
 
     Args:
-        per_unit: optimizer steps of a unit.
+        per_unit: optimizer steps of a unit of the resource.
     """
     if rate is not None:
-        # The trials of a host report one after the other where nothing takes time, and side by side where all does.
+        # A step must take some time: otherwise a host would play its trials one after the other, not side by side.
         return Lengths(max(LEAST_SECONDS, rate.step_seconds) * per_unit, rate.evaluation_seconds)
     if load.row_tokens:
         return Lengths(load.tokens_per_step * per_unit, load.evaluation_rows * load.row_tokens * FORWARD_SHARE)
@@ -360,10 +364,12 @@ def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
 
 
 def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Range:
-    """From the command to the answer. The start, and what a trial takes beside its work, no other host shares.
+    """Returns the seconds from the command to the result.
+
+    Other hosts do not shorten the start or the fixed time of a trial.
 
     Args:
-        base: seconds of the evaluation of the base, and of what answers take.
+        base: seconds of the evaluation of the base and of all answers.
     """
     begun = trials + fmean(each.repeats for each in made)
     work = _range([base + each.makespan for each in made]).by(rate.off)
@@ -371,14 +377,14 @@ def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Ran
 
 
 def _range(values: Sequence[float]) -> Range:
-    """The mean of several plays, and where most of them lie."""
+    """Returns the mean of the plays and the range of most of them, see LEAST_FOR_QUANTILES."""
     many = len(values) >= LEAST_FOR_QUANTILES
     low, *_, high = quantiles(values, n=10) if many else (min(values), max(values))
     return Range(fmean(values), low, high)
 
 
 def _unknown(config: SweepConfig, known: RowsAndRates, machine: Machine) -> str:
-    """Why no time can be told, and what to do about it."""
+    """Says why the time is unknown and how to get it."""
     if evaluation_rows(config, known) is None:
         return UNCOUNTED
     if machine.gpus and known.key is not None and config.cluster.gpu is not None:
@@ -387,7 +393,7 @@ def _unknown(config: SweepConfig, known: RowsAndRates, machine: Machine) -> str:
 
 
 def evaluation_rows(config: SweepConfig, known: RowsAndRates) -> int | None:
-    """Rows of one evaluation, 0 where there is no data; None where all rows are taken and nobody has counted them."""
+    """Returns the rows of one evaluation; 0 without data, None if all rows are taken and were not counted."""
     if config.data is None:
         return 0
     if known.rows is not None:
@@ -396,7 +402,7 @@ def evaluation_rows(config: SweepConfig, known: RowsAndRates) -> int | None:
 
 
 def _row_tokens(config: SweepConfig, known: RowsAndRates) -> tuple[float, LengthsFrom]:
-    """Mean tokens of a row, 0 where there are none, and what they follow from."""
+    """Returns the mean tokens of a row, 0 without data, and their source."""
     if config.data is None:
         return 0.0, "max_length"
     if known.rows is not None:
@@ -407,17 +413,17 @@ def _row_tokens(config: SweepConfig, known: RowsAndRates) -> tuple[float, Length
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> int:
-    """Optimizer steps that the sweep takes at most, its repeats included."""
+    """Returns the most optimizer steps that the sweep can take, including its repeats."""
     compared, again = resource.of(config), config.searcher.most_repeats(trials)
     most = compared.scheduler.most_steps(compared.total, trials, slots, config.searcher.start_with_default)
     return resource.most_steps(config, space, most + again * compared.total, trials + again)
 
 
 def shortest_budget(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
-    """Seconds of the budget of time that is used up first, and what it is called; None where nothing bounds it.
+    """Returns the seconds of the time budget that is used up first, and its words; None if no budget bounds the time.
 
     Args:
-        gpus: of all hosts together, which share its GPU-hours; 0 on a CPU: nothing counts against them there.
+        gpus: GPUs of all hosts together; 0 on a CPU, where `budget.gpu_hours` bounds nothing.
     """
     budgets = []
     if config.budget.wall_clock is not None:
@@ -429,13 +435,13 @@ def shortest_budget(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
 
 
 def trials_of(config: SweepConfig, space: SearchSpace) -> int:
-    """Different trials, as many as there are and the budget allows."""
+    """Returns the number of trials: `budget.trials`, or the number of different trials if that is smaller."""
     distinct = different(config, space)
     return config.budget.count if distinct is None else min(config.budget.count, distinct)
 
 
 def different(config: SweepConfig, space: SearchSpace) -> int | None:
-    """How many different trials there are; None when they do not run out."""
+    """Returns the number of different trials; None if it is unlimited."""
     distinct = config.searcher.size(space)
     if distinct is None:
         return None

@@ -1,4 +1,4 @@
-"""Which to use when: plain LoRA or QLoRA for a model on GPUs of common sizes. Pure: estimates are arguments."""
+"""Compares plain LoRA with QLoRA for a model on GPUs of common sizes. Pure: estimates are arguments."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ GPU_GB = (12, 16, 24, 40, 80)
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to train on a GPU."""
+    """The slots of one method, LoRA or QLoRA, on a GPU."""
 
     slots: int
-    """Trials that train side by side; 0 where not one fits."""
+    """Trials that train side by side; 0 if not one fits."""
     recomputes: bool = False
-    """Whether that needs gradient checkpointing: about a third more arithmetic for a fraction of the activations."""
+    """Whether the slots need gradient checkpointing: about a third more arithmetic, a fraction of the activations."""
 
     @property
     def words(self) -> str:
-        """The fit, as a cell of a table shows it."""
+        """Returns the text of a table's cell."""
         if self.slots == 0:
             return "does not fit"
         count = counted(self.slots, "slot")
@@ -41,7 +41,7 @@ class GpuAdvice:
 
     @property
     def advice(self) -> str:
-        """What to use: LoRA where the unquantised base leaves room for as many trials, since its steps are faster."""
+        """Returns the method to use. LoRA wins with at least half of QLoRA's slots, because its steps are faster."""
         if self.lora.slots == 0 and self.qlora.slots == 0:
             return "larger GPU, shorter rows"
         if self.lora.slots == 0:
@@ -52,7 +52,7 @@ class GpuAdvice:
 
 
 Estimate = Callable[[str, bool], Need | None]
-"""The memory of a host on a GPU, for a quantisation scheme, with or without gradient checkpointing."""
+"""Estimates the memory of a host from a quantisation scheme and whether it uses gradient checkpointing."""
 
 
 def choices(
@@ -62,15 +62,14 @@ def choices(
     sizes: Sequence[int] = GPU_GB,
     recomputing: Literal["auto"] | bool = "auto",
 ) -> tuple[GpuAdvice, ...]:
-    """LoRA against QLoRA on GPUs of these sizes; empty when the model's sizes are unknown.
+    """Compares LoRA with QLoRA on GPUs of these sizes; empty if the model's sizes are unknown.
 
     Args:
-        estimate: memory of a host.
-        share: part of a GPU's memory that may be planned with.
+        share: part of a GPU's memory to plan with.
         at_most: slots that the sweep can use.
-        sizes: in GB, powers of ten.
-        recomputing: as the sweep file has `training.gradient_checkpointing`; auto is as a host decides: only where not
-            one slot fits without it.
+        sizes: memory of the GPUs, in GB of 10^9 bytes.
+        recomputing: `training.gradient_checkpointing` of the sweep file. auto, as on a host: only if not one slot fits
+            without it.
     """
     ways = (False, True) if recomputing == "auto" else (recomputing,)
     rows = []

@@ -1,12 +1,12 @@
-"""Measures the speed of hosts: from a sweep's event log, or by a calibration, `qsweep plan FILE --calibrate`.
+"""Measures the speed of hosts from a sweep's event log, or by a calibration (`qsweep plan FILE --calibrate`).
 
-A pass of a host trains several trials, and each of their steps says how long it took, so the time of a host is the
-time in which at least one step runs, not the sum over the trials. A trial goes to the host with the fewest: of several
-hosts, as many train as there are steps at that time, or all of them.
+A pass of a host trains several trials, and each of their steps records its own time. So the time of a host is the time
+in which at least one step runs, not the sum over the trials. A trial goes to the host with the fewest trials. So the
+number of hosts that train is the number of steps that run, up to all hosts.
 
-A calibration takes about a dozen real steps on this machine, through the loop that hosts run. Neither Ray nor tracking
-is there: the base is loaded into this process, the sweep's first trials train side by side in the slots that the plan
-gives a host, and are evaluated once.
+A calibration takes about a dozen real steps on this machine, through the loop that hosts run, without Ray or tracking.
+The base is loaded into this process. The sweep's first trials train side by side, in as many slots as the plan gives a
+host, and are evaluated once.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from trainables.objective import Standing
 from trainables.specs import EvaluationSpec, TrialSpec
 
 LEAST_STEPS = 6
-"""Steps below which a sweep is no measurement: the first ones of a process are slow."""
+"""A sweep with fewer steps gives no rate: the first steps of a process are slow."""
 WARM_STEPS = 1
-"""Steps of each trial of a calibration before the clock starts: the first one of a process is slow."""
+"""Steps of each trial that a calibration does not measure: the first step of a process is slow."""
 STEPS = 12
-"""Steps of all trials of a calibration that are measured, at least 2 of each."""
+"""Steps that a calibration measures, over all trials; at least 2 of each trial."""
 WAIT_SECONDS = 600.0
-"""How long a calibration waits for a trial to open, and for one to train and be evaluated."""
+"""Longest wait of a calibration for a trial to open, and for a trial to be trained and evaluated."""
 
 NO_SCORES = EvaluationSpec()
 
@@ -59,19 +59,18 @@ _Found = TypeVar("_Found", bound=Event)
 
 
 class Trained(NamedTuple):
-    """Steps of one trial in a row."""
+    """Consecutive steps of one trial, and the evaluation after them."""
 
     before: StepRecord | None
-    """The step before them; None where they are the trial's first."""
+    """The step before `steps`; None if `steps` begin with the trial's first."""
     steps: Sequence[StepRecord]
     evaluated: float | None
-    """When the evaluation after the last of them was done; None where there was none."""
+    """End of the evaluation after the last step, in seconds since the epoch; None without an evaluation."""
     is_scored: bool = False
-    """Whether answers were scored there, which takes far longer than the loss."""
+    """Whether the evaluation scored answers, which takes far longer than the loss."""
 
 
 class _Step(NamedTuple):
-    """A step that was measured."""
 
     begin: float
     end: float
@@ -81,17 +80,17 @@ class _Step(NamedTuple):
 def of_sweep(
     events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_SCORES, answers: str = ""
 ) -> Rate | None:
-    """The rate that the latest driver of a sweep has shown; None when it took too few steps to tell.
+    """Measures the rate under the latest driver of a sweep; None if too few steps or evaluations were measured.
 
     Args:
         scores: how the sweep scores answers.
-        answers: what the time of answers is known by; see `rates.answers_key`.
+        answers: see `rates.answers_key`.
     """
     story = list(events)
     begun = max((number for number, event in enumerate(story) if isinstance(event, SweepStarted)), default=0)
     own, trained = story[begun:], [part for part in _parts(story, scores) if part[0] >= begun]
     changed, hosts = _last(own, HostsChanged), _last(own, HostsStarted)
-    # Where the number of hosts has changed, or one may hang, what one host usually does cannot be told.
+    # The rate of one host is unknown if the number of hosts changed or a host may hang.
     if hosts is None or (changed is not None and own.index(changed) > own.index(hosts)):
         return None
     data, base = _last(story, DataPrepared), _last(story, BaseEvaluated)
@@ -104,7 +103,7 @@ def of_sweep(
     if rate.steps < LEAST_STEPS or not any(_evaluations(part for part in parts if not part.is_scored)):
         return None
     working = covered([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
-    # What comes after that is the time of the finalists' answers.
+    # After this event, the answers of the finalists are scored.
     last = [*takewhile(lambda event: not isinstance(event, TrialScored), own)][-1]
     idle = max(0.0, last.time - hosts.time - working)
     return rate.model_copy(
@@ -119,12 +118,11 @@ def of_sweep(
 
 
 def _last(events: Sequence[Event], kind: type[_Found]) -> _Found | None:
-    """The last event of a kind."""
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
 
 
 def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[int, str, Trained]]:
-    """The number of each event that tells of steps, its trial, and what was trained; events of one trial follow on."""
+    """Yields the number, the trial and the steps of each event that holds steps; parts of one trial are consecutive."""
     latest: dict[str, StepRecord] = {}
     for number, event in enumerate(events):
         if isinstance(event, TrialReported):
@@ -139,7 +137,7 @@ def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[in
 
 
 def _steps(parts: Iterable[Trained]) -> Iterator[_Step]:
-    """The steps whose time is known: those that follow on the one before."""
+    """Yields the steps whose time is known, because the step before each is recorded too."""
     for part in parts:
         step, seconds, tokens = (
             (part.before.step, part.before.seconds, part.before.tokens) if part.before else (0, 0.0, 0)
@@ -152,7 +150,7 @@ def _steps(parts: Iterable[Trained]) -> Iterator[_Step]:
 
 
 def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
-    """When each evaluation began and ended; an end that comes before is of the clock of another machine."""
+    """Yields begin and end of each evaluation. Drops an end before its begin: two machines' clocks differ."""
     for part in parts:
         last = part.steps[-1] if part.steps else part.before
         if part.evaluated is not None and last is not None and part.evaluated >= last.time:
@@ -160,7 +158,7 @@ def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
 
 
 def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1) -> Rate:
-    """The rate of trials that hosts trained side by side, some steps each; `row_tokens` are those of a mean row."""
+    """Computes the rate from steps that trials took side by side; `row_tokens` is the mean of a row."""
     steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
     answers = list(_evaluations(part for part in parts if part.is_scored))
     times = [(step.begin, step.end) for step in steps]
@@ -188,7 +186,7 @@ def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_t
 
 
 def covered(intervals: Iterable[Interval], most: int = 1) -> float:
-    """Seconds in which at least one of the intervals runs; those in which several do count so often, up to `most`."""
+    """Integrates over time the number of intervals that run at once, capped at `most`; in seconds."""
     ends = sorted(each for begin, end in intervals for each in ((begin, 1), (end, -1)))
     total, running, since = 0.0, 0, 0.0
     for now, more in ends:
@@ -198,7 +196,11 @@ def covered(intervals: Iterable[Interval], most: int = 1) -> float:
 
 
 def prepare(sweep: Sweep) -> Prepared:
-    """Prepares the rows of a sweep on this machine, as its hosts would. Raises ConfigError where they cannot be."""
+    """Prepares the rows of a sweep on this machine, as its hosts would.
+
+    Raises:
+        ConfigError: the rows cannot be prepared.
+    """
     config = sweep.config
     try:
         return catalogue.find(config.trainable).prepare(config.base, cache())
@@ -209,13 +211,13 @@ def prepare(sweep: Sweep) -> Prepared:
 def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) -> Rate:
     """Measures the rate of this machine for a sweep.
 
-    Takes as long as it takes to load the base, to train about 12 + `slots` steps and to evaluate as many trials.
+    Loads the base, trains about 12 + `slots` steps and evaluates `slots` trials.
 
     Args:
-        slots: trials that train side by side, as many as a host of the sweep will have.
+        slots: slots of a host of the sweep; this many trials train side by side.
 
     Raises:
-        ConfigError: nothing can be trained; says why.
+        ConfigError: the base cannot be loaded, or no trial can be trained.
     """
     config, summary = sweep.config, prepared.summary
     trainable = catalogue.find(config.trainable)
@@ -248,7 +250,7 @@ def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) ->
 
 
 def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
-    """Puts the sweep's first trials that can be trained into the slots; their leases."""
+    """Puts the sweep's first trials that can be trained into the slots; returns their leases."""
     leases: list[str] = []
     reason = "it has no point"
     for number, spec in enumerate(islice(_first_specs(sweep), 4 * slots)):
@@ -265,16 +267,16 @@ def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
 
 
 def _first_specs(sweep: Sweep) -> Iterator[TrialSpec]:
-    """Trials as a launch of the sweep would begin them; equal ones may come twice, and are as fast as others."""
+    """Yields the trials that a launch would begin with. Equal trials may repeat, which does not change their speed."""
     config, space = sweep.config, sweep.space
-    base = config.base.model_copy(update={"evaluation": NO_SCORES})  # a few steps say nothing of how long answers are
+    base = config.base.model_copy(update={"evaluation": NO_SCORES})  # a few steps do not tell how long answers become
     searcher = config.searcher.build(space, config.seed)
     for point in chain(points.beginning(config, space), iter(searcher.suggest, None)):
         yield resource.of(config).with_steps(points.apply(base, point, config.seed))
 
 
 def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
-    """The lease at `target`, evaluated there, and when that was; a failure ends it before."""
+    """Trains a lease to step `target` and evaluates it there; a failure ends it. Returns the outcome and its time."""
     while True:
         outcome = loop.advance(lease, target, Standing(), 0, WAIT_SECONDS)
         if outcome is not None and (outcome.evaluation is not None or outcome.failure is not None):
@@ -282,6 +284,6 @@ def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
 
 
 def _warm(outcome: Outcome, ended: float) -> Trained:
-    """What counts of an outcome: all but the first steps, and the evaluation."""
+    """Returns the measured part of an outcome: all steps but the first, and the evaluation."""
     first, *rest = outcome.history or (None,)
     return Trained(first, tuple(rest), ended if outcome.evaluation is not None else None)

@@ -1,4 +1,4 @@
-"""What a sweep will do and cost, before anything is spent. Pure: memory and devices are arguments."""
+"""Plans what a sweep will do and cost, before anything is spent. Pure: memory and devices are arguments."""
 
 from __future__ import annotations
 
@@ -23,73 +23,72 @@ from trainables.inputs.legible import legible
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer of `plan`."""
+    """Trials, slots, memory, disk, time and cost of a sweep."""
 
     trials: int
     points: tuple[int, ...]
-    """Where a trial reports, in `unit`: the scheduler's rungs."""
+    """Report points of a trial, in `unit`."""
     unit: resource.Unit
-    """What rungs count: optimizer steps, or examples where the batch size is searched."""
+    """Unit of the report points: optimizer steps, or examples if the batch size is searched."""
     expected_steps: int
     worst_steps: int
     hosts: int
     slots_per_host: int | None
-    """At most. None when the memory of the hosts, or the size of the model, is unknown here: each host decides."""
+    """Most slots of a host. None if the memory of hosts or the model's size is unknown here: each host decides."""
     slots: int | None
-    """Slots of all hosts together; None where `slots_per_host` is None."""
+    """Slots of all hosts together; None if `slots_per_host` is None."""
     device: Device
     place: str
-    """Where the hosts are, in words: a plan may be for another machine than this one."""
+    """Where the hosts are, in words. A plan may be for another machine than this one."""
     memory_bytes: int | None
-    """Estimated memory of one host with these slots, or of the fullest of its GPUs."""
+    """Estimated memory of one host with these slots, or of the fullest of its GPUs; None if unknown."""
     memory: Memory | None
     """`memory_bytes` by part."""
     disk_bytes: int | None
-    """Estimated most room on disk: every trial's best adapter, and the snapshots of those that train or are parked."""
+    """Estimated most bytes on disk: each trial's best adapter, and snapshots of trials that train or are parked."""
     warnings: tuple[str, ...]
-    """Those first that may end the sweep early: a launch shows no more than a few."""
+    """Warnings that tell of an early end come first: a launch shows only a few."""
     ends_alone: bool
-    """Too few trials for one to be promoted to the last step by its rank: the best one goes on alone."""
+    """Whether trials are too few for a promotion to the last step by rank, so that the best trial goes on alone."""
     rows_per_trial: int | None
-    """Rows that a trial trains on when it is not stopped early; None where there is no data."""
+    """Rows that a trial trains on if it is not stopped early; None without data."""
     forecast: Forecast
-    """Trials at each point, tokens, evaluations, time."""
     gpus_per_host: int
     """0 on a CPU. A host with several GPUs spreads its base over all of them."""
     train_rows: int | None = None
-    """Rows to train on; None when that is not known yet."""
+    """Rows to train on; None if not known yet."""
     group_by: str | None = None
-    """Column whose equal values are rows of one group: no group is trained on and evaluated too."""
+    """Column whose equal values mark rows of one group. No group is both trained on and evaluated."""
     choices: tuple[GpuAdvice, ...] = ()
-    """LoRA against QLoRA on GPUs of common sizes; empty when the model's sizes are unknown."""
+    """LoRA against QLoRA on GPUs of common sizes; empty if the model's sizes are unknown."""
     engine: str | None = None
-    """What will compute the losses; None when it is known only once the base is loaded."""
+    """Engine that computes the losses; None if it is known only after the base is loaded."""
     patience: int | None = None
-    """As `budget.patience`: the sweep may end earlier than is forecast."""
+    """`budget.patience`, which may end the sweep earlier than the forecast."""
     trains_default: bool = False
     """Whether trial 0 is the default configuration, which is trained to its end whatever it reports."""
     price: float | None = None
-    """What somebody pays for a GPU-hour, in any currency; None where nobody has said."""
+    """Price of a GPU-hour in any currency; None if not given."""
 
     def __repr__(self) -> str:
         return f"<Plan: {counted(self.trials, 'trial')}, about {counted(self.expected_steps, 'step')}, {self.place}>"
 
     @property
     def epochs(self) -> float | None:
-        """`rows_per_trial` as a part of `train_rows`."""
+        """Returns `rows_per_trial` over `train_rows`; None if one of them is unknown."""
         return None if self.rows_per_trial is None or self.train_rows is None else self.rows_per_trial / self.train_rows
 
     @property
     def cost(self) -> Range | None:
-        """The GPU-hours at this price; None where one of the two is unknown."""
+        """Returns GPU-hours times price; None if one of them is unknown."""
         hours = self.forecast.gpu_hours
         return None if self.price is None or hours is None else hours.times(self.price)
 
     def at(self, price: float | None) -> Plan:
-        """The plan with what a GPU-hour costs.
+        """Returns the plan with this price of a GPU-hour.
 
         Raises:
-            ConfigError: for what is no price, and where no GPU is planned with.
+            ConfigError: the price is invalid, or the plan uses no GPU.
         """
         check_price(price)
         if price is not None and self.device == "cpu":
@@ -97,7 +96,7 @@ class Plan:
         return replace(self, price=price)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, with the same names."""
+        """Returns plain data with the same names."""
         plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
         plain["cost"] = self.cost and asdict(self.cost)
         del plain["forecast"]
@@ -105,10 +104,10 @@ class Plan:
 
 
 def check_price(price: float | None) -> None:
-    """Refuses what is no price of a GPU-hour.
+    """Refuses an invalid price of a GPU-hour; accepts None.
 
     Raises:
-        ConfigError: it is no number, not finite, or not above 0.
+        ConfigError: the price is no number, not finite, or not above 0.
     """
     is_number = isinstance(price, Real)
     if price is not None and not (is_number and 0 < price < math.inf):
@@ -119,10 +118,10 @@ def check_price(price: float | None) -> None:
 def plan(
     config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine, known: RowsAndRates | None = None
 ) -> Plan:
-    """The plan of a checked sweep.
+    """Plans a checked sweep.
 
     Args:
-        need: the trainable's estimate for the largest specs of the space; None when the model's sizes are unknown.
+        need: the trainable's estimate for the largest specs of the space; None if the model's sizes are unknown.
     """
     known, trials = known or RowsAndRates(), trials_of(config, space)
     compared = resource.of(config)

@@ -1,10 +1,10 @@
-"""How fast a kind of machine has trained a model, as earlier sweeps and calibrations found, and which rate applies.
+"""Stores the rates that sweeps and calibrations measured, and chooses the rate that applies to a plan.
 
-A host's step takes time in proportion to its tokens on a device that is busy; on a GPU with few tokens in flight the
-step takes less, so a rate that was measured far from what is planned has a wider range.
+On a busy device the time of a host's step is proportional to its tokens. On a GPU with few tokens in flight it is not,
+so a rate whose load was far from the planned one gets a wider range.
 
-Rates and the shapes of rows are remembered in one small JSON file. The file is a convenience: one that cannot be read
-counts as empty, and one that cannot be written is told, no more.
+Rates and the shapes of rows are kept in one small JSON file. The file is a convenience: an unreadable file counts as
+empty, and a failed write is only reported.
 """
 
 from __future__ import annotations
@@ -37,137 +37,138 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 LEAST_RANGE = 0.15
-"""A rate that was measured for the very case is held to be right within this share: machines are shared and warm up."""
+"""Error, as a share, of a rate that was measured for exactly the planned load: machines are shared and warm up."""
 FAR_RANGE = 0.25
-"""What each doubling (or halving) of the tokens in flight between what was measured and what is planned adds."""
+"""Error that each doubling or halving from the measured to the planned tokens in flight adds."""
 ALIKE = 0.25
-"""Doublings within which two measurements are equally near: the rows of a few steps are longer or shorter by chance."""
+"""Two measurements this many doublings apart count as equally near: rows of a few steps vary in length by chance."""
 MOST_RANGE = 0.75
 RAY_SECONDS = 10.0
-"""What a sweep takes to start beside loading its base, where no sweep has been seen here: Ray and its processes."""
+"""Seconds to start Ray and its processes, where no sweep was seen here. Loading the base is not included."""
 TRIAL_SECONDS = 1.0
-"""What a trial takes beside its steps and evaluations, where no sweep has been seen here."""
+"""Seconds of a trial besides its steps and evaluations, where no sweep was seen here."""
 RECENT = 5
-"""Sweeps whose overheads count, the latest ones."""
+"""Latest sweeps whose overheads count."""
 _SEVERAL = re.compile(r"\b\d+x ")
-"""In the name of a device: the GPUs over which a host spreads its base, "2x H100"."""
+"""Matches the number of GPUs in the name of a device, "2x H100": a host spreads its base over these GPUs."""
 MOST_SHAPES = 200
-"""Shapes of rows that are remembered, the latest ones."""
+"""Shapes of rows that are kept; the latest ones stay."""
 
 
 class RateKey(Spec):
-    """What a rate is of: another base, precision or device is another rate."""
+    """Identifies a rate. A rate is valid for one base, precision, device, engine and pacing."""
 
     trainable: str
     model: str
-    """Source of the base, with its revision where the sweep names one; another base put in its place is not noticed."""
+    """Source of the base, and its revision if the sweep names one. Changed files at the same source go unnoticed."""
     quantization: str
     """Scheme and type of the activations, "nf4 float32"."""
     device: str
     """Name of the GPU, or of the processor with its threads."""
     engine: str = "peft"
-    """What computes the losses."""
     pacing: str = ""
-    """The fields that only change how long a step takes, where they are not the default: "training.eval_seconds=2"."""
+    """Fields that only change how long a step takes and differ from their defaults: "training.eval_seconds=2"."""
 
 
 class Rate(Spec):
-    """What one sweep or calibration measured on its hosts."""
+    """Times that one sweep or calibration measured on its hosts."""
 
     key: RateKey
     tokens_per_step: NotNegative
-    """Mean tokens of one trial's optimizer step, padding not counted."""
+    """Mean tokens of one trial's optimizer step, without padding."""
     slots: Positive
-    """Trials that shared a host's step, on average: fewer than it has slots where trials wait or are evaluated."""
+    """Mean number of trials that shared a host's step; below `host_slots` when trials wait or are evaluated."""
     host_slots: Positive
-    """Slots of the host."""
     step_seconds: NotNegative
-    """Mean time of a host's step, for all of these slots."""
+    """Mean seconds of a host's step, in which `slots` trials advance."""
     evaluation_seconds: NotNegative
-    """Mean time of a host for one evaluation of one trial."""
+    """Mean seconds of a host for one evaluation of one trial without answers."""
     evaluation_rows: int
     row_tokens: NotNegative
-    """Mean tokens of a row to train on; 0 where there are no rows."""
+    """Mean tokens of a row to train on; 0 without data."""
     start_seconds: NotNegative
-    """From the sweep's start until its hosts are ready; for a calibration, what the base took to load."""
+    """Seconds from the sweep's start until its hosts are ready. For a calibration: seconds to load the base."""
     trial_seconds: NotNegative
-    """Time of the sweep that is neither step nor evaluation, for each trial; 0 of a calibration."""
+    """Seconds of the sweep in which no step or evaluation ran, per trial; 0 for a calibration."""
     spread: NotNegative
     """Standard deviation of the steps' seconds per token, as a share of their mean."""
     steps: int
-    """Optimizer steps that were measured."""
+    """Measured optimizer steps."""
     time: float
-    """When, in seconds since the epoch."""
+    """Time of the measurement, in seconds since the epoch."""
     is_calibration: bool = False
     answers: str = ""
-    """How answers were scored, as `answers_key` tells it; empty where no evaluation was scored."""
+    """`answers_key` of the sweep; empty if no answers were scored."""
     answer_seconds: NotNegative | None = None
-    """Mean time of a host for one evaluation of one trial whose answers were scored; None where there was none."""
+    """Mean seconds of a host for one evaluation of one trial with answers; None if there was none."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a sweep would ask of one host at a time."""
+    """Planned load of one host."""
 
     tokens_per_step: float
+    """Mean tokens of one trial's optimizer step."""
     slots: int
     evaluation_rows: int
     row_tokens: float
-    """Mean tokens of a row; 0 where there are none."""
+    """Mean tokens of a row; 0 without data."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """An expected value and the range that the value is believed to be in."""
+    """An expected value and the range in which the true value is believed to lie."""
 
     expected: float
     low: float
     high: float
 
     def times(self, factor: float) -> Range:
-        """All three, multiplied."""
+        """Multiplies the expected value and both ends."""
         return Range(self.expected * factor, self.low * factor, self.high * factor)
 
     def by(self, other: Range) -> Range:
-        """All three, each multiplied by that of the other."""
+        """Multiplies the expected values, the low ends and the high ends of both ranges."""
         return Range(self.expected * other.expected, self.low * other.low, self.high * other.high)
 
     def plus(self, other: Range) -> Range:
-        """Both together, each of them at the same end of its range."""
+        """Adds the expected values, the low ends and the high ends of both ranges."""
         return Range(self.expected + other.expected, self.low + other.low, self.high + other.high)
 
     def wider(self, share: float) -> Range:
-        """The range, so much lower and higher."""
+        """Lowers the low end and raises the high end by this share of each."""
         return Range(self.expected, self.low * (1 - share), self.high * (1 + share))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a host for the planned load."""
+    """Times of a host under the planned load."""
 
     step_seconds: float
-    """For one optimizer step of one trial, when its neighbours' steps share the pass."""
+    """Seconds for one optimizer step of one trial, when all slots share the pass."""
     evaluation_seconds: float
+    """Seconds for one evaluation of one trial without answers."""
     start_seconds: Range
     trial_seconds: Range
+    """Seconds of a trial besides its steps and evaluations."""
     off: Range
-    """How much faster and slower steps and evaluations may be: about 1."""
+    """Factor range for step and evaluation times, around 1."""
     source: str
-    """Where it comes from, in words."""
+    """Where the times come from, in words."""
     is_measured: bool = False
     answer_seconds: float | None = None
-    """For one evaluation of one trial whose answers are scored; None where no sweep has scored them alike."""
+    """Seconds to score the answers in one evaluation of one trial; None if unknown."""
 
 
 def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") -> Speed | None:
-    """The speed of a host of this kind under this load, from the measurement closest to it; None without any.
+    """Returns the speed of a host under this load, from the nearest measurement; None if there is none.
 
-    Of those that are about as close the latest counts. Overheads are the median of the latest sweeps: a calibration has
-    none.
+    Of measurements that are about equally near, the latest counts. Overheads are medians of the latest sweeps, because
+    a calibration measures no overhead.
 
     Args:
-        key: of the base and the device. A device may be words of a full name: "H100 80GB" for NVIDIA H100 80GB HBM3.
-        answers: how answers are scored, as `answers_key` tells it.
+        key: identifies the rate. Its device may be part of a full name: "H100 80GB" for NVIDIA H100 80GB HBM3.
+        answers: see `answers_key`.
     """
     known = [rate for rate in rates if _applies(rate.key, key)]
     if not known:
@@ -195,7 +196,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") ->
 
 
 def overhead(seen: Sequence[float], unseen: float) -> Range:
-    """The median of what sweeps have shown, from the least to the most of them; about `unseen` where none has."""
+    """Returns the median of the seen seconds and a range that includes all of them; about `unseen` if none were."""
     if not seen:
         return Range(unseen, unseen, unseen).wider(LEAST_RANGE + FAR_RANGE)
     middle = median(seen)
@@ -204,7 +205,7 @@ def overhead(seen: Sequence[float], unseen: float) -> Range:
 
 
 def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
-    """The rates with a new one: it takes the place of those of its kind and load; the oldest go beyond `most`."""
+    """Adds a rate in place of those of the same key, kind and about the same load. Keeps the `most` latest rates."""
     others = [rate for rate in rates if _place(rate) != _place(new)]
     return tuple(sorted([*others, new], key=lambda rate: rate.time)[-most:])
 
@@ -215,14 +216,14 @@ def _applies(measured: RateKey, asked: RateKey) -> bool:
 
 
 def is_named(device: str, asked: str) -> bool:
-    """As `gpu_table.is_named`; hosts of 2 GPUs are no hosts of one."""
+    """Tells whether `asked` names the device, see `gpu_table.is_named`; "H100" does not name "2x H100"."""
     if [_SEVERAL.findall(name) for name in (device, asked)].count([]) == 1:
         return False
     return gpu_table.is_named(device, asked)
 
 
 def _distance(rate: Rate, load: Load) -> float:
-    """Doublings between the tokens that a host has in flight with all its slots, measured and planned."""
+    """Returns the doublings between the measured and the planned tokens in flight, over all slots of a host."""
     measured, planned = rate.tokens_per_step * rate.host_slots, load.tokens_per_step * load.slots
     if not measured or not planned:
         return abs(math.log2(load.slots / rate.host_slots))
@@ -241,17 +242,17 @@ class Remembered(Spec):
     shapes: dict[str, RowShape] = Field(default_factory=dict)
 
     def shape(self, config: SweepConfig) -> RowShape | None:
-        """The shape of a sweep's rows as an earlier sweep or calibration found them; None when it is not known."""
+        """Returns the shape of a sweep's rows that an earlier sweep or calibration found; None if unknown."""
         return self.shapes.get(data_key(config)) if config.data is not None else None
 
 
 def place() -> Path:
-    """The file: $QSWEEP_RATES, else in the cache folder."""
+    """Returns the path of the file: $QSWEEP_RATES, else rates.json in the cache folder."""
     return Path(os.environ.get("QSWEEP_RATES") or cache() / "rates.json")
 
 
 def read(path: Path) -> Remembered:
-    """What is remembered in a file; nothing when there is none that can be read."""
+    """Reads a file; returns nothing remembered if the file is missing or unreadable."""
     try:
         return Remembered.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
@@ -259,7 +260,7 @@ def read(path: Path) -> Remembered:
 
 
 def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> None:
-    """Adds to what is remembered; two that do so at once both come in.
+    """Adds a rate and shapes to the file. A lock keeps what two processes add at once.
 
     Raises:
         OSError: the file cannot be written.
@@ -274,7 +275,7 @@ def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> N
 
 
 def rate_key(config: SweepConfig, device_name: str) -> RateKey:
-    """What a rate of this sweep is of; `device_name` is as `cluster.devices.name` tells it, or a part of that."""
+    """Returns the key of this sweep's rate; `device_name` is a name by `cluster.devices.name`, or a part of one."""
     model = config.model
     source = config.trainable if model is None else without_passwords(model.source)
     revision = f"@{model.revision}" if model is not None and model.revision is not None else ""
@@ -290,7 +291,7 @@ def rate_key(config: SweepConfig, device_name: str) -> RateKey:
 
 
 def answers_key(config: SweepConfig) -> str:
-    """12 hex digits for what decides how long answers take, `evaluation` and the rows; empty where none are scored."""
+    """Hashes what decides the time of answers, `evaluation` and the rows, to 12 hex digits; empty without answers."""
     if not config.evaluation.metrics:
         return ""
     identity = config.evaluation.model_dump_json(exclude={"when"}) + (data_key(config) if config.data else "")
@@ -298,14 +299,14 @@ def answers_key(config: SweepConfig) -> str:
 
 
 def _pacing(base: TrialSpec) -> str:
-    """Fields of `base` that only pace and are not the default, "FIELD=VALUE" each."""
+    """Returns the pacing fields of `base` that differ from their defaults, "FIELD=VALUE" each."""
     usual = TrialSpec(trainable=base.trainable, steps=base.steps, seed=base.seed)
     values = {field: points.base_value(base, field) for field in points.PACING}
     return ", ".join(f"{field}={value}" for field, value in values.items() if value != points.base_value(usual, field))
 
 
 def data_key(config: SweepConfig) -> str:
-    """12 hex digits for a sweep's rows under its model's tokenizer: where they are, how they read, and their size."""
+    """Hashes a sweep's rows to 12 hex digits: `data`, the sizes of its files, and the model for its tokenizer."""
     assert config.data is not None, "a sweep without data has no rows"
     sources = [config.data.train, config.data.eval or ""]
     sizes = [path.stat().st_size if (path := Path(source)).is_file() else 0 for source in sources]

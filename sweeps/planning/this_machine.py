@@ -1,4 +1,4 @@
-"""The plan of a sweep on the machine at hand."""
+"""Plans, looks up and calibrates a sweep with the devices, disk and stored rates of this machine."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from trainables.specs import QuantizationSpec, TrainingSpec
 
 
 def look_up(sweep: Sweep) -> list[str]:
-    """Asks the network what only it can say, before anything is started; returns what is to be told.
+    """Checks the model and data sets over the network, before anything is started; returns notices for the user.
 
     Raises:
-        ConfigError: a model or a data set is not there, may not be read, or cannot be reached from here.
+        ConfigError: a model or a data set does not exist, may not be read, or cannot be reached from here.
     """
     config = sweep.config
     trainable = catalogue.find(config.trainable)
@@ -44,20 +44,20 @@ def look_up(sweep: Sweep) -> list[str]:
 
 
 def fetch_config(sweep: Sweep) -> bool:
-    """Fetches a configuration that the plan lacks; whether it is there now, so that the sweep is to be read again."""
+    """Fetches a configuration that the plan lacks. Returns True if it is there now: then read the sweep again."""
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
     with catalogue.answering(f"trainable: {config.trainable}: its fetch_config"):
         return bool(trainable.fetch_config(config.base))
 
 
 def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
-    """The plan, with this machine's memory where the sweep runs here, and with cluster.gpu_memory where that is given.
+    """Plans a sweep for this machine, for a Ray cluster, or for the GPU that `cluster.gpu` or `gpu_memory` names.
 
     Args:
-        to_launch: it starts now, so a sweep that runs here is planned for the device that is here.
+        to_launch: whether the sweep starts now. If it runs here, it is then planned for this machine's own device.
 
     Raises:
-        ConfigError: not one adapter fits into budget.disk.
+        ConfigError: `budget.disk` does not hold one adapter.
     """
     machine = machine_of(sweep.config, to_launch)
     need, known = _known(sweep, machine)
@@ -69,7 +69,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     unseen = _unseen(sweep.config.cluster, machine)
     planned = replace(planned, engine=engine, warnings=(*unseen, *planned.warnings, *spread, *sweep.notices))
     if to_launch:
-        # A launch speaks of the data once all rows are ready.
+        # A launch reports on the data when all rows are ready.
         return replace(planned, rows_per_trial=None)
     warnings = (*planned.warnings, *sweep.preview.warnings)
     choices = _choices(sweep, known.rows)
@@ -77,13 +77,15 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
 
 
 def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | None]:
-    """The sweep with a number in place of `budget.trials: auto`, and how that came; without auto, the sweep itself.
+    """Replaces `budget.trials: auto` with a number; returns the sweep and a line that explains the number.
+
+    Without auto, returns the same sweep and None.
 
     Args:
-        to_launch: as in `plan_here`.
+        to_launch: see `plan_here`.
 
     Raises:
-        ConfigError: no rate is known here, or the budget does not hold one trial.
+        ConfigError: see `auto_trials.settled`.
     """
     if sweep.config.budget.trials != "auto":
         return sweep, None
@@ -93,7 +95,7 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
 
 
 def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates]:
-    """The memory of the sweep's largest trials, and what is remembered of its base, device and rows."""
+    """Returns the memory of the sweep's largest trials, and the stored rates and rows of its base and device."""
     store = rates.read(rates.place())
     shape = store.shape(sweep.config)
     try:
@@ -114,18 +116,18 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
 
 
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
-    """The memory of the sweep's largest trials on a host that spreads its base over so many GPUs."""
+    """Returns the memory of the sweep's largest trials on a host that spreads its base over this many GPUs."""
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
     return catalogue.need(trainable, config.base, capacity.largest(config, sweep.space), device, rows, gpus)
 
 
 def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
-    """Estimated bytes of a host with the base and one adapter, by device; without those that are not known.
+    """Estimates the bytes of a host with the base and one adapter, by device; omits devices without an estimate.
 
-    Of a host of several GPUs, those on the fullest of its `gpus`.
+    Of a host with several GPUs, counts the fullest one.
 
     Raises:
-        NotTrainable: the trainable's estimate breaks.
+        NotTrainable: the trainable's estimate fails.
     """
     shape = rates.read(rates.place()).shape(sweep.config)
     kinds: tuple[Device, ...] = ("cpu", "cuda")
@@ -134,7 +136,7 @@ def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
 
 
 def calibrate(sweep: Sweep) -> None:
-    """Measures this machine's rate for a sweep, and remembers it with the shape of the rows.
+    """Measures this machine's rate for a sweep, and stores it with the shape of the rows.
 
     Raises:
         ConfigError: the sweep is planned for a device that this machine does not have, or nothing can be trained.
@@ -157,7 +159,7 @@ def calibrate(sweep: Sweep) -> None:
     with devices.seeing_gpus(machine.gpus):
         prepared = measuring.prepare(sweep)
     if prepared.summary.shape is not None:
-        # How many slots a host has follows from how long the rows are.
+        # The slots of a host depend on the length of the rows.
         rates.remember(rates.place(), None, {rates.data_key(sweep.config): prepared.summary.shape})
     slots = plan_here(sweep, to_launch=True).slots_per_host or 1
     with devices.seeing_gpus(machine.gpus):
@@ -166,7 +168,7 @@ def calibrate(sweep: Sweep) -> None:
 
 
 def _check_is_here(cluster: ClusterConfig, machine: capacity.Machine) -> None:
-    """Refuses to measure this machine's device for a plan of another one."""
+    """Refuses to measure this machine's device for a plan that names another device."""
     name = machine.device_name or ""
     if cluster.gpu is not None and (machine.device == "cpu" or not rates.is_named(name, _several(cluster))):
         field, value = "cluster.gpu", cluster.gpu
@@ -183,12 +185,12 @@ def _check_is_here(cluster: ClusterConfig, machine: capacity.Machine) -> None:
 
 
 def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar], device_name: str) -> None:
-    """Keeps what a sweep has shown, for the plans of later ones.
+    """Stores the rate and row shape of a sweep for later plans.
 
     Args:
-        folder: where its event log is.
-        data: the summary of its rows; empty for one without data.
-        device_name: what its hosts train on; see `devices.name`.
+        folder: the sweep's folder, which holds its event log.
+        data: the summary of its rows; empty without data.
+        device_name: device of its hosts, see `devices.name`.
 
     Raises:
         OSError: the cache cannot be written.
@@ -203,11 +205,11 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
 
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
-    """LoRA against QLoRA for the sweep's model, space and rows, in the types that GPUs train in."""
+    """Compares LoRA with QLoRA for the sweep's model, space and rows, with the compute types of GPUs."""
     config = sweep.config
     if config.model is None or "model" not in catalogue.find(config.trainable).REQUIRES:
         return ()
-    # What fits is asked, and 4 bits are what takes least.
+    # The question is what fits, so the base stays in 4 bits, which take the least memory.
     of_gpus = {"compute_dtype": "auto", "residency": "4bit"}
 
     def estimate(scheme: str, recomputes: bool) -> Need | None:
@@ -232,13 +234,13 @@ def _check_disk(config: SweepConfig, need: Need | None) -> None:
 
 
 def _free_disk(storage: Path) -> int | None:
-    """Free room where `storage` is, or will be made."""
+    """Returns the free bytes on the disk where `storage` is or will be made; None if unknown."""
     there = next((path for path in (storage, *storage.parents) if path.is_dir()), None)
     return shutil.disk_usage(there).free if there is not None else None
 
 
 def machine_of(config: SweepConfig, to_launch: bool = False) -> capacity.Machine:
-    """Where the sweep is planned for; `to_launch` as in `plan_here`."""
+    """Returns the hosts for which the sweep is planned; see `plan_here` for `to_launch`."""
     machine, spread = _machine(config, to_launch), config.cluster.spread
     return replace(machine, disk_bytes=_free_disk(work_folder(config.storage)), spread=spread)
 
@@ -251,7 +253,7 @@ def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
     named = size if gpu is None else gpu if gpu.endswith("GB") else f"{gpu} {size}"
     if not config.cluster.has_own_ray:
         device: Device = "cpu" if config.cluster.gpus_per_host == 0 else "cuda"
-        # How many GPUs it has is known when the sweep has joined it.
+        # The number of GPUs of the cluster is known only after the sweep has joined it.
         own = "one" if config.cluster.spread == 1 else str(config.cluster.spread)
         one = f", planned with {own} of its GPUs" if hosts == "auto" and device == "cuda" else ""
         of = f" ({named})" if gpu else f" of {named}" if named else ""
@@ -265,17 +267,17 @@ def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
 
 
 def _several(cluster: ClusterConfig) -> str:
-    """The name of the GPUs that a host is to have, as `cluster.gpu` gives it."""
+    """Names the GPUs of a host by `cluster.gpu`, such as "2x H100"."""
     return devices.several(cluster.spread, cluster.gpu or "GPU")
 
 
 def _spaced(size: str) -> str:
-    """A size with a blank before its unit, as it is written in a sentence."""
+    """Puts a blank before the unit of a size, as in a sentence."""
     return f"{size[:-2].strip()} {size[-2:]}"
 
 
 def _gpu_bytes(gpu: str | None, memory: str | None) -> int | None:
-    """What may be planned with on a GPU of this memory, or of this type where no memory is given."""
+    """Returns the bytes to plan with on a GPU with this memory; without `memory`, on a GPU of this type."""
     if memory is not None:
         return _share(size_bytes(memory))
     size = gpu_table.memory_gb(gpu) if gpu is not None else None
@@ -302,7 +304,7 @@ def _this_machine(cluster: ClusterConfig) -> capacity.Machine:
 
 
 def _unseen(cluster: ClusterConfig, machine: capacity.Machine) -> list[str]:
-    """Says why a sweep that may train on this machine's GPUs is planned for its CPU, where that is a fault."""
+    """Warns where a faulty driver hides this machine's GPUs, so that the sweep is planned for the CPU."""
     is_here = machine.device == "cpu" and machine.threads is not None
     why = devices.unseen_gpus() if is_here and cluster.gpus_per_host != 0 else None
     if why is None:
@@ -314,5 +316,4 @@ def _unseen(cluster: ClusterConfig, machine: capacity.Machine) -> list[str]:
 
 
 def _share(free_bytes: int) -> int:
-    """What hosts plan their slots into."""
     return int(free_bytes * devices.MEMORY_SHARE)
