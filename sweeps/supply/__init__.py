@@ -1,1 +1,1 @@
-"""Which trials a sweep has: what is handed out next, what may be asked for, what an earlier sweep says. Pure."""
+"""Supplies the trials of a sweep: its own, those that users ask for, and the points of an earlier sweep. Pure."""

@@ -1,6 +1,6 @@
-"""What may be asked of a sweep after its launch: one more point, larger budgets, another number of hosts.
+"""Decides on requests after a launch: one more point, larger budgets, another number of hosts.
 
-Pure, but for `of`, which looks at this machine.
+Pure, except `Amendments.of`, which looks at this machine.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ ADD = "qsweep add SWEEP FIELD=VALUE"
 
 @dataclass(frozen=True)
 class Amendments:
-    """Decides for one sweep."""
+    """Decides on the requests of one sweep."""
 
     config: SweepConfig
-    """As it was launched."""
+    """The configuration at launch, without later changes."""
     space: SearchSpace
     trainable: Trainable | None
-    """None: its own check of values is left out."""
+    """None skips the trainable's own check of values."""
     gpus: int = 0
-    """GPUs of this machine where the sweep has a Ray of its own and hosts take them; 0: no number is too many."""
+    """GPUs of this machine, if the sweep runs its own Ray and hosts take GPUs; 0: any number of hosts is allowed."""
 
     @classmethod
     def of(cls, sweep: Sweep) -> Amendments:
-        """Decides for this sweep, on this machine; raises NotTrainable when its trainable is gone."""
+        """Decides for this sweep on this machine; raises NotTrainable if its trainable is gone."""
         cluster = sweep.config.cluster
         has_own_gpus = cluster.has_own_ray and cluster.gpus_per_host != 0
         trainable = catalogue.find(sweep.config.trainable)
         return cls(sweep.config, sweep.space, trainable, devices.gpus() if has_own_gpus else 0)
 
     def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
-        """Whether a point is tried next.
+        """Decides whether a point is tried next.
 
         Args:
-            values: searched field, the last part of its name or its heading in tables, -> value as JSON has it. A
-                field that is left out keeps the file's own value.
+            values: field -> JSON value. A field is named in full, by the last part of its name, or by its heading in
+                tables. A field that is left out keeps the value of the sweep file.
         """
         named, wrong = self._fields(values)
         try:
@@ -94,7 +94,7 @@ class Amendments:
         return Answer(True, told, point=trial.point)
 
     def _fields(self, values: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
-        """The values under the whole names of their fields, and what is wrong with the names."""
+        """Returns the values under full field names, and the problems of the names."""
         named: dict[str, Any] = {}
         wrong = [] if values else ["a point needs a value: write FIELD=VALUE"]
         for name, value in values.items():
@@ -111,7 +111,7 @@ class Amendments:
         return named, wrong
 
     def _alpha_over_r(self, named: dict[str, Any]) -> list[str]:
-        """Puts the ratio in place of alpha itself, which tables show also where the ratio is searched."""
+        """Replaces lora_alpha by its ratio to r: tables show lora_alpha even where the ratio is searched."""
         given = next((name for name in (ALPHA, *_short_names(ALPHA)) if name in named), None)
         if given is None:
             return []
@@ -125,22 +125,21 @@ class Amendments:
         return []
 
     def _trial(self, point: Point, record: SweepRecord) -> PlannedTrial:
-        """The trial at a whole point, under the first name of its modules."""
         return planned(0, self.config, self._targets(record).represent(point), record.fingerprints)
 
     def _targets(self, record: SweepRecord) -> target_modules.Targets:
         return target_modules.from_log(record.targets, target_modules.asked(self.config, self.space))
 
     def _added(self, record: SweepRecord) -> set[str]:
-        """Keys of the trials that somebody has asked for."""
+        """Returns the keys of the trials that users asked for."""
         return {self._trial(point, record).trial_key for point in record.added}
 
     def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
-        """Whether keys of the sweep file get other values.
+        """Decides whether keys of the sweep file get other values.
 
         Args:
-            wanted: dotted key -> value as JSON has it.
-            now: seconds since the epoch; None while nobody drives the sweep.
+            wanted: dotted key -> JSON value.
+            now: seconds since the epoch; None if no driver runs.
         """
         current = limits.changed(self.config, record.changes)
         wrong = [] if wanted else [f"nothing to change: write KEY=VALUE, for example {CHANGEABLE[0]}=32"]
@@ -153,7 +152,7 @@ class Amendments:
         new = {key: value for key, value in values.items() if value != before[key]}
         wrong = [*self._too_little(new, record, now), *self._too_many(new.get("cluster.hosts"))]
         over, way_out = (self._over(record, new, now), self._in_vain(current, new, record)) if new else ("", "")
-        # More of a budget that is used up is granted: without it no point could be asked for.
+        # A raise of a used-up budget is granted, even if it alone trains nothing: without it no point can be added.
         if way_out and not over and not self._over(record, {}, now):
             keys = ", ".join(f"{key} {limit(value)}" for key, value in new.items())
             nothing = "nothing would be trained: the sweep has finished, and none of its trials goes on"
@@ -167,13 +166,13 @@ class Amendments:
             for key, value in values.items()
         ]
         has_more_slots = capacity.at_most(limits.changed(current, new)) > capacity.at_most(current)
-        # The next driver has them: one that runs keeps to the trials that it has begun with.
+        # A running driver keeps its number of slots; the next driver counts slots anew.
         if now is not None and has_more_slots and self.config.cluster.slots_per_host == "auto":
             told.append("there are no more slots for them yet: qsweep stop and qsweep resume count slots anew")
         return Answer(True, "; ".join(told), changes=new)
 
     def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:
-        """Why a driver would end the sweep at once, whatever is asked for; empty where it goes on."""
+        """Says why a driver would end the sweep at once, even with the new values; empty if it would go on."""
         budget = limits.changed(self.config, {**record.changes, **new}).budget
         reached = limits.reached(budget, record, record.known_until if now is None else now)
         if reached is None:
@@ -186,7 +185,7 @@ class Amendments:
         )
 
     def _in_vain(self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord) -> str:
-        """What else to ask for where a sweep that is over would train nothing with it; empty where it would."""
+        """Says what else to change if the finished sweep would train nothing with the new values; else empty."""
         after = limits.changed(current, new)
         reached = limits.out_of_patience(after.budget, record)
         if not record.is_finished or self._goes_on(current, record, begins=reached is None):
@@ -197,7 +196,7 @@ class Amendments:
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 
     def _goes_on(self, current: SweepConfig, record: SweepRecord, begins: bool) -> bool:
-        """Whether a sweep that is over left something to train: one that has finished looked for it in vain.
+        """Tells whether a sweep that ended has something left to train. If its reason was "finished", it has not.
 
         Args:
             begins: whether patience lets other trials begin.
@@ -224,7 +223,7 @@ class Amendments:
         return [f"{key}: unknown key{did_you_mean(key, CHANGEABLE)}; {these}"]
 
     def _too_little(self, new: Mapping[str, Scalar | None], record: SweepRecord, now: float | None) -> list[str]:
-        """What would take back more than there is left of a budget."""
+        """Lists the budgets that would fall below what is spent already."""
         wrong = []
         end = "" if now is None else "; end the sweep with qsweep stop"
         trials, clock, hours = (new.get(f"budget.{name}") for name in ("trials", "wall_clock", "gpu_hours"))
@@ -243,13 +242,13 @@ class Amendments:
         return wrong
 
     def _drawn(self, record: SweepRecord) -> int:
-        """How many trials have begun that budget.trials counts."""
+        """Counts the trials that have begun and count towards budget.trials."""
         added = self._added(record)
         own = [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
         return sum(trial.state.counts_as_trial for trial in own)
 
     def _too_many(self, hosts: Scalar | None) -> list[str]:
-        """What more hosts than GPUs would wait for in vain: no node joins a Ray of the sweep's own."""
+        """Refuses more hosts than this machine's GPUs can hold: no node joins the sweep's own Ray."""
         each = self.config.cluster.spread
         most = self.gpus // each
         if not isinstance(hosts, int) or not 0 < most < hosts:
@@ -260,13 +259,12 @@ class Amendments:
 
 
 def _short_names(field: str) -> tuple[str, str]:
-    """The last part of a field's name, as MLflow shows it, and the heading of its column in tables."""
+    """Returns the last part of a field's name, as MLflow shows it, and the heading of its column in tables."""
     name = field.partition(".")[2]
     return name, HEADINGS.get(name, name)
 
 
 def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:
-    """What is wrong with the values, each looked at alone."""
     wrong = []
     for key, value in wanted.items():
         if key == "budget.trials" and value == "auto":
@@ -284,7 +282,7 @@ def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:
 
 
 def _checked(current: SweepConfig, key: str, value: object) -> Scalar | None:
-    """The value as its section holds it; raises pydantic.ValidationError."""
+    """Returns the value as its section parses it; raises pydantic.ValidationError."""
     section, _, name = key.partition(".")
     checked: Scalar | None = getattr(type(getattr(current, section)).model_validate({name: value}), name)
     return checked
@@ -297,7 +295,7 @@ def _value(config: SweepConfig, key: str) -> Scalar | None:
 
 
 def _standing(trial: TrialRecord, record: SweepRecord) -> str:
-    """Such as: t03 already, STOPPED at step 9, METRIC 0.3121."""
+    """Returns words such as "t03 already, STOPPED at step 9, eval_loss 0.3121"."""
     metric = record.judges(trial).metric
     value = f", {metric} {trial.value(metric):.4f}" if trial.best_metrics else ""
     return f"{label(trial.number)} already, {trial.state.value} at step {trial.step}{value}"

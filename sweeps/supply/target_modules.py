@@ -1,7 +1,7 @@
-"""What the values of adapter.target_modules mean on a sweep's base model: which are one and the same, which can't be.
+"""Finds values of adapter.target_modules that are equal on a sweep's base, and values that cannot be trained. Pure.
 
-The trainable says it of the base's own modules before any trial starts. Equal values run once, under the first of them;
-what cannot be trained is never drawn. Pure.
+The trainable resolves all values on the base before any trial starts. Equal values run once, under the first of them. A
+value that cannot be trained is never drawn.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ FIELD = "adapter.target_modules"
 
 @dataclass(frozen=True)
 class Targets:
-    """What the trainable said of the values."""
+    """Equal and untrainable values on a sweep's base."""
 
     stands_for: Mapping[TargetModules, TargetModules] = field(default_factory=dict)
-    """Value -> the first value with the same modules; only where it is another."""
+    """Value -> the first value with the same modules, if this is another value."""
     problems: Mapping[TargetModules, str] = field(default_factory=dict)
-    """Value -> why no adapter can be trained there."""
+    """Value -> why no adapter can be trained on its modules."""
 
     def represent(self, point: Point) -> Point:
-        """The point under the name that its modules have in this sweep."""
+        """Replaces the point's target modules by the first equal value."""
         first = self.stands_for.get(_modules(point[FIELD])) if FIELD in point else None
         return point if first is None else {**point, FIELD: first}
 
     def problem(self, target_modules: TargetModules) -> str | None:
-        """Why a trial of these modules cannot be trained, if so."""
+        """Says why these modules cannot be trained; None if they can."""
         return self.problems.get(target_modules)
 
     def events(self, time: float) -> list[TargetSettled]:
-        """A line for each value that is not what it seems."""
+        """Returns an event for each value that equals another value or cannot be trained."""
         same = [
             TargetSettled(time=time, value=_word(value), same_as=_word(first))
             for value, first in self.stands_for.items()
@@ -50,13 +50,13 @@ class Targets:
 
 
 def asked(config: SweepConfig, space: SearchSpace) -> tuple[TargetModules, ...]:
-    """The values that trials may have, the file's own first: it keeps its name, and so does the default."""
+    """Returns the values that trials may have. The file's own value comes first, so it stands for its equals."""
     own = [config.adapter.target_modules] if _uses_own(space) or config.searcher.start_with_default else []
     return tuple(dict.fromkeys([*own, *_searched(space)]))
 
 
 def settle(answers: Sequence[Target]) -> Targets:
-    """What follows from the trainable's answers, in the order of `asked`."""
+    """Groups the trainable's answers; they come in the order of `asked`."""
     first: dict[tuple[str, ...], TargetModules] = {}
     for answer in answers:
         if answer.problem is None:
@@ -69,11 +69,11 @@ def settle(answers: Sequence[Target]) -> Targets:
 
 
 def from_log(settled: Mapping[str, TargetSettled], values: Sequence[TargetModules]) -> Targets:
-    """What the event log says of the values; each stands for itself where it says nothing, as before it is known.
+    """Reads the groups from the event log. A value that the log does not name stands for itself.
 
     Args:
-        settled: value as it is shown -> what is so of it; see `SweepRecord.targets`.
-        values: as `asked` answers them.
+        settled: see `SweepRecord.targets`.
+        values: the values from `asked`.
     """
     shown = {_word(value): value for value in values}
     told = {value: settled[word] for word, value in shown.items() if word in settled}
@@ -84,7 +84,7 @@ def from_log(settled: Mapping[str, TargetSettled], values: Sequence[TargetModule
 
 
 def check(config: SweepConfig, space: SearchSpace, targets: Targets) -> list[str]:
-    """Why there is nothing to train, a line for each value; empty where there is something."""
+    """Says why no value can be trained, a line for each problem; empty if one can."""
     values = [*_searched(space), *([config.adapter.target_modules] if _uses_own(space) else [])]
     problems = [targets.problem(value) for value in values]
     return [] if None in problems else list(dict.fromkeys(problem for problem in problems if problem is not None))
@@ -96,7 +96,7 @@ def _searched(space: SearchSpace) -> list[TargetModules]:
 
 
 def _uses_own(space: SearchSpace) -> bool:
-    """Whether the searcher's points may leave the field as it is in the file."""
+    """Tells whether the searcher's points may keep the file's own value."""
     return FIELD not in space.domains or bool(space.domains[FIELD].when)
 
 

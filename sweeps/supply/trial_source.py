@@ -1,7 +1,4 @@
-"""The trials of a sweep, one after the other: the default configuration, `searcher.points`, then the searcher's own.
-
-Pure.
-"""
+"""Hands out the trials of a sweep: the default configuration, `searcher.points`, then points of the searcher. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from trainables.contract import FailureKind
 from trainables.specs import TrainingSpec, TrialSpec
 
 LEAST_REPLACED = 10
-"""Infeasible points that a sweep of a small budget replaces; one of a larger budget as many as budget.trials."""
+"""Infeasible points that any sweep replaces; a sweep with a larger budget.trials replaces that many."""
 _FAILURES: Mapping[TrialState, FailureKind] = {
     TrialState.DIVERGED: "diverged",
     TrialState.INFEASIBLE: "infeasible",
@@ -33,9 +30,9 @@ _FAILURES: Mapping[TrialState, FailureKind] = {
     TrialState.FAILED: "failed",
 }
 USED_UP = 1000
-"""Points in a row that the searcher has all suggested before, after which the space counts as used up."""
+"""Repeated suggestions in a row after which the space counts as used up."""
 MOST_SUGGESTED = 100 * USED_UP
-"""Points that a searcher is asked for until there is one to begin at: those of 10,000 earlier trials come first."""
+"""Most suggestions until one gives a new trial. A resumed searcher repeats up to 10,000 earlier trials first."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +44,15 @@ class PlannedTrial:
     spec: TrialSpec
     params: Mapping[str, Scalar]
     point: Point | None
-    """Searched field -> value; None of a trial that a version without it has begun."""
+    """Searched field -> value; None for a trial from a log of an earlier version."""
     repeats: str | None = None
-    """Key of the trial whose point it repeats with another seed."""
+    """Key of the trial whose point is repeated with another seed."""
 
 
 def planned(
     number: int, config: SweepConfig, point: Point, fingerprints: Mapping[str, str], repeat: int = 0
 ) -> PlannedTrial:
-    """The trial at a point of a sweep's space."""
+    """Returns the trial at a point of a sweep's space."""
     spec = resource.of(config).with_steps(points.apply(config.base, point, config.seed, repeat))
     params = points.params(spec, point)
     return PlannedTrial(number, points.trial_key(spec, fingerprints), spec, params, dict(point))
@@ -64,7 +61,7 @@ def planned(
 def refused_default(
     config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], targets: Targets, time: float
 ) -> PointInfeasible | None:
-    """The default configuration, where it cannot be trained: number 0 is its own, and no other trial passes for it."""
+    """Returns an event if the default configuration cannot be trained. No other trial then gets its number, 0."""
     own = config.adapter.target_modules
     if targets.problem(own) is None or not config.searcher.start_with_default:
         return None
@@ -83,20 +80,20 @@ def refused_default(
 class TrialSource:
     """Hands out trials until budget.trials of them count, or the space has no new point.
 
-    What is known of the sweep comes with each question, as its record. The points that somebody asks for while the
-    sweep runs are trials beyond budget.trials.
+    Each method takes the present record of the sweep. Points that users add while the sweep runs do not count towards
+    budget.trials.
     """
 
     def __init__(
         self, config: SweepConfig, space: SearchSpace, record: SweepRecord, targets: Targets | None = None
     ) -> None:
-        """Begins with the first trial, or where the record leaves a sweep that goes on.
+        """Begins with the first trial, or continues a resumed sweep from its record.
 
         Args:
-            config: as the sweep was launched.
+            config: the configuration at launch.
             record: trials that are neither over nor parked are handed out again first. The best points of
                 `searcher.warm_start` come after those of `searcher.points`.
-            targets: what target modules mean on the base; each value for itself when that is not known.
+            targets: equal and untrainable target modules on the base; None if unknown.
         """
         self._config = config
         self._space = space
@@ -106,30 +103,30 @@ class TrialSource:
         self._objective = config.objectives[0]
         self._compared = resource.of(config)
         self._learned: dict[str, TrialRecord] = {}
-        """Trial key -> the record that the searcher has learned from last."""
+        """Trial key -> the trial's record when the searcher last learned from it."""
         known = sorted(record.trials.values(), key=lambda trial: trial.number)
         self._begun = [t for t in known if not t.state.is_final and t.state is not TrialState.PARKED]
         self._handed_out: set[str] = set()
-        """Keys of the trials that this source has handed out, repeats left out."""
+        """Keys of the trials that this source handed out, without repeats."""
         self._seen = {trial.trial_key for trial in known}
         self._numbers = {trial.number for trial in known}
         self._free_number = 0
-        """No number below it is free."""
+        """All lower numbers are taken."""
         self._is_used_up = False
-        """No new point was found, and the searcher has learned nothing since."""
+        """Whether no new point was found, and the searcher has learned nothing since."""
         self._suggested: set[str] = set()
-        """Keys of the trials at the points that the searcher has suggested, here and not under earlier drivers."""
+        """Keys of the trials that the searcher suggested under this driver."""
         earlier = record.earlier
         self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
         for known_point in earlier.own if earlier is not None else ():
             training = points.apply(config.base, known_point.point, 0).training
             reached = self._compared.total if known_point.step is None else self._reached(known_point.step, training)
-            # The searcher learns what a trial came to at its last step, not the best of its values.
+            # The searcher learns a trial's value at its last step, not its best value.
             loss = known_point.loss if known_point.last is None else known_point.last
             self._searcher.tell(known_point.point, reached, loss, known_point.step is None)
 
     def next(self, record: SweepRecord) -> PlannedTrial | None:
-        """The next trial; None when there is none for now: one that turns out infeasible makes room for another."""
+        """Returns the next trial; None if there is none now. An infeasible trial later makes room for another."""
         if self._begun:
             return again(self._begun.pop(0))
         if self._left(record) <= 0 or self.gave_up(record) is not None or self.out_of_patience(record) is not None:
@@ -145,18 +142,18 @@ class TrialSource:
         return None
 
     def added(self, record: SweepRecord) -> PlannedTrial | None:
-        """The next trial that somebody has asked for and that was not handed out yet; None when there is none."""
+        """Returns the next trial that a user asked for and that was not handed out yet; None if there is none."""
         if self._config.searcher.start_with_default and 0 not in self._numbers:
-            return None  # Number 0 is the default's own.
+            return None  # Number 0 belongs to the default configuration, which comes first.
         for trial in self._asked_for(record):
             if trial.trial_key not in self._seen:
                 self._learn(record)
-                # Also one whose modules cannot be trained: its host says so, and whoever asked for it can read that.
+                # Modules that cannot be trained are handed out too: the host's message tells the user why.
                 return self._hand_out(trial)
         return None
 
     def repeat(self, record: SweepRecord) -> PlannedTrial | None:
-        """The next repeat of one of the best trials, to be asked for once all others are over; None after the last."""
+        """Returns the next repeat of one of the best trials; None after the last. Call it when all trials are over."""
         ranked = rank(record.trials.values(), self._objective)
         whole = [trial for trial in ranked if trial.state is TrialState.COMPLETED]
         for repeat in range(1, self._config.searcher.repeats + 1):
@@ -169,7 +166,7 @@ class TrialSource:
         return None
 
     def gave_up(self, record: SweepRecord) -> str | None:
-        """Why no infeasible point is replaced any more, where there were too many of them and trials are lacking."""
+        """Says why infeasible points are no longer replaced; None if they are, or no trial is lacking."""
         infeasible = [trial for trial in self._own(record) if not trial.state.counts_as_trial]
         if len(infeasible) < max(LEAST_REPLACED, self._count(record)) or self._left(record) <= 0:
             return None
@@ -180,7 +177,7 @@ class TrialSource:
         )
 
     def out_of_patience(self, record: SweepRecord) -> str | None:
-        """Why no other trial begins, where trials are left and budget.patience is used up; None while one may."""
+        """Says that budget.patience lets no other trial begin although trials are left; else None."""
         reached = limits.out_of_patience(limits.changed(self._config, record.changes).budget, record)
         left = self._left(record)
         if reached is None or left <= 0:
@@ -188,27 +185,26 @@ class TrialSource:
         return f"{reached}: {left} of budget.trials {self._count(record)} were not tried"
 
     def lacking(self, record: SweepRecord) -> str | None:
-        """How many trials of budget.trials there are no points for, in words; None where none is lacking."""
+        """Says how many trials of budget.trials had no new point; None if no trial is lacking."""
         left = self._left(record)
         if not self._is_used_up or left <= 0:
             return None
         return f"{left} of budget.trials {self._count(record)} were not tried: the space has no new point"
 
     def _asked_for(self, record: SweepRecord) -> list[PlannedTrial]:
-        """The trials at the points that somebody has asked for."""
         return [self._at(self._targets.represent(point)) for point in record.added]
 
     def _own(self, record: SweepRecord) -> list[TrialRecord]:
-        """The trials of the record that budget.trials is for."""
+        """Returns the record's trials without repeats and without trials that users asked for."""
         added = {trial.trial_key for trial in self._asked_for(record)}
         return [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
 
     def _count(self, record: SweepRecord) -> int:
-        """budget.trials as it is now."""
+        """Returns the present budget.trials."""
         return limits.changed(self._config, record.changes).budget.count
 
     def _left(self, record: SweepRecord) -> int:
-        """How many more trials count towards budget.trials: an infeasible one does not."""
+        """Counts the trials that budget.trials still allows; an infeasible trial uses none of it."""
         begun = sum(trial.state.counts_as_trial for trial in self._own(record))
         added = {trial.trial_key for trial in self._asked_for(record)}
         return self._count(record) - begun - len(self._handed_out - record.trials.keys() - added)
@@ -221,7 +217,7 @@ class TrialSource:
         return trial
 
     def _learn(self, record: SweepRecord) -> None:
-        """Tells the searcher what is new. Trials without a point are from logs of earlier versions."""
+        """Tells the searcher all new results. Trials without a point are from logs of earlier versions."""
         for key, trial in sorted(record.trials.items(), key=lambda item: item[1].number):
             earlier, self._learned[key] = self._learned.get(key), trial
             if trial.point is None or trial.repeats is not None or trial is earlier:
@@ -231,8 +227,8 @@ class TrialSource:
                 self._searcher.tell(trial.point, 0, None, False)
             for step, metrics in trial.evals[len(earlier.evals) if earlier is not None else 0 :]:
                 reached = self._reached(step, TrialSpec.model_validate_json(trial.spec).training)
-                # Searchers compare what trials came to at equal points, so the metric may be another at the last one.
-                # With evaluation.when: best no report has a score.
+                # Searchers compare values at equal points, so the last point may have a metric of its own. With
+                # evaluation.when: best, no report has a score.
                 is_last = reached == self._compared.total and self._config.evaluation.when != "best"
                 goal = self._objective if is_last else self._config.stops
                 value = goal.loss(goal.of(metrics))
@@ -243,17 +239,17 @@ class TrialSource:
                 self._searcher.tell(trial.point, trial.step, failure, False)
 
     def _reached(self, step: int, training: TrainingSpec) -> int:
-        """How far so many steps bring a trial, in the unit in which trials are compared."""
+        """Converts a trial's steps to the unit of the resource."""
         if self._compared.unit == "step":
             return step
         at = dict(zip(self._compared.steps(training), self._compared.points, strict=True))
         return at.get(step, step * resource.rows_per_step(training))
 
     def _candidates(self) -> Iterator[PlannedTrial]:
-        """Trials to begin, among others that are there already, until the searcher repeats itself.
+        """Yields candidates, new or not, until the searcher repeats itself.
 
-        The searcher of a sweep that goes on begins with its first point again, so a point that it suggests for the
-        first time here says nothing of the space, whatever became of it before.
+        The searcher of a resumed sweep begins with its first point again. So only points that this searcher suggested
+        before count as repeated, not trials of earlier drivers.
         """
         yield from map(self._at, self._first)
         repeated = 0
@@ -269,8 +265,8 @@ class TrialSource:
             yield trial
 
     def _new(self, trial: PlannedTrial) -> PlannedTrial | None:
-        """The trial under the first name of its modules; None where it is there already, or cannot be trained."""
-        if trial.trial_key in self._seen:  # perhaps begun by a version that took each name for a trial of its own
+        """Returns the trial with the first equal target modules; None if it exists or cannot be trained."""
+        if trial.trial_key in self._seen:  # an earlier version may have begun a trial for each name of equal modules
             return None
         if self._targets.problem(trial.spec.adapter.target_modules) is not None:
             return None
@@ -284,6 +280,6 @@ class TrialSource:
 
 
 def again(trial: TrialRecord) -> PlannedTrial:
-    """A trial that has begun, as it was."""
+    """Returns a trial that has begun, with its own number, key and spec."""
     spec = TrialSpec.model_validate_json(trial.spec)
     return PlannedTrial(trial.number, trial.trial_key, spec, trial.params, trial.point, trial.repeats)

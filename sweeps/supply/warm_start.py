@@ -1,4 +1,4 @@
-"""What the trials of an earlier sweep say to a new one (`searcher.warm_start`). Pure."""
+"""Takes over trials of an earlier sweep into a new one (`searcher.warm_start`). Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from sweeps.config.model import SweepConfig
 from sweeps.record.events import EarlierTrials
 
 FIRST = 3
-"""So many of the earlier sweep's best points are tried first."""
+"""Best points of the earlier sweep that are tried first."""
 _NOT_COMPARED = {"seed", "log10_learning_rate", "base_model", "base_revision", "train_data"}
-"""Params of a trial that need not be equal: its seed, one that another says too, and names of what fingerprints are
-compared of."""
+"""Params that need not be equal: the seed, a copy of learning_rate, and names whose fingerprints are compared."""
 
 
 def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
-    """Why an earlier sweep says nothing to a new one; None where it does."""
+    """Says why a new sweep cannot learn from an earlier one; None if it can."""
     pairs = {
         "trainable": (earlier.trainable, new.trainable),
         "base model family": (_family(earlier), _family(new)),
@@ -39,7 +38,7 @@ def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
 def is_same_task(
     new: SweepConfig, earlier: SweepConfig, fingerprints: Mapping[str, str], earlier_fingerprints: Mapping[str, str]
 ) -> bool:
-    """Whether losses of trials with the same settings compare: base, rows and steps are the same; see `is_own`."""
+    """Tells whether losses of trials with the same settings compare: equal base, rows and steps; see `is_own`."""
     return (
         bool(fingerprints)
         and dict(fingerprints) == dict(earlier_fingerprints)
@@ -51,30 +50,29 @@ def is_same_task(
 
 
 def is_own(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool:
-    """Whether a trial of the same task was trained with the settings that this sweep would give its point.
+    """Tells whether a trial of the same task had the settings that the new sweep would give its point, seed aside.
 
-    Fields that the earlier sweep searched and this one fixes may have other values there, and so may all that neither
-    searches. The seed may be another one.
+    They differ where the trial has other values in fields that the new sweep does not search.
 
     Args:
-        config: of the new sweep.
-        point: see `point`.
-        params: of the trial, as `point` takes them.
+        config: the new sweep's.
+        point: the trial's point from `point`.
+        params: see `point`.
     """
     try:
         spec = resource.of(config).with_steps(points.apply(config.base, point, config.seed))
-    except ValidationError:  # the point lies outside the space, and outside of what can be trained
+    except ValidationError:  # the point lies outside the space and cannot be trained
         return False
     ours = {**points.settings(spec), **points.params(spec, {})}
     return all(_is_equal(str(value), params.get(name, "")) for name, value in ours.items() if name not in _NOT_COMPARED)
 
 
 def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
-    """The point of the new sweep's space where a trial is by its params in MLflow; None where they do not say.
+    """Reads a trial's point in the new sweep's space from its params in MLflow; None if a field has no value there.
 
     Args:
-        space: of the new sweep.
-        params: short name -> value, as `points.params` and `points.settings` name and write them.
+        space: the new sweep's.
+        params: short name -> text, as written by `points.params` and `points.settings`.
     """
     values: dict[str, Value] = {}
     for name in space.order:
@@ -88,7 +86,7 @@ def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
 
 
 def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Point]:
-    """The best points of the earlier sweep that the new one's space has, the best one first."""
+    """Returns the best points of the earlier sweep that lie in the new sweep's space, best first."""
     ranked = sorted(earlier.trials if earlier is not None else (), key=lambda trial: trial.loss)
     inside: list[Point] = []
     for trial in ranked:
@@ -99,7 +97,7 @@ def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Point]:
 
 
 def _family(config: SweepConfig) -> str:
-    """The word that the base model's name begins with: llama, qwen, smollm."""
+    """Returns the first word of the base model's name: llama, qwen, smollm."""
     if config.model is None:
         return "none"
     word = re.match(r"[a-z]+", config.model.source.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower())
@@ -119,12 +117,12 @@ def _form(config: SweepConfig) -> str:
 
 
 def _precision(config: SweepConfig) -> object:
-    """What decides the numbers that the base computes."""
+    """Returns the settings that change the numbers of the base."""
     return config.quantization.model_dump(exclude={"residency"})
 
 
 def _rows(config: SweepConfig) -> object:
-    """What decides which rows are evaluated and how, beside the fingerprints of the files."""
+    """Returns the settings of `data` that decide which rows are evaluated and how; fingerprints cover its files."""
     places = {"train", "eval", "test"}
     return None if config.data is None else config.data.model_dump(exclude=places)
 
@@ -137,7 +135,6 @@ def _text(field: str, params: Mapping[str, str]) -> str | None:
 
 
 def _value(domain: Domain, text: str | None) -> Value | None:
-    """The value that a param's text stands for."""
     if text is None:
         return None
     if domain.is_ordered:
@@ -145,7 +142,7 @@ def _value(domain: Domain, text: str | None) -> Value | None:
         values = domain.values() if domain.size is not None else None
         if values is None or number is None:
             return number
-        # A ratio that was computed from two params need not be equal to the last digit.
+        # A ratio of two params may differ in the last digit.
         return next((value for value in values if math.isclose(cast(float, value), number)), None)
     return next((value for value in domain.values() or () if str(points.word(value)).lower() == text.lower()), None)
 
