@@ -1,1 +1,1 @@
-"""What rows tell of a difference: paired comparisons of two evaluations by any metric. No files but in `trials`."""
+"""Paired comparisons of two evaluations, row by row, by any metric. Only `trials` reads files."""

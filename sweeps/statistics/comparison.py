@@ -1,10 +1,10 @@
-"""The paired comparison of two evaluations of the same rows, by any metric that has a value per row. Pure.
+"""Compares two evaluations of the same rows in pairs, by any metric that has a value per row. Pure.
 
-`compare` serves whoever asks whether a difference may be chance: the closing lines, `qsweep compare` and the report by
-way of `separate`, and the gate of promotion. `separate` compares each trial with the best one on the sweep's evaluation
-rows, after equal steps (`trials`). The best was chosen on these rows, so any pair of the trials may become one that is
-compared: each interval has the confidence that lets those of all pairs hold at once (`comparisons`; Hsu, Multiple
-Comparisons: Theory and Methods, 1996, chapter 5).
+`compare` tells whether a difference may be chance. The gate of promotion calls it directly; the closing lines, `qsweep
+compare` and the report call it through `separate`. `separate` compares each trial with the best one on the sweep's
+evaluation rows, after equal steps (`trials`). The best trial was chosen on these same rows, so any pair of trials might
+have been compared. Each interval therefore has the confidence with which the intervals of all pairs hold at once
+(`comparisons`; Hsu, Multiple Comparisons: Theory and Methods, 1996, chapter 5).
 """
 
 from __future__ import annotations
@@ -34,60 +34,59 @@ from trainables.objective import EVAL_LOSS, Objective, RowValues
 from trainables.scoring.requests import BASE
 
 MOST = 10
-"""How many of the next trials are compared with the best."""
+"""Trials after the best one that are compared with it."""
 FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows, or groups of rows"
 
 
 class Pair(NamedTuple):
-    """Two evaluations to compare, such as that of a trial, or of the base without an adapter, with the best trial's."""
+    """Two evaluations to compare: `evaluation`, of a trial or the base, with `first`, of the best trial, say.
+
+    `key`, `difference`, `steps` and `point` are those of the `Comparison`.
+    """
 
     key: str
-    """As `Comparison.key`."""
     difference: float
-    """As `Comparison.difference`."""
     evaluation: Evaluation | str
-    """Its own, or why that is not known."""
+    """A string says why the evaluation is unknown."""
     first: Evaluation | str
-    """That of the first one, or why that is not known."""
     steps: tuple[int, int] | None = None
     point: int | None = None
-    """As those of `Comparison`."""
 
     @classmethod
     def of_gain(cls, objective: Objective, key: str, reference: Evaluation, candidate: Evaluation) -> Pair:
-        """The candidate's gain on the reference."""
+        """Pairs a candidate, as `first`, with a reference; the difference is the candidate's gain."""
         gain = objective.gain(objective.of(reference.metrics), objective.of(candidate.metrics))
         return cls(key, gain, reference, candidate)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One evaluation against a first one: of a trial, or of the base, against the best trial's or a candidate's."""
+    """Result for one pair: an evaluation of a trial or the base against a first one, of the best trial, say."""
 
     key: str
-    """The trial's key, or the name that was scored: `trainables.scoring.requests.BASE`, say."""
+    """The trial's key, or a scored name such as `trainables.scoring.requests.BASE`."""
     difference: float
-    """How much better the first one's value of the metric is, as `Objective.gain`: negative where it is worse."""
+    """Gain of the first evaluation by the metric (`Objective.gain`); negative if the first one is worse."""
     low: float | None = None
     high: float | None = None
     unknown: str = ""
     """Why there is no interval."""
     of_seeds: float = 0.0
-    """Half the width that the interval would have from other seeds alone, however many rows there were."""
+    """Half the width of the interval from other seeds alone, with any number of rows."""
     carried_by: int | None = None
-    """As `Interval.carried_by`."""
+    """See `Interval.carried_by`."""
     steps: tuple[int, int] | None = None
-    """The step of its evaluation, and that of the first one's; None of the base."""
+    """Step of the evaluation and step of the first one; None for the base."""
     point: int | None = None
-    """The report point that both are at, in what rungs count: steps or examples; None where the two are unequal."""
+    """Report point of both evaluations, in steps or examples; None if their points differ."""
     exact: Exact | None = None
-    """The exact test, which decides in place of the interval; None where scores are not 0 or 1, or rows are grouped."""
+    """The exact test; None for losses, for grouped rows, and where `exact` gives none."""
     is_same: bool = False
-    """Whether each row has the same loss in both evaluations, so that it is one model."""
+    """Whether both evaluations have the same loss on each row, and so are of the same model."""
 
     @property
     def apart(self) -> bool | None:
-        """Whether the difference is more than chance on these rows; None when that cannot be told."""
+        """Tells whether the difference is more than chance on these rows; None without an interval."""
         if self.low is None or self.high is None:
             return None
         if self.exact is None or self.is_same:
@@ -95,10 +94,10 @@ class Comparison:
         return self.above(0.0) is not None
 
     def above(self, bound: float) -> bool | None:
-        """Whether the difference is above `bound`, beyond chance on these rows; None where that cannot be told.
+        """Tells whether the difference is above `bound`, beyond chance on these rows; None if undecided.
 
-        The exact test decides alone where scores are 0 or 1 and no row is a copy; what other seeds would give is
-        counted in the interval.
+        The exact test decides alone if scores are 0 or 1, no row is a copy and seeds are not counted. Else the test and
+        the interval, which counts seeds, must agree.
         """
         if self.is_same:
             return bound < 0
@@ -110,13 +109,13 @@ class Comparison:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the exact test decides alone."""
+        """Tells whether the exact test decides alone."""
         return self.exact is not None and self.exact.is_whole and not self.of_seeds
 
     def rows_needed(self, rows: int, bound: float = 0.0) -> int | None:
-        """Evaluation rows that would tell whether the difference is above `bound`, or apart from it.
+        """Estimates the evaluation rows that would decide whether the difference is above or below `bound`.
 
-        None where no number of them would, or these do.
+        None if no number of rows would decide, or the present rows do.
         """
         is_untold = self.exact is None and self.carried_by == 0
         if self.low is None or self.high is None or is_untold or self.above(bound) is not None:
@@ -130,10 +129,10 @@ class Comparison:
         return None if by_exact is None or by_interval is None else max(by_exact, by_interval)
 
     def interval_in_words(self, confidence: float, rows: str, is_turned: bool = False) -> str:
-        """The interval with its confidence and the rows (`counted_units`); empty where there is none.
+        """Words the interval with its confidence and rows (`counted_units`); empty without an interval.
 
         Args:
-            is_turned: for the interval of how much better the other one is.
+            is_turned: whether to word the gain of the other evaluation instead of the first one's.
         """
         if self.low is None or self.high is None:
             return ""
@@ -141,7 +140,7 @@ class Comparison:
         return in_words(ends, confidence, rows, self.carried_by)
 
     def evidence_in_words(self, confidence: float, rows: str) -> str:
-        """What tells of a gain: the interval, and the exact test where there is one; or why there is nothing."""
+        """Words the interval and the exact test, or why there is no interval."""
         if self.is_same:
             return "with the same loss on each row"
         told = self.interval_in_words(confidence, rows) or self.unknown
@@ -150,7 +149,7 @@ class Comparison:
         return told if self.exact is None else f"{told}; {self.exact.words}"
 
     def as_json(self) -> dict[str, Any]:
-        """Its part of the JSON line, without its key."""
+        """Returns the comparison for the JSON line, without its key."""
         fields = asdict(self)
         del fields["key"], fields["of_seeds"], fields["is_same"], fields["exact"]
         tested = {} if self.exact is None else {"exact": asdict(self.exact) | {"p_value": self.exact.p_value}}
@@ -158,14 +157,13 @@ class Comparison:
 
 
 class Comparisons(NamedTuple):
-    """What `compare` found."""
+    """Result of `compare`."""
 
     pairs: tuple[Comparison, ...]
-    """In the order that was asked for."""
+    """In the order of the argument `pairs`."""
     rows: int
-    """Rows without copies of others, or groups of rows."""
+    """Number of rows without copies, or of groups of rows."""
     is_grouped: bool
-    """Whether rows that belong together count as one."""
 
 
 def compare(
@@ -174,9 +172,8 @@ def compare(
     """Compares each pair of evaluations row by row.
 
     Args:
-        objective: what they are compared by.
-        confidence: of each interval, such as 0.99.
-        noise: what another seed would change.
+        confidence: confidence of each interval, such as 0.99.
+        noise: spread over seeds, which widens the intervals.
     """
     metric = objective.metric
     firsts = [each.first for each in pairs if isinstance(each.first, Evaluation)]
@@ -216,12 +213,12 @@ def compare(
 def _compared(
     pair: Pair, span: Interval | None, why: str, test: Exact | None, confidence: float, noise: SeedNoise | None
 ) -> Comparison:
-    """The comparison of a pair with its interval over rows; with the reason why where there is none."""
+    """Returns the comparison of a pair with its interval, or with the reason `why` there is none."""
     if span is None:
         return Comparison(pair.key, pair.difference, unknown=why, steps=pair.steps, point=pair.point)
     margin = 0.0
     if noise is not None:
-        # The base has no seed: only that of the first one counts there.
+        # The base has no seed, so only the seed of the first one counts.
         margin = noise.margin(confidence, 1 if pair.key == BASE else 2)
         span = widened(pair.difference, span, margin)
     if test is not None:  # its scores lie between 0 and 1
@@ -236,43 +233,42 @@ def _compared(
 
 @dataclass(frozen=True)
 class Separation:
-    """The best trial against others."""
+    """The best trial compared with other trials and the base."""
 
     rows: int
-    """Evaluation rows without copies of others, or groups of rows."""
+    """Number of evaluation rows without copies, or of groups of rows."""
     confidence: float
     """Confidence of each interval, such as 0.99."""
     trials: tuple[Comparison, ...]
-    """The next ones, best first."""
+    """The next trials, best first."""
     base: Comparison | None
     not_compared: int
-    """Number of ranked trials that are behind those and were not compared."""
+    """Number of ranked trials after `trials`."""
     seeds: SeedNoise | None = None
-    """What another seed would change; the intervals count it. None where no trial was trained again."""
+    """Spread over seeds, which the intervals include; None if no trial was repeated."""
     is_grouped: bool = False
-    """Whether rows that belong together count as one."""
 
     @property
     def rows_in_words(self) -> str:
-        """The rows that decide: "32 rows", "8 groups of rows"."""
+        """Words the number of rows: "32 rows", "8 groups of rows"."""
         return counted_units(self.rows, self.is_grouped)
 
     @property
     def is_told(self) -> bool:
-        """Whether there is an interval for any trial, or for the base."""
+        """Tells whether there is an interval for any trial or the base."""
         return any(each.apart is not None for each in (*self.trials, *([self.base] if self.base is not None else [])))
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the rows are so few that the intervals may be too narrow."""
+        """Tells whether the rows are so few that the intervals may be too narrow."""
         return LEAST_ROWS <= self.rows < FEW_ROWS
 
     def of(self, key: str) -> Comparison | None:
-        """The comparison with a trial; None when it was not compared."""
+        """Returns the comparison with a trial; None if the trial was not compared."""
         return next((each for each in self.trials if each.key == key), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Its object in the JSON line."""
+        """Returns the object for the JSON line."""
         return {
             "rows": self.rows,
             "is_grouped": self.is_grouped,
@@ -285,10 +281,10 @@ class Separation:
 
 
 def comparisons(ranked: int, has_base: bool) -> int:
-    """How many intervals have to hold at once, where the best of `ranked` trials is compared with the next ones.
+    """Counts the intervals that must hold at once when the best of `ranked` trials is compared with the next ones.
 
-    They are all pairs among the best and the `MOST` next ones, and the base; or the best with each of the others, where
-    those are more.
+    Counts all pairs among the best and the `MOST` next trials, or the best with every other trial if these are more.
+    The base adds one interval.
     """
     near = min(ranked, MOST + 1)
     return max(1, ranked - 1 + has_base, near * (near - 1) // 2 + has_base)
@@ -297,13 +293,12 @@ def comparisons(ranked: int, has_base: bool) -> int:
 def separate(
     objective: Objective, others: Sequence[Pair], base: Pair | None, ranked: int, noise: SeedNoise | None = None
 ) -> Separation:
-    """Compares others with the best trial.
+    """Compares trials with the best one.
 
     Args:
-        objective: what the trials are compared by.
-        others: the trials to compare, best first.
-        base: None where it was not evaluated.
-        ranked: how many trials the best was chosen from.
+        others: pairs of the trials, best first.
+        base: None if the base was not evaluated.
+        ranked: number of trials from which the best was chosen.
     """
     confidence = confidence_of(comparisons(ranked, base is not None))
     found = compare(objective, [*others, *([] if base is None else [base])], confidence, noise)
@@ -319,7 +314,7 @@ def separate(
 
 
 def _unknown(metric: str, firsts: Sequence[Evaluation], pair: Pair) -> str:
-    """Why two evaluations cannot be compared row by row; empty when they can. `firsts` are those of all pairs."""
+    """Says why two evaluations cannot be compared row by row; empty if they can. `firsts` are those of all pairs."""
     first, other = pair.first, pair.evaluation
     if isinstance(first, str):
         return first
@@ -338,7 +333,7 @@ def _values(evaluation: Evaluation, metric: str) -> RowValues:
 
 
 def _units(metric: str, evaluations: Sequence[Evaluation]) -> list[int]:
-    """As `units_of`: copies are known by their losses, whatever the metric, where all evaluations have these."""
+    """Numbers the units of rows (`units_of`). Copies are found by their losses, if all evaluations have losses."""
     places, groups = evaluations[0].places_of(metric), evaluations[0].row_groups
     tokens = evaluations[0].row_tokens
     if all(len(each.row_losses) == len(each.row_tokens) > places[-1] for each in evaluations):

@@ -1,11 +1,11 @@
-"""How far a difference may be chance: over the rows that it was measured on, and over seeds. Pure.
+"""Confidence intervals of a difference, over the rows on which it was measured and over seeds. Pure.
 
-Rows are compared in pairs. The interval is Student's t of the differences, corrected for their skewness, since a few
-large differences make the plain interval, and that of the percentile bootstrap, too narrow on one side (Hall, On the
-Removal of Skewness by Transformation, JRSS B 54, 221-228, 1992). The interval tells what other rows like these would
-give. Copies of a row, and rows of one group, are one unit: they are no further evidence (`units_of`). What another seed
-would give is known where points were trained again (`SeedNoise`). docs/promotion.md has how often the interval errs, as
-`tests/benchmarks/intervals.py` simulates it.
+Rows are compared in pairs. The interval is Student's t of the differences, corrected for their skewness: a few large
+differences make the plain interval, and the percentile bootstrap, too narrow on one side (Hall, On the Removal of
+Skewness by Transformation, JRSS B 54, 221-228, 1992). The interval covers the value on other rows of the same kind.
+Copies of a row, and rows of one group, are one unit, because they are no further evidence (`units_of`). The spread over
+seeds is known if points were trained several times (`SeedNoise`). docs/promotion.md reports how often the interval errs
+in the simulation of `tests/benchmarks/intervals.py`.
 """
 
 from __future__ import annotations
@@ -22,49 +22,49 @@ import numpy.typing as npt
 from trainables.objective import digits
 
 ERROR_RATE = 0.01
-"""With 0.05, equal candidates on skewed rows would pass in up to 6 % of promotions on 80 rows; with this one in 2 %."""
+"""Error of all intervals together. On 80 skewed rows, up to 2 % of equal candidates pass; with 0.05, up to 6 %."""
 LEAST_ROWS = 10
-"""With fewer rows nothing is told: the interval of one row has no width at all."""
+"""With fewer rows there is no interval: the interval of one row would have no width."""
 FEW_ROWS = 30
-"""On fewer rows the intervals hold where differences are about normal; a few large differences make them too narrow."""
+"""On fewer rows intervals hold if differences are about normal; a few large differences make them too narrow."""
 _MOST, _FEW = 0.8, 0.1
-"""Where so few of the rows carry most of the variance, the interval hangs on how many such rows there happen to be. A
-tenth carries 80 % never where rows are normal, in 4 % of cases where they are exponential, and in 87 to 100 % where
-3 % of the rows are far off."""
+"""If a tenth of the rows carries 80 % of the variance, the interval depends on how many such rows there happen to be.
+A tenth does so never on normal rows, in 4 % of cases on exponential rows, and in 87 to 100 % of cases if 3 % of the
+rows are far off."""
 _NO_WIDTH = 1e-9
-"""A spread below this share of the difference is rounding."""
+"""A spread below this share of the difference counts as rounding."""
 
 
 class Interval(NamedTuple):
-    """Where the true value may lie."""
+    """Confidence interval of a value."""
 
     low: float
     high: float
     carried_by: int | None
-    """Number of units that carry most of the variance; 0 where all are the same, None where there is nothing to say."""
+    """Number of units that carry most of the variance, if few do; 0 if all units are equal, else None."""
 
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """The spread of a metric over seeds, pooled over the points that were trained several times."""
+    """Spread of a metric over seeds, pooled over the points that were trained several times."""
 
     deviation: float
     """Standard deviation of a trial's value, in the metric's unit."""
     freedom: int
-    """Degrees of freedom: trials less points."""
+    """Degrees of freedom: trials minus points."""
     points: int
 
     def margin(self, confidence: float, trials: int) -> float:
-        """Half the width of the interval that seeds alone give to one trial's value, or to the difference of two."""
+        """Returns half the width of the interval over seeds, of one trial's value or of the difference of two."""
         return student(0.5 + confidence / 2, self.freedom) * self.deviation * math.sqrt(trials)
 
     def as_json(self) -> dict[str, Any]:
-        """Its object in the JSON line."""
+        """Returns the object for the JSON line."""
         return asdict(self)
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> SeedNoise | None:
-    """The noise within groups of values, each of one point; None without a group."""
+    """Pools the spread within groups of values, each of one point; None if no group has two values."""
     freedom = sum(len(group) - 1 for group in groups)
     if freedom == 0:
         return None
@@ -73,20 +73,19 @@ def pooled(groups: Sequence[Sequence[float]]) -> SeedNoise | None:
 
 
 def widened(difference: float, span: Interval, margin: float) -> Interval:
-    """An interval over rows that also holds over seeds: both are independent, so half-widths add in squares."""
+    """Widens an interval over rows by seeds. Both errors are independent, so the squares of half-widths add."""
     low = difference - math.hypot(difference - span.low, margin)
     return Interval(low, difference + math.hypot(span.high - difference, margin), span.carried_by)
 
 
 def rows_needed(difference: float, half: float, rows: int, of_seeds: float = 0.0) -> int | None:
-    """Rows that would show a difference; None where no number of them would.
+    """Estimates the rows that would show a difference; None if no number of rows would.
 
-    What rows leave open shrinks with the square root of their number, and what seeds leave open with none.
+    The error of rows shrinks with the square root of their number. The error of seeds does not.
 
     Args:
-        half: half the width of an interval.
-        rows: the number of rows that the interval was taken over.
-        of_seeds: as `Comparison.of_seeds`.
+        half: half the width of an interval over `rows` rows.
+        of_seeds: see `Comparison.of_seeds`.
     """
     if abs(difference) <= of_seeds:
         return None
@@ -94,14 +93,14 @@ def rows_needed(difference: float, half: float, rows: int, of_seeds: float = 0.0
 
 
 def student(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution."""
+    """Returns the quantile of Student's t distribution."""
     from scipy.special import stdtrit  # takes a quarter of a second, and most commands compare nothing
 
     return float(stdtrit(freedom, probability))
 
 
 def confidence_of(comparisons: int) -> float:
-    """What each of some intervals needs for all of them to hold at once in 99 of 100 cases.
+    """Returns the confidence of each of k intervals with which all hold at once in 99 of 100 cases.
 
     1 - 0.01 / k (Bonferroni; Dunn, JASA 56, 1961).
     """
@@ -109,22 +108,22 @@ def confidence_of(comparisons: int) -> float:
 
 
 def percent(confidence: float) -> str:
-    """A confidence in words, with two digits of what it lacks: 99%, 99.67%, 99.982%."""
+    """Words a confidence, with two digits of its error: 99%, 99.67%, 99.982%."""
     return f"{100 * (1 - float(f'{1 - confidence:.2g}')):.10g}%"
 
 
 def units_of(tokens: Sequence[int], losses: Sequence[Sequence[float]], groups: Sequence[int] = ()) -> list[int]:
-    """For each row the number of the unit that it belongs to, counted from 0.
+    """Returns the number of each row's unit, from 0.
 
-    Rows of one group are one unit, and so are copies: rows that have as many tokens and, in each evaluation, the same
-    loss to five digits. In single precision a row's loss depends on the rows beside it in the sixth at most.
+    Rows of one group are one unit, and so are copies of a row. Copies have equally many tokens and, in each evaluation,
+    the same loss to five digits. In single precision the rows beside a row change its loss in the sixth digit at most.
 
     Args:
-        tokens: of each row.
-        losses: of each evaluation: the total negative log-likelihood of each row.
-        groups: of each row; empty where each row stands alone.
+        tokens: tokens of each row.
+        losses: for each evaluation, the total negative log-likelihood of each row.
+        groups: group of each row; empty if rows are not grouped.
     """
-    first: dict[object, int] = {}  # the first row of each copy and group
+    first: dict[object, int] = {}  # copies and groups -> their first row
     root = list(range(len(tokens)))
 
     def found(row: int) -> int:
@@ -145,17 +144,18 @@ def intervals(
     confidence: float,
     units: Sequence[int] = (),
 ) -> list[Interval]:
-    """The interval of sum(gains) / sum(weights) over rows, for each of several gains. It has no width for one unit.
+    """Returns the interval of sum(gains) / sum(weights) over rows, for each of K gains; it has no width for one unit.
 
-    With T = (estimate - truth) / error and a = skewness / sqrt(units), T + a T^2 / 3 + a^2 T^3 / 27 + a / 6 is without
-    skewness to second order, and never falls in T (Hall 1992): the ends are where it has the quantiles of Student's t.
-    Error and skewness are those of gains - ratio x weights, in which the ratio is linear to first order.
+    Let T = (estimate - truth) / error and a = skewness / sqrt(units). Then T + a T^2 / 3 + a^2 T^3 / 27 + a / 6 has no
+    skewness to second order and never falls in T (Hall 1992). The ends of the interval are where it equals the
+    quantiles of Student's t. Error and skewness are those of gains - ratio x weights, in which the ratio is linear to
+    first order.
 
     Args:
-        gains: each of them: per row, the difference of its total negative log-likelihoods.
-        weights: of each row: its tokens.
+        gains: K times R; difference of each row's total negative log-likelihoods.
+        weights: tokens of each row.
         confidence: such as 0.99.
-        units: of each row, as `units_of` numbers them; empty where each row is one.
+        units: unit of each row from `units_of`; empty if each row is a unit.
     """
     ratio_K, left_KU, total = _residuals(gains, weights, units)
     freedom = max(1, left_KU.shape[1] - 1)
@@ -163,7 +163,7 @@ def intervals(
     error_K = np.sqrt(squares_K * (freedom + 1) / freedom) / total
     scale_K = np.where(squares_K > 0, np.sqrt(squares_K), 1)
     skew_K = ((left_KU / scale_K[:, None]) ** 3).sum(axis=1)
-    # Nearer to 0 the cube root loses its digits, and the correction is less than those.
+    # Nearer to 0 the cube root loses its digits, and the correction is smaller than the lost digits.
     skew_K = np.where(np.abs(skew_K) < 1e-6, 1e-6, skew_K)
     upper = student(0.5 + confidence / 2, freedom)
     low_K, high_K = (
@@ -177,13 +177,13 @@ def intervals(
 
 
 def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by: int | None) -> str:
-    """An interval for people.
+    """Words an interval.
 
     Such as "99% confidence interval 0.1254 to 0.3021 on 200 rows, of which 3 carry 80% of its variance".
 
     Args:
-        rows: as `counted_units` tells them.
-        carried_by: as `Interval.carried_by`.
+        rows: words of `counted_units`.
+        carried_by: see `Interval.carried_by`.
     """
     low, high = map(digits, ends)
     carry = f"{carried_by} carries" if carried_by == 1 else f"{carried_by} carry"
@@ -192,14 +192,14 @@ def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by
 
 
 def counted_units(units: int, is_grouped: bool) -> str:
-    """So many rows, or groups of rows, in words."""
+    """Words a number of rows or groups: "32 rows", "8 groups of rows"."""
     return f"{units} {'group' if is_grouped else 'row'}{'' if units == 1 else 's'}{' of rows' if is_grouped else ''}"
 
 
 def unseen(units: int, is_grouped: bool) -> str:
-    """What so many rows cannot exclude, whatever they gave.
+    """Words the share of cases that this many rows may miss entirely.
 
-    In 95 of 100 samples a case shows whose share is 3 / n (rule of three; Hanley and Lippman-Hand, If Nothing Goes
+    A case with the share 3 / n appears in 95 of 100 samples (rule of three; Hanley and Lippman-Hand, If Nothing Goes
     Wrong, Is Everything All Right?, JAMA 249, 1743-1745, 1983).
     """
     word = "group" if is_grouped else "case"
@@ -215,7 +215,7 @@ def unseen(units: int, is_grouped: bool) -> str:
 def _residuals(
     gains: Sequence[Sequence[float]] | npt.NDArray[np.float64], weights: Sequence[float], units: Sequence[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """The ratio of each gain; what each unit's gain is above ratio x weight; and the sum of the weights."""
+    """Returns the ratio of each gain, the gain of each unit minus ratio x weight, and the sum of the weights."""
     gains_KR, weights_R = np.asarray(gains, float), np.asarray(weights, float)
     if len(units):
         gains_KR, weights_R = (

@@ -1,4 +1,4 @@
-"""Compares a sweep's trials by what its folder keeps of each evaluation row."""
+"""Compares trials by the losses and scores of evaluation rows that the folders of sweeps keep."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ OTHER_ROWS = "they were evaluated on other rows"
 UNKNOWN_ROWS = "it is not known whether they were evaluated on the same rows"
 _PER_TOKEN = (EVAL_LOSS, "eval_row_loss")
 EXACT = 1e-6
-"""Share by which a metric may differ from the mean of its rows: a trainable may compute it in single precision."""
+"""Share by which a metric may differ from the mean of its rows: a trainable may compute in single precision."""
 
 
 def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
-    """The best trial against the next ones, trial 0 and the base; None when there is no best, or nothing beside it."""
+    """Compares the best trial with the next ones, trial 0 and the base; None if there is nothing to compare."""
     ranked = _with_value(record)
     if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0]) is None):
         return None
@@ -38,7 +38,7 @@ def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
 
 
 def _with_value(record: SweepRecord) -> list[TrialRecord]:
-    """The trials that may win and have a value of the objective, best first."""
+    """Returns the ranked trials with a value of the objective, best first."""
     ranked, metric = rank(record.trials.values(), record.objective), record.objective.metric
     return [trial for trial in ranked if math.isfinite(trial.value(metric))]
 
@@ -46,19 +46,20 @@ def _with_value(record: SweepRecord) -> list[TrialRecord]:
 def compare_chosen(
     folder: SweepFolder, record: SweepRecord, first: TrialRecord, others: Sequence[TrialRecord]
 ) -> Separation:
-    """A trial that somebody chose against others. Others without a value are left out.
+    """Compares a trial that the user chose with others. Others without a value are left out.
 
-    The confidence is that of `compare_best`: the trials were chosen on the rows that compare them, and what the closing
-    table of a sweep does not tell apart must not differ here.
+    The confidence is that of `compare_best`: the trials were chosen on the rows that compare them. A difference that
+    may be chance in the closing table may be chance here too.
     """
     metric = record.objective.metric
     told = [trial for trial in others if math.isfinite(trial.value(metric))]
     if not math.isfinite(first.value(metric)):
         told = []
-    # Trials that have not ended are chosen from as well: a pair has the same interval whoever is named beside it.
+    # Trials that have not ended may be chosen too, so they count. A pair then has the same interval whichever other
+    # trials are named.
     unended = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(metric))]
     in_all = len(_with_value(record)) + len(unended)
-    # As in the closing table, the base counts, and tells rows apart on which good adapters have equal losses.
+    # The base counts as in the closing table. Its losses also tell apart rows on which good adapters have equal losses.
     compared = _separated(folder, record, first, told, max(in_all, len(told) + 1))
     return replace(compared, base=None, not_compared=0)
 
@@ -72,7 +73,7 @@ class Chosen(NamedTuple):
 
 
 def rows_differ(one: SweepRecord, other: SweepRecord) -> str:
-    """Why two sweeps cannot be compared row by row; empty where they have the same evaluation rows."""
+    """Says why two sweeps cannot be compared row by row; empty if they have the same evaluation rows."""
     key, tokens = "eval_fingerprint", "fingerprint"
     if one.data.get(tokens) == other.data.get(tokens) is not None or one.data.get(key, "") == other.data.get(key) != "":
         return ""
@@ -80,10 +81,10 @@ def rows_differ(one: SweepRecord, other: SweepRecord) -> str:
 
 
 def common_objective(chosen: Sequence[Chosen]) -> Objective:
-    """What trials of several sweeps are compared by.
+    """Returns the objective by which trials of several sweeps are compared.
 
-    It is what all of them are judged by, else the loss; where the same rows have other tokens, that is taken per byte
-    of their completions instead.
+    This is the objective that all of them share, else the loss. If the same rows have other tokens, the loss is taken
+    per byte of the completions.
     """
     first, *others = {each.record.judges(each.trial) for each in chosen}
     objective = LOWEST_LOSS if others else first
@@ -99,11 +100,10 @@ def common_objective(chosen: Sequence[Chosen]) -> Objective:
 
 
 def compare_sweeps(objective: Objective, chosen: Sequence[Chosen]) -> Separation:
-    """The first one's trial against those of other sweeps, in their order, each at its best step.
+    """Compares the first trial with trials of other sweeps, in their order, each at its best step.
 
-    What cannot be compared has a difference that is NaN, and the reason as `unknown`.
-    The confidence is that of `compare_best` over the trials of all sweeps that can be compared: each was chosen among
-    its own.
+    A trial that cannot be compared has the difference NaN, and the reason as `unknown`. The confidence is that of
+    `compare_best` over the trials of all comparable sweeps, because each trial was chosen among those of its own sweep.
     """
     first, *others = chosen
     pairs = [_across(objective, first, other) for other in others]
@@ -144,13 +144,13 @@ def _separated(
 
 
 def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Report) -> bool | None:
-    """Whether the first report of a trial is better than that of the trial which brought the last gain, beyond chance.
+    """Tells whether a trial's first report beats the first report of the last trial with a gain, beyond chance.
 
-    Chance is that of the evaluation rows, and of seeds where trials were repeated. Where chance cannot be told, a
-    better value is a gain. None of a later report, and of a repeat, which is no other point.
+    Chance covers the evaluation rows, and seeds if trials were repeated. If there is no interval, any better value is a
+    gain. None for a later report and for a repeat, which is not a new point.
 
     Args:
-        record: does not have the report yet.
+        record: the record before this report.
     """
     trial = record.trials[trial_key]
     if trial.evals or trial.repeats is not None:
@@ -174,12 +174,12 @@ def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Re
 
 
 def noise(trials: Iterable[TrialRecord], metric: str) -> SeedNoise | None:
-    """How far another seed moves the metric; None where no trial was trained again to its end (`searcher.repeats`)."""
+    """Returns the spread of the metric over seeds; None if no repeat was trained to its end (`searcher.repeats`)."""
     return pooled(_repeated(trials, metric))
 
 
 def _repeated(trials: Iterable[TrialRecord], metric: str) -> list[list[float]]:
-    """The values of each point that was trained several times to its end."""
+    """Returns the values of each point that was trained several times to its end."""
     groups: dict[str, list[float]] = {}
     for trial in trials:
         if trial.state is TrialState.COMPLETED and math.isfinite(trial.value(metric)):
@@ -198,7 +198,7 @@ def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Pai
 
 
 def _pair(folder: SweepFolder, objective: Objective, first: TrialRecord, other: TrialRecord) -> Pair:
-    """Two trials after equal steps; at their best steps where no rows are kept of these."""
+    """Pairs two trials after equal steps, or at their best steps if no rows were kept after equal steps."""
     found = [_at(folder, objective, first, other, steps) for steps in _steps(first, other)]
     whole = [each for each in found if isinstance(each.first, Evaluation) and isinstance(each.evaluation, Evaluation)]
     return (whole or found)[0]
@@ -220,10 +220,10 @@ def _at(
 
 
 def _steps(first: TrialRecord, other: TrialRecord) -> list[tuple[int, int]]:
-    """Where to compare another trial with the first one: the step of each, and where no rows are kept there, others.
+    """Lists steps of both trials at which to compare them, in order of preference: (of `other`, of `first`).
 
-    Where each one's best step is no later than the latest report point that both came to, both have had equal steps to
-    become best in. Else they are compared at that point: their best steps favour the trial that went on.
+    If both best steps lie at or before the latest common report point, both trials had equal steps to become best in.
+    Otherwise best steps favour the trial that went on, so the common point comes first.
     """
     at_best = (other.best_step or 0, first.best_step or 0)
     common = set(first.points.values()) & set(other.points.values())
@@ -237,18 +237,18 @@ def _steps(first: TrialRecord, other: TrialRecord) -> list[tuple[int, int]]:
 def _of_trial(
     folder: SweepFolder, metric: str, trial: TrialRecord, step: int | None, sweep: str = ""
 ) -> Evaluation | str:
-    """The rows of a trial after a step, or why they cannot be used; `sweep` names it there, with a space after it."""
+    """Returns the rows of a trial at a step, or why they cannot be used; `sweep` is a prefix of the trial's name."""
     at = step or 0
     paths = [folder.kept(trial.trial_key, "rows", at)]
     if at == trial.best_step and trial.adapter is not None:
-        # They have a finalist's scores, and are the only ones where budget.disk had no room for more.
+        # Rows beside the adapter have a finalist's scores, and are the only ones if budget.disk had no room for others.
         paths.insert(0, folder.path / trial.adapter)
     name = f"{sweep}{label(trial.number)} at step {at}"
     return _read([path / "eval_rows.json" for path in paths], metric, trial.value_at(at, metric), name)
 
 
 def _read(paths: Sequence[Path], metric: str, value: float, name: str) -> Evaluation | str:
-    """The evaluation in the first file that is there, or why it cannot be used. Its rows must come to the value."""
+    """Reads the first existing file; returns its evaluation, or why its rows cannot be used or miss `value`."""
     try:
         path = next((each for each in paths if each.exists()), paths[0])
         evaluation = Evaluation.of_document(json_text.parse(path.read_bytes()))
@@ -260,7 +260,7 @@ def _read(paths: Sequence[Path], metric: str, value: float, name: str) -> Evalua
     if rows is None:
         return f"the trainable gives no value per row for {metric}"
     off = abs(sum(rows.parts) - value * sum(rows.weights))
-    # Not turned round: a NaN is nowhere near.
+    # Do not negate this test: NaN must fail it.
     if len(rows.parts) == len(rows.weights) and sum(rows.weights) > 0 and off <= EXACT * sum(map(abs, rows.parts)):
         return evaluation
     return f"the rows of {name} are not those of its {metric}"
