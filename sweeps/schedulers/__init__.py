@@ -1,22 +1,22 @@
-"""Which trials go on: one module per scheduler, each with its rule and a `Config`, the settings that build the rule.
+"""Decides which trials go on: one module per scheduler, with its rule and a `Config` that builds the rule.
 
-A rule is a pure machine: events in, decisions out. Ray's scheduler, the plan and the simulator all play it. A rule
-holds no clock, no randomness and no handle to anything that runs, and its state is nothing but the fold of the events
-that it took. So a sweep that goes on after a kill replays its log, and stands where it stood::
+A rule is a pure machine: events in, decisions out. Ray's scheduler, the plan and the simulator all play the same rule.
+A rule holds no clock, no randomness and no handle to anything that runs. Its state is only the fold of the events that
+it took, so a resumed sweep replays its event log and continues with the same state::
 
     rule = Config(grace_steps=3).build(steps=27)                  # of asha, median or fifo
     rule.take(Started("a", is_protected=True))                    # a trial was given a slot for the first time
-    decision = rule.take(Reported("a", resource=3, value=1.25))    # GO_ON; STOP: it is over; PARK: its slot is free
-    rule.take(Ended("b"))                                         # it failed, or someone ended it
-    work = rule.next(is_exhausted=False)                          # a slot is free: what now?
+    decision = rule.take(Reported("a", resource=3, value=1.25))   # GO_ON; STOP: "a" is over; PARK: its slot is free
+    rule.take(Ended("b"))                                         # "b" failed, or a user ended it
+    work = rule.next(is_exhausted=False)                          # a slot is free
     if isinstance(work, Resume):
-        rule.take(Started(work.trial))                            # it goes on to the next of the points
+        rule.take(Started(work.trial))                            # train the parked trial to its next report point
     elif work is Idle.NEW:
-        ...                                                       # begin a new trial; when there is none, ask again
+        ...                                                       # begin a new trial; if there is none, ask again
                                                                   # with is_exhausted=True
-    # Idle.WAIT: nothing until a trial reports or ends; Idle.OVER: nothing any more, parked trials have ended
+    # Idle.WAIT: nothing until a trial reports or ends; Idle.OVER: nothing more, parked trials have ended
 
-`resource` is what trials are given more of, as a whole number: optimizer steps or examples.
+`resource` is the amount that a trial was trained: a whole number of optimizer steps or examples.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from trainables.specs import MOST, Spec
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A trial has a slot: it is new, or it goes on after it was parked or interrupted."""
+    """A new, parked or interrupted trial got a slot."""
 
     trial: str
     is_protected: bool = False
-    """Whatever its reports say, the trial is trained to the last point: the others are compared with it."""
+    """Whether the trial is trained to the last point whatever it reports; other trials are compared with it."""
     is_in_tail: bool | None = None
-    """Whether it was resumed although it did not rank high enough; None: its rank now says so. What was decided may
-    come here late, when others have reported in between."""
+    """Whether the trial was resumed although its rank was too low. None: the present rank decides; it may have changed
+    between the decision and this event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +54,25 @@ class Reported:
 
     trial: str
     resource: int
-    """Steps or examples that it has had."""
+    """Steps or examples of the trial so far."""
     value: float
-    """The metric's value. A trial whose value is not finite is over."""
+    """Value of the metric. A trial with a value that is not finite is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A trial is over, and not by a decision: it failed, diverged or turned out infeasible, or someone ended it."""
+    """A trial ended without a decision of the rule: it failed, diverged, was infeasible, or a user ended it."""
 
     trial: str
     is_diverged: bool = False
-    """It had its turn and lost it: it ranks last where it would have reported next."""
+    """A diverged trial ranks last at the point where it would have reported next."""
 
 
 Event = Started | Reported | Ended
 
 
 class Decision(StrEnum):
-    """What becomes of a trial after its report."""
+    """What happens to a trial after its report."""
 
     GO_ON = "go_on"
     STOP = "stop"
@@ -83,27 +83,27 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A free slot is for this parked trial."""
+    """A free slot goes to this parked trial."""
 
     trial: str
 
 
 class Idle(StrEnum):
-    """What a free slot is for when no parked trial is to go on."""
+    """Use of a free slot when no parked trial is resumed."""
 
     NEW = "new"
-    """For a new trial."""
+    """A new trial."""
     WAIT = "wait"
-    """For nobody until a trial reports or ends."""
+    """No trial, until another one reports or ends."""
     OVER = "over"
-    """For nobody any more: the trials that are parked now have ended."""
+    """No trial any more: the parked trials have ended."""
 
 
 Work = Resume | Idle
 
 
 class Standing(StrEnum):
-    """Where a trial is, as far as its rule knows."""
+    """State of a trial in its rule."""
 
     RUNNING = "running"
     PARKED = "parked"
@@ -112,7 +112,7 @@ class Standing(StrEnum):
 
 @dataclass
 class TrialHistory:
-    """What a rule remembers of a trial."""
+    """A trial's state and reports in a rule."""
 
     is_protected: bool
     standing: Standing = Standing.RUNNING
@@ -121,27 +121,27 @@ class TrialHistory:
     losses: list[float] = field(default_factory=list)
     """Losses of the reports, in order."""
     worse_in_a_row: int = 0
-    """Reports since its best one."""
+    """Latest reports in a row that were worse than the best one."""
 
     @property
     def best(self) -> float:
-        """The lowest loss so far; infinite before the first report."""
+        """Returns the lowest loss so far; infinite before the first report."""
         return min(self.losses, default=math.inf)
 
 
 class Rule:
-    """A fold over events that says who goes on. Subclasses say how a report is judged, and who is resumed."""
+    """Folds events and decides which trials go on. Subclasses judge reports and choose the trials to resume."""
 
     def __init__(
         self, points: Sequence[int], direction: Direction = "min", overfit_patience: int | None = None
     ) -> None:
-        """A rule that has seen nothing.
+        """Builds a rule that has taken no event.
 
         Args:
-            points: resources at which every trial reports, rising; at the last one it is complete.
+            points: resources at which every trial reports, rising; a trial is complete at the last one.
             direction: whether a lower or a higher value of the metric is better.
-            overfit_patience: a trial stops after so many reports in a row that are worse than its best one, as a
-                training that overfits does (ALTO, arXiv 2604.05426, its early exit for overfitting); None: never.
+            overfit_patience: a trial stops after this many reports in a row that are worse than its best one, because
+                it overfits (ALTO, arXiv 2604.05426, early exit for overfitting); None: never.
         """
         if not points or any(low >= high for low, high in pairwise(points)):
             raise ValueError(f"points must rise and must not be empty: {points}")
@@ -152,13 +152,13 @@ class Rule:
         self._running: set[str] = set()
 
     def take(self, event: Event) -> Decision:
-        """Folds an event in; answers what becomes of its trial.
+        """Folds an event into the state; returns the decision on its trial.
 
         A report at or before the trial's last one was judged already: the trial goes on. The end of an unknown trial
-        says nothing.
+        changes nothing.
 
         Raises:
-            ValueError: the trial reports and has not started.
+            ValueError: the trial reports but has not started.
         """
         match event:
             case Started():
@@ -169,52 +169,52 @@ class Rule:
                 return self._report(event)
 
     def next(self, is_exhausted: bool) -> Work:
-        """What a free slot is for. Asking changes nothing: tell what was done of it by `Started`.
+        """Returns the use of a free slot. Changes no state: `Started` tells the rule what was done.
 
         Args:
-            is_exhausted: there is no new trial to begin now.
+            is_exhausted: whether there is no new trial to begin now.
         """
         if not is_exhausted:
             return Idle.NEW
         return Idle.WAIT if self._running else Idle.OVER
 
     def standing(self, trial: str) -> Standing | None:
-        """Where the trial is; None when the rule does not know it."""
+        """Returns the state of a trial; None if the rule does not know the trial."""
         known = self._trials.get(trial)
         return known.standing if known is not None else None
 
     def resource(self, trial: str) -> int:
-        """Steps or examples at the trial's last report; 0 before the first."""
+        """Returns the steps or examples at the trial's last report; 0 before the first."""
         return self._trials[trial].resource
 
     def next_point(self, trial: str) -> int | None:
-        """Where the trial reports next; None when it has reported at the last point."""
+        """Returns the trial's next report point; None after the last."""
         return next_point(self.points, self._trials[trial].resource)
 
     def rank(self, trial: str) -> tuple[int, int, int] | None:
-        """The last rung that the trial was ranked at, its place there from 1 on, and of how many.
+        """Returns the trial's last rung, its place there from 1, and the number of trials ranked there.
 
-        None for a trial that was not ranked, and under a rule that ranks none.
+        None for a trial that was not ranked, and under a rule that does not rank trials.
         """
         return None
 
     def is_due(self, trial: str) -> bool:
-        """Whether the trial ranks high enough to go on from the rung that it is parked at."""
+        """Tells whether a parked trial ranks high enough to go on from its rung."""
         return False
 
     def is_in_tail(self, trial: str) -> bool:
-        """Whether the trial was ever resumed although it did not rank high enough."""
+        """Tells whether the trial was ever resumed although its rank was too low."""
         return False
 
     def _judge(self, name: str, point: int, loss: float) -> Decision:
-        """Takes a report in and judges it; the trial's losses end with it. A loss that is not finite is infinite."""
+        """Records and judges a report, which is the last of the trial's losses. A loss that is not finite is inf."""
         raise NotImplementedError
 
     def _parked(self, name: str) -> None:
-        """Takes in that the trial waits where it is from now on."""
+        """Records that the trial is parked."""
 
     def _unparked(self, name: str) -> None:
-        """Takes in that the trial waits there no longer: it runs, or is over."""
+        """Records that the trial is no longer parked: it runs, or is over."""
 
     def _start(self, event: Started) -> Decision:
         trial = self._trials.get(event.trial)
@@ -249,7 +249,7 @@ class Rule:
         trial.worse_in_a_row = trial.worse_in_a_row + 1 if loss > trial.best else 0
         trial.losses.append(loss)
         decision = Decision.GO_ON
-        # One point, unless the report is late.
+        # One point, unless the report skipped some.
         for point in self.points[bisect_right(self.points, trial.resource) : bisect_right(self.points, event.resource)]:
             if decision is not Decision.STOP:
                 decision = self._judge(event.trial, point, loss)
@@ -262,7 +262,7 @@ class Rule:
         return decision
 
     def _settled(self, trial: TrialHistory, decision: Decision) -> Decision:
-        """The decision with what holds under every rule."""
+        """Returns the decision after the limits that hold under every rule."""
         if trial.losses[-1] == math.inf or trial.resource >= self.points[-1]:
             return Decision.STOP
         if trial.is_protected:
@@ -280,10 +280,10 @@ class Rule:
 
 
 def rungs(grace_steps: int, reduction_factor: int, steps: int) -> tuple[int, ...]:
-    """Steps at which trials are compared: grace_steps times powers of reduction_factor below `steps`, then `steps`.
+    """Returns the steps of the rungs: grace_steps times powers of reduction_factor below `steps`, then `steps`.
 
-    Integers are multiplied, since Ray's own milestones (tune/schedulers/async_hyperband.py, 2.60) come from a
-    floating-point logarithm that can lose the top rung: (1, 1000, 10) gives 1, 10, 100 there.
+    Multiplies integers: Ray's milestones (tune/schedulers/async_hyperband.py, 2.60) come from a floating-point
+    logarithm, which can lose the top rung: (1, 1000, 10) gives 1, 10, 100.
     """
     points = []
     step = grace_steps
@@ -294,7 +294,7 @@ def rungs(grace_steps: int, reduction_factor: int, steps: int) -> tuple[int, ...
 
 
 def next_point(points: Sequence[int], step: int) -> int | None:
-    """The first report point after `step`, or None when `step` is at or past the last one."""
+    """Returns the first report point after `step`; None if `step` is at or past the last one."""
     place = bisect_right(points, step)
     return points[place] if place < len(points) else None
 
@@ -305,45 +305,45 @@ class SchedulerSettings(Spec):
     grace_steps: Annotated[int, Field(ge=1, le=MOST)] = 3
     """Steps that every trial gets: the first report point."""
     reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
-    """Each report point is so many times the one before; under ASHA one of so many trials goes on there."""
+    """Factor from each report point to the next. Under ASHA, one of this many trials goes on at a report point."""
     overfit_patience: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    """A trial ends itself after so many reports in a row that are worse than its best one, and keeps the adapter of
-    that one (ALTO, arXiv 2604.05426). Left out: never."""
+    """Reports in a row, all worse than a trial's best one, after which the trial ends and keeps the adapter of its best
+    report (ALTO, arXiv 2604.05426). Left out: no trial ends this way."""
     metric: Literal["eval_loss"] | None = None
-    """eval_loss: it goes by the loss, while `objective` chooses the best trial. Left out: by the objective, or by
-    eval_loss where the objective is a score that trials get at their last report point only."""
+    """Metric by which the scheduler compares trials. eval_loss: the loss, while `objective` chooses the best trial.
+    Left out: the objective's metric, or eval_loss if that is a score which trials get only at the last report point."""
     kind: str
     compares: ClassVar[bool] = True
-    """Whether trials are compared at the report points: which of them go on depends on what others reported."""
+    """Whether the reports of other trials decide which trials go on."""
 
     @property
     def parks(self) -> bool:
-        """Whether trials may be parked at a report point and resumed later."""
+        """Tells whether trials may be parked at a report point and resumed later."""
         return False
 
     def points(self, steps: int) -> tuple[int, ...]:
-        """Steps at which each trial reports; the last one is `steps`."""
+        """Returns the report points of each trial in steps; the last one is `steps`."""
         return rungs(self.grace_steps, self.reduction_factor, steps)
 
     @abstractmethod
     def build(self, steps: int, direction: Direction = "min") -> Rule:
-        """The rule for reports at these points, which has seen nothing.
+        """Builds a rule that has taken no event.
 
         Args:
-            steps: of a trial that is not stopped.
+            steps: steps of a trial that is not stopped.
             direction: whether a lower or a higher value of the metric is better.
         """
 
     def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
-        """Optimizer steps that the whole sweep takes at most.
+        """Returns the most optimizer steps that the whole sweep can take.
 
         Args:
-            steps: of a trial that is not stopped.
-            slots: how many of them train at once.
-            protects_first: one of them is trained to its end whatever it reports.
+            steps: steps of a trial that is not stopped.
+            slots: trials that train at once.
+            protects_first: whether the first trial is trained to its end whatever it reports.
         """
         return steps * trials
 
     def needs_tail(self, steps: int, trials: int) -> bool:
-        """Whether a trial reaches the last step only because the best one goes on beyond what its rank allows."""
+        """Tells whether no trial ranks high enough to reach the last step, so that the best one goes on anyway."""
         return False

@@ -1,7 +1,7 @@
 """ASHA: at each rung one of reduction_factor trials goes on; the others wait there (promote) or are stopped (stop).
 
-Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934). `promote` is the paper's form (Algorithm 2);
-the order `breadth`, protected trials and the tail are added to it. `stop` is the rule of Ray's AsyncHyperBandScheduler
+Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934). `promote` is the paper's form (Algorithm 2)
+plus the order `breadth`, protected trials and the tail. `stop` is the rule of Ray's AsyncHyperBandScheduler
 (tune/schedulers/async_hyperband.py, `_Bracket.on_result`, 2.60).
 """
 
@@ -20,39 +20,39 @@ from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, Scheduler
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
-"""So many trials go on in the tail. When the last of them ends before the last point, the sweep is over."""
+"""Most trials that go on in the tail. If all of them end before the last point, the sweep is over."""
 
 
 class Key(NamedTuple):
-    """A report as it is ranked: the smaller the better, the earlier of two equal ones first."""
+    """Sort key of a report: lower loss first, of equal losses the earlier report."""
 
     loss: float
-    """The value, or its negative where higher is better; infinite where it was not finite."""
+    """Value of the metric, negated if higher is better; infinite if it was not finite."""
     order: int
     trial: str
 
 
 @dataclass
 class Rung:
-    """The trials that came to a rung, best first."""
+    """Reports at a rung, best first."""
 
     point: int
     ranked: list[Key] = field(default_factory=list)
-    """All of them, those that diverged on the way last."""
+    """All reports; trials that diverged on the way come last."""
     parked: list[Key] = field(default_factory=list)
-    """Those that wait there."""
+    """Reports of the trials that are parked at the rung."""
 
 
 class Promote(Rule):
-    """Resumes a parked trial when it ranks in the first floor(n / reduction_factor) of the n that came to its rung.
+    """Resumes a parked trial that ranks in the first floor(n / reduction_factor) of the n trials at its rung.
 
-    `breadth`: new trials begin first, then the lowest rung is resumed first. What a sweep takes is known in advance
-    (see `most_steps`) and hardly depends on the order in which good trials come. `paper`: the highest
-    rung is resumed first and before any new trial, so that a trial reaches the last point early.
+    `breadth` begins new trials first, then resumes the lowest rung first. The steps of a sweep are known in advance
+    (see `most_steps`) and hardly depend on the order in which good trials come. `paper` resumes the highest rung first,
+    before any new trial, so that a trial reaches the last point early.
 
-    The tail: where no trial would reach the last point (floor(n / reduction_factor) is 0 up there), the best one of
-    the highest rung goes on once nothing else is left to do. A protected trial that leads there is enough; the tail
-    begins beside one that does not.
+    The tail: if no trial would reach the last point, because floor(n / reduction_factor) is 0 at a high rung, the best
+    trial of the highest rung goes on once nothing else is left to do. There is no tail if the best trial of that rung
+    is a protected one, which reaches the last point anyway.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Promote(Rule):
         self._order = order
         self._rungs = {point: Rung(point) for point in self.points[:-1]}
         self._places: dict[str, tuple[Rung, Key]] = {}
-        """Where each trial was ranked last."""
+        """Trial -> its latest rung, and its report there."""
         self._reports = 0
-        """How many were ranked."""
+        """Number of ranked reports."""
         self._complete: set[str] = set()
-        """Trials that have reached the last point."""
+        """Trials that reached the last point."""
         self._tail: set[str] = set()
-        """Trials that were resumed although they did not rank high enough."""
+        """Trials that were resumed although their rank was too low."""
 
     def next(self, is_exhausted: bool) -> Work:
         """See `Rule.next`."""
@@ -107,10 +107,10 @@ class Promote(Rule):
         return trial in self._tail
 
     def _promotable(self) -> Iterator[str]:
-        """The trial to resume at each rung where there is one, in the order in which rungs come."""
+        """Yields the trial to resume at each rung that has one, rungs in the configured order."""
         rungs = list(self._rungs.values())
         for rung in reversed(rungs) if self._order == "paper" else rungs:
-            # If the best of the parked does not rank high enough, no other one does.
+            # If the best parked trial does not rank high enough, no other one does.
             if rung.parked and self._is_promotable(rung, rung.parked[0]):
                 yield rung.parked[0].trial
 
@@ -118,9 +118,9 @@ class Promote(Rule):
         return bisect_left(rung.ranked, key) < len(rung.ranked) // self._factor
 
     def _last_resort(self) -> str | None:
-        """The trial that goes on to the last point although it does not rank high enough among so few."""
+        """Returns the trial to resume in the tail; None if there is none."""
         others = [name for name in (*self._complete, *self._running) if not self._trials[name].is_protected]
-        if others:  # One has reached it, or may rank high enough once it reports.
+        if others:  # A trial reached the last point, or may rank high enough when it reports.
             return None
         for rung in reversed(self._rungs.values()):
             if rung.parked:
@@ -161,9 +161,9 @@ class Promote(Rule):
 
 
 class Stop(Rule):
-    """Stops a trial that is below the best 1/reduction_factor of those that came to the rung before it.
+    """Stops a trial that is not among the best 1/reduction_factor of the trials that came to the rung before it.
 
-    The first one at a rung always goes on, so trials that come in improving order are hardly ever stopped.
+    The first trial at a rung always goes on, so trials that arrive in improving order are hardly ever stopped.
     """
 
     def __init__(
@@ -177,11 +177,11 @@ class Stop(Rule):
         super().__init__(points, direction, overfit_patience)
         self._factor = reduction_factor
         self._recorded: dict[int, list[float]] = {point: [] for point in self.points[:-1]}
-        """Rung -> rewards (the higher the better) of the trials that came so far, rising."""
+        """Rung -> rewards, which are negative losses, of the trials that came so far, rising."""
 
     def _judge(self, name: str, point: int, loss: float) -> Decision:
         if point == self.points[-1] or not math.isfinite(loss):
-            return Decision.STOP  # What is not finite moves no cutoff.
+            return Decision.STOP  # A value that is not finite does not move the cutoff.
         recorded = self._recorded[point]
         goes_on = not recorded or -loss >= cutoff(recorded, self._factor)
         insort(recorded, -loss)
@@ -189,26 +189,26 @@ class Stop(Rule):
 
 
 def cutoff(rewards: Sequence[float], factor: int) -> float:
-    """The 1 - 1/factor quantile of rewards, which rise: bit for bit numpy's linear percentile, which Ray uses."""
+    """Returns the 1 - 1/factor quantile of rising rewards, bit for bit as numpy's linear percentile, which Ray uses."""
     where = (1 - 1 / factor) * 100 / 100.0 * (len(rewards) - 1)
     low = math.floor(where)
     if low >= len(rewards) - 1:
         return rewards[-1]
     part, width = where - low, rewards[low + 1] - rewards[low]
-    # numpy/lib/_function_base_impl.py, `_lerp` (2.4): from the nearer end.
+    # numpy/lib/_function_base_impl.py, `_lerp` (2.4), interpolates from the nearer end.
     return rewards[low + 1] - width * (1 - part) if part >= 0.5 else rewards[low] + width * part
 
 
 def most_steps(points: Sequence[int], factor: int, trials: int, slots: int, protects_first: bool) -> int:
-    """Steps (or examples) of all trials that promotion in the order `breadth` takes at most.
+    """Returns the most steps (or examples) that all trials take under promotion in the order `breadth`.
 
-    On one slot, without a protected trial, it takes so many in any case: N r0 + floor(N/factor) (r1 - r0) + ..., with 1
-    in place of a 0. A protected trial may go on beside those that are promoted. On several slots a rung is ranked
-    before the last trials have come to it: each slot but one may resume one more trial per rung. Of the first `factor`
-    trials that come to a rung at most one ranks high enough, and each later report lets at most one more.
+    On one slot, without a protected trial, they take exactly N r0 + floor(N/factor) (r1 - r0) + ..., with 1 in place of
+    a 0. A protected trial may go on besides the promoted ones. On several slots a rung is ranked before the last trials
+    have come to it, so each slot but one may resume one more trial per rung. Of the first `factor` trials at a rung at
+    most one ranks high enough, and each later report lets at most one more trial go on.
 
-    Trials that are lost on their way are not in it. They cost no more than the trials of the tail take, up to
-    `TAIL_TRIALS` of them from the first rung to the last point.
+    Trials that are lost on their way are not counted. They cost at most what the tail takes: up to `TAIL_TRIALS` trials
+    from the first rung to the last point.
     """
     total, count = trials * points[0], trials
     for rung, (low, high) in enumerate(pairwise(points)):
@@ -224,9 +224,9 @@ class Config(SchedulerSettings):
     kind: Literal["asha"] = "asha"
     variant: Literal["promote", "stop"] = "promote"
     """promote: a trial is parked at each rung, and resumed when it is among the best 1/reduction_factor there.
-    stop: a trial is judged once, when it comes to a rung, by those that were there before it."""
+    stop: a trial is judged once, when it comes to a rung, against the trials that came before it."""
     order: Order = "breadth"
-    """What a free slot is for, under promote. breadth: new trials first, then the lowest rung. paper: the highest rung
+    """Order in which promote uses free slots. breadth: new trials first, then the lowest rung. paper: the highest rung
     first, then new trials, so that a trial reaches the last step early."""
 
     @model_validator(mode="after")
@@ -248,12 +248,12 @@ class Config(SchedulerSettings):
         return Promote(points, self.reduction_factor, self.order, direction, self.overfit_patience)
 
     def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
-        """See `SchedulerSettings.most_steps`. `promote` in the order `breadth` takes so many on one slot."""
+        """See `SchedulerSettings.most_steps` and, for promote in the order `breadth`, `most_steps`."""
         if self.variant == "promote" and self.order == "breadth":
             return most_steps(self.points(steps), self.reduction_factor, trials, slots, protects_first)
         return super().most_steps(steps, trials, slots, protects_first)
 
     def needs_tail(self, steps: int, trials: int) -> bool:
-        """See `SchedulerSettings.needs_tail`: floor(n / factor) is 0 before the last point."""
+        """See `SchedulerSettings.needs_tail`. Then floor(n / factor) is 0 before the last point."""
         least: int = self.reduction_factor ** (len(self.points(steps)) - 1)
         return self.parks and trials < least

@@ -1,6 +1,6 @@
 """FIFO: every trial runs to its last step; reports come at the same points as under ASHA.
 
-The yardstick for early stopping: what it saves, and whether it stops the right ones.
+FIFO is the yardstick for early stopping: how much it saves, and whether it stops the right trials.
 """
 
 from __future__ import annotations

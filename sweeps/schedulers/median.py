@@ -13,7 +13,7 @@ from typing import Literal
 from sweeps.schedulers import Decision, Direction, Rule, SchedulerSettings
 
 LEAST_TRIALS = 3
-"""So many others must have come to a point before a trial is stopped there (min_samples_required of Ray 2.60)."""
+"""Trials that must have reported at a point before another one is stopped there (min_samples_required of Ray 2.60)."""
 
 
 class Median(Rule):
@@ -25,7 +25,7 @@ class Median(Rule):
         """See `Rule`."""
         super().__init__(points, direction, overfit_patience)
         self._means: dict[int, list[float]] = {point: [] for point in self.points}
-        """Point -> the mean of its reports up to there, of each trial that came so far."""
+        """Point -> for each trial that reported there, the mean of its reports up to this point."""
 
     def _judge(self, name: str, point: int, loss: float) -> Decision:
         if not math.isfinite(loss):

@@ -1,7 +1,4 @@
-"""What the searchers that learn have in common: a history of points and results, and points that are not in it yet.
-
-Pure.
-"""
+"""Common parts of the searchers that learn: a history of points and results, and the choice of new points. Pure."""
 
 from __future__ import annotations
 
@@ -17,42 +14,43 @@ from trainables.contract import FailureKind
 
 Key = frozenset[tuple[str, object]]
 TRIES = 40
-"""Points that a proposal may hold until one of them is new."""
+"""Points of a proposal that are looked at until one is new."""
 ATTEMPTS = 20
 """Suggestions in a row that the caller dropped, after which points are drawn at random."""
 
 
 @dataclass(frozen=True)
 class TriedPoint:
-    """A point that a trial has."""
+    """The point of a trial, with its results."""
 
     point: Point
     values: Mapping[int, float] = field(default_factory=dict)
-    """Resource -> the value there, lower is better."""
+    """Resource -> value, lower is better."""
     failure: FailureKind | None = None
     is_final: bool = False
-    """It was trained to its full length."""
+    """Whether the trial was trained to its full length."""
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is known of the point yet."""
+        """Tells whether the point has no result yet."""
         return not self.values and self.failure is None
 
     def judged_at(self, common: Set[int]) -> int:
-        """The furthest resource where other points have values too, which `common` holds; else its own first.
+        """Returns the furthest of the point's resources that is in `common`; without any, its first resource.
 
-        So the default configuration, which is never stopped, does not pass for the best while it is ahead alone.
+        The default configuration is never stopped, so it may be far ahead of other trials. Judged there, it would count
+        as the best only because no other trial has come that far.
         """
         return max(self.values.keys() & common, default=min(self.values))
 
 
 def key(point: Point) -> Key:
-    """What two equal points share."""
+    """Returns a key that equal points share."""
     return frozenset((name, identity(value)) for name, value in point.items())
 
 
 class History:
-    """Every point once, in the order in which it was first heard of."""
+    """Every point once, in the order in which the points were first told."""
 
     def __init__(self) -> None:
         self._seen: dict[Key, TriedPoint] = {}
@@ -67,7 +65,7 @@ class History:
         """See `sweeps.searchers.Searcher.tell`."""
         seen = self._seen.get(key(point), TriedPoint(dict(point)))
         if outcome is None:
-            pass  # the trial has begun: the point is there, and open
+            pass  # the trial has begun: its point is open
         elif isinstance(outcome, str):
             seen = replace(seen, failure=outcome)
         else:
@@ -76,24 +74,24 @@ class History:
 
     @property
     def seen(self) -> tuple[TriedPoint, ...]:
-        """All points. Those that failed without fault of the point, before they had a value, are left out."""
+        """Returns all points but those without a value whose failure says nothing about the point ("failed")."""
         return tuple(seen for seen in self._seen.values() if seen.values or seen.failure != "failed")
 
     @property
     def told(self) -> tuple[TriedPoint, ...]:
-        """The points whose results say something."""
+        """Returns the points with a result."""
         return tuple(seen for seen in self.seen if not seen.is_open)
 
     @property
     def common(self) -> frozenset[int]:
-        """The resources at which more than one point has a value: what only one has reached compares with nothing."""
+        """Returns the resources at which two or more points have a value, so that they can be compared there."""
         reached = Counter(resource for seen in self.told for resource in seen.values)
         return frozenset(resource for resource, times in reached.items() if times > 1)
 
     def ranked(self) -> list[TriedPoint]:
-        """The points that have values and did not fail, the best one first.
+        """Returns the points with values, best first; none that diverged, was infeasible or ran out of memory.
 
-        A point that was trained further comes before others, because it was let on as one of the best.
+        A point that was trained further comes first, because the scheduler let it go on as one of the best.
         """
         usable = [seen for seen in self.told if seen.values and seen.failure in (None, "failed")]
         common = self.common
@@ -101,15 +99,15 @@ class History:
 
 
 Proposal = Callable[[History, Random, int], Iterator[Point]]
-"""From a history, randomness, and the number of suggestions that the caller dropped since the last trial began, to
-points in the order of their promise."""
+"""Yields points, the most promising first. Takes a history, randomness, and the number of suggestions that the caller
+dropped since the last trial began."""
 
 
 class Learner:
-    """See `sweeps.searchers.Searcher`.
+    """A searcher that learns, see `sweeps.searchers.Searcher`.
 
-    A suggestion follows from the seed, the history and the suggestions that were dropped since it last grew, so the
-    order in which results came in does not matter.
+    A suggestion depends only on the seed, the history and the number of suggestions dropped since the history grew. The
+    order of results does not matter.
     """
 
     def __init__(self, space: SearchSpace, seed: int, propose: Proposal) -> None:
@@ -119,10 +117,10 @@ class Learner:
         self._history = History()
         self._dropped = 0
         self._is_repeating = False
-        """The latest proposal held no new point, and nothing was told since: to compute it again would take long."""
+        """Whether the latest proposal held no new point and nothing was told since. Then no proposal is computed."""
 
     def suggest(self) -> Point | None:
-        """The next point; never ends."""
+        """Returns the next point; never None."""
         dropped, self._dropped = self._dropped, self._dropped + 1
         rng = Random(f"{self._seed}:{len(self._history)}:{dropped}")
         if dropped < ATTEMPTS and not self._is_repeating:
@@ -133,7 +131,7 @@ class Learner:
         return self._space.sample(rng, len(self._history) + dropped)
 
     def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
-        """Takes notice of a trial that begins, and of a result, also of one that is not the trial's last."""
+        """See `sweeps.searchers.Searcher.tell`."""
         if point not in self._history:
             self._dropped = 0
         self._is_repeating = False

@@ -1,9 +1,9 @@
-"""Points by Optuna's tree-structured Parzen estimator (TPE), as a function of what is known and of a seed.
+"""Computes points with Optuna's tree-structured Parzen estimator (TPE) from a history and a seed.
 
-Optuna 5.0.0, samplers/_tpe/sampler.py: the multivariate estimator with `constant_liar` (points whose result is open
-count as bad, so that parallel trials spread out), `group` for conditional fields. `_split_trials` there ranks complete
-trials by value, then pruned ones by how far they came and their value there, then infeasible ones. Numbers are given to
-it as their positions in [0, 1], words and flags as categories.
+Uses the multivariate estimator of Optuna 5.0.0 (samplers/_tpe/sampler.py) with `constant_liar` and, for conditional
+fields, `group`. With `constant_liar`, points without a result count as bad, so that parallel trials spread out.
+`_split_trials` there ranks complete trials by value, then pruned trials by how far they came and their value there,
+then infeasible trials. Numbers are given as positions in [0, 1], words and flags as categories.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import optuna
 
 MOST = 250
-"""Points that the estimator is given, unless more are open: its work grows with each. From here on it takes 25 for good
-(`default_gamma`), however many there are."""
+"""Most points that the estimator is given, unless more are open: each point adds work. From 250 on, the estimator takes
+25 points as good (`default_gamma`), however many there are."""
 BEST = 50
-"""How many of them are the best ones. What the others are for is the contrast."""
+"""Best points among them; the others are the contrast."""
 
 
 def points(space: SearchSpace, history: History, seed: int) -> Iterator[Point]:
-    """Points that look promising, without end; each takes those before it for tried."""
+    """Yields promising points without end; each counts the points before it as tried."""
     study = _study(space, history, seed)
     while True:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def _study(space: SearchSpace, history: History, seed: int) -> optuna.Study:
 
 
 def _given(history: History) -> list[TriedPoint]:
-    """What the estimator learns from: all points, or of many the best ones, the open ones and the latest others."""
+    """Returns the points for the estimator: all points, or of many the best, the open and the latest other points."""
     seen = list(history.seen)
     if len(seen) <= MOST:
         return seen
@@ -70,7 +70,7 @@ def _given(history: History) -> list[TriedPoint]:
 
 
 def _trial(seen: TriedPoint, given: Mapping[str, Any], common: Set[int], worst: float) -> optuna.trial.FrozenTrial:
-    """The point as Optuna knows it: complete, pruned at the resource where it compares, infeasible, or running."""
+    """Returns Optuna's trial: complete, pruned at the resource where the point is judged, infeasible, or running."""
     from optuna.trial import TrialState, create_trial
 
     if seen.failure in ("infeasible", "out_of_memory"):
@@ -78,7 +78,7 @@ def _trial(seen: TriedPoint, given: Mapping[str, Any], common: Set[int], worst: 
         trial.set_constraint("trains", 1.0)
         return trial
     if seen.failure == "diverged":
-        # Optuna has no place for infinity: the worst value there is, less far than any other.
+        # Optuna cannot rank infinity. The worst known value, at step 0, ranks behind all others.
         return create_trial(state=TrialState.PRUNED, intermediate_values={0: worst}, **given)
     if seen.is_open:
         return create_trial(state=TrialState.RUNNING, **given)
@@ -89,7 +89,7 @@ def _trial(seen: TriedPoint, given: Mapping[str, Any], common: Set[int], worst: 
 
 
 def _params(space: SearchSpace, point: Point) -> dict[str, Any] | None:
-    """The point in Optuna's terms; None where it has words that the space does not have, or fields that it lacks."""
+    """Returns Optuna's params of the point; None if the space lacks one of its fields or words."""
     params: dict[str, Any] = {}
     for name, value in point.items():
         domain = space.domains.get(name)

@@ -15,7 +15,7 @@ class Config(SearcherSettings):
     kind: Literal["grid"] = "grid"
 
     def check(self, space: SearchSpace) -> list[str]:
-        """Continuous domains have no grid."""
+        """Refuses continuous domains, which have no grid."""
         return [
             f"search_space.{field}: a continuous domain has no grid; list its values: {{choice: [...]}}, "
             "or use searcher.kind=random"
@@ -24,7 +24,7 @@ class Config(SearcherSettings):
         ]
 
     def build(self, space: SearchSpace, seed: int) -> GridSearcher:
-        """The searcher, at the first combination."""
+        """See `SearcherSettings.build`."""
         return GridSearcher(space)
 
 
@@ -35,8 +35,8 @@ class GridSearcher:
         self._points = space.grid()
 
     def suggest(self) -> Point | None:
-        """The next combination; None after the last."""
+        """Returns the next combination; None after the last."""
         return next(self._points, None)
 
     def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
-        """Nothing changes: the order of a grid is fixed."""
+        """Does nothing: the order of a grid is fixed."""

@@ -1,10 +1,10 @@
-"""Points and values known to be good first, then more and more what the trials of the sweep teach.
+"""Begins with points and values that are known to be good, then learns more and more from the sweep's own trials.
 
 First come the points of the space's portfolio (without one, the point of all its priors). Then each point is drawn from
 one of four sources: the priors of the space, the neighbourhood of the best point so far, TPE, and the space at random.
-The weight of the priors falls with the number of results (piBO, Hvarfner et al., arXiv 2204.11051, eq. 6) and with how
-much better the neighbourhood of the best point explains the good results than the priors do (PriorBand, Mallik et al.,
-arXiv 2306.12370, section 5). So a wrong prior costs a few trials and not the sweep.
+The weight of the priors falls with the number of results (piBO, Hvarfner et al., arXiv 2204.11051, eq. 6). It also
+falls if the neighbourhood of the best point explains the good results better than the priors do (PriorBand, Mallik et
+al., arXiv 2306.12370, section 5). So a wrong prior costs a few trials, not the sweep.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from sweeps.searchers._learner import History, Learner
 from sweeps.searchers.tpe import STARTUP
 
 PLAIN = 0.15
-"""Share of points that are drawn from the space at random, whatever is known."""
+"""Share of points that are always drawn from the space at random."""
 PATIENCE = 5.0
-"""Results after which the priors have half the weight that they would have had before."""
+"""Number of results that halves the weight of the priors."""
 PARZEN = 0.6
-"""Share of TPE in what the sweep finds itself, once it has enough results."""
+"""Share of TPE in the points that the sweep's own results suggest, once TPE has enough results."""
 SPREAD = 0.25
-"""Standard deviation of a prior, and of a step away from the best point, in the domain's length (PriorBand's)."""
+"""Standard deviation around a prior and around the best point, as a share of the domain's length (PriorBand's)."""
 FAVOUR = 4.0
-"""How much more likely the centre is than each other value, among words and flags."""
+"""Weight of the centre among words and flags; every other value has weight 1."""
 MOST_DRAWS = 1000
 MOVES = 0.5
-"""Probability with which each field of the best point changes (PriorBand's); one changes in any case."""
+"""Probability that a field of the best point changes (PriorBand's). One field always changes."""
 
 Source = Literal["prior", "best", "parzen", "plain"]
 
 
 class Config(SearcherSettings):
-    """Points that are known to be good first, then points like those that did best."""
+    """Suggests points that are known to be good, then points like the best ones."""
 
     kind: Literal["prior"] = "prior"
 
     def check(self, space: SearchSpace) -> list[str]:
-        """The space must say something."""
+        """Refuses a space without a prior and without a portfolio point."""
         if any(map(space.contains, space.portfolio)) or any(
             domain.prior is not None for domain in space.domains.values()
         ):
@@ -56,7 +56,7 @@ class Config(SearcherSettings):
         ]
 
     def build(self, space: SearchSpace, seed: int) -> Learner:
-        """The searcher, at its first point."""
+        """See `SearcherSettings.build`."""
         beginning = _beginning(space, Random(f"{seed}:beginning"))
 
         def propose(history: History, rng: Random, dropped: int) -> Iterator[Point]:
@@ -67,7 +67,7 @@ class Config(SearcherSettings):
 
 
 def _draws_of(space: SearchSpace, history: History, rng: Random) -> Iterator[Point]:
-    """Points of the mixture, without end."""
+    """Yields points of the mixture without end."""
     weights = mixture(space, history)
     parzen = _parzen.points(space, history, rng.getrandbits(32))
     draw: Mapping[Source, Callable[[], Point]] = {
@@ -82,7 +82,7 @@ def _draws_of(space: SearchSpace, history: History, rng: Random) -> Iterator[Poi
 
 
 def mixture(space: SearchSpace, history: History) -> dict[Source, float]:
-    """The probability of each source of the next point; they add up to 1."""
+    """Returns the probability of each source of the next point."""
     results = len(history.told)
     if not history.ranked():
         return {"prior": 1 - PLAIN, "best": 0.0, "parzen": 0.0, "plain": PLAIN}
@@ -93,7 +93,7 @@ def mixture(space: SearchSpace, history: History) -> dict[Source, float]:
 
 
 def _trust(space: SearchSpace, history: History) -> float:
-    """How likely the good points are under the priors, against the neighbourhood of the best point; 0 to 1."""
+    """Returns how well the priors explain the good points, against the neighbourhood of the best point; 0 to 1."""
     ranked = history.ranked()
     good = ranked[: max(1, len(ranked) // 3)]
     best = ranked[0].point
@@ -114,14 +114,14 @@ def _trust(space: SearchSpace, history: History) -> float:
 
 
 def from_priors(space: SearchSpace, rng: Random) -> Point:
-    """A point whose fields are near their priors; those without one are drawn at random."""
+    """Draws a point near the priors; fields without a prior are drawn at random."""
     return space.fill(
         lambda _, domain: domain.sample(rng) if domain.prior is None else near(domain, domain.prior, SPREAD, rng)
     )
 
 
 def near_best(space: SearchSpace, history: History, rng: Random) -> Point:
-    """The best point so far with some of its fields changed."""
+    """Draws a point near the best point so far: some of its fields change."""
     best = history.ranked()[0].point
     fields = [name for name in space.order if name in best]
     always = rng.choice(fields) if fields else None
@@ -137,7 +137,7 @@ def near_best(space: SearchSpace, history: History, rng: Random) -> Point:
 
 
 def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
-    """The points of the portfolio that the space has; where there are none, the point of all priors."""
+    """Returns the portfolio points that lie in the space; if there are none, the point of all priors."""
     known = [point for point in space.portfolio if space.contains(point)]
     if known:
         return known
@@ -145,10 +145,10 @@ def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
 
 
 def near(domain: Domain, centre: Value, spread: float, rng: Random) -> Value:
-    """A value of the domain near `centre`.
+    """Draws a value of the domain near `centre`.
 
     Args:
-        spread: standard deviation in the domain's length, for numbers: a normal distribution cut at both ends.
+        spread: standard deviation of the truncated normal distribution of numbers, as a share of the domain's length.
     """
     if not domain.is_ordered:
         options = domain.values() or ()
@@ -163,7 +163,7 @@ def near(domain: Domain, centre: Value, spread: float, rng: Random) -> Value:
 
 
 def density(domain: Domain, centre: Value, spread: float, value: Value) -> float:
-    """How much more likely `near` draws `value` than a draw at random does."""
+    """Returns the probability of `value` under `near`, over its probability in a draw at random."""
     if not domain.is_ordered:
         options = domain.values() or ()
         weight = FAVOUR if identity(value) == identity(centre) else 1.0

@@ -1,6 +1,6 @@
-"""Random search: each point is drawn afresh; `grid` domains take their values in turn.
+"""Random search: draws each point independently; `grid` domains take their values in turn.
 
-Bergstra and Bengio, JMLR 2012. Point i is a function of the seed and i alone.
+Bergstra and Bengio, JMLR 2012. Point i depends only on the seed and i.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Config(SearcherSettings):
     kind: Literal["random"] = "random"
 
     def build(self, space: SearchSpace, seed: int) -> RandomSearcher:
-        """The searcher, at its first point."""
+        """See `SearcherSettings.build`."""
         return RandomSearcher(space, seed)
 
 
@@ -32,9 +32,9 @@ class RandomSearcher:
         self._given = 0
 
     def suggest(self) -> Point | None:
-        """A new draw; never ends."""
+        """Returns a new draw; never None."""
         index, self._given = self._given, self._given + 1
         return self._space.sample(Random(f"{self._seed}:{index}"), index)
 
     def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
-        """Nothing changes: each draw is independent of all others."""
+        """Does nothing: draws are independent of results."""

@@ -1,7 +1,7 @@
-"""Tree-structured Parzen estimator (TPE): points where good results are dense and bad ones are rare.
+"""Tree-structured Parzen estimator (TPE): suggests points where good results are dense and bad results are rare.
 
-Bergstra et al., NeurIPS 2011; Optuna 5 computes it (see `sweeps.searchers._parzen`). It learns from every rung, not
-only from trials that ended. The first points are drawn at random.
+Bergstra et al., NeurIPS 2011; Optuna 5 computes the estimator (see `sweeps.searchers._parzen`), which learns from every
+rung, not only from trials that ended. The first points are drawn at random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Config(SearcherSettings):
     kind: Literal["tpe"] = "tpe"
 
     def build(self, space: SearchSpace, seed: int) -> Learner:
-        """The searcher, at its first point."""
+        """See `SearcherSettings.build`."""
         return Learner(space, seed, lambda history, rng, dropped: _propose(space, history, rng))
 
 
