@@ -82,7 +82,7 @@ class Domain(ABC):
     """The values that one field may take, as `parse` reads them."""
 
     form: str
-    """Its name in the YAML file."""
+    """Name of the form in the YAML file."""
     when: tuple[Condition, ...] = field(default=(), kw_only=True)
     prior: Value | None = field(default=None, kw_only=True)
     """The value that is expected to give the best result, before anything is measured."""
@@ -135,7 +135,7 @@ class Domain(ABC):
 
     @abstractmethod
     def arguments(self) -> list[object]:
-        """Returns what stands behind the form's name in YAML."""
+        """Returns the arguments of the form, as in YAML."""
 
     def to_raw(self) -> dict[str, object]:
         """Returns the YAML form as plain data, which parses to an equal domain."""
@@ -197,7 +197,7 @@ class _Range(Domain):
     low: float
     high: float
     q: float | None = None
-    """The step between two values; None of a continuous range, and of `randint`, whose step is 1."""
+    """The step between two values; None for a continuous range, and for `randint`, whose step is 1."""
 
     def sample(self, rng: random.Random) -> Value:
         return self.at(rng.random())
@@ -345,7 +345,7 @@ def _domain(form: str, raw: Mapping[object, Any]) -> Domain:
 
 
 def _mapping_problems(raw: object) -> list[str]:
-    """Lists the problems of a mapping's keys: it is none, it names no form or several, or other keys."""
+    """Lists the problems of `raw`: it is no mapping, names no form or several forms, or has other keys."""
     if isinstance(raw, list | tuple):
         return [f"a list is not a domain: write {{choice: {shown(raw)}}}"]
     if raw is None:
@@ -365,7 +365,7 @@ def _mapping_problems(raw: object) -> list[str]:
 
 
 def _argument_problems(form: str, given: object) -> list[str]:
-    """Lists the problems of what stands behind the form's name."""
+    """Lists the problems of the form's arguments."""
     names = FORMS[form].strip("[]").split(", ")
     if form in ("choice", "grid"):
         if isinstance(given, list | tuple):
@@ -417,7 +417,7 @@ def _prior_problems(domain: Domain) -> list[str]:
 
 
 def _values_problems(given: Sequence[object]) -> list[str]:
-    """Lists the problems of a list of values: it is empty, holds something else than values, or one value twice."""
+    """Lists the problems of a list of values: it is empty, holds a non-value, or holds a value twice."""
     if not given:
         return ["the list is empty: name at least one value"]
     values = list(map(as_value, given))

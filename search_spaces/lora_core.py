@@ -14,8 +14,8 @@ from __future__ import annotations
 
 SPACE: dict[str, object] = {
     # Source: PLoRA (arXiv 2508.02932) searches 8 to 128, QLoRA (arXiv 2305.14314, appendix A.1) 8 to 256, both in
-    # powers of two. It ends at 64: parameters and memory grow with r, and QLoRA finds that r matters little if
-    # all linear layers have an adapter.
+    # powers of two. The range here ends at 64: parameters and memory grow with r, and QLoRA finds that r matters little
+    # if all linear layers have an adapter.
     # Prior: a higher rank was at least as good in nearly all of Tinker's sweep; 32 costs half the memory of 64.
     "adapter.r": {"choice": [8, 16, 32, 64], "prior": 32},
     # Source: alpha itself and not its ratio to r, so that one range of learning rates serves all r. In Tinker's sweep,
@@ -31,7 +31,7 @@ SPACE: dict[str, object] = {
     # Without Regret"; PEFT's MetaMathQA comparison: 49.4 % against 47.8 %).
     # Prior: all linear layers, by both studies.
     "adapter.target_modules": {"choice": ["attention-qv", "attention", "mlp", "all-linear"], "prior": "all-linear"},
-    # Source: PLoRA's range is 2e-5 to 4e-4. It ends at 2e-3 here, because LoRA's best rate is about 10 times that of
+    # Source: PLoRA's range is 2e-5 to 4e-4. The range here ends at 2e-3: LoRA's best rate is about 10 times that of
     # full fine-tuning, 15 times in runs under 100 steps ("LoRA Without Regret"), and trials of a sweep are short. One
     # range for all r: the best rate moves less than 2 times between r 4 and r 512 (same source).
     # Prior: between 3e-4, the best in about half of Tinker's sweep, and 1e-3, the best in a third.

@@ -24,7 +24,7 @@ Point = Mapping[str, Value]
 PORTFOLIO = "portfolio"
 """The only key of a space that is not a field: the points to try first."""
 MOST_LISTED = 10_000
-"""The most values of one field in a grid."""
+"""Maximum number of values of one field in a grid."""
 _MOST_SHOWN = 12
 
 

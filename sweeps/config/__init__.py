@@ -1,1 +1,1 @@
-"""The sweep file: read, checked, and turned into a frozen object."""
+"""Reads and checks the sweep file, and turns it into a frozen object."""

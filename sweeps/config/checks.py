@@ -26,11 +26,11 @@ from trainables.objective import COSTS, EVAL_LOSS, Direction
 from trainables.scoring import requests
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM 0.32.0 takes as --max-lora-rank, 16 unless told (vllm/config/lora.py): it serves every rank up to that."""
+"""Values of --max-lora-rank in vLLM 0.32.0, default 16 (vllm/config/lora.py): it serves every rank up to this value."""
 
 
 def served_ranks(config: SweepConfig, space: SearchSpace) -> list[str]:
-    """A line where vLLM takes no --max-lora-rank that is a rank of the file or the space, or serves none so high."""
+    """Warns of ranks of the file or the space that are no --max-lora-rank of vLLM, or above its highest one."""
     searched = space.domains.get("adapter.r")
     ranks: set[Value] = {config.adapter.r}
     if searched is not None:
@@ -47,14 +47,14 @@ def served_ranks(config: SweepConfig, space: SearchSpace) -> list[str]:
 
 
 def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainable | None, list[str]]:
-    """The trainable, or None and a line that says why.
+    """Returns the trainable, or None and a line that says why.
 
     Args:
-        raw: what the file says.
-        config: what is right of it.
+        raw: the content of the file.
+        config: the parts of `raw` without a mistake.
     """
     if not isinstance(raw.get("trainable", config.trainable), str):
-        return None, []  # the check of the configuration has said so
+        return None, []  # the check of the configuration refused it
     try:
         return catalogue.find(config.trainable), []
     except NotTrainable as error:
@@ -62,14 +62,14 @@ def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainab
 
 
 def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
-    """What is wrong with the objectives: a metric that the trainable does not offer, the other direction, a repeat."""
+    """Lists mistakes in the objectives: a metric that the trainable does not offer, a wrong mode, a repeated metric."""
     offered = _metrics(config, trainable)
     if offered is None:
         return []
     wrong, named = [], set()
     for place, objective in enumerate(config.objectives):
         field = f"objective.{place}" if isinstance(config.objective, tuple) else "objective"
-        # A cost has no best step, and is no reason to stop a trial.
+        # A cost cannot be the first objective: it has no best step and stops no trial.
         known: Mapping[str, Direction] = {**offered, **dict.fromkeys(COSTS, "min")} if place else offered
         metric, mode = objective.metric, objective.mode
         if metric not in known:
@@ -84,7 +84,7 @@ def objectives(config: SweepConfig, trainable: Trainable) -> list[str]:
 
 
 def _metrics(config: SweepConfig, trainable: Trainable, *more: str) -> Mapping[str, Direction] | None:
-    """The metrics of evaluations that score answers by `more` too; None where these cannot be had."""
+    """Returns the metrics of evaluations, scored by `more` too; None if the trainable refuses to name them."""
     evaluation = config.evaluation.model_copy(update={"metrics": (*config.evaluation.metrics, *more)})
     try:
         return catalogue.metrics(trainable, config.base.model_copy(update={"evaluation": evaluation}))
@@ -100,7 +100,7 @@ def _not_offered(config: SweepConfig, trainable: Trainable, metric: str, known: 
 
 
 def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
-    """What is wrong with promotion.metric and those of guards, which would be told at the end of the sweep."""
+    """Lists mistakes in promotion.metric and the metrics of guards, which else would show at the end of the sweep."""
     offered, guards = _metrics(config, trainable), config.promotion.guards
     named = {f"promotion.guards.{place}.metric": guard.metric for place, guard in enumerate(guards)}
     named |= {} if config.promotion.metric is None else {"promotion.metric": config.promotion.metric}
@@ -109,14 +109,14 @@ def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:
     wrong = {field: metric for field, metric in named.items() if metric not in offered}
     lines = [f"{field}: {_not_offered(config, trainable, metric, offered)}" for field, metric in wrong.items()]
     alone: Collection[str] = ()
-    with suppress(TrainableError):  # a trainable of one's own may know other graders
+    with suppress(TrainableError):  # a user's own trainable may know other graders
         alone = grading.without_rows(config.evaluation)
     rule = "has no value per row, by which a promotion decides: name another metric"
     return lines + [f"{field}: {metric} {rule}" for field, metric in named.items() if metric in alone]
 
 
 def promotion_rows(config: SweepConfig) -> list[str]:
-    """What is wrong with the files of promotion.guards and the column of promotion.slices, of data that is right."""
+    """Lists mistakes in the files of promotion.guards and the column of promotion.slices; `data` must be right."""
     if config.data is None:
         return []
     wrong = []
@@ -130,7 +130,7 @@ def promotion_rows(config: SweepConfig) -> list[str]:
 
 
 def stopping_metric(config: SweepConfig, trainable: Trainable) -> SweepConfig:
-    """The configuration with `scheduler.metric` settled: a score that not all reports have stops no trial."""
+    """Sets `scheduler.metric` to the loss if the objective is a score that only some reports have."""
     is_scored_late = config.evaluation.when != "every" and config.objectives[0].metric not in trainable.METRICS
     if not is_scored_late or config.scheduler.metric is not None:
         return config
@@ -138,7 +138,7 @@ def stopping_metric(config: SweepConfig, trainable: Trainable) -> SweepConfig:
 
 
 def alias(field: str, value: str) -> list[str]:
-    """What is wrong with an alias.
+    """Lists mistakes in an alias.
 
     MLflow 3.17, utils/validation.py: _validate_model_alias_name and _validate_model_alias_name_reserved.
     """
@@ -150,7 +150,7 @@ def alias(field: str, value: str) -> list[str]:
 
 
 def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
-    """What is wrong with the budget's fields together. `raw` is what the file and its overrides say."""
+    """Lists contradictions between fields of the budget. `raw` is the file with its overrides."""
     given = [name for name in LENGTHS if yaml_files.section(raw, "budget").get(name) is not None]
     wrong = []
     if len(given) > 1:
@@ -161,7 +161,7 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
 
 
 def gpu(config: SweepConfig) -> list[str]:
-    """A line where cluster.gpu_memory is none that the type in cluster.gpu has."""
+    """Refuses a cluster.gpu_memory that the type in cluster.gpu does not have."""
     kind, memory = config.cluster.gpu, config.cluster.gpu_memory
     has = None if kind is None or memory is None else gpu_table.contradiction(kind, size_bytes(memory))
     if has is None:
@@ -170,9 +170,9 @@ def gpu(config: SweepConfig) -> list[str]:
 
 
 def texts_without_secrets(config: SweepConfig) -> list[str]:
-    """A line for each text of `data` with a secret in a URL, which the kept configuration would hold as ***.
+    """Refuses texts of `data` with a secret in a URL: the stored configuration would hold *** in its place.
 
-    The rows would then have another form than in training, so that the sweep could not go on or be promoted.
+    The rows would then have another form than in training, and the sweep could be neither resumed nor promoted.
     """
     if config.data is None:
         return []
@@ -186,7 +186,7 @@ def texts_without_secrets(config: SweepConfig) -> list[str]:
 
 
 def writable_places(config: SweepConfig) -> list[str]:
-    """A line for the sweep's folder, and one for its SQLite database, that cannot be written. Writes nothing."""
+    """Refuses a sweep folder or SQLite database that cannot be written. Writes nothing."""
     storage = work_folder(config.storage)
     wrong = _unwritable(f"storage: {storage}", storage / config.name, "choose another: storage=DIR")
     database = sqlite_file(config.tracking.uri)
@@ -199,7 +199,7 @@ def writable_places(config: SweepConfig) -> list[str]:
 
 
 def paths_are_text(config: SweepConfig) -> list[str]:
-    """A line for each path that is not UTF-8: neither config.json nor MLflow can hold it."""
+    """Refuses paths that are not UTF-8: neither config.json nor MLflow can hold them."""
     return [
         f"{field}: {text!a} holds bytes that are not UTF-8: rename the folder"
         for field, text in _texts(config.model_dump(), "")
@@ -233,7 +233,7 @@ def _unwritable(what: str, path: Path, way_out: str) -> list[str]:
 
 
 def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainable) -> tuple[Preview, list[str]]:
-    """What the local data looks like, and a line for each section that is missing and each file that is wrong."""
+    """Returns a preview of the local data, and a line for each missing section and each wrong file."""
     wrong = [
         f"{section}: is required by the trainable {config.trainable}"
         for section in sorted(trainable.REQUIRES)

@@ -1,4 +1,4 @@
-"""Numbers that are set in environment variables."""
+"""Reads numbers from environment variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainables.inputs.legible import legible
 
 
 def number(name: str, default: float, least: float, most: float) -> float:
-    """The number in an environment variable; `default` where it is not set.
+    """Returns the number in an environment variable; `default` if the variable is not set.
 
     Raises:
         ConfigError: the variable holds anything but a number from `least` to `most`.

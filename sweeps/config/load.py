@@ -42,13 +42,13 @@ class Sweep:
     config: SweepConfig
     space: SearchSpace
     preview: Preview = _UNSEEN
-    """What the local data looks like."""
+    """Preview of the local data."""
     notices: tuple[str, ...] = ()
-    """What the sweep leaves out of its search space, and ranks that a server does not take, a line each."""
+    """Lines on parts of the search space that are left out, and on ranks that a server does not take."""
 
 
 def recipes() -> dict[str, str]:
-    """Shipped sweep files: name -> first comment line."""
+    """Returns the shipped sweep files: name -> first comment line."""
     first_lines = {}
     for path in sorted(RECIPES.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
@@ -61,17 +61,17 @@ Change = str | tuple[str, Any]
 
 
 def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: Sequence[str] | None = None) -> Sweep:
-    """The sweep that a file and its overrides describe.
+    """Loads the sweep that a file and its overrides describe.
 
     Args:
-        file: a YAML file, or the name of a recipe; None where the overrides say all.
+        file: a YAML file, or the name of a recipe; None if there are only overrides.
         changes: the overrides.
         folder: the current folder, for relative paths in overrides and storage.
-        elsewhere: of a sweep that runs on other machines, the fields whose files are only there: these files are not
-            looked at, and nor is whether `storage` and `tracking.uri` can be written here. None if it runs here.
+        elsewhere: for a sweep that runs on other machines, the fields whose files are only there. These files are not
+            checked, nor whether `storage` and `tracking.uri` can be written here. None if the sweep runs here.
 
     Raises:
-        ConfigError: with a line for each mistake in the file and the overrides.
+        ConfigError: has a line for each mistake in the file and the overrides.
     """
     raw, wrong = read(file, changes, folder)
     wrong += apply_profile(raw)
@@ -87,7 +87,7 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
         wrong += mistakes
         wrong += searched_fields.fields_together(space) if not space_mistakes else []
         notices += checks.served_ranks(config, space)
-    # Else metrics are missing whose names are right.
+    # A mistake in evaluation hides valid metrics.
     if trainable is not None and not any(line.startswith("evaluation") for line in wrong):
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
@@ -108,10 +108,10 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
 
 
 def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """What a file and its overrides say, with absolute paths of models and data; a line for each wrong override.
+    """Reads a file with its overrides; returns it with absolute paths, and a line for each wrong override.
 
     Raises:
-        ConfigError: there is no such file, or it holds no mapping.
+        ConfigError: the file does not exist or holds no mapping.
     """
     beside, raw = folder, dict[str, Any]()
     if file is not None:
@@ -129,9 +129,9 @@ def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dic
 
 
 def written(config: SweepConfig) -> str:
-    """The sweep file that `load` reads as this configuration: what differs from the defaults, with absolute paths."""
+    """Writes a sweep file that `load` reads as this configuration: values other than defaults, with absolute paths."""
     raw = config.model_dump(mode="json", exclude_defaults=True)
-    for name in components.SECTIONS:  # a kind is the default of its own settings, whichever the section's default is
+    for name in components.SECTIONS:  # exclude_defaults drops every kind, also one that is not the section's default
         raw[name] = {"kind": getattr(config, name).kind, **raw.get(name, {})}
     if config.data is not None:
         raw["data"]["hold_out"] = config.data.hold_out  # a sweep file has another default
@@ -143,16 +143,16 @@ def override(
 ) -> list[str]:
     """Changes `raw` in place; returns a line for each mistake in the overrides themselves.
 
-    All that follows `search_space.` is one key, since the fields of a space hold a dot. A named space is expanded
-    before one of its fields is changed. Overriding a `kind` drops the keys that the new kind does not have, and
-    overriding how long a trial is drops the key in which the file says that; `cluster.gpu` brings its memory, and drops
-    a `gpu_memory` of the file that it does not have. A template that YAML reads as something else than text, such as
-    data.prompt={question}, is taken as it was typed.
+    The text after `search_space.` is one key, because the fields of a space hold a dot. A named space is expanded
+    before one of its fields changes. An override of a `kind` drops the keys that the new kind does not have. An
+    override of the trial length drops the file's own key for the length. `cluster.gpu` drops a `gpu_memory` of the file
+    that this type does not have. A template that YAML does not read as text, such as data.prompt={question}, is taken
+    as typed.
 
     Args:
         raw: the sweep file's content.
         changes: the overrides.
-        resolve_paths: makes relative paths in a mapping shaped like the sweep file absolute.
+        resolve_paths: makes relative paths absolute, in a mapping shaped like the sweep file.
     """
     wrong: list[str] = []
     given = [change if isinstance(change, tuple) else _parsed(change, wrong) for change in changes]
@@ -173,7 +173,7 @@ def override(
 
 
 def _parsed(change: str, wrong: list[str]) -> tuple[str, Any] | None:
-    """Key and value of `dotted.key=YAML value`; None with a line in `wrong`."""
+    """Returns key and value of `dotted.key=YAML value`; or adds a line to `wrong` and returns None."""
     key, equals, text = change.partition("=")
     if not equals or not key:
         wrong.append(f"{change}: an override is key=value, for example budget.trials=4")
@@ -192,7 +192,7 @@ def _parsed(change: str, wrong: list[str]) -> tuple[str, Any] | None:
 
 def _drop_other_memory(raw: dict[str, Any], gpu: str) -> None:
     cluster = section(raw, "cluster")
-    with suppress(ValueError):  # a memory that is no size is told of by the check of the whole file
+    with suppress(ValueError):  # the check of the whole file refuses a memory that is no size
         if gpu_table.contradiction(gpu, size_bytes(str(cluster.get("gpu_memory")))) is not None:
             raw["cluster"] = {key: value for key, value in cluster.items() if key != "gpu_memory"}
 
@@ -228,7 +228,7 @@ def _set_field(raw: dict[str, Any], field: str, value: object) -> str | None:
         try:
             space = search_spaces.load(space).to_raw()
         except SpaceError:
-            return None  # the check of the space says that it does not exist
+            return None  # the check of the space refuses an unknown name
     if not isinstance(space, Mapping):
         return "search_space is not a mapping of fields to domains"
     raw["search_space"] = {**space, field: value}
@@ -252,7 +252,7 @@ def _find(file: str, folder: Path) -> Path:
 
 
 def _validate(raw: Mapping[str, Any], context: object) -> tuple[SweepConfig, list[str]]:
-    """The configuration, and a line for each mistake. A wrong section gets its defaults: the others are checked too."""
+    """Returns the configuration and a line for each mistake. A wrong section gets defaults, so that all are checked."""
     try:
         return SweepConfig.model_validate(raw, context=context), []
     except ValidationError as error:
@@ -263,7 +263,7 @@ def _validate(raw: Mapping[str, Any], context: object) -> tuple[SweepConfig, lis
 
 
 def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
-    """The search space, and a line for each mistake. Wrong fields are left out, so the others are checked too."""
+    """Returns the space and a line for each mistake. Wrong fields are left out, so that the others are checked too."""
     try:
         if isinstance(raw, str):
             return search_spaces.load(raw), []
@@ -272,42 +272,42 @@ def _space(raw: object) -> tuple[SearchSpace | None, list[str]]:
     except SpaceError as error:
         lines = [line if line.startswith("search_space") else f"search_space.{line}" for line in error.problems]
         return _right_part(raw) if isinstance(raw, Mapping) else None, lines
-    return None, []  # the configuration says that it is neither
+    return None, []  # the check of the configuration refuses any other type
 
 
 def _checked_space(
     config: SweepConfig, space: SearchSpace, trainable: Trainable | None, is_whole: bool
 ) -> tuple[SearchSpace, list[str], list[str]]:
-    """The space with whole points in its portfolio, a line for each mistake, and what is left out of it."""
+    """Returns the space with whole points in its portfolio, a line for each mistake, and a line for each omission."""
     space = searched_fields.with_base(config, space)
     notices: list[str] = []
     wrong = searched_fields.mistakes(config, space, trainable)
     if not wrong:
         wrong = searched_fields.explicit_points(config, space, trainable)
     if config.searcher.kind == "prior" and not is_whole:
-        return space, wrong, []  # whether there is a prior is not known where a part is left out
+        return space, wrong, []  # a part that is left out may hold the prior
     if not wrong:
         space, mistakes, notices = searched_fields.portfolio(config, space)
         wrong += mistakes
         if mistakes:
-            return space, wrong, []  # what the searcher says of the portfolio would be said twice
+            return space, wrong, []  # the searcher would report the portfolio again
     return space, wrong + config.searcher.check(space), notices if config.searcher.kind == "prior" else []
 
 
 def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
-    """The fields of a space that have no mistake; None when they do not make a space together."""
+    """Returns a space of the fields without a mistake; None if they do not form a space."""
     right: dict[str, Domain] = {}
     for field, domain in raw.items():
         with suppress(SpaceError):
             right[str(field)] = domains.parse(str(field), domain)
     for part in (right, {field: replace(domain, when=()) for field, domain in right.items()}):
-        with suppress(SpaceError):  # the conditions contradict each other: without them the values can be checked
+        with suppress(SpaceError):  # if the conditions contradict each other, check the values without conditions
             return SearchSpace(part)
     return None
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Makes the paths in `raw` absolute: relative ones are relative to `folder`."""
+    """Makes the paths in `raw` absolute; `folder` is the start of relative ones."""
     model = section(raw, "model")
     for part, key in ((model, "source"), (section(model, "facts"), "of")):
         if isinstance(source := part.get(key), str) and _is_model_path(source, folder):
@@ -331,7 +331,7 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
 
 
 def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list[str]:
-    """Refuses a model that lies in the current folder while the sweep file, which names it, lies elsewhere."""
+    """Refuses a model path that exists in the current folder only, while the sweep file lies elsewhere."""
     source = section(raw, "model").get("source")
     if not isinstance(source, str) or not source or source.startswith(("package:", "/", "~")):
         return []
@@ -343,7 +343,7 @@ def _model_elsewhere(raw: Mapping[str, Any], beside: Path, folder: Path) -> list
 
 
 def _name_facts(raw: Mapping[str, Any]) -> None:
-    """Notes in model.facts which model they describe, so that they are not used for one that an override names."""
+    """Fills in model.facts.of, so that the facts are not used for another model that an override names."""
     model = section(raw, "model")
     facts = section(model, "facts")
     if facts.get("of") is None:
@@ -360,7 +360,7 @@ def _is_model_path(source: str, folder: Path) -> bool:
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         return True
     path = folder / source
-    # OWNER/NAME of a hub is a path all the same where OWNER is a folder here: one that is mistyped at its end.
+    # OWNER/NAME counts as a path if OWNER is a folder here: then NAME is probably a typo, not a hub id.
     return paths.is_file(path) or paths.is_folder(path) or ("/" in source and paths.is_folder(path.parent))
 
 
@@ -370,12 +370,12 @@ def _is_data_path(source: str, folder: Path) -> bool:
             return bool(source)
     except DataError:
         return False  # the check of the data says why
-    # As for models: OWNER/NAME is a path where OWNER is a folder here.
+    # As for models, OWNER/NAME counts as a path if OWNER is a folder here.
     return "/" in source and paths.is_folder((folder / source.partition(":")[0]).parent)
 
 
 def apply_profile(raw: dict[str, Any]) -> list[str]:
-    """Puts the profile's fields under those that the file gives itself: the cluster's, `storage` and `tracking`.
+    """Adds the profile's values of the cluster, `storage` and `tracking` where the file gives none.
 
     Returns a line for each mistake in the profile.
     """
@@ -399,7 +399,7 @@ def apply_profile(raw: dict[str, Any]) -> list[str]:
 
 
 def _put_under(given: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Adds what `given` lacks; of a mapping that both have, the keys that it lacks."""
+    """Adds the keys that `given` lacks, also in mappings that both have."""
     for key, value in defaults.items():
         if given.get(key) is None:
             given[key] = value
@@ -408,7 +408,7 @@ def _put_under(given: dict[str, Any], defaults: Mapping[str, Any]) -> None:
 
 
 def _with_absolute_places(config: SweepConfig, folder: Path) -> SweepConfig:
-    """The configuration with storage and database as they are named from everywhere."""
+    """Returns the configuration with absolute paths of storage and database."""
     storage = config.storage if is_object_store(config.storage) else _absolute(config.storage, folder)
     tracking = config.tracking.model_copy(update={"uri": absolute_uri(config.tracking.uri, folder)})
     return config.model_copy(update={"storage": storage, "tracking": tracking})

@@ -36,7 +36,7 @@ _NUMBERS = {
     "must be a whole number": re.compile(r"-?(0|[1-9][0-9]*)"),
     "must be a number": re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?"),
 }
-"""Rules for numbers -> how one is written."""
+"""Rule for a number -> the form of such a number."""
 _MAIN_KEYS = {
     "model": "source",
     "quantization": "scheme",
@@ -47,11 +47,11 @@ _MAIN_KEYS = {
     "tracking": "uri",
     "promotion": "model",
 }
-"""What a word is meant for that stands in place of a section."""
+"""Section -> the key that is meant if the file gives a single word in place of the section."""
 _WAYS_OUT = {
     "scheduler.metric": ", or left out: with evaluation.when: every it then goes by the objective, a score among them",
 }
-"""What else may be done where a word is none of those that a field takes."""
+"""Field with fixed words -> a further way out in the message."""
 _COMPARISONS = {
     "greater_than": ("gt", "must be greater than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -74,16 +74,16 @@ _SYNONYMS = {
     "rank": "r",
     "rslora": "use_rslora",
 }
-"""Names that other tools, or people, use for our keys."""
+"""Names of other tools for our keys."""
 
 
 def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
-    """One line per wrong field of `raw`, in the order of the file's sections."""
+    """Returns one line per wrong field of `raw`, in the order of the file's sections."""
     rules: dict[str, list[str]] = {}
     values: dict[str, object] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # pydantic counts the right items only, and says of the wrong ones what is wrong
+            continue  # pydantic counts only the right items; wrong items have errors of their own
         path = _path(detail["loc"], raw, keep_last=detail["type"] == "missing")
         field = ".".join(path)
         rule = _rule(detail, path, raw)
@@ -95,18 +95,18 @@ def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The message that `name` is unknown, with the name that may have been meant and all that there are."""
+    """Returns the message that `name` is unknown, with a similar name and all known names."""
     names = list(known)
     return f"unknown {what} {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})"
 
 
 def unknown_field(name: str, known: Sequence[str]) -> str:
-    """The message that a dotted field is unknown."""
+    """Returns the message that a dotted field is unknown."""
     return f"unknown field {name!r}{meant_field(name, known)} (there are: {', '.join(known)})"
 
 
 def meant_field(name: str, known: Sequence[str]) -> str:
-    """The end of a message: which dotted field may be meant. The last part of `name` tells one of another section."""
+    """Returns the end of a message with a similar field, first one of another section with the same last part."""
     last = name.rpartition(".")[2]
     same = [field for field in known if field.rpartition(".")[2] == _SYNONYMS.get(last, last)]
     return f"; did you mean {same[0]}?" if same else did_you_mean(name, known)
@@ -119,21 +119,21 @@ def _line(field: str, value: object, rules: Sequence[str]) -> str:
 
 
 def _without_quotes(value: object, rules: Sequence[str]) -> str:
-    """The end of a message: how to write a number that stands in quotes; empty for any other value."""
+    """Returns the end of a message on a number in quotes; empty for any other value."""
     form = next((_NUMBERS[rule] for rule in rules if rule in _NUMBERS), None)
     is_quoted = form is not None and isinstance(value, str) and form.fullmatch(value) is not None
     return f": write {value} without quotes" if is_quoted else ""
 
 
 def _alternatives(rules: Sequence[str]) -> str:
-    """The rules of which one has to hold, in one clause: "must be a whole number or 'auto'"."""
+    """Joins rules of which one must hold: "must be a whole number or 'auto'"."""
     first, *others = rules
     verb = "must be " if first.startswith("must be ") else ""
     return " or ".join([first, *(rule.removeprefix(verb) for rule in others)])
 
 
 def _shown(value: object, field: str) -> str:
-    """The value as YAML writes it; passwords in URIs are left out."""
+    """Returns the value as YAML writes it, without passwords of URIs."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     is_uri = field == "tracking.uri" or field.startswith("cluster.runtime_env.env_vars.")
@@ -150,7 +150,7 @@ def _without_passwords(value: object, shown: Callable[[str], str]) -> object:
 
 
 def _path(loc: Sequence[str | int], raw: object, keep_last: bool) -> list[str]:
-    """The part of a pydantic location that stands in the file: the names of union branches are left out."""
+    """Returns the parts of a pydantic location that are in the file, without names of union branches."""
     path: list[str] = []
     at: Any = raw
     for place, part in enumerate(loc):
@@ -193,7 +193,7 @@ def _rule(detail: Any, path: Sequence[str], raw: Mapping[str, Any]) -> str:
 
 
 def _section_for(word: str, section: str) -> str:
-    """The end of a message: how to write the section that is meant by a word; empty where no key takes one."""
+    """Returns the end of a message on a word in place of a section: how to write the section; or nothing."""
     main = _MAIN_KEYS.get(section)
     if main == "kind" and word not in (kinds := components.modules(components.SECTIONS[section])):
         return f": write {{kind: NAME}}{did_you_mean(word, kinds)} (there are: {', '.join(kinds)})"
@@ -209,7 +209,7 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
         return f"is for kind {kinds}, not {own}: leave it out, or set {section}.kind={others[0]}"
     word = _SYNONYMS.get(name, name)
     close = [word] if word in here else closest(name, here)
-    # The very name in another section says more than one like it here.
+    # The same name in another section is a better hint than a similar name here.
     meant = None if word in here else elsewhere(word)
     meant = meant or (".".join([*path[:-1], close[0]]) if close else None)
     hint = f"; did you mean {meant}?" if meant else ""
@@ -217,7 +217,7 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
 
 
 def _kinds_with(section: str, name: str) -> list[str]:
-    """The schedulers, or the searchers, that have a key of this name; none for another section."""
+    """Returns the schedulers or searchers that have a key of this name; empty for other sections."""
     if section not in components.SECTIONS:
         return []
     kind = components.SECTIONS[section]
@@ -225,7 +225,7 @@ def _kinds_with(section: str, name: str) -> list[str]:
 
 
 def elsewhere(name: str) -> str | None:
-    """The dotted key that ends in `name`, or in what is meant by it, if a section has one."""
+    """Returns the dotted key that ends in `name`, or in our word for it; None if no section has one."""
     name = _SYNONYMS.get(name, name)
     for section in SweepConfig.model_fields:
         if name in _keys([section], {}):
@@ -234,7 +234,7 @@ def elsewhere(name: str) -> str | None:
 
 
 def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    """Keys allowed at a path of the sweep file."""
+    """Returns the keys allowed at a path of the sweep file."""
     if path and path[0] in components.SECTIONS:
         name = components.named(components.SECTIONS[path[0]], raw.get(path[0]))
         known = name in components.modules(components.SECTIONS[path[0]])
@@ -248,7 +248,7 @@ def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The Spec in an annotation such as `ModelSpec | None`, or `tuple[Guard, ...]`."""
+    """Returns the model in an annotation such as `ModelSpec | None` or `tuple[Guard, ...]`."""
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
     branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)

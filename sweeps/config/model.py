@@ -1,6 +1,6 @@
-"""The sweep file as a frozen, strict object. Pure: no file is read and nothing heavy is imported here.
+"""Defines the sweep file as a frozen, strict object. Pure: reads no file and imports nothing heavy.
 
-`sweeps.config.load` reads files, applies overrides and collects every mistake; the classes here say what is allowed.
+The classes here say what is allowed. `sweeps.config.load` reads files, applies overrides and collects every mistake.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 
 LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
-"""Keys of `budget` that say how long a trial is; one of them is given."""
+"""Keys of `budget` that give the length of a trial; a sweep file gives one of them."""
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
 _SECRET = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
@@ -56,7 +56,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
 
 
 def size_bytes(size: str) -> int:
-    """Bytes of a size such as 500MB, 20GB or 1TB (powers of ten); raises ValueError for anything else."""
+    """Returns the bytes of a size such as 500MB, 20GB or 1TB (powers of ten); raises ValueError for anything else."""
     match = _SIZE.fullmatch(size.strip())
     if match is None or float(match[1]) == 0:
         raise ValueError("must be a size above 0 with its unit: 500MB, 20GB or 1TB")
@@ -84,7 +84,7 @@ def _is_gpu(value: object) -> object:
 _UNREAD = "must not begin with $ (variables are not read), nor with ~NAME where this machine has no such user"
 
 ELSEWHERE = "elsewhere"
-"""The context in which a sweep is validated that runs on other machines: ~NAME is a user there."""
+"""Validation context of a sweep that runs on other machines, where ~NAME may be a user."""
 
 
 def _is_unread(path: Path, context: object = None) -> bool:
@@ -132,7 +132,7 @@ def _has_no_password(value: object) -> object:
 
 
 def _has_no_password_in_its_address(package: object) -> object:
-    # As a text: in `einops @ git+https://HOST/einops@v1` only the address is a URI, and what follows its @ no host.
+    # Checked as a text: in `einops @ git+https://HOST/einops@v1` only the address is a URI, and v1 is no host.
     if isinstance(package, str) and passwords.without_passwords(package) != package:
         raise ValueError(
             "holds a password or a token, and Ray writes packages into its logs: put the password into ~/.netrc on the "
@@ -142,88 +142,91 @@ def _has_no_password_in_its_address(package: object) -> object:
 
 
 class Budget(Spec):
-    """What the sweep may spend."""
+    """Limits of the sweep."""
 
     trials: Count | Literal["auto"] = 16
-    """Points to try, the default configuration included. Equal points run once; infeasible ones are replaced, so
-    many of them or 10, whichever is more. auto: as many as fill wall_clock or gpu_hours by the rates that are known."""
+    """Points to try, including the default configuration. Equal points run once. Infeasible points are replaced, up to
+    this many of them, or 10 if that is more. auto: as many points as fill wall_clock or gpu_hours at known rates."""
     steps_per_trial: Count = 81
-    """Optimizer steps of a trial that is not stopped early; where trials are compared after equal examples, those of
-    the default configuration."""
+    """Optimizer steps of a trial that is not stopped early. If trials are compared after equal examples, these are the
+    steps of the default configuration."""
     wall_clock: Duration | None = None
     """Time after which the sweep ends in order: 90s, 30m, 2h, 1d."""
     examples_per_trial: Count | None = None
-    """Rows that a trial trains on, in place of steps_per_trial. Where the space searches the batch size, trials are
-    always compared after equal examples: left out, it follows from steps_per_trial."""
+    """Rows that a trial trains on, in place of steps_per_trial. If the space searches the batch size, trials are always
+    compared after equal examples; the default then follows from steps_per_trial."""
     epochs_per_trial: Annotated[float, Field(gt=0, le=MOST)] | None = None
-    """Times that a trial sees all rows to train on, in place of steps_per_trial."""
+    """Number of times that a trial sees all rows to train on, in place of steps_per_trial."""
     gpu_hours: Annotated[float, Field(gt=0, le=MOST)] | None = None
-    """GPUs times hours after which the sweep ends in order. On a CPU nothing counts against it."""
+    """GPUs times hours after which the sweep ends in order. A sweep on a CPU uses none."""
     target: float | None = None
     """Value of the objective's metric that ends the sweep when a trial reaches it."""
     patience: Count | None = None
-    """Trials in a row without a gain after which no other one begins, and the sweep ends when those that have begun are
-    over: none is better at its first report than all before, beyond chance on the evaluation rows."""
+    """Trials in a row without a gain after which no other trial begins; the sweep ends when all begun trials are over.
+    A trial is a gain if its first report beats those of all trials before, beyond chance on the evaluation rows."""
     disk: Size | None = None
-    """Room for the sweep's checkpoints, such as 20GB: snapshots make room for adapters; without any the sweep ends."""
+    """Disk space for the sweep's checkpoints, such as 20GB. Snapshots are deleted to make room for adapters; if there
+    are none left, the sweep ends."""
 
     @property
     def count(self) -> int:
-        """`trials` as a number. Raises ValueError while it is auto, which the plan settles before a sweep starts."""
+        """Returns `trials` as a number; raises ValueError for auto, which the plan replaces before a sweep starts."""
         if self.trials == "auto":
             raise ValueError("budget.trials is auto: how many that is was not settled")
         return self.trials
 
 
 class RuntimeEnv(Spec):
-    """What the processes of hosts are given on their nodes."""
+    """Environment variables and packages of the host processes."""
 
     env_vars: dict[Annotated[str, BeforeValidator(_is_public)], Annotated[str, BeforeValidator(_has_no_password)]] = (
         Field(default_factory=dict)
     )
-    """Environment variables. Ray writes them into its logs, so none may be a secret or hold one."""
+    """Environment variables. Ray writes them into its logs, so they must not hold a secret."""
     pip: Annotated[
         tuple[Annotated[str, BeforeValidator(_has_no_password_in_its_address)], ...], Field(strict=False)
     ] = ()
-    """Packages that Ray installs for the hosts when they start, such as "einops==0.8". It takes minutes on each node:
-    an image that has them is better."""
+    """Packages that Ray installs when the hosts start, such as "einops==0.8". This takes minutes on each node; an image
+    that has the packages is better."""
 
 
 class ClusterConfig(Spec):
-    """Where the trials run."""
+    """Ray cluster, hosts and GPUs of the sweep."""
 
     profile: str = "local"
-    """A profile of cluster/profiles, or the path of a YAML file; its fields can be overridden here."""
+    """A profile of cluster/profiles, or the path of a YAML file. Keys given here override the profile."""
     address: Annotated[str, BeforeValidator(_is_ray_address)] | None = None
-    """local: a Ray of the sweep's own; auto: the Ray that runs on this node; or an address."""
+    """Ray cluster. local: the sweep starts its own Ray on this machine. auto: the Ray that runs on this node. Or the
+    cluster's address."""
     hosts: Count | Literal["auto"] = "auto"
-    """Processes that hold the base model, at most. auto: one per GPU, also on nodes that join later, or one on the
-    CPU."""
+    """Maximum number of processes that hold the base model. auto: one per GPU, also on nodes that join later, or one on
+    the CPU."""
     gpus_per_host: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
-    """auto: one where the cluster has GPUs when the sweep starts, else none. 1: hosts wait for GPUs that come later.
-    0: hosts train on CPUs. 2 or more: each host spreads one base over so many GPUs of a machine, for bases that fit no
-    single one; it computes on one of them at a time."""
+    """GPUs of a host. auto: one if the cluster has GPUs when the sweep starts, else none. 1: hosts wait for GPUs that
+    join later. 0: hosts train on CPUs. 2 or more: each host spreads one base over this many GPUs of a machine, for a
+    base that does not fit on one GPU; the host computes on one of its GPUs at a time."""
     slots_per_host: Count | Literal["auto"] = "auto"
-    """Trials that train at once on a host. auto: what memory holds and saturates the device; each host has its share
-    of budget.trials, under a scheduler that stops trials (asha with variant stop, median) of a third of it: where nodes
-    join later, the first hosts go down to theirs as trials end or park."""
+    """Trials that train at once on a host. auto: as many as fit into memory and keep the device busy. Each host gets at
+    most its share of budget.trials, or of a third of budget.trials under a scheduler that stops trials (asha with
+    variant stop, median). If nodes join later, the first hosts shrink to their new share as trials end or park."""
     gpu: Annotated[str, BeforeValidator(_is_gpu)] | None = None
-    """Type of the GPUs, such as H100 or "A100 80GB": lets `plan` tell slots, time and GPU-hours for GPUs that this
-    machine does not have, the last two by rates that sweeps on such GPUs have left here, else by arithmetic. Its memory
-    is that of the type, of several sizes the smallest; as an override, in place of a gpu_memory that it cannot have."""
+    """Type of the GPUs, such as H100 or "A100 80GB". `plan` then estimates slots, time and GPU-hours for GPUs that this
+    machine does not have. Time and GPU-hours follow from rates of earlier sweeps on such GPUs, else from arithmetic.
+    The memory is that of the type; if the type has several sizes, the smallest. As an override, the type replaces a
+    gpu_memory that it cannot have."""
     gpu_memory: Size | None = None
-    """Memory of one GPU, such as 24GB: lets `plan` count slots for GPUs that this machine does not have. A sweep that
-    runs on this machine (profile local) goes by the device that is here."""
+    """Memory of one GPU, such as 24GB. `plan` then counts slots for GPUs that this machine does not have. A sweep that
+    runs on this machine (profile local) uses the machine's own device instead."""
     runtime_env: RuntimeEnv = RuntimeEnv()
 
     @property
     def has_own_ray(self) -> bool:
-        """Whether the sweep starts a Ray of its own on this machine, and joins none."""
+        """Tells whether the sweep starts its own Ray on this machine."""
         return (self.address or "local") == "local"
 
     @property
     def spread(self) -> int:
-        """GPUs over which a host spreads its base where it has any: 1 or more."""
+        """Returns the GPUs over which a host with GPUs spreads its base: 1 or more."""
         return 1 if self.gpus_per_host == "auto" else max(1, self.gpus_per_host)
 
 
@@ -233,7 +236,7 @@ NOT_AN_ADDRESS = (
 
 
 def is_tracking_uri(value: object, context: object = None) -> object:
-    """The value, when it is the URI of a store that MLflow can keep runs in; raises ValueError with the rule if not.
+    """Returns the value if it is the URI of an MLflow store; else raises ValueError with the rule.
 
     Args:
         context: `ELSEWHERE`, or None.
@@ -274,41 +277,41 @@ class Tracking(Spec):
 
 
 class Guard(Spec):
-    """What the winner must not make worse beside the metric that decides: another task, general text, or a metric."""
+    """A value, beside the deciding metric, that the winner must not worsen: another task, general text, a metric."""
 
     data: Annotated[str, Field(min_length=1)] | None = None
-    """A file of rows with the columns of data.train; the rows that decide when left out."""
+    """A file of rows with the columns of data.train. Left out: the rows on which promotion decides."""
     metric: Annotated[str, Field(min_length=1)] = EVAL_LOSS
     """A metric with a value per row."""
     worse_by: Annotated[float, Field(gt=0)]
-    """How much worse than the base's, and the champion's, its value may be at most, in the metric's unit."""
+    """How much worse than the base and the champion the winner may be at most, in the metric's unit."""
 
 
 class Slices(Spec):
-    """Parts of the rows that decide, one for each value of a column. The worst is named."""
+    """Parts of the rows on which promotion decides, one for each value of a column. Promotion names the worst part."""
 
     by: Annotated[str, Field(min_length=1)]
-    """The column, such as language; of at most 100 values."""
+    """The column, such as language, with at most 100 values."""
     worse_by: Annotated[float, Field(gt=0)] | None = None
-    """How much worse than the base, and the champion, the winner may be at most on each; no limit when left out."""
+    """How much worse than the base and the champion the winner may be at most on each part. Left out: no limit."""
 
 
 class Promotion(Spec):
-    """What `qsweep promote` does with the sweep's best adapters where its own options do not say otherwise."""
+    """Settings of `qsweep promote`, which the command's own options override."""
 
     model: Name | None = None
     """Name of the registered model; `launch --promote` needs it."""
     top: Count = 3
-    """Candidates, the best by `metric`, that are evaluated again."""
+    """Number of candidates, best by `metric`, that are evaluated again."""
     alias: Name = "champion"
-    """The alias that moves to the winner."""
+    """Alias that moves to the winner."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
-    """How much better than the base's and the champion's its metric must be, in the metric's unit: nats per completion
-    token for eval_loss, 0.01 for one answer in a hundred."""
+    """Least gain over the base and over the champion, in the metric's unit: nats per completion token for eval_loss,
+    0.01 for one answer in a hundred."""
     metric: Annotated[str, Field(min_length=1)] | None = None
-    """What ranks the candidates and decides, a metric with a value per row; the sweep's objective when left out."""
+    """Metric that ranks the candidates and decides; it must have a value per row. Left out: the sweep's objective."""
     guards: Annotated[tuple[Guard, ...], Field(strict=False)] = ()
-    """What the winner must not make worse."""
+    """Values that the winner must not worsen."""
     slices: Slices | None = None
 
 
@@ -317,19 +320,19 @@ def _words(value: object) -> object:
 
 
 class Notify(Spec):
-    """Who is told of the sweep: a webhook gets JSON by POST, or a command gets it on stdin."""
+    """Notifications of the sweep: a webhook gets JSON by POST, or a command gets JSON on stdin."""
 
     url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    """Name of the environment variable that holds the webhook's URL. The URL is a secret: it stays out of the file."""
+    """Name of the environment variable that holds the webhook's URL. The URL is a secret and stays out of the file."""
     command: Annotated[tuple[str, ...], BeforeValidator(_words), Field(strict=False, min_length=1)] | None = None
-    """A program with its arguments, in place of url_env: text that is split as a shell does, or a list. No shell runs
-    it."""
+    """A program with its arguments, in place of url_env: a list, or text that is split as a shell would. No shell runs
+    the program."""
     events: Annotated[tuple[Literal["end", "failure", "best"], ...], Field(strict=False, min_length=1)] = (
         "end",
         "failure",
     )
-    """What is told: an end without a failure; an end without a best trial, or with a trial that FAILED; each new best
-    value."""
+    """Events to notify of. end: an end without a failure. failure: an end without a best trial, or with a trial that
+    FAILED. best: each new best value."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Notify:
@@ -342,7 +345,7 @@ class SweepConfig(Spec):
     """A whole sweep."""
 
     name: Name
-    """Letters, digits, dot, dash and underscore: it names a folder."""
+    """Name of the sweep and its folder: letters, digits, dot, dash and underscore."""
     trainable: str = "qlora"
     """A trainable of trainables/, or your own: PACKAGE.MODULE, FILE.py, MODULE:CLASS or FILE.py:CLASS."""
     model: ModelSpec | None = None
@@ -352,11 +355,11 @@ class SweepConfig(Spec):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     search_space: str | dict[str, Any] = "lora_core"
-    """A space of search_spaces/, or a mapping from fields of adapter and training to domains; `portfolio` in it lists
+    """A space of search_spaces/, or a mapping from fields of adapter and training to domains. Its key `portfolio` lists
     points to try first."""
     objective: Objectives = LOWEST_LOSS
-    """One metric with its mode, or a list of several: the first one chooses the best step and stops trials early (see
-    `scheduler.metric`), and the sweep's answer is the trials that no other one is better than in all of them."""
+    """One metric with its mode, or a list of several. The first one chooses the best step and stops trials early (see
+    `scheduler.metric`). The result of a sweep with several is all trials that no other trial beats in every metric."""
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))
@@ -365,24 +368,25 @@ class SweepConfig(Spec):
     promotion: Promotion = Promotion()
     notify: Notify | None = None
     storage: Annotated[str, BeforeValidator(_is_storage)] = Field("results", min_length=1)
-    """Folder for the sweep's own folder, local or mounted; relative to the current folder. Or a place on an object
-    store, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: the sweep's folder is results/NAME here, and mirrored there."""
+    """Folder for the sweep's own folder, local or mounted; relative to the current folder. Or an address on an object
+    store, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: the sweep's folder is then results/NAME on this machine, and is
+    mirrored to the object store."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Seed of the searcher; a trial's own seed follows from it and from the trial's point."""
+    """Seed of the searcher. Each trial's own seed follows from this seed and the trial's point."""
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What decides which trial is better: the first one, and where there are more, none alone."""
+        """Returns all objectives, the first one first; of several, no single one decides which trial is better."""
         return self.objective if isinstance(self.objective, tuple) else (self.objective,)
 
     @property
     def stops(self) -> Objective:
-        """What the scheduler goes by."""
+        """Returns the objective by which the scheduler compares trials."""
         return LOWEST_LOSS if self.scheduler.metric == EVAL_LOSS else self.objectives[0]
 
     @property
     def base(self) -> TrialSpec:
-        """The configuration of the file itself, before any point of the space."""
+        """Returns the default configuration: the values of the file itself, without a point of the space."""
         return TrialSpec(
             trainable=self.trainable,
             model=self.model,
@@ -396,11 +400,11 @@ class SweepConfig(Spec):
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """The searched fields; none as long as the space is a name."""
+        """Returns the searched fields; empty while `search_space` is a name."""
         space = self.search_space
         return tuple(field for field in space if field != PORTFOLIO) if isinstance(space, dict) else ()
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment's name."""
+        """Returns the name of the MLflow experiment."""
         return self.tracking.experiment or self.name

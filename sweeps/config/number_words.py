@@ -1,4 +1,4 @@
-"""Numbers in words: counts, limits, sizes, durations, epochs. Pure."""
+"""Formats numbers for people: counts, limits, sizes, durations, epochs. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from sweeps.config.points import Scalar
 
 
 def counted(count: int, word: str) -> str:
-    """The count and its word: 1 step, 2 steps."""
+    """Formats a count: 1 step, 2 steps."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def limit(value: Scalar | None) -> str:
-    """A budget, or a number of hosts, as people read it; None is unlimited."""
+    """Formats a budget or a number of hosts; None is "unlimited"."""
     return "unlimited" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def size(size_bytes: int) -> str:
-    """Bytes as MB, from 0.1 GB on as GB."""
+    """Formats bytes in MB, from 0.1 GB on in GB."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them: 40 s, 4 min 30 s, 3 h 10 min, 2 d 4 h."""
+    """Formats seconds in suitable units: 40 s, 4 min 30 s, 3 h 10 min, 2 d 4 h."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -33,12 +33,12 @@ def duration(seconds: float) -> str:
 
 
 def epochs(steps: int | None, rows: int, train_rows: int | None) -> str:
-    """What a trial sees of the data: rows, and how many times all of them that is.
+    """Formats the rows and epochs that a trial trains on.
 
     Args:
-        steps: of a trial that is not stopped early; None where that depends on its batch.
-        rows: that it trains on.
-        train_rows: all there are; None when that is not known yet.
+        steps: steps of a trial that is not stopped early; None if they depend on its batch size.
+        rows: rows that a trial trains on.
+        train_rows: rows to train on in all; None if not known yet.
     """
     long = "" if steps is None else f" of {counted(steps, 'step')}"
     seen = f"a trial{long} trains on {rows:,} rows"
@@ -49,7 +49,7 @@ def epochs(steps: int | None, rows: int, train_rows: int | None) -> str:
 
 
 def _epochs(value: float) -> str:
-    """A number of epochs: two significant digits of a small one, none behind the point from 10 on."""
+    """Formats a number of epochs: two significant digits below 0.1, no decimals from 10 on."""
     if value >= 10:
         return f"{value:,.0f}"
     return f"{float(f'{value:.2g}'):g}" if value < 0.1 else f"{round(value, 2):g}"

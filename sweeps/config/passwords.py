@@ -1,8 +1,8 @@
-"""URIs, and texts that hold URIs, as they may be shown: what is secret in them becomes ***. Pure.
+"""Replaces secrets by *** in URIs, and in texts that hold URIs. Pure.
 
 A password of a tracking store may hold "/", "?" and "@" unencoded (sqlalchemy/engine/url.py, 2.0, takes the first two).
-Where two readings are possible, the one that hides more holds: a password ends at the last @. SQLAlchemy's own
-`make_url` ends it at the first @, rewrites what it shows, and takes a third of a second to import.
+If a URI can be read in two ways, the reading that hides more counts: a password ends at the last @. SQLAlchemy's own
+`make_url` ends the password at the first @, rewrites the URI, and takes a third of a second to import.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ HIDDEN = "***"
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,40}://"
 _ENDS = "\\s\"'`<>"
-"""What ends a URI in a text, if no password holds it."""
+"""Characters that end a URI in a text, outside of passwords."""
 _SCHEME_OR_NONE = re.compile(rf"^(?:{_SCHEME}|//|)")
 _PIECE = re.compile(rf"({_SCHEME})([^\n\r]*?)(?=[\n\r]|\Z|(?<=[\s\"'`(\[{{<,|]){_SCHEME})")
-"""A URI in a text, and what follows it up to the end of the line or the next URI."""
+"""A URI in a text, with the text after it up to the end of the line or the next URI."""
 _PORT = re.compile(rf":\d{{0,5}}(?:[(){{}}\[\],;.!|/?#\\][^{_ENDS}@]*)?(?=[{_ENDS}]|$)")
 """A port, and the rest of its URI without an @."""
 _LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 _PARAMETER = re.compile(r"[?&#;]([^?&#;=]*)=")
 _VALUE = re.compile(r"[^&]*(?:&[^&=]*(?=&|$))*")
-"""The value of a parameter. What has no name behind an & belongs to it."""
+"""The value of a parameter; includes parts behind an & that have no name."""
 _HIDDEN_VALUE = re.compile(r"\*\*\*(?=[\s\"'`)\]}>,;.]|$)|$")
 _SECRETS = ("password", "passwd", "passphrase", "pwd", "token", "secret", "apikey", "accesskey", "secretkey",
             "privatekey", "credential", "credentials", "signature", "odbcconnect", "pass", "jwt")  # fmt: skip
-"""The names of secret parameters end in one of these; small letters, without dashes, underscores and brackets."""
+"""Endings of the names of secret parameters, in small letters without dashes, underscores, blanks and brackets."""
 _WHOLE_NAMES = ("auth", "key", "pw", "sig")
-"""Names of secret parameters that are compared whole: names such as `sslkey`, of a file, end in them too."""
+"""Whole names of secret parameters. They are no endings, because names such as `sslkey`, of a file, end in them too."""
 
 
 def without_password(uri: str) -> str:
-    """One URI as it may be shown: its password, its token and its secret parameters become ***."""
+    """Replaces the password, the token and the secret parameters of one URI by ***."""
     scheme = _SCHEME_OR_NONE.findall(uri)[0]
     return _shown(scheme, uri.removeprefix(scheme), "")
 
 
 def without_passwords(text: str, known: str = "") -> str:
-    """A text as it may be shown: in each URI of it, secrets become ***.
+    """Replaces the secrets in all URIs of a text by ***.
 
-    JSON stays JSON: a string in it that begins as a URI is taken as one URI to its end.
+    JSON stays JSON: a string in JSON that begins like a URI is one URI to its end.
 
-    Where a password ends is not always known: the line may lose what follows it. A password that begins as a port does
-    and goes on with a blank or a quote (`http://user:12 34@host`) is not told from a port, except in the URI `known`.
+    The end of a password is not always known, so the text behind it on the line may be lost. A password that begins
+    like a port and goes on with a blank or a quote (`http://user:12 34@host`) is taken for a port, except in the URI
+    `known`.
     """
     if known:
         text = text.replace(known, without_password(known))
@@ -65,7 +66,7 @@ def _literal(literal: str) -> str:
 
 
 def _shown(scheme: str, rest: str, ends: str) -> str:
-    """A URI as it may be shown. `ends` is what ends a URI in a text; empty where all of `rest` is the URI."""
+    """Replaces the secrets of a URI. `ends` are characters that end a URI in a text; empty if all of `rest` is it."""
     before = ""
     while (shown := _without_user(scheme, rest, ends)) == rest and (inner := re.search(_SCHEME, rest)):
         before += scheme + _without_parameters(rest[: inner.start()])
@@ -74,7 +75,7 @@ def _shown(scheme: str, rest: str, ends: str) -> str:
 
 
 def _without_user(scheme: str, rest: str, ends: str) -> str:
-    """What follows the scheme, without the password, and on the web without a name that may be a token."""
+    """Replaces the password in the text after the scheme; on the web also a user name, which may be a token."""
     is_web = scheme.lower().endswith(("http://", "https://"))
     name = re.split(rf"[:/?#{ends}]", rest, maxsplit=1)[0]
     after = rest[len(name) :]
@@ -87,7 +88,7 @@ def _without_user(scheme: str, rest: str, ends: str) -> str:
 
 
 def _end_of_password(after: str, in_text: bool) -> int:
-    """Where the @ is that ends it; -1 when `after` is a port, or something else."""
+    """Returns the position of the @ that ends the password; -1 if `after` is a port or no password."""
     if in_text and after.startswith(f":{HIDDEN}@"):
         return len(HIDDEN) + 1
     return -1 if not after.startswith(":") or (in_text and _PORT.match(after)) else after.rfind("@")

@@ -1,4 +1,4 @@
-"""From a point of the search space to a trial: its specification, its seed, its key. Pure."""
+"""Turns a point of the search space into a trial: its specification, seed, key and params. Pure."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PACING = (
     "training.pass_tokens",
     "quantization.residency",
 )
-"""Fields that change how long a step takes, never what it computes, but for rounding."""
+"""Fields that change how long a step takes, but not its results, except for rounding."""
 _OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
-"""Settings that mean nothing to a trainable without a model."""
+"""Settings that a trainable without a model ignores."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
 
 
 def base_value(base: TrialSpec, field: str) -> Value:
-    """The value that `base` has at a searched field, as a point would say it."""
+    """Returns the value of a searched field in `base`, in the form of a point."""
     if field == "adapter.alpha_over_r":
         return base.adapter.alpha / base.adapter.r
     if field == "adapter.lora_alpha":
@@ -47,18 +47,18 @@ def base_value(base: TrialSpec, field: str) -> Value:
 
 
 def completed(base: TrialSpec, space: SearchSpace, point: Point) -> Point:
-    """The point with the values of `base` itself at the searched fields that it leaves out; of {}, `base` itself."""
+    """Fills in the searched fields that a point leaves out, from `base`; {} becomes the point of `base` itself."""
     return space.restrict({**{field: base_value(base, field) for field in space.domains}, **point})
 
 
 def beginning(config: SweepConfig, space: SearchSpace) -> list[Point]:
-    """The points that come before the searcher's own: the configuration of the file itself, then searcher.points."""
+    """Returns the points before the searcher's own: the default configuration, then searcher.points."""
     default: list[Point] = [{}] if config.searcher.start_with_default else []
     return [completed(config.base, space, point) for point in (*default, *config.searcher.points)]
 
 
 def unsearched(space: SearchSpace, point: Point) -> list[str]:
-    """A line "FIELD: reason" for each field of a point that the space does not search."""
+    """Returns "FIELD: reason" for each field of a point that the space does not search."""
     searched = list(space.domains)
     return [
         f"{field}: is not searched{messages.meant_field(field, searched)} (searched: {', '.join(searched)})"
@@ -68,22 +68,22 @@ def unsearched(space: SearchSpace, point: Point) -> list[str]:
 
 
 def inactive(base: TrialSpec, space: SearchSpace, point: Point) -> list[str]:
-    """The same for each searched field that is not active beside the point's other values."""
+    """Returns "FIELD: reason" for each searched field of a point that its other values make inactive."""
     whole, together = completed(base, space, point), "is not searched together with the point's other values: remove it"
     return [f"{field}: {together}" for field in point if field not in whole]
 
 
 def outside(base: TrialSpec, space: SearchSpace) -> Point:
-    """The values of `base` itself that the space does not hold: searched field -> value."""
+    """Returns the values of `base` that lie outside the space: searched field -> value."""
     own = completed(base, space, {})
     return {field: value for field, value in own.items() if not space.domains[field].contains(value)}
 
 
 def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> TrialSpec:
-    """The specification of the trial at `point`; raises pydantic.ValidationError for values out of range.
+    """Returns the specification of the trial at `point`; raises pydantic.ValidationError for values out of range.
 
     Args:
-        repeat: 0, or which repetition of the point it is: each has another seed.
+        repeat: 0, or the number of the repeat; each repeat has another seed.
     """
     raw: dict[str, Any] = base.model_dump()
     for field, value in point.items():
@@ -92,23 +92,23 @@ def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> Tr
         if field in _OTHER_ALPHA:
             raw[section][_OTHER_ALPHA[field]] = None
     spec = TrialSpec.model_validate(raw)
-    # Not before: the seed of a value that is no number, word or list of words cannot be told.
+    # After validation: only a number, a word or a list of words has a seed.
     return spec.model_copy(update={"seed": seed(sweep_seed, point, repeat)})
 
 
 def seed(sweep_seed: int, point: Point, repeat: int = 0) -> int:
-    """The trial's own seed in [0, 2**31), from the sweep's seed, the searched values and the repetition alone."""
+    """Returns the trial's own seed in [0, 2**31), from only the sweep's seed, the point and the repeat."""
     values = {field: word(value) for field, value in point.items()}
     identity = {"seed": sweep_seed, "point": values} | ({"repeat": repeat} if repeat else {})
     return int(_digest(identity)[:8], 16) >> 1
 
 
 def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
-    """12 hex digits that stand for everything that decides the trial's numbers.
+    """Hashes everything that decides the trial's numbers to 12 hex digits.
 
     Args:
-        spec: the resolved trial. Names, paths and fields that only pace are left out.
-        fingerprints: what the trainable says of the base model and the data; they stand for their paths.
+        spec: the resolved trial. Names, paths and the fields of PACING are left out.
+        fingerprints: the trainable's fingerprints of the base and the data, in place of their paths.
     """
     adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {
         "lora_alpha": float(spec.adapter.alpha),
@@ -127,12 +127,11 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
 
 
 def _paced(section: str) -> set[str]:
-    """The fields of a section that only pace."""
     return {field.partition(".")[2] for field in PACING if field.startswith(f"{section}.")}
 
 
 def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
-    """What people compare: r, lora_alpha, target_modules, learning_rate and the searched fields, by short name."""
+    """Returns the params to compare, by short name: r, lora_alpha, target_modules, learning_rate, searched fields."""
     shown: dict[str, Scalar] = {
         "r": spec.adapter.r,
         "lora_alpha": _plain(spec.adapter.alpha),
@@ -145,9 +144,9 @@ def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
 
 
 def settings(spec: TrialSpec) -> dict[str, Scalar]:
-    """All other settings that decide the trial's numbers, by short name, so that sweeps can be compared.
+    """Returns all other settings that decide the trial's numbers, by short name, so that sweeps can be compared.
 
-    Settings of a model or of data are left out where there is none. `log10_learning_rate` is for charts, whose
+    Leaves out settings of a model or of data that the trial does not have. `log10_learning_rate` is for charts, whose
     axes are linear.
     """
     lora = {"lora_dropout": spec.adapter.lora_dropout, "use_rslora": spec.adapter.use_rslora}
@@ -169,7 +168,7 @@ def settings(spec: TrialSpec) -> dict[str, Scalar]:
 
 
 def word(value: Value) -> Scalar:
-    """The value as params show it; a list of modules is one word."""
+    """Returns the value as params show it; a list of modules becomes one word."""
     if isinstance(value, tuple):
         return ",".join(sorted(value))  # modules in another order are the same modules
     return _plain(value) if isinstance(value, float) else value

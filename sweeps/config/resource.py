@@ -1,7 +1,7 @@
-"""What trials are given more of, and compared after equal amounts of: optimizer steps, or examples. Pure.
+"""Defines the resource: trials are compared after equal numbers of optimizer steps, or of examples. Pure.
 
-Where the space searches the batch size, trials of equal steps have seen unequal data, so rungs count examples (rows
-that were trained on), and each trial takes as many steps as its batch needs for them. Everywhere else they count steps.
+If the space searches the batch size, trials with equal steps have seen unequal data. Rungs then count examples (rows
+that were trained on), and each trial takes as many steps as its batch needs for them. Otherwise rungs count steps.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from trainables.specs import TrainingSpec, TrialSpec
 
 Unit = Literal["step", "example"]
 BATCH = ("training.batch_size", "training.gradient_accumulation_steps")
-"""Fields whose product is the rows of a step."""
+"""Fields whose product is the batch: the rows of an optimizer step."""
 MOST_LISTED = 64
-"""Values of a batch that are looked at one by one."""
+"""A domain with more values is sampled instead of listed."""
 MOST_COMMON = 8
-"""Where a common multiple of all batches is more than so many times the largest one, rungs are not made multiples of
-it: a trial then reports after the first of its steps that reaches the rung."""
+"""Rungs are multiples of the batches' least common multiple, if this is at most 8 times the largest batch. Otherwise a
+trial reports after the first of its steps that reaches the rung."""
 
 
 @dataclass(frozen=True)
@@ -35,49 +35,49 @@ class Resource:
 
     unit: Unit
     scheduler: SchedulerSettings
-    """The sweep's, with the first report point in this unit."""
+    """The sweep's scheduler, with its first report point in `unit`."""
     total: int
-    """What a trial gets that is not stopped early."""
+    """Steps or examples of a trial that is not stopped early."""
 
     @property
     def points(self) -> tuple[int, ...]:
-        """Where trials report."""
+        """Returns the report points in `unit`."""
         return self.scheduler.points(self.total)
 
     def steps(self, training: TrainingSpec) -> tuple[int, ...]:
-        """The points in optimizer steps of a trial: the first step at or past each."""
+        """Returns the report points in optimizer steps of a trial: the first step at or past each point."""
         return in_steps(self.points, self.unit, training)
 
     def told(self, spec: TrialSpec) -> dict[str, list[int]]:
-        """The trial's report points in its steps, and what rung each is where rungs count examples."""
+        """Returns the trial's report points in steps, and in examples if rungs count examples."""
         return {
             "points": list(self.steps(spec.training)),
             "examples": list(self.points) if self.unit == "example" else [],
         }
 
     def with_steps(self, spec: TrialSpec) -> TrialSpec:
-        """The trial with its own number of steps, which its schedule spans."""
+        """Returns the trial with its own number of steps, which its learning rate schedule spans."""
         return spec.model_copy(update={"steps": self.steps(spec.training)[-1]})
 
 
 def in_steps(points: Sequence[int], unit: Unit, training: TrainingSpec) -> tuple[int, ...]:
-    """Points in optimizer steps of a trial: the first step at or past each."""
+    """Returns report points in optimizer steps of a trial: the first step at or past each point."""
     return tuple(points) if unit == "step" else tuple(_steps(point, rows_per_step(training)) for point in points)
 
 
 def rows_per_step(training: TrainingSpec) -> int:
-    """Rows of one optimizer step."""
+    """Returns the rows of one optimizer step."""
     return training.batch_size * training.gradient_accumulation_steps
 
 
 def rows_per_trial(config: SweepConfig) -> int:
-    """Rows that a trial trains on when it is not stopped early; where its batch does not divide them, a few more."""
+    """Returns the rows that a trial trains on if it is not stopped early; its last step may go a few rows beyond."""
     compared = of(config)
     return compared.total * (1 if compared.unit == "example" else rows_per_step(config.training))
 
 
 def of(config: SweepConfig) -> Resource:
-    """The resource of a settled sweep: examples where `budget.examples_per_trial` is given."""
+    """Returns the resource of a settled sweep: examples if `budget.examples_per_trial` is given, else steps."""
     examples = config.budget.examples_per_trial
     if examples is None:
         return Resource("step", config.scheduler, config.budget.steps_per_trial)
@@ -88,14 +88,14 @@ def of(config: SweepConfig) -> Resource:
 
 
 def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> tuple[SweepConfig, list[str]]:
-    """The configuration with examples counted where they are the resource; what is wrong with its budget.
+    """Settles examples per trial, if they are the resource; returns the configuration and mistakes in its budget.
 
-    `examples_per_trial` is rounded up to what all batches of the space divide, and `steps_per_trial` is then that of
-    the default configuration.
+    Rounds `examples_per_trial` up to a multiple of all batches of the space. `steps_per_trial` becomes the steps of the
+    default configuration.
 
     Args:
-        config: as it was loaded.
-        train_rows: rows to train on; None when that is not known yet.
+        config: the loaded configuration.
+        train_rows: rows to train on; None if not known yet.
     """
     budget = config.budget
     examples = budget.examples_per_trial
@@ -126,11 +126,11 @@ def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> 
 
 
 def too_large(config: SweepConfig, rows: int) -> list[str]:
-    """What is wrong with a step of so many rows: a line where it would pass two report points at once.
+    """Refuses a step that would pass two report points at once.
 
     Args:
         config: a settled sweep.
-        rows: of one step of a point that somebody has chosen; batches of the space itself are never too large.
+        rows: rows of one step, at a point that a user chose; batches of the space itself are never too large.
     """
     compared = of(config)
     reached = [_steps(point, rows) for point in compared.points]
@@ -145,7 +145,7 @@ def too_large(config: SweepConfig, rows: int) -> list[str]:
 
 
 def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
-    """Optimizer steps that one unit of the resource takes, as the mean over the batches of the space."""
+    """Returns the optimizer steps of one unit of the resource, as the mean over the batches of the space."""
     if of(config).unit == "step":
         return 1.0
     sizes = batches(config, space)
@@ -153,14 +153,13 @@ def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int) -> int:
-    """Optimizer steps that trials take together at most.
+    """Returns the most optimizer steps of trials that use `units` units of the resource together.
 
-    Counts as if all had the smallest batch of the space and of `searcher.points`.
+    Assumes for all trials the smallest batch of the space and of `searcher.points`.
 
     Args:
         config: a settled sweep.
-        units: what they take together of the resource.
-        trials: how many they are; each one's last step may go beyond its report point.
+        trials: number of trials; the last step of each may go beyond its report point.
     """
     compared = of(config)
     if compared.unit == "step":
@@ -171,9 +170,9 @@ def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int)
 
 
 def more_seen(config: SweepConfig, space: SearchSpace) -> float:
-    """The share by which one trial may have seen more examples than another at a rung; 0 where all have seen as many.
+    """Returns the largest excess of examples, as a share, that one trial may have seen over another at a rung.
 
-    It is above 0 where the batches of the space have no small common multiple; see MOST_COMMON.
+    0 unless the batches of the space have no small common multiple, see MOST_COMMON.
     """
     compared = of(config)
     sizes = batches(config, space)
@@ -184,7 +183,7 @@ def more_seen(config: SweepConfig, space: SearchSpace) -> float:
 
 
 def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
-    """Rows of a step that trials of the space may have, ascending; of a long range, its ends and what lies between."""
+    """Returns the batches of the space, in rows of a step, ascending; of a long range, its ends and values between."""
     choices: list[Sequence[int]] = []
     for field in BATCH:
         name = field.partition(".")[2]
@@ -196,27 +195,30 @@ def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
 
 
 def _some(domain: Domain) -> Sequence[Value]:
-    """The values of a domain; of a long range its ends and some between: they have no small common multiple either."""
+    """Returns the values of a domain; of a long range its ends and some values between.
+
+    The sample of a long range has no small common multiple either.
+    """
     if domain.size is not None and domain.size <= MOST_LISTED:
         return domain.values() or ()
     return (*domain.extremes(), *(domain.at(place / MOST_LISTED) for place in range(MOST_LISTED)))
 
 
 def _listed(config: SweepConfig) -> Iterator[int]:
-    """Rows of a step of each of `searcher.points`, which may lie outside the space."""
+    """Yields the rows of a step at each of `searcher.points`, which may lie outside the space."""
     for point in config.searcher.points:
         sizes = [point.get(field, getattr(config.training, field.partition(".")[2])) for field in BATCH]
         yield math.prod(size for size in sizes if isinstance(size, int))
 
 
 def _first(config: SweepConfig, space: SearchSpace) -> int:
-    """The first report point in examples: the scheduler's grace of the default configuration, and a step of each."""
+    """Returns the first report point in examples: grace_steps of the default, at least one step of every batch."""
     sizes = batches(config, space)
     return _up(max(config.scheduler.grace_steps * rows_per_step(config.training), sizes[-1]), _common(sizes))
 
 
 def _rounded(config: SweepConfig, space: SearchSpace, examples: int) -> int:
-    """`examples`, as many more as it takes that the last two report points are a step apart for every batch."""
+    """Rounds `examples` up, so that the last two report points are at least one step apart for every batch."""
     sizes = batches(config, space)
     total = _up(examples, _common(sizes))
     points = _starting(config.scheduler, _first(config, space)).points(total)
@@ -224,21 +226,20 @@ def _rounded(config: SweepConfig, space: SearchSpace, examples: int) -> int:
 
 
 def _starting(scheduler: SchedulerSettings, first: int) -> SchedulerSettings:
-    """The scheduler with another first report point."""
     return scheduler.model_copy(update={"grace_steps": first})
 
 
 def _common(sizes: Sequence[int]) -> int:
-    """What report points are multiples of: the least common multiple of the batches, or 1 where that is large."""
+    """Returns the least common multiple of the batches, or 1 if it is large (MOST_COMMON)."""
     common = math.lcm(*sizes)
     return common if common <= MOST_COMMON * sizes[-1] else 1
 
 
 def _steps(examples: int, rows: int) -> int:
-    """Steps of so many rows that it takes to have had the examples, the last one whole."""
+    """Returns the steps of `rows` rows that hold all examples."""
     return -(-examples // rows)
 
 
 def _up(examples: int, rows: int) -> int:
-    """The examples, rounded up to whole steps of so many rows."""
+    """Rounds the examples up to whole steps of `rows` rows."""
     return _steps(examples, rows) * rows

@@ -1,6 +1,6 @@
-"""Which fields a sweep may search, and which values: the search space against the specification of a trial.
+"""Checks the fields and values of the search space against the specification of a trial.
 
-All trials of a sweep share one base model and one data set, so a space holds fields of `adapter` and `training` alone.
+All trials of a sweep share one base model and one data set, so a space holds only fields of `adapter` and `training`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SEARCHABLE = [field for field in _FIELDS if field not in points.PACING]
 
 
 def mistakes(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """A line "search_space.FIELD: reason" for each mistake in a searched field, each field looked at alone."""
+    """Returns "search_space.FIELD: reason" for each mistake in a searched field; checks each field alone."""
     base = _values_alone(config)
     wrong = []
     for field, domain in space.domains.items():
@@ -42,12 +42,12 @@ def mistakes(config: SweepConfig, space: SearchSpace, trainable: Trainable | Non
 
 
 def _values_alone(config: SweepConfig) -> TrialSpec:
-    """The base without model and data: where only values are checked, no file is read."""
+    """Returns the default configuration without model and data, so that a check of values reads no file."""
     return config.base.model_copy(update={"model": None, "data": None})
 
 
 def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainable | None) -> list[str]:
-    """The mistakes in searcher.points, "searcher.points.NUMBER: FIELD: reason" each; the space must have none."""
+    """Returns "searcher.points.NUMBER: FIELD: reason" for each mistake; the space must have none."""
     return [
         f"searcher.points.{number}: {line}"
         for number, point in enumerate(config.searcher.points)
@@ -56,7 +56,7 @@ def explicit_points(config: SweepConfig, space: SearchSpace, trainable: Trainabl
 
 
 def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | None, point: Point) -> dict[str, None]:
-    """What is wrong with a point that somebody has chosen, "FIELD: reason" each."""
+    """Returns "FIELD: reason" for each mistake in a point that a user chose."""
     base = _values_alone(config)
     return dict.fromkeys(
         points.unsearched(space, point)
@@ -66,19 +66,19 @@ def one_point(config: SweepConfig, space: SearchSpace, trainable: Trainable | No
 
 
 def with_base(config: SweepConfig, space: SearchSpace) -> SearchSpace:
-    """The space with the configuration's own values of the fields in its conditions."""
+    """Returns the space with the configuration's own values of the fields in its conditions."""
     known = [field for field in space.condition_fields() if field in _FIELDS]
     return space.with_base({field: points.base_value(config.base, field) for field in known})
 
 
 def portfolio(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, list[str], list[str]]:
-    """Returns the space with a portfolio of whole points, a line for each mistake, and a line for what is left out.
+    """Returns the space with a portfolio of whole points, a line for each mistake, and a line on points left out.
 
-    A field that a point leaves out gets the value of the file itself, as in `searcher.points`. In a portfolio that
-    comes with a named space, points that no longer fit the changed fields are left out; in any other they are mistakes.
+    A field that a point leaves out gets the value of the file itself, as in `searcher.points`. Points of a named
+    space's own portfolio that no longer fit the changed fields are left out. In any other portfolio they are mistakes.
 
     Args:
-        space: as `with_base` returns it; its fields exist.
+        space: a space from `with_base`, whose fields exist.
     """
     whole = []
     wrong: dict[str, None] = {}
@@ -117,7 +117,7 @@ def _outside(space: SearchSpace, field: str, value: Value, is_given: bool) -> st
 
 
 def fields_together(space: SearchSpace) -> list[str]:
-    """A line for each two fields that cannot be searched together; `space` is as `with_base` returns it."""
+    """Returns a line if two fields cannot be searched together; `space` comes from `with_base`."""
     if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
         return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
     return []
@@ -138,7 +138,7 @@ def _field(field: str) -> str | None:
 
 
 def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | None) -> list[str]:
-    """Values of the domain that the specification or the trainable does not take, "FIELD: reason" each."""
+    """Returns "FIELD: reason" for each value of the domain that the specification or the trainable refuses."""
     wrong: dict[str, None] = {}
     for value in domain.extremes():
         wrong |= dict.fromkeys(_value(base, field, value, trainable))
@@ -159,7 +159,7 @@ def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | Non
 
 
 def refused_by(trainable: Trainable, spec: TrialSpec) -> list[str]:
-    """What the trainable does not train, a line for each reason."""
+    """Returns a line for each reason why the trainable refuses `spec`."""
     try:
         return catalogue.check(trainable, spec)
     except NotTrainable as error:

@@ -1,4 +1,4 @@
-"""What travels with a sweep that is submitted to a cluster from another machine: its file, and the files it names."""
+"""Packs the sweep file and the files that it names, for a sweep submitted to a cluster from another machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeps.errors import ConfigError
 from trainables.inputs import own_code, paths
 
 MOST_BYTES = 50_000_000
-"""Size of all files together that travel with a sweep: Ray's dashboard takes 100 MiB a request, code included
+"""Maximum size of all files of a shipment. Ray's dashboard takes 100 MiB a request, including code
 (ray/_private/ray_constants.py, 2.60: DASHBOARD_CLIENT_MAX_SIZE), and keeps it in the memory of the head node."""
 _PLACES = (("model", "source"), ("data", "train"), ("data", "eval"), ("data", "test"), ("cluster", "profile"))
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
@@ -26,36 +26,36 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
 @dataclass(frozen=True)
 class Shipment:
-    """A sweep file as it is read on the cluster, with what travels beside it."""
+    """A sweep file for the cluster, and the files that travel beside it."""
 
     document: dict[str, Any]
-    """The sweep file's content, overrides included; what travels is named by its path beside that file."""
+    """Content of the sweep file with its overrides; files that travel are named by their paths beside it."""
     given_storage: str
-    """`storage` of the file or its profile, as it is written there: its relative paths and ~ are the head node's."""
+    """`storage` as the file or its profile gives it; the head node resolves relative paths and ~."""
     given_uri: str
-    """`tracking.uri`, likewise."""
+    """`tracking.uri` as the file or its profile gives it; the head node resolves relative paths and ~."""
     files: dict[str, Path] = field(default_factory=dict)
-    """Path beside the sweep file -> the file or folder here."""
+    """Path beside the sweep file -> file or folder on this machine."""
     there: tuple[str, ...] = ()
-    """The fields that name paths of the cluster."""
+    """Fields that name paths of the cluster."""
 
     def text(self) -> str:
-        """The sweep file: JSON, which is YAML too and quotes what YAML would take for a number."""
+        """Returns the sweep file as JSON, which is also YAML and quotes texts that YAML would take for numbers."""
         return json.dumps(self.document, indent=1, ensure_ascii=False)
 
 
 def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = True) -> Shipment:
-    """The shipment of a sweep file.
+    """Packs a sweep file.
 
-    A path that is not on this machine is one of the cluster, unless it lies in one of `folders`.
+    A path that does not exist on this machine is a path of the cluster, unless it lies in one of `folders`.
 
     Args:
-        raw: what the file and its overrides say, with absolute paths.
-        folders: where a path that does not exist is a mistake: the home folder and the current one.
-        ships_files: False when no data and no model travel: their paths are then those of the cluster.
+        raw: the file with its overrides and absolute paths.
+        folders: folders in which a missing path is a mistake: the home folder and the current folder.
+        ships_files: whether data and model travel; if not, their paths are those of the cluster.
 
     Raises:
-        ConfigError: the files are too large to travel; a line each.
+        ConfigError: the files are too large to travel; a line for each.
     """
     document = json.loads(json.dumps(_with_text_keys(raw), default=str))
     given_storage, given_uri = _given_places(document)
@@ -80,7 +80,7 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
             metrics[number] = f"./metric-{number}.py:{function}"
     own, kind = own_code.parts(str(raw.get("trainable")))
     if own.endswith(".py") and paths.is_file(Path(own)):
-        name = Path(own).name  # a trial's key has it
+        name = Path(own).name  # stays the same, because it is part of a trial's key
         files[name] = Path(own)
         document["trainable"] = f"./{name}:{kind}" if kind else f"./{name}"
     model = yaml_files.section(document, "model")
@@ -94,7 +94,7 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
 
 
 def refusals(config: SweepConfig) -> list[str]:
-    """A line for each part of a sweep that cannot be submitted."""
+    """Returns a line for each setting that forbids submitting the sweep."""
     wrong = []
     if config.cluster.address in (None, "local"):
         wrong.append(
@@ -110,7 +110,7 @@ def refusals(config: SweepConfig) -> list[str]:
 
 
 def notices(shipment: Shipment, config: SweepConfig) -> Iterator[str]:
-    """What people should know of where things lie."""
+    """Yields lines on paths and addresses that are those of the cluster."""
     for place in shipment.there:
         section, _, key = place.partition(".")
         yield f"{place}: {shipment.document[section][key]} is taken for a path of the cluster's nodes"
@@ -120,7 +120,7 @@ def notices(shipment: Shipment, config: SweepConfig) -> Iterator[str]:
 
 
 def places(shipment: Shipment) -> tuple[str, str]:
-    """Where the sweep's folder and its MLflow will be, for people; ~ is the home folder on the head node."""
+    """Formats the places of the sweep's folder and its MLflow; ~ is the home folder on the head node."""
     name, uri, address = shipment.document["name"], shipment.given_uri, mirror(shipment)
     file = uri.removeprefix("sqlite:///")
     mirrored = "" if address is None else f", mirrored in {address}"
@@ -129,18 +129,18 @@ def places(shipment: Shipment) -> tuple[str, str]:
 
 
 def mirror(shipment: Shipment) -> str | None:
-    """Where the sweep is mirrored, unless another sweep of its name is there; None without a mirror."""
+    """Returns the address of the sweep's mirror, if no other sweep of its name is there; None without a mirror."""
     given = shipment.given_storage
     return f"{given}/{shipment.document['name']}" if is_object_store(given) else None
 
 
 def storage(shipment: Shipment) -> str:
-    """The folder of sweeps' folders on the head node, as the file or its profile gives it: relative to its home."""
+    """Returns the folder for sweeps on the head node, as the file or its profile gives it; relative to the home."""
     return local_storage(shipment.given_storage)
 
 
 def _given_places(raw: Mapping[str, Any]) -> tuple[str, str]:
-    """`storage` and `tracking.uri` of a file and its profile; a mistake in them is told when the sweep is checked."""
+    """Returns `storage` and `tracking.uri` of a file with its profile; the check of the sweep reports mistakes."""
     both = deepcopy(dict(raw))
     load.apply_profile(both)
     uri = yaml_files.section(both, "tracking").get("uri")
@@ -149,7 +149,7 @@ def _given_places(raw: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _with_text_keys(value: Any) -> Any:
-    """The same with text for keys, which JSON needs: YAML has others too, and the check of the sweep refuses them."""
+    """Turns keys into text, for JSON. YAML allows other keys, which the check of the sweep refuses."""
     if isinstance(value, Mapping):
         return {str(key): _with_text_keys(inner) for key, inner in value.items()}
     return [_with_text_keys(each) for each in value] if isinstance(value, list) else value
@@ -161,7 +161,7 @@ def _from_home(path: str) -> str:
 
 def _local(raw: Mapping[str, Any], section: str, key: str) -> Path | None:
     value = yaml_files.section(raw, section).get(key)
-    # Paths were made absolute; anything else is a hub id, a package, or the name of a profile.
+    # All paths are absolute here; anything else is a hub id, a package, or the name of a profile.
     return Path(value) if isinstance(value, str) and value.startswith("/") else None
 
 
@@ -172,7 +172,7 @@ def _is_there(place: Path, folders: tuple[Path, ...]) -> bool:
 
 
 def _too_large(files: Mapping[str, Path], document: Mapping[str, Any]) -> list[str]:
-    """A line for each of the largest files that keep the others from fitting."""
+    """Returns a line for each of the largest files, until the rest fits."""
     sizes = {name: size(path) for name, path in files.items()}
     wrong = []
     rest = sum(sizes.values())
@@ -195,7 +195,7 @@ def _too_large(files: Mapping[str, Path], document: Mapping[str, Any]) -> list[s
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Returns the bytes of a file, or of all files of a folder."""
     if paths.is_file(path):
         return path.stat().st_size
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

@@ -1,4 +1,4 @@
-"""YAML as people mean it: 2e-4 is a number, and a key that stands twice is a mistake."""
+"""Reads YAML as people mean it: 2e-4 is a number, and a key that stands twice is a mistake."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import yaml
 from sweeps.errors import ConfigError
 
 MOST_BYTES = 1_000_000
-"""Size of the largest file that is read."""
+"""Maximum size of a file."""
 MOST_VALUES = 10_000
-"""Keys and values of a file. Those that an alias stands for are counted each time: aliases of aliases grow fast."""
+"""Maximum number of keys and values of a file. An alias counts all of its values: aliases of aliases grow fast."""
 MOST_LEVELS = 50
-"""Lists and mappings inside each other: the reader goes down one call per level."""
+"""Maximum depth of lists and mappings inside each other: the reader recurses once per level."""
 _TEXT, _NUMBERS = "tag:yaml.org,2002:str", ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OLD_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*:.*")
-"""Numbers of YAML 1.1 that nobody means: 010 is 8 there, and 1:30 is 90."""
+"""Numbers of YAML 1.1 that nobody means: 010 is 8, and 1:30 is 90."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-"""Characters that cannot be written to a file or name one; among them halves of characters."""
+"""Characters that cannot be in a file or its name; surrogates are halves of characters."""
 _MOST_CHARACTERS = 1000
-"""Characters of a value that is not text: a number of more digits takes long to read."""
+"""Maximum length of a value that is not text: a number with more digits takes long to read."""
 
 
 class OldNumber(yaml.constructor.ConstructorError):
-    """A number of YAML 1.1 that nobody means; `problem` says what it is, and what to write."""
+    """A number of YAML 1.1 that nobody means; `problem` names the number and says what to write."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,10 +35,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
-        # A tag may stand at another node than a mapping: PyYAML says so.
+        # PyYAML refuses the tag of a mapping on any other node.
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # << brings the keys of another mapping
+                continue  # << merges the keys of another mapping
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise _error("a key is text: braces need quotes", key_node)
@@ -54,8 +54,8 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-            # It looks like a date or a number, and is none (2026-13-01), or a tag says so: PyYAML lets through whatever
-            # its conversions raise.
+            # The value, or its tag, looks like a date or a number but is none (2026-13-01). PyYAML lets through any
+            # error of its conversions.
             reason = f" ({error})" if isinstance(error, ValueError) else ""
             raise _error(f"{shown} is not what it looks like{reason}: put it in quotes", node) from error
         if isinstance(value, str) and (wrong := _NO_TEXT.search(value)):
@@ -90,7 +90,6 @@ def _check_bounds(text: str) -> None:
 
 
 def _error(problem: str, node: Any) -> yaml.constructor.ConstructorError:
-    """A mistake at a node or an event."""
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -102,7 +101,7 @@ _Loader.add_implicit_resolver(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises ConfigError with line and reason for anything else."""
+    """Reads the mapping in a YAML file; raises ConfigError with line and reason for anything else."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -121,13 +120,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """The value of YAML text within the bounds above; raises yaml.YAMLError."""
+    """Parses YAML text within the bounds above; raises yaml.YAMLError."""
     _check_bounds(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The mapping at a key of a sweep file; an empty one in place of anything else, which the file's check tells."""
+    """Returns the mapping at a key of a sweep file; an empty one for anything else, which the file's check refuses."""
     found = raw.get(name)
     return found if isinstance(found, dict) else {}
 

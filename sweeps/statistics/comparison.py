@@ -129,7 +129,7 @@ class Comparison:
         return None if by_exact is None or by_interval is None else max(by_exact, by_interval)
 
     def interval_in_words(self, confidence: float, rows: str, is_turned: bool = False) -> str:
-        """Words the interval with its confidence and rows (`counted_units`); empty without an interval.
+        """Formats the interval with its confidence and rows (`counted_units`); empty without an interval.
 
         Args:
             is_turned: whether to word the gain of the other evaluation instead of the first one's.
@@ -140,7 +140,7 @@ class Comparison:
         return in_words(ends, confidence, rows, self.carried_by)
 
     def evidence_in_words(self, confidence: float, rows: str) -> str:
-        """Words the interval and the exact test, or why there is no interval."""
+        """Formats the interval and the exact test, or why there is no interval."""
         if self.is_same:
             return "with the same loss on each row"
         told = self.interval_in_words(confidence, rows) or self.unknown
@@ -250,7 +250,7 @@ class Separation:
 
     @property
     def rows_in_words(self) -> str:
-        """Words the number of rows: "32 rows", "8 groups of rows"."""
+        """Formats the number of rows: "32 rows", "8 groups of rows"."""
         return counted_units(self.rows, self.is_grouped)
 
     @property

@@ -81,7 +81,7 @@ class Exact:
 
     @property
     def words(self) -> str:
-        """Words the test: "of 80 rows 9 are better and 2 worse, p = 0.065 in the exact test"."""
+        """Formats the test: "of 80 rows 9 are better and 2 worse, p = 0.065 in the exact test"."""
         told = f"{self.higher} are better and {self.lower} worse"
         return f"of {self.rows} rows {told}, p = {self.p_value:.2g} in the exact test"
 

@@ -108,7 +108,7 @@ def confidence_of(comparisons: int) -> float:
 
 
 def percent(confidence: float) -> str:
-    """Words a confidence, with two digits of its error: 99%, 99.67%, 99.982%."""
+    """Formats a confidence, with two digits of its error: 99%, 99.67%, 99.982%."""
     return f"{100 * (1 - float(f'{1 - confidence:.2g}')):.10g}%"
 
 
@@ -177,7 +177,7 @@ def intervals(
 
 
 def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by: int | None) -> str:
-    """Words an interval.
+    """Formats an interval.
 
     Such as "99% confidence interval 0.1254 to 0.3021 on 200 rows, of which 3 carry 80% of its variance".
 
@@ -192,12 +192,12 @@ def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by
 
 
 def counted_units(units: int, is_grouped: bool) -> str:
-    """Words a number of rows or groups: "32 rows", "8 groups of rows"."""
+    """Formats a number of rows or groups: "32 rows", "8 groups of rows"."""
     return f"{units} {'group' if is_grouped else 'row'}{'' if units == 1 else 's'}{' of rows' if is_grouped else ''}"
 
 
 def unseen(units: int, is_grouped: bool) -> str:
-    """Words the share of cases that this many rows may miss entirely.
+    """Formats the share of cases that this many rows may miss entirely.
 
     A case with the share 3 / n appears in 95 of 100 samples (rule of three; Hanley and Lippman-Hand, If Nothing Goes
     Wrong, Is Everything All Right?, JAMA 249, 1743-1745, 1983).
