@@ -365,7 +365,6 @@ def _mapping_problems(raw: object) -> list[str]:
 
 
 def _argument_problems(form: str, given: object) -> list[str]:
-    """Lists the problems of the form's arguments."""
     names = FORMS[form].strip("[]").split(", ")
     if form in ("choice", "grid"):
         if isinstance(given, list | tuple):
@@ -417,7 +416,6 @@ def _prior_problems(domain: Domain) -> list[str]:
 
 
 def _values_problems(given: Sequence[object]) -> list[str]:
-    """Lists the problems of a list of values: it is empty, holds a non-value, or holds a value twice."""
     if not given:
         return ["the list is empty: name at least one value"]
     values = list(map(as_value, given))

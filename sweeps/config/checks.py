@@ -47,12 +47,7 @@ def served_ranks(config: SweepConfig, space: SearchSpace) -> list[str]:
 
 
 def find_trainable(raw: Mapping[str, Any], config: SweepConfig) -> tuple[Trainable | None, list[str]]:
-    """Returns the trainable, or None and a line that says why.
-
-    Args:
-        raw: the content of the file.
-        config: the parts of `raw` without a mistake.
-    """
+    """Returns the trainable, or None and a line that says why. `config` are the parts of `raw` without a mistake."""
     if not isinstance(raw.get("trainable", config.trainable), str):
         return None, []  # the check of the configuration refused it
     try:

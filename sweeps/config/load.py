@@ -65,7 +65,6 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
 
     Args:
         file: a YAML file, or the name of a recipe; None if there are only overrides.
-        changes: the overrides.
         folder: the current folder, for relative paths in overrides and storage.
         elsewhere: for a sweep that runs on other machines, the fields whose files are only there. These files are not
             checked, nor whether `storage` and `tracking.uri` can be written here. None if the sweep runs here.
@@ -147,12 +146,7 @@ def override(
     before one of its fields changes. An override of a `kind` drops the keys that the new kind does not have. An
     override of the trial length drops the file's own key for the length. `cluster.gpu` drops a `gpu_memory` of the file
     that this type does not have. A template that YAML does not read as text, such as data.prompt={question}, is taken
-    as typed.
-
-    Args:
-        raw: the sweep file's content.
-        changes: the overrides.
-        resolve_paths: makes relative paths absolute, in a mapping shaped like the sweep file.
+    as typed. `resolve_paths` makes relative paths absolute, in a mapping shaped like the sweep file.
     """
     wrong: list[str] = []
     given = [change if isinstance(change, tuple) else _parsed(change, wrong) for change in changes]
@@ -295,7 +289,6 @@ def _checked_space(
 
 
 def _right_part(raw: Mapping[Any, Any]) -> SearchSpace | None:
-    """Returns a space of the fields without a mistake; None if they do not form a space."""
     right: dict[str, Domain] = {}
     for field, domain in raw.items():
         with suppress(SpaceError):
@@ -375,10 +368,7 @@ def _is_data_path(source: str, folder: Path) -> bool:
 
 
 def apply_profile(raw: dict[str, Any]) -> list[str]:
-    """Adds the profile's values of the cluster, `storage` and `tracking` where the file gives none.
-
-    Returns a line for each mistake in the profile.
-    """
+    """Adds the profile's values to `raw` where the file gives none; returns a line for each mistake in the profile."""
     given = raw.get("cluster", {})
     if not isinstance(given, dict):
         return []
@@ -408,7 +398,6 @@ def _put_under(given: dict[str, Any], defaults: Mapping[str, Any]) -> None:
 
 
 def _with_absolute_places(config: SweepConfig, folder: Path) -> SweepConfig:
-    """Returns the configuration with absolute paths of storage and database."""
     storage = config.storage if is_object_store(config.storage) else _absolute(config.storage, folder)
     tracking = config.tracking.model_copy(update={"uri": absolute_uri(config.tracking.uri, folder)})
     return config.model_copy(update={"storage": storage, "tracking": tracking})

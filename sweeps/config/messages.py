@@ -133,7 +133,6 @@ def _alternatives(rules: Sequence[str]) -> str:
 
 
 def _shown(value: object, field: str) -> str:
-    """Returns the value as YAML writes it, without passwords of URIs."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     is_uri = field == "tracking.uri" or field.startswith("cluster.runtime_env.env_vars.")
@@ -217,7 +216,6 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
 
 
 def _kinds_with(section: str, name: str) -> list[str]:
-    """Returns the schedulers or searchers that have a key of this name; empty for other sections."""
     if section not in components.SECTIONS:
         return []
     kind = components.SECTIONS[section]
@@ -234,7 +232,6 @@ def elsewhere(name: str) -> str | None:
 
 
 def _keys(path: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    """Returns the keys allowed at a path of the sweep file."""
     if path and path[0] in components.SECTIONS:
         name = components.named(components.SECTIONS[path[0]], raw.get(path[0]))
         known = name in components.modules(components.SECTIONS[path[0]])

@@ -236,11 +236,7 @@ NOT_AN_ADDRESS = (
 
 
 def is_tracking_uri(value: object, context: object = None) -> object:
-    """Returns the value if it is the URI of an MLflow store; else raises ValueError with the rule.
-
-    Args:
-        context: `ELSEWHERE`, or None.
-    """
+    """Returns the value if it is the URI of an MLflow store, else raises ValueError; `context` is `ELSEWHERE` or None."""
     uri = str(value)
     if uris.is_web(uri) and not _is_address(uri):
         raise ValueError(NOT_AN_ADDRESS)

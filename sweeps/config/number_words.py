@@ -33,12 +33,9 @@ def duration(seconds: float) -> str:
 
 
 def epochs(steps: int | None, rows: int, train_rows: int | None) -> str:
-    """Formats the rows and epochs that a trial trains on.
+    """Formats the steps, rows and epochs of a trial that is not stopped early.
 
-    Args:
-        steps: steps of a trial that is not stopped early; None if they depend on its batch size.
-        rows: rows that a trial trains on.
-        train_rows: rows to train on in all; None if not known yet.
+    `steps` is None if they depend on the batch size. `train_rows` is None if not known yet.
     """
     long = "" if steps is None else f" of {counted(steps, 'step')}"
     seen = f"a trial{long} trains on {rows:,} rows"

@@ -82,8 +82,7 @@ def outside(base: TrialSpec, space: SearchSpace) -> Point:
 def apply(base: TrialSpec, point: Point, sweep_seed: int, repeat: int = 0) -> TrialSpec:
     """Returns the specification of the trial at `point`; raises pydantic.ValidationError for values out of range.
 
-    Args:
-        repeat: 0, or the number of the repeat; each repeat has another seed.
+    `repeat` is 0, or the number of the repeat; each repeat has another seed.
     """
     raw: dict[str, Any] = base.model_dump()
     for field, value in point.items():
@@ -106,9 +105,7 @@ def seed(sweep_seed: int, point: Point, repeat: int = 0) -> int:
 def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
     """Hashes everything that decides the trial's numbers to 12 hex digits.
 
-    Args:
-        spec: the resolved trial. Names, paths and the fields of PACING are left out.
-        fingerprints: the trainable's fingerprints of the base and the data, in place of their paths.
+    Leaves out names, paths and the fields of PACING. Fingerprints of base and data stand for their paths.
     """
     adapter = spec.adapter.model_dump(exclude={"alpha_over_r"}) | {
         "lora_alpha": float(spec.adapter.alpha),

@@ -61,12 +61,12 @@ class Resource:
 
 
 def in_steps(points: Sequence[int], unit: Unit, training: TrainingSpec) -> tuple[int, ...]:
-    """Returns report points in optimizer steps of a trial: the first step at or past each point."""
+    """See `Resource.steps`."""
     return tuple(points) if unit == "step" else tuple(_steps(point, rows_per_step(training)) for point in points)
 
 
 def rows_per_step(training: TrainingSpec) -> int:
-    """Returns the rows of one optimizer step."""
+    """Returns the batch: the rows of one optimizer step."""
     return training.batch_size * training.gradient_accumulation_steps
 
 
@@ -91,11 +91,7 @@ def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> 
     """Settles examples per trial, if they are the resource; returns the configuration and mistakes in its budget.
 
     Rounds `examples_per_trial` up to a multiple of all batches of the space. `steps_per_trial` becomes the steps of the
-    default configuration.
-
-    Args:
-        config: the loaded configuration.
-        train_rows: rows to train on; None if not known yet.
+    default configuration. `train_rows` is None if not known yet.
     """
     budget = config.budget
     examples = budget.examples_per_trial
@@ -126,11 +122,9 @@ def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> 
 
 
 def too_large(config: SweepConfig, rows: int) -> list[str]:
-    """Refuses a step that would pass two report points at once.
+    """Refuses a step of `rows` rows that would pass two report points at once.
 
-    Args:
-        config: a settled sweep.
-        rows: rows of one step, at a point that a user chose; batches of the space itself are never too large.
+    Checks only points that a user chose: batches of the space itself are never too large.
     """
     compared = of(config)
     reached = [_steps(point, rows) for point in compared.points]
@@ -153,13 +147,10 @@ def steps_per_unit(config: SweepConfig, space: SearchSpace) -> float:
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, units: int, trials: int) -> int:
-    """Returns the most optimizer steps of trials that use `units` units of the resource together.
+    """Returns the maximum optimizer steps of `trials` trials that use `units` units of the resource together.
 
-    Assumes for all trials the smallest batch of the space and of `searcher.points`.
-
-    Args:
-        config: a settled sweep.
-        trials: number of trials; the last step of each may go beyond its report point.
+    Assumes the smallest batch of the space and of `searcher.points`. The last step of each trial may go beyond its
+    report point.
     """
     compared = of(config)
     if compared.unit == "step":
@@ -195,10 +186,7 @@ def batches(config: SweepConfig, space: SearchSpace) -> tuple[int, ...]:
 
 
 def _some(domain: Domain) -> Sequence[Value]:
-    """Returns the values of a domain; of a long range its ends and some values between.
-
-    The sample of a long range has no small common multiple either.
-    """
+    """Returns the values of a domain; of a long range a sample, which has no small common multiple either."""
     if domain.size is not None and domain.size <= MOST_LISTED:
         return domain.values() or ()
     return (*domain.extremes(), *(domain.at(place / MOST_LISTED) for place in range(MOST_LISTED)))
@@ -236,10 +224,8 @@ def _common(sizes: Sequence[int]) -> int:
 
 
 def _steps(examples: int, rows: int) -> int:
-    """Returns the steps of `rows` rows that hold all examples."""
     return -(-examples // rows)
 
 
 def _up(examples: int, rows: int) -> int:
-    """Rounds the examples up to whole steps of `rows` rows."""
     return _steps(examples, rows) * rows

@@ -76,9 +76,7 @@ def portfolio(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, lis
 
     A field that a point leaves out gets the value of the file itself, as in `searcher.points`. Points of a named
     space's own portfolio that no longer fit the changed fields are left out. In any other portfolio they are mistakes.
-
-    Args:
-        space: a space from `with_base`, whose fields exist.
+    The space comes from `with_base`, and its fields exist.
     """
     whole = []
     wrong: dict[str, None] = {}
@@ -98,7 +96,6 @@ def portfolio(config: SweepConfig, space: SearchSpace) -> tuple[SearchSpace, lis
 
 
 def _portfolio_problems(config: SweepConfig, space: SearchSpace, point: Point) -> list[str]:
-    """Returns "FIELD: reason" for each mistake in a point."""
     return points.unsearched(space, point) or [
         *points.inactive(config.base, space, point),
         *(
@@ -138,7 +135,6 @@ def _field(field: str) -> str | None:
 
 
 def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | None) -> list[str]:
-    """Returns "FIELD: reason" for each value of the domain that the specification or the trainable refuses."""
     wrong: dict[str, None] = {}
     for value in domain.extremes():
         wrong |= dict.fromkeys(_value(base, field, value, trainable))

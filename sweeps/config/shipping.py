@@ -33,7 +33,7 @@ class Shipment:
     given_storage: str
     """`storage` as the file or its profile gives it; the head node resolves relative paths and ~."""
     given_uri: str
-    """`tracking.uri` as the file or its profile gives it; the head node resolves relative paths and ~."""
+    """`tracking.uri`, likewise."""
     files: dict[str, Path] = field(default_factory=dict)
     """Path beside the sweep file -> file or folder on this machine."""
     there: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
 
     Args:
         raw: the file with its overrides and absolute paths.
-        folders: folders in which a missing path is a mistake: the home folder and the current folder.
+        folders: the home folder and the current folder, where a missing path is a mistake.
         ships_files: whether data and model travel; if not, their paths are those of the cluster.
 
     Raises:

@@ -36,9 +36,7 @@ USUAL_SCORE_GAP = 0.05
 def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
     """Warns where the search cannot save steps, compares unlike trials, or leaves points untried.
 
-    Args:
-        trials: number of different trials in the sweep.
-        slots: slots of all hosts together.
+    `trials` are the different trials of the sweep, `slots` those of all hosts.
     """
     compared, warnings = resource.of(config), []
     if config.scheduler.compares and len(compared.points) < 2:
@@ -88,13 +86,7 @@ def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) 
 
 
 def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
-    """Warns where the learning rate rises for more than half of the steps before the first comparison.
-
-    While the rate rises, trials differ by how fast it rises.
-
-    Args:
-        first: the step at which trials are first compared.
-    """
+    """Warns where the learning rate rises for more than half of the steps before the first comparison, at `first`."""
     field, steps = "training.warmup_ratio", config.budget.steps_per_trial
     ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
     rising = warmup_steps(ratio, steps) - 1
@@ -109,16 +101,11 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
 
 
 def of_time(config: SweepConfig, seen: Forecast, hosts: int, gpus: int) -> list[str]:
-    """Warns where a time budget is too short, and where hosts hold idle GPUs.
-
-    Args:
-        gpus: GPUs of each host; 0 on a CPU.
-    """
+    """Warns where a time budget is too short, and where hosts of `gpus` GPUs each are idle."""
     return _too_short(config, seen, hosts * gpus) + (_idle(config, seen, hosts) if gpus else [])
 
 
 def _idle(config: SweepConfig, seen: Forecast, hosts: int) -> list[str]:
-    """Warns where the sweep has more hosts than trials that are expected to reach its end."""
     last = max(1, math.ceil(seen.reaching[-1]))
     again = config.searcher.most_repeats(last)
     most, where = (again, "at the end, as repeats of the best") if again > last else (last, "at the last report")
@@ -175,10 +162,7 @@ def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) ->
 
 
 def _few_rows(config: SweepConfig, count: int) -> list[str]:
-    """Warns where `count` evaluation rows cannot tell good trials from chance.
-
-    Judges the loss, or right answers if these are the objective. The spread of other scores is unknown.
-    """
+    """Judges the loss, or right answers if these are the objective: the spread of other scores is unknown."""
     metric, field = config.objectives[0].metric, "data.eval_examples"
     what, spread, usual, unit = "losses differ", PAIRED_SPREAD, USUAL_GAP, " nats per token"
     if config.evaluation.scores_by(metric):
@@ -214,9 +198,8 @@ def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str
     """Warns where hosts have several GPUs although one GPU holds the base: the other GPUs would wait.
 
     Args:
-        gpus: GPUs of each host.
         alone: memory of the largest trials on one GPU; None if it is unknown, or hosts have one GPU.
-        free_bytes: memory to plan with on the fullest of the GPUs; None if unknown.
+        free_bytes: memory to plan with on the fullest GPU.
     """
     if alone is None or free_bytes is None or alone.total(1) > free_bytes:
         return []

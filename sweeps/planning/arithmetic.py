@@ -31,12 +31,9 @@ SLOWER = 10 / 3
 
 
 def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: float | None) -> Speed:
-    """Returns the speed of a host whose GPU is one of these types.
+    """Returns the speed of a host whose GPU is one of these types of `gpu_table.GPUS`.
 
-    Args:
-        types: one or more types of `gpu_table.GPUS`.
-        dtype: `quantization.compute_dtype`.
-        answered: tokens that an evaluation generates; None if nothing bounds them.
+    `answered` are the tokens that an evaluation generates; None if nothing bounds them.
     """
     peaks = [GPUS[name].peak(dtype) for name in types]
     best, worst = (_least(work, peak, load, answered) for peak in (max(peaks), min(peaks)))

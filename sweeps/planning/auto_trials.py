@@ -16,18 +16,14 @@ from sweeps.planning.forecast import SHOWN, RowsAndRates, different, forecast, s
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000
-"""Most trials that auto chooses. A larger plan is probably a mistake, and rates are not known precisely enough."""
+"""Maximum number of trials that auto chooses. A larger plan is probably a mistake, and rates are too imprecise."""
 USUAL_TRIALS = Budget().count
 FILLED = 0.95
 """Part of the budget to plan with: a sweep that ends before its budget does has trained all its trials."""
 
 
 def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates) -> tuple[Sweep, str]:
-    """Returns the sweep with as many trials as fill its time budget, and a line that explains the number.
-
-    Args:
-        sweep: a sweep with `budget.trials: auto`.
-        need: memory of its largest trials, see `plan.plan`.
+    """Replaces `budget.trials: auto` with the trials that fill the time budget; adds a line that explains the number.
 
     Raises:
         ConfigError: nothing bounds the time, no rate was measured, or not one trial fits.
@@ -38,7 +34,6 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: R
     budget, words = bounded
 
     def takes(trials: int) -> float:
-        """Returns the expected seconds of a sweep with this many trials."""
         tried = with_some(sweep, trials).config
         slots = capacity.slots_per_host(tried, need, machine) or 1
         seen = forecast(tried, sweep.space, machine, slots, known)

@@ -31,7 +31,6 @@ class Machine:
     disk_bytes: int | None = None
     """Free disk space at the sweep's folder; None if unknown."""
     place: str = "on this machine"
-    """Where the hosts are, in words."""
     unused: str | None = None
     """Values of `cluster.gpu` and `cluster.gpu_memory` that the sweep ignores."""
     device_name: str | None = None
@@ -48,18 +47,17 @@ class Machine:
 
 
 def at_most(config: SweepConfig) -> int:
-    """Returns the most slots of all hosts together when slots_per_host is auto. Each host has at least one slot.
+    """Returns the maximum slots of all hosts together, if slots_per_host is auto. Each host has at least one slot.
 
-    A scheduler that parks trials, or does not compare them, gets a slot for every trial: all trials may begin at once,
-    because none is judged too early. A scheduler that stops a trial compares it with the trials before it. So most
-    trials must come later, and the slots are a third of the trials.
+    A scheduler that parks trials, or does not compare them, gets a slot for every trial: none is judged too early. A
+    scheduler that stops a trial compares it with the trials before it, so most must come later: a third gets slots.
     """
     stops = config.scheduler.compares and not config.scheduler.parks
     return max(1, config.budget.count // 3) if stops else config.budget.count
 
 
 def slots_per_host(config: SweepConfig, need: Need | None, machine: Machine) -> int | None:
-    """Returns the most slots of each host; None if unknown here. See also `slots_in_all`."""
+    """Returns the maximum slots of each host; None if unknown here. See also `slots_in_all`."""
     asked = config.cluster.slots_per_host
     if asked != "auto":
         return asked
@@ -77,7 +75,7 @@ def slots_in_all(config: SweepConfig, slots: int, hosts: int) -> int:
 def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
     """Returns the specs that may need the most memory.
 
-    Each has the highest rank, batch size and dropout, with one choice of target modules. Points outside the space and
+    They have the highest rank, batch size and dropout, with each choice of target modules. Points outside the space and
     the default configuration are added.
     """
     choices: dict[str, Sequence[Value]] = {}
@@ -99,7 +97,7 @@ def highest(domain: Domain) -> float:
 
 
 def disk_bytes(config: SweepConfig, need: Need, trials: int, slots: int) -> int:
-    """Returns the most bytes that the checkpoints of `trials` trials take; `slots` of them train at once."""
+    """Returns the maximum bytes of the checkpoints of `trials` trials; `slots` of them train at once."""
     # A trial's new adapter or snapshot is written before the old one is deleted.
     live = slots * (need.adapter_bytes + (KEPT + 1) * need.snapshot_bytes)
     return (
@@ -110,16 +108,11 @@ def disk_bytes(config: SweepConfig, need: Need, trials: int, slots: int) -> int:
 
 
 def _parked_bytes(config: SweepConfig, need: Need) -> int:
-    """Returns the bytes that a parked trial keeps on disk besides its best adapter."""
     return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
 
 
 def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -> list[str]:
-    """Warns where the memory of hosts is short, unknown, or not as the sweep file describes it.
-
-    Args:
-        memory: bytes of one host with its slots; None if unknown.
-    """
+    """Warns where `memory`, the bytes of a host, is short, unknown, or not as the sweep file describes it."""
     model = config.model
     warnings = []
     if machine.unused is not None:

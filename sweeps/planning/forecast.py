@@ -34,9 +34,9 @@ from trainables.packing.memory import MEAN_OF_LONGEST
 from trainables.specs import seconds as in_seconds
 
 MOST_PLAYED = 1_000
-"""Most trials that are played. The work of a larger sweep is scaled up in proportion."""
+"""Maximum number of trials that are played. The work of a larger sweep is scaled up in proportion."""
 MOST_REPORTS = 6_000
-"""Most reports of all plays together. They take 0.1 to 0.2 seconds."""
+"""Maximum number of reports in all plays together. They take 0.1 to 0.2 seconds."""
 MOST_PLAYS = 120
 """For 24 trials on 16 slots, the mean of 120 plays is within 2 % of the mean of 2,000. 5 trials have 120 orders."""
 LEAST_SECONDS = 1e-9
@@ -79,7 +79,7 @@ class Hosts(NamedTuple):
 
     number: int
     slots: int
-    """Most trials that share a host."""
+    """Maximum number of trials that share a host."""
     speeds: tuple[float, ...] = ()
     """Speeds of a host that 1, 2, ... trials share, as factors. Empty: the speed is 1 for any number of trials."""
 
@@ -95,17 +95,13 @@ class Play(NamedTuple):
     """Trials that repeated others at the end."""
 
     def units(self, at: Sequence[int]) -> int:
-        """Counts the units of the resource that all trials used.
-
-        Args:
-            at: the rule's points; a trial never stops between two of them.
-        """
+        """Counts the units of the resource that all trials used. A trial never stops between two of the points `at`."""
         taken = sum(count * (high - low) for count, (low, high) in zip(self.counts, pairwise((0, *at)), strict=True))
         return taken + self.repeats * at[-1]
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of all trials and repeats."""
+        """Counts the evaluations of all trials and repeats."""
         return sum(self.counts) + self.repeats * len(self.counts)
 
 
@@ -120,7 +116,6 @@ class _Host:
     since: float = 0.0
     """Time on the virtual clock at which `had` was updated."""
     speeds: tuple[float, ...] = ()
-    """See `Hosts.speeds`."""
 
     def _share(self) -> float:
         """Returns the speed at which each running trial advances."""
@@ -157,7 +152,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
     Args:
         rule: a rule that has taken no event.
         qualities: value that each trial reports at every point; lower is better.
-        protects_first: whether the first trial is trained to the end whatever it reports.
+        protects_first: see `is_protected` of `Started`.
     """
     every = [_Host(speeds=hosts.speeds) for _ in range(hosts.number)]
     counts = dict.fromkeys(rule.points, 0)
@@ -189,11 +184,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
 
 
 def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> list[Play]:
-    """Plays a checked sweep in random orders of arrival. Few trials are played in all orders, FIFO in one.
-
-    Args:
-        trials: trials of the sweep; at most MOST_PLAYED of them are played.
-    """
+    """Plays a checked sweep in random orders of arrival. Few trials are played in all orders, FIFO in one."""
     compared, protects_first = resource.of(config), config.searcher.start_with_default
     at, played = compared.points, min(trials, MOST_PLAYED)
     larger, count = trials / played, min(hosts.number, played)
@@ -246,7 +237,7 @@ class Answers:
     evaluations: float
     """Evaluations whose answers are scored, including the evaluation of the base."""
     tokens: float | None
-    """Most tokens that are generated, estimated; 0 if labels are ranked, None if the number is not bounded yet."""
+    """Estimated maximum of generated tokens; 0 if labels are ranked, None if the number is not bounded yet."""
     share: float | None
     """Share of these evaluations in all work, 0 to 1; None if the time of answers is unknown."""
 
@@ -323,7 +314,6 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
 
 
 def _speed(config: SweepConfig, known: RowsAndRates, load: Load, answered: float | None) -> Speed | None:
-    """Returns the measured speed of a host, else the speed by arithmetic; None if neither is known."""
     scores = answers_key(config)
     measured = speed(known.rates, known.key, load, scores) if known.key is not None else None
     if measured is not None or known.work is None or not known.types:
@@ -334,7 +324,7 @@ def _speed(config: SweepConfig, known: RowsAndRates, load: Load, answered: float
 
 
 def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
-    """Counts the most tokens that an evaluation generates; 0 if it generates none, None if nothing bounds them.
+    """Returns the maximum tokens that an evaluation generates; 0 if it generates none, None if nothing bounds them.
 
     Each answer is as long as `evaluation.max_new_tokens` allows. Its default is 1.25 times the longest completion,
     which is about the labelled part of the longest row.
@@ -350,11 +340,7 @@ def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
 
 
 def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
-    """Returns the time of a unit and of an evaluation: in seconds, else in tokens, else in steps.
-
-    Args:
-        per_unit: optimizer steps of a unit of the resource.
-    """
+    """Returns times in seconds, else in tokens, else in steps; `per_unit` are the optimizer steps of a unit."""
     if rate is not None:
         # A step must take some time: otherwise a host would play its trials one after the other, not side by side.
         return Lengths(max(LEAST_SECONDS, rate.step_seconds) * per_unit, rate.evaluation_seconds)
@@ -364,12 +350,9 @@ def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
 
 
 def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Range:
-    """Returns the seconds from the command to the result.
+    """Returns the seconds from the command to the result; `base` are those of the base's evaluation and all answers.
 
     Other hosts do not shorten the start or the fixed time of a trial.
-
-    Args:
-        base: seconds of the evaluation of the base and of all answers.
     """
     begun = trials + fmean(each.repeats for each in made)
     work = _range([base + each.makespan for each in made]).by(rate.off)
@@ -384,7 +367,6 @@ def _range(values: Sequence[float]) -> Range:
 
 
 def _unknown(config: SweepConfig, known: RowsAndRates, machine: Machine) -> str:
-    """Says why the time is unknown and how to get it."""
     if evaluation_rows(config, known) is None:
         return UNCOUNTED
     if machine.gpus and known.key is not None and config.cluster.gpu is not None:
@@ -402,7 +384,6 @@ def evaluation_rows(config: SweepConfig, known: RowsAndRates) -> int | None:
 
 
 def _row_tokens(config: SweepConfig, known: RowsAndRates) -> tuple[float, LengthsFrom]:
-    """Returns the mean tokens of a row, 0 without data, and their source."""
     if config.data is None:
         return 0.0, "max_length"
     if known.rows is not None:
@@ -413,17 +394,16 @@ def _row_tokens(config: SweepConfig, known: RowsAndRates) -> tuple[float, Length
 
 
 def most_steps(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> int:
-    """Returns the most optimizer steps that the sweep can take, including its repeats."""
+    """Returns the maximum optimizer steps of the sweep, including its repeats."""
     compared, again = resource.of(config), config.searcher.most_repeats(trials)
     most = compared.scheduler.most_steps(compared.total, trials, slots, config.searcher.start_with_default)
     return resource.most_steps(config, space, most + again * compared.total, trials + again)
 
 
 def shortest_budget(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
-    """Returns the seconds of the time budget that is used up first, and its words; None if no budget bounds the time.
+    """Returns the seconds of the time budget that ends first, with its words; None if nothing bounds the time.
 
-    Args:
-        gpus: GPUs of all hosts together; 0 on a CPU, where `budget.gpu_hours` bounds nothing.
+    `gpus` are those of all hosts, which share the GPU-hours; 0 on a CPU, where `budget.gpu_hours` bounds nothing.
     """
     budgets = []
     if config.budget.wall_clock is not None:

@@ -67,7 +67,7 @@ def choices(
     Args:
         share: part of a GPU's memory to plan with.
         at_most: slots that the sweep can use.
-        sizes: memory of the GPUs, in GB of 10^9 bytes.
+        sizes: memory in GB of 10^9 bytes.
         recomputing: `training.gradient_checkpointing` of the sweep file. auto, as on a host: only if not one slot fits
             without it.
     """

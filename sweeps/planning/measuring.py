@@ -82,9 +82,7 @@ def of_sweep(
 ) -> Rate | None:
     """Measures the rate under the latest driver of a sweep; None if too few steps or evaluations were measured.
 
-    Args:
-        scores: how the sweep scores answers.
-        answers: see `rates.answers_key`.
+    `answers` is the `rates.answers_key` of the sweep.
     """
     story = list(events)
     begun = max((number for number, event in enumerate(story) if isinstance(event, SweepStarted)), default=0)
@@ -196,11 +194,7 @@ def covered(intervals: Iterable[Interval], most: int = 1) -> float:
 
 
 def prepare(sweep: Sweep) -> Prepared:
-    """Prepares the rows of a sweep on this machine, as its hosts would.
-
-    Raises:
-        ConfigError: the rows cannot be prepared.
-    """
+    """Prepares the rows of a sweep on this machine, as its hosts would; raises ConfigError if that fails."""
     config = sweep.config
     try:
         return catalogue.find(config.trainable).prepare(config.base, cache())
@@ -209,12 +203,7 @@ def prepare(sweep: Sweep) -> Prepared:
 
 
 def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) -> Rate:
-    """Measures the rate of this machine for a sweep.
-
-    Loads the base, trains about 12 + `slots` steps and evaluates `slots` trials.
-
-    Args:
-        slots: slots of a host of the sweep; this many trials train side by side.
+    """Measures this machine's rate: loads the base, trains about 12 + `slots` steps of `slots` trials, evaluates them.
 
     Raises:
         ConfigError: the base cannot be loaded, or no trial can be trained.

@@ -23,7 +23,7 @@ from trainables.inputs.legible import legible
 
 @dataclass(frozen=True)
 class Plan:
-    """Trials, slots, memory, disk, time and cost of a sweep."""
+    """Expected trials, slots, memory, disk, time and cost of a sweep."""
 
     trials: int
     points: tuple[int, ...]
@@ -34,7 +34,7 @@ class Plan:
     worst_steps: int
     hosts: int
     slots_per_host: int | None
-    """Most slots of a host. None if the memory of hosts or the model's size is unknown here: each host decides."""
+    """Maximum slots of a host. None if its memory or the model's size is unknown here: each host decides."""
     slots: int | None
     """Slots of all hosts together; None if `slots_per_host` is None."""
     device: Device
@@ -45,9 +45,9 @@ class Plan:
     memory: Memory | None
     """`memory_bytes` by part."""
     disk_bytes: int | None
-    """Estimated most bytes on disk: each trial's best adapter, and snapshots of trials that train or are parked."""
+    """Estimated maximum on disk: each trial's best adapter, and snapshots of trials that train or are parked."""
     warnings: tuple[str, ...]
-    """Warnings that tell of an early end come first: a launch shows only a few."""
+    """Warnings of an early end of the sweep come first, because a launch shows only a few."""
     ends_alone: bool
     """Whether trials are too few for a promotion to the last step by rank, so that the best trial goes on alone."""
     rows_per_trial: int | None
@@ -56,7 +56,6 @@ class Plan:
     gpus_per_host: int
     """0 on a CPU. A host with several GPUs spreads its base over all of them."""
     train_rows: int | None = None
-    """Rows to train on; None if not known yet."""
     group_by: str | None = None
     """Column whose equal values mark rows of one group. No group is both trained on and evaluated."""
     choices: tuple[GpuAdvice, ...] = ()
@@ -64,7 +63,7 @@ class Plan:
     engine: str | None = None
     """Engine that computes the losses; None if it is known only after the base is loaded."""
     patience: int | None = None
-    """`budget.patience`, which may end the sweep earlier than the forecast."""
+    """`budget.patience` may end the sweep earlier than the forecast."""
     trains_default: bool = False
     """Whether trial 0 is the default configuration, which is trained to its end whatever it reports."""
     price: float | None = None
@@ -85,18 +84,14 @@ class Plan:
         return None if self.price is None or hours is None else hours.times(self.price)
 
     def at(self, price: float | None) -> Plan:
-        """Returns the plan with this price of a GPU-hour.
-
-        Raises:
-            ConfigError: the price is invalid, or the plan uses no GPU.
-        """
+        """Returns the plan at this price of a GPU-hour; raises ConfigError if it is invalid or no GPU is planned."""
         check_price(price)
         if price is not None and self.device == "cpu":
             raise ConfigError(["price: the sweep is planned for a CPU: name the GPU to rent, such as cluster.gpu=H100"])
         return replace(self, price=price)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns plain data with the same names."""
+        """Returns plain data with the same names, and the epochs and cost."""
         plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
         plain["cost"] = self.cost and asdict(self.cost)
         del plain["forecast"]
@@ -104,11 +99,7 @@ class Plan:
 
 
 def check_price(price: float | None) -> None:
-    """Refuses an invalid price of a GPU-hour; accepts None.
-
-    Raises:
-        ConfigError: the price is no number, not finite, or not above 0.
-    """
+    """Raises ConfigError for a price that is no number, not finite, or not above 0."""
     is_number = isinstance(price, Real)
     if price is not None and not (is_number and 0 < price < math.inf):
         shown = f"{price:g}" if is_number else legible(repr(price), 100)
@@ -118,11 +109,7 @@ def check_price(price: float | None) -> None:
 def plan(
     config: SweepConfig, space: SearchSpace, need: Need | None, machine: Machine, known: RowsAndRates | None = None
 ) -> Plan:
-    """Plans a checked sweep.
-
-    Args:
-        need: the trainable's estimate for the largest specs of the space; None if the model's sizes are unknown.
-    """
+    """Plans a checked sweep. `need` is for the largest specs of the space; None if the model's sizes are unknown."""
     known, trials = known or RowsAndRates(), trials_of(config, space)
     compared = resource.of(config)
     slots = capacity.slots_per_host(config, need, machine)

@@ -157,18 +157,15 @@ class Speed:
     """Where the times come from, in words."""
     is_measured: bool = False
     answer_seconds: float | None = None
-    """Seconds to score the answers in one evaluation of one trial; None if unknown."""
+    """Seconds for one evaluation of one trial with answers; None if no sweep has scored answers alike."""
 
 
 def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") -> Speed | None:
     """Returns the speed of a host under this load, from the nearest measurement; None if there is none.
 
     Of measurements that are about equally near, the latest counts. Overheads are medians of the latest sweeps, because
-    a calibration measures no overhead.
-
-    Args:
-        key: identifies the rate. Its device may be part of a full name: "H100 80GB" for NVIDIA H100 80GB HBM3.
-        answers: see `answers_key`.
+    a calibration measures no overhead. The device of `key` may be part of a full name: "H100 80GB" for NVIDIA H100 80GB
+    HBM3. `answers` is an `answers_key`.
     """
     known = [rate for rate in rates if _applies(rate.key, key)]
     if not known:
@@ -260,11 +257,7 @@ def read(path: Path) -> Remembered:
 
 
 def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> None:
-    """Adds a rate and shapes to the file. A lock keeps what two processes add at once.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Adds a rate and shapes to the file, under a lock; raises OSError if the file cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         known = read(path)

@@ -27,7 +27,7 @@ from trainables.specs import QuantizationSpec, TrainingSpec
 
 
 def look_up(sweep: Sweep) -> list[str]:
-    """Checks the model and data sets over the network, before anything is started; returns notices for the user.
+    """Checks the model and data sets over the network; returns notices for the user.
 
     Raises:
         ConfigError: a model or a data set does not exist, may not be read, or cannot be reached from here.
@@ -53,11 +53,8 @@ def fetch_config(sweep: Sweep) -> bool:
 def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     """Plans a sweep for this machine, for a Ray cluster, or for the GPU that `cluster.gpu` or `gpu_memory` names.
 
-    Args:
-        to_launch: whether the sweep starts now. If it runs here, it is then planned for this machine's own device.
-
-    Raises:
-        ConfigError: `budget.disk` does not hold one adapter.
+    With `to_launch`, a sweep that runs here is planned for this machine's own device. Raises ConfigError if
+    `budget.disk` does not hold one adapter.
     """
     machine = machine_of(sweep.config, to_launch)
     need, known = _known(sweep, machine)
@@ -77,16 +74,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
 
 
 def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | None]:
-    """Replaces `budget.trials: auto` with a number; returns the sweep and a line that explains the number.
-
-    Without auto, returns the same sweep and None.
-
-    Args:
-        to_launch: see `plan_here`.
-
-    Raises:
-        ConfigError: see `auto_trials.settled`.
-    """
+    """Replaces `budget.trials: auto` with a number, see `auto_trials.settled`; else returns the same sweep and None."""
     if sweep.config.budget.trials != "auto":
         return sweep, None
     machine = machine_of(sweep.config, to_launch)
@@ -95,7 +83,6 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
 
 
 def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates]:
-    """Returns the memory of the sweep's largest trials, and the stored rates and rows of its base and device."""
     store = rates.read(rates.place())
     shape = store.shape(sweep.config)
     try:
@@ -116,15 +103,12 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
 
 
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
-    """Returns the memory of the sweep's largest trials on a host that spreads its base over this many GPUs."""
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
     return catalogue.need(trainable, config.base, capacity.largest(config, sweep.space), device, rows, gpus)
 
 
 def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
-    """Estimates the bytes of a host with the base and one adapter, by device; omits devices without an estimate.
-
-    Of a host with several GPUs, counts the fullest one.
+    """Estimates the bytes of a host with one adapter, on its fullest GPU, by device; omits devices without an estimate.
 
     Raises:
         NotTrainable: the trainable's estimate fails.
@@ -188,7 +172,6 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     """Stores the rate and row shape of a sweep for later plans.
 
     Args:
-        folder: the sweep's folder, which holds its event log.
         data: the summary of its rows; empty without data.
         device_name: device of its hosts, see `devices.name`.
 
@@ -205,7 +188,6 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
 
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
-    """Compares LoRA with QLoRA for the sweep's model, space and rows, with the compute types of GPUs."""
     config = sweep.config
     if config.model is None or "model" not in catalogue.find(config.trainable).REQUIRES:
         return ()
@@ -272,7 +254,6 @@ def _several(cluster: ClusterConfig) -> str:
 
 
 def _spaced(size: str) -> str:
-    """Puts a blank before the unit of a size, as in a sentence."""
     return f"{size[:-2].strip()} {size[-2:]}"
 
 

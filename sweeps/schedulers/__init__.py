@@ -140,8 +140,7 @@ class Rule:
         Args:
             points: resources at which every trial reports, rising; a trial is complete at the last one.
             direction: whether a lower or a higher value of the metric is better.
-            overfit_patience: a trial stops after this many reports in a row that are worse than its best one, because
-                it overfits (ALTO, arXiv 2604.05426, early exit for overfitting); None: never.
+            overfit_patience: see `SchedulerSettings` (ALTO, arXiv 2604.05426, early exit for overfitting).
         """
         if not points or any(low >= high for low, high in pairwise(points)):
             raise ValueError(f"points must rise and must not be empty: {points}")
@@ -171,8 +170,7 @@ class Rule:
     def next(self, is_exhausted: bool) -> Work:
         """Returns the use of a free slot. Changes no state: `Started` tells the rule what was done.
 
-        Args:
-            is_exhausted: whether there is no new trial to begin now.
+        `is_exhausted` means that there is no new trial to begin now.
         """
         if not is_exhausted:
             return Idle.NEW
@@ -262,7 +260,7 @@ class Rule:
         return decision
 
     def _settled(self, trial: TrialHistory, decision: Decision) -> Decision:
-        """Returns the decision after the limits that hold under every rule."""
+        """Applies the limits that hold under every rule."""
         if trial.losses[-1] == math.inf or trial.resource >= self.points[-1]:
             return Decision.STOP
         if trial.is_protected:
@@ -327,21 +325,10 @@ class SchedulerSettings(Spec):
 
     @abstractmethod
     def build(self, steps: int, direction: Direction = "min") -> Rule:
-        """Builds a rule that has taken no event.
-
-        Args:
-            steps: steps of a trial that is not stopped.
-            direction: whether a lower or a higher value of the metric is better.
-        """
+        """Builds a rule that has taken no event, for trials of `steps` steps."""
 
     def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
-        """Returns the most optimizer steps that the whole sweep can take.
-
-        Args:
-            steps: steps of a trial that is not stopped.
-            slots: trials that train at once.
-            protects_first: whether the first trial is trained to its end whatever it reports.
-        """
+        """Returns the maximum optimizer steps of a sweep of `trials` trials of `steps` steps, on `slots` slots."""
         return steps * trials
 
     def needs_tail(self, steps: int, trials: int) -> bool:

@@ -20,7 +20,7 @@ from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, Scheduler
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
-"""Most trials that go on in the tail. If all of them end before the last point, the sweep is over."""
+"""Maximum number of trials that go on in the tail. If all of them end before the last point, the sweep is over."""
 
 
 class Key(NamedTuple):
@@ -71,7 +71,6 @@ class Promote(Rule):
         self._places: dict[str, tuple[Rung, Key]] = {}
         """Trial -> its latest rung, and its report there."""
         self._reports = 0
-        """Number of ranked reports."""
         self._complete: set[str] = set()
         """Trials that reached the last point."""
         self._tail: set[str] = set()
@@ -200,7 +199,7 @@ def cutoff(rewards: Sequence[float], factor: int) -> float:
 
 
 def most_steps(points: Sequence[int], factor: int, trials: int, slots: int, protects_first: bool) -> int:
-    """Returns the most steps (or examples) that all trials take under promotion in the order `breadth`.
+    """Returns the maximum steps (or examples) of all trials under promotion in the order `breadth`.
 
     On one slot, without a protected trial, they take exactly N r0 + floor(N/factor) (r1 - r0) + ..., with 1 in place of
     a 0. A protected trial may go on besides the promoted ones. On several slots a rung is ranked before the last trials
@@ -248,12 +247,12 @@ class Config(SchedulerSettings):
         return Promote(points, self.reduction_factor, self.order, direction, self.overfit_patience)
 
     def most_steps(self, steps: int, trials: int, slots: int, protects_first: bool = False) -> int:
-        """See `SchedulerSettings.most_steps` and, for promote in the order `breadth`, `most_steps`."""
+        """See `SchedulerSettings.most_steps`."""
         if self.variant == "promote" and self.order == "breadth":
             return most_steps(self.points(steps), self.reduction_factor, trials, slots, protects_first)
         return super().most_steps(steps, trials, slots, protects_first)
 
     def needs_tail(self, steps: int, trials: int) -> bool:
-        """See `SchedulerSettings.needs_tail`. Then floor(n / factor) is 0 before the last point."""
+        """See `SchedulerSettings.needs_tail`. Only then is floor(n / factor) 0 before the last point."""
         least: int = self.reduction_factor ** (len(self.points(steps)) - 1)
         return self.parks and trials < least

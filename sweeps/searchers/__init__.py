@@ -32,10 +32,7 @@ class Searcher(Protocol):
     """Suggests points one after the other."""
 
     def suggest(self) -> Point | None:
-        """Returns the next point; None if there is none left.
-
-        Points may repeat. The caller drops repeated points and asks again.
-        """
+        """Returns the next point; None if there is none left. The caller drops points that repeat and asks again."""
 
     def tell(self, point: Point, resource: int, outcome: float | FailureKind | None, is_final: bool) -> None:
         """Learns that a trial begins, or a result of a trial.
@@ -50,7 +47,6 @@ class Searcher(Protocol):
 
 
 def _as_points(raw: object) -> object:
-    """Turns lists of words into tuples, as points hold them."""
     if not isinstance(raw, list | tuple):
         return raw
     return tuple(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import optuna
 
 MOST = 250
-"""Most points that the estimator is given, unless more are open: each point adds work. From 250 on, the estimator takes
-25 points as good (`default_gamma`), however many there are."""
+"""Maximum number of points for the estimator, unless more are open: each point adds work. From 250 on, the estimator
+takes 25 points as good (`default_gamma`), however many there are."""
 BEST = 50
 """Best points among them; the others are the contrast."""
 

@@ -67,7 +67,6 @@ class Config(SearcherSettings):
 
 
 def _draws_of(space: SearchSpace, history: History, rng: Random) -> Iterator[Point]:
-    """Yields points of the mixture without end."""
     weights = mixture(space, history)
     parzen = _parzen.points(space, history, rng.getrandbits(32))
     draw: Mapping[Source, Callable[[], Point]] = {
@@ -145,10 +144,9 @@ def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
 
 
 def near(domain: Domain, centre: Value, spread: float, rng: Random) -> Value:
-    """Draws a value of the domain near `centre`.
+    """Draws a value near `centre`: of numbers, from a truncated normal distribution with standard deviation `spread`.
 
-    Args:
-        spread: standard deviation of the truncated normal distribution of numbers, as a share of the domain's length.
+    `spread` is a share of the domain's length.
     """
     if not domain.is_ordered:
         options = domain.values() or ()

@@ -113,10 +113,7 @@ class Comparison:
         return self.exact is not None and self.exact.is_whole and not self.of_seeds
 
     def rows_needed(self, rows: int, bound: float = 0.0) -> int | None:
-        """Estimates the evaluation rows that would decide whether the difference is above or below `bound`.
-
-        None if no number of rows would decide, or the present rows do.
-        """
+        """Estimates the rows that would decide on `bound`; None if no number of rows would, or the present ones do."""
         is_untold = self.exact is None and self.carried_by == 0
         if self.low is None or self.high is None or is_untold or self.above(bound) is not None:
             return None
@@ -129,11 +126,7 @@ class Comparison:
         return None if by_exact is None or by_interval is None else max(by_exact, by_interval)
 
     def interval_in_words(self, confidence: float, rows: str, is_turned: bool = False) -> str:
-        """Formats the interval with its confidence and rows (`counted_units`); empty without an interval.
-
-        Args:
-            is_turned: whether to word the gain of the other evaluation instead of the first one's.
-        """
+        """Formats the interval; empty if there is none. With `is_turned`, formats the other evaluation's gain."""
         if self.low is None or self.high is None:
             return ""
         ends = (-self.high, -self.low) if is_turned else (self.low, self.high)
@@ -169,12 +162,7 @@ class Comparisons(NamedTuple):
 def compare(
     objective: Objective, pairs: Sequence[Pair], confidence: float, noise: SeedNoise | None = None
 ) -> Comparisons:
-    """Compares each pair of evaluations row by row.
-
-    Args:
-        confidence: confidence of each interval, such as 0.99.
-        noise: spread over seeds, which widens the intervals.
-    """
+    """Compares each pair of evaluations row by row, with this confidence of each interval; `noise` widens them."""
     metric = objective.metric
     firsts = [each.first for each in pairs if isinstance(each.first, Evaluation)]
     unknown = [_unknown(metric, firsts, each) for each in pairs]
@@ -213,7 +201,6 @@ def compare(
 def _compared(
     pair: Pair, span: Interval | None, why: str, test: Exact | None, confidence: float, noise: SeedNoise | None
 ) -> Comparison:
-    """Returns the comparison of a pair with its interval, or with the reason `why` there is none."""
     if span is None:
         return Comparison(pair.key, pair.difference, unknown=why, steps=pair.steps, point=pair.point)
     margin = 0.0
@@ -293,13 +280,7 @@ def comparisons(ranked: int, has_base: bool) -> int:
 def separate(
     objective: Objective, others: Sequence[Pair], base: Pair | None, ranked: int, noise: SeedNoise | None = None
 ) -> Separation:
-    """Compares trials with the best one.
-
-    Args:
-        others: pairs of the trials, best first.
-        base: None if the base was not evaluated.
-        ranked: number of trials from which the best was chosen.
-    """
+    """Compares trials, best first, and the base with the best of `ranked` trials."""
     confidence = confidence_of(comparisons(ranked, base is not None))
     found = compare(objective, [*others, *([] if base is None else [base])], confidence, noise)
     return Separation(

@@ -81,11 +81,8 @@ def widened(difference: float, span: Interval, margin: float) -> Interval:
 def rows_needed(difference: float, half: float, rows: int, of_seeds: float = 0.0) -> int | None:
     """Estimates the rows that would show a difference; None if no number of rows would.
 
-    The error of rows shrinks with the square root of their number. The error of seeds does not.
-
-    Args:
-        half: half the width of an interval over `rows` rows.
-        of_seeds: see `Comparison.of_seeds`.
+    The error of rows shrinks with the square root of their number. The error of seeds, `Comparison.of_seeds`, does not.
+    `half` is half the width of an interval over `rows` rows.
     """
     if abs(difference) <= of_seeds:
         return None
@@ -119,7 +116,6 @@ def units_of(tokens: Sequence[int], losses: Sequence[Sequence[float]], groups: S
     the same loss to five digits. In single precision the rows beside a row change its loss in the sixth digit at most.
 
     Args:
-        tokens: tokens of each row.
         losses: for each evaluation, the total negative log-likelihood of each row.
         groups: group of each row; empty if rows are not grouped.
     """
@@ -152,9 +148,8 @@ def intervals(
     first order.
 
     Args:
-        gains: K times R; difference of each row's total negative log-likelihoods.
-        weights: tokens of each row.
-        confidence: such as 0.99.
+        gains: K times R, such as the differences of each row's total negative log-likelihoods.
+        weights: such as the tokens of each row.
         units: unit of each row from `units_of`; empty if each row is a unit.
     """
     ratio_K, left_KU, total = _residuals(gains, weights, units)
@@ -177,13 +172,9 @@ def intervals(
 
 
 def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by: int | None) -> str:
-    """Formats an interval.
+    """Formats an interval; `rows` are words of `counted_units`.
 
     Such as "99% confidence interval 0.1254 to 0.3021 on 200 rows, of which 3 carry 80% of its variance".
-
-    Args:
-        rows: words of `counted_units`.
-        carried_by: see `Interval.carried_by`.
     """
     low, high = map(digits, ends)
     carry = f"{carried_by} carries" if carried_by == 1 else f"{carried_by} carry"

@@ -38,7 +38,6 @@ def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
 
 
 def _with_value(record: SweepRecord) -> list[TrialRecord]:
-    """Returns the ranked trials with a value of the objective, best first."""
     ranked, metric = rank(record.trials.values(), record.objective), record.objective.metric
     return [trial for trial in ranked if math.isfinite(trial.value(metric))]
 
@@ -147,10 +146,7 @@ def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Re
     """Tells whether a trial's first report beats the first report of the last trial with a gain, beyond chance.
 
     Chance covers the evaluation rows, and seeds if trials were repeated. If there is no interval, any better value is a
-    gain. None for a later report and for a repeat, which is not a new point.
-
-    Args:
-        record: the record before this report.
+    gain. None for a later report and for a repeat, which is not a new point. `record` is the one before this report.
     """
     trial = record.trials[trial_key]
     if trial.evals or trial.repeats is not None:

@@ -61,9 +61,8 @@ class Amendments:
     def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
         """Decides whether a point is tried next.
 
-        Args:
-            values: field -> JSON value. A field is named in full, by the last part of its name, or by its heading in
-                tables. A field that is left out keeps the value of the sweep file.
+        `values` maps fields to JSON values. A field is named in full, by the last part of its name, or by its heading
+        in tables. A field that is left out keeps the value of the sweep file.
         """
         named, wrong = self._fields(values)
         try:
@@ -94,7 +93,6 @@ class Amendments:
         return Answer(True, told, point=trial.point)
 
     def _fields(self, values: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
-        """Returns the values under full field names, and the problems of the names."""
         named: dict[str, Any] = {}
         wrong = [] if values else ["a point needs a value: write FIELD=VALUE"]
         for name, value in values.items():
@@ -137,9 +135,7 @@ class Amendments:
     def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
         """Decides whether keys of the sweep file get other values.
 
-        Args:
-            wanted: dotted key -> JSON value.
-            now: seconds since the epoch; None if no driver runs.
+        `wanted` maps dotted keys to JSON values. `now` is in seconds since the epoch; None if no driver runs.
         """
         current = limits.changed(self.config, record.changes)
         wrong = [] if wanted else [f"nothing to change: write KEY=VALUE, for example {CHANGEABLE[0]}=32"]
@@ -196,11 +192,7 @@ class Amendments:
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 
     def _goes_on(self, current: SweepConfig, record: SweepRecord, begins: bool) -> bool:
-        """Tells whether a sweep that ended has something left to train. If its reason was "finished", it has not.
-
-        Args:
-            begins: whether patience lets other trials begin.
-        """
+        """Tells whether an ended sweep has something left to train; with `begins`, patience lets new trials begin."""
         if record.ended is None or record.ended.reason == "finished":
             return False
         has_added = not self._added(record) <= record.trials.keys()
@@ -282,7 +274,6 @@ def _invalid(current: SweepConfig, wanted: Mapping[str, object]) -> list[str]:
 
 
 def _checked(current: SweepConfig, key: str, value: object) -> Scalar | None:
-    """Returns the value as its section parses it; raises pydantic.ValidationError."""
     section, _, name = key.partition(".")
     checked: Scalar | None = getattr(type(getattr(current, section)).model_validate({name: value}), name)
     return checked

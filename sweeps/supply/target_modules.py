@@ -56,7 +56,7 @@ def asked(config: SweepConfig, space: SearchSpace) -> tuple[TargetModules, ...]:
 
 
 def settle(answers: Sequence[Target]) -> Targets:
-    """Groups the trainable's answers; they come in the order of `asked`."""
+    """Groups the trainable's answers, which come in the order of `asked`."""
     first: dict[tuple[str, ...], TargetModules] = {}
     for answer in answers:
         if answer.problem is None:
@@ -69,12 +69,7 @@ def settle(answers: Sequence[Target]) -> Targets:
 
 
 def from_log(settled: Mapping[str, TargetSettled], values: Sequence[TargetModules]) -> Targets:
-    """Reads the groups from the event log. A value that the log does not name stands for itself.
-
-    Args:
-        settled: see `SweepRecord.targets`.
-        values: the values from `asked`.
-    """
+    """Reads the groups of `values` from `SweepRecord.targets`. A value that is not there stands for itself."""
     shown = {_word(value): value for value in values}
     told = {value: settled[word] for word, value in shown.items() if word in settled}
     return Targets(

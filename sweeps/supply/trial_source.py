@@ -32,7 +32,7 @@ _FAILURES: Mapping[TrialState, FailureKind] = {
 USED_UP = 1000
 """Repeated suggestions in a row after which the space counts as used up."""
 MOST_SUGGESTED = 100 * USED_UP
-"""Most suggestions until one gives a new trial. A resumed searcher repeats up to 10,000 earlier trials first."""
+"""Maximum of suggestions for a new trial. A resumed searcher repeats up to 10,000 earlier trials first."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,8 @@ class TrialSource:
     ) -> None:
         """Begins with the first trial, or continues a resumed sweep from its record.
 
-        Args:
-            config: the configuration at launch.
-            record: trials that are neither over nor parked are handed out again first. The best points of
-                `searcher.warm_start` come after those of `searcher.points`.
-            targets: equal and untrainable target modules on the base; None if unknown.
+        The record's trials that are neither over nor parked are handed out again first. The best points of
+        `searcher.warm_start` come after those of `searcher.points`.
         """
         self._config = config
         self._space = space
@@ -200,7 +197,6 @@ class TrialSource:
         return [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
 
     def _count(self, record: SweepRecord) -> int:
-        """Returns the present budget.trials."""
         return limits.changed(self._config, record.changes).budget.count
 
     def _left(self, record: SweepRecord) -> int:

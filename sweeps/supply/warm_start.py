@@ -53,11 +53,6 @@ def is_own(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool
     """Tells whether a trial of the same task had the settings that the new sweep would give its point, seed aside.
 
     They differ where the trial has other values in fields that the new sweep does not search.
-
-    Args:
-        config: the new sweep's.
-        point: the trial's point from `point`.
-        params: see `point`.
     """
     try:
         spec = resource.of(config).with_steps(points.apply(config.base, point, config.seed))
@@ -70,9 +65,7 @@ def is_own(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool
 def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
     """Reads a trial's point in the new sweep's space from its params in MLflow; None if a field has no value there.
 
-    Args:
-        space: the new sweep's.
-        params: short name -> text, as written by `points.params` and `points.settings`.
+    The params are those of `points.params` and `points.settings`, as text.
     """
     values: dict[str, Value] = {}
     for name in space.order:
@@ -117,7 +110,6 @@ def _form(config: SweepConfig) -> str:
 
 
 def _precision(config: SweepConfig) -> object:
-    """Returns the settings that change the numbers of the base."""
     return config.quantization.model_dump(exclude={"residency"})
 
 
