@@ -28,7 +28,7 @@ def modules(kind: Kind) -> dict[str, ModuleType]:
 
 
 def available(kind: Kind) -> dict[str, str]:
-    """Returns name of each component -> the first line of its docstring."""
+    """Returns the name of each component -> the first line of its docstring."""
     return {name: (module.__doc__ or "").split("\n")[0] for name, module in modules(kind).items()}
 
 

@@ -236,7 +236,7 @@ NOT_AN_ADDRESS = (
 
 
 def is_tracking_uri(value: object, context: object = None) -> object:
-    """Returns the value if it is the URI of an MLflow store, else raises ValueError; `context` is `ELSEWHERE` or None."""
+    """Returns the value if it is the URI of an MLflow store; raises ValueError else. `context` may be `ELSEWHERE`."""
     uri = str(value)
     if uris.is_web(uri) and not _is_address(uri):
         raise ValueError(NOT_AN_ADDRESS)
@@ -355,7 +355,8 @@ class SweepConfig(Spec):
     points to try first."""
     objective: Objectives = LOWEST_LOSS
     """One metric with its mode, or a list of several. The first one chooses the best step and stops trials early (see
-    `scheduler.metric`). The result of a sweep with several is all trials that no other trial beats in every metric."""
+    `scheduler.metric`). With several metrics the result is their Pareto front: the trials that no other trial beats in
+    one metric while it is as good in the others."""
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
     searcher: Search = Field(default_factory=lambda: components.default("searchers"))

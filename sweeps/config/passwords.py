@@ -66,7 +66,7 @@ def _literal(literal: str) -> str:
 
 
 def _shown(scheme: str, rest: str, ends: str) -> str:
-    """Replaces the secrets of a URI. `ends` are characters that end a URI in a text; empty if all of `rest` is it."""
+    """Replaces the secrets of a URI. `ends` are characters that end a URI in a text; empty if `rest` is the URI."""
     before = ""
     while (shown := _without_user(scheme, rest, ends)) == rest and (inner := re.search(_SCHEME, rest)):
         before += scheme + _without_parameters(rest[: inner.start()])

@@ -86,7 +86,7 @@ def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) 
 
 
 def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:
-    """Warns where the learning rate rises for more than half of the steps before the first comparison, at `first`."""
+    """Warns where the learning rate rises for more than half of the steps before the first comparison at `first`."""
     field, steps = "training.warmup_ratio", config.budget.steps_per_trial
     ratio = highest(space.domains[field]) if field in space.domains else config.training.warmup_ratio
     rising = warmup_steps(ratio, steps) - 1

@@ -23,7 +23,7 @@ FILLED = 0.95
 
 
 def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates) -> tuple[Sweep, str]:
-    """Replaces `budget.trials: auto` with the trials that fill the time budget; adds a line that explains the number.
+    """Returns the sweep with as many trials as fill the time budget, and a line that explains their number.
 
     Raises:
         ConfigError: nothing bounds the time, no rate was measured, or not one trial fits.

@@ -71,7 +71,6 @@ class Trained(NamedTuple):
 
 
 class _Step(NamedTuple):
-
     begin: float
     end: float
     tokens: int

@@ -144,9 +144,9 @@ def _beginning(space: SearchSpace, rng: Random) -> list[Point]:
 
 
 def near(domain: Domain, centre: Value, spread: float, rng: Random) -> Value:
-    """Draws a value near `centre`: of numbers, from a truncated normal distribution with standard deviation `spread`.
+    """Draws a value near `centre`; a number from a normal distribution that is cut at both ends of the domain.
 
-    `spread` is a share of the domain's length.
+    `spread` is the standard deviation as a share of the domain's length.
     """
     if not domain.is_ordered:
         options = domain.values() or ()

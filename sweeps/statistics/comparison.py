@@ -39,7 +39,7 @@ FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows, or groups of r
 
 
 class Pair(NamedTuple):
-    """Two evaluations to compare: `evaluation`, of a trial or the base, with `first`, of the best trial, say.
+    """Two evaluations to compare: `evaluation` of a trial or the base, and `first`, such as the best trial's.
 
     `key`, `difference`, `steps` and `point` are those of the `Comparison`.
     """
@@ -61,7 +61,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result for one pair: an evaluation of a trial or the base against a first one, of the best trial, say."""
+    """Result for one pair: an evaluation of a trial or the base against a first one, such as the best trial's."""
 
     key: str
     """The trial's key, or a scored name such as `trainables.scoring.requests.BASE`."""
@@ -162,7 +162,7 @@ class Comparisons(NamedTuple):
 def compare(
     objective: Objective, pairs: Sequence[Pair], confidence: float, noise: SeedNoise | None = None
 ) -> Comparisons:
-    """Compares each pair of evaluations row by row, with this confidence of each interval; `noise` widens them."""
+    """Compares each pair of evaluations row by row. Each interval has this confidence; `noise` widens the intervals."""
     metric = objective.metric
     firsts = [each.first for each in pairs if isinstance(each.first, Evaluation)]
     unknown = [_unknown(metric, firsts, each) for each in pairs]

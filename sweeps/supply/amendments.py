@@ -181,7 +181,7 @@ class Amendments:
         )
 
     def _in_vain(self, current: SweepConfig, new: Mapping[str, Scalar | None], record: SweepRecord) -> str:
-        """Says what else to change if the finished sweep would train nothing with the new values; else empty."""
+        """Says what else to change if an ended sweep would train nothing with the new values; else empty."""
         after = limits.changed(current, new)
         reached = limits.out_of_patience(after.budget, record)
         if not record.is_finished or self._goes_on(current, record, begins=reached is None):
@@ -192,7 +192,10 @@ class Amendments:
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 
     def _goes_on(self, current: SweepConfig, record: SweepRecord, begins: bool) -> bool:
-        """Tells whether an ended sweep has something left to train; with `begins`, patience lets new trials begin."""
+        """Tells whether an ended sweep has something left to train. A finished sweep looked for more in vain.
+
+        `begins` tells whether patience lets new trials begin.
+        """
         if record.ended is None or record.ended.reason == "finished":
             return False
         has_added = not self._added(record) <= record.trials.keys()

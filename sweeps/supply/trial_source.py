@@ -32,7 +32,7 @@ _FAILURES: Mapping[TrialState, FailureKind] = {
 USED_UP = 1000
 """Repeated suggestions in a row after which the space counts as used up."""
 MOST_SUGGESTED = 100 * USED_UP
-"""Maximum of suggestions for a new trial. A resumed searcher repeats up to 10,000 earlier trials first."""
+"""Maximum number of suggestions for one new trial. A resumed searcher repeats up to 10,000 earlier trials first."""
 
 
 @dataclass(frozen=True)
