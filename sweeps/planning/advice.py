@@ -197,9 +197,8 @@ def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
 def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:
     """Warns where hosts have several GPUs although one GPU holds the base: the other GPUs would wait.
 
-    Args:
-        alone: memory of the largest trials on one GPU; None if it is unknown, or hosts have one GPU.
-        free_bytes: memory to plan with on the fullest GPU.
+    `alone` is the memory of the largest trials on one GPU; None if it is unknown, or hosts have one GPU. `free_bytes`
+    is the memory to plan with on the fullest GPU.
     """
     if alone is None or free_bytes is None or alone.total(1) > free_bytes:
         return []

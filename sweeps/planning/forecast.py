@@ -149,10 +149,7 @@ class _Host:
 def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: bool, lengths: Lengths) -> Play:
     """Plays one sweep without repeats. Trials begin in this order, each on the host with the fewest trials.
 
-    Args:
-        rule: a rule that has taken no event.
-        qualities: value that each trial reports at every point; lower is better.
-        protects_first: see `is_protected` of `Started`.
+    The rule has taken no event. Each trial reports its quality at every point; lower is better.
     """
     every = [_Host(speeds=hosts.speeds) for _ in range(hosts.number)]
     counts = dict.fromkeys(rule.points, 0)

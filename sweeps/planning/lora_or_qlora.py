@@ -64,12 +64,8 @@ def choices(
 ) -> tuple[GpuAdvice, ...]:
     """Compares LoRA with QLoRA on GPUs of these sizes; empty if the model's sizes are unknown.
 
-    Args:
-        share: part of a GPU's memory to plan with.
-        at_most: slots that the sweep can use.
-        sizes: memory in GB of 10^9 bytes.
-        recomputing: `training.gradient_checkpointing` of the sweep file. auto, as on a host: only if not one slot fits
-            without it.
+    Plans with a `share` of the memory; `sizes` are in GB of 10^9 bytes. `recomputing` is the sweep file's
+    `training.gradient_checkpointing`; auto, as on a host, recomputes only if not one slot fits without.
     """
     ways = (False, True) if recomputing == "auto" else (recomputing,)
     rows = []

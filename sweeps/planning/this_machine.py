@@ -110,8 +110,7 @@ def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) ->
 def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
     """Estimates the bytes of a host with one adapter, on its fullest GPU, by device; omits devices without an estimate.
 
-    Raises:
-        NotTrainable: the trainable's estimate fails.
+    Raises NotTrainable if the trainable's estimate fails.
     """
     shape = rates.read(rates.place()).shape(sweep.config)
     kinds: tuple[Device, ...] = ("cpu", "cuda")
@@ -169,14 +168,9 @@ def _check_is_here(cluster: ClusterConfig, machine: capacity.Machine) -> None:
 
 
 def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar], device_name: str) -> None:
-    """Stores the rate and row shape of a sweep for later plans.
+    """Stores the rate and row shape of a sweep for later plans; raises OSError if the cache cannot be written.
 
-    Args:
-        data: the summary of its rows; empty without data.
-        device_name: device of its hosts, see `devices.name`.
-
-    Raises:
-        OSError: the cache cannot be written.
+    `data` is the summary of its rows, empty without data. `device_name` is the hosts' device by `devices.name`.
     """
     from sweeps.planning import measuring
 

@@ -135,12 +135,9 @@ class Rule:
     def __init__(
         self, points: Sequence[int], direction: Direction = "min", overfit_patience: int | None = None
     ) -> None:
-        """Builds a rule that has taken no event.
+        """Builds a rule that has taken no event. Trials report at rising `points` and are complete at the last one.
 
-        Args:
-            points: resources at which every trial reports, rising; a trial is complete at the last one.
-            direction: whether a lower or a higher value of the metric is better.
-            overfit_patience: see `SchedulerSettings` (ALTO, arXiv 2604.05426, early exit for overfitting).
+        `overfit_patience` is the early exit for overfitting of ALTO (arXiv 2604.05426), see `SchedulerSettings`.
         """
         if not points or any(low >= high for low, high in pairwise(points)):
             raise ValueError(f"points must rise and must not be empty: {points}")

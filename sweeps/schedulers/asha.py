@@ -63,7 +63,6 @@ class Promote(Rule):
         direction: Direction = "min",
         overfit_patience: int | None = None,
     ) -> None:
-        """See `Rule`; one of `reduction_factor` trials goes on at each rung."""
         super().__init__(points, direction, overfit_patience)
         self._factor = reduction_factor
         self._order = order
@@ -172,7 +171,6 @@ class Stop(Rule):
         direction: Direction = "min",
         overfit_patience: int | None = None,
     ) -> None:
-        """See `Rule`; one of `reduction_factor` trials goes on at each rung."""
         super().__init__(points, direction, overfit_patience)
         self._factor = reduction_factor
         self._recorded: dict[int, list[float]] = {point: [] for point in self.points[:-1]}

@@ -22,7 +22,6 @@ class Median(Rule):
     def __init__(
         self, points: Sequence[int], direction: Direction = "min", overfit_patience: int | None = None
     ) -> None:
-        """See `Rule`."""
         super().__init__(points, direction, overfit_patience)
         self._means: dict[int, list[float]] = {point: [] for point in self.points}
         """Point -> for each trial that reported there, the mean of its reports up to this point."""
