@@ -46,7 +46,7 @@ def config_type(kind: Kind) -> Any:
 
 
 def _any_of(schema: dict[str, Any]) -> None:
-    """A section without a kind fits several components."""
+    """Replaces oneOf by anyOf, because a section without a kind fits several components."""
     schema["anyOf"] = schema.pop("oneOf")
 
 

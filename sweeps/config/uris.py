@@ -26,7 +26,7 @@ def absolute_uri(uri: str, folder: Path) -> str:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Returns the URI of the folder for artifacts, beside a SQLite database; None if a server decides."""
+    """Returns the URI of an experiment's artifact folder, next to its SQLite database; None if a server decides."""
     file = sqlite_file(uri)
     return (file.parent / "mlartifacts").as_uri() if file is not None else None
 

@@ -42,7 +42,7 @@ class Machine:
 
     @property
     def gpus(self) -> int:
-        """GPUs of each host; 0 on a CPU."""
+        """Returns the GPUs of each host; 0 on a CPU."""
         return self.spread if self.device == "cuda" else 0
 
 

@@ -347,9 +347,10 @@ def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
 
 
 def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Range:
-    """Returns the seconds from the command to the result; `base` are those of the base's evaluation and all answers.
+    """Returns the seconds from the command to the result.
 
-    Other hosts do not shorten the start or the fixed time of a trial.
+    `base` are the seconds of the base's evaluation and of all answers. Other hosts do not shorten the start or the
+    fixed time of a trial.
     """
     begun = trials + fmean(each.repeats for each in made)
     work = _range([base + each.makespan for each in made]).by(rate.off)
