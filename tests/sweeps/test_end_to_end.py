@@ -1,4 +1,4 @@
-"""Whole sweeps from the command line: real Ray, real MLflow, and for QLoRA a tiny model in four bits."""
+"""Whole sweeps of the toy from the command line: real Ray, real MLflow. See test_quickstart.py for QLoRA."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import chaos_runs as runs
 import pytest
-import tiny_sweeps
 from mlflow import MlflowClient
 
 from sweeps.record.events import TrialReported, TrialStarted, TrialState
@@ -27,12 +24,6 @@ TWO = "cluster.slots_per_host=2"
 """Trials side by side, and not more: Python takes seconds to start the process of each."""
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    """Quantised bases and tokenised data, shared by the sweeps of these tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def home(tmp_path, empty_database) -> Path:
     """A folder to launch from, with an empty tracking database: making one takes seconds."""
@@ -41,12 +32,12 @@ def home(tmp_path, empty_database) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path, cache):
+def start(tmp_path):
     """Starts `qsweep launch WORDS`, or another verb, in the test's folder; nothing of it outlives the test."""
     started = []
 
     def start(*words: str, verb: str = "launch") -> runs.Run:
-        started.append(runs.start(tmp_path, verb, *words, QSWEEP_CACHE=str(cache)))
+        started.append(runs.start(tmp_path, verb, *words))
         return started[-1]
 
     yield start
@@ -248,73 +239,3 @@ def assert_every_trial_ran_to_its_end(answer: dict, trials: int) -> None:
         if isinstance(event, TrialReported):
             points.setdefault(event.trial_key, []).append(event.report.step)
     assert list(points.values()) == [[3, 9, 27]] * trials
-
-
-# QLoRA
-
-# What anyone would write to look at an adapter, with plain PEFT and one row after the other; only the base, which has
-# to be in four bits in the same way, and the tokens come from the package.
-EVAL_LOSS = """
-import sys
-from pathlib import Path
-
-import torch
-from peft import PeftModel
-
-from trainables.base import base_model
-from trainables.data import dataset
-from trainables.specs import TrialSpec
-
-spec, adapter, cache = TrialSpec.model_validate_json(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-model = PeftModel.from_pretrained(base_model.load(spec, cache).model, adapter).eval()
-rows = dataset.load(dataset.prepare(spec.data_spec, base_model.load_tokenizer(spec, cache), cache).payload).eval
-total, tokens = 0.0, 0
-with torch.no_grad():
-    for row in map(rows.row, range(len(rows))):
-        ids = torch.tensor(row.ids.tolist())[None]
-        logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
-        total += float(torch.nn.functional.cross_entropy(logits, ids[0, row.labelled], reduction="sum"))
-        tokens += row.labels
-print(total / tokens)
-"""
-
-
-def test_a_qlora_sweep_leaves_an_adapter_that_plain_peft_loads_with_the_same_loss(start, home, cache):
-    tiny_sweeps.write(home)
-    run = start("sweep.yaml")
-    answer = succeeded(run)
-    assert " warning: data.train, its rows held out: 4 rows to evaluate on can hardly tell" in run.err.read_text()
-    assert " a trial of 9 steps trains on 18 rows: 0.9 epochs of all 20 rows\n" in run.err.read_text()
-    assert '"warnings":["data.train, its rows held out: ' in (Path(answer["dir"]) / "events.jsonl").read_text()
-    sweep, best = home / "results" / "tiny", answer["best"]
-    assert answer["trials"] == 5
-    assert answer["states"].keys() <= {"COMPLETED", "STOPPED"}
-    runs.assert_whole(sweep, f"sqlite:///{home}/mlflow.db", 5)
-    (run,) = mlflow_runs(home)[best["trial_key"]]
-    adapter = home / "mlartifacts" / best["run_id"] / "artifacts" / "adapter"
-    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(home / "model")
-    spec = specs(sweep)[best["trial_key"]].model_dump_json()
-    command = [sys.executable, "-c", EVAL_LOSS, spec, str(adapter), str(cache)]
-    loss = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    # Rows one by one and rows together add up in another order.
-    assert run.data.metrics["best_eval_loss"] == best["value"] == pytest.approx(loss, abs=1e-4)
-    (parent,) = mlflow_runs(home)[None]
-    # No adapter that has trained a little is worse than none, on rows like those that it has seen.
-    assert parent.data.metrics["base_eval_loss"] == answer["base"]["value"] > best["value"]
-    assert answer["base"]["rows"] == 4
-    kept = json.loads((home / "mlartifacts" / parent.info.run_id / "artifacts" / "base_eval_rows.json").read_text())
-    assert kept["eval_loss"] == pytest.approx(sum(kept["row_losses"]) / sum(kept["row_tokens"]))
-    assert pickles(home / "results") == []
-    assert pickles(home / "mlartifacts") == []
-
-
-def pickles(folder: Path) -> list[Path]:
-    """Files that loading would run code from: pickles, and the zip files that torch.save makes of them."""
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            head = path.read_bytes()[:4]
-            pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-            if pickled or head == b"PK\x03\x04" or path.suffix in (".pkl", ".pickle", ".pt", ".pth"):
-                found.append(path)
-    return found
