@@ -1,1 +1,1 @@
-"""The sweep on Ray Tune: all that touches it."""
+"""Runs a sweep on Ray Tune. No other package imports Ray Tune."""

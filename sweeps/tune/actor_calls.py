@@ -1,4 +1,4 @@
-"""How the driver and the processes of trials call Ray's actors, and what they make of an actor that is lost."""
+"""Calls Ray's actors from the driver and from trial processes, also while a lost actor restarts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 
 class Calls:
-    """What is needed of Ray, and of a clock, to call an actor. Tests have others, without Ray."""
+    """The functions of Ray and of a clock that calling an actor needs. Tests replace them."""
 
     def is_answered(self, asked: Any, seconds: float = 0.0) -> bool:
-        """Whether a call is answered; waits for the answer as long as is said."""
+        """Tells whether a call is answered; waits `seconds` for the answer."""
         return bool(ray.wait([asked], timeout=seconds)[0])
 
     def answer(self, asked: Any) -> Any:
-        """What a call answers; raises what the call has raised, or one of PROCESS_LOST."""
+        """Returns the answer of a call; raises the error of the call, or one of PROCESS_LOST."""
         return ray.get(asked)
 
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Returns monotonic seconds."""
         return time.monotonic()
 
     def pause(self, seconds: float) -> None:
@@ -40,13 +40,13 @@ RAY = Calls()
 
 
 def until_there(call: Callable[[], T], lost: Callable[[], object] = lambda: None, calls: Calls = RAY) -> T:
-    """What `call` answers; while Ray makes the actor that died anew, calls again.
+    """Returns what `call` returns; calls again while Ray restarts an actor that died.
 
     Args:
         lost: called after each loss, before the pause.
 
     Raises:
-        RayActorError, NodeDiedError, OutOfMemoryError: no other actor was made within `timeouts.ANEW_SECONDS`.
+        RayActorError, NodeDiedError, OutOfMemoryError: the actor was not back within `timeouts.ANEW_SECONDS`.
     """
     deadline = math.inf
     while True:
@@ -61,53 +61,53 @@ def until_there(call: Callable[[], T], lost: Callable[[], object] = lambda: None
 
 
 def ask(actor: Any, method: str, *arguments: Any, calls: Calls = RAY) -> Any:
-    """The actor's answer, `until_there`."""
+    """Returns the answer of an actor's method; see `until_there`."""
     return until_there(lambda: calls.answer(getattr(actor, method).remote(*arguments)), calls=calls)
 
 
 class Question:
-    """A question that nobody waits for: it is asked, and looked at now and then until its answer is there."""
+    """A call that nobody waits for: the caller looks now and then whether the answer is there."""
 
     def __init__(self, calls: Calls) -> None:
-        """Nothing is asked."""
+        """Starts without an open call."""
         self._calls = calls
         self._asked: Any = None
 
     @property
     def is_open(self) -> bool:
-        """Whether an answer is owed."""
+        """Tells whether a call is open."""
         return self._asked is not None
 
     def ask(self, asked: Any) -> None:
-        """Asks; `asked` is what an actor's method gave back."""
+        """Keeps a call; `asked` is the result of a method's `remote`."""
         self._asked = asked
 
     def is_answered(self, seconds: float = 0.0) -> bool:
-        """Whether the answer is there; waits for the answer as long as is said."""
+        """Tells whether the answer is there; waits `seconds` for the answer."""
         return self._asked is not None and self._calls.is_answered(self._asked, seconds)
 
     def answer(self) -> Any:
-        """The answer, once; raises one of PROCESS_LOST where the actor is lost."""
+        """Returns the answer, once; raises one of PROCESS_LOST if the actor is lost."""
         asked, self._asked = self._asked, None
         return self._calls.answer(asked)
 
     def forget(self) -> None:
-        """Nobody wants the answer any more."""
+        """Drops the open call."""
         self._asked = None
 
 
 class Repeated:
-    """A question to a host that is asked again while there is no host, or no broker."""
+    """A call to a host that is repeated while there is no host or no broker."""
 
     def __init__(self, ask: Callable[[], Any], calls: Calls) -> None:
-        """Asks; `ask` gives back what the broker's method gives back."""
+        """Makes the first call; `ask` returns the result of a method's `remote`."""
         self._ask, self._calls, self._question = ask, calls, Question(calls)
         self._question.ask(ask())
         self._ask_at = 0.0
-        """When to ask again, in monotonic seconds."""
+        """Monotonic seconds of the next call."""
 
     def answer(self, wait_seconds: float = 0.0) -> Any:
-        """The answer once it is there, else None; waits for the answer as long as is said."""
+        """Returns the answer, or None if it is not there; waits `wait_seconds` for the answer."""
         if not self._question.is_open:
             left = self._ask_at - self._calls.now()
             if left > 0:
@@ -120,4 +120,4 @@ class Repeated:
         try:
             return self._question.answer()
         except PROCESS_LOST:
-            return None  # The broker is being made anew.
+            return None  # Ray restarts the broker.

@@ -1,4 +1,4 @@
-"""The sweep on Ray Tune: starts its hosts, runs its trials, and writes how each of them ended."""
+"""Runs a sweep on Ray Tune: starts hosts, runs trials, and writes into the event log how each trial ended."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from trainables.contract import Evaluation, Failure
 
 @dataclass(frozen=True)
 class Driver:
-    """One sweep in this process. All but its end needs a connection to Ray."""
+    """Drives one sweep in this process. Every method but `end` needs a connection to Ray."""
 
     trials: SweepTrials
     display: Display
     trials_on_head: int = -1
-    """How many trials' processes are on this node before others go anywhere; below 0 as many as memory says."""
+    """Most trial processes on this node before further ones may go to any node. Below 0: as many as memory allows."""
     create_broker: Callable[..., Any] = brokers.create
     calls: Calls = RAY
 
@@ -57,7 +57,7 @@ class Driver:
         return self.trials.journal
 
     def start_hosts(self, slot_limits: SlotLimits, space: SearchSpace) -> StartedHosts:
-        """Starts broker and hosts; first it is known what can be trained, then the data is prepared.
+        """Starts broker and hosts. Settles the target modules first, then prepares the data.
 
         Raises:
             ConfigError: nothing of the space can be trained on this base, or the sweep began with other tokens.
@@ -65,7 +65,7 @@ class Driver:
         """
         since, hosts = self.trials.clock(), self.trials.amended.cluster.hosts
         base, path = self._config.base, self._journal.record.path
-        if path is not None:  # Other paths round otherwise: what went before is to compare.
+        if path is not None:  # Another path rounds differently, and new losses must compare with those in the log.
             base = path.given_to(base)
         broker = self.create_broker(base, slot_limits, self._host_options(hosts))
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
@@ -102,7 +102,7 @@ class Driver:
         return targets
 
     def _refuse_other_tokens(self, now: str) -> None:
-        """A branch on the hub or a library may have moved since the sweep began, with no file of its own changed."""
+        """Refuses rows with other tokens: a branch on the hub or a library may have changed since the sweep began."""
         before = self._journal.record.data.get("fingerprint", now)
         if now != before:
             raise ConfigError(
@@ -115,7 +115,7 @@ class Driver:
             )
 
     def run(self, hosts: StartedHosts, space: SearchSpace) -> None:
-        """Runs the trials to the end of the budget, or until someone stops the sweep.
+        """Runs trials until the budget is used up or somebody stops the sweep.
 
         Raises:
             StorageError: the journal takes no more events; the trials have ended in order.
@@ -130,7 +130,7 @@ class Driver:
         with experiment.scratch() as files:
             self._run_tune(hosts, source, base, files)
         if base is not None and self.trials.stop.reason is None:
-            # The trials of other hosts may have been faster.
+            # Trials on other hosts may have ended before the base was evaluated.
             base.look(timeouts.BASE_END_SECONDS)
         record = self._journal.record
         lacking, gave_up = source.lacking(record), source.gave_up(record) or source.out_of_patience(record)
@@ -141,7 +141,7 @@ class Driver:
         self.score_finalists(hosts.broker)
 
     def score_finalists(self, broker: Any) -> None:
-        """Where only finalists are scored: a sweep whose budget is used up has them too, one that a person ends not."""
+        """Scores the finalists if `evaluation.when` is best, unless a person or a failure ended the sweep."""
         scores, stop = self._config.evaluation, self.trials.stop
         if scores.when != "best" or not scores.metrics or stop.reason not in (None, "budget"):
             return
@@ -153,7 +153,7 @@ class Driver:
             stop.is_scoring = False
 
     def _source(self, targets: Targets, space: SearchSpace) -> TrialSource:
-        """What hands out the sweep's trials, those among them that an earlier driver has begun."""
+        """Returns the source of the sweep's trials, including trials that an earlier driver began."""
         journal, fingerprints = self._journal, self._journal.record.fingerprints
         refused = refused_default(self._config, space, fingerprints, targets, self.trials.clock())
         if refused is not None:
@@ -183,7 +183,7 @@ class Driver:
             raise callback.failure
 
     def _places(self, files: Scratch, shared: dict[str, Any]) -> ProcessPlaces:
-        """Where trials' processes go: all to this node where the Ray is the sweep's own."""
+        """Returns the places of trial processes. In the sweep's own Ray all of them are on this node."""
         if self._config.cluster.has_own_ray:
             return ProcessPlaces(None)
         on_head = self.trials_on_head if self.trials_on_head >= 0 else share_of_head()
@@ -193,11 +193,11 @@ class Driver:
         try:
             slots: int = self.calls.answer(broker.slots.remote())
         except PROCESS_LOST:
-            return 0  # The broker is being made anew: until it is there, no trial begins beside another.
+            return 0  # Ray restarts the broker. Until then at most one trial is live.
         return slots
 
     def end(self, failed: str | None = None) -> None:
-        """Says of every trial and of the sweep how it ended."""
+        """Writes into the event log how every trial and the sweep ended."""
         reason = "failed" if failed is not None else self.trials.stop.reason or "finished"
         why = failed or self.trials.stop.message
         self._end_trials(reason, why)
@@ -207,7 +207,7 @@ class Driver:
         state = TrialState.STOPPED if reason == "budget" else TrialState.PAUSED
         may_go_on = reason == "budget" and self.trials.stop.can_be_raised
         if reason == "budget":
-            # Used up while hosts started: what earlier drivers parked ends at its rung all the same.
+            # The budget may be used up before `run` settles the trials that earlier drivers parked.
             self.trials.settle()
         for trial in list(self._journal.record.trials.values()):
             if trial.state.is_final:
@@ -219,7 +219,7 @@ class Driver:
 
 
 def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evaluation | Failure) -> None:
-    """Writes down what the base evaluates to without an adapter, or says why that is not known."""
+    """Writes the evaluation of the base without an adapter, or says why there is none."""
     if isinstance(evaluated, Failure):
         say(f"the base without an adapter could not be evaluated: {evaluated.message}")
         return

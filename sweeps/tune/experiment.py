@@ -1,4 +1,4 @@
-"""One run of Ray Tune: the trials of a queue, in processes on the driver's node and, past its share, on any node."""
+"""Runs Ray Tune once: trial processes are on the driver's node and, beyond that node's share, on any node."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from sweeps.tune.watch import Watch
 
 @dataclass(frozen=True)
 class Scratch:
-    """The folder of one run of Ray Tune. Nobody reads Tune's own files; they must not fill the sweep's folder."""
+    """The folder of one run of Ray Tune. Nobody reads Tune's own files, so they stay out of the sweep's folder."""
 
     path: Path
 
     @property
     def holders(self) -> Path:
-        """A folder for which process has which trial; see `trial_files.holder`."""
+        """Returns the folder of the keeper's holders; see `trial_files.holder`."""
         return self.path / "holders"
 
     def spread(self, on_head: int, settings: Mapping[str, Any], say: Callable[[str], None]) -> ProcessPlaces:
-        """ProcessPlaces on any node of a cluster, all free.
+        """Returns places of trial processes on all nodes of a cluster.
 
         Args:
-            on_head: how many processes are on the driver's node before others go anywhere.
-            settings: what trials share; see `trial_files.FolderFiles`.
-            say: is told once that there are others.
+            on_head: processes on the driver's node before further ones go to any node.
+            settings: see `trial_files.FolderFiles`.
+            say: shows a line when the first process goes to any node.
         """
 
         def begin() -> Any:
@@ -53,10 +53,10 @@ class Scratch:
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:
-    """A folder for one run of Ray Tune, which goes with the block.
+    """Yields a folder for one run of Ray Tune, and removes the folder at the end.
 
     Raises:
-        StorageError: there is no room for Tune's files. Tune gives up then, whatever it writes.
+        StorageError: the disk has no room for Tune's files. Tune gives up then, whichever file fails.
     """
     try:
         with temporary_folder("tune") as path:
@@ -77,10 +77,10 @@ def run(
     watch: Watch,
     callback: JournalCallback,
 ) -> None:
-    """Runs trials until the queue has no more, or `watch` ends them."""
+    """Runs trials until the queue has no more or `watch` ends the sweep."""
     deaths = tune_hooks.Deaths(trials.saved, partial(trial_files.holder, files.holders), staying)
     with tune_hooks.survived(deaths), tune_hooks.without_secrets():
-        # Not tune.Tuner: it pickles searcher and callbacks into storage for its own restore, not used here.
+        # tune.Tuner would pickle searcher and callbacks into storage for its own restore, which is not used.
         tune.run(
             SlotTrial,
             name="tune",

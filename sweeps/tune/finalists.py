@@ -1,4 +1,4 @@
-"""Scores the finalists when a sweep ends (`evaluation.when: best`): one batch of answers, in place of one a trial."""
+"""Scores the finalists when a sweep ends (`evaluation.when: best`): one batch of answers for all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainables.specs import TrialSpec
 
 @dataclass(frozen=True)
 class Scoring:
-    """Asks a host for the scores, and writes them down."""
+    """Asks a host for the scores of the finalists, and writes them into folder and log."""
 
     trials: SweepTrials
     broker: Any
@@ -38,11 +38,11 @@ class Scoring:
     def run(self) -> None:
         """Scores the finalists that have no scores yet, unless somebody ends the sweep meanwhile.
 
-        A finalist that cannot be scored ends as FAILED. Where nothing can be scored, the sweep fails: the next driver
-        tries again.
+        A finalist that cannot be scored ends as FAILED. If no finalist can be scored, the sweep fails, and the next
+        driver tries again.
 
         Raises:
-            StorageError: the disk takes no more.
+            StorageError: the disk cannot be written.
         """
         due = []
         for trial in unscored(self.trials.config, self.trials.journal.record):
@@ -65,7 +65,7 @@ class Scoring:
             self._take(trial, found)
 
     def _asked(self, asked: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
-        """What the broker answers, asked again after its host was lost; None where somebody ends the sweep."""
+        """Returns the broker's answer; asks again after the loss of a host. Returns None if somebody ends the sweep."""
         question = Repeated(lambda: self.broker.evaluate_finalists.remote(asked), self.calls)
         answer: list[Evaluation | Failure] | Failure | None = None
         while answer is None and not self.trials.stop.ends:
@@ -85,16 +85,16 @@ class Scoring:
         self.trials.journal.add(TrialScored(time=now, trial_key=trial.trial_key, step=step, metrics=scores))
 
     def _keep(self, trial: TrialRecord, found: Evaluation, scores: Mapping[str, float]) -> None:
-        """Adds the scores to the files beside the adapter, each file whole: they are there before the log says so."""
+        """Adds the scores to the files beside the adapter, each file whole, before the log names the scores."""
         folder = self._folder(trial)
         with writing(folder):
             written: Mapping[str, Any] = json_text.parse((folder / "eval_rows.json").read_bytes())
             rows = found.document()
-            # What the report has said of the loss stays as it was.
+            # The loss of the trial's own report stays.
             of_scores = {name: rows[name] for name in (*scores, "row_values", "row_places") if name in rows}
             write_whole(folder / samples.OF_TRIAL, samples.text(found.answers).encode())
             write_whole(folder / "eval_rows.json", json.dumps({**rows, **written, **of_scores}).encode())
-            os.utime(folder.parent)  # The mirror looks again at what lies in a folder that has changed.
+            os.utime(folder.parent)  # The mirror looks only into folders that have changed.
 
     def _folder(self, trial: TrialRecord) -> Path:
         return self.trials.folder.path / str(trial.adapter)

@@ -1,4 +1,4 @@
-"""A sweep's hosts, as its driver hears of them from the broker: while they start, and from then on."""
+"""What the driver learns of the hosts from the broker: while hosts start, and afterwards."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ HostCount = int | Literal["auto"]
 
 @dataclass(frozen=True)
 class StartedHosts:
-    """A sweep's hosts, and what is known of the base and the data once they run."""
+    """The hosts of a sweep, with what the driver knows of base and data once the hosts run."""
 
     ready: Ready
     broker: Any
-    """Ray's handle of the actor that owns the hosts."""
+    """Ray's handle of the broker."""
     targets: Targets
-    """What target modules mean on the base."""
+    """The target modules of each preset on the base."""
     hosts_at_start: HostCount
-    """How many hosts a broker begins with, also one that Ray makes anew."""
+    """Number of hosts with which a broker begins, also a broker that Ray restarts."""
     lines_said: int
-    """So many of the broker's lines were said while the hosts started."""
+    """Number of the broker's lines that were shown while the hosts started."""
 
 
 class StartingBroker:
-    """The broker while its hosts start. Whatever is asked, its lines are said meanwhile."""
+    """Asks the broker while its hosts start, and shows the broker's lines meanwhile."""
 
     def __init__(self, broker: Any, stop: StopState, say: Callable[[str], None], calls: Calls = RAY) -> None:
-        """Nothing is said yet; `say` takes one line."""
+        """Starts with no line shown; `say` shows a line."""
         self._broker, self._stop, self._say, self._calls = broker, stop, say, calls
         self._news = Question(calls)
         self.lines_said = 0
-        """So many of the broker's lines were said."""
+        """Number of the broker's lines that were shown."""
 
     def ask(self, method: str, *arguments: object) -> Any:
-        """The broker's answer; while Ray makes a broker that died anew, asks again.
+        """Returns the broker's answer; asks again while Ray restarts a broker that died.
 
         Raises:
             HostError: no host can run.
-            HostsDied: the broker died, and there is no other.
-            KeyboardInterrupt: the sweep is to end meanwhile, also by its budget.
+            HostsDied: the broker died, and Ray did not restart it.
+            KeyboardInterrupt: the sweep is to end, on request or by its budget.
         """
 
         def answer() -> Any:
@@ -82,12 +82,12 @@ class StartingBroker:
         return answer
 
     def _say_news(self) -> None:
-        """Says what has come since the last look, and asks for more; never waits."""
+        """Shows new lines of the broker and asks for more; never waits."""
         if self._news.is_answered():
             try:
                 lines = self._news.answer().lines
             except PROCESS_LOST:
-                lines = []  # Whoever waits for the broker's answer sees the loss too.
+                lines = []  # `_answer` sees the loss of the broker too.
             self.lines_said += len(lines)
             for line in lines:
                 self._say(line)
@@ -95,7 +95,7 @@ class StartingBroker:
             self._news.ask(self._broker.news.remote(self.lines_said, 0.0))
 
     def _begin_anew(self) -> None:
-        """The broker was lost: another broker counts its lines from the beginning."""
+        """Starts over after the loss of a broker: the next broker counts its lines from 0."""
         self.lines_said = 0
         self._news.forget()
         self._end_if_asked()
@@ -107,53 +107,53 @@ class StartingBroker:
 
 @dataclass(frozen=True)
 class Heard:
-    """What a broker's lines mean to who has heard earlier ones."""
+    """The new lines in an answer of the broker."""
 
     news: Sequence[str]
-    """The lines that were not said yet."""
+    """Lines that were not shown yet."""
     is_back: bool = False
-    """The broker was away: what it was told meanwhile may have reached nobody."""
+    """Whether the broker was away: requests sent meanwhile may be lost."""
     is_another: bool = False
-    """It is another broker, which knows nothing of what the one before was told."""
+    """Whether this is another broker, which knows no request that the lost broker got."""
 
 
 class BrokerLines:
-    """Which of the broker's lines are news, and when to ask for more: a fold over its answers and losses. Pure."""
+    """Tells which lines of the broker are new, and when to ask for more. Pure: folds answers and losses."""
 
     def __init__(self, said: int) -> None:
-        """So many lines were said while the hosts started."""
+        """Starts with the number of lines that were shown while the hosts started."""
         self._said = said
         self._broker: str | None = None
-        """Whose lines those were; None until it answers."""
+        """Id of the broker that answered last; None before the first answer."""
         self._pause = 0.0
-        """Pause before the broker is asked again; 0 while it is there."""
+        """Seconds before the broker is asked again; 0 while the broker answers."""
         self._ask_at = -math.inf
 
     @property
     def is_away(self) -> bool:
-        """Whether the broker was lost and has not answered since."""
+        """Tells whether the broker was lost and has not answered since."""
         return self._pause > 0.0
 
     def question(self, now: float) -> tuple[int, float] | None:
-        """The first line to ask for now, and how long the broker may wait for it; None: ask later.
+        """Returns the first line to ask for, and the seconds that the broker may wait for it; None: ask later.
 
         Args:
             now: monotonic seconds.
         """
         if now < self._ask_at:
             return None
-        # All lines of one that was away: it may be another broker.
+        # A broker that was away may be another broker: all its lines are needed.
         return (0, 0.0) if self.is_away else (self._said, timeouts.NEWS_SECONDS)
 
     def lost(self, error: Exception, now: float) -> str | None:
-        """The broker does not answer. What to say of it, once: a cluster that is gone makes no other for hours."""
+        """Notes that the broker does not answer. Returns the line to show, once for each loss."""
         line = None if self.is_away else AWAY if isinstance(error, ActorUnavailableError) else LOST
         self._pause = min(2 * self._pause or timeouts.FIRST_PAUSE_SECONDS, timeouts.LONGEST_PAUSE_SECONDS)
         self._ask_at = now + self._pause
         return line
 
     def heard(self, told: News) -> Heard:
-        """The broker has answered."""
+        """Notes an answer of the broker and returns its new lines."""
         is_back, lines = self.is_away, told.lines
         is_another = is_back and told.broker != self._broker
         if is_back:
@@ -165,15 +165,15 @@ class BrokerLines:
 
 
 class BaseEvaluation:
-    """Where a sweep starts from: the base without an adapter, evaluated once, before the first trial's first step."""
+    """Evaluates the base without an adapter once, before the first step of the first trial."""
 
     def __init__(self, broker: Any, take: Callable[[Evaluation | Failure], None], calls: Calls = RAY) -> None:
-        """Asks: what is asked of a host before its trials open is done first. `take` is called once."""
+        """Asks a host. The host evaluates the base before it opens trials. `take` is called once, with the answer."""
         self._asked: Repeated | None = Repeated(broker.evaluate_base.remote, calls)
         self._take = take
 
     def look(self, wait_seconds: float = 0.0) -> None:
-        """Passes the answer on once it is there; waits for the answer as long as is said."""
+        """Passes the answer on if it is there; waits `wait_seconds` for the answer."""
         answer = None if self._asked is None else self._asked.answer(wait_seconds)
         if answer is not None:
             self._asked = None
@@ -181,7 +181,7 @@ class BaseEvaluation:
 
 
 def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:
-    """The event for hosts that were asked for at `since` and are ready at `time`, in seconds since the epoch."""
+    """Returns the event of hosts that were requested at `since` and ready at `time`, in seconds since the epoch."""
     first = answer.hosts[0]
     return HostsStarted(
         time=time,
@@ -198,12 +198,12 @@ def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:
 
 
 def tell_changes(now: HostsChanged, journal: Journal, say: Callable[[str], None]) -> None:
-    """Adds what has changed to the journal, and says of each host that may hang, once."""
+    """Adds a change of the hosts to the journal, and warns once of each host that may hang."""
     known = journal.record.hosts
     if known is None:
         return
     before = {(host.node, host.pid): host for host in known.silent}
-    # As it was found first: since when it is silent is measured anew each time, and comes out a little different.
+    # Each measurement gives a slightly different start of a host's silence: the first one is kept.
     now = now.model_copy(update={"silent": tuple(before.get((each.node, each.pid), each) for each in now.silent)})
     for host in now.silent:
         if (host.node, host.pid) not in before:

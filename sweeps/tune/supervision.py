@@ -1,7 +1,7 @@
-"""Ray's part of a sweep runs in a thread of its own: the driver goes on without it when Ray is gone.
+"""Runs Ray's part of a sweep in a thread of its own, so that the driver can end the sweep when Ray is gone.
 
-Calls into Ray do not come back for a minute or more once its head service has died, and no signal is heard meanwhile.
-What is left to do then needs no Ray: the journal, the tracking server, the closing answer.
+Once Ray's head service has died, calls into Ray do not return for a minute or more, and Python handles no signal
+meanwhile. The rest of the sweep needs no Ray: the journal, the tracking server, the closing lines.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Ray(Protocol):
     patience_seconds: float
 
     def is_lost(self) -> bool:
-        """Whether Ray is gone."""
+        """Tells whether Ray's daemons are gone."""
 
     def abandon(self) -> None:
-        """Ends what was started of it."""
+        """Kills what this process started of Ray."""
 
 
 def supervise(
@@ -45,17 +45,17 @@ def supervise(
     are_trials_over: Callable[[], bool],
     clock: Callable[[], float] = time.monotonic,
 ) -> str | None:
-    """Runs `work` in another thread; raises what it raises. Returns what to say when Ray alone has not ended.
+    """Runs `work` in another thread and raises its errors. Returns a line to show if only Ray's own end has failed.
 
     Args:
-        work: what needs Ray.
-        stop: whether the sweep was asked to end.
-        look: called several times a second meanwhile, in the caller's thread.
-        are_trials_over: whether nothing is left to do but to end Ray; then that Ray is gone changes nothing.
-        clock: seconds.
+        work: the part of the sweep that needs Ray.
+        stop: tells whether the sweep was asked to end.
+        look: called several times a second in the caller's thread, while `work` runs.
+        are_trials_over: tells whether only Ray's own end is left; the loss of Ray is no error then.
+        clock: returns seconds.
 
     Raises:
-        RayGone: Ray is gone or does not answer. `work` may wait for it for ever, and is left behind.
+        RayGone: Ray is gone or does not answer. The thread of `work` may wait for Ray for ever, and is left behind.
     """
     done: Future[None] = Future()
     thread = threading.Thread(target=_carry_out, args=(work, done), name="ray", daemon=True)
@@ -82,8 +82,8 @@ def supervise(
 
 
 def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:
-    """Why nobody should wait for Ray any longer; None while there is hope."""
-    # Never at once: the signal that ended Ray may be on its way to this process too.
+    """Returns why Ray is given up; None while Ray may still answer."""
+    # A short wait is needed: the signal that ended Ray may reach this process a moment later.
     if lasting.longer("lost", ray.is_lost(), ray.patience_seconds):
         return LOST
     stop_seconds = timeouts.STOP_SECONDS if ray.has_started else timeouts.START_STOP_SECONDS
@@ -101,14 +101,14 @@ def _carry_out(work: Callable[[], None], done: Future[None]) -> None:
 
 
 class _Lasting:
-    """For how long something has been so."""
+    """Measures how long conditions have held without a break."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since: dict[str, float] = {}
 
     def longer(self, what: str, is_so: bool, seconds: float) -> bool:
-        """Whether it has been so for longer than this, each time that it was asked."""
+        """Tells whether the condition `what` has held in every call for longer than `seconds`."""
         if not is_so:
             self._since.pop(what, None)
             return False

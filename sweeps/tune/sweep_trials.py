@@ -1,6 +1,6 @@
-"""The trials of a sweep, as all parts of its driver know them: event log, rule and requests to stop.
+"""Holds what all parts of a driver know of the sweep's trials: event log, rule and requests to stop.
 
-The rule is told by the log what happens. After a restart the log is brought to where the rule stands.
+The rule learns from the log. After a restart the log is completed by what the rule had decided.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STOPPED_BY_SCHEDULER = "stopped by the scheduler"
 
 
 class SweepTrials:
-    """Keeps log and rule in step, and knows what somebody asked of which trial."""
+    """Keeps log and rule in step, and knows which trials somebody asked to stop."""
 
     def __init__(
         self, config: SweepConfig, journal: Journal, folder: SweepFolder, stop: StopState, clock: Callable[[], float]
     ) -> None:
-        """Tells a new rule what the log has so far, and listens to the log from now on.
+        """Feeds the log so far to a new rule, and listens to the log from now on.
 
         Args:
             stop: whether the sweep is to end, and why.
@@ -42,11 +42,11 @@ class SweepTrials:
         compared = resource.of(config)
         self.rule: Rule = compared.scheduler.build(compared.total, config.stops.mode)
         self.to_stop: set[str] = set()
-        """Keys of the trials that somebody asked to stop, and that have not ended yet."""
+        """Keys of the trials that somebody asked to stop and that have not ended."""
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}
-        """Trial key -> the steps since its last report, of trials that were interrupted."""
+        """Trial key -> the steps since the trial's last report, for interrupted trials."""
         self._protects_first = config.searcher.start_with_default
-        """Trial 0 is trained to its end whatever it reports."""
+        """Whether trial 0 is trained to its end, whatever it reports."""
         self._unit = compared.unit
         self._attempts = count(1)
         self._is_settled = False
@@ -56,11 +56,11 @@ class SweepTrials:
 
     @property
     def amended(self) -> SweepConfig:
-        """The sweep with what somebody has changed since its launch."""
+        """Returns the configuration with the changes that were asked for since the launch."""
         return limits.changed(self.config, self.journal.record.changes)
 
     def _tell_rule(self, event: Event, record: SweepRecord) -> None:
-        """Tells the rule of an event. It knows nothing of repeats: they must not change who is among the best."""
+        """Tells the rule of an event, but not of repeats: repeats must not change which trials are the best."""
         trial = record.trials.get(getattr(event, "trial_key", None) or "")
         if trial is not None and trial.repeats is not None:
             return
@@ -71,36 +71,36 @@ class SweepTrials:
     # What is known of a trial
 
     def record(self, trial_key: str) -> TrialRecord | None:
-        """What the log says of a trial; None of one that has not begun."""
+        """Returns the log's record of a trial; None if the trial has not begun."""
         return self.journal.record.trials.get(trial_key)
 
     def last_report(self, trial_key: str) -> LastReport:
-        """The last report of a trial that the log has."""
+        """Returns the last report of a trial in the log."""
         return LastReport.of(self.record(trial_key))
 
     def saved(self, trial_key: str) -> object:
-        """What a trial has brought to safety: its last report and its last snapshot. Compares with itself alone."""
+        """Returns a value that changes whenever a trial reports or saves a snapshot. Values only tell equal or not."""
         known = self.record(trial_key)
-        # A trial that has just begun is at step 0, as one that has not.
+        # A trial that has just begun is at step 0, like a trial that has not begun.
         return known.step if known is not None else 0, self.folder.all(trial_key, "snapshot")[:1]
 
     def is_parked(self, trial_key: str) -> bool:
-        """Whether the rule has ended the trial in Tune only to resume it later."""
+        """Tells whether the rule has parked the trial."""
         return self.rule.standing(trial_key) is Standing.PARKED
 
     def interrupted(self) -> set[str]:
-        """Keys of the trials that an earlier driver left in the middle."""
+        """Returns the keys of the trials that an earlier driver left unfinished and not parked."""
         trials = self.journal.record.trials.values()
         return {t.trial_key for t in trials if not t.state.is_final and t.state is not TrialState.PARKED}
 
     def parked(self) -> dict[str, PlannedTrial]:
-        """Trial key -> each trial that an earlier driver has parked, and that may be resumed."""
+        """Returns the trials that an earlier driver parked and the rule may resume, by their keys."""
         return {key: again(trial) for key, trial in self.journal.record.trials.items() if self.is_parked(key)}
 
     # What becomes of them
 
     def settle(self) -> None:
-        """Writes of each trial, once, what was decided on it and an earlier driver did not live to write."""
+        """Writes, once, the decisions of the rule that an earlier driver did not write before it died."""
         if self._is_settled:
             return
         self._is_settled = True
@@ -117,10 +117,10 @@ class SweepTrials:
                 self.journal.add(TrialParked(time=self.clock(), trial_key=trial.trial_key, step=trial.step))
 
     def begin(self, trial: PlannedTrial) -> bool:
-        """A slot is for this trial, before its process is there: the slot is for no other one.
+        """Tells the rule that this trial gets a slot, before the trial process exists. So no other trial gets the slot.
 
-        Answers whether the trial is in the tail. By the time that the log says that the trial goes on, others may have
-        reported, and its rank then does not tell.
+        Returns whether the trial is in the tail now. Its rank may change until the log says that the trial goes on,
+        because other trials report meanwhile.
         """
         if trial.repeats is not None:
             return False
@@ -128,11 +128,11 @@ class SweepTrials:
         return self.rule.is_in_tail(trial.trial_key)
 
     def next_attempt(self) -> int:
-        """A number for the next process that a trial may get, higher than all before; see `trial_files.Holder`."""
+        """Returns a number for the next trial process, higher than all before; see `trial_files.Holder`."""
         return next(self._attempts)
 
     def stop_parked(self, trial_key: str) -> bool:
-        """Ends a trial that somebody asked to stop, if it is parked; answers whether it was."""
+        """Ends a trial that somebody asked to stop if the trial is parked; returns whether it was."""
         trial = self.record(trial_key)
         if trial is None or trial.state is not TrialState.PARKED or not self.is_parked(trial_key):
             return False
@@ -141,11 +141,11 @@ class SweepTrials:
         return True
 
     def end_parked(self, trial: TrialRecord, budget: str = "", may_go_on: bool = False) -> None:
-        """Ends a trial that is parked when the sweep ends: it is stopped at its rung, with its rank there.
+        """Ends a trial that is parked when the sweep ends, with its rank at its rung.
 
         Args:
-            budget: what is used up, if that ended the sweep: it ended the trials that were to go on, too.
-            may_go_on: whether somebody may raise that budget.
+            budget: the budget that ended the sweep, in words; it also ended the trials that were due to go on.
+            may_go_on: whether somebody may raise this budget.
         """
         ranked = self.rule.rank(trial.trial_key)
         place = f": rank {ranked[1]} of {ranked[2]} {self._at(ranked[0])}" if ranked is not None else ""
@@ -154,12 +154,12 @@ class SweepTrials:
         self._end(trial, TrialState.STOPPED, reason + place, by_person=is_due, may_go_on=may_go_on)
 
     def end_unscored(self, trial: TrialRecord, reason: str) -> None:
-        """Ends a finalist, again, whose answers cannot be scored: a score is never missing without its reason."""
+        """Ends a finalist whose answers cannot be scored a second time, so that the log has the reason."""
         self._end(trial, TrialState.FAILED, f"its answers could not be scored: {reason}")
 
     def end_interrupted(self, trial: TrialRecord, state: TrialState, reason: str, may_go_on: bool) -> None:
-        """Ends a trial that the sweep's end interrupts: STOPPED, or PAUSED where the trial goes on later."""
-        # What a paused trial has trained since its last report goes on with it, in its snapshot.
+        """Ends a trial that the end of the sweep interrupts: STOPPED, or PAUSED if the trial may go on later."""
+        # The snapshot of a paused trial holds the steps since its last report.
         unreported = self.unreported.get(trial.trial_key, ())
         if unreported and state is TrialState.PAUSED:
             reason += f"; goes on from step {unreported[-1].step}"

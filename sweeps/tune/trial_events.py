@@ -1,9 +1,9 @@
-"""From what Ray Tune says of trials to the sweep's events, and back to Tune: whether a trial goes on.
+"""Turns Ray Tune's results into events of the sweep, and tells Tune whether a trial goes on.
 
-Nothing here talks to a server, so nothing here can fail for one. A trial that is parked ends for Tune, and is another
-of Tune's trials when it is resumed (see `trial_queue`): what it goes on from is in the sweep's folder. Tune's own
-PAUSED would keep a trial's place: Tune's limiters count it as live, Tune writes checkpoints of it, and starts all of
-them again after a restart (tune/execution/tune_controller.py, 2.60).
+No function here calls a server, so a server that is down cannot stop a trial. Tune sees a parked trial as ended, and
+sees the resumed trial as a new one (see `trial_queue`); the trial's state is in the sweep's folder. Tune's own PAUSED
+does not fit: Tune's limiters count a paused trial as live, and Tune writes checkpoints of paused trials and starts all
+of them again after a restart (tune/execution/tune_controller.py, 2.60).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ NO_ROOM = "budget.disk is used up: no room for the snapshot of one more parked t
 
 
 class Became(NamedTuple):
-    """What became of a trial."""
+    """The state in which a trial ended for Tune."""
 
     state: TrialState
-    """PAUSED: it left with the sweep, whose end says how. PARKED: it gives its slot back and may be resumed."""
+    """PAUSED: the trial left because the sweep ends. PARKED: the trial releases its slot and may be resumed."""
     reason: str = ""
     by_person: bool = False
 
 
 def what_became(result: Mapping[str, Any], is_to_stop: bool, is_parked: bool) -> Became | None:
-    """What became of a trial whose process has ended; None where the sweep's end did not wait for its first report.
+    """Returns how a trial ended for Tune; None if the sweep ended before the trial's first report.
 
     Args:
-        result: the last one of the trial's process.
+        result: the last result of the trial process.
         is_to_stop: whether somebody asked to stop the trial.
         is_parked: whether the rule has parked the trial.
     """
@@ -61,9 +61,9 @@ def what_became(result: Mapping[str, Any], is_to_stop: bool, is_parked: bool) ->
 
 
 def _in_order(told: Callable[..., None]) -> Callable[..., bool]:
-    """Ends the sweep in order when something fails here; answers whether nothing has failed so far.
+    """Makes a callback end the sweep in order on an error, and return whether no callback has failed so far.
 
-    Raised into Tune, it would make Tune start the trial again without end, or leave all trials with a traceback.
+    If Tune saw the error, Tune would start the trial again without end, or end all trials with a traceback.
     """
 
     @wraps(told)
@@ -80,31 +80,31 @@ def _in_order(told: Callable[..., None]) -> Callable[..., bool]:
 
 
 class JournalCallback(Callback):
-    """Writes what happens to the trials into the event log."""
+    """Writes the events of the trials into the event log."""
 
     def __init__(self, trials: SweepTrials, say: Callable[[str], None], release: Callable[[str], object]) -> None:
-        """A callback.
+        """Creates the callback.
 
         Args:
-            say: shows a line to people.
-            release: gives the slot of a trial back, by the trial's key.
+            say: shows a line to the user.
+            release: releases the slot of a trial, by the trial's key.
         """
         self._trials, self._journal = trials, trials.journal
         self._say, self._release = say, release
         self.failure: Exception | None = None
-        """Why the journal takes no more events, or what else has failed here."""
+        """The first error of a callback, such as a journal that cannot be written."""
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """See `write`."""
+        """Calls `write`."""
         self.write(trial, result)
 
     @_in_order
     def write(self, trial: Trial, result: dict[str, Any]) -> None:
-        """The trial holds a slot, or reports. What else it says is an end: see `on_trial_complete`.
+        """Writes that the trial holds a slot, or its report. `on_trial_complete` handles a trial's end.
 
-        The scheduler says so first, and Tune again: the second time is nothing new.
+        The scheduler calls this method first, then Tune calls it again; the second call writes nothing new.
         """
         key = trial.config["trial_key"]
         if "opened" in result or "report" in result:
@@ -121,13 +121,13 @@ class JournalCallback(Callback):
             )
             self._journal.add(told)
             if told.adapter is not None:
-                # Not before: the log has named the older one until now.
+                # The log named the older adapter until now.
                 folder = self._trials.folder
                 folder.prune_adapters(key, folder.path / told.adapter)
 
     @_in_order
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial is over: by itself, or by the scheduler when its last report says that it was still running."""
+        """Writes how the trial ended: by itself, or by the scheduler if its last result says RUNNING."""
         key, result = trial.config["trial_key"], trial.last_result or {}
         became = what_became(result, key in self._trials.to_stop, self._trials.is_parked(key))
         if became is None:
@@ -137,7 +137,7 @@ class JournalCallback(Callback):
             if "ends_sweep" in result:
                 self._trials.stop.ask(result["ends_sweep"], became.reason)
         elif self.failure is not None:
-            return  # The log may lack the trial's last report, which the next driver is told again.
+            return  # The log may lack the trial's last report. The trial repeats that report to the next driver.
         elif became.state is TrialState.PARKED:
             self._park(key, result)
         else:
@@ -145,19 +145,19 @@ class JournalCallback(Callback):
 
     @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process failed and is started again; it is told what the log has of the trial by now."""
+        """Updates the trial's configuration for its next process, after the last one failed."""
         trial.config["reported"] = self._trials.last_report(trial.config["trial_key"])._asdict()
         trial.config["attempt"] = self._trials.next_attempt()
         self._say(f"{label(trial.config['number'])}: its process is lost: another goes on from the last snapshot")
 
     @_in_order
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process died once too often."""
+        """Ends a trial whose process died `DEATHS` times in a row."""
         reason = f"its process died {DEATHS} times in a row with nothing saved in between: {_last_line(trial)}"
         self._end(trial, Became(TrialState.FAILED, reason))
 
     def _begin(self, trial: Trial) -> None:
-        """Says that the trial runs, unless that is known; it comes again after a retry."""
+        """Writes that the trial runs, unless the log says so already."""
         known = self._trials.record(trial.config["trial_key"])
         if known is None or known.state is not TrialState.RUNNING:
             told = {name: trial.config[name] for name in ("spec", "repeats", "is_in_tail")}
@@ -173,12 +173,12 @@ class JournalCallback(Callback):
         key = trial.config["trial_key"]
         known = self._trials.record(key)
         if known is not None and known.state.is_final:
-            return  # Said again, it would bring the trial back first.
+            return  # A second end would first write that the trial runs again.
         if known is None and ended.state is TrialState.INFEASIBLE:
             infeasible = PointInfeasible(reason=ended.reason, repeats=trial.config["repeats"], **self._who(trial))
             self._journal.add(infeasible)
         else:
-            self._begin(trial)  # It may have failed before it held a slot.
+            self._begin(trial)  # The trial may have failed before it held a slot.
             event = TrialEnded(
                 time=self._trials.clock(),
                 trial_key=key,
@@ -193,42 +193,42 @@ class JournalCallback(Callback):
         self._trials.folder.drop_snapshots(key)
 
     def _who(self, trial: Trial) -> dict[str, Any]:
-        """What the first event of a trial says, whichever it is."""
+        """Returns the fields that the first event of a trial has, of either kind."""
         names = ("trial_key", "number", "params", "point")
         return {"time": self._trials.clock()} | {name: trial.config[name] for name in names}
 
 
 class RuleScheduler(FIFOScheduler):
-    """A sweep's rule as Ray Tune's scheduler: ends a trial in Tune when the rule stops or parks it."""
+    """Ray Tune's scheduler: ends a trial in Tune when the sweep's rule stops or parks the trial."""
 
     def __init__(self, trials: SweepTrials, write: Callable[[Trial, dict[str, Any]], bool]) -> None:
-        """A scheduler.
+        """Creates the scheduler.
 
         Args:
-            trials: their rule decides. Whoever listens to the log tells the rule of reports.
-            write: writes a result into the log, and answers whether it could. Tune asks its scheduler before it calls
-                back anyone.
+            trials: hold the rule. The journal tells the rule of each report.
+            write: writes a result into the log, and returns whether it could. The scheduler has to call `write`,
+                because Tune asks its scheduler before it calls its callbacks.
         """
         super().__init__()
         self._rule = trials.rule
         self._write = write
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Whether the trial goes on after its report."""
+        """Returns Tune's word for whether the trial goes on after its report."""
         if not self._write(trial, result):
-            # The trial's snapshot still has the report. The next one would not.
+            # The trial's present snapshot holds the report, and its next snapshot would not.
             return str(self.STOP)
         if trial.config.get("repeats") is not None:
-            return str(self.CONTINUE)  # It is compared with its own point alone, and trained to its end.
+            return str(self.CONTINUE)  # A repeat is always trained to its end.
         is_over = "report" in result and self._rule.standing(trial.config["trial_key"]) is not Standing.RUNNING
         return str(self.STOP if is_over else self.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: Tune gives a free process to a trial that has none.
+        """Returns None, so that Tune gives a free process to a trial that has no process.
 
-        It gives the trial that its scheduler chooses the first process that is free, and throws away the one that
-        starts for it (`_maybe_reuse_cached_actor`). Its own schedulers choose the oldest trial that waits: whenever a
-        trial ends while another's process starts, that process is lost, and the next trial needs one more.
+        If a scheduler chooses a trial, Tune gives that trial the first free process and throws away the process that
+        starts for the trial (`_maybe_reuse_cached_actor`). Tune's own schedulers choose the oldest waiting trial. So
+        whenever a trial ends while the process of another trial starts, that process is lost.
         """
 
 

@@ -1,8 +1,8 @@
-"""What a trial's process reads and writes in the sweep's folder: its snapshots, its rows and its best adapter.
+"""A trial's files in the sweep's folder: snapshots, rows and the best adapter, read and written by the trial process.
 
-A process on the folder's own node writes there itself. For processes on other nodes the keeper does, an actor on the
-driver's node. The keeper knows which process has a trial now: what an earlier one still sends, from a node that was cut
-off and came back, is refused.
+A process on the driver's node writes the files itself. For processes on other nodes the keeper writes, an actor on the
+driver's node. The keeper knows which process has a trial now. It refuses what an earlier process still sends from a
+node that was cut off and came back.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from trainables.objective import Objective, Standing
 
 KEEPER = "folder-keeper"
 TRIALS_IN_MEMORY = 8
-"""Files of so many trials are in the keeper's memory together; others wait in Ray's object store."""
+"""Trials whose files are in the keeper's memory at the same time. Further files wait in Ray's object store."""
 
 
 class FolderFiles:
-    """One trial's files, on this machine's own disk. Each call may be repeated: it does the same again."""
+    """A trial's files on this machine's disk. A repeated call has the same effect as one call."""
 
     node_id = ""
-    """Ray's id of the process's node when that may be another than the driver's; else empty."""
+    """Ray's id of the process's node if that node may differ from the driver's; else empty."""
 
     def __init__(self, settings: Mapping[str, Any], trial_key: str) -> None:
-        """The files of a trial.
+        """Opens the files of a trial.
 
         Args:
-            settings: what the driver tells each trial: `dir`, `disk_bytes`, `objective` and `parks`.
+            settings: `dir`, `disk_bytes`, `objective` and `parks` of the trial's configuration.
         """
         self._folder = SweepFolder(Path(settings["dir"]))
         self._key = trial_key
@@ -52,15 +52,15 @@ class FolderFiles:
         self._disk = Disk(self._folder, settings["disk_bytes"], objective, settings["parks"])
 
     def saved(self) -> SavedTrial:
-        """The trial's state in its latest snapshot that is not damaged; an empty one where there is none."""
+        """Returns the trial's state in its latest undamaged snapshot; an empty state if there is none."""
         return snapshots.read(self._folder, self._key)[0]
 
     def snapshot(self) -> bytes | None:
-        """The pack's part of that snapshot."""
+        """Returns the pack's part of the latest undamaged snapshot."""
         return snapshots.read(self._folder, self._key)[1]
 
     def digest(self, adapter: str) -> str | None:
-        """The digest of an adapter of the trial when it was written; see `digests.as_written`."""
+        """Returns the digest that an adapter had when it was written; see `digests.as_written`."""
         return digests.as_written(self._folder.path / adapter)
 
     def keep_best(
@@ -72,17 +72,17 @@ class FolderFiles:
         is_repeat: bool = False,
         answers: Sequence[AnsweredRow] = (),
     ) -> str:
-        """Writes the trial's best adapter, with what it evaluates to; its folder, relative to the sweep's.
+        """Writes the trial's best adapter and its evaluation. Returns its folder, relative to the sweep's folder.
 
         Args:
-            rows: the document of its evaluation.
-            best: the trial's best evaluation before.
-            is_repeat: the trial repeats another, so those that are parked have had their turn.
-            answers: those of this evaluation, where they were scored.
+            rows: the document of the evaluation.
+            best: the trial's best evaluation before this one.
+            is_repeat: whether the trial is a repeat; snapshots of parked trials then make room.
+            answers: the answered rows of this evaluation, if answers were scored.
 
         Raises:
-            BudgetUsedUp: budget.disk has no room for it.
-            StorageError: the disk takes no more.
+            BudgetUsedUp: budget.disk has no room for the adapter.
+            StorageError: the disk cannot be written.
         """
         files = {f"adapter/{name}": content for name, content in adapter.items()}
         document = {"step": step, "adapter_sha256": digests.of_files(adapter), **rows}
@@ -96,12 +96,12 @@ class FolderFiles:
         return str(kept.relative_to(self._folder.path))
 
     def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
-        """Writes what a report evaluates to, row by row, so that trials can be compared after equal steps.
+        """Writes the evaluation of a report, row by row, so that trials can be compared after equal steps.
 
-        Where budget.disk has no room beside the latest snapshots, nothing is written: nothing else needs the rows.
+        Writes nothing if budget.disk has no room beside the latest snapshots: only comparisons need the rows.
 
         Raises:
-            StorageError: the disk takes no more.
+            StorageError: the disk cannot be written.
         """
         files = {"eval_rows.json": json.dumps({"step": step, **rows}).encode()}
         with self._room("snapshot", files, Standing()) as is_room:
@@ -109,13 +109,13 @@ class FolderFiles:
                 self._folder.keep(self._key, "rows", step, files)
 
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, best: Standing) -> bool:
-        """Writes a snapshot and removes those that it replaces; False where budget.disk has no room for it.
+        """Writes a snapshot and removes older ones; returns False if budget.disk has no room for the snapshot.
 
         Args:
             best: the trial's best evaluation.
 
         Raises:
-            StorageError: the disk takes no more.
+            StorageError: the disk cannot be written.
         """
         files = snapshots.files(progress, snapshot)
         with self._room("snapshot", files, best) as is_room:
@@ -128,7 +128,7 @@ class FolderFiles:
     def _room(
         self, kind: Kind, files: Mapping[str, bytes], best: Standing, takes_parked: bool = False
     ) -> Iterator[bool]:
-        """Whether budget.disk has room for the files; what the disk refuses meanwhile is a `StorageError`."""
+        """Yields whether budget.disk has room for the files. Turns an error of the disk into a `StorageError`."""
         with (
             writing(self._folder.trial(self._key)),
             self._disk.room(kind, sum(map(len, files.values())), best, takes_parked) as is_room,
@@ -137,22 +137,22 @@ class FolderFiles:
 
 
 class Replaced(RuntimeError):  # noqa: N818 - reads as what happened
-    """Another process has the trial now."""
+    """Raised when another process has the trial now."""
 
 
 class Holder(NamedTuple):
-    """The process that has a trial."""
+    """A process that has a trial."""
 
     process: str
-    """Its own id, which is never used again."""
+    """Id of the process, never used again."""
     node_id: str
-    """Ray's id of its node."""
+    """Ray's id of the process's node."""
     attempt: int
-    """A number that the driver gave the trial with this process, higher than those of all processes before."""
+    """Number that the driver gave to this process, higher than those of all earlier processes."""
 
 
 def holder(folder: Path, trial_key: str) -> Holder | None:
-    """The process that took the trial up last on another node; None where none did."""
+    """Returns the latest process of the trial on any node but the head's share; None if there was none."""
     try:
         process, node_id, attempt = (folder / trial_key).read_text().split()
         return Holder(process, node_id, int(attempt))
@@ -161,14 +161,14 @@ def holder(folder: Path, trial_key: str) -> Holder | None:
 
 
 class FolderKeeper:
-    """The actor's class; see `create_keeper`. Who has which trial is on disk: Ray may start the actor anew."""
+    """The keeper's actor; see `create_keeper`. Holders are on disk, because Ray may restart the actor."""
 
     def __init__(self, settings: Mapping[str, Any], holders: str) -> None:
-        """A keeper.
+        """Creates a keeper.
 
         Args:
-            settings: as those of `FolderFiles`.
-            holders: a folder of this driver's, for who has which trial.
+            settings: as for `FolderFiles`.
+            holders: a folder of this driver in which the keeper notes which process has which trial.
         """
         self._settings = settings
         self._holders = Path(holders)
@@ -176,11 +176,11 @@ class FolderKeeper:
         self._guard = threading.Lock()
 
     def take_up(self, trial_key: str, process: str, node_id: str, attempt: int) -> None:
-        """From now on this process has the trial. What an earlier one was writing is on disk when this returns.
+        """Gives the trial to this process. Returns after an earlier process has finished its present write.
 
         Raises:
-            StorageError: the disk takes no more.
-            Replaced: a process of a later attempt has it.
+            StorageError: the disk cannot be written.
+            Replaced: a process of a later attempt has the trial.
         """
         with self._lock(trial_key), writing(self._holders / trial_key):
             held = holder(self._holders, trial_key)
@@ -192,7 +192,7 @@ class FolderKeeper:
         """Calls a method of the trial's `FolderFiles`.
 
         Raises:
-            Replaced: another process has the trial now.
+            Replaced: another process has the trial.
         """
         with self._lock(trial_key):
             held = holder(self._holders, trial_key)
@@ -206,7 +206,7 @@ class FolderKeeper:
 
 
 def create_keeper(settings: Mapping[str, Any], holders: Path) -> Any:
-    """Starts the keeper on the driver's own node. Others find it under KEEPER in the driver's namespace."""
+    """Starts the keeper on the driver's node. Other processes find the actor as KEEPER in the driver's namespace."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "name": KEEPER,
@@ -219,7 +219,7 @@ def create_keeper(settings: Mapping[str, Any], holders: Path) -> Any:
 
 
 def files_of(config: Mapping[str, Any]) -> FolderFiles | KeptFiles:
-    """The files of the trial that Tune tells a process of: on this machine, or on the driver's when it may be another.
+    """Returns the files of the trial in a Tune configuration: on this disk, or through the keeper.
 
     Raises:
         ValueError: there is no keeper.
@@ -231,13 +231,13 @@ def files_of(config: Mapping[str, Any]) -> FolderFiles | KeptFiles:
 
 
 class KeptFiles:
-    """A trial's files, as `FolderFiles`, for a process on any node. Large ones go through Ray's object store."""
+    """`FolderFiles` for a process on any node. Large files go through Ray's object store."""
 
     def __init__(self, keeper: Any, trial_key: str, node_id: str, attempt: int) -> None:
-        """Takes the trial up: no earlier process of it can write any more.
+        """Takes the trial over from earlier processes, which can no longer write.
 
         Raises:
-            Replaced: a later one has it.
+            Replaced: a later process has the trial.
         """
         self._keeper = keeper
         self._key = trial_key
@@ -246,30 +246,30 @@ class KeptFiles:
         _asked(keeper, "take_up", trial_key, self._process, node_id, attempt)
 
     def saved(self) -> SavedTrial:
-        """As that of `FolderFiles`."""
+        """See `FolderFiles`."""
         saved: SavedTrial = self._call("saved")
         return saved
 
     def snapshot(self) -> bytes | None:
-        """As that of `FolderFiles`."""
+        """See `FolderFiles`."""
         snapshot: bytes | None = self._call("snapshot")
         return snapshot
 
     def digest(self, adapter: str) -> str | None:
-        """As that of `FolderFiles`."""
+        """See `FolderFiles`."""
         digest: str | None = self._call("digest", adapter)
         return digest
 
     def keep_best(self, step: int, adapter: Mapping[str, bytes], *others: Any) -> str:
-        """As that of `FolderFiles`."""
+        """See `FolderFiles`."""
         return str(self._call("keep_best", step, ray.put(dict(adapter)), *others))
 
     def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
-        """As that of `FolderFiles`."""
+        """See `FolderFiles`."""
         self._call("keep_rows", step, dict(rows))
 
     def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, best: Standing) -> bool:
-        """As that of `FolderFiles`."""
+        """See `FolderFiles`."""
         return bool(self._call("keep_snapshot", progress, ray.put(snapshot), best))
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -277,7 +277,7 @@ class KeptFiles:
 
 
 def _asked(keeper: Any, *words: Any) -> Any:
-    """The keeper's answer; raises what it has raised."""
+    """Returns the keeper's answer; raises the keeper's own error."""
     try:
         return ask(keeper, *words)
     except RayTaskError as error:

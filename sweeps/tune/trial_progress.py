@@ -1,4 +1,4 @@
-"""Where a trial stands, as its process knows: what was trained, what comes next, and what is to be reported. Pure."""
+"""The progress of a trial in its process: steps trained, the next step to reach, and reports. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.objective import Objective, Standing
 
 
 class LastReport(NamedTuple):
-    """What the event log has of a trial."""
+    """The last report of a trial in the event log."""
 
     step: int
     best_step: int
@@ -23,7 +23,7 @@ class LastReport(NamedTuple):
 
     @classmethod
     def of(cls, known: TrialRecord | None) -> LastReport:
-        """The last report of a trial, by its record."""
+        """Returns the last report of a trial, by the trial's record."""
         if known is None or known.best_step is None:
             return cls(0, 0, None)
         return cls(known.reported_step, known.best_step, dict(known.best_metrics))
@@ -31,21 +31,21 @@ class LastReport(NamedTuple):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the driver tells a process of the trial that the process gets."""
+    """What the driver tells a trial process of its trial."""
 
     trial_key: str
     spec: str
     points: tuple[int, ...]
     """The trial's report points, in its optimizer steps."""
     examples: Mapping[int, int]
-    """Report point -> which rung the point is; empty where rungs count steps."""
+    """Report point -> its rung in examples; empty if rungs count steps."""
     objective: Objective
     is_repeat: bool
     reported: LastReport
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Assignment:
-        """The assignment in the configuration that Ray Tune passes on; see `TrialQueue.suggest`."""
+        """Reads the assignment from a trial's configuration in Tune; see `TrialQueue.suggest`."""
         points = tuple(config["points"])
         return cls(
             trial_key=config["trial_key"],
@@ -59,38 +59,38 @@ class Assignment:
 
 
 class Judged(NamedTuple):
-    """What an evaluation at a report point means."""
+    """The result of an evaluation at a report point."""
 
     progress: Progress
     report: Report
     is_new: bool
-    """The log does not have a report of this step."""
+    """Whether the log has no report of this step."""
     is_best: bool
-    """The adapter is to be kept: no earlier evaluation of the trial was as good."""
+    """Whether the adapter is to be kept: no earlier evaluation of the trial was as good."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a trial stands. Whatever happens to the trial gives another one."""
+    """The progress of a trial. Each event of the trial gives a new `Progress`."""
 
     assignment: Assignment
     step: int
-    """The trial's last step that is safe."""
+    """The step of the trial's last snapshot."""
     is_unevaluated: bool
-    """The trial stands at a report point that it was not evaluated at: it must not go on past it."""
+    """Whether the trial stands at a report point and must be evaluated before it trains on."""
     reported: int
     """The step of the last report."""
     best_step: int
     best_metrics: dict[str, float] | None
     """None before the first evaluation."""
     history: tuple[StepRecord, ...]
-    """The steps since the last report."""
+    """Steps since the last report."""
 
     @classmethod
     def of(cls, assignment: Assignment, saved: SavedTrial) -> Progress:
-        """The progress of a trial that goes on from a snapshot; from an empty one, the beginning."""
+        """Returns the progress of a trial that goes on from a snapshot; an empty snapshot is the beginning."""
         log = assignment.reported
-        # A trial that goes on from before its last report keeps the best adapter that the log names, and its files.
+        # If the snapshot is older than the last report, the best adapter is the one that the log names.
         is_behind = saved.step <= log.step
         return cls(
             assignment,
@@ -104,43 +104,39 @@ class Progress:
 
     @property
     def best(self) -> Standing:
-        """How good the best evaluation so far is."""
+        """Returns the standing of the best evaluation so far."""
         return self.assignment.objective.standing(self.best_metrics)
 
     @property
     def known(self) -> int:
-        """The last step that the process has the history of."""
+        """Returns the last step of which the process has a record."""
         return self.history[-1].step if self.history else self.step
 
     @property
     def target(self) -> int:
-        """The step to train to next."""
+        """Returns the step to train to next."""
         point = self.step if self.is_unevaluated else next_point(self.assignment.points, self.step)
         assert point is not None, "a trial at its last point is not asked to train"
         return point
 
     def is_last(self, step: int) -> bool:
-        """Whether the trial is complete at a step."""
+        """Tells whether the trial is complete at this step."""
         return step == self.assignment.points[-1]
 
     def with_steps(self, steps: Sequence[StepRecord]) -> Progress:
-        """Takes in the steps that are new: on another host, steps since the snapshot are trained a second time."""
+        """Adds the steps that are new. A new host trains the steps since the snapshot a second time."""
         return replace(self, history=(*self.history, *(step for step in steps if step.step > self.known)))
 
     def at(self, step: int) -> Progress:
-        """The trial was saved at a step."""
+        """Returns the progress after a snapshot at this step."""
         return replace(self, step=step, is_unevaluated=False)
 
     def told(self, report: Report) -> Progress:
-        """The driver is told a report."""
+        """Returns the progress after this report."""
         return replace(self, reported=report.step)
 
     def evaluated(self, outcome: Outcome, evaluation: Evaluation, trainable_params: int, now: float) -> Judged:
-        """The trial was evaluated at a report point.
-
-        Args:
-            now: in seconds since the epoch.
-        """
+        """Returns progress and report after an evaluation at a report point; `now` is seconds since the epoch."""
         last = self.history[-1]
         is_new = outcome.step > self.reported
         is_better = self.assignment.objective.standing(evaluation.metrics) < self.best
@@ -165,7 +161,7 @@ class Progress:
         return Judged(progress, report, is_new, is_best)
 
     def saved(self, report: Report | None, adapter: str | None) -> SavedTrial:
-        """What goes into the trial's snapshot, with the report of its step and the report's adapter, if any."""
+        """Returns the state for the trial's snapshot, with the report at its step and that report's adapter, if any."""
         return SavedTrial(
             step=self.step,
             best_step=self.best_step,

@@ -1,7 +1,7 @@
-"""The trials of a sweep as Ray Tune's searcher, with a gate: never more of them live than there are slots, or one.
+"""Ray Tune's searcher: hands out the trials of a sweep, and keeps no more trials live than there are slots.
 
-A free slot goes to a trial that was interrupted, then to one that somebody has asked for, else to whom the rule says: a
-parked trial or a new one. The trial's process goes to the head, and to any node once the head's share is used up.
+A free slot goes to an interrupted trial first, then to a trial that somebody asked for, then to the trial that the rule
+names: a parked trial or a new one. The trial process goes to the head, or to any node once the head's share is used up.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from trainables.specs import TrialSpec
 
 FINISHED: str = Searcher.FINISHED
 HEAD_SHARE = 0.5
-"""The part of the memory that Ray counts on the head which trials' processes may take."""
+"""Share of the head's memory, as Ray counts it, that trial processes may take."""
 
 
 class TrialQueue(Searcher):
-    """Hands a `TrialSource` to Ray Tune.
+    """Hands the trials of a `TrialSource` to Ray Tune.
 
-    Tune's own ConcurrencyLimiter takes a fixed number; the slots of a cluster change while a sweep runs.
+    Tune's own ConcurrencyLimiter has a fixed limit, but the slots of a cluster change while a sweep runs.
     """
 
     def __init__(
@@ -38,49 +38,50 @@ class TrialQueue(Searcher):
         trials: SweepTrials,
         places: ProcessPlaces,
     ) -> None:
-        """A queue.
+        """Creates the queue.
 
         Args:
-            source: new trials, those that were interrupted, and those that somebody asks for.
-            settings: what a trial is told beside what it is: where to report, what is shared.
-            slots: how many there are now.
-            trials: what is known of those that have begun; their rule says what a free slot is for. No trial begins
-                once the sweep is to end.
-            places: where the trials' processes go.
+            source: gives new trials, interrupted trials, and trials that somebody asks for.
+            settings: returns the entries of a trial's configuration that do not describe the trial itself, such as its
+                report points and the sweep's folder.
+            slots: returns the present number of slots.
+            trials: the trials that have begun. Their rule decides who gets a free slot, and their `stop` tells whether
+                the sweep is to end: then no trial begins.
+            places: gives each trial process its place.
         """
         super().__init__()
         self._trials, self._rule, self._stop = trials, trials.rule, trials.stop
         self._places = places
         self._begun = trials.parked()
-        """Trial key -> the trial, of those that the rule may resume."""
+        """Trial key -> trial, for all trials that the rule may resume."""
         self._interrupted = trials.interrupted()
         self._source = source
         self._settings = settings
         self._slots = slots
         self._live: dict[str, str] = {}
-        """Tune's id of each trial that was handed out and is not over -> the trial's key."""
+        """Tune's id -> trial key, for all trials that were handed out and are not over."""
         self._repeating: set[str] = set()
-        """Trials that were handed out and repeat others."""
+        """Tune's ids of the repeats that were handed out."""
 
     @property
     def live(self) -> int:
-        """Trials that were handed out and are not over."""
+        """Returns the number of trials that were handed out and are not over."""
         return len(self._live)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Metric and space are the source's own."""
+        """Returns True and ignores the arguments: `TrialSource` has its own metric and space."""
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration; None when no slot is free; FINISHED when none will come."""
+        """Returns the next trial's configuration; None if no slot is free; FINISHED if there are no more trials."""
         if self._stop.reason is not None:
             return FINISHED
         if self._live and len(self._live) >= self._slots():
-            # With no trial live, the end must not wait for a host; a trial that there is does, for a slot on it.
+            # A live trial waits for a slot by itself. Without a live trial the sweep must be able to end.
             return None
         trial = self._next()
         if trial is None and self._live:
-            # A live trial may yet turn out infeasible and make room for another, or lead to one that goes on.
+            # A live trial may turn out infeasible and be replaced, or its report may let a parked trial go on.
             return None
         trial = trial or self._stop.last_call(self._next)
         if trial is None:
@@ -105,7 +106,7 @@ class TrialQueue(Searcher):
         }
 
     def _next(self) -> PlannedTrial | None:
-        """The trial that a free slot is for; None when it is for nobody now."""
+        """Returns the trial that gets a free slot; None if no trial gets the slot now."""
         if self._interrupted:
             trial = self._source.next(self._trials.journal.record)
             self._interrupted = self._interrupted - {trial.trial_key} if trial is not None else set()
@@ -122,23 +123,23 @@ class TrialQueue(Searcher):
             work = self._rule.next(is_exhausted=True)
         if isinstance(work, Resume):
             return self._begun[work.trial]
-        # What is best is known once nothing else trains.
+        # Repeats begin once no other trial trains, because only then the best trials are known.
         return self._source.repeat(self._trials.journal.record) if self._live.keys() <= self._repeating else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Frees the trial's place."""
+        """Frees the place of the trial process."""
         self._live.pop(trial_id, None)
         self._places.free(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the sweep's event log is the state."""
+        """Does nothing, because the event log holds the state of the sweep."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Does nothing; see `save`."""
 
 
 class ProcessPlaces:
-    """Where the processes of trials are: on the head, or on any node."""
+    """Gives trial processes their places: on the head, or on any node."""
 
     def __init__(
         self,
@@ -146,14 +147,14 @@ class ProcessPlaces:
         room_anywhere: Callable[[], int] = lambda: 0,
         begin: Callable[[], object] = lambda: None,
     ) -> None:
-        """All places are free.
+        """Starts with all places free.
 
         Args:
-            on_head: how many processes are on the head before others are placed anywhere; None: all are on the head.
-            room_anywhere: how many more than those of the head's share the cluster has room for. The head takes those
-                that are too many: they would wait for ever.
-            begin: called before the first trial whose process may be on any node. What it returns lives on with these
-                places: Ray ends an actor that nobody holds.
+            on_head: processes on the head before further ones go to any node; None: all are on the head.
+            room_anywhere: returns how many processes fit on the cluster beside the head's share. Further processes go
+                to the head too, since they would wait for ever elsewhere.
+            begin: called before the first process goes to any node. Its result is kept, because Ray ends an actor
+                without a handle.
         """
         self._most_on_head = on_head
         self._room_anywhere, self._begin = room_anywhere, begin
@@ -163,7 +164,7 @@ class ProcessPlaces:
         self._kept: object = None
 
     def place(self, trial_id: str) -> bool:
-        """Gives the process of a trial its place; whether that may be on any node."""
+        """Gives a trial process its place; returns whether the process may be on any node."""
         if self._is_for_head():
             self._on_head.add(trial_id)
             return False
@@ -173,7 +174,7 @@ class ProcessPlaces:
         return True
 
     def free(self, trial_id: str) -> None:
-        """The trial is over, or gives its place back."""
+        """Frees the place of a trial process."""
         self._on_head.discard(trial_id)
         self._anywhere.discard(trial_id)
 
@@ -184,13 +185,13 @@ class ProcessPlaces:
 
 
 def share_of_head() -> int:
-    """How many processes of trials the driver's node takes before others go anywhere."""
+    """Returns how many trial processes the driver's node takes before further ones go to any node."""
     here = staying().get(ray.get_runtime_context().get_node_id())
     return max(1, int((here.memory if here is not None else 0.0) * HEAD_SHARE / PROCESS_BYTES))
 
 
 def room_anywhere() -> int:
-    """How many processes of trials the nodes have memory for, as Ray counts it; 0 while Ray does not answer."""
+    """Returns how many trial processes fit into the memory of all nodes; 0 while Ray does not answer."""
     try:
         return sum(int(node.memory // PROCESS_BYTES) for node in staying().values())
     except Exception:  # What Ray raises when its head service does not answer.

@@ -1,4 +1,4 @@
-"""What a driver does between the steps of Ray Tune: it ends trials and the sweep as asked, and tells what hosts do."""
+"""Acts between the steps of Ray Tune: stops trials and the sweep on request, and tells what the hosts do."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sweeps.tune.hosts import BaseEvaluation, BrokerLines, HostCount, StartedHos
 from sweeps.tune.sweep_trials import SweepTrials
 
 Standing = tuple[int, int, int, tuple[Silent, ...]]
-"""How many hosts there are, and slots; for the others see `held` and `silent` of `HostsStarted`."""
+"""Numbers of hosts and slots, then `held` and `silent` as in `HostsStarted`."""
 
 
 class Watch(Stopper):
-    """Looks after a sweep between Tune's steps, as Tune's stopper. Nothing here waits."""
+    """Watches a sweep between Tune's steps, as Tune's stopper. No method waits."""
 
     def __init__(
         self,
@@ -36,39 +36,39 @@ class Watch(Stopper):
         base: BaseEvaluation | None,
         calls: Calls = RAY,
     ) -> None:
-        """A watch over a sweep whose hosts have started.
+        """Watches a sweep whose hosts have started.
 
         Args:
-            live_trials: how many trials were handed out and are not over.
-            base: None where the base was evaluated before.
+            live_trials: returns the number of trials that were handed out and are not over.
+            base: None if the base was evaluated before.
         """
         self._trials, self._live_trials, self._display, self._base = trials, live_trials, display, base
         self._broker, self._calls, self._hosts_at_start = hosts.broker, calls, hosts.hosts_at_start
         self._lines = BrokerLines(hosts.lines_said)
         self._news, self._standing, self._latest = Question(calls), Question(calls), Question(calls)
         self._told_to_stop: frozenset[str] = frozenset()
-        """The trials that the broker was told to stop."""
+        """Keys of the trials that the broker was told to stop."""
         self._hosts_told: HostCount | None = hosts.hosts_at_start
-        """How many hosts the broker was told to have; None when it is to be told again."""
+        """The number of hosts that the broker was told to run; None if the broker must be told again."""
         self._count_at = calls.now() + timeouts.COUNT_SECONDS
-        """When to ask for the number of hosts, in monotonic seconds."""
+        """Monotonic seconds at which to ask for the number of hosts."""
         self._steps_at = -math.inf
-        """When to ask for the steps that trials have taken."""
+        """Monotonic seconds at which to ask for the steps of the trials."""
         self._deadline: float | None = None
-        """Until when trials may save themselves; None while the sweep is to go on."""
+        """Monotonic seconds until which trials may save themselves; None while the sweep goes on."""
         self._has_given_up = False
-        """The deadline has passed, and that was said."""
+        """Whether the user was told that the deadline has passed."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its stopper into every snapshot, and none is ever read."""
+        """Returns nothing: Tune pickles its stopper into each of its snapshots, and nobody reads them."""
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial is stopped here."""
+        """Returns False: `RuleScheduler` stops single trials."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether Tune should stop what still runs: trials first have time to save themselves."""
+        """Does the work of the watch. Returns True once Tune should end the sweep and its trials are saved or late."""
         self._tell_news()
         self._count_hosts()
         self._show_steps()
@@ -79,7 +79,7 @@ class Watch(Stopper):
         return self._trials.stop.check() is not None and self._may_end()
 
     def _may_end(self) -> bool:
-        """Whether all trials of a sweep that is to end are saved, or have had their time for that."""
+        """Tells whether all trials of a sweep that is to end are saved, or their time is over."""
         if self._deadline is None:
             self._broker.stop.remote()
             self._deadline = self._calls.now() + timeouts.LEAVE_SECONDS
@@ -90,7 +90,7 @@ class Watch(Stopper):
             return False
         if not self._has_given_up:
             self._has_given_up = True
-            # Some of them may wait for a slot, and have trained nothing since their last snapshot.
+            # Some of these trials may wait for a slot and have trained nothing since their last snapshot.
             late = f"{counted(live, 'trial')} {'was' if live == 1 else 'were'} not saved"
             lost = "what may have been trained since the last snapshot is lost"
             self._display.say(f"{late} within {timeouts.LEAVE_SECONDS:.0f} s: {lost}")
@@ -116,7 +116,7 @@ class Watch(Stopper):
         for line in heard.news:
             self._display.say(line)
         if standing is not None:
-            self._standing.forget()  # That answer may be older.
+            self._standing.forget()  # The open question may bring an older answer.
             self._hosts_changed(standing)
 
     def _broker_lost(self, error: Exception) -> None:
@@ -126,7 +126,7 @@ class Watch(Stopper):
         self._told_to_stop = frozenset()
 
     def _tell_again(self, is_another: bool) -> None:
-        """Tells a broker that was away what was asked for: what was told meanwhile may have reached nobody."""
+        """Repeats all requests to a broker that was away, because requests sent meanwhile may be lost."""
         self._hosts_told = self._hosts_at_start if is_another else None
         self._told_to_stop = frozenset()
         if self._deadline is not None:
@@ -138,7 +138,7 @@ class Watch(Stopper):
             self._standing.ask(self._broker.standing.remote())
             self._count_at = now + timeouts.COUNT_SECONDS
         if self._standing.is_answered():
-            with suppress(*PROCESS_LOST):  # A broker that was lost is news for `_tell_news`.
+            with suppress(*PROCESS_LOST):  # `_tell_news` reports a lost broker.
                 self._hosts_changed(self._standing.answer())
 
     def _hosts_changed(self, standing: Standing) -> None:
@@ -152,7 +152,7 @@ class Watch(Stopper):
             self._latest.ask(self._broker.latest.remote())
             self._steps_at = now + timeouts.STEPS_SECONDS
         if self._latest.is_answered():
-            with suppress(*PROCESS_LOST):  # As above.
+            with suppress(*PROCESS_LOST):  # `_tell_news` reports a lost broker.
                 self._display.latest(self._latest.answer())
 
     def _stop_trials(self) -> None:
