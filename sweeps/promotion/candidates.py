@@ -1,4 +1,4 @@
-"""Which trials of a sweep may be promoted, and their adapters, fetched from MLflow and verified."""
+"""Ranks the trials that may be promoted; fetches their adapters from MLflow and verifies them."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from trainables.specs import TrialSpec
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial with its adapter, which was fetched and verified."""
+    """A trial with its fetched and verified adapter."""
 
     trial: TrialRun
     adapter: Mapping[str, bytes]
     """File of the PEFT folder -> content."""
     adapter_sha256: str
     reported: Evaluation
-    """What the trial was scored with."""
+    """The evaluation that the trial reported at its best step."""
     identity: str
-    """Makes a version the same one: 16 hex digits over the sweep, the trial and the adapter's files."""
+    """Identifies the candidate's version: 16 hex digits over the sweep, the trial and the adapter's files."""
 
     @property
     def label(self) -> str:
-        """The trial as tables name it."""
+        """Returns the trial's name in tables."""
         return self.trial.label
 
 
 def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: bool) -> list[TrialRun]:
-    """The trials that may be promoted, best first, or the one that `trial` names. Pure.
+    """Returns the trials that may be promoted, best first, or only the one that `trial` names. Pure.
 
     A repeat is chosen only by name: the luckiest of several seeds would pass for a better point.
 
     Args:
         trial: a trial's key, or its number as tables show it (t03).
-        force: the trial that is named may be one that is not ranked.
+        force: whether the named trial may be an unranked one.
 
     Raises:
-        SweepError: no trial, or not the named one, may be promoted.
+        SweepError: no trial may be promoted, or the named one may not.
     """
     if trial is not None:
         return [_named(sweep, objective.metric, trial, force)]
@@ -68,7 +68,7 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
 
 
 def _standing(trial: TrialRun, objective: Objective) -> Standing:
-    """As the sweep ranks its trials: among equals the loss decides."""
+    """Ranks a trial as the sweep does: between equal values the loss decides."""
     return objective.standing({name: trial.best(name) for name in (EVAL_LOSS, objective.metric)})
 
 
@@ -88,12 +88,10 @@ def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRu
 
 
 def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]:
-    """Fetches adapters and reported losses from MLflow, and checks that the trials wrote them; the best trial's first.
+    """Fetches the adapters and reported losses of the best trials from MLflow, and checks that the trials wrote them.
 
-    A trial whose files are not in MLflow is left out, unless it was named: the next one takes its place.
-
-    Args:
-        context: says how many are wanted.
+    Leaves out a trial whose files are not in MLflow, and takes the next one; a named trial must have its files. Returns
+    at most `promotion.top` candidates, best first.
 
     Raises:
         SweepError: a file is not the one that the trial wrote, or no trial has its files in MLflow.
@@ -141,20 +139,20 @@ def _fetched(context: Context, trial: TrialRun) -> Candidate:
 
 
 def _objections(trial: TrialRun, reported: ReportedRows) -> list[str]:
-    """What is not verified of a trial's files."""
+    """Lists what cannot be verified of a trial's files."""
     objections = []
     if trial.adapter_sha256 is None:
         objections.append(f"its run {trial.run_id} has no tag sweep.adapter_sha256 to verify it by")
     if trial.rows_sha256 is None or reported.sha256 != trial.rows_sha256:
         objections.append("its eval_rows.json in MLflow is not the one that the trial wrote")
     if not reported.evaluation.hardware:
-        # It decides how exactly the losses must come out again.
+        # The hardware decides how exactly a second evaluation must agree.
         objections.append("it is not known on what it was evaluated")
     return objections
 
 
 def base_of(sweep: TrackedSweep, candidates: Sequence[Candidate]) -> TrialSpec:
-    """The base with the type of activations that the candidates were evaluated in, where they all name the same."""
+    """Returns the base with the activations' type of the candidates' evaluations, if they all name the same type."""
     spec = sweep.config.base
     hardware = {each.reported.hardware for each in candidates if each.reported.hardware}
     dtypes = {name.split()[1] for name in hardware}

@@ -26,32 +26,32 @@ _OF_LIMITS = {True: "holds", False: "worse", None: "cannot tell"}
 _SAID_ELSEWHERE = {
     "log10_learning_rate", "base_model", "base_revision", "quantization", "compute_dtype", "train_data",
 }  # fmt: skip
-"""Params that repeat another one or another line, and the path of the rows on the machine that trained."""
+"""Params that repeat another param or line, and the path of the rows on the machine that trained."""
 
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """What the model card and the registry say of a version."""
+    """Facts about a version for the model card and the registry."""
 
     model: str
     alias: str
     sweep: TrackedSweep
     winner: TrialRun
     is_chosen: bool
-    """Whether a person named the trial, so that it need not be the sweep's best."""
+    """Whether a person named the trial, which then need not be the sweep's best."""
     verdict: Verdict
     rows: str
-    """Where the rows that decided come from, in words."""
+    """Source of the deciding rows, in words."""
     base: BaseFacts
     unquantised: float | None
-    """The winner's loss on the base without quantisation; None where the base has none, or it is not known."""
+    """The winner's loss on the base without quantisation; None if the base is not quantised, or the loss is unknown."""
     forced: Sequence[str]
     ends: Mapping[str, int]
     """See `ScoringResult.ends`."""
 
 
 def table(verdict: Verdict) -> Table:
-    """Shows what the gate compared: base, champion and candidates, the winner first, and its guards and worst slice."""
+    """Makes a table of base, champion and candidates, the winner first, with the guards and the worst slice."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", _metric(verdict), "gain on", "", f"{percent(verdict.best.confidence)} interval", "verdict"):
         shown.add_column(name, justify="left" if name in ("", "gain on", "verdict") else "right", no_wrap=True)
@@ -71,9 +71,9 @@ def table(verdict: Verdict) -> Table:
 
 
 def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
-    """What base, champion and winner have of the loss and of each grader's score, where these do not decide.
+    """Returns a line for each metric that does not decide, with the values of base, champion and winner.
 
-    A line each, of what the answers on the rows that decide gave anyway.
+    The metrics are the loss and the main scores of each grader, on the deciding rows.
     """
     own = verdict.scores[verdict.winner].metrics
     shown = [name for name in (EVAL_LOSS, *scored.main_among(own)) if name != verdict.objective.metric]
@@ -86,12 +86,12 @@ def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
 
 
 def _metric(verdict: Verdict) -> str:
-    """The metric that decides, as tables name it."""
+    """Returns the deciding metric's name in tables."""
     return "loss" if verdict.objective.metric == EVAL_LOSS else verdict.objective.metric
 
 
 def _ends(comparison: Comparison) -> str:
-    """The ends of an interval; nothing where there is none."""
+    """Formats the ends of an interval; empty if there is none."""
     if comparison.low is None or comparison.high is None:
         return ""
     return f"{digits(comparison.low, '+')} to {digits(comparison.high, '+')}"
@@ -108,7 +108,7 @@ def headline(facts: VersionFacts) -> str:
 
 
 def description(facts: VersionFacts) -> str:
-    """A version's description in the registry: first what it gained, then where it comes from."""
+    """Returns a version's description in the registry: first its gain, then its origin."""
     winner = facts.winner
     lines = [headline(facts), ""]
     lines += [f"**Forced**: {reason}." for reason in facts.forced]
@@ -123,7 +123,7 @@ def description(facts: VersionFacts) -> str:
 
 
 def model_description(facts: VersionFacts) -> str:
-    """The registered model's description."""
+    """Returns the registered model's description."""
     return (
         f"LoRA adapters on `{base_of(facts)}`, promoted by `qsweep promote` after they were evaluated again.\n\n"
         f'Load the present one with `mlflow.pyfunc.load_model("models:/{facts.model}@{facts.alias}")`. '
@@ -132,7 +132,7 @@ def model_description(facts: VersionFacts) -> str:
 
 
 def card(facts: VersionFacts) -> str:
-    """The model card inside the package."""
+    """Returns the model card of the package."""
     config, verdict = facts.sweep.config, facts.verdict
     data = config.data
     own = sum(trial.repeats is None for trial in facts.sweep.trials)
@@ -141,7 +141,7 @@ def card(facts: VersionFacts) -> str:
     best = f"the best on the rows that decided of {candidates} candidate{'' if candidates == 1 else 's'}, out"
     place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else best
     lines = ["---"]
-    # The hub links a model to its base by the bare id and takes nothing else here; the commit is said under Training.
+    # The hub links a model to its base by the bare id alone; the commit stands under Training.
     lines += [f"base_model: {facts.base.source}"] if facts.base.kind == "hub" else []
     lines += [f"license: {facts.base.licence}"] if facts.base.licence else []
     lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.model}", "", headline(facts), ""]
@@ -193,12 +193,12 @@ def card(facts: VersionFacts) -> str:
 
 
 def served_name(model: str, version: str) -> str:
-    """The name to serve a version under, by its number."""
+    """Returns the name to serve a version under."""
     return f"{model}-v{version}"
 
 
 def base_of(facts: VersionFacts) -> str:
-    """The source of the base, with the commit of a hub model."""
+    """Returns the source of the base, with the commit of a hub model."""
     return facts.base.source + (f" at {facts.base.revision}" if facts.base.revision else "")
 
 
@@ -212,7 +212,7 @@ def _settings(trial: TrialRun) -> str:
 
 
 def _bases(facts: VersionFacts) -> str:
-    """Says which base each loss is of."""
+    """Says on which base each loss was computed."""
     told = f"Losses are on the base as in training: {_quantization(facts)}."
     if facts.base.quantization["scheme"] == "none":
         return told
@@ -222,7 +222,7 @@ def _bases(facts: VersionFacts) -> str:
 
 
 def _elsewhere(facts: VersionFacts) -> list[str]:
-    """How to use the PEFT folder without this package, and where its answers end."""
+    """Says how to use the PEFT folder without this package, and where its answers end."""
     lines = [
         "`artifacts/adapter` is a plain PEFT folder. To bring it here:",
         f"`mlflow artifacts download -u models:/{facts.model}/VERSION -d .`",

@@ -1,9 +1,10 @@
-"""Tells what a running server serves: what was promoted, the base, another adapter, or that it cannot be told.
+"""Tells what a running server serves: the promoted adapter, the base, another adapter, or that it cannot be told.
 
-A version's decision record holds rows as tokens, and the log-probabilities that promotion computed for them with each
-candidate and with the base. The server is asked for its own. It computes in another type, on another device and perhaps
-on a base of another quantisation, so its numbers are never equal: it serves the recorded model that is nearest by a
-clear margin (`nearest`). How near that must be tells the server's base, which is asked the same (`allowed`).
+A version's decision record holds rows as tokens, and the log-probabilities of these tokens that promotion computed with
+each candidate and with the base. The server is asked for its own log-probabilities. The server computes in another
+type, on another device and perhaps on a base of another quantisation, so its numbers are never equal. The served model
+is the recorded model that is nearest by a clear margin (`nearest`). The server's base shows how near is near enough: it
+is asked for the same rows (`allowed`).
 """
 
 from __future__ import annotations
@@ -32,42 +33,46 @@ from trainables.inputs.legible import legible
 from trainables.scoring.requests import BASE
 
 ROUNDED, QUANTISED = 0.1, 1.0
-"""See `allowed`."""
+"""Limits in nats per token, if the server's base cannot be asked; see `allowed`."""
 CLEAR, CLEAR_OF_ADAPTERS = 4.0, 2.0
-"""See `nearest`."""
+"""Factors between the distances of two models, if one of them is the base, and between two adapters; see `nearest`."""
 LogProbabilities = Sequence[Sequence[float]]
-"""Of each row, those of its labelled tokens, in nats."""
+"""For each row, the log-probabilities of its labelled tokens, in nats."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far a server is from each recorded model."""
+    """Distances of a server from the recorded models."""
 
     differences: Mapping[str, float]
-    """Name of a recorded model -> its mean absolute difference per token to the server, in nats; the nearest first."""
+    """Name of a recorded model -> mean absolute difference per token from the server, in nats; nearest first."""
     unclear: str
-    """Why the nearest is not told to be what is served; empty when it is."""
+    """Why the nearest model cannot be called the served one; empty if it can."""
 
     @property
     def served(self) -> str | None:
-        """The recorded model that is served; None when that cannot be told."""
+        """Returns the name of the served model; None if it cannot be told."""
         return None if self.unclear else next(iter(self.differences))
 
 
 def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], most: float) -> Likeness:
     """Tells which recorded model a server answers with. Pure.
 
-    It is the nearest one, when it is clearly so. It must be near, and the base at least `CLEAR` times as far: an
-    adapter of which the server applies between a fifth and four fifths is neither, as where it divides alpha by r and
-    not by its root (a quarter for r 16). Between two adapters it is `CLEAR_OF_ADAPTERS`: served without the
-    quantisation of training, the quickstart's adapter was 0.17 from its record and 0.45 from that of the next trial,
-    and a trial of which there was no record 0.62 from the nearest and 0.81 from the next. And the rows must agree:
-    the interval over rows of the difference between the two distances, paired by row, lies above zero, with 99%
-    confidence for all pairs at once.
+    The nearest model is the served one if it passes three tests:
+
+    - Its distance is at most `most`.
+    - Every other model is clearly farther. If one of the two is the base, the other is at least `CLEAR` times as far:
+      an adapter of which the server applies between a fifth and four fifths is neither model, as on a server that
+      divides alpha by r instead of its root (a quarter for r 16). Between two adapters the factor is
+      `CLEAR_OF_ADAPTERS`. Served without the quantisation of training, the quickstart's adapter was 0.17 from its
+      record and 0.45 from the record of the next trial. A trial without a record was 0.62 from the nearest record and
+      0.81 from the next.
+    - The rows agree: the interval over rows of the difference between the two distances, paired by row, lies above
+      zero, with 99% confidence for all pairs at once.
 
     Args:
-        served: what the server answered, NaN where it did not.
-        recorded: name of a model -> what was recorded of it on the same rows.
+        served: the server's answers; NaN for tokens without an answer.
+        recorded: name of a model -> its record on the same rows.
         most: the largest mean absolute difference per token, in nats, that rounding explains; see `allowed`.
     """
     told = [place for place, row in enumerate(served) if np.isfinite(row).any()]
@@ -92,22 +97,23 @@ def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], 
 
 
 def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[np.float64]:
-    """The sum of each row's absolute differences."""
+    """Returns the sum of each row's absolute differences."""
     pairs = zip(served, recorded, strict=True)
     return np.array([np.nansum(np.abs(np.subtract(ours, theirs))) for ours, theirs in pairs])
 
 
 def allowed(record: Decision, rounding: float | None, is_quantised: bool = False) -> float:
-    """The largest mean absolute difference per token, in nats, between what is served and its record.
+    """Returns the largest mean absolute difference per token, in nats, of a served model from its record.
 
-    A server does not say in which type it computes, and a base that was quantised in training is often served without.
-    Twice what the server's base differs by, and 0.01 where that is next to nothing. Where the base cannot be asked:
-    SmolLM2-135M without an adapter, on the quickstart's rows (4.4 nats a token), differs from itself in float32 by 0.05
-    in bfloat16 and by 0.72 in nf4, on a CPU; other models were not measured. llama.cpp's server has no base to ask.
+    A server does not say in which type it computes, and often serves a base that was quantised in training without
+    quantisation. The limit is therefore twice the difference of the server's base, plus 0.01. If the base cannot be
+    asked, as on llama.cpp's server, the limit is `ROUNDED` or `QUANTISED`. They come from SmolLM2-135M without an
+    adapter on the quickstart's rows (4.4 nats a token), on a CPU: it differs from itself in float32 by 0.05 in bfloat16
+    and by 0.72 in nf4. Other models were not measured.
 
     Args:
         rounding: as `Served.rounding`.
-        is_quantised: whether the server's base is.
+        is_quantised: whether the server says that its base is quantised.
     """
     if rounding is not None:
         return 2 * rounding + 0.01
@@ -118,7 +124,7 @@ def allowed(record: Decision, rounding: float | None, is_quantised: bool = False
 
 
 def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
-    """A version's decision record. Raises `SweepError` when it has none, another one than was written, or no rows."""
+    """Returns a version's decision record. Raises `SweepError` if it is missing, was changed, or holds no rows."""
     path = f"{versions.package_path(model, version.tags[IDENTITY])}/{RECORD}"
     record = decision_record.read(lookup.file(version.run_id, path))
     if not record.is_whole or record.sha256 != version.tags.get(versions.RECORD_DIGEST):
@@ -130,22 +136,23 @@ def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
 
 @dataclass(frozen=True)
 class Served:
-    """What a server was found to serve."""
+    """Result of asking a server what it serves."""
 
     model: str
     version: str
-    """The version that it was to serve."""
+    """The version that the server should serve."""
     name: str
-    """The served name that was asked."""
+    """The name on the server that was asked."""
     rows: int
     likeness: Likeness
-    """To `PROMOTED`, `BASE`, other versions of the model by their numbers, and other candidates by their labels."""
+    """Distances from `PROMOTED`, `BASE`, other versions by their numbers, and other candidates by their labels."""
     rounding: float | None
-    """How far the server's base is from the recorded one, as `Likeness.differences`; None where it cannot be asked."""
+    """Distance of the server's base from the recorded base, as in `Likeness.differences`; None if it cannot be
+    asked."""
 
     @property
     def verdict(self) -> str:
-        """promoted, base, other_version, other_candidate or unknown."""
+        """Returns promoted, base, other_version, other_candidate or unknown."""
         served = self.likeness.served
         if served is None or served in (PROMOTED, BASE):
             return served or "unknown"
@@ -153,12 +160,12 @@ class Served:
 
     @property
     def exit_code(self) -> int:
-        """0 when what is served is what was promoted."""
+        """Returns 0 if the server serves what was promoted, else 1."""
         return 0 if self.verdict == PROMOTED else 1
 
     @property
     def in_words(self) -> str:
-        """The verdict for people, in a line."""
+        """Formats the verdict for people, in one line."""
         far = ", ".join(
             f"{f'version {name}' if name.isdigit() else name} {gap:.2g}"
             for name, gap in self.likeness.differences.items()
@@ -180,7 +187,7 @@ class Served:
         return f"{legible(self.name)} {told}{why} (nats a token on {self.rows} rows: {far})"
 
     def as_json(self) -> dict[str, Any]:
-        """The line that --json prints."""
+        """Returns the object for the JSON line."""
         served = self.likeness.served
         versions_of = {PROMOTED: self.version, "other_version": served}
         return {
@@ -198,14 +205,14 @@ class Served:
 
 
 def check(named: str, server: Server, name: str | None, tracking_uri: str | None) -> Served:
-    """Asks a server for the rows of a version's record.
+    """Asks a server for the rows of a version's record, and tells which model answers.
 
     Args:
-        named: the model and, after an @, the alias; the champion without.
-        name: the adapter's name on the server; None for that of the version.
+        named: MODEL@ALIAS, or MODEL alone for the champion.
+        name: the adapter's name on the server; None for the version's `served_name`.
 
     Raises:
-        SweepError: there is no such version, it has no record, or the server does not answer.
+        SweepError: there is no such version, it has no record, or the server does not answer or does not have the name.
     """
     uri = stores.store(tracking_uri)
     with answering(uri):
@@ -215,7 +222,7 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
         others = {}
         for known in registry.versions(model):
             if known.is_complete and known.number != version.number:
-                with suppress(SweepError):  # one that has no record, or has lost it, cannot be compared with
+                with suppress(SweepError):  # a version without a record cannot be compared with
                     others[known.number] = decision_of(lookup, model, known)
     name = name or served_name(model, version.number)
     server.check_name(name)
@@ -225,9 +232,9 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
 
 
 def _rounding(server: Server, name: str, record: Decision) -> float | None:
-    """As `Served.rounding`: also None where what the server lists beside `name` is not the recorded base."""
+    """Returns `Served.rounding`; None also if the server's other model is not the recorded base."""
     base = server.base_of(name)
-    with suppress(SweepError):  # it lists a base, and refuses its rows
+    with suppress(SweepError):  # the server may list a base, and refuse its rows
         found = None if base is None else _likeness(server, base, record, {}, None)
         if found is not None and found.served == BASE:
             return found.differences[BASE]
@@ -242,9 +249,9 @@ def _likeness(
 
 
 def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:
-    """What is recorded on the serving rows of a record: its own models, and other versions with the same rows.
+    """Returns the records on a record's serving rows: its own models, and other versions with the same rows.
 
-    A candidate that is one of the versions, with the same numbers, is not there twice.
+    A candidate with the numbers of a version is left out.
 
     Args:
         others: number of a version -> its record.

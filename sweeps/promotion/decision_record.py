@@ -1,6 +1,7 @@
-"""The decision record: one JSON file, `decision.json`, that says of a version why it was promoted, and of what it is.
+"""Defines the decision record, `decision.json`: why a version was promoted, and what it was made of.
 
-`of` writes one down, `read` reads one, and `verify` checks one. Without MLflow and torch.
+`of` makes a record, `read` reads a record, and `sweeps.promotion.verify` checks a record. MLflow and torch are not
+needed.
 """
 
 from __future__ import annotations
@@ -31,30 +32,29 @@ if TYPE_CHECKING:
     from trainables.scoring.requests import ScoringResult
 
 PROMOTED = "promoted"
-"""The name of the promoted adapter in `ServingRow.logprobs`."""
+"""Name of the promoted adapter in `ServingRow.logprobs`."""
 RECORDED = "artifacts/"
-"""Where the files of a package are whose digests a record holds: adapter, tokenizer with its template, base.json."""
+"""Folder of the package whose files' digests a record holds: adapter, tokenizer with its template, base.json."""
 _Words = Annotated[tuple[str, ...], Field(strict=False)]
 _Numbers = Annotated[tuple[int, ...], Field(strict=False)]
 _Values = Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class Rule(Spec):
-    """What the gate asked."""
+    """The rule by which the gate decided."""
 
     objective: Objective
-    """The metric that decided."""
     min_gain: float
     """In the metric's unit."""
     candidates: _Words
-    """The adapters among which the winner was the best."""
+    """Labels of the candidates; the winner was the best of them."""
 
 
 class DecidingRows(Spec):
     """The rows that decided."""
 
     source: str
-    """Where they come from, in words."""
+    """Source of the rows, in words."""
     fingerprint: str
     """As `ScoringResult.fingerprint`."""
     digests: _Words
@@ -62,7 +62,7 @@ class DecidingRows(Spec):
 
 
 class Origin(Spec):
-    """The sweep and the trial that the adapter comes from."""
+    """Sweep and trial of the adapter."""
 
     sweep_id: str
     trial_key: str
@@ -71,11 +71,11 @@ class Origin(Spec):
     data_fingerprint: str | None
     """Identifies the tokens that the sweep trained on."""
     fingerprints: dict[str, str]
-    """Identify the base and the data files that the sweep began with."""
+    """Identify the base and the data files with which the sweep began."""
 
 
 class Base(Spec):
-    """The base that all were evaluated on; see `BaseFacts` for what has no words here."""
+    """The base of all evaluations. Its fields are as in `BaseFacts`, but for the identity."""
 
     source: str
     revision: str | None
@@ -83,28 +83,27 @@ class Base(Spec):
     files: dict[str, str]
     quantization: dict[str, Any]
     identity: str
-    """Base and quantisation, as the version's tag base.identity."""
+    """Identifies base and quantisation, as the version's tag base.identity."""
 
 
 class ServingRow(Spec):
-    """One of the first rows that decided, to ask a server for."""
+    """One of the first deciding rows, to ask a server for."""
 
     ids: _Numbers
     labelled: _Numbers
     """Positions of the tokens that count in the loss."""
     logprobs: dict[str, _Values]
-    """`PROMOTED`, the labels of other candidates, BASE, and CHAMPION where there was one -> log-probability of each
+    """`PROMOTED`, the labels of other candidates, BASE, and CHAMPION if there was one -> log-probability of each
     labelled token, in nats."""
 
 
 class Decision(Spec):
-    """The decision record of a version; of its last promotion, where there were several."""
+    """The decision record of a version's last promotion."""
 
     format: Literal[1] = 1
     time: float
-    """When the gate had decided, in seconds since the epoch."""
+    """When the record was made, in seconds since the epoch."""
     model: str
-    """The registered model's name."""
     alias: str
     """The alias that was to move."""
     identity: str
@@ -113,42 +112,41 @@ class Decision(Spec):
     rule: Rule
     rows: DecidingRows
     scores: dict[str, Evaluation]
-    """A candidate, BASE or CHAMPION -> its evaluation on the rows, row by row."""
+    """Label of a candidate, BASE or CHAMPION -> its evaluation on the deciding rows, row by row."""
     sliced: Sliced | None
-    """How the rows are divided into slices; None where they are not."""
+    """Division of the rows into slices; None without slices."""
     guarded: Annotated[tuple[Guarded, ...], Field(strict=False)]
-    """The evaluations under each guard."""
     verdict: dict[str, Any]
     """As `Verdict.as_json`."""
     forced: _Words
     """The objections that --force overrode."""
     champion: str | None
-    """The version that it was compared with; None where there was no champion, or none that could be compared with."""
+    """Version that the winner was compared with; None if there was no champion that could be compared with."""
     champion_sha256: str | None
-    """As `adapter_sha256`, of that version."""
+    """The champion's `adapter_sha256`."""
     adapter_sha256: str
     """As the version's tag adapter_sha256."""
     files: dict[str, str]
     """File of the package below `RECORDED` -> its SHA-256."""
     base: Base
     versions: dict[str, str]
-    """Package -> its version."""
+    """Python package -> its version."""
     serving_rows: Annotated[tuple[ServingRow, ...], Field(strict=False)]
     sha256: str = ""
-    """Over all other fields; also the version's tag `versions.RECORD_DIGEST`."""
+    """Digest of all other fields as written; also the version's tag `versions.RECORD_DIGEST`."""
 
     @property
     def winner(self) -> str:
-        """The promoted adapter's name in `scores`."""
+        """Returns the promoted adapter's name in `scores`."""
         return str(self.verdict["winner"])
 
     @property
     def is_whole(self) -> bool:
-        """Whether it still is what was written."""
+        """Tells whether the record is unchanged since it was written."""
         return self.sha256 == self.digest()
 
     def digest(self) -> str:
-        """The `sha256` of what is here."""
+        """Returns the `sha256` of the present fields."""
         return hashlib.sha256(json.dumps(self._document(), sort_keys=True).encode()).hexdigest()
 
     def _document(self) -> dict[str, Any]:
@@ -157,16 +155,16 @@ class Decision(Spec):
         return self.model_dump(mode="json", exclude=left_out)
 
     def content(self) -> bytes:
-        """The file."""
+        """Returns the content of decision.json."""
         return json.dumps({**self._document(), "sha256": self.sha256}).encode()
 
 
 def of(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
-    """The record of a promotion that the gate has let pass.
+    """Makes the record of a promotion that the gate has passed.
 
     Args:
-        files: of the version's package.
-        time: in seconds since the epoch.
+        files: files of the version's package.
+        time: seconds since the epoch.
     """
     evidence, candidate, sweep = winner.evidence, winner.candidate, context.sweep
     answer, labels = evidence.answer, tuple(each.label for each in evidence.candidates)
@@ -201,8 +199,7 @@ def of(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[
 
 
 def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str]) -> tuple[ServingRow, ...]:
-    """The first rows with their log-probabilities."""
-    if winner not in answer.logprobs:  # a scorer of somebody's own need not tell them
+    if winner not in answer.logprobs:  # a user's own scorer need not return them
         return ()
     names = [name for name in (winner, *candidates, BASE, CHAMPION) if name in answer.logprobs]
     told = {PROMOTED if name == winner else name: answer.logprobs[name] for name in names}
@@ -215,11 +212,11 @@ def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str])
 
 
 def read(content: bytes) -> Decision:
-    """Reads a record; see also `Decision.is_whole`.
+    """Reads a record, and does not check `Decision.is_whole`.
 
     Raises:
-        SweepError: it is of another format.
-        Failed: it cannot be read.
+        SweepError: the record has another format.
+        Failed: the record cannot be read.
     """
     try:
         raw = json_text.parse(content)
@@ -235,6 +232,6 @@ def read(content: bytes) -> Decision:
 
 
 def file_digests(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The `Decision.files` of a package's files."""
+    """Returns the `Decision.files` of a package's files."""
     recorded = {name: content for name, content in files.items() if name.startswith(RECORDED)}
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(recorded.items())}

@@ -1,4 +1,4 @@
-"""The evidence of a promotion: base, rows and champion are checked, then all are evaluated, and the gate is asked.
+"""Collects the evidence of a promotion: checks base, rows and champion, evaluates all of them, and asks the gate.
 
 The candidates are evaluated twice: once to confirm what their trials reported, once on the rows that decide.
 """
@@ -30,39 +30,38 @@ from trainables.scoring.requests import BASE, MOST_SAMPLES, BaseFacts, ScoringRe
 
 @dataclass(frozen=True)
 class Content:
-    """What was checked."""
+    """Result of `check`: the base, the champion's adapter and the rows."""
 
     base_identity: str
-    """Base and quantisation: only adapters of the same ones can be compared."""
+    """Identifies base and quantisation. Only adapters on the same base can be compared."""
     champion_adapter: Mapping[str, bytes] | None
-    """None when there is no champion, or --force promotes without a comparison with it."""
+    """Files of the PEFT folder; None if there is no champion, or if --force promotes without a comparison."""
     rows_in_train: int
-    """How many rows of --eval-data were said to be in data.train too, at a look at the first ones."""
+    """How many of the first rows of --eval-data are also in data.train."""
     deciding: tuple[str, str]
-    """As `deciding_rows`."""
+    """Result of `deciding_rows`."""
     eval_data: bytes | None
-    """The file of --eval-data as it was before that look: it may change until it is sent."""
+    """Content of the --eval-data file, read before its first rows were checked: the file may change later."""
     guards: Mapping[str, bytes]
-    """Each file of promotion.guards, in the same way."""
+    """File of a guard in `promotion.guards` -> its content, read in the same way."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evaluations of base, champion and candidates on the rows that decide."""
+    """Evaluations of base, champion and candidates on the deciding rows."""
 
     candidates: Sequence[Candidate]
-    """Those with a finite loss: the others are left out."""
+    """Candidates with a finite loss."""
     request: ScoringRequest
     answer: ScoringResult
     rows: str
-    """Where the rows come from, in words."""
+    """Source of the rows, in words."""
     base_identity: str
-    """As `Content.base_identity`."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """The best candidate, and the verdict of the gate on it."""
+    """The best candidate, and the gate's verdict on it."""
 
     candidate: Candidate
     verdict: Verdict
@@ -70,22 +69,21 @@ class Contender:
     champion: Version | None
     sliced: Sliced | None = None
     guarded: tuple[Guarded, ...] = ()
-    """As `gate.decide` was given them."""
 
     @property
     def is_champion(self) -> bool:
-        """Whether the alias points to the candidate already."""
+        """Tells whether the alias already points to the candidate."""
         return self.champion is not None and self.champion.tags[IDENTITY] == self.candidate.identity
 
 
-# What is compared is what the sweep trained on
+# Checks of base, rows and champion
 
 
 def find_champion(context: Context) -> Version | None:
-    """The version that the alias points to now; None when there is none.
+    """Returns the version that the alias points to now; None if there is none.
 
     Raises:
-        SweepError: the model's name is taken by something else, or the version was not made by qsweep.
+        SweepError: the model's name is taken by another model, or qsweep did not make the version.
     """
     context.registry.model(context.model)
     champion = context.registry.at(context.model, context.alias)
@@ -101,8 +99,9 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     """Checks that base and rows are still those that the sweep began with, and that the champion is on this base.
 
     Raises:
-        ConfigError: the rows of --eval-data, or of a guard, are wrong.
-        SweepError: base or rows are not there, or differ and the request does not force.
+        ConfigError: the rows of --eval-data or of a guard, or the column of the slices, are wrong.
+        SweepError: base or rows are missing. Or they differ, or the champion cannot be compared with, and the request
+            does not force.
     """
     file, deciding = context.request.eval_data, deciding_rows(context)
     rows, in_train = (None, 0) if file is None else _check_rows(context, file, "--eval-data")
@@ -136,7 +135,7 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
 
 
 def _check_rows(context: Context, file: Path, option: str) -> tuple[bytes, int]:
-    """Warns of what is odd in the first rows of a file; returns its content, and how many are also in data.train."""
+    """Returns a file's content, and how many of its first rows are also in data.train. Passes warnings on."""
     data = context.sweep.config.base.data_spec
     problems = requests.check_rows(data, str(file), option)
     if problems:
@@ -157,18 +156,18 @@ def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
 
 
 def _without_revision(identity: str) -> str:
-    """The identity of a base, the same for all revisions of a hub model: `moved_base` compares what those stand for."""
+    """Removes the revision of a hub model from a base's identity: `moved_base` compares revisions."""
     return re.sub(r"^(hub:\S+)@\S+", r"\1", identity)
 
 
 def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
-    """How a champion's base differs from this sweep's of the same source; None where it does not.
+    """Says how a champion's base differs from this sweep's base of the same source; None if it does not.
 
-    A branch moves. Commits with the same weights are one base. A file in a package may have other weights in another
-    version of the package.
+    A branch moves. Two commits with the same weights are one base. A file in a package may have other weights in
+    another version of the package.
 
     Args:
-        theirs: what the champion's package says of its base.
+        theirs: base.json in the champion's package.
         ours: the base that promotion evaluates on.
     """
     its, is_hub = theirs["revision"], theirs["kind"] == "hub"
@@ -184,7 +183,7 @@ def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
 def _champion_adapter(
     context: Context, champion: Version, base_identity: str, scored: Scoring
 ) -> dict[str, bytes] | str:
-    """The champion's adapter, or why it cannot be compared with."""
+    """Returns the files of the champion's adapter, or says why it cannot be compared with."""
     who = f"{context.model}: its {context.alias}, version {champion.number},"
     identity = champion.tags.get("base.identity", "unknown")
     if _without_revision(identity) != _without_revision(base_identity):
@@ -211,10 +210,11 @@ def _champion_adapter(
 
 
 def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) -> None:
-    """Evaluates the candidates on the rows that their trials were scored on, and compares with what those reported.
+    """Evaluates the candidates on the sweep's evaluation rows again, and compares with the losses that they reported.
 
     Raises:
-        SweepError: a loss does not come out again.
+        SweepError: a loss differs from the reported one. Or the tokens of the rows differ, and the request does not
+            force.
     """
     about = expected_time.in_words(context, len(candidates), lambda: len(candidates[0].reported.row_losses))
     context.say(f"evaluating candidates on the rows that the sweep was scored on{about}")
@@ -231,7 +231,7 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
 
 
 def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
-    """The line that says how far the second evaluation is from the first. Raises `SweepError` when it is too far."""
+    """Formats how far the second evaluation is from the first one. Raises `SweepError` if it is too far."""
     claimed = candidate.trial.best(EVAL_LOSS)
     if candidate.label in answer.not_finite:
         raise SweepError(
@@ -255,10 +255,11 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
 def collect(context: Context, candidates: Sequence[Candidate], content: Content, scored: Scoring) -> Evidence:
     """Evaluates the base, the champion if there is one, and the candidates on the rows that decide.
 
-    A candidate whose loss is not finite there is left out.
+    Leaves out a candidate whose loss is not finite on these rows.
 
     Raises:
-        SweepError: the loss of no candidate is finite, or that of the base or the champion is not.
+        SweepError: the loss of all candidates, of the base or of the champion is not finite, or the metric has no value
+            per row.
     """
     rows, words = content.deciding
     adapters = {candidate.label: candidate.adapter for candidate in candidates}
@@ -278,7 +279,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
                 "other rows with --eval-data"
             )
     refuse_unpaired("--metric", metric, answer.scores[BASE])
-    if answer.trained_on > content.rows_in_train:  # the look at the first rows has not said all
+    if answer.trained_on > content.rows_in_train:  # only the first rows were checked before
         context.say(
             f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
             "(all of data.train was compared): their loss says nothing about new rows; take them out of the file"
@@ -296,9 +297,9 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
 
 
 def announce(context: Context, adapters: Mapping[str, object], content: Content) -> None:
-    """Says what is evaluated on which rows, about how long that takes, and what is scored beside what decides."""
+    """Says what is evaluated on which rows, the estimated time, and which scores do not decide."""
     (rows, words), config, metric = content.deciding, context.sweep.config, context.objective.metric
-    graded = config.evaluation.names[:-1]  # the last one comes with any answers
+    graded = config.evaluation.names[:-1]  # answers_ended, the last one, comes with any answers
     about = expected_time.in_words(
         context, len(adapters) + 1, lambda: requests.count_rows(config.base.data_spec, rows), bool(graded)
     )
@@ -309,9 +310,9 @@ def announce(context: Context, adapters: Mapping[str, object], content: Content)
 
 
 def deciding_rows(context: Context) -> tuple[str, str]:
-    """The rows that decide, as `ScoringRequest.rows` names them and as the version's tags and its card do.
+    """Returns the deciding rows, as `ScoringRequest.rows` and in words for the version's tags and its card.
 
-    Warns when the search has seen them.
+    Warns if the search has seen these rows.
     """
     data, file = context.sweep.config.base.data_spec, context.request.eval_data
     if file is not None:
@@ -325,7 +326,7 @@ def deciding_rows(context: Context) -> tuple[str, str]:
 
 
 def refuse_unpaired(field: str, metric: str, evaluation: Evaluation) -> None:
-    """Raises `SweepError` when an evaluation has no value per row of the metric that is to decide."""
+    """Raises `SweepError` if an evaluation has no value of the metric per row."""
     if evaluation.rows_of(metric) is None:
         known = [name for name in (EVAL_LOSS, *evaluation.row_values) if evaluation.rows_of(name) is not None]
         raise SweepError(
@@ -341,7 +342,7 @@ def decide(
     objective: Objective,
     guarded: Sequence[Guarded] = (),
 ) -> Contender:
-    """The gate's verdict on the best candidate. Pure."""
+    """Asks the gate about the best candidate. Pure."""
     labels, scores = {each.label: each for each in evidence.candidates}, dict(evidence.answer.scores)
     sliced = None if policy.slices is None else Sliced(of=policy.slices, values=evidence.answer.slices)
 
@@ -357,7 +358,7 @@ def decide(
 
 
 def guard(context: Context, contender: Contender, content: Content, scored: Scoring) -> Contender:
-    """The verdict with the guards, on whose rows the winner, the base and the champion are evaluated.
+    """Evaluates the winner, the base and the champion on the rows of each guard, and asks the gate again.
 
     Raises:
         SweepError: a guard's metric has no value per row, or a loss is not finite on its rows.
@@ -386,7 +387,7 @@ def guard(context: Context, contender: Contender, content: Content, scored: Scor
 
 
 def _scores(scored: Scoring, request: ScoringRequest, field: str) -> Mapping[str, Evaluation]:
-    """The evaluations on a guard's rows, which errors name."""
+    """Returns the evaluations on a guard's rows. Errors name the guard's field."""
     try:
         answer = scored.score(request)
     except ClusterError as error:

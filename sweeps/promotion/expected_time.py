@@ -1,4 +1,4 @@
-"""How long promotion's evaluations may take, by how long those of the sweep took."""
+"""Estimates how long promotion's evaluations take, from the evaluations of the sweep."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainables.specs import EvaluationSpec
 
 
 def in_words(context: Context, adapters: int, rows: Callable[[], int | None], with_answers: bool = False) -> str:
-    """Says after a comma how long it takes: "about 2 min 05 s"; empty where the sweep's log, or the rows, are not here.
+    """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, are not here.
 
     Args:
-        adapters: that are evaluated one after another, the base among them.
-        rows: tells how many there are.
+        adapters: number of adapters that are evaluated one after another, with the base.
+        rows: counts the rows.
         with_answers: whether answers are scored too.
     """
     folder, scores = context.request.place.folder, context.sweep.config.evaluation
@@ -36,13 +36,13 @@ def in_words(context: Context, adapters: int, rows: Callable[[], int | None], wi
 
 
 def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answers: bool) -> float | None:
-    """Seconds of the sweep's evaluations for each adapter and row; None where the log does not tell. Pure.
+    """Returns seconds of the sweep's evaluations for each adapter and row; None if the log does not tell. Pure.
 
-    A host evaluates several adapters together: only the time in which at least one is evaluated counts. So the estimate
-    is too short for a sweep whose hosts all evaluate at once.
+    A host evaluates several adapters together, so time in which several are evaluated counts once. The estimate is
+    therefore too short for a sweep whose hosts all evaluate at once.
 
     Args:
-        with_answers: of evaluations that score answers too, for each row that is answered.
+        with_answers: use the evaluations that score answers too, and count the answered rows.
     """
     rows, spans = 0, []
     for event in events:

@@ -1,4 +1,4 @@
-"""Exports a version in a form that servers read, where what was written scores as what was promoted."""
+"""Exports a version in a form that servers read, and checks that the export scores as the version did."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it scores on the serving rows of the version's decision record."""
+    """An export, and its score on the serving rows of the version's decision record."""
 
     model: str
     version: str
@@ -34,17 +34,17 @@ class Exported:
     loss: float
     promoted_loss: float
     difference: float
-    """Of the rows, per token, in nats; as `Agreement.difference`."""
+    """Sum of the rows' absolute differences per token, in nats; as `Agreement.difference`."""
     tolerance: float
 
     @property
     def holds(self) -> bool:
-        """Whether it is what was promoted."""
+        """Tells whether the export scores as the promoted version did."""
         return self.difference <= self.tolerance
 
     @property
     def in_words(self) -> str:
-        """The losses for people, in a line."""
+        """Formats the losses for people, in one line."""
         is_near = "within" if self.holds else "not within"
         return (
             f"{self.model} version {self.version} as {self.form}: loss {self.loss:.4f}, promoted with "
@@ -52,7 +52,7 @@ class Exported:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The line that --json prints."""
+        """Returns the object for the JSON line."""
         return {**vars(self), "folder": str(self.folder), "holds": self.holds}
 
 
@@ -64,17 +64,17 @@ def export(
     tracking_uri: str | None,
     scored_by: Callable[[TrialSpec], AbstractContextManager[Scoring]] = scoring,
 ) -> Exported:
-    """Writes a version to a folder that must not be there; another process does it, which may take torch's memory.
+    """Writes a version to a folder that must not exist yet. Another process does the work, and takes torch's memory.
 
     Args:
-        named: the model and, after an @, the alias; the champion without.
-        force: keep what scores otherwise than what was promoted.
+        named: MODEL@ALIAS, or MODEL alone for the champion.
+        force: keep an export that scores otherwise than the promoted version.
         scored_by: starts the process that holds the base.
 
     Raises:
-        SweepError, ClusterError: there is no such version, its files or its base are others, or its form has no place
-            for it.
-        Failed: what was written scores otherwise; it is not kept.
+        SweepError, ClusterError: there is no such version, its files or its base are others, or `form` has no place for
+            it.
+        Failed: the export scores otherwise and `force` is not set; nothing is kept.
     """
     out = paths.absolute(out)
     if out.exists() or not out.parent.is_dir():
@@ -104,7 +104,7 @@ def export(
 
 
 def spec_for(base: dict[str, Any], form: Form) -> TrialSpec:
-    """The base that the version is exported on: as in training, or without quantisation in 16 bits for a merged one."""
+    """Returns the base for the export: as in training, or for a merged model in 16 bits without quantisation."""
     quantization = dict(base["quantization"])
     if form == "merged":
         dtype = "float16" if quantization["compute_dtype"] == "float16" else "bfloat16"
@@ -126,7 +126,7 @@ def _compared(model: str, version: str, form: Form, out: Path, record: Decision,
 
 
 def _why(spec: TrialSpec, base: dict[str, Any]) -> str:
-    """What may be the reason that an export scores otherwise."""
+    """Names the likely reason for an export that scores otherwise."""
     scheme = base["quantization"]["scheme"]
     if spec.quantization.scheme != scheme:
         return f"the adapter was trained on the base in {scheme}, and a merged one is on the base without quantisation"

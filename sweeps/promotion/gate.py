@@ -1,15 +1,15 @@
 """Decides whether an adapter is better than the base and the champion. Pure: evaluations in, a verdict out.
 
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
-difference of the metric, with an interval over rows (`statistics.comparison`), where the copies of a row, and the rows
-of a group, count as one; scores of 0 and 1 have an exact test (`statistics.exact`). The best of k candidates looks
-better than it is on the rows that chose it, so the interval has confidence 1 - 0.01 / k: all k intervals hold at once
+difference of the metric, with an interval over rows (`statistics.comparison`). Copies of a row count as one row, and so
+do the rows of a group. Scores of 0 and 1 have an exact test (`statistics.exact`). The best of k candidates looks better
+than it is on the rows that chose it. Each interval therefore has confidence 1 - 0.01 / k: all k intervals hold at once
 in 99 of 100 promotions.
 
-There are three verdicts. Better: the gain is at least min_gain, and the rows show that it is above 0. Not better: the
-rows show that it is below min_gain, or, where that is 0, that it is not above 0. Anything else cannot be told from
-these rows. A limit, under a guard or on a slice of the rows, is asked whether the gain is above -worse_by: so few rows
-do not pass a bad adapter, and the verdict says how many more are needed.
+There are three verdicts. Better: the gain is at least min_gain, and the rows show that the gain is above 0. Not better:
+the rows show that the gain is below min_gain, or, if min_gain is 0, that the gain is not above 0. Cannot tell: the rows
+show neither. A limit, under a guard or on a slice of the rows, holds if the rows show that the gain is above -worse_by.
+Too few rows therefore never pass a bad adapter, and the verdict says how many more rows are needed.
 """
 
 from __future__ import annotations
@@ -30,59 +30,56 @@ from trainables.scoring.requests import BASE
 from trainables.specs import Spec
 
 CHAMPION = "champion"
-"""The name under which the present champion is scored."""
+"""Name of the present champion among the scores."""
 Outcome = Literal["better", "not_better", "cannot_tell"]
 OUTCOMES: Mapping[bool | None, Outcome] = {True: "better", False: "not_better", None: "cannot_tell"}
-"""The verdict by whether something is told to be better."""
+"""Whether gains are large enough, None if undecided -> the verdict."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How one candidate stands against the base and the champion on some rows, by one metric."""
+    """Comparison of one candidate with the base and the champion, on some rows and by one metric."""
 
     name: str
-    """The candidate's; of a limit "guard general.jsonl" or "slice language=de"."""
+    """Name of the candidate; for a limit "guard general.jsonl" or "slice language=de"."""
     objective: Objective
-    """The metric that is compared."""
     least: float | None
-    """The gain that is asked for: min_gain, or -worse_by of a limit; None of a slice that is only shown."""
+    """Required gain: min_gain, or -worse_by for a limit; None for a slice without a limit."""
     value: float
-    """The candidate's value of the metric."""
     gains: tuple[Comparison, ...]
-    """On the base, and last on the champion where there is one. Each `key` is BASE or CHAMPION, and each `difference`
-    how much better the candidate's value is."""
+    """Comparison with the base, and last with the champion if there is one. Each `key` is BASE or CHAMPION, and each
+    `difference` is the candidate's gain."""
     confidence: float
     rows: int
-    """Without copies of others, or groups of rows."""
+    """Number of rows without copies, or of groups of rows."""
     is_grouped: bool
-    """Whether rows that belong together count as one."""
 
     def told(self, gain: Comparison) -> bool | None:
-        """Whether a gain is as large as it is to be, beyond chance on these rows; None where that cannot be told."""
+        """Tells whether a gain is large enough, beyond chance on these rows; None if undecided."""
         return True if self.least is None else gain.above(self._bound(gain))
 
     def is_enough(self, gain: Comparison) -> bool:
-        """Whether a gain is as large as it is to be, beside rounding: 0.3 - 0.2 is less than 0.1."""
+        """Tells whether a gain reaches `least`, apart from rounding: 0.3 - 0.2 is less than 0.1."""
         return self.least is None or gain.difference >= self.least - 1e-9
 
     def _bound(self, gain: Comparison) -> float:
-        """What rows have to show that the gain is above: 0 where it is as large as min_gain."""
+        """Returns the value that the gain must exceed beyond chance: `least`, or 0 for a gain that reaches min_gain."""
         least = self.least or 0.0
         return min(least, 0.0) if self.is_enough(gain) else least
 
     @property
     def holds(self) -> bool | None:
-        """Whether each gain is as large as it is to be; None where that cannot be told."""
+        """Tells whether each gain is large enough; None if undecided."""
         return _all_of(map(self.told, self.gains))
 
     @property
     def lowest(self) -> float:
-        """The lower of the gains."""
+        """Returns the lowest gain."""
         return min(each.difference for each in self.gains)
 
     @property
     def rows_needed(self) -> int | None:
-        """About how many more rows would tell; None where no number of them would, or these do."""
+        """Estimates how many more rows would decide; None if no number of rows would, or if these rows do."""
         untold = [each for each in self.gains if self.told(each) is None]
         if untold and self.rows < LEAST_ROWS:
             return LEAST_ROWS - self.rows
@@ -92,53 +89,53 @@ class Standing:
 
     @property
     def needed_in_words(self) -> str:
-        """What would tell, in words: "about 120 more rows would tell"."""
+        """Formats `rows_needed`: "about 120 more rows would tell"."""
         if (needed := self.rows_needed) is None:
             return "more rows like these would not tell"
         return f"about {needed} more {'group' if self.is_grouped else 'row'}{'' if needed == 1 else 's'} would tell"
 
     @property
     def rows_in_words(self) -> str:
-        """The rows: "80 rows", "16 groups of rows"."""
+        """Formats the number of rows: "80 rows", "16 groups of rows"."""
         return counted_units(self.rows, self.is_grouped)
 
     @property
     def words(self) -> str:
-        """What a limit is: "slice language=de (exact_match, 12 rows)"."""
+        """Formats the name of a limit: "slice language=de (exact_match, 12 rows)"."""
         return f"{self.name} ({self.objective.metric}, {self.rows_in_words})"
 
     def evidence_of(self, gain: Comparison) -> str:
-        """The interval of a gain in words, with its confidence and the rows, and the exact test where there is one."""
+        """Formats the interval of a gain with its confidence and rows, and the exact test if there is one."""
         return gain.evidence_in_words(self.confidence, self.rows_in_words)
 
     def gains_json(self, told_as: str) -> list[dict[str, Any]]:
-        """The gains in the JSON line, each with what is told of it under this name."""
+        """Returns the gains for the JSON line; the key `told_as` holds `told` of each gain."""
         return [
             {"against": each.key, "gain": each.difference, "low": each.low, "high": each.high, told_as: self.told(each)}
             for each in self.gains
         ]
 
     def limit_json(self) -> dict[str, Any]:
-        """The object of a limit in the JSON line."""
+        """Returns the object of a limit for the JSON line."""
         fields = {name: getattr(self, name) for name in ("name", "value", "rows", "holds", "rows_needed", "confidence")}
         worse_by = None if self.least is None else -self.least
         return {**fields, "worse_by": worse_by, "metric": self.objective.metric, "gains": self.gains_json("holds")}
 
     def reason(self, winner: str) -> str:
-        """Why a limit does not hold for the winner, or that it cannot be told."""
+        """Says why a limit does not hold for the winner, or that the rows cannot tell."""
         which = next(each for each in self.gains if self.told(each) is self.holds)
         told = f"by more than worse_by {-(self.least or 0.0):g}: {self._amount(which)}"
         may_be, more = ("is", "") if self.holds is False else ("may be", f"; {self.needed_in_words}")
         return f"{winner} {may_be} worse than the {which.key} on {self.words} {told}{more}"
 
     def reasons(self) -> list[str]:
-        """Why a candidate is not better, those that are told first."""
+        """Lists why the candidate does not pass, decided gains first."""
         open_last = sorted(self.gains, key=lambda each: self.told(each) is None)
         found = [self._reason(each) for each in open_last if self.told(each) is not True]
         return [why for why in found if why is not None]
 
     def _reason(self, gain: Comparison) -> str | None:
-        """Says why a gain does not pass; None where rows are too few to tell."""
+        """Says why a gain does not pass; None if the rows are too few for an interval."""
         name, least, is_open = self.name, self.least or 0.0, self.told(gain) is None
         whether = f"whether {name} is better than the {gain.key} cannot be told"
         if gain.low is None:
@@ -156,10 +153,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's decision on the best candidate, and all that it compared."""
+    """The gate's decision on the best candidate, with all comparisons behind it."""
 
     candidates: tuple[Standing, ...]
-    """Each of them, the winner first: that with the best value on the rows that decide; of equal values that with the
+    """All candidates, the winner first. The winner has the best value on the deciding rows, and among equal values the
     lowest loss."""
     scores: Mapping[str, Evaluation]
     """Name of a candidate, BASE or CHAMPION -> its evaluation."""
@@ -168,65 +165,68 @@ class Verdict:
     rows_with_copies: int = 0
     guards: tuple[Standing, ...] = ()
     slices: tuple[Standing, ...] = ()
-    """What the winner must not make worse."""
+    """`guards` and `slices` hold the winner's standing under each limit."""
     warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> Standing:
-        """The winner on the rows that decide."""
+        """Returns the winner's standing on the deciding rows."""
         return self.candidates[0]
 
     @property
     def winner(self) -> str:
-        """The winner's name."""
+        """Returns the winner's name."""
         return self.best.name
 
     @property
     def objective(self) -> Objective:
-        """The metric that decides."""
+        """Returns the deciding metric."""
         return self.best.objective
 
     @property
     def losses(self) -> dict[str, float]:
-        """Name in `scores` -> its `eval_loss`."""
+        """Returns name in `scores` -> `eval_loss`."""
         return {name: each.loss for name, each in self.scores.items()}
 
     @property
     def values(self) -> dict[str, float]:
-        """Name in `scores` -> its value of the metric that decides."""
+        """Returns name in `scores` -> value of the deciding metric."""
         return {name: self.objective.of(each.metrics) for name, each in self.scores.items()}
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict."""
+        """Returns the verdict over the gain, the guards and the slices."""
         return OUTCOMES[_all_of(each.holds for each in (self.best, *self.guards, *self.slices))]
 
     @property
     def passed(self) -> bool:
-        """Whether the winner may be promoted."""
+        """Tells whether the winner may be promoted."""
         return self.outcome == "better"
 
     @property
     def decided_by(self) -> Standing | None:
-        """The limit for which the winner does not pass; None where it passes, or the metric itself decided."""
+        """Returns the limit that stops the winner; None if the winner passes, or if the gain itself decided."""
         left = _worst(each for each in (*self.guards, *self.slices) if each.holds is not True)
         is_broken = left is not None and left.holds is False
         return left if self.best.holds or (self.best.holds is None and is_broken) else None
 
     @property
     def shown_limits(self) -> tuple[Standing, ...]:
-        """The guards and the worst slice."""
+        """Returns the guards and the worst slice."""
         worst = _worst(self.slices)
         return self.guards if worst is None else (*self.guards, worst)
 
     @property
     def rows_needed(self) -> int | None:
-        """About how many more rows would tell, of the limit where one decided; None where no number, or these do."""
+        """Estimates how many more rows would decide; None if no number of rows would, or if these rows do.
+
+        The estimate is for `decided_by`, if a limit decided.
+        """
         return (self.decided_by or self.best).rows_needed if self.outcome == "cannot_tell" else None
 
     @property
     def words(self) -> str:
-        """The verdict for people: "better", "cannot be told yet: about 120 more rows would tell"."""
+        """Formats the verdict for people: "better", "cannot be told yet: about 120 more rows would tell"."""
         of = "" if self.decided_by is None else f" ({self.decided_by.name})"
         if self.outcome != "cannot_tell":
             return f"{'better' if self.passed else 'not better'}{of}"
@@ -235,7 +235,7 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the winner did not pass; empty when it did."""
+        """Lists why the winner does not pass; empty if it passes."""
         if self.decided_by is not None:
             return (self.decided_by.reason(self.winner),)
         few = [f"{self.only}: at least {LEAST_ROWS} are needed"] if self.best.rows < LEAST_ROWS else []
@@ -243,18 +243,18 @@ class Verdict:
 
     @property
     def only(self) -> str:
-        """Says that rows are few."""
+        """Formats how few rows decide: "only 8 rows decide (12 with copies)"."""
         is_copied = self.rows_with_copies > self.best.rows and not self.best.is_grouped
         copies = f" ({self.rows_with_copies} with copies)" if is_copied else ""
         return f"only {self.best.rows_in_words} decide{copies}"
 
     @property
     def unseen(self) -> str:
-        """What these rows cannot exclude."""
+        """Says what share of bad cases these rows may miss."""
         return unseen(self.best.rows, self.best.is_grouped)
 
     def as_json(self) -> dict[str, Any]:
-        """Its object in the JSON line."""
+        """Returns the object for the JSON line."""
         comparisons = [
             {"candidate": own.name, **told, "passed": told["verdict"] is True, "verdict": OUTCOMES[told["verdict"]],
              "carried_by": each.carried_by}
@@ -276,22 +276,22 @@ class Verdict:
 
 
 class Guarded(Spec):
-    """The evaluations under a guard."""
+    """Evaluations on the rows of a guard."""
 
     name: str
     """As `Standing.name`."""
     objective: Objective
     worse_by: float
     scores: Mapping[str, Evaluation]
-    """The winner's, that of `BASE`, and of `CHAMPION` if there is one."""
+    """Name of the winner, BASE or CHAMPION -> its evaluation."""
 
 
 class Sliced(Spec):
-    """How the rows that decide are divided."""
+    """Division of the deciding rows into slices."""
 
     of: Slices
     values: Annotated[tuple[str, ...], Field(strict=False)]
-    """The value of the column on each row."""
+    """Value of the column on each row."""
 
 
 def decide(
@@ -305,17 +305,14 @@ def decide(
     """Decides on the candidate with the best value.
 
     Args:
-        scores: of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
-        candidates: their names; of equal ones (`Objective.standing`) the first one wins.
+        scores: evaluations of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
+        candidates: names in `scores`. Of equally good candidates (`Objective.standing`) the first one wins.
         min_gain: in the metric's unit.
-        objective: the metric that is compared.
-        sliced: divides the rows into slices; None for no slices.
-        guarded: the evaluations of the winner and the references under guards.
     """
     winner = min(candidates, key=lambda name: objective.standing(scores[name].metrics))
     ordered = [winner, *(name for name in candidates if name != winner)]
     values = scores[winner].rows_of(objective.metric)
-    # The winner is the best of so many candidates: all intervals of all guards hold at once.
+    # All intervals of all guards must hold at once, although the winner is the best of all candidates.
     of_guards = confidence_of(len(candidates) * max(1, len(guarded)))
     told = Verdict(
         candidates=_standings(
@@ -349,7 +346,7 @@ def _standings(
     least: float | None,
     confidence: float,
 ) -> tuple[Standing, ...]:
-    """How each of some adapters stands against the references, all on the same rows.
+    """Compares adapters with the base and the champion, all on the same rows.
 
     Args:
         names: name of a standing -> name of the adapter in `scores`.
@@ -369,11 +366,9 @@ def _standings(
 def slices(
     sliced: Sliced, objective: Objective, scores: Mapping[str, Evaluation], winner: str, candidates: int
 ) -> tuple[Standing, ...]:
-    """How the winner stands on each slice of the rows that decide.
+    """Compares the winner with the base and the champion on each slice of the deciding rows.
 
-    Args:
-        scores: as `decide` is given them.
-        candidates: of which the winner is the best on all rows: all intervals of all slices hold at once.
+    All intervals of all slices hold at once, although the winner is the best of `candidates` on all rows.
     """
     places: dict[str, set[int]] = {}
     for place in scores[winner].places_of(objective.metric):
@@ -390,15 +385,11 @@ def slices(
 
 
 _OF_ROWS = ("row_losses", "row_tokens", "row_bytes", "row_groups")
-"""Fields of an evaluation that have a value for each of its rows."""
+"""Fields of an evaluation that hold one value per row."""
 
 
 def part(evaluation: Evaluation, metric: str, places: Collection[int]) -> Evaluation:
-    """The evaluation on some of its rows alone, of those that have a value of the metric.
-
-    Args:
-        places: of these rows, among all.
-    """
+    """Returns the evaluation of the rows at `places` alone. Drops rows without a value of the metric."""
     values = evaluation.rows_of(metric)
     assert values is not None, "places_of found rows"
     kept = [(number, place) for number, place in enumerate(evaluation.places_of(metric)) if place in places]
@@ -419,33 +410,34 @@ def part(evaluation: Evaluation, metric: str, places: Collection[int]) -> Evalua
 
 
 def _worst(limits: Iterable[Standing]) -> Standing | None:
-    """The limit that matters most: one that is broken, else one that is open, else the lowest gain.
+    """Returns the most important limit: a broken one, else an undecided one, else one that holds.
 
-    Of those, one with an interval.
+    Of several such limits, those with an interval come first, then the one with the lowest gain.
     """
     rank = {False: 0, None: 1, True: 2}
     return min(limits, key=lambda each: (rank[each.holds], each.rows < LEAST_ROWS, each.lowest), default=None)
 
 
 def _all_of(told: Iterable[bool | None]) -> bool | None:
-    """False where one is False, else None where one is None, else True."""
+    """Returns False if one is False, else None if one is None, else True."""
     found = set(told)
     return False if False in found else None if None in found else True
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Says how far a second evaluation is from the one that a trial reported."""
+    """Difference between a second evaluation and the one that a trial reported."""
 
     difference: float
-    """Sum of the rows' absolute differences per token, in nats. Absolute, so that rows cannot cancel each other."""
+    """Sum of the rows' absolute loss differences / number of tokens, in nats. Absolute, so that rows cannot cancel each
+    other."""
     tolerance: float
     hardware: str
-    """What the second evaluation ran on; what both ran on where these differ."""
+    """Hardware of the second evaluation; of both evaluations if they differ; "other rows or tokens" if these differ."""
 
     @property
     def holds(self) -> bool:
-        """Whether it is the same adapter on the same base and the same rows."""
+        """Tells whether adapter, base and rows are the same."""
         return self.difference <= self.tolerance
 
 
@@ -454,9 +446,9 @@ def agreement(reported: Evaluation, now: Evaluation) -> Agreement:
 
     The tolerance depends on the type of the activations. In float32, packed training and plain PEFT agree within 1e-5
     (tests/trainables/packing/test_adapter_pack.py); the tolerance is ten times that, for other versions of the
-    libraries. 16-bit types keep 8 to 11 bits, and rounding depends on the other rows of a pass: 0.02. On another
-    device sums are computed in another order: ten times as much in float32, twice as much in 16 bits. The widest
-    tolerance holds when it is unknown on what a trial was evaluated.
+    libraries. 16-bit types keep 8 to 11 bits, and rounding depends on the other rows of a pass: the tolerance is 0.02.
+    Another device computes sums in another order: the tolerance is ten times as large in float32, and twice as large in
+    16 bits. If the hardware of the trial's evaluation is unknown, the widest tolerance of 16 bits holds.
     """
     if reported.row_tokens != now.row_tokens:
         return Agreement(float("inf"), 0.0, "other rows or tokens")
@@ -468,7 +460,7 @@ def agreement(reported: Evaluation, now: Evaluation) -> Agreement:
 
 
 def tolerance(reported_on: str, now_on: str) -> float:
-    """The largest difference per token, in nats, that is no error; see `agreement`."""
+    """Returns the largest difference per token, in nats, at which two evaluations agree; see `agreement`."""
     if not reported_on:
         return 0.04
     (device, dtype), (device_now, dtype_now) = reported_on.split(), now_on.split()

@@ -1,4 +1,4 @@
-"""Asks an OpenAI-compatible server how likely it finds the tokens of given rows."""
+"""Asks an OpenAI-compatible server for the log-probabilities of the tokens of given rows."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from trainables.inputs import json_text
 from trainables.inputs.legible import legible
 
 START_SECONDS = 10.0
-"""How long a server may take to accept a connection."""
+"""Seconds in which a server must accept a connection."""
 ANSWER_SECONDS = 120.0
-"""How long it may be silent in one answer: a row on a busy CPU takes seconds."""
+"""Seconds for which a server may be silent in one answer: a row on a busy CPU takes seconds."""
 _FORCING = 1e6
-"""The bias of a token that is to be generated, in nats."""
+"""Bias, in nats, of a token that the server must generate."""
 
 
 class Server:
-    """A server that runs: vLLM, llama.cpp's, or another with OpenAI's /v1/models and /v1/completions."""
+    """A running server: vLLM, llama.cpp's, or another with OpenAI's /v1/models and /v1/completions."""
 
     def __init__(self, address: str, key: str | None = None) -> None:
-        """The server of an address; `key` is its API key. Raises `SweepError` for what is no address."""
+        """Asks nothing yet; `key` is the API key. Raises `SweepError` if `address` is no web address."""
         if not is_web(address):
             raise SweepError(f"URL: {address} is no address of a server: give it as http://HOST:PORT")
         self._root = address.rstrip("/").removesuffix("/v1")
@@ -37,7 +37,7 @@ class Server:
             self._session.headers["Authorization"] = f"Bearer {key}"
 
     def check_name(self, name: str) -> None:
-        """Raises `SweepError` when no OpenAI-compatible server is there, or it serves nothing under the name."""
+        """Raises `SweepError` if no OpenAI-compatible server answers, or if it serves nothing under the name."""
         names = list(self._models)
         if name not in names:
             raise SweepError(
@@ -46,41 +46,41 @@ class Server:
             )
 
     def base_of(self, name: str) -> str | None:
-        """The name of the base of an adapter: what the server lists as its parent, else the first other name, if any.
+        """Returns the name of an adapter's base: its parent in the server's list, else the first other name, if any.
 
         Raises:
-            SweepError: no OpenAI-compatible server is there.
+            SweepError: no OpenAI-compatible server answers.
         """
         others = (each for each in (self._models.get(name, {}).get("parent"), *self._models) if each != name)
         return next((each for each in others if each in self._models), None)
 
     @property
     def is_quantised(self) -> bool:
-        """Whether it says that its model is: llama.cpp's server names the type of the file."""
+        """Tells whether the server says that its model is quantised: llama.cpp's server names the file's type."""
         told = (each.get("meta") for each in self._models.values())
         types = [str(each.get("ftype", "F16")) for each in told if isinstance(each, dict)]
         return not all(re.search(r"\bB?F(16|32)\b", each) for each in types)
 
     @cached_property
     def _models(self) -> dict[str, dict[str, Any]]:
-        """Served name -> what the server lists of it. Raises `SweepError` when no OpenAI-compatible server is there."""
+        """Served name -> its entry in the server's list. Raises `SweepError` if no OpenAI-compatible server answers."""
         try:
             return {str(each["id"]): dict(each) for each in self._asked("GET", "/v1/models")["data"]}
         except (KeyError, TypeError, ValueError):
             raise SweepError(f"URL: {self._root} is no OpenAI-compatible server: /v1/models lists no models") from None
 
     def log_probabilities(self, name: str, row: Sequence[int], places: Sequence[int]) -> list[float]:
-        """The log-probabilities, in nats, of the tokens of a row at some places, each after all tokens before it.
+        """Returns the log-probabilities, in nats, of a row's tokens at `places`, each after all tokens before it.
 
-        NaN where the server does not tell that of a token.
+        NaN for a token without a log-probability in the server's answer.
 
         Raises:
-            SweepError: the server does not tell them, or refuses the row.
-            Failed: it fails, or does not answer in time.
+            SweepError: the server gives no log-probabilities, or refuses the row.
+            Failed: the server fails, or does not answer in time.
         """
         if self._models.get(name, {}).get("owned_by") != "llamacpp":
             return self._echoed(name, row, places)
-        # Its prompt cache may be of another adapter (its issue 26207): only what the row itself left there is taken.
+        # The prompt cache may hold another adapter's tokens (llama.cpp's issue 26207): only the row's own are used.
         return [self._generated(name, row[: place + 1], is_cached=place != places[0]) for place in places]
 
     def _echoed(self, name: str, row: Sequence[int], places: Sequence[int]) -> list[float]:
@@ -91,7 +91,7 @@ class Server:
         logprobs = self._completed(name, row, {"echo": True})
         with suppress(KeyError, IndexError, TypeError, ValueError):
             told = logprobs["token_logprobs"]
-            if len(told) >= len(row):  # fewer are those of the answer alone
+            if len(told) >= len(row):  # fewer log-probabilities are those of the answer alone
                 return [float(told[place]) for place in places]
         raise SweepError(
             f"URL: {self._root} gives no log-probabilities of a prompt (echo with logprobs in /v1/completions): vLLM "
@@ -99,10 +99,11 @@ class Server:
         )
 
     def _generated(self, name: str, row: Sequence[int], is_cached: bool) -> float:
-        """Has llama.cpp's server generate the last token of a row: it tells no log-probabilities of a prompt.
+        """Has llama.cpp's server generate the last token of a row: it gives no log-probabilities of a prompt.
 
-        A bias forces the token. What is told is of the model alone, before bias and sampling (`populate_token_probs` in
-        its tools/server/server-context.cpp); nothing, here NaN, of a token whose character later tokens end.
+        A bias forces the token. The returned log-probability is the model's own, before bias and sampling
+        (`populate_token_probs` in its tools/server/server-context.cpp). The server gives none, here NaN, for a token
+        whose character later tokens complete.
         """
         *before, token = row
         forced = {"logit_bias": [[token, _FORCING]], "post_sampling_probs": False, "cache_prompt": is_cached}
@@ -116,7 +117,7 @@ class Server:
         raise SweepError(f"URL: {self._root} does not generate the token {token} that it has to: is its base another?")
 
     def _completed(self, name: str, prompt: Sequence[int], asked: Mapping[str, Any]) -> Any:
-        """What the answer to a prompt says of log-probabilities; None when that is nothing."""
+        """Returns `logprobs` of the answer to a prompt; None if there are none."""
         body = {"model": name, "prompt": list(prompt), "max_tokens": 1, "temperature": 0.0, "logprobs": 1, **asked}
         answer = self._asked("POST", "/v1/completions", body)
         with suppress(KeyError, IndexError, TypeError):
@@ -124,7 +125,12 @@ class Server:
         return None
 
     def _asked(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON of an answer. Raises `SweepError` when it is refused or is no JSON, `Failed` when there is none."""
+        """Returns the JSON of an answer.
+
+        Raises:
+            SweepError: no server listens, or it refuses the request or answers no JSON.
+            Failed: the server does not answer in time, or fails (5xx).
+        """
         try:
             answer = self._session.request(
                 method, self._root + path, json=body, timeout=(START_SECONDS, ANSWER_SECONDS), allow_redirects=False

@@ -34,27 +34,27 @@ ScoredBy = Callable[[TrialSpec, str | None, Tell, int], AbstractContextManager[S
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """Says how a promotion ended."""
+    """Result of a promotion."""
 
     model: str
     alias: str
     verdict: Verdict
     registered: Registered
     already: bool
-    """Whether the winner was the champion before."""
+    """Whether the alias pointed to the winner before."""
     previous: str | None
-    """The version that the alias pointed to before."""
+    """Version that the alias pointed to before."""
     dry_run: bool
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the alias does not point to the winner; empty when it does, and when a dry run passes."""
+        """Lists why the alias does not point to the winner; empty if it does, and if a dry run passes."""
         passed = self.verdict.passed or self.already
         return self.registered.reasons if passed else self.verdict.reasons
 
     @property
     def would_promote(self) -> bool:
-        """Whether a dry run has found nothing against the winner, which is not champion already."""
+        """Tells whether a dry run found no objection to a winner that is not the champion already."""
         return self.dry_run and not self.reasons and not self.already
 
     def __repr__(self) -> str:
@@ -75,11 +75,11 @@ class PromotionResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when the winner was promoted, is champion already, or passes in a dry run; 1 otherwise."""
+        """Returns 0 if the winner was promoted, is champion already, or passes in a dry run; else 1."""
         return 0 if self.registered.promoted or (self.dry_run and not self.reasons) else 1
 
     def as_json(self) -> dict[str, Any]:
-        """The data of the line that --json prints."""
+        """Returns the object for the JSON line."""
         return {
             "model": self.model,
             "version": self.registered.version,
@@ -105,14 +105,14 @@ def promote(
     """Promotes the best adapter of a sweep, if it is better than what it would replace.
 
     Args:
-        say: told of each step in a line.
-        show: given the verdict, for a table.
-        scored_by: starts what evaluates: a process on this machine, or a host of a cluster.
+        say: receives a line for each step.
+        show: receives the verdict, for a table.
+        scored_by: starts the process that evaluates, on this machine or on a host of a cluster.
         clock: seconds since the epoch.
-        tell: told how far an evaluation has come.
+        tell: receives the progress of each evaluation.
 
     Raises:
-        SweepError, ClusterError, TrainableError: a check failed, or an evaluation. The alias was not moved.
+        SweepError, ClusterError, TrainableError: a check or an evaluation failed. The alias was not moved.
     """
     with answering(request.place.uri):
         context = _context(request, say)
@@ -153,7 +153,7 @@ def promote(
 
 
 def _context(request: PromotionRequest, say: Say) -> Context:
-    """Reads the sweep from MLflow. Raises `SweepError` or `HostError` when it cannot be promoted from."""
+    """Reads the sweep from MLflow. Raises `SweepError` or `HostError` if nothing can be promoted from it."""
     uri = request.place.uri
     lookup = Lookup(uri)
     sweep = lookup.sweep(request.place)
@@ -165,7 +165,7 @@ def _context(request: PromotionRequest, say: Say) -> Context:
 
 
 def _looked_before(context: Context, contender: Contender) -> Contender:
-    """Warns where the rows have decided before: each look is one more chance for luck, which no interval counts."""
+    """Warns if the rows have decided before: each look is one more chance for luck, which no interval counts."""
     fingerprint, own = contender.evidence.answer.fingerprint, contender.candidate.identity
     earlier = [each.number for each in context.registry.decided_on(context.model, fingerprint, own)]
     if not earlier:
@@ -180,7 +180,7 @@ def _looked_before(context: Context, contender: Contender) -> Contender:
 
 
 def _ended_without(context: Context, contender: Contender) -> Registered | None:
-    """What a promotion ends with when there is nothing to register; None when the winner is to be registered."""
+    """Returns the result of a promotion with nothing to register; None if the winner is to be registered."""
     champion, alias = contender.champion, context.alias
     if champion is not None and contender.is_champion:
         versions.package(context.lookup, context.model, champion)
@@ -195,7 +195,7 @@ def _ended_without(context: Context, contender: Contender) -> Registered | None:
     back = None if model is None or known is None else versions.taken_back(model, alias, known.number)
     if back is None:
         return None
-    # People know of the winner what the rows do not show.
+    # Whoever rolled the winner back may know what the rows do not show.
     objection = f"version {back.previous} was rolled back at {versions.in_words(back.time)} UTC"
     if context.request.force:
         context.force(objection)

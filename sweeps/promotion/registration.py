@@ -1,7 +1,8 @@
 """Registers a winner: packages, uploads, makes the version, serves it once, and moves its aliases, the asked one last.
 
-Every write can run twice and is found again by the winner's identity, so the same command completes what was
-interrupted anywhere. The alias moves only while it still points to the champion that the winner was compared with.
+Every write can run twice and is found again by the winner's identity. The same command therefore completes a promotion
+that was interrupted anywhere. The alias moves only while it still points to the champion that the winner was compared
+with.
 """
 
 from __future__ import annotations
@@ -34,33 +35,33 @@ SERVED_ROWS = 4
 """Rows that the packaged model must score as the evaluation did."""
 NEW_TOKENS = 16
 FEW_TOKENS = 16
-"""See `difference`."""
+"""Number of tokens below which the tolerance grows; see `difference`."""
 ONE_ROW = 4
-"""How many times the tolerance one row may be off, where the rows together are within it."""
+"""Factor on the tolerance for a single row, if all rows together are within the tolerance."""
 FORCED = "promotion.forced"
-"""The objections that --force overrode in any promotion of the version."""
+"""Tag of a version: the objections that --force overrode in any of its promotions."""
 OF_A_CHAMPION = (f"loss.{CHAMPION}", f"gain.{CHAMPION}")
-"""Tags of a version only if its last promotion compared it with a champion."""
+"""Tags that a version has only if its last promotion compared it with a champion."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What became of the winner."""
+    """Outcome of a registration."""
 
     version: str | None = None
-    """None in a dry run."""
+    """None if nothing was registered."""
     promoted: bool = False
-    """Whether the alias points to it."""
+    """Whether the alias points to the version."""
     reasons: tuple[str, ...] = ()
-    """Why it does not."""
+    """Why the alias does not point to the winner; empty if the verdict says why."""
     unquantised_loss: float | None = None
-    """The loss on the base without quantisation; see `unquantised`."""
+    """See `unquantised`."""
 
 
 def register(context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float]) -> Registered:
     """Packages and registers the winner, checks that it serves, and moves the aliases.
 
-    A dry run ends after it served the package, and writes nothing.
+    A dry run serves the package, and writes nothing.
 
     Args:
         scored: the base, which also serves the packaged model.
@@ -102,9 +103,10 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
 
 
 def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Scoring) -> float | None:
-    """The winner's loss on the rows that decide, on its base without quantisation: many serve that one.
+    """Evaluates the winner on the base without quantisation, on the deciding rows: many people serve this base.
 
-    It only informs. None where the base is not quantised, or the loss is not known; says why.
+    The loss only informs. Returns None if the base is not quantised. Returns None, and says why, if the loss is not
+    known.
     """
     scheme, label, evidence = base.quantization["scheme"], winner.candidate.label, winner.evidence
     if scheme == "none":
@@ -143,10 +145,10 @@ def _complete_version(
     scored: Scoring,
     clock: Callable[[], float],
 ) -> Version:
-    """The winner's version, complete: one that is there is kept or completed, else it is made and served.
+    """Returns the winner's complete version: keeps or completes an existing version, else makes one and serves it.
 
     Args:
-        folder: its package, to which the decision record is added.
+        folder: the version's package, to which the decision record is added.
     """
     registry, model, identity = context.registry, context.model, winner.candidate.identity
     registry.make_model(model)
@@ -174,10 +176,10 @@ def _complete_version(
 def _describe_again(
     context: Context, winner: Contender, facts: VersionFacts, known: Version, clock: Callable[[], float]
 ) -> None:
-    """Writes to a complete version what this promotion compared, in place of what an earlier promotion did.
+    """Writes the results of this promotion to a complete version, in place of those of an earlier promotion.
 
-    The version may have been promoted to another alias, over another champion or on other rows. What was forced once
-    stays said.
+    The earlier promotion may have used another alias, champion or rows. Objections that were forced once stay in the
+    tags.
     """
     files = versions.package(context.lookup, context.model, known)
     before = known.tags.get(FORCED)
@@ -189,7 +191,7 @@ def _describe_again(
         path = versions.package_path(context.model, winner.candidate.identity)
         context.registry.upload(known.run_id, Path(folder), path)
     tags = tags_of(context.sweep, winner, facts)
-    # The files stay as they are, and so do the tags that tell of them.
+    # The files do not change, so the tags that describe them stay.
     tags = {name: text for name, text in tags.items() if not _is_of_files(name)}
     tags[versions.RECORD_DIGEST] = record.sha256
     stale = [name for name in OF_A_CHAMPION if name in known.tags and name not in tags]
@@ -219,7 +221,7 @@ def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> st
     """Scores and answers rows with the packaged model in a fresh process without this distribution.
 
     Returns:
-        How many rows score as evaluated, and the first answer.
+        The number of rows that score as evaluated, and the first answer, in words.
 
     Raises:
         Failed: the losses or a prompt are not those of the evaluation.
@@ -245,8 +247,8 @@ def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> st
 def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> str | None:
     """Says how far the losses of the first rows are from those of the evaluation; None within the tolerance.
 
-    The tolerance is one for means of many tokens. With few, rounding differs by more: in 16 bits a logit of 16 to 32
-    is a multiple of an eighth.
+    The tolerance is made for means of many tokens, and grows below `FEW_TOKENS`: there rounding differs by more. In
+    bfloat16 a logit of 16 to 32 is a multiple of an eighth.
     """
     rows, tokens = len(served), sum(told.row_tokens[: len(served)])
     allowed = tolerance * max(1.0, FEW_TOKENS / tokens)
@@ -262,10 +264,10 @@ def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> s
 
 
 def _move(context: Context, winner: Contender, number: str, clock: Callable[[], float]) -> Registered:
-    """Moves challenger, writes the history, moves previous, and last the alias.
+    """Moves the challenger alias, writes the history, moves the previous alias, and last the asked alias.
 
-    The alias must still point to the champion that the winner was compared with: the registry is asked right before the
-    alias moves.
+    The alias must still point to the champion that the winner was compared with. The registry is therefore asked right
+    before the alias moves.
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None
@@ -304,12 +306,12 @@ def _overtaken(alias: str, number: str) -> Registered:
 
 
 def _is_of_files(tag: str) -> bool:
-    """Whether a tag tells what the files of a version are: the base that they name, the adapter, the libraries."""
+    """Tells whether a tag describes the files of a version: the base, the adapter or the libraries."""
     return tag in ("adapter_sha256", "base", "base.identity") or tag.startswith("version.")
 
 
 def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict[str, str]:
-    """Where the version comes from: sweep, run, base, rows, losses and gains, versions of the libraries."""
+    """Returns the tags of a version: its sweep, run, base, rows, losses and gains, and the versions of libraries."""
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
     compared = winner.champion if CHAMPION in verdict.scores else None
     compared_with = f"version {compared.number}" if compared is not None else "base"

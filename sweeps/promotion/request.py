@@ -1,4 +1,4 @@
-"""The request for a promotion: its policy, its objective and its model name, from options and the sweep file."""
+"""Settles the policy, the objective and the model name of a promotion, from options and the sweep file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from trainables.objective import EVAL_LOSS, Direction, Objective
 
 @dataclass(frozen=True)
 class PromotionRequest:
-    """What the command line asks for."""
+    """A request to promote from a sweep."""
 
     place: NamedSweep
-    """The store and the sweep in it."""
+    """The store, and the sweep in it."""
     policy: Mapping[str, object] = field(default_factory=dict)
-    """Fields of the sweep file's promotion section that are replaced; None leaves a field as it is."""
+    """Field of the sweep file's promotion section -> value that replaces it; None leaves the field as it is."""
     eval_data: Path | None = None
     trial: str | None = None
     """The only candidate: a trial's key, or its number as tables show it (t03)."""
@@ -41,28 +41,28 @@ class PromotionRequest:
 
 @dataclass(frozen=True)
 class Context:
-    """What every step of one promotion reads."""
+    """State that all steps of one promotion read."""
 
     request: PromotionRequest
     policy: Policy
     objective: Objective
-    """What ranks the candidates, and decides."""
+    """Metric that ranks the candidates and decides."""
     model: str
-    """The registered model's name."""
+    """Name of the registered model."""
     sweep: TrackedSweep
     lookup: Lookup
     registry: Registry
     say: Say
     forced: list[str] = field(default_factory=list)
-    """The objections that --force has overridden so far: all that a step adds."""
+    """Objections that --force has overridden so far. Steps only add to them."""
 
     @property
     def alias(self) -> str:
-        """The alias that the winner is to have."""
+        """Returns the alias that moves to the winner."""
         return self.policy.alias
 
     def force(self, objection: str) -> None:
-        """Says that --force overrides an objection, and notes it for the version's tags and description.
+        """Overrides an objection: says so, and notes the objection for the version's tags and description.
 
         Raises:
             SweepError: the request does not force.
@@ -75,10 +75,10 @@ class Context:
 
 
 def settle(request: PromotionRequest, config: SweepConfig) -> tuple[Policy, Objective, str]:
-    """The policy, what ranks the candidates, and the registered model's name, as request and configuration say.
+    """Returns the policy, the objective that ranks the candidates, and the registered model's name.
 
     Raises:
-        SweepError, HostError: they name no model, the request does not say which trial is the best, or the sweep's
+        SweepError, HostError: no model is named, the request does not say which trial is the best, or the sweep's
             trainable has no adapters to promote.
     """
     policy = policy_of(request.policy, config.promotion)
@@ -90,7 +90,7 @@ def settle(request: PromotionRequest, config: SweepConfig) -> tuple[Policy, Obje
 
 
 def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:
-    """The sweep file's policy with what options give, field by field. Raises `ConfigError`, which names the option."""
+    """Merges options into the sweep file's policy, field by field. Raises `ConfigError`, which names the option."""
     given = {name: value for name, value in given.items() if value is not None}
     try:
         policy = Policy.model_validate({**of_file.model_dump(), **given})
@@ -103,7 +103,7 @@ def policy_of(given: Mapping[str, object], of_file: Policy) -> Policy:
 
 
 def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objective:
-    """What ranks the candidates: the metric that is named, else the sweep's objective. Pure.
+    """Returns the objective that ranks the candidates: the named metric, else the sweep's objective. Pure.
 
     Raises:
         SweepError: the sweep has several objectives, and nothing says which of its trials is wanted.
@@ -123,10 +123,10 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 
 
 def direction(config: SweepConfig, metric: str) -> Direction:
-    """Which value of a metric is better; the lower one where the trainable does not know the metric.
+    """Tells which value of a metric is better; the lower one if the trainable does not know the metric.
 
     Raises:
-        TrainableError: the trainable's metrics cannot be had, such as a function of the user's that is not here.
+        TrainableError: the trainable's metrics cannot be read, for example because a user's function is not here.
     """
     if metric == EVAL_LOSS:
         return "min"

@@ -18,25 +18,26 @@ from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE, row_digest
 
 _SAME = 1e-6
-"""Relative: sums of the same numbers differ by less from one machine to the next, and no value that is told does."""
+"""Relative tolerance. Sums of the same numbers differ by less between machines; any shown change of a value is
+larger."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked."""
+    """Result of one check."""
 
     name: str
     holds: bool | None
-    """None where it cannot be told from here."""
+    """None if it cannot be told from here."""
     words: str
-    """What was found."""
+    """The finding, for people."""
 
 
 def checks(found: Found) -> tuple[Decision, list[Check]]:
-    """Checks the record of a version by itself, and by the files that it is of.
+    """Checks the record of a version by itself, and against the version's files.
 
     Raises:
-        SweepError: it is no record.
+        SweepError: the record cannot be read.
     """
     record = decision_record.read(found.files[RECORD])
     whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
@@ -70,7 +71,7 @@ def _registered(record: Decision, found: Found) -> Check:
 
 
 def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
-    """Whether adapter, tokenizer, chat template and base.json are as recorded."""
+    """Checks whether adapter, tokenizer, chat template and base.json are as recorded."""
     here = decision_record.file_digests(files)
     wrong = [path for path in sorted({*here, *record.files}) if here.get(path) != record.files.get(path)]
     how = [f"{path} {'is not the one that was promoted' if path in here else 'is gone'}" for path in wrong]
@@ -78,7 +79,7 @@ def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
 
 
 def _odd_rows(record: Decision) -> str | None:
-    """What is wrong with the rows and their values; None where nothing is."""
+    """Says what is wrong with the rows and their values; None if nothing is."""
     try:
         return next(chain(_odd_values(record), _odd_serving_rows(record)), None)
     except (LookupError, ZeroDivisionError) as error:
@@ -86,7 +87,7 @@ def _odd_rows(record: Decision) -> str | None:
 
 
 def _odd_values(record: Decision) -> Iterator[str]:
-    """What does not agree among the rows, their values, and the metrics."""
+    """Yields contradictions among the rows, their values and the metrics."""
     digests, count = record.rows.digests, len(record.scores[BASE].row_losses)
     if digests and len(digests) != count:
         yield f"there are {len(digests)} digests for {count} rows"
@@ -102,14 +103,14 @@ def _odd_values(record: Decision) -> Iterator[str]:
 
 
 def _odd_serving_rows(record: Decision) -> Iterator[str]:
-    """What the first rows and their log-probabilities do not have in common with what was scored."""
+    """Yields contradictions between the serving rows and the scored rows."""
     digests, winner = record.rows.digests, record.winner
     for place, row in enumerate(record.serving_rows):
         if digests and row_digest(row.ids, row.labelled) != digests[place]:
             yield f"the tokens of row {place + 1} are not those that were scored"
         for ours, told in row.logprobs.items():
             loss = record.scores[winner if ours == PROMOTED else ours].row_losses[place]
-            # Each was rounded to 6 decimals.
+            # Each log-probability was rounded to 6 decimals.
             if not math.isclose(-sum(told), loss, abs_tol=1e-6 * (len(told) + 1)):
                 yield f"the log-probabilities of row {place + 1} ({ours}) do not add up to its loss"
 
@@ -123,7 +124,7 @@ def _wrong_metric(evaluation: Evaluation) -> str | None:
 
 
 def _verdict(record: Decision) -> Check:
-    """Asks the gate again. Warnings are notes and decide nothing."""
+    """Asks the gate again, and compares its verdict with the recorded one but for warnings, which decide nothing."""
     rule = record.rule
     try:
         found = gate.decide(
@@ -140,7 +141,7 @@ def _verdict(record: Decision) -> Check:
 
 
 def _is_same(told: Any, found: Any) -> bool:
-    """Whether two JSON values are the same; what a later version of qsweep tells besides does not count."""
+    """Tells whether two JSON values are the same; keys that a later version of qsweep adds do not count."""
     if isinstance(told, dict) and isinstance(found, dict):
         return all(name in found and _is_same(value, found[name]) for name, value in told.items())
     if isinstance(told, list) and isinstance(found, list):

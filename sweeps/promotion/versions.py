@@ -1,4 +1,4 @@
-"""The versions of a promoted model: the files of their packages, where each alias pointed, and the way back."""
+"""Reads the versions of a promoted model: their files and the moves of each alias. Rolls an alias back."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from sweeps.tracking.registry import IDENTITY, Entry, Model, Registry, Version, 
 from trainables.inputs import json_text
 
 DIGEST = "package_sha256"
-"""A complete version's tag that holds the digest of all files of its package but the decision record."""
+"""Tag of a complete version: digest of all files of its package but the decision record."""
 RECORD_DIGEST = "decision_sha256"
-"""A version's tag that holds the digest of its decision record."""
+"""Tag of a version: digest of its decision record."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,25 @@ class Found:
     """The files of a promoted version, as they are now."""
 
     name: str
-    """What people call it: "tickets version 3", or the folder."""
+    """Name for people: "tickets version 3", or the folder."""
     version: Version | None
-    """None of a folder."""
+    """None for a folder."""
     files: Mapping[str, bytes]
-    """Path in the package -> content, the decision record among them; of a folder only it and what is in artifacts."""
+    """Path in the package -> content. Of a folder, only the decision record and artifacts/ are read."""
 
 
 # The files of a version's package
 
 
 def find(reference: str, tracking_uri: str | None) -> Found:
-    """The version that MODEL, MODEL@ALIAS or a folder with its files names. Nothing is verified.
+    """Finds the version that MODEL, MODEL@ALIAS or a folder with its files names. Verifies nothing.
 
     Args:
-        reference: without an alias the champion is meant.
-        tracking_uri: the store; None for the usual one.
+        reference: without an alias it means the champion.
+        tracking_uri: None for the default store.
 
     Raises:
-        SweepError: there is none, its files are gone, or it has no decision record.
+        SweepError: there is no such version, its files are gone, or it has no decision record.
     """
     folder = Path(reference)
     if (folder / model_package.RECORD).is_file():
@@ -71,7 +71,7 @@ def find(reference: str, tracking_uri: str | None) -> Found:
 
 
 def package_path(model: str, identity: str) -> str:
-    """The path of a version's package among the artifacts of its run."""
+    """Returns the path of a version's package among the artifacts of its run."""
     return f"promoted/{model}/{identity}"
 
 
@@ -79,8 +79,8 @@ def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
     """Fetches the files of a complete version's package, and verifies them.
 
     Raises:
-        NotStored: they are gone.
-        SweepError: they are not the files that were promoted.
+        NotStored: the files are gone.
+        SweepError: the files are not those that were promoted.
     """
     try:
         files = lookup.files(version.run_id, package_path(model, version.tags[IDENTITY]))
@@ -98,17 +98,17 @@ def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
-    """The `DIGEST` of a package's files."""
+    """Returns the `DIGEST` of a package's files."""
     return digests.of_files({name: content for name, content in files.items() if name != model_package.RECORD})
 
 
 def adapter_in(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a package's PEFT folder."""
+    """Returns the files of a package's PEFT folder."""
     return _below(f"{model_package.ADAPTER}/", files)
 
 
 def tokenizer_in(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a package's tokenizer, with its chat template."""
+    """Returns the files of a package's tokenizer, with its chat template."""
     return _below("artifacts/tokenizer/", files)
 
 
@@ -117,25 +117,25 @@ def _below(prefix: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def base_in(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the package says of its base; see `model_package.base_json`."""
+    """Returns a package's facts about its base; see `model_package.base_json`."""
     facts: dict[str, Any] = json_text.parse(files["artifacts/base.json"])
     return facts
 
 
 def row_form_in(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The fields of `data` that say in what form of rows the package's adapter was trained."""
+    """Returns the fields of `data` that give the form of the rows on which the package's adapter was trained."""
     form: dict[str, Any] = base_in(files)["form"]
     return {name: value for name, value in form.items() if name != "max_length"}
 
 
-# Where aliases pointed
+# The moves of aliases
 
 
 def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict[str, Version]]]:
-    """The promoted models, or the one of a name, each with its versions by alias.
+    """Returns the promoted models, or only the model called `name`, each with its versions by alias.
 
     Raises:
-        SweepError: there is no model of the name.
+        SweepError: there is no model of this name.
     """
     uri = stores.store(tracking_uri)
     with answering(uri):
@@ -148,7 +148,7 @@ def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict
 
 
 def named(registry: Registry, name: str) -> Model:
-    """The promoted model of a name. Raises `SweepError` when there is none."""
+    """Returns the promoted model of this name. Raises `SweepError` if there is none."""
     model = registry.model(name)
     if model is None:
         raise SweepError(no_model(name, [each.name for each in registry.models()]))
@@ -156,10 +156,10 @@ def named(registry: Registry, name: str) -> Model:
 
 
 def at(registry: Registry, words: str) -> tuple[str, Version]:
-    """The model's name and the version that NAME@ALIAS means, or NAME alone: the champion.
+    """Returns the model's name and the version that NAME@ALIAS means. NAME alone means the champion.
 
     Raises:
-        SweepError: there is no such model or alias, or the version was never promoted to its end.
+        SweepError: there is no such model or alias, or the promotion of the version was not completed.
     """
     name, _, alias = words.partition("@")
     model = named(registry, name)
@@ -173,15 +173,15 @@ def at(registry: Registry, words: str) -> tuple[str, Version]:
 
 
 def moves(model: Model, alias: str) -> list[Entry]:
-    """The completed moves of an alias, the oldest first."""
+    """Returns the completed moves of an alias, oldest first."""
     return [entry for place, entry in enumerate(model.history) if entry.alias == alias and _is_completed(model, place)]
 
 
 def _is_completed(model: Model, place: int) -> bool:
-    """Whether the alias moved as an entry says. Entries are written right before it moves, so it may not have.
+    """Tells whether the alias moved as an entry says. An entry is written right before the alias moves.
 
-    Where no `done` says so, the alias's next entry tells, or where the alias is now: the process was killed in between,
-    or an earlier version of qsweep wrote the entry. A person may have moved the alias since.
+    An entry without a `done` mark may have been interrupted, or an earlier version of qsweep wrote it. The alias's next
+    entry, or else the present alias, then shows whether the alias moved. A person may have moved the alias since.
     """
     entry = model.history[place]
     if entry.done:
@@ -191,7 +191,7 @@ def _is_completed(model: Model, place: int) -> bool:
 
 
 def interrupted(model: Model, alias: str) -> str | None:
-    """The version that the last rollback of the alias was going to, when it was interrupted before the alias moved."""
+    """Returns the target of the alias's last rollback, if it was interrupted before the alias moved; else None."""
     begun = [place for place, entry in enumerate(model.history) if entry.alias == alias]
     if not begun or _is_completed(model, begun[-1]) or model.history[begun[-1]].action != "rollback":
         return None
@@ -199,12 +199,12 @@ def interrupted(model: Model, alias: str) -> str | None:
 
 
 def version_before(model: Model, alias: str) -> str | None:
-    """The version that the present one was promoted over; None when there was none.
+    """Returns the version that the present one was promoted over; None if there was none.
 
-    A rollback takes promotions back, so that a second one does not return to what the first one left.
+    A rollback takes promotions back, so that a second rollback does not return to the version that the first one left.
     """
-    standing: list[str] = []  # those that were promoted one over the other, the present one last
-    below: dict[str, list[str]] = {}  # version -> `standing` when it was promoted last, without itself
+    standing: list[str] = []  # versions promoted one over the other, the present one last
+    below: dict[str, list[str]] = {}  # version -> `standing` right before its last promotion
     for entry in moves(model, alias):
         if entry.previous is not None:
             standing = _moved(standing, below, entry.previous)  # a person may have moved the alias since
@@ -220,7 +220,7 @@ def version_before(model: Model, alias: str) -> str | None:
 
 
 def _moved(standing: list[str], below: Mapping[str, list[str]], version: str) -> list[str]:
-    """The promotions that stand after the alias moved to a version: those up to it."""
+    """Returns the promotions that stand after the alias moved to a version: those up to this version."""
     if version in standing:
         last = len(standing) - standing[::-1].index(version)
         return standing[:last]
@@ -228,7 +228,7 @@ def _moved(standing: list[str], below: Mapping[str, list[str]], version: str) ->
 
 
 def taken_back(model: Model, alias: str, version: str) -> Entry | None:
-    """The rollback by which an alias left a version, where the alias has not been there again since."""
+    """Returns the rollback by which an alias last left a version; None if the alias has returned since."""
     left = None
     for entry in moves(model, alias):
         if entry.previous == version:
@@ -239,12 +239,12 @@ def taken_back(model: Model, alias: str, version: str) -> Entry | None:
 
 
 def in_words(time: float) -> str:
-    """A time of the history, in UTC, as people read it."""
+    """Formats a time of the history for people, in UTC."""
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def table_of_models(promoted: list[tuple[Model, dict[str, Version]]]) -> Table:
-    """Shows the models, a line for each alias."""
+    """Makes a table of the models, with a line for each alias."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "alias", "version", "loss", "trial", "sweep", "base"):
         shown.add_column(column, justify="right" if column in ("version", "loss") else "left", no_wrap=True)
@@ -263,7 +263,7 @@ def table_of_models(promoted: list[tuple[Model, dict[str, Version]]]) -> Table:
 
 
 def table_of_moves(model: Model) -> Table:
-    """Shows the moves of a model's aliases, the oldest first."""
+    """Makes a table of the moves of a model's aliases, oldest first."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("when", "what", "alias", "version", "before", "gain", "sweep"):
         shown.add_column(column, justify="right" if column in ("version", "before", "gain") else "left", no_wrap=True)
@@ -278,7 +278,7 @@ def table_of_moves(model: Model) -> Table:
 
 
 def as_json(model: Model) -> dict[str, Any]:
-    """A model as JSON data."""
+    """Returns a model as JSON data."""
     return {
         "model": model.name,
         "aliases": dict(model.aliases),
@@ -290,7 +290,7 @@ def as_json(model: Model) -> dict[str, Any]:
     }
 
 
-# The way back
+# Rollback
 
 
 def rollback(
@@ -301,17 +301,17 @@ def rollback(
     clock: Callable[[], float] = time.time,
     say: Callable[[str], None] = lambda line: None,
 ) -> Entry:
-    """Points an alias to an earlier version, by default to the one that the present one was promoted over.
+    """Points an alias to an earlier version, by default to the one that the present version was promoted over.
 
-    Returns the entry that the history has of it.
+    Returns the new entry of the history.
 
     Args:
-        to: the version to go back to; None for the one before.
-        tracking_uri: the store; None for the usual one.
-        say: is told that a promotion has to end first.
+        to: the version to go back to; None to complete an interrupted rollback, else for the version before.
+        tracking_uri: None for the default store.
+        say: receives a line if a promotion has to end first.
 
     Raises:
-        SweepError: there is nothing to go back to.
+        SweepError: there is no complete version to go back to, or its files are not those that were promoted.
     """
     policy_of({"alias": alias}, Promotion())
     uri = stores.store(tracking_uri)
