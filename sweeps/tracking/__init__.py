@@ -1,1 +1,1 @@
-"""MLflow: the only place that imports it. Events in, runs out."""
+"""Writes sweeps to MLflow and reads them. No other package imports mlflow."""

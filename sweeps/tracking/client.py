@@ -1,6 +1,6 @@
-"""MLflow's client as this project needs it: its timeouts and retries, its database, and the runs of one sweep.
+"""Wraps MLflow's client: its timeouts and retries, its database, and the runs of one sweep.
 
-Every call of `Runs` can be made twice, and runs are found by tag before they are created.
+Every call of `Runs` can be made twice. Runs are found by tag before they are created.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""Unless users set them otherwise."""
+"""Defaults of MLflow's environment variables; values that users set stay."""
 ARTIFACT_SECONDS = 600
-"""How long a server may take to answer to a file.
+"""Seconds in which a server must answer a request for a file.
 
-Where it keeps artifacts in a bucket, it answers to an upload once all of the file is there, and to a download once it
-has all of it (`_upload_artifact` and `_download_artifact` in mlflow/server/handlers.py, 3.17.2). An adapter of r 64 for
-a base of 70 billion parameters has 3.3 GB.
+A server that keeps artifacts in a bucket answers an upload once the bucket has the whole file, and a download once the
+server has the whole file (`_upload_artifact` and `_download_artifact` in mlflow/server/handlers.py, 3.17.2). An adapter
+of r 64 for a base of 70 billion parameters has 3.3 GB.
 """
 LONGEST_PARAM = 6000
-"""Characters (mlflow/utils/validation.py, 3.17.2)."""
+"""Most characters of a param's value (mlflow/utils/validation.py, 3.17.2)."""
 Say = Callable[[str], None]
 """Shows one line to the user."""
 
@@ -47,12 +47,12 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
     import logging
 
-    import mlflow  # noqa: F401 - it sets levels of its own when it is imported
+    import mlflow  # noqa: F401 - its import sets log levels
 
     # Database migrations and artifact uploads talk at INFO.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Prints what a database refuses, with a traceback, and raises it as well (mlflow/store/db/utils.py, 3.17.2).
+    # Prints a database's errors with a traceback, although it raises them too (mlflow/store/db/utils.py, 3.17.2).
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
@@ -60,9 +60,9 @@ def quiet() -> None:
 def without_retries() -> Iterator[None]:
     """Lets the client send each request of the block once, in all threads, unless users set it otherwise.
 
-    For the tracking writer, which repeats what failed, and looks for the run first: the client's own retries would
-    block it for minutes, and make a run twice when only the answer was lost. And for what a launch asks before it
-    starts, which must not wait for minutes. All else needs them: one answer of a busy server must not cost a promotion
+    The tracking writer repeats failed requests itself, and looks for the run first: retries of the client would block
+    the writer for minutes, and make a run twice if only an answer was lost. What a launch asks before it starts must
+    not wait for minutes either. All other requests need retries: one answer of a busy server must not cost a promotion
     its evaluation (mlflow/environment_variables.py, 3.17.2).
     """
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -74,8 +74,8 @@ def without_retries() -> Iterator[None]:
 def patient() -> Iterator[None]:
     """Gives the requests of the block, which send or fetch artifacts, `ARTIFACT_SECONDS`; more if users set more.
 
-    By the environment of the process, so requests that other threads send meanwhile are as patient: MLflow gives those
-    of artifacts no timeout of their own, and fetches in threads of its own (`_download_file` in
+    Sets the environment of the process, so requests of other threads get as much time. MLflow has no separate timeout
+    for artifacts, and fetches them in threads of its own (`_download_file` in
     mlflow/store/artifact/http_artifact_repo.py and `download_artifacts` in artifact_repo.py beside it, 3.17.2).
     """
     with _set(_TIMEOUT, str(max(ARTIFACT_SECONDS, int(os.environ[_TIMEOUT])))):
@@ -98,19 +98,19 @@ def _set(name: str, value: str) -> Iterator[None]:
 def _make_tables(file: Path) -> None:
     from mlflow import MlflowClient
 
-    # The first call makes them.
+    # The first call makes the tables.
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
 
 
 def make_database(uri: str, make_tables: Callable[[Path], object] = _make_tables) -> None:
-    """Makes the SQLite database of a URI where there is none yet; it appears whole or not at all.
+    """Makes the SQLite database of a URI if there is none yet; the database appears whole or not at all.
 
-    MLflow makes one in place, in seconds and without a lock: two sweeps at once, or one that is killed meanwhile, leave
-    a database that no MLflow opens any more (store/tracking/sqlalchemy_store.py, 3.17.2).
+    MLflow makes a database in place, in seconds and without a lock: two sweeps at once, or one that is killed
+    meanwhile, leave a database that no MLflow can open (store/tracking/sqlalchemy_store.py, 3.17.2).
 
     Raises:
-        StorageError: a writer of a lost database of this name was killed in a transaction, and its journal is left.
-            SQLite would carry that over into the new database, and the lost one's runs would be there in part.
+        StorageError: there is a journal of a lost database of this name, whose writer was killed in a transaction.
+            SQLite would apply the journal to the new database, which would then hold parts of the lost runs.
     """
     file = sqlite_file(uri)
     if file is None or file.exists():
@@ -120,10 +120,10 @@ def make_database(uri: str, make_tables: Callable[[Path], object] = _make_tables
     try:
         make_tables(draft)
         left = [str(journal) for ending in ("-journal", "-wal") if (journal := Path(f"{file}{ending}")).exists()]
-        # Another sweep may have been faster: its database is the one then, and the journal is of that.
+        # If another sweep was faster, the journal belongs to its database.
         if left and not file.exists():
             raise StorageError(f"{file}: is not there, but {left[0]} is: delete that, or put its database back")
-        # Where a file system has no locks or no hard links, MLflow makes it in place after all.
+        # On a file system without locks or hard links, MLflow makes the database in place after all.
         with suppress(OSError):
             file.hardlink_to(draft)
     finally:
@@ -131,7 +131,7 @@ def make_database(uri: str, make_tables: Callable[[Path], object] = _make_tables
 
 
 def paged(search: Callable[..., Any]) -> Iterator[Any]:
-    """All that a search of MLflow's client finds; it takes `page_token`, and gives a page at a time."""
+    """Yields all results of a search of MLflow's client, which takes `page_token` and returns a page at a time."""
     token = None
     while True:
         page = search(page_token=token)
@@ -142,14 +142,14 @@ def paged(search: Callable[..., Any]) -> Iterator[Any]:
 
 
 def _short(value: str) -> str:
-    """A param's value. One that is too long for MLflow is cut and ends with its digest."""
+    """Returns a param's value. Cuts a value that is too long for MLflow, and appends its digest."""
     if len(value) <= LONGEST_PARAM:
         return value
     return f"{value[: LONGEST_PARAM - 20]}... {hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
 
 def _written(data: Any) -> int:
-    """How much was written to a run."""
+    """Counts the metrics, params and tags of a run."""
     return len(data.metrics) + len(data.params) + len(data.tags)
 
 
@@ -159,11 +159,11 @@ class Runs:
     def __init__(
         self, uri: str, experiment: str, sweep_id: str = "", known: str | None = None, say: Say = lambda _line: None
     ) -> None:
-        """The runs in the experiment of this name, which is made when there is none.
+        """Finds the experiment of this name, restores it if it was deleted, and makes it if there is none.
 
         Args:
-            known: id of the experiment that the sweep's runs were in, which may have another name by now.
-            say: is told what people did to the experiment and the runs meanwhile.
+            known: id of the experiment that held the sweep's runs before; its name may have changed.
+            say: receives a line if people changed the experiment or the runs meanwhile.
         """
         quiet()
         from mlflow import MlflowClient
@@ -184,7 +184,7 @@ class Runs:
             say(f"tracking: the experiment {stored.name} was deleted in MLflow: it is restored, with its runs")
 
     def _known(self, experiment_id: str | None, name: str) -> Any:
-        """The experiment of this id; None when it is another sweep's, since a new database counts from 1 again."""
+        """Returns the experiment of this id; None if it is another sweep's: a new database counts from 1 again."""
         from mlflow.entities import ViewType
         from mlflow.exceptions import MlflowException
 
@@ -217,10 +217,10 @@ class Runs:
         return stored
 
     def of_sweep(self, used: Collection[str] = ()) -> dict[str | None, Any]:
-        """The sweep's run, under None, and that of each of its trials, by trial key.
+        """Returns the sweep's run, under None, and the run of each of its trials, by trial key.
 
-        Restores a run that somebody has deleted, and leaves one of doubles: a create whose answer was lost may take
-        effect after another run was made in its place. The one in `used` stays, else the one that most was written to.
+        Restores deleted runs, and deletes all but one of several runs of a trial: a create request whose answer was
+        lost may take effect after another run was made. Keeps the run in `used`, else the one with the most data.
         """
         from mlflow.entities import ViewType
 
@@ -245,7 +245,7 @@ class Runs:
         return chosen
 
     def create(self, name: str, tags: Mapping[str, str], time: float) -> str:
-        """The id of a new run, which is RUNNING."""
+        """Makes a run, which is RUNNING, and returns its id."""
         run = self._client.create_run(self.experiment_id, int(time * 1000), dict(tags), name)
         return str(run.info.run_id)
 
@@ -274,10 +274,10 @@ class Runs:
             )
 
     def show(self, run_id: str, points: Sequence[MetricPoint]) -> None:
-        """Makes these the values that MLflow shows, where it holds later ones.
+        """Makes MLflow show the values of these points, if it shows later points.
 
-        A sweep that goes on from its mirror may end a trial before the last step that the lost machine has sent. MLflow
-        shows the value of the highest step, and of one step the latest; promotion ranks by it.
+        A sweep that goes on from its mirror may end a trial before the last step that the lost machine sent. MLflow
+        shows the value of the highest step, and of the latest time within a step; promotion ranks by the shown value.
         """
         shown = []
         for point in points:
@@ -295,13 +295,13 @@ class Runs:
     def folder(self, run_id: str, folder: Path) -> None:
         """Uploads a folder's content to the root of the run's artifacts."""
         if not folder.is_dir():
-            # MLflow would upload nothing, without a word.
+            # MLflow would upload nothing and raise nothing.
             raise FileNotFoundError(f"{folder} is missing")
         with patient():
             self._client.log_artifacts(run_id, str(folder))
 
     def dataset(self, run_id: str, name: str, digest: str, profile: str, source: str) -> None:
-        """Says which data the run used."""
+        """Records which data the run used."""
         from mlflow.entities import Dataset, DatasetInput
 
         entity = Dataset(name=name, digest=digest, source_type="local", source=source, profile=profile)

@@ -1,4 +1,4 @@
-"""The trials of an earlier sweep, as MLflow has them, for `searcher.warm_start`."""
+"""Reads the trials of an earlier sweep from MLflow, for `searcher.warm_start`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri
 
 
 def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | None:
-    """The newest sweep that `searcher.warm_start` names and that has a result; None where it names none.
+    """Returns the newest sweep that `searcher.warm_start` names and that has a result; None if it names none.
 
     Args:
-        config: of the sweep that learns from it.
-        own_id: of the same sweep, once MLflow has it: it may bear the name that it learns from, and is then the newest.
+        config: of the new sweep.
+        own_id: id of the new sweep, once MLflow has it. The new sweep may bear the name that it learns from, and is
+            then the newest one.
 
     Raises:
-        ConfigError: there is none, MLflow does not answer, or it says nothing to this sweep.
+        ConfigError: there is no such sweep, MLflow does not answer, or the new sweep cannot learn from the earlier one.
     """
     name = config.searcher.warm_start
     if name is None:
@@ -51,10 +52,10 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
 def trials(
     earlier: TrackedSweep, config: SweepConfig, space: SearchSpace, fingerprints: Mapping[str, str], time: float
 ) -> EarlierTrials:
-    """Those of its trials that were trained to the end, or stopped, and have a value for each field of the space.
+    """Returns the earlier trials that completed or were stopped, and that have a value for each field of the space.
 
-    A repeat is left out: its point is there already, with the loss that the sweep compared it by. So is a trial that
-    was stopped, where the scheduler of the new sweep goes by another metric than its objective.
+    Leaves out repeats: their points are there already, with the losses by which the earlier sweep compared them. Leaves
+    out stopped trials if the scheduler of the new sweep compares by another metric than its objective.
     """
     objective = config.objectives[0]
     points = []

@@ -1,4 +1,4 @@
-"""What MLflow's errors mean: it is away and another try may succeed, it refuses for good, or it does not have that."""
+"""Tells MLflow's errors apart: the store is away and another try may succeed, or it refuses for good."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sweeps.errors import Failed, SweepError
 from sweeps.tracking.client import patient, quiet
 
 _PASSING = (401, 403, 408, 409, 429)
-"""HTTP answers below 500 after which another try may succeed: with other credentials, or a less busy server."""
+"""HTTP codes below 500 after which another try may succeed: with other credentials, or a less busy server."""
 
 
 def is_away(error: Exception) -> bool:
-    """Whether a store does not answer, or fails itself: another try may succeed.
+    """Tells whether a store does not answer, or fails itself: another try may succeed.
 
-    The client raises as INTERNAL_ERROR what it cannot send and what a server answers with HTTP 500, but also that a
-    database has the tables of another version (mlflow/utils/rest_utils.py and store/db/utils.py, 3.17.2).
+    MLflow's client raises INTERNAL_ERROR for requests that it cannot send and for HTTP 500, but also for a database
+    with the tables of another version (mlflow/utils/rest_utils.py and store/db/utils.py, 3.17.2).
     """
     from mlflow.exceptions import MlflowException, RestException
     from requests import HTTPError, RequestException
@@ -33,23 +33,23 @@ def is_away(error: Exception) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow will never take what it was sent: another try would fail as well."""
+    """Tells whether MLflow will never take what it was sent: another try would fail as well."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
 
-    # Among others: points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
     if isinstance(error, HTTPError) and error.response is not None:
-        # An artifact: all else comes as MlflowException. Too large for a proxy, for one; what is left may pass.
+        # Only artifacts raise HTTPError: one may be too large for a proxy, and the other events may pass.
         return 400 <= error.response.status_code < 500 and error.response.status_code not in _PASSING
+    # Such as points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
     refused = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
     return refused or isinstance(error, FileNotFoundError)
 
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Raises errors of MLflow in the block, without passwords: as `Failed` where it is away, else as `SweepError`.
+    """Raises errors of MLflow in the block without passwords: as `Failed` if it is away, else as `SweepError`.
 
-    What the disk of this machine refuses is `Failed` too.
+    Errors of this machine's disk are raised as `Failed` too.
     """
     quiet()
     from mlflow.exceptions import MlflowException
@@ -60,7 +60,7 @@ def answering(uri: str) -> Iterator[None]:
         yield
     except (SweepError, ClusterError):
         raise
-    # The last: a database whose driver is not installed.
+    # ModuleNotFoundError: the database's driver is not installed.
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
         reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
         raise (Failed if is_away(error) else SweepError)(f"MLflow ({without_password(uri)}): {reason}") from error
@@ -70,9 +70,10 @@ def answering(uri: str) -> Iterator[None]:
 
 @contextmanager
 def of_artifacts() -> Iterator[None]:
-    """Sends or fetches artifacts in the block, with the time that takes (`patient`).
+    """Gives the block, which sends or fetches artifacts, the time that this takes (`patient`).
 
-    MLflow reaches S3 and the like through libraries of theirs and lets their errors through: those are `Failed`.
+    MLflow reaches S3 and the like through their libraries, and lets the errors of these through: they are raised as
+    `Failed`.
     """
     from mlflow.exceptions import MlflowException
 
@@ -81,6 +82,6 @@ def of_artifacts() -> Iterator[None]:
             yield
     except (MlflowException, OSError, ImportError, SweepError):
         raise
-    except Exception as error:  # boto3 alone has several kinds, with no common one above them
+    except Exception as error:  # boto3 alone has several kinds, without a common base
         said = without_passwords(f"{type(error).__name__}: {error}").splitlines()[0]
         raise Failed(f"the store of MLflow's artifacts: {said}") from error

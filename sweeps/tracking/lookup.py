@@ -36,47 +36,47 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A trial as its run in MLflow tells it."""
+    """A trial, as read from its run in MLflow."""
 
     run_id: str
     trial_key: str
     number: int
     state: str
     adapter_sha256: str | None
-    """None where the adapter was not uploaded."""
+    """None if the adapter was not uploaded."""
     rows_sha256: str | None
     """Digest of eval_rows.json."""
     refused: str | None
-    """Why its adapter was not uploaded."""
+    """Why the adapter was not uploaded."""
     metrics: Mapping[str, float]
-    """The latest value of each."""
+    """Metric -> its latest value."""
     params: Mapping[str, str]
     repeats: str | None = None
-    """Key of the trial whose point it trains again with another seed; None for a trial of its own."""
+    """Key of the trial whose point this trial trains again with another seed; None for a trial that repeats none."""
 
     @property
     def label(self) -> str:
-        """The trial as tables name it."""
+        """Returns the trial's name in tables."""
         return label(self.number)
 
     def best(self, metric: str) -> float:
-        """The metric at its best step, or one of its `COSTS`; NaN when it has none."""
+        """Returns the metric at its best step, or one of the `COSTS`; NaN if the trial has none."""
         return self.metrics.get(metric if metric in COSTS else f"best_{metric}", math.nan)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that the trial took until its last report; 0 when it has none."""
+        """Returns the last logged number of optimizer steps; 0 if there is none."""
         return int(self.metrics.get("steps", 0))
 
     def is_ranked(self, metric: str) -> bool:
-        """Whether the trial may be promoted."""
+        """Tells whether the trial may be promoted by this metric."""
         ranked = self.state in (state.value for state in TrialState if state.is_ranked)
         return ranked and math.isfinite(self.best(metric))
 
 
 @dataclass(frozen=True)
 class ReportedRows:
-    """The losses that a trial reported for each row, and the digest of the file that holds them."""
+    """Losses that a trial reported for each row, and the digest of the file that holds them."""
 
     evaluation: Evaluation
     sha256: str
@@ -84,21 +84,21 @@ class ReportedRows:
 
 @dataclass(frozen=True)
 class TrackedSweep:
-    """A sweep and its trials as MLflow holds them."""
+    """A sweep and its trials, as read from MLflow."""
 
     sweep_id: str
     parent_run: str
     state: str
     config: SweepConfig
     fingerprints: Mapping[str, str]
-    """What identifies the base and the data that the sweep began with."""
+    """Identify the base and the data with which the sweep began."""
     data_fingerprint: str | None
     """Identifies the tokens that the sweep trained on."""
     trials: tuple[TrialRun, ...]
 
 
 def holds(uri: str, sweep_id: str) -> bool:
-    """Whether the store has the run of a sweep, be it deleted; False where there is no store, or it does not answer."""
+    """Tells whether the store has the run of a sweep, or did before it was deleted; False if no store answers."""
     with suppress(SweepError):
         stores.check(uri)
         with answering(uri), without_retries():
@@ -107,7 +107,7 @@ def holds(uri: str, sweep_id: str) -> bool:
 
 
 def experiment_of(named: NamedSweep) -> tuple[str, str]:
-    """The id of a sweep's experiment in the store, and the sweep's id: as its folder notes them, else as MLflow tells.
+    """Returns the id of a sweep's experiment in the store, and the sweep's id. Asks its folder's note, else MLflow.
 
     Raises:
         SweepError: the store does not hold the sweep, or cannot be asked.
@@ -121,7 +121,7 @@ def experiment_of(named: NamedSweep) -> tuple[str, str]:
 
 
 class Lookup:
-    """Reads sweeps from a tracking store that is there."""
+    """Reads sweeps from an existing tracking store."""
 
     def __init__(self, uri: str) -> None:
         quiet()
@@ -137,15 +137,15 @@ class Lookup:
         other_than: str | None = None,
         with_trial: Callable[[TrialRun], bool] | None = None,
     ) -> TrackedSweep:
-        """The sweep of an id, or the newest of a name.
+        """Returns the sweep of an id, or the newest sweep of a name.
 
         Args:
-            way_out: what to do when there is no such sweep, for the message; None: what `named` says.
-            other_than: the id of a sweep that is not meant.
-            with_trial: only a sweep with such a trial is meant.
+            way_out: advice of the error message if there is no such sweep; None for `named.way_out`.
+            other_than: id of a sweep to pass over.
+            with_trial: passes over sweeps without a trial for which it is true.
 
         Raises:
-            SweepError: there is none, or it cannot be read.
+            SweepError: there is no such sweep, or it cannot be read.
         """
         way_out = way_out or named.way_out
         parents = self._parents(named, way_out, other_than)
@@ -174,21 +174,21 @@ class Lookup:
         )
 
     def experiment(self, named: NamedSweep) -> tuple[str, str]:
-        """The id of the experiment that the sweep is in, and the sweep's id. Raises `SweepError` when there is none."""
+        """Returns the ids of the sweep's experiment and of the sweep. Raises `SweepError` if there is none."""
         parent = self._parents(named, named.way_out)[0]
         return parent.info.experiment_id, parent.data.tags[run_tags.SWEEP_ID]
 
     def holds(self, sweep_id: str) -> bool:
-        """Whether there is a run of the sweep, be it deleted."""
+        """Tells whether there is a run of the sweep, or was before it was deleted."""
         return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id), with_deleted=True))
 
     def files(self, run_id: str, path: str) -> dict[str, bytes]:
-        """The files of a folder of the run's artifacts.
+        """Returns the files of a folder of the run's artifacts.
 
         Raises:
-            NotStored: it is empty or not there.
-            Failed: it cannot be fetched.
-            SweepError: it cannot be read.
+            NotStored: the folder is missing or empty.
+            Failed: the folder cannot be fetched.
+            SweepError: the folder cannot be read.
         """
         with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
             files = digests.read(self._download(run_id, path, folder))
@@ -197,7 +197,7 @@ class Lookup:
         return files
 
     def file(self, run_id: str, path: str) -> bytes:
-        """One file of the run's artifacts. Raises as `files` does."""
+        """Returns one file of the run's artifacts. Raises as `files` does."""
         with _readable(run_id, path):
             return self._content(run_id, path)
 
@@ -206,13 +206,7 @@ class Lookup:
             return self._download(run_id, path, folder).read_bytes()
 
     def reported(self, run_id: str) -> ReportedRows:
-        """The losses that the trial reported at its best step.
-
-        Raises:
-            NotStored: they are not there.
-            Failed: they cannot be fetched.
-            SweepError: they cannot be read.
-        """
+        """Returns the losses that the trial reported at its best step. Raises as `files` does."""
         with _readable(run_id, "eval_rows.json"):
             content = self._content(run_id, "eval_rows.json")
             evaluation = Evaluation.of_document(json_text.parse(content))
@@ -225,13 +219,13 @@ class Lookup:
     def _download(self, run_id: str, path: str, folder: str) -> Path:
         """Fetches a file or folder of the run's artifacts into `folder`.
 
-        Looks for it first. A server may answer with the same error when a file is missing and when its store of
-        artifacts does not answer, and MLflow's client then asks again for minutes. Fetches from the store itself: the
-        client's own way drops the reason when that fails (store/artifact/runs_artifact_repo.py, 3.17.2).
+        Looks for the artifact first: a server may give the same error for a missing file and for a store of artifacts
+        that does not answer, and MLflow's client then asks again for minutes. Fetches from that store itself: the
+        client's own way drops the reason of a failure (store/artifact/runs_artifact_repo.py, 3.17.2).
 
         Raises:
-            NotStored: it is not there.
-            Failed: it is there, and the disk or the store fails; see also `of_artifacts`.
+            NotStored: the artifact is missing.
+            Failed: the artifact is there, but the disk or the store fails; see also `of_artifacts`.
         """
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
@@ -257,7 +251,7 @@ class Lookup:
             raise Failed(f"run {run_id}: its {path} is in MLflow, and {why}") from error
 
     def _parents(self, named: NamedSweep, way_out: str, other_than: str | None = None) -> list[Any]:
-        """The runs of the sweep of an id, or of all sweeps of a name, the newest first; at least one."""
+        """Returns the run of the sweep of an id, or of all sweeps of a name, newest first; at least one."""
         sweep = named.sweep
         if "'" not in sweep:
             of_sweeps = run_tags.OF_A_SWEEP
@@ -269,7 +263,7 @@ class Lookup:
         raise SweepError(f"{sweep}: no sweep of this id or name in {named.shown}; {way_out}")
 
     def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:
-        """The runs of all experiments that meet a condition, the newest first."""
+        """Returns the runs of all experiments that meet a condition, newest first."""
         from mlflow.entities import ViewType
 
         view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY
@@ -290,7 +284,7 @@ class Lookup:
 
 @contextmanager
 def _readable(run_id: str, path: str) -> Iterator[None]:
-    """Says as `SweepError` why the block cannot read an artifact, unless the store is away: that its caller says."""
+    """Raises `SweepError` if the block cannot read an artifact. Errors of a store that is away pass through."""
     from mlflow.exceptions import MlflowException
 
     try:

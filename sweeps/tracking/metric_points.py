@@ -13,7 +13,7 @@ from trainables.contract import StepRecord
 
 
 class MetricPoint(NamedTuple):
-    """One metric value. MLflow keeps equal points once: all that is sent may be sent again."""
+    """One metric value. MLflow keeps equal points once, so all points may be sent again."""
 
     key: str
     value: float
@@ -23,12 +23,12 @@ class MetricPoint(NamedTuple):
 
     @property
     def milliseconds(self) -> int:
-        """The time as MLflow keeps it."""
+        """Returns the time as MLflow keeps it."""
         return int(self.time * 1000)
 
 
 def metric_points(event: TrialReported) -> list[MetricPoint]:
-    """The metric points of a report. Its evaluation's come first: the UI's compare page shows what was logged first."""
+    """Returns the metric points of a report. Its metrics come first: the UI's compare page keeps the order."""
     report = event.report
     at = {
         **report.metrics,
@@ -45,29 +45,29 @@ def metric_points(event: TrialReported) -> list[MetricPoint]:
 
 
 def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics at a trial's best step under the names that they are logged with."""
+    """Returns the metrics at a trial's best step under their logged names."""
     return {f"best_{name}": value for name, value in metrics.items()}
 
 
 def score_points(event: TrialScored, trial: TrialRecord) -> list[MetricPoint]:
-    """The metric points of a finalist's scores, those of its best step by its last one, as other reports log them."""
+    """Returns the metric points of a finalist's scores. As in a report, the best ones get the trial's last step."""
     points = [MetricPoint(name, value, event.time, event.step) for name, value in event.metrics.items()]
     best = best_of(event.metrics)
     return points + [MetricPoint(name, value, event.time, trial.step) for name, value in best.items()]
 
 
 def best_points(best: TrialRecord, record: SweepRecord, time: float) -> list[MetricPoint]:
-    """The metrics of a sweep's best trial, as metric points of its parent run, by the steps of all trials.
+    """Returns the metrics of the best trial as points of the parent run, at the number of steps of all trials.
 
-    MLflow shows the value of the highest step. By the trial's own step, a better trial that a resumed sweep finds at an
-    earlier one would not be shown.
+    MLflow shows the value of the highest step. At the trial's own step, MLflow would not show a better trial that a
+    resumed sweep finds at an earlier step.
     """
     steps = sum(trial.step for trial in record.trials.values())
     return [MetricPoint(name, value, time, steps) for name, value in best_of(best.best_metrics).items()]
 
 
 def end_points(history: Sequence[StepRecord]) -> list[MetricPoint]:
-    """The metric points of a trial that ended after its last report: its last steps, and what it took in all."""
+    """Returns the metric points of a trial that ended after its last report: its last steps, and its totals."""
     points = step_points(history)
     for last in history[-1:]:
         spent = {"steps": last.step, "tokens": last.tokens, "seconds": last.seconds}
@@ -76,7 +76,7 @@ def end_points(history: Sequence[StepRecord]) -> list[MetricPoint]:
 
 
 def final_points(trial: TrialRecord, time: float) -> list[MetricPoint]:
-    """What a trial that is over has come to, as metric points of its last step."""
+    """Returns the final values of an ended trial, as metric points of its last step."""
     values = {**(trial.evals[-1][1] if trial.evals else {}), **best_of(trial.best_metrics)}
     values |= {"steps": float(trial.step), "tokens": float(trial.tokens), "seconds": trial.seconds}
     if trial.best_step is not None:
@@ -85,7 +85,7 @@ def final_points(trial: TrialRecord, time: float) -> list[MetricPoint]:
 
 
 def step_points(history: Iterable[StepRecord]) -> list[MetricPoint]:
-    """The metric points of optimizer steps."""
+    """Returns the metric points of optimizer steps."""
     points = []
     for step in history:
         points += [
@@ -97,7 +97,7 @@ def step_points(history: Iterable[StepRecord]) -> list[MetricPoint]:
 
 
 def spent_points(record: SweepRecord, steps_per_trial: int) -> list[MetricPoint]:
-    """What the sweep has spent, as metric points of its parent run: one of each per driver, at the driver's number."""
+    """Returns what the sweep has spent, as points of its parent run. The number of drivers so far is the step."""
     values = asdict(spent(record, steps_per_trial))
     time, step = record.latest or 0.0, record.drivers
     return [MetricPoint(key, float(value), time, step) for key, value in values.items() if value is not None]

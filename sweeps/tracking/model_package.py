@@ -1,4 +1,4 @@
-"""Writes a promoted adapter as an MLflow model: a folder with code, adapter, tokenizer, and where the base is.
+"""Writes a promoted adapter as an MLflow model: a folder with code, adapter, tokenizer and the source of the base.
 
 The folder holds MLmodel, served.py (the model's code), requirements.txt, README.md (the model card), decision.json
 (which `sweeps.promotion.decision_record` writes), and under artifacts/ the plain PEFT folder `adapter`, `tokenizer` and
@@ -23,7 +23,7 @@ CHECK = Path(__file__).parent / "serving_check.py"
 ADAPTER = "artifacts/adapter"
 """Path of the PEFT folder in the package."""
 RECORD = "decision.json"
-"""Path of the decision record in the package. It is of the last promotion, while the other files never change."""
+"""Path of the decision record in the package. Each promotion replaces the record; the other files never change."""
 _ALWAYS = (
     "mlflow", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "huggingface_hub", "numpy",
     "pandas", "jinja2",
@@ -32,7 +32,7 @@ _ALWAYS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What a package is made of."""
+    """Contents of a package."""
 
     adapter: Mapping[str, bytes]
     base: BaseFacts
@@ -58,7 +58,7 @@ def write(folder: Path, contents: Contents) -> None:
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema([ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]),
     )
-    # MLflow prints an advice to use type hints, which no filter of warnings stops. The signature replaces them.
+    # MLflow advises to use type hints, and no filter of warnings stops this. The signature replaces them.
     with TemporaryDirectory() as work, redirect_stderr(StringIO()):
         for name, files in {"adapter": contents.adapter, "tokenizer": base.tokenizer}.items():
             (Path(work) / name).mkdir()
@@ -89,16 +89,16 @@ def write(folder: Path, contents: Contents) -> None:
 
 
 def base_json(base: BaseFacts) -> dict[str, object]:
-    """The content of base.json: where the base is, the digests of its files, and the form of its prompts."""
+    """Returns the content of base.json: source of the base, digests of its files, and the form of its prompts."""
     facts: dict[str, object] = base.model_dump(exclude={"tokenizer", "columns", "licence"})
     return facts
 
 
 def requirements(base: BaseFacts) -> list[str]:
-    """The packages that the model needs, at the versions that it was checked with; torch without its local build.
+    """Returns the packages that the model needs, at the installed versions, and torch without its local build.
 
-    A base inside a package is not among them, because the dependencies of that package are not needed: it is installed
-    alone, as the model card and a comment in requirements.txt say.
+    A base inside a package is not among them, because pip would install the dependencies of that package too. The model
+    card and a comment in requirements.txt say how to install it alone.
     """
     names = [*_ALWAYS]
     if base.quantization["scheme"] != "none":
@@ -109,12 +109,12 @@ def requirements(base: BaseFacts) -> list[str]:
 
 
 def versions(base: BaseFacts) -> dict[str, str]:
-    """Package -> its version, for the tags of a model version."""
+    """Returns package -> version, for the tags of a model version."""
     return {name: number for name, _, number in (line.partition("==") for line in requirements(base))}
 
 
 def loading(base: BaseFacts) -> list[str]:
-    """Lines of Python that load the base as in training, and on it the adapter of the package."""
+    """Returns lines of Python that load the base as in training, and the package's adapter on it."""
     quantization, origin, lines = base.quantization, f'"{base.source}"', ["from peft import PeftModel"]
     options = f'dtype="{quantization["compute_dtype"]}"'
     options += f', revision="{base.revision}"' if base.revision is not None else ""
@@ -124,7 +124,7 @@ def loading(base: BaseFacts) -> list[str]:
         folder, file = f'"{Path(base.source).parent}"', Path(base.source).name
         if base.source.startswith("package:"):
             package, _, file = base.source.removeprefix("package:").partition("/")
-            # Not by its import, which may need packages that the base does not.
+            # Not by an import of the package, which may need other packages.
             folder = f'find_spec("{package.replace("-", "_")}").submodule_search_locations[0]'
             lines.insert(0, "from importlib.util import find_spec\n")
         plain = f'gguf_file="{file}", quantization_config=GgufConfig(dequantize=True), dtype="float32"'
@@ -142,7 +142,7 @@ def loading(base: BaseFacts) -> list[str]:
 
 
 def install_base(base: BaseFacts) -> str | None:
-    """The command that installs a base inside a package; None for other bases."""
+    """Returns the command that installs a base inside a package; None for other bases."""
     if not base.source.startswith("package:"):
         return None
     name = base.source.removeprefix("package:").partition("/")[0].replace("_", "-")

@@ -1,9 +1,9 @@
-"""MLflow's model registry as promotion uses it: versions found by identity, aliases, and a history kept in tags.
+"""Wraps MLflow's model registry for promotion: finds versions by identity, moves aliases, keeps a history in tags.
 
-MLflow 3.17 has no compare-and-set for an alias: one call moves it, and the last writer wins. On one SQLite database, a
-promotion holds a file lock beside the database. On a server, it reads the alias right before and right after it moves
-it. Between reading and writing, two promotions that compared with the same champion can both move it. The later one
-wins; the history may then name only one of them, which need not be that one.
+MLflow 3.17 has no compare-and-set for an alias: one call moves an alias, and the last writer wins. On one SQLite
+database, a promotion holds a file lock beside the database. On a server, a promotion reads the alias right before and
+right after it moves the alias. In between, two promotions that compared with the same champion can both move the alias.
+The later one wins; the history may then name only one of them, perhaps the other one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from sweeps.tracking.client import paged, quiet
 from sweeps.tracking.failures import is_away, of_artifacts
 
 OURS = "qsweep.model"
-"""The tag of registered models that promotion made."""
+"""Tag of registered models that promotion made."""
 IDENTITY = "promotion.identity"
 ROWS = "promotion.rows_fingerprint"
-"""A version's tag: the fingerprint of the rows that decided."""
+"""Tag of a version: fingerprint of the rows that decided."""
 STATE = "promotion.state"
 COMPLETE = "complete"
 _HISTORY = "promotion.history."
 _DONE = "promotion.done."
-"""Tags beside those of the history: a version of qsweep that does not know them still reads every entry."""
+"""Prefix of tags that mark completed entries. Earlier versions of qsweep, which do not know it, still read all
+entries."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Version:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a promotion has written all of the version, and served it once."""
+        """Tells whether a promotion has written all of the version, and served it once."""
         return self.tags.get(STATE) == COMPLETE
 
 
@@ -62,12 +63,12 @@ class Entry:
     previous: str | None = None
     sweep: str = ""
     gain: float | None = None
-    """How much better it is than the champion, or the base when there was none; in the unit of the metric that decided.
+    """Gain over the champion, or over the base if there was no champion, in the unit of the deciding metric.
 
-    None where there was one, and --force promoted without a comparison with it.
+    None for a rollback, and if --force promoted without a comparison with the champion.
     """
     done: bool = False
-    """Whether it is written down that the alias moved; earlier versions wrote it down of none."""
+    """Whether the move is marked as completed. Earlier versions of qsweep marked none."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Model:
     """Alias -> version."""
     history: tuple[Entry, ...]
     last: int = 0
-    """Number of the last entry, which may be one that cannot be read."""
+    """Number of the last entry, which may be unreadable."""
 
 
 class Registry:
@@ -95,10 +96,10 @@ class Registry:
     # Reading
 
     def model(self, name: str) -> Model | None:
-        """The registered model; None when there is none.
+        """Returns the registered model; None if there is none.
 
         Raises:
-            SweepError: the name is taken by something else.
+            SweepError: the name belongs to a model that promotion did not make.
         """
         registered = self._registered(name)
         if registered is None:
@@ -110,17 +111,17 @@ class Registry:
         return _model(registered)
 
     def models(self) -> list[Model]:
-        """All registered models that promotion made."""
+        """Returns all registered models that promotion made."""
         return [_model(each) for each in paged(partial(self._client.search_registered_models, f"tags.`{OURS}` = '1'"))]
 
     def at(self, name: str, alias: str) -> Version | None:
-        """The version that an alias points to; None when there is none."""
+        """Returns the version that an alias points to; None if there is none."""
         model = self._registered(name)
         number = None if model is None else model.aliases.get(alias)
         return None if number is None else self.version(name, str(number))
 
     def version(self, name: str, number: str) -> Version:
-        """The version of a number. Raises `SweepError` when there is none."""
+        """Returns the version of this number. Raises `SweepError` if there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -132,21 +133,17 @@ class Registry:
             raise SweepError(f"{name}: {told}; qsweep models --model {name} lists them") from error
 
     def versions(self, name: str) -> list[Version]:
-        """All versions of a model, the newest first."""
+        """Returns all versions of a model, newest first."""
         found = paged(partial(self._client.search_model_versions, f"name = '{name}'"))
         return sorted(map(_version, found), key=lambda version: -int(version.number))
 
     def of_identity(self, name: str, identity: str) -> Version | None:
-        """The oldest version with an identity; None when there is none."""
+        """Returns the oldest version of this identity; None if there is none."""
         versions = self._client.search_model_versions(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'")
         return min((_version(each) for each in versions), key=lambda version: int(version.number), default=None)
 
     def decided_on(self, name: str, rows: str, identity: str) -> list[Version]:
-        """The versions that a decision on the same rows made, without that of `identity`.
-
-        Args:
-            rows: as `ROWS`.
-        """
+        """Returns the versions that were decided on the same rows, by the tag `ROWS`, except that of `identity`."""
         found = map(_version, self._client.search_model_versions(f"name = '{name}' and tags.`{ROWS}` = '{rows}'"))
         others = (each for each in found if each.tags.get(IDENTITY) != identity)
         return sorted(others, key=lambda version: int(version.number))
@@ -154,7 +151,7 @@ class Registry:
     # Writing: each of these can run twice
 
     def make_model(self, name: str) -> None:
-        """Registers the name with our tag, unless promotion made it already."""
+        """Registers the name with the tag `OURS`, unless promotion made it already."""
         from mlflow.exceptions import MlflowException
 
         if self.model(name) is None:
@@ -175,9 +172,9 @@ class Registry:
             self._client.log_artifacts(run_id, str(folder), path)
 
     def make_version(self, name: str, run_id: str, path: str, tags: Mapping[str, str], text: str) -> Version:
-        """The version with the identity that `tags` name; makes it from the run's artifacts when there is none.
+        """Returns the version with the identity in `tags`. Makes it from the run's artifacts if there is none.
 
-        One request makes it with its tags, so that no version is ever without its identity.
+        One request makes the version with its tags, so that no version is ever without its identity.
         """
         identity = tags[IDENTITY]
         known = self.of_identity(name, identity)
@@ -197,7 +194,7 @@ class Registry:
     def tag(
         self, name: str, version: str, tags: Mapping[str, str], text: str | None = None, stale: Sequence[str] = ()
     ) -> None:
-        """Sets tags of a version, and its description; removes the `stale` tags, which it has."""
+        """Sets tags of a version, and its description; removes the `stale` tags, which must exist."""
         for key, value in tags.items():
             self._client.set_model_version_tag(name, version, key, value)
         for key in stale:
@@ -210,22 +207,22 @@ class Registry:
         self._client.set_registered_model_alias(name, alias, version)
 
     def remember(self, name: str, entry: Entry) -> None:
-        """Adds an entry to the history; in place of the last one if that says the same, and the alias did not move."""
+        """Adds an entry to the history. Replaces the last entry if it is the same move and the alias did not move."""
         model = self.model(name)
         assert model is not None
         last = model.history[-1] if model.history else None
         has_moved = last is None or last.done or model.aliases.get(entry.alias) == entry.version
-        # The same move was tried before and was interrupted before it moved the alias.
+        # The same move was tried before, and was interrupted before the alias moved.
         is_again = last is not None and _same(last, entry) and not has_moved
         number = model.last if is_again else model.last + 1
         told = {key: value for key, value in vars(entry).items() if key != "done" and value not in (None, "")}
         self._client.set_registered_model_tag(name, f"{_HISTORY}{number:04d}", json.dumps(told))
 
     def mark_done(self, name: str, entry: Entry) -> None:
-        """Writes down that the alias moved as the last entry says, if that one says the same.
+        """Marks the last entry as completed, if it is the same move.
 
-        Where MLflow fails at it, the next entry tells. An error would say that nothing has moved, and whoever then
-        rolls back again goes one version too far.
+        Ignores errors of MLflow: the next entry shows the move too. An error would suggest that the alias did not move,
+        and people who then roll back again would go one version too far.
         """
         from mlflow.exceptions import MlflowException
 
@@ -235,7 +232,7 @@ class Registry:
                 self._client.set_registered_model_tag(name, f"{_DONE}{model.last:04d}", "1")
 
     def forget_last(self, name: str, entry: Entry) -> None:
-        """Removes the last entry if it says the same: the alias did not move."""
+        """Removes the last entry if it is the same move: the alias did not move."""
         model = self.model(name)
         if model is not None and model.history and _same(model.history[-1], entry):
             self._client.delete_registered_model_tag(name, f"{_HISTORY}{model.last:04d}")
@@ -245,7 +242,7 @@ class Registry:
         """Locks the registry of a SQLite database against other promotions; does nothing for a server.
 
         Args:
-            waiting: called when another promotion has locked it.
+            waiting: is called if another promotion holds the lock.
         """
         file = sqlite_file(self.uri)
         if file is None:
@@ -276,12 +273,12 @@ class Registry:
 
 
 def no_model(name: str, known: Sequence[str]) -> str:
-    """Says that there is no registered model of a name, and which ones promotion made."""
+    """Says that there is no registered model of this name, and which ones promotion made."""
     return f"no registered model {name!r} (there are: {', '.join(known) or 'none'})"
 
 
 def previous(alias: str) -> str:
-    """The alias of the version that `alias` pointed to before."""
+    """Returns the alias of the version that `alias` pointed to before."""
     return "previous" if alias == "champion" else f"previous-{alias}"
 
 
@@ -299,7 +296,7 @@ def _model(raw: Any) -> Model:
     entries = []
     keys = sorted(key for key in raw.tags if key.startswith(_HISTORY))
     for key in keys:
-        # A tag that somebody else has changed must not make this fail.
+        # A tag that somebody else has changed must not hide the other entries.
         with suppress(ValueError, TypeError):
             is_done = f"{_DONE}{key.removeprefix(_HISTORY)}" in raw.tags
             entries.append(Entry(**json.loads(raw.tags[key]) | {"done": is_done}))

@@ -1,4 +1,4 @@
-"""The tags of a sweep's runs in MLflow: what each is called, what it says, and when it is written. Pure.
+"""Defines the tags of a sweep's runs in MLflow: their names, their values, and when they are written. Pure.
 
 A new tag is one more entry in the function of its moment: `sink.py` writes what these functions return.
 """
@@ -17,32 +17,32 @@ from sweeps.report.trial_tables import ending, markdown
 from sweeps.statistics.comparison import Separation
 
 SWEEP_ID = "sweep.id"
-"""Stands on the sweep's run and on each trial's, and on no other run."""
+"""Tag of the sweep's run and of each trial's run, and of no other run."""
 NAME = "sweep.name"
-"""The sweep's name, on its own run: the run's name in MLflow is its id."""
+"""Tag of the sweep's own run: the sweep's name. The run's name in MLflow holds the id."""
 TRIAL_KEY = "sweep.trial_key"
 STATE = "sweep.state"
-"""A trial's `TrialState`; on the sweep's run RUNNING, or the reason of the sweep's end."""
+"""A trial's `TrialState`. On the sweep's run: RUNNING, or the reason of the sweep's end."""
 NUMBER = "sweep.number"
 REPEATS = "sweep.repeats"
-"""Key of the trial whose point this one trains again."""
+"""Key of the trial whose point this trial trains again."""
 BEST_TRIAL_KEY = "sweep.best_trial_key"
 BEST_RUN = "sweep.best_run"
 ADAPTER_SHA256 = "sweep.adapter_sha256"
-"""Empty where the adapter was not uploaded."""
+"""Empty if the adapter was not uploaded."""
 ADAPTER_REFUSED = "sweep.adapter_refused"
 """Why the adapter was not uploaded."""
 EVAL_ROWS_SHA256 = "sweep.eval_rows_sha256"
 DATA_FINGERPRINT = "data.fingerprint"
 FINGERPRINT = "fingerprint."
-"""What begins the names of tags that say what identifies the base and the data."""
+"""Prefix of the tags that identify the base and the data."""
 PARENT_RUN = "mlflow.parentRunId"
 ANSWERS = "answers.json"
-"""The artifact of a sweep's run with the rows that the best trial and the base answer differently."""
+"""Artifact of a sweep's run: the rows that the best trial and the base answer differently."""
 TABLES = {"mlflow.loggedArtifacts": f'[{{"path": "{ANSWERS}", "type": "table"}}]'}
-"""MLflow's UI shows the artifact as a table (3.17.2, `MlflowClient.log_table`)."""
+"""Makes MLflow's UI show the artifact as a table (3.17.2, `MlflowClient.log_table`)."""
 NOTE = "mlflow.note.content"
-"""The text on a run's page, and the column Description."""
+"""Text on a run's page, and in the column Description."""
 _RUNNING = "RUNNING: the best trial is named here when the sweep ends"
 _SOURCE = {"mlflow.source.name": "qsweep"}
 _PACKAGES = (
@@ -51,34 +51,34 @@ _PACKAGES = (
 
 
 OF_A_SWEEP = f"tags.`{SWEEP_ID}` LIKE '%' and tags.`{TRIAL_KEY}` IS NULL"
-"""The condition of a search of MLflow's that a run is a sweep's own, and no trial's."""
+"""Condition of a search: the run is a sweep's own, not a trial's."""
 
 
 def equals(name: str, value: str) -> str:
-    """The condition of a search of MLflow's that a tag has a value."""
+    """Returns the condition of a search that a tag has a value."""
     return f"tags.`{name}` = '{value}'"
 
 
 def sweep_made(sweep_id: str, name: str) -> dict[str, str]:
-    """The sweep's run is made with these tags."""
+    """Returns the tags with which the sweep's run is made."""
     return {**_SOURCE, SWEEP_ID: sweep_id, NAME: name, "mlflow.runColor": "#5f6b7a"}
 
 
 def sweep_started(event: SweepStarted) -> dict[str, str]:
-    """The sweep's run gets these tags when the sweep begins or goes on; the note of an earlier end is replaced."""
+    """Returns the tags of the sweep's run when the sweep begins or goes on. Replaces the note of an earlier end."""
     prints = {FINGERPRINT + name: digest for name, digest in event.fingerprints.items()}
     return {STATE: "RUNNING", NOTE: _RUNNING, **prints, **_versions()}
 
 
 def data_prepared(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The sweep's run gets these tags when the data is ready."""
+    """Returns the tags of the sweep's run when the data is ready."""
     return {DATA_FINGERPRINT: str(summary["fingerprint"])}
 
 
 def sweep_ended(
     event: SweepEnded, record: SweepRecord, selection: Selection, separation: Separation | None, best_run: str | None
 ) -> dict[str, str]:
-    """The sweep's run gets these tags when the sweep ends; `best_run` is the run of the best trial."""
+    """Returns the tags of the sweep's run when the sweep ends; `best_run` is the run of the best trial."""
     tags = {STATE: str(event.reason), NOTE: markdown(record, selection, separation)}
     if selection.winner is not None:
         tags |= {BEST_TRIAL_KEY: selection.winner.trial_key, BEST_RUN: str(best_run)}
@@ -86,14 +86,14 @@ def sweep_ended(
 
 
 def trial_made(sweep_id: str, trial_key: str, parent_run: str) -> dict[str, str]:
-    """A trial's run is made with these tags."""
+    """Returns the tags with which a trial's run is made."""
     return {**_SOURCE, SWEEP_ID: sweep_id, TRIAL_KEY: trial_key, PARENT_RUN: parent_run}
 
 
 def trial_started(event: TrialStarted, parent_run: str) -> dict[str, str]:
-    """A trial's run gets these tags when the trial begins or goes on.
+    """Returns the tags of a trial's run when the trial begins or goes on.
 
-    The run below which the trial's stands is among them: the sweep may have got another since the trial's was made.
+    They name the parent run again: the sweep may have got another run since the trial's run was made.
     """
     state = TrialState.RUNNING
     tags = {PARENT_RUN: parent_run, STATE: state, NUMBER: str(event.number), NOTE: state}
@@ -101,25 +101,25 @@ def trial_started(event: TrialStarted, parent_run: str) -> dict[str, str]:
 
 
 def trial_waits_or_ended(trial: TrialRecord, metric: str) -> dict[str, str]:
-    """A trial's run gets these tags when the trial is parked or ends; `metric` is the objective's."""
+    """Returns the tags of a trial's run when the trial is parked or ends; `metric` is the objective's."""
     return {STATE: trial.state, NOTE: ending(trial, metric)}
 
 
 def trial_lost() -> dict[str, str]:
-    """The run of a trial that the event log does not know gets these tags: nobody ranks or promotes the trial."""
+    """Returns the tags of the run of a trial that the event log does not know: nobody ranks or promotes it."""
     note = "lost with its machine: the sweep that went on elsewhere has no such trial"
     return {STATE: TrialState.FAILED, NOTE: note}
 
 
 def adapter_uploaded(adapter_sha256: str, eval_rows_sha256: str) -> dict[str, str]:
-    """A trial's run gets these tags when the adapter is among the run's artifacts."""
+    """Returns the tags of a trial's run when the adapter was uploaded."""
     return {ADAPTER_SHA256: adapter_sha256, EVAL_ROWS_SHA256: eval_rows_sha256}
 
 
 def adapter_refused(why: str) -> dict[str, str]:
-    """A trial's run gets these tags when the adapter is not uploaded.
+    """Returns the tags of a trial's run when the adapter is not uploaded.
 
-    The digest is empty: an adapter of an earlier step may be there, and is not the trial's best.
+    The digest is empty: MLflow may hold the adapter of an earlier step, which is not the trial's best.
     """
     return {ADAPTER_REFUSED: why, ADAPTER_SHA256: ""}
 

@@ -1,8 +1,7 @@
-"""A promoted LoRA adapter as an MLflow model: this file is the model's code, and stands alone.
+"""Serves a promoted LoRA adapter as an MLflow model. A package holds a copy of this file as the model's code.
 
-It loads the base that the adapter was trained on, quantised as in training, from where `base.json` says, checks that it
-is the same base, and puts the adapter on it. Beside the standard library it needs what requirements.txt lists and no
-more.
+The model loads the base of training from its source in `base.json`, checks that it is the same base, quantises it as in
+training, and adds the adapter. Beside the standard library it needs only what requirements.txt lists.
 """
 
 import datetime
@@ -18,12 +17,12 @@ from typing import Any
 import mlflow
 
 _MIB = 1 << 20
-# Templates that write today's date write this one: the prompts of training did.
+# Templates that write today's date write this one, as in the prompts of training.
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.timezone.utc)  # noqa: UP017 - runs on any Python 3
 
 
 class PromotedAdapter(mlflow.pyfunc.PythonModel):
-    """Text in, text out: the inputs are the columns of the training prompt, or a chat as JSON."""
+    """Answers prompts: the inputs are the columns of the training prompt, or a chat as JSON."""
 
     def load_context(self, context: Any) -> None:
         """Loads base, adapter and tokenizer."""
@@ -37,12 +36,12 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         self._model = PeftModel.from_pretrained(_load(self._base), context.artifacts["adapter"])
         self._model.eval()
 
-    # MLflow takes type hints here for a schema; the signature says it.
+    # MLflow would read type hints here as a schema, which the signature gives.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """The completion of each row of `model_input`, greedy unless `temperature` is above 0.
+        """Returns the completion of each row of `model_input`, greedy unless `temperature` is above 0.
 
-        It ends where training ended its answers, where the base ends its own, or after `max_new_tokens`. Settings of
-        the base that punish repetition are off: adapters are evaluated without them.
+        A completion ends at an end token of training or of the base, or after `max_new_tokens`. Settings of the base
+        that punish repetition are off: adapters are evaluated without them.
         """
         import torch
 
@@ -68,13 +67,13 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         return answers
 
     def _ends(self) -> list[int]:
-        """The tokens that end an answer: the base's own and those of training."""
+        """Returns the tokens that end an answer: the base's own and those of training."""
         own = self._model.generation_config.eos_token_id
         own = [own] if isinstance(own, int) else own or []
         return sorted({*own, *self._base.get("ends", {}).values()})
 
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
-        """The tokens of a row's prompt, as in training."""
+        """Returns the tokens of a row's prompt, as in training."""
         form, tokenizer = self._base["form"], self._tokenizer
         if form.get("messages") is not None:
             return self._chat_ids(_chat(row, form["messages"]))
@@ -91,7 +90,7 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         return ids
 
     def _chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
-        """The tokens that stand before the answer to a chat."""
+        """Returns the tokens before the answer to a chat."""
         tokenizer = self._tokenizer
         text = tokenizer.apply_chat_template(
             messages,
@@ -102,7 +101,7 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def score(self, ids: list[int], labelled: list[int]) -> float:
-        """Total negative log-likelihood of the tokens at the positions `labelled`."""
+        """Returns the total negative log-likelihood, in nats, of the tokens at the positions `labelled`."""
         import torch
 
         whole = torch.tensor([ids], device=self._model.device)
@@ -112,14 +111,14 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
 
 
 def _load(base: dict[str, Any]) -> Any:
-    """The base, quantised and frozen as in training."""
+    """Loads the base, quantised and frozen as in training."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quantization, trusted = base["quantization"], base["trust_remote_code"]
     dtype = getattr(torch, quantization["compute_dtype"])
     device: Any = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
-    # The first of several GPUs, and further ones only for what it does not hold.
+    # Fills the first of several GPUs, and further ones only with the rest.
     device = "sequential" if torch.cuda.device_count() > 1 else device
     options: dict[str, Any] = {"dtype": dtype, "device_map": device, "trust_remote_code": trusted}
     if quantization["scheme"] != "none":
@@ -136,14 +135,14 @@ def _load(base: dict[str, Any]) -> Any:
         revision = base["revision"] if base["kind"] == "hub" else None
         model = AutoModelForCausalLM.from_pretrained(origin, revision=revision, use_safetensors=True, **options)
     for module in model.modules():
-        # bitsandbytes 0.50 computes otherwise where the CPU has AVX512-BF16, not as in training.
+        # On a CPU with AVX512-BF16, bitsandbytes 0.50 computes otherwise than training did.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False).eval()
 
 
 def _dequantised(file: str, work: str) -> str:
-    """A folder with the weights of a GGUF file in float32."""
+    """Writes the weights of a GGUF file to a folder in float32, and returns the folder."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -158,7 +157,7 @@ def _dequantised(file: str, work: str) -> str:
 
 
 def _located(base: dict[str, Any]) -> str:
-    """What `from_pretrained` loads the base from, once its weights are known to be the ones of training."""
+    """Checks the weights of the base, and returns what `from_pretrained` loads it from."""
     source = str(base["source"])
     if base["kind"] == "hub":
         from huggingface_hub import hf_hub_download
@@ -182,7 +181,7 @@ def _located(base: dict[str, Any]) -> str:
 
 
 def _check(base: dict[str, Any], files: dict[str, Path]) -> None:
-    """Raises when a weight file is not the one of training."""
+    """Raises ValueError if a weight file is not the one of training."""
     for name, digest in base["files"].items():
         if _sampled_digest(files[name]) != digest:
             where = f"{base['source']} at {base['revision']}" if base["kind"] == "hub" else base["source"]
@@ -190,7 +189,7 @@ def _check(base: dict[str, Any], files: dict[str, Path]) -> None:
 
 
 def _sampled_digest(path: Path) -> str:
-    """Digest over a file's size, its first and last MiB, and 63 pages between."""
+    """Returns a digest over a file's size, its first and last MiB, and 63 pages between."""
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
     pages = [(size * part // 64, 4096) for part in range(1, 64)]
@@ -202,11 +201,11 @@ def _sampled_digest(path: Path) -> str:
 
 
 def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
-    """The chat in a column. Raises ValueError when it is none."""
+    """Returns the chat in a column. Raises ValueError if there is none."""
     try:
         chat = [{key: said for key, said in message.items() if said is not None} for message in json.loads(row[column])]
         for message in chat:
-            # OpenAI's form of an answer that is a call and no text, as in training.
+            # In OpenAI's form, an answer that calls a tool may have no text. Training did the same.
             if message.get("tool_calls"):
                 message.setdefault("content", "")
         known = [(message["role"], message["content"]) for message in chat]

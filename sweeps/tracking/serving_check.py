@@ -1,8 +1,8 @@
-"""Serves a packaged adapter in a process of its own and prints what it answers. Run by path; imports nothing of ours.
+"""Serves a packaged adapter in a process of its own and prints its answers. Run by path; imports nothing of ours.
 
-argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labelled"}], "answers": [columns],
-"new_tokens": n, "refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]};
-`prompts` says of each sample with columns whether its prompt has the tokens of training up to the last answer.
+argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labelled"}], "answers": [columns], "new_tokens": n,
+"refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]}; `prompts` tells of
+each sample with columns whether its prompt has the tokens of training up to the last answer.
 """
 
 import importlib.abc

@@ -1,4 +1,4 @@
-"""What each event means to MLflow: one parent run per sweep, one child run per trial."""
+"""Writes each event to MLflow: one parent run per sweep, one child run per trial."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "K
 
 
 class RunsGone(Exception):  # noqa: N818 - reads as what happened
-    """MLflow no longer has runs that it has acknowledged events of; it says which."""
+    """MLflow no longer has runs whose events it acknowledged. The message names the runs."""
 
 
 class MlflowSink:
-    """Takes events in order, and writes them to MLflow; any of them may come twice."""
+    """Writes events to MLflow, in order. Each event may come twice."""
 
     def __init__(
         self, config: SweepConfig, sweep_id: str, folder: SweepFolder, say: Callable[[str], None] = lambda _line: None
@@ -64,16 +64,16 @@ class MlflowSink:
         self._runs: Runs | None = None
         self.experiment_id: str | None = noted_by(folder).get("experiment_id")
         self.parent_run: str | None = None
-        """Ids in MLflow; None while the server has not answered yet."""
+        """`experiment_id` and `parent_run` are ids in MLflow; None until they are known."""
         self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id."""
 
     def attach(self, record: SweepRecord) -> None:
-        """Finds the runs of a sweep of which MLflow has acknowledged `record`.
+        """Finds the runs of a sweep, of which MLflow has acknowledged `record`.
 
         Raises:
-            RunsGone: one is not there, as after MLflow's database was lost, or an older one was put back.
+            RunsGone: a run is missing, as after MLflow's database was lost or replaced by an older one.
         """
         self._connect()
         if self.parent_run is None:
@@ -83,9 +83,9 @@ class MlflowSink:
                 raise RunsGone(f"the run of {label(trial.number)}")
 
     def apply(self, event: Event, record: SweepRecord) -> None:
-        """Carries the event out, or raises; `record` is the sweep after it.
+        """Writes an event to MLflow, or raises; `record` is the sweep after the event.
 
-        A point that is infeasible never trained: it has a row in the parent's note, and no run.
+        An infeasible point never trains: it has a row in the parent's note, and no run.
         """
         runs = self._connect()
         parent = self._open_parent(runs, record.started or event.time)
@@ -111,12 +111,12 @@ class MlflowSink:
                 self._end_sweep(runs, parent, event, record)
 
     def forget(self) -> None:
-        """Looks for its runs again from now on: an error may mean that one is gone."""
+        """Forgets the runs, so that the next event looks for them: after an error a run may be gone."""
         self._runs = self.parent_run = None
         self.run_ids.clear()
 
     def _connect(self) -> Runs:
-        """Finds the sweep's runs by their tags at the first call: a new run is then made without a search."""
+        """Finds the sweep's runs by their tags at the first call: new runs are then made without a search."""
         if self._runs is None:
             config = self._config
             runs = Runs(config.tracking.uri, config.experiment, self._sweep_id, self.experiment_id, self._say_once)
@@ -127,13 +127,13 @@ class MlflowSink:
         return self._runs
 
     def _say_once(self, line: str) -> None:
-        """Says what is found again at each look."""
+        """Says a line that each look finds again only once."""
         if line not in self._said:
             self._said.add(line)
             self._say(line)
 
     def _open_parent(self, runs: Runs, time: float) -> str:
-        """The sweep's run, made when there is none."""
+        """Returns the sweep's run, and makes it if there is none."""
         if self.parent_run is None:
             name = self._config.name
             shown = sweep_run_name(name, self._sweep_id)
@@ -177,7 +177,7 @@ class MlflowSink:
                 runs.text(parent, file.name, file.read_text(encoding="utf-8"))
 
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
-        """The trial's run, made when there is none."""
+        """Returns the trial's run, and makes it if there is none."""
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
             tags = run_tags.trial_made(self._sweep_id, trial_key, str(self.parent_run))
@@ -187,15 +187,15 @@ class MlflowSink:
     def _start_trial(self, runs: Runs, parent: str, event: TrialStarted, record: SweepRecord) -> None:
         known = self.run_ids.get(event.trial_key)
         if known is not None:
-            runs.running(known)  # It may have been ended under an earlier driver.
+            runs.running(known)  # An earlier driver may have ended it.
         run_id = self._open_child(runs, event.trial_key, record, event.time)
-        # First what people compare: a run's page keeps the order.
+        # What people compare comes first: a run's page keeps the order.
         params = {**event.params, **settings(TrialSpec.model_validate_json(event.spec)), **event.params}
         runs.log(run_id, params=params, tags=run_tags.trial_started(event, parent))
         runs.text(run_id, "trial.json", json.dumps(json.loads(event.spec), indent=2))
 
     def _park_trial(self, runs: Runs, event: TrialParked, record: SweepRecord) -> None:
-        """A parked trial is not over: its run goes on, and says that it waits."""
+        """Keeps the run of a parked trial running, with a tag that the trial waits."""
         run_id = self._open_child(runs, event.trial_key, record, event.time)
         runs.running(run_id)
         trial = record.trials[event.trial_key]
@@ -207,22 +207,22 @@ class MlflowSink:
         tags = run_tags.trial_waits_or_ended(trial, record.objective.metric)
         runs.log(run_id, end_points(event.history), tags=tags)
         if trial.state.is_final:
-            # A machine that was lost may have trained it further.
+            # A lost machine may have trained the trial further.
             runs.show(run_id, final_points(trial, event.time))
         status = "KILLED" if event.by_person_or_budget else _STATUS.get(event.state, "FAILED")
         runs.finish(run_id, status, event.time)
-        # Last: an adapter that is lost must not leave the run as if it were still going on.
+        # The upload comes last: a lost adapter must not leave the run RUNNING.
         self._upload(runs, run_id, trial)
 
     def _upload(self, runs: Runs, run_id: str, trial: TrialRecord) -> None:
-        """Uploads the trial's best adapter, unless its files are no longer those that the trial wrote."""
+        """Uploads the trial's best adapter, unless its files differ from those that the trial wrote."""
         if trial.adapter is None:
             return
         folder, written = self._folder.path / trial.adapter, trial.adapter_sha256
         if not folder.is_dir() and any(path > folder for path in self._folder.all(trial.trial_key, "best")):
-            # Interrupted there, the trial has gone on since: its later end brings its best adapter.
+            # The trial has gone on since this interruption: its later end uploads its best adapter.
             return
-        # It is there still after that look: else the trial has put a better one in its place meanwhile.
+        # If the folder is gone now, the trial has replaced it by a better one since.
         if written is not None and digests.of_folder(folder / "adapter") != written and folder.is_dir():
             why = "its files are not those that the trial wrote"
             self._say(f"tracking: {folder}: {why}: the adapter is not uploaded")
@@ -234,13 +234,13 @@ class MlflowSink:
             runs.log(run_id, tags=run_tags.adapter_uploaded(written, rows))
 
     def _score_trial(self, runs: Runs, event: TrialScored, record: SweepRecord) -> None:
-        """The scores of a finalist; of its files those that have changed since its end."""
+        """Writes the scores of a finalist, and the files that scoring changed."""
         trial = record.trials[event.trial_key]
         run_id = self._open_child(runs, event.trial_key, record, event.time)
         tags = run_tags.trial_waits_or_ended(trial, record.objective.metric)
         folder = self._folder.path / str(trial.adapter)
         for path in (folder / "eval_rows.json", folder / samples.OF_TRIAL):
-            if path.exists():  # else the trial has gone on since, to a better step
+            if path.exists():  # else the trial has gone on to a better step
                 runs.text(run_id, path.name, path.read_text(encoding="utf-8"))
                 tags |= {run_tags.EVAL_ROWS_SHA256: digests.of_file(path)} if path.suffix == ".json" else {}
         runs.log(run_id, score_points(event, trial), tags=tags)
@@ -262,11 +262,11 @@ class MlflowSink:
         runs.finish(parent, _SWEEP_STATUS[event.reason], event.time)
 
     def _end_runs(self, runs: Runs, parent: str, record: SweepRecord, time: float) -> None:
-        """Leaves one run of each trial, and ends those whose end MLflow did not take."""
+        """Leaves one run of each trial, and ends the runs that MLflow did not end."""
         for key, run in runs.of_sweep([parent, *self.run_ids.values()]).items():
             trial = None if key is None else record.trials.get(key)
             if trial is None and key is not None:
-                # The log lost its beginning with a machine: the sweep has no such trial, however far it came there.
+                # The log lost the trial's beginning with a machine: the sweep has no such trial.
                 runs.log(run.info.run_id, tags=run_tags.trial_lost())
                 runs.finish(run.info.run_id, "KILLED", time)
             elif trial is not None and run.info.status == "RUNNING":

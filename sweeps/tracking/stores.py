@@ -1,7 +1,7 @@
-"""Which tracking store a command means, and whether anything answers there.
+"""Finds the tracking store that a command means, and checks that it answers.
 
 MLflow's client creates a SQLite file that does not exist, and tries for 100 seconds to reach a database that does not
-answer. So a command first connects once by itself. Then MLflow's client tells whether the store holds a sweep.
+answer. A command therefore first connects once by itself.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from trainables.inputs.legible import legible
 
 DEFAULT = "sqlite:///mlflow.db"
 BY_OPTION = "name the store with --tracking-uri"
-"""The way out of a store that does not hold the sweep, on the command line."""
+"""Way out on the command line, if a store does not hold the sweep."""
 NOT_YET = f"a sweep that has just begun creates its database within a minute; otherwise {BY_OPTION}"
-"""The same for the store that a sweep's folder names."""
+"""Way out if the store is the one that a sweep's folder names."""
 CONNECT_SECONDS = 2.0
-"""How long a store may take to accept a connection."""
+"""Seconds in which a store must accept a connection."""
 
 
 @dataclass(frozen=True)
 class NamedSweep:
-    """A sweep as a command names it, and the store in which it is looked for."""
+    """A sweep as a command names it, and the store to look in."""
 
     uri: str
     sweep: str
     """The sweep's id or name."""
     folder: Path | None = None
-    """The sweep's folder, when that was given."""
+    """The sweep's folder, if the command names it."""
 
     @property
     def shown(self) -> str:
-        """The store without passwords."""
+        """Returns the store without passwords."""
         return without_password(self.uri)
 
     @property
     def way_out(self) -> str:
-        """What to do when the store does not hold the sweep."""
+        """Says what to do if the store does not hold the sweep."""
         if self.folder is None:
             return f"name its folder, or {BY_OPTION}"
         return f"send it with qsweep resume {self.folder} --resend"
 
 
 def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> NamedSweep:
-    """The sweep of an id, a name or a folder, and its store, which answers.
+    """Finds a sweep by its id, name or folder, and its store, which answers.
 
     Raises:
-        SweepError: the store is not there, or the folder holds no sweep.
+        SweepError: the store does not answer, or the folder holds no sweep.
     """
     if is_object_store(sweep):
         raise SweepError(
@@ -88,7 +88,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
 
 
 def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:
-    """Whether the word means this folder. A bare name may be that of a model's folder, which has a config.json too."""
+    """Tells whether `sweep` means this folder. A bare name may be a model's folder, which has a config.json too."""
     if not paths.is_file(folder.config):
         return False
     if "/" in sweep:
@@ -101,17 +101,17 @@ def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:
 
 
 def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
-    """The tracking store of a command without a sweep's folder. Raises `SweepError` when nothing answers there."""
+    """Returns the store of a command without a sweep's folder. Raises `SweepError` if nothing answers there."""
     uri = absolute(tracking_uri or environment.get("MLFLOW_TRACKING_URI") or DEFAULT)
     check(uri)
     return uri
 
 
 def with_password(uri: str, environment: Mapping[str, str]) -> str:
-    """The URI that a sweep's folder names; its password, which is not kept there, comes from MLFLOW_TRACKING_URI.
+    """Returns the URI that a sweep's folder names, with the password of MLFLOW_TRACKING_URI: folders keep none.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: MLFLOW_TRACKING_URI does not hold this URI.
     """
     if HIDDEN not in uri or sqlite_file(uri) is not None:
         return uri
@@ -124,7 +124,7 @@ def with_password(uri: str, environment: Mapping[str, str]) -> str:
 
 
 def absolute(uri: str) -> str:
-    """The URI with an absolute path: MLflow remembers stores by their URI alone."""
+    """Returns the URI with an absolute path: MLflow remembers stores by their URI alone."""
     return absolute_uri(uri, Path.cwd())
 
 
@@ -132,7 +132,7 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
     """Connects to the store once.
 
     Raises:
-        SweepError: `uri` is no tracking URI, its database file does not exist or cannot be read, or nothing answers.
+        SweepError: `uri` is no tracking URI, its database file is missing or cannot be read, or nothing answers.
     """
     try:
         is_tracking_uri(uri)
@@ -158,18 +158,18 @@ def _open(file: Path, uri: str, way_out: str) -> None:
     if not paths.is_file(file):
         raise SweepError(f"{uri}: no such database; {way_out}")
     try:
-        # Not mode=ro: where a writer was killed in a transaction, SQLite must undo the transaction first.
+        # Not mode=ro: SQLite must first undo the transaction of a writer that was killed.
         there = f"{file.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(there, uri=True, timeout=CONNECT_SECONDS)) as database:
             database.execute("pragma schema_version")
     except sqlite3.DatabaseError as error:
-        # MLflow waits for a database that another process has locked.
+        # A locked database is no error: MLflow waits for it.
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise SweepError(f"{uri}: cannot be read as a database ({error}); {BY_OPTION}") from None
 
 
 def _listener(uri: str) -> tuple[str, int] | None:
-    """Host and port that must listen. None where only MLflow can find out: a proxy, a Unix socket, several servers."""
+    """Returns host and port to connect to. None if only MLflow can tell: a proxy, a Unix socket, several servers."""
     if is_web(uri):
         place = urlsplit(uri)
         host = str(place.hostname)
@@ -177,7 +177,7 @@ def _listener(uri: str) -> tuple[str, int] | None:
         return None if is_proxied else (host, place.port or (443 if place.scheme == "https" else 80))
     if not uri.startswith("postgresql"):
         return None
-    from sqlalchemy.engine import make_url  # a third of a second
+    from sqlalchemy.engine import make_url  # takes a third of a second
     from sqlalchemy.exc import ArgumentError
 
     try:

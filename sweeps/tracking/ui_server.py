@@ -1,4 +1,4 @@
-"""MLflow's own server on a database, for as long as somebody looks at its UI. It listens on this machine alone."""
+"""Runs MLflow's own server on a database, on this machine alone, while somebody looks at its UI."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from trainables.inputs.legible import legible
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 5000
-"""The one that MLflow takes by itself."""
+"""MLflow's default port."""
 _MORE_PORTS = 100
 START_SECONDS = 120.0
-"""How long MLflow may take until it answers: some 5 seconds on an idle machine."""
+"""Seconds in which MLflow must answer; it takes about 5 on an idle machine."""
 _END_SECONDS = 3.0
 _LAST_LINES = 10
-# Says SIGTERM to the server when this process is killed, however that happens (prctl(2), PR_SET_PDEATHSIG), and keeps
-# that through execve.
+# The kernel sends SIGTERM to the server when this process dies (prctl(2), PR_SET_PDEATHSIG), also after execve.
 _UNTIL_WE_DIE = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
     # This process may be gone already.
@@ -36,7 +35,7 @@ _UNTIL_WE_DIE = (
 )
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Jobs of other parts of MLflow, which would run in processes of their own.
+    # Jobs of other parts of MLflow would run in processes of their own.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     # The current folder may hold files with the names of modules.
     "PYTHONSAFEPATH": "1",
@@ -46,14 +45,14 @@ _NOT_OURS = (
     "MLFLOW_READ_REPLICA_BACKEND_STORE_URI", "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_STATIC_PREFIX",
     "MLFLOW_UVICORN_OPTS",
 )  # fmt: skip
-"""What an environment may say of another server that is started from it (`mlflow server --help`, 3.17.2)."""
+"""Variables that configure other servers, and that this server must not inherit (`mlflow server --help`, 3.17.2)."""
 
 
 class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
     """MLflow's server did not start, or has ended by itself.
 
     Attributes:
-        last_lines: what it printed last.
+        last_lines: the last lines that it printed.
     """
 
     exit_code = 1
@@ -65,14 +64,13 @@ class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
 
 @contextmanager
 def serving(uri: str, port: int) -> Iterator[UiServer]:
-    """A server on a store, which answers; it ends with the block, and when this process is killed.
+    """Runs a server on a store, and yields it once it answers. It ends with the block, or if this process is killed.
 
     Args:
-        uri: of the store: a database that is there.
-        port: the port to listen on.
+        uri: URI of an existing database.
 
     Raises:
-        ServerFailed: there is no server, with the last lines that it has printed.
+        ServerFailed: the server did not start; holds the last lines that it printed.
     """
     server = UiServer(uri, port)
     try:
@@ -83,14 +81,14 @@ def serving(uri: str, port: int) -> Iterator[UiServer]:
 
 
 def free_port(port: int | None) -> int:
-    """The port, or for None the first one from `FIRST_PORT` on that is free.
+    """Returns `port`, or for None the first free port from `FIRST_PORT` on.
 
     Raises:
-        ConfigError: somebody listens on it, or this user may not.
+        ConfigError: the port is in use, or this user may not listen on it.
     """
     for each in range(FIRST_PORT, FIRST_PORT + _MORE_PORTS) if port is None else (port,):
         with socket.socket() as probe:
-            # As the server does: connections of an earlier one that are being closed are in nobody's way.
+            # As the server does: an earlier server's closing connections do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, each))
@@ -101,10 +99,10 @@ def free_port(port: int | None) -> int:
 
 
 class UiServer:
-    """MLflow's server in processes of their own."""
+    """MLflow's server in its own processes."""
 
     def __init__(self, uri: str, port: int) -> None:
-        """Starts it. The URI is in its environment alone: a command line is for all to see, with its password."""
+        """Starts the server. Only its environment holds the URI: everybody can read the password in a command line."""
         self._uri = uri
         self.port = port
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -125,11 +123,11 @@ class UiServer:
 
     @property
     def address(self) -> str:
-        """Where a browser of this machine finds it."""
+        """Returns the server's address for a browser on this machine."""
         return f"http://{LOOPBACK}:{self.port}"
 
     def wait_until_it_answers(self) -> None:
-        """Comes back when it listens. Raises `ServerFailed` when it has ended, or does not within `START_SECONDS`."""
+        """Waits until the server listens. Raises `ServerFailed` if it ends, or after `START_SECONDS`."""
         deadline = time.monotonic() + START_SECONDS
         while not self._listens():
             if self._process.poll() is not None:
@@ -140,12 +138,12 @@ class UiServer:
                 self._process.wait(0.1)
 
     def wait_until_it_ends(self) -> None:
-        """Raises `ServerFailed` once the server has ended, which it does not by itself."""
+        """Waits until the server ends, which it should not do, and raises `ServerFailed`."""
         code = self._process.wait()
         raise self._failed(f"has ended (exit code {code})")
 
     def end(self) -> None:
-        """Ends it with all its processes."""
+        """Ends the server with all its processes."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -165,7 +163,7 @@ class UiServer:
         return ServerFailed(f"MLflow's server on {without_password(self._uri)} {how}", lines)
 
     def _read(self) -> None:
-        """Keeps the last lines, and reads all: a server whose output nobody reads stops in the middle of it."""
+        """Keeps the last lines of output, and reads all: a server whose output nobody reads stops."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.strip():

@@ -1,7 +1,7 @@
-"""A saved view of MLflow's UI on one sweep: its trials, best first, with the columns and charts that compare them.
+"""Makes a saved view of one sweep for MLflow's UI: its trials, best first, with columns and charts that compare them.
 
-MLflow 3.17.2 keeps saved views as experiment tags (`mlflow.sharedViewState.KEY`); the format is not documented, so a
-view is a convenience: without it the same runs are there under MLflow's own defaults.
+MLflow 3.17.2 keeps saved views as experiment tags (`mlflow.sharedViewState.KEY`). The format is not documented, so a
+view is a convenience: without it MLflow shows the same runs by its own defaults.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from trainables.objective import Objective
 
 TAG_PREFIX = "mlflow.sharedViewState."
 LEARNING_RATE = "log10_learning_rate"
-"""In charts the logarithm stands for the learning rate: MLflow's axes of params are linear."""
+"""Stands for the learning rate in charts: MLflow's axes of params are linear."""
 MOST_AXES = 6
-"""Params of the parallel coordinates: on a page 1000 pixels wide the labels of more stand on top of each other."""
+"""Most params of the parallel coordinates: the labels of more overlap on a page 1000 pixels wide."""
 _LINE = {
     "lineSmoothness": 0,
     "xAxisScaleType": "linear",
@@ -36,10 +36,10 @@ _LINE = {
 
 
 def shared_view(name: str, parent_run: str, params: Sequence[str], objective: Objective, time: float) -> str:
-    """The tag's value: a view called `name` of the runs below `parent_run`.
+    """Returns the tag's value: a view called `name` of the runs below `parent_run`.
 
     Args:
-        params: the logged names of what is searched, for columns and the parallel-coordinates chart.
+        params: logged names of the searched fields, for columns and the parallel-coordinates chart.
         objective: its metric orders the runs, and stands in columns and charts.
         time: now, in seconds since the epoch.
     """
@@ -67,7 +67,7 @@ def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict
         # the Assistant closed. MLflow shows tags last.
         "selectedColumns": [f"metrics.`{best}`", *(f"params.`{name}`" for name in params), f"tags.`{run_tags.STATE}`"],
         "runListHidden": True,
-        # MLflow puts them in the order of the alphabet.
+        # MLflow orders sections by the alphabet.
         "compareRunSections": [_section("By parameter", 1, 420), _section("By step", 2, 360)],
         "compareRunCharts": [
             _chart("By parameter", "PARALLEL", f"Parameters against {best}", selectedParams=axes[:MOST_AXES],
@@ -81,7 +81,7 @@ def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict
 
 
 def _section(name: str, columns: int, height: int) -> dict[str, Any]:
-    """A group of charts, so many in a row, so many pixels high."""
+    """Returns a group of charts with `columns` charts in a row; `height` is in pixels."""
     state = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
     return {"uuid": name, "name": name, "columns": columns, "cardHeight": height, **state}
 

@@ -1,7 +1,7 @@
-"""The thread that carries events to the tracking server. Training never waits for it.
+"""Delivers events to the tracking server, in a thread. Training never waits for the server.
 
 The sweep's event log is the queue: the thread reads on from the last acknowledged byte, hands event after event to the
-sink, and notes how far it came. What the server does not take stays in the log and is tried again.
+sink, and notes the offset. Events that the server does not take stay in the log, and are sent again.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from sweeps.tracking.sink import MlflowSink, RunsGone
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
-"""After so long, a drain says that it waits."""
+"""Seconds after which a drain says that it waits."""
 NOTE_SECONDS = 0.5
-"""Pause between two notes in the folder of how far it came. A note is on disk before the next event is sent."""
+"""Least seconds between two notes of the offset in the folder. The next event waits until a note is on disk."""
 REFUSED_AFTER = 3
-"""How often an event is tried that the server refuses for good, before it is left out."""
+"""Tries of an event that the server refuses for good, before the event is left out."""
 
 
 def forget_acknowledged(folder: SweepFolder, uri: str) -> None:
-    """Notes in the folder that this server has acknowledged no event: the next writer sends all of them.
+    """Notes in the folder that this server has acknowledged no event, so that the next writer sends all of them.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -61,12 +61,12 @@ class Writer:
         journal: Journal | None = None,
         is_replaced: Callable[[], bool] = lambda: False,
     ) -> None:
-        """A writer that has not begun.
+        """Delivers nothing yet.
 
         Args:
-            uri: names the server: what another one has acknowledged does not count.
-            journal: writes the folder's log of events, which it keeps open when the folder is gone.
-            is_replaced: whether another driver has taken the sweep over: the runs are its own, and no more is sent.
+            uri: names the server. Events that another server acknowledged are sent again.
+            journal: keeps the event log open, also after the folder is gone.
+            is_replaced: tells whether another driver has taken the sweep over. Nothing more is then sent.
         """
         self._folder = folder
         self._log = folder.events if journal is None else journal.log.open_path
@@ -75,30 +75,29 @@ class Writer:
         self._say = say
         self._is_replaced = is_replaced
         self._has_left = False
-        """The driver waits no longer, and closes its log: what the thread still finds is no news."""
+        """Whether the driver has stopped waiting and closes its log: the thread then says nothing."""
         self._trouble: str | None = None
         self._is_attached = False
         self._refused: list[int] = []
-        """Where in the log the events are that the server refused."""
+        """Offsets in the log of the events that the server refused."""
         self.are_runs_gone = False
-        """Whether the server no longer has runs that it has acknowledged: nothing more is sent."""
+        """Whether the server no longer has runs that it acknowledged. Nothing more is then sent."""
         self._offset, self._record = self._begin(noted_by(folder), journal)
         self._tries = 0
-        """Tries of the next event so far."""
         self._noted = -math.inf
-        """When the last note was written."""
+        """Time of the last note, on the monotonic clock."""
         pace = Pace(None, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS)
         self._delivery = Delivery("tracking-writer", self._deliver, self._report, pace)
 
     def _begin(self, noted: Mapping[str, object], journal: Journal | None) -> tuple[int, SweepRecord]:
-        """The offset of the first event that this server has not taken, and the sweep until there.
+        """Returns the offset of the first event that this server has not taken, and the sweep until there.
 
-        That is the log's begin when the note is not about this log.
+        The offset is 0 if the note is about another server or another log.
         """
         if without_password(str(noted.get("uri", self._uri))) != without_password(self._uri):
             return 0, SweepRecord()
         refused = noted.get("refused")
-        # What was refused is tried again by the next driver, and all behind it: every event may come twice.
+        # Sends refused events of an earlier driver again, and all events after them: events may come twice.
         places = refused if isinstance(refused, list) else []
         offset = min([acknowledged_bytes(noted), *(place for place in places if isinstance(place, int))])
         if journal is not None and offset == journal.log.length:
@@ -109,7 +108,7 @@ class Writer:
 
     @property
     def refused(self) -> int:
-        """Number of events that the server refused and that were left out."""
+        """Returns the number of events that the server refused and that were left out."""
         return len(self._refused)
 
     def start(self) -> None:
@@ -117,20 +116,20 @@ class Writer:
         self._delivery.start()
 
     def notify(self) -> None:
-        """There are new events in the log."""
+        """Tells the thread that the log has new events."""
         self._delivery.notify()
 
     def drain(self, seconds: float, is_leaving: Callable[[], bool] = lambda: False) -> int:
-        """Waits until all is delivered, nothing was for `seconds`, or the caller leaves; returns how many are left."""
+        """Waits until all is delivered, nothing is for `seconds`, or the caller leaves; returns the events left."""
         self._has_left = False
         wait = f"tracking: waiting for MLflow, {seconds:.0f} s at most for each event; Ctrl-C leaves without it"
         is_late = self._delivery.drain(seconds, is_leaving, lambda: self._say(wait), lambda: self._offset)
         if is_late and self._trouble is None and seconds > 0:
-            # Nothing failed: it is on its way still, and would get no further the next time.
+            # Nothing failed: the event is still on its way, and would get no further the next time.
             more = "a large adapter may: set QSWEEP_DRAIN_SECONDS to more before the next qsweep resume"
             self._say(f"tracking: MLflow takes longer than {seconds:.0f} s for one event; {more}")
         left = 0
-        # A log that is damaged behind what was sent is for the next driver to tell of: this one has its result.
+        # The next driver reports damage behind the last sent event: this one has its result.
         with suppress(StorageError):
             for _ in read_events(self._log, self._offset):
                 left += 1
@@ -142,7 +141,7 @@ class Writer:
         if self._is_replaced():
             return
         try:
-            # The sink has forgotten its runs after an error: whoever does not answer may have lost something.
+            # The sink has forgotten its runs after an error: a server that failed may have lost some.
             if not self._is_attached and self._record.started is not None:
                 self._sink.attach(self._record)
             self._is_attached = True
@@ -160,7 +159,7 @@ class Writer:
         try:
             self._send_all()
         finally:
-            # Not only once all is sent: after an error, people want to know how much is left.
+            # Also after an error: people want to know how much is left.
             self._note()
 
     def _send_all(self) -> None:
@@ -181,11 +180,11 @@ class Writer:
             self._tries = 0
             self._record, self._offset = record, offset
             if time.monotonic() - self._noted >= NOTE_SECONDS:
-                # Not for each event: after a kill, events come twice anyway, and a disk takes 10 ms for a note.
+                # Not after each event: a disk takes 10 ms for a note, and after a kill events come twice anyway.
                 self._note()
 
     def _refuse(self, event: Event, error: Exception) -> None:
-        """Leaves out an event that the server refuses for good, so that the later ones are delivered."""
+        """Leaves out an event that the server refuses for good, so that later events are delivered."""
         self._refused.append(self._offset)
         of = f" of trial {event.trial_key}" if isinstance(event, TrialStarted | TrialReported | TrialEnded) else ""
         self._tell(f"tracking: MLflow refuses {event.type}{of}, which is left out: {self._reason(error)}")
@@ -197,7 +196,7 @@ class Writer:
             "refused": self._refused,
             "experiment_id": self._sink.experiment_id,
         }
-        # Without it the next driver sends more than it has to. With the folder gone there is no next driver.
+        # Without the note, the next driver sends more than it has to. Without the folder, there is no next driver.
         with suppress(OSError):
             write_whole(self._folder.tracking, json.dumps(note).encode())
         self._noted = time.monotonic()
@@ -209,7 +208,7 @@ class Writer:
         self._trouble = kind
 
     def _tell(self, line: str) -> None:
-        """Says what the thread finds, unless the driver has left."""
+        """Says a line of the thread, unless the driver has left."""
         if not self._has_left:
             self._say(line)
 
@@ -218,14 +217,14 @@ class Writer:
         if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
             return f"no MLflow server answers at {without_password(self._uri)}: {cause.strerror}"
         if isinstance(cause, sqlite3.Error):
-            error = cause  # SQLAlchemy puts words before it that say less
+            error = cause  # SQLAlchemy's words around it say less
         # The client's errors name the server as it was configured, password included.
         told = without_passwords(str(error).strip(), self._uri)
         return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"
 
 
 def _record_at(wanted: int, events: Iterable[tuple[Event, int]]) -> SweepRecord | None:
-    """The sweep as the events until an offset tell it; None when no event ends there."""
+    """Returns the sweep after the events up to an offset; None if no event ends there."""
     record, reached = SweepRecord(), 0
     for event, offset in events if wanted else ():
         if offset > wanted:
