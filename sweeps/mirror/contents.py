@@ -1,4 +1,4 @@
-"""What of a sweep's folder is mirrored, and which of its trials have changed."""
+"""Lists the files of a sweep's folder that are mirrored, and the trials that have changed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from sweeps.mirror.store import Stored
 from sweeps.record.folder import MIRROR_NOTE, REPORT
 
 _NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT)
-"""The log is sent in parts; the note is this machine's; the page is made again."""
+"""The log is sent in parts, the note is this machine's, and the report is made again."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A file in the folder, by what tells whether it was changed (as rsync does it)."""
+    """Size and time of a file in the folder: a changed file has others (as in rsync)."""
 
     size: int
     """In bytes."""
     mtime_ns: int
 
     def is_in(self, stored: Stored | None) -> bool:
-        """Whether an object holds this file."""
+        """Tells whether an object holds this file."""
         return stored is not None and (stored.size, stored.mtime_ns) == (self.size, self.mtime_ns)
 
 
 def small_files(folder: Path) -> dict[str, Seen]:
-    """The files of a sweep's folder that are mirrored whole: all but log, locks, drafts, note and page."""
+    """Returns the files of a sweep's folder that are mirrored whole: all but log, locks, drafts, note and report."""
     found = {}
     with os.scandir(folder) as entries:
         for each in entries:
@@ -39,7 +39,7 @@ def small_files(folder: Path) -> dict[str, Seen]:
 
 
 def trial_files(folder: Path) -> dict[str, Seen]:
-    """The files of a trial but drafts, as far as they are still there: path below its folder -> what tells it."""
+    """Returns path below a trial's folder -> its file, for all files but drafts. Skips files that vanish."""
     found = {}
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -53,10 +53,10 @@ def trial_files(folder: Path) -> dict[str, Seen]:
 
 
 class TrialFolders:
-    """Tells which trials' folders have changed; those that have not cost a look at their folder's time alone.
+    """Finds the trials whose folders have changed. An unchanged trial costs one look at its folder's time.
 
-    What a trial keeps appears and vanishes whole, in a folder of its own. Who changes it later, as the scores of a
-    finalist do, gives the trial's folder a new time.
+    The files that a trial keeps appear and vanish whole, in a folder of their own. Code that changes them later, such
+    as the scores of a finalist, gives the trial's folder a new time.
     """
 
     def __init__(self, trials: Path) -> None:
@@ -65,7 +65,7 @@ class TrialFolders:
         self._times: dict[str, int] = {}
 
     def changed(self) -> dict[str, int]:
-        """Trial key -> the time of its folder, for those that were not `settled` since they changed."""
+        """Returns trial key -> time of its folder in nanoseconds, for trials that changed after they were `settled`."""
         try:
             with os.scandir(self._trials) as entries:
                 now = {each.name: each.stat().st_mtime_ns for each in entries if not each.name.startswith(".")}
@@ -74,6 +74,6 @@ class TrialFolders:
         return {key: at for key, at in now.items() if self._times.get(key) != at}
 
     def settled(self, key: str, at: int, looked: float) -> None:
-        """All that the folder held when its time was `at` was dealt with; it was read at `looked`, by `time.time`."""
+        """Notes that a trial's folder of the time `at` was dealt with; it was read at `looked`, by `time.time`."""
         if looked - at / 1e9 > timeouts.SETTLED_SECONDS:
             self._times[key] = at

@@ -25,14 +25,14 @@ Say = Callable[[str], None]
 
 
 def fetch(uri: str, storage: Path, say: Say) -> Path:
-    """The folder of a sweep that has a mirror at `uri`: the one on this machine when it is the newest, else a new one.
+    """Returns the folder of a sweep with a mirror at `uri`: the one on this machine if it is newest, else a new one.
 
     Args:
         uri: such as s3://bucket/prefix/NAME.
         storage: where a new folder is made.
 
     Raises:
-        ConfigError: there is no sweep.
+        ConfigError: there is no sweep at `uri`.
         StorageError: a driver of the sweep is alive, the store does not answer, or the folder cannot be written.
     """
     problem = bucket_problem(uri)
@@ -55,7 +55,7 @@ def fetch(uri: str, storage: Path, say: Say) -> Path:
 def _manifest(store: Store) -> Manifest:
     found = read_manifest(store)
     if found is None:
-        # A folder that holds no sweep is told by the sweeps that are in it.
+        # The user may mean one of the sweeps in this folder.
         there = sorted(name for name in store.folders() if name != "objects")
         hint = f"; in it are {', '.join(there)}" if there else _claimed(store)
         raise ConfigError([f"{store.uri}: no sweep here{hint}"])
@@ -63,7 +63,7 @@ def _manifest(store: Store) -> Manifest:
 
 
 def _claimed(store: Store) -> str:
-    """A hint for the name of a launch that was killed, or has only begun: nobody else can tell the two apart."""
+    """Hints at a launch that was killed, or has only begun: nobody else can tell the two apart."""
     found = lease.read(store)
     if found is None:
         return ""
@@ -74,7 +74,7 @@ def _claimed(store: Store) -> str:
 
 
 def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
-    """What the sweep's config.json holds."""
+    """Returns the content of the sweep's config.json."""
     place = manifest.files.get("config.json")
     found = None if place is None else store.read(place.object)
     try:
@@ -88,15 +88,15 @@ def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
 
 
 def _here(document: Mapping[str, Any], storage: Path, uri: str) -> SweepFolder | None:
-    """The folder of this very sweep on this machine, if there is one."""
-    # What was fetched before may have got another name, and was killed before it wrote down where it is.
+    """Returns the folder of this very sweep on this machine; None if there is none."""
+    # An earlier fetch may have used another name, and been killed before it wrote down its place.
     fetched = takewhile(Path.exists, _names(storage.absolute() / Path(uri).name))
     folders = (SweepFolder(Path(str(place))) for place in (document.get("dir"), *fetched))
     return next((folder for folder in folders if folder.holds(document["sweep_id"])), None)
 
 
 def _fetched(store: Store, held: HeldLease, here: SweepFolder | None, storage: Path, say: Say) -> Path:
-    """The folder that was fetched; it appears whole."""
+    """Fetches the folder, which appears whole, and returns its path."""
     found = take_over(store, held)
     if found is None:
         raise StoreError(f"{store.uri}: the mirror was deleted")
@@ -106,7 +106,7 @@ def _fetched(store: Store, held: HeldLease, here: SweepFolder | None, storage: P
     draft = SweepFolder(storage / f"{mine}{uuid.uuid4().hex[:8]}")
     try:
         for left in [each for each in storage.iterdir() if each.name.startswith(mine)]:
-            shutil.rmtree(left, ignore_errors=True)  # of one that was killed: the lease is this one's
+            shutil.rmtree(left, ignore_errors=True)  # left by a killed fetch: only this one holds the lease
         make_folder(draft.path)
         trials = read_trials(store, manifest)
         files = [
@@ -139,7 +139,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _free(path: Path) -> Path:
-    """The path, or with -2, -3, ... when it is taken."""
+    """Returns the path, or the path with -2, -3, ... if it is taken."""
     return next(each for each in _names(path) if not each.exists())
 
 

@@ -1,7 +1,7 @@
-"""Who may write a mirror: one driver at a time, as long as it renews its lease.
+"""Decides who may write a mirror: one driver at a time, as long as it renews its lease.
 
-The clocks of two machines differ, so nobody compares them: a lease has lapsed when the driver that waits has itself
-seen it unchanged for as long as it lasts.
+The clocks of two machines differ, so nobody compares them. A lease has lapsed if a waiting driver has itself seen it
+unchanged for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ class Lease(Spec):
     """The right of one driver to write a mirror."""
 
     holder: str
-    """An id that no other driver has."""
+    """Id that no other driver has."""
     token: int
-    """Grows with each driver: a manifest of a lower token is of a driver that was replaced."""
+    """Grows with each driver. A manifest with a lower token is from a driver that was replaced."""
     beat: int = 0
-    """Grows with each renewal, also with one that fails: each content of the object is written once."""
+    """Grows with each renewal, also with a failed one, so that no content of the object is written twice."""
     seconds: float
-    """How long the lease lasts without a renewal."""
+    """Seconds that the lease lasts without a renewal."""
     machine: str
     process: int
     is_released: bool = False
-    """Its driver has ended in order."""
+    """Whether its driver has ended in order."""
 
     @property
     def who(self) -> str:
-        """Its driver, for people."""
+        """Names its driver, for people."""
         return f"the driver on {self.machine} (process {self.process})"
 
 
 def verdict(first: Lease, seen: Lease, unchanged_seconds: float, own: str | None = None) -> Verdict:
-    """Whether a driver may take the lease over, should look again, or has to leave it to a driver that lives. Pure.
+    """Tells whether a driver takes the lease, waits and looks again, or refuses because another driver lives. Pure.
 
     Args:
-        first: the lease when the driver first looked.
-        seen: the lease as it stands.
-        unchanged_seconds: for how long the driver has seen it so.
-        own: the holder that this driver stands in for: a driver of the same folder that is known to be dead.
+        first: the lease at the driver's first look.
+        seen: the lease now.
+        unchanged_seconds: seconds since the driver first saw it as it is now.
+        own: holder that this driver replaces, a dead driver of the same folder; None if there is none.
     """
     if seen.is_released or seen.holder == own or unchanged_seconds >= seen.seconds:
         return "take"
@@ -64,16 +64,16 @@ def verdict(first: Lease, seen: Lease, unchanged_seconds: float, own: str | None
 
 
 def renewed(lease: Lease) -> Lease:
-    """The lease with one more beat."""
+    """Returns the lease with one more beat."""
     return lease.model_copy(update={"beat": lease.beat + 1})
 
 
 class Fenced(StorageError):  # noqa: N818 - reads as what happened
-    """Another driver has taken the sweep over: this one may write its mirror no more."""
+    """Another driver has taken the sweep over: this driver may no longer write its mirror."""
 
 
 def uptime() -> float:
-    """Seconds on a clock of this machine alone, which also goes on while the machine sleeps."""
+    """Returns seconds on a clock of this machine that also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -81,7 +81,7 @@ class HeldLease:
     """A lease that this process holds."""
 
     def __init__(self, store: Store, lease: Lease, version: Version | None, since: float) -> None:
-        """A lease that was written; `since` is the time just before, on `uptime`."""
+        """Holds a written lease; `since` is the `uptime` right before the write."""
         self._store = store
         self.lease = lease
         self._version = version
@@ -90,24 +90,24 @@ class HeldLease:
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._thread = threading.Thread(target=self._run, name="mirror-lease", daemon=True)
         self.lost: str | None = None
-        """Why the lease is another driver's now; None while it is not known to be."""
+        """Why another driver has the lease now; None while no such driver is known."""
 
     @property
     def token(self) -> int:
-        """See `Lease.token`."""
+        """Returns `Lease.token`."""
         return self.lease.token
 
     def keep(self, on_lost: Callable[[str], None] = lambda _why: None) -> None:
-        """Renews the lease from now on; `on_lost` is called once, in another thread, if that fails for good."""
+        """Renews the lease from now on. Calls `on_lost` once, in another thread, if another driver takes over."""
         self._on_lost = on_lost
         self._thread.start()
 
     def check(self) -> None:
-        """Says whether this driver may write now.
+        """Checks that this driver may write now.
 
         Raises:
-            Fenced: another driver has taken over, or this one has given the lease back.
-            StoreError: another may have taken over, since the lease could not be renewed for as long as it lasts.
+            Fenced: another driver has taken over, or this driver has given the lease back.
+            StoreError: another driver may have taken over: the lease could not be renewed for as long as it lasts.
         """
         if self.lost is not None or self._ended.is_set():
             raise Fenced(self.lost or f"{self._store.uri}: the lease was given back")
@@ -115,7 +115,7 @@ class HeldLease:
             raise StoreError(f"{self._store.uri}: the lease could not be renewed in time, and is asked for again")
 
     def lose(self, other: str) -> None:
-        """Another driver has taken over."""
+        """Notes that another driver has taken over, and ends the renewals."""
         if self.lost is None:
             self.lost = (
                 f"{self._store.uri}: {other} has taken this sweep over, since this one was not heard of for too long: "
@@ -125,7 +125,7 @@ class HeldLease:
             self._on_lost(self.lost)
 
     def release(self) -> None:
-        """Gives the lease back; where the store does not answer, it lapses."""
+        """Gives the lease back. If the store does not answer, the lease lapses."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -141,8 +141,8 @@ class HeldLease:
         while not self._ended.wait(self.lease.seconds / timeouts.RENEWALS):
             try:
                 self._renew()
-            except Exception:  # whatever the store or its client did
-                continue  # The mirror says that the store does not answer; the next try finds whose the lease is.
+            except Exception:  # whatever the store or its client raises
+                continue  # The mirror says that the store does not answer; the next try finds the lease's holder.
 
     def _renew(self) -> None:
         self.lease, since = renewed(self.lease), uptime()
@@ -153,13 +153,13 @@ class HeldLease:
             if found is not None and found[0].holder != self.lease.holder:
                 self.lose(found[0].who)
                 return
-            # Somebody deleted it, or the answer to an earlier renewal was lost, who knows how long ago.
+            # Somebody deleted the lease, or the answer to an earlier renewal was lost.
             self._version = self._store.write(LEASE, _written(self.lease), found[1] if found else None)
         self._confirmed = since
 
 
 def read(store: Store) -> tuple[Lease, Version] | None:
-    """The lease as it stands; None when there is none. Raises `StoreError` when it is damaged."""
+    """Returns the present lease; None if there is none. Raises `StoreError` if it is damaged."""
     found = store.read(LEASE)
     try:
         return None if found is None else (Lease.model_validate_json(found[0]), found[1])
@@ -168,7 +168,7 @@ def read(store: Store) -> tuple[Lease, Version] | None:
 
 
 def claim(store: Store) -> HeldLease | None:
-    """The lease of a mirror that is not there yet; None when it is."""
+    """Takes the lease of a mirror that does not exist yet; None if there is a lease."""
     return _write(store, None, None, 0)
 
 
@@ -183,12 +183,11 @@ def take(
     """Waits for the lease of a mirror and takes it.
 
     Args:
-        own: the holder that this driver stands in for; see `verdict`.
-        floor: a token that was used before, whatever became of its lease.
-        clock: seconds, of this process alone.
+        own: as in `verdict`.
+        floor: a token that was used before; the new token is higher.
 
     Raises:
-        StorageError: a driver holds it and is alive.
+        StorageError: a living driver holds the lease.
         StoreError: the store does not answer.
     """
     first = seen = None
@@ -220,7 +219,7 @@ def take(
 
 
 def _write(store: Store, before: Lease | None, version: Version | None, floor: int) -> HeldLease | None:
-    """The lease of this process, once it is written in the place of another's; None when somebody was faster."""
+    """Writes a lease for this process in place of `before`; None if another driver was faster."""
     mine = Lease(
         holder=uuid.uuid4().hex,
         token=max(floor, 0 if before is None else before.token) + 1,
@@ -240,5 +239,5 @@ def _written(lease: Lease) -> bytes:
 
 
 def _in(seconds: float) -> str:
-    """The time of day in so many seconds, by this machine's clock."""
+    """Formats the time of day in `seconds` from now, by this machine's clock."""
     return f"{datetime.fromtimestamp(time.time() + seconds, UTC).astimezone():%H:%M:%S}"

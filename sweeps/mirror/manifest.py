@@ -1,4 +1,4 @@
-"""What a mirror holds: the manifest, and an object for each trial that says where the trial's files are."""
+"""Defines the manifest of a mirror, and for each trial an object that says where the trial's files are."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from trainables.specs import Spec
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""Format of the manifest. A version raises it that cannot read the manifest of the one before, or the reverse."""
+"""Format of the manifest. Raised by a version that cannot read the format before, or whose format that one cannot
+read."""
 
 
 class TrialFiles(Spec):
-    """What the mirror holds of one trial: an object of its own, so that the manifest stays short."""
+    """The files of one trial, in an object of their own, so that the manifest stays short."""
 
     files: dict[PathBelow, Stored]
-    """Path below the trial's folder -> where it is."""
+    """Path below the trial's folder -> its object."""
 
 
 class Manifest(Spec):
-    """What the mirror holds. The folder is whole as the manifest tells it, whatever else lies in the store."""
+    """The files of the mirror, which are a whole folder. Other objects in the store do not count."""
 
     format: int = FORMAT
     token: int
     """`Lease.token` of the driver that wrote the manifest."""
     serial: int = 0
-    """Grows with each manifest of that driver."""
+    """Grows with each manifest."""
     sweep_id: str
     files: dict[PathBelow, Stored] = Field(default_factory=dict)
-    """The small files of the folder: name -> where it is."""
+    """Name of a small file of the folder -> its object."""
     log: Annotated[tuple[Stored, ...], Field(strict=False)] = ()
-    """The event log, part after part."""
+    """Parts of the event log, in order."""
     trials: dict[PathBelow, PathBelow] = Field(default_factory=dict)
     """Trial key -> the object that holds its `TrialFiles`."""
 
     @property
     def log_bytes(self) -> int:
-        """How much of the event log the mirror holds."""
+        """Returns the bytes of the event log that the mirror holds."""
         return sum(part.size for part in self.log)
 
 
 def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
-    """What the mirror holds, as its last whole moment tells it; None when nothing was mirrored yet.
+    """Returns the mirror's manifest; None if nothing was mirrored yet.
 
     Raises:
         StoreError: the store does not answer, or another version of qsweep wrote the manifest, or it is damaged.
@@ -68,7 +69,7 @@ def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
 
 
 def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:
-    """What the mirror holds of each trial.
+    """Returns the files of each trial.
 
     Raises:
         StoreError: the store does not answer, or an object is missing or damaged.
@@ -83,9 +84,9 @@ def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:
 
 
 def take_over(store: Store, held: HeldLease) -> tuple[Manifest, Version] | None:
-    """What the mirror holds, once its manifest is this driver's: from here on no other driver changes the mirror.
+    """Writes this driver's token into the manifest and returns it: from then on no other driver changes the mirror.
 
-    None when nothing was mirrored yet.
+    None if nothing was mirrored yet.
 
     Raises:
         Fenced: another driver has taken over.
@@ -99,7 +100,7 @@ def take_over(store: Store, held: HeldLease) -> tuple[Manifest, Version] | None:
         manifest, version = found
         if manifest.token > held.token:
             held.lose("another driver")
-            continue  # to `check`, which says so
+            continue  # `check` raises `Fenced`
         mine = manifest.model_copy(update={"token": held.token})
         try:
             return mine, store.write(MANIFEST, mine.model_dump_json().encode(), version)

@@ -1,4 +1,4 @@
-"""A new sweep's mirror, the mirror of a sweep that this process drives, and what its folder knows of the mirror."""
+"""Claims the mirror of a new sweep, keeps the mirror of a running sweep, and notes the lease in the sweep's folder."""
 
 from __future__ import annotations
 
@@ -30,23 +30,26 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Note(Spec):
-    """The last driver of a folder that wrote its mirror."""
+    """The driver of a sweep's folder that held the mirror's lease last."""
 
     holder: str = ""
     """See `Lease.holder`."""
     token: int = 0
     """See `Lease.token`."""
     boot: str = ""
-    """The machine, since it was last started."""
+    """Id of the machine's last start; see the function `boot`."""
 
     @property
     def dead_holder(self) -> str | None:
-        """The holder that nobody is any more, for whoever has the lock of the folder: it was a process here."""
+        """Returns the holder, if it was a process of this machine since its last start; else None.
+
+        For a caller with the lock of the folder, who knows that this process is dead.
+        """
         return self.holder if self.holder and self.boot == boot() else None
 
 
 def noted(folder: SweepFolder) -> Note:
-    """The note in a folder; an empty one where there is none that can be read."""
+    """Returns the note in a folder; an empty note if none can be read."""
     try:
         return Note.model_validate_json((folder.path / MIRROR_NOTE).read_bytes())
     except (OSError, ValidationError):
@@ -54,14 +57,14 @@ def noted(folder: SweepFolder) -> Note:
 
 
 def note(folder: SweepFolder, held: Lease) -> None:
-    """Notes that a driver of this folder holds the lease. Raises `StorageError` when the folder cannot be written."""
+    """Notes that a driver of this folder holds the lease. Raises `StorageError` if the folder cannot be written."""
     told = Note(holder=held.holder, token=held.token, boot=boot())
     with writing(folder.path / MIRROR_NOTE):
         write_whole(folder.path / MIRROR_NOTE, told.model_dump_json().encode())
 
 
 def boot() -> str:
-    """An id of this machine that changes when it is started; empty where the system has none."""
+    """Returns an id of this machine that changes with each start; empty if the system has none."""
     try:
         return _BOOT.read_text().strip()
     except OSError:
@@ -69,7 +72,7 @@ def boot() -> str:
 
 
 def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
-    """Makes the folder of a new sweep; see `folders.create`. On an object store its name is claimed there too.
+    """Makes the folder of a new sweep, as `folders.create` does. Claims its name on an object store, too.
 
     Raises:
         StorageError: the folder cannot be made, or the object store does not answer or refuses.
@@ -94,7 +97,7 @@ def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
 
 
 def mirror_with(storage: str, name: str, sweep_id: str) -> str | None:
-    """Where the mirror of a sweep is that was launched with this storage and name; None when there is none.
+    """Returns the URI of a sweep's mirror, from the storage and name of its launch; None if there is no mirror.
 
     Raises:
         StorageError: the object store does not answer or refuses.
@@ -108,9 +111,9 @@ def mirror_with(storage: str, name: str, sweep_id: str) -> str | None:
 
 
 class Mirror:
-    """The mirror of a sweep that this process drives, kept as long as its lease is held. Training never waits for it.
+    """Keeps the mirror of a sweep that this process drives, as long as its lease is held. Training never waits for it.
 
-    What the store does not take is sent later, as the folder stands then.
+    Changes that the store does not take are sent later, as the folder is then.
     """
 
     def __init__(
@@ -131,11 +134,11 @@ class Mirror:
         )
         self._has_trouble = False
         self._has_left = False
-        """The driver waits no longer: what the thread still finds is no news."""
+        """Whether the driver has stopped waiting: the thread then says nothing, and ends at an error."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether another driver has taken the sweep over."""
+        """Tells whether another driver has taken the sweep over."""
         return self._held.lost is not None
 
     def start(self) -> None:
@@ -143,14 +146,14 @@ class Mirror:
         self._delivery.start()
 
     def drain(self, seconds: float, is_leaving: Callable[[], bool]) -> MirrorEnd:
-        """Waits until all is sent, `seconds` are over, or the caller leaves; how far the mirror came."""
+        """Waits until all is sent, `seconds` are over, or the caller leaves; returns how far the mirror came."""
         if not self.is_lost:
             self._wait(seconds, is_leaving)
         behind = None if self.is_lost or self._delivery.is_done else self._behind()
         return MirrorEnd(self._uri, behind, self._held.lost, self._delivery.is_busy)
 
     def leave(self) -> None:
-        """Ends the thread, once it has sent what changed or the store does not answer."""
+        """Waits up to `PATIENCE_SECONDS` for the last changes. The thread ends when all is sent, or at an error."""
         self._wait(timeouts.PATIENCE_SECONDS, lambda: False)
         self._has_left = True
 
@@ -159,7 +162,7 @@ class Mirror:
         self._delivery.drain(seconds, is_leaving, lambda: self._say(wait))
 
     def _behind(self) -> str:
-        """What the mirror lacks, in words."""
+        """Says what the mirror lacks."""
         log_bytes = max(0, self._journal.log.length - self._sender.manifest.log_bytes)
         trials = len(self._sender.lacking())
         lacks = [f"{log_bytes} bytes of the event log"] if log_bytes else []
@@ -184,7 +187,7 @@ class Mirror:
         self._has_trouble = True
 
     def _is_over(self) -> bool:
-        """Whether nobody listens any more, or the folder is gone: then the sweep ends itself, and says why."""
+        """Tells whether the driver has left, or the folder is gone: the sweep then ends itself, and says why."""
         try:
             return self._has_left or not self._journal.log.is_in_place()
         except ValueError:
@@ -195,11 +198,11 @@ class Mirror:
 def mirrored(
     folder: SweepFolder, journal: Journal, sweep_id: str, say: Callable[[str], None], end: Callable[[str], None]
 ) -> Iterator[Mirror | None]:
-    """Holds the lease of a sweep's mirror while the block runs, and keeps the mirror; None for a sweep without one.
+    """Holds the lease of a sweep's mirror and keeps the mirror while the block runs; yields None without a mirror.
 
     Args:
-        folder: the sweep's, which is locked.
-        end: ends the sweep in order, since another driver has taken over; called in another thread.
+        folder: the sweep's folder, which is locked.
+        end: ends the sweep in order. Called in another thread, if another driver has taken over.
 
     Raises:
         StorageError: another driver holds the lease, the sweep has gone on elsewhere, or the store does not answer.
@@ -225,7 +228,7 @@ def _take(store: Store, folder: SweepFolder, sweep_id: str, say: Callable[[str],
     _refuse_older(store, folder, sweep_id, known.token)
     held = lease.take(store, say, known.dead_holder, known.token)
     try:
-        # Once more: while this one waited, the sweep may have gone on elsewhere.
+        # Again, because the sweep may have gone on elsewhere during the wait.
         _refuse_older(store, folder, sweep_id, known.token)
         note(folder, held.lease)
     except BaseException:
@@ -235,7 +238,7 @@ def _take(store: Store, folder: SweepFolder, sweep_id: str, say: Callable[[str],
 
 
 def _refuse_older(store: Store, folder: SweepFolder, sweep_id: str, token: int) -> None:
-    """Refuses a folder that is not what the sweep has come to: another driver went on with the mirror."""
+    """Refuses a folder if its mirror holds another sweep, or if another driver went on with the mirror."""
     found = read_manifest(store)
     if found is not None and found[0].sweep_id != sweep_id:
         raise StorageError(

@@ -1,10 +1,12 @@
-"""Sends what a sweep's folder has and its mirror lacks, and then the manifest that says so.
+"""Sends what a sweep's folder has and its mirror lacks, and then the manifest.
 
-What the mirror holds is a moment that a driver could have died in: all that its event log names is there. Therefore
-the order: the small files (what MLflow has acknowledged is then in the log), the snapshots, the log's length, and what
-the log names at that length: the rows of the base, and adapters and rows of trials. Until the manifest is there, these
-adapters stay on disk (`SweepFolder.in_use`). A snapshot that vanishes before its turn is left out: the mirror keeps the
-one that it has.
+The mirror is always as a killed driver could have left the folder: it holds all files that its event log names. This
+gives the order:
+
+1. The small files: the log then holds all events that MLflow has acknowledged.
+2. The snapshots. A snapshot that vanishes before its turn is left out: the mirror keeps its last one.
+3. The length of the log, and the files that the log names at that length: rows of the base, adapters and rows of
+trials. These adapters stay on disk until the manifest is written (`SweepFolder.in_use`).
 """
 
 from __future__ import annotations
@@ -22,33 +24,33 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 
 _OWN = ""
-"""Stands in place of a trial's key for the small files of the sweep's folder itself."""
+"""Stands in place of a trial's key, for the small files of the sweep's folder."""
 Part = Callable[[str], bool]
-"""Whether a file of a trial belongs to a part of its files."""
+"""Tells whether a file of a trial belongs to a part of its files."""
 
 
 class Sender:
     """Sends for one driver, from one thread."""
 
     def __init__(self, store: Store, held: HeldLease, folder: SweepFolder, journal: Journal, sweep_id: str) -> None:
-        """Sends nothing yet; `held` is the driver's lease: without it nothing is sent."""
+        """Sends nothing yet, and later only while `held`, the driver's lease, is held."""
         self._store, self._held, self._folder, self._journal = store, held, folder, journal
         self.manifest = Manifest(token=held.token, sweep_id=sweep_id)
-        """The last one that is there."""
+        """The last manifest in the mirror."""
         self._version: Version | None = None
         self._is_known = False
-        """Whether it is known what the mirror holds."""
+        """Whether the content of the mirror is known."""
         self._numbers = count(1)
         self._stored: dict[str, dict[str, Stored]] = {}
-        """Trial key -> path -> the object that holds it; the manifest does not name all of them yet."""
+        """Trial key -> path -> its object. The manifest may not name all of them yet."""
         self._unnamed: set[str] = set()
-        """Trials of which the manifest says something else than `_stored`."""
+        """Trials whose files differ between the manifest and `_stored`."""
         self._superfluous: set[str] = set()
-        """Objects to be deleted once a manifest without them is there."""
+        """Objects to delete once the mirror has a manifest without them."""
         self._trials = TrialFolders(folder.path / "trials")
 
     def send(self) -> None:
-        """Makes the mirror what the folder is now.
+        """Brings the mirror up to the folder.
 
         Raises:
             Fenced: another driver has taken over.
@@ -80,7 +82,7 @@ class Sender:
         self._delete()
 
     def lacking(self) -> set[str]:
-        """The trials whose files are not in the mirror as they are."""
+        """Returns the trials whose files in the mirror are missing or old."""
         return self._unnamed - {_OWN} | {
             path.name
             for path in self._folder.trials()
@@ -98,11 +100,11 @@ class Sender:
         )
         trials = {key: dict(each.files) for key, each in read_trials(self._store, manifest).items()}
         self._stored = {_OWN: dict(manifest.files), **trials}
-        # The log is sent anew: it may have got other lines where a disk was full.
+        # The log is sent anew: after a full disk it may have other lines.
         self.manifest = manifest.model_copy(update={"log": ()})
         self._unnamed = {_OWN}
         used = {each.object for files in self._stored.values() for each in files.values()}
-        # The rest is of drivers that were killed, or of the log.
+        # The other objects are from killed drivers, or parts of the log.
         self._superfluous = set(self._store.names("objects")) - used - set(manifest.trials.values())
         self._trials = TrialFolders(self._folder.path / "trials")
         self._is_known = True
@@ -110,11 +112,11 @@ class Sender:
     # What is sent
 
     def _name(self, path: str) -> str:
-        """A name that no object has had."""
+        """Returns a name that no object has had."""
         return f"objects/{self._held.token}/{next(self._numbers):06d}/{path}"
 
     def _send(self, key: str, seen: Mapping[str, Seen], is_part: Part) -> None:
-        """Sends a part of a trial's files; what the folder has no longer is superfluous."""
+        """Sends a part of a trial's files. Objects of files that are gone become superfluous."""
         below = f"trials/{key}/" if key else ""
         known = self._stored.get(key, {})
         wanted = [path for path in seen if is_part(path)]
@@ -126,7 +128,7 @@ class Sender:
         whole = {path: stored for path, stored in there.items() if _kept(path) not in gone}
         before = {path: stored for path, stored in known.items() if is_part(path)}
         if gone and not whole:
-            whole = before  # Better the last snapshot that is there than none.
+            whole = before  # An old snapshot is better than none.
         kept = {stored.object for stored in whole.values()}
         self._drop(each.object for each in (*before.values(), *there.values()) if each.object not in kept)
         if whole != before:
@@ -134,7 +136,7 @@ class Sender:
         self._stored[key] = {path: stored for path, stored in known.items() if not is_part(path)} | whole
 
     def _log(self, length: int) -> tuple[Stored, ...]:
-        """Where the first `length` bytes of the event log are, once they are there."""
+        """Sends the first `length` bytes of the event log as far as they are new; returns all parts."""
         if length == self.manifest.log_bytes:
             return self.manifest.log
         parts = [part for part in self.manifest.log if part.size == timeouts.LOG_PART_BYTES]
@@ -152,7 +154,7 @@ class Sender:
         return tuple(parts)
 
     def _publish(self, length: int) -> None:
-        """Puts the next manifest there, if it says anything new."""
+        """Writes the next manifest, if it says anything new."""
         log = self._log(length)
         if not self._unnamed and log == self.manifest.log:
             return
@@ -174,7 +176,7 @@ class Sender:
         try:
             self._version = self._store.write(MANIFEST, following.model_dump_json().encode(), self._version)
         except Conflict:
-            self._learn()  # which says so where another driver was the one
+            self._learn()  # raises `Fenced` if it was another driver
             raise StoreError(f"{self._store.uri}: the mirror was deleted or changed, and is made anew") from None
         self._drop(name for key, name in self.manifest.trials.items() if key in changed)
         self.manifest = following
@@ -186,14 +188,14 @@ class Sender:
         self._superfluous.update(names)
 
     def _delete(self) -> None:
-        """Deletes what no manifest names; what the store does not delete now is deleted later."""
+        """Deletes objects that no manifest names. If the store fails, a later call deletes them."""
         if self._superfluous:
             self._held.check()
             self._store.remove(self._superfluous)
             self._superfluous.clear()
 
     def _let_go(self) -> None:
-        """Removes the adapters that stayed on disk because they were in use."""
+        """Removes adapters that stayed on disk only because they were in use."""
         in_use, self._folder.in_use = self._folder.in_use, frozenset()
         for path in in_use:
             adapter = self._journal.record.trials[path.parent.name].adapter
@@ -206,5 +208,5 @@ def _is_snapshot(path: str) -> bool:
 
 
 def _kept(path: str) -> str:
-    """The folder that appears and vanishes whole and that a file of a trial lies in."""
+    """Returns the folder of a trial's file, which appears and vanishes whole."""
     return path.partition("/")[0]

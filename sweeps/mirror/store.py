@@ -1,4 +1,4 @@
-"""The object store as a mirror uses it: whole objects, and writes that fail when somebody else wrote first.
+"""Reads and writes whole objects of an object store. A write fails if somebody else wrote first.
 
 Credentials come from the environment and the machine's role; they are never shown (`cluster.object_store`).
 """
@@ -40,12 +40,12 @@ class Stored(Spec):
     """A file, or a part of one, in an object of the store."""
 
     object: PathBelow
-    """The object's name below the mirror."""
+    """Name of the object below the mirror."""
     size: int
     """In bytes."""
     sha256: str
     mtime_ns: int = 0
-    """When the file was last written, on the clock of the machine that wrote it. Size and time tell a changed file."""
+    """Last change of the file, in nanoseconds on the clock of its machine. A changed file has another size or time."""
 
 
 class StoreError(StorageError):
@@ -57,7 +57,7 @@ class Conflict(StorageError):  # noqa: N818 - reads as what happened
 
 
 class Version(NamedTuple):
-    """Which content an object has."""
+    """Identifies the content of an object."""
 
     e_tag: str | None
     version: str | None
@@ -67,17 +67,17 @@ class Store:
     """The objects below one address, such as s3://bucket/prefix/NAME."""
 
     def __init__(self, uri: str, open_store: Callable[..., Any] = opened) -> None:
-        """Asks nothing of the store yet. Raises `StoreError` when the environment says something that cannot be."""
+        """Asks nothing of the store yet. Raises `StoreError` if the environment holds an impossible setting."""
         self.uri = uri.rstrip("/")
-        # Tried again by whoever needs it, and not for minutes in here.
+        # Callers try again themselves, so that no request takes minutes in here.
         with self._told():
             self._quick = open_store(self.uri)
             self._bulk = open_store(self.uri, timeouts.BULK_SECONDS, retries=3)
 
     def read(self, name: str) -> tuple[bytes, Version] | None:
-        """A small object; None when there is none.
+        """Returns a small object; None if there is none.
 
-        Not by an event loop: a process that ends just after one may be aborted (obstore 0.12, Python 3.11).
+        Uses no event loop: a process that ends right after an event loop may be aborted (obstore 0.12, Python 3.11).
         """
         import obstore
 
@@ -87,7 +87,7 @@ class Store:
         return None
 
     def read_all(self, names: Sequence[str]) -> list[tuple[bytes, Version] | None]:
-        """Several small objects, as `read` reads them."""
+        """Returns several small objects, as `read` does."""
         return asyncio.run(_at_once(self._read, names))
 
     async def _read(self, name: str) -> tuple[bytes, Version] | None:
@@ -99,13 +99,14 @@ class Store:
         return None
 
     def write(self, name: str, content: bytes, before: Version | None) -> Version:
-        """Writes a small object in the place of what was read; None: that there is no such object.
+        """Writes a small object in place of the content that was read; None means that there was no object.
 
         Args:
-            content: no other driver writes the same: where it is there, it is this write's, and its answer was lost.
+            content: no other driver writes the same content. If the store holds it, an earlier try succeeded and its
+                answer was lost.
 
         Raises:
-            Conflict: somebody else has written or deleted it since.
+            Conflict: somebody else has written or deleted the object since.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -126,7 +127,7 @@ class Store:
         return Version(done["e_tag"], done["version"])
 
     def send(self, contents: Mapping[str, Path | bytes]) -> dict[str, Stored]:
-        """Writes objects of any size; those that were written, each with what it holds. Files that are gone are not."""
+        """Writes objects of any size, and returns them by name. Skips files that are gone."""
         sent = asyncio.run(_at_once(self._send, contents.items()))
         return {stored.object: stored for stored in sent if stored is not None}
 
@@ -139,7 +140,7 @@ class Store:
             file = content.open("rb")
         except FileNotFoundError:
             return None
-        with file:  # Once it is open, nobody takes it away.
+        with file:  # An open file stays readable.
             state = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
@@ -155,7 +156,7 @@ class Store:
             )
 
     def fetch(self, places: Iterable[tuple[Path, Sequence[Stored]]]) -> None:
-        """Writes files from their parts, each with the time that tells it from a changed one.
+        """Writes files from their parts, and sets their times of last change.
 
         Raises:
             StoreError: the store does not answer, or an object is not what was sent.
@@ -187,21 +188,21 @@ class Store:
                 yield bytes(piece)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Deletes objects; one that is not there is no error."""
+        """Deletes objects; a missing object is no error."""
         import obstore
 
         with self._told():
             obstore.delete(self._bulk, list(names))
 
     def names(self, below: str) -> list[str]:
-        """The names of all objects below a folder."""
+        """Returns the names of all objects below a folder."""
         import obstore
 
         with self._told():
             return [each["path"] for page in obstore.list(self._quick, below) for each in page]
 
     def folders(self) -> list[str]:
-        """The names of the folders at the top."""
+        """Returns the names of the folders at the top."""
         import obstore
 
         with self._told():
@@ -209,7 +210,7 @@ class Store:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Raises what the store or its client says as a `StoreError` in one line."""
+        """Raises errors of the store or its client as a `StoreError` in one line."""
         from obstore.exceptions import BaseError
 
         try:
@@ -222,7 +223,7 @@ class Store:
 
 @contextmanager
 def _none_where_it_is_not() -> Iterator[None]:
-    """Passes over an object that is not there, but not over a bucket that is not."""
+    """Passes over a missing object, but not over a missing bucket."""
     try:
         yield
     except FileNotFoundError as error:
@@ -231,7 +232,7 @@ def _none_where_it_is_not() -> Iterator[None]:
 
 
 async def _at_once(function: Callable[[Value], Awaitable[Answer]], values: Iterable[Value]) -> list[Answer]:
-    """The function's answers, in order; raises the first error. No thread of Python's keeps the process from ending."""
+    """Returns the function's answers in order, or raises its first error. No thread keeps the process from ending."""
     gate = asyncio.Semaphore(timeouts.AT_ONCE)
 
     async def one(value: Value) -> Answer:
