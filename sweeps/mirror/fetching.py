@@ -25,11 +25,9 @@ Say = Callable[[str], None]
 
 
 def fetch(uri: str, storage: Path, say: Say) -> Path:
-    """Returns the folder of a sweep with a mirror at `uri`: the one on this machine if it is newest, else a new one.
+    """Returns the folder of a sweep with a mirror at `uri`, such as s3://bucket/prefix/NAME.
 
-    Args:
-        uri: such as s3://bucket/prefix/NAME.
-        storage: where a new folder is made.
+    Returns the folder on this machine if it is the newest; else fetches the sweep to a new folder in `storage`.
 
     Raises:
         ConfigError: there is no sweep at `uri`.
@@ -74,7 +72,6 @@ def _claimed(store: Store) -> str:
 
 
 def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
-    """Returns the content of the sweep's config.json."""
     place = manifest.files.get("config.json")
     found = None if place is None else store.read(place.object)
     try:

@@ -180,11 +180,7 @@ def take(
     clock: Callable[[], float] = uptime,
     pause: Callable[[float], object] = lambda seconds: threading.Event().wait(seconds),
 ) -> HeldLease:
-    """Waits for the lease of a mirror and takes it.
-
-    Args:
-        own: as in `verdict`.
-        floor: a token that was used before; the new token is higher.
+    """Waits for the lease of a mirror and takes it; see `verdict` for `own`. The new token is higher than `floor`.
 
     Raises:
         StorageError: a living driver holds the lease.

@@ -13,8 +13,7 @@ from trainables.specs import Spec
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""Format of the manifest. Raised by a version that cannot read the format before, or whose format that one cannot
-read."""
+"""Format of the manifest. A version of qsweep with another format cannot read it."""
 
 
 class TrialFiles(Spec):
@@ -49,8 +48,7 @@ class Manifest(Spec):
 def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
     """Returns the mirror's manifest; None if nothing was mirrored yet.
 
-    Raises:
-        StoreError: the store does not answer, or another version of qsweep wrote the manifest, or it is damaged.
+    Raises `StoreError` if the store does not answer, or the manifest is damaged or of another version of qsweep.
     """
     found = store.read(MANIFEST)
     if found is None:
@@ -69,11 +67,7 @@ def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
 
 
 def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:
-    """Returns the files of each trial.
-
-    Raises:
-        StoreError: the store does not answer, or an object is missing or damaged.
-    """
+    """Returns each trial's files. Raises `StoreError` if no store answers, or an object is missing or damaged."""
     trials = {}
     for (key, name), found in zip(manifest.trials.items(), store.read_all(list(manifest.trials.values())), strict=True):
         try:
@@ -86,11 +80,8 @@ def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:
 def take_over(store: Store, held: HeldLease) -> tuple[Manifest, Version] | None:
     """Writes this driver's token into the manifest and returns it: from then on no other driver changes the mirror.
 
-    None if nothing was mirrored yet.
-
-    Raises:
-        Fenced: another driver has taken over.
-        StoreError: the store does not answer.
+    None if nothing was mirrored yet. Raises `Fenced` if another driver has taken over, `StoreError` if no store
+    answers.
     """
     while True:
         held.check()

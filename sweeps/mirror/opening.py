@@ -33,9 +33,7 @@ class Note(Spec):
     """The driver of a sweep's folder that held the mirror's lease last."""
 
     holder: str = ""
-    """See `Lease.holder`."""
     token: int = 0
-    """See `Lease.token`."""
     boot: str = ""
     """Id of the machine's last start; see the function `boot`."""
 
@@ -74,8 +72,7 @@ def boot() -> str:
 def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
     """Makes the folder of a new sweep, as `folders.create` does. Claims its name on an object store, too.
 
-    Raises:
-        StorageError: the folder cannot be made, or the object store does not answer or refuses.
+    Raises `StorageError` if the folder cannot be made, or the object store does not answer or refuses.
     """
     if not is_object_store(storage):
         return folders.create(Path(storage), name, document)
@@ -97,10 +94,9 @@ def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
 
 
 def mirror_with(storage: str, name: str, sweep_id: str) -> str | None:
-    """Returns the URI of a sweep's mirror, from the storage and name of its launch; None if there is no mirror.
+    """Returns the URI of the mirror of a sweep that was launched with this storage and name; None if there is none.
 
-    Raises:
-        StorageError: the object store does not answer or refuses.
+    Raises `StorageError` if the object store does not answer or refuses.
     """
     if not is_object_store(storage):
         return None

@@ -1,12 +1,10 @@
 """Sends what a sweep's folder has and its mirror lacks, and then the manifest.
 
 The mirror is always as a killed driver could have left the folder: it holds all files that its event log names. This
-gives the order:
-
-1. The small files: the log then holds all events that MLflow has acknowledged.
-2. The snapshots. A snapshot that vanishes before its turn is left out: the mirror keeps its last one.
-3. The length of the log, and the files that the log names at that length: rows of the base, adapters and rows of
-trials. These adapters stay on disk until the manifest is written (`SweepFolder.in_use`).
+gives the order: the small files (the log then holds all events that MLflow has acknowledged), the snapshots, the length
+of the log, and the files that the log names at that length: rows of the base, adapters and rows of trials. These
+adapters stay on disk until the manifest is written (`SweepFolder.in_use`). A snapshot that vanishes before its turn is
+left out: the mirror keeps its last one.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ class Sender:
         self._trials = TrialFolders(folder.path / "trials")
 
     def send(self) -> None:
-        """Brings the mirror up to the folder.
+        """Makes the mirror equal to the folder.
 
         Raises:
             Fenced: another driver has taken over.
@@ -154,7 +152,6 @@ class Sender:
         return tuple(parts)
 
     def _publish(self, length: int) -> None:
-        """Writes the next manifest, if it says anything new."""
         log = self._log(length)
         if not self._unnamed and log == self.manifest.log:
             return

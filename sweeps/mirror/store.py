@@ -101,12 +101,8 @@ class Store:
     def write(self, name: str, content: bytes, before: Version | None) -> Version:
         """Writes a small object in place of the content that was read; None means that there was no object.
 
-        Args:
-            content: no other driver writes the same content. If the store holds it, an earlier try succeeded and its
-                answer was lost.
-
-        Raises:
-            Conflict: somebody else has written or deleted the object since.
+        No other driver writes the same content: if the store holds it, an earlier try succeeded and its answer was
+        lost. Raises `Conflict` if somebody else has written or deleted the object since.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError

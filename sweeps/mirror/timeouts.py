@@ -11,8 +11,7 @@ LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
 """Seconds after which a drain says that it waits."""
 SETTLED_SECONDS = 1.0
-"""Seconds after a change of a trial's folder for which it is looked at again: two changes in one tick of the clock
-leave the same time."""
+"""Seconds after a change for which a trial's folder is looked at again: its time misses changes in one tick."""
 
 LEASE_SECONDS = environment.number("QSWEEP_LEASE_SECONDS", 60.0, 1.0, 3600.0)
 """Seconds that another driver waits before it takes over from a silent driver."""

@@ -71,9 +71,9 @@ def table(verdict: Verdict) -> Table:
 
 
 def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
-    """Returns a line for each metric that does not decide, with the values of base, champion and winner.
+    """Returns a line for the loss and each grader's main score, with the values of base, champion and winner.
 
-    The metrics are the loss and the main scores of each grader, on the deciding rows.
+    Leaves out the metric that decides. The values are from the answers on the deciding rows.
     """
     own = verdict.scores[verdict.winner].metrics
     shown = [name for name in (EVAL_LOSS, *scored.main_among(own)) if name != verdict.objective.metric]
@@ -86,12 +86,10 @@ def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
 
 
 def _metric(verdict: Verdict) -> str:
-    """Returns the deciding metric's name in tables."""
     return "loss" if verdict.objective.metric == EVAL_LOSS else verdict.objective.metric
 
 
 def _ends(comparison: Comparison) -> str:
-    """Formats the ends of an interval; empty if there is none."""
     if comparison.low is None or comparison.high is None:
         return ""
     return f"{digits(comparison.low, '+')} to {digits(comparison.high, '+')}"

@@ -1,10 +1,10 @@
 """Tells what a running server serves: the promoted adapter, the base, another adapter, or that it cannot be told.
 
-A version's decision record holds rows as tokens, and the log-probabilities of these tokens that promotion computed with
-each candidate and with the base. The server is asked for its own log-probabilities. The server computes in another
-type, on another device and perhaps on a base of another quantisation, so its numbers are never equal. The served model
-is the recorded model that is nearest by a clear margin (`nearest`). The server's base shows how near is near enough: it
-is asked for the same rows (`allowed`).
+A version's decision record holds rows as tokens, and the log-probabilities that promotion computed for these tokens
+with each candidate and with the base. The server is asked for its own. The server computes in another type, on another
+device and perhaps on a base of another quantisation, so its numbers are never equal. It serves the recorded model that
+is nearest by a clear margin (`nearest`). The server's base is asked for the same rows, and shows how near is near
+enough (`allowed`).
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ def nearest(served: LogProbabilities, recorded: Mapping[str, LogProbabilities], 
 
 
 def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[np.float64]:
-    """Returns the sum of each row's absolute differences."""
     pairs = zip(served, recorded, strict=True)
     return np.array([np.nansum(np.abs(np.subtract(ours, theirs))) for ours, theirs in pairs])
 
@@ -147,8 +146,7 @@ class Served:
     likeness: Likeness
     """Distances from `PROMOTED`, `BASE`, other versions by their numbers, and other candidates by their labels."""
     rounding: float | None
-    """Distance of the server's base from the recorded base, as in `Likeness.differences`; None if it cannot be
-    asked."""
+    """Distance of the server's base from the recorded base, in nats per token; None if it cannot be asked."""
 
     @property
     def verdict(self) -> str:
@@ -212,7 +210,7 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
         name: the adapter's name on the server; None for the version's `served_name`.
 
     Raises:
-        SweepError: there is no such version, it has no record, or the server does not answer or does not have the name.
+        SweepError: there is no such version or no record of it, or the server does not answer or lacks the name.
     """
     uri = stores.store(tracking_uri)
     with answering(uri):
@@ -249,12 +247,9 @@ def _likeness(
 
 
 def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:
-    """Returns the records on a record's serving rows: its own models, and other versions with the same rows.
+    """Returns the records of a record's own models, and of other versions with the same serving rows.
 
-    A candidate with the numbers of a version is left out.
-
-    Args:
-        others: number of a version -> its record.
+    Leaves out a candidate with the numbers of a version. `others` maps the number of a version to its record.
     """
     rows = record.serving_rows
     asked = [(row.ids, row.labelled) for row in rows]

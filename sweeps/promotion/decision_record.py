@@ -1,7 +1,6 @@
 """Defines the decision record, `decision.json`: why a version was promoted, and what it was made of.
 
-`of` makes a record, `read` reads a record, and `sweeps.promotion.verify` checks a record. MLflow and torch are not
-needed.
+`of` makes a record, `read` reads one, and `sweeps.promotion.verify` checks one. They need neither MLflow nor torch.
 """
 
 from __future__ import annotations
@@ -93,8 +92,8 @@ class ServingRow(Spec):
     labelled: _Numbers
     """Positions of the tokens that count in the loss."""
     logprobs: dict[str, _Values]
-    """`PROMOTED`, the labels of other candidates, BASE, and CHAMPION if there was one -> log-probability of each
-    labelled token, in nats."""
+    """Model -> log-probability of each labelled token, in nats. The models are `PROMOTED`, the labels of other
+    candidates, BASE, and CHAMPION if there was one."""
 
 
 class Decision(Spec):
@@ -160,12 +159,7 @@ class Decision(Spec):
 
 
 def of(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
-    """Makes the record of a promotion that the gate has passed.
-
-    Args:
-        files: files of the version's package.
-        time: seconds since the epoch.
-    """
+    """Makes the record of a promotion that the gate has passed; `files` are those of the version's package."""
     evidence, candidate, sweep = winner.evidence, winner.candidate, context.sweep
     answer, labels = evidence.answer, tuple(each.label for each in evidence.candidates)
     champion = winner.champion if CHAMPION in answer.scores else None
@@ -212,12 +206,7 @@ def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str])
 
 
 def read(content: bytes) -> Decision:
-    """Reads a record, and does not check `Decision.is_whole`.
-
-    Raises:
-        SweepError: the record has another format.
-        Failed: the record cannot be read.
-    """
+    """Reads a record, also a changed one. Raises `SweepError` for another format, `Failed` if it is damaged."""
     try:
         raw = json_text.parse(content)
         if isinstance(raw, dict) and raw.get("format") != 1:

@@ -80,11 +80,7 @@ class Contender:
 
 
 def find_champion(context: Context) -> Version | None:
-    """Returns the version that the alias points to now; None if there is none.
-
-    Raises:
-        SweepError: the model's name is taken by another model, or qsweep did not make the version.
-    """
+    """Returns the alias's version; None if there is none. Raises `SweepError` if model or version are not qsweep's."""
     context.registry.model(context.model)
     champion = context.registry.at(context.model, context.alias)
     if champion is not None and IDENTITY not in champion.tags:
@@ -100,8 +96,8 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
 
     Raises:
         ConfigError: the rows of --eval-data or of a guard, or the column of the slices, are wrong.
-        SweepError: base or rows are missing. Or they differ, or the champion cannot be compared with, and the request
-            does not force.
+        SweepError: base or rows are missing. Without --force also: they differ, or the champion cannot be compared
+            with.
     """
     file, deciding = context.request.eval_data, deciding_rows(context)
     rows, in_train = (None, 0) if file is None else _check_rows(context, file, "--eval-data")
@@ -213,8 +209,7 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
     """Evaluates the candidates on the sweep's evaluation rows again, and compares with the losses that they reported.
 
     Raises:
-        SweepError: a loss differs from the reported one. Or the tokens of the rows differ, and the request does not
-            force.
+        SweepError: a loss differs from the reported one; or tokens differ, and the request does not force.
     """
     about = expected_time.in_words(context, len(candidates), lambda: len(candidates[0].reported.row_losses))
     context.say(f"evaluating candidates on the rows that the sweep was scored on{about}")
@@ -253,13 +248,10 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
 
 
 def collect(context: Context, candidates: Sequence[Candidate], content: Content, scored: Scoring) -> Evidence:
-    """Evaluates the base, the champion if there is one, and the candidates on the rows that decide.
-
-    Leaves out a candidate whose loss is not finite on these rows.
+    """Evaluates base, champion and candidates on the deciding rows. Leaves out candidates whose loss is not finite.
 
     Raises:
-        SweepError: the loss of all candidates, of the base or of the champion is not finite, or the metric has no value
-            per row.
+        SweepError: base, champion or all candidates have no finite loss, or the metric has no value per row.
     """
     rows, words = content.deciding
     adapters = {candidate.label: candidate.adapter for candidate in candidates}

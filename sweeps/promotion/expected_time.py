@@ -16,10 +16,8 @@ from trainables.specs import EvaluationSpec
 def in_words(context: Context, adapters: int, rows: Callable[[], int | None], with_answers: bool = False) -> str:
     """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, are not here.
 
-    Args:
-        adapters: number of adapters that are evaluated one after another, with the base.
-        rows: counts the rows.
-        with_answers: whether answers are scored too.
+    `adapters` are evaluated one after another, with the base. `rows` counts the rows. `with_answers` scores answers
+    too.
     """
     folder, scores = context.request.place.folder, context.sweep.config.evaluation
     if folder is None:
@@ -39,10 +37,8 @@ def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answe
     """Returns seconds of the sweep's evaluations for each adapter and row; None if the log does not tell. Pure.
 
     A host evaluates several adapters together, so time in which several are evaluated counts once. The estimate is
-    therefore too short for a sweep whose hosts all evaluate at once.
-
-    Args:
-        with_answers: use the evaluations that score answers too, and count the answered rows.
+    therefore too short for a sweep whose hosts all evaluate at once. With `with_answers`, only evaluations that score
+    answers too are used, and only answered rows count.
     """
     rows, spans = 0, []
     for event in events:

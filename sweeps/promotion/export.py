@@ -69,11 +69,9 @@ def export(
     Args:
         named: MODEL@ALIAS, or MODEL alone for the champion.
         force: keep an export that scores otherwise than the promoted version.
-        scored_by: starts the process that holds the base.
 
     Raises:
-        SweepError, ClusterError: there is no such version, its files or its base are others, or `form` has no place for
-            it.
+        SweepError, ClusterError: there is no such version, its files or base are others, or `form` cannot hold it.
         Failed: the export scores otherwise and `force` is not set; nothing is kept.
     """
     out = paths.absolute(out)

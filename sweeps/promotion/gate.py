@@ -3,13 +3,13 @@
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
 difference of the metric, with an interval over rows (`statistics.comparison`). Copies of a row count as one row, and so
 do the rows of a group. Scores of 0 and 1 have an exact test (`statistics.exact`). The best of k candidates looks better
-than it is on the rows that chose it. Each interval therefore has confidence 1 - 0.01 / k: all k intervals hold at once
-in 99 of 100 promotions.
+than it is on the rows that chose it, so each interval has confidence 1 - 0.01 / k: all k intervals hold at once in 99
+of 100 promotions.
 
 There are three verdicts. Better: the gain is at least min_gain, and the rows show that the gain is above 0. Not better:
 the rows show that the gain is below min_gain, or, if min_gain is 0, that the gain is not above 0. Cannot tell: the rows
 show neither. A limit, under a guard or on a slice of the rows, holds if the rows show that the gain is above -worse_by.
-Too few rows therefore never pass a bad adapter, and the verdict says how many more rows are needed.
+A few rows thus do not pass a bad adapter, and the verdict says how many more rows are needed.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class Standing:
     """Required gain: min_gain, or -worse_by for a limit; None for a slice without a limit."""
     value: float
     gains: tuple[Comparison, ...]
-    """Comparison with the base, and last with the champion if there is one. Each `key` is BASE or CHAMPION, and each
-    `difference` is the candidate's gain."""
+    """Gains over the base, and last over the champion if there is one. Each `key` is BASE or CHAMPION."""
     confidence: float
     rows: int
     """Number of rows without copies, or of groups of rows."""
@@ -156,8 +155,7 @@ class Verdict:
     """The gate's decision on the best candidate, with all comparisons behind it."""
 
     candidates: tuple[Standing, ...]
-    """All candidates, the winner first. The winner has the best value on the deciding rows, and among equal values the
-    lowest loss."""
+    """All candidates, the winner first: the best by the deciding metric, and of equal ones the best by loss."""
     scores: Mapping[str, Evaluation]
     """Name of a candidate, BASE or CHAMPION -> its evaluation."""
     min_gain: float
@@ -218,10 +216,7 @@ class Verdict:
 
     @property
     def rows_needed(self) -> int | None:
-        """Estimates how many more rows would decide; None if no number of rows would, or if these rows do.
-
-        The estimate is for `decided_by`, if a limit decided.
-        """
+        """Estimates how many more rows would decide; None if no number of rows would, or if these rows do."""
         return (self.decided_by or self.best).rows_needed if self.outcome == "cannot_tell" else None
 
     @property
@@ -346,12 +341,7 @@ def _standings(
     least: float | None,
     confidence: float,
 ) -> tuple[Standing, ...]:
-    """Compares adapters with the base and the champion, all on the same rows.
-
-    Args:
-        names: name of a standing -> name of the adapter in `scores`.
-        least: as `Standing.least`.
-    """
+    """Compares adapters (name of a standing -> name in `scores`) with base and champion, all on the same rows."""
     references = [name for name in (BASE, CHAMPION) if name in scores]
     pairs = [Pair.of_gain(objective, key, scores[key], scores[own]) for own in names.values() for key in references]
     found = compare(objective, pairs, confidence)
@@ -410,9 +400,9 @@ def part(evaluation: Evaluation, metric: str, places: Collection[int]) -> Evalua
 
 
 def _worst(limits: Iterable[Standing]) -> Standing | None:
-    """Returns the most important limit: a broken one, else an undecided one, else one that holds.
+    """Returns the limit that matters most: a broken one, else an undecided one, else one that holds.
 
-    Of several such limits, those with an interval come first, then the one with the lowest gain.
+    Among these, limits with an interval come first, and then the lowest gain decides.
     """
     rank = {False: 0, None: 1, True: 2}
     return min(limits, key=lambda each: (rank[each.holds], each.rows < LEAST_ROWS, each.lowest), default=None)
@@ -429,11 +419,10 @@ class Agreement:
     """Difference between a second evaluation and the one that a trial reported."""
 
     difference: float
-    """Sum of the rows' absolute loss differences / number of tokens, in nats. Absolute, so that rows cannot cancel each
-    other."""
+    """Sum of the rows' absolute loss differences per token, in nats. Absolute: rows cannot cancel each other."""
     tolerance: float
     hardware: str
-    """Hardware of the second evaluation; of both evaluations if they differ; "other rows or tokens" if these differ."""
+    """Hardware of the second evaluation, and of the first one if it differs; or "other rows or tokens"."""
 
     @property
     def holds(self) -> bool:

@@ -108,7 +108,6 @@ def promote(
         say: receives a line for each step.
         show: receives the verdict, for a table.
         scored_by: starts the process that evaluates, on this machine or on a host of a cluster.
-        clock: seconds since the epoch.
         tell: receives the progress of each evaluation.
 
     Raises:

@@ -1,8 +1,7 @@
 """Registers a winner: packages, uploads, makes the version, serves it once, and moves its aliases, the asked one last.
 
-Every write can run twice and is found again by the winner's identity. The same command therefore completes a promotion
-that was interrupted anywhere. The alias moves only while it still points to the champion that the winner was compared
-with.
+Every write can run twice and is found again by the winner's identity: the same command completes an interrupted
+promotion. The alias moves only while it still points to the champion that the winner was compared with.
 """
 
 from __future__ import annotations
@@ -61,11 +60,7 @@ class Registered:
 def register(context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float]) -> Registered:
     """Packages and registers the winner, checks that it serves, and moves the aliases.
 
-    A dry run serves the package, and writes nothing.
-
-    Args:
-        scored: the base, which also serves the packaged model.
-        clock: seconds since the epoch, for the history.
+    A dry run serves the package, and writes nothing. `scored` holds the base, and also serves the packaged model.
 
     Raises:
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
@@ -105,8 +100,7 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
 def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Scoring) -> float | None:
     """Evaluates the winner on the base without quantisation, on the deciding rows: many people serve this base.
 
-    The loss only informs. Returns None if the base is not quantised. Returns None, and says why, if the loss is not
-    known.
+    The loss only informs. None if the base is not quantised. None, and a line that says why, if the evaluation fails.
     """
     scheme, label, evidence = base.quantization["scheme"], winner.candidate.label, winner.evidence
     if scheme == "none":
@@ -145,11 +139,7 @@ def _complete_version(
     scored: Scoring,
     clock: Callable[[], float],
 ) -> Version:
-    """Returns the winner's complete version: keeps or completes an existing version, else makes one and serves it.
-
-    Args:
-        folder: the version's package, to which the decision record is added.
-    """
+    """Returns the winner's complete version: keeps it, or makes and serves it. Adds the decision record to `folder`."""
     registry, model, identity = context.registry, context.model, winner.candidate.identity
     registry.make_model(model)
     fault_points.point("promote.after_model")
@@ -178,8 +168,7 @@ def _describe_again(
 ) -> None:
     """Writes the results of this promotion to a complete version, in place of those of an earlier promotion.
 
-    The earlier promotion may have used another alias, champion or rows. Objections that were forced once stay in the
-    tags.
+    The earlier one may have used another alias, champion or rows. What was forced once stays in the tags.
     """
     files = versions.package(context.lookup, context.model, known)
     before = known.tags.get(FORCED)
@@ -220,11 +209,8 @@ def _complete(
 def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> str:
     """Scores and answers rows with the packaged model in a fresh process without this distribution.
 
-    Returns:
-        The number of rows that score as evaluated, and the first answer, in words.
-
-    Raises:
-        Failed: the losses or a prompt are not those of the evaluation.
+    Returns in words how many rows score as evaluated, and the first answer. Raises `Failed` if a loss or prompt
+    differs.
     """
     answer = winner.evidence.answer
     samples = [sample.model_dump() for sample in answer.samples[:SERVED_ROWS]]
@@ -247,7 +233,7 @@ def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> st
 def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> str | None:
     """Says how far the losses of the first rows are from those of the evaluation; None within the tolerance.
 
-    The tolerance is made for means of many tokens, and grows below `FEW_TOKENS`: there rounding differs by more. In
+    The tolerance is for means of many tokens, and grows below `FEW_TOKENS` tokens, where rounding differs by more: in
     bfloat16 a logit of 16 to 32 is a multiple of an eighth.
     """
     rows, tokens = len(served), sum(told.row_tokens[: len(served)])
@@ -266,8 +252,7 @@ def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> s
 def _move(context: Context, winner: Contender, number: str, clock: Callable[[], float]) -> Registered:
     """Moves the challenger alias, writes the history, moves the previous alias, and last the asked alias.
 
-    The alias must still point to the champion that the winner was compared with. The registry is therefore asked right
-    before the alias moves.
+    Asks the registry right before the last move: the alias must still point to the champion of the comparison.
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None

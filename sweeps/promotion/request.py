@@ -54,7 +54,7 @@ class Context:
     registry: Registry
     say: Say
     forced: list[str] = field(default_factory=list)
-    """Objections that --force has overridden so far. Steps only add to them."""
+    """Objections that --force has overridden so far, for the version's tags and description."""
 
     @property
     def alias(self) -> str:
@@ -62,11 +62,7 @@ class Context:
         return self.policy.alias
 
     def force(self, objection: str) -> None:
-        """Overrides an objection: says so, and notes the objection for the version's tags and description.
-
-        Raises:
-            SweepError: the request does not force.
-        """
+        """Overrides an objection: says it, adds it to `forced`. Raises `SweepError` if the request does not force."""
         objection = without_passwords(objection)
         if not self.request.force:
             raise SweepError(f"{objection}; --force does it all the same, and the version says so")
@@ -78,8 +74,8 @@ def settle(request: PromotionRequest, config: SweepConfig) -> tuple[Policy, Obje
     """Returns the policy, the objective that ranks the candidates, and the registered model's name.
 
     Raises:
-        SweepError, HostError: no model is named, the request does not say which trial is the best, or the sweep's
-            trainable has no adapters to promote.
+        SweepError: no model is named, or several objectives leave open which trial is the best.
+        HostError: the sweep's trainable has no adapters to promote.
     """
     policy = policy_of(request.policy, config.promotion)
     if policy.model is None:
@@ -125,8 +121,7 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 def direction(config: SweepConfig, metric: str) -> Direction:
     """Tells which value of a metric is better; the lower one if the trainable does not know the metric.
 
-    Raises:
-        TrainableError: the trainable's metrics cannot be read, for example because a user's function is not here.
+    Raises `TrainableError` if the trainable's metrics cannot be read, for example if a user's function is not here.
     """
     if metric == EVAL_LOSS:
         return "min"

@@ -18,8 +18,7 @@ from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE, row_digest
 
 _SAME = 1e-6
-"""Relative tolerance. Sums of the same numbers differ by less between machines; any shown change of a value is
-larger."""
+"""Relative tolerance: sums of the same numbers differ by less between machines, shown values by more."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,7 @@ class Check:
 
 
 def checks(found: Found) -> tuple[Decision, list[Check]]:
-    """Checks the record of a version by itself, and against the version's files.
-
-    Raises:
-        SweepError: the record cannot be read.
-    """
+    """Checks a version's record by itself and against its files. Raises `SweepError` if the record cannot be read."""
     record = decision_record.read(found.files[RECORD])
     whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
     rows = _of(
@@ -71,7 +66,6 @@ def _registered(record: Decision, found: Found) -> Check:
 
 
 def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
-    """Checks whether adapter, tokenizer, chat template and base.json are as recorded."""
     here = decision_record.file_digests(files)
     wrong = [path for path in sorted({*here, *record.files}) if here.get(path) != record.files.get(path)]
     how = [f"{path} {'is not the one that was promoted' if path in here else 'is gone'}" for path in wrong]

@@ -43,11 +43,7 @@ class Found:
 
 
 def find(reference: str, tracking_uri: str | None) -> Found:
-    """Finds the version that MODEL, MODEL@ALIAS or a folder with its files names. Verifies nothing.
-
-    Args:
-        reference: without an alias it means the champion.
-        tracking_uri: None for the default store.
+    """Finds the version that MODEL (its champion), MODEL@ALIAS or a folder with its files names. Verifies nothing.
 
     Raises:
         SweepError: there is no such version, its files are gone, or it has no decision record.
@@ -76,12 +72,7 @@ def package_path(model: str, identity: str) -> str:
 
 
 def package(lookup: Lookup, model: str, version: Version) -> dict[str, bytes]:
-    """Fetches the files of a complete version's package, and verifies them.
-
-    Raises:
-        NotStored: the files are gone.
-        SweepError: the files are not those that were promoted.
-    """
+    """Fetches and verifies a complete version's files. Raises `NotStored` if they are gone, `SweepError` if changed."""
     try:
         files = lookup.files(version.run_id, package_path(model, version.tags[IDENTITY]))
     except NotStored as error:
@@ -132,11 +123,7 @@ def row_form_in(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def models(name: str | None, tracking_uri: str | None) -> list[tuple[Model, dict[str, Version]]]:
-    """Returns the promoted models, or only the model called `name`, each with its versions by alias.
-
-    Raises:
-        SweepError: there is no model of this name.
-    """
+    """Returns all promoted models, or that called `name` (`SweepError` if there is none), with versions by alias."""
     uri = stores.store(tracking_uri)
     with answering(uri):
         registry = Registry(uri)
@@ -307,7 +294,6 @@ def rollback(
 
     Args:
         to: the version to go back to; None to complete an interrupted rollback, else for the version before.
-        tracking_uri: None for the default store.
         say: receives a line if a promotion has to end first.
 
     Raises:

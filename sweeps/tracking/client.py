@@ -149,7 +149,6 @@ def _short(value: str) -> str:
 
 
 def _written(data: Any) -> int:
-    """Counts the metrics, params and tags of a run."""
     return len(data.metrics) + len(data.params) + len(data.tags)
 
 

@@ -185,10 +185,8 @@ class Lookup:
     def files(self, run_id: str, path: str) -> dict[str, bytes]:
         """Returns the files of a folder of the run's artifacts.
 
-        Raises:
-            NotStored: the folder is missing or empty.
-            Failed: the folder cannot be fetched.
-            SweepError: the folder cannot be read.
+        Raises `NotStored` if it is missing or empty, `Failed` if it cannot be fetched, `SweepError` if it cannot be
+        read.
         """
         with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
             files = digests.read(self._download(run_id, path, folder))
@@ -263,7 +261,6 @@ class Lookup:
         raise SweepError(f"{sweep}: no sweep of this id or name in {named.shown}; {way_out}")
 
     def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:
-        """Returns the runs of all experiments that meet a condition, newest first."""
         from mlflow.entities import ViewType
 
         view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY

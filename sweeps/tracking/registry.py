@@ -33,8 +33,7 @@ STATE = "promotion.state"
 COMPLETE = "complete"
 _HISTORY = "promotion.history."
 _DONE = "promotion.done."
-"""Prefix of tags that mark completed entries. Earlier versions of qsweep, which do not know it, still read all
-entries."""
+"""Prefix of the tags that mark completed entries. Earlier versions of qsweep do not know these tags."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,7 @@ class Registry:
     # Reading
 
     def model(self, name: str) -> Model | None:
-        """Returns the registered model; None if there is none.
-
-        Raises:
-            SweepError: the name belongs to a model that promotion did not make.
-        """
+        """Returns the registered model; None if there is none. Raises `SweepError` if promotion did not make it."""
         registered = self._registered(name)
         if registered is None:
             return None
@@ -239,11 +234,7 @@ class Registry:
 
     @contextmanager
     def locked(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Locks the registry of a SQLite database against other promotions; does nothing for a server.
-
-        Args:
-            waiting: is called if another promotion holds the lock.
-        """
+        """Locks the registry of a SQLite database, not of a server. Calls `waiting` if another process holds it."""
         file = sqlite_file(self.uri)
         if file is None:
             yield

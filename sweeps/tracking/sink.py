@@ -48,7 +48,7 @@ _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "K
 
 
 class RunsGone(Exception):  # noqa: N818 - reads as what happened
-    """MLflow no longer has runs whose events it acknowledged. The message names the runs."""
+    """MLflow lost runs whose events it acknowledged, as with an older database. The message names the runs."""
 
 
 class MlflowSink:
@@ -70,11 +70,7 @@ class MlflowSink:
         """Trial key -> run id."""
 
     def attach(self, record: SweepRecord) -> None:
-        """Finds the runs of a sweep, of which MLflow has acknowledged `record`.
-
-        Raises:
-            RunsGone: a run is missing, as after MLflow's database was lost or replaced by an older one.
-        """
+        """Finds the runs of a sweep of which MLflow acknowledged `record`. Raises `RunsGone` if one is missing."""
         self._connect()
         if self.parent_run is None:
             raise RunsGone("the sweep's run")
@@ -133,7 +129,6 @@ class MlflowSink:
             self._say(line)
 
     def _open_parent(self, runs: Runs, time: float) -> str:
-        """Returns the sweep's run, and makes it if there is none."""
         if self.parent_run is None:
             name = self._config.name
             shown = sweep_run_name(name, self._sweep_id)
@@ -177,7 +172,6 @@ class MlflowSink:
                 runs.text(parent, file.name, file.read_text(encoding="utf-8"))
 
     def _open_child(self, runs: Runs, trial_key: str, record: SweepRecord, time: float) -> str:
-        """Returns the trial's run, and makes it if there is none."""
         if trial_key not in self.run_ids:
             trial = record.trials[trial_key]
             tags = run_tags.trial_made(self._sweep_id, trial_key, str(self.parent_run))

@@ -58,11 +58,7 @@ class NamedSweep:
 
 
 def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> NamedSweep:
-    """Finds a sweep by its id, name or folder, and its store, which answers.
-
-    Raises:
-        SweepError: the store does not answer, or the folder holds no sweep.
-    """
+    """Finds a sweep by id, name or folder, and its store. Raises `SweepError` if it finds no folder or no store."""
     if is_object_store(sweep):
         raise SweepError(
             f"{sweep}: name the sweep by its id or name and the MLflow store, or by its folder on this machine"
@@ -108,11 +104,7 @@ def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.e
 
 
 def with_password(uri: str, environment: Mapping[str, str]) -> str:
-    """Returns the URI that a sweep's folder names, with the password of MLFLOW_TRACKING_URI: folders keep none.
-
-    Raises:
-        ConfigError: MLFLOW_TRACKING_URI does not hold this URI.
-    """
+    """Returns a folder's URI with the password from MLFLOW_TRACKING_URI. Raises `ConfigError` if it has none."""
     if HIDDEN not in uri or sqlite_file(uri) is not None:
         return uri
     given = environment.get("MLFLOW_TRACKING_URI", "")
@@ -131,8 +123,7 @@ def absolute(uri: str) -> str:
 def check(uri: str, way_out: str = BY_OPTION) -> None:
     """Connects to the store once.
 
-    Raises:
-        SweepError: `uri` is no tracking URI, its database file is missing or cannot be read, or nothing answers.
+    Raises `SweepError` if `uri` is no tracking URI, its database file is missing or cannot be read, or nothing answers.
     """
     try:
         is_tracking_uri(uri)

@@ -49,11 +49,7 @@ _NOT_OURS = (
 
 
 class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
-    """MLflow's server did not start, or has ended by itself.
-
-    Attributes:
-        last_lines: the last lines that it printed.
-    """
+    """MLflow's server did not start, or has ended by itself; `last_lines` are the last lines that it printed."""
 
     exit_code = 1
 
@@ -64,13 +60,9 @@ class ServerFailed(SweepError):  # noqa: N818 - reads as what happened
 
 @contextmanager
 def serving(uri: str, port: int) -> Iterator[UiServer]:
-    """Runs a server on a store, and yields it once it answers. It ends with the block, or if this process is killed.
+    """Runs a server on an existing database, and yields it once it answers. Raises `ServerFailed` if it does not.
 
-    Args:
-        uri: URI of an existing database.
-
-    Raises:
-        ServerFailed: the server did not start; holds the last lines that it printed.
+    The server ends with the block, and if this process is killed.
     """
     server = UiServer(uri, port)
     try:
@@ -81,11 +73,7 @@ def serving(uri: str, port: int) -> Iterator[UiServer]:
 
 
 def free_port(port: int | None) -> int:
-    """Returns `port`, or for None the first free port from `FIRST_PORT` on.
-
-    Raises:
-        ConfigError: the port is in use, or this user may not listen on it.
-    """
+    """Returns `port`, or the first free one from `FIRST_PORT` on. Raises `ConfigError` if nothing can listen on it."""
     for each in range(FIRST_PORT, FIRST_PORT + _MORE_PORTS) if port is None else (port,):
         with socket.socket() as probe:
             # As the server does: an earlier server's closing connections do not block the port.

@@ -39,11 +39,7 @@ REFUSED_AFTER = 3
 
 
 def forget_acknowledged(folder: SweepFolder, uri: str) -> None:
-    """Notes in the folder that this server has acknowledged no event, so that the next writer sends all of them.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
+    """Notes that this server acknowledged no event: the next writer sends all. Raises `StorageError` if it cannot."""
     note = {**noted_by(folder), "uri": without_password(uri), "acknowledged_bytes": 0, "refused": []}
     with writing(folder.tracking):
         write_whole(folder.tracking, json.dumps(note).encode())
