@@ -1,7 +1,7 @@
 """Mirrors a sweep's folder on an object store: a copy that follows the folder within seconds and is always whole.
 
 PREFIX/NAME/
-├── lease.json      the driver that may write here; another driver takes over only if the lease is not renewed
+├── lease.json      the driver that may write here; another driver takes over only once the lease lapses
 ├── manifest.json   the files of the folder, and the object of each; written last
 └── objects/TOKEN/N/PATH   the contents, each object written once; TOKEN is the driver's, N one of its uploads
 

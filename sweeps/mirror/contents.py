@@ -16,7 +16,7 @@ _NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT)
 
 @dataclass(frozen=True)
 class Seen:
-    """Size and time of a file in the folder: a changed file has others (as in rsync)."""
+    """Size and time of a file in the folder. A changed file differs in one of them, as rsync assumes."""
 
     size: int
     """In bytes."""
@@ -39,7 +39,7 @@ def small_files(folder: Path) -> dict[str, Seen]:
 
 
 def trial_files(folder: Path) -> dict[str, Seen]:
-    """Returns path below a trial's folder -> its file, for all files but drafts. Skips files that vanish."""
+    """Returns path below a trial's folder -> size and time of the file. Leaves out drafts, and files that vanish."""
     found = {}
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -74,6 +74,6 @@ class TrialFolders:
         return {key: at for key, at in now.items() if self._times.get(key) != at}
 
     def settled(self, key: str, at: int, looked: float) -> None:
-        """Notes that a trial's folder of the time `at` was dealt with; it was read at `looked`, by `time.time`."""
+        """Notes that a trial's folder was handled as of its time `at`; it was read at `looked`, by `time.time`."""
         if looked - at / 1e9 > timeouts.SETTLED_SECONDS:
             self._times[key] = at

@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 def fetch(uri: str, storage: Path, say: Say) -> Path:
     """Returns the folder of a sweep with a mirror at `uri`, such as s3://bucket/prefix/NAME.
 
-    Returns the folder on this machine if it is the newest; else fetches the sweep to a new folder in `storage`.
+    This is the folder on this machine if it is the newest, else a new folder in `storage` with the fetched files.
 
     Raises:
         ConfigError: there is no sweep at `uri`.

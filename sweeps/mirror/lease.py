@@ -1,7 +1,7 @@
-"""Decides who may write a mirror: one driver at a time, as long as it renews its lease.
+"""Decides which driver may write a mirror: one driver at a time, as long as it renews its lease.
 
-The clocks of two machines differ, so nobody compares them. A lease has lapsed if a waiting driver has itself seen it
-unchanged for as long as it lasts.
+The clocks of two machines differ, so nobody compares them. A lease has lapsed once a waiting driver has itself seen the
+lease unchanged for as long as the lease lasts.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Lease(Spec):
 
 
 def verdict(first: Lease, seen: Lease, unchanged_seconds: float, own: str | None = None) -> Verdict:
-    """Tells whether a driver takes the lease, waits and looks again, or refuses because another driver lives. Pure.
+    """Tells whether a driver takes the lease over, looks again, or leaves the lease to a driver that lives. Pure.
 
     Args:
         first: the lease at the driver's first look.
         seen: the lease now.
-        unchanged_seconds: seconds since the driver first saw it as it is now.
+        unchanged_seconds: seconds for which the driver has seen the lease as it is now.
         own: holder that this driver replaces, a dead driver of the same folder; None if there is none.
     """
     if seen.is_released or seen.holder == own or unchanged_seconds >= seen.seconds:

@@ -13,7 +13,7 @@ from trainables.specs import Spec
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""Format of the manifest. A version of qsweep with another format cannot read it."""
+"""Format of the manifest, to be raised if two versions of qsweep cannot read each other's manifests."""
 
 
 class TrialFiles(Spec):
@@ -24,7 +24,7 @@ class TrialFiles(Spec):
 
 
 class Manifest(Spec):
-    """The files of the mirror, which are a whole folder. Other objects in the store do not count."""
+    """Lists the files of the mirror, which form a whole folder. Other objects in the store do not count."""
 
     format: int = FORMAT
     token: int

@@ -41,7 +41,7 @@ class Note(Spec):
     def dead_holder(self) -> str | None:
         """Returns the holder, if it was a process of this machine since its last start; else None.
 
-        For a caller with the lock of the folder, who knows that this process is dead.
+        The caller has the lock of the folder, so this process is dead.
         """
         return self.holder if self.holder and self.boot == boot() else None
 
@@ -81,7 +81,7 @@ def create(storage: str, name: str, document: Mapping[str, Any]) -> SweepFolder:
     def claim(taken: str) -> Mapping[str, Any] | None:
         uri = f"{storage.rstrip('/')}/{taken}"
         store = Store(uri)
-        # A sweep whose lease somebody deleted has its name still.
+        # A sweep keeps its name even if somebody has deleted its lease.
         held = lease.claim(store) if read_manifest(store) is None else None
         if held is None:
             return None

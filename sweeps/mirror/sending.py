@@ -31,7 +31,7 @@ class Sender:
     """Sends for one driver, from one thread."""
 
     def __init__(self, store: Store, held: HeldLease, folder: SweepFolder, journal: Journal, sweep_id: str) -> None:
-        """Sends nothing yet, and later only while `held`, the driver's lease, is held."""
+        """Sends nothing yet; `held` is the driver's lease, without which nothing is sent."""
         self._store, self._held, self._folder, self._journal = store, held, folder, journal
         self.manifest = Manifest(token=held.token, sweep_id=sweep_id)
         """The last manifest in the mirror."""

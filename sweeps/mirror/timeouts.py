@@ -7,11 +7,11 @@ from sweeps.config import environment
 EVERY_SECONDS = 2.0
 """Seconds between two looks at the folder: a lost machine costs this time, and the time that sending takes."""
 LONGEST_PAUSE_SECONDS = 15.0
-"""Most seconds between two tries while the store does not answer; the first pause is `EVERY_SECONDS`."""
+"""Longest pause between two tries while the store does not answer; the first pause is `EVERY_SECONDS`."""
 PATIENCE_SECONDS = 3.0
 """Seconds after which a drain says that it waits."""
 SETTLED_SECONDS = 1.0
-"""Seconds after a change for which a trial's folder is looked at again: its time misses changes in one tick."""
+"""Seconds after a change for which a trial's folder is looked at again: its time is only exact to a tick."""
 
 LEASE_SECONDS = environment.number("QSWEEP_LEASE_SECONDS", 60.0, 1.0, 3600.0)
 """Seconds that another driver waits before it takes over from a silent driver."""
@@ -21,7 +21,7 @@ LOOK_SECONDS = 1.0
 """Seconds between two looks at another driver's lease."""
 
 BULK_SECONDS = 300.0
-"""Most seconds for the transfer of one part of a file."""
+"""Maximum seconds for the transfer of one part of a file."""
 PART_BYTES = 8 << 20
 """Bytes of a part of a file. A larger file is sent in parts, so that no file is in memory as a whole."""
 AT_ONCE = 4

@@ -71,9 +71,9 @@ def table(verdict: Verdict) -> Table:
 
 
 def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
-    """Returns a line for the loss and each grader's main score, with the values of base, champion and winner.
+    """Returns lines for the loss and the graders' main scores, each with the values of base, champion and winner.
 
-    Leaves out the metric that decides. The values are from the answers on the deciding rows.
+    Leaves out the deciding metric. All values are of the deciding rows.
     """
     own = verdict.scores[verdict.winner].metrics
     shown = [name for name in (EVAL_LOSS, *scored.main_among(own)) if name != verdict.objective.metric]

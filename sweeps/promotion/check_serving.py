@@ -104,11 +104,11 @@ def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[n
 def allowed(record: Decision, rounding: float | None, is_quantised: bool = False) -> float:
     """Returns the largest mean absolute difference per token, in nats, of a served model from its record.
 
-    A server does not say in which type it computes, and often serves a base that was quantised in training without
-    quantisation. The limit is therefore twice the difference of the server's base, plus 0.01. If the base cannot be
-    asked, as on llama.cpp's server, the limit is `ROUNDED` or `QUANTISED`. They come from SmolLM2-135M without an
-    adapter on the quickstart's rows (4.4 nats a token), on a CPU: it differs from itself in float32 by 0.05 in bfloat16
-    and by 0.72 in nf4. Other models were not measured.
+    A server does not say in which type it computes, and often serves without quantisation a base that was quantised in
+    training. The limit is therefore twice the difference of the server's base, plus 0.01. If the base cannot be asked,
+    as on llama.cpp's server, the limit is `ROUNDED` or `QUANTISED`. Both come from SmolLM2-135M without an adapter on
+    the quickstart's rows (4.4 nats a token), on a CPU: in bfloat16 it differs from itself in float32 by 0.05, and in
+    nf4 by 0.72. Other models were not measured.
 
     Args:
         rounding: as `Served.rounding`.
@@ -247,9 +247,10 @@ def _likeness(
 
 
 def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:
-    """Returns the records of a record's own models, and of other versions with the same serving rows.
+    """Returns the log-probabilities that were recorded for a record's serving rows, by the name of the model.
 
-    Leaves out a candidate with the numbers of a version. `others` maps the number of a version to its record.
+    The models are the record's own, and those of `others` (number of a version -> its record) with the same rows.
+    Leaves out a candidate with the numbers of a version.
     """
     rows = record.serving_rows
     asked = [(row.ids, row.labelled) for row in rows]

@@ -74,7 +74,7 @@ class Origin(Spec):
 
 
 class Base(Spec):
-    """The base of all evaluations. Its fields are as in `BaseFacts`, but for the identity."""
+    """The base of all evaluations. Fields other than `identity` are as in `BaseFacts`."""
 
     source: str
     revision: str | None
@@ -206,7 +206,7 @@ def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str])
 
 
 def read(content: bytes) -> Decision:
-    """Reads a record, also a changed one. Raises `SweepError` for another format, `Failed` if it is damaged."""
+    """Reads a record; `is_whole` is not checked. Raises `SweepError` for another format, `Failed` if it is damaged."""
     try:
         raw = json_text.parse(content)
         if isinstance(raw, dict) and raw.get("format") != 1:

@@ -16,8 +16,7 @@ from trainables.specs import EvaluationSpec
 def in_words(context: Context, adapters: int, rows: Callable[[], int | None], with_answers: bool = False) -> str:
     """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, are not here.
 
-    `adapters` are evaluated one after another, with the base. `rows` counts the rows. `with_answers` scores answers
-    too.
+    `adapters` counts the base too. `rows` counts the rows. `with_answers` tells whether answers are scored.
     """
     folder, scores = context.request.place.folder, context.sweep.config.evaluation
     if folder is None:

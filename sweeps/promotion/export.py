@@ -64,7 +64,7 @@ def export(
     tracking_uri: str | None,
     scored_by: Callable[[TrialSpec], AbstractContextManager[Scoring]] = scoring,
 ) -> Exported:
-    """Writes a version to a folder that must not exist yet. Another process does the work, and takes torch's memory.
+    """Writes a version to a folder that must not exist yet. Another process holds torch and does the work.
 
     Args:
         named: MODEL@ALIAS, or MODEL alone for the champion.

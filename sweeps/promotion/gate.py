@@ -33,7 +33,7 @@ CHAMPION = "champion"
 """Name of the present champion among the scores."""
 Outcome = Literal["better", "not_better", "cannot_tell"]
 OUTCOMES: Mapping[bool | None, Outcome] = {True: "better", False: "not_better", None: "cannot_tell"}
-"""Whether gains are large enough, None if undecided -> the verdict."""
+"""Whether all gains are large enough (None: undecided) -> the verdict."""
 
 
 @dataclass(frozen=True)
@@ -437,7 +437,7 @@ def agreement(reported: Evaluation, now: Evaluation) -> Agreement:
     (tests/trainables/packing/test_adapter_pack.py); the tolerance is ten times that, for other versions of the
     libraries. 16-bit types keep 8 to 11 bits, and rounding depends on the other rows of a pass: the tolerance is 0.02.
     Another device computes sums in another order: the tolerance is ten times as large in float32, and twice as large in
-    16 bits. If the hardware of the trial's evaluation is unknown, the widest tolerance of 16 bits holds.
+    16 bits. If the hardware of the trial's evaluation is unknown, the widest tolerance holds.
     """
     if reported.row_tokens != now.row_tokens:
         return Agreement(float("inf"), 0.0, "other rows or tokens")

@@ -18,7 +18,7 @@ from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE, row_digest
 
 _SAME = 1e-6
-"""Relative tolerance: sums of the same numbers differ by less between machines, shown values by more."""
+"""Relative tolerance. Sums of the same numbers differ by less between machines; a visible change is larger."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ server has the whole file (`_upload_artifact` and `_download_artifact` in mlflow
 of r 64 for a base of 70 billion parameters has 3.3 GB.
 """
 LONGEST_PARAM = 6000
-"""Most characters of a param's value (mlflow/utils/validation.py, 3.17.2)."""
+"""Maximum characters of a param's value (mlflow/utils/validation.py, 3.17.2)."""
 Say = Callable[[str], None]
 """Shows one line to the user."""
 
@@ -49,7 +49,7 @@ def quiet() -> None:
 
     import mlflow  # noqa: F401 - its import sets log levels
 
-    # Database migrations and artifact uploads talk at INFO.
+    # Database migrations and artifact uploads log at INFO.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Prints a database's errors with a traceback, although it raises them too (mlflow/store/db/utils.py, 3.17.2).

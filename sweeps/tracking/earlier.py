@@ -21,7 +21,7 @@ _BY_KEY = "name another sweep, leave it out, or name the store with tracking.uri
 def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | None:
     """Returns the newest sweep that `searcher.warm_start` names and that has a result; None if it names none.
 
-    `config` and `own_id` are of the new sweep. It may bear the name that it learns from, and must not find itself.
+    `config` and `own_id` are of the new sweep. It may have the name that it learns from, and must not find itself.
 
     Raises:
         ConfigError: there is no such sweep, MLflow does not answer, or the new sweep cannot learn from the earlier one.

@@ -38,7 +38,7 @@ def is_refusal(error: Exception) -> bool:
     from requests import HTTPError
 
     if isinstance(error, HTTPError) and error.response is not None:
-        # Only artifacts raise HTTPError: one may be too large for a proxy, and the other events may pass.
+        # Only artifacts raise HTTPError, such as one that is too large for a proxy. Other events may pass.
         return 400 <= error.response.status_code < 500 and error.response.status_code not in _PASSING
     # Such as points of a run that somebody has deleted (store/tracking/sqlalchemy_store.py, 3.17.2).
     refused = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
@@ -72,7 +72,7 @@ def answering(uri: str) -> Iterator[None]:
 def of_artifacts() -> Iterator[None]:
     """Gives the block, which sends or fetches artifacts, the time that this takes (`patient`).
 
-    MLflow reaches S3 and the like through their libraries, and lets the errors of these through: they are raised as
+    MLflow reaches S3 and the like through other libraries, and does not convert their errors: these are raised as
     `Failed`.
     """
     from mlflow.exceptions import MlflowException

@@ -98,7 +98,7 @@ class TrackedSweep:
 
 
 def holds(uri: str, sweep_id: str) -> bool:
-    """Tells whether the store has the run of a sweep, or did before it was deleted; False if no store answers."""
+    """Tells whether the store has a run of the sweep, even a deleted one; False if no store answers."""
     with suppress(SweepError):
         stores.check(uri)
         with answering(uri), without_retries():
@@ -107,10 +107,9 @@ def holds(uri: str, sweep_id: str) -> bool:
 
 
 def experiment_of(named: NamedSweep) -> tuple[str, str]:
-    """Returns the id of a sweep's experiment in the store, and the sweep's id. Asks its folder's note, else MLflow.
+    """Returns the ids of a sweep's experiment in the store and of the sweep, from its folder's note, else from MLflow.
 
-    Raises:
-        SweepError: the store does not hold the sweep, or cannot be asked.
+    Raises `SweepError` if the store does not hold the sweep, or cannot be asked.
     """
     noted = {} if named.folder is None else noted_by(SweepFolder(named.folder))
     experiment = noted.get("experiment_id")
@@ -179,14 +178,13 @@ class Lookup:
         return parent.info.experiment_id, parent.data.tags[run_tags.SWEEP_ID]
 
     def holds(self, sweep_id: str) -> bool:
-        """Tells whether there is a run of the sweep, or was before it was deleted."""
+        """Tells whether there is a run of the sweep, even a deleted one."""
         return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id), with_deleted=True))
 
     def files(self, run_id: str, path: str) -> dict[str, bytes]:
         """Returns the files of a folder of the run's artifacts.
 
-        Raises `NotStored` if it is missing or empty, `Failed` if it cannot be fetched, `SweepError` if it cannot be
-        read.
+        Raises `NotStored` if it is missing or empty, `Failed` if it cannot be fetched, else `SweepError`.
         """
         with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
             files = digests.read(self._download(run_id, path, folder))
@@ -249,7 +247,7 @@ class Lookup:
             raise Failed(f"run {run_id}: its {path} is in MLflow, and {why}") from error
 
     def _parents(self, named: NamedSweep, way_out: str, other_than: str | None = None) -> list[Any]:
-        """Returns the run of the sweep of an id, or of all sweeps of a name, newest first; at least one."""
+        """Returns the run of the sweep of this id, or of all sweeps of this name, newest first; at least one."""
         sweep = named.sweep
         if "'" not in sweep:
             of_sweeps = run_tags.OF_A_SWEEP

@@ -50,7 +50,7 @@ def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def score_points(event: TrialScored, trial: TrialRecord) -> list[MetricPoint]:
-    """Returns the metric points of a finalist's scores. As in a report, the best ones get the trial's last step."""
+    """Returns the metric points of a finalist's scores. As in a report, `best_` metrics get the trial's last step."""
     points = [MetricPoint(name, value, event.time, event.step) for name, value in event.metrics.items()]
     best = best_of(event.metrics)
     return points + [MetricPoint(name, value, event.time, trial.step) for name, value in best.items()]

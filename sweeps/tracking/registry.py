@@ -2,8 +2,8 @@
 
 MLflow 3.17 has no compare-and-set for an alias: one call moves an alias, and the last writer wins. On one SQLite
 database, a promotion holds a file lock beside the database. On a server, a promotion reads the alias right before and
-right after it moves the alias. In between, two promotions that compared with the same champion can both move the alias.
-The later one wins; the history may then name only one of them, perhaps the other one.
+right after it moves the alias. Between the first read and the move, another promotion that compared with the same
+champion can move it too. The later one wins; the history may then name only one of them, perhaps the earlier one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STATE = "promotion.state"
 COMPLETE = "complete"
 _HISTORY = "promotion.history."
 _DONE = "promotion.done."
-"""Prefix of the tags that mark completed entries. Earlier versions of qsweep do not know these tags."""
+"""Prefix of tags that mark entries as completed. Earlier versions of qsweep read the entries without these tags."""
 
 
 @dataclass(frozen=True)

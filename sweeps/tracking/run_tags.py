@@ -51,11 +51,11 @@ _PACKAGES = (
 
 
 OF_A_SWEEP = f"tags.`{SWEEP_ID}` LIKE '%' and tags.`{TRIAL_KEY}` IS NULL"
-"""Condition of a search: the run is a sweep's own, not a trial's."""
+"""Search condition: the run is a sweep's own, not a trial's."""
 
 
 def equals(name: str, value: str) -> str:
-    """Returns the condition of a search that a tag has a value."""
+    """Returns a search condition: the tag has this value."""
     return f"tags.`{name}` = '{value}'"
 
 
@@ -65,7 +65,7 @@ def sweep_made(sweep_id: str, name: str) -> dict[str, str]:
 
 
 def sweep_started(event: SweepStarted) -> dict[str, str]:
-    """Returns the tags of the sweep's run when the sweep begins or goes on. Replaces the note of an earlier end."""
+    """Returns the tags of the sweep's run when the sweep begins or goes on. They replace the note of an earlier end."""
     prints = {FINGERPRINT + name: digest for name, digest in event.fingerprints.items()}
     return {STATE: "RUNNING", NOTE: _RUNNING, **prints, **_versions()}
 

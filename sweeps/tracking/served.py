@@ -205,7 +205,7 @@ def _chat(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
     try:
         chat = [{key: said for key, said in message.items() if said is not None} for message in json.loads(row[column])]
         for message in chat:
-            # In OpenAI's form, an answer that calls a tool may have no text. Training did the same.
+            # In OpenAI's form, an answer that calls a tool may lack a text. The text is then empty, as in training.
             if message.get("tool_calls"):
                 message.setdefault("content", "")
         known = [(message["role"], message["content"]) for message in chat]

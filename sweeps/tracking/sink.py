@@ -48,7 +48,7 @@ _SWEEP_STATUS = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "K
 
 
 class RunsGone(Exception):  # noqa: N818 - reads as what happened
-    """MLflow lost runs whose events it acknowledged, as with an older database. The message names the runs."""
+    """MLflow lost runs whose events it acknowledged, for example with its database. The message names the runs."""
 
 
 class MlflowSink:
@@ -123,7 +123,7 @@ class MlflowSink:
         return self._runs
 
     def _say_once(self, line: str) -> None:
-        """Says a line that each look finds again only once."""
+        """Says a line once, although each look finds it again."""
         if line not in self._said:
             self._said.add(line)
             self._say(line)

@@ -29,7 +29,7 @@ DEFAULT = "sqlite:///mlflow.db"
 BY_OPTION = "name the store with --tracking-uri"
 """Way out on the command line, if a store does not hold the sweep."""
 NOT_YET = f"a sweep that has just begun creates its database within a minute; otherwise {BY_OPTION}"
-"""Way out if the store is the one that a sweep's folder names."""
+"""Way out if a sweep's folder names the store."""
 CONNECT_SECONDS = 2.0
 """Seconds in which a store must accept a connection."""
 
@@ -58,7 +58,10 @@ class NamedSweep:
 
 
 def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> NamedSweep:
-    """Finds a sweep by id, name or folder, and its store. Raises `SweepError` if it finds no folder or no store."""
+    """Finds a sweep by its id, name or folder, and its store.
+
+    Raises `SweepError` if the store does not answer, or the folder holds no sweep.
+    """
     if is_object_store(sweep):
         raise SweepError(
             f"{sweep}: name the sweep by its id or name and the MLflow store, or by its folder on this machine"
@@ -104,7 +107,7 @@ def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.e
 
 
 def with_password(uri: str, environment: Mapping[str, str]) -> str:
-    """Returns a folder's URI with the password from MLFLOW_TRACKING_URI. Raises `ConfigError` if it has none."""
+    """Adds the password, which folders do not keep, from MLFLOW_TRACKING_URI. Raises `ConfigError` if it has none."""
     if HIDDEN not in uri or sqlite_file(uri) is not None:
         return uri
     given = environment.get("MLFLOW_TRACKING_URI", "")

@@ -19,7 +19,7 @@ TAG_PREFIX = "mlflow.sharedViewState."
 LEARNING_RATE = "log10_learning_rate"
 """Stands for the learning rate in charts: MLflow's axes of params are linear."""
 MOST_AXES = 6
-"""Most params of the parallel coordinates: the labels of more overlap on a page 1000 pixels wide."""
+"""Maximum params of the parallel coordinates: the labels of more overlap on a page 1000 pixels wide."""
 _LINE = {
     "lineSmoothness": 0,
     "xAxisScaleType": "linear",
@@ -67,7 +67,7 @@ def _state(parent_run: str, params: Sequence[str], objective: Objective) -> dict
         # the Assistant closed. MLflow shows tags last.
         "selectedColumns": [f"metrics.`{best}`", *(f"params.`{name}`" for name in params), f"tags.`{run_tags.STATE}`"],
         "runListHidden": True,
-        # MLflow orders sections by the alphabet.
+        # MLflow sorts the sections by name.
         "compareRunSections": [_section("By parameter", 1, 420), _section("By step", 2, 360)],
         "compareRunCharts": [
             _chart("By parameter", "PARALLEL", f"Parameters against {best}", selectedParams=axes[:MOST_AXES],

@@ -33,7 +33,7 @@ LONGEST_PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 3.0
 """Seconds after which a drain says that it waits."""
 NOTE_SECONDS = 0.5
-"""Least seconds between two notes of the offset in the folder. The next event waits until a note is on disk."""
+"""Minimum seconds between two notes of the offset in the folder. The next event waits until a note is on disk."""
 REFUSED_AFTER = 3
 """Tries of an event that the server refuses for good, before the event is left out."""
 
@@ -116,7 +116,7 @@ class Writer:
         self._delivery.notify()
 
     def drain(self, seconds: float, is_leaving: Callable[[], bool] = lambda: False) -> int:
-        """Waits until all is delivered, nothing is for `seconds`, or the caller leaves; returns the events left."""
+        """Waits until all is sent, nothing is for `seconds`, or the caller leaves; returns the count of events left."""
         self._has_left = False
         wait = f"tracking: waiting for MLflow, {seconds:.0f} s at most for each event; Ctrl-C leaves without it"
         is_late = self._delivery.drain(seconds, is_leaving, lambda: self._say(wait), lambda: self._offset)
