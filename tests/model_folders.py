@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -20,17 +21,15 @@ LLAMA = {
 }
 
 
-def write_safetensors(path: Path, *shapes: tuple[int, ...], fill: bytes = b"\0") -> Path:
-    """A safetensors file of fp32 tensors, every byte of which is `fill`."""
+def write_safetensors(path: Path, *shapes: tuple[int, ...]) -> Path:
+    """A safetensors file of fp32 tensors, all 0."""
     header, end = {}, 0
     for index, shape in enumerate(shapes):
-        size = 4
-        for width in shape:
-            size *= width
+        size = 4 * math.prod(shape)
         header[f"t{index}"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + fill * end)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
     return path
 
 
@@ -42,6 +41,16 @@ def write_folder(folder: Path, config: dict[str, object] = LLAMA) -> Path:
     return folder
 
 
+def cached(cache: Path, config: dict[str, object], others: dict[str, bytes] | None = None) -> None:
+    """Puts owner/name into a cache of the hub, with its configuration and these other files."""
+    folder = cache / "models--owner--name"
+    (snapshot := folder / "snapshots" / ("3" * 40)).mkdir(parents=True)
+    for name, content in {"config.json": json.dumps(config).encode(), **(others or {})}.items():
+        (snapshot / name).write_bytes(content)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(snapshot.name)
+
+
 def gguf_text(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
@@ -50,10 +59,12 @@ def gguf_uint32(key: str, value: int) -> bytes:
     return gguf_text(key) + struct.pack("<II", 4, value)
 
 
-def gguf_file(*pairs: bytes, tensors: tuple[tuple[int, ...], ...] = ((32, 64), (32,)), version: int = 3) -> bytes:
-    """A GGUF file without data, from encoded key-value pairs and the shapes of tensors."""
-    infos = b"".join(gguf_text("t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0) for shape in tensors)
-    return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + infos
+def gguf_file(*pairs: bytes, version: int = 3) -> bytes:
+    """A GGUF file of two tensors without data, from encoded key-value pairs."""
+    infos = b"".join(
+        gguf_text("t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0) for shape in ((32, 64), (32,))
+    )
+    return b"GGUF" + struct.pack("<IQQ", version, 2, len(pairs)) + b"".join(pairs) + infos
 
 
 def gguf_pairs() -> list[bytes]:
@@ -71,5 +82,4 @@ def gguf_pairs() -> list[bytes]:
     ]
 
 
-def gguf_with(*pairs: bytes) -> bytes:
-    return gguf_file(*gguf_pairs(), *pairs)
+GGUF = gguf_file(*gguf_pairs())

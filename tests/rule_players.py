@@ -37,15 +37,11 @@ def play(
     pick: Callable[[Sequence[str]], str],
     protects_first: bool = False,
 ) -> Play:
-    """Runs `trials` trials to the end.
+    """Runs trials, whose names are their numbers, to the end.
 
     Args:
-        rule: plays.
         value: of a trial at a point; None: it fails on the way there.
-        trials: how many there are; their names are their numbers.
-        slots: how many of them train at once.
         pick: which of the trials in slots comes to its point next.
-        protects_first: trial 0 is protected.
     """
     done, begun = Play(), 0
     busy: list[str] = []

@@ -53,7 +53,6 @@ class Listed:
         self._waiting = iter(curves)
 
     def next(self) -> Curve | None:
-        """See `Source`."""
         return next(self._waiting, None)
 
     def tell(self, trial: int, steps: int, value: float, is_final: bool) -> None:
@@ -114,7 +113,6 @@ class Sweep:
     """A sweep on its virtual clock."""
 
     def __init__(self, rule: Rule, source: Source, setting: Setting, rng: Random) -> None:
-        """Before its first trial."""
         self._rule, self._source, self._setting, self._rng = rule, source, setting, rng
         self._running: list[tuple[float, int, int]] = []
         """When each running trial reports next, its number, and the step that it reports at."""
@@ -123,7 +121,6 @@ class Sweep:
         self.outcome = SimulatedSweep()
 
     def run(self) -> SimulatedSweep:
-        """Runs it to its end."""
         self._fill_slots()
         while self._running:
             self._now, trial, point = heapq.heappop(self._running)
@@ -216,7 +213,6 @@ class Searched:
         self._points: list[Mapping[str, Value]] = []
 
     def next(self) -> Curve | None:
-        """The curve of the next point."""
         point = self._searcher.suggest() if self._left else None
         if point is None:
             return None
@@ -235,7 +231,6 @@ class Searched:
         return Curve(1 + 0.3 * quality, 1.5, 0.5 + 0.3 * min(1.0, quality) + 0.1 * self._own.random(), diverges_at)
 
     def tell(self, trial: int, steps: int, value: float, is_final: bool) -> None:
-        """Passes on what was measured."""
         self._searcher.tell(self._points[trial], steps, value if math.isfinite(value) else "diverged", is_final)
 
     def least(self, draws: int = 1000) -> float:

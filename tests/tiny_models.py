@@ -10,6 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
+
 PAD, EOS, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 VOCAB_SIZE = 304
 """Tokens of the tokenizer and rows of every model's embedding: 5 special ones, 256 bytes and 43 merges."""
@@ -44,15 +46,13 @@ _MLA: dict[str, Any] = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
 }
-_NO_DROPOUT_GPT2 = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-
 _CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA | {"head_dim": 8},
     "mistral": _LLAMA | {"sliding_window": 8},
     "gemma": _LLAMA | {"head_dim": 8},
-    "gpt2": _SIZES | _NO_DROPOUT_GPT2,
+    "gpt2": _SIZES | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "opt": _SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 16, "init_std": 0.1, "dropout": 0.0},
     "phi": _LLAMA,
     "gpt_neox": _SIZES | {"intermediate_size": 64},
@@ -115,3 +115,9 @@ def save(architecture: str, folder: Path) -> Path:
     build(architecture).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def trial_on(source: Path | str, **quantization: Any) -> TrialSpec:
+    """A trial on a saved model, by default in four bits with float32."""
+    chosen = QuantizationSpec.model_validate({"compute_dtype": "float32", **quantization})
+    return TrialSpec(model=ModelSpec(source=str(source)), quantization=chosen)

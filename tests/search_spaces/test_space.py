@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from random import Random
 from typing import Any
 
@@ -44,10 +46,8 @@ WRONG: list[tuple[object, str]] = [
     ),
     (
         {"a.x": {"choice": [1], "when": {"a.y": 0.5}}, "a.y": {"uniform": [0, 1]}},
-        (
-            "a.x: when asks for a.y, a continuous range, which hardly ever has one exact value: "
-            "give it a choice, or drop the when"
-        ),
+        "a.x: when asks for a.y, a continuous range, which hardly ever has one exact value: give it a choice, or drop "
+        "the when",
     ),
     (
         {
@@ -67,19 +67,15 @@ def test_wrong_space_is_refused_with_the_reason(raw: object, message: str) -> No
 
 
 def test_all_problems_of_a_space_are_told_at_once() -> None:
-    told = problems(
-        {
-            "a.v": {"uniform": [2, 1]},
-            "a.w": 8,
-            "a.x": {"choice": [1], "when": {"a.y": 9}},
-            "a.y": {"choice": [1], "when": {"a.y": 1}},
-        }
-    )
-    assert [line.split(" ")[0] for line in told] == ["a.v:", "a.w:", "a.x:", "search_space:"]
-
-
-def test_condition_on_a_field_with_a_wrong_domain_is_no_second_problem() -> None:
-    assert len(problems({"a.x": {"choice": [1], "when": {"a.y": 1}}, "a.y": [1]})) == 1
+    raw: dict[str, object] = {
+        "a.v": {"uniform": [2, 1]},
+        "a.w": 8,
+        "a.x": {"choice": [1], "when": {"a.y": 9}},
+        "a.y": {"choice": [1], "when": {"a.y": 1}},
+        # What it waits for has a wrong domain, which is no second problem.
+        "a.z": {"choice": [1], "when": {"a.w": 1}},
+    }
+    assert [line.split(" ")[0] for line in problems(raw)] == ["a.v:", "a.w:", "a.x:", "search_space:"]
 
 
 def test_inactive_field_meets_no_condition_while_its_base_value_is_unknown() -> None:
@@ -107,21 +103,12 @@ def test_condition_on_a_field_outside_the_space_looks_at_the_base() -> None:
         space.sample(Random(0))
 
 
-def test_grid_of_a_continuous_field_names_it() -> None:
+def test_grid_of_continuous_fields_and_long_ranges_names_them() -> None:
+    space = SearchSpace.parse({**WIDE, "a.b": {"randint": [0, MOST_LISTED]}})
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.parse({**WIDE, "a.b": {"uniform": [0, 1]}}).grid()
-    assert [line.split(": ")[0] for line in caught.value.problems] == ["training.learning_rate", "a.b"]
-    assert caught.value.problems[1] == (
-        "a.b: endlessly many values are too many for a grid (at most 10000): "
-        "write {choice: [value, value]}, or search at random"
-    )
-
-
-def test_grid_of_a_very_long_range_is_refused() -> None:
-    space = SearchSpace.parse({"a.b": {"randint": [0, MOST_LISTED]}})
-    with pytest.raises(SpaceError, match=r"a\.b: 10001 values are too many for a grid \(at most 10000\)"):
         space.grid()
-    assert space.size() == MOST_LISTED + 1
+    too_many = "values are too many for a grid (at most 10000): write {choice: [value, value]}, or search at random"
+    assert caught.value.problems == (f"training.learning_rate: endlessly many {too_many}", f"a.b: 10001 {too_many}")
 
 
 def test_size_of_what_no_condition_ties_needs_no_list() -> None:
@@ -146,24 +133,15 @@ def test_points_without_end_or_too_many_to_list_are_not_counted(raw: dict[str, A
 
 
 def test_fields_whose_conditions_ask_one_field_for_different_values_never_meet() -> None:
-    space = SearchSpace.parse(WIDE)
-    assert not space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r")
-    assert space.may_meet("adapter.lora_alpha", "adapter.use_rslora")
-    assert not space.may_meet("adapter.lora_alpha", "adapter.r")
-
-
-GRIDS = {
-    "a.x": {"grid": [1, 2, 3]},
-    "a.y": {"choice": ["p", "q"]},
-    "a.z": {"grid": [False, True]},
-    "a.u": {"uniform": [0, 1]},
-}
+    others = ("adapter.alpha_over_r", "adapter.use_rslora", "adapter.r")
+    meets = [SearchSpace.parse(WIDE).may_meet("adapter.lora_alpha", other) for other in others]
+    assert meets == [False, True, False]
 
 
 def test_random_search_goes_through_all_combinations_of_the_grids() -> None:
-    space = SearchSpace.parse(GRIDS)
-    assert space.grid_fields == ("a.x", "a.z")
-    assert space.grid_size == 6
+    grids = {"a.x": {"grid": [1, 2, 3]}, "a.y": {"choice": ["p", "q"]}, "a.z": {"grid": [False, True]}}
+    space = SearchSpace.parse({**grids, "a.u": {"uniform": [0, 1]}})
+    assert (space.grid_fields, space.grid_size) == (("a.x", "a.z"), 6)
     points = [space.sample(Random(index), index) for index in range(12)]
     taken = [(point["a.x"], point["a.z"]) for point in points]
     assert taken == list(itertools.product((1, 2, 3), (False, True))) * 2
@@ -176,20 +154,41 @@ def test_conditional_grid_field_stays_out_of_the_points_where_it_is_inactive() -
     assert points == [{"a.x": 1}] * 3 + [{"a.x": 2, "a.y": value} for value in (5, 6, 7)]
 
 
+def test_priors_and_a_portfolio_change_no_draw_and_come_back_as_written() -> None:
+    plain: dict[str, Any] = {"adapter.r": {"choice": [4, 8]}, "adapter.target_modules": {"choice": [["q_proj"], "mlp"]}}
+    known = {"adapter.r": 8, "adapter.target_modules": ["q_proj"]}
+    raw = {**plain, "adapter.r": {"choice": [4, 8], "prior": 8}, "portfolio": [known]}
+    space = SearchSpace.parse(raw).with_base({})
+    assert json.loads(json.dumps(space.to_raw())) == raw
+    assert space.domains["adapter.r"].prior == 8
+    assert space.portfolio == ({"adapter.r": 8, "adapter.target_modules": ("q_proj",)},)
+    without = SearchSpace.parse(plain)
+    assert [space.sample(Random(seed)) for seed in range(20)] == [without.sample(Random(seed)) for seed in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("portfolio", "start"),
+    [
+        ([8], "portfolio: [8] is not a list of points: write [{adapter.r: 16"),
+        ([{"adapter.r": None}], "portfolio: adapter.r: null is not a value"),
+    ],
+)
+def test_a_wrong_portfolio_says_what_to_write(portfolio: object, start: str) -> None:
+    with pytest.raises(SpaceError, match=f"^{re.escape(start)}"):
+        SearchSpace.parse({"adapter.r": {"choice": [4, 8]}, "portfolio": portfolio})
+
+
 GOOD = {"training.learning_rate": 2e-4, "adapter.use_rslora": True, "adapter.lora_alpha": 8}
-OUTSIDE: list[tuple[str, dict[str, Any]]] = [
-    ("an unknown field", {**GOOD, "adapter.r": 8}),
-    ("a value outside", {**GOOD, "training.learning_rate": 1.0}),
-    ("an inactive field", {**GOOD, "adapter.alpha_over_r": 1}),
-    ("a missing field", {"training.learning_rate": 2e-4, "adapter.use_rslora": True}),
-    ("nothing", {}),
-]
 
 
 def test_space_contains_a_point_with_just_its_active_fields() -> None:
-    assert SearchSpace.parse(WIDE).contains(GOOD)
-
-
-@pytest.mark.parametrize(("what", "point"), OUTSIDE, ids=[what for what, _ in OUTSIDE])
-def test_space_does_not_contain_a_point_with(what: str, point: dict[str, Any]) -> None:
-    assert not SearchSpace.parse(WIDE).contains(point)
+    space = SearchSpace.parse(WIDE)
+    assert space.contains(GOOD)
+    others: dict[str, dict[str, Any]] = {
+        "an unknown field": {**GOOD, "adapter.r": 8},
+        "a value outside": {**GOOD, "training.learning_rate": 1.0},
+        "an inactive field": {**GOOD, "adapter.alpha_over_r": 1},
+        "a missing field": {"training.learning_rate": 2e-4, "adapter.use_rslora": True},
+        "nothing": {},
+    }
+    assert [what for what, point in others.items() if space.contains(point)] == []

@@ -41,17 +41,16 @@ def test_other_errors_stay_as_they_are(tmp_path: Path, error: Exception) -> None
 
 
 def left_by_a_killed_process(target: Path) -> Path:
-    folder = target.with_name(f".making-{target.name}-x1_y2z3")
-    (folder / "plain").mkdir(parents=True)
-    (folder / "plain" / "model.safetensors").write_bytes(b"half")
+    folder = target.with_name(f".making-{target.name}-x1_y2z3") / "plain"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"half")
     return folder
 
 
 def test_what_killed_processes_have_left_is_deleted(tmp_path: Path) -> None:
     own, others = left_by_a_killed_process(tmp_path / "12ab"), left_by_a_killed_process(tmp_path / "34cd")
     with lock(tmp_path / "12ab"), work_folder(tmp_path / "12ab") as work:
-        assert not own.exists()
-        assert not others.exists()
+        assert not own.exists() and not others.exists()
         (work / "made").mkdir()
         (work / "made").rename(tmp_path / "12ab")
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["12ab"]

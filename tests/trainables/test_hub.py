@@ -12,17 +12,17 @@ import hub_servers
 import pytest
 from hub_servers import COMMIT, GATED, Hub
 from huggingface_hub import constants
+from known_models import LLAMA_8B
 from model_folders import LLAMA, write_folder
+from model_folders import cached as put_into_cache
 
 from trainables import qlora
 from trainables.base import base_model
 from trainables.contract import LookedUp
-from trainables.specs import DataSpec, ModelFacts, ModelSpec, TrialSpec
+from trainables.specs import DataSpec, ModelSpec, TrialSpec
 
 NOTHING = "http://127.0.0.1:9"
-FACTS = ModelFacts(
-    parameters=5, layers=80, hidden_size=32, intermediate_size=48, vocab_size=64, attention_heads=4, key_value_heads=2
-)
+SPEC = TrialSpec(model=ModelSpec(source="owner/name"), data=DataSpec(train="rows.jsonl", text="{text}"))
 
 
 @pytest.fixture
@@ -54,22 +54,18 @@ def look_up(tmp_path: Path, source: str = "owner/name", data: str = "rows.jsonl"
     return qlora.look_up(spec, tmp_path / "cache")
 
 
-def cached(folder: Path, *files: str) -> None:
-    """Puts owner/name into a cache of the hub, of its files only the given ones."""
-    snapshot = folder / "models--owner--name" / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    for file in files:
-        (snapshot / file).write_bytes(model()[file])
-    (folder / "models--owner--name" / "refs").mkdir()
-    (folder / "models--owner--name" / "refs" / "main").write_text(COMMIT)
+def cached(folder: Path, *others: str) -> None:
+    """Puts owner/name into a cache of the hub: its configuration, and these other files."""
+    put_into_cache(folder, LLAMA, {name: model()[name] for name in others})
 
 
 def test_a_model_that_is_there_is_known_from_now_on(hub: Hub, tmp_path: Path) -> None:
-    assert look_up(tmp_path) == LookedUp()
-    assert look_up(tmp_path, revision=COMMIT) == LookedUp()
+    for revision in (None, COMMIT):
+        assert look_up(tmp_path, revision=revision) == LookedUp()
     found = qlora.model_source.facts(ModelSpec(source="owner/name"))
-    assert found is not None
-    assert found.layers == 2
+    assert found is not None and found.layers == 2
+    (problem,) = look_up(tmp_path, revision="nope").problems
+    assert problem == "model.source: 'owner/name': the hub says: Invalid rev id: nope: check the revision"
 
 
 def test_a_local_model_and_local_data_ask_nobody(hub: Hub, tmp_path: Path) -> None:
@@ -87,20 +83,13 @@ def test_a_local_model_and_local_data_ask_nobody(hub: Hub, tmp_path: Path) -> No
         ("owner/off", (403, {"X-Error-Message": "Access to this resource is disabled."}), "this resource is disabled"),
     ],
 )
-def test_the_hubs_own_reason_is_told_in_one_line(
-    hub: Hub, tmp_path: Path, name: str, error: tuple[int, dict[str, str]] | None, said: str
-) -> None:
+def test_the_hubs_own_reason_is_told_in_one_line(hub, tmp_path, name, error, said):
     if error is not None:
         hub.errors[name] = error
     (problem,) = look_up(tmp_path, name).problems
     assert problem.startswith(f"model.source: {name!r}: the hub says: ")
     assert said in problem
     assert "\n" not in problem
-
-
-def test_a_revision_that_is_not_there_is_told(hub: Hub, tmp_path: Path) -> None:
-    (problem,) = look_up(tmp_path, revision="nope").problems
-    assert problem == "model.source: 'owner/name': the hub says: Invalid rev id: nope: check the revision"
 
 
 @pytest.mark.parametrize(
@@ -129,9 +118,7 @@ def test_code_of_its_own_is_a_notice(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["nothing", "offline", "proxy"])
-def test_a_model_out_of_reach_is_told_unless_it_is_cached(
-    unreachable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
-) -> None:
+def test_a_model_out_of_reach_is_told_unless_it_is_cached(unreachable, tmp_path, monkeypatch, answer):
     with hub_servers.serving() as proxy:
         if answer == "offline":
             monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -142,19 +129,18 @@ def test_a_model_out_of_reach_is_told_unless_it_is_cached(
         assert line.startswith("model.source: 'owner/name': the hub cannot be reached (")
         assert line.endswith(", and the model is not in its cache on this machine: connect, or name a folder")
         assert ("(it is switched off by HF_HUB_OFFLINE)" in line) is (answer == "offline")
-        cached(unreachable, "config.json", "model.safetensors", "tokenizer.json")
+        cached(unreachable, "model.safetensors", "tokenizer.json")
         assert look_up(tmp_path) == LookedUp()
 
 
 def test_a_part_in_the_cache_is_not_enough(unreachable: Path, tmp_path: Path) -> None:
-    cached(unreachable, "config.json")
+    cached(unreachable)
     (line,) = look_up(tmp_path).unreachable
     assert "its cache on this machine holds only a part of the model (a model folder needs weights" in line
 
 
 def test_a_base_that_was_quantised_before_needs_no_hub(unreachable: Path, tmp_path: Path) -> None:
-    spec = TrialSpec(model=ModelSpec(source="owner/name"), data=DataSpec(train="rows.jsonl", text="{text}"))
-    (tmp_path / "cache" / "bases" / base_model._key(spec, "torch.bfloat16")).mkdir(parents=True)
+    (tmp_path / "cache" / "bases" / base_model._key(SPEC, "torch.bfloat16")).mkdir(parents=True)
     assert look_up(tmp_path) == LookedUp()
 
 
@@ -175,18 +161,17 @@ def test_data_out_of_reach_is_told_unless_it_is_cached(unreachable: Path, tmp_pa
 
 
 def test_a_plan_has_the_configuration_fetched_that_it_lacks(hub: Hub) -> None:
-    spec = TrialSpec(model=ModelSpec(source="owner/name"), data=DataSpec(train="rows.jsonl", text="{text}"))
-    assert qlora.need(spec, [], "cuda") is None
-    assert qlora.fetch_config(spec)
-    assert qlora.need(spec, [], "cuda") is not None
-    assert qlora.engine(spec) == "flat"
+    assert qlora.need(SPEC, [], "cuda") is None
+    assert qlora.fetch_config(SPEC)
+    assert qlora.need(SPEC, [], "cuda") is not None
     asked = len(hub.asked)
-    assert not qlora.fetch_config(spec), "it is in the cache"
+    assert not qlora.fetch_config(SPEC), "it is in the cache"
     assert len(hub.asked) == asked
 
 
 def test_a_plan_that_lacks_nothing_asks_no_hub(hub: Hub) -> None:
-    facts = FACTS.model_copy(update={"model_type": "llama"})
+    facts = LLAMA_8B.model_copy(update={"model_type": "llama"})
     assert not qlora.fetch_config(TrialSpec(model=ModelSpec(source="owner/name", facts=facts)))
     assert hub.asked == []
-    assert qlora.fetch_config(TrialSpec(model=ModelSpec(source="owner/name", facts=FACTS))), "they name no model type"
+    untyped = TrialSpec(model=ModelSpec(source="owner/name", facts=LLAMA_8B))
+    assert qlora.fetch_config(untyped), "they name no model type"

@@ -25,9 +25,7 @@ def rays(factor: int, direction: Direction) -> Any:
 
 @settings(max_examples=60)
 @given(st.data(), st.sampled_from([2, 3, 4]), st.sampled_from(["min", "max"]))
-def test_verdicts_are_those_of_rays_scheduler_on_the_same_reports(
-    data: st.DataObject, factor: int, direction: Direction
-) -> None:
+def test_verdicts_are_those_of_rays_scheduler_on_the_same_reports(data, factor, direction):
     ours, theirs, points = Stop(POINTS[factor], factor, direction), rays(factor, direction), POINTS[factor]
     trials = {str(number): SimpleNamespace(trial_id=str(number)) for number in range(12)}
     for name, trial in trials.items():
@@ -53,12 +51,9 @@ def test_a_protected_trial_goes_on_and_still_moves_the_cutoff() -> None:
     rule = Stop((1, 2, 4), 2)
     for name in "abc":
         rule.take(Started(name, is_protected=name == "a"))
-    assert [rule.take(Reported(*each)) for each in [("b", 1, 1.0), ("a", 1, 3.0), ("c", 1, 2.5)]] == [
-        Decision.GO_ON,
-        Decision.GO_ON,
-        Decision.STOP,
-    ]
-    assert rule.take(Reported("a", 4, 3.0)) is Decision.STOP
+    told = [("b", 1, 1.0), ("a", 1, 3.0), ("c", 1, 2.5), ("a", 4, 3.0)]
+    go_on, stop = Decision.GO_ON, Decision.STOP
+    assert [rule.take(Reported(*each)) for each in told] == [go_on, go_on, stop, stop]
 
 
 def test_a_trial_that_diverged_moves_no_cutoff() -> None:

@@ -27,9 +27,7 @@ def test_a_point_is_kept_once_however_often_it_is_told() -> None:
 def test_the_best_are_those_that_came_further_then_those_with_lower_values() -> None:
     ranked = history((A, 1, 1.0), (B, 1, 3.0), (B, 3, 2.0), (C, 1, 4.0), (C, 3, 1.5)).ranked()
     assert [seen.point for seen in ranked] == [C, B, A]
-
-
-def test_a_point_that_is_ahead_alone_is_judged_where_the_others_have_been() -> None:
+    # A point that is ahead alone is judged where the others have been.
     ranked = history((A, 1, 3.0), (A, 3, 2.9), (A, 9, 2.8), (B, 1, 2.0), (C, 1, 2.5)).ranked()
     assert [seen.point for seen in ranked] == [B, C, A]
 

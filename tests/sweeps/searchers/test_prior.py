@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -31,29 +33,25 @@ def after(*told: tuple[dict[str, Any], float]) -> History:
     return history
 
 
-@pytest.mark.parametrize("name", ["lora_core", "lora_wide"])
-def test_the_portfolio_of_a_space_comes_first(name: str) -> None:
-    space = search_spaces.load(name)
-    searcher = prior.Config().build(space, 4)
-    for known in space.portfolio:
-        assert searcher.suggest() == known
-        searcher.tell(known, 0, None, False)
-    assert searcher.suggest() not in space.portfolio
+def first(space: SearchSpace, count: int) -> list[Any]:
+    """The first suggestions, each of which is tried."""
+    searcher, found = prior.Config().build(space, 4), []
+    for _ in range(count):
+        found.append(searcher.suggest())
+        searcher.tell(found[-1] or {}, 0, None, False)
+    return found
 
 
-def test_points_of_the_portfolio_that_the_space_does_not_have_are_left_out() -> None:
-    space = SearchSpace.parse({**SPACE, "portfolio": [point(1e-3, r=128), {"adapter.r": 8}, point(1e-3, r=8)]})
-    assert prior.Config().build(space, 0).suggest() == point(1e-3, r=8)
-
-
-def test_without_a_portfolio_the_point_of_all_priors_comes_first() -> None:
-    assert prior.Config().build(SearchSpace.parse(SPACE), 0).suggest() == point(3e-4)
-
-
-def test_a_space_that_expects_nothing_is_refused() -> None:
-    plain = SearchSpace.parse({"adapter.r": {"choice": [8, 16]}})
-    assert len(prior.Config().check(plain)) == 1
+def test_what_is_known_comes_first() -> None:
+    """The portfolio, without points that the space does not have; without one the point of all priors."""
+    space = search_spaces.load("lora_wide")
+    *known, other = first(space, len(space.portfolio) + 1)
+    assert known == list(space.portfolio) and other not in known
+    portfolio = [point(1e-3, r=128), {"adapter.r": 8}, point(1e-3, r=8)]
+    assert first(SearchSpace.parse({**SPACE, "portfolio": portfolio}), 1) == [portfolio[-1]]
+    assert first(SearchSpace.parse(SPACE), 1) == [point(3e-4)]
     assert prior.Config().check(SearchSpace.parse(SPACE)) == []
+    assert len(prior.Config().check(SearchSpace.parse({"adapter.r": {"choice": [8, 16]}}))) == 1
 
 
 def test_the_weight_of_the_prior_falls_with_the_number_of_results() -> None:
@@ -85,14 +83,13 @@ def test_the_density_is_that_of_the_draws(raw: dict[str, Any]) -> None:
     domain = parse("x", raw)
     assert domain.prior is not None
     rng = Random(0)
-    draws = [prior.near(domain, domain.prior, 0.25, rng) for _ in range(20_000)]
-    uniform = [domain.sample(rng) for _ in range(20_000)]
+    draws: list[Any] = [prior.near(domain, domain.prior, 0.25, rng) for _ in range(20_000)]
+    uniform: list[Any] = [domain.sample(rng) for _ in range(20_000)]
     assert all(domain.contains(value) for value in draws)
-    mean = sum(prior.density(domain, domain.prior, 0.25, value) for value in uniform) / len(uniform)
-    if domain.is_ordered and domain.size is not None:
-        assert mean == pytest.approx(1, rel=0.15)  # the density at the middle of each value stands for all of it
-    else:
-        assert mean == pytest.approx(1, rel=0.03)
-    for half in (lambda value: value == domain.prior,) if domain.size else (lambda value: value < 1e-4,):
-        expected = sum(prior.density(domain, domain.prior, 0.25, value) for value in uniform if half(value))
-        assert sum(map(half, draws)) == pytest.approx(expected, rel=0.15)
+    densities = [prior.density(domain, domain.prior, 0.25, value) for value in uniform]
+    # The density at the middle of a number that is listed stands for all of it.
+    is_coarse = domain.is_ordered and domain.size is not None
+    assert mean(densities) == pytest.approx(1, rel=0.15 if is_coarse else 0.03)
+    are_near = [[each == domain.prior if domain.size else each < 1e-4 for each in found] for found in (uniform, draws)]
+    expected = sum(itertools.compress(densities, are_near[0]))
+    assert sum(are_near[1]) == pytest.approx(expected, rel=0.15)

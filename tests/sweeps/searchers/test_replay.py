@@ -41,17 +41,6 @@ def test_two_runs_with_a_prior_of_other_families_find_the_best_of_nearly_all_mod
     assert found >= 33
 
 
-def test_random_search_needs_eight_runs_for_as_much(grids: dict[str, Cells]) -> None:
-    after: dict[int, list[float]] = {2: [], 8: []}
-    for cells in grids.values():
-        for seed in SEEDS:
-            story = list(regrets("random", cells, space(cells, (3e-4,)), seed))
-            for runs, regret in after.items():
-                regret.append(min(story[:runs][-1], 0.05))
-    assert mean(after[8]) == pytest.approx(0.0013, abs=0.0003)
-    assert mean(after[2]) > 5 * mean(after[8])
-
-
 @pytest.mark.slow
 def test_a_prior_that_is_wrong_by_a_factor_of_ten_costs_little(grids: dict[str, Cells]) -> None:
     without = runs_needed("tpe", grids, seeds=range(6))

@@ -10,6 +10,7 @@ import tiny_models
 import torch
 import trainable_kits
 from bitsandbytes.nn import Linear4bit
+from tiny_models import trial_on
 
 from trainables import qlora
 from trainables.base import base_model
@@ -62,15 +63,6 @@ def test_a_pack_has_the_base_as_the_sweep_file_says(tmp_path: Path, asked: str, 
 
 def test_the_estimate_counts_what_the_pack_will_hold(tmp_path: Path):
     folder = tiny_models.save("llama", tmp_path / "model")
-    base = packs.spec().model_copy(
-        update={
-            "model": packs.spec().base_model.model_copy(update={"source": str(folder)}),
-            "quantization": QuantizationSpec(),
-        }
-    )
-    assert qlora.is_dequantised(base, "cpu")
-    nowhere = base.base_model.model_copy(update={"source": "owner/name-of-no-model"})
-    unknown = base.model_copy(update={"model": nowhere})
-    assert not qlora.is_dequantised(unknown, "cpu")
-    asked = QuantizationSpec(residency="dequantised")
-    assert qlora.is_dequantised(unknown.model_copy(update={"quantization": asked}), "cpu")
+    assert qlora.is_dequantised(trial_on(folder, compute_dtype="auto"), "cpu")
+    assert not qlora.is_dequantised(trial_on("owner/name-of-no-model"), "cpu")
+    assert qlora.is_dequantised(trial_on("owner/name-of-no-model", residency="dequantised"), "cpu")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-import packs
+import data_rows
 import pytest
 import tiny_models
 import torch
+from data_rows import write
 from huggingface_hub import constants
 
 from sweeps.tracking import model_package, served
 from trainables import qlora
 from trainables.base.base_model import ORIGIN
 from trainables.errors import ModelError
-from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
+from trainables.scoring.requests import BaseFacts
+from trainables.specs import ModelSpec
 
 FIRST, SECOND = "1" * 40, "2" * 40
 NAME = "owner/name"
@@ -55,58 +56,49 @@ def hub(tmp_path, monkeypatch):
     return Hub(tmp_path / "hub")
 
 
-def spec(folder: Path, scheme: str, revision: str | None = None) -> TrialSpec:
-    (folder / "rows.jsonl").write_text(json.dumps({"q": "a", "a": "b"}) + "\n")
-    data = DataSpec(train=str(folder / "rows.jsonl"), eval=str(folder / "rows.jsonl"), prompt="{q}", completion="{a}")
-    model = ModelSpec(source=NAME, revision=revision)
-    quantization = QuantizationSpec.model_validate({"scheme": scheme, "compute_dtype": "float32"})
-    return packs.spec().model_copy(update={"model": model, "quantization": quantization, "data": data})
+def facts(folder: Path, scheme: str = "nf4", revision: str | None = None) -> BaseFacts:
+    """What is recorded of the base that a promotion loads."""
+    rows = write(folder / "rows.jsonl", data_rows.pairs(1))
+    fields = {"model": ModelSpec(source=NAME, revision=revision), "data": data_rows.spec(rows, eval=rows)}
+    spec = tiny_models.trial_on(NAME, scheme=scheme).model_copy(update=fields)
+    return qlora.open_scorer(spec, folder / "cache").base_facts()
 
 
-def head(model: torch.nn.Module) -> torch.Tensor:
-    return model.get_parameter("lm_head.weight").detach().float()
+def head_of(parts: BaseFacts) -> float:
+    """0 for the head of the second commit, once it is served."""
+    return float(served._load(model_package.base_json(parts)).get_parameter("lm_head.weight").detach().abs().sum())
 
 
 @pytest.mark.parametrize("scheme", ["none", "nf4"])
 def test_the_commit_that_was_loaded_is_served_after_the_branch_has_moved(hub, tmp_path, scheme):
-    parts = qlora.open_scorer(spec(tmp_path, scheme), tmp_path / "cache").base_facts()
-    assert (parts.kind, parts.revision, list(parts.files)) == ("hub", FIRST, ["model.safetensors"])
+    before = facts(tmp_path, scheme)
+    assert (before.kind, before.revision, list(before.files)) == ("hub", FIRST, ["model.safetensors"])
     hub.point(SECOND)
-    model = served._load(model_package.base_json(parts))
-    assert float(head(model).abs().sum()) > 0, "the second commit's head is 0"
+    assert head_of(before) > 0
+    pinned = facts(tmp_path, "none", SECOND)
+    assert (pinned.revision, head_of(pinned)) == (SECOND, 0)
+    if scheme == "nf4":  # which was made of the first commit, and knows that without the hub
+        assert facts(tmp_path).revision == FIRST
+        shutil.rmtree(hub.folder)
+        assert (facts(tmp_path).revision, facts(tmp_path).files) == (FIRST, before.files)
 
 
 def test_another_base_at_the_same_commit_is_refused(hub, tmp_path):
-    facts = model_package.base_json(qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts())
+    recorded = model_package.base_json(facts(tmp_path))
     weights = hub.snapshot(FIRST) / "model.safetensors"
     weights.unlink()
     shutil.copy(hub.snapshot(SECOND) / "model.safetensors", weights)
     with pytest.raises(ValueError, match=rf"owner/name at {FIRST} is not the one .*: model.safetensors differs"):
-        served._load(facts)
-
-
-def test_a_quantised_base_knows_its_commit_without_the_hub(hub, tmp_path):
-    before = qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts()
-    hub.point(SECOND)
-    assert qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts().revision == FIRST
-    shutil.rmtree(hub.folder)
-    after = qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts()
-    assert (after.revision, after.files) == (FIRST, before.files)
+        served._load(recorded)
 
 
 def test_a_commit_that_nobody_knows_is_an_error_with_the_way_out(hub, tmp_path):
     for revision in (None, FIRST):
-        qlora.open_scorer(spec(tmp_path, "nf4", revision), tmp_path / "cache")
+        facts(tmp_path, revision=revision)
     for origin in (tmp_path / "cache" / "bases").glob(f"*/{ORIGIN}"):
         origin.unlink()
     with pytest.raises(ModelError, match=r"commit of 'owner/name' .* pin model.revision to a commit, or have the"):
-        qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache")
-    assert qlora.open_scorer(spec(tmp_path, "nf4", FIRST), tmp_path / "cache").base_facts().revision == FIRST
+        facts(tmp_path)
+    assert facts(tmp_path, revision=FIRST).revision == FIRST
     shutil.rmtree(tmp_path / "cache" / "bases")
-    assert qlora.open_scorer(spec(tmp_path, "nf4"), tmp_path / "cache").base_facts().revision == FIRST
-
-
-def test_a_pinned_commit_is_loaded_wherever_the_branch_points(hub, tmp_path):
-    parts = qlora.open_scorer(spec(tmp_path, "none", SECOND), tmp_path / "cache").base_facts()
-    assert parts.revision == SECOND
-    assert float(head(served._load(model_package.base_json(parts))).abs().sum()) == 0
+    assert facts(tmp_path).revision == FIRST

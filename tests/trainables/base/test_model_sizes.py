@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_models
 from huggingface_hub import constants
-from model_folders import (
-    LLAMA,
-    gguf_file,
-    gguf_pairs,
-    gguf_text,
-    gguf_uint32,
-    write_folder,
-    write_safetensors,
-)
+from known_models import LLAMA_8B
+from model_folders import LLAMA, cached, gguf_file, gguf_pairs, gguf_text, gguf_uint32, write_folder, write_safetensors
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from trainables.base import model_source
@@ -28,6 +20,12 @@ from trainables.specs import ModelFacts, ModelSpec
 
 def sizes(source: Path | str) -> ModelFacts | None:
     return model_source.facts(ModelSpec(source=str(source)))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "phi", "gemma3_text", "bloom"])
@@ -49,8 +47,7 @@ def test_facts_of_a_folder_are_those_of_the_model(tmp_path: Path, architecture: 
 
 
 def test_facts_of_a_multimodal_model_are_those_of_its_language_model(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, {"model_type": "vision", "hidden_size": 7, "text_config": LLAMA})
-    found = sizes(folder)
+    found = sizes(write_folder(tmp_path, {"model_type": "vision", "hidden_size": 7, "text_config": LLAMA}))
     assert found is not None
     assert (found.hidden_size, found.layers, found.parameters) == (32, 2, 105)
 
@@ -64,31 +61,17 @@ def gpt2() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(("build", "tolerance"), [(llama, 0.0), (partial(llama, tied=False), 0.0), (gpt2, 0.05)])
-def test_parameters_are_computed_where_only_the_configuration_is_cached(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    build: Callable[[], PreTrainedModel],
-    tolerance: float,
-) -> None:
+def test_parameters_are_computed_where_no_weights_are_to_be_counted(tmp_path, cache, build, tolerance):
     model = build()
-    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
-    model.config.save_pretrained(snapshot)
-    refs = tmp_path / "models--owner--name" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0123")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    found = sizes("owner/name")
-    assert found is not None
-    assert found.parameters == pytest.approx(model.num_parameters(), rel=tolerance)
+    config = json.loads(model.config.to_json_string())
+    cached(cache, config)
+    # Packed weights do not count.
+    folder = write_folder(tmp_path / "packed", config | {"quantization_config": {"load_in_4bit": True}})
+    for found in (sizes("owner/name"), sizes(folder)):
+        assert found is not None
+        assert found.parameters == pytest.approx(model.num_parameters(), rel=tolerance)
     assert model_source.facts(ModelSpec(source="owner/name", revision="other")) is None
     assert sizes("owner/other") is None
-
-
-def test_packed_weights_are_not_counted_as_parameters(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, LLAMA | {"quantization_config": {"load_in_4bit": True}})
-    found = sizes(folder)
-    assert found is not None
-    assert found.parameters == llama().num_parameters()
 
 
 def test_shards_are_counted_together_and_other_files_left_out(tmp_path: Path) -> None:
@@ -100,12 +83,14 @@ def test_shards_are_counted_together_and_other_files_left_out(tmp_path: Path) ->
     write_safetensors(folder / "consolidated.safetensors", (9, 9))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     found = sizes(folder)
-    assert found is not None
-    assert found.parameters == 9
+    assert found is not None and found.parameters == 9
 
 
-def test_configuration_without_heads_leaves_the_sizes_unknown(tmp_path: Path) -> None:
-    assert sizes(write_folder(tmp_path, {k: v for k, v in LLAMA.items() if k != "num_attention_heads"})) is None
+def test_sizes_are_unknown_without_heads_and_of_a_mixture_of_experts_without_weights(tmp_path: Path) -> None:
+    assert sizes(write_folder(tmp_path / "a", {k: v for k, v in LLAMA.items() if k != "num_attention_heads"})) is None
+    packed = LLAMA | {"quantization_config": {}}
+    for number, experts in enumerate(("num_local_experts", "n_routed_experts")):
+        assert sizes(write_folder(tmp_path / str(number), packed | {experts: 8})) is None
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -126,34 +111,11 @@ def test_gguf_header_gives_the_sizes(tmp_path: Path, version: int) -> None:
     )
 
 
-def test_given_facts_are_used_where_no_file_says_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    given = ModelFacts(
-        parameters=9, layers=80, hidden_size=1, intermediate_size=1, vocab_size=1, attention_heads=1, key_value_heads=1
-    )
-    model = ModelSpec(source="owner/name", facts=given)
-    assert model_source.facts(model) == given
-    others = model.model_copy(update={"facts": given.model_copy(update={"of": "owner/other"})})
+def test_given_facts_are_used_where_no_file_says_more(cache: Path) -> None:
+    model = ModelSpec(source="owner/name", facts=LLAMA_8B)
+    assert model_source.facts(model) == LLAMA_8B
+    others = model.model_copy(update={"facts": LLAMA_8B.model_copy(update={"of": "owner/other"})})
     assert model_source.facts(others) is None
-    write_cached(tmp_path, LLAMA)
+    cached(cache, LLAMA)
     found = model_source.facts(model)
     assert found is not None and found.layers == 2
-
-
-@pytest.mark.parametrize("name", ["num_local_experts", "n_routed_experts"])
-def test_the_parameters_of_a_mixture_of_experts_are_not_guessed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    write_cached(tmp_path, LLAMA | {name: 8})
-    assert sizes("owner/name") is None
-
-
-def write_cached(cache: Path, config: dict[str, object]) -> None:
-    """The configuration of owner/name in a cache of the hub, without weights."""
-    snapshot = cache / "models--owner--name" / "snapshots" / "0123"
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text(json.dumps(config))
-    refs = cache / "models--owner--name" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0123")

@@ -7,24 +7,16 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import example, given
 from hypothesis import strategies as st
-from model_folders import (
-    LLAMA,
-    gguf_file,
-    gguf_pairs,
-    gguf_uint32,
-    gguf_with,
-    write_folder,
-    write_safetensors,
-)
+from model_folders import GGUF, LLAMA, gguf_file, gguf_pairs, gguf_uint32, write_folder, write_safetensors
 
 from trainables.base import model_source
 from trainables.errors import ModelError
@@ -35,13 +27,23 @@ def identity(source: Path | str) -> str:
     return model_source.fingerprint(ModelSpec(source=str(source)))
 
 
+def problems(source: Path | str, **fields: Any) -> list[str]:
+    return model_source.check(ModelSpec(source=str(source), **fields))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder without a problem."""
+    return write_folder(tmp_path / "base")
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package `llm_tiny` that holds tiny.gguf and cannot be imported."""
     folder = tmp_path / "site" / "llm_tiny"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise ImportError('its own dependencies are not installed')")
-    (folder / "tiny.gguf").write_bytes(gguf_with())
+    (folder / "tiny.gguf").write_bytes(GGUF)
     monkeypatch.syspath_prepend(str(folder.parent))
     return folder
 
@@ -64,9 +66,7 @@ def test_file_in_a_package_is_found_without_importing_it(package: Path, name: st
     ],
 )
 @pytest.mark.usefixtures("package")
-def test_package_that_does_not_hold_the_file_is_explained(
-    source: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_package_that_does_not_hold_the_file_is_explained(source, said, monkeypatch):
     monkeypatch.setattr(model_source, "KNOWN_PACKAGE", "llm_known")
     monkeypatch.setitem(sys.modules, "no_spec", ModuleType("no_spec"))
     with pytest.raises(ModelError, match=r"^model\.source: ") as error:
@@ -98,112 +98,73 @@ def test_hub_ids_are_those_that_the_hub_library_accepts(text: str) -> None:
     assert model_source._is_hub_id(text) is accepted
 
 
-@pytest.mark.parametrize("written", ["{root}/bsae", "./bsae/deeper", "bsae/a/b"])
-def test_missing_path_is_named_in_full_with_names_like_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
-) -> None:
-    (tmp_path / "base").mkdir()
+@pytest.mark.parametrize("written", ["{root}/bsae", "./bsae/deeper", "bsae/a/b", "models/bsae"])
+def test_missing_path_is_named_in_full_with_names_like_it(tmp_path, monkeypatch, written):
+    """The last of these looks like a hub id."""
+    wanted = tmp_path / ("models/base" if written.startswith("models") else "base")
+    wanted.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     source = written.format(root=tmp_path)
+    tried = "" if source.startswith("/") else f": {tmp_path / source.removeprefix('./')}"
     with pytest.raises(ModelError) as error:
         model_source.locate(source)
-    tried = "" if source.startswith("/") else f": {tmp_path / source.removeprefix('./')}"
-    assert f"no such file or folder{tried}; did you mean {tmp_path / 'base'}?" in str(error.value)
+    assert f"no such file or folder{tried}; did you mean {wanted}?" in str(error.value)
 
 
-def test_a_path_that_is_mistyped_at_its_end_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder(tmp_path / "models" / "base")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"no such file or folder: .*/models/bse; did you mean .*/models/base\?"):
-        model_source.locate("models/bse")
-    assert model_source.locate("owner/bse").kind == "hub"
-
-
-@pytest.mark.parametrize("source", ["two words", "https://huggingface.co/a/b", "a--b"])
-def test_what_is_neither_path_nor_hub_id_is_explained(source: str) -> None:
-    with pytest.raises(ModelError, match=r"neither a path \(tried /.*\) nor a hub id: a hub id is NAME or OWNER/NAME"):
-        model_source.locate(source)
-
-
-@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-that-name/base"])
-def test_what_the_system_refuses_to_look_up_is_explained(source: str) -> None:
-    with pytest.raises(ModelError, match=r"^model\.source: .*cannot be looked up: "):
-        model_source.locate(source)
-
-
-def test_usable_sources_have_no_problems(tmp_path: Path, package: Path) -> None:
-    folder = write_folder(tmp_path / "base")
-    for source in (folder, package / "tiny.gguf", "package:llm_tiny/tiny.gguf", "owner/name"):
-        assert model_source.check(ModelSpec(source=str(source))) == []
-    assert model_source.check(ModelSpec(source="owner/name", revision="v1")) == []
-
-
-def no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def adapter(folder: Path) -> None:
-    no_config(folder)
-    (folder / "adapter_config.json").write_text("{}")
-
-
-def broken_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def pickle(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def missing_shard(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-1-of-2.safetensors")
-    index = {"weight_map": {"t0": "model-1-of-2.safetensors", "t1": "model-2-of-2.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").rename(folder / "tokenizer_config.json")
-
-
-def cut_short(folder: Path) -> None:
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[:-1])
-
-
-def pointer(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-
-
-def no_table(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 7) + b'{"a":1}')
+NEITHER = r"neither a path \(tried /.*\) nor a hub id: a hub id is NAME or OWNER/NAME"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("source", "said"),
     [
-        (no_config, "a model folder needs config.json"),
-        (adapter, "a LoRA adapter, not a base model; name the model that it was trained on"),
-        (broken_config, "config.json is not readable JSON"),
-        (no_weights, "no *.safetensors here"),
-        (pickle, "only .bin weights: pickle files run code when read; convert them once: AutoModelForCausalLM"),
-        (missing_shard, "names files that are missing: model-2-of-2.safetensors"),
-        (
-            no_tokenizer,
-            "a model folder needs a tokenizer: no tokenizer.json, nor another vocabulary; put it there: Auto",
-        ),
-        (cut_short, "model.safetensors is not a whole safetensors file (the header promises"),
-        (pointer, "a Git LFS pointer? download it again"),
-        (no_table, "no tensor table in the header"),
+        *((source, NEITHER) for source in ("two words", "https://huggingface.co/a/b", "a--b")),
+        *((source, "cannot be looked up: ") for source in ("x" * 5000, "~nobody-of-that-name/base")),
     ],
 )
-def test_unusable_folder_is_explained(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
-    folder = write_folder(tmp_path / "base")
-    spoil(folder)
-    (problem,) = model_source.check(ModelSpec(source=str(folder)))
+def test_what_names_nothing_is_explained(source: str, said: str) -> None:
+    with pytest.raises(ModelError, match=rf"^model\.source: .*{said}"):
+        model_source.locate(source)
+
+
+def test_usable_sources_have_no_problems(folder: Path, package: Path) -> None:
+    for source in (folder, package / "tiny.gguf", "package:llm_tiny/tiny.gguf", "owner/name"):
+        assert problems(source) == []
+    assert problems("owner/name", revision="v1") == []
+    for name in ("spiece.model", "vocab.json", "tekken.json"):
+        (folder / "tokenizer.json").rename(folder / name)
+        assert problems(folder) == []
+        (folder / name).rename(folder / "tokenizer.json")
+
+
+INDEX = b'{"weight_map": {"t0": "model-2-of-2.safetensors"}}'
+UNTOKENISED = [*(pair for pair in gguf_pairs() if b"tokenizer" not in pair), gguf_uint32("llama.vocab_size", 64)]
+TABLE = b'{"t0":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", None, "a model folder needs config.json"),
+        ("config.json", b"{", "config.json is not readable JSON"),
+        ("config.json", {"adapter_config.json": b"{}"}, "a LoRA adapter, not a base model; name the model that it was"),
+        ("model.safetensors", None, "no *.safetensors here"),
+        ("model.safetensors", {"pytorch_model.bin": b""}, "only .bin weights: pickle files run code when read; "),
+        ("model.safetensors", {"model.safetensors.index.json": INDEX}, "names files that are missing: model-2-of-2"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer? download it again"),
+        ("model.safetensors", struct.pack("<Q", 7) + b'{"a":1}', "no tensor table in the header"),
+        ("model.safetensors", struct.pack("<Q", len(TABLE)) + TABLE, "is not a whole safetensors file (the header "),
+        ("tokenizer.json", {"tokenizer_config.json": b"{}"}, "a model folder needs a tokenizer: no tokenizer.json, "),
+    ],
+)
+def test_unusable_folder_is_explained(folder: Path, file: str, content: bytes | dict[str, bytes] | None, said: str):
+    """The file is missing, has this content, or others are there in its place."""
+    if isinstance(content, bytes):
+        (folder / file).write_bytes(content)
+    else:
+        (folder / file).unlink()
+        for name, other in (content or {}).items():
+            (folder / name).write_bytes(other)
+    (problem,) = problems(folder)
     assert problem.startswith(f"model.source: {str(folder)!r}: ")
     assert said in problem
 
@@ -215,54 +176,30 @@ def test_unusable_folder_is_explained(tmp_path: Path, spoil: Callable[[Path], No
         (gguf_file(version=1), "GGUF version 1 is not supported"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "the GGUF header is damaged near byte"),
         (gguf_file(struct.pack("<Q", 2**64 - 1)), "the GGUF header is damaged near byte"),
+        (gguf_file(*UNTOKENISED), "the GGUF file holds no tokenizer (tokenizer.ggml.tokens)"),
     ],
 )
 def test_unusable_gguf_is_explained(tmp_path: Path, content: bytes, said: str) -> None:
-    path = tmp_path / "base.gguf"
-    path.write_bytes(content)
-    (problem,) = model_source.check(ModelSpec(source=str(path)))
+    (path := tmp_path / "base.gguf").write_bytes(content)
+    (problem,) = problems(path)
     assert problem.startswith(f"model.source: {str(path)!r}: ")
     assert said in problem
 
 
-@given(length=st.integers(4, len(gguf_with()) - 1))
-def test_gguf_header_cut_anywhere_is_an_error_of_the_source(
-    length: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("cut") / "base.gguf"
-    path.write_bytes(gguf_with()[:length])
+@given(length=st.integers(4, len(GGUF) - 1))
+def test_gguf_header_cut_anywhere_is_an_error_of_the_source(length, tmp_path_factory):
+    (path := tmp_path_factory.mktemp("cut") / "base.gguf").write_bytes(GGUF[:length])
     with pytest.raises(ModelError, match="damaged near byte"):
         model_source.facts(ModelSpec(source=str(path)))
 
 
-@pytest.mark.parametrize("name", ["spiece.model", "vocab.json", "tekken.json"])
-def test_other_vocabularies_are_tokenizers_too(tmp_path: Path, name: str) -> None:
-    folder = write_folder(tmp_path / "base")
-    (folder / "tokenizer.json").rename(folder / name)
-    assert model_source.check(ModelSpec(source=str(folder))) == []
-
-
-def test_what_is_wrong_with_a_model_is_told_at_once(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "base", LLAMA | {"model_type": "bert"})
-    no_tokenizer(folder)
-    files, kind = model_source.check(ModelSpec(source=str(folder)))
+def test_what_is_wrong_with_a_model_is_told_at_once(folder: Path) -> None:
+    write_folder(folder, LLAMA | {"model_type": "bert"})
+    (folder / "tokenizer.json").unlink()
+    revision, files, kind = problems(folder, revision="main")
+    assert revision.startswith("model.revision: 'main' with the local model.source")
     assert "needs a tokenizer" in files
     assert "is not a decoder" in kind
-
-
-def test_gguf_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    pairs = [pair for pair in gguf_pairs() if b"tokenizer" not in pair]
-    (tmp_path / "base.gguf").write_bytes(gguf_file(*pairs, gguf_uint32("llama.vocab_size", 64)))
-    (problem,) = model_source.check(ModelSpec(source=str(tmp_path / "base.gguf")))
-    assert "the GGUF file holds no tokenizer (tokenizer.ggml.tokens)" in problem
-
-
-def test_revision_of_a_local_model_is_a_problem_beside_others(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "base")
-    no_weights(folder)
-    revision, weights = model_source.check(ModelSpec(source=str(folder), revision="main"))
-    assert revision.startswith("model.revision: 'main' with the local model.source")
-    assert "no *.safetensors" in weights
 
 
 def test_hub_model_is_identified_by_id_and_revision() -> None:
@@ -271,25 +208,25 @@ def test_hub_model_is_identified_by_id_and_revision() -> None:
 
 
 def test_file_in_a_package_is_identified_by_text_and_size_and_beside_it_by_samples(package: Path) -> None:
-    model, path, content = ModelSpec(source="package:llm_tiny/tiny.gguf"), package / "tiny.gguf", gguf_with()
+    model, path, content = ModelSpec(source="package:llm_tiny/tiny.gguf"), package / "tiny.gguf", GGUF
     found = [path.write_bytes(content[:-1] + end) and model_source.read_with_it(model) for end in (b"a", b"a", b"b")]
     assert found[0] == found[1] != found[2]
     assert identity(model.source) == f"package:llm_tiny/tiny.gguf@{path.stat().st_size}"
 
 
-def test_moved_model_keeps_its_identity(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "here")
+def test_moved_model_keeps_its_identity_and_another_configuration_is_another_model(folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "there" / "renamed")
     (moved / "README.md").write_text("not part of the model")
     assert identity(folder) == identity(moved)
-    (tmp_path / "a.gguf").write_bytes(gguf_with())
-    (tmp_path / "b.gguf").write_bytes(gguf_with())
+    (moved / "config.json").write_text(json.dumps(LLAMA | {"rope_theta": 1e6}))
+    assert identity(folder) != identity(moved)
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(GGUF)
     assert identity(tmp_path / "a.gguf") == identity(tmp_path / "b.gguf")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_changed_weights_are_another_model(tmp_path: Path, share: float) -> None:
-    folder = write_folder(tmp_path / "base")
+def test_changed_weights_are_another_model(folder: Path, share: float) -> None:
     weights = write_safetensors(folder / "model.safetensors", (1024, 1024))
     before = identity(folder)
     content = bytearray(weights.read_bytes())
@@ -300,56 +237,38 @@ def test_changed_weights_are_another_model(tmp_path: Path, share: float) -> None
     assert identity(folder) != before
 
 
-def test_changed_configuration_is_another_model(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "base")
-    before = identity(folder)
-    (folder / "config.json").write_text(json.dumps(LLAMA | {"rope_theta": 1e6}))
-    assert identity(folder) != before
-
-
-def test_asking_imports_no_heavy_library(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "base")
-    (tmp_path / "base.gguf").write_bytes(gguf_with())
-    program = (
-        "import sys\n"
-        "from trainables.base import model_source\nfrom trainables.packing import memory\n"
-        "from trainables.specs import ModelSpec\n"
-        "for source in sys.argv[1:]:\n"
-        "    model = ModelSpec(source=source)\n"
-        "    assert not model_source.check(model)\n"
-        "    model_source.fingerprint(model)\n"
-        "    assert model_source.facts(model)\n"
-        "print(*(sys.modules.keys() & {'torch', 'transformers', 'numpy', 'gguf', 'safetensors', 'huggingface_hub'}))\n"
-    )
+def test_asking_imports_no_heavy_library(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "base.gguf").write_bytes(GGUF)
+    program = """
+import sys
+from trainables.base import model_source
+from trainables.packing import memory
+from trainables.specs import ModelSpec
+for source in sys.argv[1:]:
+    model = ModelSpec(source=source)
+    assert not model_source.check(model) and model_source.fingerprint(model) and model_source.facts(model)
+heavy = {"torch", "transformers", "numpy", "gguf", "safetensors", "huggingface_hub"}
+sys.exit(", ".join(sys.modules.keys() & heavy))
+"""
     command = [sys.executable, "-c", program, str(folder), str(tmp_path / "base.gguf")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip() == ""
 
 
-@pytest.mark.parametrize(
-    ("file", "part"),
-    [
-        ("tokenizer.json", "tokenizer"),
-        ("tokenizer_config.json", "tokenizer"),
-        ("merges.txt", "tokenizer"),
-        ("chat_template.jinja", "tokenizer"),
-        ("additional_chat_templates/tools.jinja", "tokenizer"),
-        ("modeling_own.py", "code"),
-    ],
-)
-def test_tokenizer_and_code_of_a_folder_are_identified_by_content(tmp_path: Path, file: str, part: str) -> None:
-    folder = write_folder(tmp_path / "base")
-    model = ModelSpec(source=str(folder), trust_remote_code=True)
-    (folder / file).parent.mkdir(exist_ok=True)
-    (folder / file).write_text("{} ")
-    before, weights = model_source.read_with_it(model), identity(folder)
-    (folder / file).write_text("{}\n")
-    after = model_source.read_with_it(model)
-    assert {name for name in after if after[name] != before[name]} == {part}
+def test_tokenizer_and_code_of_a_folder_are_identified_by_content(folder: Path) -> None:
+    parts = dict.fromkeys(("tokenizer.json", "tokenizer_config.json", "merges.txt", "chat_template.jinja"), "tokenizer")
+    parts |= {"additional_chat_templates/tools.jinja": "tokenizer", "modeling_own.py": "code"}
+    model, weights = ModelSpec(source=str(folder), trust_remote_code=True), identity(folder)
+    (folder / "additional_chat_templates").mkdir()
+    for file, part in parts.items():
+        (folder / file).write_text("{} ")
+        before = model_source.read_with_it(model)
+        (folder / file).write_text("{}\n")
+        after = model_source.read_with_it(model)
+        assert {name for name in after if after[name] != before[name]} == {part}, file
     assert identity(folder) == weights
 
 
-def test_other_files_of_a_folder_and_code_that_does_not_run_are_not_part_of_it(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "base")
+def test_other_files_of_a_folder_and_code_that_does_not_run_are_not_part_of_it(folder: Path) -> None:
     before = model_source.read_with_it(ModelSpec(source=str(folder)))
     for name in ("README.md", "modeling_own.py", "trainer_state.json"):
         (folder / name).write_text("x")

@@ -47,15 +47,9 @@ def test_four_bits_make_a_block_light_beside_the_embeddings():
     assert spread.linear_bytes(PLAIN, 2) == spread.linear_bytes(QuantizationSpec(residency="dequantised"), 2) == 2
     assert spread.linear_bytes(NF4, 2) == 0.5
     model = tiny_models.build("llama", layers=8)
-    on_first = [
-        sum(
-            device == GPUS[0]
-            for name, device in spread.device_map("m", model, GPUS, 4, how).items()
-            if "layers" in name
-        )
-        for how in (PLAIN, NF4)
-    ]
-    assert on_first == [1, 0]
+    for how, on_first in ((PLAIN, 1), (NF4, 0)):
+        mapped = spread.device_map("m", model, GPUS, 4, how)
+        assert sum(device == GPUS[0] for name, device in mapped.items() if "layers" in name) == on_first
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "gpt_neox", "mixtral"])
@@ -111,15 +105,7 @@ def test_only_the_hooks_of_blocks_stay_and_the_last_one_brings_the_output_back()
 
 
 def test_a_base_is_made_and_loaded_by_the_map(tmp_path, monkeypatch):
-    quantization = QuantizationSpec(scheme="nf4", compute_dtype="float32")
-    folder = tiny_models.save("llama", tmp_path / "model")
-    spec = packs.spec().model_copy(
-        update={
-            "model": packs.spec().base_model.model_copy(update={"source": str(folder)}),
-            "quantization": quantization,
-        }
-    )
-    ids = torch.arange(5)[None]
+    spec, ids = tiny_models.trial_on(tiny_models.save("llama", tmp_path / "model")), torch.arange(5)[None]
     with torch.no_grad():
         expected = base_model.load(spec, tmp_path / "whole").model(input_ids=ids).logits
         monkeypatch.setattr(devices, "gpus", lambda: (torch.device("cpu"), torch.device("cpu")))

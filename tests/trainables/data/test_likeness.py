@@ -12,7 +12,8 @@ from trainables.data.findings import difference
 
 def values(draw: np.random.Generator, rows: int, skew: float) -> Counter[str]:
     weights = np.arange(1.0, 41.0) ** -skew
-    return Counter(map(str, draw.choice(40, rows, p=weights / weights.sum())))
+    counts = draw.multinomial(rows, weights / weights.sum()).tolist()
+    return Counter({str(value): count for value, count in enumerate(counts) if count})
 
 
 @pytest.mark.parametrize("train", [50, 2000])

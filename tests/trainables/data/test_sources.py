@@ -1,53 +1,27 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Mapping, Sequence
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import data_rows
 import pytest
+from data_rows import write
 
 from trainables.data import sources
 from trainables.errors import DataError
-from trainables.specs import DataSpec
 
 PAIRS = [{"question": f"What is {n}, roughly?", "answer": f'It is\n{n}; "{n}" é\u2028'} for n in range(30)]
 
 
-def write_jsonl(path: Path, values: Sequence[object]) -> Path:
-    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
-    return path
-
-
-def write(path: Path, values: Sequence[Mapping[str, object]]) -> Path:
-    """Writes rows in the format that the suffix says."""
-    if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(values[0]))
-            writer.writeheader()
-            writer.writerows(values)
-    elif path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist(list(values)), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    else:
-        write_jsonl(path, values)
-    return path
-
-
-def spec(train: Path | str, eval: Path | str | None = None, **fields: Any) -> DataSpec:
-    form = {} if fields.keys() & {"messages", "text"} else {"prompt": "{question}", "completion": "{answer}"}
-    held = None if eval is None else str(eval)
-    return DataSpec(**{"train": str(train), "eval": held, "eval_examples": 5, **form, **fields})
+spec = partial(data_rows.spec, eval_examples=5)
 
 
 @pytest.fixture
 def train(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "train.jsonl", PAIRS)
+    return write(tmp_path / "train.jsonl", PAIRS)
 
 
 # Kinds of source
@@ -90,18 +64,6 @@ def test_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path, name: str)
     assert list(sources.read(spec(path), "train")) == PAIRS
 
 
-def test_json_file_may_hold_lines_and_blank_ones(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_bytes(b'\r\n{"question": 1, "answer": 2}\r\n\n{"question": 3, "answer": 4}')
-    assert list(sources.read(spec(path), "train")) == [{"question": 1, "answer": 2}, {"question": 3, "answer": 4}]
-
-
-def test_csv_values_are_strings_and_may_be_long(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text(f"question,answer\n\n1,{'x' * 200_000}\n")
-    assert list(sources.read(spec(path), "train")) == [{"question": "1", "answer": "x" * 200_000}]
-
-
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def test_csv_columns_may_stand_between_semicolons_or_tabs(tmp_path: Path, delimiter: str, quoting: int) -> None:
@@ -115,79 +77,70 @@ def test_csv_columns_may_stand_between_semicolons_or_tabs(tmp_path: Path, delimi
     assert problem.endswith("columns: id, question, answer; did you mean {question}?")
 
 
+def test_csv_is_read_with_commas_where_they_give_the_needed_columns(tmp_path: Path) -> None:
+    """A semicolon is then a letter like any other."""
+    (path := tmp_path / "a.csv").write_text("question,answer,a;b\n1,2,3\n1,2,3\n")
+    assert sources.check(spec(path, eval_examples=1)) == []
+    path.write_text("question|answer\n1|2\n")
+    assert "{question} is not a column of" in sources.check(spec(path))[0]
+
+
+LONG = "x" * 200_000
+
+
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("name", "content", "rows"),
     [
-        # The needed columns are there with commas: the semicolon is a letter like any other.
-        ("question,answer,a;b\n1,2,3\n1,2,3\n", None),
-        ("question;answer\n1;2\n3,4\n", "line 3: has 1 values for 2 columns (question, answer)"),
-        ("answer;x\tanswer\n", "line 1: reads with semicolons and with tabs"),
-        ("question|answer\n1|2\n", "{question} is not a column of"),
+        ("a.jsonl", '\n{"question": 1}\n\n{"question": 2}\n', {"line 2": {"question": 1}, "line 4": {"question": 2}}),
+        ("a.json", '\r\n{"answer": 2}\r\n\n{"answer": 4}', {"line 2": {"answer": 2}, "line 4": {"answer": 4}}),
+        ("a.json", '[{"answer": 2},\n {"answer": 4}]', {"row 1": {"answer": 2}, "row 2": {"answer": 4}}),
+        ("a.csv", f'answer\n\n"a\nb"\n{LONG}\n', {"line 3": {"answer": "a\nb"}, "line 5": {"answer": LONG}}),
     ],
 )
-def test_csv_is_never_read_by_a_wrong_guess(tmp_path: Path, content: str, problem: str | None) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text(content)
-    prompt = "{question}" if "question" in content else "Why?"
-    found = sources.check(spec(path, prompt=prompt, completion="{answer}", eval_examples=1))
-    assert found == [] if problem is None else problem in found[0], found
-
-
-def test_places_are_those_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('\n{"question": 1}\n\n{"question": 2}\n')
-    (tmp_path / "a.csv").write_text('question,answer\n\n1,"two\nlines"\n3,4\n')
-    write(tmp_path / "a.json", PAIRS[:2])
-    write(tmp_path / "a.parquet", PAIRS[:2])
-    places = {
-        kind: [found.place for found in sources.placed(spec(tmp_path / f"a.{kind}"), "train")]
-        for kind in ("jsonl", "csv", "json", "parquet")
-    }
-    assert places == {
-        "jsonl": ["line 2", "line 4"],
-        "csv": ["line 3", "line 5"],
-        "json": ["row 1", "row 2"],
-        "parquet": ["row 1", "row 2"],
-    }
+def test_rows_have_the_places_of_the_file(tmp_path: Path, name: str, content: str, rows: dict[str, object]) -> None:
+    (path := tmp_path / name).write_bytes(content.encode())
+    assert {found.place: found.row for found in sources.placed(spec(path), "train")} == rows
 
 
 def test_parquet_reads_the_needed_columns_only(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [{"id": 1, "question": "a", "answer": "b"}])
-    assert list(sources.read(spec(path), "train")) == [{"question": "a", "answer": "b"}]
+    (found,) = sources.placed(spec(path), "train")
+    assert (found.place, found.row) == ("row 1", {"question": "a", "answer": "b"})
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", b'{"question": 1}\n{"question": \n', r"line 2: is not JSON: Expecting value at"),
-        ("a.jsonl", b'{"question": 1, "question": 2}', r"line 1: cannot be used: it has the key 'question' twice"),
-        ("a.jsonl", b'{"question": 1}\n\n"text"\n', r"line 3: is a str, not an object"),
-        ("a.jsonl", b'{"question": "\xe9"}\n', r"line 1: is not UTF-8 text"),
-        ("a.json", b'[{"question": 1},\n 2]', r"row 2: is a int, not an object"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.jsonl", b'{"question": 1}\n{"question": \n', "line 2: is not JSON: Expecting value at"),
+        ("a.jsonl", b'{"question": 1, "question": 2}', "line 1: cannot be used: it has the key 'question' twice"),
+        ("a.jsonl", b'{"question": 1}\n\n"text"\n', "line 3: is a str, not an object"),
+        ("a.jsonl", b'{"question": "\xe9"}\n', "line 1: is not UTF-8 text"),
+        ("a.jsonl", b'{"question": 1\n{"a": 2}\n', "line 1: is not JSON: Expecting ',' delimiter at column 15"),
+        ("a.jsonl", b'{"question": 1, "answer": null}', "line 1: column 'answer' is null: give it a value, or "),
+        ("a.jsonl", b'{"chat": [{"role": "user", "content": "Hi"}]}', "line 1: column 'chat' has no assistant message"),
+        ("a.json", b'[{"question": 1},\n 2]', "row 2: is a int, not an object"),
+        ("a.json", b'[{"question": 1},\n', "is not JSON: Expecting value at line 2, column 1"),
+        ("a.csv", b"", "has no rows"),
+        ("a.csv", b"question,answer\n", "has no rows"),
+        ("a.csv", b"question,answer\n1,2\n1,2,3\n", "line 3: has 3 values for 2 columns (question, answer)"),
+        ("a.csv", b"question;answer\n1;2\n3,4\n", "line 3: has 1 values for 2 columns (question, answer)"),
+        ("a.csv", b'question,answer\n1,"2\n', "line 2: is not CSV: unexpected end of data"),
+        ("a.csv", b"question,question\n1,2\n", "line 1: names a column twice: question, question"),
+        ("a.csv", b"question,answer\n1,\xe9\n", "is not UTF-8 text"),
+        ("a.csv", b"question;answer;x\tquestion\tanswer\n", "line 1: reads with semicolons and with tabs"),
         (
-            "a.jsonl",
-            b'{"question": 1\n{"question": 2}\n',
-            r"line 1: is not JSON: Expecting ',' delimiter at column 15$",
+            "a.csv",
+            b"my dog is lost,answer\nmy cat,cat\n",
+            "columns: my dog is lost, answer; its first line is read as ",
         ),
-        ("a.json", b'[{"question": 1},\n', r"is not JSON: .* at line 2, column 1"),
-        ("a.csv", b"question,answer\n1,2\n1,2,3\n", r"line 3: has 3 values for 2 columns \(question, answer\)"),
-        ("a.csv", b"question,answer\n1\n", r"line 2: has 1 values for 2 columns"),
-        ("a.csv", b'question,answer\n1,"2\n', r"line 2: is not CSV: unexpected end of data"),
-        ("a.csv", b"question,question\n1,2\n", r"line 1: names a column twice: question, question"),
-        ("a.csv", b"question,answer\n1,\xe9\n", r"is not UTF-8 text"),
-        ("a.parquet", b"PAR1", r"is not a Parquet file that can be read"),
+        ("a.parquet", b"PAR1", "is not a Parquet file that can be read"),
     ],
 )
-def test_unreadable_file_is_named_with_the_place(tmp_path: Path, name: str, content: bytes, says: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=says) as error:
-        list(sources.read(spec(path), "train"))
-    assert str(error.value).startswith(f"data.train: {path}")
-
-
-def test_split_that_is_not_given_cannot_be_read(train: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.test: is not given"):
-        sources.read(spec(train), "test")
+def test_what_is_wrong_with_the_first_rows_is_named_with_the_place(tmp_path, name, content, says) -> None:
+    (path := tmp_path / name).write_bytes(content)
+    problem, *_ = sources.check(spec(path, **({"messages": "chat"} if b"chat" in content else {})))
+    assert str(path) in problem and says in problem
 
 
 # The hub
@@ -211,29 +164,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def test_hub_rows_come_from_the_named_configuration_split_and_revision(hub: list[tuple[Any, ...]]) -> None:
-    data = spec("openai/gsm8k:main", "openai/gsm8k", revision="abc", eval_split="held")
-    assert list(sources.read(data, "train")) == PAIRS
-    assert list(sources.read(data, "eval")) == PAIRS
+    data = spec("openai/gsm8k:main", eval="openai/gsm8k", revision="abc", eval_split="held")
+    assert list(sources.read(data, "train")) == list(sources.read(data, "eval")) == PAIRS
     assert hub == [("openai/gsm8k", "main", "train", "abc"), ("openai/gsm8k", None, "held", "abc")]
-
-
-def test_hub_columns_are_all_shown_when_one_is_missing(hub: list[tuple[Any, ...]]) -> None:
+    # All columns are shown where one is missing.
     assert list(next(sources.read(spec("a/b", prompt="{q}"), "train"))) == ["picture", "question", "answer"]
-
-
-def test_hub_failure_names_the_field_and_the_split(hub: list[tuple[Any, ...]]) -> None:
     with pytest.raises(DataError, match=r"data\.train: cannot load split 'missing' of the hub data set a/b: Unknown"):
         list(sources.read(spec("a/b", train_split="missing"), "train"))
 
 
 # Checking
-
-
-def test_good_files_have_no_problems(train: Path, tmp_path: Path) -> None:
-    held = write(tmp_path / "eval.csv", PAIRS)
-    test = write(tmp_path / "test.parquet", PAIRS)
-    assert sources.check(spec(train, held, test=str(test))) == []
-    assert sources.check(spec("openai/gsm8k")) == []
 
 
 @pytest.mark.parametrize(
@@ -246,37 +186,29 @@ def test_good_files_have_no_problems(train: Path, tmp_path: Path) -> None:
         ("a/b", "a/b:y", None, False),
     ],
 )
-def test_one_commit_for_two_repositories_is_refused(
-    train: str, held: str | None, revision: str | None, is_wrong: bool
-) -> None:
-    problems = sources.check(spec(train, held, revision=revision))
-    assert [problem.partition(":")[0] for problem in problems] == ["data.revision"] * is_wrong
-    assert all("data.train and data.eval name 2 (a/b and c/d)" in problem for problem in problems)
-    # The rows of data.test are read at that commit too.
-    assert sources.check(spec(train, test=held, revision=revision)) == [
-        problem.replace("data.eval", "data.test") for problem in problems
-    ]
+def test_one_commit_for_two_repositories_is_refused(train, held, revision, is_wrong):
+    for split in ("eval", "test"):
+        problems = sources.check(spec(train, revision=revision, **{split: held}))
+        assert [problem.partition(":")[0] for problem in problems] == ["data.revision"] * is_wrong
+        assert all(f"data.train and data.{split} name 2 (a/b and c/d)" in problem for problem in problems)
 
 
 def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(train.parent)
-    problems = sources.check(spec("trian.jsonl", "no/eval.jsonl"))
-    assert problems == [
-        f"data.train: {train.parent}/trian.jsonl does not exist; did you mean train.jsonl?",
-        f"data.eval: {train.parent}/no/eval.jsonl does not exist (nor does the folder {train.parent}/no)",
-    ]
-
-
-@pytest.mark.parametrize(("name", "content"), [("a.jsonl", b""), ("a.csv", b""), ("a.csv", b"question,answer\n")])
-def test_file_without_rows_is_a_problem(tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    assert sources.check(spec(path)) == [f"data.train: {path} has no rows"]
+    data = spec("trian.jsonl", eval="no/eval.jsonl")
+    missing = f"data.train: {train.parent}/trian.jsonl does not exist; did you mean train.jsonl?"
+    folder = f"data.eval: {train.parent}/no/eval.jsonl does not exist (nor does the folder {train.parent}/no)"
+    assert sources.check(data) == [missing, folder]
+    with pytest.raises(DataError, match=re.escape(missing)):
+        sources.fingerprint(data)
+    with pytest.raises(DataError, match=r"data\.test: is not given"):
+        sources.read(data, "test")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
+    assert sources.check(spec(path)) == []
     assert sources.check(spec(path, prompt="{qestion}")) == [
         f"data.prompt: {{qestion}} is not a column of {path}; columns: question, answer; did you mean {{question}}?"
     ]
@@ -285,80 +217,57 @@ def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name:
     ]
 
 
-def test_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [*PAIRS[:6], {"question": "x", "answer": None}])
-    assert sources.check(spec(path)) == [
-        f"data.train: {path}, line 7: column 'answer' is null: give it a value, or leave the row out"
-    ]
-
-
-def test_a_chat_without_an_answer_is_named_with_its_line(tmp_path: Path) -> None:
-    user = {"role": "user", "content": "Hi"}
-    path = write_jsonl(tmp_path / "a.jsonl", [{"chat": [user]}, {"chat": "Hi"}] * 5)
-    (problem,) = sources.check(spec(path, messages="chat"))
-    assert problem == f"data.train: {path}, line 1: column 'chat' has no assistant message to learn from (roles: user)"
-
-
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", PAIRS)
-    problems = sources.check(spec(path, "eval.txt", test="nowhere.csv", prompt="{question", completion="{answer[0]}"))
-    assert [problem.split(": ")[0] for problem in problems] == [
-        "data.prompt", "data.completion", "data.eval", "data.test",
-    ]  # fmt: skip
+    data = spec(path, eval="eval.txt", test="nowhere.csv", prompt="{question", completion="{answer[0]}")
+    fields = [problem.split(": ")[0] for problem in sources.check(data)]
+    assert fields == ["data.prompt", "data.completion", "data.eval", "data.test"]
 
 
 def test_rows_trained_on_cannot_be_evaluated_on(train: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link.jsonl"
-    link.symlink_to(train)
+    (link := tmp_path / "link.jsonl").symlink_to(train)
     same = "is the same file as data.train: give rows that are not trained on, or leave it out"
-    assert sources.check(spec(train, link)) == [f"data.eval: {same}"]
-    assert sources.check(spec(train, test=str(train))) == [f"data.test: {same}"]
-    assert sources.check(spec("a/b", "a/b", eval_split="train")) == [
+    assert sources.check(spec(train, eval=link)) == [f"data.eval: {same}"]
+    assert sources.check(spec(train, test=train)) == [f"data.test: {same}"]
+    assert sources.check(spec("a/b", eval="a/b", eval_split="train")) == [
         "data.eval: is the same split (train) as data.train: set data.eval_split, or leave it out"
     ]
-    assert sources.check(spec("a/b", "a/b")) == []
+    assert sources.check(spec("a/b", eval="a/b")) == []
 
 
 @pytest.mark.parametrize("split", ["eval", "test"])
 def test_a_copy_of_the_rows_trained_on_is_told_from_other_rows(train: Path, tmp_path: Path, split: str) -> None:
-    copy = tmp_path / "copy.jsonl"
-    copy.write_bytes(train.read_bytes())
+    copy = write(tmp_path / "copy.jsonl", PAIRS)
     problem = f"data.{split}: {copy} is a copy of data.train: give rows that are not trained on, or leave it out"
-    assert sources.check(spec(train, **{split: str(copy)})) == [problem]
+    assert sources.check(spec(train, **{split: copy})) == [problem]
     # As long, one letter is another.
     copy.write_bytes(train.read_bytes().replace(b"roughly", b"rouhgly", 1))
-    assert sources.check(spec(train, **{split: str(copy)})) == []
+    assert sources.check(spec(train, **{split: copy})) == []
 
 
 def test_files_of_other_sizes_are_not_read(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = write_jsonl(tmp_path / "other.jsonl", PAIRS[:3])
+    other = write(tmp_path / "other.jsonl", PAIRS[:3])
     monkeypatch.setattr(sources, "_digest", lambda path: pytest.fail(f"{path} was read"))
     assert not sources.same_content(train, other)
     assert not sources.same_content(train, tmp_path / "missing.jsonl")
-    assert sources.same_content(train, train)
-
-
-def test_a_csv_file_without_a_header_is_told_that_its_first_line_is_read_as_one(tmp_path: Path) -> None:
-    (path := tmp_path / "a.csv").write_text("my dog is lost,dog\nmy cat is ill,cat\n")
-    first, *_ = sources.check(spec(path, prompt="{text}"))
-    assert first.endswith("columns: my dog is lost, dog; its first line is read as the header")
 
 
 def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path) -> None:
-    test = write_jsonl(tmp_path / "test.jsonl", [PAIRS[0], {"other": 1}])
-    assert sources.check(spec(train, test=str(test))) == []
-    write_jsonl(test, [{"other": 1}])
-    first, second = sources.check(spec(train, test=str(test)))
-    assert first == f"data.prompt: {{question}} is not a column of {test}; columns: other"
-    told = f"data.completion: {{answer}} is not a column of {test}; columns: other"
-    assert second == f"{told}; leave data.test out with data.test=null if its rows are not of this task"
+    path = tmp_path / "test.jsonl"
+
+    def problems(*rows: dict[str, Any], **fields: str) -> list[str]:
+        return sources.check(spec(train, test=write(path, list(rows)), **fields))
+
+    other = {"other": 1}
+    assert problems(PAIRS[0], other) == []
+    has = f"is not a column of {path}; columns: other"
+    way_out = "leave data.test out with data.test=null if its rows are not of this task"
+    assert problems(other) == [f"data.prompt: {{question}} {has}", f"data.completion: {{answer}} {has}; {way_out}"]
     # What is wrong with the other rows too is no sign of another task.
-    bare = spec(train, test=str(write_jsonl(test, PAIRS[:3])), prompt="question")
-    (problem,) = sources.check(bare)
+    (problem,) = problems(*PAIRS[:3], prompt="question")
     assert problem.endswith('write "{question}"')
     # Nor are no rows.
-    empty = write_jsonl(tmp_path / "empty.jsonl", [])
-    assert sources.check(spec(train, test=str(empty))) == [f"data.test: {empty} has no rows"]
+    assert problems() == [f"data.test: {path} has no rows"]
 
 
 @pytest.mark.parametrize(("held_out", "problems"), [(29, 0), (30, 1), (200, 1), (10**9, 1)])
@@ -370,7 +279,7 @@ def test_too_few_rows_to_hold_out_is_a_problem(train: Path, held_out: int, probl
 
 
 def test_checking_reads_no_more_than_it_needs(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [*PAIRS[:20], *PAIRS])
+    path = write(tmp_path / "a.jsonl", [*PAIRS[:20], *PAIRS])
     with path.open("a") as file:
         file.write("broken\n")
     assert sources.check(spec(path, eval_examples=40)) == []
@@ -380,43 +289,28 @@ def test_checking_reads_no_more_than_it_needs(tmp_path: Path) -> None:
 
 
 def test_fingerprint_follows_content_not_place(train: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    copy = tmp_path / "elsewhere" / "copy.jsonl"
-    copy.write_bytes(train.read_bytes())
+    copy = write(tmp_path / "copy.jsonl", PAIRS)
     first = sources.fingerprint(spec(train))
     assert sources.fingerprint(spec(copy)) == first
-    assert first.keys() == {"train", "form"}
-    assert all(len(value) == 16 for value in first.values())
+    assert {name: len(value) for name, value in first.items()} == {"train": 16, "form": 16}
     copy.write_bytes(copy.read_bytes() + b"\n")
     changed = sources.fingerprint(spec(copy))
-    assert changed["train"] != first["train"]
-    assert changed["form"] == first["form"]
+    assert {name for name in first if changed[name] != first[name]} == {"train"}
 
 
-def test_fingerprint_follows_how_rows_read(train: Path) -> None:
+def test_fingerprint_follows_how_rows_read_and_is_that_of_sweeps_before_a_field_existed(train: Path) -> None:
     reads = {"prompt": "{question} ", "completion": "{answer}.", "system": "Be brief.", "max_length": 64}
     changes: list[dict[str, Any]] = [{}, *({name: value} for name, value in (reads | {"eval_examples": 6}).items())]
+    chats: dict[str, Any] = {"messages": "chat"}
+    changes += [chats, {**chats, "train_on": "all"}]
     found = [sources.fingerprint(spec(train, **change)) for change in changes]
     assert len({each["form"] for each in found}) == len(changes)
     assert len({each["train"] for each in found}) == 1
-
-
-def test_fingerprint_of_chats_is_that_of_sweeps_that_knew_the_last_answer_only(train: Path) -> None:
-    chats = {"prompt": None, "completion": None, "messages": "chat"}
-    found = [sources.fingerprint(spec(train, **chats, **said))["form"] for said in ({}, {"train_on": "last"})]
-    assert found == ["18f95295d82a0900"] * 2
-    assert sources.fingerprint(spec(train, **chats, train_on="all"))["form"] != found[0]
+    assert sources.fingerprint(spec(train, **chats, train_on="last"))["form"] == "18f95295d82a0900"
 
 
 def test_fingerprint_of_hub_rows_is_what_was_declared() -> None:
-    data = spec("a/b:c", "a/b", test="a/b", revision="v1")
-    found = sources.fingerprint(data)
-    assert found["train"] == "hub:a/b:c@v1/train"
-    assert found["eval"] == "hub:a/b@v1/validation"
-    assert found["test"] == "hub:a/b@v1/test"
+    found = sources.fingerprint(spec("a/b:c", eval="a/b", test="a/b", revision="v1"))
+    declared = {"train": "hub:a/b:c@v1/train", "eval": "hub:a/b@v1/validation", "test": "hub:a/b@v1/test"}
+    assert {name: found[name] for name in declared} == declared
     assert sources.fingerprint(spec("a/b"))["train"] == "hub:a/b@main/train"
-
-
-def test_fingerprint_of_a_missing_file_names_the_field(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.train: .*/none\.csv does not exist"):
-        sources.fingerprint(spec(tmp_path / "none.csv"))

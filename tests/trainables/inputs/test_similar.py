@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from trainables.inputs.similar import closest, did_you_mean
+from trainables.inputs.similar import did_you_mean
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"),
+    ("name", "most", "hint"),
     [
-        ("sead", "; did you mean seed?"),
-        ("SEED", "; did you mean seed?"),
-        ("steed", "; did you mean seed or Speed?"),
-        ("xyz", ""),
-        ("", ""),
+        ("sead", 1, "; did you mean seed?"),
+        ("SEED", 1, "; did you mean seed?"),
+        ("steed", 2, "; did you mean seed or Speed?"),
+        ("xyz", 1, ""),
+        ("", 1, ""),
     ],
 )
-def test_similar_names_are_offered_the_closest_first(name: str, hint: str) -> None:
-    assert did_you_mean(name, ["Speed", "storage", "seed"], most=2 if name == "steed" else 1) == hint
-
-
-def test_nothing_is_similar_where_there_is_nothing() -> None:
-    assert closest("seed", []) == []
+def test_similar_names_are_offered_the_closest_first(name: str, most: int, hint: str) -> None:
+    assert did_you_mean(name, ["Speed", "storage", "seed"], most=most) == hint
+    assert did_you_mean(name, [], most=most) == ""
 
 
 def test_a_name_is_shown_as_the_message_writes_it() -> None:
