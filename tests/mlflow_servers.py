@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +20,6 @@ from pathlib import Path
 import requests
 
 DEADLINE_SECONDS = 180.0
-
-
 PORTS = range(20_000, 32_768)
 """Above those of Ray's workers, and below those that a system gives to whoever asks for any: a test may find one of
 these free and use it later, also when it starts other programs in between."""
@@ -34,6 +32,24 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError(f"no port of {PORTS} is free")
+
+
+def answers(uri: str) -> bool:
+    """Whether a server answers at the URI."""
+    try:
+        return requests.get(f"{uri}/health", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = DEADLINE_SECONDS
+) -> None:
+    """Waits for what a process is to do; fails with its log when it ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        threading.Event().wait(0.1)
 
 
 @dataclass
@@ -61,10 +77,7 @@ class Server:
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not self._answers():
-            assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-            threading.Event().wait(0.1)
+        wait_until(lambda: answers(self.uri), self.process, self.folder / "server.log")
 
     def kill(self) -> None:
         """Kills it with all its workers, unless it does not run."""
@@ -72,12 +85,6 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
-
-    def _answers(self) -> bool:
-        try:
-            return requests.get(f"{self.uri}/health", timeout=2).status_code == 200
-        except requests.RequestException:
-            return False
 
 
 @contextmanager
@@ -100,20 +107,17 @@ class _Guard(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != self.allowed:
-            self._answer(401, b"who are you?")
-            return
         kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "authorization")}
-        got = requests.request(self.command, self.behind + self.path, headers=kept, data=body, timeout=60)
-        self._answer(got.status_code, got.content)
-
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _pass_on  # noqa: N815 - names that http.server calls
-
-    def _answer(self, status: int, content: bytes) -> None:
+        status, content = 401, b"who are you?"
+        if self.headers.get("Authorization") == self.allowed:
+            got = requests.request(self.command, self.behind + self.path, headers=kept, data=body, timeout=60)
+            status, content = got.status_code, got.content
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _pass_on  # noqa: N815 - names that http.server calls
 
     def log_message(self, *_arguments: object) -> None:
         """Says nothing."""

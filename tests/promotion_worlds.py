@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from promotions import MODEL, broken, run
 
 from cluster.scoring.host import ScoringHost
-from sweeps.errors import SweepError
 from sweeps.record import fault_points
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
@@ -67,8 +67,9 @@ def copy_of(source: Path, target: Path) -> World:
 
 
 def refused(world, match: str, sweep: str = "second", **asked) -> None:
+    """The promotion is refused by an error of ours, and nothing was written."""
     before = (world.root / "mlflow.db").read_bytes()
-    with pytest.raises((SweepError, Exception), match=match) as error:
+    with pytest.raises(Exception, match=match) as error:
         run(world.sweep(sweep), **asked)
     assert error.type.__module__.startswith(("sweeps.", "cluster.", "trainables.")), error.type
     assert (world.root / "mlflow.db").read_bytes() == before
@@ -87,13 +88,13 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, rows: str, *names: str) -> Non
     monkeypatch.setattr(ScoringHost, "score", scored)
 
 
-def killed_at(point: str, sweep: Path) -> None:
-    """Promotes in a process that dies at a point."""
+def killed_at(point: str, action: Callable[[], object]) -> None:
+    """Carries the action out in a process that dies at a fault point."""
     child = os.fork()
     if child == 0:
-        os.environ[fault_points.VARIABLE] = f"promote.after_{point}"
+        os.environ[fault_points.VARIABLE] = point
         try:
-            run(sweep)
+            action()
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137

@@ -42,12 +42,21 @@ from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.scoring.requests import ScoringRequest, ScoringResult, Tell, tell_nobody
+from trainables.scoring.requests import BaseFacts, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
 MODEL = "answers"
 STEPS = {"weak": 2, "strong": 80}
 """Adapter -> optimizer steps; the strong one has the lower loss."""
+
+
+def base_facts(**changed: Any) -> BaseFacts:
+    """Of a base of the hub that training quantised."""
+    made = BaseFacts(
+        source="owner/name", revision=None, kind="hub", files={}, trust_remote_code=False, licence=None, form={},
+        columns=(), tokenizer={}, quantization={"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"},
+    )  # fmt: skip
+    return made.model_copy(update=changed)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from mlflow_servers import free_port
+from mlflow_servers import answers, free_port, wait_until
 from object_stores import ObjectStore
 from werkzeug.security import generate_password_hash
 
@@ -92,7 +89,7 @@ def postgres() -> Iterator[Database]:
         )
     try:
         ready = [str(programs / "pg_isready"), "--host", "127.0.0.1", "--port", str(database.port)]
-        _wait_for(lambda: subprocess.run(ready, capture_output=True).returncode == 0, running, folder / "log")
+        wait_until(lambda: not subprocess.run(ready, capture_output=True).returncode, running, folder / "log")
         environment = {**os.environ, "PGPASSWORD": database.password}
         words = f"--host 127.0.0.1 --port {database.port} --username mlflow mlflow".split()
         subprocess.run([str(programs / "createdb"), *words], env=environment, check=True)
@@ -118,23 +115,14 @@ class Stack:
 
 
 @contextmanager
-def _s3() -> Iterator[ObjectStore]:
-    """An S3 server with a bucket, of which this process's environment says nothing."""
-    store = ObjectStore()
-    store.start()
-    try:
-        store.make_bucket()
-        yield store
-    finally:
-        store.stop()
-
-
-@contextmanager
 def stack(folder: Path) -> Iterator[Stack]:
     """MLflow's server as `serve.sh` starts it, for as long as the block runs; `folder` takes its log."""
     admin, session, bucket = (secrets.token_hex(12) for _ in range(3))
-    with postgres() as database, _s3() as objects:
-        port = free_port()
+    with ExitStack() as left:
+        database, objects, port = left.enter_context(postgres()), ObjectStore(), free_port()
+        left.callback(objects.stop)
+        objects.start()
+        objects.make_bucket()
         environment = {
             **os.environ,
             "AWS_ACCESS_KEY_ID": "mlflow",
@@ -161,7 +149,7 @@ def stack(folder: Path) -> Iterator[Stack]:
             )
         uri = f"http://127.0.0.1:{port}"
         try:
-            _wait_for(lambda: _answers(uri), running, log)
+            wait_until(lambda: answers(uri), running, log, DEADLINE_SECONDS)
             # The server hashes the password again for each request, which takes 0.14 s of a processor as it is made.
             light = generate_password_hash(admin, "pbkdf2:sha256:1")
             database.change(f"UPDATE users SET password_hash = '{light}'")
@@ -171,17 +159,3 @@ def stack(folder: Path) -> Iterator[Stack]:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-
-
-def _answers(uri: str) -> bool:
-    try:
-        return requests.get(f"{uri}/health", timeout=2).status_code == 200
-    except requests.RequestException:
-        return False
-
-
-def _wait_for(condition: Any, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        threading.Event().wait(0.1)

@@ -93,19 +93,18 @@ def record_of(world, version: str) -> Decision:
     return check_serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, version))
 
 
-def answering_as(name: str, *records: Decision, off: float = 0.0) -> openai_servers.Likely:
-    """What a server answers with a recorded model on the rows of each record; `off` nats a token from it."""
+def answering_as(name: str, record: Decision, off: float = 0.0) -> openai_servers.Likely:
+    """What a server answers with a recorded model on the rows of its record; `off` nats a token from it."""
     known = {}
-    for record in records:
-        for row in record.serving_rows:
-            told = dict(zip(row.labelled, row.logprobs.get(name, row.logprobs["promoted"]), strict=True))
-            known[row.ids] = [told.get(place, -1.0) - off for place in range(len(row.ids))]
-    return lambda ids: known.get(tuple(ids), [-3.0] * len(ids))
+    for row in record.serving_rows:
+        told = dict(zip(row.labelled, row.logprobs[name], strict=True))
+        known[row.ids] = [told.get(place, -1.0) - off for place in range(len(row.ids))]
+    return lambda ids: known[tuple(ids)]
 
 
-def checked(world, name: str, *options: str, served: dict | None = None, env: dict | None = None):
-    """The exit code, the line for people and the JSON of a check of a server that answers as a recorded model."""
-    served = served or {f"{MODEL}-v2": answering_as(name, record_of(world, "2"))}
+def checked(world, served: dict | None = None, *options: str, env: dict | None = None):
+    """The exit code, the line for people and the JSON of a check of a server."""
+    served = served or {f"{MODEL}-v2": lambda ids: [-3.0] * len(ids)}
     with openai_servers.serving(served, key=(env or {}).get("KEY", "")) as address:
         asked = ["check-serving", address, "--model", MODEL, "--tracking-uri", world.uri, "--json", *options]
         done = CliRunner().invoke(app, asked, env=env)
@@ -113,37 +112,38 @@ def checked(world, name: str, *options: str, served: dict | None = None, env: di
     return done.exit_code, done.stderr, json.loads(lines[-1]) if lines else None
 
 
-def test_what_was_promoted_is_served(replaced):
-    code, words, told = checked(replaced, "promoted")
-    assert (code, told["verdict"], told["served_version"], told["rows"]) == (0, "promoted", "2", 32)
-    assert f"{MODEL}-v2 is nearest to what was promoted, {MODEL} version 2, of the models that are recorded" in words
-    assert told["rounding"] is None
-    assert list(told["differences"]) == ["promoted", "1", "base"]
-    assert told["differences"]["promoted"] == pytest.approx(0, abs=1e-6)
+def test_what_is_served_is_told(replaced):
+    nearest_to = f"{MODEL}-v2 is nearest to what was promoted, {MODEL} version 2, of the models that are recorded"
+    far = f"cannot be told to be {MODEL} version 2: the nearest is more than 0.1 nats a token away"
+    for name, off, code, verdict, version, words in (
+        ("promoted", 0.0, 0, "promoted", "2", nearest_to),
+        ("champion", 0.0, 1, "other_version", "1", f"is not version 2 of {MODEL} but version 1"),
+        ("base", 0.0, 1, "base", None, "is the base: no adapter is applied"),
+        ("promoted", 9.0, 1, "unknown", None, far),
+    ):
+        served = {f"{MODEL}-v2": answering_as(name, record_of(replaced, "2"), off=off)}
+        ended, told, found = checked(replaced, served)
+        assert (ended, found["verdict"], found["served_version"], found["rows"]) == (code, verdict, version, 32)
+        assert (words in told, found["rounding"]) == (True, None), told
+        if code == 0:
+            assert list(found["differences"]) == ["promoted", "1", "base"]
+            assert found["differences"]["promoted"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "verdict", "version", "told"),
-    [
-        ("champion", "other_version", "1", f"is not version 2 of {MODEL} but version 1"),
-        ("base", "base", None, "is the base: no adapter is applied"),
-    ],
-)
-def test_a_server_with_another_adapter_or_none_is_found(replaced, name, verdict, version, told):
-    code, words, found = checked(replaced, name)
-    assert (code, found["verdict"], found["served_version"]) == (1, verdict, version)
-    assert told in words
-
-
-@pytest.mark.parametrize(("off", "code"), [(0.049, 0), (0.08, 1)])
-def test_the_base_of_the_server_tells_how_near_the_adapter_must_be(replaced, off, code):
+def test_the_base_of_the_server_tells_how_near_the_adapter_must_be(replaced):
     """The base is 0.02 nats a token away, so rounding explains 0.05; without it 0.1 would be let pass."""
     record = record_of(replaced, "2")
-    served = {"smol": answering_as("base", record, off=0.02), f"{MODEL}-v2": answering_as("promoted", record, off=off)}
-    ended, words, told = checked(replaced, "", served=served)
-    assert (ended, told["rounding"]) == (code, pytest.approx(0.02))
-    assert "; its base 0.02 from the recorded one)" in words
-    assert ("is what was promoted" if code == 0 else "the nearest is more than 0.05 nats a token away") in words
+    for off, code, words in (
+        (0.049, 0, "is what was promoted"),
+        (0.08, 1, "the nearest is more than 0.05 nats a token"),
+    ):
+        served = {
+            "smol": answering_as("base", record, off=0.02),
+            f"{MODEL}-v2": answering_as("promoted", record, off=off),
+        }
+        ended, told, found = checked(replaced, served)
+        assert (ended, found["rounding"], words in told) == (code, pytest.approx(0.02), True), told
+        assert "; its base 0.02 from the recorded one)" in told
 
 
 def test_a_server_that_rounds_much_is_told_as_nearest_only(replaced):
@@ -159,29 +159,23 @@ def test_a_server_that_rounds_much_is_told_as_nearest_only(replaced):
 def test_another_adapter_is_not_taken_for_the_base_of_the_server(replaced):
     record = record_of(replaced, "2")
     served = {"other": answering_as("champion", record), f"{MODEL}-v2": answering_as("promoted", record, off=0.05)}
-    code, _, told = checked(replaced, "", served=served)
+    code, _, told = checked(replaced, served)
     assert (code, told["verdict"], told["rounding"]) == (0, "promoted", None)
 
 
 def test_a_trial_that_was_a_candidate_only_is_found(strong):
     """It was never promoted: no version holds it."""
     served = {f"{MODEL}-v1": answering_as("t00", record_of(strong, "1"))}
-    code, words, told = checked(strong, "", served=served)
+    code, words, told = checked(strong, served)
     assert (code, told["verdict"], told["served_version"], told["served_trial"]) == (1, "other_candidate", None, "t00")
     assert f"is not {MODEL} version 1 but another adapter: trial t00, which was a candidate" in words
-
-
-def test_what_is_no_version_is_not_told(replaced):
-    code, words, told = checked(replaced, "", served={f"{MODEL}-v2": lambda ids: [-3.0] * len(ids)})
-    assert (code, told["verdict"], told["served_version"]) == (1, "unknown", None)
-    assert "cannot be told to be answers version 2" in words and "more than 0.1 nats a token away" in words
 
 
 def test_a_newer_version_is_found_under_an_older_name_and_key(replaced):
     """Its own record has the numbers, on the same rows."""
     served = {"tickets": answering_as("promoted", record_of(replaced, "2"))}
     options = (f"{MODEL}@previous", "--served-name", "tickets", "--api-key-env", "KEY")
-    code, _, told = checked(replaced, "", "--model", *options, served=served, env={"KEY": "k-1"})
+    code, _, told = checked(replaced, served, "--model", *options, env={"KEY": "k-1"})
     assert (code, told["version"], told["served_version"], told["served_name"]) == (1, "1", "2", "tickets")
 
 
@@ -192,13 +186,13 @@ def test_wrong_input_is_told_in_a_line(replaced):
         (("--served-name", "tickets"), "serves nothing under the name tickets (it serves: answers-v2)"),
         (("--served-name", " "), "--served-name: is empty"),
     ):
-        code, words, _ = checked(replaced, "promoted", *options)
+        code, words, _ = checked(replaced, None, *options)
         assert (code, told in words, len(words.splitlines())) == (2, True, 1), words
 
 
 def test_a_record_that_was_changed_or_holds_no_rows_is_not_believed(replaced):
     def told() -> tuple[int, str]:
-        code, words, _ = checked(replaced, "", served={f"{MODEL}-v2": lambda ids: [-3.0] * len(ids)})
+        code, words, _ = checked(replaced)
         return code, words.strip()
 
     file, record = package_of(replaced, "2") / "decision.json", record_of(replaced, "2")

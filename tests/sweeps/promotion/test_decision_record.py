@@ -1,4 +1,4 @@
-"""The decision record, what `qsweep verify` finds in it, and a second promotion, which evaluates nothing."""
+"""The decision record, and what `qsweep verify` finds in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import python_imports
 from promotion_worlds import SECOND, package_of
 from promotions import MODEL, run
 from typer.testing import CliRunner
@@ -20,8 +21,6 @@ from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.verify import checks
 from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
-from trainables.base import base_model
-from trainables.scoring import adapter_scorer
 from trainables.scoring.requests import BASE
 
 
@@ -51,7 +50,7 @@ def write(folder: Path, record: Decision, **changed: object) -> None:
     (folder / RECORD).write_bytes(made.model_copy(update={"sha256": made.digest()}).content())
 
 
-def test_the_record_says_why_and_what_of(strong, record):
+def test_the_record_says_why_and_what_of_and_what_is_as_promoted_is_verified(strong, folder, record):
     tags = strong.tags()
     assert record.is_whole
     assert decision_record.read(record.content()) == record
@@ -59,28 +58,30 @@ def test_the_record_says_why_and_what_of(strong, record):
     assert (record.identity, record.sha256) == (tags["promotion.identity"], tags[versions.RECORD_DIGEST])
     assert record.scores.keys() == {"t00", "t01", BASE}
     assert f"{record.scores['t01'].loss:.6f}" == tags["loss"]
-    assert (record.rule.objective.metric, record.rule.min_gain) == ("eval_loss", 0.0)
-    assert record.verdict["passed"] is True
+    assert (record.rule.objective.metric, record.rule.min_gain, record.verdict["passed"]) == ("eval_loss", 0.0, True)
     assert (len(record.rows.digests), len(record.serving_rows)) == (40, 32)
     assert {row.logprobs.keys() == {PROMOTED, "t00", BASE} for row in record.serving_rows} == {True}
-    assert (record.champion, record.forced) == (None, ())
-    assert {"artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/chat_template.jinja"} <= set(
-        record.files
-    )
-    assert list(record.base.files) == ["model.safetensors"]
+    assert (record.champion, record.forced, list(record.base.files)) == (None, (), ["model.safetensors"])
+    files = {"artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/chat_template.jinja"}
+    assert files <= record.files.keys()
     assert {"torch", "peft", "qlora-sweeps"} <= record.versions.keys()
-
-
-def test_what_is_as_promoted_is_verified(strong, folder):
     assert wrong(MODEL, strong.uri) == wrong(f"{MODEL}@challenger", strong.uri) == wrong(str(folder)) == {}
     (_, found) = checks(versions.find(MODEL, strong.uri))
     assert [check.name for check in found if check.holds is None] == ["base", "evaluation"]
 
 
-def test_a_champion_that_was_beaten_is_in_the_record_of_the_last_promotion(champion):
+def test_a_better_challenger_replaces_the_champion_and_the_record_is_of_the_last_promotion(champion):
+    """Also one that is another alias already: its version then tells what the second promotion compared."""
     run(champion.sweep("second"), alias="staging")
+    assert champion.tags("2")["promotion.compared_with"] == "base"
     assert (record_of(champion, "2").alias, record_of(champion, "2").champion) == ("staging", None)
-    run(champion.sweep("second"))
+    outcome = run(champion.sweep("second"))
+    assert (outcome.exit_code, outcome.registered.version, outcome.previous) == (0, "2", "1")
+    assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1", "staging": "2"}
+    assert "@champion" in champion.client.get_registered_model(MODEL).description
+    assert {found.key for found in outcome.verdict.best.gains} == {"base", "champion"}
+    assert champion.tags("2")["promotion.compared_with"] == "version 1"
+    assert {"gain.champion", "loss.champion"} <= champion.tags("2").keys()
     record = record_of(champion, "2")
     assert (record.alias, record.champion) == ("champion", "1")
     assert record.champion_sha256 == record_of(champion, "1").adapter_sha256 != record.adapter_sha256
@@ -88,9 +89,11 @@ def test_a_champion_that_was_beaten_is_in_the_record_of_the_last_promotion(champ
     assert wrong(MODEL, champion.uri) == wrong(f"{MODEL}@previous", champion.uri) == {}
 
 
-def test_the_record_of_a_forced_promotion_says_so_and_holds_no_password(world, monkeypatch):
+def test_a_forced_promotion_says_so_and_its_record_holds_no_password(world, monkeypatch):
     monkeypatch.setattr(model_package, "versions", lambda _: {"torch": "1 @ https://user:secret@host/simple"})
-    run(world.sweep("failed"), trial="t00", force=True)
+    assert run(world.sweep("failed"), trial="t00", force=True).exit_code == 0
+    assert world.tags()["promotion.forced"] == "t00 is FAILED"
+    assert "Forced" in world.client.get_model_version(MODEL, "1").description
     assert record_of(world).forced == ("t00 is FAILED",)
     assert b"secret" not in (package_of(world, "1") / RECORD).read_bytes()
     done = CliRunner().invoke(app, ["verify", MODEL, "--tracking-uri", world.uri, "--json"])
@@ -99,19 +102,16 @@ def test_the_record_of_a_forced_promotion_says_so_and_holds_no_password(world, m
     assert json.loads(done.stdout)["forced"] == ["t00 is FAILED"]
 
 
-@pytest.mark.parametrize("file", ["adapter/adapter_model.safetensors", "tokenizer/tokenizer.json", "base.json"])
-def test_a_file_that_was_changed_is_named(strong, folder, file):
-    file = f"artifacts/{file}"
-    content = bytearray((folder / file).read_bytes())
-    content[-1] ^= 1
-    (folder / file).write_bytes(content)
-    assert wrong(str(folder)) == {"files": f"{file} is not the one that was promoted"}
-    assert wrong(MODEL, strong.uri).keys() == {"files", "registry"}
-    (folder / file).unlink()
-    assert wrong(str(folder)) == {"files": f"{file} is gone"}
-
-
-def test_a_file_beside_those_of_the_adapter_is_named(folder):
+def test_a_file_that_was_changed_or_is_gone_or_stands_beside_the_others_is_named(strong, folder):
+    for file in ("adapter/adapter_model.safetensors", "tokenizer/tokenizer.json", "base.json"):
+        file = f"artifacts/{file}"
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert wrong(str(folder)) == {"files": f"{file} is not the one that was promoted"}
+        assert wrong(MODEL, strong.uri).keys() == {"files", "registry"}
+        (folder / file).unlink()
+        assert wrong(str(folder)) == {"files": f"{file} is gone"}
+        (folder / file).write_bytes(content)
     (folder / "artifacts/adapter/more.safetensors").write_bytes(b"x")
     assert wrong(str(folder)).keys() == {"files"}
 
@@ -129,16 +129,13 @@ def test_a_value_that_was_changed_is_seen(strong, folder, record):
     assert {"rows", "registry"} <= wrong(MODEL, strong.uri).keys()
 
 
-def test_a_verdict_that_the_values_do_not_give_is_seen(folder, record):
+def test_a_verdict_that_the_values_do_not_give_is_seen_and_one_that_says_no_is_no_promotion(folder, record):
     gain = json.loads(json.dumps(record.verdict))
     gain["comparisons"][0]["gain"] += 0.001
     for verdict in (gain, {**record.verdict, "winner": "t00"}, {**record.verdict, "reasons": ["none"]}):
         write(folder, record, verdict=verdict)
         assert "verdict" in wrong(str(folder))
-
-
-def test_a_verdict_that_says_no_is_no_promotion(folder, record):
-    """All agrees with the values, under a rule by which the gate says no."""
+    # All agrees with the values, under a rule by which the gate says no.
     rule = record.rule.model_copy(update={"min_gain": 99.0})
     found = gate.decide(record.scores, rule.candidates, 99.0, rule.objective)
     write(folder, record, rule=rule, verdict=json.loads(json.dumps(found.as_json())))
@@ -177,25 +174,21 @@ def test_what_is_no_record_is_told(folder):
 
 
 def test_wrong_input_is_told(strong, folder):
-    def told(*words: str) -> str:
-        done = CliRunner().invoke(app, ["verify", *words, "--tracking-uri", strong.uri])
-        assert done.exit_code == 2
-        return done.stderr
-
-    assert told("nobody") == "error: no registered model 'nobody' (there are: answers)\n"
-    assert "error: answers has no none (its aliases: challenger, champion)" in told(f"{MODEL}@none")
     (folder / RECORD).unlink()
-    assert f"{folder}: the folder holds no decision.json" in told(str(folder))
-    assert told("./nowhere").startswith("error: ./nowhere: there is no such folder: name a folder with")
-    assert "version 1 has no decision.json: promote its trial again" in told(MODEL)
-
-
-HEAVY = ("torch", "transformers", "peft", "mlflow", "ray", "bitsandbytes", "datasets")
+    for words, told in (
+        ("nobody", "error: no registered model 'nobody' (there are: answers)\n"),
+        (f"{MODEL}@none", "error: answers has no none (its aliases: challenger, champion)"),
+        (str(folder), f"{folder}: the folder holds no decision.json"),
+        ("./nowhere", "error: ./nowhere: there is no such folder: name a folder with"),
+        (MODEL, "version 1 has no decision.json: promote its trial again"),
+    ):
+        done = CliRunner().invoke(app, ["verify", words, "--tracking-uri", strong.uri])
+        assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
 
 
 def test_a_folder_is_verified_without_mlflow_torch_and_ray(folder):
     (folder / "artifacts/adapter/adapter_model.safetensors").write_bytes(b"other")
-    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); from sweeps.cli import main; main()"
+    code = f"import sys; sys.modules.update(dict.fromkeys({python_imports.HEAVY})); from sweeps.cli import main; main()"
     command = [sys.executable, "-c", code, "verify", ".", "--json"]
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True)
@@ -203,16 +196,6 @@ def test_a_folder_is_verified_without_mlflow_torch_and_ray(folder):
     assert "WRONG     files: artifacts/adapter/adapter_model.safetensors is not the one" in done.stderr
     told = json.loads(done.stdout)
     assert (told["verified"], told["version"], told["model"]) == (False, None, MODEL)
-
-
-def test_a_second_promotion_evaluates_nothing(replaced, monkeypatch):
-    calls: list[str] = []
-    for module, name in ((adapter_scorer, "padded_losses"), (base_model, "load")):
-        monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
-    assert run(replaced.sweep("second")).already
-    assert run(replaced.sweep("second"), alias="staging").registered.version == "2"
-    assert run(replaced.sweep("first")).exit_code == 1
-    assert calls == []
 
 
 def test_guards_and_slices_are_in_the_record_and_are_decided_again(world):

@@ -9,17 +9,9 @@ import pytest
 from sweep_events import base, reported
 
 from sweeps.promotion import expected_time
-from sweeps.record.events import Event, TrialReported, to_line
+from sweeps.record.events import Event, to_line
 from sweeps.record.folder import SweepFolder
 from trainables.specs import EvaluationSpec
-
-GRADED = EvaluationSpec(metrics=("choice",))
-
-
-def scored(event: TrialReported) -> TrialReported:
-    """The report with a score of its answers."""
-    metrics = event.report.metrics | {"choice": 0.5}
-    return event.model_copy(update={"report": event.report.model_copy(update={"metrics": metrics})})
 
 
 def test_evaluations_that_share_their_time_are_counted_once():
@@ -30,20 +22,22 @@ def test_evaluations_that_share_their_time_are_counted_once():
 
 
 def test_answers_take_their_own_time():
+    graded, event = EvaluationSpec(metrics=("choice",)), reported("a", 3, 2.0)
+    report = event.report.model_copy(update={"metrics": event.report.metrics | {"choice": 0.5}})
     answered = base(4.0, rows=4).model_copy(update={"answered": 2})
-    events: list[Event] = [answered, scored(reported("a", 3, 2.0))]
-    assert expected_time.seconds_of_a_row(events, GRADED, True) == pytest.approx(5)
-    assert expected_time.seconds_of_a_row(events, GRADED, False) is None
+    events: list[Event] = [answered, event.model_copy(update={"report": report})]
+    assert expected_time.seconds_of_a_row(events, graded, True) == pytest.approx(5)
+    assert expected_time.seconds_of_a_row(events, graded, False) is None
 
 
 def test_the_line_is_empty_where_nothing_is_known(tmp_path):
-    config = SimpleNamespace(evaluation=EvaluationSpec())
-    request = SimpleNamespace(place=SimpleNamespace(folder=tmp_path))
-    context: Any = SimpleNamespace(request=request, sweep=SimpleNamespace(config=config))
-    assert expected_time.in_words(context, 3, lambda: 20) == ""
+    def line(folder, rows: int | None) -> str:
+        sweep = SimpleNamespace(config=SimpleNamespace(evaluation=EvaluationSpec()))
+        context: Any = SimpleNamespace(request=SimpleNamespace(place=SimpleNamespace(folder=folder)), sweep=sweep)
+        return expected_time.in_words(context, 3, lambda: rows)
+
+    assert line(tmp_path, 20) == ""
     lines = [to_line(event) + "\n" for event in (base(4.0, rows=4), reported("a", 3, 2.0))]
     SweepFolder(tmp_path).events.write_text("".join(lines))
-    assert expected_time.in_words(context, 3, lambda: 20) == ", about 2 min 30 s by this sweep's evaluations"
-    assert expected_time.in_words(context, 3, lambda: None) == ""
-    request.place.folder = None
-    assert expected_time.in_words(context, 3, lambda: 20) == ""
+    assert line(tmp_path, 20) == ", about 2 min 30 s by this sweep's evaluations"
+    assert line(tmp_path, None) == line(None, 20) == ""

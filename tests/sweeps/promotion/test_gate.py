@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from sweeps.promotion.gate import CHAMPION, agreement, decide, tolerance
+from sweeps.config.model import Promotion, Slices
+from sweeps.promotion import cards
+from sweeps.promotion.gate import CHAMPION, Guarded, Sliced, Verdict, agreement, decide, slices, tolerance
 from sweeps.promotion.promote import PromotionResult
 from sweeps.promotion.registration import Registered
 from trainables import qlora_metrics
 from trainables.contract import Evaluation
-from trainables.objective import Objective
+from trainables.objective import LOWEST_LOSS, Objective
 from trainables.scoring.requests import BASE
 
 ROWS = 200
@@ -42,10 +47,8 @@ def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Eva
 def test_a_clear_gain_on_base_and_champion_passes():
     found = verdict(base=scores(3.0), champion=scores(2.5), t00=scores(2.0, 0.3, 1), t01=scores(2.2, 0.3, 2))
     assert (found.winner, found.passed, found.reasons) == ("t00", True, ())
-    assert [(own.name, [each.key for each in own.gains]) for own in found.candidates] == [
-        ("t00", [BASE, CHAMPION]),
-        ("t01", [BASE, CHAMPION]),
-    ]
+    keys = {own.name: [each.key for each in own.gains] for own in found.candidates}
+    assert keys == {"t00": [BASE, CHAMPION], "t01": [BASE, CHAMPION]}
     assert found.best.gains[1].difference == pytest.approx(0.5, abs=0.1)
 
 
@@ -63,34 +66,49 @@ def test_a_result_shows_in_one_line_whether_it_promoted_or_would():
         assert result.would_promote == ending.startswith("a dry run")
 
 
+BEATEN = {"base": scores(3.0), "t00": scores(2.0, 0.5, 1)}
+BETTER = {"base": scores(3.0), "t00": scores(2.5, 0.1)}
+SHORT = {"base": scores(3.0, 0.5, 1, 60), "t00": scores(2.86, 0.5, 2, 60)}
+SAME = "t00 is not better than the base: gain +0.0000, with the same loss on each row"
+
+
 @pytest.mark.parametrize(
-    ("champion", "outcome", "reason"),
+    ("found", "min_gain", "outcome", "reason"),
     [
-        (1.5, "not_better", "t00 is not better than the champion: gain -0.4"),
-        (1.9, "cannot_tell", "whether t00 is better than the champion cannot be told: gain -0.0"),
-        (2.01, "cannot_tell", "t00's gain on the champion may be chance: gain +0.0"),
+        (
+            {**BEATEN, "champion": scores(1.5, 0.5, 3)},
+            0.0,
+            "not_better",
+            "t00 is not better than the champion: gain -0.4",
+        ),
+        (
+            *({**BEATEN, "champion": scores(1.9, 0.5, 3)}, 0.0),
+            *("cannot_tell", "whether t00 is better than the champion cannot be told: gain -0.0"),
+        ),
+        (
+            *({**BEATEN, "champion": scores(2.01, 0.5, 3)}, 0.0),
+            *("cannot_tell", "t00's gain on the champion may be chance: gain +0.0"),
+        ),
+        (BETTER, 0.6, "not_better", "t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% confidence"),
+        (SHORT, 0.1, "cannot_tell", "t00 gains less than min_gain 0.1 on the base, which may be chance: gain +0.0"),
+        ({"base": scores(3.0), "t00": scores(3.0)}, 0.0, "not_better", SAME),
     ],
 )
-def test_both_references_must_be_beaten(champion, outcome, reason):
-    found = verdict(base=scores(3.0), champion=scores(champion, 0.5, 3), t00=scores(2.0, 0.5, 1))
-    assert (found.passed, found.outcome) == (False, outcome)
-    assert found.reasons[0].startswith(reason), found.reasons
-    assert (found.rows_needed is None) == (outcome == "not_better")
+def test_what_does_not_pass_says_why_and_whether_more_rows_would_tell(found, min_gain, outcome, reason):
+    told = verdict(min_gain, **found)
+    assert (told.passed, told.outcome) == (False, outcome)
+    assert told.reasons[0].startswith(reason), told.reasons
+    assert (told.rows_needed is None) == (outcome == "not_better")
 
 
-def test_a_gain_below_min_gain_fails_and_one_of_exactly_that_passes():
-    base, better = scores(3.0), scores(2.5, 0.1)
-    short = verdict(0.6, base=base, t00=better)
-    assert short.outcome == "not_better"
-    assert short.reasons[0].startswith("t00 gains less than min_gain 0.6 on the base: gain +0.4971, 99% confidence")
-    gain = verdict(0.0, base=base, t00=better).best.gains[0].difference
-    assert verdict(gain, base=base, t00=better).passed
-
-
-def test_an_equal_adapter_fails():
-    found = verdict(base=scores(3.0), t00=scores(3.0))
-    assert found.outcome == "not_better"
-    assert found.reasons == ("t00 is not better than the base: gain +0.0000, with the same loss on each row",)
+def test_a_gain_of_exactly_min_gain_passes_however_it_is_rounded():
+    """0.6 - 0.5 is less than 0.1 by a rounding."""
+    gain = verdict(**BETTER).best.gains[0].difference
+    assert verdict(gain, **BETTER).passed
+    base, own = half_right(200, 20, 0)
+    found = decide({BASE: base, "t00": own}, ["t00"], 0.1, ACCURACY)
+    assert found.best.gains[0].difference < 0.1
+    assert found.passed
 
 
 def test_the_rows_that_are_said_to_be_needed_tell():
@@ -108,49 +126,35 @@ def test_the_rows_that_are_said_to_be_needed_tell():
     assert verdict(base=more, t00=better).passed
 
 
-def test_a_gain_of_min_gain_that_is_neither_shown_nor_excluded_cannot_be_told():
-    base, better = scores(3.0, 0.5, 1, 60), scores(2.86, 0.5, 2, 60)
-    found = verdict(0.1, base=base, t00=better)
-    gain = found.best.gains[0]
-    assert 0 < gain.difference < 0.1 < gain.high
-    assert found.outcome == "cannot_tell" and found.rows_needed
-    assert found.reasons[0].startswith("t00 gains less than min_gain 0.1 on the base, which may be chance: gain +0.0")
-
-
 def test_choosing_among_more_candidates_takes_a_wider_interval():
-    def of(count: int):
-        others = {f"t{n:02d}": scores(2.5, 0.3, n) for n in range(1, count)}
-        return verdict(base=scores(2.2, 0.3, 99), t00=scores(2.0, 0.3, 0), **others)
-
-    one, ten = of(1), of(10)
-    assert (one.best.confidence, ten.best.confidence) == (0.99, 0.999)
-    assert ten.best.gains[0].low < one.best.gains[0].low
+    many = {f"t{n:02d}": scores(2.5, 0.3, n) for n in range(1, 10)}
+    one, ten = (verdict(base=scores(2.2, 0.3, 99), t00=scores(2.0, 0.3, 0), **others).best for others in ({}, many))
+    assert (one.confidence, ten.confidence) == (0.99, 0.999)
+    assert ten.gains[0].low < one.gains[0].low
 
 
 def test_copies_of_a_row_are_no_further_evidence_and_few_rows_are_warned_of():
-    def of(per_token: float, noise: float, rows: int, times: int) -> Evaluation:
-        one = scores(per_token, noise, 1, rows)
-        return evaluation(one.row_losses * times, one.row_tokens * times)
+    def of(rows: int, times: int):
+        base, own = scores(3.0, 0.0, 1, rows), scores(2.0, 0.3, 1, rows)
+        base, own = (evaluation(each.row_losses * times, each.row_tokens * times) for each in (base, own))
+        return verdict(base=base, t00=own)
 
-    found = verdict(base=of(3.0, 0.0, 3, 4), t00=of(2.0, 0.3, 3, 4))
-    assert (found.passed, found.best.rows) == (False, 3)
+    found = of(3, 4)
+    assert (found.passed, found.best.rows, found.best.gains[0].low) == (False, 3, None), "three rows have no interval"
     assert found.reasons[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
-    assert found.best.gains[0].low is None, "three rows have no interval"
-    assert verdict(base=of(3.0, 0.0, 29, 2), t00=of(2.0, 0.3, 29, 2)).warnings
-    assert not verdict(base=of(3.0, 0.0, 30, 2), t00=of(2.0, 0.3, 30, 2)).warnings
+    assert of(29, 2).warnings and not of(30, 2).warnings
 
 
 def test_rows_of_a_group_are_one_unit():
     """Each group shares its gain: fifty rows of ten groups are no more evidence than ten."""
     groups = tuple(row // 5 for row in range(50))
     own = np.random.default_rng(3).normal(0.1, 0.15, 10)
-    tokens = (10,) * 50
-    base = evaluation(tuple(30.0 + row for row in range(50)), tokens)
-    better = evaluation(tuple(30.0 + row - 10 * own[row // 5] - 0.1 * (row % 5) for row in range(50)), tokens)
+    hard = [30.0 + row for row in range(50)]
+    base = evaluation(hard, (10,) * 50)
+    better = evaluation([loss - 10 * own[row // 5] - 0.1 * (row % 5) for row, loss in enumerate(hard)], (10,) * 50)
     alone, grouped = verdict(base=base, t00=better), verdict(0.0, groups, base=base, t00=better)
     assert (alone.passed, alone.best.rows, alone.best.rows_in_words) == (True, 50, "50 rows")
     assert (grouped.passed, grouped.best.rows, grouped.best.rows_in_words) == (False, 10, "10 groups of rows")
-    assert grouped.reasons[0].endswith("on 10 groups of rows")
     assert grouped.warnings == ("only 10 groups of rows decide: with fewer than 30 the interval may be too narrow",)
     assert "1 group in 3 (30.0%)" in grouped.unseen
 
@@ -169,10 +173,8 @@ def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
     """One distinct value says nothing of chance: an interval without width would call any gain real."""
     found = verdict(base=scores(3.0), champion=scores(2.8, 0.3), t00=scores(2.5))
     (reason,) = found.reasons
-    assert reason.startswith(
-        "t00's gain on the base may be chance: gain +0.5000, 99% confidence interval 0.5000 to 0.5"
-    )
-    assert reason.endswith(" rows, the same on each: chance cannot be told")
+    told = "t00's gain on the base may be chance: gain +0.5000, 99% confidence interval 0.5000 to 0.5"
+    assert reason.startswith(told) and reason.endswith(" rows, the same on each: chance cannot be told")
     assert (found.words, found.rows_needed) == ("cannot be told: more rows like these would not tell", None)
     assert [each["passed"] for each in found.as_json()["comparisons"]] == [False, True]
 
@@ -240,45 +242,25 @@ def test_of_equal_candidates_that_with_the_lower_loss_is_the_winner():
     assert decide({BASE: base, "t00": own, "t01": lower}, ["t00", "t01"], 0.0, ACCURACY).winner == "t01"
 
 
-def test_a_gain_of_min_gain_passes_however_it_is_rounded():
-    """0.6 - 0.5 is less than 0.1 by a rounding."""
-    base, own = half_right(200, 20, 0)
-    found = decide({BASE: base, "t00": own}, ["t00"], 0.1, ACCURACY)
-    assert found.best.gains[0].difference < 0.1
-    assert found.passed
-
-
-def test_only_the_rows_that_were_answered_decide():
-    """Of 40 rows the losses of all are known, and the answers of the last twelve."""
-    base, own = half_right(40)
-    rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": tuple(range(28, 40))} for value in (0.0, 1.0)]
-    base, own = (each.model_copy(update=part) for each, part in zip((base, own), rows, strict=True))
-    found = decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY)
-    assert (found.best.rows, found.rows_with_copies, found.passed) == (12, 12, True)
-    other = own.model_copy(update={"row_places": tuple(range(27, 39))})
-    found = decide({BASE: base, "t00": other}, ["t00"], 0.0, ACCURACY)
-    assert found.reasons == ("whether t00 is better than the base cannot be told: it was evaluated on other rows",)
-
-
 def test_the_json_of_a_verdict_says_which_it_is_and_what_would_tell():
     base, own = half_right(200, 7, 0)
     told = json.loads(json.dumps(decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY).as_json()))
     assert (told["verdict"], told["passed"], told["decided_by"]) == ("cannot_tell", False, None)
-    assert told["objective"] == {"metric": "accuracy", "mode": "max"}
+    assert (told["objective"], [each["verdict"] for each in told["comparisons"]]) == (
+        ACCURACY.model_dump(),
+        ["cannot_tell"],
+    )
     assert 10 < told["rows_needed"] < 60
-    assert [each["verdict"] for each in told["comparisons"]] == ["cannot_tell"]
 
 
 # A second evaluation
 
 
 def test_what_differs_cannot_cancel_out():
-    one = evaluation((10.0, 10.0), (10, 10))
-    other = evaluation((11.0, 9.0), (10, 10))
+    one, other = evaluation((10.0, 10.0), (10, 10)), evaluation((11.0, 9.0), (10, 10))
     found = agreement(one, other)
     assert one.loss == other.loss
-    assert found.difference == pytest.approx(0.1)
-    assert not found.holds
+    assert found.difference == pytest.approx(0.1) and not found.holds
     assert not agreement(scores(3.0), scores(3.0, rows=50)).holds, "other rows"
 
 
@@ -292,3 +274,136 @@ def test_the_tolerance_is_per_type_and_hardware():
         ("", "cpu float32", 0.04),
     ):
         assert tolerance(before, now) == allowed
+
+
+# Guards and slices: adapters that were made worse on purpose, and what catches them
+
+LIMITED = 120
+"""Rows that decide, in three languages."""
+LANGUAGES = tuple(("de", "en", "fr")[row % 3] for row in range(LIMITED))
+ANSWERS_ENDED = Objective(metric="answers_ended", mode="max")
+
+
+def gained(gain: Sequence[float] | float, seed: int = 1, rows: int = LIMITED) -> Evaluation:
+    """Rows whose loss is this much below what they cost under the base, give or take some noise."""
+    gains = np.broadcast_to(gain, rows)
+    hard = np.random.default_rng(7).normal(3, 0.5, rows)
+    losses = 10 * (hard - gains + np.random.default_rng(seed).normal(0, 0.1, rows))
+    return qlora_metrics.evaluation(tuple(losses.tolist()), (10,) * rows, hardware="cpu float32")
+
+
+def ended(one: Evaluation, share: float) -> Evaluation:
+    """The same, where so many answers ended by themselves."""
+    values = tuple(float(row < share * LIMITED) for row in range(LIMITED))
+    metrics = one.metrics | {"answers_ended": sum(values) / LIMITED}
+    return one.model_copy(update={"metrics": metrics, "row_values": {**one.row_values, "answers_ended": values}})
+
+
+def decided(scores: Mapping[str, Evaluation], *guarded: Guarded, **slices: Any) -> Verdict:
+    """The gate's verdict on rows of three languages."""
+    names = [name for name in scores if name not in (BASE, CHAMPION)]
+    sliced = Sliced(of=Slices(by="language", **slices), values=LANGUAGES) if slices else None
+    return decide(scores, names, 0.0, LOWEST_LOSS, sliced, guarded)
+
+
+def guard(worse_by: float, objective: Objective = LOWEST_LOSS, **scores: Evaluation) -> Guarded:
+    return Guarded(name="guard general.jsonl", objective=objective, worse_by=worse_by, scores=scores)
+
+
+FURTHER = {BASE: gained(0), "t01": gained(0.5, 2), "t00": gained(0.4)}
+
+
+GENERAL = "guard general.jsonl (eval_loss, 120 rows)"
+
+
+def test_an_adapter_that_forgot_another_task_is_caught_by_the_guard():
+    plain = decided(FURTHER)
+    verdict = decided(FURTHER, guard(0.05, base=gained(0, 3), t01=gained(-0.3, 4)))
+    assert (plain.passed, verdict.outcome, verdict.words) == (True, "not_better", "not better (guard general.jsonl)")
+    (reason,) = verdict.reasons
+    assert reason.startswith(f"t01 is worse than the base on {GENERAL} by more than worse_by 0.05: gain -0.3")
+    passed = decided(FURTHER, guard(0.05, base=gained(0, 3), t01=gained(0, 4)))
+    assert passed.as_json()["guards"][0]["holds"] is True
+    assert dataclasses.replace(passed, guards=()) == plain
+    # Against the champion too.
+    there = guard(0.1, base=gained(0), champion=gained(0.4, 5), t01=gained(0.1, 2))
+    verdict = decided({**FURTHER, CHAMPION: gained(0.2, 5)}, there)
+    assert verdict.outcome == "not_better"
+    assert verdict.reasons[0].startswith(f"t01 is worse than the champion on {GENERAL}")
+
+
+def test_a_guard_on_rows_that_are_too_few_says_how_many_more_would_tell():
+    verdict = decided(FURTHER, guard(0.05, base=gained(0, 3, 20), t01=gained(0, 4, 20)))
+    assert verdict.outcome == "cannot_tell"
+    assert verdict.rows_needed is not None and 5 < verdict.rows_needed < 200
+    more = f"cannot be told yet: about {verdict.rows_needed} more rows would tell"
+    assert verdict.words == f"{more} (guard general.jsonl)"
+    assert verdict.reasons[0].startswith(
+        "t01 may be worse than the base on guard general.jsonl (eval_loss, 20 rows) by"
+    )
+    verdict = decided(FURTHER, guard(0.05, base=gained(0, 3, 4), t01=gained(0, 4, 4)))
+    assert (verdict.outcome, verdict.rows_needed) == ("cannot_tell", 6)
+
+
+def test_an_adapter_that_never_ends_its_answer_is_caught_by_a_guard_on_that():
+    base, own = ended(FURTHER[BASE], 0.95), FURTHER["t01"]
+    verdict = decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.0)))
+    assert verdict.outcome == "not_better"
+    assert "of 120 rows 0 are better and 114 worse, p = " in verdict.reasons[0]
+    assert decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.95))).passed
+
+
+def test_an_adapter_that_is_worse_in_one_language_is_caught_by_the_slice():
+    of = [-0.3 if language == "de" else 0.6 for language in LANGUAGES]
+    scores = {BASE: gained(0), "t01": gained(of, 2)}
+    shown = decided(scores, worse_by=None)
+    assert shown.passed, "without worse_by the worst is only named"
+    (worst,) = shown.shown_limits
+    assert (worst.words, worst.rows) == ("slice language=de (eval_loss, 40 rows)", 40)
+    assert worst.lowest == pytest.approx(-0.3, abs=0.1)
+    verdict = decided(scores, worse_by=0.1)
+    assert (verdict.outcome, verdict.words) == ("not_better", "not better (slice language=de)")
+    assert verdict.reasons[0].startswith(f"t01 is worse than the base on {worst.words} by more")
+    told = verdict.as_json()
+    assert told["decided_by"] == "slice language=de"
+    assert [each["holds"] for each in told["slices"]] == [False, True, True]
+    # A broken slice decides also where the metric cannot be told.
+    of = [-0.6 if language == "de" else 0.3 for language in LANGUAGES]
+    verdict = decided({BASE: gained(0), "t01": gained(of, 2)}, worse_by=0.1)
+    assert (verdict.best.holds, verdict.words) == (None, "not better (slice language=de)")
+
+
+def test_a_slice_has_the_rows_and_the_values_of_its_own():
+    base, own = FURTHER[BASE], FURTHER["t01"]
+    (de, _, _) = decided({BASE: base, "t01": own}, worse_by=None).slices
+    rows = range(0, LIMITED, 3)
+    expected = sum(base.row_losses[row] - own.row_losses[row] for row in rows) / 400
+    assert de.gains[0].difference == pytest.approx(expected)
+    assert de.value == pytest.approx(sum(own.row_losses[row] for row in rows) / 400)
+    assert de.confidence == pytest.approx(1 - 0.01 / 3), "the intervals of all slices hold at once"
+    answered = {
+        name: each.model_copy(
+            update={"row_values": {"answers_ended": (value,) * 30}, "row_places": tuple(range(90, LIMITED))}
+        )
+        for name, each, value in ((BASE, base, 0.0), ("t01", own, 1.0))
+    }
+    sliced = Sliced(of=Slices(by="language"), values=LANGUAGES)
+    found = slices(sliced, ANSWERS_ENDED, answered, "t01", 1)
+    assert [(each.rows, each.value) for each in found] == [(10, 1.0)] * 3
+
+
+def test_the_table_shows_guards_and_the_worst_slice_and_leaves_no_candidate_without_a_verdict():
+    scores = {BASE: gained(0), "t01": gained(0.5, 2), "t00": gained(0.001, 8)}
+    verdict = decided(scores, guard(0.1, base=scores[BASE], t01=scores["t01"]), worse_by=None)
+    columns = [list(column.cells) for column in cards.table(verdict).columns]
+    assert [each for each in columns[-1] if each] == ["better", "cannot tell", "holds"]
+    assert columns[0][-2:] == ["guard general.jsonl (eval_loss, 120 rows)", verdict.shown_limits[-1].words]
+
+
+def test_a_limit_without_what_it_needs_is_refused():
+    for raw, match in (
+        ({"guards": [{"data": "a.jsonl"}]}, "worse_by"),
+        ({"slices": {"by": "a", "worse_by": -1}}, "greater than 0"),
+    ):
+        with pytest.raises(ValidationError, match=match):
+            Promotion.model_validate(raw)

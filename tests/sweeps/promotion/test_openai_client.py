@@ -23,38 +23,36 @@ def sums(row):
 
 
 def test_the_log_probabilities_of_places_are_read():
-    with openai_servers.serving({"tickets-v3": sums}) as address:
-        asked = Server(f"{address}/v1/")
+    with openai_servers.serving({"tickets-v3": sums}, key="secret-7") as address:
+        asked = Server(f"{address}/v1/", "secret-7")
         asked.check_name("tickets-v3")
         assert asked.log_probabilities("tickets-v3", (5, 8, 2, 6), (1, 3)) == [-13.0, -21.0]
         with pytest.raises(SweepError, match=r"nothing under the name tickets-v4 \(it serves: tickets-v3\)"):
             asked.check_name("tickets-v4")
-
-
-def test_llama_cpp_generates_the_token_of_each_place():
+        with pytest.raises(SweepError, match="set OPENAI_API_KEY") as error:
+            Server(address, "secret-8").check_name("tickets-v3")
+        assert "secret" not in str(error.value)
+    # llama.cpp's server generates the token of each place.
     with openai_servers.serving({"tickets-v3": sums}, listed=LLAMA_CPP) as address:
         assert Server(address).log_probabilities("tickets-v3", (5, 8, 2, 6, 1), (1, 2, 4)) == [-13.0, -15.0, -22.0]
 
 
-@pytest.mark.parametrize("logprobs", [None, {"content": [{"id": 3}]}])
-def test_a_token_that_llama_cpp_tells_nothing_of_is_no_number_and_another_token_is_refused(logprobs):
-    listed = json.dumps({"data": [{"id": "a", **LLAMA_CPP}], "choices": [{"logprobs": logprobs}]})
-    with web_servers.answering(200, listed) as address:
-        asked = Server(f"http://{address}")
-        if logprobs is None:
-            assert math.isnan(asked.log_probabilities("a", (5, 8, 2), (1,))[0])
-            return
-        with pytest.raises(SweepError, match="does not generate the token 8 that it has to"):
-            asked.log_probabilities("a", (5, 8, 2), (1,))
+def test_a_token_that_llama_cpp_tells_nothing_of_is_no_number_and_another_token_is_refused():
+    def asked(logprobs: object) -> list[float]:
+        listed = {"data": [{"id": "a", **LLAMA_CPP}], "choices": [{"logprobs": logprobs}]}
+        with web_servers.answering(200, json.dumps(listed)) as address:
+            return Server(f"http://{address}").log_probabilities("a", (5, 8, 2), (1,))
+
+    assert math.isnan(asked(None)[0])
+    with pytest.raises(SweepError, match="does not generate the token 8 that it has to"):
+        asked({"content": [{"id": 3}]})
 
 
 def test_llama_cpp_says_whether_its_model_is_quantised():
-    for meta, is_quantised in (
-        (None, False), ({}, False), ("x", False), ({"ftype": "(guessed) all F32"}, False), ({"ftype": "BF16"}, False),
-        ({"ftype": "Q4_K - Medium"}, True), ({"ftype": "MXFP4 MoE"}, True),
-    ):  # fmt: skip
+    plain: tuple[object, ...] = (None, {}, "x", {"ftype": "(guessed) all F32"}, {"ftype": "BF16"})
+    for meta in (*plain, {"ftype": "Q4_K - Medium"}, {"ftype": "MXFP4 MoE"}):
         with openai_servers.serving({"a": sums}, listed={**LLAMA_CPP, "meta": meta}) as address:
-            assert Server(address).is_quantised == is_quantised, meta
+            assert Server(address).is_quantised == (meta not in plain), meta
 
 
 @pytest.mark.parametrize(
@@ -69,14 +67,6 @@ def test_llama_cpp_says_whether_its_model_is_quantised():
 def test_the_base_of_an_adapter_is_its_parent_else_another_name(listed, base):
     with web_servers.answering(200, json.dumps({"data": listed})) as address:
         assert Server(f"http://{address}").base_of("a") == base
-
-
-def test_a_key_is_sent_and_asked_for():
-    with openai_servers.serving({"a": sums}, key="secret-7") as address:
-        Server(address, "secret-7").check_name("a")
-        with pytest.raises(SweepError, match="set OPENAI_API_KEY") as error:
-            Server(address, "secret-8").check_name("a")
-        assert "secret" not in str(error.value)
 
 
 def test_a_server_that_has_log_probabilities_of_answers_only_is_refused():

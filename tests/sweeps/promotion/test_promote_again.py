@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import promotions
@@ -20,16 +19,23 @@ from sweeps.promotion.promote import PromotionResult
 from sweeps.promotion.verify import checks
 from sweeps.promotion.versions import as_json, find, models
 from sweeps.tracking.registry import Registry
+from trainables.base import base_model
+from trainables.scoring import adapter_scorer
 
 
-def test_the_same_promotion_twice_gives_the_same_version(strong):
-    before, tags = strong.aliases(), strong.tags()
-    again = run(strong.sweep("second"))
-    assert again.exit_code == 0
-    assert (again.already, again.registered.version) == (True, "1")
+def test_the_same_promotion_twice_gives_the_same_version_and_evaluates_nothing(replaced, monkeypatch):
+    calls: list[str] = []
+    for module, name in ((adapter_scorer, "padded_losses"), (base_model, "load")):
+        monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
+    before, tags = replaced.aliases(), replaced.tags("2")
+    again = run(replaced.sweep("second"))
+    assert (again.exit_code, again.already, again.registered.version) == (0, True, "2")
     assert again.as_json()["already_champion"] is True
-    assert (strong.aliases(), strong.tags(), strong.versions()) == (before, tags, ["1"])
-    assert len(models(MODEL, strong.uri)[0][0].history) == 1
+    assert (replaced.aliases(), replaced.tags("2"), replaced.versions()) == (before, tags, ["1", "2"])
+    assert len(models(MODEL, replaced.uri)[0][0].history) == 2
+    assert run(replaced.sweep("second"), alias="staging").registered.version == "2"
+    assert run(replaced.sweep("first")).exit_code == 1
+    assert calls == []
 
 
 POINTS = ("model", "upload", "version", "description", "serving", "challenger", "history", "previous", "alias")
@@ -37,7 +43,7 @@ POINTS = ("model", "upload", "version", "description", "serving", "challenger", 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_promotion_that_is_killed_anywhere_is_ended_by_doing_it_again(champion, point):
-    killed_at(point, champion.sweep("second"))
+    killed_at(f"promote.after_{point}", lambda: run(champion.sweep("second")))
     assert champion.aliases()["champion"] == ("2" if point == "alias" else "1")
     outcome = run(champion.sweep("second"), clock=lambda: 2000.0)
     assert outcome.exit_code == 0
@@ -50,19 +56,6 @@ def test_a_promotion_that_is_killed_anywhere_is_ended_by_doing_it_again(champion
     assert [(each["version"], each["completed"]) for each in history] == [("1", True), ("2", True)]
     # It is dated when the alias moves.
     assert history[1]["time"] == (1000.0 if point == "alias" else 2000.0)
-
-
-def test_the_history_dates_a_promotion_when_its_alias_moves(world, monkeypatch):
-    """To serve a version takes minutes."""
-    now, serve = [2000.0], promotions.InProcess.serve
-
-    def slow(*words: Any) -> str:
-        now[0] += 600.0
-        return serve(*words)
-
-    monkeypatch.setattr(promotions.InProcess, "serve", slow)
-    run(world.sweep("first"), clock=lambda: now[0])
-    assert [entry.time for entry in models(MODEL, world.uri)[0][0].history] == [2600.0]
 
 
 def test_a_promotion_that_the_disk_ends_is_ended_by_doing_it_again(champion, monkeypatch):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import promotions
 import pytest
+import typer
 from filelock import FileLock
 from promotion_worlds import SECOND, break_losses, killed_at, package_of, refused
 from promotions import MODEL, run
 
+from sweeps.cli import sweep_end
+from sweeps.config.model import Promotion
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import versions
 from sweeps.promotion.versions import as_json, models, rollback
-from sweeps.record import digests
 
 
 def test_a_wrong_option_is_told(world, shared):
@@ -26,7 +30,9 @@ def test_a_wrong_option_is_told(world, shared):
         ({"trial": "k2"}, "--trial: t02 is DIVERGED.*--force"),
         ({"trial": "t04"}, "--trial: t04 is PAUSED"),
         ({"trial": "k9"}, "--trial: no trial 'k9' in .*t01 k1"),
+        ({"trial": "t00", "sweep": "failed"}, "--trial: t00 is FAILED"),
         ({"metric": "eval_los"}, "--metric: no trial has eval_los; did you mean eval_loss"),
+        ({"metric": "trainable_params"}, "--metric: .* has no value per row, .* name one of eval_loss, eval_row_loss$"),
         ({"model": "no good"}, "--model: 'no good'"),
         ({"alias": "latest"}, "--alias: 'latest' is kept for other uses"),
         ({"min_gain": -1.0}, "--min-gain: -1.0 must be"),
@@ -36,18 +42,13 @@ def test_a_wrong_option_is_told(world, shared):
         refused(world, match, **asked)
 
 
-def test_a_forced_trial_says_so(world):
-    refused(world, "--trial: t00 is FAILED", "failed", trial="t00")
-    assert run(world.sweep("failed"), trial="t00", force=True).exit_code == 0
-    assert world.tags()["promotion.forced"] == "t00 is FAILED"
-    assert "Forced" in world.client.get_model_version(MODEL, "1").description
-
-
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
-def test_an_adapter_that_was_tampered_with_is_refused(world, name):
-    with (world.adapter(SECOND, "k1") / name).open("ab") as file:
-        file.write(b" ")
-    refused(world, "t01: its adapter .* is not the one that the trial wrote: sha256")
+def test_an_adapter_that_was_tampered_with_is_refused(world):
+    for name in ("adapter_model.bin", "adapter_model.safetensors"):
+        with (world.adapter(SECOND, "k1") / name).open("ab") as file:
+            file.write(b" ")
+        refused(world, "t01: its adapter .* is not the one that the trial wrote: sha256")
+        if name.endswith(".bin"):
+            (world.adapter(SECOND, "k1") / name).unlink()
 
 
 def test_an_adapter_that_was_never_verified_is_still_checked(world):
@@ -104,16 +105,17 @@ def test_a_name_that_is_taken_by_something_else_is_refused(world):
     assert world.versions() == []
 
 
-def test_a_model_without_a_name_is_refused(world, shared):
-    config = promotions.config(shared, world.uri, name="nameless", promotion={})
-    promotions.deliver(config, "nameless-20260101-000000-eeee", world.sweep("nameless"), [], "0" * 16)
-    refused(world, "--model: name the registered model, or set promotion.model", "nameless")
-
-
-def test_a_toy_has_nothing_to_promote(world, shared):
-    config = promotions.config(shared, world.uri, name="toy").model_copy(update={"trainable": "toy"})
-    promotions.deliver(config, "toy-20260101-000000-ffff", world.sweep("toy"), [], "0" * 16)
-    refused(world, "trainable: 'toy' has no adapters to promote", "toy")
+@pytest.mark.parametrize(
+    ("name", "fields", "match"),
+    [
+        ("nameless", {"promotion": Promotion()}, "--model: name the registered model, or set promotion.model"),
+        ("toy", {"trainable": "toy"}, "trainable: 'toy' has no adapters to promote"),
+    ],
+)
+def test_a_sweep_that_cannot_be_promoted_is_refused(world, shared, name, fields, match):
+    config = promotions.config(shared, world.uri, name=name).model_copy(update=fields)
+    promotions.deliver(config, f"{name}-20260101-000000-eeee", world.sweep(name), [], "0" * 16)
+    refused(world, match, name)
 
 
 def test_other_content_than_the_sweep_began_with_is_refused(world, shared):
@@ -185,41 +187,26 @@ def test_a_rollback_says_that_it_waits_for_a_promotion(champion):
     assert [line.partition(":")[0] for line in said] == ["waiting for a promotion on this store to end"]
 
 
-def test_a_champion_that_was_tampered_with_is_refused(champion):
-    file = package_of(champion, "1") / "artifacts/adapter/adapter_model.safetensors"
-    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
-    refused(champion, "the files of version 1 are not those that were promoted")
-
-
-def test_a_whole_version_that_was_changed_since_is_neither_promoted_again_nor_gone_back_to(replaced):
+def test_a_version_that_was_changed_since_is_not_compared_with_nor_promoted_again_nor_gone_back_to(replaced):
     rollback(MODEL, None, "champion", replaced.uri)
     (package_of(replaced, "2") / "served.py").write_text("raise SystemExit")
     refused(replaced, "the files of version 2 are not those that were promoted", force=True)
     with pytest.raises(SweepError, match="the files of version 2 are not those"):
         rollback(MODEL, "2", "champion", replaced.uri)
     assert replaced.aliases()["champion"] == "1"
+    file = package_of(replaced, "1") / "artifacts/adapter/adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    refused(replaced, "the files of version 1 are not those that were promoted")
 
 
 def test_files_of_others_in_a_package_are_refused(champion):
-    killed_at("upload", champion.sweep("second"))
+    killed_at("promote.after_upload", lambda: run(champion.sweep("second")))
     folders = champion.root.glob(f"mlartifacts/*/artifacts/promoted/{MODEL}/*")
     folder = max(folders, key=lambda path: path.stat().st_mtime)
     (folder / "artifacts" / "adapter" / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(SweepError, match="holds other files than were uploaded"):
         run(champion.sweep("second"))
     assert champion.aliases()["champion"] == "1"
-
-
-def test_a_champion_that_reads_rows_in_another_form_is_no_comparison_unless_forced(champion):
-    package = package_of(champion, "1")
-    base = json.loads((package / "artifacts" / "base.json").read_text())
-    base["form"]["prompt"] = "Q: {question}"
-    (package / "artifacts" / "base.json").write_text(json.dumps(base))
-    digest = versions.digest_of(digests.read(package))
-    champion.client.set_model_version_tag(MODEL, "1", versions.DIGEST, digest)
-    refused(champion, "reads rows in another form")
-    assert run(champion.sweep("second"), force=True).exit_code == 0
-    assert "another form" in champion.tags("2")["promotion.forced"]
 
 
 def test_a_champion_of_somebody_else_is_refused(champion):
@@ -239,3 +226,31 @@ def test_a_packaged_model_that_answers_otherwise_is_not_promoted(world, monkeypa
         with pytest.raises(Failed, match=f"the packaged model {match}"):
             run(world.sweep("second"))
     assert world.aliases() == {}
+
+
+def finished(exit_code: int, monkeypatch, capsys) -> tuple[int, str, dict]:
+    """The exit code of a sweep with --promote that ended with this one, what people read, and the JSON."""
+    monkeypatch.setattr("sweeps.report.summary.show", lambda *_: None)
+    sweep: Any = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
+    told = {"folder": "/results/x", "as_json": lambda: {"sweep": "x"}}
+    ended: Any = SimpleNamespace(exit_code=exit_code, is_ray_left_behind=False, mirror=None, **told)
+    with pytest.raises(typer.Exit) as end:
+        sweep_end.finish(sweep, ended, True, True)
+    out, err = capsys.readouterr()
+    return end.value.exit_code, err, json.loads(out)
+
+
+def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
+    code, err, told = finished(130, monkeypatch, capsys)
+    assert (code, err) == (130, "not promoted: the sweep did not end well (exit code 130)\n")
+    assert told == {"sweep": "x", "promotion": None, "not_promoted": "sweep"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(number, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_end, "request_of", lambda *_, **__: None)
+    monkeypatch.setattr(sweep_end, "show_promotion", lambda _: signal.raise_signal(number))
+    code, err, told = finished(0, monkeypatch, capsys)
+    advice = "qsweep promote /results/x does what is left"
+    assert (code, err) == (128 + number, f"\ninterrupted: the alias is where it was, or moved whole; {advice}\n")
+    assert told == {"sweep": "x", "promotion": None, "not_promoted": "interrupted"}

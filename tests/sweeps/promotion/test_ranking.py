@@ -16,6 +16,7 @@ from trainables.objective import LOWEST_LOSS, Objective
 
 ACCURACY = Objective(metric="eval_accuracy", mode="max")
 SIZE = Objective(metric="trainable_params")
+SEVERAL = [{"metric": "eval_loss"}, {"metric": "trainable_params"}]
 
 
 def config(objective: Any) -> SweepConfig:
@@ -36,8 +37,8 @@ def sweep(*trials: TrialRun) -> TrackedSweep:
         ({"metric": "eval_loss"}, None, None, LOWEST_LOSS),
         ({"metric": "eval_accuracy", "mode": "max"}, None, None, ACCURACY),
         ({"metric": "eval_loss"}, "eval_accuracy", None, ACCURACY),
-        ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], "trainable_params", None, SIZE),
-        ([{"metric": "eval_loss"}, {"metric": "trainable_params"}], None, "t01", LOWEST_LOSS),
+        (SEVERAL, "trainable_params", None, SIZE),
+        (SEVERAL, None, "t01", LOWEST_LOSS),
     ],
 )
 def test_the_metric_that_is_named_ranks_else_the_objective(objective, metric, trial, expected):
@@ -45,22 +46,17 @@ def test_the_metric_that_is_named_ranks_else_the_objective(objective, metric, tr
 
 
 def test_with_several_objectives_somebody_must_choose():
-    several = config([{"metric": "eval_loss"}, {"metric": "trainable_params"}])
     with pytest.raises(SweepError, match=r"eval_loss and trainable_params.*--trial KEY.*--metric NAME"):
-        ranking(several, None, None)
+        ranking(config(SEVERAL), None, None)
 
 
 def test_a_function_that_cannot_be_imported_is_no_metric_whose_lower_value_is_better():
     """Its direction is not known: an adapter that is worse would be promoted."""
-    raw = {
-        "name": "s",
-        "trainable": "qlora",
-        "objective": {"metric": "other"},
-        "evaluation": {"metrics": ["not_there:score"]},
-    }
+    raw = {"name": "s", "objective": {"metric": "other"}, "evaluation": {"metrics": ["not_there:score"]}}
+    sweep = SweepConfig.model_validate({**raw, "trainable": "qlora"})
     with pytest.raises(GradingError, match=r"^evaluation\.metrics\.0: .*not_there"):
-        ranking(SweepConfig.model_validate(raw), "score", None)
-    assert ranking(SweepConfig.model_validate(raw), "eval_loss", None) == LOWEST_LOSS
+        ranking(sweep, "score", None)
+    assert ranking(sweep, "eval_loss", None) == LOWEST_LOSS
 
 
 def test_a_repeat_is_a_candidate_only_when_it_is_named():
@@ -72,21 +68,14 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
 
 
 def test_among_trials_of_one_score_the_loss_decides_as_in_the_sweep():
-    trials = [
-        trial(number, best_eval_loss=loss, best_eval_accuracy=0.75) for number, loss in enumerate((0.8, 0.7, 0.7))
-    ]
+    losses = enumerate((0.8, 0.7, 0.7))
+    trials = [trial(number, best_eval_loss=loss, best_eval_accuracy=0.75) for number, loss in losses]
     assert [each.number for each in ranked(sweep(*trials), ACCURACY, None, False)] == [1, 2, 0]
 
 
 def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_metric():
-    metrics: dict[str, Any] = {
-        "eval_loss": 0.5,
-        "best_eval_loss": 0.5,
-        "best_of_4": 0.1,
-        "best_best_of_4": 0.1,
-        "best_step": 3.0,
-    }
-    found = sweep(trial(0, **metrics))
+    losses = {"eval_loss": 0.5, "best_eval_loss": 0.5}
+    found = sweep(trial(0, None, **losses, best_of_4=0.1, best_best_of_4=0.1, best_step=3.0))
     assert ranked(found, Objective(metric="best_of_4"), None, False) == [*found.trials]
     for metric in ("of_4", "step"):
         with pytest.raises(SweepError, match=rf"^--metric: no trial has {metric}.*\(there are: best_of_4, eval_loss\)"):

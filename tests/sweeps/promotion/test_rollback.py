@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -13,7 +11,6 @@ from promotions import MODEL, run
 from sweeps.cli.models import show_models
 from sweeps.errors import SweepError
 from sweeps.promotion.versions import as_json, models, rollback, taken_back, version_before
-from sweeps.record import fault_points
 from sweeps.tracking.registry import Entry, Model
 
 
@@ -33,6 +30,19 @@ def test_rollback_goes_back_and_says_what_changed(replaced):
     assert rollback(MODEL, "2", "champion", replaced.uri).previous == "1"
 
 
+def entries(moves: str) -> list[Entry]:
+    """The history after moves. p: promote, r: roll back, P and R the same written down as done; h: moved by hand."""
+    now: str | None = None
+    history: list[Entry] = []
+    for move in moves.split():
+        what, to = move[0], move[1:]
+        if what != "h":
+            action = {"p": "promote", "r": "rollback"}[what.lower()]
+            history.append(Entry(1.0, action, "champion", to, now, "", done=what.isupper()))
+        now = to
+    return history
+
+
 @pytest.mark.parametrize(
     ("moves", "back"),
     [
@@ -49,7 +59,6 @@ def test_rollback_goes_back_and_says_what_changed(replaced):
     ],
 )
 def test_rolling_back_again_and_again_goes_further_back_and_never_forth(moves, back):
-    """p: promote, r: roll back, h: moved by hand, which the history does not hold; P and R are written down as done."""
     now, history, found = moves[-1], entries(moves), []
     while now is not None:
         aliases = {"champion": now, "previous": "3"}
@@ -59,19 +68,6 @@ def test_rolling_back_again_and_again_goes_further_back_and_never_forth(moves, b
             history.append(Entry(1.0, "rollback", "champion", target, now, ""))
         now = target
     assert " ".join(map(str, found)) == back
-
-
-def entries(moves: str) -> list[Entry]:
-    """The history after moves as the test above names them."""
-    now: str | None = None
-    history: list[Entry] = []
-    for move in moves.split():
-        what, to = move[0], move[1:]
-        if what != "h":
-            action = {"p": "promote", "r": "rollback"}[what.lower()]
-            history.append(Entry(1.0, action, "champion", to, now, "", done=what.isupper()))
-        now = to
-    return history
 
 
 @pytest.mark.parametrize(
@@ -94,25 +90,11 @@ def test_a_rollback_holds_until_the_alias_is_at_the_version_again(moves, is_back
 
 @pytest.mark.parametrize("point", ["history", "previous"])
 def test_a_rollback_that_is_killed_is_ended_by_doing_it_again(replaced, point):
-    child = os.fork()
-    if child == 0:
-        os.environ[fault_points.VARIABLE] = f"rollback.after_{point}"
-        try:
-            rollback(MODEL, None, "champion", replaced.uri)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+    killed_at(f"rollback.after_{point}", lambda: rollback(MODEL, None, "champion", replaced.uri))
     assert replaced.aliases()["champion"] == "2"
     assert rollback(MODEL, None, "champion", replaced.uri).version == "1"
     assert replaced.aliases() == {"challenger": "2", "champion": "1", "previous": "2"}
     assert len(models(MODEL, replaced.uri)[0][0].history) == 3
-
-
-def test_a_rollback_of_a_wrong_alias_writes_nothing(replaced):
-    for alias in ("latest", "bad name", "challenger"):
-        with pytest.raises(SweepError, match="alias"):
-            rollback(MODEL, "1", alias, replaced.uri)
-    assert len(models(MODEL, replaced.uri)[0][0].history) == 2
 
 
 def test_an_entry_of_the_history_that_nobody_can_read_is_not_written_over(champion, monkeypatch):
@@ -149,33 +131,32 @@ def test_after_a_rollback_the_same_version_is_promoted_again_only_by_force(repla
     assert replaced.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
 
-def test_a_rollback_to_nowhere_is_told(strong):
-    for to, match in (
-        (None, "no version was the champion before: .*; name another with --to VERSION: qsweep models --model"),
-        ("7", "no version 7: .*; qsweep models --model answers lists them"),
-        ("01", "version 1 is the champion already"),
+def test_a_rollback_to_nowhere_or_of_a_wrong_alias_is_told_and_writes_nothing(strong):
+    for to, alias, match in (
+        (None, "champion", "no version was the champion before: .*; name another with --to VERSION: qsweep models --m"),
+        ("7", "champion", "no version 7: .*; qsweep models --model answers lists them"),
+        ("01", "champion", "version 1 is the champion already"),
+        *(("1", alias, "alias") for alias in ("latest", "bad name", "challenger")),
     ):
         with pytest.raises(SweepError, match=match):
-            rollback(MODEL, to, "champion", strong.uri)
+            rollback(MODEL, to, alias, strong.uri)
     assert strong.aliases() == {"challenger": "1", "champion": "1"}
+    assert len(models(MODEL, strong.uri)[0][0].history) == 1
 
 
 def test_a_version_that_was_never_whole_is_not_gone_back_to(champion):
-    killed_at("version", champion.sweep("second"))
+    killed_at("promote.after_version", lambda: run(champion.sweep("second")))
     with pytest.raises(SweepError, match="version 2 of answers was never promoted"):
         rollback(MODEL, "2", "champion", champion.uri)
 
 
-def test_a_model_of_which_no_alias_moved_has_no_head_of_a_history(world, capsys):
+def test_models_of_others_are_not_listed_and_one_of_which_no_alias_moved_has_no_head_of_a_history(world, capsys):
+    world.client.create_registered_model("theirs")
     world.client.create_registered_model(MODEL, tags={"qsweep.model": "1"})
+    assert [model.name for model, _ in models(None, world.uri)] == [MODEL]
+    with pytest.raises(SweepError, match=r"^--model: 'theirs' is registered already and not by qsweep"):
+        models("theirs", world.uri)
+    with pytest.raises(SweepError, match=r"^no registered model 'nobody' \(there are: answers\)$"):
+        models("nobody", world.uri)
     show_models(MODEL, world.uri)
     assert capsys.readouterr().err.splitlines()[-1] == "its history is empty: no alias move is written down"
-
-
-def test_models_of_others_are_not_listed(strong):
-    strong.client.create_registered_model("theirs")
-    assert [model.name for model, _ in models(None, strong.uri)] == [MODEL]
-    with pytest.raises(SweepError, match=r"^--model: 'theirs' is registered already and not by qsweep"):
-        models("theirs", strong.uri)
-    with pytest.raises(SweepError, match=r"^no registered model 'nobody' \(there are: answers\)$"):
-        models("nobody", strong.uri)

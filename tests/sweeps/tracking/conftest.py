@@ -52,26 +52,13 @@ def stored(empty_database, tmp_path, monkeypatch) -> Tracked:
     return _tracked(tmp_path, empty_database)
 
 
-@pytest.fixture
-def uri(stored) -> str:
-    return stored.uri
+def part(name: str):
+    """A fixture: a part of `stored`."""
+    return pytest.fixture(name=name)(lambda stored: getattr(stored, name))
 
 
-@pytest.fixture
-def config(stored) -> SweepConfig:
-    return stored.config
-
-
-@pytest.fixture
-def folder(stored) -> SweepFolder:
-    return stored.folder
-
-
-@pytest.fixture
-def sink(stored) -> MlflowSink:
-    return stored.sink
-
-
-@pytest.fixture
-def client(stored) -> MlflowClient:
-    return stored.client
+uri = part("uri")
+config = part("config")
+folder = part("folder")
+sink = part("sink")
+client = part("client")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import web_servers
 from killed_writers import kill_in_transaction
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -28,9 +25,8 @@ from sweeps.tracking.registry import Registry
 from sweeps.tracking.writer import Writer
 
 
-def test_a_new_database_is_whole_and_alone_in_its_folder(empty_database):
-    assert [path.name for path in empty_database.parent.iterdir()] == ["mlflow.db"]
-    assert MlflowClient(tracking_uri=f"sqlite:///{empty_database}").search_runs(["0"]) == []
+def experiments(file: Path) -> set[str]:
+    return {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
 
 
 def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tmp_path):
@@ -43,13 +39,9 @@ def test_a_database_that_another_sweep_made_meanwhile_is_kept(empty_database, tm
         MlflowClient(tracking_uri=f"sqlite:///{file}").create_experiment("theirs")
 
     make_database(f"sqlite:///{file}", another_is_faster)
-    assert names(file) == {"Default", "theirs"}
-    assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
-
-
-def names(file: Path) -> set[str]:
-    """The experiments in a database."""
-    return {found.name for found in MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()}
+    assert experiments(file) == {"Default", "theirs"}
+    for made in (file, empty_database):
+        assert [path.name for path in made.parent.iterdir()] == ["mlflow.db"]
 
 
 def test_a_new_database_gets_nothing_of_a_lost_one_whose_writer_was_killed(empty_database, tmp_path):
@@ -64,7 +56,7 @@ def test_a_new_database_gets_nothing_of_a_lost_one_whose_writer_was_killed(empty
     for journal in tmp_path.iterdir():
         journal.unlink()
     make()
-    assert names(file) == {"Default"}
+    assert experiments(file) == {"Default"}
 
 
 def test_a_database_that_is_deleted_while_it_is_open_refuses_in_one_line(empty_database, tmp_path, capfd):
@@ -92,7 +84,6 @@ def test_a_database_whose_making_failed_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "root"),
     [
-        ("sqlite:////data/mlflow.db", "file:///data/mlartifacts"),
         ("sqlite:////data/mlflow.db?timeout=60", "file:///data/mlartifacts"),
         ("http://host:5000", None),
         ("postgresql://host/db", None),
@@ -102,43 +93,20 @@ def test_artifacts_go_beside_a_sqlite_file_and_elsewhere_where_the_server_says(u
     assert artifact_root(uri) == root
 
 
-# How often a request is sent that a server is too busy to answer
-
-
-class _Busy(BaseHTTPRequestHandler):
-    """Answers 503 once, and then as a server that holds nothing."""
-
-    asked: list[str]
-
-    def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.asked.append(self.path.partition("?")[0])
-        self.send_response(503 if len(self.asked) == 1 else 200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    do_GET = do_POST = _answer  # noqa: N815 - names that http.server calls
-
-    def log_message(self, *_arguments: object) -> None:
-        """Says nothing."""
-
-
 @pytest.fixture
-def busy() -> Iterator[tuple[str, list[str]]]:
-    """A server's URI, and what it was asked."""
+def busy():
+    """The URI of a server that answers 503 once, and then as one that holds nothing; and what it was asked."""
     asked: list[str] = []
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), type("Busy", (_Busy,), {"asked": asked}))
-    listening.daemon_threads = True
-    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}", asked
-    finally:
-        listening.shutdown()
-        listening.server_close()
+
+    def answer(request: web_servers.Request) -> tuple[int, str]:
+        asked.append(request.path)
+        return 503 if len(asked) == 1 else 200, "{}"
+
+    with web_servers.answering_by(answer) as address:
+        yield f"http://{address}", asked
 
 
-def test_a_promotion_goes_on_after_an_answer_that_says_later(busy: Any) -> None:
+def test_a_promotion_goes_on_after_an_answer_that_says_later(busy):
     uri, asked = busy
     assert Registry(uri).models() == []
     assert len(asked) == 2
@@ -147,7 +115,7 @@ def test_a_promotion_goes_on_after_an_answer_that_says_later(busy: Any) -> None:
     assert len(asked) == 3, "experiments twice, then runs"
 
 
-def test_the_writer_alone_repeats_what_it_sends(busy: Any, folder: Any, monkeypatch: Any) -> None:
+def test_the_writer_alone_repeats_what_it_sends(busy, folder, monkeypatch):
     uri, asked = busy
     monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
     with closing(EventLog(folder.events)) as log:

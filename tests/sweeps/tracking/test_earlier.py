@@ -13,6 +13,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.record.events import Event, TrialState
 from sweeps.tracking import earlier
+from sweeps.tracking.lookup import TrackedSweep
 from sweeps.tracking.sink import MlflowSink
 from trainables.objective import Objective
 
@@ -30,41 +31,45 @@ def trial(
     return [begins, reported(key, 3, loss), ended(key, state)]
 
 
+def learning(config: SweepConfig, name: str, **changed: Any) -> SweepConfig:
+    """The configuration of a sweep that learns from another."""
+    kind: Any = type(config.searcher)
+    searcher = kind.model_validate({"kind": "random", "warm_start": name})
+    return config.model_copy(update={"searcher": searcher, "name": "new", **changed})
+
+
+def found(config: SweepConfig, own_id: str | None = None) -> TrackedSweep:
+    sweep = earlier.look_up(config, own_id)
+    assert sweep is not None
+    return sweep
+
+
 @pytest.fixture
 def tracked(sink: MlflowSink, folder: Any, config: SweepConfig) -> SweepConfig:
     """The configuration of a sweep that learns from one: four trials, of which one failed, and a repeat of the best."""
     story = [*trial(0, 2e-4, 0.9), *trial(1, 1e-3, 0.7), *trial(2, 3e-3, 0.8, TrialState.STOPPED)]
     story += trial(3, 4e-3, 0.6, TrialState.FAILED)
     story += trial(4, 1e-3, 0.5, repeats="key1")
-    for key in ("key0", "key1", "key2", "key3", "key4"):
-        keep_adapter(folder, key, 3)
+    for number in range(5):
+        keep_adapter(folder, f"key{number}", 3)
     deliver(sink, [begun(), *story, over()])
-    kind: Any = type(config.searcher)
-    searcher = kind.model_validate({"kind": "random", "warm_start": "demo"})
-    return config.model_copy(update={"searcher": searcher, "name": "new"})
+    return learning(config, "demo")
 
 
 def test_the_trials_that_were_ranked_are_known_by_their_points_and_where_they_were_stopped(
     tracked: SweepConfig,
 ) -> None:
-    found = earlier.look_up(tracked)
-    assert found is not None
     like_the_trials = tracked.model_copy(update={"model": None, "data": None})
-    told = earlier.trials(found, like_the_trials, SPACE, {"toy": "1"}, 5.0)
+    told = earlier.trials(found(tracked), like_the_trials, SPACE, {"toy": "1"}, 5.0)
     assert (told.time, told.sweep_id, told.is_same_task) == (5.0, SWEEP, False)
     known = [(trial.point["training.learning_rate"], trial.loss, trial.step) for trial in told.trials]
     assert known == [(2e-4, 0.9, None), (1e-3, 0.7, None), (3e-3, 0.8, 3)]
-    assert {trial.point["adapter.r"] for trial in told.trials} == {8}
-    assert all(trial.is_own for trial in told.trials), told.trials
-
-
-def test_where_the_loss_stops_trials_and_a_score_chooses_only_whole_trials_are_known(tracked: SweepConfig) -> None:
-    found = earlier.look_up(tracked)
-    assert found is not None
+    assert {(trial.point["adapter.r"], trial.is_own) for trial in told.trials} == {(8, True)}
+    # Where the loss stops trials and a score chooses, only whole trials are known.
     chooses = Objective(metric="eval_loss", mode="max")  # of the same name, so that the earlier trials have it
     scheduler = tracked.scheduler.model_copy(update={"metric": "eval_loss"})
-    config = tracked.model_copy(update={"objective": chooses, "scheduler": scheduler, "model": None, "data": None})
-    assert [trial.step for trial in earlier.trials(found, config, SPACE, {}, 5.0).trials] == [None, None]
+    by_score = like_the_trials.model_copy(update={"objective": chooses, "scheduler": scheduler})
+    assert [trial.step for trial in earlier.trials(found(tracked), by_score, SPACE, {}, 5.0).trials] == [None, None]
 
 
 def test_a_trial_whose_loss_rose_again_is_known_by_its_best_and_its_last(
@@ -73,53 +78,37 @@ def test_a_trial_whose_loss_rose_again_is_known_by_its_best_and_its_last(
     begins, first, end = trial(5, 5e-3, 0.4)
     keep_adapter(folder, "key5", 3)
     deliver(sink, [begun(), begins, first, reported("key5", 9, 0.75, since=3, best=(3, 0.4)), end])
-    found = earlier.look_up(tracked)
-    assert found is not None
-    *_, told = earlier.trials(found, tracked, SPACE, {}, 5.0).trials
+    *_, told = earlier.trials(found(tracked), tracked, SPACE, {}, 5.0).trials
     assert (told.loss, told.last) == (0.4, 0.75)
 
 
-def test_a_sweep_that_bears_the_name_it_learns_from_does_not_learn_from_itself(
-    tracked: SweepConfig, sink: MlflowSink, folder: Any
-) -> None:
-    """A driver that was killed before it wrote down what it learns asks again when MLflow has its sweep too."""
+def test_a_name_means_the_newest_other_sweep_that_has_a_result(tracked: SweepConfig, folder: Any) -> None:
+    """The first try of a sweep may bear the name that it learns from, and end before it had a result.
+
+    A driver that was killed before it wrote down what it learns asks again when MLflow has its sweep too.
+    """
     own = "demo-20260102-000000-bcde"
-    again = MlflowSink(tracked.model_copy(update={"name": "demo"}), own, folder, print)
-    deliver(again, [begun().model_copy(update={"time": 4e9, "sweep_id": own}), *trial(0, 2e-4, 0.1)])
-    newest, other = earlier.look_up(tracked), earlier.look_up(tracked, own)
-    assert newest is not None and other is not None
-    assert (newest.sweep_id, other.sweep_id) == (own, SWEEP)
+    events: list[Event] = [begun().model_copy(update={"time": 4e9, "sweep_id": own})]
+    again = MlflowSink(tracked.model_copy(update={"name": "demo"}), own, folder)
+    deliver(again, events)
+    assert found(tracked).sweep_id == SWEEP
+    with pytest.raises(ConfigError, match=f"no trial of it has a result in sqlite.* [(]looked at {own}[)]; name an"):
+        found(learning(tracked, own))
+    deliver(again, [*events, *trial(0, 2e-4, 0.1)])
+    assert (found(tracked).sweep_id, found(tracked, own).sweep_id) == (own, SWEEP)
     with pytest.raises(ConfigError, match="no sweep of this id or name"):
-        searcher = tracked.searcher.model_copy(update={"warm_start": own})
-        earlier.look_up(tracked.model_copy(update={"searcher": searcher}), own)
+        found(learning(tracked, own), own)
 
 
-def test_a_name_means_the_newest_sweep_that_has_a_result(tracked: SweepConfig, sink: MlflowSink, folder: Any) -> None:
-    """The first try of a sweep may bear the name that it learns from, and end before it had a result."""
-    failed = "demo-20260102-000000-cdef"
-    again = MlflowSink(tracked.model_copy(update={"name": "demo"}), failed, folder, print)
-    deliver(again, [begun().model_copy(update={"time": 4e9, "sweep_id": failed})])
-    found = earlier.look_up(tracked)
-    assert found is not None and found.sweep_id == SWEEP
-    searcher = tracked.searcher.model_copy(update={"warm_start": failed})
-    with pytest.raises(ConfigError, match=f"no trial of it has a result in sqlite.* [(]looked at {failed}[)]; name an"):
-        earlier.look_up(tracked.model_copy(update={"searcher": searcher}))
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"name": "other"}, "searcher.warm_start: other: no sweep of this id or name in sqlite:///"),
-        ({"trainable": "qlora"}, "searcher.warm_start: demo: its trainable is toy, and this sweep's is qlora"),
-    ],
-)
-def test_a_sweep_that_says_nothing_is_a_mistake(tracked: SweepConfig, change: dict[str, str], why: str) -> None:
-    if "name" in change:
-        searcher = tracked.searcher.model_copy(update={"warm_start": change["name"]})
-        tracked = tracked.model_copy(update={"searcher": searcher})
-    else:
-        tracked = tracked.model_copy(update=change)
-    with pytest.raises(ConfigError) as caught:
-        earlier.look_up(tracked)
-    assert caught.value.problems[0].startswith(why)
-    assert "--tracking-uri" not in caught.value.problems[0]
+def test_a_sweep_that_says_nothing_is_a_mistake(tracked: SweepConfig) -> None:
+    for config, why in (
+        (learning(tracked, "other"), "searcher.warm_start: other: no sweep of this id or name in sqlite:///"),
+        (
+            learning(tracked, "demo", trainable="qlora"),
+            "searcher.warm_start: demo: its trainable is toy, and this sweep's is qlora",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            earlier.look_up(config)
+        assert caught.value.problems[0].startswith(why)
+        assert "--tracking-uri" not in caught.value.problems[0]

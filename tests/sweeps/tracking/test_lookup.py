@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from mlflow import MlflowClient
 from sweep_events import begun, started
-from tracked_sweeps import PARAMS, SWEEP, deliver, run_of, sweep_events
+from tracked_sweeps import PARAMS, SWEEP, deliver, run_of
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import Failed, NotStored
@@ -79,19 +79,23 @@ def test_a_run_that_is_gone_has_no_files(uri: str, monkeypatch: pytest.MonkeyPat
         Lookup(uri).reported("0" * 32)
 
 
-def test_what_a_store_of_artifacts_says_is_told(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a server names a bucket, and this machine has no key to it: boto3's errors are no MlflowException."""
-    monkeypatch.setattr(MlflowClient, "list_artifacts", Mock(side_effect=NoCredentialsError()))
-    with pytest.raises(Failed, match=r"^the store of MLflow's artifacts: NoCredentialsError: Unable to locate cred"):
-        Lookup(uri).files("0" * 32, "adapter")
-
-
-def test_an_adapter_for_which_the_disk_here_has_no_room_is_a_failure_of_the_machine(
-    sink: MlflowSink, client: Any, uri: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deliver(sink, sweep_events(folder))
-    lookup, run = Lookup(uri), run_of(client, "aaaa").info.run_id
-    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x"))
-    monkeypatch.setattr(shutil, "copy2", full)  # by which MLflow fetches from a folder
-    with pytest.raises(Failed, match=r"its adapter is in MLflow, and cannot be fetched .*No space left"):
-        lookup.files(run, "adapter")
+@pytest.mark.parametrize(
+    ("where", "error", "told"),
+    [
+        # As where a server names a bucket, and this machine has no key to it: boto3's errors are no MlflowException.
+        (
+            *((MlflowClient, "list_artifacts"), NoCredentialsError()),
+            r"^the store of MLflow's artifacts: NoCredentialsError: Unable to locate cred",
+        ),
+        # MLflow fetches from a folder by it.
+        (
+            *((shutil, "copy2"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")),
+            "its adapter is in MLflow, and cannot be fetched .*No space left",
+        ),
+    ],
+)
+def test_an_adapter_that_cannot_be_fetched_is_a_failure(whole, monkeypatch, where, error, told) -> None:
+    run = run_of(whole.client, "aaaa").info.run_id
+    monkeypatch.setattr(*where, Mock(side_effect=error))
+    with pytest.raises(Failed, match=told):
+        Lookup(whole.uri).files(run, "adapter")

@@ -13,16 +13,17 @@ from trainables.errors import NotTrainable
 LOGGED = {point.key for point in metric_points(reported("aaaa", 3, 0.7))} - {"eval_loss"}
 
 
-def test_what_a_sweep_logs_of_a_trial_is_no_metric_of_a_trainable(monkeypatch):
+def offer(monkeypatch, name: str) -> None:
+    """A trainable with a metric of this name is looked for."""
+    monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", name: "max"})
+    catalogue.find("toy")
+
+
+def test_a_metric_of_a_trainable_is_nothing_that_a_sweep_logs_itself_and_mlflow_takes_it(monkeypatch):
     for name in LOGGED:
-        monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", name: "max"})
         with pytest.raises(NotTrainable, match=f"METRICS has {name!r}"):
-            catalogue.find("toy")
-
-
-def test_mlflow_takes_the_metrics_of_a_trainable(monkeypatch):
+            offer(monkeypatch, name)
     for name in ("pass_1", "eval/f1", "f1: macro", "précision", "1-gram.f1", "_x", "best_of_4", "x" * 245):
-        monkeypatch.setattr(toy, "METRICS", {"eval_loss": "min", name: "max"})
-        catalogue.find("toy")
+        offer(monkeypatch, name)
         for logged in (name, *best_of({name: 1.0})):
             assert validation._validate_metric_name(logged) is None  # else it raises

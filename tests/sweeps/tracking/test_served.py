@@ -13,6 +13,7 @@ import tiny_models
 import torch
 
 from sweeps.tracking import served, serving_check
+from trainables.base.model_files import sampled_digest
 from trainables.data import templates
 from trainables.data.rendering import Renderer
 from trainables.specs import DataSpec
@@ -35,55 +36,62 @@ def model(form: dict[str, Any], ends: dict[str, int] | None = None) -> Any:
     return made
 
 
+def ids_of(talk: Any) -> list[int]:
+    """The tokens of a chat's prompt."""
+    return model({"messages": "talk"}).prompt_ids({"talk": talk})
+
+
 @pytest.mark.filterwarnings("ignore:.*ends with a message of the assistant")
 @pytest.mark.parametrize("train_on", ["last", "all"])
 def test_a_chat_is_asked_with_its_system_message_and_all_its_turns(train_on) -> None:
     renderer = Renderer(DataSpec(train="x.jsonl", messages="talk", train_on=train_on), tiny_models.tokenizer())
     (row,) = renderer.encode([renderer.text({"talk": CHAT})])
     sample = {"ids": row.ids, "labelled": [place for place, counts in enumerate(row.labelled) if counts]}
-    ids = model({"messages": "talk"}).prompt_ids({"talk": json.dumps(CHAT[:-1])})
+    ids = ids_of(json.dumps(CHAT[:-1]))
     asked = "<|system|>Answer as JSON only.<|end|><|user|>Where is my order?<|end|><|assistant|>{}<|end|><|user|>And"
     assert tiny_models.tokenizer().decode(ids) == f"{asked} Ana's?<|end|><|assistant|>"
     assert serving_check.is_prompt(ids, sample)
     # Each message counts, also behind an answer that is learnt.
     for gone in range(len(CHAT) - 1):
         without = json.dumps(CHAT[:gone] + CHAT[gone + 1 : -1])
-        assert not serving_check.is_prompt(model({"messages": "talk"}).prompt_ids({"talk": without}), sample)
+        assert not serving_check.is_prompt(ids_of(without), sample)
 
 
 def test_a_chat_that_ends_with_an_answer_is_answered_with_a_warning() -> None:
     """Not refused: rows to train on may hold two messages of the assistant in a row."""
-    asked = model({"messages": "talk"})
     with pytest.warns(UserWarning, match="'talk' ends with a message of the assistant, and the answer follows on it"):
-        ids = asked.prompt_ids({"talk": json.dumps(CHAT)})
+        ids = ids_of(json.dumps(CHAT))
     assert tiny_models.tokenizer().decode(ids).endswith('{"order": 4711}<|end|><|assistant|>')
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        asked.prompt_ids({"talk": json.dumps(CHAT[:-1])})
+        ids_of(json.dumps(CHAT[:-1]))
 
 
 def test_a_call_without_a_text_is_read_as_in_training() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find"}}], "refusal": None}
     talk = [CHAT[1], call, {"role": "tool", "content": "sent"}]
     told = templates.chat({"talk": [*talk, CHAT[2]]}, "talk")[:-1]
-    asked = model({"messages": "talk"})
-    assert asked.prompt_ids({"talk": json.dumps(talk)}) == asked.prompt_ids({"talk": json.dumps(told)})
+    assert ids_of(json.dumps(talk)) == ids_of(json.dumps(told))
     assert served._chat({"talk": json.dumps(talk)}, "talk") == told
 
 
 @pytest.mark.parametrize("wrong", ["Hello", "{}", "[]", '["Hello"]', '[{"role": "user", "content": 1}]', None])
 def test_what_is_no_chat_is_refused(wrong) -> None:
     with pytest.raises(ValueError, match=r"column 'talk' must be the JSON of a chat, a list of \{role, content\}"):
-        model({"messages": "talk"}).prompt_ids({"talk": wrong})
+        ids_of(wrong)
     with pytest.raises(ValueError, match=r"as one text: json\.dumps\(chat\)$"):
-        model({"messages": "talk"}).prompt_ids({"talk": CHAT[:1]})
+        ids_of(CHAT[:1])
 
 
 @pytest.mark.parametrize(
-    ("own", "ends", "stops"),
-    [(0, {"<|end|>": 1}, [0, 1]), ([1, 7], {"<|end|>": 1}, [1, 7]), (None, {"<|end|>": 1}, [1]), (None, {}, None)],
+    ("own", "ends", "stops", "temperature"),
+    [
+        (0, {"<|end|>": 1}, [0, 1], 0.0),
+        ([1, 7], {"<|end|>": 1}, [1, 7], 0.5),
+        (None, {"<|end|>": 1}, [1], 0.0),
+        (None, {}, None, 0.5),
+    ],
 )
-@pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_it_stops_where_training_ended_its_answers_and_where_its_base_does(own, ends, stops, temperature) -> None:
     asked: dict[str, Any] = {}
 
@@ -93,11 +101,25 @@ def test_it_stops_where_training_ended_its_answers_and_where_its_base_does(own, 
         return torch.cat([words["input_ids"], answer], dim=1)
 
     made = model({"prompt": "{question}"}, ends)
-    made._model = SimpleNamespace(
-        device="cpu", generate=generate, generation_config=SimpleNamespace(eos_token_id=own, repetition_penalty=1.3)
-    )
+    config = SimpleNamespace(eos_token_id=own, repetition_penalty=1.3)
+    made._model = SimpleNamespace(device="cpu", generate=generate, generation_config=config)
     row = pandas.DataFrame([{"question": "How?"}])
     assert made.predict(None, row, {"max_new_tokens": 5, "temperature": temperature}) == ["fine"]
-    assert asked.get("eos_token_id") == stops
-    assert ("eos_token_id" in asked) == (stops is not None)
+    assert asked.get("eos_token_id", "none") == (stops or "none")
     assert (asked["repetition_penalty"], asked["max_new_tokens"], asked["do_sample"]) == (1.0, 5, temperature > 0)
+
+
+def test_a_served_model_refuses_another_base(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    digest = sampled_digest(base / "model.safetensors")
+    facts = {"source": str(base), "kind": "folder", "files": {"model.safetensors": digest}}
+    assert served._located(facts) == str(base)
+    (base / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(ValueError, match="is not the one that the adapter was trained on: model"):
+        served._located(facts)
+    lost = ((str(tmp_path / "nowhere"), "is not there"), ("package:no_such/m.gguf", "install the package no_such that"))
+    for source, way_out in lost:
+        with pytest.raises(FileNotFoundError, match=way_out):
+            served._located(facts | {"source": source})

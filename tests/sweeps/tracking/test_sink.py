@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from sweep_events import begun, ended, reported, scored, started
+from sweep_events import begun, ended, parked, reported, scored, started
 from sweep_events import history as steps_between
 from tracked_sweeps import (
     NAMED,
@@ -42,31 +42,28 @@ def test_a_sweep_is_one_parent_and_one_child_per_trial(whole):
     sink, client = whole.sink, whole.client
     assert len(runs(client)) == 3
     parent = run_of(client, None)
-    assert (parent.info.run_name, parent.data.tags["sweep.name"]) == (SWEEP, "demo")
-    assert parent.data.tags["sweep.id"] == SWEEP
-    assert "mlflow.parentRunId" not in parent.data.tags
+    tags = parent.data.tags
+    assert (parent.info.run_name, tags["sweep.name"], tags["sweep.id"]) == (SWEEP, "demo", SWEEP)
+    assert "mlflow.parentRunId" not in tags
     for key in ("aaaa", "bbbb"):
         child = run_of(client, key)
-        assert child.data.tags["sweep.id"] == SWEEP
-        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (child.data.tags["sweep.id"], child.data.tags["mlflow.parentRunId"]) == (SWEEP, parent.info.run_id)
         assert child.info.experiment_id == parent.info.experiment_id == sink.experiment_id
+        assert sink.run_ids[key] == child.info.run_id
     assert client.get_experiment(sink.experiment_id).name == "family"
     assert sink.parent_run == parent.info.run_id
-    assert sink.run_ids == {key: run_of(client, key).info.run_id for key in ("aaaa", "bbbb")}
+
+
+def text(client: MlflowClient, run_id: str, path: str) -> str:
+    return Path(client.download_artifacts(run_id, path)).read_text()
 
 
 def test_a_child_has_its_params_number_name_and_spec(whole):
     child = run_of(whole.client, "bbbb")
     expected = {**PARAMS, **settings(SPEC), **PARAMS}
     assert child.data.params == {name: str(value) for name, value in expected.items()}
-    assert child.data.tags["sweep.number"] == "1"
-    assert child.info.run_name == "t01 r8 a16 lr3.0e-4 qv"
-    spec = json.loads(text(whole.client, child.info.run_id, "trial.json"))
-    assert spec == SPEC.model_dump(mode="json")
-
-
-def text(client: MlflowClient, run_id: str, path: str) -> str:
-    return Path(client.download_artifacts(run_id, path)).read_text()
+    assert (child.info.run_name, child.data.tags["sweep.number"]) == ("t01 r8 a16 lr3.0e-4 qv", "1")
+    assert json.loads(text(whole.client, child.info.run_id, "trial.json")) == SPEC.model_dump(mode="json")
 
 
 def test_metrics_are_there_by_optimizer_step(whole):
@@ -98,7 +95,7 @@ def test_a_finalist_gets_its_scores_by_its_best_step_and_the_files_that_hold_the
     kept = folder.path / "trials" / "aaaa" / "best-000003"
     (kept / "eval_rows.json").write_text('{"row_losses": [1.0], "exact_match": 0.5}')
     (kept / "samples.jsonl").write_text('{"answer": "yes"}\n')
-    deliver(sink, [*told[:-1], scored("aaaa", 3, exact_match=0.5), told[-1]], times=2)
+    deliver(sink, [*told[:-1], scored("aaaa", 3, exact_match=0.5), told[-1]], times=2, since=len(told) - 1)
     run_id = run_of(client, "aaaa").info.run_id
     assert history(client, run_id, "exact_match") == [(3, 0.5)]
     assert history(client, run_id, "best_exact_match") == [(9, 0.5)]
@@ -122,7 +119,7 @@ def test_the_rows_on_which_the_best_trial_and_the_base_differ_are_a_table_of_the
     (kept / samples.OF_TRIAL).write_text(samples.text([answered("four", 1.0)]))
     folder.base_samples.write_text(samples.text([answered("<b>5</b>", 0.0)]))
     first = told[0].model_copy(update={"config": objective})
-    deliver(sink, [first, *told[1:-1], scored("aaaa", 3, right=1.0), told[-1]], times=2)
+    deliver(sink, [first, *told[1:-1], scored("aaaa", 3, right=1.0), told[-1]])
     parent = run_of(client, None)
     table = client.load_table(sink.experiment_id, run_tags.ANSWERS, [parent.info.run_id]).to_dict("records")
     assert table == [
@@ -150,8 +147,8 @@ def test_params_that_are_too_long_for_mlflow_are_told_apart(sink, client):
 def test_a_report_with_more_points_than_one_request_takes_arrives_whole(sink, client):
     deliver(sink, [begun(), started("aaaa", **NAMED), reported("aaaa", 400, 0.7)])
     run_id = run_of(client, "aaaa").info.run_id
-    assert [step for step, _ in history(client, run_id, "train_loss")] == list(range(1, 401))
-    assert [step for step, _ in history(client, run_id, "grad_norm")] == list(range(1, 401))
+    for name in ("train_loss", "grad_norm"):
+        assert [step for step, _ in history(client, run_id, name)] == list(range(1, 401))
 
 
 def test_the_adapter_of_the_best_step_is_an_artifact_with_its_digest(whole):
@@ -159,31 +156,26 @@ def test_the_adapter_of_the_best_step_is_an_artifact_with_its_digest(whole):
     run_id = run.info.run_id
     written = digests.of_files({"adapter_config.json": b"{}", "adapter_model.safetensors": b"aaaa"})
     assert run.data.tags["sweep.adapter_sha256"] == written
-    assert files(whole.client, run_id) == [
-        "adapter/adapter_config.json",
-        "adapter/adapter_model.safetensors",
-        "eval_rows.json",
-        "trial.json",
-    ]
-    assert text(whole.client, run_id, "adapter/adapter_model.safetensors") == "aaaa"
+    adapter = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    assert files(whole.client, run_id) == [*adapter, "eval_rows.json", "trial.json"]
+    assert text(whole.client, run_id, adapter[1]) == "aaaa"
     beside = Path(whole.uri.removeprefix("sqlite:///")).parent
     assert (beside / "mlartifacts" / run_id / "artifacts" / "adapter").is_dir()
     assert {path.name for path in beside.iterdir()} == {"mlflow.db", "mlartifacts", "results"}
 
 
-def test_an_adapter_that_a_better_one_has_replaced_is_not_waited_for(sink, folder, client):
+def test_an_adapter_that_a_better_one_has_replaced_is_not_waited_for_and_a_lost_one_leaves_no_run_running(
+    sink, folder, client
+):
     keep_adapter(folder, "aaaa", 9)
     deliver(sink, [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.PAUSED)])
-    assert run_of(client, "aaaa").info.status == "KILLED"
-    assert [name for name in files(client, run_of(client, "aaaa").info.run_id) if "adapter/" in name] == []
-
-
-def test_an_adapter_that_is_lost_leaves_no_run_running(sink, client):
-    events = [begun(), started("aaaa", 0, **PARAMS), reported("aaaa", 3, 0.7), ended("aaaa", TrialState.COMPLETED)]
+    run = run_of(client, "aaaa")
+    assert (run.info.status, files(client, run.info.run_id)) == ("KILLED", ["trial.json"])
+    events = [begun(), started("bbbb", 0, **PARAMS), reported("bbbb", 3, 0.7), ended("bbbb", TrialState.COMPLETED)]
     with pytest.raises(FileNotFoundError, match="best-000003 is missing") as raised:
         deliver(sink, events)
     assert is_refusal(raised.value)
-    assert run_of(client, "aaaa").info.status == "FINISHED"
+    assert run_of(client, "bbbb").info.status == "FINISHED"
 
 
 def test_an_adapter_that_was_changed_on_disk_is_not_uploaded(config, folder, client):
@@ -202,67 +194,47 @@ def test_an_adapter_that_was_changed_on_disk_is_not_uploaded(config, folder, cli
     assert [line for line in said if "best-000003" in line and "not uploaded" in line]
 
 
-def test_the_parent_says_when_it_began_and_what_identifies_base_and_data(sink, client):
-    deliver(sink, [begun(5.0).model_copy(update={"fingerprints": {"model": "folder:12", "data.train": "34"}})])
+def test_the_parent_says_when_it_began_and_what_identifies_base_and_data(config, folder, client):
+    """A sweep without data has a fingerprint, and no data set."""
+    sink = MlflowSink(config.model_copy(update={"data": None}), SWEEP, folder)
+    began = begun(5.0).model_copy(update={"fingerprints": {"model": "folder:12", "data.train": "34"}})
+    deliver(sink, [began, sweep_events(folder)[1]])
     parent = run_of(client, None)
-    tags = parent.data.tags
-    assert (tags["fingerprint.model"], tags["fingerprint.data.train"]) == ("folder:12", "34")
-    assert parent.info.start_time == 5_000
+    shown = {name: text for name, text in parent.data.tags.items() if "fingerprint" in name}
+    assert shown == {
+        "fingerprint.model": "folder:12", "fingerprint.data.train": "34", "data.fingerprint": SUMMARY["fingerprint"],
+    }  # fmt: skip
+    assert (parent.info.start_time, parent.inputs.dataset_inputs) == (5_000, [])
 
 
-def test_the_parent_says_what_the_sweep_is(whole):
-    parent = run_of(whole.client, None)
+def test_the_parent_says_what_the_sweep_is_and_names_the_best_trial(whole):
+    client = whole.client
+    parent = run_of(client, None)
     assert parent.data.params == {
-        "trainable": "toy",
-        "trials": "16",
-        "steps_per_trial": "81",
-        "scheduler": "asha",
-        "searcher": "random",
-        "seed": "0",
-        "base_model": "tiny/model",
-        "quantization": "nf4",
-    }
-    assert text(whole.client, parent.info.run_id, "sweep/config.json") == whole.folder.config.read_text()
-    assert {"version.python", "version.ray", "version.torch", "version.mlflow"} <= parent.data.tags.keys()
-    assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
+        "trainable": "toy", "trials": "16", "steps_per_trial": "81", "scheduler": "asha", "searcher": "random",
+        "seed": "0", "base_model": "tiny/model", "quantization": "nf4",
+    }  # fmt: skip
+    assert text(client, parent.info.run_id, "sweep/config.json") == whole.folder.config.read_text()
+    tags = parent.data.tags
+    assert {"version.python", "version.ray", "version.torch", "version.mlflow"} <= tags.keys()
     (entry,) = parent.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("demo", SUMMARY["fingerprint"])
     assert json.loads(entry.dataset.profile) == SUMMARY
     assert json.loads(entry.dataset.source) == {"train": "train.jsonl", "eval": None}
-
-
-def test_a_sweep_without_data_has_a_fingerprint_and_no_data_set(config, folder, client):
-    sink = MlflowSink(config.model_copy(update={"data": None}), SWEEP, folder)
-    deliver(sink, sweep_events(folder)[:2])
-    parent = run_of(client, None)
-    assert parent.data.tags["data.fingerprint"] == SUMMARY["fingerprint"]
-    assert parent.inputs.dataset_inputs == []
-
-
-def test_the_parent_names_the_best_trial(whole):
-    client = whole.client
-    parent = run_of(client, None)
-    assert parent.data.tags["sweep.best_trial_key"] == "aaaa"
-    assert parent.data.tags["sweep.best_run"] == run_of(client, "aaaa").info.run_id
+    assert (tags["sweep.best_trial_key"], tags["sweep.best_run"]) == ("aaaa", run_of(client, "aaaa").info.run_id)
     assert history(client, parent.info.run_id, "best_eval_loss") == [(12, 0.7)]  # by the steps of both trials
-    assert parent.data.tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")
+    assert tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")
 
 
 def test_the_parent_shows_a_better_trial_that_a_resumed_sweep_finds_at_an_earlier_step(sink, folder, client):
-    for key, step in (("aaaa", 9), ("bbbb", 3)):
+    events: list = []
+    for number, (key, step, loss) in enumerate((("aaaa", 9, 0.7), ("bbbb", 3, 0.6))):
         keep_adapter(folder, key, step)
-    first = [
-        begun(),
-        started("aaaa", 0, **PARAMS),
-        reported("aaaa", 9, 0.7),
-        ended("aaaa", TrialState.COMPLETED),
-        over(),
-    ]
-    then = [begun(), started("bbbb", 1, **PARAMS), reported("bbbb", 3, 0.6), ended("bbbb", TrialState.STOPPED), over()]
-    deliver(sink, first + then)
+        events += [begun(), started(key, number, **PARAMS), reported(key, step, loss)]
+        events += [ended(key, TrialState.COMPLETED), over()]
+    deliver(sink, events)
     parent = run_of(client, None)
-    assert parent.data.tags["sweep.best_trial_key"] == "bbbb"
-    assert parent.data.metrics["best_eval_loss"] == 0.6
+    assert (parent.data.tags["sweep.best_trial_key"], parent.data.metrics["best_eval_loss"]) == ("bbbb", 0.6)
 
 
 def test_a_sweep_without_a_best_trial_says_so(sink, client):
@@ -283,34 +255,34 @@ def test_statuses_tell_failures_from_ends_that_were_asked_for(sink, client):
         (TrialState.OUT_OF_MEMORY, False, "FAILED"),
         (TrialState.FAILED, False, "FAILED"),
     ]
-    events = [begun(), *(started(f"key{number}", number, **NAMED) for number in range(len(table)))]
+    events: list = [begun(), *(started(f"key{number}", number, **NAMED) for number in range(len(table)))]
     deliver(sink, events)
-    for number, (state, by_budget, _) in enumerate(table):
-        key = f"key{number}"
-        assert run_of(client, key).info.status == "RUNNING"
-        assert run_of(client, key).data.tags["sweep.state"] == "RUNNING"
-        events.append(ended(key, state, "because", by_person_or_budget=by_budget))
-    deliver(sink, events)
+    shown = [(run_of(client, f"key{at}").info.status, run_of(client, f"key{at}").data.tags) for at in range(len(table))]
+    assert {(status, tags["sweep.state"]) for status, tags in shown} == {("RUNNING", "RUNNING")}
+    ends = [
+        ended(f"key{number}", state, "because", by_person_or_budget=by_budget)
+        for number, (state, by_budget, _) in enumerate(table)
+    ]
+    deliver(sink, [*events, *ends], since=len(events))
     for number, (state, _, status) in enumerate(table):
         run = run_of(client, f"key{number}")
-        assert (run.data.tags["sweep.state"], run.info.status) == (state.value, status)
-        assert run.info.end_time == 99_000
-        assert run.data.tags["mlflow.note.content"] == f"{state.value} at step 0: because"
+        told = (run.data.tags["sweep.state"], run.info.status, run.info.end_time, run.data.tags["mlflow.note.content"])
+        assert told == (state.value, status, 99_000, f"{state.value} at step 0: because")
 
 
 def test_the_sweeps_own_status_and_that_it_runs_again_when_it_goes_on(sink, client):
     table: dict[Any, str] = {"finished": "FINISHED", "budget": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
     events: list = []
+
+    def shown(event) -> tuple:
+        events.append(event)
+        deliver(sink, events, since=len(events) - 1)
+        parent = run_of(client, None)
+        return parent.info.status, parent.data.tags["sweep.state"], parent.info.end_time
+
     for reason, status in table.items():
-        events.append(begun())
-        deliver(sink, events)
-        parent = run_of(client, None)
-        assert (parent.info.status, parent.data.tags["sweep.state"]) == ("RUNNING", "RUNNING")
-        events.append(over(reason))
-        deliver(sink, events)
-        parent = run_of(client, None)
-        assert (parent.info.status, parent.data.tags["sweep.state"]) == (status, reason)
-        assert parent.info.end_time == 100_000
+        assert shown(begun())[:2] == ("RUNNING", "RUNNING")
+        assert shown(over(reason)) == (status, reason, 100_000)
 
 
 def test_every_event_once_more_from_any_sink_changes_nothing(sink, config, folder, client):
@@ -343,3 +315,26 @@ def test_the_password_of_the_server_is_in_no_artifact(sink, folder, client):
     deliver(sink, sweep_events(folder)[:1])
     shown = text(client, run_of(client, None).info.run_id, "sweep/config.json")
     assert json.loads(shown)["config"]["tracking"]["uri"] == "postgresql://me:***@host/mlflow"
+
+
+def test_a_parked_trial_is_not_over_and_is_parked_again_when_an_interrupted_sweep_goes_on(sink, client, folder):
+    keep_adapter(folder, "aaaa", 3)
+    events: list = []
+
+    def shown(*more) -> tuple[str, str, str]:
+        """The trial's state and its run's status once more was delivered, and the sweep's note."""
+        events.extend(more)
+        deliver(sink, events, since=len(events) - len(more))
+        run, note = run_of(client, "aaaa"), run_of(client, None).data.tags["mlflow.note.content"]
+        return run.data.tags["sweep.state"], run.info.status, note.splitlines()[0]
+
+    runs_on = "RUNNING: the best trial is named here when the sweep ends"
+    begins = started("aaaa", **NAMED)
+    assert shown(begun(), begins, reported("aaaa", 3, 0.7), parked("aaaa", 3)) == ("PARKED", "RUNNING", runs_on)
+    assert run_of(client, "aaaa").data.tags["mlflow.note.content"] == "PARKED at step 3, 2 s, best 0.7000"
+    assert shown(begins) == ("RUNNING", "RUNNING", runs_on)
+    paused = ended("aaaa", TrialState.PAUSED, by_person_or_budget=True)
+    state, status, note = shown(parked("aaaa", 3), paused, over("interrupted"))
+    assert (state, status) == ("PAUSED", "KILLED")
+    assert note.startswith("**Best so far: t00, eval_loss 0.7000** at step 3")
+    assert shown(begun(200.0), parked("aaaa", 3)) == ("PARKED", "RUNNING", runs_on)

@@ -6,15 +6,19 @@ import json
 import shutil
 import socket
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import python_imports
 from mlflow_servers import free_port
+from sweep_files import toy
 
-from sweeps.errors import SweepError
-from sweeps.record.folder import FORMAT
+from sweeps import cli, saved_sweep
+from sweeps.errors import ConfigError, SweepError
+from sweeps.record.folder import FORMAT, SweepFolder
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import experiment_of
 
@@ -34,7 +38,6 @@ def sweep_folder(path: Path, uri: str) -> Path:
             ["promote", "results/x", "--model", "m"],
             "/nowhere/mlflow.db: no such database; a sweep that has just begun creates its database within a minute; ",
         ),
-        (["models"], "/mlflow.db: no such database; name the store with --tracking-uri"),
         (["launch", "toy", "--promote"], "promotion.model: --promote needs it"),
     ],
 )
@@ -54,24 +57,22 @@ def test_a_store_without_the_sweep_says_so(empty_database, tmp_path):
         experiment_of(stores.find(str(sweep_folder(tmp_path / "x", uri)), None, {}))
 
 
-@pytest.mark.parametrize("spoilt", ["mlflow.db", "mlflow.db-journal"])
-def test_what_is_no_database_is_told_at_once(empty_database, tmp_path, spoilt):
+def test_what_is_no_database_is_told_at_once_and_a_locked_one_is_left_to_mlflow(empty_database, tmp_path, monkeypatch):
     """MLflow itself asks for it for 100 seconds."""
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-    if spoilt == file.name:
-        file.write_text("no database at all, and long enough to be looked at as one" * 9)
-    else:
-        (tmp_path / spoilt).mkdir()  # root may read every file, but no folder as one
-    with pytest.raises(SweepError, match=r"mlflow\.db: cannot be read as a database \(.+\); name the store with --tr"):
-        stores.find("x-1", f"sqlite:///{file}", {})
-
-
-def test_a_database_that_is_locked_is_left_to_mlflow(empty_database, tmp_path, monkeypatch):
+    uri, unreadable = f"sqlite:///{file}", r"mlflow\.db: cannot be read as a database \(.+\); name the store with --tr"
     monkeypatch.setattr(stores, "CONNECT_SECONDS", 0.0)
-    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("begin exclusive")
-        assert stores.find("x-1", f"sqlite:///{file}", {}).sweep == "x-1"
+        assert stores.find("x-1", uri, {}).sweep == "x-1"
+    journal = tmp_path / "mlflow.db-journal"
+    journal.mkdir()  # root may read every file, but no folder as one
+    with pytest.raises(SweepError, match=unreadable):
+        stores.find("x-1", uri, {})
+    journal.rmdir()
+    file.write_text("no database at all, and long enough to be looked at as one" * 9)
+    with pytest.raises(SweepError, match=unreadable):
+        stores.find("x-1", uri, {})
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_the_folders_store_goes_before_the_environments(tmp_path, listening):
     assert stores.find("x-1", third, other).uri == third
 
 
-def test_a_database_that_does_not_listen_is_told_at_once(listening, monkeypatch):
+def test_a_database_that_does_not_listen_is_told_at_once_where_it_can_be_known(listening, monkeypatch):
     closed = f"127.0.0.1:{free_port()}"
     for port in ("", ":5"):
         monkeypatch.setenv("PGPORT", closed.partition(":")[2])
@@ -104,13 +105,9 @@ def test_a_database_that_does_not_listen_is_told_at_once(listening, monkeypatch)
             stores.check(f"postgresql://me:se/cret@{place}/db")
     monkeypatch.setenv("PGPORT", listening.partition(":")[2])
     stores.check("postgresql+psycopg://me:se/cret@127.0.0.1/db")
-
-
-@pytest.mark.parametrize(
-    "uri", ["postgresql:///db", "postgresql:///db?host=/run", "postgresql://a:1,b:1/db", "postgresql://a,b/db"]
-)
-def test_a_database_of_a_socket_or_of_several_servers_is_left_to_mlflow(uri):
-    stores.check(uri)
+    # One of a socket or of several servers is left to MLflow.
+    for words in ("/db", "/db?host=/run", "a:1,b:1/db", "a,b/db"):
+        stores.check(f"postgresql://{words}")
 
 
 def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_path, monkeypatch):
@@ -137,3 +134,30 @@ def test_a_password_that_the_folder_does_not_keep_comes_from_the_environment(kep
         stores.with_password(kept, {"MLFLOW_TRACKING_URI": "http://host"})
     for whole in ("http://me:secret@host", "sqlite:////a***b.db"):
         assert stores.with_password(whole, {}) == whole
+
+
+def test_a_saved_sweep_goes_on_with_the_password_from_the_command_line_or_the_environment(tmp_path, monkeypatch):
+    uri = "http://me:se%2Fcret@host"
+    config, _ = toy(tracking={"uri": uri})
+    folder = SweepFolder(tmp_path)
+    folder.config.write_text(json.dumps(saved_sweep.document(config, "x-1")))
+    assert "cret" not in folder.config.read_text()
+    assert saved_sweep.load(folder, uri)[0].config.tracking.uri == uri
+    with pytest.raises(ConfigError, match=r"^tracking.uri: 'http:\*\*\*@host' must be a database or a server"):
+        saved_sweep.load(folder, "http:/me:secret@host")
+    with pytest.raises(ConfigError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+        saved_sweep.load(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert saved_sweep.load(folder)[0].config.tracking.uri == uri
+
+
+def test_a_traceback_has_no_password(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", Mock(side_effect=RuntimeError("cannot reach http://me:secret@host")))
+    monkeypatch.setattr(cli.streams, "make_heedless", Mock())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    err = capsys.readouterr().err
+    assert end.value.code == 1
+    assert "Traceback" in err and "RuntimeError: cannot reach http://me:***@host" in err
+    assert "secret" not in err

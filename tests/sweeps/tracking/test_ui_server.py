@@ -9,8 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -33,14 +31,6 @@ LISTENS = (
 )
 """In place of MLflow's server: listens on its port."""
 FAILS = "import sys; print('one', flush=True); print('cannot open postgresql://me:secret@host/db'); sys.exit(3)"
-
-
-@contextmanager
-def taken_port() -> Iterator[int]:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        yield other.getsockname()[1]
 
 
 def line_with(process: subprocess.Popen[str], pattern: str) -> str:
@@ -92,16 +82,15 @@ def test_the_ui_shows_the_saved_view_until_ctrl_c(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db", "results"]
 
 
-def test_a_port_that_is_asked_for_must_be_free(uri: str) -> None:
-    with taken_port() as port:
-        done = CliRunner().invoke(app, ["ui", "--tracking-uri", uri, "--port", str(port)])
-    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, "1 problem; nothing was started")
-    assert f"--port: {port} cannot be listened on: Address already in use; give another" in done.stderr
-
-
-def test_the_next_port_is_taken_where_the_first_is_not_free(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_a_port_that_is_asked_for_must_be_free_else_the_next_is_taken(
+    monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
     monkeypatch.setattr(ui_server, "_UNTIL_WE_DIE", LISTENS)
-    with taken_port() as port:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(app, ["ui", "--tracking-uri", uri, "--port", str(port)])
+        assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, "1 problem; nothing was started")
+        assert f"--port: {port} cannot be listened on: Address already in use; give another" in done.stderr
         monkeypatch.setattr(ui_server, "FIRST_PORT", port)
         with ui_server.serving(uri, ui_server.free_port(None)) as server:
             assert port < server.port
@@ -122,9 +111,9 @@ def test_a_server_that_does_not_start_is_told_by_its_last_lines(monkeypatch: pyt
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
+def test_what_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, told in (
         ([], "mlflow.db: no such database; name the store with --tracking-uri"),
         (["x"], "x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
         (["--tracking-uri", "nonsense"], "tracking URI: 'nonsense' must be a database or a server"),
@@ -132,13 +121,7 @@ def test_a_server_that_does_not_start_is_told_by_its_last_lines(monkeypatch: pyt
             ["--tracking-uri", "postgresql://me:secret@127.0.0.1:1/db"],
             "postgresql://me:***@127.0.0.1:1/db: no database answers there: Connection refused",
         ),
-    ],
-)
-def test_what_is_not_there_is_told_at_once(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["ui", *words])
-    assert done.exit_code == 2
-    assert told in done.stderr
+    ):
+        done = CliRunner().invoke(app, ["ui", *words])
+        assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
     assert list(tmp_path.iterdir()) == []

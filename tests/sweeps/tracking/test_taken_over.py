@@ -1,16 +1,91 @@
-"""A sweep goes on from its mirror: MLflow may hold more of it than its log, from the machine that was lost."""
+"""Another driver goes on in a sweep's runs, of which some are doubled, and some hold more than its log.
+
+A create whose answer was lost may take effect late: of two runs of a trial one stays. A sweep that goes on from its
+mirror has a log without the last seconds of the machine that was lost, which MLflow has seen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
+from mlflow import MlflowClient
 from sweep_events import base, begun, ended, reported, started
-from tracked_sweeps import NAMED, SWEEP, everything, history, keep_adapter, over, run_of
+from tracked_sweeps import (
+    NAMED,
+    PARAMS,
+    SWEEP,
+    deliver,
+    everything,
+    history,
+    keep_adapter,
+    over,
+    run_of,
+    runs,
+    sweep_events,
+)
 
 from sweeps.record.events import Event, TrialReported, TrialState
 from sweeps.record.sweep_record import first_wins
+from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
+
+# Doubled runs
+
+
+def double(client: MlflowClient, of) -> str:
+    """What a create leaves that took effect after its answer was given up."""
+    tags = {key: value for key, value in of.data.tags.items() if key.startswith("sweep.")}
+    return client.create_run(of.info.experiment_id, start_time=of.info.start_time, tags=tags).info.run_id
+
+
+def active(client: MlflowClient) -> set[str]:
+    return {run.info.run_id for run in runs(client) if run.info.lifecycle_stage == "active"}
+
+
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_runs_whose_creation_came_late_are_gone_when_the_sweep_has_ended(sink, config, folder, client, is_taken_over):
+    events = list(first_wins(sweep_events(folder)))
+    for event, known in events[:-1]:
+        sink.apply(event, known)
+    used = active(client)
+    doubles = {double(client, run_of(client, key)) for key in (None, "aaaa")}
+    assert active(client) == used | doubles
+    if is_taken_over:
+        sink = MlflowSink(config, SWEEP, folder)
+        sink.attach(events[-2][1])
+    sink.apply(*events[-1])
+    assert active(client) == used
+
+
+@pytest.mark.parametrize("key", [None, "aaaa"])
+def test_of_two_runs_without_metrics_the_one_with_the_params_stays(sink, config, folder, client, key):
+    events: list[Event] = [begun(), started("aaaa", **PARAMS)]
+    deliver(sink, events)
+    used, written = active(client), run_of(client, key)
+    # MLflow's ids are random: some of these sort before that of the run with the params, some behind it.
+    doubles = [double(client, written)]
+    while min(doubles) > written.info.run_id:
+        doubles.append(double(client, written))
+    *_, (_, record) = first_wins(events)
+    MlflowSink(config, SWEEP, folder).attach(record)
+    assert active(client) == used
+
+
+def test_a_trial_that_is_new_for_certain_is_not_searched_for_unless_an_error_came_between(sink, folder, monkeypatch):
+    searches = Mock(side_effect=Runs.of_sweep)
+    monkeypatch.setattr(Runs, "of_sweep", lambda *words: searches(*words))
+    told = list(first_wins(sweep_events(folder)))
+    for event, record in told[:5]:
+        sink.apply(event, record)
+    assert searches.call_count == 1
+    sink.forget()
+    sink.apply(*told[5])
+    assert searches.call_count == 2
+
+
+# A machine that was lost
 
 LATER = 1000.0
 MIRRORED: list[Event] = [begun(), base(1.5), started("aaaa", **NAMED), reported("aaaa", 3, 0.7)]
@@ -27,21 +102,19 @@ def trained_again(event: TrialReported) -> TrialReported:
     return event.model_copy(update={"time": event.time + LATER, "report": report.model_copy(update=update)})
 
 
-def go_on(config, folder, before: Sequence[Event], *events: Event) -> MlflowSink:
+def go_on(config, folder, before: Sequence[Event], *events: Event) -> None:
     """Another driver, whose log has `before` from the mirror, sends it again and goes on."""
     sink = MlflowSink(config, SWEEP, folder)
     told = list(first_wins([*before, begun(LATER), *events]))
     sink.attach(told[len(before) - 1][1])
     for event, record in told:
         sink.apply(event, record)
-    return sink
 
 
 @pytest.fixture
-def lost(sink, folder, client) -> str:
+def lost(sink, client) -> str:
     """The run of a trial that a machine had trained to step 9 when it was lost; its mirror has step 3."""
-    for event, record in first_wins([*MIRRORED, LOST]):
-        sink.apply(event, record)
+    deliver(sink, [*MIRRORED, LOST])
     return run_of(client, "aaaa").info.run_id
 
 
@@ -77,12 +150,8 @@ def test_a_clock_that_was_ahead_on_the_lost_machine_changes_nothing_of_that(conf
 
 
 def test_a_trial_that_ended_in_the_lost_seconds_is_no_trial_of_the_sweep(config, folder, sink, client):
-    adapter = folder.trial("aaaa") / "best-000009" / "adapter"
-    adapter.mkdir(parents=True)
-    (adapter / "adapter_config.json").write_text("{}")
-    (adapter.parent / "eval_rows.json").write_text("{}")
-    for event, record in first_wins([*MIRRORED, LOST, ended("aaaa", TrialState.COMPLETED)]):
-        sink.apply(event, record)
+    keep_adapter(folder, "aaaa", 9)
+    deliver(sink, [*MIRRORED, LOST, ended("aaaa", TrialState.COMPLETED)])
     assert run_of(client, "aaaa").data.tags["sweep.state"] == "COMPLETED"
     end = ended("bbbb", TrialState.COMPLETED)
     go_on(config, folder, MIRRORED[:2], started("bbbb", 0, LATER, **NAMED), end, over())
