@@ -14,7 +14,7 @@ sys.argv[0] = "qsweep"
 try:
     main()
 except SystemExit as end:
-    assert (end.code or 0) == {code}, end.code
+    assert end.code == 2, end.code
 """
 
 
@@ -27,14 +27,9 @@ def heavy(program: str, *arguments: str, folder: Path | None = None) -> set[str]
     return set(done.stdout.splitlines()[-1].split())
 
 
-def heavy_in_command(folder: Path, *words: str, code: int = 0, before: str = "") -> set[str]:
-    """As `heavy`, for `qsweep WORDS`, which must end with this exit code; the program `before` runs first."""
-    return heavy(before + COMMAND.format(code=code), *words, folder=folder)
-
-
 def refusal(folder: Path, *words: str) -> str:
     """What `qsweep WORDS` says is wrong with them; it imports nothing heavy to find that out."""
-    program = COMMAND.format(code=2) + f"assert not [name for name in {HEAVY!r} if name in sys.modules], 'heavy'"
+    program = COMMAND + f"assert not [name for name in {HEAVY!r} if name in sys.modules], 'heavy'"
     command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

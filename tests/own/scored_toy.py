@@ -72,16 +72,12 @@ def _scored(found: Evaluation | Failure, spec: TrialSpec, right: int | None) -> 
     """The evaluation with as many rows as there are, of which `right` are answered right; None: no answer is scored."""
     if isinstance(found, Failure):
         return found
-    rows = {
-        "row_losses": tuple(found.loss * (1 + (row - (ROWS - 1) / 2) / ROWS) for row in range(ROWS)),
-        "row_tokens": (1,) * ROWS,
-    }
+    losses = tuple(found.loss * (1 + (row - (ROWS - 1) / 2) / ROWS) for row in range(ROWS))
+    rows = {"row_losses": losses, "row_tokens": (1,) * ROWS}
     if right is None:
         return found.model_copy(update=rows)
-    names, places = (
-        [name for name in SCORES if name in spec.evaluation.metrics],
-        range(spec.evaluation.examples or ROWS),
-    )
+    names = [name for name in SCORES if name in spec.evaluation.metrics]
+    places = range(spec.evaluation.examples or ROWS)
     values = tuple(float(row < right) for row in places)
     answers = {
         "metrics": found.metrics | dict.fromkeys(names, sum(values) / len(values)),
@@ -89,14 +85,10 @@ def _scored(found: Evaluation | Failure, spec: TrialSpec, right: int | None) -> 
         "row_places": tuple(places) if len(places) < ROWS else (),
         "answers": tuple(
             AnsweredRow(
-                row=row,
-                prompt=f"{row} + {row} =",
-                expected=str(2 * row),
-                answer=str(2 * row) if value else "?",
-                is_ended=True,
-                scores=dict.fromkeys(names, value),
+                row=row, prompt=f"{row} + {row} =", expected=str(2 * row), answer=str(2 * row) if value else "?",
+                is_ended=True, scores=dict.fromkeys(names, value),
             )
             for row, value in zip(places, values, strict=True)
         ),
-    }
+    }  # fmt: skip
     return found.model_copy(update=rows | answers)

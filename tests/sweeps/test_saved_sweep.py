@@ -10,31 +10,32 @@ import pytest
 from sweep_files import toy
 
 from sweeps import saved_sweep
+from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record import folder as folders
-from sweeps.record.events import SweepStarted
-from sweeps.record.folder import EventLog, SweepFolder
+from sweeps.record.events import SweepStarted, to_line
+from sweeps.record.folder import SweepFolder
 from sweeps.report import status
 from sweeps.steering import local_sweeps
 from sweeps.tracking import stores
 from trainables.errors import DataError
-from trainables.specs import DataSpec, ModelSpec
 
 ID = "x-20260101-000000-abcd"
 
 
-def launched(storage: Path) -> SweepFolder:
-    """A sweep's folder after its driver began."""
+def launched(storage: Path, kept: str | None = None) -> SweepFolder:
+    """A sweep's folder after its driver began; its log keeps the configuration, or this text in its place."""
     config, _ = toy()
     folder = folders.create(storage, "x", saved_sweep.document(config, ID))
-    log = EventLog(folder.events)
-    log.append(SweepStarted(time=0.0, config=saved_sweep.as_kept(config), sweep_id=ID))
-    log.close()
+    started = SweepStarted(time=0.0, config=kept or saved_sweep.as_kept(config), sweep_id=ID)
+    folder.events.write_text(to_line(started) + "\n")
     return folder
 
 
 def edit(folder: SweepFolder, **changes: object) -> None:
-    folder.config.write_text(json.dumps(json.loads(folder.config.read_text()) | changes))
+    """Changes keys of its document; None takes one away."""
+    document = json.loads(folder.config.read_text()) | changes
+    folder.config.write_text(json.dumps({name: value for name, value in document.items() if value is not None}))
 
 
 def refused(folder: SweepFolder) -> tuple[str, ...]:
@@ -53,16 +54,12 @@ def test_a_sweep_goes_on_under_its_id(tmp_path: Path) -> None:
     ("stamp", "told"),
     [
         ({"format": None, "qsweep": None}, "has format none, and .* reads format 1 alone: go on with the version that"),
-        (
-            {"format": 2, "qsweep": "0.2.0"},
-            "has format 2, and this version reads format 1 alone: go on with qsweep 0.2.0",
-        ),
+        ({"format": 2, "qsweep": "0.2.0"}, "has format 2, and this version reads format 1 alone: go on with qsweep 0"),
     ],
 )
 def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path, stamp: dict[str, object], told: str) -> None:
     folder = launched(tmp_path)
-    document = json.loads(folder.config.read_text()) | stamp
-    folder.config.write_text(json.dumps({name: value for name, value in document.items() if value is not None}))
+    edit(folder, **stamp)
     for asks in (
         lambda: saved_sweep.load(folder),
         lambda: status.read(folder, 0.0),
@@ -104,17 +101,12 @@ def test_a_folder_that_was_moved_goes_on_and_knows_its_place(tmp_path: Path) -> 
 def test_another_sweep_in_the_former_place_is_no_original(tmp_path: Path) -> None:
     original = launched(tmp_path)
     moved = SweepFolder(original.path.rename(tmp_path / "moved"))
-    config, _ = toy()
-    assert folders.create(tmp_path, "x", saved_sweep.document(config, "x-2")).path == original.path
+    edit(launched(tmp_path), sweep_id="x-2")
     saved_sweep.load(moved)
 
 
 def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:
-    config, _ = toy()
-    folder = folders.create(tmp_path, "x", saved_sweep.document(config, ID))
-    log = EventLog(folder.events)
-    log.append(SweepStarted(sweep_id="toy-1", time=0.0, config="[" * 100_000))
-    log.close()
+    folder = launched(tmp_path, kept="[" * 100_000)
     with pytest.raises(StorageError, match="the configuration in its first line is damaged: it is nested more than"):
         saved_sweep.load(folder)
 
@@ -138,10 +130,9 @@ def test_a_config_that_is_none_is_told(tmp_path: Path, content: bytes, reason: s
 
 
 def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None:
-    config, _ = toy()
     data = tmp_path / "train.jsonl"
-    given = DataSpec(train=str(data), text="{text}")
-    config = config.model_copy(update={"trainable": "qlora", "data": given, "model": ModelSpec(source="tiny/model")})
+    given = {"train": str(data), "text": "{text}"}
+    config = SweepConfig.model_validate({"name": "x", "data": given, "model": {"source": "tiny/model"}})
     data.write_text('{"text": "a"}\n')
     began_with = saved_sweep.fingerprints(config, {})
     assert saved_sweep.fingerprints(config, began_with) == began_with

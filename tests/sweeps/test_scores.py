@@ -45,8 +45,7 @@ def test_the_score_of_each_finalist_chooses_whatever_stopped_the_others(tmp_path
     folder = tmp_path / "results" / "toy"
     trials = runs.record(folder).trials
     lowest = min(trials.values(), key=lambda trial: trial.value("eval_loss"))
-    by_loss = f"t{lowest.number:02d} has the lowest eval_loss ({lowest.value('eval_loss'):.4f})"
-    assert by_loss in told
+    assert f"t{lowest.number:02d} has the lowest eval_loss ({lowest.value('eval_loss'):.4f})" in told
     assert (lowest.params["learning_rate"], lowest.state) == (3e-4, TrialState.COMPLETED)
     assert {trial.state for trial in trials.values()} == {TrialState.COMPLETED, TrialState.STOPPED}
     for trial in trials.values():
@@ -54,9 +53,8 @@ def test_the_score_of_each_finalist_chooses_whatever_stopped_the_others(tmp_path
         assert trial.value("exact_match") == right / 10, "a trial has the same answers at a step, whenever it is scored"
     winning = trials[best["trial_key"]]
     answers = samples.read(folder / winning.adapter / samples.OF_TRIAL)
-    assert (
-        sum(each.scores["exact_match"] for each in answers) == 10 * best["value"] == 10 * winning.value("exact_match")
-    )
+    answered = sum(each.scores["exact_match"] for each in answers)
+    assert answered == 10 * best["value"] == 10 * winning.value("exact_match")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     logged = client.get_run(best["run_id"]).data.metrics
     assert (logged["best_exact_match"], logged["best_eval_loss"]) == (best["value"], winning.value("eval_loss"))

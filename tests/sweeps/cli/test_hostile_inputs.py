@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +48,7 @@ def refused(folder: Path, *words: str) -> str:
         (f"{TOY}{'- ' * 3000}", "not valid YAML: line 3, column 1"),
         (TOY + LAUGHS, "more than 10000 keys and values, those that an alias stands for counted each time: list fewer"),
         (f"{TOY}search_space: {{adapter.r: {{choice: [{'8, ' * 3_500_000}]}}}}", "a sweep file has at most 1 MB"),
-        (
-            f"{TOY}searcher: {{points: [{{training.learning_rate: !!binary gGE=}}]}}",
-            "error: searcher.points.0: training.learning_rate: b'\\x80a' must be a number",
-        ),
+        (f"{TOY}searcher: {{points: [{{training.learning_rate: !!binary gGE=}}]}}", "b'\\x80a' must be a number"),
         (f"{TOY}searcher: {{points: [{{adapter.r: 2026-01-01}}]}}", "(2026, 1, 1) must be a whole number"),
         (f"{TOY}seed: !!bool zzz", "'zzz' is not what it looks like: put it in quotes"),
         (f"{TOY}budget: {{trials: {'9' * 400}}}", "must be at most 1000000000000000"),
@@ -63,10 +58,7 @@ def refused(folder: Path, *words: str) -> str:
         ('trainable: toy\nname: "\\e[31m"', "name: '\\x1b[31m' must hold only letters"),
         (QLORA.replace("rows.jsonl", "deep.jsonl"), "deep.jsonl, line 1: cannot be used: it is nested more than 100"),
         (QLORA.replace("rows.jsonl", "nul.jsonl"), "is not JSON: Invalid control character at column 16"),
-        (
-            QLORA.replace("rows.jsonl", "digits.jsonl"),
-            "digits.jsonl, line 1: cannot be used: it holds a number with thousands",
-        ),
+        (QLORA.replace("rows.jsonl", "digits.jsonl"), "line 1: cannot be used: it holds a number with thousands"),
         (QLORA.replace("hub/model", "./deep"), "config.json is not readable JSON: it is nested more than 100 deep"),
     ],
     ids=lambda text: text[-30:],
@@ -82,11 +74,10 @@ def test_more_mistakes_than_anyone_reads_are_counted(folder: Path) -> None:
     assert (len(first), rest, last) == (50, "and 350 more", "400 problems")
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", "~nobody/x", os.fsdecode(b"\xff")],
-    ids=lambda name: ascii(name)[:12],
-)
+NAMES = ["n" * 300, "n/" * 3000, "a\nb", "\x1b[31m", "~nobody/x", os.fsdecode(b"\xff")]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:12])
 def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
     for words in (["validate", name], ["resume", name], ["status", name], ["promote", name, "--model", "m"]):
         refused(folder, *words)
@@ -94,16 +85,11 @@ def test_a_name_of_no_sweep_is_refused(folder: Path, name: str) -> None:
     refused(folder, "models", "--tracking-uri", f"sqlite:///{name}")
 
 
-@pytest.mark.parametrize("name", ["toy", "./toy"])
-def test_a_sweep_that_is_not_there_is_a_mistake(folder: Path, name: str) -> None:
-    for words in (["status", name], ["stop", name], ["stop", name, "t03"], ["add", name, "r=8"]):
-        assert "no sweep" in refused(folder, *words)
-
-
 def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(folder: Path) -> None:
-    assert refused(folder, "resume", "toy").startswith(
-        f"error: toy: no sweep of this id or name: there is no folder {folder}/results"
-    )
+    nowhere = f"toy: no sweep of this id or name: there is no folder {folder}/results"
+    for verb, *words in (["resume"], ["status"], ["stop"], ["stop", "t03"], ["add", "r=8"]):
+        assert refused(folder, verb, "toy", *words).startswith(f"error: {nowhere}")
+        assert "no sweep" in refused(folder, verb, "./toy", *words)
     sweep = folder / "results" / "toy"
     sweep.mkdir(parents=True)
     (sweep / "config.json").write_text('{"format": 1, "sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
@@ -114,78 +100,68 @@ def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(folder: Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "option"),
-    [
-        (("rollback", "--model", "m", "--to", ""), "--to"),
-        (("promote", "x-1", "--model", "m", "--tracking-uri", " "), "--tracking-uri"),
-        (("resume", "x-1", "--tracking-uri", ""), "--tracking-uri"),
-    ],
+    "words", ["rollback --model m --to", "promote x-1 --model m --tracking-uri", "resume x-1 --tracking-uri"]
 )
-def test_an_option_with_nothing_in_it_is_refused(folder: Path, words: tuple[str, ...], option: str) -> None:
+def test_an_option_with_nothing_in_it_is_refused(folder: Path, words: str) -> None:
     """A shell puts it there for a variable that is not set: a rollback would move the alias of its own choice."""
-    assert refused(folder, *words) == f"error: {option}: is empty: give it a value, or leave it out"
+    for nothing in ("", " "):
+        told = refused(folder, *words.split(), nothing)
+        assert told == f"error: {words.split()[-1]}: is empty: give it a value, or leave it out"
 
 
-CONFIGS = [DEEP.encode(), b"\xff", b"[]", b"5", b'{"format": 1, "config": {}, "sweep_id": [[]]}', b"9" * 5000]
+def test_a_folder_of_no_sweep_is_refused(folder: Path) -> None:
+    for content in (DEEP, "[]", "5", '{"format": 1, "config": {}, "sweep_id": [[]]}', "9" * 5000, "\xff"):
+        (folder / "config.json").write_text(content, encoding="latin-1")
+        for words in (["resume", "."], ["promote", "./", "--model", "m"]):
+            refused(folder, *words)
 
 
-@pytest.mark.parametrize("content", CONFIGS, ids=[str(config[:20]) for config in CONFIGS])
-def test_a_folder_of_no_sweep_is_refused(folder: Path, content: bytes) -> None:
-    (folder / "config.json").write_bytes(content)
-    for words in (["resume", "."], ["promote", "./", "--model", "m"]):
-        refused(folder, *words)
+def test_a_folder_whose_name_is_not_utf_8_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    try:
+        told = refused(folder, "launch", "toy")
+    finally:
+        folder.rmdir()
+    assert "error: storage: '" in told and "holds bytes that are not UTF-8: rename the folder" in told
 
 
-# In processes of their own
-
-DEADLINE_SECONDS = 60.0
-"""Each takes a second; a machine that is busy gets more."""
-
-
-def qsweep(folder: Path, *words: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command in a folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sweeps", *words],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, timeout=DEADLINE_SECONDS,
-    )  # fmt: skip
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
-
-
-@pytest.mark.parametrize(
-    ("verb", "name", "value", "rule"),
-    [
-        ("launch", "QSWEEP_LEASE_SECONDS", "1m", "must be a number from 1 to 3600"),
-        ("resume", "QSWEEP_DRAIN_SECONDS", "nan", "must be a number from 0 to 604800"),
-    ],
-)
-def test_a_number_in_the_environment_that_is_none_is_a_mistake(
-    folder: Path, verb: str, name: str, value: str, rule: str
-) -> None:
-    code, out, err = qsweep(folder, verb, "toy", **{name: value})
-    assert (code, out) == (2, "")
-    assert err.splitlines() == [f"error: {name}: {value!r} {rule}", "1 problem; nothing was started"]
+PROGRAM = """
+import os, sys
+from sweeps.cli import main
+for command in " ".join(sys.argv[1:]).split(" then "):
+    words = command.split()
+    while "=" in words[0]:
+        name, _, os.environ[name] = words.pop(0).partition("=")
+    sys.argv = ["qsweep", *words]
+    try:
+        main()
+    except SystemExit as end:
+        print("code", end.code or 0, file=sys.stderr)
+"""
 
 
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+def qsweep(folder: Path, *commands: str, **environment: str) -> str:
+    """What commands, which variables may stand before, say on stderr, one after the other, with their exit codes."""
+    given, command = {**os.environ, **environment}, [sys.executable, "-c", PROGRAM, " then ".join(commands)]
+    return subprocess.run(command, cwd=folder, env=given, capture_output=True, timeout=60, check=True).stderr.decode()
+
+
+def test_a_number_in_the_environment_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+    """These are read when a module is imported."""
+    wrong = "QSWEEP_LEASE_SECONDS=1m launch toy", "QSWEEP_LEASE_SECONDS=60 QSWEEP_DRAIN_SECONDS=nan resume toy"
+    ends = ["1 problem; nothing was started", "code 2"]
+    assert qsweep(tmp_path, *wrong).splitlines() == [
+        *("error: QSWEEP_LEASE_SECONDS: '1m' must be a number from 1 to 3600", *ends),
+        *("error: QSWEEP_DRAIN_SECONDS: 'nan' must be a number from 0 to 604800", *ends),
+    ]
 
 
 def test_a_plain_ascii_locale_reads_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(QLORA.replace("question}", "question} größer?"), encoding="utf-8")
     write_rows(tmp_path)
-    code, out, err = qsweep(tmp_path, "plan", "s.yaml", "data.prompt='{question} ü'", "--json", **ASCII)
-    assert code == 0 and json.loads(out)["trials"] == 16, err
-    code, _, err = qsweep(tmp_path, "launch", "toy", "storage=größe", **ASCII)
-    assert code == 2
-    assert "this locale has no such names; set PYTHONUTF8=1" in err
-
-
-def test_a_folder_whose_name_is_not_utf_8_is_told(tmp_path: Path) -> None:
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    folder.mkdir()
-    try:
-        code, _, err = qsweep(folder, "launch", "toy")
-        assert code == 2
-        assert "error: storage: '" in err
-        assert "holds bytes that are not UTF-8: rename the folder" in err
-    finally:
-        shutil.rmtree(folder)
+    commands = ["plan s.yaml data.prompt='{question}ü'", "launch toy storage=größe"]
+    planned, launched, _ = qsweep(tmp_path, *commands, LC_ALL="C", PYTHONUTF8="0").split("code ")
+    assert planned.startswith("plan: 16 trials"), planned
+    assert launched.startswith("0\n") and "this locale has no such names; set PYTHONUTF8=1" in launched

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import chaos_runs as runs
@@ -16,17 +15,13 @@ from sweeps.record.events import RequestAnswered, TrialState
 
 # No trial ends before the commands have, on any machine; a step does not take long, because who stops a trial waits
 # for it.
-SLOW = [
-    "toy", "scheduler.kind=fifo", "budget.trials=2", "budget.steps_per_trial=10000", "cluster.slots_per_host=1",
-    "cluster.hosts=1", "training.step_seconds=0.3",
-]  # fmt: skip
+SLOW = ["toy", "scheduler.kind=fifo", "budget.trials=2", "budget.steps_per_trial=100000", "training.step_seconds=0.1"]
+ONE = ["cluster.slots_per_host=1", "cluster.hosts=1"]
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_sweep_gets_a_host_a_point_and_a_trial_more_and_ends_as_it_is_asked_to_from_outside(
-    tmp_path: Path, empty_database: Path
-) -> None:
+def test_a_sweep_gets_a_host_a_point_and_a_trial_more_and_ends_as_it_is_asked_to_from_outside(tmp_path, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     sweep = tmp_path / "results" / "toy"
 
@@ -36,7 +31,7 @@ def test_a_sweep_gets_a_host_a_point_and_a_trial_more_and_ends_as_it_is_asked_to
         assert done.exit_code == code, (verb, words, done.output)
         return json.loads(done.stdout or "{}"), done.stderr
 
-    run = runs.start(tmp_path, "launch", *SLOW)
+    run = runs.start(tmp_path, "launch", *SLOW, *ONE)
     try:
         runs.wait_for(lambda: runs.record(sweep).counts() == {"RUNNING": 1}, run)
         assert asked("extend", "cluster.hosts=2")[0]["accepted"]
@@ -45,7 +40,6 @@ def test_a_sweep_gets_a_host_a_point_and_a_trial_more_and_ends_as_it_is_asked_to
         assert asked("status")[0]["state"] == "RUNNING"
         assert asked("add", "learning_rate=3e-4")[0]["accepted"]
         assert "did you mean" in asked("add", "learning_rat=3e-4", code=2)[1]
-        assert "budget.trials: 0: must be a whole number of at least 1" in asked("extend", "budget.trials=0", code=2)[1]
 
         assert asked("stop", "t01")[0]["accepted"]
         # The point that was asked for has its slot, beyond budget.trials.
@@ -61,7 +55,7 @@ def test_a_sweep_gets_a_host_a_point_and_a_trial_more_and_ends_as_it_is_asked_to
         runs.kill_started()
     assert "go on with" in run.err.read_text()
     answers = [event.is_accepted for event in runs.events(sweep) if isinstance(event, RequestAnswered)]
-    assert answers == [True, True, False, False, True, False, True]
+    assert answers == [True, True, False, True, False, True]
     assert run.answer()["states"] == {"PAUSED": 2, "STOPPED": 1}
     assert runs.record(sweep).trials[trials[1].trial_key].state is TrialState.STOPPED
     tracked = runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")

@@ -50,6 +50,7 @@ def keys(kind: components.Kind, section: str) -> list[str]:
 
 
 FIELDS = sorted({*fields(SweepConfig), *keys("schedulers", "scheduler"), *keys("searchers", "searcher")})
+assert {"model.facts.layers", "budget.disk", "scheduler.grace_steps", "searcher.kind", "seed"} <= set(FIELDS)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,6 @@ def taken_or_told(folder: Path, text: str, *changes: str) -> None:
     except ConfigError as error:
         assert all(error.problems)
     assert not [name for name in os.listdir(folder) if name.startswith(("results", "mlflow"))]  # noqa: PTH208 - names
-
-
-def test_there_are_fields_of_every_section() -> None:
-    assert {"model.facts.layers", "budget.disk", "scheduler.grace_steps", "searcher.kind", "seed"} <= set(FIELDS)
 
 
 @settings(SETTINGS, max_examples=250)

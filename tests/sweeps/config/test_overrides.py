@@ -1,4 +1,4 @@
-"""Words after the sweep file change what it says, before anything is checked."""
+"""Words after the sweep file change what it says, before anything is checked; and numbers of the environment."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 
-from sweeps.config import load
+from sweeps.config import environment, load
+from sweeps.errors import ConfigError
 
 
 def changed(raw: dict[str, Any], *changes: str) -> dict[str, Any]:
     assert load.override(raw, changes, lambda _: None) == []
     return raw
-
-
-def problems(raw: dict[str, Any], *changes: str) -> list[str]:
-    return load.override(raw, changes, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +34,6 @@ def test_an_override_sets_one_key_and_leaves_the_rest(change: str, expected: dic
     assert changed({"budget": {"trials": 8}}, change) == expected
 
 
-# The search space
-
-
 def test_what_follows_search_space_is_one_key() -> None:
     raw = changed({"search_space": {"adapter.r": {"choice": [4]}}}, "search_space.training.batch_size={choice: [1, 2]}")
     assert raw["search_space"] == {"adapter.r": {"choice": [4]}, "training.batch_size": {"choice": [1, 2]}}
@@ -52,31 +46,20 @@ def test_a_named_space_is_written_out_before_a_field_is_changed(raw: dict[str, A
     assert space["training.learning_rate"] == {"loguniform": [2e-5, 2e-3], "prior": 5e-4}
 
 
-# Kinds
-
-
 def test_another_kind_drops_the_keys_that_it_does_not_have() -> None:
     raw = {"searcher": {"kind": "random", "start_with_default": False}, "scheduler": {"kind": "asha", "grace_steps": 9}}
     assert changed(raw, "searcher.kind=grid", "scheduler.kind=fifo") == {
         "searcher": {"kind": "grid", "start_with_default": False},
         "scheduler": {"kind": "fifo", "grace_steps": 9},
     }
-
-
-def test_an_unknown_kind_drops_them_all_and_is_told_by_the_configuration() -> None:
-    raw = {"scheduler": {"kind": "asha", "grace_steps": 9}}
-    assert changed(raw, "scheduler.kind=nope") == {"scheduler": {"kind": "nope"}}
-
-
-# Mistakes
+    unknown = {"scheduler": {"kind": "asha", "grace_steps": 9}}
+    assert changed(unknown, "scheduler.kind=nope") == {"scheduler": {"kind": "nope"}}, "the configuration tells of it"
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         ("budget.trials", "budget.trials: an override is key=value, for example budget.trials=4"),
-        ("=4", "=4: an override is key=value, for example budget.trials=4"),
-        ("budget.trials=[1", "budget.trials: '[1' is not a YAML value; quote it for the shell"),
         ("budget.trials=010", "budget.trials: '010' is the number 8 in YAML: write the number without zeros before it"),
         ("seed.x=4", "seed.x: seed is 3, which has no keys"),
         ("budget.trials.x=4", "budget.trials.x: trials is 8, which has no keys"),
@@ -84,7 +67,7 @@ def test_an_unknown_kind_drops_them_all_and_is_told_by_the_configuration() -> No
 )
 def test_a_wrong_override_is_told_and_the_others_are_taken(change: str, problem: str) -> None:
     raw: dict[str, Any] = {"seed": 3, "budget": {"trials": 8}}
-    (line,) = problems(raw, change, "storage=here")
+    (line,) = load.override(raw, [change, "storage=here"], lambda _: None)
     assert line.startswith(problem)
     assert raw == {"seed": 3, "budget": {"trials": 8}, "storage": "here"}
 
@@ -97,3 +80,15 @@ def test_a_template_that_yaml_reads_otherwise_is_taken_as_it_was_typed(text: str
 def test_a_text_may_be_quoted_and_taken_back() -> None:
     text = {"data": {"system": None, "prompt": None, "text": "{q}"}}
     assert changed({"data": {"system": "x"}}, "data.system=null", "data.prompt=", 'data.text="{q}"') == text
+
+
+def test_a_number_of_the_environment_is_within_its_bounds_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QSWEEP_X", raising=False)
+    assert environment.number("QSWEEP_X", 60.0, 1.0, 100.0) == 60
+    for given, number in (("1", 1), (" 1e2 ", 100)):
+        monkeypatch.setenv("QSWEEP_X", given)
+        assert environment.number("QSWEEP_X", 60.0, 1.0, 100.0) == number
+    for wrong in ("", "nan", "0.9", "101", "\x1b[31m"):
+        monkeypatch.setenv("QSWEEP_X", wrong)
+        with pytest.raises(ConfigError, match=r"^QSWEEP_X: [ -~]* must be a number from 1 to 100$"):
+            environment.number("QSWEEP_X", 60.0, 1.0, 100.0)

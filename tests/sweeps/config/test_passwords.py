@@ -96,8 +96,6 @@ def test_json_in_json_stays_json(depth):
         assert json.loads(json.loads(shown)[0]["config"]) == {"uri": "http://u:***@h"}
 
 
-# Of any secret
-
 MARK = "s3cr3t"
 """Stands in every secret, so that what is left of it is found."""
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sweep_files import RATES
 
 from search_spaces.space import SearchSpace
 from sweeps.config import points
@@ -30,9 +31,6 @@ def key(spec: TrialSpec, prints: dict[str, str] = PRINTS) -> str:
     return points.trial_key(spec, prints)
 
 
-# The specification
-
-
 @pytest.mark.parametrize(
     ("base", "point", "alpha"),
     [
@@ -46,27 +44,17 @@ def test_searching_one_alpha_takes_the_place_of_the_other(base: AdapterSpec, poi
 
 
 def test_the_default_point_is_the_base_at_the_searched_fields() -> None:
-    space = SearchSpace.parse(
-        {
-            "adapter.r": {"choice": [2, 4]},
-            "adapter.alpha_over_r": {"choice": [1], "when": {"adapter.r": 2}},
-            "training.learning_rate": {"loguniform": [1e-5, 1e-3]},
-        }
-    )
-    base = trial()
+    ratio = {"adapter.alpha_over_r": {"choice": [1], "when": {"adapter.r": 2}}}
+    space, base = SearchSpace.parse({"adapter.r": {"choice": [2, 4]}, **ratio, **RATES}), trial()
     point = points.completed(base, space, {})
     assert point == {"adapter.r": 16, "training.learning_rate": 2e-4}  # no alpha: it is searched at rank 2 only
     assert points.apply(base, point, 0).adapter.alpha == base.adapter.alpha
 
 
-# The seed
-
-
 def test_seeds_never_change() -> None:
     """A change here is another seed for every trial of every sweep that can be gone on with."""
-    assert points.seed(0, {}) == 802111681
-    assert points.seed(0, POINT) == 1788665148
-    assert points.seed(7, POINT) == 566055549
+    seeds = points.seed(0, {}), points.seed(0, POINT), points.seed(7, POINT)
+    assert seeds == (802111681, 1788665148, 566055549)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +69,6 @@ def test_the_same_point_has_the_same_seed(one: points.Point, other: points.Point
     assert points.seed(3, one) == points.seed(3, other)
 
 
-# The key
-
-
 def test_keys_never_change() -> None:
     """A change here makes every finished trial of every sweep a stranger when the sweep goes on.
 
@@ -94,106 +79,96 @@ def test_keys_never_change() -> None:
     assert key(points.apply(trial(training=kept), POINT, 7)) == "9d8b9d848d49"
 
 
-@pytest.mark.parametrize(
-    "same",
-    [
-        trial(model=ModelSpec(source="/elsewhere/model", revision="main", trust_remote_code=True)),
-        trial(data=DataSpec(train="/elsewhere/rows.csv", text="{t}")),
-        trial(model=None, data=None),
-        trial(training=TrainingSpec(step_seconds=1.5, gradient_checkpointing=True)),
-        trial(quantization=QuantizationSpec(residency="4bit")),
-    ],
-)
-def test_paths_and_pacing_are_not_in_the_key(same: TrialSpec) -> None:
-    assert key(same) == key(trial())
-
-
-OTHERS: list[TrialSpec] = [
-    trial(trainable="toy"),
-    trial(steps=80),
-    trial(seed=1),
-    *(
-        trial(quantization=QuantizationSpec.model_validate({name: value}))
-        for name, value in [("scheme", "fp4"), ("double_quant", False), ("compute_dtype", "float16")]
-    ),
-    *(
-        trial(adapter=AdapterSpec.model_validate({name: value}))
-        for name, value in [
-            ("r", 8),
-            ("alpha_over_r", 1),
-            ("lora_alpha", 8),
-            ("lora_dropout", 0.1),
-            ("target_modules", "mlp"),
-            ("target_modules", ("q_proj",)),
-            ("use_rslora", True),
-        ]
-    ),
-    *(
-        trial(training=TrainingSpec.model_validate({name: value}))
-        for name, value in [
-            ("batch_size", 8),
-            ("gradient_accumulation_steps", 2),
-            ("learning_rate", 1e-4),
-            ("schedule", "cosine"),
-            ("warmup_ratio", 0.0),
-            ("weight_decay", 0.1),
-            ("max_grad_norm", None),
-        ]
-    ),
+SAID_TWICE = [
+    (AdapterSpec(r=8, alpha_over_r=4), AdapterSpec(r=8, lora_alpha=32)),
+    (AdapterSpec(target_modules=("q_proj", "v_proj")), AdapterSpec(target_modules=("v_proj", "q_proj"))),
 ]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (trial(), trial(model=ModelSpec(source="/elsewhere/model", revision="main", trust_remote_code=True))),
+        (trial(), trial(data=DataSpec(train="/elsewhere/rows.csv", text="{t}"))),
+        (trial(), trial(model=None, data=None)),
+        (trial(), trial(training=TrainingSpec(step_seconds=1.5, gradient_checkpointing=True))),
+        (trial(), trial(quantization=QuantizationSpec(residency="4bit"))),
+        *((trial(adapter=one), trial(adapter=other)) for one, other in SAID_TWICE),
+    ],
+)
+def test_paths_pacing_and_other_words_for_the_same_are_not_in_the_key(one: TrialSpec, other: TrialSpec) -> None:
+    assert key(one) == key(other)
+
+
+CHANGES: dict[str, list[tuple[str, Any]]] = {
+    "quantization": [("scheme", "fp4"), ("double_quant", False), ("compute_dtype", "float16")],
+    "adapter": [
+        *(("r", 8), ("alpha_over_r", 1), ("lora_alpha", 8), ("lora_dropout", 0.1), ("use_rslora", True)),
+        *(("target_modules", "mlp"), ("target_modules", ("q_proj",))),
+    ],
+    "training": [
+        *(("batch_size", 8), ("gradient_accumulation_steps", 2), ("learning_rate", 1e-4), ("schedule", "cosine")),
+        *(("warmup_ratio", 0.0), ("weight_decay", 0.1), ("max_grad_norm", None)),
+    ],
+}
+SECTIONS: dict[str, Any] = {"quantization": QuantizationSpec, "adapter": AdapterSpec, "training": TrainingSpec}
+
+
 def test_whatever_decides_numbers_is_in_the_key() -> None:
-    keys = [key(spec) for spec in [trial(), *OTHERS]]
+    others = [trial(trainable="toy"), trial(steps=80), trial(seed=1)]
+    for name, changes in CHANGES.items():
+        others += [trial(**{name: SECTIONS[name].model_validate({field: value})}) for field, value in changes]
+    keys = [key(spec) for spec in [trial(), *others]]
     assert len(set(keys)) == len(keys)
 
 
-def test_every_field_of_adapter_training_and_quantization_is_paced_or_tried_above() -> None:
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_field_is_paced_or_tried_above(name: str) -> None:
     """A new field fails here until somebody decides whether it is in the key."""
-    default = trial()
-    for section in ("quantization", "adapter", "training"):
-        kept = getattr(default, section)
-        changed = {
-            name
-            for other in OTHERS
-            for name in type(kept).model_fields
-            if getattr(getattr(other, section), name) != getattr(kept, name)
-        }
-        paced = {field.partition(".")[2] for field in points.PACING if field.startswith(f"{section}.")}
-        assert changed == set(type(kept).model_fields) - paced
+    paced = {field.removeprefix(f"{name}.") for field in points.PACING}
+    assert {field for field, _ in CHANGES[name]} == SECTIONS[name].model_fields.keys() - paced
 
 
 def test_base_model_and_data_are_in_the_key_by_fingerprint() -> None:
     assert len({key(trial(), prints) for prints in (PRINTS, PRINTS | {"data.form": "9"}, PRINTS | {"new": "9"})}) == 3
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (AdapterSpec(r=8, alpha_over_r=4), AdapterSpec(r=8, lora_alpha=32)),
-        (AdapterSpec(target_modules=("q_proj", "v_proj")), AdapterSpec(target_modules=("v_proj", "q_proj"))),
-    ],
-)
-def test_the_same_adapter_said_otherwise_has_the_same_key(one: AdapterSpec, other: AdapterSpec) -> None:
-    assert key(trial(adapter=one)) == key(trial(adapter=other))
-
-
-# What people compare
-
-
 def test_params_hold_every_searched_field_under_its_short_name() -> None:
-    point: points.Point = {
-        "adapter.alpha_over_r": 2.0,
-        "adapter.target_modules": ("v_proj", "q_proj"),
-        "adapter.use_rslora": True,
-    }
-    shown = points.params(points.apply(trial(), point, 0), point)
-    assert shown["alpha_over_r"] == 2
-    assert shown["target_modules"] == "q_proj,v_proj"
-    assert shown["use_rslora"] is True
-    assert shown["lora_alpha"] == 32
+    shown = points.params(points.apply(trial(), POINT, 0), POINT)
+    expected = {"alpha_over_r": 2, "target_modules": "q_proj,v_proj", "use_rslora": True, "lora_alpha": 32}
+    assert {name: shown[name] for name in expected} == expected
     assert all(type(value) in (bool, int, float, str) for value in shown.values())
+    assert AdapterSpec.model_fields.keys().isdisjoint(TrainingSpec.model_fields), "two fields of one short name"
 
 
-def test_no_two_searchable_fields_share_a_short_name() -> None:
-    assert AdapterSpec.model_fields.keys().isdisjoint(TrainingSpec.model_fields)
+REAL = TrialSpec(
+    model=ModelSpec(source="owner/model", revision="main"),
+    quantization=QuantizationSpec(scheme="nf4"),
+    adapter=AdapterSpec(r=8, lora_dropout=0.1, use_rslora=True),
+    data=DataSpec(train="https://me:secret@host/rows.jsonl", text="{text}", max_length=256),
+    training=TrainingSpec(batch_size=2, gradient_accumulation_steps=8, warmup_ratio=0.1, max_grad_norm=None),
+    steps=27,
+    seed=5,
+)
+SETTINGS = {
+    "log10_learning_rate": -3.699, "steps_per_trial": 27, "seed": 5, "lora_dropout": 0.1, "use_rslora": True,
+    "batch_size": 2, "gradient_accumulation_steps": 8, "schedule": "linear", "warmup_ratio": 0.1, "weight_decay": 0,
+    "max_grad_norm": "none", "base_model": "owner/model", "base_revision": "main", "quantization": "nf4",
+    "compute_dtype": "auto", "double_quant": True, "train_data": "https://me:***@host/rows.jsonl", "max_length": 256,
+    "eval_examples": 200,
+}  # fmt: skip
+
+
+def test_a_real_trial_names_all_of_its_settings_without_a_password() -> None:
+    found = points.settings(REAL)
+    assert {name: found[name] for name in SETTINGS} == SETTINGS
+    # A field of training or of the adapter that is added later is a param without further ado.
+    shown = found.keys() | points.params(REAL, {}).keys()
+    pacing = {field.partition(".")[2] for field in points.PACING}
+    assert TrainingSpec.model_fields.keys() - pacing <= shown
+    assert AdapterSpec.model_fields.keys() - {"alpha_over_r"} <= shown
+
+
+def test_a_toy_names_what_makes_sense_for_it() -> None:
+    toy = {"log10_learning_rate", "steps_per_trial", "seed", "batch_size", "gradient_accumulation_steps", "schedule"}
+    assert points.settings(TrialSpec(trainable="toy")).keys() == toy | {"warmup_ratio"}

@@ -6,17 +6,14 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_files import toy
+from sweep_files import RATES, toy
 
-from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
 
-RATE = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
-
 
 def settled(space: dict[str, Any], rows: int | None = None, **sections: Any) -> SweepConfig:
-    config, parsed = toy({**RATE, **space}, **sections)
+    config, parsed = toy({**RATES, **space}, **sections)
     found, wrong = resource.settled(config, parsed, rows)
     assert wrong == []
     return found
@@ -52,7 +49,7 @@ def test_examples_and_epochs_are_other_ways_to_say_how_long_a_trial_is() -> None
 
 
 def test_epochs_of_rows_that_are_not_counted_yet_are_refused_with_a_way_out() -> None:
-    config, space = toy(RATE, budget={"epochs_per_trial": 2.0})
+    config, space = toy(RATES, budget={"epochs_per_trial": 2.0})
     (wrong,) = resource.settled(config, space, None)[1]
     assert wrong.startswith("budget.epochs_per_trial: 2: how many rows there are is known only after")
     assert wrong.endswith("give budget.examples_per_trial instead")
@@ -69,7 +66,7 @@ def test_a_long_range_of_batches_is_not_listed() -> None:
     """Listed, this one would take minutes and gigabytes."""
     field = {"training.batch_size": {"randint": [1, 10**9]}}
     config = settled(field, training={"batch_size": 4})
-    sizes = resource.batches(config, SearchSpace.parse({**RATE, **field}))
+    sizes = resource.batches(config, toy(field)[1])
     assert (sizes[0], sizes[-1]) == (1, 10**9)
     assert len(sizes) < 100
     assert resource.of(config).points[-1] == config.budget.examples_per_trial
@@ -82,9 +79,7 @@ def test_a_long_range_of_batches_is_not_listed() -> None:
     factor=st.integers(2, 5),
     steps=st.integers(1, 200),
 )
-def test_every_trial_reports_once_at_each_rung_with_equal_examples(
-    sizes: set[int], own: int, grace: int, factor: int, steps: int
-) -> None:
+def test_every_trial_reports_once_at_each_rung_with_equal_examples(sizes, own, grace, factor, steps) -> None:
     config = settled(
         batches(*sizes),
         training={"batch_size": own},
@@ -99,14 +94,14 @@ def test_every_trial_reports_once_at_each_rung_with_equal_examples(
 
 
 def test_a_listed_point_whose_step_passes_two_report_points_is_refused() -> None:
-    space = batches(1, 2, 4)
-    listed = {"points": [{"training.batch_size": 24}, {"training.batch_size": 25}]}
-    config, parsed = toy({**RATE, **space}, searcher={"kind": "random", **listed})
-    found, wrong = resource.settled(config, parsed, None)
-    assert resource.of(found).points == (12, 36, 108, 324)
-    told = "rows a step pass two report points at once (the points are at 12, 36, 108, 324 examples): take at most 24"
-    name = "training.batch_size x training.gradient_accumulation_steps"
-    assert wrong == []
-    listed["points"].append({"training.batch_size": 40})
-    _, wrong = resource.settled(toy({**RATE, **space}, searcher={"kind": "random", **listed})[0], parsed, None)
-    assert wrong == [f"searcher.points.2: {name}: 40 {told} rows a step"]
+    def told(*listed: int) -> list[str]:
+        searcher = {"kind": "random", "points": [{"training.batch_size": size} for size in listed]}
+        found, wrong = resource.settled(*toy({**RATES, **batches(1, 2, 4)}, searcher=searcher), None)
+        assert resource.of(found).points == (12, 36, 108, 324)
+        return wrong
+
+    assert told(24, 25) == []
+    assert told(24, 25, 40) == [
+        "searcher.points.2: training.batch_size x training.gradient_accumulation_steps: 40 rows a step pass two report "
+        "points at once (the points are at 12, 36, 108, 324 examples): take at most 24 rows a step"
+    ]

@@ -21,10 +21,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def packed(folder: Path, *changes: str, files: bool = True) -> shipping.Shipment:
+    return shipping.pack(load.read("sweep.yaml", changes, folder)[0], (folder,), files)
+
+
 def shipped(folder: Path, *changes: str, files: bool = True) -> tuple[shipping.Shipment, load.Sweep]:
     """As `qsweep submit` does it, in this order."""
     words = [*changes, "cluster.profile=attached"]
-    shipment = shipping.pack(load.read("sweep.yaml", words, folder)[0], (folder,), files)
+    shipment = packed(folder, *words, files=files)
     return shipment, load.load("sweep.yaml", words, folder, shipment.there)
 
 
@@ -64,7 +68,6 @@ def test_the_cluster_reads_the_same_sweep(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "there"
     there = on_cluster(shipment, place).config
     assert set(shipment.files) == {"train.jsonl", "eval.jsonl"}
-    assert there.data is not None
     assert (there.name, there.data.train, there.data.system) == ("1e-4", str(folder / "rows.jsonl"), "2026-01-01")
     same = ("name", "training", "adapter", "search_space", "budget", "scheduler", "searcher", "cluster")
     assert {key: getattr(there, key) for key in same} == {key: getattr(here.config, key) for key in same}
@@ -98,14 +101,10 @@ def test_a_path_that_is_not_here_is_one_of_the_cluster(folder: Path) -> None:
     assert shipment.there == ("model.source", "data.train")
     assert shipment.files == {}
     assert shipment.document["data"]["train"] == "/shared/rows.jsonl"
-    told = list(shipping.notices(shipment, sweep.config))
-    assert told == [
+    assert list(shipping.notices(shipment, sweep.config)) == [
         "model.source: /shared/models/llama is taken for a path of the cluster's nodes",
         "data.train: /shared/rows.jsonl is taken for a path of the cluster's nodes",
     ]
-
-
-def test_a_path_that_is_mistyped_here_is_a_mistake(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.train"):
         shipped(folder, "data.train=rosw.jsonl")
 
@@ -135,10 +134,8 @@ def test_where_things_will_lie(folder: Path, changes: list[str], expected: tuple
 
 
 def test_a_profile_says_where_things_lie_that_the_file_does_not_place(folder: Path) -> None:
-    profile = {"address": "auto", "storage": "team/sweeps/", "tracking": {"uri": "sqlite:///team.db"}}
-    (folder / "team.yaml").write_text(json.dumps(profile))
-    words = ["tracking.uri=http://mlflow:5000", "cluster.profile=team.yaml"]
-    shipment = shipping.pack(load.read("sweep.yaml", words, folder)[0], (folder,))
+    (folder / "team.yaml").write_text("{address: auto, storage: team/sweeps/, tracking: {uri: 'sqlite:///team.db'}}")
+    shipment = packed(folder, "tracking.uri=http://mlflow:5000", "cluster.profile=team.yaml")
     assert shipping.storage(shipment) == "team/sweeps"
     assert shipping.places(shipment) == ("~/team/sweeps/x", "http://mlflow:5000")
     assert "storage" not in shipment.document, "the file travels as it is"
@@ -151,18 +148,11 @@ def test_a_key_that_is_no_text_is_a_mistake(folder: Path, key: str) -> None:
         shipped(folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        (["cluster.address=local"], "cluster.profile"),
-        (["tracking.uri=http://me:secret@mlflow:5000"], "tracking.uri"),
-    ],
-)
-def test_what_cannot_be_submitted(folder: Path, changes: list[str], field: str) -> None:
-    _, sweep = shipped(folder, *changes)
-    (problem,) = shipping.refusals(sweep.config)
-    assert problem.startswith(f"{field}: ")
-    assert "secret" not in problem
+def test_what_cannot_be_submitted(folder: Path) -> None:
+    _, sweep = shipped(folder, "cluster.address=local", "tracking.uri=http://me:secret@mlflow:5000")
+    told = list(shipping.refusals(sweep.config))
+    assert [problem.partition(":")[0] for problem in told] == ["cluster.profile", "tracking.uri"]
+    assert "secret" not in "".join(told)
 
 
 def test_a_server_on_this_machine_is_told(folder: Path) -> None:

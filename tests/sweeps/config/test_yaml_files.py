@@ -13,39 +13,19 @@ from hypothesis import strategies as st
 from sweeps.config import yaml_files
 from sweeps.errors import ConfigError
 
+NUMBERS = {"2E-4": 0.0002, "+1e3": 1000.0, "-.5e3": -500.0, "1.e2": 100.0, "0.5": 0.5, ".inf": math.inf, "0x10": 16}
+# A commit hash, names and a file; old numbers, in quotes.
+TEXTS = {text: text for text in ("7e3abcd", "1e5-run", "e5", "2e", "1e5.jsonl", "08")} | {
+    "'010'": "010",
+    '"1:30"': "1:30",
+}
+MERGED = {"{a: &a {r: 8, x: true}, b: {<<: *a, r: 16}}": {"a": {"r": 8, "x": True}, "b": {"r": 16, "x": True}}}
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("2E-4", 0.0002),
-        ("+1e3", 1000.0),
-        ("-.5e3", -500.0),
-        ("1.e2", 100.0),
-        ("16", 16),
-        ("0.5", 0.5),
-        (".inf", math.inf),
-        ("0", 0),
-        ("0x10", 16),
-    ],
-)
-def test_what_people_write_for_a_number_is_one(text: str, value: float) -> None:
+
+@pytest.mark.parametrize(("text", "value"), (NUMBERS | TEXTS | MERGED).items())
+def test_values_are_what_people_mean(text: str, value: object) -> None:
     found = yaml_files.parse(text)
     assert (found, type(found)) == (value, type(value))
-
-
-@pytest.mark.parametrize("text", ["7e3abcd", "1e5-run", "e5", "2e", "1e5.jsonl"])
-def test_words_that_begin_like_a_number_are_words(text: str) -> None:
-    """A commit hash, a name or a file."""
-    assert yaml_files.parse(text) == text
-
-
-def test_what_looks_like_an_old_number_is_text_in_quotes() -> None:
-    assert yaml_files.parse("{a: '010', b: \"1:30\", c: 08}") == {"a": "010", "b": "1:30", "c": "08"}
-
-
-def test_a_mapping_can_bring_the_keys_of_another() -> None:
-    text = "a: &a {r: 8, use_rslora: true}\nb: {<<: *a, r: 16}\n"
-    assert yaml_files.parse(text)["b"] == {"r": 16, "use_rslora": True}
 
 
 MISTAKES = [
@@ -71,20 +51,16 @@ def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path
     assert problem.startswith(f"{path}: not valid YAML: {message}")
 
 
-@pytest.mark.parametrize("text", ["# a comment\n", "text\n"])
-def test_a_sweep_file_is_a_mapping(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"# a comment\n", "is a mapping that begins"), (b"x", "is a map"), (b"\xff", "cannot be read")],
+)
+def test_what_is_no_mapping_in_utf_8_is_told(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match="a sweep file is a mapping that begins with, for example, name: my-sweep"):
-        yaml_files.read(path)
-
-
-@pytest.mark.parametrize("content", [b"name: \xff", None])
-def test_what_cannot_be_read_is_told(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "s.yaml"
-    if content is not None:
-        path.write_bytes(content)
     with pytest.raises(ConfigError, match="cannot be read"):
+        yaml_files.read(path)
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
         yaml_files.read(path)
 
 

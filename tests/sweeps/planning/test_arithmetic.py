@@ -29,9 +29,7 @@ def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
     assert seen.step_seconds * seen.off.low == pytest.approx(30e9 * 2000 / (MOST * PEAK))
     assert seen.evaluation_seconds * seen.off.low == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
     assert seen.off.high / seen.off.low == pytest.approx(SLOWER)
-    assert (
-        seen.source == "by arithmetic, not measured: H100 at 12 to 40% of its peak speed; loading the base comes on top"
-    )
+    assert seen.source.startswith("by arithmetic, not measured: H100 at 12 to 40% of its peak speed; loading the base ")
     assert not seen.is_measured
 
 
@@ -63,8 +61,7 @@ def test_a_sweep_is_estimated_where_gpu_and_work_are_known(types: tuple[str, ...
     config, space = toy({"adapter.r": {"choice": [4, 8]}}, data=data, cluster={"gpu": "H100"})
     machine = Machine("cuda", 2, 10**10, device_name="H100")
     whole = forecast(config, space, machine, 1, RowsAndRates(rows=rows, work=WORK, types=("H100",)))
-    assert whole.seconds is not None
-    assert whole.gpu_hours is not None
+    assert whole.seconds is not None and whole.gpu_hours is not None
     assert whole.seconds.low < whole.seconds.expected < whole.seconds.high
     assert whole.gpu_hours.high == pytest.approx(2 * whole.seconds.high / 3600)
     assert not whole.is_measured

@@ -5,30 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import measured_rates
 import pytest
 from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
-from sweeps.planning import measuring
-from sweeps.planning.rates import (
-    LEAST_RANGE,
-    MOST_RANGE,
-    RAY_SECONDS,
-    TRIAL_SECONDS,
-    Load,
-    Rate,
-    RateKey,
-    Remembered,
-    Speed,
-    answers_key,
-    data_key,
-    is_named,
-    kept,
-    rate_key,
-    read,
-    remember,
-    speed,
-)
+from sweeps.planning import measuring, rates
+from sweeps.planning.rates import Load, Rate, RateKey, Remembered, Speed, rate_key, read, remember, speed
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported, TrialScored
 from trainables.contract import Report, RowShape, StepRecord
 from trainables.specs import EvaluationSpec
@@ -37,27 +20,23 @@ KEY = RateKey(trainable="qlora", model="hub/model", quantization="nf4 auto", dev
 
 
 def rate(**fields: Any) -> Rate:
+    """50 rows of 25 tokens, evaluated in 10 s; two trials take a step of 100 tokens in 4 s."""
     given: dict[str, Any] = {
-        "key": KEY, "tokens_per_step": 100.0, "slots": 2.0, "step_seconds": 4.0, "evaluation_seconds": 10.0,
-        "evaluation_rows": 50, "row_tokens": 25.0, "start_seconds": 20.0, "trial_seconds": 3.0, "spread": 0.0,
-        "steps": 30, "time": 1.0,
+        "tokens_per_step": 100.0, "slots": 2.0, "step_seconds": 4.0, "evaluation_seconds": 10.0, "evaluation_rows": 50,
+        "row_tokens": 25.0, "trial_seconds": 3.0, "steps": 30,
     }  # fmt: skip
-    given["host_slots"] = fields.get("slots", given["slots"])
-    return Rate(**{**given, **fields})
+    return measured_rates.rate(**{"key": KEY, **given, **fields})
 
 
 def load(tokens: float = 100.0, slots: int = 2, rows: int = 50, row_tokens: float = 25.0) -> Load:
     return Load(tokens, slots, rows, row_tokens)
 
 
-def speed_of(rates: list[Rate], asked: Load | None = None) -> Speed:
+def speed_of(seen: list[Rate], asked: Load | None = None) -> Speed:
     """The speed under a load, which one of the rates must tell."""
-    found = speed(rates, KEY, asked or load())
+    found = speed(seen, KEY, asked or load())
     assert found is not None
     return found
-
-
-# Which rate applies
 
 
 @pytest.mark.parametrize(
@@ -76,7 +55,7 @@ def speed_of(rates: list[Rate], asked: Load | None = None) -> Speed:
     ],
 )
 def test_a_device_is_known_by_whole_words_of_its_name(device: str, asked: str, is_it: bool) -> None:
-    assert is_named(device, asked) is is_it
+    assert rates.is_named(device, asked) is is_it
     seen = rate(key=KEY.model_copy(update={"device": device}))
     assert (speed([seen], KEY.model_copy(update={"device": asked}), load()) is not None) is is_it
 
@@ -85,10 +64,8 @@ def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:
     found = speed_of([rate()])
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 10.0)
     assert (found.start_seconds.expected, found.trial_seconds.expected) == (20.0, 3.0)
-    assert found.off.high == 1 + LEAST_RANGE
-
-
-def test_time_follows_tokens_and_evaluation_rows() -> None:
+    assert found.off.high == 1 + rates.LEAST_RANGE
+    # Time follows tokens and evaluation rows.
     found = speed_of([rate()], load(tokens=50.0, slots=4, rows=100, row_tokens=50.0))
     assert (found.step_seconds, found.evaluation_seconds) == (1.0, 40.0)
 
@@ -96,22 +73,20 @@ def test_time_follows_tokens_and_evaluation_rows() -> None:
 def test_what_was_measured_far_from_the_plan_has_a_wider_range() -> None:
     ranges = [speed_of([rate()], load(tokens=tokens)).off.high - 1 for tokens in (100.0, 200.0, 400.0, 100_000.0)]
     assert ranges == sorted(set(ranges))
-    assert ranges[-1] == MOST_RANGE
+    assert ranges[-1] == rates.MOST_RANGE
 
 
 def test_the_closest_measurement_counts_and_of_equal_ones_the_latest() -> None:
-    rates = [rate(step_seconds=1.0, time=1.0), rate(step_seconds=2.0, time=2.0), rate(slots=8.0, time=3.0)]
-    found = speed_of(rates)
-    assert found.step_seconds == 1.0
+    seen = [rate(step_seconds=1.0, time=1.0), rate(step_seconds=2.0, time=2.0), rate(slots=8.0, time=3.0)]
+    assert speed_of(seen).step_seconds == 1.0
 
 
 def test_a_sweep_whose_trials_waited_for_one_another_is_measured_for_its_like() -> None:
     """Under promotion fewer trials share a step than a host has slots."""
-    found = speed_of([rate(slots=1.3, host_slots=4.0)], load(slots=4))
-    assert found.off.high == 1 + LEAST_RANGE
-    closer = [rate(slots=1.3, host_slots=4.0, step_seconds=1.3), rate(slots=3.0, host_slots=5.0, step_seconds=9.0)]
-    found = speed_of(closer, load(slots=4))
-    assert found.step_seconds == pytest.approx(1.0)
+    alike = rate(slots=1.3, host_slots=4.0, step_seconds=1.3)
+    assert speed_of([alike], load(slots=4)).off.high == 1 + rates.LEAST_RANGE
+    further = rate(slots=3.0, host_slots=5.0, step_seconds=9.0)
+    assert speed_of([alike, further], load(slots=4)).step_seconds == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -125,21 +100,21 @@ def test_another_base_precision_or_device_is_another_rate(field: str, value: str
 def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
     calibrated = rate(is_calibration=True, start_seconds=5.0, trial_seconds=0.0, time=9.0)
     alone, beside = speed_of([calibrated]), speed_of([calibrated, rate(time=1.0)])
-    assert (alone.start_seconds.expected, alone.trial_seconds.expected) == (5.0 + RAY_SECONDS, TRIAL_SECONDS)
+    assert (alone.start_seconds.expected, alone.trial_seconds.expected) == (
+        5.0 + rates.RAY_SECONDS,
+        rates.TRIAL_SECONDS,
+    )
     assert (beside.start_seconds.expected, beside.trial_seconds.expected) == (20.0, 3.0)
     # What no sweep has shown has a wider range.
     assert alone.start_seconds.high / alone.start_seconds.expected > beside.start_seconds.high / 20.0
 
 
 def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
-    rates = kept([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
-    assert [(found.time, found.steps) for found in rates] == [(2.0, 30), (3.0, 99)]
-    assert [found.time for found in kept(rates, rate(slots=4.0, time=4.0), most=2)] == [3.0, 4.0]
+    left = rates.kept([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
+    assert [(found.time, found.steps) for found in left] == [(2.0, 30), (3.0, 99)]
+    assert [found.time for found in rates.kept(left, rate(slots=4.0, time=4.0), most=2)] == [3.0, 4.0]
     alike = [rate(slots=1.3, host_slots=4.0, time=1.0), rate(slots=3.6, host_slots=4.0, time=2.0)]
-    assert [found.time for found in kept(alike[:1], alike[1])] == [2.0]
-
-
-# What a log says
+    assert [found.time for found in rates.kept(alike[:1], alike[1])] == [2.0]
 
 
 def steps(first: int, last: int, ended: float, each: float, tokens: int = 10) -> tuple[StepRecord, ...]:
@@ -153,17 +128,15 @@ def steps(first: int, last: int, ended: float, each: float, tokens: int = 10) ->
     )  # fmt: skip
 
 
-def reported(key: str, history: tuple[StepRecord, ...], time: float) -> TrialReported:
+def reported(key: str, first: int, last: int, ended: float, time: float, **scores: float) -> TrialReported:
+    """A report at `time` of steps of 2 s each, the last of which ended at `ended`."""
+    history = steps(first, last, ended, 2.0)
     report = Report(
-        step=history[-1].step, metrics={"eval_loss": 1.0}, best_step=history[-1].step,
-        best_metrics={"eval_loss": 1.0}, history=history,
-        tokens=history[-1].tokens, seconds=history[-1].seconds, peak_memory_bytes=1, trainable_params=1, time=time,
+        step=last, metrics={"eval_loss": 1.0, **scores}, best_step=last, best_metrics={"eval_loss": 1.0},
+        history=history, tokens=history[-1].tokens, seconds=history[-1].seconds, peak_memory_bytes=1,
+        trainable_params=1, time=time,
     )  # fmt: skip
     return TrialReported(time=time, trial_key=key, report=report)
-
-
-def scored(key: str, step: int, time: float) -> TrialScored:
-    return TrialScored(time=time, trial_key=key, step=step, metrics={"exact_match": 1.0})
 
 
 def log(*events: Event, end: float) -> list[Event]:
@@ -177,109 +150,87 @@ def log(*events: Event, end: float) -> list[Event]:
     ]
 
 
+def measured(*events: Event, end: float) -> Any:
+    """What a log says, which may be nothing."""
+    return measuring.of_sweep(log(*events, end=end), KEY)
+
+
 def test_a_pass_that_two_trials_share_counts_once() -> None:
     """Two trials take five steps of 2 s side by side, from 110 to 120, and are evaluated together until 123."""
-    side_by_side = [reported(key, steps(1, 5, 120.0, 2.0), 123.0) for key in "ab"]
-    found = measuring.of_sweep(log(*side_by_side, end=127.0), KEY)
-    assert found is not None
+    found = measured(*(reported(key, 1, 5, 120.0, 123.0) for key in "ab"), end=127.0)
     assert (found.slots, found.step_seconds, found.tokens_per_step) == (2.0, 2.0, 10.0)
-    assert found.evaluation_seconds == 1.5
-    assert (found.evaluation_rows, found.row_tokens) == (6, 10.0)
+    assert (found.evaluation_seconds, found.evaluation_rows, found.row_tokens) == (1.5, 6, 10.0)
     assert (found.start_seconds, found.trial_seconds) == (10.0, 2.0)
     assert (found.steps, found.spread) == (10, 0.0)
 
 
 def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:
     """Two hosts of one slot train from 110 to 116, and one of them alone until 123, evaluations of 1 s included."""
-    both = [reported(key, steps(1, 3, 116.0, 2.0), 117.0) for key in "ab"]
-    alone = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 124.0)
+    both, alone = [reported(key, 1, 3, 116.0, 117.0) for key in "ab"], reported("a", 4, 6, 123.0, 124.0)
     hosts = HostsStarted(time=110.0, since=101.0, hosts=2, slots=2, held=2, held_seconds=18.0, device="cpu")
-    found = measuring.of_sweep(log(hosts, *both, alone, end=124.0), KEY)
-    assert found is not None
+    found = measured(hosts, *both, alone, end=124.0)
     assert (found.slots, found.step_seconds, found.evaluation_seconds, found.trial_seconds) == (1.0, 2.0, 1.0, 0.0)
 
 
 def test_the_time_of_answers_is_no_time_of_an_evaluation_and_holds_for_sweeps_that_score_alike() -> None:
     """Evaluations of the loss take 1 s, and that at the end, whose answers are scored, 5 s."""
     scores = EvaluationSpec(metrics=("exact_match",), max_new_tokens=9)
-    early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
-    late = reported("a", tuple(step for step in steps(1, 6, 123.0, 2.0) if step.step > 3), 128.0)
-    metrics = {"eval_loss": 1.0, "exact_match": 0.5}
-    late = late.model_copy(update={"report": late.report.model_copy(update={"metrics": metrics})})
-    found = measuring.of_sweep(log(early, late, end=128.0), KEY, scores, "alike")
-    assert found is not None
+    early, late = reported("a", 1, 3, 116.0, 117.0), reported("a", 4, 6, 123.0, 128.0, exact_match=0.5)
+    found: Any = measuring.of_sweep(log(early, late, end=128.0), KEY, scores, "alike")
     assert (found.evaluation_seconds, found.answer_seconds, found.trial_seconds) == (1.0, 5.0, 0.0)
     told = [speed([found], KEY, load(), answers) for answers in ("alike", "other", "")]
     assert [each and each.answer_seconds for each in told] == [5.0, None, None]
     assert measuring.of_sweep(log(late, end=128.0), KEY, scores) is None, "none without answers"
-    unscored = measuring.of_sweep(
-        log(early, reported("b", steps(1, 3, 116.0, 2.0), 117.0), end=128.0), KEY, scores, "a"
-    )
-    assert unscored is not None and unscored.answers == "", "it must not take the place of one that was scored"
-
-
-def test_the_time_in_which_finalists_are_scored_is_no_time_between_trials() -> None:
-    late = reported("a", steps(1, 6, 122.0, 2.0), 123.0)
-    found = measuring.of_sweep(log(late, scored("a", 6, 723.0), end=724.0), KEY)
-    assert found is not None
-    assert (found.step_seconds, found.trial_seconds) == (2.0, 0.0)
+    other = reported("b", 1, 3, 116.0, 117.0)
+    unscored = measuring.of_sweep(log(early, other, end=128.0), KEY, scores, "a")
+    assert unscored.answers == "", "it must not take the place of one that was scored"
 
 
 def test_answers_take_alike_on_the_same_rows_alone(tmp_path: Path) -> None:
     def key(**changed: Any) -> str:
         evaluation = EvaluationSpec(metrics=("exact_match",), **changed)
-        return answers_key(config_with_rows(tmp_path).model_copy(update={"evaluation": evaluation}))
+        return rates.answers_key(config_with_rows(tmp_path).model_copy(update={"evaluation": evaluation}))
 
     assert key() == key(when="every") != key(examples=9)
     before = key()
     (tmp_path / "rows.jsonl").write_text('{"text": "longer"}\n')
-    other = config_with_rows(tmp_path, max_length=9).model_copy(
-        update={"evaluation": EvaluationSpec(metrics=("choice",))}
-    )
-    assert answers_key(toy()[0]) == "" != answers_key(other) != before
+    choice = {"evaluation": EvaluationSpec(metrics=("choice",))}
+    other = config_with_rows(tmp_path, max_length=9).model_copy(update=choice)
+    assert rates.answers_key(toy()[0]) == "" != rates.answers_key(other) != before
 
 
-def test_a_trial_that_waited_between_two_reports_is_not_charged_for_it() -> None:
-    early = reported("a", steps(1, 3, 116.0, 2.0), 117.0)
-    late = reported("a", tuple(step for step in steps(1, 6, 1006.0, 2.0) if step.step > 3), 1007.0)
-    found = measuring.of_sweep(log(early, late, end=1007.0), KEY)
-    assert found is not None
-    assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
+EARLY, WHOLE = reported("a", 1, 3, 116.0, 117.0), reported("a", 1, 6, 122.0, 123.0)
 
 
-def test_an_evaluation_that_clocks_of_two_machines_say_ended_before_it_began_is_no_measurement() -> None:
-    early, late = (reported("a", steps(1, 6, 122.0, 2.0), ended) for ended in (121.0, 123.0))
-    assert measuring.of_sweep(log(early, end=124.0), KEY) is None
-    other = reported("b", steps(1, 3, 130.0, 2.0), 129.0)
-    found = measuring.of_sweep(log(late, other, end=130.0), KEY)
-    assert found is not None
-    assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
+def test_time_in_which_nothing_is_trained_or_evaluated_is_not_charged() -> None:
+    finalists = TrialScored(time=723.0, trial_key="a", step=6, metrics={"exact_match": 1.0})
+    scored = measured(WHOLE, finalists, end=724.0)
+    waited = measured(EARLY, reported("a", 4, 6, 1006.0, 1007.0), end=1007.0)
+    # By the clocks of two machines an evaluation ended before it began: it is no measurement.
+    clocks = measured(WHOLE, reported("b", 1, 3, 130.0, 129.0), end=130.0)
+    for found in (scored, waited, clocks):
+        assert (found.step_seconds, found.evaluation_seconds) == (2.0, 1.0)
+    assert scored.trial_seconds == 0.0
 
 
-def test_a_few_steps_are_no_measurement() -> None:
-    assert measuring.of_sweep(log(reported("a", steps(1, 5, 120.0, 2.0), 121.0), end=122.0), KEY) is None
-
-
-def test_only_the_latest_driver_counts() -> None:
-    before = log(reported("a", steps(1, 6, 122.0, 2.0), 123.0), end=123.0)
-    assert measuring.of_sweep([*before, *log(end=999.0)], KEY) is None
-
-
-# What is remembered
+def test_too_few_steps_and_evaluations_are_no_measurement() -> None:
+    assert measured(reported("a", 1, 5, 120.0, 121.0), end=122.0) is None
+    assert measured(reported("a", 1, 6, 122.0, 121.0), end=124.0) is None, "the evaluation ended before it began"
+    drivers = [*log(WHOLE, end=123.0), *log(end=999.0)]
+    assert measuring.of_sweep(drivers, KEY) is None, "only the latest driver counts"
 
 
 def config_with_rows(folder: Path, **data: Any) -> SweepConfig:
     rows = folder / "rows.jsonl"
     rows.write_text('{"text": "a"}\n')
-    section = {"train": str(rows), "text": "{text}", **data}
-    return toy()[0].model_copy(update={"data": SweepConfig(name="x", data=section).data})  # type: ignore[arg-type]
+    return toy(data={"train": str(rows), "text": "{text}", **data})[0]
 
 
 def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
     path, config = tmp_path / "deep" / "rates.json", config_with_rows(tmp_path)
     shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=2)
     assert read(path) == Remembered()
-    remember(path, rate(), {data_key(config): shape})
+    remember(path, rate(), {rates.data_key(config): shape})
     remember(path, rate(slots=8.0), {})
     found = read(path)
     assert [known.slots for known in found.rates] == [2.0, 8.0]
@@ -296,17 +247,12 @@ def test_a_file_that_cannot_be_read_counts_as_empty(tmp_path: Path, content: str
 
 
 def test_a_rate_is_of_base_precision_and_device() -> None:
-    config = SweepConfig.model_validate(
-        {
-            "name": "x",
-            "model": {"source": "https://me:secret@host/model", "revision": "abc"},
-            "quantization": {"scheme": "fp4"},
-        }
+    model = {"source": "https://me:secret@host/model", "revision": "abc"}
+    found = rate_key(
+        SweepConfig.model_validate({"name": "x", "model": model, "quantization": {"scheme": "fp4"}}), "GPU"
     )
-    found = rate_key(config, "GPU")
     assert (found.trainable, found.quantization, found.device) == ("qlora", "fp4 auto", "GPU")
-    assert found.model.endswith("host/model@abc")
-    assert "secret" not in found.model
+    assert found.model.endswith("host/model@abc") and "secret" not in found.model
     assert rate_key(toy()[0], "GPU").model == "toy"
 
 

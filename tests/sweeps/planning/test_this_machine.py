@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from measured_rates import rate
-from sweep_files import toy
+from sweep_files import RATES, toy
 
 from cluster import devices
 from sweeps.config import load
@@ -20,25 +19,34 @@ from sweeps.report.plan_lines import plan_lines
 from trainables.contract import Prepared, Summary
 
 LARGE = [name for name in load.recipes() if name.startswith(("llama", "mistral"))]
-RATES = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 0)
     monkeypatch.setattr(devices, "free_bytes", lambda device, own: {"cpu": 10**9, "cuda": 10**10}[device])
     monkeypatch.setattr(devices, "use_threads", lambda hosts: None)
 
 
+def sweep(**cluster: Any) -> load.Sweep:
+    return load.Sweep(*toy(RATES, cluster=cluster))
+
+
 def here(to_launch: bool = False, **cluster: Any) -> Plan:
-    config, space = toy(RATES, cluster=cluster)
-    return this_machine.plan_here(load.Sweep(config, space), to_launch)
+    return this_machine.plan_here(sweep(**cluster), to_launch)
+
+
+def told(planned: Plan, begins: str) -> list[str]:
+    return [line for line in planned.warnings if line.startswith(begins)]
+
+
+def device_name(**cluster: Any) -> str:
+    return str(this_machine.machine_of(sweep(**cluster).config).device_name)
 
 
 CLUSTER = "on a Ray cluster"
 
 
-@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("cluster", "found", "place"),
     [
@@ -50,57 +58,45 @@ CLUSTER = "on a Ray cluster"
         ({"address": "auto", "gpus_per_host": 0}, ("cpu", 1, None), f"{CLUSTER}: 1 CPU host"),
     ],
 )
-def test_the_plan_is_for_where_the_sweep_will_run_and_says_so(
-    cluster: dict[str, Any], found: tuple[str, int, int | None], place: str
-) -> None:
+def test_the_plan_is_for_where_the_sweep_will_run_and_says_so(cluster, found, place) -> None:
     planned = here(**cluster)
     assert (planned.device, planned.hosts, planned.slots_per_host) == found
     assert plan_lines(planned)[1].startswith(f"      where: {place}")
-    assert not [line for line in planned.warnings if "gpu_memory" in line]
+    assert not told(planned, "cluster.gpu")
 
 
-@pytest.mark.usefixtures("no_gpu")
 def test_a_host_may_hold_several_gpus_and_a_base_that_fits_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 5)
-    found = here(address="local", gpus_per_host=2)
+    found, alone = here(address="local", gpus_per_host=2), here(address="local")
     assert (found.device, found.hosts, found.gpus_per_host) == ("cuda", 2, 2)
     assert plan_lines(found)[1].strip().startswith("where: on this machine: 2 GPU hosts of 2 GPUs each with ")
-    (told,) = [line for line in found.warnings if line.startswith("cluster.gpus_per_host 2: the base")]
-    assert told.endswith("so 2 hosts of one GPU train up to 2 times as much: set cluster.gpus_per_host=1")
-    alone = here(address="local")
-    assert (alone.device, alone.hosts) == ("cuda", 5)
-    assert not [line for line in alone.warnings if "gpus_per_host" in line]
-    name = this_machine.machine_of(toy(RATES, cluster={"address": "local", "gpus_per_host": 2})[0]).device_name
-    assert name == "2x GPU"  # nvidia-smi, which is not here, would tell more
-    named = toy(RATES, cluster={"address": "auto", "gpus_per_host": 2, "gpu": "H100"})[0]
-    assert this_machine.machine_of(named).device_name == "2x H100"
-    with pytest.raises(ConfigError, match=r"cluster.gpus_per_host: 8 asked for, but this machine has 5 GPUs: lower it"):
-        here(address="local", gpus_per_host=8)
+    (line,) = told(found, "cluster.gpus_per_host 2: the base")
+    assert line.endswith("so 2 hosts of one GPU train up to 2 times as much: set cluster.gpus_per_host=1")
+    assert (alone.device, alone.hosts, told(alone, "cluster.gpus_per_host")) == ("cuda", 5, [])
+    # nvidia-smi, which is not here, would tell more.
+    assert device_name(address="local", gpus_per_host=2) == "2x GPU"
+    assert device_name(address="auto", gpus_per_host=2, gpu="H100") == "2x H100"
 
 
-@pytest.mark.usefixtures("no_gpu")
 def test_gpus_that_are_asked_for_and_not_here_are_refused_unless_planned_for_another_machine() -> None:
-    with pytest.raises(ConfigError, match=r"cluster.gpus_per_host: 1 asked for, but this machine has 0 GPUs: lower"):
+    with pytest.raises(ConfigError, match=r"cluster.gpus_per_host: 1 asked for, but this machine has 0 GPUs: lower it"):
         here(address="local", gpus_per_host=1)
     assert here(address="local", gpus_per_host=1, gpu="L4").place == "on a GPU of L4 24 GB, not on this machine"
     assert here(address="auto", gpus_per_host=1).device == "cuda"
 
 
-@pytest.mark.usefixtures("no_gpu")
 def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(**cluster: Any) -> list[str]:
-        return [line for line in here(**cluster).warnings if line.startswith("cluster.hosts ")]
+    def lines(hosts: int, **cluster: Any) -> int:
+        return len(told(here(hosts=hosts, **{"address": "local", **cluster}), "cluster.hosts "))
 
     monkeypatch.setattr(devices, "threads", lambda: 2)
-    assert len(told(hosts=64, address="local")) == 1
-    assert told(hosts=2, address="local") == told(hosts=64, address="auto") == []
+    assert (lines(64), lines(2), lines(64, address="auto")) == (1, 0, 0)
     monkeypatch.setattr(devices, "gpus", lambda: 64)
-    assert told(hosts=64, address="local") == []
-    assert len(told(hosts=64, gpus_per_host=0, address="local")) == 1
+    assert (lines(64), lines(64, gpus_per_host=0)) == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "says"),
     [
         ([], "A10, A10G, L4, RTX 3090 or RTX 4090 at 12 to 40% of their peak speeds;"),
         (["cluster.gpu=H100"], "H100 at 12 to 40% of its peak speed;"),
@@ -109,17 +105,14 @@ def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch
         (["cluster.gpus_per_host=0"], "unknown: run `qsweep plan FILE --calibrate`"),
     ],
 )
-def test_a_recipe_is_estimated_before_a_gpu_is_rented(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: list[str], told: str
-) -> None:
+def test_a_recipe_is_estimated_before_a_gpu_is_rented(monkeypatch, tmp_path, changes, says) -> None:
     monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
     planned = this_machine.plan_here(load.load("llama-3.1-8b-qlora", changes, tmp_path))
-    assert any(line.strip().startswith("time: ") and told in line for line in plan_lines(planned))
-    assert (planned.forecast.seconds is None) is told.startswith("unknown")
+    assert any(line.strip().startswith("time: ") and says in line for line in plan_lines(planned))
+    assert (planned.forecast.seconds is None) is says.startswith("unknown")
     assert not planned.forecast.is_measured
 
 
-@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("gpus", "cluster", "field"),
     [
@@ -127,15 +120,13 @@ def test_a_recipe_is_estimated_before_a_gpu_is_rented(
         (1, {"gpu": "H100", "gpu_memory": "80GB"}, "cluster.gpu: H100"),
     ],
 )
-def test_another_device_than_the_planned_one_is_not_calibrated(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, cluster: dict[str, Any], field: str
-) -> None:
+def test_another_device_than_the_planned_one_is_not_calibrated(monkeypatch, gpus, cluster, field) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: gpus)
     names = {"cpu": "A CPU, 2 threads", "cuda": "NVIDIA L4"}
     monkeypatch.setattr(devices, "name", lambda device, own, hosts: names[device])
     monkeypatch.setattr("sweeps.planning.measuring.calibrate", lambda *_: pytest.fail("this machine is calibrated"))
     with pytest.raises(ConfigError) as raised:
-        this_machine.calibrate(load.Sweep(*toy(RATES, cluster=cluster)))
+        this_machine.calibrate(sweep(**cluster))
     assert str(raised.value).startswith(f"{field}: --calibrate measures the device of this machine, ")
     assert f"or leave {field.split(':')[0]} out to plan for this one" in str(raised.value)
 
@@ -143,34 +134,24 @@ def test_another_device_than_the_planned_one_is_not_calibrated(
 def test_gpus_that_nvidia_smi_cannot_reach_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 0)
     monkeypatch.setattr(devices, "unseen_gpus", lambda: "it has failed")
-    (line,) = this_machine.plan_here(load.Sweep(*toy(RATES))).warnings
+    (line,) = here().warnings
     assert line.startswith("GPUs of this machine are not used: nvidia-smi: it has failed: install a driver ")
-    assert not this_machine.plan_here(load.Sweep(*toy(RATES, cluster={"gpus_per_host": 0}))).warnings
-    assert not this_machine.plan_here(load.Sweep(*toy(RATES, cluster={"gpu": "l4"}))).warnings
+    assert here(gpus_per_host=0).warnings == here(gpu="l4").warnings == ()
 
 
-@pytest.mark.usefixtures("no_gpu")
-def test_hosts_that_share_a_processor_are_planned_and_calibrated_with_their_own_threads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hosts_that_share_a_processor_are_planned_and_calibrated_with_their_own_threads(monkeypatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(devices, "threads", lambda: 8)
     monkeypatch.setattr(devices, "use_threads", seen.append)
     monkeypatch.setattr("sweeps.planning.measuring.prepare", lambda _: pytest.fail("it has the threads by now"))
     for hosts, own in ((1, "8 threads"), (4, "2 threads"), (8, "1 thread")):
-        sweep = load.Sweep(*toy(RATES, cluster={"hosts": hosts}))
-        name = this_machine.machine_of(sweep.config).device_name
-        assert name is not None
-        assert name.endswith(f", {own}")
+        assert device_name(hosts=hosts).endswith(f", {own}")
         with pytest.raises(pytest.fail.Exception, match="it has the threads by now"):
-            this_machine.calibrate(sweep)
+            this_machine.calibrate(sweep(hosts=hosts))
     assert seen == [1, 4, 8]
 
 
-@pytest.mark.usefixtures("no_gpu")
-def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(monkeypatch, tmp_path) -> None:
     """Rows that nobody has read yet count as 77 tokens each; where they have 160, fewer trials share a step."""
     monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
     monkeypatch.setattr(devices, "free_bytes", lambda *_: 10**11)
@@ -184,20 +165,18 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(
     summary = Summary(fingerprint="0" * 16, train_rows=100, eval_rows=8, train_tokens=16_000, longest_row=190)
     monkeypatch.setattr("sweeps.planning.measuring.prepare", lambda _: Prepared(summary=summary, payload=b""))
     monkeypatch.setattr("sweeps.planning.measuring.calibrate", measure)
-    sweep = load.load("quickstart", ["budget.trials=16"], load.RECIPES)
-    before = this_machine.plan_here(sweep).slots_per_host
-    this_machine.calibrate(sweep)
-    assert seen == [this_machine.plan_here(sweep).slots_per_host]
-    assert seen != [before]
+    quickstart = load.load("quickstart", ["budget.trials=16"], load.RECIPES)
+    before = this_machine.plan_here(quickstart).slots_per_host
+    this_machine.calibrate(quickstart)
+    assert [before] != seen == [this_machine.plan_here(quickstart).slots_per_host]
 
 
-def recipe(name: str, *changes: str) -> tuple[Plan, str]:
+def recipe(name: str, *changes: str, to_launch: bool = False) -> tuple[Plan, str]:
     """Its plan, and the words for where that is."""
-    found = this_machine.plan_here(load.load(name, changes, load.RECIPES))
+    found = this_machine.plan_here(load.load(name, changes, load.RECIPES), to_launch)
     return found, plan_lines(found)[1]
 
 
-@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", LARGE)
 def test_recipes_of_large_models_say_how_one_machine_runs_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = [line for line in (load.RECIPES / f"{name}.yaml").read_text().splitlines() if "On one machine" in line]
@@ -206,39 +185,33 @@ def test_recipes_of_large_models_say_how_one_machine_runs_them(name: str, monkey
     assert "a Ray cluster" not in recipe(name, *changes)[1]
     monkeypatch.setattr(devices, "gpus", lambda: 4)
     monkeypatch.setattr(devices, "free_bytes", lambda device, own: 80 * 10**9)
-    found = this_machine.plan_here(load.load(name, changes, load.RECIPES), to_launch=True)
+    found, _ = recipe(name, *changes, to_launch=True)
     assert (found.hosts, found.device, found.engine, found.place) == (4, "cuda", "flat", "on this machine")
 
 
-@pytest.mark.usefixtures("no_gpu")
 def test_a_type_of_gpu_on_the_command_line_brings_its_memory() -> None:
-    large, told = recipe("llama-3.1-8b-qlora", "cluster.gpu=H100")
-    small, named = recipe("llama-3.1-8b-qlora", "cluster.gpu=4090")
-    assert "one of its GPUs (H100 80 GB): " in told
-    assert "one of its GPUs (RTX 4090 24 GB): " in named
-    assert (large.slots_per_host, small.slots_per_host) == (7, 4)
-    assert "A100 80GB" in recipe("llama-3.1-70b-qlora", "cluster.gpu=A100 80GB")[1]
-    kept = recipe("llama-3.1-70b-qlora", "cluster.gpu=A100")[1]
-    assert "A100 80 GB" in kept, "the file's memory is one that the type has"
+    places = {"cluster.gpu=H100": "(H100 80 GB): ", "cluster.gpu=4090": "(RTX 4090 24 GB): "}
+    plans = {gpu: recipe("llama-3.1-8b-qlora", gpu) for gpu in places}
+    assert all(f"one of its GPUs {place}" in plans[gpu][1] for gpu, place in places.items())
+    assert [found.slots_per_host for found, _ in plans.values()] == [7, 4]
+    # Of a type with several sizes the file's memory is kept where it is one of them.
+    for gpu in ("A100 80GB", "A100"):
+        assert "A100 80 GB" in recipe("llama-3.1-70b-qlora", f"cluster.gpu={gpu}")[1].replace("80GB", "80 GB")
     with pytest.raises(ConfigError, match=r"cluster.gpu_memory: 24GB, but cluster.gpu is H100, which has 80 or 94 GB"):
         recipe("llama-3.1-8b-qlora", "cluster.gpu=H100", "cluster.gpu_memory=24GB")
 
 
-@pytest.mark.usefixtures("no_gpu")
 def test_the_8b_recipe_is_planned_with_the_engine_that_it_has() -> None:
     """The logits of PEFT's engine took 5.3 GB, and left room for two slots on 24 GB."""
     found, _ = recipe("llama-3.1-8b-qlora")
     assert (found.engine, found.slots_per_host) == ("flat", 4)
-    assert found.memory is not None
     assert found.memory.logits < 10**9
     assert not [line for line in found.warnings if "model_type" in line]
 
 
-@pytest.mark.usefixtures("no_gpu")
 def test_a_launch_is_planned_for_the_device_that_is_there() -> None:
     found = here(to_launch=True, gpu_memory="16GB")
     assert (found.device, found.place) == ("cpu", "on this machine")
-    assert found.warnings[0].startswith(
-        "cluster.gpu and cluster.gpu_memory (16GB) are not used: the sweep runs on this machine's CPU"
-    )
+    says = "cluster.gpu and cluster.gpu_memory (16GB) are not used: the sweep runs on this machine's CPU"
+    assert told(found, says) == list(found.warnings[:1])
     assert here(to_launch=True, address="auto", gpu_memory="24GB").place.endswith("one of its GPUs of 24 GB")

@@ -19,11 +19,11 @@ from mlflow import MlflowClient
 
 import search_spaces
 from sweeps.record.events import SweepEnded, TargetSettled, TrialStarted, TrialState
-from sweeps.record.folder import read_events
 from sweeps.supply import target_modules
 from trainables import qlora
 from trainables.base import base_model
 from trainables.contract import Evaluation, Opened, StepRecord
+from trainables.packing import targets
 from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
 PRESETS: Any = search_spaces.load("lora_core").domains["adapter.target_modules"].values()
@@ -66,8 +66,6 @@ def test_each_preset_that_means_something_trains(architecture: str, tmp_path: Pa
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
 def test_what_presets_mean_is_known_without_weights(architecture: str, tmp_path: Path) -> None:
-    from trainables.packing import targets
-
     model = tiny_models.build(architecture)
     model.config.save_pretrained(tmp_path)
     assert all(parameter.is_meta for parameter in base_model.skeleton(spec(tmp_path), tmp_path).parameters())
@@ -92,45 +90,44 @@ def resolve_targets(base, values, cache):
 '''
 
 
-def started(folder: Path, database: Path, *choices: str) -> runs.Run:
-    """A sweep of the toy above over these values of adapter.target_modules, by default of mlp."""
-    shutil.copy(database, folder / "mlflow.db")
-    space = f"search_space={{adapter.target_modules: {{choice: [{', '.join(choices)}]}}}}"
-    words = ["searcher.kind=grid", "adapter.target_modules=mlp", "budget.steps_per_trial=9"]
-    return runs.start(folder, "launch", "toy", *runs.variant(folder, "experts", EXPERTS), space, *words)
-
-
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_sweep_of_a_mixture_of_experts_runs_each_set_of_modules_once(tmp_path: Path, empty_database: Path) -> None:
-    run = started(tmp_path, empty_database, "attention-qv", "attention", "mlp", "all-linear", "[q_proj, v_proj]")
+def test_each_set_of_modules_runs_once_and_a_space_without_one_that_can_be_trained_ends_the_launch(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    """Two sweeps on a mixture of experts, side by side."""
+
+    def start(name: str, *choices: str) -> tuple[runs.Run, Path]:
+        """One over these values of adapter.target_modules, by default of mlp."""
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(empty_database, folder / "mlflow.db")
+        space = f"search_space={{adapter.target_modules: {{choice: [{', '.join(choices)}]}}}}"
+        words = ["searcher.kind=grid", "adapter.target_modules=mlp", "budget.steps_per_trial=9"]
+        run = runs.start(folder, "launch", "toy", *runs.variant(folder, "experts", EXPERTS), space, *words)
+        return run, folder / "results" / "toy"
+
+    run, sweep = start("whole", "attention-qv", "attention", "mlp", "all-linear", "[q_proj, v_proj]")
+    empty, nothing = start("empty", "mlp", "[q_prj]")
     assert run.wait() == 0, run.err.read_text()
-    sweep = tmp_path / "results" / "toy"
-    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 2)
-    events = [event for event, _ in read_events(sweep / "events.jsonl")]
+    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/whole/mlflow.db", 2)
+    events = runs.events(sweep)
     trained = [event.params["target_modules"] for event in events if isinstance(event, TrialStarted)]
     assert set(trained) == {"attention", "attention-qv"}
-    told = {event.value: event.same_as for event in events if isinstance(event, TargetSettled)}
-    assert told == {"mlp": None, "all-linear": "attention", "q_proj,v_proj": "attention-qv"}
+    settled = {event.value: event.same_as for event in events if isinstance(event, TargetSettled)}
+    assert settled == {"mlp": None, "all-linear": "attention", "q_proj,v_proj": "attention-qv"}
     for target in found.targets.values():  # once when it is known, and once below the table
         assert run.err.read_text().count(f"{target.line}\n") == 2
     (default,) = [trial for trial in found.trials.values() if trial.state is TrialState.INFEASIBLE]
     assert (default.number, default.reason) == (0, "the default configuration: mlp is left out")
     assert run.answer()["best"]["params"]["target_modules"] in trained
 
-
-@pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_a_space_without_a_value_that_can_be_trained_ends_the_launch(tmp_path: Path, empty_database: Path) -> None:
-    run = started(tmp_path, empty_database, "mlp", "[q_prj]")
-    assert run.wait() == 2, run.err.read_text()
-    told = run.err.read_text()
+    assert empty.wait() == 2, empty.err.read_text()
+    told = empty.err.read_text()
     assert "error: adapter.target_modules: mlp matches no layer" in told
     assert "adapter.target_modules: ('q_prj',) matches no layer" in told
-    assert "Traceback" not in told
-    assert run.out.read_text() == ""
-    events = runs.events(tmp_path / "results" / "toy")
-    assert (type(events[-1]), runs.record(tmp_path / "results" / "toy").ended.reason) == (SweepEnded, "failed")
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert "Traceback" not in told and empty.out.read_text() == ""
+    assert (type(runs.events(nothing)[-1]), runs.record(nothing).ended.reason) == (SweepEnded, "failed")
+    client = MlflowClient(f"sqlite:///{tmp_path}/empty/mlflow.db")
     (parent,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert parent.info.status == "FAILED"

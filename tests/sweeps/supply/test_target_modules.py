@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -31,12 +30,7 @@ EXPERTS = [
 ]
 
 
-def drawn(
-    targets: Targets | None,
-    space: dict[str, Any] = SPACE,
-    known: Mapping[str, TrialRecord] | None = None,
-    **sections: Any,
-) -> list[PlannedTrial]:
+def drawn(targets: Targets | None, space: Any = SPACE, known: Any = None, **sections: Any) -> list[PlannedTrial]:
     sections = {"searcher": {"kind": "grid"}, "budget": {"trials": 50}} | sections
     config, parsed = toy(space, **sections)
     found = SweepRecord(trials=known or {}, fingerprints={"toy": "1"})
@@ -47,9 +41,6 @@ def modules(trials: list[PlannedTrial]) -> list[tuple[Any, int]]:
     return [(trial.params["target_modules"], trial.spec.adapter.r) for trial in trials]
 
 
-# What is asked
-
-
 def test_the_files_own_value_is_asked_first_and_keeps_its_name() -> None:
     config, space = toy(SPACE, adapter={"target_modules": "all-linear"})
     assert asked(config, space) == ("all-linear", "attention-qv", "attention", "mlp")
@@ -58,14 +49,9 @@ def test_the_files_own_value_is_asked_first_and_keeps_its_name() -> None:
     assert settled.stands_for == {"attention": "all-linear"}
 
 
-# Equal values
-
-
 def test_equal_values_run_once_under_the_first_of_them() -> None:
-    trials = drawn(settle(EXPERTS))
-    assert sorted(modules(trials)) == sorted(
-        [(name, r) for name in ("attention-qv", "attention") for r in (4, 8)] + [("attention-qv", 16)]
-    )
+    both = [(name, r) for name in ("attention", "attention-qv") for r in (4, 8)]
+    assert sorted(modules(drawn(settle(EXPERTS)))) == [*both, ("attention-qv", 16)]
 
 
 def test_a_sweep_of_a_version_that_ran_both_goes_on_with_both() -> None:
@@ -73,9 +59,6 @@ def test_a_sweep_of_a_version_that_ran_both_goes_on_with_both() -> None:
     known = recorded(*((trial, TrialState.PAUSED) for trial in both if trial.params["target_modules"] == "all-linear"))
     again = drawn(settle(EXPERTS), known=known, adapter={"r": 4})
     assert known.keys() <= {trial.trial_key for trial in again}
-
-
-# Values that cannot be trained
 
 
 @pytest.mark.parametrize("kind", ["grid", "random"])
@@ -86,34 +69,27 @@ def test_a_value_that_cannot_be_trained_is_never_drawn_and_takes_no_number(kind:
 
 
 def test_without_a_value_that_can_be_trained_the_space_is_empty() -> None:
-    config, space = toy({"adapter.target_modules": {"choice": ["mlp"]}})
-    assert check(config, space, settle(EXPERTS)) == ["adapter.target_modules: mlp matches no layer"]
-    config, space = toy({"adapter.r": {"choice": [4]}}, adapter={"target_modules": "mlp"})
-    assert check(config, space, settle(EXPERTS)) == ["adapter.target_modules: mlp matches no layer"]
-    config, space = toy(SPACE, adapter={"target_modules": "mlp"})
-    assert check(config, space, settle(EXPERTS)) == []
+    mlp = {"adapter": {"target_modules": "mlp"}}
+    for none in (toy({"adapter.target_modules": {"choice": ["mlp"]}}), toy({"adapter.r": {"choice": [4]}}, **mlp)):
+        assert check(*none, settle(EXPERTS)) == ["adapter.target_modules: mlp matches no layer"]
+    assert check(*toy(SPACE, **mlp), settle(EXPERTS)) == []
 
 
 def test_where_the_field_is_not_always_searched_the_files_own_value_counts_too() -> None:
     when = {"when": {"adapter.r": 4}}
     space = {"adapter.r": {"choice": [4, 8]}, "adapter.target_modules": {"choice": ["mlp"], **when}}
-    config, parsed = toy(space)
-    assert check(config, parsed, settle(EXPERTS)) == []
+    assert check(*toy(space), settle(EXPERTS)) == []
     assert modules(drawn(settle(EXPERTS), space)) == [("attention-qv", 16), ("attention-qv", 8)]
 
 
 def test_a_default_that_cannot_be_trained_leaves_its_number_empty() -> None:
     config, space = toy(SPACE, adapter={"target_modules": "mlp"})
     refused = refused_default(config, space, {"toy": "1"}, settle(EXPERTS), 5.0)
-    assert refused is not None
     assert (refused.number, refused.reason) == (0, "the default configuration: mlp is left out")
     known = {refused.trial_key: TrialRecord(refused.trial_key, 0, refused.params, state=TrialState.INFEASIBLE)}
     trials = drawn(settle(EXPERTS), known=known, adapter={"target_modules": "mlp"})
     assert [trial.number for trial in trials] == [1, 2, 3, 4]
     assert refused_default(*toy(SPACE), {"toy": "1"}, settle(EXPERTS), 5.0) is None
-
-
-# What is told
 
 
 def test_each_value_is_told_in_one_line_once() -> None:

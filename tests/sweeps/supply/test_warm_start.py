@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_files import toy
+from sweep_files import RATES, toy
 
 import search_spaces
 from search_spaces.space import SearchSpace
@@ -24,7 +25,7 @@ from sweeps.supply.trial_source import TrialSource
 SPACE: dict[str, Any] = {
     "adapter.r": {"choice": [8, 16, 32], "prior": 16},
     "adapter.target_modules": {"choice": ["mlp", ["q_proj", "v_proj"]]},
-    "training.learning_rate": {"loguniform": [1e-5, 1e-2]},
+    **RATES,
 }
 
 
@@ -46,8 +47,6 @@ def earlier(*trials: tuple[dict[str, Any], float], is_same_task: bool = False) -
 @given(st.sampled_from(["lora_core", "lora_wide"]), st.integers(0, 2**32))
 def test_the_params_of_a_trial_say_its_point(name: str, seed: int) -> None:
     """Params are text in MLflow."""
-    from random import Random
-
     space = search_spaces.load(name)
     drawn = space.sample(Random(seed))
     params = logged(config(), drawn)
@@ -57,8 +56,8 @@ def test_the_params_of_a_trial_say_its_point(name: str, seed: int) -> None:
 
 def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_out() -> None:
     space, params = SearchSpace.parse(SPACE), {"r": "16", "target_modules": "q_proj,v_proj", "learning_rate": "0.0003"}
-    found = warm_start.point(space, params)
-    assert found is not None and found["adapter.target_modules"] == ("q_proj", "v_proj")
+    found: Any = warm_start.point(space, params)
+    assert found["adapter.target_modules"] == ("q_proj", "v_proj")
     for wrong in ({"target_modules": "k_proj"}, {"learning_rate": "high"}):
         assert warm_start.point(space, params | wrong) is None
 
@@ -71,10 +70,7 @@ def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_ou
         ({"model": {"source": "Qwen/Qwen3-8B"}}, "its base model family is llama, and this sweep's is qwen"),
         ({"data": {"train": "other.jsonl", "text": "{t}"}}, "its form of the rows is completion, and this sweep's is"),
         ({"data": {"train": "other.jsonl", "prompt": "{c}", "completion": "{b}"}}, None),
-        (
-            {"objective": {"metric": "eval_loss", "mode": "max"}},
-            "its objective is lower eval_loss, and this sweep's is",
-        ),
+        ({"objective": {"metric": "eval_loss", "mode": "max"}}, "its objective is lower eval_loss, and this sweep's"),
         ({"trainable": "toy"}, "its trainable is qlora, and this sweep's is toy"),
     ],
 )
@@ -83,17 +79,25 @@ def test_only_a_sweep_of_the_same_family_and_form_says_something(sections: dict[
     assert (told is None) if why is None else str(told).startswith(why)
 
 
-def test_losses_compare_where_base_rows_and_steps_are_the_same() -> None:
-    prints = {"model": "1", "data.train": "2"}
-    assert warm_start.is_same_task(config(), config(), prints, prints)
-    assert not warm_start.is_same_task(config(), config(), prints, prints | {"data.train": "3"})
+MOVED = {"train": "moved.jsonl", "prompt": "{q}", "completion": "{a}"}
+PRINTS = {"model": "1", "data.train": "2"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "prints", "is_same"),
+    [
+        ({}, PRINTS, True),
+        ({}, PRINTS | {"data.train": "3"}, False),
+        ({"budget": {"steps_per_trial": 9}}, PRINTS, False),
+        ({"quantization": {"scheme": "none"}}, PRINTS, False),
+        ({"quantization": {"residency": "4bit"}}, PRINTS, True),
+        ({"data": {**MOVED, "max_length": 64}}, PRINTS, False),
+        ({"data": {**MOVED, "max_length": 512}}, PRINTS, True),
+    ],
+)
+def test_losses_compare_where_base_rows_and_steps_are_the_same(sections: Any, prints: Any, is_same: bool) -> None:
+    assert warm_start.is_same_task(config(**sections), config(), prints, PRINTS) is is_same
     assert not warm_start.is_same_task(config(), config(), {}, {})
-    assert not warm_start.is_same_task(config(budget={"steps_per_trial": 9}), config(), prints, prints)
-    assert not warm_start.is_same_task(config(quantization={"scheme": "none"}), config(), prints, prints)
-    assert warm_start.is_same_task(config(quantization={"residency": "4bit"}), config(), prints, prints)
-    longer = {"train": "moved.jsonl", "prompt": "{q}", "completion": "{a}", "max_length": 64}
-    assert not warm_start.is_same_task(config(data=longer), config(), prints, prints)
-    assert warm_start.is_same_task(config(data={**longer, "max_length": 512}), config(), prints, prints)
 
 
 def test_the_best_points_of_the_earlier_sweep_come_after_the_default_and_the_files_own_points() -> None:
@@ -101,8 +105,8 @@ def test_the_best_points_of_the_earlier_sweep_come_after_the_default_and_the_fil
     outside = point(0.5)
     told = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), (outside, 0.5), (point(3e-3), 2.0), (point(4e-3), 4.0))
     record = SweepRecord(earlier=told)
-    source = TrialSource(given_first, space, record)
-    rates = [trial.spec.training.learning_rate for _ in range(5) if (trial := source.next(record)) is not None]
+    source: Any = TrialSource(given_first, space, record)
+    rates = [source.next(record).spec.training.learning_rate for _ in range(5)]
     assert rates == [given_first.training.learning_rate, 5e-4, 2e-3, 3e-3, 1e-3]
 
 
@@ -120,12 +124,16 @@ def test_a_ratio_is_known_again_from_alpha_and_r() -> None:
         assert found == {"adapter.r": r, "adapter.alpha_over_r": ratio}
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What a searcher that learns is told."""
+    heard: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Learner, "tell", lambda self, *words: heard.append(words))
+    return heard
+
+
 @pytest.mark.parametrize("is_same", [False, True])
-def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
-    monkeypatch: pytest.MonkeyPatch, is_same: bool
-) -> None:
-    told: list[tuple[object, ...]] = []
-    monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
+def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(told: list[Any], is_same: bool) -> None:
     learning, space = toy(SPACE, searcher={"kind": "tpe"}, budget={"steps_per_trial": 9})
     known = earlier((point(1e-3), 3.0), (point(2e-3), 1.0), is_same_task=is_same)
     of_others = EarlierPoint(point=point(3e-3), loss=0.5, is_own=False)
@@ -135,11 +143,7 @@ def test_results_that_compare_are_told_to_the_searcher_and_others_are_not(
 
 
 @pytest.mark.parametrize(("sections", "reached"), [({}, 3), ({"budget": {"examples_per_trial": 36}}, 12)])
-def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(
-    monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], reached: int
-) -> None:
-    told: list[tuple[object, ...]] = []
-    monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
+def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(told: Any, sections: Any, reached: int) -> None:
     learning, space = toy(SPACE, searcher={"kind": "tpe"}, **{"budget": {"steps_per_trial": 9}, **sections})
     stopped = EarlierPoint(point=point(1e-3), loss=2.0, last=3.0, step=3)
     known = EarlierTrials(time=1.0, sweep_id="before", trials=(stopped,), is_same_task=True)
@@ -157,19 +161,16 @@ def test_a_trial_that_was_stopped_is_told_with_what_it_was_trained_on(
         (4, {"training": {"gradient_checkpointing": True}}, True),
         (4, {"adapter": {"target_modules": "mlp"}}, False),
         (4, {"budget": {"steps_per_trial": 9}}, False),
-        (4, {"data": {"train": "moved.jsonl", "prompt": "{q}", "completion": "{a}"}}, True),
+        (4, {"data": MOVED}, True),
     ],
 )
-def test_a_loss_counts_only_of_a_trial_with_the_settings_that_the_new_sweep_gives_its_point(
-    rank: int, change: dict[str, Any], is_own: bool
-) -> None:
+def test_a_loss_counts_only_of_a_trial_with_the_settings_that_the_new_sweep_gives_its_point(rank, change, is_own):
     """The earlier sweep searched the rank, which the new one fixes at 4."""
-    rates = {"training.learning_rate": {"loguniform": [1e-5, 1e-2]}}
-    new = config(adapter={"r": 4}, search_space=rates)
-    before = config(search_space={"adapter.r": {"choice": [4, 64]}, **rates}, **change)
+    new = config(adapter={"r": 4}, search_space=RATES)
+    before = config(search_space={"adapter.r": {"choice": [4, 64]}, **RATES}, **change)
     drawn = {"adapter.r": rank, "training.learning_rate": 1e-3}
     params = logged(before, drawn)
-    found = warm_start.point(SearchSpace.parse(rates), params)
+    found = warm_start.point(SearchSpace.parse(RATES), params)
     assert found == {"training.learning_rate": 1e-3}
     assert warm_start.is_own(new, found, params) is is_own
     assert not warm_start.is_own(new, found, {"r": "4"}), "an earlier version says less"
