@@ -10,6 +10,7 @@ from sweeps.record.events import (
     Event,
     HostsStarted,
     PointInfeasible,
+    RequestAnswered,
     SweepStarted,
     TrialEnded,
     TrialParked,
@@ -23,14 +24,21 @@ from sweeps.supply.trial_source import PlannedTrial
 from trainables.contract import Report, StepRecord
 
 
-def begun(time: float = 0.0) -> SweepStarted:
+def begun(time: float = 0.0, config: str = "{}") -> SweepStarted:
     """The sweep begins."""
-    return SweepStarted(sweep_id="toy-1", time=time, config="{}")
+    return SweepStarted(sweep_id="toy-1", time=time, config=config)
 
 
-def hosts(time: float = 0.5) -> HostsStarted:
+def hosts(time: float = 0.5, **more: Any) -> HostsStarted:
     """A driver has its hosts."""
-    return HostsStarted(time=time, since=time, hosts=1, slots=2, held=1, held_seconds=0.0, device="cpu")
+    usual = {"since": time, "hosts": 1, "slots": 2, "held": 1, "held_seconds": 0.0, "device": "cpu"}
+    return HostsStarted.model_validate({"time": time, **usual, **more})
+
+
+def answered(time: float = 5.0, **more: Any) -> RequestAnswered:
+    """A request was answered."""
+    usual = {"request": str(time), "sender": "a test", "asked": "more", "is_accepted": True, "message": "yes"}
+    return RequestAnswered.model_validate({"time": time, **usual, **more})
 
 
 def base(loss: float, rows: int = 32) -> BaseEvaluated:
@@ -51,15 +59,10 @@ def infeasible(key: str, number: int = 0, reason: str = "no such layer", **param
 def recorded(*trials: tuple[PlannedTrial, TrialState]) -> dict[str, TrialRecord]:
     """What a log has of trials that were handed out, by key."""
     return {
-        trial.trial_key: TrialRecord(
-            trial.trial_key,
-            trial.number,
-            trial.params,
-            spec=trial.spec.model_dump_json(),
-            point=trial.point,
-            state=state,
+        each.trial_key: TrialRecord(
+            each.trial_key, each.number, each.params, spec=each.spec.model_dump_json(), point=each.point, state=state
         )
-        for trial, state in trials
+        for each, state in trials
     }
 
 
@@ -80,9 +83,12 @@ def history(first: int, last: int) -> tuple[StepRecord, ...]:
 
 
 def reported(
-    key: str, step: int, loss: float, *, since: int = 0, best: tuple[int, float] | None = None
+    key: str, step: int, loss: float, *, since: int = 0, best: tuple[int, float] | None = None, **more: Any
 ) -> TrialReported:
-    """A report at `step` on the steps after `since`; it is the trial's best unless `best` is (step, loss)."""
+    """A report at `step` on the steps after `since`; it is the trial's best unless `best` is (step, loss).
+
+    `more` are other fields of the report.
+    """
     best_step, best_loss = best or (step, loss)
     report = Report(
         step=step,
@@ -95,7 +101,7 @@ def reported(
         peak_memory_bytes=1000 + step,
         trainable_params=64,
         time=10.0 + step,
-    )
+    ).model_copy(update=more)
     folder = f"trials/{key}/best-{step:06d}" if best_step == step else None
     return TrialReported(time=report.time, trial_key=key, report=report, adapter=folder)
 

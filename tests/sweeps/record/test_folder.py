@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,23 +22,9 @@ from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 
 
-def test_the_latest_of_a_trial_is_kept_and_the_one_before_is_not(tmp_path: Path) -> None:
+def test_the_latest_of_a_trial_are_kept_also_those_of_a_million_steps(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     assert folder.all("key", "best") == []
-    folder.keep("key", "best", 9, {"a": b"9"})
-    folder.keep("key", "snapshot", 9, {"s": b"9"})
-    kept = folder.keep("key", "best", 27, {"a": b"27"})
-    assert folder.all("key", "best")[0] == kept
-    assert len(list(folder.trial("key").glob("best-*"))) == 2
-    folder.prune_adapters("key", kept)
-    assert sorted(path.name for path in folder.trial("key").iterdir()) == ["best-000027", "snapshot-000009"]
-    folder.drop_snapshots("key")
-    assert folder.all("key", "snapshot") == []
-    assert folder.all("key", "best")[0] == kept
-
-
-def test_a_million_steps_come_after_fewer(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
     steps = (999_999, 1_000_000, 1_000_010)
     best = [folder.keep("key", "best", step, {"a": b"x"}) for step in steps]
     saved = [folder.keep("key", "snapshot", step, {"a": b"x"}) for step in steps]
@@ -48,18 +34,14 @@ def test_a_million_steps_come_after_fewer(tmp_path: Path) -> None:
     folder.prune_adapters("key", best[1])
     folder.drop_snapshots("key", but=1)
     assert (folder.all("key", "best"), folder.all("key", "snapshot")) == (best[:0:-1], saved[2:])
+    folder.drop_snapshots("key")
+    assert (folder.all("key", "best"), folder.all("key", "snapshot")) == (best[:0:-1], [])
     assert len(list(folder.trial("key").glob("*-of-mine"))) == 2
 
 
-# Making a sweep's folder
-
-
 def test_launches_at_once_get_a_folder_each(tmp_path: Path) -> None:
-    threads = [threading.Thread(target=lambda: folders.create(tmp_path, "x", {"sweep_id": "x-1"})) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: folders.create(tmp_path, "x", {"sweep_id": "x-1"}), range(8)))
     assert {path.name for path in tmp_path.iterdir()} == {"x", *(f"x-{number}" for number in range(2, 9))}
     told = json.loads((tmp_path / "x-8" / "config.json").read_text())
     assert told == {"sweep_id": "x-1", "dir": str(tmp_path / "x-8")}
@@ -69,9 +51,6 @@ def test_a_storage_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"storage: .* cannot be written: .*; choose another: storage=DIR"):
         folders.create(tmp_path / "file" / "below", "x", {})
-
-
-# The lock
 
 
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:
@@ -85,16 +64,10 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_system_without_locks_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Lustre is mounted without `flock`."""
-
-    def missing(*_: object) -> None:
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr("fcntl.flock", missing)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(38, "Function not implemented")))
     folder = SweepFolder(tmp_path)
-    told = (
-        r"cannot be written: its file system has no locks \(Function not implemented\): mount it with flock, or choose"
-    )
-    with pytest.raises(StorageError, match=told), folders.locked(folder):
+    told = r"its file system has no locks \(Function not implemented\): mount it with flock, or choose"
+    with pytest.raises(StorageError, match=f"cannot be written: {told}"), folders.locked(folder):
         pass
     assert not folders.is_driven(folder)
 
@@ -105,10 +78,9 @@ EVENTS: list[Event] = [begun(), started("a", r=8), reported("a", 3, 1.0), ended(
 
 
 def written(path: Path, events: list[Event]) -> None:
-    log = EventLog(path)
-    for event in events:
-        log.append(event)
-    log.close()
+    with closing(EventLog(path)) as log:
+        for event in events:
+            log.append(event)
 
 
 def test_reading_goes_on_from_every_offset(tmp_path: Path) -> None:
@@ -121,11 +93,18 @@ def test_reading_goes_on_from_every_offset(tmp_path: Path) -> None:
         assert [event for event, _ in read_events(path, offset)] == EVENTS[place:]
 
 
-def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_log_that_is_not_there_or_has_a_damaged_line_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="is missing"):
         list(read_events(tmp_path / "events.jsonl"))
     with pytest.raises(StorageError, match="cannot be read: Is a directory"):
         list(read_events(tmp_path))
+    path = tmp_path / "events.jsonl"
+    written(path, EVENTS[:1])
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b'{"type": "sweep_sta\n' + to_line(EVENTS[1]).encode() + b"\n")
+    with pytest.raises(StorageError, match=f"the line at byte {whole} is damaged"):
+        list(read_events(path))
     # It can be opened, and reading its beginning is an error.
     with pytest.raises(StorageError, match=r"^/proc/self/mem: cannot be read: Input/output error$"):
         list(read_events(Path("/proc/self/mem")))
@@ -145,54 +124,25 @@ def test_a_torn_last_line_is_ignored_and_cut_before_the_next_event(tmp_path: Pat
 
 def test_what_a_failed_disk_kept_of_an_event_does_not_spoil_the_next_one(tmp_path, monkeypatch):
     """As a network's disk that is away: what was written stays, and cannot be cut off at once."""
-    log = EventLog(tmp_path / "events.jsonl")
-    log.append(EVENTS[0])
-
-    class Away:
-        """Takes a part of what is written, and nothing else."""
-
-        def __init__(self) -> None:
-            self.file = log._file
-            self.fileno = self.file.fileno
-
-        def write(self, line: bytes) -> int:
-            return self.file.write(line[:7]) or 0
-
-        def truncate(self, _length: int) -> None:
-            raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as away:
-        away.setattr(log, "_file", Away())
-        with pytest.raises(StorageError):
+    with closing(EventLog(tmp_path / "events.jsonl")) as log:
+        log.append(EVENTS[0])
+        file = log._file
+        part = Mock(wraps=file, truncate=Mock(side_effect=OSError(5, "Input/output error")))
+        part.write.side_effect = lambda line: file.write(line[:7])
+        with monkeypatch.context() as away, pytest.raises(StorageError):
+            away.setattr(log, "_file", part)
             log.append(EVENTS[1])
-    log.append(EVENTS[1])
-    log.close()
+        log.append(EVENTS[1])
     assert [event for event, _ in read_events(tmp_path / "events.jsonl")] == EVENTS[:2]
 
 
-def test_a_damaged_line_is_told_with_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    written(path, EVENTS[:1])
-    whole = path.stat().st_size
-    with path.open("ab") as file:
-        file.write(b'{"type": "sweep_sta\n' + to_line(EVENTS[1]).encode() + b"\n")
-    with pytest.raises(StorageError, match=f"the line at byte {whole} is damaged"):
-        list(read_events(path))
-
-
-# The journal
-
-
 def test_listeners_hear_of_an_event_once_it_is_on_disk(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
     heard: list[tuple[Event, int, SweepRecord]] = []
-    journal = Journal(folder)
-    journal.listen(lambda event, record: heard.append((event, len(list(read_events(folder.events))), record)))
-    for event in EVENTS:
-        journal.add(event)
-    journal.close()
-    assert [event for event, _, _ in heard] == EVENTS
-    assert [count for _, count, _ in heard] == [1, 2, 3, 4]
+    with closing(Journal(folder := SweepFolder(tmp_path))) as journal:
+        journal.listen(lambda event, record: heard.append((event, len(list(read_events(folder.events))), record)))
+        for event in EVENTS:
+            journal.add(event)
+    assert [(event, count) for event, count, _ in heard] == [(event, n) for n, event in enumerate(EVENTS, 1)]
     assert heard[-1][2] == journal.record
 
 
@@ -220,20 +170,11 @@ def test_a_journal_reads_its_log_once_and_hands_it_on_without_steps(tmp_path, mo
 
 def test_a_thread_that_was_left_behind_adds_nothing_and_ends(tmp_path):
     journal = Journal(SweepFolder(tmp_path))
-    ended_by: list[BaseException] = []
-
-    def left_behind() -> None:
-        try:
-            journal.add(EVENTS[0])
-        except BaseException as error:
-            ended_by.append(error)
-
     journal.take_over()
-    thread = threading.Thread(target=left_behind)
-    thread.start()
-    thread.join(60)
+    with ThreadPoolExecutor(1) as pool:
+        left_behind = pool.submit(journal.add, EVENTS[0])
     # No Exception: Ray Tune would go on, or tell of a failure.
-    assert [type(error) for error in ended_by] == [SystemExit]
+    assert isinstance(left_behind.exception(), SystemExit)
     assert journal.record == SweepRecord()
     journal.add(EVENTS[0])
     assert journal.record != SweepRecord()
@@ -245,11 +186,11 @@ def replaced(sweep: Path) -> None:
     shutil.copy(sweep / "kept", sweep / "events.jsonl")
 
 
-@pytest.mark.parametrize(
-    "lose",
-    [shutil.rmtree, lambda sweep: sweep.rename(sweep.with_name("elsewhere")), replaced],
-    ids=["deleted", "moved", "replaced"],
-)
+def moved(sweep: Path) -> None:
+    sweep.rename(sweep.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, moved, replaced])
 def test_a_log_whose_place_is_lost_says_so_and_is_read_on(tmp_path, lose):
     sweep = tmp_path / "sweep"
     sweep.mkdir()

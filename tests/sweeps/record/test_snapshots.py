@@ -18,27 +18,18 @@ from sweeps.record.snapshots import Disk, KeptSnapshot, to_remove
 from trainables.objective import Standing
 
 REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
-DIGEST = hashlib.sha256(b"weights").hexdigest()
 
 
-def test_a_snapshot_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_snapshot_is_read_as_it_was_written_and_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    known = snapshots.SavedTrial(step=9, best_step=3, best_metrics={"eval_loss": 2.0}, report=REPORT)
-    folder.keep("a", "snapshot", 9, snapshots.files(known, b"weights"))
-    assert snapshots.read(folder, "a") == (known.model_copy(update={"sha256": DIGEST}), b"weights")
-
-
-def test_a_damaged_snapshot_gives_way_to_the_one_before(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
-    folder.keep("a", "snapshot", 3, snapshots.files(snapshots.SavedTrial(step=3), b"earlier"))
-    damaged = folder.keep("a", "snapshot", 9, snapshots.files(snapshots.SavedTrial(step=9), b"weights"))
-    (damaged / "snapshot.bin").write_bytes(b"weight")
-    saved, snapshot = snapshots.read(folder, "a")
-    assert (saved.step, snapshot) == (3, b"earlier")
-
-
-def test_without_a_snapshot_a_trial_begins_at_its_beginning(tmp_path: Path) -> None:
-    assert snapshots.read(SweepFolder(tmp_path), "a") == (snapshots.SavedTrial(), None)
+    assert snapshots.read(folder, "a") == (snapshots.SavedTrial(), None)
+    known = snapshots.SavedTrial(step=3, best_step=3, best_metrics={"eval_loss": 2.0}, report=REPORT)
+    folder.keep("a", "snapshot", 3, snapshots.files(known, b"weights"))
+    damaged = folder.keep("a", "snapshot", 9, snapshots.files(snapshots.SavedTrial(step=9), b"later"))
+    assert snapshots.read(folder, "a")[1] == b"later"
+    (damaged / "snapshot.bin").write_bytes(b"late")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert snapshots.read(folder, "a") == (known.model_copy(update={"sha256": digest}), b"weights")
 
 
 def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, monkeypatch):
@@ -67,32 +58,26 @@ def test_superseded_snapshots_go_first_then_those_of_the_worst_trials() -> None:
     assert to_remove(snapshots, 0, None) == []
 
 
-def test_what_a_parked_trial_would_go_on_from_never_goes() -> None:
+def test_what_a_parked_trial_would_go_on_from_never_goes_but_for_a_repeat_after_all_others() -> None:
     snapshots = [kept("a", 9.0, is_parked=True), kept("a-old", 9.0, is_latest=False), kept("b", 1.0)]
     assert [each.trial_key for each in to_remove(snapshots, 20, None) or ()] == ["a-old", "b"]
     assert to_remove(snapshots, 30, None) is None
+    snapshots.append(kept("c", 10.0, is_parked=True))
+    found = to_remove(snapshots, 30, None, takes_parked=True)
+    assert [each.trial_key for each in found or ()] == ["a-old", "b", "c"]
+    assert to_remove(snapshots, 50, None, takes_parked=True) is None
 
 
-@pytest.mark.parametrize("parks", [True, False])
-@pytest.mark.parametrize("is_at_report_point", [True, False])
-def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(
-    tmp_path: Path, parks: bool, is_at_report_point: bool
-) -> None:
+@pytest.mark.parametrize(("parks", "is_at_report_point"), [(True, True), (True, False), (False, True)])
+def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(tmp_path, parks, is_at_report_point):
     folder = SweepFolder(tmp_path)
     report = reported("a", 3, 2.0).report if is_at_report_point else None
     for step, told in ((2, None), (3, report)):
         known = snapshots.SavedTrial(step=step, report=told, best_metrics={"eval_loss": 2.0})
         folder.keep("a", "snapshot", step, snapshots.files(known, b"weights"))
-    used = sum(path.stat().st_size for path in (tmp_path / "trials").rglob("*") if path.is_file())
-    stays = parks and is_at_report_point
-    needed = used - 20  # both snapshots would have to go
-    with Disk(folder, used, parks=parks).room("best", needed, standing(1.0)) as is_room:
+    used, stays = snapshots.size(tmp_path / "trials"), parks and is_at_report_point
+    # Both snapshots would have to go.
+    with Disk(folder, used, parks=parks).room("best", used - 20, standing(1.0)) as is_room:
         assert is_room is not stays
     left = [path.name for path in folder.all("a", "snapshot")]
     assert left == (["snapshot-000003", "snapshot-000002"] if stays else [])
-
-
-def test_for_a_repeat_what_parked_trials_would_go_on_from_goes_last() -> None:
-    snapshots = [kept("a", 9.0, is_parked=True), kept("b", 10.0, is_parked=True), kept("c", 1.0)]
-    assert [each.trial_key for each in to_remove(snapshots, 20, None, takes_parked=True) or ()] == ["c", "b"]
-    assert to_remove(snapshots, 40, None, takes_parked=True) is None

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from sweeps.record import digests
 from sweeps.record.folder import SweepFolder
 from sweeps.record.whole_files import write_folder, write_whole
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_draft(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_whole(path, b"one")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         write_whole(path, b"two")
-    assert path.read_bytes() == b"one"
-    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
@@ -43,10 +38,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 def test_of_a_trial_whose_folder_the_disk_does_not_show_nothing_is_removed(tmp_path, monkeypatch, number):
     folder = SweepFolder(tmp_path)
     older, kept = (folder.keep("t", "best", step, {"f": b""}) for step in (1, 2))
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
+    refuse = Mock(side_effect=OSError(number, os.strerror(number)))
     with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", refuse)
         patch.setattr(os, "scandir", refuse)
@@ -88,27 +80,24 @@ with folders.locked(folder):
 """
 
 
-def modes(folder: Path, umask: int) -> dict[str, str]:
-    """The modes of all that a driver and its trials write, by path."""
-    done = subprocess.run([sys.executable, "-c", WRITES], cwd=folder, umask=umask, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    made = folder / "results" / "x"
-    return {
-        str(path.relative_to(made)): f"{path.stat().st_mode & 0o777:o}" for path in [made, *sorted(made.rglob("*"))]
-    }
-
-
 FOLDERS = {".", "trials", "trials/key", "trials/key/best-000003", "trials/key/best-000003/adapter"}
 
 
-@pytest.mark.parametrize(
-    ("umask", "folders", "files"),
-    [
-        (0o022, "700", "600"),
-        (0o007, "770", "660"),
-    ],
-)
-def test_the_owner_alone_unless_the_user_set_a_umask(tmp_path: Path, umask: int, folders: str, files: str) -> None:
-    found = modes(tmp_path, umask)
-    assert len(found) == len(FOLDERS) + 6, json.dumps(found)
+@pytest.mark.parametrize(("umask", "folders", "files"), [(0o022, 0o700, 0o600), (0o007, 0o770, 0o660)])
+def test_the_owner_alone_unless_the_user_set_a_umask(tmp_path: Path, umask: int, folders: int, files: int) -> None:
+    done = subprocess.run([sys.executable, "-c", WRITES], cwd=tmp_path, umask=umask, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "results" / "x"
+    found = {str(path.relative_to(made)): path.stat().st_mode & 0o777 for path in [made, *made.rglob("*")]}
+    assert len(found) == len(FOLDERS) + 6, found
     assert found == {name: folders if name in FOLDERS else files for name in found}
+
+
+def test_a_folder_has_the_digest_of_its_files(tmp_path: Path) -> None:
+    files = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}", "more/rows.json": b"[1]"}
+    write_folder(folder := tmp_path / "adapter", files)
+    assert digests.of_folder(folder) == digests.of_files(files) == digests.of_files(digests.read(folder))
+    assert digests.of_file(folder / "adapter_config.json") == hashlib.sha256(b"{}").hexdigest()
+    (folder / "adapter_config.json").write_bytes(b"{ }")
+    assert digests.of_folder(folder) != digests.of_files(files)
+    assert digests.of_folder(tmp_path / "none") == digests.of_files({})

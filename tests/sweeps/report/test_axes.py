@@ -22,11 +22,9 @@ def test_learning_rates_lie_by_their_logarithm_and_values_beyond_the_domain_wide
     assert found.at(1e-4) == pytest.approx(-4)
     wider = axis("learning_rate", RATES, [1e-1, 1e-3])
     assert [wider.place(1e-1), wider.place(1e-2)] == pytest.approx([1, 3 / 4])
-
-
-@pytest.mark.parametrize(("high", "is_log"), [(1.0, True), (0.2, False)])
-def test_numbers_of_a_wide_range_lie_by_their_logarithm_whatever_is_searched(high: float, is_log: bool) -> None:
-    assert axis("weight_decay", parse("training.weight_decay", {"uniform": [0.01, high]}), []).is_log is is_log
+    for high, is_log in ((1.0, True), (0.2, False)):
+        uniform = parse("training.weight_decay", {"uniform": [0.01, high]})
+        assert axis("weight_decay", uniform, []).is_log is is_log, "numbers of a wide range, whatever is searched"
 
 
 def test_listed_values_lie_side_by_side_numbers_by_size_and_words_as_in_the_file() -> None:
@@ -39,17 +37,13 @@ def test_listed_values_lie_side_by_side_numbers_by_size_and_words_as_in_the_file
     assert axis("learning_rate", few, [0.2]).options == (0.1, 0.2, 0.3, 0.4)
 
 
-def test_words_are_escaped_and_cut_in_their_marks() -> None:
+def test_words_are_escaped_and_cut_in_their_marks_and_trials_without_the_field_have_a_place_of_their_own() -> None:
     found = axis("target_modules", MODULES, ["x" * 100, "<b>"])
     assert found.layout()["ticktext"][-2:] == ["x" * 23 + "…", "&lt;b&gt;"]
     assert found.layout(1)["ticktext"][1:] == ["attenti…", "q_proj,…", "xxxxxxx…", "&lt;b&gt;"]
-
-
-def test_trials_without_the_field_have_a_place_of_their_own() -> None:
-    numbers = axis("learning_rate", RATES, [1e-3, None])
+    numbers, words = axis("learning_rate", RATES, [1e-3, None]), axis("target_modules", MODULES, ["mlp", None])
     assert numbers.place(None) == pytest.approx(UNSET_PLACE)
     assert numbers.layout()["range"][0] < numbers.at(None)
-    words = axis("target_modules", MODULES, ["mlp", None])
     assert (words.layout()["ticktext"][-1], words.place(None)) == (UNSET, 7 / 8)
 
 

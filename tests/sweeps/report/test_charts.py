@@ -17,6 +17,7 @@ from sweeps.report import charts, page_file, status
 from sweeps.report.charts import BINS, MOST_LINES, Chart
 from sweeps.report.page import Page
 from sweeps.report.sweeps_compared import compared
+from sweeps.report.trial_story import Held
 
 
 def page_of(folder: Path, trials: int, document: dict[str, Any] | None = None, **metrics: float) -> Page:
@@ -41,9 +42,6 @@ def traces(found: Chart, mode: str) -> list[Any]:
     return [trace for trace in found.figures[0].data if trace.mode == mode and any(x is not None for x in trace.x)]
 
 
-# Settings and outcome
-
-
 def test_a_line_crosses_each_axis_at_the_trials_value_where_the_ruler_stands(page: Page) -> None:
     best, found = page.trials[0], there(charts.parallel(page))
     line = traces(found, "lines+markers")[-1]  # the best one is on top
@@ -62,35 +60,29 @@ def test_a_line_crosses_each_axis_at_the_trials_value_where_the_ruler_stands(pag
         assert ruler.domain == pytest.approx([(place - bottom) / (top - bottom) for place in (0, 1)], abs=1e-9)
 
 
-def test_values_far_from_the_others_have_the_colours_of_the_ends(page: Page) -> None:
-    far = replace(page.trials[-1], values=(1e9,))
-    found = there(charts.parallel(replace(page, trials=(*page.trials[:-1], far))))
+def test_values_far_from_the_others_are_drawn_at_the_ends_and_the_base_is_on_the_axis(page: Page) -> None:
+    far = replace(page.trials[-1], values=(1e9,), evals=((1, 1e9),))
+    trials = (*page.trials[:-1], far)
+    found = there(charts.parallel(replace(page, trials=trials)))
     line = next(trace for trace in traces(found, "lines+markers") if far.name in trace.customdata)
     assert line.y[line.customdata.index(far.name) + len(page.axes)] == 1.0
     assert found.figures[0].layout.coloraxis.cmax == page.trials[-2].value
     assert "1 value far from the others: drawn at the end of the axis." in found.caption
-
-
-# By step
-
-
-def test_lines_are_few_traces_and_hold_every_trial(tmp_path: Path) -> None:
-    found = there(charts.by_step(page_of(tmp_path, 200)))
-    (grey,), coloured = traces(found, "lines"), traces(found, "lines+markers")
-    assert len(coloured) <= BINS + 2
-    assert sum(y is None for trace in coloured for y in trace.y) == MOST_LINES
-    assert sum(y is None for y in grey.y) == 200 - MOST_LINES
-    assert "The best 100 trials are in colour, the other 100 in grey." in found.caption
+    for base, drawn in ((4.5, page.trials), (7.0, trials)):
+        found = there(charts.by_step(replace(page, base=base, trials=drawn)))
+        assert "The dashed line is the base without an adapter." in found.caption
+        (line,) = found.figures[0].layout.shapes
+        shown = found.figures[0].layout.yaxis.range
+        assert line.y0 == base and (shown is None or shown[0] <= base <= shown[1] < 1e9)
+    assert "Beyond the axis: 1 point far from the others." in found.caption
 
 
 def test_a_score_of_one_report_of_several_has_no_curve(page: Page) -> None:
     scored_last = tuple(replace(trial, evals=trial.evals[3:]) for trial in page.trials)
     assert charts.by_step(replace(page, trials=scored_last)) is None
-    short = [(trial.evals[:1], replace(trial.record, evals=trial.record.evals[:1])) for trial in page.trials]
-    trials = [
-        replace(trial, evals=evals, record=record) for trial, (evals, record) in zip(page.trials, short, strict=True)
-    ]
-    assert charts.by_step(replace(page, trials=tuple(trials))), "there is only one report so far"
+    records = [replace(trial.record, evals=trial.record.evals[:1]) for trial in page.trials]
+    once = [replace(trial, evals=trial.evals[:1], record=own) for trial, own in zip(page.trials, records, strict=True)]
+    assert charts.by_step(replace(page, trials=tuple(once))), "there is only one report so far"
 
 
 def test_the_last_point_tells_the_state_on_an_axis_that_marks_the_rungs(page: Page) -> None:
@@ -101,18 +93,6 @@ def test_the_last_point_tells_the_state_on_an_axis_that_marks_the_rungs(page: Pa
     assert (axis.type, axis.tickvals, axis.title.text) == ("log", (1, 3, 9, 27), "optimizer step (log scale)")
 
 
-def test_the_base_is_on_the_axis_however_far_some_values_are(page: Page) -> None:
-    first, *others = page.trials
-    far = replace(first, evals=((1, 1e9),))
-    for base, trials in ((4.5, page.trials), (7.0, (far, *others))):
-        found = there(charts.by_step(replace(page, base=base, trials=trials)))
-        assert "The dashed line is the base without an adapter." in found.caption
-        (line,) = found.figures[0].layout.shapes
-        shown = found.figures[0].layout.yaxis.range
-        assert line.y0 == base and (shown is None or shown[0] <= base <= shown[1] < 1e9)
-    assert "Beyond the axis: 1 point far from the others." in found.caption
-
-
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_good_values_are_dark(tmp_path: Path, mode: str) -> None:
     document = sweeps.config(objective={"metric": "score", "mode": mode})
@@ -120,27 +100,12 @@ def test_good_values_are_dark(tmp_path: Path, mode: str) -> None:
     assert page.trials[0].is_best and (page.trials[0].value < page.trials[-1].value) is (mode == "min")
     found = there(charts.by_step(page))
     lines = {name: line.line.color for line in traces(found, "lines+markers") for name in line.customdata}
-    good, bad = lines[page.trials[1].name], lines[page.trials[-1].name]  # the best one is black
-    assert brightness(good) < brightness(bad)
+    # The best one is black.
+    good, bad = (sum(map(float, re.findall(r"[\d.]+", lines[page.trials[place].name]))) for place in (1, -1))
+    assert good < bad
     scale = found.figures[0].layout.coloraxis
     assert (scale.cmin, scale.cmax) == (min(t.value for t in page.trials), max(t.value for t in page.trials))
     assert scale.colorscale[0 if mode == "min" else -1][1] == "#440154"  # the dark end of viridis
-
-
-def brightness(colour: str) -> float:
-    return sum(map(float, re.findall(r"[\d.]+", colour)))
-
-
-def test_labels_give_way_to_the_best_trials_line(page: Page) -> None:
-    found = there(charts.parallel(page))
-    best = [place for place in traces(found, "lines+markers")[-1].y if place is not None]
-    for at in range(1, len(best) - 1):
-        # Plotly moves labels down by a positive number: a line that rises to the axis comes from below.
-        moved = -10 if best[at - 1] <= best[at] else 10
-        assert found.figures[0].layout[f"yaxis{at + 2}"].ticklabelshift == moved
-
-
-# Each field alone
 
 
 def test_points_of_one_colour_are_trials_after_equal_steps(page: Page) -> None:
@@ -155,7 +120,7 @@ def test_points_of_one_colour_are_trials_after_equal_steps(page: Page) -> None:
         assert ringed == [page.trials[0].name]
 
 
-def test_points_of_one_word_are_spread_around_it(page: Page) -> None:
+def test_points_of_one_word_are_spread_around_it_and_of_many_reports_a_few_are_drawn(page: Page) -> None:
     once = tuple(replace(trial, reports={0: 1.0}) for trial in page.trials)
     ranks = there(charts.by_field(replace(page, trials=once))).figures[0]
     places = {trial.name: trial.record.params for trial in page.trials}
@@ -163,16 +128,13 @@ def test_points_of_one_word_are_spread_around_it(page: Page) -> None:
     assert len({x for _, x in points}) == len(points) == 27
     options = page.axes[0].options
     assert all(options[round(x)] == places[name]["r"] and abs(x - round(x)) <= 0.15 for name, x in points)
-
-
-def test_of_many_reports_a_few_are_drawn_the_last_one_too(page: Page) -> None:
     many = replace(page.trials[0], reports=dict.fromkeys(range(12), 1.0))
     rungs = tuple(page.rungs[0]._replace(step=place) for place in range(12))
     found = there(charts.by_field(replace(page, trials=(many,), rungs=rungs)))
     assert [trace.name for trace in found.figures[0].data] == ["2", "5", "8", "11"]
 
 
-def test_importance_is_told_below_the_axis_from_enough_trials_on(tmp_path: Path, page: Page) -> None:
+def test_importance_is_told_from_enough_trials_on_and_what_was_never_tried(tmp_path: Path, page: Page) -> None:
     found = there(charts.by_field(page_of(tmp_path, 60)))
     ranks, modules, rates = (figure.layout.xaxis.title.text for figure in found.figures)
     assert re.fullmatch(r"learning_rate \(log scale\)<br>importance [89]\d%", rates)
@@ -181,15 +143,9 @@ def test_importance_is_told_below_the_axis_from_enough_trials_on(tmp_path: Path,
     few = there(charts.by_field(replace(page, trials=page.trials[:19])))
     assert few.figures[2].layout.xaxis.title.text == "learning_rate (log scale)"
     assert few.lines[0] == "Importance of each field: unknown, with 19 trials: 20 are needed."
-
-
-def test_what_was_never_tried_is_told(tmp_path: Path) -> None:
-    page = page_of(tmp_path, 3)
-    assert page.untried == ("r 4, 16", "learning_rate 1e-05 to 0.000119, 0.000342 to 0.00341")
-    assert there(charts.by_field(page)).lines[-1] == f"Not tried: {'; '.join(page.untried)}."
-
-
-# The others
+    three = page_of(tmp_path / "three", 3)
+    assert three.untried == ("r 4, 16", "learning_rate 1e-05 to 0.000119, 0.000342 to 0.00341")
+    assert there(charts.by_field(three)).lines[-1] == f"Not tried: {'; '.join(three.untried)}."
 
 
 def test_bars_of_reports_add_up_to_the_trials_that_came_there(page: Page) -> None:
@@ -202,12 +158,19 @@ def test_bars_of_reports_add_up_to_the_trials_that_came_there(page: Page) -> Non
     assert bars[0].x[0] == "step 1<br>27 trials"
 
 
-def test_times_are_told_in_a_unit_that_suits_them(tmp_path: Path, page: Page) -> None:
-    short = there(charts.times(page)).figures[0].layout
-    long = there(charts.times(page_of(tmp_path, 300))).figures[0].layout
-    assert short.xaxis.title.text == "seconds that the sweep has run"
-    assert long.xaxis.title.text == "minutes that the sweep has run"
-    assert (long.yaxis.categoryarray[:2], long.height) == (("t00", "t01"), 900)
+def test_many_trials_are_few_traces_the_best_ones_in_colour_and_times_have_a_unit_that_suits_them(tmp_path):
+    many = page_of(tmp_path, 120)
+    later = replace(many.trials[0], held=(Held(0.0, 301.0),))
+    for drawn, unit in ((many.trials, "seconds"), ((*many.trials[1:], later), "minutes")):
+        layout = there(charts.times(replace(many, trials=drawn))).figures[0].layout
+        assert layout.xaxis.title.text == f"{unit} that the sweep has run"
+        assert (layout.yaxis.categoryarray[:2], layout.height) == (("t00", "t01"), 900)
+    found = there(charts.by_step(many))
+    (grey,), coloured = traces(found, "lines"), traces(found, "lines+markers")
+    assert len(coloured) <= BINS + 2
+    assert sum(y is None for trace in coloured for y in trace.y) == MOST_LINES
+    assert sum(y is None for y in grey.y) == 120 - MOST_LINES
+    assert "The best 100 trials are in colour, the other 20 in grey." in found.caption
 
 
 def test_what_is_told_of_a_trial_is_escaped(page: Page) -> None:

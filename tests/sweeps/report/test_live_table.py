@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 from rich.console import Console
-from sweep_events import base, begun, ended, history, parked, record, reported, scored, started
+from sweep_events import answered, base, begun, ended, history, parked, record, reported, scored, started
 
-from sweeps.record.events import DataPrepared, Event, RequestAnswered, SweepEnded, TrialParked, TrialState
+from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.live_table import Lines, Table, describe
-from sweeps.timeouts import QUIET_SECONDS
+from sweeps.report.passing_line import PassingLine
+from sweeps.timeouts import PASSING_SECONDS, QUIET_SECONDS
 
 NAMED: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "attention-qv", "learning_rate": 3e-4}
 EVENTS: list[Event] = [started("aaaa", 0, **NAMED), started("bbbb", 1, **NAMED), reported("aaaa", 3, 0.7)]
-COUNTS: dict[str, bool | int | float | str] = {
-    "train_rows": 30,
-    "eval_rows": 5,
-    "longest_row": 96,
-    "truncated_rows": 0,
-    "dropped_rows": 0,
-}
-PREPARED = DataPrepared(time=98.0, summary={**COUNTS})
+ROWS = "data: 30 rows to train on, 5 to evaluate on; the longest row has 96 tokens"
+LEFT_OUT = "4 cut to data.max_length, 1 left out (no completion left)"
+COUNTS: dict[str, Any] = {"train_rows": 30, "eval_rows": 5, "longest_row": 96, "truncated_rows": 0, "dropped_rows": 0}
+PREPARED = DataPrepared(time=98.0, summary=COUNTS)
+
+
+def prepared(**counts: int) -> DataPrepared:
+    return PREPARED.model_copy(update={"summary": COUNTS | counts})
 
 
 class Clock:
     """Time that stands still until a test moves it."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
+    now = 100.0
 
     def __call__(self) -> float:
         return self.now
@@ -63,7 +64,7 @@ def steps(**at: int) -> dict:
     return {key: history(step, step)[0] for key, step in at.items()}
 
 
-# One line per event
+asked = partial(answered, asked="stop the sweep", message="trials are saved")
 
 
 @pytest.mark.parametrize(
@@ -80,13 +81,15 @@ def steps(**at: int) -> dict:
         (base(2.5, 1), "base without an adapter: eval_loss 2.5000 on 1 row"),
         (begun(), None),
         (SweepEnded(time=0.0, reason="finished"), None),
-        (PREPARED, "data: 30 rows to train on, 5 to evaluate on; the longest row has 96 tokens"),
+        (PREPARED, ROWS),
         (
-            DataPrepared(time=0.0, summary={**COUNTS, "truncated_rows": 4, "dropped_rows": 1}),
-            "data: 30 rows to train on, 5 to evaluate on; the longest row has 96 tokens; "
-            "4 cut to data.max_length, 1 left out (no completion left)",
+            prepared(truncated_rows=4, dropped_rows=1),
+            f"{ROWS}; 4 cut to data.max_length, 1 left out (no completion left)",
         ),
-        (DataPrepared(time=0.0, summary={"train_rows": 0}), None),
+        (prepared(train_rows=0), None),
+        (asked(sender="qsweep stop"), "stop the sweep (qsweep stop): trials are saved"),
+        (asked(sender="SIGINT"), None),  # the driver has answered itself
+        (asked(sender="SIGINT", is_accepted=False), "stop the sweep (SIGINT): refused: trials are saved"),
     ],
 )
 def test_an_event_in_one_line(event: Event, line: str | None) -> None:
@@ -103,7 +106,7 @@ def test_a_log_gets_a_line_for_each_event_with_its_time_and_each_warning(out: Co
     assert shown(out) == [
         "61:01 t00 r8 a16 lr3.0e-4 attention-qv: started",
         "121:01 t00 FAILED at step 0: KeyError: [bold] [/]",
-        "181:01 data: 30 rows to train on, 5 to evaluate on; the longest row has 96 tokens",
+        f"181:01 {ROWS}",
         "181:01 warning: data.eval: [few]",
     ]
 
@@ -122,35 +125,15 @@ def test_a_quiet_log_says_now_and_then_where_trials_stand(lines: Lines, out: Con
     ]
 
 
-def test_trials_that_wait_are_over_or_unknown_are_not_on_the_way(lines: Lines, out: Console, clock: Clock) -> None:
-    whole: list[Event] = [*EVENTS, ended("bbbb", TrialState.STOPPED), TrialParked(time=9.0, trial_key="aaaa", step=6)]
+def test_trials_that_wait_are_over_or_unknown_are_not_on_the_way_and_passwords_are_not_shown(lines, out, clock):
+    whole: list[Event] = [*EVENTS, ended("bbbb", TrialState.STOPPED), parked("aaaa", 6)]
     lines(whole[-1], record(whole))
     clock.now += QUIET_SECONDS
     lines.latest(steps(aaaa=6, bbbb=7, cccc=9))
-    assert not any("on the way" in line for line in shown(out))
-
-
-@pytest.mark.parametrize(
-    ("sender", "is_accepted", "told"),
-    [
-        ("qsweep stop", True, "stop the sweep (qsweep stop): trials are saved"),
-        ("SIGINT", True, None),  # the driver has answered itself
-        ("SIGINT", False, "stop the sweep (SIGINT): refused: trials are saved"),
-    ],
-)
-def test_an_answer_is_told_but_for_that_to_a_signal(sender: str, is_accepted: bool, told: str | None) -> None:
-    said, asked = "trials are saved", "stop the sweep"
-    answer = RequestAnswered(time=9.0, request="1", sender=sender, asked=asked, is_accepted=is_accepted, message=said)
-    assert describe(answer, record([answer])) == ([] if told is None else [told])
-
-
-def test_a_line_with_a_password_in_it_is_shown_without(lines: Lines, out: Console) -> None:
     lines.say("a host could not be made: no route to https://ana:hunter2@models.test/x; trying again")
-    (line,) = shown(out)[-1:]
+    *others, line = shown(out)
+    assert not any("on the way" in line for line in others)
     assert "hunter2" not in line and "models.test" in line
-
-
-# The table
 
 
 def drawn(table: Table, out: Console) -> str:
@@ -215,3 +198,25 @@ def test_of_many_trials_the_table_shows_those_that_train_and_the_best_ones(out: 
     assert rows == [*(f"t{number}0" for number in range(9)), "t90", *(f"t{number}" for number in range(93, 100))]
     assert lines[-2].startswith("83 more trials: qsweep status shows all")
     assert len(lines) <= 24
+
+
+def line_on(clock: Clock, **console: Any) -> tuple[PassingLine, io.StringIO]:
+    out = io.StringIO()
+    return PassingLine(Console(file=out, _environ={"TERM": "xterm"}, **console), clock), out
+
+
+def test_of_a_line_that_passes_a_terminal_shows_the_latest_alone_and_a_log_one_now_and_then(clock: Clock) -> None:
+    line, out = line_on(clock, force_terminal=True, width=10)
+    line.show("t01: 8 of")
+    line.show("[b]" + "x" * 30)
+    line.end()
+    assert out.getvalue() == "t01: 8 of\r\x1b[2K[b]xxxxxx\r\x1b[2K"
+    line, out = line_on(clock, force_terminal=False, width=40)
+    line.show("at once")
+    clock.now += PASSING_SECONDS
+    line.show("8 of 80 rows")
+    line.show("16 of 80 rows")
+    clock.now += PASSING_SECONDS
+    line.end()  # another line is printed
+    line.show("24 of 80 rows")
+    assert out.getvalue() == "8 of 80 rows\n"

@@ -7,13 +7,14 @@ import os
 import socket
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from sweep_events import begun, ended, reported, started
 from sweep_files import toy
-from web_servers import Request, answering, answering_by
+from web_servers import Request, answering_by
 
 from sweeps import timeouts
 from sweeps.config.model import SweepConfig
@@ -27,60 +28,50 @@ FINISHED = SweepEnded(time=9.0, reason="finished")
 
 
 def end(reason: Literal["budget", "interrupted", "failed"], message: str) -> SweepEnded:
-    """The sweep's end, with its reason in words."""
     return SweepEnded(time=9.0, reason=reason, message=message)
 
 
 TRAINED: list[Event] = [begun(), started("a"), reported("a", 3, 2.0)]
 COMPLETED: list[Event] = [*TRAINED, ended("a", TrialState.COMPLETED), FINISHED]
+BEST = "best t00, eval_loss 2.0000 at step 3"
 SECRET = "T024BE7LD"
 LINE = "notify: HOOK was not told of end: "
 
 
 def told(folder: Path, log: list[Event], before: int = 0, **notify: Any) -> list[str]:
     """What a sweep says that adds these events and tells of them, but not of those `before`."""
-    journal, said = Journal(SweepFolder(folder)), list[str]()
-    for event in log[:before]:
-        journal.add(event)
-    with notifying.telling(toy(notify=notify)[0], "toy-1", journal, said.append):
-        for event in log[before:]:
+    said: list[str] = []
+    with closing(Journal(SweepFolder(folder))) as journal:
+        for event in log[:before]:
             journal.add(event)
-    journal.close()
+        with notifying.telling(toy(notify=notify)[0], "toy-1", journal, said.append):
+            for event in log[before:]:
+                journal.add(event)
     return said
 
 
-def received(folder: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event], before: int = 0, *kinds: str) -> Any:
-    """The messages that a real receiver gets."""
+Received = tuple[list[dict[str, Any]], list[str]]
+
+
+def received(folder: Path, log: list[Event], before: int = 0, status: int = 200, **notify: Any) -> Received:
+    """The messages that a real receiver gets, and what the sweep says."""
     bodies: list[dict[str, Any]] = []
 
     def take(request: Request) -> tuple[int, str]:
         assert request.path == f"/{SECRET}"
         bodies.append(json.loads(request.body))
-        return 200, "ok"
+        return status, ""
 
-    with answering_by(take) as address:
-        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
-        assert told(folder, events, before, url_env="HOOK", **({"events": list(kinds)} if kinds else {})) == []
-    return bodies
-
-
-def test_a_webhook_is_told_of_the_end_with_the_best_trial(tmp_path, monkeypatch):
-    assert received(tmp_path, monkeypatch, COMPLETED) == [
-        {
-            "event": "end",
-            "sweep": "toy-1",
-            "name": "x",
-            "state": "FINISHED",
-            "trial": "t00",
-            "metric": "eval_loss",
-            "value": 2.0,
-            "step": 3,
-            "text": "sweep x: finished; best t00, eval_loss 2.0000 at step 3",
-        }
-    ]
+    with answering_by(take, Location=f"/{SECRET}/moved") as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOOK", f"http://{address}/{SECRET}")
+        return bodies, told(folder, log, before, url_env="HOOK", **notify)
 
 
-BEST = "best t00, eval_loss 2.0000 at step 3"
+def test_a_webhook_is_told_of_the_end_with_the_best_trial(tmp_path):
+    best = {"trial": "t00", "metric": "eval_loss", "value": 2.0, "step": 3}
+    text = f"sweep x: finished; {BEST}"
+    message = {"event": "end", "sweep": "toy-1", "name": "x", "state": "FINISHED", **best, "text": text}
+    assert received(tmp_path, COMPLETED) == ([message], [])
 
 
 @pytest.mark.parametrize(
@@ -91,33 +82,20 @@ BEST = "best t00, eval_loss 2.0000 at step 3"
         ([*COMPLETED[:-1], end("failed", "the disk is full")], "failure", f"failed: the disk is full; {BEST}"),
         ([*TRAINED, end("failed", "the disk is full")], "failure", f"failed: the disk is full; {BEST}"),
         ([*COMPLETED[:-1], end("budget", "4h are over")], "end", f"ended by its budget: 4h are over; {BEST}"),
-        ([*TRAINED, ended("a", TrialState.PAUSED), end("interrupted", "interrupted")], "end", f"interrupted; {BEST}"),
-        (
-            [*TRAINED, ended("a", TrialState.PAUSED), end("interrupted", "stopped by request")],
-            "end",
-            f"interrupted: stopped by request; {BEST}",
-        ),
+        ([*TRAINED, end("interrupted", "interrupted")], "end", f"interrupted; {BEST}"),
+        ([*TRAINED, end("interrupted", "stopped by request")], "end", f"interrupted: stopped by request; {BEST}"),
     ],
 )
-def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, monkeypatch, events, event, text):
-    (message,) = received(tmp_path, monkeypatch, events)
+def test_a_failure_is_an_end_without_a_best_or_with_a_failed_trial(tmp_path, events, event, text):
+    ((message,), _) = received(tmp_path, events)
     assert (message["event"], message["text"]) == (event, f"sweep x: {text}")
 
 
-def test_each_new_best_is_told_once_and_the_last_one_in_any_case(tmp_path, monkeypatch):
-    later: list[Event] = [started("b", 1), reported("b", 3, 1.5), started("c", 2), reported("c", 3, 1.75)]
-    messages = received(tmp_path, monkeypatch, [*TRAINED, *later], 0, "best")
-    assert messages[-1]["text"] == "sweep x: new best t01, eval_loss 1.5000 at step 3"
-    values = [message["value"] for message in messages]
-    # Those that come while another one is delivered are left out, but for the last.
-    assert values in ([2.0, 1.5], [1.5])
-
-
-def test_of_bests_that_come_while_one_is_delivered_only_the_last_is_told(tmp_path, monkeypatch):
-    values, is_asked, may_answer = list[float](), threading.Event(), threading.Event()
+def test_of_new_bests_that_come_while_one_is_delivered_only_the_last_is_told(tmp_path, monkeypatch):
+    texts, is_asked, may_answer = list[str](), threading.Event(), threading.Event()
 
     def take(request: Request) -> tuple[int, str]:
-        values.append(json.loads(request.body)["value"])
+        texts.append(json.loads(request.body)["text"])
         is_asked.set()
         assert may_answer.wait(60)
         return 200, "ok"
@@ -129,75 +107,52 @@ def test_of_bests_that_come_while_one_is_delivered_only_the_last_is_told(tmp_pat
             for event in TRAINED:
                 journal.add(event)
             assert is_asked.wait(60)
-            for number, loss in enumerate((1.5, 1.25), 1):
+            for number, loss in enumerate((1.5, 1.25, 1.75), 1):
                 journal.add(started(f"b{number}", number))
                 journal.add(reported(f"b{number}", 3, loss))
             may_answer.set()
-    assert values == [2.0, 1.25]
+    assert texts == [f"sweep x: new {BEST}", "sweep x: new best t02, eval_loss 1.2500 at step 3"]
 
 
-def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path, monkeypatch):
+def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path):
     worse: list[Event] = [started("b", 1), reported("b", 3, 2.5)]
-    assert received(tmp_path, monkeypatch, [*TRAINED, *worse], len(TRAINED), "best") == []
+    assert received(tmp_path, [*TRAINED, *worse], len(TRAINED), events=["best"]) == ([], [])
 
 
-def test_a_receiver_that_refuses_is_one_line_without_the_address(tmp_path, monkeypatch):
-    with answering(404, "no such hook") as address:
-        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
-        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}HTTP status 404"]
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_and_is_one_line_without_the_address(tmp_path, monkeypatch, status):
-    asked: list[str] = []
-
-    def take(request: Request) -> tuple[int, str]:
-        asked.append(request.path)
-        return status, ""
-
-    with answering_by(take, Location=f"/{SECRET}/moved") as address:
-        monkeypatch.setenv("HOOK", f"http://{address}/{SECRET}")
-        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}HTTP status {status}"]
-    assert asked == [f"/{SECRET}"]
-
-
-def test_a_receiver_that_is_down_is_one_line(tmp_path, monkeypatch):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{closed.getsockname()[1]}/{SECRET}")
-        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}Connection refused"]
-
-
-def test_a_receiver_that_hangs_is_left_after_its_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
-        assert told(tmp_path, COMPLETED, url_env="HOOK") == [f"{LINE}no answer within 0.05 s"]
-
-
-def test_the_end_waits_no_longer_than_its_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(timeouts, "NOTIFY_END_SECONDS", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
-        assert told(tmp_path, COMPLETED, url_env="HOOK") == [], "its thread still waits for the receiver"
-
-
-def test_a_command_gets_the_message_on_stdin_and_no_shell_reads_it(tmp_path):
-    out = tmp_path / "out; touch x"
-    program = f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())"
-    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == []
-    assert json.loads(out.read_text())["trial"] == "t00"
+@pytest.mark.parametrize("status", [301, 307, 404])
+def test_a_refusal_or_a_redirect_which_is_not_followed_is_one_line_without_the_address(tmp_path, status):
+    ((_,), lines) = received(tmp_path, COMPLETED, status=status)
+    assert lines == [f"{LINE}HTTP status {status}"]
 
 
 @pytest.mark.parametrize(
-    ("program", "why"),
-    [("raise SystemExit(3)", "exit code 3"), ("import time; time.sleep(600)", "it ran for more than 0.5 s")],
+    ("listens", "limit", "lines"),
+    [
+        (False, "NOTIFY_SECONDS", [f"{LINE}Connection refused"]),
+        (True, "NOTIFY_SECONDS", [f"{LINE}no answer within 0.05 s"]),
+        (True, "NOTIFY_END_SECONDS", []),  # its thread still waits for the receiver
+    ],
 )
-def test_a_command_that_fails_or_hangs_is_one_line(tmp_path, monkeypatch, program, why):
-    if "time" in program:
-        monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.5)
-    line = f"notify: the command {sys.executable} was not told of end: {why}"
-    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == [line]
+def test_a_receiver_that_is_down_or_hangs_is_left_after_its_time(tmp_path, monkeypatch, listens, limit, lines):
+    monkeypatch.setattr(timeouts, limit, 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/{SECRET}")
+        assert told(tmp_path, COMPLETED, url_env="HOOK") == lines
+
+
+def test_a_command_gets_the_message_on_stdin_and_one_that_fails_or_hangs_is_one_line(tmp_path, monkeypatch):
+    out = tmp_path / "out; touch x"  # no shell reads it
+    program = f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())"
+    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", program]) == []
+    assert json.loads(out.read_text())["trial"] == "t00"
+    line = f"notify: the command {sys.executable} was not told of end: "
+    assert told(tmp_path, COMPLETED, command=[sys.executable, "-c", "exit(3)"]) == [f"{line}exit code 3"]
+    monkeypatch.setattr(timeouts, "NOTIFY_SECONDS", 0.5)
+    hangs = [sys.executable, "-c", "import time; time.sleep(600)"]
+    assert told(tmp_path, COMPLETED, command=hangs) == [f"{line}it ran for more than 0.5 s"]
 
 
 @pytest.mark.parametrize(
@@ -219,12 +174,9 @@ def test_a_program_that_is_not_there_is_refused(tmp_path, monkeypatch, program):
     (tmp_path / "tell.sh").touch(0o700)
     with pytest.raises(ConfigError, match=rf"^notify.command: {program}: no such program: .*no shell expands ~"):
         notifying.check(toy(notify={"command": f"{program} --now"})[0].notify)
-    notifying.check(toy(notify={"command": f"{sys.executable} -c pass"})[0].notify)
-
-
-def test_a_command_in_one_text_is_split_as_a_shell_does():
-    found = toy(notify={"command": "tell --to 'my team'", "events": ["best"]})[0].notify
-    assert (found.command, found.events) == (("tell", "--to", "my team"), ("best",))
+    found = toy(notify={"command": f"{sys.executable} --to 'my team'", "events": ["best"]})[0].notify
+    notifying.check(found)
+    assert (found.command, found.events) == ((sys.executable, "--to", "my team"), ("best",)), "split as a shell does"
 
 
 @pytest.mark.parametrize(

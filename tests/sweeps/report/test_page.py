@@ -9,26 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import report_sweeps as sweeps
-from sweep_events import base, begun, ended, infeasible, parked, reported, started
+from sweep_events import answered, base, begun, ended, infeasible, parked, reported, started
 
-from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialReported, TrialState
+from sweeps.record.events import Event, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import locked
 from sweeps.report import page_file, status
 from sweeps.report.charts import charts
-from sweeps.report.page import Page, Rung, page
+from sweeps.report.page import Page, Rung
 from sweeps.report.trial_story import Held, Story
 
 END = SweepEnded(time=100.0, reason="finished")
-
-
-def told(events: Iterable[Event]) -> Story:
-    story, log = Story(), status.EventsRead()
-    for event in events:
-        log.take([(event, 0)])
-        story.take(event, log.record)
-    return story
 
 
 def made(folder: Path, events: Iterable[Event], document: dict[str, Any] | None = None) -> Page:
@@ -42,23 +33,16 @@ def captions(found: Page) -> dict[str, str]:
 
 
 def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
-    events: list[Event] = [
-        begun(),
-        base(4.5),
-        started("a", 0, r=8),
-        reported("a", 3, 2.0),
-        ended("a", TrialState.COMPLETED),
-        END,
-    ]
-    found = made(tmp_path, events)
+    trained: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), ended("a", TrialState.COMPLETED), END]
+    found = made(tmp_path, [begun(), base(4.5), *trained])
     assert found.best == "best: t00, eval_loss 2.0000 at step 3"
     assert found.best_settings == (("r", "8"),)
     assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
     assert [line.partition(" per ")[0] for line in found.meanings] == ["eval_loss: mean negative log-likelihood"]
     assert found.outcome[0].startswith("1 trial (1 COMPLETED) in 1 min 40 s, 3 steps")
     assert found.kept == ("the best trial's folder", tmp_path / "trials/a"), "of an unknown trainable"
-    events[0] = begun().model_copy(update={"config": '{"trainable": "qlora"}'})
-    again = made(tmp_path / "again", events)
+    adapters = begun(config='{"trainable": "qlora"}')
+    again = made(tmp_path / "again", [adapters, *trained])
     assert again.kept == ("the best adapter", tmp_path / "again/trials/a/best-000003/adapter")
     assert (found.state, found.is_running, found.base) == ("finished", False, 4.5)
 
@@ -91,13 +75,9 @@ def test_several_objectives_have_a_chart_and_a_pareto_column(tmp_path: Path) -> 
     assert sum(trial.is_in_pareto_set for trial in found.trials) >= 1
 
 
-def test_a_sweep_that_has_not_begun(tmp_path: Path) -> None:
+def test_a_sweep_that_has_not_begun_and_one_whose_trials_all_failed(tmp_path: Path) -> None:
     found = made(tmp_path, [])
-    assert (found.best, found.rows, captions(found)) == ("best: no trial began", (), {})
-    assert found.when == "not begun"
-
-
-def test_a_sweep_whose_trials_all_failed(tmp_path: Path) -> None:
+    assert (found.best, found.rows, found.when, captions(found)) == ("best: no trial began", (), "not begun", {})
     failed = ended("a", TrialState.FAILED, "a <bad> day")
     found = made(tmp_path, [begun(), started("a", 0, r=8), failed, infeasible("b", 1, r=4), END])
     assert found.best == "best: no trial completed with a finite eval_loss"
@@ -115,9 +95,8 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     facts = {fact.name: fact.value for fact in found.cost}
     assert f"ran for {facts['time']}" in found.when and f" in {facts['time']}, " in found.outcome[0]
     assert facts["time"] == "1 min 40 s", "until now, in all three"
-    assert re.fullmatch(
-        r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial that may win has ended yet", found.best
-    )
+    best = r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial that may win has ended yet"
+    assert re.fullmatch(best, found.best)
     assert found.best_settings and found.trials[0].is_best
     assert any(line.startswith("8 of 8 trials have begun") for line in found.outcome)
     assert found.rungs[1] == Rung(3, Counter({"went on": 1, "PARKED": 2}))
@@ -125,83 +104,53 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     assert "thick line is the best trial" in shown and "Not drawn: 1 trial without a finite eval_loss." in shown
 
 
-def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
-    log: list[Event] = []
-    for event in sweeps.events(4, sweeps.config()):
-        if isinstance(event, TrialReported) and event.trial_key[-1] in "12":
-            bad = {"eval_loss": math.inf if event.trial_key[-1] == "1" else math.nan}
-            report = event.report.model_copy(update={"best_metrics": bad, "metrics": bad})
-            event = event.model_copy(update={"report": report})
-        log.append(event)
-    story, read = told(log), status.EventsRead()
-    read.take((event, 0) for event in log)
-    stands = status.read(sweeps.write(tmp_path, []), 200.0, read)
-    found = page(stands, story, None, None, 200.0)
-    assert [trial.name for trial in found.trials[2:]] == ["t01", "t02"]
-    assert [trial.evals for trial in found.trials[2:]] == [(), ()]
-    assert "Not drawn: 2 trials without a finite eval_loss." in captions(found)["eval_loss by step"]
-
-
-def test_a_clock_that_was_set_back_spoils_no_page(tmp_path: Path) -> None:
-    first, *others = sweeps.events(2, sweeps.config())
-    assert captions(made(tmp_path, [first.model_copy(update={"time": 1e6}), *others]))
-
-
-def test_requests_and_their_answers_are_told(tmp_path: Path) -> None:
-    answer = RequestAnswered(
-        time=60.0, request="1", sender="qsweep add", asked="add r=8", is_accepted=False, message="no room"
-    )
-    assert made(tmp_path, [begun(), answer, END]).requests == ("add r=8: refused: no room",)
-
-
-def test_passwords_are_not_on_the_page(tmp_path: Path) -> None:
+def test_requests_are_told_passwords_are_not_and_a_clock_that_was_set_back_spoils_nothing(tmp_path: Path) -> None:
     document = sweeps.config(tracking={"uri": "http://me:hunter2@host:5000"})
     gone = ended("0" * 12, TrialState.FAILED, "http://me:hunter2@host:5000 is gone")
-    assert "hunter2" not in repr(made(tmp_path, [*sweeps.events(1, document), gone], document))
+    first, *others = sweeps.events(2, document)
+    others.append(answered(60.0, asked="add r=8", is_accepted=False, message="no room"))
+    found = made(tmp_path, [first.model_copy(update={"time": 1e6}), *others, gone], document)
+    assert captions(found) and "hunter2" not in repr(found)
+    assert found.requests == ("add r=8: refused: no room",)
 
 
 def test_time_in_a_slot_leaves_out_pauses_between_drivers_and_lasts_until_now() -> None:
-    story = told(
-        [
-            begun(100.0),
-            started("a", 0, 101.0),
-            parked("a", 3).model_copy(update={"time": 104.0}),
-            started("a", 0, 105.0),
-            begun(1000.0),  # the driver was lost at 105
-            started("a", 0, 1002.0),
-            ended("a", TrialState.COMPLETED).model_copy(update={"time": 1010.0}),
-            started("b", 0, 1011.0),
-        ]
-    )
+    story, read = Story(), status.EventsRead()
+    for event in (
+        begun(100.0),
+        started("a", 0, 101.0),
+        parked("a", 3).model_copy(update={"time": 104.0}),
+        started("a", 0, 105.0),
+        begun(1000.0),  # the driver was lost at 105
+        started("a", 0, 1002.0),
+        ended("a", TrialState.COMPLETED).model_copy(update={"time": 1010.0}),
+        started("b", 0, 1011.0),
+    ):
+        read.take([(event, 0)])
+        story.take(event, read.record)
     story.end(30.0)
     assert story.held == {"a": [Held(1.0, 4.0), Held(5.0, 5.0), Held(7.0, 15.0)], "b": [Held(16.0, 30.0)]}
 
 
-# Scores, which not all trials have
-
-
-def scored(trials: int, document: dict[str, Any], *, at_best: bool = False) -> Iterable[Event]:
-    """Three trials report their loss, and so many of them a score; finalists have it at their best step alone."""
+def scored(trials: int, document: dict[str, Any], *told_in: str) -> Iterable[Event]:
+    """Three trials report their loss, and so many of them a score, in these metrics of the report."""
     for event in sweeps.events(3, document):
         if isinstance(event, TrialReported) and int(event.trial_key, 16) < trials:
             metrics = event.report.metrics | {"exact_match": 0.5}
-            both = {"best_metrics": metrics} | ({} if at_best else {"metrics": metrics})
-            event = event.model_copy(update={"report": event.report.model_copy(update=both)})
+            report = event.report.model_copy(update=dict.fromkeys(told_in, metrics))
+            event = event.model_copy(update={"report": report})
         yield event
 
 
 BY_SCORE = sweeps.config(objective={"metric": "exact_match", "mode": "max"}, evaluation={"metrics": ["exact_match"]})
 
 
-@pytest.mark.parametrize(("few", "metric"), [(1, "eval_loss"), (2, "exact_match")])
-def test_charts_draw_the_loss_where_few_trials_have_a_score(tmp_path: Path, few: int, metric: str) -> None:
-    found = made(tmp_path, scored(few, BY_SCORE), BY_SCORE)
-    is_said = "The charts draw eval_loss: few trials have exact_match." in found.notes
-    assert (found.metric, is_said) == (metric, metric == "eval_loss")
-    drawn = [trial for trial in found.trials if math.isfinite(trial.value)]
-    assert len(drawn) == (3 if metric == "eval_loss" else few)
-
-
-def test_a_score_that_only_finalists_have_belongs_to_the_report_of_their_best_step(tmp_path: Path) -> None:
-    found = made(tmp_path, scored(3, BY_SCORE, at_best=True), BY_SCORE)
+def test_charts_draw_the_loss_where_few_trials_have_a_score(tmp_path: Path) -> None:
+    for few, metric, drawn in ((1, "eval_loss", 3), (2, "exact_match", 2)):
+        found = made(tmp_path / metric, scored(few, BY_SCORE, "metrics", "best_metrics"), BY_SCORE)
+        is_said = "The charts draw eval_loss: few trials have exact_match." in found.notes
+        assert (found.metric, is_said) == (metric, metric == "eval_loss")
+        assert sum(math.isfinite(trial.value) for trial in found.trials) == drawn
+    # A score that only finalists have belongs to the report of their best step.
+    found = made(tmp_path / "finalists", scored(3, BY_SCORE, "best_metrics"), BY_SCORE)
     assert {trial.name: trial.reports for trial in found.trials} == {"t00": {3: 0.5}, "t01": {0: 0.5}, "t02": {0: 0.5}}

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import report_sweeps as sweeps
-from sweep_events import record, reported, started
+from sweep_events import answered, hosts, record, reported, started
 
-from sweeps.record.events import DataPrepared, Event, HostsStarted, RequestAnswered, SweepPlanned, SweepStarted
+from sweeps.record.events import DataPrepared, Event, SweepPlanned, SweepStarted
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import page_facts
 
@@ -19,13 +19,8 @@ QLORA: dict[str, Any] = {
     "scheduler": {"kind": "asha", "variant": "promote", "overfit_patience": None},
     "seed": 7,
 }
-SUMMARY: dict[str, bool | int | float | str] = {
-    "fingerprint": "ab12",
-    "train_rows": 7473,
-    "eval_rows": 32,
-    "dropped_rows": 0,
-    "truncated_rows": 12,
-}
+ROWS = {"train_rows": 7473, "eval_rows": 32, "dropped_rows": 0, "truncated_rows": 12}
+SUMMARY: dict[str, Any] = {"fingerprint": "ab12", **ROWS}
 
 
 def of(document: dict[str, Any], *events: Event, **fingerprints: str) -> SweepRecord:
@@ -35,9 +30,7 @@ def of(document: dict[str, Any], *events: Event, **fingerprints: str) -> SweepRe
 
 def test_what_a_sweep_was_made_of_is_told_as_it_is_now() -> None:
     prints = {"model": "hub/model@v1", "model.weights": "7c", "data.train": "9f"}
-    more = RequestAnswered(
-        time=2.0, request="1", sender="x", asked="y", is_accepted=True, message="z", changes={"budget.trials": 12}
-    )
+    more = answered(2.0, changes={"budget.trials": 12})
     document = sweeps.config(trainable="qlora", **QLORA)
     found = page_facts.made_of(of(document, DataPrepared(time=1.0, summary=SUMMARY), more, **prints))
     values = {heading: {fact.name: fact.value for fact in facts} for heading, facts in found.items()}
@@ -85,9 +78,7 @@ def test_what_a_sweep_took_stands_beside_its_plan() -> None:
 
 
 def test_what_gpu_hours_have_cost_is_told_at_a_price() -> None:
-    hosts = HostsStarted(
-        time=0.0, since=0.0, hosts=2, slots=8, device="cuda", held=2, held_seconds=0.0, gpus_per_host=4
-    )
-    found = of(sweeps.config(), hosts, started("a", 0), reported("a", 1, 2.0).model_copy(update={"time": 900.0}))
+    held = hosts(0.0, hosts=2, slots=8, device="cuda", held=2, gpus_per_host=4)
+    found = of(sweeps.config(), held, started("a", 0), reported("a", 1, 2.0).model_copy(update={"time": 900.0}))
     assert page_facts.money(found, 2.5) == "cost: 5.00, for 2.00 GPU-hours at 2.5 each"
     assert page_facts.money(of(sweeps.config()), 2.5) == "cost: none, as the sweep has held no GPU"

@@ -43,9 +43,6 @@ def lines(found: Plan) -> str:
     return "\n".join(line.strip() for line in plan_lines(found))
 
 
-# The first screen
-
-
 def first_screen(found: Plan) -> list[str]:
     return launch_lines(found, Path("/results/x"), "qsweep plan x.yaml")
 
@@ -58,17 +55,6 @@ def test_a_launch_says_what_runs_where_and_how_long_in_five_lines() -> None:
         "      sweep folder: /results/x",
         "      more: qsweep plan x.yaml",
     ]
-
-
-@pytest.mark.parametrize(("count", "rest"), [(3, []), (4, ["1 more warning"]), (9, ["6 more warnings"])])
-def test_a_launch_shows_three_warnings_and_how_to_see_the_rest(count: int, rest: list[str]) -> None:
-    found = replace(planned(), warnings=tuple(f"no. {number}" for number in range(count)))
-    told = ["warning: no. 0", "warning: no. 1", "warning: no. 2", *(f"{each}: qsweep plan x.yaml" for each in rest)]
-    assert first_screen(found)[5:] == told
-    assert [line for line in plan_lines(found) if line.startswith("warning: ")][-1] == f"warning: no. {count - 1}"
-
-
-def test_a_launch_says_what_its_time_is_not() -> None:
     assert first_screen(planned(is_known=False))[2].strip() == "time: unknown: the whole plan says how to know it"
     calculated = replace(planned().forecast, is_measured=False)
     assert first_screen(replace(planned(), forecast=calculated))[2].endswith("4 min 50 s, calculated and not measured")
@@ -77,7 +63,12 @@ def test_a_launch_says_what_its_time_is_not() -> None:
     assert told.endswith("4 min 51 s); the time of scoring answers comes on top, and is unknown")
 
 
-# The whole plan
+@pytest.mark.parametrize(("count", "rest"), [(3, []), (4, ["1 more warning"]), (9, ["6 more warnings"])])
+def test_a_launch_shows_three_warnings_and_how_to_see_the_rest(count: int, rest: list[str]) -> None:
+    found = replace(planned(), warnings=tuple(f"no. {number}" for number in range(count)))
+    told = ["warning: no. 0", "warning: no. 1", "warning: no. 2", *(f"{each}: qsweep plan x.yaml" for each in rest)]
+    assert first_screen(found)[5:] == told
+    assert [line for line in plan_lines(found) if line.startswith("warning: ")][-1] == f"warning: no. {count - 1}"
 
 
 def test_time_and_cost_are_told_with_their_range_and_where_they_come_from() -> None:
@@ -102,36 +93,28 @@ def test_what_is_no_price_is_refused(price: float, device: Any) -> None:
         planned(device).at(price)
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"patience": 1}, "the sweep ends earlier where a trial brings no gain beyond chance (budget.patience)"),
-        (
-            {"engine": "flat"},
-            "engine, which computes the losses: flat (the adapters of a host share passes over its base)",
-        ),
-        ({"engine": "mine"}, "engine, which computes the losses: mine"),
-    ],
-)
-def test_what_a_plan_may_know_is_a_line(changes: dict[str, Any], told: str) -> None:
-    assert told in lines(replace(planned(), **changes)).splitlines()
-    assert told.split(",")[0] not in lines(planned())
+ENGINE = "engine, which computes the losses"
 
 
-def test_trials_that_go_on_to_each_report_are_told_where_some_are_stopped() -> None:
-    told = lines(planned(kind="promote", trials=9))
-    assert "\nearly stopping leaves about 4 of 9 trials for step 9, 2 for step 27\n" in told
-    assert "early stopping" not in lines(planned())
+def test_what_a_plan_may_know_is_a_line() -> None:
+    plain, engine = lines(planned()), "engine, which computes the losses"
+    patient = "the sweep ends earlier where a trial brings no gain beyond chance (budget.patience)"
+    told: dict[str, Plan] = {
+        f"{engine}: flat (the adapters of a host share passes over its base)": replace(planned(), engine="flat"),
+        f"{engine}: mine": replace(planned(), engine="mine"),
+        patient: replace(planned(), patience=1),
+        "early stopping leaves about 4 of 9 trials for step 9, 2 for step 27": planned(kind="promote", trials=9),
+    }
+    for line, found in told.items():
+        assert line in lines(found).splitlines()
+    assert not any(word in plain for word in ("ends earlier", "engine", "early stopping"))
     assert "; about 1 step in all" in lines(planned(trials=1, steps=1))
 
 
 def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
-    choices = (
-        GpuAdvice(12, Fit(0), Fit(1, recomputes=True)),
-        GpuAdvice(24, Fit(2), Fit(3)),
-        GpuAdvice(40, Fit(2), Fit(3)),
-    )
-    table = [line.split() for line in plan_lines(replace(planned(), choices=choices))[-3:]]
+    sizes = (12, Fit(0), Fit(1, recomputes=True)), (24, Fit(2), Fit(3)), (40, Fit(2), Fit(3))
+    found = replace(planned(), choices=tuple(GpuAdvice(*each) for each in sizes))
+    table = [line.split() for line in plan_lines(found)[-3:]]
     assert table[0][0] == "GPU"
     assert table[1] == ["12", "GB", "does", "not", "fit", "1", "slot,", "recompute", "QLoRA"]
     assert table[2] == ["24-40", "GB", "2", "slots", "3", "slots", "LoRA"]
@@ -144,18 +127,18 @@ def test_numbers_have_the_unit_that_suits_them() -> None:
     assert (size(99_000_000), size(150_000_000)) == ("99 MB", "0.1 GB")
 
 
-# Answers and rows
+ABOUT = "about 5 evaluations with answers"
 
 
 @pytest.mark.parametrize(
     ("evaluation", "known", "words"),
     [
         # 4 trials and the base, each with 9 rows of at most 20 tokens.
-        ({"max_new_tokens": 20}, {}, "scores: about 5 evaluations with answers, of about 900 tokens at most in all; "),
+        ({"max_new_tokens": 20}, {}, f"scores: {ABOUT}, of about 900 tokens at most in all; "),
         ({"max_new_tokens": 20, "when": "every"}, {}, "about 13 evaluations with answers, of about 2,340 tokens"),
-        ({"max_new_tokens": 20, "examples": 5}, {}, "about 5 evaluations with answers, of about 500 tokens"),
+        ({"max_new_tokens": 20, "examples": 5}, {}, f"{ABOUT}, of about 500 tokens"),
         ({}, {}, "of unknown length before the rows are read: give evaluation.max_new_tokens"),
-        ({}, {"rows": SHAPE}, "about 5 evaluations with answers, of about 360 tokens"),
+        ({}, {"rows": SHAPE}, f"{ABOUT}, of about 360 tokens"),
         ({"metrics": ["choice"]}, {}, "scores: about 5 evaluations that rank labels and generate no answers; "),
     ],
 )
@@ -170,9 +153,10 @@ def test_the_tokens_of_answers_are_counted(evaluation: dict[str, Any], known: di
 def test_the_time_of_answers_is_counted_where_a_sweep_has_scored_alike() -> None:
     evaluation = {"metrics": ["exact_match"], "max_new_tokens": 20}
 
+    config, space = toy(RATES, cluster={"slots_per_host": 1}, evaluation=evaluation, **PLAIN)
+    key = rate_key(config, "CPU of ours")
+
     def told(**seen: Any) -> Plan:
-        config, space = toy(RATES, cluster={"slots_per_host": 1}, evaluation=evaluation, **PLAIN)
-        key = rate_key(config, "CPU of ours")
         measured = rate(key).model_copy(update={"answers": answers_key(config), **seen})
         return plan(config, space, NEED, CPU, RowsAndRates([measured], key))
 
@@ -188,16 +172,13 @@ def test_the_time_of_answers_is_counted_where_a_sweep_has_scored_alike() -> None
         ({}, "about 828 tokens to train on (a guess: the rows are not read yet)"),
         ({"row_tokens": 50.0}, "about 450 tokens to train on (estimated from the characters of the rows)"),
         ({"row_tokens": 1e9}, "about 2,070 tokens to train on (estimated from the characters of the rows)"),
-        (
-            {"rows": RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=9)},
-            "about 45 tokens to train on; ",
-        ),
+        ({"rows": SHAPE}, "about 45 tokens to train on; "),
     ],
 )
 def test_tokens_are_told_with_what_the_length_of_rows_follows_from(rows: dict[str, Any], words: str) -> None:
     data = {"train": "hub/rows", "eval": "hub/more", "text": "{text}", "max_length": 230, "group_by": "author"}
-    budget = {"trials": 1, "steps_per_trial": 9}
-    config, space = toy(RATES, data=data, training={"batch_size": 1}, budget=budget, scheduler={"kind": "fifo"})
+    more: dict[str, Any] = {"training": {"batch_size": 1}, "budget": {"trials": 1, "steps_per_trial": 9}}
+    config, space = toy(RATES, data=data, scheduler={"kind": "fifo"}, **more)
     told = lines(plan(config, space, NEED, CPU, RowsAndRates(eval_rows=9, **rows)))
     assert f"\n{words}" in told
     assert "\nrows with an equal author count as one group (data.group_by)" in told

@@ -9,7 +9,7 @@ from sweep_events import base, ended, record, reported, started
 from sweep_events import scored as finalist
 from sweep_files import toy
 
-from sweeps.record.events import BaseEvaluated, Event, SweepStarted, TrialReported, TrialState
+from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose, leader
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables
@@ -17,7 +17,7 @@ from sweeps.report.best_compared import in_words
 from sweeps.report.live_table import describe
 
 STOPPED, COMPLETED = TrialState.STOPPED, TrialState.COMPLETED
-BASE: BaseEvaluated = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}, "answered": 32})
+BASE = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}, "answered": 32})
 BY_SCORE: dict[str, Any] = {
     "objective": {"metric": "exact_match", "mode": "max"},
     "scheduler": {"metric": "eval_loss"},
@@ -29,13 +29,10 @@ def begun(metrics: Iterable[str] = ("exact_match",), when: str = "last", **secti
     return SweepStarted(sweep_id="toy-1", time=0.0, config=config.model_dump_json())
 
 
-def scored(key: str, step: int, best_step: int | None = None, /, **metrics: float) -> TrialReported:
-    """A report with scores; where the best step is an earlier one, the trial had only its loss there."""
-    event = reported(key, step, metrics["eval_loss"])
-    best = {"best_step": step, "best_metrics": metrics}
-    if best_step is not None:
-        best = {"best_step": best_step, "best_metrics": {"eval_loss": 1.5}}
-    return event.model_copy(update={"report": event.report.model_copy(update={"metrics": metrics, **best})})
+def scored(key: str, step: int, best: tuple[int, float] | None = None, /, **metrics: float) -> TrialReported:
+    """A report with scores; at an earlier best step the trial had only its loss."""
+    more: dict[str, Any] = {"metrics": metrics} | ({"best_metrics": metrics} if best is None else {})
+    return reported(key, step, metrics["eval_loss"], best=best, **more)
 
 
 EARLY: list[Event] = [
@@ -44,14 +41,9 @@ EARLY: list[Event] = [
     *(started(key, number) for number, key in enumerate("abc")),
     *(reported(key, 3, loss) for key, loss in (("a", 2.0), ("b", 1.5), ("c", 1.9))),
 ]
-WHOLE: list[Event] = [
-    *EARLY,
-    scored("a", 9, eval_loss=1.0, exact_match=0.5),
-    scored("b", 9, eval_loss=1.25, exact_match=0.75),
-    ended("a", COMPLETED),
-    ended("b", COMPLETED),
-    ended("c", STOPPED),
-]
+WHOLE: list[Event] = [*EARLY, scored("a", 9, eval_loss=1.0, exact_match=0.5)]
+WHOLE += [scored("b", 9, eval_loss=1.25, exact_match=0.75), ended("a", COMPLETED), ended("b", COMPLETED)]
+WHOLE += [ended("c", STOPPED)]
 
 
 def answer(found: SweepRecord) -> list[str]:
@@ -87,7 +79,7 @@ def test_a_graders_verdicts_are_counted_below_its_main_metric_and_other_scores_a
     ]
 
 
-def test_a_trial_without_a_score_is_told_by_its_loss() -> None:
+def test_a_trial_that_was_not_scored_is_told_by_its_loss() -> None:
     early = record(EARLY)
     ahead = leader(early.trials.values(), early.objective)
     assert ahead is not None and in_words(early, ahead) == "t01, eval_loss 1.5000 at step 3"
@@ -96,15 +88,12 @@ def test_a_trial_without_a_score_is_told_by_its_loss() -> None:
     assert best == "best: t01, eval_loss 1.5000 at step 3"
     assert not any("nan" in line for line in lines)
     assert "eval_loss 1.5000" in trial_tables.ending(last.trials["b"], "exact_match")
-
-
-def test_what_was_not_scored_at_its_best_step_says_so() -> None:
-    last = scored("b", 9, 3, eval_loss=1.75, exact_match=0.75)  # its loss rose: step 3 stays its best
-    lines = answer(record([begun(), *EARLY[1:], last, ended("b", COMPLETED), ended("a", STOPPED), ended("c", STOPPED)]))
+    rose = scored("b", 9, (3, 1.5), eval_loss=1.75, exact_match=0.75)
+    lines = answer(record([begun(), *EARLY[1:], rose, ended("b", COMPLETED), ended("a", STOPPED), ended("c", STOPPED)]))
     assert "exact_match: best (t01) not scored (base 4, default configuration (t00) not scored)" in lines
 
 
-def test_the_table_shows_the_loss_where_a_trial_has_no_score() -> None:
+def test_tables_and_lines_show_the_loss_where_a_trial_has_no_score() -> None:
     found = record(WHOLE)
     table = trial_tables.cells(found, trial_tables.order(found))
     assert table.heads == ("trial", "steps", "best exact_match", "at", "eval_loss", "state")
@@ -112,10 +101,7 @@ def test_the_table_shows_the_loss_where_a_trial_has_no_score() -> None:
     assert [row[2] for row in table.rows] == ["0.7500", "0.5000", "-", "0.1250"]
     whole = record([*WHOLE[:-1], scored("c", 9, eval_loss=1.0, exact_match=0.25), ended("c", COMPLETED)])
     assert "eval_loss" not in trial_tables.cells(whole, trial_tables.order(whole)).heads
-
-
-def test_a_report_tells_its_score_or_else_its_loss() -> None:
-    assert describe(WHOLE[8], record(WHOLE)) == ["t00 step 9: exact_match 0.5000 (its best)"]
+    assert describe(WHOLE[8], found) == ["t00 step 9: exact_match 0.5000 (its best)"]
     worse = reported("a", 6, 2.5, best=(3, 2.0))
     assert describe(worse, record([*EARLY, worse])) == ["t00 step 6: eval_loss 2.5000 (its best: 2.0000)"]
 

@@ -6,43 +6,26 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import report_sweeps
-from folders_that_go import goes_before_it_is_listed
-from sweep_events import begun, ended, hosts, record, reported, started
+from sweep_events import answered, begun, ended, hosts, infeasible, parked, record, reported, started
 
 from cluster.pace import Silent
 from sweeps.errors import SweepError
-from sweeps.record.events import (
-    DataPrepared,
-    DriverLives,
-    Event,
-    HostsStarted,
-    RequestAnswered,
-    SweepEnded,
-    SweepPlanned,
-    TrialParked,
-    TrialState,
-)
-from sweeps.record.folder import EventLog, SweepFolder, locked
+from sweeps.record.events import DataPrepared, DriverLives, Event, SweepEnded, SweepPlanned, TrialState, to_line
+from sweeps.record.folder import SweepFolder, locked
 from sweeps.report.status import EventsRead, Status, read, silent
-from sweeps.report.time_left import Rates
+from sweeps.report.time_left import Rates, Trained, seconds_left
 
 URI = "http://me:secret@127.0.0.1:5000"
 CONFIG: dict[str, Any] = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": URI}}
 DATA = DataPrepared(time=5.0, summary={"train_rows": 0})
-HOSTS = HostsStarted(time=4.0, since=3.0, hosts=2, slots=6, held=2, held_seconds=2.0, device="cpu")
+HOSTS = hosts(4.0, since=3.0, hosts=2, slots=6, held=2, held_seconds=2.0)
 # `reported` tells of 100 tokens a step, and of a report at second 10 + step.
-TRAINED: list[Event] = [
-    begun(),
-    HOSTS,
-    DATA,
-    started("aaa", 0, r=8),
-    reported("aaa", 5, 2.0),
-    started("bbb", 1, r=4),
-    reported("bbb", 5, 1.5),
-]
+TRAINED: list[Event] = [begun(), HOSTS, DATA, started("aaa", 0, r=8), reported("aaa", 5, 2.0)]
+TRAINED += [started("bbb", 1, r=4), reported("bbb", 5, 1.5)]
 
 
 def write(folder: Path, events: list[Event]) -> SweepFolder:
@@ -54,19 +37,13 @@ def running(folder: SweepFolder, now: float = 20.0) -> Status:
         return read(folder, now)
 
 
-def over(reason: str) -> SweepEnded:
+def end(reason: str) -> SweepEnded:
     return SweepEnded.model_validate({"time": 100.0, "reason": reason})
-
-
-def asked(time: float, **more: Any) -> RequestAnswered:
-    return RequestAnswered(
-        time=time, request=str(time), sender="a test", asked="more", is_accepted=True, message="yes", **more
-    )
 
 
 PAUSED: list[Event] = [ended("aaa", TrialState.PAUSED), ended("bbb", TrialState.PAUSED)]
 ENDED: list[Event] = [ended("aaa", TrialState.STOPPED), ended("bbb", TrialState.COMPLETED)]
-EXTENDED = asked(150.0, changes={"budget.trials": 9})
+EXTENDED = answered(150.0, changes={"budget.trials": 9})
 
 
 @pytest.mark.parametrize(
@@ -74,12 +51,12 @@ EXTENDED = asked(150.0, changes={"budget.trials": 9})
     [
         ([], "NOT_BEGUN"),
         (TRAINED, "LOST"),
-        ([*TRAINED, over("failed")], "FAILED"),
-        ([*TRAINED, *PAUSED, over("interrupted")], "INTERRUPTED"),
-        ([*TRAINED, *ENDED, over("finished")], "FINISHED"),
-        ([*TRAINED, *ENDED, over("finished"), EXTENDED], "EXTENDED"),
-        ([*TRAINED, *PAUSED, over("interrupted"), EXTENDED], "INTERRUPTED"),
-        ([*TRAINED, *ENDED, over("finished"), EXTENDED, begun(200.0)], "LOST"),
+        ([*TRAINED, end("failed")], "FAILED"),
+        ([*TRAINED, *PAUSED, end("interrupted")], "INTERRUPTED"),
+        ([*TRAINED, *ENDED, end("finished")], "FINISHED"),
+        ([*TRAINED, *ENDED, end("finished"), EXTENDED], "EXTENDED"),
+        ([*TRAINED, *PAUSED, end("interrupted"), EXTENDED], "INTERRUPTED"),
+        ([*TRAINED, *ENDED, end("finished"), EXTENDED, begun(200.0)], "LOST"),
     ],
 )
 def test_the_state_of_a_sweep_that_does_not_run(tmp_path: Path, events: list[Event], state: str) -> None:
@@ -109,10 +86,47 @@ def test_lines_and_json_say_the_same_of_a_sweep_that_somebody_drives(tmp_path: P
     assert "secret" not in json.dumps(document)
 
 
+ONE_A_SECOND = Rates(1.0, 100.0)
+PLAN = SweepPlanned(time=0.0, steps=40, seconds=None)
+
+
+def over(state: TrialState, *, by_person: bool = False) -> Event:
+    return ended("bbb", state, by_person_or_budget=by_person)
+
+
+def left(*more: Event, trials: int | None = 4, rates: Rates | None = ONE_A_SECOND) -> float | None:
+    """After 10 steps, the latest report of second 15."""
+    found = record([*TRAINED, *more])
+    return seconds_left(found, rates, Trained.of(found.trials.values()).steps, trials, at_launch=4)
+
+
+@pytest.mark.parametrize("state", [TrialState.STOPPED, TrialState.COMPLETED, TrialState.DIVERGED])
+def test_once_a_trial_has_ended_the_others_take_as_many_steps(state: TrialState) -> None:
+    # 4 trials of 5 steps each, 10 of them done, at one step a second; one that never trained tells nothing.
+    assert left(PLAN, over(state), infeasible("ccc", 2)) == pytest.approx(10.0)
+    assert left(over(state), rates=None) is left(over(state), trials=None) is None
+    assert left(over(state), trials=2) is None, "it took more steps than expected"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        [over(TrialState.STOPPED, by_person=True)],
+        [over(TrialState.COMPLETED), parked("aaa", 5)],
+        [parked("aaa", 5)],
+    ],
+)
+def test_before_that_and_while_trials_are_parked_the_plan_tells_how_many_steps_there_are(more: list[Event]) -> None:
+    found = left(PLAN, *more), left(PLAN, *more, trials=6)
+    assert found == pytest.approx((40 - 10, 60 - 10))
+    assert left(*more) is None, "without a plan nothing tells"
+
+
 def test_the_time_left_goes_by_the_plan_of_the_launch_and_the_trials_that_there_are_now(tmp_path: Path) -> None:
-    more, parked = asked(15.0, changes={"budget.trials": 6}), TrialParked(time=15.0, trial_key="aaa", step=5)
-    ends = ended("bbb", TrialState.COMPLETED).model_copy(update={"time": 15.0})
-    folder = write(tmp_path, [SweepPlanned(time=0.0, steps=40, seconds=None), *TRAINED, parked, ends, more])
+    more = answered(15.0, changes={"budget.trials": 6})
+    rest = [event.model_copy(update={"time": 15.0}) for event in (parked("aaa", 5), ended("bbb", TrialState.COMPLETED))]
+    folder = write(tmp_path, [PLAN, *TRAINED, *rest, more])
     # The plan of 4 trials was 40 steps: 60 for 6, 10 of them done, at one step a second; 2 seconds have passed.
     assert running(folder, 17.0).seconds_left == pytest.approx(48.0)
 
@@ -128,21 +142,17 @@ WAITING = "for Ray and the hosts: what the sweep prints says why; 17 s so far"
         (TRAINED[:3], "for a trial to start; 16 s so far"),
         (TRAINED[:4], "for the first report: 1 trial in training; 16 s so far"),
         (TRAINED, None),
-        ([*TRAINED, *PAUSED, over("interrupted"), begun(3.0)], WAITING),  # the rates of earlier drivers tell nothing
-        ([*TRAINED, *ENDED, over("finished")], None),
+        ([*TRAINED, *PAUSED, end("interrupted"), begun(3.0)], WAITING),  # the rates of earlier drivers tell nothing
+        ([*TRAINED, *ENDED, end("finished")], None),
     ],
 )
-def test_before_its_first_report_it_is_told_what_a_sweep_waits_for(
-    tmp_path: Path, events: list[Event], told: str | None
-) -> None:
+def test_before_its_first_report_it_is_told_what_a_sweep_waits_for(tmp_path, events, told):
     status = running(write(tmp_path, events))
     assert status.as_json()["waits_for"] == told
     assert [line for line in status.lines() if "waits" in line] == ([f"  waits     {told}"] if told else [])
 
 
-def test_requests_that_go_while_they_are_looked_at_wait_no_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_that_go_while_they_are_looked_at_wait_no_longer(tmp_path, monkeypatch):
     folder = write(tmp_path, TRAINED)
     folder.requests.mkdir()
     for name in ("1.json", ".2.json.1a2b", ".3.json", "4.txt"):
@@ -150,23 +160,20 @@ def test_requests_that_go_while_they_are_looked_at_wait_no_longer(
     # A name that is not UTF-8: no driver ever answers it.
     (folder.requests / os.fsdecode(b"\xff.json")).touch()
     assert read(folder, now=20.0).waiting_requests == 1
-    goes_before_it_is_listed(folder.requests, monkeypatch)
+    for look in ("listdir", "scandir"):
+        monkeypatch.setattr(os, look, Mock(side_effect=FileNotFoundError))
     assert read(folder, now=20.0).waiting_requests == 0
 
 
-def test_the_best_may_still_run_and_is_none_that_diverged(tmp_path: Path) -> None:
-    events = [*TRAINED, ended("bbb", TrialState.DIVERGED)]
-    best = read(write(tmp_path, events), now=30.0).best
-    assert best is not None and best.trial_key == "aaa"
-
-
-def test_rates_are_of_the_present_driver() -> None:
+def test_rates_are_of_the_present_driver_and_none_of_what_is_trained_in_no_time_or_not_at_all() -> None:
     log = EventsRead()
     log.take((event, 0) for event in TRAINED)
     # 10 steps and 1000 tokens between the data (5) and the latest report (15).
     assert log.rates == Rates(steps_per_second=1.0, tokens_per_second=100.0)
     log.take((event, 0) for event in (begun(1000.0), DATA.model_copy(update={"time": 1010.0})))
     assert log.rates is None
+    before, after = Trained(10, 100), Trained(20, 300)
+    assert Rates.between(before, after, 0.0) is Rates.between(after, after, 5.0) is None
 
 
 @pytest.mark.parametrize(
@@ -175,33 +182,28 @@ def test_rates_are_of_the_present_driver() -> None:
         (8, [], "holds all events"),
         # Answers to requests are nothing that MLflow waits for, and neither is that a driver lives.
         (7, [], "has not taken 1 event yet; `qsweep resume` sends them"),
-        (8, [0], "refused 1 event; the next `qsweep resume` tries again"),
-        (7, [0], "has not taken 1 event yet; `qsweep resume` sends them; it refused 1 event; the next `qsweep resume` "
-                 "tries again"),
+        (8, [0], "refused 1 event; the next"),
+        (7, [0], "has not taken 1 event yet; `qsweep resume` sends them; it refused 1 event; the next"),
     ],
-)  # fmt: skip
-def test_what_mlflow_has_not_taken_or_refused_is_counted(
-    tmp_path: Path, taken: int, refused: list[int], told: str
-) -> None:
-    folder = write(tmp_path, [*TRAINED, over("failed")])
+)
+def test_what_mlflow_has_not_taken_or_refused_is_counted(tmp_path, taken, refused, told):
+    folder = write(tmp_path, [*TRAINED, end("failed")])
     size = sum(map(len, folder.events.read_bytes().splitlines(keepends=True)[:taken]))
-    log = EventLog(folder.events)
-    log.append(asked(200.0))
-    log.append(DriverLives(time=260.0))
-    log.close()
+    with folder.events.open("a") as log:
+        log.writelines(f"{to_line(event)}\n" for event in (answered(200.0), DriverLives(time=260.0)))
     folder.tracking.write_text(json.dumps({"uri": URI, "acknowledged_bytes": size, "refused": refused}))
     status = read(folder, now=300.0)
-    assert status.lines()[-1] == f"  tracking  http://me:***@127.0.0.1:5000 {told}"
+    again = " `qsweep resume` tries again" if refused else ""
+    assert status.lines()[-1] == f"  tracking  http://me:***@127.0.0.1:5000 {told}{again}"
     assert (status.as_json()["tracking"]["backlog"], status.refused) == (8 - taken, len(refused))
 
 
 def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
-    first = started("ccc", 2).model_copy(update={"point": {"adapter.r": 64}})
     more: list[Event] = [
-        asked(11.0, point={"adapter.r": 64}),
-        asked(12.0, point={"adapter.r": 128}),
-        asked(13.0, changes={"budget.trials": 8, "budget.wall_clock": None}),
-        first,
+        answered(11.0, point={"adapter.r": 64}),
+        answered(12.0, point={"adapter.r": 128}),
+        answered(13.0, changes={"budget.trials": 8, "budget.wall_clock": None}),
+        started("ccc", 2).model_copy(update={"point": {"adapter.r": 64}}),
     ]
     status = read(write(tmp_path, [*TRAINED, *more]), now=20.0)
     assert status.planned_trials == 10
@@ -215,24 +217,15 @@ def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
     assert document["added"] == {"points": 2, "waiting": 1}
     assert document["extended"] == {"budget.trials": 8, "budget.wall_clock": None}
     # Answers to requests are no training: rates and times go by the latest event of a trial.
-    assert status.record.latest == first.time
+    assert status.record.latest == more[-1].time
 
 
 def test_how_many_trials_came_to_each_rung_is_told(tmp_path: Path) -> None:
-    events = [
-        *TRAINED,
-        TrialParked(time=16.0, trial_key="aaa", step=5),
-        started("bbb", 1),
-        reported("bbb", 15, 1.2, since=5),
-        started("rep", 2).model_copy(update={"repeats": "bbb"}),
-        reported("rep", 15, 1.0),
-    ]
-    told = "\n".join(read(write(tmp_path, events), now=30.0).lines())
+    again = started("rep", 2).model_copy(update={"repeats": "bbb"})
+    more = parked("aaa", 5), started("bbb", 1), reported("bbb", 15, 1.2, since=5), again, reported("rep", 15, 1.0)
+    told = "\n".join(read(write(tmp_path, [*TRAINED, *more]), now=30.0).lines())
     assert "reported  2 at step 5 (1 parked), 1 at step 15" in told
     assert "trials    2 of 4 and 1 repeat (" in told
-
-
-def test_a_folder_that_holds_no_sweep_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
         read(SweepFolder(tmp_path), now=0.0)

@@ -14,15 +14,11 @@ from sweep_files import toy
 from sweeps.config.load import Sweep
 from sweeps.record.events import Event, SweepPlanned, TrialState
 from sweeps.record.spent import spent
-from sweeps.report import summary
+from sweeps.report import summary, ui_links
 from sweeps.report.result import Result
 
-BEGINNING: list[Event] = [
-    begun(),
-    SweepPlanned(time=0.0, steps=100, seconds=10.0),
-    started("a"),
-    reported("a", 9, 1.25),
-]
+PLAN = SweepPlanned(time=0.0, steps=100, seconds=10.0)
+BEGINNING: list[Event] = [begun(), PLAN, started("a"), reported("a", 9, 1.25)]
 INTERRUPTED = [*BEGINNING, ended("a", TrialState.PAUSED, "interrupted")]
 COMPLETED = [*BEGINNING, ended("a", TrialState.COMPLETED)]
 Told = Callable[..., str]
@@ -51,37 +47,42 @@ def test_an_interrupted_sweep_tells_the_best_so_far_and_no_plan(told: Told) -> N
     assert "best so far: t00, eval_loss 1.2500 at step 9: trials were interrupted, and none has completed" in text
     assert "no trial completed" not in text and "planned:" not in text
     assert "qsweep resume '/results/my x'\n" in text
+    assert "best: no trial completed" in told([begun(), started("a")], stopped_by=signal.SIGINT)
+    text = told(INTERRUPTED, is_folder_gone=True, failure="the folder is gone")
+    assert "best: none: the sweep's folder is gone" in text and "resume" not in text
 
 
-def test_a_whole_sweep_tells_its_best_and_how_far_the_plan_was_off(told: Told) -> None:
-    text = told(COMPLETED)
+def test_a_whole_sweep_tells_its_best_how_far_the_plan_was_off_and_its_repeats(told: Told) -> None:
+    again = [started(key, number).model_copy(update={"repeats": "a"}) for number, key in ((1, "b"), (2, "c"))]
+    text = told([*COMPLETED, *again])
+    assert "1 trial and 2 repeats (2 RUNNING, 1 COMPLETED)" in text
     assert "best: t00, eval_loss 1.2500 at step 9" in text
     assert "planned: 100 steps (it took 91% less)" in text
     # The toy's files are no adapters that can be promoted.
     assert "the best trial's folder:\n  /results/x/trials/a\n" in text and "adapter:" not in text
 
 
-def test_nothing_is_the_best_where_nothing_was_reported_or_the_folder_is_gone(told: Told) -> None:
-    assert "best: no trial completed" in told([begun(), started("a")], stopped_by=signal.SIGINT)
-    text = told(INTERRUPTED, is_folder_gone=True, failure="the folder is gone")
-    assert "best: none: the sweep's folder is gone" in text and "resume" not in text
-
-
-def test_what_mlflow_lacks_or_refuses_is_counted(told: Told) -> None:
+def test_what_mlflow_lacks_refuses_or_has_lost_is_told_with_the_way_out(told: Told) -> None:
     uri = toy()[0].tracking.uri
     text = told(COMPLETED, undelivered=2, refused=1)
     rest = f"MLflow ({uri}) lacks 2 events; send the rest, there or (--tracking-uri URI) elsewhere, with:"
     assert f"{rest}\n  {summary.command('qsweep')} resume /results/x\n" in text
     assert f"MLflow ({uri}) refused 1 event; /results/x/events.jsonl has all events\n" in text
-
-
-def test_what_mlflow_has_lost_is_sent_again_by_another_command(told: Told) -> None:
     text = told(COMPLETED, undelivered=9, are_runs_gone=True)
-    gone = f"MLflow ({toy()[0].tracking.uri}) no longer has runs of the sweep; send all events again with:"
+    gone = f"MLflow ({uri}) no longer has runs of the sweep; send all events again with:"
     assert f"{gone}\n  {summary.command('qsweep')} resume /results/x --resend\n" in text
     assert "lacks" not in text
 
 
-def test_repeats_are_counted_apart_from_trials(told: Told) -> None:
-    again = [started(key, number).model_copy(update={"repeats": "a"}) for number, key in ((1, "b"), (2, "c"))]
-    assert "1 trial and 2 repeats (2 RUNNING, 1 COMPLETED)" in told([*COMPLETED, *again])
+@pytest.mark.parametrize(
+    ("server", "base"),
+    [
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://me:se%2Fcret@host/mlflow/", "https://host/mlflow"),
+        ("http://me:***@host", "http://host"),
+    ],
+)
+def test_a_link_into_mlflows_ui_begins_with_the_server_alone(server: str, base: str) -> None:
+    assert ui_links.experiments(server) == f"{base}/#/experiments?workflowType=machine_learning"
+    view = f"{base}/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=x-1"
+    assert ui_links.saved_view(server, "7", "x-1") == view

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 from sweep_events import base, begun, ended, parked, record, reported, started
 
-from sweeps.record.events import Event, SweepStarted, TargetSettled, TrialState
+from sweeps.record.events import Event, TargetSettled, TrialState
 from sweeps.record.run_names import run_name, short_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import best_compared, trial_tables
+from sweeps.report import trial_tables
 from sweeps.statistics.comparison import Comparison, Separation
-from trainables.contract import Metrics
 
 PARAMS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "attention-qv", "learning_rate": 0.0002}
 EVENTS: list[Event] = [
@@ -71,11 +69,6 @@ def test_a_value_of_a_space_neither_moves_the_cursor_nor_colours_the_table() -> 
     assert "\x1b" not in "".join([*markdown(found), *trial_tables.notes(found)])
 
 
-def test_a_note_stands_below_the_table() -> None:
-    lines = terminal(sweep(), "9 more trials")
-    assert (lines[-1].strip(), len(lines)) == ("9 more trials", 6)
-
-
 def test_mlflows_note_begins_with_the_answer_and_has_the_same_table() -> None:
     lines = markdown(sweep(base(4.57114)))
     assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
@@ -85,12 +78,9 @@ def test_mlflows_note_begins_with_the_answer_and_has_the_same_table() -> None:
     assert {line.count("|") for line in lines[4:]} == {10} and len(lines) == 11
 
 
-def test_mlflows_note_says_why_there_is_no_best() -> None:
-    found = record([started("a"), ended("a", TrialState.FAILED)])
-    assert markdown(found)[0].startswith("No best trial: no trial completed")
-
-
-def test_mlflows_note_of_an_interrupted_sweep_names_the_best_so_far() -> None:
+def test_mlflows_note_says_why_there_is_no_best_and_of_an_interrupted_sweep_names_the_best_so_far() -> None:
+    failed = record([started("a"), ended("a", TrialState.FAILED)])
+    assert markdown(failed)[0].startswith("No best trial: no trial completed")
     first: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), parked("a", 3)]
     found = record([*first, started("b", 1, r=16), reported("b", 1, 2.5), ended("b", TrialState.PAUSED)])
     lines = markdown(found)
@@ -102,72 +92,54 @@ def test_mlflows_note_of_an_interrupted_sweep_names_the_best_so_far() -> None:
 
 def test_of_many_trials_mlflows_note_holds_the_best_ones_and_says_how_many_there_are() -> None:
     told: list[Event] = [begun()]
-    for number in range(1000):
+    for number in range(200):
         key = f"k{number}"
-        told += [started(key, number, **PARAMS), reported(key, 3, 2.0 - number / 1000)]
+        told += [started(key, number, **PARAMS), reported(key, 3, 2.0 - number / 200)]
         told.append(ended(key, TrialState.COMPLETED))
     lines = markdown(record(told))
     rows = [line.split()[1] for line in lines if line.startswith("| t")]
-    assert rows[1:3] == ["t999", "t998"] and len(rows) == 1 + trial_tables.MOST_ROWS
-    assert lines[-1] == "960 more trials are in the table of runs."
+    assert rows[1:3] == ["t199", "t198"] and len(rows) == 1 + trial_tables.MOST_ROWS
+    assert lines[-1] == "160 more trials are in the table of runs."
     assert len("\n".join(lines)) < 8000
 
 
-def test_whether_a_trial_is_apart_from_the_best_is_a_column() -> None:
-    found = sweep(base(4.5))
-    separation = Separation(32, 0.975, (Comparison("a", 0.75, -0.1, 1.6),), Comparison("base", 3.25, 3.0, 3.5), 0)
-    lines = terminal(found, None, separation)
-    assert lines[0].endswith("state       differs")
-    ends = {line.split()[0]: line.split()[-1] for line in lines[1:]}
-    assert ends == {"t01": "COMPLETED", "t00": "no", "t02": "DIVERGED", "t03": "FAILED", "base": "yes"}
-    untold = replace(separation, trials=(Comparison("a", 0.75, None, None, "1 evaluation row"),), base=None)
-    assert not any("differs" in line for line in [*terminal(found, None, untold), *markdown(found, untold)])
+@pytest.mark.parametrize(
+    ("compared", "told"),
+    [
+        (Comparison("a", 0.75, -0.1, 1.6), "no"),
+        (Comparison("a", 0.75, 0.5, 1.0, steps=(3, 3), point=3), "yes"),
+        (Comparison("a", 0.75, 0.5, 1.0, steps=(3, 9)), "yes (3/9)"),
+    ],
+)
+def test_whether_a_trial_is_apart_from_the_best_is_a_column_with_unequal_steps(compared: Comparison, told: str) -> None:
+    against_base = Comparison("base", 3.25, 3.0, 3.5)
+    head, *lines = terminal(sweep(base(4.5)), None, Separation(32, 0.975, (compared,), against_base, 0))
+    assert head.rstrip().endswith("state       differs")
+    assert [line.rstrip().rpartition("  ")[2] for line in lines] == ["COMPLETED", told, "DIVERGED", "FAILED", "yes"]
 
 
-@pytest.mark.parametrize(("steps", "point", "told"), [((3, 3), 3, "yes"), ((3, 9), None, "yes (3/9)")])
-def test_the_column_names_the_steps_where_they_are_unequal(
-    steps: tuple[int, int], point: int | None, told: str
-) -> None:
-    compared = Comparison("a", 0.75, 0.5, 1.0, steps=steps, point=point)
-    line = terminal(sweep(), None, Separation(32, 0.975, (compared,), None, 0))[2]
-    assert line.rstrip().endswith(f"STOPPED    {told}")
+def test_where_no_interval_is_known_there_is_no_such_column() -> None:
+    untold = Separation(32, 0.975, (Comparison("a", 0.75, None, None, "1 evaluation row"),), None, 0)
+    assert not any("differs" in line for line in [*terminal(sweep(), None, untold), *markdown(sweep(), untold)])
 
 
 def test_a_repeat_stands_below_its_trial_and_says_so() -> None:
-    again: list[Event] = [
-        started("again", 9).model_copy(update={"repeats": "b"}),
-        reported("again", 9, 1.0),
-        ended("again", TrialState.COMPLETED),
-    ]
-    lines = terminal(record([*EVENTS, *again]))
+    begins = started("again", 9).model_copy(update={"repeats": "b"})
+    lines = terminal(sweep(begins, reported("again", 9, 1.0), ended("again", TrialState.COMPLETED)))
     assert [line[:15].strip().split("  ")[0] for line in lines[1:3]] == ["t01", "t09 (t01 again)"]
 
 
 # Several objectives: no trial is the best alone, and the answer shows those that no other one beats
 
 
-def trial(key: str, number: int, metrics: Metrics, params: int) -> list[Event]:
-    event = reported(key, 3, metrics["eval_loss"])
-    told = {"metrics": metrics, "best_metrics": metrics, "trainable_params": params}
-    report = event.report.model_copy(update=told)
-    return [started(key, number), event.model_copy(update={"report": report}), ended(key, TrialState.COMPLETED)]
-
-
-def with_second(objective: str) -> SweepRecord:
-    config = f'{{"objective": [{{"metric": "eval_loss"}}, {objective}]}}'
-    return record(
-        [
-            SweepStarted(sweep_id="toy-1", time=0.0, config=config),
-            base(3.0),
-            *trial("large", 0, {"eval_loss": 1.0, "eval_accuracy": 0.5}, 9_000_000),
-            *trial("small", 1, {"eval_loss": 1.5, "eval_accuracy": 0.25}, 1_000_000),
-            *trial("poor", 2, {"eval_loss": 2.0, "eval_accuracy": 0.125}, 2_000_000),
-        ]
-    )
+def trial(key: str, number: int, loss: float, params: int) -> list[Event]:
+    return [started(key, number), reported(key, 3, loss, trainable_params=params), ended(key, TrialState.COMPLETED)]
 
 
 def test_tables_have_each_objective_and_mark_the_pareto_set() -> None:
-    whole = with_second('{"metric": "trainable_params"}')
+    config = '{"objective": [{"metric": "eval_loss"}, {"metric": "trainable_params"}]}'
+    trials = [*trial("large", 0, 1.0, 9_000_000), *trial("small", 1, 1.5, 1_000_000), *trial("poor", 2, 2.0, 2_000_000)]
+    whole = record([begun(config=config), base(3.0), *trials])
     head, *rows = (line.split() for line in terminal(whole))
     assert head == ["trial", "steps", "best", "eval_loss", "at", "trainable_params", "state", "Pareto"]
     assert rows == [
@@ -181,23 +153,10 @@ def test_tables_have_each_objective_and_mark_the_pareto_set() -> None:
     assert "| t02 | 3 | 2.0000 | 3 | 2,000,000 | COMPLETED |  |" in lines
 
 
-def test_a_trial_that_is_better_in_all_is_the_pareto_set() -> None:
-    (line,) = best_compared.pareto_set(with_second('{"metric": "eval_accuracy", "mode": "max"}'))
-    assert line.startswith("Pareto set of eval_loss and eval_accuracy: t00;")
-
-
-# Names
-
-
-def test_a_runs_name_reads_well() -> None:
+def test_a_runs_name_reads_well_and_the_short_one_fits_mlflows_table() -> None:
     assert run_name(7, PARAMS | {"r": 64, "learning_rate": 1}) == "t07 r64 a32 lr1.0e+0 attention-qv"
     assert run_name(123, PARAMS | {"target_modules": "q" * 99}) == f"t123 r16 a32 lr2.0e-4 {'q' * 24}"
-
-
-@pytest.mark.parametrize(
-    ("modules", "short"), [("attention-qv", "qv"), ("all-linear", "all"), ("mlp", "mlp"), ("q_proj,v_proj", "q,v")]
-)
-def test_a_runs_name_fits_mlflows_table(modules: str, short: str) -> None:
-    name = short_run_name(7, PARAMS | {"target_modules": modules})
-    assert name == f"t07 r16 a32 lr2.0e-4 {short}"
-    assert len(name) <= 24
+    told = {"attention-qv": "qv", "all-linear": "all", "mlp": "mlp", "q_proj,v_proj": "q,v"}
+    for modules, short in told.items():
+        name = short_run_name(7, PARAMS | {"target_modules": modules})
+        assert name == f"t07 r16 a32 lr2.0e-4 {short}" and len(name) <= 24

@@ -21,55 +21,46 @@ HARD = np.random.default_rng(1).normal(20, 5, ROWS)
 """What each row costs under any adapter: it must weigh on neither side."""
 
 
-def evaluation(above: float = 0.0, noise: float = 0.0, seed: int = 2, rows: int = ROWS, on: str = "cpu") -> Evaluation:
+def evaluation(above: float = 0.0, noise: float = 0.0, rows: int = ROWS, on: str = "cpu") -> Evaluation:
     """Row losses that lie `above` per token higher than the best's, give or take some noise."""
-    tokens = TOKENS[:rows]
-    extra = np.random.default_rng(seed).normal(0, noise, rows) if noise else np.zeros(rows)
-    losses = tuple(float(hard + (above + more) * count) for hard, more, count in zip(HARD, extra, tokens, strict=False))
-    return Evaluation(
-        metrics={"eval_loss": sum(losses) / sum(tokens)}, row_losses=losses, row_tokens=tokens, hardware=f"{on} float32"
-    )
+    tokens = np.asarray(TOKENS[:rows])
+    extra = np.random.default_rng(2).normal(0, noise, rows)
+    losses = tuple((HARD[:rows] + (above + extra) * tokens).tolist())
+    metrics = {"eval_loss": sum(losses) / sum(TOKENS[:rows])}
+    return Evaluation(metrics=metrics, row_losses=losses, row_tokens=TOKENS[:rows], hardware=f"{on} float32")
 
 
 BEST = evaluation()
 
 
-def separated(best: Evaluation | str = BEST, base: Evaluation | None = None, **others: Evaluation | str) -> Separation:
-    def gap(other: Evaluation | str) -> float:
-        if isinstance(other, Evaluation) and isinstance(best, Evaluation):
-            return other.loss - best.loss
-        return 0.5
+def separated(
+    best: Evaluation | str = BEST,
+    base: Evaluation | None = None,
+    noise: SeedNoise | None = None,
+    **others: Evaluation | str,
+) -> Separation:
+    def pair(key: str, other: Evaluation | str) -> Pair:
+        is_known = isinstance(other, Evaluation) and isinstance(best, Evaluation)
+        return Pair(key, other.loss - best.loss if is_known else 0.5, other, best)
 
-    found = [Pair(key, gap(other), other, best) for key, other in others.items()]
-    start = None if base is None else Pair(BASE, gap(base), base, best)
-    return separate(LOWEST_LOSS, found, start, len(others) + 1)
+    pairs = [pair(*each) for each in others.items()]
+    return separate(LOWEST_LOSS, pairs, None if base is None else pair(BASE, base), len(others) + 1, noise)
 
 
-def test_a_difference_that_every_row_shows_is_apart_however_uneven_the_rows_are() -> None:
-    (found,) = separated(a=evaluation(0.02, 0.01)).trials
-    assert found.apart is True
+def test_a_difference_is_apart_where_every_row_shows_it_and_not_where_some_contradict() -> None:
+    """However uneven the rows are."""
+    found, not_apart = separated(a=evaluation(0.02, 0.01), b=evaluation(0.02, 0.5)).trials
+    assert found.apart is True and found.rows_needed(ROWS) is None
     assert found.low is not None and found.high is not None
     assert 0 < found.low < found.difference < found.high
-    assert found.rows_needed(ROWS) is None
-
-
-def test_a_difference_that_some_rows_contradict_is_not() -> None:
-    (found,) = separated(a=evaluation(0.02, 0.5)).trials
-    assert found.apart is False
-    needed = found.rows_needed(ROWS)
-    assert needed is not None and needed > ROWS
+    needed = not_apart.rows_needed(ROWS)
+    assert not_apart.apart is False and needed is not None and needed > ROWS
 
 
 def test_noise_of_seeds_widens_each_interval_about_its_difference() -> None:
-    others = {"a": evaluation(0.02, 0.01)}
-    rows = separated(base=evaluation(0.5, 0.01), **others)
     noise = SeedNoise(deviation=0.02, freedom=4, points=2)
-    first, start = others["a"], evaluation(0.5, 0.01)
-    found = [Pair("a", first.loss - BEST.loss, first, BEST)]
-    both = separate(LOWEST_LOSS, found, Pair(BASE, start.loss - BEST.loss, start, BEST), 2, noise)
-    assert rows.trials[0].apart is True
-    assert both.trials[0].apart is False
-    assert both.seeds == noise
+    rows, both = (separated(base=evaluation(0.5, 0.01), noise=each, a=evaluation(0.02, 0.01)) for each in (None, noise))
+    assert (rows.trials[0].apart, both.trials[0].apart, both.seeds) == (True, False, noise)
     assert rows.base is not None and both.base is not None
     for before, after, trials in ((rows.trials[0], both.trials[0], 2), (rows.base, both.base, 1)):
         assert after.difference == before.difference
@@ -91,17 +82,13 @@ def test_the_rows_that_a_difference_takes_do_not_grow_with_the_rows(of_seeds: fl
 
 def test_more_trials_take_a_wider_interval() -> None:
     one = separated(a=evaluation(0.02, 0.3))
-    ten = separated(**{f"t{n}": evaluation(0.02, 0.3) for n in range(10)})
+    ten = separated(**{f"t{n}": evaluation(0.02, 0.3) for n in range(10)})  # type: ignore[arg-type]
     # Any pair of the eleven may have become the best and another.
     assert (one.confidence, ten.confidence) == (0.99, 1 - 0.01 / 55)
 
-    def width(found: Separation) -> float:
-        first = found.trials[0]
-        assert first.low is not None and first.high is not None
-        return first.high - first.low
-
+    wide, narrow = (each.difference - (each.low or math.nan) for each in (ten.trials[0], one.trials[0]))
     # Quantiles of Student's t with 39 degrees of freedom at 99.991 and 99.5 %: 4.15 and 2.71.
-    assert width(ten) / width(one) == pytest.approx(4.15 / 2.71, rel=0.1)
+    assert wide / narrow == pytest.approx(4.15 / 2.71, rel=0.1)
 
 
 def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
@@ -113,18 +100,13 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
         assert wrong.mean() < 0.055, trials
 
 
-def test_the_base_is_one_more_comparison() -> None:
-    found = separated(base=evaluation(3.0, 0.5), a=evaluation(0.02, 0.01))
-    assert found.confidence == 0.995
-    assert found.base is not None and found.base.apart is True
-    assert found.base.key == "base"
-    assert [other.key for other in found.trials] == ["a"]
-
-
-def test_the_same_adapter_is_not_apart_from_itself() -> None:
-    (found,) = separated(a=BEST).trials
-    assert (found.difference, found.low, found.high, found.apart) == (0.0, 0.0, 0.0, False)
-    assert found.rows_needed(ROWS) is None
+def test_the_base_is_one_more_comparison_and_the_same_adapter_is_not_apart_from_itself() -> None:
+    found = separated(base=evaluation(3.0, 0.5), a=BEST)
+    assert found.base is not None
+    assert (found.confidence, found.base.apart, found.base.key) == (0.995, True, "base")
+    (same,) = found.trials
+    assert (same.key, same.difference, same.low, same.high, same.apart) == ("a", 0.0, 0.0, 0.0, False)
+    assert same.rows_needed(ROWS) is None
 
 
 @pytest.mark.parametrize(
@@ -141,20 +123,14 @@ def test_what_cannot_be_compared_says_why_and_the_others_are(other: Evaluation |
     assert known.apart is True
 
 
-def test_nothing_can_be_told_without_the_best() -> None:
+def test_nothing_can_be_told_without_the_best_or_of_a_few_rows() -> None:
+    """The interval of one row has no width: it would call every difference real."""
     found = separated("the rows of t00 are missing", evaluation(1.0), a=evaluation(0.1))
     assert found.rows == 0
     assert {other.unknown for other in (*found.trials, found.base) if other} == {"the rows of t00 are missing"}
-
-
-@pytest.mark.parametrize(
-    ("rows", "why"), [(1, "1 evaluation row, at least 10 are needed for an interval"), (9, "9 evaluation rows,")]
-)
-def test_a_few_rows_tell_nothing(rows: int, why: str) -> None:
-    """The interval of one row has no width: it would call every difference real."""
-    (found,) = separated(evaluation(rows=rows), a=evaluation(0.5, rows=rows)).trials
-    assert found.apart is None
-    assert found.unknown.startswith(why)
+    for rows, why in ((1, "1 evaluation row, at least 10 are needed"), (9, "9 evaluation rows,")):
+        (few,) = separated(evaluation(rows=rows), a=evaluation(0.5, rows=rows)).trials
+        assert few.apart is None and few.unknown.startswith(why)
 
 
 def highest(metric: str) -> Objective:
@@ -169,21 +145,16 @@ def right(rows: int, of: int, tokens: int = 10) -> Evaluation:
     return found.model_copy(update=losses if tokens else {})
 
 
-def test_another_metric_is_compared_by_its_own_value_of_each_row() -> None:
+def test_another_metric_is_compared_by_its_own_value_of_each_row_and_equal_losses_are_copies() -> None:
     best, other = right(80, 60, tokens=0), right(80, 30, tokens=0)
-    (found,) = separate(highest("accuracy"), [Pair("a", 0.375, other, best)], None, 2).trials
-    assert found.low is not None and found.high is not None
+    found = separate(highest("accuracy"), [Pair("a", 0.375, other, best)], None, 2)
+    # Two different questions often have equal values.
+    assert found.rows == 80 and found.trials[0].apart
     # 30 of 80 rows differ: the standard error of their share is sqrt(0.375 * 0.625 / 80) = 0.054. The correction for
     # skewness moves both ends by less than a quarter of that.
     half = student(0.995, 79) * 0.054
-    assert (found.low, found.high) == pytest.approx((0.375 - half, 0.375 + half), abs=0.0135)
-    assert found.apart
-
-
-def test_rows_of_equal_values_are_no_copies_of_each_other_and_rows_of_equal_losses_are() -> None:
-    """An answer is right or wrong: two different questions often have equal values."""
-    alike = [Pair("a", 0.375, right(80, 30, tokens=0), right(80, 60, tokens=0))]
-    assert separate(highest("accuracy"), alike, None, 2).rows == 80
+    ends = found.trials[0].low, found.trials[0].high
+    assert ends == pytest.approx((0.375 - half, 0.375 + half), abs=0.0135)
     copies = [Pair("a", 0.375, right(80, 30), right(80, 60))]
     assert separate(highest("accuracy"), copies, None, 2).trials[0].unknown == comparison.FEW_COPIES
 
@@ -209,6 +180,8 @@ def test_a_score_of_some_rows_is_compared_on_these_and_copies_and_groups_of_them
     assert found.trials[0].high is not None and found.trials[0].high > 0.5
     losses = separate(LOWEST_LOSS, [Pair("a", 0.0, answered(5), answered(15))], None, 2)
     assert losses.rows == ROWS, "the loss has a value of each row"
+    elsewhere = Pair("a", 0.0, answered(5), answered(5, tuple(range(0, ROWS, 2))))
+    assert separate(highest("exact"), [elsewhere], None, 2).trials[0].unknown == "it was evaluated on other rows"
 
 
 def copied(one: Evaluation, times: int) -> Evaluation:
@@ -238,10 +211,3 @@ def test_rows_of_a_group_count_as_one() -> None:
     assert (found.rows, found.is_narrow, found.as_json()["is_grouped"]) == (10, True, True)
     assert found.trials[0].low != alone.trials[0].low
     assert separated(grouped(BEST, 5), a=grouped(other, 5)).trials[0].unknown == comparison.FEW_COPIES
-
-
-def test_scores_of_other_rows_are_not_compared() -> None:
-    (found,) = separate(
-        highest("exact"), [Pair("a", 0.0, answered(5), answered(5, tuple(range(0, ROWS, 2))))], None, 2
-    ).trials
-    assert found.unknown == "it was evaluated on other rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from benchmarks.verdicts import KINDS, share
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sweeps.statistics.comparison import Pair, compare
+from sweeps.statistics.comparison import Comparison, Pair, compare
 from sweeps.statistics.exact import Exact, exact
 from trainables.contract import Evaluation
 from trainables.objective import Objective
@@ -20,27 +21,20 @@ MOVED = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200)).f
 
 
 @settings(max_examples=30)
-@given(MOVED)
-def test_it_is_mcnemars_with_clopper_and_pearsons_shares(moved: tuple[int, int, int]) -> None:
-    up, down, stay = moved
-    rows = sum(moved)
-    found = Exact(up, down, rows, 0.99)
+@given(MOVED, st.sampled_from([0.0, 0.05, -0.05, 0.3]))
+def test_it_is_mcnemars_with_clopper_and_pearsons_shares_and_says_the_opposite_the_other_way_round(
+    moved: tuple[int, int, int], bound: float
+) -> None:
+    (up, down, _), rows = moved, sum(moved)
+    found, other = Exact(up, down, rows, 0.99), Exact(down, up, rows, 0.99)
     assert found.p_value == pytest.approx(binomtest(up, up + down).pvalue if up + down else 1.0)
     shares = [binomtest(count, rows).proportion_ci(0.995, "exact") for count in (up, down)]
     assert found.low == pytest.approx(shares[0].low - shares[1].high)
     assert found.high == pytest.approx(shares[0].high - shares[1].low)
     assert found.low <= (up - down) / rows <= found.high
-    assert stay >= 0
-
-
-@settings(max_examples=30)
-@given(MOVED, st.sampled_from([0.0, 0.05, -0.05, 0.3]))
-def test_the_other_way_round_it_says_the_opposite(moved: tuple[int, int, int], bound: float) -> None:
-    up, down, _ = moved
-    one, other = Exact(up, down, sum(moved), 0.99), Exact(down, up, sum(moved), 0.99)
-    told = one.above(bound)
+    told = found.above(bound)
     assert other.above(-bound) == (None if told is None else not told)
-    assert one.rows_needed(bound) == other.rows_needed(-bound)
+    assert found.rows_needed(bound) == other.rows_needed(-bound)
 
 
 @pytest.mark.parametrize(
@@ -70,53 +64,42 @@ def test_what_scores_have_it() -> None:
     assert exact(ones, zeros, [0, 0, 0, *range(1, 10)], 0.99) == Exact(10, 0, 10, 0.99, is_whole=False)
 
 
+def right(*values: float, losses: Sequence[float] = (), groups: Sequence[int] = ()) -> Evaluation:
+    """An evaluation with a score, 0 or 1, of each row."""
+    return Evaluation(
+        metrics={"eval_loss": 1.0, "right": sum(values) / len(values)},
+        row_losses=tuple(losses), row_tokens=(1,) * len(losses), row_values={"right": values}, row_groups=tuple(groups),
+    )  # fmt: skip
+
+
+def compared(pair: Pair, confidence: float) -> tuple[Comparison, int]:
+    (found,), rows, _ = compare(Objective(metric="right"), [pair], confidence)
+    return found, rows
+
+
 def test_the_interval_of_a_score_stays_between_scores() -> None:
     """Of few rows with one that is right under one model, the interval for skewed values would reach beyond 1."""
-
-    def of(right: int) -> Evaluation:
-        values = tuple(float(row < right) for row in range(10))
-        losses = tuple(float(row) for row in range(10))
-        return Evaluation(
-            metrics={"eval_loss": 4.5, "right": right / 10},
-            row_losses=losses,
-            row_tokens=(1,) * 10,
-            row_values={"right": values},
-        )
-
-    ((found,), _, _) = compare(Objective(metric="right"), [Pair("b", 0.4, of(5), of(1))], 0.995)
+    five, one = (right(*(float(row < count) for row in range(10)), losses=range(10)) for count in (5, 1))
+    found, _ = compared(Pair("b", 0.4, five, one), 0.995)
     assert found.low is not None and found.high is not None
     assert -1 <= found.low < 0.4 < found.high == 1
 
 
 def test_rows_with_copies_are_not_told_by_the_exact_test_alone() -> None:
     """Ten rows of 61 are won, and one with 60 copies is lost: by different rows a gain, by all rows a loss of 0.42."""
-
-    def of(won: bool) -> Evaluation:
-        values = tuple(float(row < 10) if won else float(row >= 60) for row in range(120))
-        losses = tuple(float(min(row, 60) + won) for row in range(120))
-        return Evaluation(
-            metrics={"eval_loss": 1.0, "right": sum(values) / 120},
-            row_losses=losses, row_tokens=(1,) * 120, row_values={"right": values},
-        )  # fmt: skip
-
-    ((found,), rows, _) = compare(Objective(metric="right"), [Pair("a", -50 / 120, of(True), of(False))], 0.99)
+    won = right(*(float(row < 10) for row in range(120)), losses=[min(row, 60) + 1 for row in range(120)])
+    lost = right(*(float(row >= 60) for row in range(120)), losses=[min(row, 60) for row in range(120)])
+    found, rows = compared(Pair("a", -50 / 120, won, lost), 0.99)
     assert rows == 61
     assert found.above(-0.1) is not True and found.above(0.0) is not True
 
 
-def test_groups_of_rows_have_the_interval_alone() -> None:
-    def of(value: float, groups: tuple[int, ...] = ()) -> Evaluation:
-        values = tuple(value if row % 3 else 0.0 for row in range(40))
-        metrics = {"eval_loss": 1.0, "accuracy": sum(values) / 40}
-        return Evaluation(metrics=metrics, row_values={"accuracy": values}, row_groups=groups)
-
-    grouped = tuple(row // 2 for row in range(40))
-    for groups in ((), grouped):
-        (found,) = compare(
-            Objective(metric="accuracy"), [Pair("a", 0.65, of(1.0, groups), of(0.0, groups))], 0.99
-        ).pairs
-        assert (found.exact is None) == bool(groups)
-        assert found.apart and found.above(0.0)
+@pytest.mark.parametrize("groups", [(), tuple(row // 2 for row in range(40))], ids=["alone", "grouped"])
+def test_groups_of_rows_have_the_interval_alone(groups: tuple[int, ...]) -> None:
+    two_thirds, none = (right(*(value * (row % 3 > 0) for row in range(40)), groups=groups) for value in (1.0, 0.0))
+    found, _ = compared(Pair("a", 0.65, two_thirds, none), 0.99)
+    assert (found.exact is None) == bool(groups)
+    assert found.apart and found.above(0.0)
 
 
 @pytest.mark.parametrize("kind", [each for each in KINDS if each.is_score], ids=lambda kind: kind.name)

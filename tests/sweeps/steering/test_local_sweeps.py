@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 from sweep_events import begun
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
-from sweeps.record.events import SweepEnded
-from sweeps.record.folder import FORMAT, EventLog, SweepFolder, locked
+from sweeps.record.events import SweepEnded, to_line
+from sweeps.record.folder import FORMAT, SweepFolder, locked
 from sweeps.steering.local_sweeps import before, find, new_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -22,14 +23,16 @@ def make(storage: Path, folder: str, sweep_id: str, began: float) -> Path:
     path = storage / folder
     path.mkdir()
     config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///mlflow.db"}}
-    (path / "config.json").write_text(
-        json.dumps({"format": FORMAT, "sweep_id": sweep_id, "dir": str(path), "config": config})
-    )
-    (path / "events.jsonl").touch()
-    log = EventLog(path / "events.jsonl")
-    log.append(begun(began))
-    log.close()
+    document = {"format": FORMAT, "sweep_id": sweep_id, "dir": str(path), "config": config}
+    (path / "config.json").write_text(json.dumps(document))
+    (path / "events.jsonl").write_text(f"{to_line(begun(began))}\n")
     return path
+
+
+def change(folder: Path, **changes: str) -> None:
+    """Changes what a sweep's folder says of itself."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def test_a_sweep_is_found_by_id_or_name_and_the_newest_is_meant(storage: Path, s
     assert find(sweep, storage).path == storage / folder
 
 
-def test_of_several_sweeps_one_that_is_just_being_launched_is_the_newest(storage: Path) -> None:
+def test_one_that_is_just_being_launched_is_the_newest(storage: Path) -> None:
     """Its log is empty for seconds: MLflow is imported, and the model is read."""
     launched = SweepFolder(make(storage, "x-3", "x-3", began=30.0))
     launched.events.write_text("")
@@ -59,11 +62,8 @@ def test_of_several_sweeps_one_that_is_just_being_launched_is_the_newest(storage
 def test_a_copy_of_its_folder_is_not_taken_for_the_sweep(tmp_path: Path) -> None:
     """The disk may list any of them first."""
     original = SweepFolder(tmp_path / "x")
-    names = [f"copy-{number}" for number in range(4)]
-    for name in [*names, "x", "x.behind"]:
-        path = make(tmp_path, name, "x-id", began=10.0)
-        document = json.loads((path / "config.json").read_text()) | {"dir": str(original.path), "mirror": "s3://b/p/x"}
-        (path / "config.json").write_text(json.dumps(document))
+    for name in (*(f"copy-{number}" for number in range(4)), "x", "x.behind"):
+        change(make(tmp_path, name, "x-id", began=10.0), dir=str(original.path), mirror="s3://b/p/x")
     assert [find(sweep, tmp_path).path for sweep in ("x", "x-id", "s3://b/p/x")] == [original.path] * 3
     assert find("x.behind", tmp_path).path == tmp_path / "x.behind", "it has a name of its own"
     config = SweepConfig(name="x", trainable="toy", storage=str(tmp_path))
@@ -74,10 +74,8 @@ def test_a_copy_of_its_folder_is_not_taken_for_the_sweep(tmp_path: Path) -> None
         assert find("x-id", tmp_path).path == original.path, "a copy has no driver"
 
 
-def test_a_model_in_the_current_folder_is_not_taken_for_the_sweep_of_its_name(
-    storage: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    here = tmp_path / "here"
+def test_a_model_in_the_current_folder_is_not_taken_for_the_sweep_of_its_name(storage, monkeypatch):
+    here = storage / "here"
     (here / "x").mkdir(parents=True)
     (here / "x" / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.chdir(here)
@@ -88,28 +86,20 @@ def test_a_model_in_the_current_folder_is_not_taken_for_the_sweep_of_its_name(
     assert find("x-2", storage).path == here / "x-2", "a sweep of this folder comes first"
 
 
-@pytest.mark.parametrize("sweep", ["y", "no-sweep", "./y", "x-half"])
-def test_a_sweep_that_is_not_there_is_told(storage: Path, sweep: str) -> None:
-    make(storage, ".x.12ab34cd.12ab34cd", "x-half", began=30.0)  # as a killed fetch leaves it
-    with pytest.raises(SweepError, match="no sweep"):
-        find(sweep, storage)
-
-
-def test_a_sweep_is_found_by_its_mirror(storage: Path) -> None:
-    document = json.loads((storage / "x-2" / "config.json").read_text()) | {"mirror": "s3://b/p/x"}
-    (storage / "x-2" / "config.json").write_text(json.dumps(document))
+def test_a_sweep_is_found_by_its_mirror_and_one_that_is_not_there_is_told(storage: Path) -> None:
+    change(storage / "x-2", mirror="s3://b/p/x")
     assert find("s3://b/p/x", storage).path == find("s3://b/p/x/", storage).path == storage / "x-2"
     with pytest.raises(SweepError, match="s3://b/p/x-2: is read where its driver runs"):
         find("s3://b/p/x-2", storage)
-
-
-def test_a_storage_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=f"x: no sweep .* there is no folder {tmp_path}/no; name .* with --storage"):
-        find("x", tmp_path / "no")
-    with pytest.raises(SweepError, match=r"with --address$"):
-        find("x", tmp_path / "no")
+    make(storage, ".x.12ab34cd.12ab34cd", "x-half", began=30.0)  # as a killed fetch leaves it
+    for sweep in ("y", "no-sweep", "./y", "x-half"):
+        with pytest.raises(SweepError, match="no sweep"):
+            find(sweep, storage)
+    told = f"x: no sweep .* there is no folder {storage}/no; name .* with --storage, or its cluster with --address$"
+    with pytest.raises(SweepError, match=told):
+        find("x", storage / "no")
     with pytest.raises(SweepError, match=r"with --storage$"):
-        find("x", tmp_path / "no", has_address=False)
+        find("x", storage / "no", has_address=False)
 
 
 def test_a_name_that_is_wrong_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
@@ -126,23 +116,19 @@ def test_a_name_that_is_wrong_is_answered_with_those_that_are_there(tmp_path: Pa
 
 def test_the_id_of_a_job_is_given_to_one_sweep_only(storage: Path) -> None:
     config = SweepConfig(name="x", trainable="toy", storage=str(storage))
-    asked: list[tuple[str, str]] = []
-
-    def is_tracked(uri: str, sweep_id: str) -> bool:
-        asked.append((uri, sweep_id))
-        return sweep_id == "x-lost"
+    is_tracked = Mock(side_effect=lambda _uri, sweep_id: sweep_id == "x-lost")
 
     def given(sweep_id: str) -> str:
         return new_id(config, NOW, is_tracked, {"QSWEEP_SWEEP_ID": sweep_id})
 
     assert new_id(config, NOW, is_tracked, {}).startswith("x-20260102-030405-")
-    assert asked == []
+    is_tracked.assert_not_called()
     assert given("x-3") == "x-3"
     with pytest.raises(SweepError, match=r"x-2: the sweep x-old is there already: go on with it with qsweep resume /"):
         given("x-old")
     with pytest.raises(SweepError, match=r"x-lost: MLflow \(sqlite:.* has a sweep of this id .* --submission-id"):
         given("x-lost")
-    assert asked == [(config.tracking.uri, "x-3"), (config.tracking.uri, "x-lost")]
+    assert is_tracked.mock_calls == [call(config.tracking.uri, "x-3"), call(config.tracking.uri, "x-lost")]
 
 
 def test_a_launch_is_told_of_the_newest_sweep_of_its_name_and_what_to_do_with_it(storage: Path) -> None:
@@ -153,10 +139,9 @@ def test_a_launch_is_told_of_the_newest_sweep_of_its_name_and_what_to_do_with_it
     assert before(launched, "x", 40.0) == f"{told}has not finished: qsweep resume {there.path} goes on with it"
     with locked(there):
         assert before(launched, "x", 40.0) == f"{told}is running: qsweep status {there.path} --watch shows it"
-    log = EventLog(there.events)
-    log.append(SweepEnded(time=25.0, reason="finished"))
-    log.close()
+    begun_and_ended = there.events.read_text() + to_line(SweepEnded(time=25.0, reason="finished")) + "\n"
+    there.events.write_text(begun_and_ended)
     assert before(launched, "x", 40.0) == f"{told}is finished: qsweep status {there.path} shows it"
-    there.events.write_text(there.events.read_text() + "torn\n")
+    there.events.write_text(begun_and_ended + "torn\n")
     assert "damaged" in (before(launched, "x", 40.0) or "")
     assert before(launched, "y", 40.0) is None

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sweep_events import begun, ended, started
@@ -20,6 +21,7 @@ from sweeps.steering.mailbox import Mailbox, StopSweep, StopTrial
 from sweeps.steering.stop import StopState
 
 SENDER = "a test"
+STOP = StopSweep(sender=SENDER)
 
 
 @pytest.fixture
@@ -57,30 +59,23 @@ def answers(folder: SweepFolder) -> list[RequestAnswered]:
 def test_requests_wait_in_the_order_in_which_they_were_sent(folder: SweepFolder) -> None:
     box = Mailbox(folder)
     assert list(box.waiting()) == []
-    second = mailbox.send(folder, StopSweep(sender=SENDER), time_ns=20)
-    first = mailbox.send(folder, StopTrial(sender=SENDER, trial="t01"), time_ns=10)
-    assert [letter.request_id for letter in box.waiting()] == [first, second]
-    assert [letter.request for letter in box.waiting()] == [
-        StopTrial(sender=SENDER, trial="t01"),
-        StopSweep(sender=SENDER),
-    ]
+    trial = StopTrial(sender=SENDER, trial="t01")
+    second, first = mailbox.send(folder, STOP, time_ns=20), mailbox.send(folder, trial, time_ns=10)
+    assert [(letter.request_id, letter.request) for letter in box.waiting()] == [(first, trial), (second, STOP)]
 
 
-def test_a_folder_that_cannot_be_written_is_told(folder: SweepFolder) -> None:
+def test_a_folder_that_cannot_be_written_is_told_and_one_that_is_gone_does_not_come_back(folder: SweepFolder) -> None:
     folder.requests.write_text("a file stands where the mailbox should be")
     with pytest.raises(StorageError, match="cannot be written"):
-        mailbox.send(folder, StopSweep(sender=SENDER), time_ns=1)
-
-
-def test_a_sweep_that_is_gone_does_not_come_back_for_a_request(tmp_path: Path) -> None:
-    gone = SweepFolder(tmp_path / "gone")
+        mailbox.send(folder, STOP, time_ns=1)
+    gone = SweepFolder(folder.path / "gone")
     with pytest.raises(StorageError, match="is gone"):
-        mailbox.send(gone, StopSweep(sender=SENDER), time_ns=1)
+        mailbox.send(gone, STOP, time_ns=1)
     assert not gone.path.exists()
 
 
 def test_a_request_to_stop_ends_the_sweep_and_is_in_the_log(folder: SweepFolder, driver: Driver) -> None:
-    request_id = mailbox.send(folder, StopSweep(sender=SENDER), time_ns=1)
+    request_id = mailbox.send(folder, STOP, time_ns=1)
     driver.answerer.answer_all()
     driver.answerer.answer_all()
     assert (driver.stop.reason, driver.stop.message) == ("interrupted", STOPPED_BY_REQUEST)
@@ -95,69 +90,50 @@ def test_a_request_to_stop_ends_the_sweep_and_is_in_the_log(folder: SweepFolder,
 def test_a_running_trial_is_stopped_by_its_key_or_its_name(folder: SweepFolder, driver: Driver, name: str) -> None:
     mailbox.send(folder, StopTrial(sender=SENDER, trial=name), time_ns=1)
     driver.answerer.answer_all()
-    assert driver.stopped == ["aaa"]
-    assert driver.stop.reason is None
+    assert (driver.stopped, driver.stop.reason) == (["aaa"], None)
     assert driver.journal.record.trials_to_stop == {"aaa"}
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("t01", "t01 is COMPLETED: only a RUNNING or PARKED trial can be stopped"),
-        ("t07", "the sweep has no trial t07: it has t00, t01"),
-    ],
-)
-def test_a_trial_that_does_not_run_is_not_stopped(folder: SweepFolder, driver: Driver, name: str, told: str) -> None:
-    mailbox.send(folder, StopTrial(sender=SENDER, trial=name), time_ns=1)
+def test_a_trial_that_does_not_run_is_not_stopped(folder: SweepFolder, driver: Driver) -> None:
+    for time, name in enumerate(("t01", "t07")):
+        mailbox.send(folder, StopTrial(sender=SENDER, trial=name), time_ns=time)
     driver.answerer.answer_all()
-    (answer,) = answers(folder)
-    assert (answer.is_accepted, answer.message) == (False, told)
-    assert driver.stopped == []
-    assert driver.journal.record.trials_to_stop == frozenset()
-
-
-@pytest.mark.parametrize("content", ["", "{", '{"type": "paint_it_black"}', '{"type": "stop_sweep"}'])
-def test_what_is_no_request_is_refused(folder: SweepFolder, driver: Driver, content: str) -> None:
-    folder.requests.mkdir()
-    (folder.requests / "1.json").write_text(content)
-    driver.answerer.answer_all()
-    (answer,) = answers(folder)
-    assert (answer.is_accepted, answer.message) == (False, NOT_KNOWN)
-    assert driver.stop.reason is None
+    assert [(answer.is_accepted, answer.message) for answer in answers(folder)] == [
+        (False, "t01 is COMPLETED: only a RUNNING or PARKED trial can be stopped"),
+        (False, "the sweep has no trial t07: it has t00, t01"),
+    ]
+    assert driver.stopped == [] and driver.journal.record.trials_to_stop == frozenset()
 
 
 def _of_another_user(path: Path) -> None:
-    path.write_text(StopSweep(sender=SENDER).model_dump_json())
+    path.write_text(STOP.model_dump_json())
     path.chmod(0)
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, _of_another_user])
-def test_what_cannot_be_read_is_refused_once_and_the_sweep_goes_on(
-    folder: SweepFolder, driver: Driver, make: Callable[[Path], None]
+@pytest.mark.parametrize(
+    "make", ["", "{", '{"type": "paint_it_black"}', '{"type": "stop_sweep"}', Path.mkdir, _of_another_user]
+)
+def test_what_is_no_request_or_cannot_be_read_is_refused_once_and_the_sweep_goes_on(
+    folder: SweepFolder, driver: Driver, make: str | Callable[[Path], None]
 ) -> None:
     if make is _of_another_user and os.geteuid() == 0:
         pytest.skip("root reads every file")
     folder.requests.mkdir()
-    make(folder.requests / "0.json")
+    path = folder.requests / "0.json"
+    path.write_text(make) if isinstance(make, str) else make(path)
     request_id = mailbox.send(folder, StopTrial(sender=SENDER, trial="t00"), time_ns=2)
     driver.answerer.answer_all()
     driver.answerer.answer_all()
     refused, accepted = answers(folder)
-    assert (refused.request, refused.is_accepted) == ("0", False)
-    assert refused.message == NOT_KNOWN
+    assert (refused.request, refused.is_accepted, refused.message) == ("0", False, NOT_KNOWN)
     assert (accepted.request, accepted.is_accepted, driver.stopped) == (request_id, True, ["aaa"])
     assert driver.stop.reason is None
 
 
-def test_a_signal_is_answered_although_the_log_could_not_be_written_at_first(
-    folder: SweepFolder, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_event: Event) -> None:
-        raise StorageError("the disk is full")
-
+def test_a_signal_is_answered_although_the_log_could_not_be_written_at_first(folder, driver, monkeypatch):
     driver.mailbox.post(StopSweep(sender="SIGTERM"))
     with monkeypatch.context() as patch:
-        patch.setattr(driver.journal, "add", full)
+        patch.setattr(driver.journal, "add", Mock(side_effect=StorageError("the disk is full")))
         with pytest.raises(StorageError, match="the disk is full"):
             driver.answerer.answer_all()
     driver.answerer.answer_all()
@@ -165,31 +141,20 @@ def test_a_signal_is_answered_although_the_log_could_not_be_written_at_first(
     assert [answer.sender for answer in answers(folder)] == ["SIGTERM"]
 
 
-def test_a_driver_that_died_after_its_answer_does_not_let_the_next_one_answer_again(
-    folder: SweepFolder, driver: Driver
-) -> None:
-    request_id = mailbox.send(folder, StopSweep(sender=SENDER), time_ns=1)
-    letter = next(driver.mailbox.waiting())
+def test_the_next_driver_answers_what_was_not_answered_and_nothing_twice(folder, driver):
+    answered = mailbox.send(folder, STOP, time_ns=1)
     driver.answerer.answer_all()
     driver.journal.close()
-    # As if the file had still been there.
-    (folder.requests / f"{request_id}.json").write_text(StopSweep(sender=SENDER).model_dump_json())
+    # As if the driver had died before it removed the file.
+    (folder.requests / f"{answered}.json").write_text(STOP.model_dump_json())
+    mailbox.send(folder, STOP, time_ns=2)
+    mailbox.send(folder, StopTrial(sender=SENDER, trial="t00"), time_ns=3)
     following = Driver(folder, begun(60.0))
     following.answerer.answer_all()
-    assert [answer.request for answer in answers(folder)] == [letter.request_id]
-    assert following.stop.reason is None
-    assert list(folder.requests.iterdir()) == []
-
-
-def test_the_next_driver_answers_what_was_not_answered(folder: SweepFolder, driver: Driver) -> None:
-    driver.journal.close()
-    mailbox.send(folder, StopSweep(sender=SENDER), time_ns=1)
-    mailbox.send(folder, StopTrial(sender=SENDER, trial="t00"), time_ns=2)
-    following = Driver(folder, begun(60.0))
-    following.answerer.answer_all()
-    stop_sweep, stop_trial = answers(folder)
+    first, stop_sweep, stop_trial = answers(folder)
+    assert first.request == answered
     # It would end the sweep that somebody has just resumed.
-    assert not stop_sweep.is_accepted
-    assert stop_sweep.message.startswith("the sweep was not running")
+    assert not stop_sweep.is_accepted and stop_sweep.message.startswith("the sweep was not running")
     assert stop_trial.is_accepted
     assert (following.stop.reason, following.stopped) == (None, ["aaa"])
+    assert list(folder.requests.iterdir()) == []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,34 +15,17 @@ from sweeps.steering.mailbox import StopSweep
 from sweeps.steering.stop import SIGNALS, Interrupted, StopState, on_signals, raising_on_signals
 
 
-class Clock:
-    """Time that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_a_budget_ends_the_sweep_at_its_deadline() -> None:
-    clock = Clock()
+    clock = Mock(side_effect=[0.0, 99.9, 100.0, 0.0])
     stop = StopState(limit=lambda: Reached("budget.wall_clock", "is used up") if clock() >= 100.0 else None)
-    assert stop.check() is None
-    clock.now = 99.9
-    assert stop.check() is None
-    clock.now = 100.0
-    assert stop.check() == "budget"
-    clock.now = 0.0
-    assert stop.check() == "budget"
+    assert [stop.check() for _ in range(4)] == [None, None, "budget", "budget"]
     assert (stop.message, stop.can_be_raised) == ("budget.wall_clock is used up", True)
 
 
 def test_once_there_was_nothing_left_to_train_no_more_can_be_asked_for() -> None:
     stop = StopState()
-    assert stop.last_call(lambda: "t01") == "t01"
-    assert stop.takes_more
-    assert stop.last_call(lambda: None) is None
-    assert not stop.takes_more
+    assert stop.last_call(lambda: "t01") == "t01" and stop.takes_more
+    assert stop.last_call(lambda: None) is None and not stop.takes_more
     assert not StopState(reason="budget").takes_more
     assert not StopState(is_over=True).takes_more
 
@@ -85,13 +69,11 @@ def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> No
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop, before = StopState(), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        stop = StopState()
-        with on_signals(stop, print):
-            signal.raise_signal(signal.SIGHUP)
-        with raising_on_signals():
-            signal.raise_signal(signal.SIGHUP)
+        for listening in (on_signals(stop, print), raising_on_signals()):
+            with listening:
+                signal.raise_signal(signal.SIGHUP)
         assert stop.reason is None
     finally:
         signal.signal(signal.SIGHUP, before)
