@@ -60,6 +60,15 @@ def test_a_line_crosses_each_axis_at_the_trials_value_where_the_ruler_stands(pag
         assert ruler.domain == pytest.approx([(place - bottom) / (top - bottom) for place in (0, 1)], abs=1e-9)
 
 
+def test_labels_give_way_to_the_best_trials_line(page: Page) -> None:
+    found = there(charts.parallel(page))
+    best = [place for place in traces(found, "lines+markers")[-1].y if place is not None]
+    for at in range(1, len(best) - 1):
+        # Plotly moves labels down by a positive number: a line that rises to the axis comes from below.
+        moved = -10 if best[at - 1] <= best[at] else 10
+        assert found.figures[0].layout[f"yaxis{at + 2}"].ticklabelshift == moved
+
+
 def test_values_far_from_the_others_are_drawn_at_the_ends_and_the_base_is_on_the_axis(page: Page) -> None:
     far = replace(page.trials[-1], values=(1e9,), evals=((1, 1e9),))
     trials = (*page.trials[:-1], far)
