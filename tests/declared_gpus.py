@@ -33,10 +33,6 @@ def seen() -> set[torch.device]:
     return set(_SEEN)
 
 
-class MixedError(RuntimeError):
-    """An operator was given tensors of two devices."""
-
-
 class WaitsError(RuntimeError):
     """The host asked a GPU for a number, or for a size that depends on numbers: it would wait for all kernels."""
 
@@ -111,7 +107,7 @@ class Placed(torch.Tensor):
         plain = [each for each in tensors if not isinstance(each, Placed) and each.dim() > 0]
         if not crosses and (len(found) > 1 or (plain and not may_be_plain)):
             shown = sorted(str(getattr(each, "place", CPU)) for each in tensors)
-            raise MixedError(f"{func} is given tensors on {', '.join(shown)}")
+            raise RuntimeError(f"{func} is given tensors on {', '.join(shown)}")
         place = next(each.place for each in tensors if isinstance(each, Placed))
         inner = tree_map(lambda each: each.held if isinstance(each, Placed) else each, (args, kwargs))
         out = func(*inner[0], **inner[1])

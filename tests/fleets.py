@@ -29,18 +29,12 @@ class Actors:
         self.leaving: set[str] = set()
         self.living: list[SimpleNamespace] = []
         self.made = 0
-        self.deadly: set[str] = set()
-        """Nodes where actors die as soon as they are placed."""
-        self.prepare: Callable[[str], object] = lambda node: PREPARED
-        """What an actor on a node does when it is to prepare the data."""
-        self.dies_loading = 0
-        """So many actors die while they load."""
-        self.blind: set[str] = set()
-        """Nodes whose GPUs PyTorch does not see."""
-        self.hardware: Mapping[str, str] = {}
-        """Node -> what its host computes on; others do not say."""
-        self.settled: Mapping[str, Settled] = {}
-        """Node -> how its host computes passes; others do not say."""
+        self.deadly: set[str] = set()  # nodes where actors die as soon as they are placed
+        self.prepare: Callable[[str], object] = lambda node: PREPARED  # of an actor on a node
+        self.dies_loading = 0  # so many actors die while they load
+        self.blind: set[str] = set()  # nodes whose GPUs PyTorch does not see
+        self.hardware: Mapping[str, str] = {}  # node -> what its host computes on; others do not say
+        self.settled: Mapping[str, Settled] = {}  # node -> how its host computes passes; others do not say
 
     def options(self, **options: object) -> Actors:
         assert options["num_gpus"] == 1
@@ -71,16 +65,9 @@ class Actors:
                 raise ActorDiedError
             if actor.node in self.blind:
                 raise RayTaskError("start", "", HostError("PyTorch sees none of the GPUs"))
-            return HostFacts(
-                pid=actor.number,
-                node=actor.node,
-                device="cpu",
-                slots=2,
-                estimated_bytes=None,
-                node_id=actor.node,
-                hardware=self.hardware.get(actor.node, ""),
-                settled=self.settled.get(actor.node),
-            )
+            node = actor.node
+            known = {"hardware": self.hardware.get(node, ""), "settled": self.settled.get(node), "node_id": node}
+            return HostFacts(pid=actor.number, node=node, device="cpu", slots=2, estimated_bytes=None, **known)
 
         async def move_out() -> None:
             await self._turn(actor)
@@ -108,6 +95,9 @@ class Actors:
         head = Node("head", 0.0, 0.0)
         return (head, *(Node(name, 1.0, 1.0 - busy.count(name), name in self.leaving) for name in self.nodes))
 
+    async def looked(self) -> tuple[Node, ...]:
+        return self.look()
+
 
 class World:
     """A fleet on such actors, its clock and its news."""
@@ -119,12 +109,9 @@ class World:
         self.fleet = Fleet(TOY, limits, settings, lambda: self.now, self.news.append)
 
     async def begin(self) -> NotReady | None:
-        async def look() -> tuple[Node, ...]:
-            return self.actors.look()
-
         assert self.fleet.lay_out(self.actors.look()) is None
         self.fleet._data = object()
-        answer = await asyncio.wait_for(self.fleet.start(look), 30)
+        answer = await asyncio.wait_for(self.fleet.start(self.actors.looked), 30)
         await self.settle()
         return answer
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "cluster" / "launch"
 FILES = sorted(file for file in LAUNCH.rglob("*") if file.suffix in (".yaml", ".sh") or file.name == "Dockerfile")
 SCRIPTS = [file for file in FILES if file.suffix == ".sh"]
-MARK = "CHANGE:"
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -31,14 +30,8 @@ def document(name: str, kind: str) -> dict[str, Any]:
 
 def header(file: Path) -> list[str]:
     """The lines of the comment at the top, without the mark of a comment."""
-    lines = file.read_text().splitlines()
-    start = 1 if lines[0].startswith("#!") else 0
-    found = []
-    for line in lines[start:]:
-        if not line.startswith("#"):
-            break
-        found.append(line[1:])
-    return found
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return [line[1:] for line in lines if not line.startswith("#!")]
 
 
 def commands(file: Path) -> list[list[str]]:
@@ -85,19 +78,3 @@ def strict(schema: Any) -> Any:
     if isinstance(found.get("properties"), dict):
         found.setdefault("additionalProperties", False)
     return found
-
-
-def changed(value: Any, path: tuple[Any, ...], new: Callable[[Any], Any]) -> Any:
-    """A copy of a document in which the part at `path` is what `new` makes of it."""
-    copy = json.loads(json.dumps(value))
-    holder = copy
-    for key in path[:-1]:
-        holder = holder[key]
-    holder[path[-1]] = new(holder[path[-1]])
-    return copy
-
-
-def renamed(mapping: Mapping[str, Any], old: str, name: str) -> dict[str, Any]:
-    """A copy of a mapping with one key written otherwise: a typing error."""
-    assert old in mapping
-    return {name if key == old else key: value for key, value in mapping.items()}

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sweep_events import begun, ended, reported, started
 
 from sweeps.mirror import opening, timeouts
-from sweeps.mirror.fetching import fetch
 from sweeps.mirror.manifest import read_manifest
 from sweeps.mirror.opening import Mirror, mirrored
 from sweeps.mirror.store import Store
@@ -40,24 +40,32 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeouts, "LOOK_SECONDS", 0.1)
 
 
+@dataclass
 class Drive:
     """A driver of a sweep."""
 
-    def __init__(
-        self, folder: SweepFolder, journal: Journal, mirror: Mirror | None, said: list[str], ended: list[str]
-    ) -> None:
-        self.folder, self.journal, self.mirror, self.said, self.ended = folder, journal, mirror, said, ended
+    folder: SweepFolder
+    journal: Journal
+    mirror: Mirror | None
+    said: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     def report(self, key: str, step: int) -> None:
-        """A trial reports with its best adapter and a snapshot, as `SlotTrial` and the driver do it."""
+        """A trial reports with its rows, its best adapter and a snapshot, as `SlotTrial` and the driver do it."""
         if key not in self.journal.record.trials:
             self.journal.add(started(key, len(self.journal.record.trials)))
-        adapter = {"adapter/adapter_model.safetensors": f"{key} {step}".encode() * 100, "eval_rows.json": b"{}"}
+        self.folder.keep(key, "rows", step, {"eval_rows.json": b"{}"})
+        adapter = {"adapter/adapter_model.safetensors": f"{key} {step}".encode() * step, "eval_rows.json": b"{}"}
         best = self.folder.keep(key, "best", step, adapter)
+        self.snapshot(key, step)
+        place = str(best.relative_to(self.folder.path))
+        self.journal.add(reported(key, step, 1000.0 - step).model_copy(update={"adapter": place}))
+        self.folder.prune_adapters(key, best)
+
+    def snapshot(self, key: str, step: int) -> None:
+        """A trial keeps a snapshot."""
         self.folder.keep(key, "snapshot", step, {"snapshot.bin": b"s" * step, "progress.json": b"{}"})
         self.folder.drop_snapshots(key, but=2)
-        self.journal.add(reported(key, step, 10.0 - step))
-        self.folder.prune_adapters(key, best)
 
     def finish(self, key: str) -> None:
         """The trial is over."""
@@ -67,12 +75,7 @@ class Drive:
     def settle(self) -> None:
         """Waits until the mirror has all events, and with them the files that they name."""
         store = Store(str(self.folder.mirror()))
-
-        def has_all() -> bool:
-            found = read_manifest(store)
-            return found is not None and found[0].log_bytes == self.journal.log.length
-
-        until(has_all)
+        until(lambda: (found := read_manifest(store)) and found[0].log_bytes == self.journal.log.length)
 
     def drain(self, seconds: float = DEADLINE_SECONDS) -> str | None:
         """What the mirror lacks in the end."""
@@ -83,14 +86,12 @@ class Drive:
 @contextmanager
 def driving(folder: SweepFolder) -> Iterator[Drive]:
     """Drives a sweep."""
-    said: list[str] = []
-    over: list[str] = []
     with folders.locked(folder):
-        journal = Journal(folder)
-        with mirrored(folder, journal, SWEEP, said.append, over.append) as mirror:
-            if journal.record.started is None:
-                journal.add(begun())
-            yield Drive(folder, journal, mirror, said, over)
+        drive = Drive(folder, Journal(folder), None)
+        with mirrored(folder, drive.journal, SWEEP, drive.said.append, drive.ended.append) as drive.mirror:
+            if drive.journal.record.started is None:
+                drive.journal.add(begun())
+            yield drive
 
 
 def drive(folder: SweepFolder, *steps: int) -> None:
@@ -115,8 +116,3 @@ def files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "mirror.json" and path.suffix != ".lock"
     }
-
-
-def fetched(uri: str, storage: Path) -> Path:
-    """A sweep's folder that was fetched."""
-    return fetch(uri, storage, print)

@@ -6,6 +6,7 @@ import threading
 
 from cluster.loop import PackLoop
 from trainables import toy
+from trainables.contract import Failure
 from trainables.objective import Standing
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
@@ -42,9 +43,10 @@ class Gate:
 class GatedPack(toy.ToyPack):
     """The toy's curves, with a gate before each numbered call of `step`, and a log of what the loop asked for."""
 
-    def __init__(self, *gated_steps: int) -> None:
+    def __init__(self, *gated: int | str) -> None:
         super().__init__()
-        self.gates = {number: Gate() for number in gated_steps}
+        self.gates = {name: Gate() for name in gated}
+        """Before calls of `step` by their number, and before each evaluation as "evaluation"."""
         self.log: list[tuple] = []
         self.steps = 0
 
@@ -61,6 +63,8 @@ class GatedPack(toy.ToyPack):
 
     def evaluate(self, slots, scored=()):
         self.log.append(("evaluate", *slots))
+        if "evaluation" in self.gates:
+            self.gates["evaluation"].pass_through()
         return super().evaluate(slots, scored)
 
     def evaluate_base(self):
@@ -72,12 +76,31 @@ class GatedPack(toy.ToyPack):
         super().close(slot)
 
 
-class BrokenPack(GatedPack):
-    """Breaks the contract in a way that no other call gets over."""
+class Blind(GatedPack):
+    """Sees no number where the first slot is evaluated."""
 
-    def step(self, slots):
-        super().step(slots)
-        raise RuntimeError("CUDA error: device-side assert triggered")
+    def evaluate(self, slots, scored=()):
+        failure = Failure(kind="diverged", message="eval_loss nan")
+        return {**super().evaluate(slots, scored), **({0: failure} if 0 in slots else {})}
+
+
+CUDA_ERROR = "CUDA error: an illegal memory access was encountered"
+"""It spoils the whole process, and any call may tell of it."""
+
+
+def failing(method: str, error: Exception, *gated: int | str) -> GatedPack:
+    """A pack, of which one method raises an error the first time, once it has done its work."""
+    pack, errors = GatedPack(*gated), [error]
+    real = getattr(pack, method)
+
+    def fails(*arguments):
+        answer = real(*arguments)
+        if errors:
+            raise errors.pop()
+        return answer
+
+    setattr(pack, method, fails)
+    return pack
 
 
 NONE = Standing()
@@ -96,4 +119,9 @@ def advanced(loop: PackLoop, lease: str, target: int, best: Standing = NONE, kno
 
 def ask(loop: PackLoop, lease: str, target: int) -> None:
     """Names a target without waiting for it."""
-    assert loop.advance(lease, target, Standing(), 0, 0.0) is None
+    assert loop.advance(lease, target, NONE, 0, 0.0) is None
+
+
+def steps(history) -> list[int]:
+    """The steps of a history."""
+    return [record.step for record in history]

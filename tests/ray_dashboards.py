@@ -6,12 +6,12 @@ import io
 import json
 import re
 import shlex
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import web_servers
 
 Answer = tuple[int, Any]
 """HTTP status and body."""
@@ -22,8 +22,8 @@ LOST: Answer = (0, None)
 class Dashboard:
     """Takes jobs, of which each ends at once as `runs` says; keeps what was asked and sent."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self) -> None:
+        self.address = ""
         self.asked: list[tuple[str, str]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         """Id -> what is known of a job."""
@@ -120,32 +120,11 @@ class Dashboard:
 def dashboard() -> Iterator[Dashboard]:
     """Serves one on a free port of this machine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            status, body = board.reply(
-                self.command, self.path, self.rfile.read(int(self.headers["Content-Length"] or 0))
-            )
-            if not status:
-                self.close_connection = True
-                return
-            content = (body if isinstance(body, str) else json.dumps(body)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(request: web_servers.Request) -> tuple[int, str]:
+        status, body = board.reply(request.method, request.path, request.body)
+        return status, body if isinstance(body, str) else json.dumps(body)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - as the server calls them
-
-        def log_message(self, *_arguments: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    board = Dashboard(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    board = Dashboard()
+    with web_servers.answering_by(answer) as address:
+        board.address = f"http://{address}"
         yield board
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -79,28 +79,21 @@ def head(seconds: float = 120) -> Iterator[Head]:
             yield started
         finally:
             # Its daemons are in its session: --block ends them when it is told to end.
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             try:
                 process.wait(60)
             finally:
-                _kill_session(process.pid)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
     """Any answer will do: without the token it is 401. The agent, which jobs need, is waited for by the dashboard."""
     for _ in range(int(seconds)):
         assert process.poll() is None, log.read_text()
-        try:
+        with suppress(requests.ConnectionError):
             requests.get(f"{address}/api/version", timeout=5)
             return
-        except requests.ConnectionError:
-            try:
-                process.wait(1)
-            except subprocess.TimeoutExpired:
-                continue
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
     raise AssertionError(log.read_text())
-
-
-def _kill_session(leader: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)

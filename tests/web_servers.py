@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -12,25 +13,41 @@ from typing import NamedTuple
 class Request(NamedTuple):
     """What a server was asked."""
 
+    method: str
     path: str
-    key: str
-    """What the header Authorization says."""
+    headers: Message
     body: bytes
+
+    @property
+    def key(self) -> str:
+        """What the header Authorization says."""
+        return self.headers.get("Authorization", "")
+
+
+class Answer(NamedTuple):
+    """What a server says; with the status 0 the connection breaks."""
+
+    status: int
+    body: str | bytes
+    headers: Mapping[str, str] = {}
 
 
 @contextmanager
-def answering_by(answer: Callable[[Request], tuple[int, str]], **headers: str) -> Iterator[str]:
-    """HOST:PORT of a server that gives each request this status and body, with `headers`, while the block runs."""
+def answering_by(answer: Callable[[Request], tuple[int, str] | Answer], **headers: str) -> Iterator[str]:
+    """HOST:PORT of a server that gives each request this answer, with `headers`, while the block runs."""
 
     class Answers(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, told = answer(Request(self.path, self.headers.get("Authorization", ""), body))
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body, more = Answer(*answer(Request(self.command, self.path, self.headers, sent)))
+            if not status:
+                return
+            content = body if isinstance(body, bytes) else body.encode()
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(told.encode()))}.items():
+            for name, value in {**headers, **more, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(told.encode())
+            self.wfile.write(content)
 
         do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
 

@@ -1,12 +1,24 @@
-"""A host's training loop that ends with its test."""
+"""A host's training loop that ends with its test, and tests that are coroutines."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
 
 import pytest
 
 from cluster.loop import PackLoop
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a test that is a coroutine, in an event loop of its own, for half a minute at most."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    scene = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+    asyncio.run(asyncio.wait_for(scene, 30))
+    return True
 
 
 @pytest.fixture

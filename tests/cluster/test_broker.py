@@ -13,7 +13,7 @@ from cluster import broker
 from cluster.connect import connected
 from cluster.errors import LeaseOver
 from cluster.hosts import HostOptions, SlotLimits
-from cluster.leases import Grant, NotReady, Ready
+from cluster.leases import Grant, Ready
 from trainables import toy
 from trainables.contract import Opened
 from trainables.objective import Standing
@@ -23,26 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 DEADLINE = 240.0
 TOY = TrialSpec(trainable="toy", steps=100)
-FAULTY = """
-from trainables.errors import DataError
-from trainables.toy import *
-
-
-def prepare(base, cache):
-    raise DataError("data.train: rows.jsonl has no rows")
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory):
-    """A Ray of these tests' own. Its processes also import from the folder that it was started in."""
-    folder = tmp_path_factory.mktemp("modules")
-    (folder / "faulty").mkdir()
-    (folder / "faulty" / "rows.py").write_text(FAULTY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        with connected("local", "tests"):
-            yield
+TRIALS = ("a", "b", "c", "d", "e")
 
 
 class Asked:
@@ -55,19 +36,13 @@ class Asked:
         return lambda *arguments: ray.get(getattr(self.handle, method).remote(*arguments), timeout=DEADLINE)
 
 
-def limits(slots: int) -> SlotLimits:
-    return SlotLimits(slots=slots, at_most=4, largest=(TOY,))
-
-
 @pytest.fixture(scope="module")
-def shared(cluster):
-    """One broker with two hosts of two slots, for tests that leave it as it was."""
-    handle = broker.create(TOY, limits(2), HostOptions(hosts=2))
-    yield Asked(handle), ray.get(handle.start.remote(), timeout=DEADLINE)
-    ray.kill(handle)
-
-
-TRIALS = ("a", "b", "c", "d", "e")
+def shared():
+    """One broker with two hosts of two slots, in a Ray of these tests' own, and what its start said."""
+    with connected("local", "tests"):
+        limits = SlotLimits(slots=2, at_most=4, largest=(TOY,))
+        asked = Asked(broker.create(TOY, limits, HostOptions(hosts=2)))
+        yield asked, asked.start()
 
 
 @pytest.fixture
@@ -78,23 +53,8 @@ def hired(shared):
         shared[0].release(trial)
 
 
-@pytest.fixture
-def make(cluster, monkeypatch):
-    """Makes brokers that a test may harm."""
-    handles = []
-
-    def make(base: TrialSpec = TOY, hosts: int = 1, slots: int = 2) -> Asked:
-        monkeypatch.setattr(broker, "NAME", f"harmed-{time.monotonic()}")
-        handles.append(broker.create(base, limits(slots), HostOptions(hosts=hosts)))
-        return Asked(handles[-1])
-
-    yield make
-    for handle in handles:
-        ray.kill(handle)
-
-
-def opened(grant: Grant, trial: TrialSpec = TOY):
-    return ray.get(grant.host.open.remote(grant.lease, trial.model_dump_json(), None), timeout=DEADLINE)
+def opened(grant: Grant):
+    return ray.get(grant.host.open.remote(grant.lease, TOY.model_dump_json(), None), timeout=DEADLINE)
 
 
 def advanced(grant: Grant, target: int):
@@ -138,32 +98,25 @@ def test_a_lease_trains_on_its_host_and_is_over_once_its_trial_asks_again(hired)
         advanced(first, 3)
 
 
-def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(make):
-    asked = make(hosts=2, slots=1)
-    asked.start()
-    grant = asked.acquire("a", DEADLINE)
-    other = asked.acquire("b", DEADLINE)
-    opened(grant)
+def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(hired):
+    grants = [hired.acquire(trial, DEADLINE) for trial in TRIALS[:4]]
+    died, other = grants[:2]
+    opened(died)
     opened(other)
-    ray.kill(grant.host)
+    ray.kill(died.host)
     until = time.monotonic() + DEADLINE
     with pytest.raises(ray.exceptions.RayActorError):
         while time.monotonic() < until:  # ray.kill returns before the process is gone
-            advanced(grant, 3)
-    ray.get([asked.handle.lost.remote(grant.host_id) for _ in range(2)], timeout=DEADLINE)
-    again = asked.acquire("a", DEADLINE)
-    assert again.host_id not in (grant.host_id, other.host_id)
-    assert again.lease != grant.lease
+            advanced(died, 3)
+    ray.get([hired.handle.lost.remote(died.host_id) for _ in range(2)], timeout=DEADLINE)
+    again = hired.acquire("a", DEADLINE)
+    assert again.host_id not in {grant.host_id for grant in grants}
+    assert again.lease != died.lease
     assert opened(again).step == 0
     assert advanced(again, 3).step == 3
     with pytest.raises(LeaseOver):
-        ray.get(again.host.advance.remote(grant.lease, 3, Standing(), 0, 0.0), timeout=DEADLINE)
+        ray.get(again.host.advance.remote(died.lease, 3, Standing(), 0, 0.0), timeout=DEADLINE)
     assert advanced(other, 3).step == 3, "the other host went on"
-    assert asked.slots() == 2
-    assert asked.acquire("c", 0.05) is None
-
-
-def test_a_mistake_in_the_data_is_told_in_the_trainables_own_words(make):
-    answer = make(TOY.model_copy(update={"trainable": "faulty.rows"})).start()
-    assert isinstance(answer, NotReady)
-    assert answer.message == "data.train: rows.jsonl has no rows"
+    assert hired.slots() == 4
+    hired.acquire("c", DEADLINE)
+    assert hired.acquire("e", 0.05) is None

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,69 +24,33 @@ from cluster.errors import ConnectionFailed, NotStarted
 
 
 @pytest.fixture
-def failing(monkeypatch):
-    """Makes Ray's start time out the first times, with a daemon left each time; answers the daemons."""
-    left: list[subprocess.Popen[bytes]] = []
+def process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes, which are gone after the test."""
+    with ExitStack() as ends:
 
-    def fail(cluster: connect.Cluster, times: int):
-        def init(address: str, namespace: str, **options: object) -> None:
-            if len(left) < times:
-                left.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
-                cluster._daemons.append(left[-1])
-                raise TimeoutError("Timed out after 60 seconds\nwhile waiting for the raylet")
+        def start(*words: object) -> subprocess.Popen[bytes]:
+            started = ends.enter_context(subprocess.Popen(list(map(str, words)), start_new_session=True))
+            ends.callback(started.kill)
+            return started
 
-        monkeypatch.setattr(connect, "_init", init)
-        return left
-
-    yield fail
-    for daemon in left:
-        daemon.kill()
-        daemon.wait()
+        yield start
 
 
-def test_ray_that_does_not_start_is_started_once_more(failing):
-    cluster = connect.Cluster("local")
-    left = failing(cluster, 1)
-    cluster._start("sweep", Path("/tmp/nowhere"))
-    assert [daemon.poll() for daemon in left] == [-9], "what the first start left is gone"
+@pytest.mark.parametrize("failures", [1, 2])
+def test_ray_that_does_not_start_is_started_once_more_and_then_told_of_in_one_line(monkeypatch, process, failures):
+    cluster, left = connect.Cluster("local"), list[subprocess.Popen[bytes]]()
 
+    def init(address: str, namespace: str, **options: object) -> None:
+        if len(left) < failures:
+            left.append(process("sleep", 600))
+            cluster._daemons.append(left[-1])
+            raise TimeoutError("Timed out after 60 seconds\nwhile waiting for the raylet")
 
-def test_ray_that_does_not_start_twice_is_told_of_in_one_line(failing):
-    cluster = connect.Cluster("local")
-    left = failing(cluster, 2)
-    with pytest.raises(NotStarted) as told:
+    monkeypatch.setattr(connect, "_init", init)
+    told = r"^Ray does not start on this machine, tried twice: Timed out after 60 seconds$"
+    with pytest.raises(NotStarted, match=told) if failures == 2 else nullcontext():
         cluster._start("sweep", Path("/tmp/nowhere"))
-    assert str(told.value) == "Ray does not start on this machine, tried twice: Timed out after 60 seconds"
-    assert [daemon.poll() for daemon in left] == [-9, -9]
-
-
-class _Id(str):
-    """A node's id as Ray's client gives it."""
-
-    def hex(self) -> str:
-        return str(self)
-
-
-def test_the_node_that_starts_is_looked_for_again_and_again_before_ray_looks(monkeypatch):
-    looks, answers = [], [{}, {_Id("other"): 1}, {_Id("other"): 1, _Id("mine"): 1}]
-
-    class Client:
-        def __init__(self, address: str) -> None:
-            looks.append(address)
-
-        def get_all_node_info(self):
-            return answers.pop(0)
-
-    def rays_own(address: str, node_id: str) -> str:
-        looks.append(f"{node_id} after {len(answers)}")
-        return "its node"
-
-    monkeypatch.setattr(connect, "GcsClient", Client)
-    monkeypatch.setattr(services, "get_node", rays_own)
-    with connect._without_waits():
-        assert services.get_node("head:1", "mine") == "its node"
-    assert looks == ["head:1", "mine after 0"]
-    assert services.get_node is rays_own
+    assert [daemon.poll() for daemon in left] == [-9] * failures, "what a start has left is gone"
 
 
 def test_a_ray_that_is_left_behind_fails_in_silence(monkeypatch):
@@ -109,47 +75,32 @@ def test_a_ray_that_is_left_behind_fails_in_silence(monkeypatch):
     assert (told, logged.buffer) == ([], [])
 
 
-def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path):
+def test_an_own_cluster_is_lost_with_a_daemon_that_it_cannot_do_without(tmp_path, process):
     for name in ("raylet", "log_monitor"):
         (tmp_path / name).symlink_to("/bin/sleep")
     cluster = connect.Cluster("local")
-    cluster._daemons += [subprocess.Popen([str(tmp_path / name), "600"]) for name in ("raylet", "log_monitor")]
-    raylet, other = cluster._daemons
-    try:
-        cluster.has_started = True
-        assert not cluster.is_lost()
-        other.kill()
-        other.wait()
-        assert not cluster.is_lost()
-        raylet.kill()
-        raylet.wait()
-        assert cluster.is_lost()
-    finally:
-        for daemon in (raylet, other):
-            daemon.kill()
-            daemon.wait()
-
-
-def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more(monkeypatch):
-    monkeypatch.setattr(timeouts, "HEAD_PROBE_SECONDS", 0.0)
-    cluster = connect.Cluster("auto")
+    cluster._daemons += [process(tmp_path / name, 600) for name in ("raylet", "log_monitor")]
     cluster.has_started = True
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        cluster._service = service.getsockname()
-        assert not cluster.is_lost()
-    assert cluster.is_lost()
+    assert not cluster.is_lost()
+    for daemon, is_lost in zip(reversed(cluster._daemons), (False, True), strict=True):
+        daemon.kill()
+        daemon.wait()
+        assert cluster.is_lost() == is_lost
 
 
-def test_a_cluster_that_was_lost_just_before_the_block_ended_is_known_to_be_lost(monkeypatch):
+@pytest.mark.parametrize(("probe_seconds", "is_seen"), [(0.0, True), (600.0, False)])
+def test_a_cluster_that_was_joined_is_lost_when_its_head_service_listens_no_more(monkeypatch, probe_seconds, is_seen):
+    """Also where that was just before the block ended: what Ray raises then does not tell the cause."""
+    monkeypatch.setattr(timeouts, "HEAD_PROBE_SECONDS", probe_seconds)
     monkeypatch.setattr(connect, "_shut_down", lambda: None)
     cluster = connect.Cluster("auto")
     with socket.create_server(("127.0.0.1", 0)) as service:
         place = service.getsockname()
         monkeypatch.setattr(cluster, "_join", lambda _: setattr(cluster, "_service", place))
-        # What Ray raises then does not tell the cause.
         with pytest.raises(ConnectionError), cluster.connected("sweep"):
             assert not cluster.is_lost()
             service.close()
+            assert cluster.is_lost() == is_seen
             raise ConnectionError("failed to connect to all addresses")
     assert cluster.is_lost()
 
@@ -216,9 +167,8 @@ def test_no_garbage_is_collected_while_ray_ends(monkeypatch):
         late.cycle = late  # type: ignore[attr-defined]
         seen = weakref.ref(late)
         del late
-        blocks: list[list] = [
-            [] for _ in range(100_000)
-        ]  # more than enough for a collection of the youngest generation
+        # More than enough for a collection of the youngest generation.
+        blocks: list[list] = [[] for _ in range(100_000)]
         freed_meanwhile.append(seen() is None and bool(blocks))
 
     monkeypatch.setattr(connect.ray, "shutdown", shutdown)

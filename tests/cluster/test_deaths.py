@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from types import SimpleNamespace
-
 import pytest
+from fake_actors import actor
 from fleets import TOY
 
 from cluster import host_states
@@ -32,15 +30,9 @@ def host(node_id: str, slots: int = 1, gpu_ids: tuple[str, ...] = ()) -> host_st
     async def close(lease: str) -> None: ...
 
     facts = HostFacts(
-        pid=1,
-        node=node_id,
-        device="cuda" if gpu_ids else "cpu",
-        slots=slots,
-        estimated_bytes=None,
-        node_id=node_id,
-        gpu_ids=gpu_ids,
+        pid=1, node=node_id, device="cpu", slots=slots, estimated_bytes=None, node_id=node_id, gpu_ids=gpu_ids
     )
-    return host_states.Host(SimpleNamespace(close=SimpleNamespace(remote=close)), facts)
+    return host_states.Host(actor(close=close), facts)
 
 
 class Gpus:
@@ -65,98 +57,81 @@ class Gpus:
         return int(found.host_id) if isinstance(found, Grant) else "waits" if found is None else found.message
 
 
-def test_a_gpu_that_kills_its_hosts_is_left_and_no_trial_is_to_blame():
-    async def scene() -> None:
-        gpus = Gpus(2)
-        assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
-        await gpus.die(1)
-        assert [await gpus.place(trial) for trial in "bd"] == [1, 1], "no other slot is free"
-        await gpus.die(1)
-        assert [await gpus.place(trial) for trial in "bd"] == ["waits", "waits"]
-        assert [await gpus.place(trial) for trial in "ef"] == [1, 1], "nobody waits for an empty host"
-        await gpus.broker.release("a")
-        assert await gpus.place("b") == 0
-        await gpus.broker.release("c")
-        assert await gpus.place("d") == 0
-        await gpus.die(1)
-        assert [await gpus.place(trial) for trial in "ef"] == [1, 1]
-        await gpus.broker.release("b")
-        await gpus.broker.reached("d")
+async def test_a_gpu_that_kills_its_hosts_is_left_and_no_trial_is_to_blame():
+    gpus = Gpus(2)
+    assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
+    await gpus.die(1)
+    assert [await gpus.place(trial) for trial in "bd"] == [1, 1], "no other slot is free"
+    await gpus.die(1)
+    assert [await gpus.place(trial) for trial in "bd"] == ["waits", "waits"]
+    assert [await gpus.place(trial) for trial in "ef"] == [1, 1], "nobody waits for an empty host"
+    await gpus.broker.release("a")
+    assert await gpus.place("b") == 0
+    await gpus.broker.release("c")
+    assert await gpus.place("d") == 0
+    await gpus.die(1)
+    assert [await gpus.place(trial) for trial in "ef"] == [1, 1]
+    await gpus.broker.release("b")
+    await gpus.broker.reached("d")
+    await gpus.die(0)
+    assert await gpus.place("e") == 0, "one at which it has not died"
+
+
+async def test_a_trial_is_not_refused_while_another_gpu_may_show_that_the_first_is_to_blame():
+    gpus = Gpus(2)
+    del gpus.broker._hosts["1"]
+    gpus.broker._fleet._starting.append(host_states.Starting(object(), 0.0, node_id="n"))
+    for _ in range(GUILTY_AFTER):
+        assert await gpus.place("a") in (0, "waits")
         await gpus.die(0)
-        assert await gpus.place("e") == 0, "one at which it has not died"
-
-    asyncio.run(scene())
-
-
-def test_a_trial_is_not_refused_while_another_gpu_may_show_that_the_first_is_to_blame():
-    async def scene() -> None:
-        gpus = Gpus(2)
-        del gpus.broker._hosts["1"]
-        gpus.broker._fleet._starting.append(host_states.Starting(object(), 0.0, node_id="n"))
-        for _ in range(GUILTY_AFTER):
-            assert await gpus.place("a") in (0, "waits")
-            await gpus.die(0)
-        assert await gpus.place("a") == "waits"
-        gpus.put(1)
-        gpus.broker._fleet._starting.clear()
-        assert await gpus.place("a") == 1
-
-    asyncio.run(scene())
+    assert await gpus.place("a") == "waits"
+    gpus.put(1)
+    gpus.broker._fleet._starting.clear()
+    assert await gpus.place("a") == 1
 
 
-def test_a_trial_that_kills_its_hosts_on_two_gpus_trains_alone_and_is_refused():
-    async def scene() -> None:
-        gpus = Gpus(2)
-        assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
-        for _ in range(2):
-            await gpus.die(0)
-            placed = [await gpus.place(trial) for trial in "ac"]
-        assert placed == ["waits", "waits"]
-        await gpus.broker.release("b")
-        assert await gpus.place("a") == 1
-        await gpus.die(1)
-        assert await gpus.place("a") == 0, "it has died with others alone, so it gets an empty host"
-        assert await gpus.place("d") == 1
-        assert await gpus.place("e") == 1, "nobody joins a suspect"
+async def test_a_trial_that_kills_its_hosts_on_two_gpus_trains_alone_and_is_refused():
+    gpus = Gpus(2)
+    assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
+    for _ in range(2):
         await gpus.die(0)
-        assert await gpus.place("a") == "its host died 4 times in a row, the last time with no other trial on it"
-        assert await gpus.place("c") == "waits", "it has died on one GPU only, and the other one is full"
-
-    asyncio.run(scene())
-
-
-def test_while_a_suspect_waits_only_the_emptiest_host_takes_no_others(monkeypatch):
-    monkeypatch.setattr("ray.kill", lambda actor: None)
-
-    async def scene() -> None:
-        gpus = Gpus(2)
-        assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
-        for number in (0, 1):
-            gpus.broker._deaths.add(gpus.broker._hosts[f"{number}"].facts, ["s"])
-        assert await gpus.place("s") == "waits"
-        await gpus.broker.release("a")
-        assert await gpus.place("e") == "waits", "host 0 is the emptiest, and host 1 is full"
-        await gpus.broker.release("b")
-        assert await gpus.place("e") == 1
-        await gpus.broker.release("c")
-        assert await gpus.place("s") == 0
-
-    asyncio.run(scene())
+        placed = [await gpus.place(trial) for trial in "ac"]
+    assert placed == ["waits", "waits"]
+    await gpus.broker.release("b")
+    assert await gpus.place("a") == 1
+    await gpus.die(1)
+    assert await gpus.place("a") == 0, "it has died with others alone, so it gets an empty host"
+    assert await gpus.place("d") == 1
+    assert await gpus.place("e") == 1, "nobody joins a suspect"
+    await gpus.die(0)
+    assert await gpus.place("a") == "its host died 4 times in a row, the last time with no other trial on it"
+    assert await gpus.place("c") == "waits", "it has died on one GPU only, and the other one is full"
 
 
-def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes():
-    async def scene() -> None:
-        one = broker(slots=1)
-        for number in range(GUILTY_AFTER):
-            one._hosts[str(number)] = host(f"spot{number}")
-            assert isinstance(await one.acquire("a", 0.05), Grant)
-            await one.lost(str(number))
-            one._fleet.follow((Node("head", 0.0, 0.0), Node("stays", 1.0, 0.0)))
-        for number in range(GUILTY_AFTER):
-            one._hosts[f"n{number}"] = host("stays")
-            assert isinstance(await one.acquire("a", 0.05), Grant), "its nodes are gone"
-            await one.lost(f"n{number}")
-        one._hosts["last"] = host("stays")
-        assert isinstance(await one.acquire("a", 0.05), Refused), "these nodes are there still"
+async def test_while_a_suspect_waits_only_the_emptiest_host_takes_no_others():
+    gpus = Gpus(2)
+    assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
+    for number in (0, 1):
+        gpus.broker._deaths.add(gpus.broker._hosts[f"{number}"].facts, ["s"])
+    assert await gpus.place("s") == "waits"
+    await gpus.broker.release("a")
+    assert await gpus.place("e") == "waits", "host 0 is the emptiest, and host 1 is full"
+    await gpus.broker.release("b")
+    assert await gpus.place("e") == 1
+    await gpus.broker.release("c")
+    assert await gpus.place("s") == 0
 
-    asyncio.run(scene())
+
+async def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes():
+    one = broker(slots=1)
+    for number in range(GUILTY_AFTER):
+        one._hosts[str(number)] = host(f"spot{number}")
+        assert isinstance(await one.acquire("a", 0.05), Grant)
+        await one.lost(str(number))
+        one._fleet.follow((Node("head", 0.0, 0.0), Node("stays", 1.0, 0.0)))
+    for number in range(GUILTY_AFTER):
+        one._hosts[f"n{number}"] = host("stays")
+        assert isinstance(await one.acquire("a", 0.05), Grant), "its nodes are gone"
+        await one.lost(f"n{number}")
+    one._hosts["last"] = host("stays")
+    assert isinstance(await one.acquire("a", 0.05), Refused), "these nodes are there still"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,13 +17,9 @@ from trainables.specs import EvaluationSpec, TrialSpec
 @pytest.mark.parametrize(
     ("visible", "count"), [(None, 3), ("0", 1), ("2,0", 2), ("0,1,2,3", 3), ("", 0), ("NoDevFiles", 0)]
 )
-def test_gpus_that_a_process_may_not_use_are_not_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int
-) -> None:
+def test_gpus_that_a_process_may_not_use_are_not_counted(tmp_path, monkeypatch, visible, count):
     listing = tmp_path / "nvidia-smi"
-    listing.write_text(
-        "#!/bin/sh\necho 'GPU 0: A'\necho '  MIG 3g.40gb Device 0: B'\necho 'GPU 1: A'\necho 'GPU 2: A'\n"
-    )
+    listing.write_text("#!/bin/sh\nprintf 'GPU 0: A\\n  MIG 3g.40gb Device 0: B\\nGPU 1: A\\nGPU 2: A\\n'\n")
     listing.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -37,7 +32,7 @@ def test_gpus_that_a_process_may_not_use_are_not_counted(
     assert devices.unseen_gpus() == (None if visible in ("", "NoDevFiles") else "NVIDIA-SMI has failed.")
 
 
-def test_a_host_whose_libraries_cannot_use_its_gpu_does_not_train_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_whose_libraries_cannot_use_its_gpu_does_not_train_on_the_cpu(monkeypatch):
     monkeypatch.setattr("ray.get_gpu_ids", lambda: [2])
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -46,18 +41,15 @@ def test_a_host_whose_libraries_cannot_use_its_gpu_does_not_train_on_the_cpu(mon
     monkeypatch.setattr(hosts, "gpus", lambda: 0)
     assert host._own_gpus() == [], "Ray was told of a GPU to try out where hosts are placed"
     monkeypatch.setattr(hosts, "gpus", lambda: 1)
-    with pytest.raises(
-        HostError, match=r"^GPU 2 of 10\.0\.0\.1: PyTorch .* sees none of the GPUs: install the PyTorch "
-    ):
+    told = r"^GPU 2 of 10\.0\.0\.1: PyTorch .* sees none of the GPUs: install the PyTorch "
+    with pytest.raises(HostError, match=told):
         host._own_gpus()
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert host._own_gpus() == ["2"]
 
 
 @pytest.mark.parametrize(("threads", "hosts", "own"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (1, 1, 1), (2, 64, 1)])
-def test_a_host_is_named_after_the_threads_that_it_has(
-    monkeypatch: pytest.MonkeyPatch, threads: int, hosts: int, own: int
-) -> None:
+def test_a_host_is_named_after_the_threads_that_it_has(monkeypatch, threads, hosts, own):
     """A rate of a host with all threads does not hold for one that shares them with others."""
     monkeypatch.setattr(devices, "threads", lambda: threads)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT"):

@@ -5,23 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
-from pack_loops import DEADLINE, BrokenPack, GatedPack, ask, opened, trial
+from pack_loops import CUDA_ERROR, DEADLINE, NONE, GatedPack, ask, failing, opened, trial
 
 from cluster.loop import PackLoop
-from trainables import toy
-from trainables.objective import Standing
 
-
-def calls(loop: PackLoop):
-    return {
-        "advance": lambda: loop.advance("a", 3, Standing(), 0, DEADLINE),
-        "advance an unknown lease": lambda: loop.advance("unknown", 3, Standing(), 0, DEADLINE),
-        "open": lambda: loop.open("b", trial(), None).result(DEADLINE),
-        "evaluate the base": lambda: loop.evaluate_base().result(DEADLINE),
-        "close": lambda: loop.close("a").result(DEADLINE),
-    }
+BROKE = rf"training loop broke: RuntimeError.*{CUDA_ERROR}"
+CALLS = {
+    "advance": lambda loop: loop.advance("a", 3, NONE, 0, DEADLINE),
+    "advance an unknown lease": lambda loop: loop.advance("unknown", 3, NONE, 0, DEADLINE),
+    "open": lambda loop: loop.open("b", trial(), None).result(DEADLINE),
+    "evaluate the base": lambda loop: loop.evaluate_base().result(DEADLINE),
+    "close": lambda loop: loop.close("a").result(DEADLINE),
+}
 
 
 def wait_until_refused(loop: PackLoop) -> None:
@@ -32,26 +30,22 @@ def wait_until_refused(loop: PackLoop) -> None:
             threading.Event().wait(0.01)
 
 
-def test_a_pack_that_raises_breaks_the_loop_and_every_call_says_so(started):
-    loop = started(BrokenPack())
-    opened(loop, "a")
-    for call in calls(loop).values():
-        with pytest.raises(RuntimeError, match=r"training loop broke: RuntimeError.*CUDA error"):
-            call()
-    assert isinstance(loop.fatal, RuntimeError)
-
-
-def test_calls_that_waited_when_the_loop_broke_say_so(started):
-    pack = BrokenPack(1)
+def test_calls_that_waited_when_the_loop_broke_and_later_ones_say_so(started):
+    pack = failing("step", RuntimeError(CUDA_ERROR), 1)
     loop = started(pack)
     opened(loop, "a")
     ask(loop, "a", 3)
     pack.gates[1].wait_until_reached()
     waiting: list[Future] = [loop.open("b", trial(), None), loop.close("a")]
     pack.gates[1].open()
-    for future in waiting:
-        with pytest.raises(RuntimeError, match="training loop broke"):
-            future.result(DEADLINE)
+    calls = [
+        *(partial(future.result, DEADLINE) for future in waiting),
+        *(partial(each, loop) for each in CALLS.values()),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match=BROKE):
+            call()
+    assert isinstance(loop.fatal, RuntimeError)
 
 
 def test_stop_lets_the_running_step_end_and_refuses_what_waits(started):
@@ -69,48 +63,34 @@ def test_stop_lets_the_running_step_end_and_refuses_what_waits(started):
     stopping.join(DEADLINE)
     assert not stopping.is_alive()
     assert pack.steps == 1
-    for call in [lambda: waiting.result(DEADLINE), *calls(loop).values()]:
+    for call in (lambda _loop: waiting.result(DEADLINE), *CALLS.values()):
         with pytest.raises(RuntimeError, match="training loop was stopped"):
-            call()
-
-
-class SpoiltPack(toy.ToyPack):
-    """CUDA tells of an error late: a method that is not to blame raises it."""
-
-    def __init__(self, *spoilt: str) -> None:
-        super().__init__()
-        for method in spoilt:
-            setattr(self, method, self._raise)
-
-    def _raise(self, *_arguments):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            call(loop)
 
 
 @pytest.mark.parametrize(
     ("spoilt", "call"),
     [
-        ("snapshot", lambda loop: loop.advance("a", 3, Standing(), 0, DEADLINE)),
-        ("snapshot", lambda loop: loop.advance("often", 3, Standing(), 0, DEADLINE)),
+        ("snapshot", CALLS["advance"]),
+        ("snapshot", lambda loop: loop.advance("often", 3, NONE, 0, DEADLINE)),
         ("snapshot", lambda loop: loop.save("a", 0).result(DEADLINE)),
-        ("adapter", lambda loop: loop.advance("a", 3, Standing(), 0, DEADLINE)),
-        ("evaluate_base", lambda loop: loop.evaluate_base().result(DEADLINE)),
-        ("close", lambda loop: loop.close("a").result(DEADLINE)),
+        ("adapter", CALLS["advance"]),
+        ("evaluate_base", CALLS["evaluate the base"]),
+        ("close", CALLS["close"]),
     ],
 )
 def test_an_error_that_spoils_the_process_breaks_the_loop_wherever_it_is_told(started, spoilt, call):
-    loop = started(SpoiltPack(spoilt), slots=3)
+    """CUDA tells of an error late: a method that is not to blame raises it."""
+    loop = started(failing(spoilt, RuntimeError(CUDA_ERROR)), slots=3)
     for lease, spec in (("a", trial()), ("often", trial(snapshot_every=1))):
         opened(loop, lease, spec)
-    with pytest.raises(RuntimeError, match=r"training loop broke: RuntimeError.*CUDA error"):
+    with pytest.raises(RuntimeError, match=BROKE):
         call(loop)
     assert loop.fatal is not None, "before the caller hears of it, so that its host ends first"
-    with pytest.raises(RuntimeError, match="training loop broke"):
-        opened(loop, "b")
 
 
 def test_commands_behind_the_one_that_breaks_the_loop_are_refused(started):
-    pack = GatedPack(1)
-    pack.evaluate_base = SpoiltPack()._raise  # type: ignore[method-assign]
+    pack = failing("evaluate_base", RuntimeError(CUDA_ERROR), 1)
     loop = started(pack)
     opened(loop, "a")
     ask(loop, "a", 100)

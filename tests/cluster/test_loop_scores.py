@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from own import scored_toy
 from pack_loops import DEADLINE, opened, trial
@@ -26,73 +28,60 @@ def advanced(loop, target, best=None):
     return outcome
 
 
+class Watched(scored_toy.ScoredPack):
+    """Keeps how many slots were evaluated and how many scored together, and what the host was at meanwhile."""
+
+    def __init__(self, is_silent: bool = False) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, int]] = []
+        self.at: list[Any] = []
+        self.is_silent = is_silent
+        self.doing = lambda: None
+
+    def evaluate(self, slots, scored=()):
+        self.asked.append((len(slots), len(scored)))
+        self.at.append(self.doing())
+        return super().evaluate(slots, () if self.is_silent else scored)
+
+
 @pytest.mark.parametrize(("when", "at"), [("last", [9]), ("every", [3, 9]), ("best", [])])
 def test_answers_are_scored_at_the_last_point_at_every_one_or_at_none(started, when, at):
-    loop = started(scored_toy.ScoredPack())
+    pack = Watched()
+    loop = started(pack)
+    pack.doing = loop.doing
     opened(loop, "a", scored(when))
-    found = {step: advanced(loop, step).evaluation for step in (3, 9)}
-    assert [step for step, evaluation in found.items() if "exact_match" in evaluation.metrics] == at
-    assert [step for step, evaluation in found.items() if evaluation.answers] == at
+    found = {step: advanced(loop, step, best=MATCHES.standing({"eval_loss": 0.1})) for step in (3, 9)}
+    assert [step for step, outcome in found.items() if "exact_match" in outcome.evaluation.metrics] == at
+    assert [step for step, outcome in found.items() if outcome.evaluation.answers] == at
+    assert [step for step, outcome in found.items() if outcome.adapter] == at, "a score beats a loss that is lower"
     right = scored_toy.right_answers(scored(), 9) / 10
-    assert found[9].metrics.get("exact_match") == (right if 9 in at else None)
-
-
-def test_an_adapter_with_a_score_is_handed_out_although_its_loss_is_higher(started):
-    loop = started(scored_toy.ScoredPack())
-    opened(loop, "a", scored())
-    assert advanced(loop, 3, best=MATCHES.standing({"eval_loss": 0.1})).adapter is None
-    assert advanced(loop, 9, best=MATCHES.standing({"eval_loss": 0.1})).adapter is not None
-
-
-def test_answers_take_longer_than_losses_and_no_host_passes_for_one_that_hangs(started):
-    seen = []
-
-    class Looks(scored_toy.ScoredPack):
-        def evaluate(self, slots, scored=()):
-            seen.append(loops[0].doing())
-            return super().evaluate(slots, scored)
-
-    loops = [started(Looks())]
-    opened(loops[0], "a", scored())
-    for step in (3, 9):
-        advanced(loops[0], step)
-    assert [(doing.what, doing.usual) for doing in seen] == [("evaluation", None), ("evaluation of answers", None)]
-
-
-class Unscored(toy.ToyPack):
-    """Takes no argument for what is scored, as packs did before there were scores."""
-
-    def evaluate(self, slots):  # type: ignore[override]
-        return super().evaluate(slots)
+    assert found[9].evaluation.metrics.get("exact_match") == (right if 9 in at else None)
+    # Answers take longer than losses, and no host passes for one that hangs.
+    assert [doing.what for doing in pack.at] == [
+        "evaluation of answers" if step in at else "evaluation" for step in (3, 9)
+    ]
+    loop.stop()
+    assert loop.doing() is None
+    assert when != "last" or [doing.usual for doing in pack.at] == [None, None], "each is the first of its kind"
 
 
 def test_a_pack_that_knows_no_scores_trains_as_before(started):
+    """It takes no argument for what is scored."""
+
+    class Unscored(toy.ToyPack):
+        def evaluate(self, slots):  # type: ignore[override]
+            return super().evaluate(slots)
+
     loop = started(Unscored())
     opened(loop, "a")
     assert isinstance(loop.advance("a", 3, Standing(), 0, DEADLINE).evaluation, Evaluation)
 
 
 def test_a_score_that_is_missing_where_answers_are_scored_is_a_failure_with_its_reason(started):
-    class Silent(scored_toy.ScoredPack):
-        def evaluate(self, slots, scored=()):
-            return super().evaluate(slots)
-
-    loop = started(Silent())
+    loop = started(Watched(is_silent=True))
     opened(loop, "a", scored())
     assert advanced(loop, 3).failure is None
     assert "the objective is exact_match, and the evaluation gives eval_loss" in advanced(loop, 9).failure.message
-
-
-class Batches(scored_toy.ScoredPack):
-    """Keeps which slots were scored together."""
-
-    def __init__(self):
-        super().__init__()
-        self.asked = []
-
-    def evaluate(self, slots, scored=()):
-        self.asked.append((tuple(slots), set(scored)))
-        return super().evaluate(slots, scored)
 
 
 def finalist(step, **adapter):
@@ -101,14 +90,13 @@ def finalist(step, **adapter):
 
 
 def test_finalists_are_scored_together_in_all_slots_as_their_trials_would_have_been(started):
-    pack = Batches()
+    pack = Watched()
     loop = started(pack, slots=3)
     opened(loop, "a", scored("last"))
     of_trial = advanced(loop, 9).evaluation
     pack.asked.clear()
     found = loop.evaluate_finalists([finalist(9), finalist(3), finalist(9), finalist(1)]).result(DEADLINE)
-    assert [len(own) for own, _ in pack.asked] == [3, 1]
-    assert all(set(own) == scored for own, scored in pack.asked)
+    assert pack.asked == [(3, 3), (1, 1)]
     assert (found[0].metrics, found[0].answers) == (of_trial.metrics, of_trial.answers)
     assert [each.metrics["exact_match"] for each in found] == [
         scored_toy.right_answers(scored(), step) / 10 for step in (9, 3, 9, 1)
@@ -120,6 +108,6 @@ def test_finalists_are_scored_together_in_all_slots_as_their_trials_would_have_b
 
 def test_a_finalist_that_cannot_be_opened_is_its_own_failure(started):
     damaged = finalist(9).model_copy(update={"adapter": {}})
-    found = started(Batches()).evaluate_finalists([finalist(9, r=300), finalist(9), damaged]).result(DEADLINE)
+    found = started(Watched()).evaluate_finalists([finalist(9, r=300), finalist(9), damaged]).result(DEADLINE)
     assert [isinstance(each, Failure) for each in found] == [True, False, True]
     assert "exceeds 256" in found[0].message

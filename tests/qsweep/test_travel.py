@@ -119,7 +119,7 @@ def run(program: str, *arguments: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_path: Path) -> None:
+def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_path):
     (tmp_path / "scripts").mkdir()
     right, lengths, refused, refused_class, refused_loop, refused_object, slow = run(
         SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts"
@@ -139,7 +139,7 @@ def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_p
     assert graded == "{'right': 1.0} {'lengths_words': 2.0} {'lengths_words': 'min'}"
 
 
-def test_a_function_of_a_module_goes_by_its_name(tmp_path: Path) -> None:
+def test_a_function_of_a_module_goes_by_its_name(tmp_path):
     assert _travel.metric(_travel.plain, tmp_path) == "qsweep._travel:plain"
     assert _travel.metric("choice", tmp_path) == "choice"
 
@@ -151,7 +151,7 @@ def around(found: Any) -> Callable[..., float]:
     return inner
 
 
-def test_what_cannot_travel_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_what_cannot_travel_is_refused_with_the_way_out(tmp_path):
     file = "or put all into a .py file and name it, FILE.py:NAME"
     assert told(lambda row, answer: 1.0, tmp_path) == (
         f"evaluation.metrics: <lambda>: a lambda cannot travel: write it with def, {file}"

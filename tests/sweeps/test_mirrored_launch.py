@@ -11,6 +11,7 @@ from typing import Any
 import mirrors
 import object_stores
 import pytest
+from mlflow import MlflowClient
 from tracked_sweeps import PARAMS
 
 from sweeps import launch as launching
@@ -18,6 +19,7 @@ from sweeps import saved_sweep
 from sweeps.config import load
 from sweeps.errors import SweepError
 from sweeps.mirror import timeouts
+from sweeps.mirror.fetching import fetch
 from sweeps.record.events import DriverLives, SweepEnded, TrialStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.report import summary
@@ -43,7 +45,7 @@ def trials(monkeypatch, meanwhile=lambda running: None):
         deliver()
         spec = TrialSpec(trainable="toy", seed=5).model_dump_json()
         running.journal.add(TrialStarted(time=1.0, trial_key="k1", number=0, params=PARAMS, spec=spec))
-        driver = mirrors.Drive(running.folder, running.journal, running.mirror, [], [])
+        driver = mirrors.Drive(running.folder, running.journal, running.mirror)
         driver.report("k1", 3)
         meanwhile(running)
         if running.stop.reason is None:
@@ -58,6 +60,13 @@ def trials(monkeypatch, meanwhile=lambda running: None):
 def launched(store):
     sweep = load.load("toy", [f"storage={store.uri}"], Path.cwd())
     return sweep, launching.launch(sweep, summary.displays(time.time()))
+
+
+def states(sweep) -> list[str]:
+    """The states of the runs that MLflow has."""
+    client = MlflowClient(sweep.config.tracking.uri)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    return [run.info.status for run in runs]
 
 
 def closing(sweep, result, capsys) -> str:
@@ -76,7 +85,7 @@ def test_a_sweep_ends_with_its_whole_folder_on_the_store(store, tmp_path, monkey
     assert store.document("toy/lease.json")["is_released"]
     assert [path.name for path in result.folder.iterdir() if path.name.startswith(".")] == []
     shutil.rmtree(tmp_path / "results")
-    fetched = mirrors.fetched(f"{store.uri}/toy", tmp_path / "elsewhere")
+    fetched = fetch(f"{store.uri}/toy", tmp_path / "elsewhere", print)
     assert saved_sweep.load(SweepFolder(fetched))[0].config.storage == store.uri
     _, again = launching.resume(fetched, summary.displays(time.time()))
     assert again.exit_code == 0
@@ -104,8 +113,6 @@ def test_what_the_store_lacks_at_the_end_is_told_and_sent_by_resume(store, monke
 
 
 def test_a_driver_that_is_replaced_ends_in_order_and_leaves_mlflow_alone(store, monkeypatch, capsys):
-    from mlflow import MlflowClient
-
     def replaced(running):
         mirrors.until(lambda: "toy/manifest.json" in store.names("toy"))
         following_driver = {**store.document("toy/manifest.json"), "token": 77}
@@ -122,14 +129,10 @@ def test_a_driver_that_is_replaced_ends_in_order_and_leaves_mlflow_alone(store, 
     assert "go on with:" not in told
     assert "lacks" not in told
     assert store.document("toy/manifest.json")["token"] == 77
-    client = MlflowClient(sweep.config.tracking.uri)
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    assert {run.info.status for run in runs} == {"RUNNING"}, "they are the other driver's"
+    assert set(states(sweep)) == {"RUNNING"}, "they are the other driver's"
 
 
 def test_a_job_that_is_submitted_again_after_its_folder_was_lost_starts_no_second_sweep(store, tmp_path, monkeypatch):
-    from mlflow import MlflowClient
-
     monkeypatch.setenv("QSWEEP_SWEEP_ID", "mine-1")
     trials(monkeypatch)
     sweep, result = launched(store)
@@ -142,6 +145,4 @@ def test_a_job_that_is_submitted_again_after_its_folder_was_lost_starts_no_secon
     with pytest.raises(SweepError, match=r"mine-1: MLflow .* has a sweep of this id already"):
         launched(store)
     assert store.names() == []
-    client = MlflowClient(sweep.config.tracking.uri)
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    assert len(runs) == 2, "the sweep and its trial"
+    assert len(states(sweep)) == 2, "the sweep and its trial"

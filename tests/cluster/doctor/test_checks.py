@@ -27,8 +27,7 @@ def gpu(*capabilities: str, free_gb: float = 70, **more: object) -> dict[str, An
     free = str(int(free_gb * 1e9 / 2**20))
     told = {"driver_version": "580.1", "memory.free": free, "memory.total": "81920"}
     rows = [
-        {"index": str(place), "name": f"GPU-{each}", "compute_cap": each, **told}
-        for place, each in enumerate(capabilities)
+        {"index": str(at), "name": f"GPU-{each}", "compute_cap": each, **told} for at, each in enumerate(capabilities)
     ]
     seen = {"gpus": rows, "error": None, "has_device": bool(rows), "threads": 8, "host_free": 10 * 10**9}
     return {**seen, "bfloat16_speed": None, **more}
@@ -51,12 +50,8 @@ LOADED = {"listed": 1, "problem": None, "sees_gpus": True, "torch": "2.13.0", "c
 
 def bnb(*errors: float | str, **more: object) -> dict[str, Any]:
     """bitsandbytes on devices: how far off the weights come back, or what keeps it from quantising."""
-    devices = [
-        {"name": "cuda:0", "error": each, "problem": None}
-        if isinstance(each, float)
-        else {"name": "cuda:0", "error": None, "problem": each}
-        for each in errors
-    ]
+    told = [("error" if isinstance(each, float) else "problem", each) for each in errors]
+    devices = [{"name": "cuda:0", "error": None, "problem": None, what: each} for what, each in told]
     return {**LOADED, "devices": devices, **more}
 
 
@@ -202,26 +197,20 @@ def test_a_node_is_sent_no_secret_of_the_driver_and_keeps_the_rest():
     assert (sent.node, sent.declared_gpus, sent.needs.storage) == ("10.0.0.3", 2.0, "/data")
 
 
-# Training
-
-
-def train(*found: Tried) -> Diagnosis:
-    test = SelfTest(device="H100", seconds=42.0, tried=found)
-    site = needing(base=TrialSpec(steps=1))
-    return CHECKS["train"].judge({"test": test.model_dump(mode="json")}, site)
-
-
-def tried(engine: str, tokens_per_second: float = 0.0, problem: str = "") -> Tried:
-    path = EnginePath.model_validate({"engine": engine, "residency": "4bit"})
+def test_paths_that_are_right_are_a_table_and_one_that_is_refused_is_warned_of():
     rate = PassRate(
-        slots=1, tokens_per_step=100, tokens_per_second=tokens_per_second, peak_bytes=2 * 10**9,
-        estimated_bytes=3 * 10**9,
-    )  # fmt: skip
-    return Tried(path=path, difference=0.25, problem=problem, rates=() if problem else (rate,))
+        slots=1, tokens_per_step=100, tokens_per_second=900, peak_bytes=2 * 10**9, estimated_bytes=3 * 10**9
+    )
+    flat = Tried(path=EnginePath(engine="flat", residency="4bit"), difference=0.25, rates=(rate,))
+    grouped = flat.model_copy(update={"path": EnginePath(engine="grouped", residency="4bit")})
+    faster = grouped.model_copy(update={"rates": (rate.model_copy(update={"tokens_per_second": 1800}),)})
+    hung = grouped.model_copy(update={"problem": "it hung: no answer within 300 s", "rates": ()})
 
+    def train(*found: Tried) -> Diagnosis:
+        test = SelfTest(device="H100", seconds=42.0, tried=found)
+        return CHECKS["train"].judge({"test": test.model_dump(mode="json")}, needing(base=TrialSpec(steps=1)))
 
-def test_paths_that_are_right_are_a_table():
-    found = train(tried("flat", 900), tried("grouped", 1800))
+    found = train(flat, faster)
     assert (found.state, found.mend) == ("ok", "")
     pays = "slots that pay: 1, in passes of at most 200 tokens"
     assert found.seen == f"H100: sweeps train with flat, grouped, 4 bit; {pays} (tested in 42 s)"
@@ -229,10 +218,7 @@ def test_paths_that_are_right_are_a_table():
         "path": "flat, grouped, 4 bit", "difference": "0.25 of 1", "tokens/s": "1,800", "slots": "1",
         "memory": "2.00 of 3.00 GB estimated, 1 slots", "problem": "",
     }  # fmt: skip
-
-
-def test_a_path_that_is_refused_is_warned_of():
-    found = train(tried("flat", 900), tried("grouped", problem="it hung: no answer within 300 s"))
+    found = train(flat, hung)
     assert found.state == "warn"
     assert "flat, grouped, 4 bit is not used: it hung" in found.seen
     assert "sweeps train with flat, 4 bit" in found.seen

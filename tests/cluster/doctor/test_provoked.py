@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -38,21 +37,13 @@ def fails(check: str, said: str, **needs: Any) -> Diagnosis:
     return found
 
 
-# Packages, settings, the processor
-
-
-def distribution(folder: Path, name: str, imported: str = "") -> None:
-    """What pip leaves of a distribution: enough for Python to know it."""
-    info = folder / f"{name}-0.1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
-    (info / "top_level.txt").write_text(f"{imported}\n")
-
-
 def test_packages_that_are_too_old_or_have_our_names_are_found(tmp_path, monkeypatch):
     assert diagnosis("import_names").state == diagnosis("versions").state == "ok"
-    distribution(tmp_path, "wandb-sweeps", "sweeps")
-    distribution(tmp_path, "peft")
+    for name, imported in (("wandb-sweeps", "sweeps"), ("peft", "")):
+        info = tmp_path / f"{name}-0.1.0.dist-info"  # what pip leaves of a distribution
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+        (info / "top_level.txt").write_text(f"{imported}\n")
     monkeypatch.syspath_prepend(tmp_path)
     found = fails("import_names", "the distribution wandb-sweeps is also imported as sweeps")
     assert "pip uninstall wandb-sweeps" in found.mend
@@ -97,9 +88,6 @@ def test_a_processor_that_is_slower_in_bfloat16_is_found_by_the_time_that_its_pr
     assert torch.get_num_threads() == threads
 
 
-# Storage, model and data
-
-
 def test_storage_that_cannot_be_written_or_has_no_locks_is_a_failure(tmp_path, monkeypatch):
     assert diagnosis("storage", storage=f"{tmp_path}/results").seen == f"{tmp_path}: written and locked"
     assert list(tmp_path.iterdir()) == []
@@ -125,10 +113,7 @@ def test_an_object_store_is_written_read_and_left_as_it_was(store, monkeypatch):
     assert store.names() == []
 
 
-@pytest.mark.parametrize(
-    ("ignored", "said"),
-    [(str, "ignores the condition If-None-Match"), (dict, "ignores the condition If-Match"), (object, "If-None-Match")],
-)
+@pytest.mark.parametrize(("ignored", "said"), [(str, "If-None-Match"), (dict, "If-Match"), (object, "If-None-Match")])
 def test_an_object_store_without_conditional_writes_is_found(store, monkeypatch, ignored, said):
     put = obstore.put
 
@@ -136,21 +121,16 @@ def test_an_object_store_without_conditional_writes_is_found(store, monkeypatch,
         return put(store, name, content, mode="overwrite" if isinstance(mode, ignored) else mode)
 
     monkeypatch.setattr(obstore, "put", heedless)
-    fails("storage", said, storage=store.uri)
+    fails("storage", f"ignores the condition {said}", storage=store.uri)
     assert store.names() == []
 
 
 def test_a_model_and_data_that_are_not_there_are_a_failure(tmp_path):
     rows = f"{tmp_path}/rows.jsonl"
     model, data = ModelSpec(source=f"{tmp_path}/model"), DataSpec(train=rows, text="{x}")
-    found = fails(
-        "model_and_data", "no such file or folder", base=TrialSpec(trainable="qlora", model=model, data=data, steps=1)
-    )
-    assert rows in found.seen
+    base = TrialSpec(trainable="qlora", model=model, data=data, steps=1)
+    assert rows in fails("model_and_data", "no such file or folder", base=base).seen
     assert diagnosis("model_and_data", base=TrialSpec(trainable="toy", steps=1)).state == "ok"
-
-
-# MLflow
 
 
 @pytest.mark.parametrize(
@@ -180,14 +160,14 @@ def test_a_server_or_a_proxy_that_does_not_answer_is_a_failure(monkeypatch):
 
 
 def test_a_database_must_be_one_and_a_writer_that_was_killed_in_it_is_no_failure(tmp_path):
-    for name in ("text", "killed", "new"):
-        (tmp_path / name).mkdir()
-    uris = {name: f"sqlite:///{tmp_path}/{name}/mlflow.db" for name in ("text", "killed", "new")}
-    (tmp_path / "text" / "mlflow.db").write_text("not a database, but a text of some length" * 10)
-    kill_in_transaction(tmp_path / "killed" / "mlflow.db", "create table runs (name)", "insert into runs values (1)")
-    states = {name: diagnosis("mlflow", tracking_uri=uri).state for name, uri in uris.items()}
+    databases = {name: tmp_path / name / "mlflow.db" for name in ("text", "killed", "new")}
+    for database in databases.values():
+        database.parent.mkdir()
+    databases["text"].write_text("not a database, but a text of some length" * 10)
+    kill_in_transaction(databases["killed"], "create table runs (name)", "insert into runs values (1)")
+    states = {name: diagnosis("mlflow", tracking_uri=f"sqlite:///{file}").state for name, file in databases.items()}
     assert states == {"text": "fail", "killed": "ok", "new": "ok"}
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not databases["new"].exists()
 
 
 def test_a_database_that_does_not_listen_is_a_failure_and_stops_a_launch_only_where_its_place_is_named():
@@ -197,15 +177,9 @@ def test_a_database_that_does_not_listen_is_a_failure_and_stops_a_launch_only_wh
     there = f"postgresql+json://me:secret@127.0.0.1:{port}/mlflow"
     fails("mlflow", "Connection refused", tracking_uri=there)
     fails("mlflow", "package nosuchclient is missing", tracking_uri="postgresql+nosuchclient://db/mlflow")
-    others = (
-        "postgresql+json://u@/db?host=/nowhere",
-        f"postgresql+json://u@h1:{port},h2:{port}/db",
-        "mysql+nosuch://h/db",
-    )
+    several = f"postgresql+json://u@h1:{port},h2:{port}/db"
+    others = ("postgresql+json://u@/db?host=/nowhere", several, "mysql+nosuch://h/db")
     assert [stores.nothing_answers(uri) is None for uri in (there, *others)] == [False, True, True, True]
-
-
-# Looking in a process of its own
 
 
 def looked(check: str, site: Site | None = None) -> Diagnosis:

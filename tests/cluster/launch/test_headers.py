@@ -34,21 +34,16 @@ OTHERS = {
 }
 """Programs that are not here, with the words that may follow."""
 SBATCH_TAKES = re.compile(r"--dependency=after(any|ok|notok):\d+")
-IDS = [str(file.relative_to(LAUNCH)) for file in FILES]
 
 
 def refused(command: Any, words: list[str]) -> str:
     """Why a command of click does not take these words; empty when it does. It runs nothing."""
     context = None
-    while hasattr(command, "get_command"):
-        context = click.Context(command, info_name=command.name, parent=context)
-        name, *words = words
-        found = command.get_command(context, name)
-        if found is None:
-            return f"no command {name}"
-        command = found
     try:
-        command.make_context(command.name, list(words), parent=context)
+        while hasattr(command, "resolve_command"):
+            context = click.Context(command, info_name=command.name, parent=context)
+            _, command, words = command.resolve_command(context, words)
+        command.make_context(command.name, words, parent=context)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
@@ -60,7 +55,7 @@ def why_not(words: list[str]) -> str:
     if program == "ray":
         return refused(ray_cli, [word for word in words[1:] if word not in (">", "/dev/null")])
     if program == "qsweep":
-        return refused(typer.main.get_command(sweeps.cli.app), words[1:]) or _mistakes(words[1:])
+        return refused(typer.main.get_command(sweeps.cli.app), words[1:]) or mistakes(words[1:])
     if program == "python":
         return "" if words[1] == "-m" and find_spec(words[2]) else f"no module {words[2]}"
     if program == "pip":
@@ -76,37 +71,21 @@ def why_not(words: list[str]) -> str:
     return "" if allowed is None or words[1] in allowed else f"an unknown word: {words[1]}"
 
 
-def _mistakes(words: list[str]) -> str:
-    if words[0] != "launch":
-        return ""
+def mistakes(words: list[str]) -> str:
     try:
-        load(words[1], words[2:], ROOT)
+        if words[0] == "launch":
+            load(words[1], words[2:], ROOT)
     except ConfigError as error:
         return str(error)
     return ""
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(LAUNCH)) for file in FILES])
+def test_the_header_says_what_the_file_is_and_each_command_and_file_in_it_is_real(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-@pytest.mark.parametrize("file", FILES, ids=IDS)
-def test_the_header_says_what_the_file_is_and_how_it_is_used(file):
-    if file.name == "serve.sh":
-        pytest.skip("it runs in a container only")
-    assert header(file)[0].strip().endswith(".") or header(file)[1].strip()
-    assert commands(file)
-
-
-@pytest.mark.parametrize("file", FILES, ids=IDS)
-def test_each_command_of_a_header_is_real(file):
     said = [words for words in commands(file) if words[0] not in ("for", "do", "done")]
+    assert said or file.name == "serve.sh", "only that one has no commands: it runs in a container"
     assert {" ".join(words): reason for words in said if (reason := why_not(words))} == {}
-
-
-@pytest.mark.parametrize("file", FILES, ids=IDS)
-def test_each_file_that_a_header_names_exists(file):
     named = re.findall(r"\bcluster/launch/[\w/.-]+\w", "\n".join(header(file)))
     assert [name for name in named if not (ROOT / name).exists()] == []
 

@@ -51,9 +51,8 @@ def folder(tmp_path) -> Path:
 
 
 def surroundings(folder: Path, **more: str) -> dict[str, str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "SLURM_NNODES": "3", "SLURM_CPUS_PER_TASK": "6"}
-    environment |= {"SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "1234", **more}
-    return environment
+    job = {"SLURM_NNODES": "3", "SLURM_CPUS_PER_TASK": "6", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "1234"}
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), **job, **more}
 
 
 def run(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -72,43 +71,32 @@ def test_the_shell_and_shellcheck_take_the_script(script):
     subprocess.run([shell, "-n", script], check=True)
     checker = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([checker, script], capture_output=True, text=True)
-    assert done.stdout == ""
-    assert done.returncode == 0
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
-def test_the_sweep_gets_its_words_and_its_exit_code_is_the_jobs(folder):
-    done = run(folder, "launch", "toy", "search_space={adapter.r: {choice: [4, 8]}}")
+def test_the_sweep_gets_its_words_on_a_ray_of_all_nodes_and_its_exit_code_is_the_jobs(folder):
+    words = ["launch", "toy", "search_space={adapter.r: {choice: [4, 8]}}"]
+    done = run(folder, *words)
     assert done.returncode == 7, done.stderr
-    assert lines(folder / "qsweep.txt") == ["launch", "toy", "search_space={adapter.r: {choice: [4, 8]}}"]
-
-
-def test_ray_runs_on_all_nodes_and_knows_every_option(folder):
-    run(folder, "launch", "toy")
+    assert lines(folder / "qsweep.txt") == words
     assert lines(folder / "srun.txt") == ["--nodes=3", "--ntasks=3", "--ntasks-per-node=1"]
-    words = lines(folder / "ray.txt")[1:]
-    options = words[: words.index("--")]
+    given = lines(folder / "ray.txt")[1:]
+    options = given[: given.index("--")]
     context = symmetric_run.make_context("symmetric-run", list(options))
     assert (context.params["address"], context.params["min_nodes"]) == ("10.1.2.3:6379", 3)
     rest = start.make_context("start", curate_and_validate_ray_start_args(options)).params
     assert (rest["num_cpus"], rest["num_gpus"]) == (6, 2)
+    # All nodes use one token that others cannot read.
+    assert "RAY_AUTH_MODE=token" in lines(folder / "environment.txt")
+    assert (folder / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
+    # Workers give up soon, and the sweep's own process does not.
+    assert "RAY_gcs_rpc_server_reconnect_timeout_s=5" in lines(folder / "environment.txt")
+    assert "RAY_gcs_rpc_server_reconnect_timeout_s" not in (folder / "sweep_environment.txt").read_text()
 
 
 def test_the_heads_address_can_be_given(folder):
     run(folder, "launch", "toy", HEAD_IP="10.9.9.9")
     assert "10.9.9.9:6379" in lines(folder / "ray.txt")
-
-
-def test_all_nodes_use_one_token_that_others_cannot_read(folder):
-    run(folder, "launch", "toy")
-    assert "RAY_AUTH_MODE=token" in lines(folder / "environment.txt")
-    assert (folder / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
-
-
-def test_workers_give_up_soon_and_the_sweeps_own_process_does_not(folder):
-    run(folder, "launch", "toy")
-    setting = "RAY_gcs_rpc_server_reconnect_timeout_s"
-    assert f"{setting}=5" in lines(folder / "environment.txt")
-    assert setting not in (folder / "sweep_environment.txt").read_text()
 
 
 @pytest.fixture
@@ -119,12 +107,8 @@ def waiting(folder) -> Iterator[subprocess.Popen[str]]:
         os.mkfifo(folder / name)
     script = subprocess.Popen(
         ["bash", SCRIPT, "launch", "toy"],
-        cwd=folder,
-        env=surroundings(folder),
-        text=True,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
+        cwd=folder, env=surroundings(folder), text=True, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
     yield script
     with suppress(ProcessLookupError):
         os.killpg(script.pid, signal.SIGKILL)

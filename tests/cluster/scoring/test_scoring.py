@@ -9,18 +9,22 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import promotions
 import psutil
 import pytest
+import python_imports
 from ray.exceptions import GetTimeoutError, OutOfMemoryError
 
 from cluster import timeouts
 from cluster.devices import MEMORY_SHARE
 from cluster.errors import HostError, HostsDied
 from cluster.scoring import host, scoring
-from cluster.scoring.host import ScoringHost, can_score, check_memory, reply, returned
+from cluster.scoring.host import can_score, check_memory, reply, returned
 from trainables import qlora
 from trainables.errors import DataError
 from trainables.scoring.requests import BASE, ScoringProgress, ScoringRequest
@@ -36,20 +40,12 @@ def base(tmp_path_factory):
         yield promotions.config(root, "sqlite:///none.db").base
 
 
-@pytest.fixture(scope="module")
-def expected(base, tmp_path_factory):
-    """What this process itself computes."""
-    scorer = qlora.open_scorer(base, tmp_path_factory.mktemp("cache"))
-    return scorer.score(ROWS)
-
-
+ROWS = ScoringRequest(rows="test", with_base=True)
 SCRIPT = "import sys, json; print(json.dumps([sys.argv[1], json.load(sys.stdin), open(sys.argv[1] + '/a/b').read()]))"
 
 
-ROWS = ScoringRequest(rows="test", with_base=True)
-
-
-def test_a_process_elsewhere_scores_the_same(base, expected):
+def test_a_process_elsewhere_scores_the_same(base, tmp_path):
+    expected = qlora.open_scorer(base, tmp_path).score(ROWS)
     with scoring(base) as elsewhere:
         assert elsewhere.fingerprint() == qlora.fingerprint(base)
         found = elsewhere.score(ROWS)
@@ -80,31 +76,22 @@ def test_a_process_elsewhere_scores_the_same(base, expected):
         assert elsewhere.score(ROWS) == found
 
 
-@pytest.mark.ray
-def test_a_host_of_a_cluster_scores_the_same_and_tells_how_far_it_has_come(base, expected, monkeypatch):
-    monkeypatch.setattr(timeouts, "SCORING_TURN_SECONDS", 0.01)
-    told: list[ScoringProgress] = []
-    with scoring(base, "local", told.append) as elsewhere:
-        assert elsewhere.fingerprint() == qlora.fingerprint(base)
-        found = elsewhere.score(ROWS)
-        # The host is asked now and then: while it loads the base, for certain.
-        assert ScoringProgress() in told
-        assert found.scores[BASE].row_losses == pytest.approx(expected.scores[BASE].row_losses, rel=1e-5)
-        with pytest.raises(HostError, match=r"nowhere.jsonl does not exist"):
-            elsewhere.score(ScoringRequest(rows="/nowhere.jsonl", with_base=True))
-
-
 MODULE = """
+from pathlib import Path
 from trainables.errors import ModelError
 from trainables.contract import Evaluation
 from trainables.scoring.requests import BASE, ScoringProgress, ScoringResult
 from trainables.toy import *
+
+WAITS = Path(__file__).with_name("waits")
 
 
 class Scorer:
     def score(self, request, tell):
         for done in (0, 2, 3):
             tell(ScoringProgress(name=BASE, done=done, rows=3))
+        while WAITS.exists():
+            pass
         if not request.with_base:
             raise ModelError("no base was asked for")
         scores = {BASE: Evaluation(metrics={"eval_loss": 1.0}, row_losses=(1.0,), row_tokens=(1,))}
@@ -123,15 +110,36 @@ def scoring_bytes(base, device):
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A trainable that scores without a model, and another whose scorer ends its process."""
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "steady.py").write_text(MODULE)
+    (tmp_path / "modules" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "modules")  # a Ray that is started here imports from here
+    Path("mine", "steady.py").write_text(MODULE)
     dying = "import os\nfrom mine.steady import *\ndef open_scorer(base, cache): os._exit(9)\n"
-    (tmp_path / "mine" / "dying.py").write_text(dying)
-    monkeypatch.syspath_prepend(tmp_path)
+    Path("mine", "dying.py").write_text(dying)
+    monkeypatch.syspath_prepend(Path.cwd())
     return TrialSpec(trainable="mine.steady")
 
 
-def test_what_is_told_comes_before_the_answer_also_of_a_call_that_fails(mine):
+@pytest.mark.ray
+def test_a_host_of_a_cluster_scores_and_tells_how_far_it_has_come(mine, monkeypatch):
+    monkeypatch.setattr(timeouts, "SCORING_TURN_SECONDS", 0.01)
+    told: list[ScoringProgress] = []
+    waits = Path("mine", "waits")
+    waits.touch()
+
+    def tell(progress: ScoringProgress) -> None:
+        told.append(progress)
+        if progress.done == 3:
+            waits.unlink(missing_ok=True)
+
+    with scoring(mine, "local", tell) as elsewhere:
+        assert elsewhere.fingerprint() == {"toy": "1"}
+        assert elsewhere.score(ROWS).scores[BASE].row_losses == (1.0,)
+        assert told[-1] == ScoringProgress(name=BASE, done=3, rows=3)
+        with pytest.raises(HostError, match="no base was asked for"):
+            elsewhere.score(ScoringRequest(rows="test"))
+
+
+def test_what_is_told_comes_before_the_answer_also_of_a_call_that_fails_or_of_another_process_that_dies(mine):
     told: list[ScoringProgress] = []
     passes = [ScoringProgress(name=BASE, done=done, rows=3) for done in (0, 2, 3)]
     with scoring(mine, tell=told.append) as elsewhere:
@@ -140,13 +148,9 @@ def test_what_is_told_comes_before_the_answer_also_of_a_call_that_fails(mine):
         with pytest.raises(HostError, match="no base was asked for"):
             elsewhere.score(ScoringRequest(rows="test"))
         assert told[4:] == passes
-
-
-def test_the_death_of_the_process_that_scores_another_base_ends_nothing_else(mine):
-    with scoring(mine) as elsewhere:
         with pytest.raises(HostsDied, match=r"the process that evaluates died \(exit code 9\).*--address"):
             elsewhere.score_apart(TrialSpec(trainable="mine.dying"), ROWS)
-        assert elsewhere.score(ROWS).scores.keys() == {BASE}
+        assert elsewhere.score(ROWS).scores.keys() == {BASE}, "its death ends nothing else"
 
 
 BUSY = r"--address auto: waited 10 minutes for a GPU \(1 in the cluster, 0 of them free\): wait for the sweep"
@@ -178,19 +182,19 @@ from trainables.specs import TrialSpec
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process that a shell started in the background
 with scoring(TrialSpec.model_validate_json(sys.argv[1])) as elsewhere:
-    print(elsewhere.fingerprint()["model"], flush=True)
+    print(elsewhere.fingerprint()["toy"], flush=True)
     elsewhere.serve(sys.argv[2], {}, "")
 """
 
 
 @pytest.fixture
-def script(base, tmp_path):
+def script(mine, tmp_path):
     """A script that has no `__main__` guard, in another folder than ours, and serves what takes forever."""
     (tmp_path / "plain.py").write_text(PLAIN)
     # What Python would import from there, it must not.
     (tmp_path / "cluster.py").write_text("raise AssertionError('not ours')")
     forever = "import time; time.sleep(3600)"
-    command = [sys.executable, "-P", str(tmp_path / "plain.py"), base.model_dump_json(), forever]
+    command = [sys.executable, "-P", str(tmp_path / "plain.py"), mine.model_dump_json(), forever]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -198,9 +202,9 @@ def script(base, tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_goes_on_when_the_caller_ends(base, script, how):
+def test_nothing_goes_on_when_the_caller_ends(script, how):
     """The process that evaluates, and the one that serves for a check, which it had started, in the midst of it."""
-    assert script.stdout.readline().strip() == qlora.fingerprint(base)["model"], "no __main__ guard is needed"
+    assert script.stdout.readline().strip() == "1", "no __main__ guard is needed"
     below: list[psutil.Process] = []
     deadline = time.monotonic() + 100
     while len(below) < 2:
@@ -242,27 +246,18 @@ def test_a_base_that_is_spread_is_checked_on_the_fullest_gpu(base, monkeypatch):
 
 
 def test_only_a_mistake_of_the_user_is_told_as_one(monkeypatch):
-    class Host(ScoringHost):
-        def __init__(self):
-            pass
-
-        def mistake(self):
-            raise DataError("data.eval: no such file")
-
-        def too_large(self):
-            raise RuntimeError("CUDA out of memory")
-
+    failing: Any = SimpleNamespace(
+        mistake=Mock(side_effect=DataError("data.eval: no such file")),
+        too_large=Mock(side_effect=RuntimeError("CUDA out of memory")),
+    )
     with pytest.raises(HostError, match="no such file") as found:
-        returned(reply(Host(), "mistake", ()))
+        returned(reply(failing, "mistake", ()))
     assert found.value.exit_code == 2
     with pytest.raises(HostsDied, match="RuntimeError: CUDA out of memory") as found:
-        returned(reply(Host(), "too_large", ()))
+        returned(reply(failing, "too_large", ()))
     assert found.value.exit_code == 1
 
-    def hangs(*args, **kwargs):
-        raise subprocess.TimeoutExpired("check.py", 1800)
-
-    monkeypatch.setattr(subprocess, "run", hangs)
+    monkeypatch.setattr(subprocess, "run", Mock(side_effect=subprocess.TimeoutExpired("check.py", 1800)))
     with pytest.raises(HostsDied, match="cannot be served: it gave no answer within 30 minutes"):
         host.serve("", {}, "")
 
@@ -272,7 +267,5 @@ def test_a_trainable_without_adapters_is_told():
         can_score("toy")
 
 
-def test_scoring_is_imported_without_anything_heavy():
-    code = "import sys, cluster.scoring; print([n for n in ('ray', 'torch', 'mlflow') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_scoring_is_imported_without_anything_heavy(tmp_path):
+    assert python_imports.heavy("import sys, cluster.scoring", folder=tmp_path) == set()

@@ -16,7 +16,7 @@ from cluster.submission import on_node, package
 ROOT = Path(package.__file__).parents[2]
 
 
-def test_the_code_is_the_packages_and_their_product_files() -> None:
+def test_the_code_is_the_packages_and_their_product_files():
     code = package.code()
     assert {name.split("/")[0] for name in code} == {"cluster", "qsweep", "search_spaces", "sweeps", "trainables"}
     assert {path.suffix for path in code.values()} <= {".py", ".yaml", ".jsonl", ".typed", ".j2"}
@@ -25,7 +25,7 @@ def test_the_code_is_the_packages_and_their_product_files() -> None:
     assert all(path == ROOT / name for name, path in code.items())
 
 
-def test_equal_contents_make_equal_archives(tmp_path: Path) -> None:
+def test_equal_contents_make_equal_archives(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
     archives = []
@@ -40,7 +40,7 @@ def test_equal_contents_make_equal_archives(tmp_path: Path) -> None:
     assert package.sweep_files("name: y", {"train.jsonl": rows})[0] != package.sweep_files("name: x", {})[0]
 
 
-def test_a_trainable_of_ones_own_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainable_of_ones_own_travels(tmp_path, monkeypatch):
     (tmp_path / "house").mkdir()
     for name in ("__init__", "training", "helpers"):
         (tmp_path / "house" / f"{name}.py").write_text("")
@@ -55,7 +55,7 @@ def test_a_trainable_of_ones_own_travels(tmp_path: Path, monkeypatch: pytest.Mon
         package.own_module("house.training")
 
 
-def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path: Path) -> None:
+def test_what_travelled_is_placed_once_and_the_command_runs_at_home(tmp_path):
     """The package as Ray unpacks it, with `sweeps` in the place of the real one."""
     unpacked, home = tmp_path / "unpacked", tmp_path / "home"
     home.mkdir()

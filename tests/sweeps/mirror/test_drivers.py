@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 
 import mirrors
-import object_stores
 import pytest
 from obstore.exceptions import GenericError
 
@@ -16,23 +16,9 @@ from sweeps.mirror import fetching, lease, opening, timeouts
 from sweeps.mirror.fetching import fetch
 from sweeps.mirror.lease import HeldLease
 from sweeps.mirror.store import Store, StoreError
-from sweeps.record.folder import SweepFolder
 
 OFTEN = 240
 """Renewals of a lease of 60 s, which does not lapse however busy the machine is."""
-
-
-@pytest.fixture
-def store(monkeypatch):
-    mirrors.hurry(monkeypatch)
-    with object_stores.running() as found:
-        yield found
-
-
-@pytest.fixture
-def folder(store, tmp_path, monkeypatch):
-    """Of a new sweep that is mirrored on the store."""
-    return mirrors.created(store.uri, tmp_path / "a", monkeypatch)
 
 
 def elsewhere(monkeypatch):
@@ -41,26 +27,24 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(fetching, "_here", lambda *_: None)
 
 
-def test_a_second_driver_is_refused_while_the_first_is_heard_of(store, tmp_path, monkeypatch):
+def test_a_second_driver_is_refused_while_the_first_is_heard_of(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(timeouts, "RENEWALS", OFTEN)
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    folder = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
-        mirrors.until(lambda: "toy/manifest.json" in store.names())
+        mirrors.until(lambda: "toy/manifest.json" in bucket.names())
         elsewhere(monkeypatch)
         said: list[str] = []
-        with pytest.raises(
-            StorageError,
-            match=r"the driver on \S+ \(process \d+\) drives this sweep: its lease .* lives until ..:..:.. at least",
-        ):
-            fetch(f"{store.uri}/toy", tmp_path / "b", said.append)
+        told = r"the driver on \S+ \(process \d+\) drives this sweep: its lease .* lives until ..:..:.. at least"
+        with pytest.raises(StorageError, match=told):
+            fetch(f"{bucket.uri}/toy", tmp_path / "b", said.append)
         assert "waits until" in said[0]
         assert drive.ended == []
         assert drive.drain() is None
     assert not (tmp_path / "b").exists()
 
 
-def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, folder, tmp_path, monkeypatch):
+def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(bucket, folder, tmp_path, monkeypatch):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
         assert drive.drain() is None
@@ -68,21 +52,12 @@ def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(store, f
     kept = tmp_path / "lost"
     folder.path.rename(kept)
     elsewhere(monkeypatch)
-    now, waited = [0.0], [0.0]
+    waited: list[float] = []
     said: list[str] = []
     monkeypatch.setattr(timeouts, "LOOK_SECONDS", 10.0)
-
-    def pause(seconds):
-        waited.append(seconds)
-        now[0] += seconds
-
-    real = lease.take
-    monkeypatch.setattr(
-        lease, "take", lambda store, say, own=None, floor=0: real(store, say, own, floor, lambda: now[0], pause)
-    )
-    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", said.append)
+    monkeypatch.setattr(lease, "take", partial(lease.take, clock=lambda: sum(waited), pause=waited.append))
+    assert mirrors.files(fetch(f"{bucket.uri}/toy", tmp_path / "b", said.append)) == mirrors.files(kept)
     assert 60.0 <= sum(waited) <= 68.0
-    assert mirrors.files(fetched) == mirrors.files(kept)
     assert "has not ended in order: this one waits until" in said[0]
 
 
@@ -95,21 +70,21 @@ def test_a_folder_whose_driver_was_killed_goes_on_at_once(folder, monkeypatch):
         assert drive.said == []
 
 
-def test_a_sweep_that_was_fetched_under_another_name_is_not_fetched_again(store, folder, tmp_path, monkeypatch):
+def test_a_sweep_that_was_fetched_under_another_name_is_not_fetched_again(bucket, folder, tmp_path, monkeypatch):
     """As when `resume` is killed before it has written down where the folder is."""
     mirrors.drive(folder, 3)
     folder.path.rename(tmp_path / "lost")
     (tmp_path / "b" / "toy").mkdir(parents=True)
-    fetched = mirrors.fetched(f"{store.uri}/toy", tmp_path / "b")
+    fetched = fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
     assert fetched == tmp_path / "b" / "toy-2"
     said: list[str] = []
-    assert fetch(f"{store.uri}/toy", tmp_path / "b", said.append) == fetched
+    assert fetch(f"{bucket.uri}/toy", tmp_path / "b", said.append) == fetched
     assert said == [f"the sweep's folder is on this machine: {fetched}"]
 
 
-def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
+def test_a_driver_that_was_cut_off_is_fenced(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(timeouts, "LEASE_SECONDS", 1.0)
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    folder = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
     cut, here = threading.Event(), threading.get_ident()
     real = Store.write
 
@@ -127,9 +102,9 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
         elsewhere(monkeypatch)
         monkeypatch.setattr(HeldLease, "keep", lambda *_: None)  # the second driver is only to take the mirror
         monkeypatch.setattr(timeouts, "LEASE_SECONDS", mirrors.DEADLINE_SECONDS)
-        fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
-        before = store.names()
-        manifest = store.read("toy/manifest.json")
+        fetched = fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
+        before = bucket.names()
+        manifest = bucket.read("toy/manifest.json")
         cut.clear()
         drive.report("k1", 9)
         mirrors.until(lambda: drive.ended)
@@ -138,15 +113,15 @@ def test_a_driver_that_was_cut_off_is_fenced(store, tmp_path, monkeypatch):
         assert (end.lost, end.behind) == (drive.ended[0], None)
         assert not end.is_whole
     assert len(drive.ended) == 1
-    assert store.read("toy/manifest.json") == manifest
-    assert [name for name in store.names() if "trials/k1/best-000009" in name] == []
-    assert set(before) <= set(store.names())
+    assert bucket.read("toy/manifest.json") == manifest
+    assert [name for name in bucket.names() if "trials/k1/best-000009" in name] == []
+    assert set(before) <= set(bucket.names())
     assert (fetched / "trials" / "k1" / "best-000003").is_dir()
 
 
-def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, monkeypatch):
+def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(timeouts, "RENEWALS", OFTEN)
-    folder = mirrors.created(store.uri, tmp_path / "a", monkeypatch)
+    folder = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
     real = Store.write
     written: list[int] = []
 
@@ -167,27 +142,26 @@ def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(store, tmp_path, m
         assert (drive.ended, drive.said) == ([], [])
 
 
-def test_an_outage_delays_the_mirror_and_nothing_else(store, folder, tmp_path):
+def test_an_outage_delays_the_mirror_and_nothing_else(server, bucket, folder, tmp_path):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
-        mirrors.until(lambda: "toy/manifest.json" in store.names())
-        store.stop()
+        mirrors.until(lambda: "toy/manifest.json" in bucket.names())
+        server.stop()
         drive.report("k1", 9)
         mirrors.until(lambda: drive.said)
         drive.report("k1", 12)
         drive.finish("k1")
-        store.start()
+        server.start()
         mirrors.until(lambda: len(drive.said) == 2)
         assert drive.drain() is None
         assert drive.said == [
-            f"mirror: {store.uri}/toy: does not answer; training goes on, and the mirror follows later",
-            f"mirror: {store.uri}/toy is back, and holds everything",
+            f"mirror: {bucket.uri}/toy: does not answer; training goes on, and the mirror follows later",
+            f"mirror: {bucket.uri}/toy is back, and holds everything",
         ]
     kept = tmp_path / "lost"
     folder.path.rename(kept)
-    fetched = fetch(f"{store.uri}/toy", tmp_path / "b", print)
-    assert mirrors.files(fetched) == mirrors.files(kept)
-    assert "trials/k1/best-000012/eval_rows.json" in mirrors.files(fetched)
+    assert mirrors.files(fetch(f"{bucket.uri}/toy", tmp_path / "b", print)) == mirrors.files(kept)
+    assert "trials/k1/best-000012/eval_rows.json" in mirrors.files(kept)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +171,7 @@ def test_an_outage_delays_the_mirror_and_nothing_else(store, folder, tmp_path):
         ("http://127.0.0.1:9", "s3://b-b/p", "s3://b-b/p/toy: does not answer"),
     ],
 )
-def test_a_wrong_place_is_told_at_launch_and_leaves_nothing(store, tmp_path, monkeypatch, endpoint, place, told):
+def test_a_wrong_place_is_told_at_launch_and_leaves_nothing(bucket, tmp_path, monkeypatch, endpoint, place, told):
     if endpoint is not None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(StorageError, match=told):
@@ -213,6 +187,5 @@ def test_credentials_that_are_missing_are_told():
 
 
 def test_a_sweep_in_a_folder_has_no_mirror(tmp_path, monkeypatch):
-    folder = mirrors.created(str(tmp_path / "results"), tmp_path / "a", monkeypatch)
-    with mirrors.driving(SweepFolder(folder.path)) as drive:
+    with mirrors.driving(mirrors.created(str(tmp_path / "results"), tmp_path / "a", monkeypatch)) as drive:
         assert drive.mirror is None

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
+from unittest.mock import Mock
 
+import mirrors
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
-from sweep_events import base, begun, ended, reported, started
+from sweep_events import base, begun
 
 from sweeps.mirror import lease, timeouts
 from sweeps.mirror.contents import TrialFolders, small_files, trial_files
 from sweeps.mirror.manifest import read_manifest, read_trials
 from sweeps.mirror.sending import Sender
 from sweeps.mirror.store import Store, StoreError
-from sweeps.record.events import TrialState, from_line
+from sweeps.record.events import from_line
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.record.whole_files import write_whole
+
+ADAPTER = ("adapter/adapter_model.safetensors", "eval_rows.json")
 
 
 class Meddled(Store):
@@ -38,41 +42,30 @@ class Meddled(Store):
         self.taken += sent
         return sent
 
+    def once(self, part, happens):
+        """Something happens when it is given an object with such a name, the first time."""
 
-class World:
+        def meanwhile(names):
+            if any(part in name for name in names):
+                self.meanwhile = lambda _names: None
+                happens()
+
+        self.meanwhile = meanwhile
+
+
+class World(mirrors.Drive):
     """A sweep's folder and its mirror."""
 
     def __init__(self, path):
-        self.folder = SweepFolder(path)
         path.mkdir(exist_ok=True)
-        write_whole(self.folder.config, b"{}")
-        self.journal = Journal(self.folder)
+        folder = SweepFolder(path)
+        write_whole(folder.config, b"{}")
+        super().__init__(folder, Journal(folder), None)
         self.store = Meddled()
         held = lease.claim(self.store)
         assert held is not None
         self.sender = Sender(self.store, held, self.folder, self.journal, "toy-1")
         self.journal.add(begun())
-
-    def report(self, key, step):
-        """A trial reports a better adapter."""
-        if key not in self.journal.record.trials:
-            self.journal.add(started(key, len(self.journal.record.trials)))
-        self.folder.keep(key, "rows", step, {"eval_rows.json": b"{}"})
-        best = self.folder.keep(key, "best", step, {"adapter/a": b"1" * step, "eval_rows.json": b"{}"})
-        self.snapshot(key, step)
-        adapter = str(best.relative_to(self.folder.path))
-        self.journal.add(reported(key, step, 1000.0 - step).model_copy(update={"adapter": adapter}))
-        self.folder.prune_adapters(key, best)
-
-    def snapshot(self, key, step):
-        """A trial keeps a snapshot."""
-        self.folder.keep(key, "snapshot", step, {"snapshot.bin": b"s" * step, "progress.json": b"{}"})
-        self.folder.drop_snapshots(key, but=2)
-
-    def finish(self, key):
-        """A trial is over."""
-        self.journal.add(ended(key, TrialState.COMPLETED))
-        self.folder.drop_snapshots(key)
 
     def mirrored(self):
         """The record and the trials' files as the mirror has them; nothing that the log names is missing."""
@@ -92,7 +85,7 @@ class World:
         for trial in record.trials.values():
             if trial.adapter is not None:
                 kept = trial.adapter.rpartition("/")[2]
-                assert {f"{kept}/adapter/a", f"{kept}/eval_rows.json"} <= files[trial.trial_key].keys()
+                assert {f"{kept}/{name}" for name in ADAPTER} <= files[trial.trial_key].keys()
             for step, _ in trial.evals:
                 assert f"rows-{step:06d}/eval_rows.json" in files[trial.trial_key]
         return record, files
@@ -111,13 +104,12 @@ def world(tmp_path, monkeypatch):
 
 
 def test_the_rows_of_a_base_that_is_evaluated_while_files_are_sent_come_with_the_event(world):
-    def evaluated(_names):
-        world.store.meanwhile = lambda _names: None
+    def evaluated():
         write_whole(world.folder.base_rows, b"{}")
         write_whole(world.folder.base_samples, b"{}")
         world.journal.add(base(1.0))
 
-    world.store.meanwhile = evaluated
+    world.store.once("", evaluated)
     world.sender.send()
     assert world.mirrored()[0].base is not None
     found = read_manifest(world.store)
@@ -179,13 +171,11 @@ def test_a_snapshot_that_vanishes_before_its_turn_leaves_the_last_one_that_is_th
     world.snapshot("k", 9)
     world.snapshot("k", 12)
 
-    def goes_on(names):
-        if any("snapshot" in name for name in names):
-            world.store.meanwhile = lambda _: None
-            world.snapshot("k", 15)
-            world.snapshot("k", 18)
+    def goes_on():
+        world.snapshot("k", 15)
+        world.snapshot("k", 18)
 
-    world.store.meanwhile = goes_on
+    world.store.once("snapshot", goes_on)
     world.sender.send()
     assert "snapshot-000003/snapshot.bin" in world.mirrored()[1]["k"]
     world.sender.send()
@@ -196,15 +186,10 @@ def test_what_was_sent_before_an_outage_is_not_sent_again(world):
     world.report("k1", 3)
     world.report("k2", 3)
 
-    def refuses(names):
-        if any("trials/k2/" in name and "best-" in name for name in names):
-            raise StoreError("does not answer")
-
-    world.store.meanwhile = refuses
+    world.store.once("trials/k2/best-", Mock(side_effect=StoreError("does not answer")))
     with pytest.raises(StoreError):
         world.sender.send()
     assert world.sender.lacking() == {"k1", "k2"}
-    world.store.meanwhile = lambda _: None
     world.sender.send()
     assert world.is_whole()
     assert world.sender.lacking() == set()
