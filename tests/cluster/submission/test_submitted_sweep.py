@@ -65,6 +65,8 @@ def test_a_sweep_is_submitted_followed_stopped_and_goes_on_to_its_end(cluster: H
         told,
     ):
         assert "~/shared/toy; MLflow there: sqlite:///~/shared/team.db" in told
+        status, table = asked(cluster, "status", "long")
+        assert (status["state"], "t00" in table) == ("RUNNING", True)
         assert "its job has not ended" in asked(cluster, "resume", "long", code=2)[1]
         # Ctrl-C ends the following alone.
         following.send_signal(signal.SIGINT)
