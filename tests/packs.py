@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import tiny_models
 import torch
+from peft import PeftModel
+from torch.nn import functional
 
 from trainables.base import base_model
 from trainables.contract import StepRecord
@@ -17,6 +20,11 @@ from trainables.packing.engine import Engine, Segment
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import AdapterSpec, DataSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+
+FP32 = 1e-5
+"""Single precision keeps about 7 digits; other shapes of the same sums differ in the last one."""
+BF16 = 2e-2
+"""bfloat16 keeps about 3 digits in every activation."""
 
 
 def spec(seed: int = 1, steps: int = 20, **fields) -> TrialSpec:
@@ -34,11 +42,23 @@ def spec(seed: int = 1, steps: int = 20, **fields) -> TrialSpec:
     )
 
 
+NEIGHBOURS = [
+    spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
+    spec(seed=12, r=16, use_rslora=True, target_modules="mlp", batch_size=1, schedule="cosine"),
+    spec(seed=13, r=8, lora_dropout=0.1, target_modules=("q_proj", "down_proj"), gradient_accumulation_steps=2),
+]
+"""Trials as different from each other as they can be."""
+
+
 @lru_cache
 def rows(train: int = 24, evaluation: int = 6) -> dataset.Splits:
     """Rows of random tokens, uneven lengths and scattered labels."""
     rng = np.random.default_rng(0)
     return dataset.Splits(train=_split(rng, train), eval=_split(rng, evaluation))
+
+
+def train_rows(*places: int) -> list[dataset.TokenRow]:
+    return [rows().train.row(place) for place in places]
 
 
 def _split(rng: np.random.Generator, count: int) -> dataset.Split:
@@ -66,7 +86,7 @@ def base(
     """A tiny frozen base on the CPU."""
     model = tiny_models.build(architecture, layers).to(dtype)
     if quantised:
-        model = quantise(model, dtype)
+        _quantise(model, dtype)
     model.requires_grad_(False)
     model.eval()
     model.config.use_cache = False
@@ -75,7 +95,7 @@ def base(
     return base_model.Base(model, torch.device("cpu"), dtype)
 
 
-def quantise(model, dtype: torch.dtype):
+def _quantise(model, dtype: torch.dtype) -> None:
     """Puts the model's linear layers, heads excepted, into NF4 with double quantisation."""
     import bitsandbytes as bnb
 
@@ -86,9 +106,7 @@ def quantise(model, dtype: torch.dtype):
                 compute_dtype=dtype, compress_statistics=True, quant_type="nf4",
             )  # fmt: skip
             layer.load_state_dict(module.state_dict())
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], layer.to("cpu"))
-    return model
+            model.set_submodule(name, layer.to("cpu"))
 
 
 ENGINES: tuple[type[PeftEngine] | type[FlatEngine], ...] = (PeftEngine, FlatEngine)
@@ -99,6 +117,16 @@ ENGINE: type[PeftEngine] | type[FlatEngine] = PeftEngine
 def pack(loaded: base_model.Base | None = None, data: dataset.Splits | None = None) -> AdapterPack:
     """A pack of `ENGINE` on a tiny Llama."""
     return AdapterPack(ENGINE(loaded or base()), data or rows())
+
+
+def add(engine: Engine, slot: int, spec: TrialSpec, seed: int = 0) -> dict[str, torch.nn.Parameter]:
+    """Adds an adapter that changes the model: as it starts, its B is zero."""
+    parameters = dict(engine.add(slot, spec))
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in parameters.items():
+        if "lora_B" in name:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return parameters
 
 
 def before_passes(monkeypatch, act: Callable[[Engine, list[Segment]], object]) -> None:
@@ -120,3 +148,17 @@ def losses(pack: AdapterPack, slot: int, steps: int, with_slots: tuple[int, ...]
         assert isinstance(record, StepRecord), record
         found.append(record.train_loss)
     return found
+
+
+def peft_model(files: Mapping[str, bytes], folder: Path, **of_base) -> PeftModel:
+    """What PEFT itself makes of an adapter's files, on a tiny base."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return PeftModel.from_pretrained(base(**of_base).model, folder).eval()
+
+
+def plain_losses(model, row: dataset.TokenRow) -> torch.Tensor:
+    """Losses of the row's labels, of a model that knows nothing of packs."""
+    ids = torch.from_numpy(row.ids).long()[None]
+    logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
+    return functional.cross_entropy(logits.float(), ids[0, row.labelled], reduction="none")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import packs
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
-from torch.nn import functional
+from packs import FP32, NEIGHBOURS, add
+from packs import train_rows as rows
+from peft import get_peft_model
 
 from trainables import packing
 from trainables.base.base_model import Base
@@ -29,14 +30,9 @@ WAYS: dict[str, Callable[[Base], Engine]] = {"flat_engine, grouped": partial(Fla
 """Other ways in which an engine computes."""
 
 TRIAL = packs.spec(seed=7, r=4, lora_dropout=0.2)
-NEIGHBOURS = [
-    packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv"),
-    packs.spec(seed=12, r=16, use_rslora=True, target_modules="mlp"),
-    packs.spec(seed=13, r=8, target_modules=("q_proj", "down_proj")),
-]
-SPECS = {"all-linear": TRIAL, "rank-2": NEIGHBOURS[0], "rslora": NEIGHBOURS[1], "names": NEIGHBOURS[2]}
-# Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
-FP32 = 1e-5
+SPECS = dict(zip(("all-linear", "rank-2", "rslora", "names"), (TRIAL, *NEIGHBOURS), strict=True))
+OF_SPECS = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+QUANTISED = pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
 
 
 @pytest.fixture(params=[*sorted(path.stem for path in Path(packing.__file__).parent.glob("*_engine.py")), *WAYS])
@@ -51,35 +47,14 @@ def engine(make) -> Engine:
     return make(packs.base())
 
 
-def rows(*places: int) -> list[TokenRow]:
-    return [packs.rows().train.row(place) for place in places]
-
-
 def losses(engine: Engine, *segments: Segment) -> list[list[float]]:
     with torch.no_grad():
         return [of_segment.tolist() for of_segment in engine.token_losses(segments)]
 
 
+@torch.no_grad()
 def plain_losses(model, given: list[TokenRow]) -> list[float]:
-    """Token losses of a model that knows nothing of engines, one row after the other."""
-    found = []
-    for row in given:
-        ids = torch.from_numpy(row.ids).long()[None]
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits[0, :-1][row.labelled[1:]]
-        found += functional.cross_entropy(logits.float(), ids[0, row.labelled], reduction="none").tolist()
-    return found
-
-
-def add(engine: Engine, slot: int, spec, seed: int = 0) -> dict[str, torch.nn.Parameter]:
-    """Adds an adapter that changes the model: as it starts, its B is zero."""
-    parameters = dict(engine.add(slot, spec))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if "lora_B" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return parameters
+    return [loss for row in given for loss in packs.plain_losses(model, row).tolist()]
 
 
 def crowd(engine: Engine) -> list[Segment]:
@@ -130,7 +105,7 @@ def few_rows(monkeypatch) -> None:
     monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 3)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@OF_SPECS
 def test_parameters_are_those_that_peft_makes_from_the_seed(engine, spec):
     model = packs.base().model
     config = peft_adapters.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
@@ -149,7 +124,7 @@ def test_parameters_are_those_that_peft_makes_from_the_seed(engine, spec):
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in found.values())
 
 
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+@QUANTISED
 def test_rows_without_a_slot_are_left_to_the_base(make, quantised):
     given = rows(0, 1, 2)
     expected = plain_losses(packs.base(quantised=quantised).model, given)
@@ -162,21 +137,19 @@ def test_rows_without_a_slot_are_left_to_the_base(make, quantised):
     ]
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+@OF_SPECS
+@QUANTISED
 def test_losses_are_those_of_peft_on_the_folder_of_the_adapter(make, tmp_path, spec, quantised):
     engine = make(packs.base(quantised=quantised))
     segments = crowd(engine)
     add(engine, 9, spec)
-    for file, content in engine.adapter(9).items():
-        (tmp_path / file).write_bytes(content)
-    model = PeftModel.from_pretrained(packs.base(quantised=quantised).model, tmp_path).eval()
+    model = packs.peft_model(engine.adapter(9), tmp_path, quantised=quantised)
     found = losses(engine, *segments, Segment(9, rows(7, 8)))[-1]
     assert found == pytest.approx(plain_losses(model, rows(7, 8)), abs=FP32)
     assert found != pytest.approx(losses(engine, Segment(None, rows(7, 8)))[0], abs=100 * FP32)
 
 
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+@QUANTISED
 def test_neighbours_change_neither_losses_nor_gradients(make, quantised):
     segment = Segment(9, rows(7, 8), DropoutKey(7, 3, 0))
     engine = make(packs.base(quantised=quantised))
@@ -199,62 +172,39 @@ def test_gradients_of_several_passes_add_up(engine):
 
 
 def test_only_the_adapters_of_the_pass_get_gradients(engine):
-    others = add(engine, 0, NEIGHBOURS[0])
-    parameters = add(engine, 1, TRIAL)
+    others, parameters = add(engine, 0, NEIGHBOURS[0]).values(), add(engine, 1, TRIAL)
     gradients(engine, parameters, [Segment(1, rows(0)), Segment(None, rows(1))])
-    own = {id(parameter) for parameter in parameters.values()}
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in others.values())
-    assert all(
-        parameter.grad is None or not parameter.grad.any()
-        for parameter in engine.base.model.parameters()
-        if id(parameter) not in own
-    )
+    own = set(map(id, parameters.values()))
+    for parameter in (*others, *engine.base.model.parameters()):
+        assert id(parameter) in own or parameter.grad is None or not parameter.grad.any()
 
 
-def test_dropout_follows_from_its_key_alone(engine):
+def test_dropout_follows_from_its_key_alone_and_there_is_none_without_a_key(engine):
     add(engine, 0, TRIAL)
-    keys = [
-        DropoutKey(7, 1, 0),
-        DropoutKey(7, 1, 0),
-        DropoutKey(8, 1, 0),
-        DropoutKey(7, 2, 0),
-        DropoutKey(7, 1, 1),
-        None,
-    ]
-    first, again, *others = (losses(engine, Segment(0, rows(0, 1), key)) for key in keys)
+    key = DropoutKey(7, 1, 0)
+    keys = [key, key, DropoutKey(8, 1, 0), DropoutKey(7, 2, 0), DropoutKey(7, 1, 1), None]
+    first, again, *others = (losses(engine, Segment(0, rows(0, 1), each)) for each in keys)
     assert first == again
     assert all(other != first for other in others)
-
-
-def test_no_dropout_without_a_key(engine):
-    add(engine, 0, TRIAL)
     add(engine, 1, TRIAL.model_copy(update={"adapter": TRIAL.adapter.model_copy(update={"lora_dropout": 0.0})}))
-    dropped, kept = losses(engine, Segment(0, rows(0, 1)), Segment(1, rows(0, 1), DropoutKey(7, 1, 0)))
+    dropped, kept = losses(engine, Segment(0, rows(0, 1)), Segment(1, rows(0, 1), key))
     assert dropped == pytest.approx(kept, abs=FP32)
 
 
 def test_adapters_come_and_go(engine):
+    engine.remove(4)
     add(engine, 0, TRIAL)
-    expected = losses(engine, Segment(0, rows(0)))
+    expected = [pytest.approx(losses(engine, Segment(0, rows(0)))[0], abs=FP32)]
     for turn in range(2):
-        parameters = add(engine, 1, NEIGHBOURS[turn])
+        add(engine, 1, NEIGHBOURS[turn])
         losses(engine, Segment(1, rows(1)), Segment(0, rows(0)))
         engine.remove(1)
-        assert losses(engine, Segment(0, rows(0))) == [pytest.approx(expected[0], abs=FP32)]
+        engine.remove(1)
+        assert losses(engine, Segment(0, rows(0))) == expected
     engine.remove(0)
     parameters = add(engine, 0, TRIAL)
-    assert losses(engine, Segment(0, rows(0))) == [pytest.approx(expected[0], abs=FP32)]
+    assert losses(engine, Segment(0, rows(0))) == expected
     assert all(gradient.isfinite().all() for gradient in gradients(engine, parameters, [Segment(0, rows(0))]).values())
-
-
-def test_removing_from_a_free_slot_does_nothing(engine):
-    engine.remove(4)
-    add(engine, 4, TRIAL)
-    expected = losses(engine, Segment(4, rows(0)))
-    engine.remove(5)
-    assert losses(engine, Segment(4, rows(0))) == expected
-    engine.remove(4)
-    engine.remove(4)
 
 
 def test_modules_that_the_base_lacks_are_refused_and_leave_the_slot_free(engine):
@@ -262,11 +212,11 @@ def test_modules_that_the_base_lacks_are_refused_and_leave_the_slot_free(engine)
         engine.add(0, packs.spec(target_modules=("c_attn",)))
     engine.remove(0)
     add(engine, 0, TRIAL)
-    assert np.isfinite(losses(engine, Segment(0, rows(0)))[0]).all()
+    assert torch.tensor(losses(engine, Segment(0, rows(0)))[0]).isfinite().all()
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "opt", "gemma3_text", "phi3", "mixtral"])
-def test_other_architectures_compute_the_same_alone_and_among_others(make, architecture):
+def test_other_architectures_compute_and_answer_the_same_alone_and_among_others(make, architecture):
     base = packs.base(architecture)
     if make is not PeftEngine and uncovered(base) is not None:
         pytest.skip(f"{architecture} is left to the reference engine")
@@ -276,21 +226,30 @@ def test_other_architectures_compute_the_same_alone_and_among_others(make, archi
     segment, other = Segment(0, rows(0, 1), DropoutKey(1, 1, 0)), Segment(1, rows(2), DropoutKey(2, 1, 0))
     alone = losses(engine, segment)[0]
     assert losses(engine, other, segment)[1] == pytest.approx(alone, abs=FP32)
+    given = [*prompts(0, 0, 1), *prompts(None, 2), *prompts(1, 3, 4)]
+    answers = [engine.generate([prompt], HOW)[0] for prompt in given]
+    assert engine.generate(given, HOW) == answers
+    assert plain_answers(packs.base(architecture).model, given[2:3]) == answers[2:3]
 
 
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
-def test_answers_among_others_are_those_of_peft_on_the_folder_of_the_adapter(make, tmp_path, few_rows, quantised):
+@lru_cache
+def answers_of_peft(slot: int | None, quantised: bool, files: tuple[tuple[str, bytes], ...]) -> list[Answer]:
+    """What PEFT answers on the folder of an adapter, which is the same in all engines, or the base without files."""
+    with TemporaryDirectory() as folder:
+        of_base = packs.base(quantised=quantised).model
+        model = packs.peft_model(dict(files), Path(folder), quantised=quantised) if files else of_base
+        return plain_answers(model, prompts(slot, *range(8)))
+
+
+@QUANTISED
+def test_answers_among_others_are_those_of_peft_on_the_folder_of_the_adapter(make, few_rows, quantised):
     engine = make(packs.base(quantised=quantised))
     crowd(engine)
     given = [prompts(slot, *range(8)) for slot in (0, 1, 2, None)]
     found = engine.generate([prompt for of_slot in zip(*given, strict=True) for prompt in of_slot], HOW)
-    assert plain_answers(packs.base(quantised=quantised).model, given[3]) == found[3::4]
-    for slot in range(3):
-        (folder := tmp_path / str(slot)).mkdir()
-        for file, content in engine.adapter(slot).items():
-            (folder / file).write_bytes(content)
-        model = PeftModel.from_pretrained(packs.base(quantised=quantised).model, folder).eval()
-        assert plain_answers(model, given[slot]) == found[slot::4]
+    for place, slot in enumerate((0, 1, 2, None)):
+        files = () if slot is None else tuple(engine.adapter(slot).items())
+        assert answers_of_peft(slot, quantised, files) == found[place::4]
     assert len({tuple(answer.ids) for answer in found}) > 24, "the adapters and the prompts matter"
     assert 4 < sum(answer.is_ended for answer in found) < 28
 
@@ -300,11 +259,10 @@ def test_neighbours_change_no_answer(make, monkeypatch, temperature):
     engine = make(packs.base())
     crowd(engine)
     how = HOW._replace(temperature=temperature)
-    mixed = [prompt for slot in (2, None, 0, 1) for prompt in prompts(slot, *range(5), start=6 * (slot == 0))]
+    mixed = [prompt for slot in (2, None, 0, 1) for prompt in prompts(slot, *range(4), start=6 * (slot == 0))]
     together = engine.generate(mixed, how)
-    for most in (1, 3):
-        monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", most)
-        assert engine.generate(mixed[::-1], how)[::-1] == together
+    monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 3)
+    assert engine.generate(mixed[::-1], how)[::-1] == together
     assert [engine.generate([prompt], how)[0] for prompt in mixed] == together
     assert engine.generate([], how) == []
 
@@ -383,17 +341,3 @@ def test_a_nan_in_one_adapter_changes_no_answer_of_another(make, few_rows):
         parameter.data.fill_(torch.nan)
     sick = prompts(0, *range(4), start=9)
     assert engine.generate([*sick, *healthy], HOW)[4:] == expected
-
-
-@pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "opt", "gemma3_text", "phi3", "mixtral"])
-def test_other_architectures_answer_the_same_alone_and_among_others(make, architecture):
-    base = packs.base(architecture)
-    if make is not PeftEngine and uncovered(base) is not None:
-        pytest.skip(f"{architecture} is left to the reference engine")
-    engine = make(base)
-    for slot, seed in enumerate((1, 2)):
-        add(engine, slot, packs.spec(seed=seed, target_modules="attention", lora_dropout=0.1))
-    given = [*prompts(0, 0, 1), *prompts(None, 2), *prompts(1, 3, 4)]
-    alone = [engine.generate([prompt], HOW)[0] for prompt in given]
-    assert engine.generate(given, HOW) == alone
-    assert plain_answers(packs.base(architecture).model, given[2:3]) == alone[2:3]

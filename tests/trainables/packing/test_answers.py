@@ -24,7 +24,7 @@ from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.answers import Grading
 from trainables.packing.engine import Answer
 from trainables.scoring.requests import BASE, ScoringRequest
-from trainables.specs import AdapterSpec, DataSpec, EvaluationSpec, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
+from trainables.specs import DataSpec, EvaluationSpec, ModelSpec, TrialSpec
 
 LABELS = ("no", "the printer", "yes")
 RAISES = "def shouts(row, answer):\n    if answer == 'yes':\n        raise KeyError('loud')\n    return 1.0\n"
@@ -45,18 +45,13 @@ def write(file: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def spec(root: Path, *metrics: Any, train: str = "mixed", evaluated: str = "eval", **how: Any) -> TrialSpec:
-    return TrialSpec(
-        model=ModelSpec(source=str(root / "base")),
-        quantization=QuantizationSpec(scheme="none", compute_dtype="float32"),
-        data=DataSpec(
-            train=str(root / f"{train}.jsonl"), eval=str(root / f"{evaluated}.jsonl"),
-            prompt="{question}", completion="{answer}",
-        ),
-        adapter=AdapterSpec(r=4, target_modules="all-linear"),
-        training=TrainingSpec(batch_size=4, learning_rate=1e-2),
-        evaluation=EvaluationSpec(metrics=metrics, **how),
-        steps=40,
-    )  # fmt: skip
+    files: dict[str, Any] = {"train": str(root / f"{train}.jsonl"), "eval": str(root / f"{evaluated}.jsonl")}
+    own = {
+        "model": ModelSpec(source=str(root / "base")),
+        "data": DataSpec(**files, prompt="{question}", completion="{answer}"),
+        "evaluation": EvaluationSpec(metrics=metrics, **how),
+    }
+    return packs.spec(steps=40, batch_size=4).model_copy(update=own)
 
 
 def opened(of: TrialSpec, root: Path, *steps: int) -> AdapterPack:
@@ -86,26 +81,20 @@ def engine(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("engine")
-def test_answers_are_scored_the_same_alone_and_beside_others(root: Path) -> None:
+def test_answers_are_scored_the_same_alone_beside_others_and_after_a_restore(root: Path) -> None:
     of = spec(root, "exact_match", {"contains": {"lower": True}}, "choice", examples=7)
-    pack = opened(of, root, 3, 20, 8)
+    pack, other = opened(of, root, 3, 20, 8), opened(of, root)
     together = scored(pack, 0, 1, 2)
     for slot, found in enumerate(together):
-        (alone,) = scored(pack, slot)
-        assert (alone.row_values.keys(), alone.answers) == (found.row_values.keys(), found.answers)
-        assert {name: alone.metrics[name] for name in alone.metrics if "loss" not in name} == {
-            name: value for name, value in found.metrics.items() if "loss" not in name
-        }
+        other.open(slot + 2, of.model_copy(update={"seed": slot}), other.restored(pack.adapter(slot)))
+        for again in (*scored(pack, slot), *scored(other, slot + 2)):
+            assert (again.row_values.keys(), again.answers) == (found.row_values.keys(), found.answers)
+            assert scores(again) == scores(found)
     assert len({tuple(row.answer for row in found.answers) for found in together}) == 3, "three trials, three answers"
 
 
-def test_a_restored_adapter_gives_the_answers_of_the_trial(root: Path) -> None:
-    of = spec(root, "exact_match", "choice", examples=7)
-    pack, other = opened(of, root, 3, 20), opened(of, root)
-    for slot, place in ((0, 5), (1, 2)):
-        other.open(place, of.model_copy(update={"seed": slot}), other.restored(pack.adapter(slot)))
-    for found, again in zip(scored(pack, 0, 1), scored(other, 5, 2), strict=True):
-        assert (again.answers, again.metrics) == (found.answers, found.metrics)
+def scores(of: Evaluation) -> dict[str, float]:
+    return {name: value for name, value in of.metrics.items() if "loss" not in name}
 
 
 def test_an_evaluation_holds_each_score_of_each_answered_row(root: Path) -> None:
@@ -235,10 +224,7 @@ def test_plain_peft_scores_drawn_answers_as_the_pack_does(root: Path) -> None:
         for metric in ("exact_match", "choice", "contains", "answers_ended"):
             own = tuple(found.row_values[metric][place] for place in reported.row_places)
             assert own == reported.row_values[metric]
-    assert {(each.name, each.done, each.rows) for each in told if each.doing == "answered"} >= {
-        (BASE, 0, 12),
-        ("tuned", 0, 12),
-    }
+        assert (name, 0, 12) in [(each.name, each.done, each.rows) for each in told if each.doing == "answered"]
     assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranked", 12, 12)
 
 
@@ -247,13 +233,11 @@ def test_a_model_whose_positions_end_before_an_answer_may_is_refused(root: Path)
     of = spec(root, "exact_match", max_new_tokens=120)
     of = of.model_copy(update={"model": ModelSpec(source=str(root / "gpt2"))})
     prepared = qlora.prepare(of, root / "cache")
-    with pytest.raises(
-        ValueError, match=r"12 tokens and an answer of up to 120 \(evaluation.max_new_tokens\).*lower it to 8"
-    ):
+    told = r"12 tokens and an answer of up to 120 \(evaluation.max_new_tokens\).*lower it to 8"
+    with pytest.raises(ValueError, match=told):
         qlora.open_pack(of, prepared.payload, root / "cache")
 
 
 def test_mistakes_are_known_before_anything_starts(root: Path) -> None:
-    assert qlora.check(spec(root, "exact_match", "choice")) == []
-    (problem,) = qlora.check(spec(root, "exact_mach"))
-    assert problem.startswith("evaluation.metrics.0: exact_mach: no such grader; did you mean exact_match")
+    (problem,) = qlora.check(spec(root, "choice", "exact_mach"))
+    assert problem.startswith("evaluation.metrics.1: exact_mach: no such grader; did you mean exact_match")

@@ -13,7 +13,7 @@ from trainables.packing.engine import DropoutKey, Segment
 from trainables.packing.pass_limits import LEAST_SHARED
 
 CPU = torch.device("cpu")
-ROWS = [packs.rows().train.row(place) for place in range(3)]
+ROWS = packs.train_rows(0, 1, 2)
 
 
 def rows_of(batch: FlatBatch) -> list[list[int]]:

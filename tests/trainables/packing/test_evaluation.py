@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ def test_to_the_last_bit_what_plain_peft_gives_with_its_adapter_disabled(quantis
     pack = packs.pack(packs.base(quantised=quantised))
     expected = plain_peft(quantised)
     assert list(pack.evaluate_base().row_losses) == expected
-    pack.open(0, packs.spec(seed=1, lora_dropout=0.1))
-    pack.open(1, packs.spec(seed=2, target_modules="mlp"))
+    for slot, modules in enumerate(("all-linear", "mlp")):
+        pack.open(slot, packs.spec(seed=slot, lora_dropout=0.1, target_modules=modules))
     packs.losses(pack, 1, 3, (0,))
     assert list(pack.evaluate_base().row_losses) == expected
     pack.close(0)
@@ -70,33 +71,21 @@ ROWS = (6.0, 4.0), (2, 3)
 EVALUATION = qlora_metrics.evaluation(*ROWS, hardware="cpu float32")
 
 
-def kept(path: Path, evaluate) -> Evaluation | Failure:
-    return read_or_make(path, evaluate, packs.rows().eval, METRICS)
-
-
 def never() -> Evaluation:
     raise AssertionError("it is there already")
 
 
-def test_an_evaluation_that_is_kept_is_not_made_again(tmp_path):
+def kept(path: Path, evaluate: Callable[[], Evaluation | Failure] = never, sizes: tuple = ()) -> Evaluation | Failure:
+    return read_or_make(path, evaluate, replace(packs.rows().eval, sizes=sizes), METRICS)
+
+
+def test_an_evaluation_that_is_kept_is_not_made_again_and_gets_the_metrics_that_are_new(tmp_path):
     path = base_file(tmp_path, "base", "nf4", "rows")
     assert kept(path, lambda: EVALUATION) == EVALUATION
-    assert kept(path, never) == EVALUATION
+    assert kept(path) == EVALUATION
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_an_evaluation_that_was_kept_without_bits_per_byte_gets_them(tmp_path):
-    path = base_file(tmp_path, "base")
-    kept(path, lambda: EVALUATION)
-    split = dataclasses.replace(packs.rows().eval, sizes=(4, 6))
-    found = read_or_make(path, never, split, METRICS)
-    assert found.metrics["eval_bits_per_byte"] == pytest.approx(1 / math.log(2))
-    assert found.row_bytes == (4, 6)
-
-
-def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp_path):
-    identities = [("a", "b"), ("a", "c"), ("b", "a"), ("a",), ("a", "b", "")]
-    assert len({base_file(tmp_path, *identity) for identity in identities}) == len(identities)
+    found = kept(path, sizes=(4, 6))
+    assert (found.metrics["eval_bits_per_byte"], found.row_bytes) == (pytest.approx(1 / math.log(2)), (4, 6))
 
 
 @pytest.mark.parametrize(
@@ -113,28 +102,26 @@ def test_an_evaluation_whose_file_is_damaged_is_made_again(tmp_path, content):
     path = tmp_path / "kept.json"
     path.write_bytes(content)
     assert kept(path, lambda: EVALUATION) == EVALUATION
-    assert kept(path, never) == EVALUATION
+    assert kept(path) == EVALUATION
 
 
-def test_an_evaluation_that_failed_is_not_kept(tmp_path):
+def test_an_evaluation_that_failed_is_not_kept_and_one_that_cannot_be_is_there(tmp_path):
     path = tmp_path / "kept.json"
     failure = Failure(kind="out_of_memory", message="no room")
     assert kept(path, lambda: failure) == failure
     assert not path.exists()
-
-
-def test_a_cache_that_cannot_be_written_costs_a_pass_and_no_more(tmp_path):
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "kept.json"
-    assert kept(path, lambda: EVALUATION) == EVALUATION
+    path.write_text("")
+    assert kept(path / "below a file.json", lambda: EVALUATION) == EVALUATION
 
 
 def test_a_pack_that_finds_the_evaluation_of_its_base_computes_none(tmp_path, monkeypatch):
-    path = tmp_path / "kept.json"
-    first = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path).evaluate_base()
-    again = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=path)
+    first, again = (
+        packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=tmp_path / "kept.json")
+        for _ in range(2)
+    )
+    expected = first.evaluate_base()
     packs.before_passes(monkeypatch, lambda engine, segments: never())
-    assert again.evaluate_base() == first
+    assert again.evaluate_base() == expected
 
 
 def test_another_kind_of_gpu_is_another_evaluation(tmp_path, monkeypatch):
@@ -175,8 +162,7 @@ def test_a_trial_whose_output_no_longer_depends_on_the_input_has_diverged(biased
 def test_a_model_that_is_all_but_uniform_has_not_diverged(dtype):
     loaded = packs.base(dtype=dtype)
     loaded.model.lm_head.weight.mul_(1e-2)
-    pack = packs.AdapterPack(packs.FlatEngine(loaded), packs.rows())
-    found = pack.evaluate_base()
+    found = packs.AdapterPack(packs.FlatEngine(loaded), packs.rows()).evaluate_base()
     assert isinstance(found, Evaluation)
     assert found.loss == pytest.approx(math.log(packs.tiny_models.VOCAB_SIZE), abs=1e-2)
 

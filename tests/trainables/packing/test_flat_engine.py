@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from typing import Any
 
 import packs
 import pytest
 import tiny_models
 import torch
 from bitsandbytes.nn import Linear8bitLt
+from packs import BF16, FP32, NEIGHBOURS, train_rows
 
 from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
-from trainables.contract import Evaluation, Opened, StepRecord
-from trainables.data.dataset import TokenRow
+from trainables.contract import Opened, StepRecord
 from trainables.packing import flat_attention, flat_engine, pass_limits
 from trainables.packing.adapter_pack import AdapterPack, choose_engine
 from trainables.packing.engine import Answer, Answering, DropoutKey, Engine, Prompt, Segment
@@ -23,67 +24,46 @@ from trainables.packing.peft_engine import PeftEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
-TRIALS = [
-    packs.spec(seed=11, r=2, lora_alpha=16.0, lora_dropout=0.3, target_modules="attention-qv", batch_size=3),
-    packs.spec(seed=12, r=16, use_rslora=True, target_modules="mlp", batch_size=1, schedule="cosine"),
-    packs.spec(seed=13, r=8, lora_dropout=0.1, target_modules=("q_proj", "down_proj"), gradient_accumulation_steps=2),
-    packs.spec(seed=7, r=4, lora_dropout=0.2, weight_decay=0.1),
-]
-# Single precision keeps about 7 digits; other shapes of the same sums differ in the last one.
-FP32 = 1e-5
-# bfloat16 keeps about 3 digits in every activation.
-BF16 = 2e-2
-
+TRIALS = [*NEIGHBOURS, packs.spec(seed=7, r=4, lora_dropout=0.2, weight_decay=0.1)]
 GROUPED = partial(FlatEngine, grouped=True)
 FLATS = pytest.mark.parametrize("make", [FlatEngine, GROUPED], ids=["in turn", "grouped"])
+KINDS = pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
 
 Gradients = dict[str, torch.Tensor]
 
 
-def trained(pack: AdapterPack, steps: int) -> tuple[list[list[float]], list[Evaluation]]:
+def trained(pack: AdapterPack, steps: int) -> tuple[list[float], list[Any]]:
     """Losses of every slot at every step, and the evaluations at the end."""
     slots = range(len(TRIALS))
     for slot in slots:
         assert isinstance(pack.open(slot, TRIALS[slot]), Opened)
-    losses = []
-    for _ in range(steps):
-        records = [record for record in pack.step(slots).values() if isinstance(record, StepRecord)]
-        losses.append([record.train_loss for record in records])
-    return losses, [found for found in pack.evaluate(slots).values() if isinstance(found, Evaluation)]
+    records = [record for _ in range(steps) for record in pack.step(slots).values()]
+    assert all(isinstance(record, StepRecord) for record in records)
+    return [record.train_loss for record in records], list(pack.evaluate(slots).values())
 
 
 @pytest.mark.parametrize(
-    ("make", "quantised"),
-    [(FlatEngine, False), (FlatEngine, True), (GROUPED, True)],
-    ids=["in turn, plain", "in turn, nf4", "grouped, nf4"],
+    ("quantised", "makes"), [(False, [FlatEngine]), (True, [FlatEngine, GROUPED])], ids=["plain", "nf4"]
 )
-def test_twenty_steps_of_four_trials_are_those_of_the_reference(make, quantised):
-    reference, flat = (
-        AdapterPack(engine(packs.base(quantised=quantised)), packs.rows()) for engine in (PeftEngine, make)
+def test_twenty_steps_of_four_trials_are_those_of_the_reference(quantised, makes):
+    (expected, evaluated), *flats = (
+        trained(AdapterPack(make(packs.base(quantised=quantised)), packs.rows()), 20) for make in (PeftEngine, *makes)
     )
-    expected, evaluated = trained(reference, 20)
-    found, evaluations = trained(flat, 20)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=FP32)
-    assert len(evaluations) == len(TRIALS)
-    for now, before in zip(evaluations, evaluated, strict=True):
-        assert now.loss == pytest.approx(before.loss, rel=FP32)
-        assert now.row_losses == pytest.approx(before.row_losses, abs=1e-3)
-        assert now.row_tokens == before.row_tokens
+    for found, evaluations in flats:
+        assert found == pytest.approx(expected, rel=FP32)
+        for now, before in zip(evaluations, evaluated, strict=True):
+            assert now.loss == pytest.approx(before.loss, rel=FP32)
+            assert now.row_losses == pytest.approx(before.row_losses, abs=1e-3)
+            assert now.row_tokens == before.row_tokens
 
 
 def pass_of(engine: Engine, drop: float = 0.2, start: int = 0) -> tuple[list[torch.Tensor], list[Gradients]]:
     """Losses and gradients of two adapters and of rows of the base, in one pass. All rows share `start` tokens."""
-    rows: list[TokenRow] = [packs.starting_alike(packs.rows().train.row(place), start) for place in range(7)]
-    trials = [
-        packs.spec(seed=seed, r=r, target_modules="all-linear", lora_dropout=drop) for seed, r in ((1, 4), (2, 8))
+    rows = [packs.starting_alike(row, start) for row in train_rows(*range(7))]
+    parameters = [
+        packs.add(engine, slot, packs.spec(seed=slot, r=r, lora_dropout=drop), seed=slot)
+        for slot, r in enumerate((4, 8))
     ]
-    parameters = [engine.add(slot, trial) for slot, trial in enumerate(trials)]
-    generator = torch.Generator().manual_seed(0)
-    for of_slot in parameters:
-        for name, parameter in of_slot.items():
-            if "lora_B" in name:
-                parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     assert all(len(of_slot) == len(parameters[0]) > 0 for of_slot in parameters)
     keys = [DropoutKey(1, 1, 0), DropoutKey(2, 1, 0)]
     segments = [Segment(0, rows[:3], keys[0]), Segment(None, rows[3:5]), Segment(1, rows[5:], keys[1])]
@@ -97,7 +77,7 @@ def pass_of(engine: Engine, drop: float = 0.2, start: int = 0) -> tuple[list[tor
 @pytest.mark.parametrize(
     ("checkpointing", "drop", "start"), [(True, 0.2, 0), (False, 0.0, 10)], ids=["checkpointed, dropout", "one start"]
 )
-@pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
+@KINDS
 def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpointing, drop, start):
     results = []
     for make in (PeftEngine, FlatEngine, GROUPED):
@@ -116,15 +96,15 @@ def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpoin
 
 
 # With prompts and answers longer than Mistral's window of 8 tokens.
-@pytest.mark.parametrize("architecture", sorted(pass_limits.FLAT_KINDS))
+@KINDS
 def test_drawn_answers_are_those_of_the_reference(monkeypatch, architecture):
     def answers(make) -> list[Answer]:
         engine = make(packs.base(architecture))
         for slot, r in enumerate((4, 8)):
             for parameter in engine.add(slot, packs.spec(seed=slot, r=r, lora_dropout=0.2)).values():
                 parameter.data.add_(0.02)
-        rows = [packs.rows().train.row(place) for place in range(9)]
-        prompts = [Prompt((0, None, 1)[place % 3], row.ids, seed=place) for place, row in enumerate(rows)]
+        rows = enumerate(train_rows(*range(9)))
+        prompts = [Prompt((0, None, 1)[place % 3], row.ids, seed=place) for place, row in rows]
         return engine.generate(prompts, Answering(frozenset(range(0, tiny_models.VOCAB_SIZE, 12)), 20, 1.0))
 
     expected = answers(PeftEngine)
@@ -144,30 +124,22 @@ def test_losses_with_dropout_in_bfloat16_are_near_those_of_the_reference():
 @pytest.mark.parametrize(("first", "second"), [(PeftEngine, FlatEngine), (FlatEngine, PeftEngine)])
 def test_a_snapshot_goes_on_in_the_other_engine(first, second):
     trial = packs.spec(seed=7, r=4, lora_dropout=0.2)
-    whole = AdapterPack(first(packs.base()), packs.rows())
+    whole, resumed = (AdapterPack(make(packs.base()), packs.rows()) for make in (first, second))
     whole.open(0, trial)
     packs.losses(whole, 0, 5)
-    snapshot, folder = whole.snapshot(0), whole.adapter(0)
-    expected = packs.losses(whole, 0, 5)
-    resumed = AdapterPack(second(packs.base()), packs.rows())
-    opened = resumed.open(3, trial, snapshot)
-    assert isinstance(opened, Opened)
-    assert opened.step == 5
-    assert resumed.adapter(3) == folder
-    assert packs.losses(resumed, 3, 5) == pytest.approx(expected, abs=FP32)
+    assert resumed.open(3, trial, whole.snapshot(0)).step == 5
+    assert resumed.adapter(3) == whole.adapter(0)
+    assert packs.losses(resumed, 3, 5) == pytest.approx(packs.losses(whole, 0, 5), abs=FP32)
 
 
 @FLATS
 def test_a_nan_in_one_adapter_stays_in_it(make):
     engine = make(packs.base())
     # Of different lengths, so that one is filled up where rows lie side by side.
-    short, long = sorted((packs.rows().train.row(place) for place in range(2)), key=lambda row: len(row.ids))
-    for slot in range(2):
-        engine.add(slot, packs.spec(seed=slot))
-    healthy = engine._adapters.parameters[1]
-    with torch.no_grad():
-        for parameter in engine._adapters.parameters[0].values():
-            parameter.fill_(torch.nan)
+    short, long = sorted(train_rows(0, 1), key=lambda row: len(row.ids))
+    ill, healthy = (engine.add(slot, packs.spec(seed=slot)) for slot in range(2))
+    for parameter in ill.values():
+        parameter.data.fill_(torch.nan)
     sick, well = engine.token_losses([Segment(0, [long]), Segment(1, [short])])
     (sick.sum() + well.sum()).backward()
     assert sick.isnan().all()
@@ -185,7 +157,7 @@ def test_on_a_cpu_neighbours_change_nothing_but_the_rounding_of_grouped_products
             parameters = engine.add(slot, packs.spec(seed=slot, r=r, lora_alpha=12.0))
             for parameter in parameters.values():
                 parameter.data.add_(0.01)
-            segments.append(Segment(slot, [packs.rows().train.row(slot)]))
+            segments.append(Segment(slot, train_rows(slot)))
         losses = engine.token_losses(segments[::-1])
         torch.cat(losses).sum().backward()
         return [losses[-1], *(parameter.grad for parameter in engine._adapters.parameters[0].values())]
@@ -224,28 +196,26 @@ def test_bases_that_the_flat_engine_does_not_cover_are_refused_with_why():
     assert (type(engine), name) == (PeftEngine, f"peft, since {flat_engine.uncovered(packs.base('gpt2'))}")
 
 
-def test_the_engine_is_known_before_the_base_is_loaded():
+def test_the_engine_is_known_before_the_base_is_loaded(tmp_path):
     trial = packs.spec()
-    assert pass_limits.expected_engine(trial, "llama") == "flat"
-    assert pass_limits.expected_engine(trial, "gpt2") == "peft"
-    assert pass_limits.expected_engine(trial, None) is None
-    assert pass_limits.expected_engine(trial, "gemma3") is None
     half = trial.quantization.model_copy(update={"compute_dtype": "float16"})
-    assert pass_limits.expected_engine(trial.model_copy(update={"quantization": half}), "llama") == "peft"
     own_code = trial.base_model.model_copy(update={"trust_remote_code": True})
-    assert pass_limits.expected_engine(trial.model_copy(update={"model": own_code}), "llama") is None
-
-
-def test_the_sweep_file_tells_the_engine_and_the_pack_has_it(tmp_path):
-    for architecture, name in (("llama", "flat"), ("gpt2", "peft")):
-        tiny_models.build(architecture).config.save_pretrained(tmp_path / architecture)
-        model = packs.spec().base_model.model_copy(update={"source": str(tmp_path / architecture)})
-        spec = packs.spec().model_copy(update={"model": model})
+    for spec, kind, name in (
+        (trial, "llama", "flat"),
+        (trial, "gpt2", "peft"),
+        (trial, None, None),
+        (trial, "gemma3", None),
+        (trial.model_copy(update={"quantization": half}), "llama", "peft"),
+        (trial.model_copy(update={"model": own_code}), "llama", None),
+    ):
+        assert pass_limits.expected_engine(spec, kind) == name
+    for kind, name, grouped in (("llama", "flat", "flat, grouped"), ("gpt2", "peft", "peft"), ("nowhere", None, None)):
+        if kind != "nowhere":
+            tiny_models.build(kind).config.save_pretrained(tmp_path / kind)
+        spec = trial.model_copy(update={"model": trial.base_model.model_copy(update={"source": str(tmp_path / kind)})})
         assert qlora.engine(spec) == name
-        grouped = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": "grouped"})})
-        assert qlora.engine(grouped) == ("flat, grouped" if name == "flat" else name)
-    nowhere = packs.spec().base_model.model_copy(update={"source": str(tmp_path / "nowhere")})
-    assert qlora.engine(packs.spec().model_copy(update={"model": nowhere})) is None
+        training = spec.training.model_copy(update={"engine": "grouped"})
+        assert qlora.engine(spec.model_copy(update={"training": training})) == grouped
 
 
 def test_keys_that_a_kernel_does_not_share_are_repeated(monkeypatch):

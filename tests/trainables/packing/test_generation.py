@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from transformers import AutoModelForCausalLM
 
 from trainables.data.dataset import TokenRow
 from trainables.packing import generation, pass_limits
@@ -55,21 +54,15 @@ def test_each_prompt_gets_its_own_answer_whatever_ends_when(monkeypatch):
         assert answer == Answer(list(range(length, 0, -1))[:50], is_ended=length < 50)
 
 
-def test_a_row_that_ends_gives_its_place_to_one_that_waits(monkeypatch):
+def test_a_row_that_ends_gives_its_place_to_one_that_waits_and_places_are_filled_by_groups(monkeypatch):
     monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 4)
     _, model = answered([prompt(2, length) for length in [40, *[10] * 12]])
     # One long answer beside three lanes of four short ones: 40 steps, and none more.
-    assert len(model.stepped) == 40
-    assert max(model.stepped) == 4
-
-
-def test_places_are_filled_by_groups(monkeypatch):
+    assert (len(model.stepped), max(model.stepped)) == (40, 4)
     monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", 16)
     _, model = answered([prompt(1, 3 + place % 5) for place in range(64)])
-    assert model.started[0] == 16
-    assert sum(model.started) == 64
+    assert (model.started[0], sum(model.started), max(model.stepped)) == (16, 64, 16)
     assert min(model.started[:-1]) >= 16 // pass_limits.REFILLED
-    assert max(model.stepped) == 16
 
 
 def test_passes_have_no_more_tokens_than_evaluations_and_the_cache_no_more_than_its_bound(monkeypatch):
@@ -91,37 +84,29 @@ def test_adapters_follow_each_other(monkeypatch):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_draws_are_from_the_softmax(temperature):
+def test_draws_are_from_the_softmax_and_each_place_has_draws_of_its_own(temperature):
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     draws = [(seed, 7) for seed in range(4000)]
     drawn = Counter(generation.scores(logits.expand(4000, -1), temperature, draws).argmax(dim=-1).tolist())
     for token, expected in enumerate((logits / temperature).softmax(0).tolist()):
         # Four standard deviations of a share of 4,000 draws.
         assert drawn[token] / 4000 == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 4000) ** 0.5)
-
-
-def test_each_place_of_an_answer_has_draws_of_its_own():
-    logits = torch.zeros(1, 1000)
-    tokens = {int(generation.scores(logits, 1.0, [(3, place)]).argmax()) for place in range(20)}
-    assert len(tokens) > 15
+    alike = torch.zeros(1, 1000)
+    assert len({int(generation.scores(alike, temperature, [(3, place)]).argmax()) for place in range(20)}) > 15
 
 
 @pytest.mark.parametrize(("kind", "most"), [("llama", None), ("gpt2", 4), ("mistral", 4)])
-def test_labels_are_as_likely_as_in_rows_that_are_whole(monkeypatch, tmp_path, kind, most):
+def test_labels_are_as_likely_as_in_rows_that_are_whole(monkeypatch, kind, most):
     """Also where the labels of one question are more than a pass takes, and where a prompt is one token."""
-    tiny_models.save(kind, tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    model = tiny_models.build(kind).eval()
     if most is not None:
         monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cpu", most)
     draw = np.random.default_rng(0)
     rows = []
     for length in (7, 1, 12, 7, 12, 7):
         prompt = draw.integers(3, 60, length)
-        labels = [draw.integers(3, 60, count) for count in (1, 3, 2, 5, 2)]
-        rows.append([
-            TokenRow(np.append(prompt, label).astype(np.int32), np.arange(length + len(label)) >= length)
-            for label in labels
-        ])  # fmt: skip
+        ids = [np.append(prompt, draw.integers(3, 60, count)).astype(np.int32) for count in (1, 3, 2, 5, 2)]
+        rows.append([TokenRow(each, np.arange(len(each)) >= length) for each in ids])
     told: list[int] = []
     with torch.no_grad():
         found = generation.rank_plain(model, rows, CPU, told.extend)

@@ -19,17 +19,15 @@ RANKS: list[int | None] = [4, None, 16, 3]
 def drawn(dtype: torch.dtype, without: set[tuple[int, int]]) -> list[list[Pair | None]]:
     """The matrices of each layer and group; `without` are the (layer, group) that have none."""
     torch.manual_seed(0)
-    return [
-        [
-            None
-            if rank is None or (layer, group) in without
-            else Pair(
-                torch.nn.Parameter(torch.randn(rank, ins)), torch.nn.Parameter(torch.randn(outs, rank)), 0.5 + group
-            )
-            for group, rank in enumerate(RANKS)
-        ]
-        for layer, (ins, outs) in enumerate(SIZES)
-    ]
+
+    def pair(layer: int, group: int) -> Pair | None:
+        rank, (ins, outs) = RANKS[group], SIZES[layer]
+        if rank is None or (layer, group) in without:
+            return None
+        a, b = (torch.nn.Parameter(torch.randn(*size)) for size in ((rank, ins), (outs, rank)))
+        return Pair(a, b, 0.5 + group)
+
+    return [[pair(layer, group) for group in range(len(RANKS))] for layer in range(len(SIZES))]
 
 
 def gradients(layers: list[list[Pair | None]], outputs: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
@@ -84,11 +82,8 @@ def test_gradients_without_strides_reach_grouped_products_dense_and_have_the_sha
         assert (matrix.grad.shape, matrix.grad.dtype) == (matrix.shape, matrix.dtype)
 
 
-def test_no_adapter_makes_no_stack():
+def test_no_adapter_makes_no_stack_and_layers_of_odd_sizes_are_left_to_the_other_way():
     assert grouped_product.stacks([[[None, None]]], [3, 5], torch.device("cpu"), torch.float32) == [None]
-
-
-def test_layers_of_odd_sizes_are_left_to_the_other_way():
     assert grouped_product.fits(torch.empty(4, 24), torch.empty(40, 4))
     assert not grouped_product.fits(torch.empty(4, 20), torch.empty(40, 4))
     assert not grouped_product.fits(torch.empty(4, 24), torch.empty(36, 4))

@@ -17,16 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainables.contract import Device, RowShape
 from trainables.packing import memory
-from trainables.specs import (
-    AdapterSpec,
-    DataSpec,
-    ModelFacts,
-    ModelSpec,
-    QuantizationSpec,
-    Spec,
-    TrainingSpec,
-    TrialSpec,
-)
+from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, QuantizationSpec, TrainingSpec, TrialSpec
 
 TINY_FACTS = ModelFacts(
     parameters=20_000, layers=3, hidden_size=32, intermediate_size=48, vocab_size=64, attention_heads=4,
@@ -37,7 +28,7 @@ TINY_FACTS = ModelFacts(
 def trial(**changes: Any) -> TrialSpec:
     """A spec with fields of its sections changed: r=8, scheme="none", max_length=64, ..."""
 
-    def section(kind: type[Spec], **given: Any) -> Any:
+    def section(kind: Any, **given: Any) -> Any:
         return kind(**given | {name: value for name, value in changes.items() if name in kind.model_fields})
 
     return TrialSpec(
@@ -49,6 +40,11 @@ def trial(**changes: Any) -> TrialSpec:
     )
 
 
+def needed(facts: ModelFacts, device: Device = "cuda", **changes: Any) -> Any:
+    """What one trial needs, where nothing is known of its rows."""
+    return memory.need(trial(**changes), [], facts, device)
+
+
 def rows(longest: int, mean: float | None = None, labelled: float = 1.0, evaluated: int = 2048) -> RowShape:
     """Rows of a shape; all as long as the longest, and labelled throughout, unless told otherwise."""
     return RowShape(longest=longest, mean=mean or longest, labelled=labelled, train_rows=100, eval_rows=evaluated)
@@ -56,7 +52,7 @@ def rows(longest: int, mean: float | None = None, labelled: float = 1.0, evaluat
 
 @pytest.mark.parametrize("r", [1, 8])
 @pytest.mark.parametrize(
-    ("target_modules", "names"),
+    ("modules", "names"),
     [
         ("attention-qv", ["q_proj", "v_proj"]),
         ("attention", ["q_proj", "k_proj", "v_proj", "o_proj"]),
@@ -65,14 +61,12 @@ def rows(longest: int, mean: float | None = None, labelled: float = 1.0, evaluat
         (("k_proj", "mlp.down_proj"), ["k_proj", "mlp.down_proj"]),
     ],
 )
-def test_lora_parameters_are_those_that_peft_makes(
-    target_modules: str | tuple[str, ...], names: str | list[str], r: int
-) -> None:
+def test_lora_parameters_are_those_that_peft_makes(modules, names, r) -> None:
     sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, **sizes))
     made = get_peft_model(model, LoraConfig(r=r, target_modules=names, task_type="CAUSAL_LM"))
     trainable, _ = made.get_nb_trainable_parameters()
-    assert memory.lora_parameters(TINY_FACTS, AdapterSpec(r=r, target_modules=target_modules)) == trainable
+    assert memory.lora_parameters(TINY_FACTS, AdapterSpec(r=r, target_modules=modules)) == trainable
 
 
 def test_unknown_names_count_as_all_linear_layers_and_wide_heads_as_wide() -> None:
@@ -86,23 +80,20 @@ def test_unknown_names_count_as_all_linear_layers_and_wide_heads_as_wide() -> No
 
 
 @pytest.mark.parametrize(
-    ("facts", "r16", "r64"),
-    [(SMOLLM2, 78, 313), (LLAMA_1B, 180, 721), (LLAMA_3B, 389, 1556), (LLAMA_8B, 671, 2684)],
+    ("facts", "bf16", "nf4", "r16", "r64"),
+    [
+        (SMOLLM2, 0.27, 0.11, 78, 313),
+        (LLAMA_1B, 2.5, 1.0, 180, 721),
+        (LLAMA_3B, 6.4, 2.3, 389, 1556),
+        (LLAMA_8B, 16.1, 5.7, 671, 2684),
+    ],
 )
-def test_slot_on_a_gpu_takes_sixteen_bytes_per_trainable_parameter(facts: ModelFacts, r16: int, r64: int) -> None:
-    for r, megabytes in ((16, r16), (64, r64)):
-        spec = trial(r=r, target_modules="all-linear")
-        assert memory.need(spec, [], facts, "cuda").slot_bytes / 1e6 == pytest.approx(megabytes, abs=0.6)
-
-
-@pytest.mark.parametrize(
-    ("facts", "bf16", "nf4"),
-    [(SMOLLM2, 0.27, 0.11), (LLAMA_1B, 2.5, 1.0), (LLAMA_3B, 6.4, 2.3), (LLAMA_8B, 16.1, 5.7)],
-)
-def test_base_takes_the_known_gigabytes_beside_the_cuda_context(facts: ModelFacts, bf16: float, nf4: float) -> None:
+def test_base_takes_the_known_gigabytes_and_a_slot_sixteen_bytes_per_parameter(facts, bf16, nf4, r16, r64) -> None:
     for scheme, gigabytes in (("none", bf16), ("nf4", nf4)):
-        base_bytes = memory.need(trial(scheme=scheme), [], facts, "cuda").base_bytes - 500_000_000
+        base_bytes = needed(facts, scheme=scheme).base_bytes - 500_000_000  # the CUDA context
         assert base_bytes / 1e9 == pytest.approx(gigabytes, rel=0.03, abs=0.12)
+    for r, megabytes in ((16, r16), (64, r64)):
+        assert needed(facts, r=r, target_modules="all-linear").slot_bytes / 1e6 == pytest.approx(megabytes, abs=0.6)
 
 
 @pytest.mark.parametrize(
@@ -116,18 +107,15 @@ def test_base_takes_the_known_gigabytes_beside_the_cuda_context(facts: ModelFact
         (SMOLLM2, "cpu", "4bit", False),
     ],
 )
-def test_a_small_base_is_dequantised_and_takes_as_much_as_one_that_never_was_quantised(
-    facts: ModelFacts, device: Any, residency: str, expected: bool
-) -> None:
-    spec = trial(residency=residency)
-    in_4_bits, plain = (memory.need(trial(scheme=scheme), [], facts, device).base_bytes for scheme in ("nf4", "none"))
-    assert memory.is_dequantised(spec, facts, device) is expected
-    assert memory.need(spec, [], facts, device).base_bytes == (plain if expected else in_4_bits)
+def test_a_small_base_is_dequantised_and_takes_as_much_as_a_plain_one(facts, device, residency, expected) -> None:
+    in_4_bits, plain = (needed(facts, device, scheme=scheme).base_bytes for scheme in ("nf4", "none"))
+    assert memory.is_dequantised(trial(residency=residency), facts, device) is expected
+    assert needed(facts, device, residency=residency).base_bytes == (plain if expected else in_4_bits)
     assert not memory.is_dequantised(trial(scheme="none", residency="dequantised"), facts, device)
 
 
 def test_double_quantisation_saves_0_37_bits_per_linear_parameter() -> None:
-    once, twice = (memory.need(trial(double_quant=double), [], LLAMA_8B, "cuda").base_bytes for double in (False, True))
+    once, twice = (needed(LLAMA_8B, double_quant=double).base_bytes for double in (False, True))
     assert (once - twice) * 8 / 6.98e9 == pytest.approx(0.373, abs=0.001)
 
 
@@ -135,11 +123,11 @@ def test_double_quantisation_saves_0_37_bits_per_linear_parameter() -> None:
     ("compute_dtype", "device", "width"),
     [("auto", "cpu", 4), ("auto", "cuda", 2), ("float32", "cuda", 4), ("bfloat16", "cpu", 2), ("float16", "cuda", 2)],
 )
-def test_unquantised_weights_are_as_wide_as_the_compute_type(compute_dtype: str, device: Any, width: int) -> None:
-    spec = trial(scheme="none", compute_dtype=compute_dtype)
-    other = trial(scheme="none", compute_dtype="float32")
-    difference = memory.need(other, [], SMOLLM2, device).base_bytes - memory.need(spec, [], SMOLLM2, device).base_bytes
-    assert difference == SMOLLM2.parameters * (4 - width)
+def test_unquantised_weights_are_as_wide_as_the_compute_type(compute_dtype, device, width) -> None:
+    wide, own = (
+        needed(SMOLLM2, device, scheme="none", compute_dtype=dtype).base_bytes for dtype in ("float32", compute_dtype)
+    )
+    assert wide - own == SMOLLM2.parameters * (4 - width)
 
 
 def test_activations_of_an_8b_model_are_those_that_were_measured() -> None:
@@ -168,25 +156,18 @@ compute type and dropout: r 16, 4 rows of 110 tokens, every token with a label, 
 
 @pytest.mark.parametrize("case", MEASURED_GB)
 def test_estimate_is_at_most_a_quarter_above_a_measured_process(case: tuple[str, str, int, str, float]) -> None:
-    scheme, target_modules, slots, compute_dtype, dropout = case
-    spec = trial(
-        scheme=scheme,
-        target_modules=target_modules,
-        compute_dtype=compute_dtype,
-        lora_dropout=dropout,
-        max_length=110,
-        eval_examples=64,
-    )
-    estimate = memory.need(spec, [], SMOLLM2, "cpu").total(slots) / 1e9
-    assert MEASURED_GB[case] <= estimate <= 1.25 * MEASURED_GB[case]
+    scheme, modules, slots, dtype, dropout = case
+    adapter = {"target_modules": modules, "lora_dropout": dropout}
+    need = needed(SMOLLM2, "cpu", scheme=scheme, compute_dtype=dtype, max_length=110, eval_examples=64, **adapter)
+    assert MEASURED_GB[case] <= need.total(slots) / 1e9 <= 1.25 * MEASURED_GB[case]
 
 
 def test_largest_specs_decide_and_the_base_does_where_there_are_none() -> None:
     base, deep, wide = trial(r=8), trial(r=64), trial(r=8, batch_size=16)
-    alone = memory.need(base, [], LLAMA_1B, "cuda")
-    both = memory.need(base, [deep, wide], LLAMA_1B, "cuda")
-    assert both.slot_bytes == memory.need(deep, [], LLAMA_1B, "cuda").slot_bytes == 8 * alone.slot_bytes
-    assert both.step_bytes == memory.need(wide, [], LLAMA_1B, "cuda").step_bytes > alone.step_bytes
+    both, *others = (memory.need(base, specs, LLAMA_1B, "cuda") for specs in ([deep, wide], [], [deep], [wide]))
+    alone, of_deep, of_wide = others
+    assert both.slot_bytes == of_deep.slot_bytes == 8 * alone.slot_bytes
+    assert both.step_bytes == of_wide.step_bytes > alone.step_bytes
     assert both.base_bytes == alone.base_bytes
 
 
@@ -200,18 +181,15 @@ def test_longest_row_counts_where_it_is_known_and_never_beyond_max_length() -> N
 
 
 @given(
-    r=st.integers(1, 128),
-    batch_size=st.integers(1, 64),
-    max_length=st.integers(8, 4096),
+    fields=st.fixed_dictionaries(
+        {"r": st.integers(1, 128), "batch_size": st.integers(1, 64), "max_length": st.integers(8, 4096)}
+    ),
     field=st.sampled_from(["r", "batch_size", "max_length"]),
 )
-def test_more_of_anything_never_needs_less(r: int, batch_size: int, max_length: int, field: str) -> None:
-    given_fields = {"r": r, "batch_size": batch_size, "max_length": max_length}
-    less = memory.need(trial(**given_fields), [], SMOLLM2, "cpu")
-    more = memory.need(trial(**given_fields | {field: given_fields[field] + 1}), [], SMOLLM2, "cpu")
+def test_more_of_anything_never_needs_less(fields: dict[str, int], field: str) -> None:
+    less, more = (needed(SMOLLM2, "cpu", **each) for each in (fields, fields | {field: fields[field] + 1}))
     assert less.total(2) <= more.total(2)
-    assert more.saturating_slots <= less.saturating_slots
-    assert 1 <= more.saturating_slots <= memory.MAX_SLOTS
+    assert 1 <= more.saturating_slots <= less.saturating_slots <= memory.MAX_SLOTS
 
 
 def test_a_host_is_told_by_part_and_the_parts_make_up_the_whole() -> None:
@@ -266,9 +244,7 @@ def test_only_labelled_tokens_go_through_the_head() -> None:
         (135_000_000, "cpu", 440, 2),
     ],
 )
-def test_slots_are_as_many_as_keep_the_device_busy(
-    parameters: int, device: Any, tokens_per_step: int, expected: int
-) -> None:
+def test_slots_are_as_many_as_keep_the_device_busy(parameters, device, tokens_per_step, expected) -> None:
     assert memory.saturating_slots(parameters, device, tokens_per_step) == expected
 
 
@@ -297,16 +273,12 @@ PEFT_GB = {
 so, outside Ray."""
 PROCESS_GB = 0.51
 """What those processes took before the base."""
+PEFT_BASE = memory.BaseShape(SMOLLM2, 4, "peft", "llama", "cpu")
 
 
 def quickstart(**changes: Any) -> TrialSpec:
     given = {"compute_dtype": "float32", "residency": "auto", "batch_size": 2, "max_length": 192}
     return trial(**given | changes)
-
-
-def estimate(kind: str | None = "llama", rows: RowShape = QUICKSTART, slots: int = 1, **adapter: Any) -> int:
-    spec = quickstart(**adapter)
-    return memory.need(spec, [spec], SMOLLM2, "cpu", rows, kind).total(slots)
 
 
 @pytest.mark.parametrize("case", PEFT_GB)
@@ -317,42 +289,36 @@ def test_estimate_for_peft_is_near_a_measured_process(case: tuple[str, str, int,
     assert (host.total - host.process) / 1e9 + PROCESS_GB == pytest.approx(PEFT_GB[case], rel=0.15)
 
 
-def test_an_engine_that_is_not_known_yet_counts_as_that_which_takes_more() -> None:
-    for modules in ("attention-qv", "all-linear"):
-        flat, unknown, others = (
-            estimate(kind, target_modules=modules, slots=4) for kind in ("llama", None, "some_other")
-        )
-        assert flat < unknown == others
+@pytest.mark.parametrize("modules", ["attention-qv", "all-linear"])
+def test_an_engine_that_is_not_known_yet_counts_as_that_which_takes_more(modules: str) -> None:
+    spec = quickstart(target_modules=modules)
+    flat, unknown, others = (
+        memory.need(spec, [spec], SMOLLM2, "cpu", QUICKSTART, kind).total(4) for kind in ("llama", None, "some_other")
+    )
+    assert flat < unknown == others
 
 
 @pytest.mark.parametrize(
     ("share", "short", "count", "is_known"), [(0.3, 400, 8, True), (0.8, 600, 8, False), (0.5, 300, 2, True)]
 )
-def test_many_rows_at_the_longest_length_are_not_underestimated(
-    share: float, short: int, count: int, is_known: bool
-) -> None:
+def test_many_rows_at_the_longest_length_are_not_underestimated(share, short, count, is_known) -> None:
     """Long documents that are cut to data.max_length: passes of nothing but them are no rarity."""
     longest = 2048
-    mean = share * longest + (1 - share) * short
-    deviation = (longest - short) * (share * (1 - share)) ** 0.5
-    rows = QUICKSTART.model_copy(
-        update={"longest": longest, "mean": mean, "deviation": deviation if is_known else None}
-    )
+    deviation = (longest - short) * (share * (1 - share)) ** 0.5 if is_known else None
+    shape = {"longest": longest, "mean": share * longest + (1 - share) * short, "deviation": deviation}
     lengths = [random.Random(place).choices([longest, short], [share, 1 - share], k=count) for place in range(2000)]
-    assert memory.most_tokens(rows, count) >= max(sum(each) for each in lengths)
+    assert memory.most_tokens(QUICKSTART.model_copy(update=shape), count) >= max(sum(each) for each in lengths)
 
 
 def test_longer_rows_to_evaluate_on_count_in_evaluation_alone() -> None:
-    base = memory.BaseShape(SMOLLM2, 4, "peft", "llama", "cpu")
-    longer = QUICKSTART.model_copy(update={"longest_of_all": 8192})
+    base, longer = PEFT_BASE, QUICKSTART.model_copy(update={"longest_of_all": 8192})
     assert memory.evaluation_pass(base, longer, 1).logits > 8 * memory.evaluation_pass(base, QUICKSTART, 1).logits
-    assert memory.training_pass(base, quickstart(), longer, 1) == memory.training_pass(
-        base, quickstart(), QUICKSTART, 1
-    )
+    trained = [memory.training_pass(base, quickstart(), shape, 1) for shape in (longer, QUICKSTART)]
+    assert trained[0] == trained[1]
 
 
 def test_an_evaluation_pass_is_shared_up_to_a_number_of_tokens() -> None:
-    base = memory.BaseShape(SMOLLM2, 4, "flat", "llama", "cpu")
+    base = PEFT_BASE._replace(engine="flat")
     few, many = (QUICKSTART.model_copy(update={"eval_rows": rows}) for rows in (3, 600))
     # Five times three rows of at most 132 tokens are 1,980, of 2,048 that may share a pass. Two passes run at once.
     one, ten, sixteen = (memory.evaluation_pass(base, few, slots).work for slots in (1, 10, 16))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import packs
 import pytest
 import torch
 import transformers
@@ -16,17 +17,9 @@ from trainables.data.dataset import TokenRow
 from trainables.packing import flat_attention, generation, memory, pass_limits
 from trainables.packing.engine import Answering, Prompt, Segment
 from trainables.packing.flat_engine import FlatEngine
-from trainables.specs import AdapterSpec, DataSpec, ModelFacts, ModelSpec, TrainingSpec, TrialSpec
+from trainables.specs import ModelFacts, TrainingSpec, TrialSpec
 
-MODELS = {
-    "llama": transformers.LlamaForCausalLM,
-    "gemma": transformers.GemmaForCausalLM,
-    "gemma3_text": transformers.Gemma3ForCausalLM,
-    "mistral": transformers.MistralForCausalLM,
-    "phi3": transformers.Phi3ForCausalLM,
-    "qwen2": transformers.Qwen2ForCausalLM,
-    "qwen3": transformers.Qwen3ForCausalLM,
-}
+KINDS = sorted(pass_limits.FLAT_KINDS)
 SIZES = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 16, "pad_token_id": 0, "eos_token_id": 1,
@@ -36,15 +29,11 @@ FACTS = ModelFacts(
 )
 ROWS, LENGTH = 2, 128
 """Tokens that something is predicted from, in each row."""
+SHAPE = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
 
 
 def trial(**adapter: Any) -> TrialSpec:
-    return TrialSpec(
-        model=ModelSpec(source="owner/name"),
-        adapter=AdapterSpec(r=8, **adapter),
-        training=TrainingSpec(batch_size=ROWS),
-        data=DataSpec(train="rows.jsonl", eval="more.jsonl", text="{text}"),
-    )
+    return packs.spec(r=8, batch_size=ROWS, **adapter)
 
 
 def row_of(place: int, length: int = LENGTH) -> TokenRow:
@@ -54,20 +43,16 @@ def row_of(place: int, length: int = LENGTH) -> TokenRow:
     return TokenRow(ids, np.arange(length + 1) > 0)
 
 
-def saved_bytes(
-    kind: str,
-    layers: int,
-    dtype: torch.dtype,
-    spec: TrialSpec,
-    recomputes: bool = False,
-    grouped: bool = False,
-) -> int:
-    """Bytes that autograd saves in one pass of the flat engine, without parameters and buffers of the model."""
-    config = MODELS[kind].config_class(num_hidden_layers=layers, **SIZES)
-    model = MODELS[kind](config).to(dtype).requires_grad_(False).eval()
-    if recomputes:
-        checkpoint_gradients(model)
-    engine = FlatEngine(Base(model, torch.device("cpu"), dtype), grouped)
+def flat(kind: str, layers: int, dtype: torch.dtype = torch.float32, grouped: bool = False, **sizes: int) -> FlatEngine:
+    """The flat engine on a model of so many blocks."""
+    config = transformers.AutoConfig.for_model(kind, num_hidden_layers=layers, **SIZES | sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
+    return FlatEngine(Base(model, torch.device("cpu"), dtype), grouped)
+
+
+def saved_bytes(engine: FlatEngine, spec: TrialSpec) -> int:
+    """Bytes that autograd saves in one pass, without parameters and buffers of the model."""
+    model = engine.base.model
     engine.add(0, spec)
     rows = [row_of(place) for place in range(ROWS)]
     of_model = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -84,58 +69,55 @@ def saved_bytes(
     return sum(storage.nbytes() for storage in saved.values())
 
 
-def estimated(kind: str, spec: TrialSpec, width: int = 4) -> int:
-    """The same for one block."""
-    rows = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
-    return memory.training_pass(memory.BaseShape(FACTS, width, "flat", kind, "cpu"), spec, rows, 1).saved
+def of_block(kind: str, spec: TrialSpec, dtype: torch.dtype = torch.float32, grouped: bool = False) -> int:
+    two, three = (saved_bytes(flat(kind, layers, dtype, grouped), spec) for layers in (2, 3))
+    return three - two
 
 
-@pytest.mark.parametrize("kind", MODELS)
+def estimated(kind: str, spec: TrialSpec, width: int = 4, shape: RowShape = SHAPE, **of_base: Any) -> int:
+    """The same by arithmetic."""
+    return memory.training_pass(memory.BaseShape(FACTS, width, "flat", kind, "cpu", **of_base), spec, shape, 1).saved
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_block_saves_what_is_estimated_in_every_kind_of_model(kind: str, dtype: torch.dtype) -> None:
     spec = trial(target_modules=("qkv_proj",) if kind == "phi3" else "attention-qv")
-    assumed = trial(target_modules="attention-qv")
-    two, three = (saved_bytes(kind, layers, dtype, spec) for layers in (2, 3))
-    assert three - two == pytest.approx(estimated(kind, assumed, dtype.itemsize), rel=0.02)
+    expected = estimated(kind, trial(target_modules="attention-qv"), dtype.itemsize)
+    assert of_block(kind, spec, dtype) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("target_modules", ["attention", "mlp", "all-linear", ("q_proj", "k_proj", "up_proj")])
 def test_a_block_saves_what_is_estimated_for_every_choice_of_modules(target_modules: Any) -> None:
     spec = trial(target_modules=target_modules)
-    two, three = (saved_bytes("llama", layers, torch.float32, spec) for layers in (2, 3))
-    assert three - two == estimated("llama", spec)
+    assert of_block("llama", spec) == estimated("llama", spec)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_grouped_block_saves_no_more_than_is_estimated_and_the_rest_is_for_gradients(dtype: torch.dtype) -> None:
-    spec, rows = (
-        trial(target_modules="all-linear"),
-        RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9),
+    spec, width = trial(target_modules="all-linear"), dtype.itemsize
+    gradients = memory.lora_parameters(FACTS, spec.adapter) * (width + 4)
+    found = estimated("llama", spec, width, is_grouped=True) - gradients
+    assert of_block("llama", spec, dtype, grouped=True) == pytest.approx(found, rel=0.02)
+    of_longest, of_half = (
+        estimated("llama", spec, width, shape, is_grouped=True) - estimated("llama", spec, width, shape)
+        for shape in (SHAPE.model_copy(update={"mean": mean, "deviation": 0.0}) for mean in (LENGTH, LENGTH / 2))
     )
-    two, three = (saved_bytes("llama", layers, dtype, spec, grouped=True) for layers in (2, 3))
-    base = memory.BaseShape(FACTS, dtype.itemsize, "flat", "llama", "cpu", is_grouped=True)
-    gradients = memory.lora_parameters(FACTS, spec.adapter) * (dtype.itemsize + 4)
-    found = memory.training_pass(base, spec, rows, 1).saved - gradients
-    assert three - two == pytest.approx(found, rel=0.02)
-    more = {
-        mean: memory.training_pass(base, spec, rows.model_copy(update={"mean": mean, "deviation": 0.0}), 1).saved
-        - memory.training_pass(
-            base._replace(is_grouped=False), spec, rows.model_copy(update={"mean": mean, "deviation": 0.0}), 1
-        ).saved
-        for mean in (LENGTH, LENGTH / 2)
-    }
     # As many places as tokens of the longest row are filled up in attention.
-    assert more[LENGTH / 2] - more[LENGTH] == ROWS * LENGTH / 2 * memory._attended(base)
+    base = memory.BaseShape(FACTS, width, "flat", "llama", "cpu")
+    assert of_half - of_longest == ROWS * LENGTH / 2 * memory._attended(base)
 
 
 def test_a_recomputed_block_saves_its_input() -> None:
     spec = trial(target_modules="all-linear")
-    two, three = (saved_bytes("llama", layers, torch.float32, spec, recomputes=True) for layers in (2, 3))
+    engines = [flat("llama", layers) for layers in (2, 3)]
+    for engine in engines:
+        checkpoint_gradients(engine.base.model)
+    two, three = (saved_bytes(engine, spec) for engine in engines)
     assert three - two == ROWS * LENGTH * FACTS.hidden_size * 4
-    several = FACTS.model_copy(update={"layers": 3})
-    rows = RowShape(longest=LENGTH, mean=LENGTH, labelled=1.0, train_rows=9, eval_rows=9)
+    base = memory.BaseShape(FACTS.model_copy(update={"layers": 3}), 4, "flat", "llama", "cpu")
     recomputing = spec.model_copy(update={"training": TrainingSpec(batch_size=ROWS, gradient_checkpointing=True)})
-    found = memory.training_pass(memory.BaseShape(several, 4, "flat", "llama", "cpu"), recomputing, rows, 1).saved
+    found = memory.training_pass(base, recomputing, SHAPE, 1).saved
     assert found == 3 * (three - two) + estimated("llama", spec)
 
 
@@ -145,10 +127,7 @@ def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytes
     monkeypatch.setitem(pass_limits.PARALLEL_PASSES, "cpu", 1)
     spec = trial(target_modules="attention-qv")
     vocabulary, length = 4096, 3 * pass_limits.LOGIT_TOKENS // ROWS
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(num_hidden_layers=3, **SIZES | {"vocab_size": vocabulary})
-    )
-    engine = FlatEngine(Base(model.requires_grad_(False).eval(), torch.device("cpu"), torch.float32))
+    engine = flat("llama", 3, vocab_size=vocabulary)
     engine.add(0, spec)
     rows = [row_of(place, length) for place in range(ROWS)]
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -159,7 +138,7 @@ def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytes
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = np.cumsum([event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]).max()
 
-    shape = RowShape(longest=length, mean=length, labelled=1.0, train_rows=9, eval_rows=ROWS)
+    shape = SHAPE.model_copy(update={"longest": length, "mean": length, "eval_rows": ROWS})
     facts = FACTS.model_copy(update={"layers": 3, "vocab_size": vocabulary})
     base = memory.BaseShape(facts, 4, "flat", "llama", "cpu")
     found = memory.training_pass(base, spec, shape, 1) if trains else memory.evaluation_pass(base, shape, 1)
@@ -167,7 +146,7 @@ def test_a_pass_holds_no_more_than_is_estimated(trains: bool, monkeypatch: pytes
     assert 0.9 * most <= held <= 1.1 * most
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_answers_keep_the_keys_and_values_that_are_estimated(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     made: list[flat_attention.Cache] = []
 
@@ -177,13 +156,11 @@ def test_answers_keep_the_keys_and_values_that_are_estimated(monkeypatch: pytest
             made.append(self)
 
     monkeypatch.setattr(generation, "Cache", Noted)
-    model = MODELS[kind](MODELS[kind].config_class(num_hidden_layers=3, **SIZES)).requires_grad_(False).eval()
-    engine = FlatEngine(Base(model, torch.device("cpu"), torch.float32))
     prompts = [Prompt(None, row_of(place % 40, 40).ids[:40], 0) for place in range(100)]
-    engine.generate(prompts, Answering(frozenset(), most=2))
+    flat(kind, 3).generate(prompts, Answering(frozenset(), most=2))
     kept = sum(each.nbytes for pair in made[0]._layers.values() for each in pair)
     base = memory.BaseShape(FACTS.model_copy(update={"layers": 3}), 4, "flat", kind, "cpu")
-    rows = RowShape(longest=40, mean=40, labelled=1.0, train_rows=9, eval_rows=100)
+    rows = SHAPE.model_copy(update={"longest": 40, "mean": 40, "eval_rows": 100})
     # One pass of as many new prompts as tokens of an evaluation pass.
     passed = memory.answering_pass(base, rows, 1, 2).work - 2048 * memory._flat_work(base)
     assert kept == passed == pass_limits.ANSWERED_ROWS["cpu"] * 42 * 3 * 2 * 2 * 16 * 4

@@ -12,6 +12,7 @@ import torch
 from trainables.contract import Evaluation, Opened
 from trainables.data.dataset import TokenRow
 from trainables.packing import pass_limits
+from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.passes import PassThreads, evaluation_passes
 
 DEADLINE = 60.0
@@ -19,8 +20,6 @@ TRIALS = [
     packs.spec(seed=seed, r=r, target_modules=modules, lora_dropout=0.1 * seed)
     for seed, (r, modules) in enumerate([(2, "all-linear"), (8, "mlp"), (4, "attention-qv"), (16, "attention")])
 ]
-# Single precision keeps about 7 digits; other shapes of the same sums differ in the last one. A row has 15 labels.
-FP32 = 1e-5
 
 
 @pytest.fixture
@@ -70,11 +69,7 @@ def test_an_error_is_told_once_no_call_runs_any_more(threads):
 
 @pytest.mark.parametrize("threads", [1], indirect=True)
 def test_with_one_thread_calls_run_in_the_callers(threads):
-    assert set(PassThreads(2).run(lambda _: threading_id(), "ab")) == {threading_id()}
-
-
-def threading_id() -> int:
-    return threading.get_ident()
+    assert set(PassThreads(2).run(lambda _: threading.get_ident(), "ab")) == {threading.get_ident()}
 
 
 def row(length: int) -> TokenRow:
@@ -107,24 +102,19 @@ def test_many_rows_that_are_hard_to_even_out_make_no_more_than_a_tenth_more_pass
     assert len(evaluation_passes(rows, parallel=2)) <= 1.1 * len(evaluation_passes(rows)) + 2
 
 
-@pytest.fixture
-def pack(monkeypatch):
-    monkeypatch.setattr(packs, "ENGINE", packs.FlatEngine)
-    monkeypatch.setitem(pass_limits.PARALLEL_PASSES, "cpu", 1)  # All rows in one pass of each slot.
-    made = packs.pack()
-    for slot, trial in enumerate(TRIALS):
-        assert isinstance(made.open(slot, trial), Opened)
-    packs.losses(made, 0, 3, (1, 2, 3))
-    return made
-
-
-def evaluated(pack, slots: list[int]) -> list[tuple[float, ...]]:
+def evaluated(pack: AdapterPack, slots: list[int]) -> list[tuple[float, ...]]:
     results = pack.evaluate(slots)
     assert all(isinstance(result, Evaluation) for result in results.values())
     return [results[slot].row_losses for slot in slots]
 
 
-def test_slots_share_evaluation_passes_up_to_a_number_of_tokens(pack, monkeypatch):
+def test_slots_share_evaluation_passes_up_to_a_number_of_tokens(monkeypatch):
+    monkeypatch.setattr(packs, "ENGINE", packs.FlatEngine)
+    monkeypatch.setitem(pass_limits.PARALLEL_PASSES, "cpu", 1)  # All rows in one pass of each slot.
+    pack = packs.pack()
+    for slot, trial in enumerate(TRIALS):
+        assert isinstance(pack.open(slot, trial), Opened)
+    packs.losses(pack, 0, 3, (1, 2, 3))
     alone = [evaluated(pack, [slot])[0] for slot in range(4)]
     passes: list[list[int | None]] = []
     packs.before_passes(monkeypatch, lambda engine, segments: passes.append([segment.slot for segment in segments]))
@@ -137,6 +127,6 @@ def test_slots_share_evaluation_passes_up_to_a_number_of_tokens(pack, monkeypatc
         found = evaluated(pack, [0, 1, 2, 3])
         assert passes == expected
         # A trial that has a pass for itself has the very same numbers beside others.
-        near = 15 * FP32 if most_slots > 1 else 0.0
+        near = 15 * packs.FP32 if most_slots > 1 else 0.0  # a row has 15 labels
         for shared, own in zip(found, alone, strict=True):
             assert shared == pytest.approx(own, rel=0, abs=near)

@@ -10,7 +10,7 @@ from trainables.errors import ModelError
 from trainables.packing.engine import Segment
 from trainables.packing.peft_engine import PeftEngine
 
-ROWS = [packs.rows().train.row(place) for place in range(2)]
+ROWS = packs.train_rows(0, 1)
 
 
 class Flattened(torch.nn.Module):
@@ -32,8 +32,7 @@ def losses(count: int | None, flattens: bool = True) -> list[torch.Tensor]:
     layer.mlp = Flattened(layer.mlp, count) if flattens else layer.mlp
     engine = PeftEngine(base)
     for slot in range(2):
-        for name, parameter in engine.add(slot, packs.spec(seed=slot)).items():
-            parameter.data += 0.1 * ("lora_B" in name)
+        packs.add(engine, slot, packs.spec(seed=slot), seed=slot)
     return engine.token_losses([Segment(slot, [row]) for slot, row in enumerate(ROWS)])
 
 

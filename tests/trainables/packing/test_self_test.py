@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
 
 import packs
 import pytest
@@ -20,19 +20,20 @@ from trainables.specs import TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
-ROWS = [packs.rows().train.row(place) for place in range(5)]
-FLAT = EnginePath(engine="flat", residency="4bit")
-GROUPED = EnginePath(engine="grouped", residency="4bit")
-PEFT = EnginePath(engine="peft", residency="4bit")
-PATHS = pytest.mark.parametrize("path", [FLAT, GROUPED], ids=["in turn", "grouped"])
+ROWS = packs.train_rows(*range(5))
+NF4 = packs.spec().model_copy(update={"quantization": TrialSpec(steps=1).quantization})
+FLAT, GROUPED, PEFT = (EnginePath(engine=engine, residency="4bit") for engine in ("flat", "grouped", "peft"))
 
 
-def question(*paths: EnginePath, base: TrialSpec | None = None, cache: str = "") -> Question:
+def question(*paths: EnginePath) -> Question:
     rows = tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in ROWS)
     return Question(
-        base=base or packs.spec(), cache=cache, rows=rows, pass_tokens=10 * TRAINED_TOKENS,
+        base=packs.spec(),
+        cache="",
+        rows=rows,
+        pass_tokens=10 * TRAINED_TOKENS,
         paths=tuple((path, ()) for path in paths),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +45,22 @@ def tried(reference: self_test.Reference, path: EnginePath) -> Tried:
     return self_test.tried(reference, path, question(path), (7, 8))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("engine", ["flat", "grouped"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text", "mistral"])
+def test_on_a_gpu_a_path_gives_the_numbers_of_the_reference(architecture, dtype, engine):
+    base = packs.base(architecture, dtype=dtype)
+    base = replace(base, model=base.model.to("cuda"), device=torch.device("cuda", 0))
+    reference = self_test.Reference(base, packs.spec(r=8), ROWS)
+    assert reference.difference(EnginePath(engine=engine, residency="dequantised")) < 1.0
+
+
 def test_right_paths_in_bfloat16_differ_by_less_than_half_of_what_is_allowed():
     reference = self_test.Reference(packs.base("gemma3_text", dtype=torch.bfloat16), packs.spec(), ROWS)
     found = [reference.difference(path) for path in (FLAT, GROUPED)]
     assert all(0.0 < each < 0.5 for each in found), found
-
-
-@PATHS
-def test_a_right_path_is_timed_and_leaves_the_base_as_it_was(reference, path):
-    base = reference.base
-    layers = {name: type(layer) for name, layer in base.model.named_modules()}
-    attention = base.model.config._attn_implementation
-    found = tried(reference, path)
-    assert found.difference is not None
-    assert 0.0 < found.difference < 0.5
-    assert (found.problem, found.rates[0].slots, found.rates[0].estimated_bytes) == ("", 1, 7)
-    assert all(rate.tokens_per_second > 0 < rate.tokens_per_step for rate in found.rates)
-    assert {name: type(layer) for name, layer in base.model.named_modules()} == layers
-    assert base.model.config._attn_implementation == attention
 
 
 def test_the_program_answers_with_a_line_for_each_path(monkeypatch, reference, capsys):
@@ -78,29 +77,34 @@ def test_the_program_answers_with_a_line_for_each_path(monkeypatch, reference, c
 def device(monkeypatch):
     """A device with a clock of its own: a pass of fewer tokens than keep it busy takes as long as one of so many."""
     at = SimpleNamespace(now=0.0, busy=0, holds=10**9)
-    whole = FlatEngine.token_losses
 
-    def token_losses(engine, segments):
+    def act(engine, segments):
         tokens = engine.pass_tokens(segments)
         if tokens > at.holds:
             raise torch.OutOfMemoryError("CUDA out of memory")
         at.now += max(tokens, at.busy)
-        return whole(engine, segments)
 
-    monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
+    monkeypatch.setattr(packs, "ENGINE", FlatEngine)
+    packs.before_passes(monkeypatch, act)
     monkeypatch.setattr(self_test, "time", SimpleNamespace(perf_counter=lambda: at.now))
     monkeypatch.setattr(self_test, "MAX_SLOTS", 4)
     return at
 
 
 @pytest.mark.parametrize(
-    ("busy", "holds", "timed", "paying"),
-    [(40, 10**9, 4, 2), (10**6, 10**9, 4, 4), (10**6, 85, 2, 2)],
-    ids=["busy with two", "never busy", "memory ends"],
+    ("path", "busy", "holds", "timed", "paying"),
+    [(FLAT, 0, 10**9, 2, 1), (GROUPED, 40, 10**9, 4, 2), (GROUPED, 10**6, 10**9, 4, 4), (GROUPED, 10**6, 85, 2, 2)],
+    ids=["in turn, busy with one", "grouped, busy with two", "grouped, never busy", "grouped, memory ends"],
 )
-def test_slots_and_tokens_of_a_pass_are_doubled_until_that_does_not_pay(device, reference, busy, holds, timed, paying):
-    device.busy, device.holds = busy, holds
-    found = tried(reference, GROUPED)
+def test_a_right_path_has_its_slots_and_tokens_doubled_until_that_does_not_pay(
+    device, reference, path, busy, holds, timed, paying
+):
+    model = reference.base.model
+    device.busy, device.holds, before = busy, holds, as_it_is(model)
+    found = tried(reference, path)
+    assert as_it_is(model) == before
+    assert found.difference is not None and 0.0 < found.difference < 0.5
+    assert (found.problem, found.rates[0].slots, found.rates[0].estimated_bytes) == ("", 1, 7)
     assert (found.rates[-1].slots, found.paying.slots) == (timed, paying)
     for few, more in pairwise(found.rates):
         assert more.tokens_per_step == pytest.approx(2 * few.tokens_per_step, rel=0.3)
@@ -108,17 +112,8 @@ def test_slots_and_tokens_of_a_pass_are_doubled_until_that_does_not_pay(device, 
     assert (settled.slots, settled.pass_tokens) == (paying, 2 * found.paying.tokens_per_step)
 
 
-class Spoilt(torch.autograd.Function):
-    """Leaves losses as they are, and multiplies their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: torch.Tensor, factor: float) -> torch.Tensor:
-        ctx.factor = factor
-        return losses.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0] * ctx.factor, None
+def as_it_is(model) -> tuple:
+    return model.config._attn_implementation, {name: type(layer) for name, layer in model.named_modules()}
 
 
 @pytest.mark.parametrize(
@@ -131,10 +126,11 @@ def test_a_faulty_path_is_refused_and_says_why(monkeypatch, reference, path, fac
 
     def token_losses(engine, segments):
         losses = whole(engine, segments)
-        if not torch.is_grad_enabled():
-            return losses
-        factor = next(left)
-        return [Spoilt.apply(each, factor) for each in losses]
+        if torch.is_grad_enabled():
+            factor = next(left)
+            for each in losses:
+                each.register_hook(lambda gradient: gradient * factor)
+        return losses
 
     monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
     found = tried(reference, path)
@@ -142,21 +138,17 @@ def test_a_faulty_path_is_refused_and_says_why(monkeypatch, reference, path, fac
     assert not found.rates
 
 
-def test_memory_that_is_missing_may_be_there_another_time(monkeypatch, reference):
-    def token_losses(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(FlatEngine, "token_losses", token_losses)
-    found = tried(reference, FLAT)
-    assert (found.problem, found.may_pass) == ("it raises OutOfMemoryError: CUDA out of memory", True)
-
-
-def test_a_path_that_another_engine_would_compute_is_not_right(monkeypatch, reference):
+def test_memory_that_is_missing_may_be_there_another_time_and_an_engine_that_is_not_may_not(
+    monkeypatch, device, reference
+):
+    device.holds = 0
     monkeypatch.setattr(grouped_product, "missing", lambda: "torch has no grouped_mm")
-    found = tried(reference, GROUPED)
-    assert (found.problem, found.may_pass) == (
-        "it raises NotImplementedError: the engine is flat, since torch has no grouped_mm", False,
-    )  # fmt: skip
+    for path, problem, may_pass in (
+        (FLAT, "OutOfMemoryError: CUDA out of memory", True),
+        (GROUPED, "NotImplementedError: the engine is flat, since torch has no grouped_mm", False),
+    ):
+        found = tried(reference, path)
+        assert (found.problem, found.may_pass) == (f"it raises {problem}", may_pass)
 
 
 def test_an_engine_that_hung_is_not_tested_on_its_other_residency(monkeypatch):
@@ -188,14 +180,30 @@ def of(*found: Tried) -> SelfTest:
     return SelfTest(device="H100", seconds=1.0, tried=found)
 
 
-NF4 = packs.spec().model_copy(update={"quantization": TrialSpec(steps=1).quantization})
+PLAIN = packs.spec()
+LEFT = EnginePath(engine="flat", residency="dequantised")
+REFERENCE = "H100: PEFT's own layers compute, which are slower"
 
 
-def test_the_fastest_right_path_is_taken_with_the_slots_that_pay():
-    test = of(rated(FLAT, 10, 12, 13), rated(GROUPED, 8, 15, 29, 30), rated(GROUPED, 99, problem="it lies"))
-    settled = test.settled(NF4)
-    assert (settled.path, settled.slots) == (GROUPED, 4)
-    assert settled.refused == ("H100: flat, grouped, 4 bit is not used: it lies",)
+@pytest.mark.parametrize(
+    ("base", "found", "path", "slots", "refused"),
+    [
+        (
+            NF4, [rated(FLAT, 10, 12, 13), rated(GROUPED, 8, 15, 29, 30), rated(GROUPED, 99, problem="it lies")],
+            GROUPED, 4, ("H100: flat, grouped, 4 bit is not used: it lies",),
+        ),
+        (FLAT.given_to(NF4), [rated(FLAT, 10), rated(GROUPED, 20)], FLAT, 1, ()),
+        (FLAT.given_to(PLAIN), [rated(LEFT, 10)], LEFT, 1, ()),
+        (
+            GROUPED.given_to(NF4), [rated(FLAT, 10), rated(GROUPED, problem="it hung")],
+            PEFT, None, ("H100: flat, grouped, 4 bit is not used: it hung", REFERENCE),
+        ),
+    ],
+    ids=["fastest that is right", "named", "no residency without quantisation", "reference for one that is refused"],
+)  # fmt: skip
+def test_the_path_that_is_taken_and_its_slots(base, found, path, slots, refused):
+    settled = of(*found).settled(base)
+    assert (settled.path, settled.slots, settled.refused) == (path, slots, refused)
 
 
 def test_tokens_of_a_pass_that_the_specification_says_stay():
@@ -203,24 +211,6 @@ def test_tokens_of_a_pass_that_the_specification_says_stay():
     test = of(rated(FLAT, 10, 12))
     assert test.settled(named).given_to(named).training.pass_tokens == 100
     assert test.settled(NF4).given_to(NF4).training.pass_tokens == 20
-
-
-def test_a_named_path_is_taken_though_another_is_faster():
-    test = of(rated(FLAT, 10), rated(GROUPED, 20))
-    assert test.settled(FLAT.given_to(NF4)).path == FLAT
-
-
-def test_a_residency_means_nothing_to_a_base_that_is_not_quantised():
-    plain = EnginePath(engine="flat", residency="dequantised")
-    quantization = NF4.quantization.model_copy(update={"scheme": "none", "residency": "4bit"})
-    assert of(rated(plain, 10)).settled(NF4.model_copy(update={"quantization": quantization})).path == plain
-
-
-def test_the_reference_is_taken_where_the_named_path_is_refused():
-    settled = of(rated(FLAT, 10), rated(GROUPED, problem="it hung")).settled(GROUPED.given_to(NF4))
-    assert (settled.path, settled.slots) == (PEFT, None)
-    assert "it hung" in settled.refused[0]
-    assert "PEFT's own layers compute" in settled.refused[1]
 
 
 @pytest.mark.parametrize(
@@ -240,14 +230,14 @@ def test_the_paths_of_a_base_are_its_engines_on_each_residency(scheme, is_dequan
 # In processes of their own
 
 
-def tested_by_another(monkeypatch, **doing: str) -> SelfTest:
-    """What came of both paths, tested by the program of `killed_paths`."""
-    monkeypatch.setenv("DOING", " ".join(f"{engine}={what}" for engine, what in doing.items()))
-    return path_tests.tested(question(FLAT, GROUPED), "a CPU", "killed_paths")
+def probed(monkeypatch, doing: str, *paths: EnginePath) -> SelfTest:
+    """What came of these paths, tested by the program of `killed_paths`."""
+    monkeypatch.setenv("DOING", doing)
+    return path_tests.tested(question(*paths), "a CPU", "killed_paths")
 
 
 def test_a_probe_that_dies_costs_one_path(monkeypatch):
-    test = tested_by_another(monkeypatch, flat="die")
+    test = probed(monkeypatch, "flat=die", FLAT, GROUPED)
     assert test.tried[0].problem.startswith("its process ended with exit code 3: no kernel")
     assert test.tried[1].problem == ""
     assert test.settled(NF4).path == GROUPED
@@ -255,8 +245,8 @@ def test_a_probe_that_dies_costs_one_path(monkeypatch):
 
 def test_a_probe_that_hangs_is_ended_and_the_reference_trains(monkeypatch):
     monkeypatch.setattr(path_tests.timeouts, "SELF_TEST_PATH", 0.1)  # of a pass that never ends
-    test = tested_by_another(monkeypatch, flat="hang", grouped="hang")
-    assert [each.problem for each in test.tried] == ["it hung: no answer within 0 s"] * 2
+    test = probed(monkeypatch, "flat=hang", FLAT)
+    assert [each.problem for each in test.tried] == ["it hung: no answer within 0 s"]
     assert test.settled(NF4).path == PEFT
 
 

@@ -31,6 +31,7 @@ TRIALS = [
     packs.spec(seed=12, r=8, weight_decay=0.1, max_grad_norm=0.5, gradient_accumulation_steps=2),
 ]
 SLOTS = range(len(TRIALS))
+ROWS = packs.rows(evaluation=3)
 FLAT, GROUPED, PEFT = FlatEngine, partial(FlatEngine, grouped=True), PeftEngine
 
 
@@ -47,7 +48,18 @@ def trained(pack: AdapterPack, steps: int = 2) -> list[float]:
     return found
 
 
-def opened(pack: AdapterPack, snapshots: dict[int, bytes] | None = None) -> AdapterPack:
+def here(architecture: str = "llama", quantised: bool = False) -> Base:
+    """A tiny base on one device."""
+    return packs.base(architecture, quantised, layers=4)
+
+
+def spread_out(base: Base, architecture: str = "llama") -> Base:
+    """The base on two GPUs; call it where these are declared."""
+    return declared_gpus.spread_out(base, architecture, layers=4)
+
+
+def opened(base: Base, make=FLAT, snapshots: dict[int, bytes] | None = None) -> AdapterPack:
+    pack = AdapterPack(make(base), ROWS)
     for slot in SLOTS:
         given = pack.open(slot, TRIALS[slot], (snapshots or {}).get(slot))
         assert isinstance(given, Opened), given
@@ -69,15 +81,13 @@ def opened(pack: AdapterPack, snapshots: dict[int, bytes] | None = None) -> Adap
     ],
 )
 def test_numbers_are_those_of_one_device(monkeypatch, make, architecture, quantised, checkpointing):
-    def whole(base):
-        if checkpointing:
-            checkpoint_gradients(base.model)
-        return opened(AdapterPack(make(base), packs.rows()))
-
-    expected = trained(whole(packs.base(architecture, quantised, layers=4)))
-    base = packs.base(architecture, quantised, layers=4)
+    alone, base = (here(architecture, quantised) for _ in range(2))
+    if checkpointing:
+        checkpoint_gradients(alone.model)
+        checkpoint_gradients(base.model)
+    expected = trained(opened(alone, make))
     with declared_gpus.declared(monkeypatch):
-        pack = whole(declared_gpus.spread_out(base, architecture, layers=4))
+        pack = opened(spread_out(base, architecture), make)
         found = trained(pack)
         assert pack.peak_memory_bytes() == 0  # of CUDA, which is not there
     assert found == pytest.approx(expected, rel=1e-5)
@@ -87,26 +97,21 @@ def test_numbers_are_those_of_one_device(monkeypatch, make, architecture, quanti
 @pytest.mark.parametrize(("make", "architecture"), [(FLAT, "mistral"), (GROUPED, "qwen3"), (PEFT, "llama")])
 def test_answers_are_those_of_one_device(monkeypatch, make, architecture):
     monkeypatch.setitem(pass_limits.ANSWERED_ROWS, "cuda", 2)
-    prompts = [Prompt(slot, packs.rows().train.row(row).ids, seed=row) for row, slot in enumerate((0, None, 1, 0))]
+    rows = packs.train_rows(*range(4))
+    prompts = [Prompt(slot, rows[place].ids, seed=place) for place, slot in enumerate((0, None, 1, 0))]
 
     def answers(base: Base) -> list[Answer]:
         engine = make(base)
         for slot in SLOTS:
             for parameter in engine.add(slot, TRIALS[slot]).values():
                 parameter.data.add_(0.02)
-        return engine.generate(prompts, Answering(frozenset({5}), most=9, temperature=0.5))
+        return engine.generate(prompts, Answering(frozenset({5}), most=6, temperature=0.5))
 
-    expected = answers(packs.base(architecture, layers=4))
-    base = packs.base(architecture, layers=4)
+    expected, base = answers(here(architecture)), here(architecture)
     with declared_gpus.declared(monkeypatch):
-        found = answers(declared_gpus.spread_out(base, architecture, layers=4))
+        found = answers(spread_out(base, architecture))
     assert found == expected
     assert declared_gpus.seen() == set(GPUS)
-
-
-def spread_pack(make=FlatEngine, base: Base | None = None) -> AdapterPack:
-    """Both trials on a tiny Llama on two GPUs; call it where these are declared."""
-    return opened(AdapterPack(make(declared_gpus.spread_out(base or packs.base(layers=4), "llama", 4)), packs.rows()))
 
 
 def layer_places(pack: AdapterPack) -> list[torch.device]:
@@ -114,9 +119,9 @@ def layer_places(pack: AdapterPack) -> list[torch.device]:
 
 
 @pytest.mark.parametrize("make", packs.ENGINES, ids=lambda engine: engine.__name__)
-def test_matrices_gradients_and_moments_lie_with_their_layer(monkeypatch, make):
+def test_matrices_and_moments_lie_with_their_layer(monkeypatch, make):
     with declared_gpus.declared(monkeypatch):
-        pack = spread_pack(make)
+        pack = opened(spread_out(here()), make)
         of_layers = layer_places(pack)
         assert of_layers == [GPUS[0], *[GPUS[1]] * 3]
         assert pack._engine.base.devices == GPUS
@@ -129,13 +134,11 @@ def test_matrices_gradients_and_moments_lie_with_their_layer(monkeypatch, make):
 
 
 def test_snapshots_and_adapters_go_from_one_device_to_two_and_back(monkeypatch):
-    whole = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()))
+    whole = opened(here())
     whole.step(SLOTS)
     snapshots = {slot: whole.snapshot(slot) for slot in SLOTS}
-    base = packs.base(layers=4)
     with declared_gpus.declared(monkeypatch):
-        engine = FlatEngine(declared_gpus.spread_out(base, "llama", 4))
-        pack = opened(AdapterPack(engine, packs.rows()), snapshots)
+        pack = opened(spread_out(here()), snapshots=snapshots)
         for slot in pack._slots.values():
             for parameter, state in slot.optimizer.state.items():
                 assert place_of(state["exp_avg"]) == place_of(parameter)
@@ -145,65 +148,51 @@ def test_snapshots_and_adapters_go_from_one_device_to_two_and_back(monkeypatch):
         found = trained(pack)
         again = {slot: pack.snapshot(slot) for slot in SLOTS}
     assert found == pytest.approx(trained(whole), rel=1e-5)
-    back = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()), again)
+    back = opened(here(), snapshots=again)
     assert [back._slots[slot].step for slot in SLOTS] == [3, 3]
     assert trained(back) == pytest.approx(trained(whole), rel=1e-5)
 
 
 def test_a_trial_does_not_depend_on_its_neighbour(monkeypatch):
-    alone = packs.base(layers=4)
     with declared_gpus.declared(monkeypatch):
-        both = spread_pack()
-        records = [both.step(SLOTS)[1] for _ in range(2)]
-        pack = AdapterPack(FlatEngine(declared_gpus.spread_out(alone, "llama", 4)), packs.rows())
-        pack.open(1, TRIALS[1])
-        for record in records:
-            assert isinstance(record, StepRecord)
-            assert packs.losses(pack, 1, 1) == pytest.approx([record.train_loss], rel=1e-6)
+        both, alone = opened(spread_out(here())), AdapterPack(FLAT(spread_out(here())), ROWS)
+        alone.open(1, TRIALS[1])
+        assert packs.losses(alone, 1, 2) == pytest.approx(packs.losses(both, 1, 2, (0,)), rel=1e-6)
 
 
 def test_a_base_that_is_dequantised_once_stays_where_it_lies(monkeypatch):
-    base = packs.base(quantised=True, layers=4)
+    bases = [here(quantised=True) for _ in range(2)]
     with declared_gpus.declared(monkeypatch):
-        pack = spread_pack(base=base)
-        expected = trained(pack)
-    base = packs.base(quantised=True, layers=4)
-    with declared_gpus.declared(monkeypatch):
-        spread_out = declared_gpus.spread_out(base, "llama", 4)
-        base_model.dequantise(spread_out.model)
-        found = opened(AdapterPack(FlatEngine(spread_out), packs.rows()))
+        kept, dequantised = map(spread_out, bases)
+        base_model.dequantise(dequantised.model)
+        found = opened(dequantised)
         assert layer_places(found) == [GPUS[0], *[GPUS[1]] * 3]
-        assert trained(found) == pytest.approx(expected, rel=1e-6)
+        assert trained(found) == pytest.approx(trained(opened(kept)), rel=1e-6)
 
 
 def test_the_base_alone_is_evaluated_and_checked_as_on_one_device(monkeypatch):
-    base = packs.base(layers=4)
-    expected = AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()).evaluate_base()
+    expected = AdapterPack(FLAT(here()), ROWS).evaluate_base()
     with declared_gpus.declared(monkeypatch):
-        spread_out = declared_gpus.spread_out(base, "llama", 4)
-        base_checks.refuse_foresight("tiny/model", spread_out.model)
-        found = AdapterPack(FlatEngine(spread_out), packs.rows()).evaluate_base()
-    assert isinstance(found, Evaluation)
-    assert isinstance(expected, Evaluation)
+        base = spread_out(here())
+        base_checks.refuse_foresight("tiny/model", base.model)
+        found = AdapterPack(FLAT(base), ROWS).evaluate_base()
     assert found.row_losses == pytest.approx(expected.row_losses, rel=1e-6)
 
 
 def test_promotion_scores_on_two_gpus_as_on_one(monkeypatch, tmp_path):
-    base = packs.base(layers=4)
-    whole = opened(AdapterPack(FlatEngine(packs.base(layers=4)), packs.rows()))
+    whole = opened(here())
     whole.step(SLOTS)
-    (evaluation,) = whole.evaluate([1]).values()
-    assert isinstance(evaluation, Evaluation)
+    evaluation = whole.evaluate([1])[1]
     with declared_gpus.declared(monkeypatch):
-        there = declared_gpus.spread_out(base, "llama", 4)
+        there = spread_out(here())
         loaded = Base(there.model, there.device, there.dtype, Origin("0" * 40, {}))
         monkeypatch.setattr(base_model, "load", lambda *_: loaded)
         monkeypatch.setattr(base_model, "origin_of", lambda *_: loaded.origin)
         monkeypatch.setattr(base_model, "load_tokenizer", lambda *_: None)
         scorer = AdapterScorer(TRIALS[1], tmp_path)
         bare, found = (
-            scorer._scored(name, files, packs.rows().eval, None, None, tell_nobody)
+            scorer._scored(name, files, ROWS.eval, None, None, tell_nobody)
             for name, files in ((BASE, None), ("one", whole.adapter(1)))
         )
     assert found.evaluation.row_losses == pytest.approx(evaluation.row_losses, rel=1e-5)
-    assert found.evaluation.loss != pytest.approx(bare.evaluation.loss, rel=1e-3)
+    assert found.evaluation.row_losses != pytest.approx(bare.evaluation.row_losses, rel=1e-3)
