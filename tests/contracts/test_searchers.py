@@ -43,6 +43,8 @@ PAIRS = [
     for space in SPACES
     if not components.modules("searchers")[name].Config().check(SPACES[space])
 ]
+EVERY = pytest.mark.parametrize("name", NAMES)
+EVERY_PAIR = pytest.mark.parametrize(("name", "space"), PAIRS)
 
 
 class Call(NamedTuple):
@@ -90,31 +92,22 @@ def suggested(story: list[Call | Mapping[str, Any] | None]) -> list[Mapping[str,
     return [item for item in story if isinstance(item, Mapping)]
 
 
-def test_the_searchers_are_these() -> None:
-    assert NAMES == ["grid", "prior", "random", "tpe"]
-    assert all(line.endswith((".", ":")) for line in components.available("searchers").values())
-
-
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 def test_a_configuration_comes_back_from_json_and_has_the_common_keys(name: str) -> None:
-    config = components.modules("searchers")[name].Config(
-        start_with_default=False, points=[{"adapter.r": 8, "adapter.target_modules": ["q_proj"]}]
-    )
+    assert components.available("searchers")[name].endswith((".", ":"))
+    points = [{"adapter.r": 8, "adapter.target_modules": ["q_proj"]}]
+    config = components.modules("searchers")[name].Config(start_with_default=False, points=points)
     assert config.kind == name
     assert config.points[0]["adapter.target_modules"] == ("q_proj",)
     assert type(config).model_validate(json.loads(config.model_dump_json())) == config
 
 
-@pytest.mark.parametrize(("name", "space"), PAIRS)
-def test_every_point_is_one_of_the_space(name: str, space: str) -> None:
-    points = suggested(played(build(name, SPACES[space]), 40))
+@EVERY_PAIR
+def test_every_point_is_one_of_the_space_and_the_same_calls_give_the_same_points(name: str, space: str) -> None:
+    story = played(build(name, SPACES[space]), 30)
+    points = suggested(story)
     assert len(points) >= 12
     assert [point for point in points if not SPACES[space].contains(point)] == []
-
-
-@pytest.mark.parametrize(("name", "space"), PAIRS)
-def test_the_same_calls_give_the_same_points(name: str, space: str) -> None:
-    story = played(build(name, SPACES[space]), 30)
     again = build(name, SPACES[space])
     for item in story:
         if isinstance(item, Call):
@@ -123,7 +116,7 @@ def test_the_same_calls_give_the_same_points(name: str, space: str) -> None:
             assert again.suggest() == item
 
 
-@pytest.mark.parametrize(("name", "space"), PAIRS)
+@EVERY_PAIR
 def test_a_searcher_that_is_told_the_past_again_goes_on_with_the_same_points(name: str, space: str) -> None:
     """Those that do not learn give their first points again, which the caller has and drops."""
     lived = build(name, SPACES[space])
@@ -142,14 +135,14 @@ def test_a_searcher_that_is_told_the_past_again_goes_on_with_the_same_points(nam
             searcher.tell(expected or {}, 0, None, False)
 
 
-@pytest.mark.parametrize(("name", "space"), PAIRS)
+@EVERY_PAIR
 def test_points_that_the_caller_drops_are_followed_by_others(name: str, space: str) -> None:
     searcher = build(name, SPACES[space])
     dropped = [searcher.suggest() for _ in range(12)]
     assert len({str(point) for point in dropped}) >= 6
 
 
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 def test_every_point_of_a_small_space_comes_once_before_any_is_missed(name: str) -> None:
     searcher = build(name, FINITE)
     found: list[Mapping[str, Any]] = []
@@ -169,7 +162,7 @@ def test_another_seed_gives_other_points(name: str) -> None:
     assert suggested(played(build(name, EVERY_FORM, 1), 20)) != suggested(played(build(name, EVERY_FORM, 2), 20))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 def test_nothing_that_may_be_told_is_too_much(name: str) -> None:
     searcher = build(name, FINITE)
     for number, failure in enumerate(["diverged", "infeasible", "out_of_memory", "failed"] * 4):

@@ -13,6 +13,7 @@ from trainable_kits import FACTORIES, STEPS, Kit
 
 from trainables import catalogue
 from trainables.contract import Evaluation, Failure, Need, Opened, Pack, StepRecord
+from trainables.specs import EvaluationSpec
 
 
 @pytest.fixture(scope="module", params=sorted(catalogue.available()))
@@ -35,6 +36,21 @@ def pack(kit) -> Pack:
     return kit.pack()
 
 
+@pytest.fixture
+def training(kit, pack) -> Pack:
+    """A pack with `kit.trial` in slot 0."""
+    assert isinstance(pack.open(0, kit.trial), Opened)
+    return pack
+
+
+@pytest.fixture(scope="module")
+def alone(kit):
+    """The losses of the trial without neighbours, to compare with."""
+    pack = kit.pack()
+    pack.open(0, kit.trial)
+    return close_to(kit, losses(pack, 0, STEPS))
+
+
 def step(pack: Pack, slot: int, *neighbours: int) -> StepRecord:
     record = pack.step([*neighbours, slot])[slot]
     assert isinstance(record, StepRecord), record
@@ -51,12 +67,6 @@ def evaluation(pack: Pack, slot: int) -> Evaluation:
     return found
 
 
-def alone(kit: Kit, steps: int = STEPS) -> list[float]:
-    pack = kit.pack()
-    pack.open(0, kit.trial)
-    return losses(pack, 0, steps)
-
-
 def close_to(kit: Kit, expected: list[float] | float):
     return pytest.approx(expected, rel=0, abs=kit.tolerance)
 
@@ -64,11 +74,12 @@ def close_to(kit: Kit, expected: list[float] | float):
 # Packs
 
 
-def test_a_trial_opens_at_step_0_with_parameters_to_train(kit, pack):
+def test_a_trial_opens_at_step_0_with_parameters_to_train_and_starts_where_the_base_stands(kit, pack):
     opened = pack.open(0, kit.trial)
     assert isinstance(opened, Opened)
-    assert opened.step == 0
-    assert opened.trainable_params > 0
+    assert opened.step == 0 < opened.trainable_params
+    # An adapter that has not been trained adds nothing.
+    assert evaluation(pack, 0).loss == pytest.approx(pack.evaluate_base().loss, abs=kit.tolerance)
 
 
 def test_steps_count_from_1_and_their_records_add_up(kit, pack):
@@ -79,131 +90,94 @@ def test_steps_count_from_1_and_their_records_add_up(kit, pack):
     assert sorted(record.tokens for record in records) == [record.tokens for record in records]
     assert sorted(record.seconds for record in records) == [record.seconds for record in records]
     assert records[0].tokens > 0
+    assert pack.peak_memory_bytes() > 0
 
 
-def test_only_the_slots_that_are_named_take_a_step(kit, pack):
-    pack.open(0, kit.trial)
-    pack.open(1, kit.neighbour)
-    assert set(pack.step([1])) == {1}
-    assert set(pack.evaluate([0])) == {0}
-    assert step(pack, 0, 1).step == 1
-    assert step(pack, 1).step == 3
+def test_only_the_slots_that_are_named_take_a_step(kit, training):
+    training.open(1, kit.neighbour)
+    assert training.step([]) == training.evaluate([]) == {}
+    assert set(training.step([1])) == {1}
+    assert set(training.evaluate([0])) == {0}
+    assert step(training, 0, 1).step == 1
+    assert step(training, 1).step == 3
 
 
-def test_no_slots_is_nothing_to_do(pack):
-    assert pack.step([]) == {}
-    assert pack.evaluate([]) == {}
-
-
-def test_the_same_trial_computes_the_same_numbers(kit):
-    first, second = kit.pack(), kit.pack()
-    first.open(0, kit.trial)
+def test_the_same_trial_computes_the_same_numbers(kit, training):
+    other = kit.pack()
     torch.rand(1)  # what others draw from the global generator is no part of a trial
-    second.open(5, kit.trial)
-    assert losses(first, 0, STEPS) == close_to(kit, losses(second, 5, STEPS))
-    assert evaluation(first, 0).row_losses == pytest.approx(evaluation(second, 5).row_losses, abs=100 * kit.tolerance)
+    other.open(5, kit.trial)
+    assert losses(training, 0, STEPS) == close_to(kit, losses(other, 5, STEPS))
+    found, expected = evaluation(training, 0).row_losses, evaluation(other, 5).row_losses
+    assert found == pytest.approx(expected, abs=100 * kit.tolerance)
 
 
-def test_training_moves_the_evaluation(kit, pack):
-    pack.open(0, kit.trial)
-    before = evaluation(pack, 0).loss
-    losses(pack, 0, STEPS)
-    assert evaluation(pack, 0).loss != before
-
-
-def test_a_neighbour_changes_nothing(kit, pack):
+def test_a_neighbour_changes_nothing(kit, pack, alone):
     pack.open(0, kit.neighbour)
     pack.open(1, kit.trial)
     found = losses(pack, 1, 2, 0)
     pack.close(0)
     found += losses(pack, 1, 2)
     pack.open(2, kit.neighbour)
-    found += losses(pack, 1, STEPS - 4, 2)
-    assert found == close_to(kit, alone(kit))
+    assert found + losses(pack, 1, STEPS - 4, 2) == alone
 
 
-def test_eval_loss_is_the_mean_over_all_completion_tokens(kit, pack):
-    pack.open(0, kit.trial)
-    step(pack, 0)
-    found = evaluation(pack, 0)
-    assert len(found.row_losses) == len(found.row_tokens) > 0
-    assert found.loss == pytest.approx(sum(found.row_losses) / sum(found.row_tokens))
-
-
-def test_evaluation_changes_nothing_that_training_sees(kit, pack):
-    pack.open(0, kit.trial)
+def test_evaluations_change_nothing_that_training_sees(training, alone):
     found = []
     for _ in range(STEPS):
-        pack.evaluate([0])
-        found += losses(pack, 0, 1)
-    assert found == close_to(kit, alone(kit))
+        training.evaluate([0])
+        training.evaluate_base()
+        found += losses(training, 0, 1)
+    assert found == alone
 
 
-def test_the_base_is_evaluated_on_the_rows_of_the_trials(kit, pack):
+def test_the_base_is_evaluated_on_the_rows_of_the_trials_and_the_loss_is_the_mean_over_completion_tokens(kit, pack):
     alone_with_it = pack.evaluate_base()
-    assert isinstance(alone_with_it, Evaluation)
     pack.open(0, kit.trial)
-    losses(pack, 0, 1)
+    losses(pack, 0, STEPS)
     found = evaluation(pack, 0)
+    assert len(found.row_losses) == len(found.row_tokens) > 0
     assert alone_with_it.row_tokens == found.row_tokens
     assert alone_with_it.hardware == found.hardware == getattr(pack, "hardware", "")
-    assert alone_with_it.loss == pytest.approx(sum(alone_with_it.row_losses) / sum(alone_with_it.row_tokens))
-    assert alone_with_it.loss != found.loss
+    for each in (alone_with_it, found):
+        assert each.loss == pytest.approx(sum(each.row_losses) / sum(each.row_tokens))
+    assert alone_with_it.loss != found.loss, "training moves the evaluation"
     # What trains beside it changes nothing of it, not even in the last digit.
     assert pack.evaluate_base() == alone_with_it
 
 
-def test_an_evaluation_of_the_base_changes_nothing_that_training_sees(kit, pack):
-    pack.open(0, kit.trial)
-    found = []
-    for _ in range(STEPS):
-        pack.evaluate_base()
-        found += losses(pack, 0, 1)
-    assert found == close_to(kit, alone(kit))
-
-
-def test_a_trial_starts_where_the_base_stands(kit, pack):
-    """An adapter that has not been trained adds nothing."""
-    pack.open(0, kit.trial)
-    assert evaluation(pack, 0).loss == pytest.approx(pack.evaluate_base().loss, abs=kit.tolerance)
-
-
-def test_snapshot_changes_nothing_and_goes_on_in_another_pack(kit, pack):
-    pack.open(0, kit.trial)
-    first = losses(pack, 0, 2)
-    snapshot = pack.snapshot(0)
+def test_snapshot_changes_nothing_and_goes_on_in_another_pack(kit, training, alone):
+    first = losses(training, 0, 2)
+    snapshot = training.snapshot(0)
     assert type(snapshot) is bytes
-    evaluated = evaluation(pack, 0).loss
-    tokens = step(pack, 0).tokens
+    evaluated = evaluation(training, 0).loss
+    tokens = step(training, 0).tokens
     other = kit.pack()
     assert other.open(4, kit.trial, snapshot).step == 2
     assert evaluation(other, 4).loss == close_to(kit, evaluated)
     record = step(other, 4)
     assert (record.step, record.tokens) == (3, tokens)
-    assert [*first, record.train_loss, *losses(other, 4, STEPS - 3)] == close_to(kit, alone(kit))
-    losses(pack, 0, STEPS - 3)
-    assert evaluation(pack, 0).loss == close_to(kit, evaluation(other, 4).loss)
+    assert [*first, record.train_loss, *losses(other, 4, STEPS - 3)] == alone
+    losses(training, 0, STEPS - 3)
+    assert evaluation(training, 0).loss == close_to(kit, evaluation(other, 4).loss)
 
 
-def test_a_snapshot_goes_on_in_the_slot_that_it_came_from(kit, pack):
-    pack.open(0, kit.trial)
-    first = losses(pack, 0, 3)
-    snapshot = pack.snapshot(0)
-    losses(pack, 0, 2)
-    pack.close(0)
-    assert pack.open(0, kit.trial, snapshot).step == 3
-    assert first + losses(pack, 0, STEPS - 3) == close_to(kit, alone(kit))
+def test_a_snapshot_goes_on_in_the_slot_that_it_came_from(kit, training, alone):
+    first = losses(training, 0, 3)
+    snapshot = training.snapshot(0)
+    losses(training, 0, 2)
+    training.close(0)
+    assert training.open(0, kit.trial, snapshot).step == 3
+    assert first + losses(training, 0, STEPS - 3) == alone
 
 
-def test_a_slot_restored_from_an_adapter_evaluates_as_the_slot_that_gave_it(kit, pack):
-    pack.open(0, kit.trial)
-    losses(pack, 0, 2)
+def test_a_slot_restored_from_an_adapter_evaluates_as_the_slot_that_gave_it(kit, training):
+    losses(training, 0, 2)
     other = kit.pack()
-    assert isinstance(other.open(4, kit.trial, other.restored(pack.adapter(0))), Opened)
-    assert evaluation(other, 4).loss == close_to(kit, evaluation(pack, 0).loss)
+    assert isinstance(other.open(4, kit.trial, other.restored(training.adapter(0))), Opened)
+    assert evaluation(other, 4).loss == close_to(kit, evaluation(training, 0).loss)
 
 
-def test_a_slot_that_diverges_says_so_and_leaves_its_neighbour_alone(kit, pack):
+def test_a_slot_that_diverges_says_so_leaves_its_neighbour_alone_and_can_be_given_to_another(kit, pack, alone):
     pack.open(0, kit.diverging)
     pack.open(1, kit.trial)
     found, failure = [], None
@@ -215,16 +189,10 @@ def test_a_slot_that_diverges_says_so_and_leaves_its_neighbour_alone(kit, pack):
     assert failure is not None, f"the diverging trial took {STEPS} steps"
     assert failure.kind == "diverged"
     assert "step" in failure.message
-    assert found == close_to(kit, alone(kit))
-
-
-def test_a_slot_that_failed_can_be_given_to_another_trial(kit, pack):
-    pack.open(0, kit.diverging)
-    while not isinstance(pack.step([0])[0], Failure):
-        pass
+    assert found == alone
     pack.close(0)
     pack.open(0, kit.trial)
-    assert losses(pack, 0, STEPS) == close_to(kit, alone(kit))
+    assert losses(pack, 0, STEPS) == alone
 
 
 def test_an_infeasible_trial_says_so_and_takes_no_slot(kit, pack):
@@ -235,35 +203,27 @@ def test_an_infeasible_trial_says_so_and_takes_no_slot(kit, pack):
     assert isinstance(pack.open(0, kit.trial), Opened)
 
 
-def test_opening_a_taken_slot_raises_and_leaves_it_as_it_was(kit, pack):
-    pack.open(0, kit.trial)
-    found = losses(pack, 0, 2)
+def test_opening_a_taken_slot_raises_and_leaves_it_as_it_was(kit, training, alone):
+    found = losses(training, 0, 2)
     with pytest.raises(ValueError, match="slot 0 is taken"):
-        pack.open(0, kit.neighbour)
-    assert found + losses(pack, 0, STEPS - 2) == close_to(kit, alone(kit))
+        training.open(0, kit.neighbour)
+    assert found + losses(training, 0, STEPS - 2) == alone
 
 
-def test_a_closed_slot_can_be_opened_again(kit, pack):
+def test_a_closed_slot_can_be_opened_again_and_closing_a_free_one_does_nothing(kit, pack, alone):
     for _ in range(2):
-        pack.open(0, kit.trial)
-        assert losses(pack, 0, STEPS) == close_to(kit, alone(kit))
+        pack.close(0)
+        pack.close(7)
+        assert isinstance(pack.open(0, kit.trial), Opened)
+        assert losses(pack, 0, STEPS) == alone
         pack.close(0)
 
 
-def test_closing_a_free_slot_does_nothing(kit, pack):
-    pack.close(7)
-    pack.open(0, kit.trial)
-    pack.close(0)
-    pack.close(0)
-    assert isinstance(pack.open(0, kit.trial), Opened)
-
-
-def test_an_adapter_is_a_folder_of_files_as_it_stands_now(kit, pack):
-    pack.open(0, kit.trial)
-    before = dict(pack.adapter(0))
-    found = losses(pack, 0, 1)
-    after = dict(pack.adapter(0))
-    assert found + losses(pack, 0, STEPS - 1) == close_to(kit, alone(kit))
+def test_an_adapter_is_a_folder_of_files_as_it_stands_now(training, alone):
+    before = dict(training.adapter(0))
+    found = losses(training, 0, 1)
+    after = dict(training.adapter(0))
+    assert found + losses(training, 0, STEPS - 1) == alone
     assert after
     assert after.keys() == before.keys()
     assert after != before
@@ -274,25 +234,13 @@ def test_an_adapter_is_a_folder_of_files_as_it_stands_now(kit, pack):
         assert ".." not in path.parts
 
 
-def test_peak_memory_is_known(kit, pack):
-    pack.open(0, kit.trial)
-    step(pack, 0)
-    assert pack.peak_memory_bytes() > 0
-
-
 # Trainables
 
 
-def test_a_trainable_requires_sections_of_the_sweep_file(name):
-    assert catalogue.find(name).REQUIRES.issubset({"model", "data"})
-
-
-def test_check_finds_nothing_wrong_with_files_that_are_right(name, kit):
-    assert catalogue.find(name).check(kit.base) == []
-
-
-def test_fingerprint_is_words_that_stay_the_same(name, kit):
+def test_a_trainable_requires_sections_of_the_sweep_file_and_finds_nothing_wrong_with_one_that_is_right(name, kit):
     trainable = catalogue.find(name)
+    assert trainable.REQUIRES.issubset({"model", "data"})
+    assert trainable.check(kit.base) == []
     found = trainable.fingerprint(kit.base)
     assert found
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in found.items())
@@ -337,7 +285,6 @@ LIGHT = """
 import sys
 from trainables import catalogue
 from trainables.specs import TrialSpec
-
 name, spec = sys.argv[1:]
 base, trainable = TrialSpec.model_validate_json(spec), catalogue.find(name)
 trainable.check(base), trainable.fingerprint(base), trainable.need(base, [base], "cpu")
@@ -345,4 +292,6 @@ trainable.check(base), trainable.fingerprint(base), trainable.need(base, [base],
 
 
 def test_questions_before_a_launch_import_nothing_heavy(name, kit):
-    assert python_imports.heavy(LIGHT, name, kit.base.model_dump_json()) == set()
+    graded = EvaluationSpec(metrics=("number", "choice", "json_fields", {"exact_match": {"lower": True}}))
+    base = kit.base.model_copy(update={"evaluation": graded})
+    assert python_imports.heavy(LIGHT, name, base.model_dump_json()) == set()

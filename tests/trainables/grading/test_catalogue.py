@@ -8,59 +8,26 @@ import pickle
 from typing import Any
 
 import pytest
-import python_imports
 
 from trainables.errors import GradingError
 from trainables.grading import catalogue
-from trainables.objective import wrong_names
 from trainables.specs import EvaluationSpec
 
 FUNCTIONS = """
-def polite(row, answer):
-    return "please" in answer
-
-
-def both(row, answer):
-    return {"long": len(answer) / row["size"], "short": 1}
-
+def polite(row, answer): return "please" in answer
+def both(row, answer): return {"long": len(answer) / row["size"], "short": 1}
+def undeclared(row, answer): return {"long": 1.0}
+def not_a_number(row, answer): return float("nan")
+def text(row, answer): return "1"
+def steps(row, answer): return 1
+def misdeclared(row, answer): return 1
+def of_a_row(row): return 1
+def with_an_option(row, answer, *, weight=1.0): return weight
 
 both.metrics = {"long": "min", "short": "max"}
-
-
-def undeclared(row, answer):
-    return {"long": 1.0}
-
-
-def not_a_number(row, answer):
-    return float("nan")
-
-
-def text(row, answer):
-    return "1"
-
-
-def steps(row, answer):
-    return 1
-
-
-def misdeclared(row, answer):
-    return 1
-
-
 misdeclared.metrics = {"long": ["most"]}
-
-
-def of_a_row(row):
-    return 1
-
-
-def with_an_option(row, answer, *, weight=1.0):
-    return weight
-
-
 number = 5
 """
-
 DATACLASS = """
 from __future__ import annotations
 from dataclasses import dataclass
@@ -69,6 +36,7 @@ from dataclasses import dataclass
 class Score:
     value: float = 1.0
 
+def right(row, answer): return Score().value
 """
 
 
@@ -91,38 +59,13 @@ def problems(*entries: Any) -> tuple[str, ...]:
     return error.value.problems
 
 
-def test_graders_stand_in_the_order_of_the_file():
+def test_graders_stand_in_the_order_of_the_file_and_no_metric_asks_for_no_answer():
     made = catalogue.graders(spec("number", {"exact_match": {"lower": True}}, "my_scores:both"))
     assert [next(iter(grader.metrics)) for grader in made] == ["number", "exact_match", "both_long"]
     assert catalogue.directions(spec("number", "my_scores:both")) == {
         "number": "max", "both_long": "min", "both_short": "max", "answers_ended": "max",
     }  # fmt: skip
-
-
-def test_every_name_is_that_of_its_main_metric_and_can_be_logged():
-    options: dict[str, dict[str, Any]] = {"regex": {"pattern": "(?P<answer>.)", "column": "a"}}
-    for name, kind in catalogue.GRADERS.items():
-        if name != "math":
-            metrics = kind.model_validate(options.get(name, {})).metrics
-            assert next(iter(metrics)) == name and wrong_names(metrics) is None
-            assert all(metric.startswith(name) for metric in metrics)
-
-
-def test_no_metric_asks_for_no_answer():
-    assert (
-        catalogue.graders(spec()) == () and not catalogue.needs_answers(spec()) and catalogue.directions(spec()) == {}
-    )
-
-
-def test_nothing_heavy_is_imported_for_the_check():
-    program = """
-import sys
-from trainables.grading import catalogue
-from trainables.specs import EvaluationSpec
-catalogue.directions(EvaluationSpec(metrics=("number", "choice", "json_fields", {"exact_match": {"lower": True}})))
-assert not {"jsonschema", "sympy", "math_verify", "numpy"} & sys.modules.keys()
-"""
-    assert python_imports.heavy(program) == set()
+    assert (catalogue.graders(spec()), catalogue.needs_answers(spec()), catalogue.directions(spec())) == ((), False, {})
 
 
 NAMES = "exact_match, contains, choice, number, regex, json_valid, math, json_fields"
@@ -182,11 +125,11 @@ def test_all_mistakes_are_told_at_once():
     assert problems("number", "number") == ("evaluation.metrics.1: number: its name is taken: write each metric once",)
 
 
-@pytest.mark.parametrize("name", ["eval_loss", "answers_ended", "number"])
-def test_a_function_takes_no_name_of_another_metric(name, tmp_path):
-    (tmp_path / f"my_{name}.py").write_text(f"def {name}(row, answer): return 1")
-    told = f"evaluation.metrics.1: my_{name}:{name}: its name is taken: write each metric once"
-    assert problems("number", f"my_{name}:{name}") == (told,)
+def test_a_function_takes_no_name_of_another_metric(tmp_path):
+    for name in ("eval_loss", "answers_ended", "number"):
+        (tmp_path / f"my_{name}.py").write_text(f"def {name}(row, answer): return 1")
+        told = f"evaluation.metrics.1: my_{name}:{name}: its name is taken: write each metric once"
+        assert problems("number", f"my_{name}:{name}") == (told,)
 
 
 def test_a_function_scores_answers():
@@ -211,30 +154,26 @@ def test_a_function_that_is_broken_raises(name, row, why):
         made.grade(row, "", "answer")
 
 
-def test_a_schema_is_read_from_its_file_once(tmp_path):
-    (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
+def test_a_schema_is_read_from_its_file_once_and_a_file_that_is_none_is_told(tmp_path):
+    file, gone = tmp_path / "schema.json", str(tmp_path / "gone.json")
+    named, read = {"json_fields": {"schema": str(file)}}, {"json_fields": {"schema": {"type": "object"}}}
+    file.write_text(json.dumps({"type": "object"}))
     entries = ["number", {"json_fields": {"schema": "schema.json"}}, {"json_fields": {"schema": "gone.json"}}, 5]
-    schemas: list[object] = [{"type": "object"}, str(tmp_path / "gone.json")]
-    read = [{"json_fields": {"schema": schema}} for schema in schemas]
-    assert catalogue.with_files(entries, tmp_path) == ["number", *read, 5]
-    path = {"json_fields": {"schema": str(tmp_path / "schema.json")}}
-    assert catalogue.graders(spec(path)) == catalogue.graders(spec({"json_fields": {"schema": {"type": "object"}}}))
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '{"type": 1}'])
-def test_a_file_that_is_no_schema_is_told(text, tmp_path):
-    (tmp_path / "schema.json").write_text(text)
-    (problem,) = problems({"json_fields": {"schema": str(tmp_path / "schema.json")}})
-    assert "schema.json' is no JSON schema: " in problem
+    assert catalogue.with_files(entries, tmp_path) == ["number", read, {"json_fields": {"schema": gone}}, 5]
+    assert catalogue.graders(spec(named)) == catalogue.graders(spec(read))
+    for text in ("{", "[1]", '{"type": 1}'):
+        file.write_text(text)
+        (problem,) = problems(named)
+        assert "schema.json' is no JSON schema: " in problem
 
 
 def test_a_function_of_a_file_is_read_by_its_path_and_again_once_the_file_is_written_anew(tmp_path):
     file = tmp_path / "scores.py"
-    file.write_text(DATACLASS + "def right(row, answer):\n    return Score().value\n")
+    file.write_text(DATACLASS)
     (named,) = catalogue.with_files(["scores.py:right"], tmp_path)
     (grader,) = catalogue.graders(EvaluationSpec(metrics=(named,)))
     assert (named, grader.grade({}, "", "x")) == (f"{file}:right", {"right": 1.0})
-    file.write_text("def right(row, answer):\n    return 0.25\n")
+    file.write_text("def right(row, answer): return 0.25\n")
     os.utime(file, ns=(1, 1))
     assert grader.grade({}, "", "x") == {"right": 0.25}
     with pytest.raises(GradingError, match=r"has no function 'rihgt'; did you mean right\?"):

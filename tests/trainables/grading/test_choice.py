@@ -21,13 +21,13 @@ def ranked(completions: list[str], **options: object) -> tuple[str, ...]:
     return catalogue.ranked_labels(made, completions)
 
 
-def test_labels_are_those_of_the_data_written_as_they_are_there():
+def test_labels_are_those_of_the_data_written_as_they_are_there_or_of_a_list_in_its_order():
     assert ranked([" ham", " spam", " spam", " ham"]) == (" ham", " spam")
     assert ranked(["spam", "ham", " ham"]) == ranked([" ham", "ham", "spam"])
-
-
-def test_a_list_keeps_its_order_and_takes_the_writing_of_the_data():
     assert ranked([" ham", " spam"], labels=["spam", "eggs", "ham"]) == (" spam", "eggs", " ham")
+    # As many labels as can be.
+    assert len(ranked(many(100))) == 100
+    assert ranked(many(1000), by="answer") == ()
 
 
 def test_the_answer_is_the_label():
@@ -55,11 +55,6 @@ def test_labels_that_cannot_be_are_told(completions, options, why):
     assert error.value.problems == (f"evaluation.metrics.1: choice: {why}",)
 
 
-def test_as_many_labels_as_can_be_are_taken():
-    assert len(ranked(many(100))) == 100
-    assert ranked(many(1000), by="answer") == ()
-
-
 def test_ranking_generates_nothing():
     ranked, answered = EvaluationSpec(metrics=("choice",)), EvaluationSpec(metrics=({"choice": {"by": "answer"}},))
     assert (catalogue.needs_answers(ranked), catalogue.needs_answers(answered)) == (False, True)
@@ -71,7 +66,7 @@ EXPECTED = ["bug", "bug", "bug", "praise", "praise", " question"]
 ANSWERS = ["bug", " bug", "praise", "praise", "", "none of it"]
 
 
-def test_a_confusion_table_counts_what_was_taken_for_what():
+def test_a_confusion_table_counts_what_was_taken_for_what_and_macro_f1_is_the_mean_over_the_labels():
     table = confusion(EXPECTED, ANSWERS)
     assert table.labels == ("bug", "praise", "question")
     assert table.counts == ((2, 1, 0, 0), (0, 1, 0, 1), (0, 0, 0, 1))
@@ -81,16 +76,10 @@ def test_a_confusion_table_counts_what_was_taken_for_what():
         "  praise    0       1         0        1\n"
         "question    0       0         0        1"
     )
-
-
-def test_macro_f1_is_the_mean_over_the_labels():
     # bug: 2 right of 3 expected and 2 answered; praise: 1 of 2 and 2; question: none of 1 and 0.
     expected = (4 / 5 + 2 / 4 + 0) / 3
     assert Choice().overall(EXPECTED, ANSWERS) == {"choice_macro_f1": pytest.approx(expected, abs=1e-12)}
-
-
-def test_labels_of_strangers_cannot_write_to_the_terminal():
-    assert "\x1b" not in confusion(["\x1b[2J", "ok"], ["ok", "ok"]).text()
+    assert "\x1b" not in confusion(["\x1b[2J", "ok"], ["ok", "ok"]).text(), "labels of strangers"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1))

@@ -34,29 +34,20 @@ def score(name: str, expected: str, answer: str, row: dict[str, Any] = ROW, **op
     return scores[name]
 
 
-def wrong(name: str, cases: list[tuple[str, str, dict[str, Any], int]]) -> list[object]:
-    """The cases (completion, answer, options, score) that have another score."""
-    return [case for case in cases if score(name, *case[:2], **case[2]) != case[3]]
-
-
-def test_exact_match():
-    cases: list[tuple[str, str, dict[str, Any], int]] = [
+REGEX = {"pattern": r": (?P<answer>\d+)\.|none\.", "column": "final"}
+TEXTS: dict[str, list[tuple[str, str, dict[str, Any], int]]] = {
+    "exact_match": [
         ("Paris", "Paris", {}, 1),
         (" Paris\n", "\u00a0Paris \u2003", {}, 1),  # no-break and em space
         ("Paris", "paris", {}, 0),
         ("Paris", "PARIS", {"lower": True}, 1),
         ("Paris", " Paris", {"strip": False}, 0),
         ("Paris", "Paris<|im_end|>", {}, 0),  # the end token itself is not part of an answer; its text is
-        ("Paris", "Par", {}, 0),
         ("Paris", "Paris, the capital", {}, 0),
         ("Paris", "", {}, 0),
         ("Paris", "\ud800\x00Paris", {}, 0),
-    ]
-    assert wrong("exact_match", cases) == []
-
-
-def test_contains():
-    cases: list[tuple[str, str, dict[str, Any], int]] = [
+    ],
+    "contains": [
         ("Paris", "It is Paris, of course", {}, 1),
         ("Paris", "it is paris", {}, 0),
         ("Paris", "it is paris", {"lower": True}, 1),
@@ -64,12 +55,8 @@ def test_contains():
         (" Paris", "in:Paris", {"strip": False}, 0),
         ("Paris", "It is Par", {}, 0),
         ("Paris", "", {}, 0),
-    ]
-    assert wrong("contains", cases) == []
-
-
-def test_number():
-    cases: list[tuple[str, str, dict[str, Any], int]] = [
+    ],
+    "number": [
         ("so 6 * 7 = 42\n#### 42", "6 times 7, that is 42.", {}, 1),
         ("#### 42", "#### 42<|im_end|>", {}, 1),
         ("#### 42", "#### 4", {}, 0),
@@ -108,25 +95,26 @@ def test_number():
         # A relative tolerance is a share of the completion.
         ("-200", "-198", {"relative_tolerance": 0.01}, 1),
         ("-200", "-203", {"relative_tolerance": 0.01}, 0),
-    ]
-    assert wrong("number", cases) == []
+    ],
+    "regex": [
+        ("", "so: 42.", REGEX, 1),
+        ("", "so: 42. no: 43.", REGEX, 1),  # the first match counts
+        ("", "so: 7.", {**REGEX, "column": "count"}, 1),
+        ("", "so: 43.", REGEX, 0),
+        ("", "so: 42", REGEX, 0),
+        ("", "", REGEX, 0),
+        ("", "none.", REGEX, 0),  # the pattern matches without its group
+    ],
+}
 
 
-def test_regex():
-    for answer, column, right in (
-        ("so: 42.", "final", 1),
-        ("so: 42. no: 43.", "final", 1),  # the first match counts
-        ("so: 7.", "count", 1),
-        ("so: 43.", "final", 0),
-        ("so: 42", "final", 0),
-        ("", "final", 0),
-        ("none.", "final", 0),  # the pattern matches without its group
-    ):
-        assert score("regex", "", answer, pattern=r": (?P<answer>\d+)\.|none\.", column=column) == right, answer
+@pytest.mark.parametrize("name", TEXTS)
+def test_answers_get_the_score_that_they_deserve(name):
+    assert [case for case in TEXTS[name] if score(name, *case[:2], **case[2]) != case[3]] == []
 
 
-def test_regex_names_its_column():
-    assert grader("regex", pattern="(?P<answer>.)", column="final").columns == {"final"}
+def test_only_the_grader_regex_reads_a_column():
+    assert grader("regex", **REGEX).columns == {"final"}
     assert grader("exact_match").columns == frozenset()
 
 
@@ -226,7 +214,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.dictionaries(st.text(), VALUES, max_size=3))
 def test_a_json_object_equals_itself(value):
     scores = grader("json_fields").grade(ROW, json.dumps(value), json.dumps(value, indent=1, sort_keys=True))

@@ -53,15 +53,13 @@ def test_what_a_row_depends_on_tells_tokenizers_apart(saved: Files, edit, part: 
     assert difference(edit(saved), saved, of_chats=True) == part
 
 
-def test_a_text_does_not_pass_through_the_chat_template(saved: Files) -> None:
-    changed = {**saved, "chat_template.jinja": b"another"}
-    assert difference(changed, saved, of_chats=False) is None
-
-
-def test_line_ends_do_not_tell_chat_templates_apart(saved: Files) -> None:
+def test_a_text_passes_through_no_chat_template_and_line_ends_do_not_tell_templates_apart(saved: Files) -> None:
     """Transformers saves them as they are and loads all as a newline, as jinja does."""
-    one, other = ({**saved, "chat_template.jinja": content} for content in (b"{{ a }}\r\nb", b"{{ a }}\nb"))
+    one, other, another = (
+        {**saved, "chat_template.jinja": content} for content in (b"{{ a }}\r\nb", b"{{ a }}\nb", b"another")
+    )
     assert difference(one, other, of_chats=True) is None
+    assert difference(one, another, of_chats=False) is None
 
 
 def test_files_that_are_no_fast_tokenizer_are_compared_as_they_are() -> None:
