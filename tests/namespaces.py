@@ -41,9 +41,9 @@ SECONDS = 240
 
 def why_not() -> str | None:
     """Why no such machines can be made here; None where they can."""
-    for program in ("unshare", "nsenter", "ip", "mount"):
-        if shutil.which(program) is None:
-            return f"there is no {program} here"
+    missing = [program for program in ("unshare", "nsenter", "ip", "mount") if shutil.which(program) is None]
+    if missing:
+        return f"there is no {missing[0]} here"
     bridge = "mount -t tmpfs none /tmp; ip link add name s type bridge; ip link add name v type veth peer name w"
     done = subprocess.run([*NAMESPACES, "sh", "-ec", bridge], capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"no namespaces can be made here: {done.stderr.strip()}"
@@ -51,21 +51,17 @@ def why_not() -> str | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that runs."""
-
     name: str
     address: str
     disk: Path
     """Its disk as this process sees it; lost when the machine is."""
     environment: dict[str, str]
-    """Of its commands."""
     holder: subprocess.Popen[str] = field(repr=False)
     first: int
     """The process id, here, of its first process."""
 
     @property
     def home(self) -> Path:
-        """Its home folder, as this process sees it."""
         return self.disk / "home"
 
     def command(self, *words: str, **changes: str) -> list[str]:
@@ -75,16 +71,14 @@ class Machine:
         return ["nsenter", f"--target={self.first}", "--net", "--mount", "--pid", *inside, *words]
 
     def run(self, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command there to its end."""
         timed = self.command("timeout", str(SECONDS), *words, **changes)
         return subprocess.run(timed, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
     def start(self, out: Path, err: Path, *words: str, **changes: str) -> subprocess.Popen[bytes]:
         """Starts a command there, which writes into two files of this machine."""
+        command = self.command(*words, **changes)
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            return subprocess.Popen(
-                self.command(*words, **changes), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
-            )
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Its processes whose command begins with `title`."""
@@ -119,13 +113,9 @@ class Network:
             (disk / each).mkdir(parents=True)
         holder = _held([*NAMESPACES, "sh", "-ec", BOOT, "sh", str(self.folder), name])
         address = f"{SUBNET}.{self._next}"
-        inside = {
-            **_plain_environment(),
-            # A short path: Ray's sockets lie in TMPDIR.
-            **{"HOME": f"{self.folder}/disk/home", "TMPDIR": f"{self.folder}/disk/tmp"},
-            **environment,
-        }
-        machine = Machine(name, address, disk, inside, holder, _child(holder))
+        # A short path: Ray's sockets lie in TMPDIR.
+        own = {"HOME": f"{self.folder}/disk/home", "TMPDIR": f"{self.folder}/disk/tmp"}
+        machine = Machine(name, address, disk, {**_plain_environment(), **own, **environment}, holder, _child(holder))
         self._machines[name], self._next = machine, self._next + 1
         self._ip(self._switch, f"link add name {name} type veth peer name eth0 netns {machine.first}")
         self._ip(self._switch, f"link set dev {name} master switch up")
@@ -138,7 +128,6 @@ class Network:
         self._ip(self._switch, f"link set dev {machine.name} down")
 
     def put_back(self, machine: Machine) -> None:
-        """Puts the cable in again."""
         self._ip(self._switch, f"link set dev {machine.name} up")
 
     def power_off(self, machine: Machine) -> None:
@@ -178,9 +167,8 @@ def network() -> Iterator[Network]:
 
 def _held(namespaces: list[str]) -> subprocess.Popen[str]:
     """New namespaces, whose first process runs for as long as this one holds its stdin."""
-    holder = subprocess.Popen(
-        [*namespaces, sys.executable, "-ISc", FIRST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    first = [*namespaces, sys.executable, "-ISc", FIRST]
+    holder = subprocess.Popen(first, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "up\n", "the namespaces were not made"
     return holder
@@ -199,9 +187,6 @@ def _end(holder: subprocess.Popen[str]) -> None:
 def _plain_environment() -> dict[str, str]:
     """This process's environment, without what would lead a machine's commands elsewhere."""
     elsewhere = ("RAY_", "AWS_", "MLFLOW_TRACKING", "QSWEEP_CACHE", "CUDA_VISIBLE_DEVICES", "XDG_")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(elsewhere) and not name.lower().endswith("_proxy")
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(elsewhere)}
+    kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

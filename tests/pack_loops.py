@@ -15,12 +15,8 @@ DEADLINE = 120.0
 
 
 def trial(learning_rate: float = 3e-4, r: int = 16, **training) -> TrialSpec:
-    return TrialSpec(
-        trainable="toy",
-        adapter=AdapterSpec(r=r),
-        training=TrainingSpec(learning_rate=learning_rate, **training),
-        steps=100,
-    )
+    given = TrainingSpec(learning_rate=learning_rate, **training)
+    return TrialSpec(trainable="toy", adapter=AdapterSpec(r=r), training=given, steps=100)
 
 
 class Gate:
@@ -103,16 +99,12 @@ def failing(method: str, error: Exception, *gated: int | str) -> GatedPack:
     return pack
 
 
-NONE = Standing()
-"""No evaluation yet."""
-
-
 def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: bytes | None = None):
     return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
 
 
-def advanced(loop: PackLoop, lease: str, target: int, best: Standing = NONE, known: int = 0):
-    outcome = loop.advance(lease, target, best, known, DEADLINE)
+def advanced(loop: PackLoop, lease: str, target: int, best: Standing | None = None, known: int = 0):
+    outcome = loop.advance(lease, target, best or Standing(), known, DEADLINE)
     assert outcome is not None, f"{lease} never came to step {target}"
     return outcome
 
