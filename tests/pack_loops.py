@@ -103,8 +103,12 @@ def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: 
     return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
 
 
-def advanced(loop: PackLoop, lease: str, target: int, best: Standing | None = None, known: int = 0):
-    outcome = loop.advance(lease, target, best or Standing(), known, DEADLINE)
+NONE = Standing()
+"""No evaluation yet."""
+
+
+def advanced(loop: PackLoop, lease: str, target: int, best: Standing = NONE, known: int = 0):
+    outcome = loop.advance(lease, target, best, known, DEADLINE)
     assert outcome is not None, f"{lease} never came to step {target}"
     return outcome
 
