@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,6 @@ from sweeps.record.sweep_record import SweepRecord
 from sweeps.statistics.intervals import intervals
 from trainables.contract import Evaluation
 from trainables.objective import EVAL_LOSS
-
-from . import machines
 
 CONFIDENCE = 0.95
 
@@ -45,14 +43,9 @@ def sweep(folder: Path, recipe: str, settings: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     found = list(folder.glob("results/*/events.jsonl"))
     if not found:
-        words = ["launch", recipe, "scheduler.kind=fifo", *settings]
-        subprocess.run(
-            [sys.executable, "-m", "sweeps", *words],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        words = [sys.executable, "-m", "sweeps", "launch", recipe, "scheduler.kind=fifo", *settings]
+        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        subprocess.run(words, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         found = list(folder.glob("results/*/events.jsonl"))
     return found[0].parent
 
@@ -98,7 +91,7 @@ def table(found: Sequence[Row], score: str) -> list[str]:
     return [*lines, f"| best by score less best by loss | {' | '.join(more)} |"]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Launches a sweep for each seed, and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True)
@@ -106,14 +99,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--score", default="json_fields")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the sweep, as for qsweep launch")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    given = parser.parse_args(words)
-    results: dict[str, Any] = {}
+    given = parser.parse_args()
     for seed in given.seeds:
         path = sweep(given.results / f"{given.recipe}-{seed}", given.recipe, [*given.set, f"seed={seed}"])
         lines = table(rows(path, given.score), given.score)
-        results[str(seed)] = lines
         print(f"\n{given.recipe}, seed {seed}\n", *lines, sep="\n", flush=True)
-    machines.keep(given.results / f"{given.recipe}.json", results)
 
 
 if __name__ == "__main__":

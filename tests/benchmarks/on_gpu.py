@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tiny_sweeps
+
 from cluster import devices
 
 from . import machines
@@ -60,8 +62,6 @@ def parts(results: Path, tiny: bool) -> list[Part]:
     file = "quickstart"
     packing = ["--models", "135M", "1B", "8B", "--slots", "1", "4", "8", "--batches", "1", "--minutes", "6"]
     if tiny:
-        import tiny_sweeps  # from tests/, which is not in the path of `python -m`
-
         tiny_sweeps.write(results)
         file = str(results / "sweep.yaml")
         packing = ["--models", "tiny", "--slots", "1", "2", "--batches", "1", "--steps", "1", "--no-operators"]

@@ -23,7 +23,7 @@ from trainables.packing.engine import Engine, Segment
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.peft_engine import PeftEngine
 
-from . import alone, bases, machines
+from . import alone, bases, machines, speed_page
 
 SLOTS = (1, 8)
 GOAL = 150
@@ -111,7 +111,7 @@ def packed(
         running: Engine = engine(base)
         train = bases.rows_for("tiny", 32, 16).train
         for slot in range(slots):
-            running.add(slot, spec([16], slot, 1))
+            running.add(slot, spec(slot, 1))
 
         def once() -> None:
             losses = running.token_losses([Segment(slot, [train.row(slot)]) for slot in range(slots)])
@@ -151,6 +151,8 @@ def table(results: Path) -> list[str]:
     """Counts, or reads what was counted; a Markdown table."""
     path = results / "operators.json"
     kept = machines.read(path) or machines.keep(path, {"operators_per_layer": counted()})
-    title = "Operators per layer, forward and backward in bfloat16, counted on a CPU (goals: see operators.py)"
-    lines = [f"\n{title}", "", "| way | operators |", "|---|---|"]
-    return lines + [f"| {name} | {count:.0f} |" for name, count in kept["operators_per_layer"].items()]
+    return [
+        "\nOperators per layer, forward and backward in bfloat16, counted on a CPU",
+        "",
+        *speed_page.operators(kept),
+    ]

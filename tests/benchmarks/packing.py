@@ -29,21 +29,14 @@ from trainables.data import dataset
 from trainables.packing.adapter_pack import AdapterPack
 from trainables.packing.engine import Engine
 from trainables.packing.flat_engine import FlatEngine
-from trainables.packing.peft_engine import PeftEngine
 from trainables.specs import TrialSpec
 
-from . import alone, bases, gpu_kernels, machines, operators
+from . import alone, bases, machines, operators
 
 SLOTS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4)
-PACKS: dict[str, tuple[Callable[[Base], Engine], bool]] = {
-    "flat": (FlatEngine, True),
-    "flat, grouped": (partial(FlatEngine, grouped=True), True),
-    "flat, 4 bit": (FlatEngine, False),
-    "peft": (PeftEngine, True),
-    "peft, 4 bit": (PeftEngine, False),
-}
-"""Name -> engine, and whether the base is dequantised once."""
+PACKS: dict[str, Callable[[Base], Engine]] = {"flat": FlatEngine, "flat, grouped": partial(FlatEngine, grouped=True)}
+"""Name -> engine, on a base that is dequantised once."""
 ALONE = {"HF alone": False, "HF alone, checkpointing": True}
 """Name -> whether activations are computed again in the backward pass, as HF does by default for a 4-bit base."""
 
@@ -92,10 +85,8 @@ class Bench:
 
     def measure_pack(self, cells: list[tuple[str, int, int]], base: Base) -> None:
         """One engine on one base."""
-        engine, dequantised = PACKS[cells[0][0]]
-        if dequantised:
-            base_model.dequantise(base.model)
-        pack = AdapterPack(engine(base), self.rows)
+        base_model.dequantise(base.model)
+        pack = AdapterPack(PACKS[cells[0][0]](base), self.rows)
 
         def step(slots: int, batch: int) -> tuple[int, int, int]:
             records = pack.step(range(slots))
@@ -111,7 +102,7 @@ class Bench:
         for way, slots, batch in cells:
             told: dict[str, int] = {}
             for slot in range(slots):
-                opened = pack.open(slot, spec(self.arguments.ranks, slot, batch))
+                opened = pack.open(slot, spec(slot, batch))
                 assert not isinstance(opened, Failure), opened
             self.measure([(way, slots, batch)], step)
             for slot in range(slots):
@@ -125,30 +116,23 @@ class Bench:
                 continue
             machines.forget_peak()
             try:
-                for _ in range(self.arguments.warm):
-                    step(slots, batch)
+                step(slots, batch)  # a warm one
                 timed = [timed_step(step, slots, batch) for _ in range(self.arguments.steps)]
-                cell = self.figures(timed) | {"peak_gb": machines.peak_bytes() / 1e9}
-                if torch.cuda.is_available():
-                    cell |= gpu_kernels.of(partial(step, slots, batch))
+                cell: dict[str, Any] = self.figures(timed) | {"peak_gb": machines.peak_bytes() / 1e9}
             except (torch.OutOfMemoryError, CellFailedError) as error:
                 cell = {"failed": str(error).splitlines()[0][:120]}
             self.cells[key(way, slots, batch)] = cell
             self.keep()
-            print(f"{self.name:14} {key(way, slots, batch):34} {shown(cell)}", flush=True)
+            print(f"{self.name:14} {key(way, slots, batch):34} {cell}", flush=True)
 
-    def figures(self, timed: list[tuple[float, int, int, int]]) -> dict[str, Any]:
+    def figures(self, timed: list[tuple[float, int, int, int]]) -> dict[str, float]:
         """Of steps of the same cell: seconds, adapter-steps, tokens, labelled tokens."""
-        seconds = sum(each[0] for each in timed)
-        tokens, labels = (sum(each[i] for each in timed) for i in (2, 3))
+        seconds, _, tokens, labels = map(sum, zip(*timed, strict=True))
         gflops = 4 * (self.frozen[0] * tokens + self.frozen[1] * labels) / seconds / 1e9
-        rates = [each[1] / each[0] for each in timed]
         assert self.peak is not None
         return {
-            "adapter_steps_per_second": median(rates),
-            "spread": [min(rates), max(rates)],
+            "adapter_steps_per_second": median(each[1] / each[0] for each in timed),
             "tokens_per_second": tokens / seconds,
-            "gflops": gflops,
             "share_of_peak": gflops / self.peak,
         }
 
@@ -160,10 +144,17 @@ class Bench:
     def table(self) -> list[str]:
         """A Markdown table: adapter-steps per second, and how many times as many as HF alone with checkpointing."""
         lines = [f"\n{self.name} on {device()}, peak {self.peak or 0:.0f} GFLOP/s", ""]
-        lines += [
-            "| way | slots | batch | adapter-steps/s | tokens/s | share of peak | GB | against HF, checkpointing |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        heads = (
+            "way",
+            "slots",
+            "batch",
+            "adapter-steps/s",
+            "tokens/s",
+            "share of peak",
+            "GB",
+            "against HF, checkpointing",
+        )
+        lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for name, cell in self.cells.items():
             way, slots, batch = name.rsplit(" x ", 2)
             if "failed" in cell:
@@ -183,20 +174,10 @@ def key(way: str, slots: int, batch: int) -> str:
     return f"{way} x {slots} x {batch}"
 
 
-def shown(cell: dict[str, Any]) -> str:
-    """A cell in a line."""
-    if "failed" in cell:
-        return str(cell["failed"])
-    return (
-        f"{cell['adapter_steps_per_second']:8.3f} adapter-steps/s {cell['tokens_per_second']:8.0f} tokens/s "
-        f"{cell['share_of_peak']:5.2f} of peak {cell['peak_gb']:5.1f} GB"
-    )
-
-
-def spec(ranks: list[int], slot: int, batch: int) -> TrialSpec:
-    """What a slot trains: all linear layers, one of the ranks."""
+def spec(slot: int, batch: int) -> TrialSpec:
+    """What a slot trains: all linear layers, with rank 16."""
     usual = bases.quickstart()
-    adapter = usual.adapter.model_copy(update={"target_modules": "all-linear", "r": ranks[slot % len(ranks)]})
+    adapter = usual.adapter.model_copy(update={"target_modules": "all-linear", "r": alone.RANK})
     training = usual.training.model_copy(update={"batch_size": batch})
     return usual.model_copy(update={"adapter": adapter, "training": training, "seed": slot, "steps": 1000})
 
@@ -251,28 +232,19 @@ def device() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else str(machines.facts()["processor"])
 
 
-def parsed(words: list[str] | None = None) -> argparse.Namespace:
-    """The arguments."""
+def main(words: list[str] | None = None) -> None:
+    """Measures and prints the tables, and writes them to tables.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmark-results/packing"))
     parser.add_argument("--models", nargs="*", default=[bases.MODEL], choices=[bases.MODEL, *bases.SHAPES])
     parser.add_argument("--ways", nargs="*", default=[*ALONE, "flat"], choices=[*ALONE, *PACKS])
     parser.add_argument("--slots", nargs="*", type=int, default=list(SLOTS))
     parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
-    parser.add_argument("--ranks", nargs="*", type=int, default=[16], help="of the slots, in turn")
-    parser.add_argument("--tokens", type=int, default=512, help="of a row of random tokens; 0: lengths as in GSM8K")
+    parser.add_argument("--tokens", type=int, default=512, help="of a row of random tokens")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each cell")
-    parser.add_argument("--warm", type=int, default=1, help="steps before those")
     parser.add_argument("--minutes", type=float, default=9.0, help="no cell begins after this")
     parser.add_argument("--no-operators", action="store_true", help="do not count operators")
     arguments = parser.parse_args(words)
-    arguments.tokens = arguments.tokens or None
-    return arguments
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measures and prints the tables, and writes them to tables.md."""
-    arguments = parsed(words)
     deadline = time.monotonic() + 60 * arguments.minutes
     lines: list[str] = []
     for name in arguments.models:

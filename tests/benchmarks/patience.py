@@ -1,14 +1,13 @@
 """What `budget.patience` saves and what it costs: on the simulator, and on the replay of a public grid.
 
-    python -m tests.benchmarks.patience [--sweeps 30]
+    python -m tests.benchmarks.patience
 
 No trial begins once so many trials in a row were no better at their first report than the best one before them, beyond
-the 99 % interval of a difference. Prints the table of docs/simulator.md; takes some ten minutes.
+the 99 % interval of a difference. Prints the table of docs/simulator.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 from collections.abc import Sequence
@@ -21,15 +20,11 @@ from simulator import SPACE, Curve, Searched, Setting, Source, simulate
 from search_spaces.space import SearchSpace
 from sweeps.config import components
 
-from .schedulers import FULL, LITTLE_NOISE, POINTS, RULES, TRIALS
+from .schedulers import BREADTH, FULL, LITTLE_NOISE, POINTS, RULES, TRIALS
 
-PATIENCES = (2, 3, 5, 8, 12, None)
-CASES = (
-    *itertools.product(("promote, breadth", "fifo"), ("random", "prior")),
-    ("promote, paper", "random"),
-    ("stop", "random"),
-)
-SLOTS = 4
+PATIENCES = (2, 5, 8, None)
+SWEEPS, SLOTS = 30, 4
+"""Of each simulated case."""
 Z = 2.58 * math.sqrt(2)
 """Half of the interval of a difference, in standard deviations of an evaluation."""
 MOST_RUNS, SEEDS = 16, 5
@@ -73,43 +68,19 @@ class Patient:
             self._patience.take(value)
 
 
-def simulated(rule: str, searcher: str, most: int | None, seed: int) -> tuple[int, float, float]:
-    """Trials, steps and regret of one sweep."""
-    config = components.modules("searchers")[searcher].Config()
+def simulated(rule: str, most: int | None, seed: int) -> tuple[int, float]:
+    """Steps and regret of one sweep with the searcher `prior`."""
+    config = components.modules("searchers")["prior"].Config()
     source = Searched(config.build(SearchSpace.parse(SPACE), seed), TRIALS, Random(seed), FULL)
     patient = Patient(source, Patience(most, Z * LITTLE_NOISE))
     done = simulate(RULES[rule](), patient, Setting(SLOTS, LITTLE_NOISE, protects_first=True), Random(seed))
     answer = done.answer()
     assert answer is not None
-    return len(done.curves), done.steps, answer.loss - source.least()
+    return done.steps, answer.loss - source.least()
 
 
-def of_simulator(sweeps: int) -> None:
-    """Trials / steps / regret, by rule and searcher."""
-    for rule, searcher in CASES:
-        cells = []
-        for most in PATIENCES:
-            columns = zip(*(simulated(rule, searcher, most, seed) for seed in range(sweeps)), strict=True)
-            trials, steps, regret = map(fmean, columns)
-            cells.append(f"{trials:.0f} / {steps:.0f} / {regret:.3f}".replace(" 0.", " ."))
-        print(f"| {rule} | {searcher} | {' | '.join(cells)} |", flush=True)
-
-
-def of_replay() -> None:
-    """Runs / regret of searchers that train each run to its end."""
-    grids = replay.grids()
-    for searcher in ("random", "prior"):
-        told = []
-        for model, cells in grids.items():
-            known = replay.space(cells, replay.known_rates(grids, replay.family(model)))
-            for seed in range(SEEDS):
-                found = replay.losses(searcher, cells, known, seed)
-                told.append((cells, list(itertools.islice(found, MOST_RUNS))))
-        cells_of_row = [_replayed(told, most) for most in PATIENCES]
-        print(f"| {searcher} | {' | '.join(cells_of_row)} |", flush=True)
-
-
-def _replayed(told: Sequence[tuple[replay.Cells, Sequence[float | None]]], most: int | None) -> str:
+def replayed(told: Sequence[tuple[replay.Cells, Sequence[float | None]]], most: int | None) -> str:
+    """Runs / regret of searches that train each run to its end."""
     runs, regrets = [], []
     for cells, losses in told:
         patience, best, count = Patience(most, Z * replay.NOISE), math.inf, 0
@@ -126,12 +97,23 @@ def _replayed(told: Sequence[tuple[replay.Cells, Sequence[float | None]]], most:
 
 
 def main() -> None:
-    """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", type=int, default=30, help="simulated sweeps of each case")
-    arguments = parser.parse_args()
-    of_simulator(arguments.sweeps)
-    of_replay()
+    """Prints the table."""
+    grids = replay.grids()
+    for searcher in ("prior", "random"):
+        told = []
+        for model, cells in grids.items():
+            known = replay.space(cells, replay.known_rates(grids, replay.family(model)))
+            for seed in range(SEEDS):
+                losses = replay.losses(searcher, cells, known, seed)
+                told.append((cells, list(itertools.islice(losses, MOST_RUNS))))
+        row = " | ".join(replayed(told, most) for most in PATIENCES)
+        print(f"| public grid, {len(grids)} models, `{searcher}`: runs / regret | {row} |", flush=True)
+    for rule in (BREADTH, "fifo"):
+        row = ""
+        for most in PATIENCES:
+            steps, regrets = zip(*(simulated(rule, most, seed) for seed in range(SWEEPS)), strict=True)
+            row += f" {fmean(steps):,.0f} / {fmean(regrets):.3f} |".replace(" 0.", " .")
+        print(f"| simulated, {TRIALS} trials, `{rule}`, `prior`: steps / regret |{row}", flush=True)
 
 
 if __name__ == "__main__":

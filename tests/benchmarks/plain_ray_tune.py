@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,17 +62,10 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     torch.set_num_threads(1)
-    point, tokens, busy = config["point"], 0, 0.0
+    point, tokens = config["point"], 0
 
     class Reporting(TrainerCallback):
-        began = 0.0
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            self.began = time.time()
-
         def on_step_end(self, args, state, control, **kwargs):
-            nonlocal busy
-            busy += time.time() - self.began
             control.should_evaluate = state.global_step in job["rungs"]
 
     class TokenMean(Trainer):
@@ -85,8 +77,7 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
             return super().training_step(model, inputs, num_items_in_batch)
 
         def evaluate(self, *args, **kwargs):
-            nonlocal busy
-            began, total, counted = time.time(), 0.0, 0
+            total, counted = 0.0, 0
             self.model.eval()
             with torch.no_grad():
                 for batch in self.get_eval_dataloader():
@@ -94,9 +85,7 @@ def train(config: dict[str, Any], job: dict[str, Any], rows: dict[str, Any]) -> 
                     total += float(self.model(**batch).loss) * labels
                     counted += labels
             self.model.train()
-            busy += time.time() - began
-            step = self.state.global_step
-            metrics = {"eval_loss": total / counted, "step": step, "tokens": tokens, "busy": busy, "at": time.time()}
+            metrics = {"eval_loss": total / counted, "step": self.state.global_step, "tokens": tokens}
             # It notes that the evaluation is done; else the last one comes twice.
             self.callback_handler.on_evaluate(self.args, self.state, vars(self)["control"], metrics)
             tune.report(metrics)
@@ -148,7 +137,7 @@ def sweep(job: dict[str, Any]) -> list[dict[str, Any]]:
             raise result.error
         for line in (Path(result.path) / "result.json").read_text().splitlines():
             told = json.loads(line)
-            names = ("step", "eval_loss", "tokens", "busy", "at")
+            names = ("step", "eval_loss", "tokens")
             reports.append({"trial": told["trial_id"]} | {name: told[name] for name in names})
     return reports
 

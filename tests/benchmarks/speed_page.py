@@ -8,9 +8,10 @@ A test compares the page with what would be written.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,9 +20,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 FIGURES = Path(__file__).parent / "figures"
 MEASURES = ("eight", "short", "engine")
 SIDES = {"ours": "here", "plain": "plain"}
+Kept = dict[str, Any]
+"""What a benchmark has written."""
 TAKEN = ("against_ray_tune/*.json", "packing/*.json", "startup/*.json")
-_BULKY = ("losses", "samples")
-"""What no table needs."""
 
 
 def page(text: str) -> str:
@@ -33,34 +34,27 @@ def page(text: str) -> str:
     return text
 
 
-def read(pattern: str) -> list[dict[str, Any]]:
+def read(pattern: str) -> list[Kept]:
     """The files of figures whose path matches, in order."""
     return [json.loads(path.read_text()) for path in sorted(FIGURES.glob(pattern))]
 
 
 def take(results: Path) -> None:
-    """Copies the figures of a results folder, without what no table needs."""
+    """Copies the figures of a results folder."""
     for pattern in TAKEN:
         for path in sorted(results.glob(pattern)):
             target = FIGURES / path.relative_to(results)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(_lean(json.loads(path.read_text())), indent=1) + "\n")
+            shutil.copyfile(path, target)
 
 
-def _lean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _lean(inner) for name, inner in value.items() if name not in _BULKY}
-    return value
-
-
-def against() -> list[str]:
-    """This project against plain Ray Tune: a row a figure, two columns a measure."""
-    runs = {name: read(f"against_ray_tune/{name}-float32-*.json") for name in MEASURES}
-    machine = runs["eight"][0]["machine"]
+def against(runs: Mapping[str, Sequence[Kept]]) -> list[str]:
+    """This project against plain Ray Tune, by measure: a row a figure, two columns a measure."""
+    machine = next(iter(runs.values()))[0]["machine"]
     counts = ", ".join(f"{len(each)} of `{name}`" for name, each in runs.items())
     lines = _filled(f"Runs: {counts}; {_machine(machine)}.")
-    lines.append("| | " + " | ".join(f"`{name}`, {side}" for name in MEASURES for side in SIDES.values()) + " |")
-    lines.append("|---" * (1 + 2 * len(MEASURES)) + "|")
+    lines.append("| | " + " | ".join(f"`{name}`, {side}" for name in runs for side in SIDES.values()) + " |")
+    lines.append("|---" * (1 + 2 * len(runs)) + "|")
     for figure, words, digits in (
         ("seconds", "seconds", 0),
         ("steps", "optimizer steps", 0),
@@ -69,7 +63,7 @@ def against() -> list[str]:
         ("peak_gb", "memory, all processes, GB", 1),
     ):
         cells = [
-            _shown([run["sides"][side][figure] for run in runs[name]], digits) for name in MEASURES for side in SIDES
+            _shown([run["sides"][side][figure] for run in each], digits) for each in runs.values() for side in SIDES
         ]
         lines.append(f"| {words} | {' | '.join(cells)} |")
     for ratio, words in (
@@ -77,15 +71,14 @@ def against() -> list[str]:
         ("times_faster_per_step", "the same per step"),
         ("times_faster_per_token", "the same per token"),
     ):
-        cells = [_shown([run[ratio] for run in runs[name]], 1) for name in MEASURES]
+        cells = [_shown([run[ratio] for run in each], 1) for each in runs.values()]
         lines.append(f"| {words} | {' | | '.join(cells)} | |")
     goals = [f"{run[0]['goal']}" if run[0]["goal"] else "none" for run in runs.values()]
     return [*lines, f"| goal | {' | | '.join(goals)} | |"]
 
 
-def packing() -> list[str]:
+def packing(kept: Kept) -> list[str]:
     """Adapter-steps a second and share of the fastest product: a row a way and number of slots, a column a batch."""
-    (kept,) = (each for each in read("packing/*.json") if "cells" in each)
     cells = {tuple(name.rsplit(" x ", 2)): cell for name, cell in kept["cells"].items() if "failed" not in cell}
     batches = sorted({batch for _, _, batch in cells}, key=int)
     lines = _filled(f"{_machine(kept['machine'])}; the fastest product has {kept['peak_gflops']:.0f} GFLOP/s.")
@@ -100,9 +93,8 @@ def packing() -> list[str]:
     return lines
 
 
-def operators() -> list[str]:
+def operators(kept: Kept) -> list[str]:
     """Operators of a layer: a row a way of training, a column a number of slots."""
-    (kept,) = read("packing/operators.json")
     rows: dict[str, list[str]] = {}
     for name, count in kept["operators_per_layer"].items():
         way = name.rpartition(", ")[0] if name.endswith(" slots") else name
@@ -111,9 +103,8 @@ def operators() -> list[str]:
     return ["| way | 1 slot | 8 slots |", "|---|---|---|", *lines]
 
 
-def startup() -> list[str]:
+def startup(kept: Kept) -> list[str]:
     """Seconds of commands, and of a launch to its first optimizer step."""
-    (kept,) = read("startup/startup.json")
     goal = f"the goal of a warm launch is {kept['goal']:.0f} s"
     lines = _filled(f"{_machine(kept['machine'])}; commands: medians of {kept['runs']}; {goal}.")
     lines += ["| `qsweep ...` | seconds | |", "|---|---|---|"]
@@ -141,10 +132,10 @@ def _shown(values: list[float], digits: int) -> str:
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
-    "against": against,
-    "packing": packing,
-    "operators": operators,
-    "startup": startup,
+    "against": lambda: against({name: read(f"against_ray_tune/{name}-float32-*.json") for name in MEASURES}),
+    "packing": lambda: packing(*(each for each in read("packing/*.json") if "cells" in each)),
+    "operators": lambda: operators(*read("packing/operators.json")),
+    "startup": lambda: startup(*read("startup/startup.json")),
 }
 
 

@@ -15,13 +15,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from sweeps.record.events import BaseEvaluated, DataPrepared, HostsStarted, SweepStarted, TrialReported, TrialStarted
 from sweeps.record.folder import read_events
 
-from . import machines
+from . import machines, speed_page
 
 COMMANDS = (["--help"], ["ls"], ["validate", "quickstart"], ["plan", "quickstart"])
 LAUNCH = ["launch", "quickstart", "budget.trials=1", "budget.steps_per_trial=2"]
@@ -45,18 +43,16 @@ def first_step(cache: Path) -> dict[str, float]:
             [sys.executable, "-m", "sweeps", *LAUNCH], cwd=folder, env=environment, check=True, capture_output=True
         )
         [log] = Path(folder).glob("results/*/events.jsonl")
-        events = [event for event, _ in read_events(log)]
-    hosts = next(event for event in events if isinstance(event, HostsStarted))
+        events: list[Any] = [event for event, _ in read_events(log)]
+    began = {event.type: event for event in reversed(events)}  # the first one of each type
     at = {
-        "the sweep is recorded": next(event.time for event in events if isinstance(event, SweepStarted)),
-        "Ray runs, hosts are asked for": hosts.since,
-        "hosts have the base and the rows": hosts.time,
-        "the data is recorded": next(event.time for event in events if isinstance(event, DataPrepared)),
-        "the base is evaluated": next(event.time for event in events if isinstance(event, BaseEvaluated)),
-        "a trial holds a slot": next(event.time for event in events if isinstance(event, TrialStarted)),
-        "first optimizer step": next(
-            event.report.history[0].time for event in events if isinstance(event, TrialReported)
-        ),
+        "the sweep is recorded": began["sweep_started"].time,
+        "Ray runs, hosts are asked for": began["hosts_started"].since,
+        "hosts have the base and the rows": began["hosts_started"].time,
+        "the data is recorded": began["data_prepared"].time,
+        "the base is evaluated": began["base_evaluated"].time,
+        "a trial holds a slot": began["trial_started"].time,
+        "first optimizer step": began["trial_reported"].report.history[0].time,
     }
     return {name: time_ - started for name, time_ in sorted(at.items(), key=lambda item: item[1])}
 
@@ -72,19 +68,6 @@ def measured(runs: int) -> dict[str, Any]:
     return {"runs": runs, "commands": commands, "cold": cold, "warm": warm, "goal": GOAL}
 
 
-def table(kept: dict[str, Any]) -> list[str]:
-    """Markdown tables."""
-    lines = [f"\nstart-up ({kept['machine']['processor']}, load {kept['machine']['load']})", ""]
-    lines += ["| command | median seconds | worst |", "|---|---|---|"]
-    for command, seconds in kept["commands"].items():
-        lines.append(f"| qsweep {command} | {median(seconds):.2f} | {max(seconds):.2f} |")
-    lines += ["", f"| launch, seconds until (goal, warm: {kept['goal']:.0f}) | cold | warm |", "|---|---|---|"]
-    for part in kept["warm"][0]:
-        cells = [median(run[part] for run in kept[how]) for how in ("cold", "warm")]
-        lines.append(f"| {part} | {cells[0]:.1f} | {cells[1]:.1f} |")
-    return lines
-
-
 def main(words: list[str] | None = None) -> None:
     """Measures, unless that was done, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,7 +76,7 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     path = arguments.results / "startup.json"
     kept = machines.read(path) or machines.keep(path, measured(arguments.runs))
-    print("\n".join(table(kept)))
+    print("\n".join(speed_page.startup(kept)))
 
 
 if __name__ == "__main__":

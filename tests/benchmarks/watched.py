@@ -6,32 +6,27 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 SAMPLE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Watched:
+class Watched(NamedTuple):
     """A command that has ended well."""
 
-    started: float
-    """Seconds since the epoch."""
     seconds: float
     peak_bytes: int
     """Most memory of the command's processes together (PSS: what they share is counted once)."""
-    cpu_seconds: float
-    """User and system time of the command's processes, up to the last look at each."""
 
 
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Watched:
     """Runs the command in the folder; its output goes to out.txt and err.txt there. Exits where the command fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    started, begun = time.time(), time.monotonic()
-    peak, used = 0, dict[int, float]()
+    begun, peak = time.monotonic(), 0
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
         running = subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=out, stderr=err)
         over = threading.Event()
@@ -39,7 +34,7 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
         def look() -> None:
             nonlocal peak
             while not over.wait(SAMPLE_SECONDS):
-                peak = max(peak, _look(running.pid, used))
+                peak = max(peak, _bytes(running.pid))
 
         watching = threading.Thread(target=look, daemon=True)
         watching.start()
@@ -53,20 +48,17 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
                 running.terminate()
     if code:
         raise SystemExit(f"{' '.join(command)}: exit code {code}; see {folder}/err.txt")
-    return Watched(started, seconds, peak, sum(used.values()))
+    return Watched(seconds, peak)
 
 
-def _look(root: int, used: dict[int, float]) -> int:
-    """Bytes of the process and of those below it now; notes the CPU seconds of each by its id."""
+def _bytes(root: int) -> int:
+    """Of the process and of those below it now."""
     total = 0
     try:
         found = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
     for process in found:
-        try:
-            used[process.pid] = sum(process.cpu_times()[:2])
+        with suppress(psutil.Error):  # it has just ended
             total += process.memory_full_info().pss
-        except psutil.Error:
-            continue  # It has just ended.
     return total
