@@ -22,7 +22,7 @@ from sweeps import saved_sweep
 from sweeps.record.events import BaseEvaluated, Event, TrialEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.selection import choose
-from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.supply.trial_source import TrialSource
 from trainables import toy
 from trainables.specs import TrialSpec
@@ -172,6 +172,13 @@ def reports(sweep: Path) -> int:
     return sum(isinstance(event, TrialReported) for event in events(sweep))
 
 
+def launched(folder: Path, *words: str, reports_first: int = 1, **environment: str) -> tuple[Run, Path]:
+    """A sweep of the toy that was launched in a folder and has reported so often, and the sweep's folder."""
+    run, sweep = start(folder, "launch", *words, **environment), folder / "results" / "toy"
+    wait_for(lambda: reports(sweep) >= reports_first, run)
+    return run, sweep
+
+
 def kill(pid: int) -> None:
     """Kills a process without a word, and waits until it is gone."""
     process = psutil.Process(pid)
@@ -204,10 +211,13 @@ def ray_processes(run: Run, name: str) -> list[int]:
     return [child.pid for child, words in processes(run) if words.startswith(f"ray::{name}")]
 
 
-def story(trial: TrialRecord) -> str:
-    """The trial in one line, for a test that fails."""
-    evals = " ".join(f"{step}:{metrics['eval_loss']:.4f}" for step, metrics in trial.evals)
-    return f"{trial.trial_key} #{trial.number} {trial.state} step {trial.step} [{evals}] {trial.reason}".rstrip()
+def assert_finished(run: Run, sweep: Path, uri: str, trials: int = 6) -> SweepRecord:
+    """The run ended well, and its trials of the toy are complete, with each step once; see `assert_whole`."""
+    assert run.wait() == 0, run.err.read_text()
+    found = assert_whole(sweep, uri, trials)
+    assert_every_step_once(sweep)
+    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+    return found
 
 
 def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
@@ -215,7 +225,7 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
     from mlflow import MlflowClient
 
     found = record(sweep)
-    stories = "\n".join(story(trial) for trial in found.trials.values())
+    stories = "\n".join(map(str, found.trials.values()))
     counted = [trial for trial in found.trials.values() if trial.state is not TrialState.INFEASIBLE]
     assert len(counted) == trials, stories
     assert all(trial.state.is_final for trial in found.trials.values()), stories
@@ -223,7 +233,7 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
     client = MlflowClient(uri)
     runs = assert_none_running(sweep, uri)
     children = [run for run in runs if "sweep.trial_key" in run.data.tags]
-    assert len(runs) == len(children) + 1, "one parent"
+    (parent,) = (run for run in runs if run not in children)
     began = {event.trial_key for event in events(sweep) if isinstance(event, TrialStarted)}
     assert sorted(run.data.tags["sweep.trial_key"] for run in children) == sorted(began)
     logged = expected_points(sweep)
@@ -234,7 +244,10 @@ def assert_whole(sweep: Path, uri: str, trials: int) -> SweepRecord:
             history = client.get_metric_history(run.info.run_id, metric)
             points = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]
             assert points == logged[key][metric], f"{key} {metric}"
-    assert_base_is_told_once(sweep, client, next(run for run in runs if run not in children))
+    # Where the sweep starts from is evaluated once, whatever becomes of drivers, brokers and hosts.
+    base = [event.metrics["eval_loss"] for event in events(sweep) if isinstance(event, BaseEvaluated)]
+    assert len(base) <= 1
+    assert [point.value for point in client.get_metric_history(parent.info.run_id, "base_eval_loss")] == base
     assert_best_is_undisturbed(sweep, found)
     assert_rows_of_reports_are_kept(sweep, found)
     return found
@@ -245,15 +258,7 @@ def assert_rows_of_reports_are_kept(sweep: Path, found: SweepRecord) -> None:
     for key, trial in found.trials.items():
         for step, metrics in trial.evals:
             kept = SweepFolder(sweep).kept(key, "rows", step) / "eval_rows.json"
-            assert json.loads(kept.read_bytes())["eval_loss"] == metrics["eval_loss"], story(trial)
-
-
-def assert_base_is_told_once(sweep: Path, client: Any, parent: Any) -> None:
-    """Where the sweep starts from is evaluated once, whatever becomes of drivers, brokers and hosts."""
-    told = [event.metrics["eval_loss"] for event in events(sweep) if isinstance(event, BaseEvaluated)]
-    assert len(told) <= 1
-    logged = client.get_metric_history(parent.info.run_id, "base_eval_loss")
-    assert [point.value for point in logged] == told
+            assert json.loads(kept.read_bytes())["eval_loss"] == metrics["eval_loss"], trial
 
 
 def assert_none_running(sweep: Path, uri: str) -> list[Any]:
@@ -285,11 +290,11 @@ def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]
 
 def assert_every_step_once(sweep: Path) -> None:
     """Every trial's history runs from step 1 to its last without a gap, and says what the toy's curve says."""
-    specs = {}
-    for line in (sweep / "events.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        if event["type"] == "trial_started":
-            specs[event["trial_key"]] = TrialSpec.model_validate_json(event["spec"])
+    specs = {
+        event.trial_key: TrialSpec.model_validate_json(event.spec)
+        for event in events(sweep)
+        if isinstance(event, TrialStarted)
+    }
     for key, metrics in expected_points(sweep).items():
         steps = [step for step, _ in metrics["train_loss"]]
         assert steps == list(range(1, len(steps) + 1)), key

@@ -46,10 +46,7 @@ def test_a_sweep_is_stopped_by_ctrl_c_and_by_the_loss_of_its_terminal_and_goes_o
     assert in_a_terminal_that_is_lost(tmp_path, sweep) == 128 + signal.SIGHUP
     runs.assert_none_running(sweep, uri)
     runs.hurry(tmp_path)
-    last = runs.start(tmp_path, "resume", "results/toy")
-    assert last.wait() == 0, last.err.read_text()
-    runs.assert_whole(sweep, uri, 6)
-    runs.assert_every_step_once(sweep)
+    runs.assert_finished(runs.start(tmp_path, "resume", "results/toy"), sweep, uri)
 
 
 def in_a_terminal_that_is_lost(folder: Path, sweep: Path) -> int:
@@ -77,20 +74,18 @@ def _read_all(terminal: int) -> None:
 
 
 def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_step(tmp_path):
-    run = runs.start(tmp_path, "launch", *runs.TOY, "training.step_seconds=1", "budget.wall_clock=1h")
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 2, run)
+    words, uri = [*runs.TOY, "training.step_seconds=1", "budget.wall_clock=1h"], f"sqlite:///{tmp_path}/mlflow.db"
+    run, sweep = runs.launched(tmp_path, *words, reports_first=2)
     # From here on, not from the launch: before the first report a busy machine may take any time.
     left = f"{runs.record(sweep).seconds_spent(time.time()) + 10:.0f}s"
     mailbox.send(SweepFolder(sweep), ExtendSweep(sender="a test", changes={"budget.wall_clock": left}), time.time_ns())
     assert run.wait() == 0, run.err.read_text()
     found = runs.record(sweep)
-    assert found.ended is not None
     assert (found.ended.reason, found.ended.message) == ("budget", "budget.wall_clock is used up")
     assert {trial.state.value for trial in found.trials.values()} == {"STOPPED"}
-    runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))
+    runs.assert_whole(sweep, uri, len(found.trials))
     runs.assert_every_step_once(sweep)
-    tracked = {run.info.run_id: run for run in runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")}
+    tracked = {run.info.run_id: run for run in runs.assert_none_running(sweep, uri)}
     parent = tracked[run.answer()["parent_run"]]
     assert (parent.info.status, parent.data.tags["sweep.state"]) == ("FINISHED", "budget")
     saved = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in found.trials}
@@ -99,9 +94,8 @@ def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_ste
     runs.hurry(tmp_path)
     more = runs.start(tmp_path, "resume", "results/toy")
     assert more.wait() == 0, more.err.read_text()
-    whole = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
+    whole = runs.assert_whole(sweep, uri, 6)
     runs.assert_every_step_once(sweep)
-    assert whole.ended is not None
     assert whole.ended.reason == "finished"
     assert "COMPLETED" in [whole.trials[key].state for key in found.trials]
     assert list(sweep.glob("trials/*/snapshot-*")) == []
@@ -141,7 +135,6 @@ def test_snapshots_make_room_for_adapters_within_the_disk_budget_until_there_is_
     # Two slots with a snapshot each, and an adapter beside them, would take 5 MB.
     assert 3_000_000 < most <= 4_500_000
     found = runs.record(sweep)
-    assert found.ended is not None
     assert found.ended.reason == "budget"
     assert "budget.disk is used up" in found.ended.message
     runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", len(found.trials))

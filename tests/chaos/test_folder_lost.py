@@ -12,9 +12,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_a_sweep_whose_folder_is_deleted_ends_as_failed_with_its_runs_closed(tmp_path):
-    run = runs.start(tmp_path, "launch", *runs.TOY, "scheduler.kind=fifo", "training.step_seconds=0.3")
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    run, sweep = runs.launched(tmp_path, *runs.TOY, "scheduler.kind=fifo", "training.step_seconds=0.3")
     # Trials may be writing into it: what is left of it counts as deleted all the same.
     (sweep / "events.jsonl").unlink()
     shutil.rmtree(sweep, ignore_errors=True)

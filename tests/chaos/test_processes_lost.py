@@ -13,9 +13,7 @@ LOSSES = {"Host": "host lost", "Broker": "the broker is lost", "SlotTrial": "its
 
 def test_lost_processes_cost_no_trial_and_double_nothing(tmp_path):
     """Of each kind in turn, and each time trials go on until one reports."""
-    run = runs.start(tmp_path, "launch", *FIFO)
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+    run, sweep = runs.launched(tmp_path, *FIFO)
     for name, said in LOSSES.items():
         lost = runs.ray_processes(run, name)
         assert lost, name
@@ -25,10 +23,7 @@ def test_lost_processes_cost_no_trial_and_double_nothing(tmp_path):
         seen = runs.reports(sweep)
         runs.wait_for(lambda: runs.reports(sweep) > seen, run)  # noqa: B023
     runs.hurry(tmp_path)
-    assert run.wait() == 0, run.err.read_text()
-    found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-    runs.assert_every_step_once(sweep)
-    assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+    runs.assert_finished(run, sweep, f"sqlite:///{tmp_path}/mlflow.db")
     assert "Traceback" not in run.err.read_text()
 
 

@@ -42,10 +42,7 @@ def test_a_full_disk_ends_the_sweep_in_order_and_resume_goes_on(tmp_path):
         runs.assert_none_running(sweep, f"sqlite:///{tmp_path}/mlflow.db")
         mount(tmp_path / "disk", "remount,size=100m")
         again = runs.start(tmp_path, "resume", "disk/toy")
-        assert again.wait() == 0, again.err.read_text()
-        found = runs.assert_whole(sweep, f"sqlite:///{tmp_path}/mlflow.db", 6)
-        runs.assert_every_step_once(sweep)
-        assert {trial.state.value for trial in found.trials.values()} == {"COMPLETED"}
+        runs.assert_finished(again, sweep, f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_storage_that_cannot_be_written_is_refused_before_anything_starts(tmp_path):

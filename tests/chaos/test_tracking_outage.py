@@ -1,17 +1,13 @@
-"""The MLflow server is down, dies, answers nonsense, or hangs: the sweep does not mind."""
+"""The MLflow server dies, or hangs: the sweep does not mind."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import cycle
+import socket
 
 import chaos_runs as runs
 import pytest
-from mlflow_servers import free_port, server
+from mlflow_servers import server
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 WORDS = [*runs.TOY, "budget.steps_per_trial=9"]
@@ -19,9 +15,7 @@ WORDS = [*runs.TOY, "budget.steps_per_trial=9"]
 
 def test_server_killed_and_restarted_in_the_middle(tmp_path):
     with server(tmp_path) as mlflow:
-        run = runs.start(tmp_path, "launch", *WORDS, "training.step_seconds=0.5", f"tracking.uri={mlflow.uri}")
-        sweep = tmp_path / "results" / "toy"
-        runs.wait_for(lambda: runs.reports(sweep) >= 1, run)
+        run, sweep = runs.launched(tmp_path, *WORDS, "training.step_seconds=0.5", f"tracking.uri={mlflow.uri}")
         mlflow.kill()
         seen = runs.reports(sweep)
         runs.wait_for(lambda: runs.reports(sweep) >= seen + 2, run)
@@ -36,42 +30,10 @@ def test_server_killed_and_restarted_in_the_middle(tmp_path):
     assert told[-1].endswith("tracking: back, everything is delivered")
 
 
-class _Refusing(BaseHTTPRequestHandler):
-    """Answers with one error, then with another, then never, and so on."""
-
-    answers: Iterator[int | None]
-
-    def _answer(self) -> None:
-        status = next(self.answers)
-        if status is None:
-            threading.Event().wait(60)
-            return
-        self.send_response(status)
-        self.end_headers()
-
-    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815 - names that http.server calls
-
-    def log_message(self, *_arguments: object) -> None:
-        """Says nothing."""
-
-
-@contextmanager
-def refusing(port: int) -> Iterator[None]:
-    handler = type("Handler", (_Refusing,), {"answers": cycle([500, 403, None])})
-    listening = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    listening.daemon_threads = True
-    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield
-    finally:
-        listening.shutdown()
-        listening.server_close()
-
-
 def test_a_sweep_leaves_a_server_that_takes_nothing_and_its_events_go_elsewhere(tmp_path):
     sweep = tmp_path / "results" / "toy"
-    port = free_port()
-    with refusing(port):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
         words = ["launch", *WORDS, f"tracking.uri=http://127.0.0.1:{port}", "--offline"]
         runs.hurry(tmp_path)
         run = runs.start(tmp_path, *words, MLFLOW_HTTP_REQUEST_TIMEOUT="3")

@@ -57,10 +57,8 @@ def ray_folder() -> Iterator[Path]:
 
 
 def test_a_sweep_that_is_killed_goes_on_and_its_passwords_are_written_nowhere(known, tmp_path, ray_folder):
-    words = ["launch", *runs.TOY, f"tracking.uri={known.uri}", "training.step_seconds=0.3"]
-    first = runs.start(tmp_path, *words, QSWEEP_RAY_DIR=str(ray_folder))
-    sweep = tmp_path / "results" / "toy"
-    runs.wait_for(lambda: runs.reports(sweep) >= 2, first)
+    words = [*runs.TOY, f"tracking.uri={known.uri}", "training.step_seconds=0.3"]
+    first, sweep = runs.launched(tmp_path, *words, reports_first=2, QSWEEP_RAY_DIR=str(ray_folder))
     runs.kill(first.process.pid)
     again = runs.start(tmp_path, "resume", "results/toy", QSWEEP_RAY_DIR=str(ray_folder))
     assert again.wait() == 0, again.err.read_text()

@@ -52,17 +52,14 @@ IMPORTS = [
 ]
 
 
-@pytest.mark.parametrize(("code", "line"), IMPORTS, ids=[line[:50] for _, line in IMPORTS])
-def test_a_broken_contract_is_told(folder: Path, code: str, line: str) -> None:
-    path = module(folder, code)
-    check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), "validate")
+CASES = [*(("validate", *each) for each in IMPORTS), ("plan", *IMPORTS[0]), ("launch", *IMPORTS[-1])]
 
 
-@pytest.mark.parametrize("command", ["plan", "launch"])
-def test_plan_and_launch_stop_at_the_same_mistakes(folder: Path, command: str) -> None:
-    for code, line in (IMPORTS[0], IMPORTS[-1]):
-        path = module(folder, code)
-        check(folder, toy("broken", "", line, changes=[f"trainable={path}"]), command)
+@pytest.mark.parametrize(
+    ("command", "code", "line"), CASES, ids=[f"{command}: {line[:50]}" for command, _, line in CASES]
+)
+def test_a_broken_contract_is_told(folder: Path, command: str, code: str, line: str) -> None:
+    check(folder, toy("broken", "", line, changes=[f"trainable={module(folder, code)}"]), command)
 
 
 @pytest.mark.parametrize(

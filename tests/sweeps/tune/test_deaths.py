@@ -8,26 +8,14 @@ from sweeps.tune.trial_files import Holder
 from sweeps.tune.tune_hooks import DEATHS, Deaths
 
 
-@pytest.fixture
-def saved() -> dict[str, int]:
-    """Trial key -> the step that the trial would go on from."""
-    return {}
-
-
-@pytest.fixture
-def deaths(saved) -> Deaths:
-    return Deaths(saved.get)
-
-
-def test_a_trial_is_given_up_after_deaths_in_a_row(deaths):
-    assert [deaths.may_go_on("a", attempt) for attempt in range(DEATHS)] == [True] * (DEATHS - 1) + [False]
-
-
-def test_what_was_saved_in_between_begins_the_count_anew(deaths, saved):
+def test_a_trial_is_given_up_after_deaths_in_a_row_with_nothing_saved_in_between():
+    saved = dict[str, int]()
+    deaths = Deaths(saved.get)
     for step in range(4 * DEATHS):
         saved["a"] = step
         assert deaths.may_go_on("a", step)
     assert [deaths.may_go_on("a", 99) for _ in range(DEATHS - 1)] == [True] * (DEATHS - 2) + [False]
+    assert [deaths.may_go_on("b", attempt) for attempt in range(DEATHS)] == [True] * (DEATHS - 1) + [False]
 
 
 class Processes:

@@ -100,9 +100,7 @@ def test_a_finalist_that_cannot_be_scored_fails_with_the_reason_and_the_others_a
     assert len(with_scores(played)) == FINALISTS and played.stop.reason is None
 
 
-def test_an_evaluation_without_scores_and_a_damaged_adapter_are_failures(
-    played: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_without_scores_and_a_damaged_adapter_are_failures(played, monkeypatch):
     def bare(finalists: Any) -> list[Any]:
         found = score(finalists)
         return [found[0].model_copy(update={"metrics": {"eval_loss": 1.0}}), *found[1:]]
@@ -123,9 +121,7 @@ def test_an_evaluation_without_scores_and_a_damaged_adapter_are_failures(
     }
 
 
-def test_a_lost_host_is_asked_again_and_two_that_died_fail_the_sweep_which_goes_on_with_resume(
-    played: Driver, tmp_path: Path
-) -> None:
+def test_a_lost_host_is_asked_again_and_two_that_died_fail_the_sweep_which_goes_on_with_resume(played, tmp_path):
     answers = [None, ActorDiedError(), Failure(kind="failed", message="its host died, twice")]
     played.score = lambda _finalists: answers.pop(0)
     played.run()

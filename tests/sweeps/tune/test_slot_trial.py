@@ -33,18 +33,10 @@ class World:
 
     def __init__(self, folder: Path, files: type[FolderFiles] = FolderFiles, **told: Any) -> None:
         self.config: dict[str, Any] = {
-            "trial_key": "a",
-            "spec": "",
-            "points": [3, 9],
-            "dir": str(folder),
-            "disk_bytes": None,
-            "objective": {"metric": "eval_loss", "mode": "min"},
-            "parks": False,
-            "repeats": None,
-            "is_anywhere": False,
-            "reported": REPORTED_NOTHING,
-            **told,
-        }
+            "trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "parks": False,
+            "objective": {"metric": "eval_loss", "mode": "min"}, "repeats": None, "is_anywhere": False,
+            "reported": REPORTED_NOTHING, **told,
+        }  # fmt: skip
         self.outcomes: list[Outcome | Exception] = []
         """What the host answers next."""
         self.opens: Callable[[bytes | None], Any] = lambda _snapshot: Opened(step=0, trainable_params=1)
@@ -120,10 +112,7 @@ def test_an_exception_in_a_trial_ends_it_and_is_never_raised_into_tune(error, st
 
 
 def test_a_node_that_leaves_makes_tune_start_the_trial_elsewhere(tmp_path):
-    class Elsewhere(FolderFiles):
-        node_id = "n1"
-
-    world = World(tmp_path, Elsewhere).opened()
+    world = World(tmp_path, type("Elsewhere", (FolderFiles,), {"node_id": "n1"})).opened()
     # Not on this node, but elsewhere.
     world.run = TrialRun(
         Assignment.of(world.config), world.files, lambda method, *words: method == "goes_on" and len(words) == 1
@@ -282,10 +271,7 @@ def test_a_lease_that_was_over_before_it_was_opened_is_no_failure_of_the_trial(t
 def test_a_host_that_cannot_be_reached_is_not_called_lost_as_long_as_it_may_be_there(
     tmp_path, error, node_id, told, leases
 ):
-    class At(FolderFiles):
-        pass
-
-    At.node_id = node_id
-    world = World(tmp_path, At).opened(error, reaches(3))
+    at = type("At", (FolderFiles,), {"node_id": node_id})
+    world = World(tmp_path, at).opened(error, reaches(3))
     world.step()
     assert (world.asked, world.leases) == ([(told, "host-1")], leases)

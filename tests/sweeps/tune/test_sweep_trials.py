@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,7 +15,6 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from played_sweeps import Driver as Played
 from played_sweeps import Killed, driver, scored, story, sweep
 from sweep_events import begun, hosts, reported, started
 
@@ -23,7 +23,7 @@ from sweeps.record.events import Event, TrialEnded, TrialParked, TrialStarted, T
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.selection import rank
-from sweeps.record.sweep_record import SweepRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
 from sweeps.tune.driver import Driver
@@ -34,19 +34,54 @@ from trainables.specs import TrialSpec
 VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}, {"kind": "median"}]
 
 
-@pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
-def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, scheduler: dict[str, Any]
-) -> None:
-    assert_goes_on_after_any_event(tmp_path, sweep(**scheduler))
+LEARNS = {"kind": "tpe"}
+TWICE = {"kind": "random", "repeats": 2}
+SWEEPS: dict[str, SweepConfig] = {
+    **{"-".join(section.values()) or "promote": sweep(**section) for section in VARIANTS},
+    # The rule goes by the loss where the score comes last, before and after the kill, and so does the searcher.
+    "score last": scored(sweep(12, LEARNS), "last"),
+    "score every": scored(sweep(12, LEARNS), "every"),
+    "score best": scored(sweep(6, LEARNS), "best"),
+    "tpe": sweep(14, LEARNS),
+    "prior": sweep(14, {"kind": "prior"}),
+    "repeats": sweep(5, TWICE),
+    "repeats, stop": sweep(5, TWICE, variant="stop"),
+}
 
 
-@pytest.mark.parametrize(("when", "trials"), [("last", 12), ("every", 12), ("best", 6)])
-def test_a_sweep_that_scores_answers_goes_on_as_if_it_had_not_been_killed(
-    tmp_path: Path, when: Any, trials: int
-) -> None:
-    """The rule goes by the loss where the score comes last, before and after the kill, and so does the searcher."""
-    assert_goes_on_after_any_event(tmp_path, scored(sweep(trials, {"kind": "tpe"}), when))
+@pytest.mark.parametrize("config", SWEEPS.values(), ids=SWEEPS)
+def test_a_sweep_that_is_killed_after_any_event_goes_on_as_if_it_had_not_been(tmp_path, config):
+    whole = tmp_path / "whole"
+    for path in after_each_event(tmp_path, config):
+        with driver(path, config) as again:
+            again.run()
+        assert ends(path) == ends(whole)
+        assert story(path) == story(whole)
+
+
+def after_each_event(place: Path, config: SweepConfig, slots: int = 1, *before: Event) -> list[Path]:
+    """Runs a sweep in `place`/whole; copies of its folder after each event are what a driver killed then leaves."""
+    left: list[Path] = []
+
+    def copy(_event: Event, _record: SweepRecord) -> None:
+        left.append(shutil.copytree(place / "whole", place / str(len(left))))
+
+    with driver(place / "whole", config, slots) as whole:
+        for event in before:
+            whole.journal.add(event)
+        whole.journal.listen(copy)
+        whole.run()
+    return left
+
+
+def ends(path: Path) -> dict[str, tuple[TrialState, str, Mapping[str, float]]]:
+    """How each trial ended, and with which metrics."""
+    return {key: (trial.state, trial.reason, trial.best_metrics) for key, trial in trials(path).items()}
+
+
+def trials(path: Path) -> Mapping[str, TrialRecord]:
+    with closing(Journal(SweepFolder(path))) as journal:
+        return journal.record.trials
 
 
 def test_the_loss_stops_trials_where_the_score_comes_last(tmp_path: Path) -> None:
@@ -62,11 +97,6 @@ def test_the_loss_stops_trials_where_the_score_comes_last(tmp_path: Path) -> Non
     ranked = rank(trials, last.config.objectives[0])
     assert [trial.state for trial in ranked[: len(whole)]] == [TrialState.COMPLETED] * len(whole)
     assert ranked[0].value("exact_match") == max(trial.value("exact_match") for trial in whole)
-
-
-@pytest.mark.parametrize("searcher", ["tpe", "prior"])
-def test_a_sweep_whose_searcher_learns_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, searcher: str) -> None:
-    assert_goes_on_after_any_event(tmp_path, sweep(14, {"kind": searcher}))
 
 
 def test_the_best_trials_are_trained_again_once_all_others_are_over(tmp_path: Path) -> None:
@@ -91,11 +121,6 @@ def test_the_best_trials_are_trained_again_once_all_others_are_over(tmp_path: Pa
     assert len(set(seeds)) == len(trials)
 
 
-@pytest.mark.parametrize("variant", ["promote", "stop"])
-def test_a_sweep_that_repeats_trials_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, variant: str) -> None:
-    assert_goes_on_after_any_event(tmp_path, sweep(5, {"kind": "random", "repeats": 2}, variant=variant))
-
-
 def test_neither_the_default_nor_a_repeat_ends_a_sweep_that_has_no_room_for_its_snapshot(tmp_path: Path) -> None:
     """They are never parked."""
     with driver(tmp_path, sweep(9, {"kind": "random", "repeats": 1}), 2) as whole:
@@ -107,35 +132,14 @@ def test_neither_the_default_nor_a_repeat_ends_a_sweep_that_has_no_room_for_its_
         others.is_saved = lambda trial: trial.config["number"] == 0
         others.run()
         assert (others.stop.reason, others.stop.message) == ("budget", NO_ROOM)
-
-
-def ends(of: Played) -> dict[str, tuple[TrialState, Mapping[str, float]]]:
-    """How each trial ended, and with which metrics."""
-    return {key: (trial.state, trial.best_metrics) for key, trial in of.journal.record.trials.items()}
-
-
-def assert_goes_on_after_any_event(tmp_path: Path, config: SweepConfig) -> None:
-    with driver(tmp_path / "whole", config) as whole:
-        whole.run()
-        expected = ends(whole)
-    count = len(list(read_events(tmp_path / "whole" / "events.jsonl")))
-    for killed_after in range(1, count + 1):
-        path = tmp_path / str(killed_after)
-        with driver(path, config) as first, pytest.raises(Killed):
-            first.run(killed_after)
-        with driver(path, config) as second:
-            second.run()
-            assert ends(second) == expected
-        assert story(path) == story(tmp_path / "whole")
+        assert any(trial.state is TrialState.PARKED and trial.evals for trial in others.journal.record.trials.values())
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**9), trials=st.integers(6, 24), slots=st.integers(2, 8), factor=st.sampled_from([2, 3, 12])
 )
-def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_sweep(
-    seed: int, trials: int, slots: int, factor: int
-) -> None:
+def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_sweep(seed, trials, slots, factor):
     """Others report between the decision that a trial goes on and its process, and some never hold their slot."""
     rng = random.Random(seed)
     config = sweep(trials, reduction_factor=factor)
@@ -148,19 +152,10 @@ def test_a_rule_that_is_told_the_log_stands_where_the_one_stood_that_ran_the_swe
 
 
 @pytest.mark.parametrize("scheduler", VARIANTS, ids=lambda section: "-".join(section.values()) or "promote")
-@pytest.mark.parametrize("searcher", [{"kind": "tpe", "repeats": 1}], ids=["repeats"])
-def test_a_sweep_that_its_budget_of_time_has_ended_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, scheduler: dict[str, Any], searcher: dict[str, Any]
-) -> None:
-    config = sweep(9, searcher, **scheduler)
-    with driver(tmp_path / "whole", config) as whole:
-        whole.run()
-        states = {key: trial.state for key, trial in whole.journal.record.trials.items()}
-    for ended_after in range(1, len(list(read_events(tmp_path / "whole" / "events.jsonl"))) + 1, 4):
-        path = tmp_path / str(ended_after)
-        with driver(path, config) as first, pytest.raises(Killed):
-            first.journal.add(begun())
-            first.run(ended_after)
+def test_a_sweep_that_its_budget_of_time_has_ended_goes_on_as_if_it_had_not_been(tmp_path, scheduler):
+    config = sweep(9, {"kind": "tpe", "repeats": 1}, **scheduler)
+    whole = tmp_path / "whole"
+    for path in after_each_event(tmp_path, config, 1, begun())[::4]:
         ended = end(path, config, "budget.wall_clock is used up")
         assert ended.is_finished
         assert {trial.state for trial in ended.trials.values()} <= {TrialState.COMPLETED, TrialState.STOPPED}
@@ -168,38 +163,42 @@ def test_a_sweep_that_its_budget_of_time_has_ended_goes_on_as_if_it_had_not_been
             second.journal.add(begun(9.0))
             second.journal.add(hosts(9.0))
             second.run()
-            assert {key: trial.state for key, trial in second.journal.record.trials.items()} == states
-        assert story(path) == story(tmp_path / "whole")
+        assert [(key, trial.state) for key, trial in trials(path).items()] == [
+            (key, trial.state) for key, trial in trials(whole).items()
+        ]
+        assert story(path) == story(whole)
 
 
-@pytest.mark.parametrize("can_be_raised", [True, False])
-def test_snapshots_stay_where_the_budget_that_ended_the_sweep_can_be_raised(
-    tmp_path: Path, can_be_raised: bool
-) -> None:
-    config, folder = sweep(variant="promote"), SweepFolder(tmp_path)
-    with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
-        first.run(17)
-    left = [key for key, trial in first.journal.record.trials.items() if not trial.state.is_final]
-    for key in left:
-        folder.keep(key, "snapshot", 1, {"snapshot.bin": b"1"})
-    assert end(tmp_path, config, "used up", can_be_raised=can_be_raised).is_finished
-    assert {bool(folder.all(key, "snapshot")) for key in left} == {can_be_raised}
-
-
-@pytest.mark.parametrize("why", ["no host can run", "budget.wall_clock is used up"])
-def test_a_driver_that_found_no_host_leaves_the_result_of_an_ended_sweep_as_it_is(tmp_path: Path, why: str) -> None:
+@pytest.fixture
+def killed(tmp_path: Path) -> SweepConfig:
+    """A sweep whose driver was killed while trials were parked and others trained."""
     config = sweep(variant="promote")
     with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
         first.journal.add(begun())
         first.run(17)
-    before = end(tmp_path, config, "budget.wall_clock is used up").trials
+    return config
+
+
+@pytest.mark.parametrize("can_be_raised", [True, False])
+def test_snapshots_stay_where_the_budget_that_ended_the_sweep_can_be_raised(tmp_path, killed, can_be_raised):
+    folder = SweepFolder(tmp_path)
+    left = [key for key, trial in trials(tmp_path).items() if not trial.state.is_final]
+    for key in left:
+        folder.keep(key, "snapshot", 1, {"snapshot.bin": b"1"})
+    assert end(tmp_path, killed, "used up", can_be_raised=can_be_raised).is_finished
+    assert {bool(folder.all(key, "snapshot")) for key in left} == {can_be_raised}
+
+
+@pytest.mark.parametrize("why", ["no host can run", "budget.wall_clock is used up"])
+def test_a_driver_that_found_no_host_leaves_the_result_of_an_ended_sweep_as_it_is(tmp_path, killed, why):
+    before = end(tmp_path, killed, "budget.wall_clock is used up").trials
     assert any(trial.may_go_on for trial in before.values())
     with closing(Journal(SweepFolder(tmp_path))) as journal:
         journal.add(begun(9.0))
-    after = end(tmp_path, config, *((why,) if "budget" in why else ("", why)))
+    after = end(tmp_path, killed, *((why,) if "budget" in why else ("", why)))
     assert after.trials == before
     assert after.is_finished is ("budget" in why)
-    with driver(tmp_path, config) as second:
+    with driver(tmp_path, killed) as second:
         second.journal.add(begun(99.0))
         second.journal.add(hosts(99.0))
         second.run()
@@ -222,10 +221,7 @@ def end(
 @pytest.mark.parametrize("order", ["breadth", "paper"])
 def test_trials_that_were_interrupted_come_before_all_others(tmp_path: Path, order: str) -> None:
     config = sweep(order=order)
-    for killed_after in range(4, 30):
-        path = tmp_path / str(killed_after)
-        with driver(path, config, 3) as first, pytest.raises(Killed):
-            first.run(killed_after)
+    for path in after_each_event(tmp_path, config, 3)[3:29]:
         with driver(path, config, 3) as second:
             second.trials.settle()
             left = second.trials.interrupted()
@@ -266,46 +262,39 @@ def test_an_infeasible_point_is_replaced_and_ranked_nowhere(tmp_path: Path) -> N
         assert [step for _, step in story(tmp_path)].count(3) == 3
 
 
-def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_rung(tmp_path: Path) -> None:
-    config = sweep(variant="promote")
-    with driver(tmp_path, config, 2) as first, pytest.raises(Killed):
-        first.run(17)
-    with driver(tmp_path, config) as second:
+def test_a_budget_that_is_used_up_while_hosts_start_ends_what_was_parked_at_its_rung(tmp_path, killed):
+    paused = {"time": 1.0, "state": TrialState.PAUSED, "reason": "", "by_person_or_budget": True}
+    with driver(tmp_path, killed) as second:
         second.trials.settle()
-        waiting = {key: t for key, t in second.journal.record.trials.items() if t.state is TrialState.PARKED}
-        began = second.trials.interrupted()
-    assert waiting and began
-    with closing(Journal(SweepFolder(tmp_path))) as journal:
-        for key in waiting:
-            # As the end of an interrupted sweep writes it.
-            journal.add(
-                TrialEnded(time=1.0, trial_key=key, state=TrialState.PAUSED, reason="", by_person_or_budget=True)
-            )
-    ended = end(tmp_path, config, "budget.wall_clock is used up")
-    ends = ended.trials
-    assert all(": rank " in ends[key].reason for key in waiting)
-    due = {key for key in waiting if ends[key].reason.startswith("budget.wall_clock is used up, before it went on: ")}
-    assert {key for key in waiting if not ends[key].stopped_by_scheduler} == due
-    assert all(ends[key].reason.startswith(STOPPED_BY_SCHEDULER) for key in waiting.keys() - due)
-    assert {ends[key].reason for key in began} == {"budget.wall_clock is used up"}
+        for key, trial in trials(tmp_path).items():
+            if trial.state is TrialState.PARKED:  # as the end of an interrupted sweep writes it
+                second.journal.add(TrialEnded.model_validate({"trial_key": key, **paused}))
+    ended = end(tmp_path, killed, "budget.wall_clock is used up")
     assert ended.is_finished
+    assert {trial.number: trial.reason for trial in ended.trials.values()} == {
+        0: "",
+        **{
+            number: f"{STOPPED_BY_SCHEDULER}: rank {place} of 5 at step 1"
+            for number, place in ((1, 5), (2, 2), (3, 4), (4, 3))
+        },
+        5: "budget.wall_clock is used up",
+    }
 
 
 def test_a_budget_that_ends_a_sweep_ends_the_parked_trials_that_were_to_go_on(tmp_path: Path) -> None:
-    config, folder = sweep(searcher={"kind": "random", "start_with_default": False}), SweepFolder(tmp_path)
-    journal = Journal(folder)
-    trials = SweepTrials(config, journal, folder, StopState(), lambda: 2.0)
-    for number, key in enumerate("abcd"):
-        journal.add(started(key, number))
-        journal.add(reported(key, 1, 1.0 + number))
-        journal.add(TrialParked(time=1.0, trial_key=key, step=1))
-    for key in "abcd":
-        trials.end_parked(journal.record.trials[key], "budget.wall_clock is used up")
-    journal.close()
-    first, *others = journal.record.trials.values()
-    assert first.reason == "budget.wall_clock is used up, before it went on: rank 1 of 4 at step 1"
-    assert [trial.stopped_by_scheduler for trial in (first, *others)] == [False, True, True, True]
-    assert others[0].reason == f"{STOPPED_BY_SCHEDULER}: rank 2 of 4 at step 1"
+    with driver(tmp_path, sweep(searcher={"kind": "random", "start_with_default": False})) as played:
+        for number, key in enumerate("abcd"):
+            played.journal.add(started(key, number))
+            played.journal.add(reported(key, 1, 1.0 + number))
+            played.journal.add(TrialParked(time=1.0, trial_key=key, step=1))
+        for key in "abcd":
+            played.trials.end_parked(played.journal.record.trials[key], "budget.wall_clock is used up")
+        ended = list(played.journal.record.trials.values())
+    assert [trial.stopped_by_scheduler for trial in ended] == [False, True, True, True]
+    assert [trial.reason for trial in ended[:2]] == [
+        "budget.wall_clock is used up, before it went on: rank 1 of 4 at step 1",
+        f"{STOPPED_BY_SCHEDULER}: rank 2 of 4 at step 1",
+    ]
 
 
 def test_a_trial_that_somebody_stops_is_stopped_although_it_is_parked(tmp_path: Path) -> None:
@@ -331,20 +320,3 @@ def test_a_trial_that_reports_after_somebody_stopped_it_is_not_parked(tmp_path: 
 
 def is_third(event: Event) -> TypeGuard[TrialStarted]:
     return isinstance(event, TrialStarted) and event.number == 2
-
-
-def test_a_report_that_an_earlier_driver_took_in_is_settled(tmp_path: Path) -> None:
-    """Its driver died before it could say what became of the trial."""
-    config = sweep(variant="stop")
-    with driver(tmp_path, config) as one:
-        for number, (key, loss) in enumerate([("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 4.0)]):
-            one.journal.add(started(key, number).model_copy(update={"spec": config.base.model_dump_json()}))
-            one.journal.add(reported(key, 1, loss))
-    with driver(tmp_path, config) as two:
-        two.trials.settle()
-        record = two.journal.record.trials
-        assert {key: trial.state.value for key, trial in record.items()} == {
-            **{"a": "RUNNING", "b": "STOPPED", "c": "STOPPED", "d": "STOPPED"},
-        }
-        assert record["b"].reason == STOPPED_BY_SCHEDULER
-        assert two.trials.interrupted() == {"a"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,7 @@ from sweeps.record.journal import Journal
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
-from sweeps.tune.trial_events import NO_ROOM, Became, JournalCallback, RuleScheduler, what_became
+from sweeps.tune.trial_events import Became, JournalCallback, RuleScheduler, what_became
 
 OPENED: dict[str, Any] = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 
@@ -33,10 +35,20 @@ class FillingJournal(Journal):
 
 
 @pytest.fixture
-def journal(tmp_path):
-    journal = FillingJournal(SweepFolder(tmp_path))
-    yield journal
-    journal.close()
+def stop() -> StopState:
+    return StopState()
+
+
+@pytest.fixture
+def trials(tmp_path, stop) -> Iterator[SweepTrials]:
+    config, _ = toy(searcher={"kind": "random", "start_with_default": False}, scheduler={"grace_steps": 3})
+    with closing(FillingJournal(SweepFolder(tmp_path))) as journal:
+        yield SweepTrials(config, journal, SweepFolder(tmp_path), stop, lambda: 5.0)
+
+
+@pytest.fixture
+def journal(trials) -> Journal:
+    return trials.journal
 
 
 @pytest.fixture
@@ -47,37 +59,19 @@ def events(journal) -> list:
 
 
 @pytest.fixture
-def trials(journal, tmp_path, stop) -> SweepTrials:
-    config, _ = toy(searcher={"kind": "random", "start_with_default": False}, scheduler={"grace_steps": 3})
-    return SweepTrials(config, journal, SweepFolder(tmp_path), stop, lambda: 5.0)
-
-
-@pytest.fixture
-def stop() -> StopState:
-    return StopState()
-
-
-@pytest.fixture
 def callback(trials) -> JournalCallback:
     return JournalCallback(trials, lambda _line: None, lambda _key: None)
 
 
 def trial(key: str = "a", **last_result: Any) -> Any:
-    config = {
-        "trial_key": key,
-        "number": 3,
-        "params": {"r": 8},
-        "point": {"adapter.r": 8},
-        "repeats": None,
-        "is_in_tail": False,
-        "spec": "{}",
-    }
+    config = {"trial_key": key, "number": 3, "params": {"r": 8}, "point": {"adapter.r": 8}, "spec": "{}"}
+    config |= {"repeats": None, "is_in_tail": False}
     return SimpleNamespace(config=config, last_result=last_result, get_error=lambda: None)
 
 
-def report(step: int, is_saved: bool = True) -> dict[str, Any]:
+def report(step: int) -> dict[str, Any]:
     told = reported("a", step, 2.0).report.model_dump_json()
-    files = {"adapter": None, "adapter_sha256": None, "is_saved": is_saved}
+    files = {"adapter": None, "adapter_sha256": None, "is_saved": True}
     return {"step": step, "state": "RUNNING", "report": told, "done": False, **files}
 
 
@@ -105,27 +99,23 @@ def test_a_report_has_the_drivers_time_and_keeps_that_of_the_trials_process(call
     assert journal.record.known_until == 5.0
 
 
-def test_a_point_that_never_held_a_slot_is_infeasible_in_one_event(callback, events, journal):
-    callback.on_trial_complete(1, [], trial(**ending("INFEASIBLE", "no such layer")))
-    assert told(events) == ["point_infeasible"]
-    assert journal.record.trials["a"].state is TrialState.INFEASIBLE
-    assert journal.record.trials["a"].reason == "no such layer"
+def test_a_repeat_that_is_infeasible_is_no_point_of_its_own(callback, journal):
     repeat = trial("b", **ending("INFEASIBLE", "no such layer"))
     repeat.config["repeats"] = "a"
     callback.on_trial_complete(1, [], repeat)
-    assert journal.record.trials["b"].repeats == "a", "so it is no point of its own"
+    assert journal.record.trials["b"].repeats == "a"
 
 
-def test_a_trial_that_failed_before_it_held_a_slot_is_a_trial_that_failed(callback, events):
-    callback.on_trial_complete(1, [], trial(**ending("FAILED", "KeyError: 'row 17'")))
-    assert told(events) == ["trial_started", "trial_ended"]
-
-
-@pytest.mark.parametrize("state", ["COMPLETED", "INFEASIBLE"])
-def test_a_trial_that_is_over_stays_as_it_ended_whatever_tune_says_of_it_again(callback, events, journal, state):
+@pytest.mark.parametrize(
+    ("state", "before"), [("FAILED", ["trial_started", "trial_ended"]), ("INFEASIBLE", ["point_infeasible"])]
+)
+def test_a_trial_that_is_over_stays_as_it_ended_whatever_tune_says_of_it_again(
+    callback, events, journal, state, before
+):
+    """Also before it held a slot."""
     over = trial(**ending(state, "the first reason"))
     callback.on_trial_complete(1, [], over)
-    before = told(events)
+    assert told(events) == before
     callback.on_trial_complete(2, [], over)
     callback.on_trial_error(2, [], over)
     assert told(events) == before
@@ -222,17 +212,3 @@ def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then_and_a_
     callback.on_trial_recover(0, [], tuned)
     assert (tuned.config["reported"]["step"], tuned.config["reported"]["best_metrics"]) == (3, {"eval_loss": 2.0})
     assert tuned.config["attempt"] > attempt
-
-
-def test_a_trial_that_is_parked_without_room_for_its_snapshot_ends_the_sweep_and_keeps_its_report(
-    callback, journal, stop
-):
-    tuned = trial()
-    for result in (OPENED, report(3, is_saved=False)):
-        callback.on_trial_result(0, [], tuned, result)
-    before = stop.reason
-    tuned.last_result = report(3, is_saved=False)
-    callback.on_trial_complete(1, [], tuned)
-    known = journal.record.trials["a"]
-    assert (known.state, known.reported_step) == (TrialState.PARKED, 3)
-    assert (before, stop.reason, stop.message) == (None, "budget", NO_ROOM)

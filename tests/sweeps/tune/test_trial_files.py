@@ -51,9 +51,8 @@ def test_what_is_kept_from_another_node_is_what_is_kept_here(keeper, settings):
     keeper.call("a", "p1", "keep_rows", 3, ROWS)
     assert save(keeper, "p1", 3)
     here = FolderFiles(settings, "a")
-    assert (
-        json.loads((Path(settings["dir"]) / "trials/a/rows-000003/eval_rows.json").read_bytes()) == {"step": 3} | ROWS
-    )
+    rows = Path(settings["dir"]) / "trials/a/rows-000003/eval_rows.json"
+    assert json.loads(rows.read_bytes()) == {"step": 3} | ROWS
     assert adapter == "trials/a/best-000003" == here.keep_best(3, ADAPTER, ROWS, BEST)
     assert keeper.call("a", "p1", "digest", adapter) == here.digest(adapter) == digests.of_files(ADAPTER)
     assert digests.of_folder(Path(settings["dir"]) / adapter / "adapter") == digests.of_files(ADAPTER)
