@@ -80,8 +80,6 @@ class Hosts(NamedTuple):
     number: int
     slots: int
     """Maximum number of trials that share a host."""
-    speeds: tuple[float, ...] = ()
-    """Speeds of a host that 1, 2, ... trials share, as factors. Empty: the speed is 1 for any number of trials."""
 
 
 class Play(NamedTuple):
@@ -115,17 +113,11 @@ class _Host:
     """Time that each running trial has received. A later trial starts from the present value."""
     since: float = 0.0
     """Time on the virtual clock at which `had` was updated."""
-    speeds: tuple[float, ...] = ()
-
-    def _share(self) -> float:
-        """Returns the speed at which each running trial advances."""
-        count = len(self.running)
-        return (self.speeds[min(count, len(self.speeds)) - 1] if self.speeds else 1.0) / count
 
     def begin(self, now: float, length: float, trial: int, point: int) -> None:
         """Trains a trial to this point. Of trials that finish at the same time, the lowest number reports first."""
         if self.running:
-            self.had += (now - self.since) * self._share()
+            self.had += (now - self.since) / len(self.running)
         self.since = now
         heapq.heappush(self.running, (self.had + length, trial, point))
 
@@ -134,7 +126,7 @@ class _Host:
         if not self.running:
             return math.inf, 0
         goal, trial, _ = self.running[0]
-        return self.since + (goal - self.had) / self._share(), trial
+        return self.since + (goal - self.had) * len(self.running), trial
 
     def report(self) -> tuple[float, int, int]:
         """Advances to the next report; returns its time, trial and point."""
@@ -151,7 +143,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
 
     The rule has taken no event. Each trial reports its quality at every point; lower is better.
     """
-    every = [_Host(speeds=hosts.speeds) for _ in range(hosts.number)]
+    every = [_Host() for _ in range(hosts.number)]
     counts = dict.fromkeys(rule.points, 0)
     begun, now = 0, 0.0
 

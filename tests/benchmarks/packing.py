@@ -31,7 +31,7 @@ from trainables.packing.engine import Engine
 from trainables.packing.flat_engine import FlatEngine
 from trainables.specs import TrialSpec
 
-from . import alone, bases, machines, operators
+from . import alone, bases, gpu_kernels, machines, operators
 
 SLOTS = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4)
@@ -119,6 +119,8 @@ class Bench:
                 step(slots, batch)  # a warm one
                 timed = [timed_step(step, slots, batch) for _ in range(self.arguments.steps)]
                 cell: dict[str, Any] = self.figures(timed) | {"peak_gb": machines.peak_bytes() / 1e9}
+                if torch.cuda.is_available():
+                    cell |= gpu_kernels.of(partial(step, slots, batch))
             except (torch.OutOfMemoryError, CellFailedError) as error:
                 cell = {"failed": str(error).splitlines()[0][:120]}
             self.cells[key(way, slots, batch)] = cell
