@@ -10,47 +10,46 @@ from dataclasses import dataclass
 from functools import partial
 
 TURN_SECONDS = 0.2
-"""A wait for the thread is cut into turns: a signal does not end the wait for a thread."""
+"""Seconds of one wait for the thread. A signal does not end `Thread.join`, so `drain` waits in short turns."""
 
 
 class Over(Exception):  # noqa: N818 - reads as what happened
-    """Nobody is to be served any more: the thread ends without a word."""
+    """Raised when nothing more is to be delivered: the thread then ends without a message."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often a delivery tries, in seconds."""
+    """Pauses of a delivery, in seconds."""
 
     every: float | None
-    """Between two deliveries of which nobody has given notice; None: there are none."""
+    """Pause between two deliveries without a call of `notify`; None delivers only after `notify`."""
     first_pause: float
-    """After a delivery that failed; each further pause is twice as long."""
+    """Pause after a first failed delivery. Each further pause is twice as long."""
     longest_pause: float
     patience: float
-    """After so long, a drain says that it waits."""
+    """Wait after which a drain says that it waits."""
 
 
 class Delivery:
-    """Delivers again and again, in a thread of its own, until it is drained."""
+    """Delivers repeatedly, in its own thread, until it is drained."""
 
     def __init__(self, name: str, deliver: Callable[[], None], failed: Callable[[Exception], None], pace: Pace) -> None:
-        """A delivery that has not begun.
+        """Delivers nothing yet.
 
         Args:
-            name: of the thread.
-            deliver: delivers all that there is. May raise anything: an outage costs delay, not the sweep.
-            failed: is told what `deliver` raised, in the thread. Either may raise `Over`.
+            deliver: delivers everything new. It may raise any error: an outage delays deliveries and ends no sweep.
+            failed: takes the error of `deliver`, in the thread. Both may raise `Over`.
         """
         self._deliver, self._failed, self._pace = deliver, failed, pace
         self._changed = threading.Condition()
         self._has_begun, self._has_news, self._is_closing = False, True, False
         self.is_done = False
-        """Whether all was delivered once the drain had begun."""
+        """Whether everything was delivered after the drain began."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def is_busy(self) -> bool:
-        """Whether the thread is still at work, or waits for an answer."""
+        """Tells whether the thread still runs."""
         return self._thread.is_alive()
 
     def start(self) -> None:
@@ -62,7 +61,7 @@ class Delivery:
         self._thread.start()
 
     def notify(self) -> None:
-        """There is something new."""
+        """Tells the thread that there is something new to deliver."""
         with self._changed:
             self._has_news = True
             self._changed.notify_all()
@@ -74,11 +73,12 @@ class Delivery:
         say_waiting: Callable[[], None],
         reached: Callable[[], int] = lambda: 0,
     ) -> bool:
-        """Waits until all is delivered, the caller leaves, or nothing was for `seconds`. Returns whether they are over.
+        """Waits until all is delivered, the caller leaves, or `seconds` are over. Returns whether they are over.
 
         Args:
             say_waiting: is called once, after `Pace.patience`.
-            reached: how much is delivered. The seconds begin anew when that has changed; else they are for all.
+            reached: measures progress. `seconds` begin anew when its value changes; by default they limit the whole
+                wait.
         """
         with self._changed:
             self._is_closing = self._has_news = True
@@ -110,7 +110,7 @@ class Delivery:
                     continue
                 with self._changed:
                     self._has_news = True
-                    # A drain that begins wants one more try at once.
+                    # When a drain begins, the thread tries again at once.
                     self._changed.wait_for(partial(self._begins_to_close, closing), pause)
                 pause = min(2 * pause, self._pace.longest_pause)
         except Over:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def of_files(files: Mapping[str, bytes]) -> str:
-    """64 hex digits over the names and contents of files, in whatever order they come."""
+    """Returns a digest of 64 hex digits over the names and contents of files. Their order does not matter."""
     return _of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
 
 
@@ -19,24 +19,23 @@ def _of(digests: Mapping[str, str]) -> str:
 
 
 def of_folder(folder: Path) -> str:
-    """`of_files` of all files in a folder; that of no files when it is not there. Holds none of them in memory."""
+    """Returns `of_files` of all files in a folder, and reads them in pieces. A missing folder counts as empty."""
     return _of({name: of_file(path) for name, path in _paths(folder)})
 
 
 def of_file(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
+    """Returns the SHA-256 of a file, and reads the file in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_written(folder: Path) -> str | None:
-    """The digest of an adapter when its trial wrote it, whatever its files are by now.
+    """Returns the digest that an adapter had when its trial wrote it; None if the digest is unknown.
+
+    No error is raised, because the trial itself does not need the digest. Without it, promotion does not trust the folder.
 
     Args:
-        folder: holds the adapter, and the rows that it was evaluated on.
-
-    Returns:
-        None when it is not known, so that nobody trusts the folder: the trial itself does not need it.
+        folder: holds the adapter and its evaluation, eval_rows.json.
     """
     try:
         rows = json.loads((folder / "eval_rows.json").read_bytes())
@@ -47,7 +46,7 @@ def as_written(folder: Path) -> str | None:
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """All files of a folder: path in it -> content."""
+    """Returns all files of a folder: path in the folder -> content."""
     return {name: path.read_bytes() for name, path in _paths(folder)}
 
 

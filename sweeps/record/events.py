@@ -1,7 +1,7 @@
-"""The events of a sweep: what can happen in it, each kind a class and a line of JSON. Pure.
+"""The events of a sweep. Each kind of event is a class; each event is a line of JSON. Pure.
 
-Events are the sweep's only state: the driver appends them to `events.jsonl` in the sweep's folder, and the progress
-display, the tracking writer and the closing table are all folds over them (see `sweeps.record.sweep_record`).
+Events are the sweep's only state. The driver appends them to `events.jsonl` in the sweep's folder. The live table, the
+tracking writer and the closing table are all folds over them (see `sweeps.record.sweep_record`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from trainables.objective import LOWEST_LOSS, Metrics, Objective
 from trainables.specs import Spec
 
 Told = Annotated[Words, AfterValidator(without_passwords)]
-"""Text from a library or a trainable. It is shown and kept, so passwords in its URIs are removed."""
+"""Text from a library or a trainable. The text is shown and kept, so passwords in its URIs are removed."""
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """State of a trial."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
     PARKED = "PARKED"
-    """It waits at a report point without a slot; the scheduler may resume it."""
+    """The trial waits at a report point without a slot; the scheduler may resume it."""
     PAUSED = "PAUSED"
-    """The sweep was interrupted; the trial goes on when the sweep does."""
+    """The sweep was interrupted. The trial goes on when the sweep is resumed."""
     STOPPED = "STOPPED"
-    """Ended early by the scheduler or by the budget."""
+    """Ended early by the scheduler, a person or the budget."""
     COMPLETED = "COMPLETED"
     DIVERGED = "DIVERGED"
     INFEASIBLE = "INFEASIBLE"
@@ -48,38 +48,38 @@ class TrialState(StrEnum):
 
     @classmethod
     def after(cls, failure: Failure) -> TrialState:
-        """Where a trial stands that fails in this way."""
+        """Returns the state of a trial after this failure."""
         return cls(failure.kind.upper())
 
     @property
     def is_final(self) -> bool:
-        """Whether the trial is over for good."""
+        """Tells whether the trial is over for good."""
         return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PARKED, TrialState.PAUSED)
 
     @property
     def is_ranked(self) -> bool:
-        """Whether the trial may be the best one."""
+        """Tells whether the trial may be the best one."""
         return self in (TrialState.COMPLETED, TrialState.STOPPED)
 
     @property
     def counts_as_trial(self) -> bool:
-        """Whether the trial counts towards budget.trials. An infeasible one does not: another takes its place."""
+        """Tells whether the trial counts towards budget.trials. Another trial takes the place of an infeasible one."""
         return self is not TrialState.INFEASIBLE
 
 
 class SweepStarted(Spec):
-    """The sweep begins, or goes on."""
+    """The sweep begins or is resumed."""
 
     type: Literal["sweep_started"] = "sweep_started"
     time: float
     config: str
-    """The resolved configuration as JSON. config.json must still hold the same when the sweep goes on."""
+    """The resolved configuration as JSON. config.json must still hold the same when the sweep is resumed."""
     fingerprints: dict[str, str] = Field(default_factory=dict)
-    """Identify the base model and the data, which must not have changed when the sweep goes on."""
+    """Fingerprints of the base model and the data, which must not have changed when the sweep is resumed."""
     sweep_id: str
 
     def objectives(self) -> tuple[Objective, ...]:
-        """What decides which trial is better, as the configuration says."""
+        """Reads the objectives from the configuration; the loss if they cannot be read."""
         try:
             told = json_text.parse(self.config).get("objective") or {}
             return tuple(Objective.model_validate(each) for each in (told if isinstance(told, list) else [told]))
@@ -88,15 +88,15 @@ class SweepStarted(Spec):
 
 
 class SweepPlanned(Spec):
-    """What the sweep was expected to take when it was launched."""
+    """Expected steps, time and memory of the sweep at its launch."""
 
     type: Literal["sweep_planned"] = "sweep_planned"
     time: float
     steps: int
     seconds: float | None
-    """None when no rate was known."""
+    """None if no rate was known."""
     memory_bytes: int | None = None
-    """Memory of one host with its slots; None where only the loaded base tells."""
+    """Memory of one host with its slots; None if only the loaded base tells."""
 
 
 class HostsStarted(Spec):
@@ -110,22 +110,22 @@ class HostsStarted(Spec):
     slots: int
     """Slots of all hosts together."""
     held: int
-    """Hosts that hold their machines, also while they load or leave: their time is spent."""
+    """Hosts that hold their places on machines, also while they load or leave. Their time counts as spent."""
     held_seconds: float
-    """For how long hosts have held their machines until `time`, added up."""
+    """Sum over all hosts of the seconds for which each held its place until `time`."""
     device: Device
     gpus_per_host: int = 1
-    """GPUs that each host holds; says nothing on a CPU."""
+    """GPUs of each host. The number has no meaning on a CPU."""
     engine: str = ""
-    """What computes the losses of trials on the first host; empty where the trainable does not say."""
+    """Engine that computes the losses of trials on the first host; empty if the trainable does not name an engine."""
     settled: Settled | None = None
-    """How passes are computed, as the first host's self-test settled it; None where there was nothing to settle."""
+    """How passes are computed, by the first host's self-test; None if there was nothing to settle."""
     silent: tuple[Silent, ...] = ()
-    """Those that may hang."""
+    """Hosts that may hang."""
 
 
 class HostsChanged(Spec):
-    """Hosts came or went while the sweep runs, or one may hang, or goes on. All else is as in `HostsStarted`."""
+    """Hosts came or went during the sweep, or a host may hang, or works again. For the fields see `HostsStarted`."""
 
     type: Literal["hosts_changed"] = "hosts_changed"
     time: float
@@ -136,7 +136,7 @@ class HostsChanged(Spec):
 
 
 class DriverLives(Spec):
-    """The driver goes on, and nothing else has happened for a minute: its time is spent until now."""
+    """The driver lives, and nothing else has happened for a minute. Its time counts as spent until `time`."""
 
     type: Literal["driver_lives"] = "driver_lives"
     time: float
@@ -149,21 +149,21 @@ class DataPrepared(Spec):
     time: float
     summary: dict[str, Scalar]
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """What is odd about the rows, a line each."""
+    """Oddities of the rows, a line each."""
 
 
 class BaseEvaluated(Spec):
-    """The base without an adapter was evaluated: where every trial starts from."""
+    """The base without an adapter was evaluated. Every trial starts from this base."""
 
     type: Literal["base_evaluated"] = "base_evaluated"
     time: float
     metrics: Metrics
-    """As `Evaluation.metrics`."""
+    """See `Evaluation.metrics`."""
     rows: int
     hardware: str
-    """As `Evaluation.hardware`."""
+    """See `Evaluation.hardware`."""
     answered: int = 0
-    """Rows that were answered; 0 where answers are not scored."""
+    """Rows that the base answered; 0 if answers are not scored."""
 
 
 class TargetSettled(Spec):
@@ -173,13 +173,13 @@ class TargetSettled(Spec):
     time: float
     value: str
     same_as: str | None = None
-    """The value that its points use instead, because it means the same modules."""
+    """Another value with the same modules. Points with `value` use the other value instead."""
     problem: str | None = None
-    """Why it cannot be trained."""
+    """Why the value cannot be trained."""
 
     @property
     def line(self) -> str:
-        """Says in one line what became of the value."""
+        """Says in one line why the value is left out, or what it runs as."""
         if self.same_as is None:
             return f"{self.problem}; {self.value} is left out"
         return f"adapter.target_modules: {self.value} is the same as {self.same_as} on this model, and runs as that"
@@ -190,33 +190,33 @@ class EarlierPoint(Spec):
 
     point: dict[str, Value]
     loss: float
-    """The least of the objective, or of its negative where higher is better."""
+    """Best value of the first objective, negated if higher is better."""
     last: float | None = None
-    """The same at the last report; None: as `loss`."""
+    """The same for the last report; None stands for `loss`."""
     step: int | None = None
-    """Where it was stopped; None of a trial that was trained to its end."""
+    """Step at which the trial was stopped; None if it was trained to its end."""
     is_own: bool = True
-    """Whether its settings are those that this sweep gives the point."""
+    """Whether this sweep would give the point the same settings."""
 
 
 class EarlierTrials(Spec):
-    """What `searcher.warm_start` found when the sweep began."""
+    """Trials of an earlier sweep that `searcher.warm_start` found when the sweep began."""
 
     type: Literal["earlier_trials"] = "earlier_trials"
     time: float
     sweep_id: str
     trials: Annotated[tuple[EarlierPoint, ...], Field(strict=False)]
     is_same_task: bool
-    """Whether base, rows and steps are those of this sweep."""
+    """Whether the earlier sweep had the base, rows and steps of this sweep."""
 
     @property
     def own(self) -> tuple[EarlierPoint, ...]:
-        """The trials whose losses compare with those of this sweep; of the others only the points are of use."""
+        """Returns the trials whose losses compare with those of this sweep; of the others, only the points are useful."""
         return tuple(trial for trial in self.trials if self.is_same_task and trial.is_own)
 
 
 class TrialStarted(Spec):
-    """A trial holds a slot. Comes again when the trial goes on after it was parked or interrupted."""
+    """A trial holds a slot. The event comes again when a parked or interrupted trial resumes."""
 
     type: Literal["trial_started"] = "trial_started"
     time: float
@@ -224,7 +224,7 @@ class TrialStarted(Spec):
     number: int
     """0 for the first trial of the sweep."""
     params: dict[str, Scalar]
-    """The searched fields, and those that are always shown, under their short names."""
+    """Short name -> value of the searched fields and of the fields that are always shown."""
     spec: str
     """The resolved TrialSpec as JSON."""
     point: dict[str, Value] | None = None
@@ -232,11 +232,11 @@ class TrialStarted(Spec):
     repeats: str | None = None
     """Key of the trial whose point this one repeats with another seed."""
     is_in_tail: bool | None = None
-    """It goes on, or went on at a rung before, although it did not rank high enough. None: its rank says so."""
+    """Whether the trial was ever resumed although its rank was too low. None leaves this to the trial's rank."""
 
 
 class PointInfeasible(Spec):
-    """A point of the space cannot be trained: it never held a slot, and another replaces it. See `TrialStarted` too."""
+    """A point of the space cannot be trained. It never held a slot; another point replaces it. See `TrialStarted`."""
 
     type: Literal["point_infeasible"] = "point_infeasible"
     time: float
@@ -256,37 +256,40 @@ class TrialReported(Spec):
     trial_key: str
     report: Report
     adapter: str | None = None
-    """Folder of the adapter, relative to the sweep's folder, when this is the best step so far."""
+    """Folder of the adapter, relative to the sweep's folder, if this is the best step so far."""
     adapter_sha256: str | None = None
     """Digest of the adapter's files when they were written."""
     is_gain: bool | None = None
-    """Of a trial's first report, whether it is better than all first reports before it, beyond chance; else None."""
+    """Whether a trial's first report beats the first report of the last trial with a gain, beyond chance.
+
+    None for later reports and for repeats.
+    """
 
 
 class TrialScored(Spec):
-    """The answers of a finalist were scored when its trial was over: see `evaluation.when: best`."""
+    """The answers of a finalist were scored after its trial was over: see `evaluation.when: best`."""
 
     type: Literal["trial_scored"] = "trial_scored"
     time: float
     trial_key: str
     step: int
-    """The best step of the trial, that of its adapter."""
+    """The best step of the trial, at which its adapter was kept."""
     metrics: dict[str, float]
-    """The scores alone: the loss is that of the report."""
+    """The scores only; the report has the loss."""
 
 
 class TrialParked(Spec):
-    """A trial gave its slot back after a report. `TrialStarted` comes again if the scheduler resumes it."""
+    """A trial gave its slot back after a report. `TrialStarted` comes again if the scheduler resumes the trial."""
 
     type: Literal["trial_parked"] = "trial_parked"
     time: float
     trial_key: str
     step: int
-    """The step of its last report."""
+    """Step of the trial's last report."""
 
 
 class TrialEnded(Spec):
-    """A trial is over, or interrupted."""
+    """A trial is over or interrupted."""
 
     type: Literal["trial_ended"] = "trial_ended"
     time: float
@@ -295,53 +298,48 @@ class TrialEnded(Spec):
     reason: Told
     by_person_or_budget: bool = False
     may_go_on: bool = False
-    """Whether a budget of time ended the trial. Its snapshots stay: the next driver that has hosts goes on."""
+    """Whether a budget of time ended the trial. Its snapshots stay, and the next driver with hosts resumes it."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
-    """The steps that the trial took after its last report."""
+    """Steps of the trial after its last report."""
 
 
 class RequestAnswered(Spec):
-    """The driver answers what somebody asked of the running sweep: see `sweeps/steering/mailbox.py`."""
+    """A request to the sweep was answered: see `sweeps/steering/mailbox.py`."""
 
     type: Literal["request_answered"] = "request_answered"
     time: float
     request: str
-    """Its id: what was answered once is not answered again."""
+    """Id of the request. A request is answered only once."""
     sender: str
     asked: str
-    """What was asked for, in words."""
+    """The request in words."""
     is_accepted: bool
     message: Told
-    """What will come of it, or why nothing will."""
+    """What will happen, or why nothing will."""
     trial_key: str | None = None
-    """The trial that is to be stopped."""
+    """Key of the trial to stop."""
     point: dict[str, Value] | None = None
-    """The point that is to be tried next: searched field -> value."""
+    """Point to try next: searched field -> value."""
     changes: dict[str, Scalar | None] = Field(default_factory=dict)
-    """What holds from now on: key of the sweep file -> its value, None for a limit that is lifted."""
+    """Key of the sweep file -> its new value; None lifts a limit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be answered to a request, before it is written down.
+    """The answer to a request, before it is written as a `RequestAnswered` with these fields.
 
-    A request for what is so already is granted, and changes nothing.
+    A request for the present state is accepted, and changes nothing.
     """
 
     is_accepted: bool
-    """Whether the request is granted."""
     message: str
-    """What will come of it, or why nothing will."""
     point: Point | None = None
-    """As that of `RequestAnswered`."""
     changes: Mapping[str, Scalar | None] = field(default_factory=dict)
-    """As those of `RequestAnswered`."""
     trial_key: str | None = None
-    """As that of `RequestAnswered`."""
 
 
 class SweepEnded(Spec):
-    """The driver leaves in order."""
+    """The driver ends in order."""
 
     type: Literal["sweep_ended"] = "sweep_ended"
     time: float
@@ -372,10 +370,10 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="t
 
 
 def to_line(event: Event) -> str:
-    """The event as one line of JSON, without the line break."""
+    """Returns the event as one line of JSON, without the line break."""
     return event.model_dump_json()
 
 
 def from_line(line: str | bytes) -> Event:
-    """The event of a line written by `to_line`; raises ValueError for anything else."""
+    """Reads the event of a line written by `to_line`; raises ValueError for anything else."""
     return _EVENT.validate_json(line)

@@ -1,4 +1,4 @@
-"""Named points at which a test can kill this process: between two steps that must survive it."""
+"""Named points, between two steps of a write, at which a test can kill this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ VARIABLE = "QSWEEP_FAULT"
 
 
 def point(name: str) -> None:
-    """Kills this process, as SIGKILL would, when QSWEEP_FAULT names this point."""
+    """Ends this process as SIGKILL would, if QSWEEP_FAULT names this point."""
     if os.environ.get(VARIABLE) == name:
         os._exit(137)

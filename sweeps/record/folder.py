@@ -1,16 +1,16 @@
 """A sweep's folder on disk: its resolved configuration, its events, and one folder per trial.
 
 NAME/
-├── config.json           the folder's format, and the resolved configuration; the folder is a sweep once it is there
-├── events.jsonl          everything that happened, one event per line
-├── base_eval_rows.json   what the base without an adapter evaluates to, row by row
-├── base_samples.jsonl    what it answers, where answers are scored
-├── driver.log            what a driver printed that was started from Python
-├── report.html           the page that qsweep report made of it last; the folder is whole without it
-├── requests/             what other processes have asked of the driver, and it has not answered yet
-├── mirror.json           as which driver this folder wrote its mirror on an object store last, if it has one
-├── tracking.json         which tracking server has acknowledged the events, and how far
-└── trials/TRIAL_KEY/     snapshot-STEP (to go on from), best-STEP (adapter/, eval_rows.json and, of answers that were
+├── config.json           the folder's format and the resolved configuration; a folder with this file is a sweep
+├── events.jsonl          all events, one per line
+├── base_eval_rows.json   the evaluation of the base without an adapter, row by row
+├── base_samples.jsonl    the answers of the base, if answers are scored
+├── driver.log            the output of a driver that was started from Python
+├── report.html           the latest page of qsweep report; the folder is whole without it
+├── requests/             requests of other processes that the driver has not answered yet
+├── mirror.json           the driver of this folder that last held the lease of its mirror, if there is a mirror
+├── tracking.json         the tracking server, and how much of the event log it has acknowledged
+└── trials/TRIAL_KEY/     snapshot-STEP (to resume from), best-STEP (adapter/, eval_rows.json and, if answers are
                           scored, samples.jsonl), and rows-STEP of each report (eval_rows.json)
 """
 
@@ -45,11 +45,11 @@ from trainables.inputs import json_text, paths
 
 Kind = Literal["snapshot", "best", "rows"]
 FORMAT = 1
-"""Format of a sweep's folder and event log. A version that cannot read what the one before wrote raises it."""
+"""Format of a sweep's folder and event log. A version of qsweep that cannot read the format before increases it."""
 REPORT = "report.html"
 MIRROR_NOTE = "mirror.json"
 LOCK_SECONDS = 0.5
-"""How long a driver waits for its lock. `is_driven` in another process holds it for a moment."""
+"""Seconds that a driver waits for its lock. `is_driven` in another process holds the lock for a moment."""
 
 
 class SweepFolder:
@@ -68,21 +68,17 @@ class SweepFolder:
         """Best adapters that are being sent to the sweep's mirror: `prune_adapters` leaves them."""
 
     def document(self) -> dict[str, Any]:
-        """What config.json holds, as `described` tells it.
-
-        Raises:
-            StorageError: another version of qsweep wrote it, in another format.
-        """
+        """Returns the content of config.json. Raises StorageError if its format is another; see also `described`."""
         document = self.described()
         refuse_other_format(document, str(self.config))
         return document
 
     def described(self) -> dict[str, Any]:
-        """What config.json holds, in whatever format: `sweep_id` is there, and `config` is a mapping.
+        """Returns the content of config.json in any format: `sweep_id` is there, and `config` is a mapping.
 
         Raises:
-            OSError: it cannot be read; the folder is no sweep's.
-            ValueError: it holds something else.
+            OSError: config.json cannot be read; the folder holds no sweep.
+            ValueError: config.json holds something else.
         """
         document: dict[str, Any] = json_text.parse(self.config.read_bytes())
         if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "sweep_id" not in document:
@@ -90,67 +86,67 @@ class SweepFolder:
         return document
 
     def mirror(self) -> str | None:
-        """Where the sweep's mirror on an object store is; None for a sweep without one."""
+        """Returns the URI of the sweep's mirror on an object store; None if there is no mirror."""
         with suppress(OSError, ValueError):
             found = self.described().get("mirror")
             return found if isinstance(found, str) and found else None
         return None
 
     def holds(self, sweep_id: object) -> bool:
-        """Whether the sweep of this id lies here."""
+        """Tells whether the folder holds the sweep of this id."""
         with suppress(OSError, ValueError):
             return bool(self.described()["sweep_id"] == sweep_id)
         return False
 
     def trial(self, trial_key: str) -> Path:
-        """Where a trial keeps its snapshot and its best adapter."""
+        """Returns the folder of a trial's snapshots, best adapters and evaluations."""
         return self.path / "trials" / trial_key
 
     def trials(self) -> list[Path]:
-        """The folders of all trials that have kept something."""
+        """Returns the folders of all trials that have kept something."""
         return [path for path in entries(self.path / "trials") if paths.is_folder(path)]
 
     def clean(self) -> None:
-        """Removes the drafts of processes that were killed. No other process may be writing."""
+        """Removes drafts that killed processes left in the trials' folders. No other process may be writing."""
         for trial in self.trials():
             for draft in (path for path in entries(trial) if path.name.startswith(".")):
                 shutil.rmtree(draft, ignore_errors=True)
 
     def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
-        """Writes the trial's latest snapshot, best adapter or evaluation, and returns its folder."""
-        # Not the sweep's own folder: one that was deleted does not come back half.
+        """Writes a snapshot, best adapter or evaluation of the trial, and returns its folder."""
+        # Does not make the sweep's own folder: a deleted folder must not come back half.
         self.trial(trial_key).parent.mkdir(FOLDER_MODE, exist_ok=True)
         path = self.kept(trial_key, kind, step)
         write_folder(path, files)
         return path
 
     def kept(self, trial_key: str, kind: Kind, step: int) -> Path:
-        """The folder that `keep` writes."""
+        """Returns the folder that `keep` writes."""
         return self.trial(trial_key) / f"{kind}-{step:06d}"
 
     def prune_adapters(self, trial_key: str, kept: Path) -> None:
-        """Removes the best adapters that `keep` wrote before `kept`."""
+        """Removes the best adapters of earlier steps than `kept`, except those in use."""
         for path in self.all(trial_key, "best"):
             if _step(path) < _step(kept) and path not in self.in_use:
                 remove_folder(path)
 
     def drop_snapshots(self, trial_key: str, but: int = 0) -> None:
-        """Removes the snapshots that `keep` wrote, the latest `but` of them excepted."""
+        """Removes the trial's snapshots except the latest `but`."""
         for path in self.all(trial_key, "snapshot")[but:]:
             remove_folder(path)
 
     def all(self, trial_key: str, kind: Kind, look: Callable[[Path], list[Path]] = entries) -> list[Path]:
-        """The folders that `keep` wrote and that are still there, the latest first; `look` may be `listed`, too."""
+        """Returns the folders of a kind that are still there, latest step first. `look` lists the trial's folder."""
         named = [path for path in look(self.trial(trial_key)) if path.name.startswith(f"{kind}-")]
         return sorted((path for path in named if _step(path) >= 0), key=_step, reverse=True)
 
     def request_files(self) -> list[Path]:
-        """The files of requests, the first sent first. A draft that is not whole yet begins with a dot."""
+        """Returns the files of requests, the first sent first, without drafts."""
         return sorted(path for path in entries(self.requests) if _is_request(path.name))
 
 
 def stamp() -> dict[str, Any]:
-    """What config.json holds of the version that writes the folder: its format, and qsweep's own version."""
+    """Returns the entries of config.json about the version that writes it: the folder's format and qsweep's version."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -160,7 +156,7 @@ def stamp() -> dict[str, Any]:
 
 
 def refuse_other_format(document: Mapping[str, Any], where: str) -> None:
-    """Raises `StorageError`, which names the version that reads it, for a config.json of another format."""
+    """Raises `StorageError` if config.json has another format. The message names the version that reads the format."""
     if document.get("format") != FORMAT:
         found = document.get("format", "none")
         writer = f"qsweep {document['qsweep']}" if "qsweep" in document else "the version that wrote it"
@@ -169,9 +165,9 @@ def refuse_other_format(document: Mapping[str, Any], where: str) -> None:
 
 
 def _step(path: Path) -> int:
-    """The step of what `keep` wrote; -1 of anything else."""
+    """Returns the step of a folder that `keep` wrote; -1 for any other path."""
     digits = path.name.rpartition("-")[2]
-    # As a number: from a million steps on, names are longer, and sort before those of fewer steps.
+    # Folders are sorted by number: from a million steps on, names are longer and sort before those of fewer steps.
     return int(digits) if digits.isdecimal() else -1
 
 
@@ -185,13 +181,14 @@ Claim = Callable[[str], Mapping[str, Any] | None]
 
 
 def create(storage: Path, name: str, document: Mapping[str, Any], claim: Claim = lambda _name: {}) -> SweepFolder:
-    """Makes storage/name, or name-2, name-3, ... when that is taken, and writes config.json.
+    """Makes storage/name, or name-2, name-3, ... if the name is taken, and writes config.json.
 
     Making a folder is atomic, so two launches at once get two folders.
 
     Args:
-        document: what config.json holds.
-        claim: takes the folder's name elsewhere too; what config.json holds of that, or None where it is taken.
+        document: content of config.json, without the folder's path.
+        claim: claims the folder's name elsewhere too. It returns more entries of config.json, or None if the name is
+            taken there.
 
     Raises:
         StorageError: the storage cannot be written.
@@ -227,10 +224,10 @@ def _new(storage: Path, name: str, claim: Claim) -> tuple[Path, Mapping[str, Any
 
 @contextmanager
 def locked(folder: SweepFolder) -> Iterator[None]:
-    """Locks the sweep's folder against a second driver. The lock ends with the process, even when it is killed.
+    """Locks the sweep's folder against a second driver. The lock ends with the process, even if it is killed.
 
     Raises:
-        StorageError: another driver holds it.
+        StorageError: another driver holds the lock, or the folder cannot be written.
     """
     try:
         lock = file_lock(folder.path / "driver.lock", LOCK_SECONDS)
@@ -243,23 +240,23 @@ def locked(folder: SweepFolder) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the end of the process frees it
+        with suppress(OSError):  # the end of the process frees the lock
             lock.release()
 
 
 def is_driven(folder: SweepFolder) -> bool:
-    """Whether a process drives the sweep now."""
+    """Tells whether a process drives the sweep now."""
     try:
         file = (folder.path / "driver.lock").open("rb")
     except OSError:
         return False
     with file:
         try:
-            # Shared, which filelock's locks are not, and let go at once: two that look at the same time do not take
-            # each other for the driver.
+            # A shared lock, which filelock does not have: two processes that look at the same time do not take each
+            # other for the driver.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            return isinstance(error, BlockingIOError)  # else nobody can lock it there
+            return isinstance(error, BlockingIOError)  # else the file system has no locks, so no driver holds one
         return False
 
 
@@ -267,27 +264,27 @@ class EventLog:
     """The append-only file of events."""
 
     def __init__(self, path: Path, read: Callable[[Event, int], None] = lambda _event, _offset: None) -> None:
-        """Opens the file. Passes each event that is there to `read`, with the offset after it."""
+        """Opens the file. Passes each event in the file to `read`, with the offset after the event."""
         self._path = path
         try:
-            # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+            # Unbuffered: bytes that a full disk refused must not be written again when the file is closed.
             self._file = open_file(path, "ab", buffering=0)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
         self.length = 0
-        """Bytes of the events that are on disk."""
+        """Bytes of the events on disk."""
         for event, self.length in read_events(path):
             read(event, self.length)
-        # A line that a crash tore would spoil the next one.
+        # Removes a line that a crash tore, which would spoil the next line.
         self._file.truncate(self.length)
 
     def append(self, event: Event) -> None:
-        """Adds an event; it is on disk when this returns."""
+        """Appends an event, which is on disk when this method returns."""
         line = to_line(event).encode() + b"\n"
         try:
             with writing(self._path):
                 if os.fstat(self._file.fileno()).st_size > self.length:
-                    self._file.truncate(self.length)  # the disk refused an event, and then to drop what it had of it
+                    self._file.truncate(self.length)  # the disk refused an earlier event, and then to remove its part
                 if self._file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._file.fileno())
@@ -299,11 +296,11 @@ class EventLog:
 
     @property
     def open_path(self) -> Path:
-        """A path that reads the open file even after it was moved or deleted (proc(5), /proc/pid/fd)."""
+        """Returns a path that reads the open file even after it was moved or deleted (proc(5), /proc/pid/fd)."""
         return Path(f"/proc/self/fd/{self._file.fileno()}")
 
     def is_in_place(self) -> bool:
-        """Whether the open file still has its name. True also when the disk does not answer."""
+        """Tells whether the open file is still at its path. True also if the disk does not answer."""
         try:
             there, here = self._path.stat(), os.fstat(self._file.fileno())
         except (FileNotFoundError, NotADirectoryError):
@@ -313,13 +310,13 @@ class EventLog:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
-        """Closes the file. All that was appended is on disk already, whatever the disk says now."""
+        """Closes the file. Errors are ignored, because all events are on disk already."""
         with suppress(OSError):
             self._file.close()
 
 
 def noted_by(folder: SweepFolder) -> dict[str, Any]:
-    """The note that the tracking writer keeps in the folder; empty when there is none that can be read."""
+    """Reads the tracking writer's note in the folder; returns an empty one if none can be read."""
     with suppress(OSError, ValueError):
         noted = json_text.parse(folder.tracking.read_bytes())
         return noted if isinstance(noted, dict) else {}
@@ -327,14 +324,14 @@ def noted_by(folder: SweepFolder) -> dict[str, Any]:
 
 
 def acknowledged_bytes(note: Mapping[str, object]) -> int:
-    """How much of the event log the tracking server has taken, by the note of `noted_by`; 0 when it does not say."""
+    """Returns the bytes of the event log that the tracking server has acknowledged, by its note; 0 if unknown."""
     value = note.get("acknowledged_bytes")
     return value if isinstance(value, int) else 0
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses while the sweep runs into a `StorageError` that names `path`."""
+    """Turns an error of writing, while the sweep runs, into a `StorageError` that names `path`."""
     try:
         yield
     except StorageError:
@@ -348,7 +345,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what the disk does not give into a `StorageError` that names `path`."""
+    """Turns an error of reading into a `StorageError` that names `path`."""
     try:
         yield
     except StorageError:
@@ -360,16 +357,16 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def gone(path: Path) -> str:
-    """The message for a sweep's folder, or a file in it, that was moved, deleted or replaced."""
+    """Returns the message for a sweep's folder, or a file in it, that was moved, deleted or replaced."""
     way_out = "where it was moved, put it back or go on with qsweep resume at its new place"
     return f"{path}: is gone, or is another file: the sweep's folder was deleted, moved or replaced; {way_out}"
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """Reads the events from a byte offset on, each with the offset after it. Ignores a last line without its end.
+    """Yields the events from a byte offset on, each with the offset after it. Ignores a last line without a line break.
 
     Raises:
-        StorageError: there is no log, it cannot be read, or a line before the last one is damaged.
+        StorageError: there is no log, the log cannot be read, or a line with a line break is damaged.
     """
     with _reading(path), path.open("rb") as file:
         file.seek(offset)

@@ -1,4 +1,4 @@
-"""Writes the driver's events to the log on disk, then passes them to all who listen."""
+"""Writes the driver's events to the log on disk, then passes them to the listeners."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Listener = Callable[[Event, SweepRecord], None]
 
 
 class Journal:
-    """Appends events, keeps the record that they add up to, and tells the listeners."""
+    """Appends events, keeps the sweep's record, and calls the listeners."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self.record = SweepRecord()
         self._so_far: list[tuple[Event, int]] | None = []
         self.log = EventLog(folder.events, self._read)
-        """The file. Only `add` appends to it."""
+        """Only `add` appends to the log."""
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
         self._keeper: int | None = None
-        """The only thread that may add events; any when None."""
+        """Id of the only thread that may add events; None allows any thread."""
 
     def _read(self, event: Event, offset: int) -> None:
         self.record = self.record.apply(event)
@@ -47,11 +47,11 @@ class Journal:
 
     @property
     def so_far(self) -> Sequence[tuple[Event, int]]:
-        """All events, `without_steps`, each with the offset after it; none once `take_so_far` was called."""
+        """Returns all events, `without_steps`, each with the offset after it; empty after `take_so_far`."""
         return self._so_far or ()
 
     def take_so_far(self) -> Sequence[tuple[Event, int]]:
-        """Returns `so_far` and keeps it no longer: a large sweep's events take memory."""
+        """Returns `so_far` and no longer keeps the events: those of a large sweep take memory."""
         taken, self._so_far = self.so_far, None
         return taken
 
@@ -60,9 +60,9 @@ class Journal:
         self._listeners.append(listener)
 
     def tell_alive(self, now: float) -> None:
-        """Adds that the driver lives, where nothing else was added for a minute.
+        """Adds `DriverLives` if no other event has shown for a minute that the driver lives.
 
-        Else the time of a driver that is killed would count to its latest report only, and one that is started and
+        Otherwise the time of a killed driver would count only until its latest report, and a driver that is started and
         killed again and again would use up no budget.
         """
         if now - self.record.known_until >= QUIET_SECONDS:
@@ -72,7 +72,7 @@ class Journal:
         """Appends an event, unless it says nothing new (see `first_wins`)."""
         with self._lock:
             if self._keeper not in (None, threading.get_ident()):
-                # Ends the thread, and Ray Tune in it: no trial may go on past a report that was not taken in.
+                # Ends the thread, and Ray Tune in it: no trial may go on past a report that is not in the log.
                 raise SystemExit
             for fresh, record in first_wins([event], self.record):
                 self.log.append(fresh)
@@ -83,12 +83,12 @@ class Journal:
 
     @contextmanager
     def at_rest(self) -> Iterator[tuple[SweepRecord, int]]:
-        """The record, and the length of the log in bytes; no event is added while the block runs."""
+        """Yields the record and the length of the log in bytes. No event is added while the block runs."""
         with self._lock:
             yield self.record, self.log.length
 
     def take_over(self) -> None:
-        """Lets only the calling thread add events from now on. A thread that was left behind ends when it tries."""
+        """Lets only the calling thread add events from now on. Any other thread ends when it tries."""
         with self._lock:
             self._keeper = threading.get_ident()
 
@@ -98,7 +98,7 @@ class Journal:
 
 
 def without_steps(event: Event) -> Event:
-    """The event as the sweep's record and rule need it: of its optimizer steps, most of a log, the last one at most."""
+    """Returns the event without its optimizer steps, which are most of a log. `TrialEnded` keeps the last step."""
     match event:
         case TrialReported():
             return event.model_copy(update={"report": event.report.model_copy(update={"history": ()})})
@@ -109,10 +109,10 @@ def without_steps(event: Event) -> Event:
 
 
 def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedulers.Event | None:
-    """The event as the rule takes it, while the sweep runs and when it goes on later; None for what says nothing to it.
+    """Converts an event for the scheduler's rule, live or from the log; returns None if the rule does not need it.
 
     Args:
-        stops: names the metric that the rule goes by.
+        stops: the objective by which the rule compares trials.
         protects_first: whether trial 0 is trained to its end whatever it reports.
     """
     match event:
@@ -126,4 +126,4 @@ def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedule
         case TrialEnded() if event.state.is_final and not event.may_go_on:
             return schedulers.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
         case _:
-            return None  # A trial that was interrupted, or may go on, does so where it was; a parked one waits.
+            return None  # An interrupted trial, or one that may go on, keeps its place in the rule; a parked one waits.

@@ -1,4 +1,4 @@
-"""Budgets that end a sweep early: time, GPU-hours, trials without a gain, and a target that is reached. Pure."""
+"""Budgets that end a sweep early: time, GPU-hours, trials without a gain, and a target to reach. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sweeps.record.sweep_record import SweepRecord
 from trainables.specs import seconds
 
 CHANGEABLE = ("budget.trials", "budget.wall_clock", "budget.gpu_hours", "budget.patience", "cluster.hosts")
-"""Keys of the sweep file that may change after the launch: they say how much is tried, and not what."""
+"""Keys of the sweep file that may change after the launch: they decide how much is tried, and not what."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """A limit of a sweep that is reached; as text the whole sentence."""
+    """A limit that a sweep has reached. `str` gives the whole sentence."""
 
     key: str
-    """The key in the sweep file."""
+    """Key of the limit in the sweep file."""
     how: str
 
     def __str__(self) -> str:
@@ -30,12 +30,12 @@ class Reached:
 
     @property
     def can_be_raised(self) -> bool:
-        """Whether somebody may give the sweep more of it."""
+        """Tells whether a user may raise the limit."""
         return self.key in CHANGEABLE
 
 
 def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepConfig:
-    """The sweep as it was launched, with what somebody has changed since (see `SweepRecord.changes`)."""
+    """Returns the configuration at launch with later changes applied (see `SweepRecord.changes`)."""
     if not changes:
         return config
     sections: dict[str, dict[str, Scalar | None]] = {"budget": {}, "cluster": {}}
@@ -47,16 +47,16 @@ def changed(config: SweepConfig, changes: Mapping[str, Scalar | None]) -> SweepC
 
 
 def used_up(config: SweepConfig, record: SweepRecord, now: float) -> Reached | None:
-    """Which of the limits that hold now is reached; None while the sweep may go on. See `reached`."""
+    """Returns `reached` for the present limits, which may have changed since the launch."""
     return reached(changed(config, record.changes).budget, record, now)
 
 
 def reached(budget: Budget, record: SweepRecord, now: float) -> Reached | None:
-    """Which of the limits is reached; None while the sweep may go on.
+    """Returns a limit of time, GPU-hours or target that is reached; None while the sweep may go on.
 
     Args:
-        record: what has happened so far; the present driver has begun.
-        now: in seconds since the epoch.
+        record: the sweep so far; its present driver has begun.
+        now: seconds since the epoch.
     """
     if budget.wall_clock is not None and record.seconds_spent(now) >= seconds(budget.wall_clock):
         return Reached("budget.wall_clock", "is used up")
@@ -66,7 +66,7 @@ def reached(budget: Budget, record: SweepRecord, now: float) -> Reached | None:
 
 
 def out_of_patience(budget: Budget, record: SweepRecord) -> Reached | None:
-    """Whether so many trials came without a gain that no other one begins; None while one may."""
+    """Returns budget.patience if that many trials in a row brought no gain; None while new trials may begin."""
     if budget.patience is None or record.without_gain < budget.patience or record.last_gain is None:
         return None
     best, later = label(record.trials[record.last_gain].number), counted(record.without_gain, "trial")
@@ -77,7 +77,7 @@ def _target(target: float, record: SweepRecord) -> Reached | None:
     objective = record.objective
     for trial in record.trials.values():
         if trial.repeats is not None or (trial.state.is_final and not trial.state.is_ranked):
-            continue  # It cannot be the best trial.
+            continue  # The trial cannot be the best one.
         value = trial.value(objective.metric)
         if trial.best_step is not None and objective.loss(value) <= objective.loss(target):
             best = f"{label(trial.number)} has {objective.metric} {value:.4f} at step {trial.best_step}"

@@ -1,4 +1,4 @@
-"""The file of answered rows, one JSON object a line, which Inspect and lm-eval read too.
+"""Writes and reads files of answered rows, one JSON object a line. Inspect and lm-eval read these files too.
 
 Inspect's `json_dataset` takes `id`, `input` and `target`; lm-eval's log of samples has `doc_id`, `target`, `resps`,
 `filtered_resps` and each metric as a key.
@@ -15,13 +15,13 @@ from trainables.contract import AnsweredRow
 from trainables.inputs import json_text
 
 OF_TRIAL = "samples.jsonl"
-"""Beside the evaluation of a trial's best step."""
+"""File beside the evaluation of a trial's best step."""
 OF_BASE = "base_samples.jsonl"
-"""In the sweep's folder."""
+"""File in the sweep's folder."""
 
 
 def text(answers: Iterable[AnsweredRow]) -> str:
-    """The file's content."""
+    """Returns the file's content."""
     return "".join(f"{_line(each)}\n" for each in answers)
 
 
@@ -41,7 +41,7 @@ def _line(answered: AnsweredRow) -> str:
 
 
 def read(path: Path) -> tuple[AnsweredRow, ...]:
-    """The answered rows in a file; none where the file is missing or damaged."""
+    """Returns the answered rows of a file; empty if the file is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return tuple(_row(line) for line in path.read_bytes().splitlines())
     return ()

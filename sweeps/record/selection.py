@@ -1,4 +1,4 @@
-"""Which trial is the best, and why. Pure."""
+"""Chooses the best trial of a sweep. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.objective import Objective, Standing
 
 FINALISTS = 4
-"""So many of the best trials are scored with `evaluation.when: best`; the default configuration comes on top."""
+"""Number of best trials that are scored with `evaluation.when: best`, besides the default configuration."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Selection:
 
 
 def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
-    """The trial with the best value of the objective among those that completed or were stopped by the scheduler.
+    """Chooses the trial with the best value of the objective among those that completed or were stopped early.
 
-    Every trial is ranked by the best value that it reported on the sweep's fixed evaluation rows, not by its last
-    one; those that were stopped before their answers were scored come after those with a score. Among equals the loss
-    decides, then the lower number, so the answer does not depend on the order of arrival.
+    A trial's best value on the sweep's fixed evaluation rows counts, not its last value. Trials that were stopped
+    before their answers were scored rank behind trials with a score. Between equal values the loss decides, then the
+    lower trial number, so the order of arrival does not matter.
     """
     trials = tuple(trials)
     ranked = rank(trials, objective)
@@ -38,14 +38,15 @@ def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
 
 
 def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
-    """The trials that may win, best first."""
+    """Returns the trials that may win, best first."""
     return _sorted((trial for trial in trials if trial.state.is_ranked), objective)
 
 
 def pareto(trials: Iterable[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
-    """The ranked trials that no other one is better than in one objective and as good in the others: best first.
+    """Returns the Pareto set of the ranked trials, best first.
 
-    Trials with equal values in all of them are both in it.
+    No other trial is better than one of the set in one objective and as good in the others. Trials with equal values in
+    all objectives are both in the set.
     """
     losses = [
         (trial, [objective.loss(trial.value(objective.metric)) for objective in objectives])
@@ -60,15 +61,16 @@ def pareto(trials: Iterable[TrialRecord], objectives: Sequence[Objective]) -> li
 
 
 def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord | None:
-    """The best trial so far, with those that have not ended; None before the first report."""
+    """Returns the best trial so far, also if it has not ended; None before the first report."""
     in_play = (trial for trial in trials if trial.state.is_ranked or not trial.state.is_final)
     return next(iter(_sorted(in_play, objective)), None)
 
 
 def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
-    """The finalists of a sweep that have no scores yet, and the trials that repeat finalists.
+    """Returns the finalists that have no scores yet, and the trials without scores that repeat a finalist.
 
-    Finalists are the best by what stops trials, whatever was scored before: a sweep may have got more trials since.
+    Finalists are the best trials by the scheduler's metric, whatever was scored before: a sweep may have got more
+    trials since.
     """
     ranked = rank(record.trials.values(), config.stops)
     found = ranked[:FINALISTS]
@@ -81,7 +83,7 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
 
 
 def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
-    """The trials with a finite value of the objective or a finite loss, best first, equal ones by their number.
+    """Sorts the trials with a finite objective or a finite loss: best first, equal ones by number.
 
     Repeats are left out: the luckiest of several seeds would pass for a better point.
     """

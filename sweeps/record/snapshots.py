@@ -1,10 +1,9 @@
-"""What a trial goes on from: the pack's snapshot with the state of the trial's own process. budget.disk lets them go.
+"""Snapshots from which trials resume: the state of the pack and of the trial's own process. budget.disk limits them.
 
-Snapshots only spare training that was done already; a trial's best adapter is its result. So an older snapshot goes
-before a newer one, a worse trial's before a better one's, and no adapter ever goes. Where the scheduler parks trials,
-the latest snapshot of one that stands at a report point goes only for a repeat's adapter: it is all that is left of its
-training, but only repeats are left to train then. Where more trials are granted while repeats train, those that park
-meanwhile may lose theirs, and begin anew.
+Snapshots only save training from being repeated; a trial's best adapter is its result. So adapters are never removed
+for room. Superseded snapshots go first, then the latest snapshots, those of the worst trials first. The latest snapshot
+of a parked trial is all that is left of its training: it goes only for a repeat's adapter, when only repeats are left
+to train. If users add trials while repeats train, trials that park meanwhile may lose their snapshots and begin anew.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from trainables.objective import LOWEST_LOSS, Metrics, Objective, Standing
 from trainables.specs import Spec
 
 KEPT = 2
-"""Snapshots kept of each trial: when the last one is damaged, the one before it is used."""
+"""Snapshots kept of each trial: if the last one is damaged, the one before is used."""
 
 
 class SavedTrial(Spec):
@@ -36,28 +35,28 @@ class SavedTrial(Spec):
     step: int = 0
     best_step: int = 0
     best_metrics: Metrics | None = None
-    """The metrics at that step; None before the first evaluation."""
+    """Metrics at `best_step`; None before the first evaluation."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
-    """The steps since the last report."""
+    """Steps since the last report."""
     report: Report | None = None
-    """The report of this step, if there is one. It is sent again when the event log does not have it."""
+    """The report of this step, if there is one. It is sent again if the event log does not have it."""
     adapter: str | None = None
-    """The adapter's folder that goes with the report."""
+    """Folder of the adapter that belongs to the report."""
     sha256: str = ""
     """Digest of the pack's snapshot."""
 
 
 def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:
-    """The files of a snapshot, which `read` reads."""
+    """Returns the files of a snapshot for `read`: name -> content."""
     stamped = known.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
     return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
 
 
 def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]:
-    """The trial's latest snapshot that is not damaged; an empty state and None where there is none.
+    """Returns the trial's latest undamaged snapshot; an empty state and None if there is none.
 
     Raises:
-        StorageError: the disk does not show what there is. A trial that began anew would train all steps again.
+        StorageError: the disk does not list the snapshots. A trial that began anew would train all steps again.
     """
     try:
         there = folder.all(trial_key, "snapshot", listed)
@@ -72,7 +71,7 @@ def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]
 
 
 def saved_trial(kept: Path) -> SavedTrial:
-    """The trial's state in a snapshot's folder; an empty one where it cannot be read."""
+    """Reads the trial's state from a snapshot's folder; returns an empty state if it cannot be read."""
     try:
         return SavedTrial.model_validate_json((kept / "progress.json").read_bytes())
     except (OSError, ValidationError):
@@ -95,30 +94,29 @@ class KeptSnapshot:
     path: Path
     trial_key: str
     size: int
-    """Size in bytes."""
+    """Bytes."""
     is_latest: bool
-    """Whether it is the latest one of its trial."""
     best: Standing
-    """The trial's best evaluation when it was written."""
+    """The trial's best evaluation when the snapshot was written."""
     is_parked: bool = False
-    """Whether a parked trial would go on from it."""
+    """Whether a parked trial would resume from the snapshot."""
 
 
 def _place(kept: KeptSnapshot) -> tuple[bool, float, float, str]:
-    """In which order snapshots go: those of the worst trials first, those of parked ones last."""
+    """Sorts snapshots for removal: those of the worst trials first, those of parked trials last."""
     return kept.is_parked, -kept.best.objective, -kept.best.loss, str(kept.path)
 
 
 def to_remove(
     kept: Sequence[KeptSnapshot], missing: int, worse_than: Standing | None, takes_parked: bool = False
 ) -> list[KeptSnapshot] | None:
-    """The snapshots that make room for `missing` more bytes; None when they cannot. Pure.
+    """Chooses the snapshots to remove for `missing` more bytes; returns None if all of them are too few. Pure.
 
     Args:
         kept: all snapshots of the sweep.
-        missing: bytes that are wanted beyond what the budget has left.
-        worse_than: latest snapshots go only of trials that are worse than this; None lets go of all.
-        takes_parked: those that parked trials would go on from go too, after all others.
+        missing: bytes that are needed beyond what the budget has left.
+        worse_than: latest snapshots go only if their trials are worse than this; None removes any.
+        takes_parked: snapshots from which parked trials would resume go too, after all others.
     """
     superseded = [each for each in kept if not each.is_latest]
     latest = [
@@ -141,12 +139,7 @@ class Disk:
     def __init__(
         self, folder: SweepFolder, limit: int | None, objective: Objective = LOWEST_LOSS, parks: bool = False
     ) -> None:
-        """Room for checkpoints.
-
-        Args:
-            limit: bytes; None is without limit.
-            parks: whether the scheduler parks trials at their report points.
-        """
+        """Takes the limit in bytes; None is no limit. `parks` tells whether the scheduler parks trials at reports."""
         self._objective = objective
         self._folder = folder
         self._limit = limit
@@ -154,20 +147,20 @@ class Disk:
 
     @contextmanager
     def room(self, kind: Kind, needed: int, best: Standing, takes_parked: bool = False) -> Iterator[bool]:
-        """Makes room for `needed` bytes, and reserves it while the block runs. Gives False when there is none.
+        """Makes room for `needed` bytes and reserves it while the block runs. Yields False if there is no room.
 
         Args:
-            kind: what is to be written: an adapter may take the place of any snapshot, a snapshot that of older ones
-                and of worse trials.
+            kind: what is to be written. An adapter may replace any snapshot; a snapshot may replace only superseded
+                snapshots and those of worse trials.
             best: the best evaluation of the trial that writes.
-            takes_parked: as in `to_remove`.
+            takes_parked: see `to_remove`.
         """
         if self._limit is None:
             yield True
             return
         with file_lock(self._folder.path / "disk.lock"):
             missing = size(self._folder.path / "trials") + needed - self._limit
-            # Where nothing is missing, no snapshot is read: there may be thousands.
+            # If nothing is missing, no snapshot is read: there may be thousands.
             kept = self._snapshots() if missing > 0 else ()
             chosen = to_remove(kept, missing, best if kind == "snapshot" else None, takes_parked)
             for each in chosen or ():
@@ -186,7 +179,7 @@ class Disk:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files below a folder, as far as they are still there: other processes write and remove meanwhile."""
+    """Returns the bytes of all files below a folder. Files that other processes remove meanwhile do not count."""
     total = 0
     # os.walk passes over folders that are gone; Path.rglob raises (pathlib.py, 3.11).
     for place, _, names in os.walk(folder):

@@ -16,32 +16,32 @@ class Spent:
     """What a sweep has spent so far, under all of its drivers."""
 
     steps: int
-    """Optimizer steps of all trials. A step that was repeated after a loss counts once."""
+    """Optimizer steps of all trials. A step that was trained again after a crash counts once."""
     examples: int
-    """Rows of these steps, as often as they were trained on."""
+    """Rows of these steps; a row counts each time it was trained on."""
     tokens: int
-    """Tokens of these steps, padding not counted."""
+    """Tokens of these steps, without padding."""
     seconds: float
-    """From the start to the latest event, without the time between two drivers."""
+    """Seconds from the start to the latest event, without the time between two drivers."""
     host_seconds: float
-    """Number of hosts times the seconds that they were held."""
+    """Number of hosts times the seconds for which they were held."""
     gpu_hours: float
-    """Hours that GPUs were held; 0 on a CPU."""
+    """Number of GPUs times the hours for which they were held; 0 on a CPU."""
     full_steps: int
     """Steps that the trials would have taken if the scheduler had stopped none."""
 
     def as_json(self) -> dict[str, Any]:
-        """The value of `spent` in the JSON line."""
+        """Returns the value of `spent` in the JSON line, without `host_seconds`."""
         fields = asdict(self)
         del fields["host_seconds"]
         return fields
 
 
 def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
-    """What the sweep has spent by its latest event.
+    """Adds up what the sweep has spent by its latest event.
 
     Args:
-        steps_per_trial: what a trial takes that nobody stops, where its own specification is not known.
+        steps_per_trial: full steps of a trial whose own specification is unknown.
     """
     trials = record.trials.values()
     hosts = record.host_seconds_spent()
@@ -59,13 +59,13 @@ def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
 
 
 def _rows_per_step(trial: TrialRecord) -> int:
-    """Rows of an optimizer step; 0 where the trial's specification is not known."""
+    """Returns the rows of an optimizer step; 0 if the trial's specification is unknown."""
     training = _spec(trial).get("training", {})
     return int(training.get("batch_size", 0) * training.get("gradient_accumulation_steps", 0))
 
 
 def _full_steps(trial: TrialRecord, otherwise: int) -> int:
-    """Steps that the trial takes when nobody stops it."""
+    """Returns the steps of the trial if it is not stopped early."""
     return int(_spec(trial).get("steps", otherwise))
 
 
@@ -76,25 +76,25 @@ def _spec(trial: TrialRecord) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Planned:
-    """What was planned, and how far that was off: 0.1 when 10 % more came of it, -0.1 when 10 % less."""
+    """The plan, and its errors as shares: 0.1 if the sweep took 10 % more than planned, -0.1 if 10 % less."""
 
     steps: int
     steps_off: float
     seconds: float | None
     seconds_off: float | None
-    """None when no rate was known."""
+    """None if no rate was known."""
     memory_bytes: int | None
     """Memory of one host."""
     memory_off: float | None
-    """None when the model's sizes are unknown, or nothing was reported."""
+    """None if no memory was planned, or none was reported."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of the JSON line."""
+        """Returns the value of `planned` in the JSON line."""
         return asdict(self)
 
 
 def planned(record: SweepRecord, taken: Spent) -> Planned | None:
-    """The plan of a sweep against what it took; None when nobody planned it, or what was planned has grown since."""
+    """Compares a sweep's plan with what it took; None without a plan, and if limits or points were changed since."""
     plan = record.planned
     if plan is None or record.changes or record.added:
         return None

@@ -1,6 +1,6 @@
-"""What a sweep's events add up to: the record of the sweep and of its trials. Pure.
+"""Folds a sweep's events into a record of the sweep and of its trials. Pure.
 
-What comes twice is left out before: see `first_wins`. A metric point is known by (trial_key, metric, step).
+`first_wins` removes repeated events before. (trial_key, metric, step) identifies a value of a metric.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from trainables.objective import COSTS, LOWEST_LOSS, Objective
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as its events tell it."""
+    """A trial after its events so far."""
 
     trial_key: str
     number: int
@@ -50,13 +50,13 @@ class TrialRecord:
     reason: str = ""
     step: int = 0
     best_step: int | None = None
-    """Where the objective was best so far; None before the first report."""
+    """Step with the best objective so far; None before the first report."""
     best_metrics: Mapping[str, float] = field(default_factory=dict)
-    """The metrics at that step, with the scores of a finalist."""
+    """Metrics at `best_step`, with the scores of a finalist."""
     evals: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """(step, metrics) of each report."""
     points: Mapping[int, int] = field(default_factory=dict)
-    """Step of each report -> the report point that it is, in what rungs count: steps or examples."""
+    """Step of each report -> its report point, in the unit of rungs: steps or examples."""
     adapter: str | None = None
     adapter_sha256: str | None = None
     tokens: int = 0
@@ -65,31 +65,30 @@ class TrialRecord:
     trainable_params: int = 0
     stopped_by_scheduler: bool = False
     may_go_on: bool = False
-    """As that of `TrialEnded`."""
+    """See `TrialEnded`."""
     spec: str = field(default="", compare=False)
-    """As that of `TrialStarted`; none of a trial that never held a slot. The key stands for it."""
+    """See `TrialStarted`; empty if the trial never held a slot. Not compared, because the key identifies it."""
     point: Point | None = None
-    """As that of `TrialStarted`."""
     repeats: str | None = None
-    """As that of `TrialStarted`."""
+    """See `TrialStarted`."""
 
     @property
     def reported_step(self) -> int:
-        """The step of the last report; 0 before the first. `step` is larger where the trial ended after it."""
+        """Returns the step of the last report; 0 before the first. `step` is larger if the trial ended later."""
         return self.evals[-1][0] if self.evals else 0
 
     def adapter_folder(self, sweep: Path) -> Path | None:
-        """The folder of the best adapter below a sweep's folder, for PEFT to load; None before the first report."""
+        """Returns the best adapter's folder below a sweep's folder, for PEFT to load; None before the first report."""
         return None if self.adapter is None else sweep / self.adapter / "adapter"
 
     def value(self, metric: str) -> float:
-        """The metric at the trial's best step, or one of its `COSTS`; NaN before its first report."""
+        """Returns the metric at the trial's best step, or one of its `COSTS`; NaN if there is no value."""
         if metric in COSTS and self.best_metrics:
             return float(getattr(self, metric))
         return self.best_metrics.get(metric, math.nan)
 
     def value_at(self, step: int | None, metric: str) -> float:
-        """The metric at the report of that step; NaN where there is none."""
+        """Returns the metric at the report of a step; NaN if there is none."""
         if step == self.best_step:
             return self.value(metric)
         return next((metrics[metric] for at, metrics in self.evals if at == step and metric in metrics), math.nan)
@@ -97,73 +96,71 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep as its events tell it."""
+    """A sweep after its events so far."""
 
     trials: Mapping[str, TrialRecord] = field(default_factory=dict)
     started: float | None = None
     resumed: float | None = None
-    """When the present driver began."""
+    """When the latest driver began."""
     drivers: int = 0
     """Number of processes that have driven the sweep so far."""
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
-    """Time of the latest event; `DriverLives` and `RequestAnswered`, which may come without a driver, do not count."""
+    """Time of the latest event, except `DriverLives` and `RequestAnswered`, which may come without a driver."""
     lived_until: float = 0.0
-    """As the latest `DriverLives` says."""
+    """Time of the latest `DriverLives`."""
     spent_seconds: float = 0.0
-    """Time that earlier drivers of this sweep took."""
+    """Seconds that earlier drivers of this sweep ran."""
     hosts: HostsStarted | None = None
-    """The hosts of the present driver, as many as there are now; None until they are ready."""
+    """The hosts of the latest driver at their present number; None until they are ready."""
     path: EnginePath | None = None
-    """How the first driver's hosts computed passes, which those of later drivers do too; None where they told none."""
+    """How the first hosts computed passes; hosts of later drivers do the same. None if no hosts have reported it."""
     host_seconds: Mapping[Device, float] = field(default_factory=dict)
-    """Device -> number of hosts times the seconds that they were held, until the hosts that there are now began."""
+    """Device -> number of hosts times the seconds for which they were held, until `hosts.since`."""
     gpu_seconds: float = 0.0
-    """The same for GPUs, of which a host may hold several."""
+    """Number of GPUs times the seconds for which hosts held them, until `hosts.since`."""
     ended: SweepEnded | None = None
     planned: SweepPlanned | None = None
-    """None until there is a plan."""
     objectives: tuple[Objective, ...] = (LOWEST_LOSS,)
-    """What decides which trial is better: the first ranks the trials; with several there is a Pareto set too."""
+    """The first objective ranks the trials. Several objectives give a Pareto set too."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
-    """The evaluation of the base without an adapter; None until there is one."""
     earlier: EarlierTrials | None = None
-    """What `searcher.warm_start` found."""
+    """Trials that `searcher.warm_start` found."""
     targets: Mapping[str, TargetSettled] = field(default_factory=dict)
     """Values of adapter.target_modules that are left out, or run under another name."""
     answered: frozenset[str] = frozenset()
     """Ids of the requests that were answered."""
     trials_to_stop: frozenset[str] = frozenset()
-    """Keys of the trials that somebody asked to stop."""
+    """Keys of the trials that users asked to stop."""
     last_gain: str | None = None
     """Key of the trial that brought the last gain: see `TrialReported.is_gain`."""
     without_gain: int = 0
-    """Trials that have reported for the first time since then."""
+    """Trials since the last gain whose first report brought no gain."""
     added: tuple[Point, ...] = ()
-    """The points that somebody asked to try, in the order in which they did: each is a trial beyond budget.trials."""
+    """Points that users asked to try, in the order of the requests. Each is a trial beyond budget.trials."""
     changes: Mapping[str, Scalar | None] = field(default_factory=dict)
-    """What somebody has changed while the sweep ran: key of the sweep file -> its value now."""
+    """Key of the sweep file -> its value now, for keys that users have changed since the launch."""
     was_reopened: bool = False
-    """More was asked for after the sweep had ended, and no driver has taken it up yet."""
+    """Whether users asked for more after the sweep had ended, and no driver has begun since."""
 
     @property
     def objective(self) -> Objective:
-        """The first objective: it decides which step of a trial is its best, and which trial is."""
+        """Returns the first objective. It decides which step of a trial is its best, and which trial is the best."""
         return self.objectives[0]
 
     def judges(self, trial: TrialRecord | None) -> Objective:
-        """What a trial is judged by: the objective, or the loss as long as its answers were not scored."""
+        """Returns what a trial is judged by: the objective, or the loss as long as its answers are not scored."""
         return self.objective if trial is None else self.objective.judging(trial.best_metrics)
 
     @property
     def peak_memory_bytes(self) -> int:
-        """The most memory that a host has told of; 0 before the first report."""
+        """Returns the most memory that a host has reported; 0 before the first report."""
         return max((trial.peak_memory_bytes for trial in self.trials.values()), default=0)
 
     def apply(self, event: Event) -> SweepRecord:
-        """The record after `event`."""
+        """Returns the record after `event`."""
         latest = self.latest if isinstance(event, RequestAnswered | DriverLives) else event.time
         return replace(self._after(event), latest=latest)
 
@@ -215,10 +212,10 @@ class SweepRecord:
         )
 
     def _going_on(self) -> Mapping[str, TrialRecord]:
-        """The trials as a driver with hosts resumes them: each with `may_go_on` becomes PAUSED.
+        """Returns the trials as a driver with hosts resumes them: each trial with `may_go_on` becomes PAUSED.
 
-        A finalist loses its scores then: with them no later step of it could be its best. Not before: a driver that
-        finds no host leaves an ended sweep's result as it is.
+        A finalist loses its scores then: with them no later step of the trial could be its best. The scores stay until
+        hosts are ready, so a driver that finds no host leaves an ended sweep's result as it is.
         """
         taken_up = {
             key: replace(
@@ -269,15 +266,15 @@ class SweepRecord:
 
     @property
     def known_until(self) -> float:
-        """When a driver is last known to have lived; 0 before the first event."""
+        """Returns the time at which a driver is last known to have lived; 0 before the first event."""
         return max(self.latest or 0.0, self.lived_until)
 
     def seconds_spent(self, now: float | None = None) -> float:
-        """Seconds that all drivers have spent until `now`, else `known_until`, without the pauses between them."""
+        """Returns the seconds that all drivers ran until `now`, or `known_until`, without the pauses between them."""
         return self.spent_seconds + _lasted(self.resumed, self.known_until if now is None else now)
 
     def host_seconds_spent(self, now: float | None = None) -> dict[Device, float]:
-        """Device -> number of hosts times the seconds that they were held, until `now`, else `known_until`."""
+        """Returns device -> number of hosts times the seconds that they were held, until `now` or `known_until`."""
         seconds = dict(self.host_seconds)
         if self.hosts is not None:
             held = self.hosts.held * _lasted(self.hosts.since, self.known_until if now is None else now)
@@ -285,7 +282,7 @@ class SweepRecord:
         return seconds
 
     def gpu_seconds_spent(self, now: float | None = None) -> float:
-        """Number of GPUs times the seconds that hosts held them, as in `host_seconds_spent`; 0 on a CPU."""
+        """Returns the number of GPUs times the seconds that hosts held them, until `now` or `known_until`."""
         if self.hosts is None or self.hosts.device == "cpu":
             return self.gpu_seconds
         lasted = _lasted(self.hosts.since, self.known_until if now is None else now)
@@ -293,24 +290,28 @@ class SweepRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the sweep ended by itself or by its budget, with every trial in a final state, and is to stay so."""
+        """Tells whether the sweep ended by itself or its budget, all trials are final, and no one asked for more."""
         over = self.ended is not None and self.ended.reason in ("finished", "budget") and not self.was_reopened
         return over and all(trial.state.is_final for trial in self.trials.values())
 
     def trials_in_all(self, at_launch: int | None) -> int | None:
-        """budget.trials as it is now, and a trial for each added point; `at_launch` is what it was then, if known."""
+        """Returns budget.trials as it is now, plus one for each added point; None if that is no number.
+
+        Args:
+            at_launch: budget.trials at launch; None if unknown.
+        """
         now = self.changes.get("budget.trials", at_launch)
         return now + len(self.added) if isinstance(now, int) else None
 
     @property
     def repeats(self) -> int:
-        """Trials that train the point of another one again; the budget and the trials in all do not count them."""
+        """Counts trials that repeat another trial's point. Neither budget.trials nor `trials_in_all` counts them."""
         return sum(trial.repeats is not None for trial in self.trials.values())
 
     def rungs(self) -> list[tuple[int, int, int]]:
-        """(step, trials that have reported there, those of them that are parked there) for each report point.
+        """Returns (step, trials that have reported there, trials that are parked there) for each report point.
 
-        Where rungs count examples, trials reach a rung at different steps: `step` is the lowest. Repeats are left out.
+        If rungs count examples, trials reach a rung at different steps: `step` is the lowest. Repeats are left out.
         """
         reports = [trial for trial in self.trials.values() if trial.repeats is None and trial.evals]
         found = []
@@ -321,13 +322,13 @@ class SweepRecord:
         return found
 
     def counts(self) -> dict[str, int]:
-        """State -> number of trials in it, for the states that occur."""
+        """Returns state -> number of trials, for the states that occur."""
         found = Counter(trial.state for trial in self.trials.values())
         return {state.value: found[state] for state in TrialState if state in found}
 
 
 def _lasted(since: float | None, until: float | None) -> float:
-    """Seconds between two times; 0 where one is not known, or where a clock was set back in between."""
+    """Returns the seconds between two times; 0 if one is unknown, or if a clock was set back in between."""
     return 0.0 if since is None or until is None else max(0.0, until - since)
 
 
@@ -382,11 +383,11 @@ def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
 
 
 def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
-    """Passes on each event that says something new, with the record after it.
+    """Yields each event that says something new, with the record after the event.
 
-    A report at or before the trial's last reported step is dropped, and steps that are known are removed from its
-    history: after a restart a step may be trained again. Its first numbers are kept, as are the first evaluation of the
-    base and the first scores of a finalist.
+    After a restart a step may be trained again; its first numbers are kept. So a report at or before the trial's last
+    reported step is dropped, and known steps are removed from histories. The first evaluation of the base and the first
+    scores of a finalist are kept, too.
     """
     record = record or SweepRecord()
     for event in events:

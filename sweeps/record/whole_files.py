@@ -1,7 +1,7 @@
-"""Files and folders that readers see whole or not at all, and that their owner alone may read.
+"""Files and folders that readers see whole or not at all, and that only their owner may read.
 
-A sweep's folder holds data of the user: evaluation rows, adapters, paths, messages. A umask of the user's own says who
-else may read new files.
+A sweep's folder holds data of the user: evaluation rows, adapters, paths, messages. If the user has set an unusual
+umask, the umask decides who else may read new files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import IO, Any, Literal
 from filelock import FileLock
 
 USUAL_MASKS = (0o022, 0o002)
-"""What systems set by themselves. Any other mask is the user's, and stays in force."""
+"""Default umasks of systems. Any other umask is the user's choice, and stays in force."""
 
 
 def _mask() -> int:
-    # The only way to read it is to set it: what another thread makes meanwhile is private.
+    # A umask can be read only by setting it. Files that another thread makes meanwhile are private.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -30,12 +30,12 @@ def _mask() -> int:
 
 _IS_USUAL = _mask() in USUAL_MASKS
 FOLDER_MODE = 0o700 if _IS_USUAL else 0o777
-"""For `Path.mkdir`, which applies the mask."""
+"""Mode for `Path.mkdir`, which applies the umask."""
 _FILE_MODE = 0o600 if _IS_USUAL else 0o666
 
 
 def draft_of(path: Path) -> Path:
-    """A new name beside `path` for what is not whole yet; readers pass over names that begin with a dot."""
+    """Returns a new path beside `path` for an unfinished file or folder. Readers skip names that begin with a dot."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
@@ -57,10 +57,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a folder that readers see whole or not at all; one that is there already is replaced.
+    """Writes a folder that readers see whole or not at all; replaces an existing one.
 
-    The folder that it lies in is made where it is missing, and none above that: FileNotFoundError where they are gone,
-    also where they go meanwhile. What somebody moves or deletes does not come back half.
+    Makes the parent folder if it is missing, but no folder above: raises FileNotFoundError if those are gone, or go
+    meanwhile. So a sweep's folder that a user moves or deletes does not come back half.
     """
     draft = draft_of(path)
     try:
@@ -76,66 +76,65 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder that readers see whole or not at all, as far as the disk lets it."""
+    """Removes a folder, which readers see whole or not at all, as far as the disk lets it."""
     with suppress(OSError):
-        # Under a draft's name: a driver that is killed meanwhile leaves no half of it to be taken for the whole.
+        # Renamed to a draft first: if the driver is killed meanwhile, no reader takes a half of the folder for a whole.
         path = path.rename(draft_of(path))
     shutil.rmtree(path, ignore_errors=True)
 
 
 def listed(folder: Path) -> list[Path]:
-    """What lies in a folder, in no order; nothing where the folder is gone or may not be read.
+    """Lists a folder in no order; returns nothing if the folder is gone or may not be read.
 
     Raises:
-        OSError: the disk does not show it, which says nothing of what lies there.
+        OSError: the disk does not answer, so the content is unknown.
     """
-    # Not Path.glob: it looks twice, and raises where the folder goes in between (pathlib.py, 3.11).
+    # Not Path.glob, which looks twice and raises if the folder goes in between (pathlib.py, 3.11).
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         return list(folder.iterdir())
     return []
 
 
 def entries(folder: Path) -> list[Path]:
-    """As `listed`; nothing, too, where the disk does not show it."""
+    """Returns `listed`; nothing also if the disk does not answer."""
     with suppress(OSError):
         return listed(folder)
     return []
 
 
 def make_folder(path: Path, below: Path | None = None) -> None:
-    """Makes a folder and those above it that are missing; one that is there stays as it is.
+    """Makes a folder and the missing folders above it; leaves an existing folder as it is.
 
     Args:
-        path: the folder.
-        below: this folder of those, and what is above it, is not made: FileNotFoundError where it is missing.
+        below: neither this folder nor a folder above it is made: FileNotFoundError if it is missing.
     """
     if path == below:
         return
     if not path.parent.is_dir():
-        make_folder(path.parent, below)  # not mkdir(parents=True): that gives those above the usual mode
+        make_folder(path.parent, below)  # not mkdir(parents=True), which gives the folders above the usual mode
     path.mkdir(FOLDER_MODE, exist_ok=True)
 
 
 def open_file(path: Path, mode: Literal["a", "ab", "wb"], buffering: int = -1) -> IO[Any]:
-    """Opens a file to write; one that is not there is made."""
+    """Opens a file for writing, and makes it if it is missing."""
     return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, _FILE_MODE))
 
 
 def file_lock(path: Path, timeout_seconds: float = -1) -> FileLock:
-    """A lock on a file, which is made where it is missing. The kernel frees it when its process is killed.
+    """Returns a lock on a file, which is made if it is missing. The kernel frees the lock if its process is killed.
 
     Args:
-        path: the file. It stays when the lock is released.
-        timeout_seconds: `acquire` waits so long before it raises `filelock.Timeout`; -1: until the lock is free.
+        path: the file. It stays after the lock is released.
+        timeout_seconds: how long `acquire` waits before it raises `filelock.Timeout`; -1 waits until the lock is free.
 
     Raises:
         OSError: the file cannot be written, or its file system has no locks.
     """
-    with open_file(path, "a") as file:  # FileLock would give a new file a mode of its own, whatever the mask
+    with open_file(path, "a") as file:  # FileLock would give a new file its own mode, whatever the umask
         try:
             fcntl.flock(file, fcntl.LOCK_UN)
         except OSError as error:
-            # FileLock would go by whether the file is there, and wait for a process that is not.
+            # FileLock would take the file itself for a lock, and wait for a process that does not exist.
             problem = f"its file system has no locks ({error.strerror}): mount it with flock, or choose another storage"
             raise OSError(error.errno, problem) from None
     return FileLock(path, timeout=timeout_seconds)
