@@ -211,7 +211,7 @@ class EarlierTrials(Spec):
 
     @property
     def own(self) -> tuple[EarlierPoint, ...]:
-        """Returns the trials whose losses compare with those of this sweep; of the others, only the points are useful."""
+        """Returns the trials whose losses compare with those of this sweep. Other trials give only their points."""
         return tuple(trial for trial in self.trials if self.is_same_task and trial.is_own)
 
 

@@ -1,7 +1,7 @@
-"""The answers that trials and the base gave to the same rows, and on which rows two of them differ.
+"""The answers of trials and of the base to the same rows, and the rows on which two of them differ.
 
-Read from the sweep's folder: `samples.jsonl` beside the best adapter of a trial, `base_samples.jsonl` of the base. What
-stands there is text from strangers: whoever shows it escapes it.
+The answers are read from the sweep's folder: `samples.jsonl` beside the best adapter of a trial, and
+`base_samples.jsonl` of the base. They are text from strangers, so each place that shows them escapes them.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from trainables.scoring.requests import BASE
 from trainables.specs import EvaluationSpec
 
 MOST_SHOWN = 3
-"""Rows that a terminal shows of those that got worse, and of those that got better; `--json` has all."""
+"""Most rows with a worse answer, and most with a better one, that a terminal shows; `--json` has all."""
 _MOST_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a trial, or the base, answered."""
+    """The answers of a trial or of the base."""
 
     name: str
-    """As tables name it: "t03", "base"."""
+    """Name in tables, such as "t03" or "base"."""
     rows: Mapping[int, AnsweredRow]
     """Place of the row among the evaluation rows -> its answer."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The rows whose score by one metric differs between two answers."""
+    """The rows on which two sets of answers differ in their score by one metric."""
 
     metric: str
     first: Answers
@@ -52,22 +52,23 @@ class Changes:
     rows: tuple[int, ...]
     """Places of the rows that both answered."""
     better: tuple[int, ...]
-    """Those on which the first one scores better, and below those on which it scores worse."""
+    """Places of the rows on which `first` scores better than `other`."""
     worse: tuple[int, ...]
+    """Places of the rows on which `first` scores worse than `other`."""
 
     def line(self) -> str:
-        """How many rows differ, in words."""
+        """Says how many rows differ."""
         return (
             f"answers by {self.metric}: {self.first.name} is better than {self.other.name} on {len(self.better)} of "
             f"{counted(len(self.rows), 'answered row')}, and worse on {len(self.worse)}"
         )
 
     def pairs(self) -> list[tuple[AnsweredRow, AnsweredRow]]:
-        """The rows that differ, those that got worse first: as the first one answered, and as the other did."""
+        """Returns (answer of `first`, answer of `other`) for each row that differs, worse ones first."""
         return [(self.first.rows[place], self.other.rows[place]) for place in (*self.worse, *self.better)]
 
     def lines(self) -> list[str]:
-        """The first rows of both kinds for a terminal, and how many more differ."""
+        """Returns the first worse and better rows for a terminal, and says how many more rows differ."""
         shown, places = [], (*self.worse[:MOST_SHOWN], *self.better[:MOST_SHOWN])
         own, its = self.first.name, self.other.name
         for mine, theirs in ((self.first.rows[place], self.other.rows[place]) for place in places):
@@ -80,7 +81,7 @@ class Changes:
         return [*shown, f"{more} more rows differ: --json has them all"] if more > 0 else shown
 
     def as_json(self) -> dict[str, Any]:
-        """Its object in the JSON line, with all rows that differ."""
+        """Returns an object for the JSON line, with all rows that differ."""
         own, its = self.first.name, self.other.name
         differing = [
             mine.model_dump(include={"row", "place", "prompt", "expected"})
@@ -91,7 +92,7 @@ class Changes:
         return {"metric": self.metric, "trial": own, "against": its, **counts, "differing": differing}
 
     def table(self) -> dict[str, list[Any]]:
-        """All rows that differ, in the form of a table of MLflow's (3.17.2, `MlflowClient.log_table`)."""
+        """Returns all rows that differ as a table for MLflow (3.17.2, `MlflowClient.log_table`)."""
         own, its = self.first.name, self.other.name
         data = [
             [mine.place, mine.prompt, mine.expected, theirs.answer, mine.answer,
@@ -103,22 +104,22 @@ class Changes:
 
 
 def of_trial(folder: SweepFolder, trial: TrialRecord) -> Answers | None:
-    """What a trial answered at its best step; None where no answers of that step are there."""
+    """Reads the answers of a trial at its best step; returns None if there are none."""
     if trial.best_step is None:
         return None
     return _answers(folder.kept(trial.trial_key, "best", trial.best_step) / samples.OF_TRIAL, label(trial.number))
 
 
 def of_base(folder: SweepFolder) -> Answers | None:
-    """What the base without an adapter answered; None where its answers are not there."""
+    """Reads the answers of the base without an adapter; returns None if there are none."""
     return _answers(folder.path / samples.OF_BASE, BASE)
 
 
 def changes(first: Answers | None, other: Answers | None, objectives: Sequence[Objective]) -> Changes | None:
-    """On which rows two answers differ; None where one has no answers, or none of both is scored by an objective.
+    """Compares two sets of answers; returns None if one is missing, or if no objective scores both on a row.
 
     Args:
-        objectives: scores of answers, see `scores_of`: the first one that both answers have counts.
+        objectives: scores of answers, see `scores_of`. The first one that scores both on a row counts.
     """
     if first is None or other is None:
         return None
@@ -137,9 +138,9 @@ def changes(first: Answers | None, other: Answers | None, objectives: Sequence[O
 
 
 def scores_of(record: SweepRecord) -> list[Objective]:
-    """The sweep's objective, and the scores that its configuration names, each with its direction.
+    """Returns the sweep's objective, and the scores that its configuration names, each with its direction.
 
-    Those of a function of the user's that cannot be imported here are left out: which value is better is not known.
+    Scores of a user's function that cannot be imported here are left out, because their direction is unknown.
     """
     found, scores = closing_lines.configuration(record), [record.objective]
     for entry in () if found is None else found[0].evaluation.metrics:
@@ -150,12 +151,12 @@ def scores_of(record: SweepRecord) -> list[Objective]:
 
 
 def best_against_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord | None) -> Changes | None:
-    """On which rows the best trial and the base differ; None where that is not known."""
+    """Compares the answers of the best trial and of the base; returns None if that is not possible."""
     return None if best is None else changes(of_trial(folder, best), of_base(folder), scores_of(record))
 
 
 def confusion_of(answers: Answers | None) -> Confusion | None:
-    """Which label was taken for which; None where the answers there are not those that `choice` scored."""
+    """Counts which label was taken for which; returns None if the answers are not those that `choice` scored."""
     rows = [] if answers is None else list(answers.rows.values())
     labels, expected = [row.ranked or row.answer for row in rows], [row.expected for row in rows]
     scores = [float(label.strip() == right.strip()) for label, right in zip(labels, expected, strict=True)]

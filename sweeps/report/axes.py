@@ -14,15 +14,15 @@ from sweeps.config.points import Scalar, word
 from sweeps.report.trial_tables import value_text
 
 UNSET = "not searched"
-"""The mark of trials in whose point the field is not: there, the field has its value of the sweep file."""
+"""Mark of trials whose points lack the field. They train with its value in the sweep file."""
 UNSET_PLACE = -0.12
-"""Where these trials lie on an axis of numbers: below its lowest value."""
+"""Place of these trials, as a share of an axis of numbers: below its low end."""
 MOST_OPTIONS = 12
-"""A field with more numbers than these to choose from has an axis of numbers."""
+"""Most numbers of a list that are shown as words. A longer list has an axis of numbers."""
 GAP = 0.25
-"""A part of a range without a trial is told from so large a share on."""
+"""A part of a range without a trial is reported as untried if it is a larger share of the range than this."""
 LOG_SPAN = 100.0
-"""Where the highest number is so many times the lowest, the axis is logarithmic, whatever is searched."""
+"""An axis is logarithmic, whatever the domain, if its highest number is at least this many times its lowest."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class Axis:
     """One axis, of numbers or of words."""
 
     name: str
-    """The field's short name, as params have it."""
+    """Short name of a field, as in params, or name of an outcome."""
     low: float
     high: float
-    """The ends of the axis as plotly counts: exponents of ten where the axis is logarithmic, else numbers."""
+    """Ends of the axis in plotly's units: exponents of ten if the axis is logarithmic, else numbers."""
     is_log: bool = False
     options: tuple[Scalar | None, ...] = ()
-    """The words in their order, which lie at 0, 1, 2 and so on; None stands for trials without a value."""
+    """The words, at 0, 1, 2 and so on; None stands for trials without a value. Empty on an axis of numbers."""
     has_unset: bool = False
-    """Whether there are trials without a value, on an axis of numbers."""
+    """Whether an axis of numbers has trials without a value."""
 
     @property
     def title(self) -> str:
-        """The name, and the scale where it is not the usual one."""
+        """Returns the name, with the scale if it is logarithmic."""
         return f"{self.name} (log scale)" if self.is_log else self.name
 
     def at(self, value: Scalar | None) -> float:
-        """Where the value lies, as plotly counts; trials without a value lie below the numbers."""
+        """Returns the place of a value in plotly's units. Trials without a value lie below the numbers."""
         if self.options:
             return float(self.options.index(value))
         if value is None or isinstance(value, str):
@@ -54,11 +54,11 @@ class Axis:
         return math.log10(value) if self.is_log else float(value)
 
     def place(self, value: Scalar | None) -> float:
-        """Where the value lies, as a share of the way from the low end to the high one."""
+        """Returns the place of a value as a share of the way from the low end to the high end."""
         return (self.at(value) - self.low) / (self.high - self.low)
 
     def layout(self, characters: int = 24) -> dict[str, Any]:
-        """The axis for plotly, which chooses the ticks of numbers; words are cut to so many characters, or to 8."""
+        """Returns the axis for plotly, which chooses the ticks of numbers. Words are cut to `characters`, 8 or more."""
         margin = 0.0 if self.options else 0.05 * (self.high - self.low)
         ends = [(self.at(None) if self.has_unset else self.low) - margin, self.high + margin]
         if not self.options:
@@ -72,12 +72,11 @@ class Axis:
 
 
 def axis(name: str, domain: Domain, values: Iterable[Scalar | None]) -> Axis:
-    """The axis of a field.
+    """Returns the axis of a field.
 
     Args:
-        name: its short name.
-        domain: what is searched.
-        values: those of the trials; None of a trial in whose point the field is not searched.
+        name: short name of the field.
+        values: values of the trials; None for a trial whose point lacks the field.
     """
     values = list(dict.fromkeys(values))
     has_unset, is_list = None in values, _is_list(domain)
@@ -95,11 +94,10 @@ def axis(name: str, domain: Domain, values: Iterable[Scalar | None]) -> Axis:
 
 
 def untried(domain: Domain, values: Iterable[Scalar | None]) -> str:
-    """What of a field's domain no trial has, in words: values of a list, or large parts of a range.
+    """Names the values of a list, or the large parts of a range, that no trial has; empty if there are none.
 
     Args:
-        domain: what is searched.
-        values: those that were tried; None of a trial in whose point the field is not searched.
+        values: values of the trials; None for a trial whose point lacks the field.
     """
     tried = [value for value in values if value is not None]
     if _is_list(domain):
@@ -110,17 +108,17 @@ def untried(domain: Domain, values: Iterable[Scalar | None]) -> str:
 
 
 def _is_list(domain: Domain) -> bool:
-    """Whether its values are told one by one."""
+    """Tells whether the values of a domain are listed one by one."""
     return domain.size is not None and (domain.size <= MOST_OPTIONS or not domain.is_ordered)
 
 
 def ends(low: float, high: float) -> tuple[float, float]:
-    """The same, or ends that differ around one value."""
+    """Returns the ends of an axis; equal ends are moved apart."""
     return (low, high) if high > low else (low - (0.05 * abs(low) or 1.0), low + (0.05 * abs(low) or 1.0))
 
 
 def near(values: Iterable[float]) -> list[float]:
-    """The finite values by size, without those that are far above or below the others."""
+    """Returns the finite values in order, without those more than 6 interquartile ranges beyond the quartiles."""
     found = sorted(value for value in values if math.isfinite(value))
     if not found:
         return []

@@ -14,11 +14,11 @@ from sweeps.statistics.intervals import FEW_ROWS
 from trainables.objective import Objective
 
 SHOWN = 3
-"""How many trials that cannot be told apart from the best get a line of their own."""
+"""Most trials with their own line among those that cannot be told apart from the best one."""
 
 
 def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
-    """Lines that compare the best trial, if there is one, with those that have not ended, the base and the next."""
+    """Names the Pareto set, and compares the best trial with unfinished trials, repeats, the base and the next ones."""
     lines = pareto_set(record)
     if best is not None:
         lines += unfinished(record, best) + repeated(record, best) + against_base(record, best, separation)
@@ -27,13 +27,13 @@ def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separatio
 
 
 def in_words(record: SweepRecord, trial: TrialRecord) -> str:
-    """The trial and its best value."""
+    """Returns the trial and its best value, such as "t03, eval_loss 0.3121 at step 9"."""
     metric = record.judges(trial).metric
     return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}"
 
 
 def best_json(record: SweepRecord, trial: TrialRecord, **more: Any) -> dict[str, Any]:
-    """The best trial in a JSON line, and what `more` there is of that trial."""
+    """Returns the best trial for a JSON line, with `more` entries."""
     metric = record.judges(trial).metric
     return {
         "trial_key": trial.trial_key,
@@ -46,7 +46,7 @@ def best_json(record: SweepRecord, trial: TrialRecord, **more: Any) -> dict[str,
 
 
 def pareto_set(record: SweepRecord) -> list[str]:
-    """A line with the trials of the Pareto set, where there are several objectives."""
+    """Names the trials of the Pareto set in a line; empty with one objective."""
     if len(record.objectives) == 1:
         return []
     metrics = " and ".join(objective.metric for objective in record.objectives)
@@ -55,7 +55,7 @@ def pareto_set(record: SweepRecord) -> list[str]:
 
 
 def unfinished(record: SweepRecord, best: TrialRecord) -> list[str]:
-    """The trials that are better than the best but have not ended: they may still win."""
+    """Names the trials that are better than the best but have not ended: they may still win."""
     objective = record.judges(best)
     value = best.value(objective.metric)
     better = [
@@ -68,7 +68,7 @@ def unfinished(record: SweepRecord, best: TrialRecord) -> list[str]:
 
 
 def repeated(record: SweepRecord, best: TrialRecord) -> list[str]:
-    """What the best point came to with other seeds."""
+    """Says the values of the best point with other seeds."""
     metric = record.judges(best).metric
     again = [
         f"{label(trial.number)} {trial.value(metric):.4f}"
@@ -79,7 +79,7 @@ def repeated(record: SweepRecord, best: TrialRecord) -> list[str]:
 
 
 def against_base(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """The best trial compared with the base without an adapter, where every trial starts from."""
+    """Compares the best trial with the base without an adapter, in a line; empty if the base has no value."""
     objective = record.judges(best)
     if record.base is None or objective.metric not in record.base.metrics:
         return []
@@ -99,12 +99,12 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
 
 
 def against_default(record: SweepRecord, best: TrialRecord, name: str, separation: Separation | None) -> list[str]:
-    """A line that compares the best trial with the default configuration, trial 0; none where that has no value.
+    """Compares the best trial with the default configuration, trial 0, in a line; empty if trial 0 is not ranked.
 
-    Where `against_next` has a line on the two, only what the default configuration came to.
+    If `against_next` has a line about trial 0, this line says only its value.
 
     Args:
-        name: of the default configuration: "t00", or "t00, outside the space".
+        name: name of the default configuration: "t00", or "t00, outside the space".
     """
     objective = record.judges(best)
     default = next((trial for trial in record.trials.values() if trial.number == 0), None)
@@ -128,7 +128,7 @@ def against_default(record: SweepRecord, best: TrialRecord, name: str, separatio
 
 
 def against_next(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """Which of the next trials the best one cannot be told apart from, or that it can from all of them."""
+    """Compares the best trial with the next ones, in lines: which cannot be told apart, and how far the nearest is."""
     if separation is None or not separation.trials:
         return []
     names = {key: label(trial.number) for key, trial in record.trials.items()}
@@ -164,23 +164,23 @@ def _alike(separation: Separation) -> list[Comparison]:
 
 
 def _ahead(separation: Separation) -> list[Comparison]:
-    """The trials that are better than the best one where they are compared, but for those that may be so by chance."""
+    """Returns the trials that are better than the best one at the compared steps, unless this may be chance."""
     return [each for each in separation.trials if each.apart is not False and each.difference < 0]
 
 
 def _told_alone(separation: Separation) -> set[str]:
-    """Keys of the trials that `against_next` gives lines of their own."""
+    """Returns the keys of the trials that have their own line in `against_next`."""
     next_apart = [each for each in separation.trials[:1] if each.apart]
     return {each.key for each in (*_alike(separation)[:SHOWN], *_ahead(separation), *next_apart)}
 
 
 def notes(separation: Separation) -> list[str]:
-    """What to say below the intervals of other seeds and few rows."""
+    """Returns notes on other seeds and few rows; empty if there are no intervals."""
     return [*of_seeds(separation), *of_few_rows(separation)] if separation.is_told else []
 
 
 def of_seeds(separation: Separation) -> list[str]:
-    """Whether the intervals count what another seed would change, in a line; none where nothing is apart."""
+    """Says whether the intervals include the effect of other seeds; empty if they do not and nothing is apart."""
     noise = separation.seeds
     if noise is not None:
         trials = counted(noise.freedom + noise.points, "trial")
@@ -192,7 +192,7 @@ def of_seeds(separation: Separation) -> list[str]:
 
 
 def of_few_rows(separation: Separation) -> list[str]:
-    """A line that the intervals may be too narrow, where rows are few."""
+    """Warns that the intervals may be too narrow, if rows are few."""
     if not separation.is_narrow:
         return []
     return [
@@ -202,17 +202,17 @@ def of_few_rows(separation: Separation) -> list[str]:
 
 
 def _more(compared: Comparison, separation: Separation) -> str:
-    """What would tell a trial apart from the best one."""
+    """Says how many rows would tell a trial apart from the best one, or that rows would not; empty if unknown."""
     if 0 < abs(compared.difference) <= compared.of_seeds:
         return "; other seeds alone may make as much, and more rows would not tell"
     needed = compared.rows_needed(separation.rows)
-    # A larger estimate would be no more than a guess.
+    # A larger estimate would be only a guess.
     told = needed is not None and needed <= 50 * separation.rows
     return f"; a difference of this size takes about {needed} rows" if told else ""
 
 
 def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) -> str:
-    """At which steps a trial is compared with the best one, to follow a difference; nothing for equal best steps."""
+    """Says, after a difference, at which steps two trials were compared; empty if at best steps of one report point."""
     if compared is None or compared.steps is None:
         return ""
     own, of_best = compared.steps
@@ -225,19 +225,18 @@ def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) ->
 
 
 def _share(objective: Objective, gain: float, start: float) -> str:
-    """The gain as a percentage of the loss that it is compared with; nothing where there is no gain.
+    """Formats the gain as a percentage of the compared loss; empty without a gain, and if higher is better.
 
-    A score is a share itself: a percentage of it is taken for a difference of scores.
+    A score is a share itself, so a percentage of a score would be read as a difference of scores.
     """
     return f" ({gain / abs(start):.0%})" if start and gain > 0 and objective.mode == "min" else ""
 
 
 def span(compared: Comparison | None, separation: Separation | None) -> str:
-    """The interval of how much better the better one is, to follow that amount; nothing where there is none.
+    """Formats, after a difference, the interval of how much better the better one is; empty without an interval.
 
     Args:
-        compared: a trial, or the base, against the first trial of the separation.
-        separation: has the interval's confidence.
+        compared: a trial or the base against the first trial of the separation.
     """
     if compared is None or separation is None or compared.apart is None:
         return ""

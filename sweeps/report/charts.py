@@ -1,6 +1,6 @@
-"""The charts of a sweep's page. Ticks, legends and colour bars are plotly's, and no other file imports plotly.
+"""The charts of a sweep's page. Plotly draws ticks, legends and colour bars; no other file imports plotly.
 
-Texts of others are escaped: plotly reads some of HTML in texts.
+Texts from strangers are escaped, because plotly reads some HTML in texts.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from trainables.objective import COSTS, Objective
 
 Lines = Callable[[Drawn], tuple[Sequence[float], Sequence[float | None]]]
 MOST_LINES = 100
-"""So many trials, the best ones, are drawn in colour; the others are thin grey lines."""
+"""Number of best trials that are drawn in colour. The others are thin grey lines."""
 BINS = 24
-"""Colours of lines: lines of nearly the same colour are one trace."""
+"""Number of line colours. Lines of nearly the same colour are one trace."""
 MOST_TICKS = 12
-"""Reports that are marked each; of more, plotly chooses the marks."""
+"""Most reports that each have a tick. Plotly chooses the ticks of more reports."""
 MOST_REPORTS = 5
-"""Reports of a trial that are points in the charts of its fields."""
+"""Most reports of a trial that are points in the charts of fields."""
 LONG_AXIS = 8.0
-"""An axis of steps is logarithmic where the last report is at so many times the step of the first."""
+"""An axis of steps is logarithmic if the step of the last report is at least this many times that of the first."""
 UNITS = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
-"""From so many seconds on, times are shown in a unit of so many seconds."""
+"""(shortest time in seconds, seconds of the unit, name of the unit) for times in charts."""
 INK, SOFT, GREY = "#1c2330", "#5b6472", "#b8bcc4"
 SYMBOLS = {
     "COMPLETED": "circle",
@@ -49,14 +49,14 @@ SYMBOLS = {
     "FAILED": "cross",
     "INFEASIBLE": "square-open",
 }
-"""State of a trial -> its symbol, which tells states apart also without colours."""
+"""State of a trial -> its symbol. Symbols tell states apart without colours, too."""
 COLOURS = [*qualitative.Safe[3:], *qualitative.Safe[:3]]
-"""Colours that colour-blind people tell apart, those that are easy to see on white first."""
+"""Colours that colour-blind people can tell apart. Colours that are easy to see on white come first."""
 STATES = dict(zip(SYMBOLS, COLOURS, strict=False))
 """State of a trial -> its colour."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 VALUES, STEPS = sequential.Viridis[:-2], sequential.Cividis[:-2]
-"""The scales of colours for values and for steps, without their light ends, which are hard to see on white."""
+"""Colour scales for values and for steps, without their light ends, which are hard to see on white."""
 LAYOUT = {
     "template": "plotly_white",
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
@@ -70,7 +70,7 @@ CONFIG = {
     "displaylogo": False,
     "responsive": True,
     "plotlyServerURL": "",
-    # Those that are named, and no others: plotly 7 has one that sends a chart's data to its maker's server.
+    # Only these buttons: plotly 7 has a button that sends a chart's data to its maker's server.
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
 }
 
@@ -81,15 +81,15 @@ class Chart:
 
     title: str
     caption: str
-    """What it shows, and how to read it."""
+    """What the chart shows, and how to read it."""
     figures: tuple[Figure, ...]
-    """Plotly's; several stand side by side."""
+    """Several figures stand side by side."""
     lines: tuple[str, ...] = ()
-    """What else there is to say of it."""
+    """More lines below the chart."""
 
     def html(self, name: str) -> list[str]:
-        """The figures as elements of HTML whose ids begin with `name`, for a page that holds `library`."""
-        # Their JSON has < and > as escapes (plotly/io/_json.py, 7.1), so no text in it can end the script.
+        """Returns the figures as HTML elements whose ids begin with `name`, for a page that holds `library`."""
+        # The JSON of figures escapes < and > (plotly/io/_json.py, 7.1), so no text in it can end the script.
         return [
             each.to_html(CONFIG, full_html=False, include_plotlyjs=False, div_id=f"{name}-{place}")
             for place, each in enumerate(self.figures)
@@ -97,21 +97,21 @@ class Chart:
 
 
 def library() -> str:
-    """The source of plotly.js: the page holds it, so that it needs no network."""
+    """Returns the source of plotly.js. The page holds this source, so that the page needs no network."""
     source: str = get_plotlyjs()
     return source
 
 
 def charts(page: Page) -> tuple[Chart, ...]:
-    """Those charts for which the sweep has something to show."""
+    """Returns the charts for which the sweep has something to show."""
     makers = (parallel, by_step, by_field, two_objectives, train_loss, rungs, times)
     return tuple(chart for maker in makers if (chart := maker(page)) is not None)
 
 
 def parallel(page: Page) -> Chart | None:
-    """Parallel coordinates: a line for each trial through its settings to its value.
+    """Draws parallel coordinates: a line for each trial through its settings to its values.
 
-    The lines are those of a scatter chart: plotly's own parallel coordinates need a GPU, and tell nothing of a trial.
+    The lines belong to a scatter chart: plotly's own parallel coordinates need a GPU, and have no text for a trial.
     """
     if not page.axes or not _split(page)[0]:
         return None
@@ -143,7 +143,7 @@ def parallel(page: Page) -> Chart | None:
         ruler = {"anchor": "free", "position": (at + 0.6) / (end + 1.0), "range": [one.low, one.high]}
         ruler |= {"domain": [-low / (high - low), (1 - low) / (high - low)], "fixedrange": True, "ticks": "outside"}
         ruler |= {"showgrid": False, "zeroline": False, "showline": True, "linecolor": SOFT}
-        # The best trial's line comes to an axis from the left: labels there give way to it, up or down.
+        # The best trial's line comes to an axis from the left: the axis moves its labels up or down, off the line.
         if at == end:
             ruler["side"] = "right"
         elif at and best:
@@ -165,7 +165,7 @@ def parallel(page: Page) -> Chart | None:
 
 
 def by_step(page: Page) -> Chart | None:
-    """The objective at each report of each trial; None where answers are scored at one report of several alone."""
+    """Draws the objective at each report of each trial; None if trials have several reports but only one value each."""
     values = [value for trial in page.trials for _, value in trial.evals]
     steps = sorted({step for trial in page.trials for step, _ in trial.evals})
     is_scored_once = all(len(trial.evals) < 2 for trial in page.trials)
@@ -197,7 +197,7 @@ def by_step(page: Page) -> Chart | None:
 
 
 def by_field(page: Page) -> Chart | None:
-    """Each searched field against the objective: points of one colour are reports after equal steps."""
+    """Draws each searched field against the objective. Points of one colour are reports after equal steps."""
     trials = [trial for trial in page.trials if math.isfinite(trial.value)]
     if not trials or not page.axes:
         return None
@@ -227,13 +227,13 @@ def by_field(page: Page) -> Chart | None:
 
 
 def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatter]:
-    """The points of a field, a trace for each report; of many reports some, the last one among them."""
+    """Yields the points of a field, a trace for each report; for `MOST_REPORTS` at most, the last one among them."""
     last = len(page.rungs) - 1
     for place in range(last, -1, -(math.ceil(len(page.rungs) / MOST_REPORTS) or 1))[::-1]:
         found = [(at, trial) for at, trial in enumerate(trials) if place in trial.reports]
         here = [trial for _, trial in found]
         x = [one.at(trial.record.params.get(one.name)) for trial in here]
-        if one.options and len(trials) > 1:  # by the golden ratio, neighbours in value are far from each other
+        if one.options and len(trials) > 1:  # spread by the golden ratio: neighbours in value are far from each other
             x = [middle + 0.3 * (0.618034 * at % 1 - 0.5) for middle, (at, _) in zip(x, found, strict=True)]
         (colour,) = sample_colorscale(STEPS, [1 - place / last if last else 0.0])
         ring = {"color": INK, "width": [2 if trial.is_best else 0 for trial in here]}
@@ -244,7 +244,7 @@ def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatt
 
 
 def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], list[str]]:
-    """Name of a field -> what its axis says of its importance, at the latest report of enough trials; and in words."""
+    """Returns field -> text for its axis on its importance at the latest report of enough trials, and explanations."""
     own = [trial for trial in trials if trial.record.repeats is None]
     counts = [sum(place in trial.reports for trial in own) for place in range(len(page.rungs))]
     place = max((place for place, count in enumerate(counts) if count >= importance.LEAST), default=None)
@@ -263,7 +263,7 @@ def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], li
 
 
 def two_objectives(page: Page) -> Chart | None:
-    """The first two objectives against each other."""
+    """Draws the first two objectives against each other."""
     trials = [trial for trial in page.trials if all(map(math.isfinite, trial.values[:2]))]
     if len(page.objectives) < 2 or not trials:
         return None
@@ -293,7 +293,7 @@ def two_objectives(page: Page) -> Chart | None:
 
 
 def train_loss(page: Page) -> Chart | None:
-    """The train loss of the best few trials."""
+    """Draws the train loss of the best few trials."""
     trials = [trial for trial in page.trials if trial.train][:BEST_CURVES]
     if not trials:
         return None
@@ -319,7 +319,7 @@ def train_loss(page: Page) -> Chart | None:
 
 
 def rungs(page: Page) -> Chart | None:
-    """How many trials came to each report, and what became of them there."""
+    """Draws how many trials came to each report, and what became of them there."""
     if not page.rungs:
         return None
     x = [f"step {rung.step:,}<br>{counted(rung.fates.total(), 'trial')}" for rung in page.rungs]
@@ -344,7 +344,7 @@ def rungs(page: Page) -> Chart | None:
 
 
 def times(page: Page) -> Chart | None:
-    """When each trial held a slot."""
+    """Draws when each trial held a slot."""
     trials = sorted((trial for trial in page.trials if trial.held), key=lambda trial: trial.record.number)
     if not trials:
         return None
@@ -372,10 +372,10 @@ def times(page: Page) -> Chart | None:
 
 
 def of_sweeps(objective: Objective, curves: Mapping[str, Sequence[Curve]]) -> Chart | None:
-    """The objective of several sweeps by step, by tokens and by seconds; None before the first report.
+    """Draws the objective of several sweeps by step, tokens and seconds; None before the first report.
 
     Args:
-        curves: of each sweep by its name.
+        curves: name of a sweep -> curves of its trials.
     """
     metric = objective.metric
     values = [point[-1] for each in curves.values() for curve in each for point in curve.points]
@@ -396,7 +396,7 @@ def of_sweeps(objective: Objective, curves: Mapping[str, Sequence[Curve]]) -> Ch
                 lines = Scatter(x=x, y=y, hovertext=told, hoverinfo="text", mode="lines+markers", name=escape(name))
                 lines.update(line={**look, "width": 3.5 if is_compared else 1.0}, opacity=1.0 if is_compared else 0.4)
                 traces.append(lines.update(legendgroup=name, showlegend=is_compared))
-        figure = _figure(traces, 420, margin={"t": 76})  # its legend stands below the buttons, however long
+        figure = _figure(traces, 420, margin={"t": 76})  # room for a long legend below the buttons
         figure.update_xaxes(title_text=title, rangemode="tozero")
         figure.update_yaxes(title_text=escape(metric), range=_range(values))
         figures.append(figure)
@@ -414,25 +414,25 @@ def _figure(traces: Iterable[Any], height: int, **layout: Any) -> Figure:
 
 
 def _split(page: Page) -> tuple[list[Drawn], list[Drawn]]:
-    """The trials with a value that are drawn in colour, and the others."""
+    """Splits the trials with a finite value into those that are drawn in colour and those in grey."""
     told = [trial for trial in page.trials if math.isfinite(trial.value)]
     return told[:MOST_LINES], told[MOST_LINES:]
 
 
 def _colours(page: Page) -> dict[str, Any]:
-    """The scale of colours for the objective, over the values that most of the trials in colour have: dark is good."""
+    """Returns the colour scale of the objective over the values of most trials in colour. Dark is good."""
     shown = near(trial.value for trial in _split(page)[0]) or [0.0, 1.0]
     return {
         "cmin": shown[0],
         "cmax": shown[-1],
         "colorscale": VALUES[::-1] if page.objectives[0].mode == "max" else VALUES,
-        "showscale": shown[0] < shown[-1],  # of one value there is nothing to compare
+        "showscale": shown[0] < shown[-1],  # a single value needs no scale
         "colorbar": {"title": {"text": escape(f"best {page.metric}")}},
     }
 
 
 def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
-    """A line for each trial: grey ones, then those in colour, the worst ones first, and the best one on top."""
+    """Yields the lines of trials, the lowest first: grey ones, coloured ones from worst to best, the best trial."""
     coloured, others = _split(page)
     scale = _colours(page)
     if others:
@@ -453,7 +453,7 @@ def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
 
 
 def _joined(trials: Sequence[Drawn], points: Lines) -> Scatter:
-    """The lines of trials as one trace, with a gap after each: a page with a trace for each trial is slow."""
+    """Joins the lines of trials in one trace, with gaps between. A page with a trace for each trial is slow."""
     x: list[float | None] = []
     y: list[float | None] = []
     each: list[Drawn] = []
@@ -467,7 +467,7 @@ def _joined(trials: Sequence[Drawn], points: Lines) -> Scatter:
 
 
 def _last_points(page: Page) -> Iterator[Scatter]:
-    """The last report of each trial in colour, with the symbol of its state."""
+    """Yields the last reports of the trials in colour, with the symbols of their states."""
     for state, symbol in SYMBOLS.items():
         trials = [trial for trial in _split(page)[0] if trial.evals and trial.record.state == state]
         if trials:
@@ -475,14 +475,14 @@ def _last_points(page: Page) -> Iterator[Scatter]:
             colours = [trial.value for trial in trials]
             marker = {"symbol": symbol, "size": 7, "color": colours, "coloraxis": "coloraxis"}
             points = Scatter(x=x, y=y, mode="markers", marker=marker, legendgroup=state, showlegend=False)
-            # In the legend, plotly takes a value of the scale for a colour: another trace stands for the points there.
+            # In the legend, plotly takes a value of the scale for a colour. So another trace stands in the legend.
             sign = {"symbol": symbol, "size": 9, "color": SOFT}
             yield Scatter(x=[None], y=[None], mode="markers", marker=sign, name=state, legendgroup=state)
             yield points.update(_pointer(trials))
 
 
 def _pointer(trials: Sequence[Drawn], more: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the pointer over the points of these trials finds: texts, a line more of each, and names for a click."""
+    """Returns what the pointer finds at the points of trials: texts, each with a line of `more`, and names to click."""
     texts = [_text(trial, line) for trial, line in zip(trials, more or [""] * len(trials), strict=True)]
     return {"customdata": [trial.name for trial in trials], "hovertext": texts, "hoverinfo": "text"}
 
@@ -492,7 +492,7 @@ def _text(trial: Drawn, more: str = "") -> str:
 
 
 def _left_out(page: Page) -> str:
-    """What the lines of trials do not show, in words."""
+    """Says which trials are grey or not drawn."""
     coloured, others = _split(page)
     words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
     missing = len(page.trials) - len(coloured) - len(others)
@@ -500,7 +500,7 @@ def _left_out(page: Page) -> str:
 
 
 def _range(values: Iterable[float]) -> tuple[float, float] | None:
-    """What an axis shows where some values are far from the others; None where plotly shows all."""
+    """Returns the range of an axis without values far from the others; None if there are no such values."""
     finite = [value for value in values if math.isfinite(value)]
     shown = near(finite)
     if len(shown) == len(finite):
@@ -510,12 +510,12 @@ def _range(values: Iterable[float]) -> tuple[float, float] | None:
 
 
 def _beyond(shown: tuple[float, float] | None, values: Iterable[float]) -> int:
-    """How many finite values lie beyond what an axis shows."""
+    """Counts the finite values beyond the range of an axis."""
     return sum(math.isfinite(value) and not shown[0] <= value <= shown[1] for value in values) if shown else 0
 
 
 def _outside(shown: tuple[float, float] | None, values: Iterable[float]) -> str:
-    """The same in words."""
+    """Says how many values lie beyond the range of an axis; empty if none do."""
     beyond = _beyond(shown, values)
     words = f" Beyond the axis: {counted(beyond, 'point')} far from the others. A double click shows all."
     return words if beyond else ""

@@ -1,4 +1,4 @@
-"""What is said of a sweep's result, in lines: by `launch` at its end, and by all that read its folder later. Pure."""
+"""Describes a sweep's result in lines, for `launch` at its end and for commands that read its folder later. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainables.objective import EVAL_LOSS
 
 
 def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None:
-    """The sweep's configuration and space as its events keep them; None where this version cannot read them."""
+    """Reads the sweep's configuration and space from its record; returns None if this version cannot read them."""
     try:
         config = SweepConfig.model_validate(json_text.parse(record.config or ""))
         return config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))
@@ -35,7 +35,7 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
 
 
 def _default(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """How the best trial compares with the default configuration, where the sweep begins with that."""
+    """Compares the best trial with the default configuration, if the sweep begins with it."""
     found = configuration(record)
     if found is None or not found[0].searcher.start_with_default:
         return []
@@ -46,7 +46,7 @@ def _default(record: SweepRecord, best: TrialRecord, separation: Separation | No
 def answer(
     record: SweepRecord, selection: Selection, separation: Separation | None, may_go_on: bool = False
 ) -> list[str]:
-    """The best trial, or why there is none, and how it compares. A sweep that was cut short `may_go_on`."""
+    """Names and compares the best trial, or says why there is none. A sweep that was cut short `may_go_on`."""
     best = selection.winner
     compared = best_compared.of_best(record, best, separation)
     if best is not None:
@@ -59,9 +59,9 @@ def answer(
 
 
 def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
-    """What the base, the default configuration and the best trial score, a line for each grader.
+    """Says what the base, the default configuration and the best trial score, a line for each grader.
 
-    And that the loss has stopped trials, where the score chose among them.
+    A last line follows if the scheduler stopped trials by another metric than the objective.
     """
     found = configuration(record)
     if found is None or not found[0].evaluation.metrics:
@@ -92,7 +92,7 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
 def _score_line(
     name: str, best: TrialRecord, others: Mapping[str, Mapping[str, float]], verdict: str | None, answered: int
 ) -> str:
-    """What the best trial and others score by one metric; right answers are counted where `answered` is above 0."""
+    """Says what the best trial and others score by one metric. Counts right answers if `answered` is above 0."""
     own = best.best_metrics.get(name)
     told = f"{name}: {_score(f'best ({label(best.number)})', own, answered)}"
     if answered and own is not None:
@@ -102,21 +102,21 @@ def _score_line(
 
 
 def _score(who: str, value: float | None, answered: int) -> str:
-    """A score, or how many answers are right; trials are scored at their last step, and their best may be earlier."""
+    """Formats a score, or the number of right answers. A trial is scored at its last step, so its best may lack one."""
     if value is None:
         return f"{who} not scored"
     return f"{who} {value * answered:.0f}" if answered else f"{who} {value:.4f}"
 
 
 def base_without_answers(record: SweepRecord) -> str:
-    """What is known of a base whose answers are not there."""
+    """Says what is known of a base without answers."""
     loss = None if record.base is None else record.base.metrics.get(EVAL_LOSS)
     known = "" if loss is None else f"{EVAL_LOSS} {loss:.4f}; "
     return f"base: {known}no answers are here: graders in evaluation.metrics have it answer the rows"
 
 
 def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:
-    """As `answer`, of a sweep that may still run: then the best trial so far where none has ended."""
+    """Returns `answer` for a sweep that may still run. Names the best trial so far if it runs and none has ended."""
     record, best = status.record, status.best
     if status.state != "RUNNING" or selection.winner is not None:
         is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
@@ -127,10 +127,10 @@ def so_far(status: Status, selection: Selection, separation: Separation | None) 
 
 
 def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:
-    """What is kept of the best trial, and its folder; None where nothing is.
+    """Returns what is kept of the best trial, in words, and its folder; None if nothing is kept.
 
     Args:
-        trainable: that of the sweep; only where adapters of its trials can be promoted, the adapter is named.
+        trainable: the sweep's trainable. The adapter is named only if the trainable has adapters.
     """
     if best is None or best.adapter is None:
         return None
@@ -140,9 +140,9 @@ def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, P
 
 
 def outcome(status: Status) -> list[str]:
-    """What the sweep has taken, how far its plan was off where it is finished, and why it ended before its time."""
+    """Says what the sweep took, how far its plan was off if the sweep is finished, and why the sweep ended early."""
     record = status.record
-    # The log of a sweep that runs tells its time until the latest event only.
+    # The log of a running sweep tells its time only until the latest event; the status tells it until now.
     lines = took(record, replace(spent_of(record), seconds=status.seconds), planned_of(record))
     if record.ended is not None and record.ended.message:
         lines.append(f"the sweep ended early: {record.ended.message}")
@@ -150,7 +150,7 @@ def outcome(status: Status) -> list[str]:
 
 
 def took(record: SweepRecord, spent: Spent, plan: Planned | None) -> list[str]:
-    """How trials ended, what the sweep took, what early stopping saved, how far the plan was off, the peak memory."""
+    """Says how trials ended, what the sweep took, what early stopping saved, how far the plan was off, peak memory."""
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     words = f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}"
     words += f" in {duration(spent.seconds)}, {counted(spent.steps, 'step')}"

@@ -1,4 +1,4 @@
-"""How much each searched field matters, by PED-ANOVA as Optuna computes it (Watanabe and others, arXiv 2304.10255).
+"""Measures how much each searched field matters, by Optuna's PED-ANOVA (Watanabe and others, arXiv 2304.10255).
 
 PED-ANOVA measures how far the values of the best trials lie from those of all trials. Shares add up to 1 even if
 nothing matters. So the losses are shuffled among the trials, too: a field counts if its share is above its share in
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 LEAST = 20
-"""Fewest trials. With 20 a field that decides nearly all is found in 6 of 10 sweeps, with 30 in 8 of 10."""
+"""Fewest trials. A field that decides nearly all is found in 6 of 10 sweeps with 20 trials, in 8 of 10 with 30."""
 MOST = 200
-"""Most trials: of more, every second or third counts, and so on."""
+"""Most trials that count. If there are more, only every second counts, or every third and so on."""
 BEST = 5
-"""Fewest trials that are the best; Optuna advises no fewer. Of more than 50 trials it is a tenth."""
+"""Fewest trials that count as the best; Optuna advises no fewer. Of more than 50 trials, a tenth are the best."""
 SHUFFLES = 19
-"""A field that does not matter is above all of these in 1 of 20 cases."""
+"""Number of shuffles. A field that does not matter is above all of them in 1 of 20 cases."""
 
 
 def shares(
     axes: Sequence[Axis], trials: Sequence[Mapping[str, Scalar]], losses: Sequence[float]
 ) -> dict[str, float | None]:
-    """Name of a field -> its share of the importance, from 0 to 1; None where chance may bring as much.
+    """Returns name of a field -> its share of the importance, from 0 to 1; None if chance may bring as much.
 
     Args:
-        axes: of the searched fields.
-        trials: their settings, `LEAST` at least.
-        losses: of the same trials, finite and after equal steps; lower is better.
+        axes: axes of the searched fields.
+        trials: settings of at least `LEAST` trials.
+        losses: finite values of the same trials after equal steps; lower is better.
     """
     import optuna
 
@@ -48,7 +48,7 @@ def shares(
     study = optuna.study.create_study(sampler=optuna.samplers.RandomSampler())
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, BEST / len(trials)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that low values are good, and that few trials have a conditional field
+        warnings.simplefilter("ignore")  # warns that low values are good, and that few trials have a conditional field
         for params, loss in zip(trials, losses, strict=True):
             found = {axis.name: axis.at(value) for axis in axes if (value := params.get(axis.name)) is not None}
             domains = {axis.name: _distribution(axis) for axis in axes if axis.name in found}

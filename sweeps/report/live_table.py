@@ -1,4 +1,4 @@
-"""What people see while a sweep runs: a live table in a terminal, one line per event elsewhere. Written to stderr."""
+"""Shows a running sweep on stderr: a live table in a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from trainables.objective import EVAL_LOSS
 
 FEWEST_ROWS = 5
 OTHER_LINES = 7
-"""Lines of the live table beside those of trials: head, base, what is left out, and two or three of status."""
+"""Lines of the live table besides those of trials: head, base, trials left out, and two or three of status."""
 
 
 class Display(Protocol):
-    """A display. It listens to the journal."""
+    """A display of a running sweep, which listens to the journal."""
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """Shows what `event` changed."""
@@ -52,18 +52,18 @@ class Display(Protocol):
         """Shows a line of text."""
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
-        """Shows where trials stand between reports: trial key -> the last step that each has taken."""
+        """Shows the progress of trials between reports. `steps` maps trial keys to their last steps."""
 
 
 class Lines:
-    """One line per event."""
+    """Prints one line per event."""
 
     def __init__(self, console: Console, started: float, clock: Callable[[], float]) -> None:
         self._console, self._started, self._clock = console, started, clock
         self._record = SweepRecord()
         self._said = started
         self._stood: list[str] = []
-        """Where the trials stood by the latest line that said so."""
+        """Progress of the trials in the latest line about it."""
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """See `Display`."""
@@ -80,7 +80,7 @@ class Lines:
         )
 
     def latest(self, steps: Mapping[str, StepRecord]) -> None:
-        """See `Display`: a line now and then, while nothing else is said."""
+        """See `Display`. Prints a line only if nothing else was printed for `timeouts.QUIET_SECONDS`."""
         stands = [
             f"{label(trial.number)} step {latest.step} train_loss {latest.train_loss:.4f}"
             for trial in self._record.trials.values()
@@ -93,7 +93,7 @@ class Lines:
 
 
 class Table(AbstractContextManager["Table"]):
-    """A table that is drawn again and again, with a status line below."""
+    """Redraws a table of trials in place, with a status line below."""
 
     def __init__(self, console: Console, clock: Callable[[], float], planned: int | None) -> None:
         self._console, self._clock, self._planned = console, clock, planned
@@ -103,7 +103,7 @@ class Table(AbstractContextManager["Table"]):
         self._before: dict[str, Trained] = {}
         """Trial key -> what earlier drivers trained."""
         self._going_on: set[str] = set()
-        """Those of them that have not taken a step under this driver. Their snapshots may be ahead of their reports."""
+        """Keys of `_before` whose trials have not taken a step under this driver. Snapshots may be ahead of reports."""
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=1 / timeouts.TABLE_SECONDS, transient=True
         )
@@ -126,7 +126,7 @@ class Table(AbstractContextManager["Table"]):
                 self.say(line)
 
     def say(self, line: str) -> None:
-        """See `Display`: above the table, where it stays when that is erased."""
+        """See `Display`. The line stands above the table, and stays when the table is erased."""
         shown = streams.fitted(_shown(line), self._console.file)
         self._console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
@@ -138,7 +138,7 @@ class Table(AbstractContextManager["Table"]):
         self._going_on -= steps.keys()
 
     def _trials(self) -> list[TrialRecord]:
-        """The trials with the steps that they have taken since their last reports."""
+        """Returns the trials with the steps that they have taken since their last reports."""
         trials = sorted(self._record.trials.values(), key=lambda trial: trial.number)
         return [_at(trial, self._steps.get(trial.trial_key)) for trial in trials]
 
@@ -150,9 +150,9 @@ class Table(AbstractContextManager["Table"]):
         return Group(table, self._status())
 
     def _that_fit(self, trials: list[TrialRecord]) -> list[TrialRecord]:
-        """Those for which the terminal has lines: the ones that train first, then the best.
+        """Returns the trials for which the terminal has lines, by number: those that train, then the best.
 
-        Not only for the eye: drawing 1000 rows twice a second would take the driver more than it has.
+        The limit also saves the driver's time: 1000 rows twice a second would take more than the driver has.
         """
         room, standing = max(FEWEST_ROWS, self._console.height - OTHER_LINES), self._record.objective.standing
         first = sorted(trials, key=lambda trial: (trial.state is not TrialState.RUNNING, standing(trial.best_metrics)))
@@ -170,7 +170,7 @@ class Table(AbstractContextManager["Table"]):
         return " · ".join(word for word in [*words, *self._speed(now)] if word)
 
     def _speed(self, now: float) -> list[str]:
-        """Tokens per second and the time left, estimated from the training under this driver."""
+        """Says the tokens per second and the time left, estimated from the training under this driver."""
         if self._training_since is None:
             return []
         earlier, done = self._before.values(), Trained.of(self._trials())
@@ -184,19 +184,19 @@ class Table(AbstractContextManager["Table"]):
 
 
 def _shown(line: str) -> str:
-    """The line without passwords and control characters: it may hold an error of a library."""
+    """Removes passwords and control characters: the line may hold an error of a library."""
     return legible(without_passwords(line))
 
 
 def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:
-    """The trial at the last step that it has taken."""
+    """Returns the trial at its last step."""
     if latest is None or latest.step <= trial.step or trial.state.is_final:
         return trial
     return replace(trial, step=latest.step, tokens=latest.tokens, seconds=latest.seconds)
 
 
 def describe(event: Event, record: SweepRecord) -> list[str]:
-    """The event in lines; none for events that are not shown."""
+    """Describes an event in lines; empty for events that are not shown."""
     match event:
         case DataPrepared():
             return [*_data(event.summary), *(f"warning: {warning}" for warning in event.warnings)]
@@ -218,7 +218,7 @@ def describe(event: Event, record: SweepRecord) -> list[str]:
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
             return [f"{label(trial.number)} {event.state.value} at step {trial.step}{reason}"]
-        # A signal's handler has said itself that the sweep ends, and how to end at once.
+        # The handler of a signal itself has said that the sweep ends, and how to end it at once.
         case RequestAnswered() if not (event.is_accepted and event.sender in signal.Signals.__members__):
             refused = "" if event.is_accepted else "refused: "
             return [f"{event.asked} ({event.sender}): {refused}{event.message}"]
@@ -246,7 +246,7 @@ def _data(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _values(metrics: Mapping[str, float], record: SweepRecord) -> str:
-    """What an evaluation gives of the sweep's objectives; the loss where answers are not scored yet."""
+    """Formats an evaluation's values of the sweep's objectives, with the loss if answers are not scored."""
     names = [objective.metric for objective in record.objectives if objective.metric in metrics]
     names += [EVAL_LOSS] if record.objective.metric not in metrics and EVAL_LOSS not in names else []
     return ", ".join(f"{name} {metrics[name]:.4f}" for name in names)

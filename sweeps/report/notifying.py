@@ -1,6 +1,7 @@
 """Tells a webhook or a command of a sweep's end, its failure and each new best value: see `Notify`.
 
-A thread delivers. The sweep never waits for it but for a moment at its end, and a failure is one line in the log.
+A thread delivers the messages. The sweep waits for the thread only for a moment at its end. A failed delivery is one
+line of the sweep's output.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _REASONS = {"finished": "finished", "budget": "ended by its budget", "interrupte
 
 
 def check(notify: Notify | None) -> None:
-    """Raises ConfigError where there is no URL of the webhook, or no such program."""
+    """Raises ConfigError if the webhook has no valid URL, or the command's program does not exist."""
     if notify is None:
         return
     if notify.command is not None and shutil.which(notify.command[0]) is None:
@@ -49,7 +50,7 @@ def check(notify: Notify | None) -> None:
 
 @contextmanager
 def telling(config: SweepConfig, sweep_id: str, journal: Journal, say: Callable[[str], object]) -> Iterator[None]:
-    """Tells of the journal's events while the block runs, where the sweep file asks for it."""
+    """Sends messages on the journal's events while the block runs, if the sweep file asks for them."""
     if config.notify is None:
         yield
         return
@@ -62,7 +63,7 @@ def telling(config: SweepConfig, sweep_id: str, journal: Journal, say: Callable[
 
 
 def _url(notify: Notify) -> str | None:
-    """The webhook's URL; None for a command. The URL is a secret: no error shows it."""
+    """Returns the webhook's URL; None for a command. The URL is a secret, so no error shows it."""
     if notify.url_env is None:
         return None
     given = os.environ.get(notify.url_env, "")
@@ -76,7 +77,7 @@ def _url(notify: Notify) -> str | None:
 
 
 def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[str, Any]:
-    """What is sent, as plain data: of which sweep, its best trial, and all of that in a line of text."""
+    """Returns the message as plain data: the sweep, its best trial, and all of that in a line of text."""
     best = leader(record.trials.values(), record.objective)
     metric = record.objective.metric if best is None else record.judges(best).metric
     told = "no best trial" if best is None else f"best {in_words(record, best)}"
@@ -94,7 +95,7 @@ def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[st
 
 
 def _how(record: SweepRecord) -> str:
-    """How the sweep has ended, as the begin of a sentence that its best trial ends."""
+    """Says how the sweep has ended, as the start of a sentence that ends with the best trial."""
     if record.ended is None:
         return "new "
     how, why = _REASONS[record.ended.reason], record.ended.message
@@ -104,7 +105,7 @@ def _how(record: SweepRecord) -> str:
 
 
 class Notifier:
-    """Listens to the journal, and tells what `notify.events` names."""
+    """Listens to the journal, and sends the messages that `notify.events` names."""
 
     def __init__(
         self, notify: Notify, sweep_id: str, name: str, record: SweepRecord, say: Callable[[str], object]
@@ -117,7 +118,7 @@ class Notifier:
         self._thread.start()
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
-        """Puts what is to be told of an event into the queue."""
+        """Queues the message on an event, if there is one."""
         if isinstance(event, SweepEnded):
             kind = "failure" if _has_failed(event, record) else "end"
         elif "best" in self._notify.events and isinstance(event, TrialReported | TrialScored) and self._is_new(record):
@@ -136,14 +137,14 @@ class Notifier:
         return True
 
     def close(self) -> None:
-        """Lets what waits be delivered, for `timeouts.NOTIFY_END_SECONDS` at most."""
+        """Waits until the queued messages are delivered, for `timeouts.NOTIFY_END_SECONDS` at most."""
         self._waiting.put(None)
         self._thread.join(timeouts.NOTIFY_END_SECONDS)
 
     def _deliver_all(self) -> None:
         while (told := self._waiting.get()) is not None:
             if told["event"] == "best" and told is not self._latest:
-                continue  # A later message waits, and has a later best.
+                continue  # A later message waits in the queue, with the present best.
             why = _deliver(self._notify, told)
             if why is not None:
                 to = f"the command {self._notify.command[0]}" if self._notify.command else self._notify.url_env
@@ -156,7 +157,7 @@ def _best_value(record: SweepRecord) -> float | None:
 
 
 def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
-    """As exit code 1 of a launch, before MLflow and the mirror are asked for what they lack."""
+    """Tells whether a launch would exit with code 1, whatever MLflow and the mirror lack."""
     if event.reason == "interrupted":
         return False
     trials = record.trials.values()
@@ -165,7 +166,7 @@ def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
 
 
 def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
-    """Tells the webhook or the command; why that failed, without the URL, or None."""
+    """Sends a message to the webhook or the command. Returns why this failed, without the URL; None if it did not."""
     body = json.dumps(told).encode()
     try:
         address = _url(notify)
@@ -174,15 +175,15 @@ def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
         return error.problems[0]
     except TimeoutError:
         return f"no answer within {timeouts.NOTIFY_SECONDS:g} s"
-    except (OSError, ValueError, HTTPException) as error:  # Their words may hold the URL; those of the system do not.
+    except (OSError, ValueError, HTTPException) as error:  # Their messages may hold the URL; strerror does not.
         return getattr(error, "strerror", None) or type(error).__name__
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Makes a redirect an HTTPError: urllib would follow it by GET, and so lose the message."""
+    """Turns a redirect into an HTTPError: urllib would follow the redirect by GET, and so lose the message."""
 
     def redirect_request(self, *_arguments: object) -> None:
-        """There is no next request."""
+        """Returns None: there is no next request."""
 
 
 def _post(address: str, body: bytes) -> str | None:
@@ -198,7 +199,10 @@ def _post(address: str, body: bytes) -> str | None:
 
 
 def _run(command: tuple[str, ...], body: bytes) -> str | None:
-    """Runs a command in a session of its own: Ctrl-C does not end it, and what it starts ends with it."""
+    """Runs a command; returns why it failed, or None.
+
+    The command has its own session, so Ctrl-C does not end it. At a time-out its child processes are killed, too.
+    """
     nothing = subprocess.DEVNULL
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True

@@ -1,6 +1,6 @@
-"""What the page of a sweep shows, as plain data: the record and the status in, texts and numbers out. Pure.
+"""Turns the record and the status of a sweep into what its page shows: texts and numbers. Pure.
 
-Texts are as they were told, and not yet escaped: trial reasons, names and prompts come from others.
+Texts are not escaped yet: trial reasons, names and prompts come from strangers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainables.grading.choice import Confusion
 from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective
 
 BEST_CURVES = 5
-"""So many of the best trials have their train loss drawn."""
+"""Number of best trials whose train loss is drawn."""
 MOST_STEPS = 400
 """Most steps of a train loss that are drawn; a longer curve is thinned evenly."""
 WENT_ON = "went on"
@@ -37,41 +37,41 @@ WENT_ON = "went on"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A trial, as the charts draw it."""
+    """A trial in the charts."""
 
     record: TrialRecord
     values: tuple[float, ...]
-    """The value of each objective at the best step; NaN before the first report."""
+    """Value of each objective at the best step; NaN before the first report."""
     evals: tuple[tuple[int, float], ...]
-    """(step, value of the objective) of each report with a finite one."""
+    """(step, value of the objective) of each report with a finite value."""
     reports: Mapping[int, float]
-    """Place of a report among the trial's -> the objective's value; the best one alone where reports have none."""
+    """Place of a report, from 0 -> finite value of the objective. If no report has one, the best step's has its score."""
     train: tuple[tuple[int, float], ...]
-    """(step, train_loss), of the best few alone."""
+    """(step, train_loss); only for the best few trials."""
     held: tuple[Held, ...]
     told: tuple[str, ...]
-    """What there is to say of the trial, in lines."""
+    """Lines about the trial."""
     is_best: bool
     is_in_pareto_set: bool
 
     @property
     def value(self) -> float:
-        """The value of the first objective, which decides."""
+        """Returns the value of the first objective, which ranks the trials."""
         return self.values[0]
 
     @property
     def name(self) -> str:
-        """As tables name it."""
+        """Returns the trial's name in tables."""
         return label(self.record.number)
 
 
 class Rung(NamedTuple):
-    """A report point, and what became of the trials that were evaluated there; repeats are left out."""
+    """A report point, and what became of the trials that were evaluated there, without repeats."""
 
     step: int
-    """The lowest, where trials come to it at different steps."""
+    """The lowest step at which a trial came to the report point."""
     fates: Counter[str]
-    """`WENT_ON`, or the state of a trial that has no later report -> of how many trials it is the fate."""
+    """`WENT_ON`, or the state of trials without a later report -> number of trials."""
 
 
 class Column(NamedTuple):
@@ -81,14 +81,14 @@ class Column(NamedTuple):
     meaning: str
     is_word: bool
     is_long: bool = False
-    """Whether it holds sentences, which are broken into lines."""
+    """Whether the column holds sentences, which are broken into lines."""
 
 
 class Row(NamedTuple):
     """A row of the table of trials."""
 
     trial: str
-    """Its name, as the charts tell it; empty for the base."""
+    """The trial's name, as in the charts; empty for the base."""
     cells: tuple[str, ...]
     is_best: bool
 
@@ -101,61 +101,61 @@ class Page:
     sweep_id: str
     status: State
     state: str
-    """The same in words."""
+    """`status` in words."""
     made: str
-    """When the page was made: what it says is as of then."""
+    """Time at which the page was made, and up to which it tells."""
     when: str
     best: str
     """The best trial and its value, or why there is none."""
     compared: tuple[str, ...]
-    """How it compares with others."""
+    """How the best trial compares with others."""
     meanings: tuple[str, ...]
-    """What the numbers in the answer mean."""
+    """What the numbers in `best` and `compared` mean."""
     best_settings: tuple[tuple[str, str], ...]
     kept: tuple[str, Path] | None
-    """What is kept of the best trial, such as its adapter, and the folder of that."""
+    """What is kept of the best trial, such as its adapter, and its folder."""
     outcome: tuple[str, ...]
-    """Trials, cost and plan, as `launch` tells them."""
+    """Trials, cost and plan, as in the closing lines of `launch`."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    """Below the table."""
+    """Lines below the table."""
     answers: Changes | None
-    """Where the answers of the best trial and of the base differ; None where they were not scored."""
+    """Rows on which answers of the best trial and of the base differ; None if answers were not scored."""
     confusion: Confusion | None
-    """Which label the best trial takes for which; None where its answers are no labels."""
+    """Which label the best trial takes for which; None if its answers are not labels."""
     cost: tuple[Fact, ...]
     made_of: Mapping[str, tuple[Fact, ...]]
     """Heading -> facts."""
     warnings: tuple[str, ...]
     requests: tuple[str, ...]
-    """What was asked of the running sweep, and its answers."""
+    """Requests to the running sweep, and their answers."""
     config: str
     """The resolved configuration as YAML."""
     objectives: tuple[Objective, ...]
-    """What charts draw: the sweep's, or the loss in place of a score that few trials have."""
+    """Objectives in charts: the sweep's, or the loss instead of a score that few trials have."""
     base: float | None
-    """The first of them of the base without an adapter."""
+    """Value of the first of `objectives` for the base without an adapter."""
     axes: tuple[Axis, ...]
     untried: tuple[str, ...]
-    """Fields of which values were not tried, each with these."""
+    """Each field with untried values, followed by these values."""
     trials: tuple[Drawn, ...]
-    """Best first, then those without a finite value."""
+    """The best trial first; trials without a finite value last."""
     rungs: tuple[Rung, ...]
 
     @property
     def is_running(self) -> bool:
-        """Whether a process drives the sweep: what the page says will change."""
+        """Tells whether a process drives the sweep, so that the page will become outdated."""
         return self.status == "RUNNING"
 
     @property
     def metric(self) -> str:
-        """What decides which trial is better."""
+        """Returns the metric of the first objective, which ranks the trials."""
         return self.objectives[0].metric
 
 
 def page(status: Status, story: Story, separation: Separation | None, answers: Changes | None, now: float) -> Page:
-    """The page of a sweep as it stands `now`, in seconds since the epoch."""
+    """Returns the page of a sweep as it stands `now`, in seconds since the epoch."""
     record = status.record
     selection = choose(record.trials.values(), record.objective)
     best = selection.winner or status.best
@@ -201,7 +201,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
 
 
 def moment(seconds: float) -> str:
-    """A time, as people read it everywhere: in UTC."""
+    """Formats seconds since the epoch as a time in UTC."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -223,14 +223,14 @@ def _when(record: SweepRecord, status: Status) -> str:
 
 
 def settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
-    """The trial's params as texts."""
+    """Returns the trial's params as texts."""
     return tuple((name, trial_tables.value_text(value)) for name, value in trial.params.items())
 
 
 def _table(
     record: SweepRecord, separation: Separation | None, selection: Selection
 ) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
-    """The table that `launch` prints, with what a wide page has room for."""
+    """Returns the table that `launch` prints, with more columns: a page is wide."""
     trials = trial_tables.order(record)
     found = trial_tables.cells(record, trials, separation)
     meanings = page_facts.meanings(record, separation)
@@ -249,7 +249,7 @@ def _table(
 
 
 def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
-    """An axis for each searched field, and what was not tried of each."""
+    """Returns an axis for each searched field, and each field with untried values."""
     known, trials = closing_lines.configuration(record), record.trials.values()
     axes, missing = [], []
     for field, domain in () if known is None else known[1].domains.items():
@@ -270,9 +270,9 @@ def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
 
 
 def _charted(record: SweepRecord) -> SweepRecord:
-    """The record, judged by the loss where at most half of the trials that have reported have a score.
+    """Returns the record, judged by the loss if at most half of the trials with a report have a score.
 
-    Charts of the score would not show the others.
+    Charts of the score would not show the other trials.
     """
     trials = [trial for trial in record.trials.values() if trial.best_metrics]
     scored = sum(record.judges(trial) == record.objective for trial in trials)
@@ -329,6 +329,6 @@ def _finite(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...
 
 
 def _thinned(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
-    """At most `MOST_STEPS` of the points, the last one among them."""
+    """Returns at most `MOST_STEPS` of the points, the last one among them."""
     every = math.ceil(len(points) / MOST_STEPS) or 1
     return points[::-1][::every][::-1]

@@ -1,4 +1,4 @@
-"""The facts on a sweep's page: what it took, and what it was made of, each with its meaning. Pure."""
+"""The facts on a sweep's page, each with its meaning: what the sweep took, and what it was made of. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ALWAYS = ("train_rows", "eval_rows", "fingerprint")
 
 
 class Fact(NamedTuple):
-    """A value with its name, and what it means where the name alone does not say so."""
+    """A value with its name, and its meaning if the name alone does not say it."""
 
     name: str
     value: str
@@ -48,35 +48,35 @@ class Fact(NamedTuple):
 
 
 def raw_config(record: SweepRecord) -> dict[str, Any]:
-    """The resolved configuration as plain data; empty before the sweep has begun."""
+    """Returns the resolved configuration as plain data; empty before the sweep has begun."""
     config: dict[str, Any] = json_text.parse(record.config or "{}")
     return config
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """The configuration for people, without passwords."""
+    """Formats the configuration as YAML, without passwords."""
     return without_passwords(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
 
 
 def unit(objective: Objective) -> str:
-    """What the metric of an objective is, and which direction is better."""
+    """Says what the metric of an objective is, and which direction is better."""
     direction = "lower is better" if objective.mode == "min" else "higher is better"
     meaning = MEANINGS.get(objective.metric)
     return direction if meaning is None else f"{meaning}; {direction}"
 
 
 def spent_of(record: SweepRecord) -> Spent:
-    """What the sweep has spent."""
+    """Adds up what the sweep has spent."""
     return spent(record, _section(raw_config(record), "budget").get("steps_per_trial", 0))
 
 
 def planned_of(record: SweepRecord) -> Planned | None:
-    """The plan against what came; None where there was none, or while more is to come."""
+    """Compares the plan with what the sweep took; None without a plan, and until the sweep is finished."""
     return planned(record, spent_of(record)) if record.is_finished else None
 
 
 def money(record: SweepRecord, price: float) -> str:
-    """What the sweep's GPU-hours have cost, at the price of one, in words."""
+    """Says what the sweep's GPU-hours cost. `price` is that of one GPU-hour."""
     hours = spent_of(record).gpu_hours
     if not hours:
         return "cost: none, as the sweep has held no GPU"
@@ -84,7 +84,7 @@ def money(record: SweepRecord, price: float) -> str:
 
 
 def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
-    """What the sweep took, and for how many seconds it has run."""
+    """Returns the facts on what the sweep took. `seconds` is the time that it has run."""
     taken = spent_of(record)
     saved = taken.full_steps - taken.steps
     share = f" ({saved / taken.full_steps:.0%})" if taken.full_steps else ""
@@ -107,14 +107,14 @@ def cost(record: SweepRecord, seconds: float) -> tuple[Fact, ...]:
 
 
 def made_of(record: SweepRecord) -> dict[str, tuple[Fact, ...]]:
-    """What decides the sweep's numbers: heading -> facts."""
+    """Returns heading -> facts that decide the sweep's numbers."""
     config = raw_config(record)
     makers = {"Model": _model, "Data": _data, "Search": _search, "Machines": _machines}
     return {name: facts for name, maker in makers.items() if (facts := tuple(maker(record, config)))}
 
 
 def maker() -> str:
-    """The program that makes the page, and its version where it is installed."""
+    """Names the program that makes the page, with its version if it is installed."""
     try:
         return f"qsweep {version('qlora-sweeps')}"
     except PackageNotFoundError:
@@ -122,7 +122,7 @@ def maker() -> str:
 
 
 def meanings_of_answer(record: SweepRecord, separation: Separation | None) -> tuple[str, ...]:
-    """What the numbers mean that the answer gives."""
+    """Explains the numbers of the answer, a line for each."""
     lines = [f"{objective.metric}: {unit(objective)}." for objective in record.objectives]
     if separation is not None and separation.is_told:
         seeds = " and over seeds" if separation.seeds is not None else ""
@@ -135,7 +135,7 @@ def meanings_of_answer(record: SweepRecord, separation: Separation | None) -> tu
 
 
 def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, str]:
-    """Head of a column of the table of trials -> what it means."""
+    """Returns head of a column of the table of trials -> meaning of the column."""
     first, *others = record.objectives
     words = {
         "trial": "t00 is the default configuration where the sweep begins with it; base has no adapter",
@@ -175,7 +175,7 @@ def _text(value: object) -> str:
 
 
 def _some(section: Mapping[str, Any], *names: str) -> Iterator[Fact]:
-    """The fields of a section that are set."""
+    """Yields the fields of a section that are set."""
     for name in names:
         if section.get(name) is not None:
             yield Fact(name, _text(section[name]))
@@ -212,7 +212,7 @@ def _data(record: SweepRecord, config: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _fingerprints(record: SweepRecord, of_model: bool) -> Iterator[Fact]:
-    """Those of the model and its parts, such as its tokenizer, or of all else."""
+    """Yields the fingerprints of the model and its parts, such as its tokenizer, or all other fingerprints."""
     for name, value in record.fingerprints.items():
         if (name.partition(".")[0] == "model") == of_model:
             yield Fact(f"fingerprint of {name}", value, "identifies its content")

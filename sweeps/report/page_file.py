@@ -1,4 +1,4 @@
-"""Writes the page of a sweep, or of several: reads their folders alone, and puts all into one HTML file."""
+"""Writes the page of one sweep or several into one HTML file, from the sweeps' folders alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEGINNING = b"<!doctype html>"
 
 
 def make(folder: SweepFolder, output: Path | None, now: float, price: float | None = None) -> tuple[Path, Page]:
-    """Writes the page of the sweep in a folder; the file, and what it shows. Arguments and errors as below."""
+    """Writes the page of the sweep in a folder; returns the file and the page. See also `output_of` and `read`."""
     path = output_of(folder, output)
     found = read(folder, now, price)
     _write(path, render(found))
@@ -33,14 +33,14 @@ def make(folder: SweepFolder, output: Path | None, now: float, price: float | No
 
 
 def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
-    """The page of the sweep in a folder, also while it runs.
+    """Returns the page of the sweep in a folder, also while the sweep runs.
 
     Args:
-        now: the time, in seconds since the epoch.
-        price: what a GPU-hour costs, in any currency.
+        now: seconds since the epoch.
+        price: price of a GPU-hour, in any currency.
 
     Raises:
-        SweepError: the folder holds no sweep, its event log is damaged, or the price is none.
+        SweepError: the folder holds no sweep, its event log is damaged, or the price is not valid.
     """
     check_price(price)
     story, log = Story(), status.EventsRead()
@@ -58,8 +58,8 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
 
 
 def render(found: Page) -> str:
-    """The page as HTML. What it shows is escaped; only plotly's library and charts go in as they are."""
-    from sweeps.report import charts  # plotly takes its time to import
+    """Renders the page as HTML. All texts are escaped; only plotly's library and charts are not."""
+    from sweeps.report import charts  # plotly takes long to import
 
     drawn = [(chart, chart.html(f"chart-{place}")) for place, chart in enumerate(charts.charts(found))]
     library = charts.library() if drawn else ""
@@ -67,9 +67,9 @@ def render(found: Page) -> str:
 
 
 def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float, price: float | None = None) -> Path:
-    """Writes the page of several sweeps side by side; the file. Arguments and errors as those of `make`.
+    """Writes the page of several sweeps side by side; returns the file. Arguments and errors are those of `make`.
 
-    If no output is named, the file lies beside the first sweep's folder: lora-qlora.html.
+    Without `output`, the file lies beside the first sweep's folder, under a name such as lora-qlora.html.
     """
     from sweeps.report import charts
 
@@ -107,13 +107,13 @@ def _rendered(template: str, **given: Any) -> str:
 
 
 def output_of(folder: SweepFolder, given: Path | None) -> Path:
-    """The file to write, checked before anything is read.
+    """Returns the file to write, checked before anything is read.
 
     Args:
-        given: the file that was asked for; None for the one in the sweep's folder.
+        given: the file that the user named; None for the file in the sweep's folder.
 
     Raises:
-        StorageError: it cannot be that file.
+        StorageError: the page cannot be that file.
     """
     if given is None:
         return folder.report
@@ -133,7 +133,7 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
 
 
 def _write(path: Path, html: str) -> None:
-    """Writes the page: readers see it whole, or the one before it."""
+    """Writes the page. Readers see the whole page, or the page before."""
     try:
         write_whole(path, html.encode("utf-8", "replace"))
     except OSError as error:
@@ -141,7 +141,7 @@ def _write(path: Path, html: str) -> None:
 
 
 def _is_page(path: Path) -> bool:
-    """Whether a file may be replaced: it is a page, or empty."""
+    """Tells whether a file may be replaced: it is an HTML page, or empty."""
     with path.open("rb") as file:
         start = file.read(len(BEGINNING)).lower()
     return not start or start == BEGINNING

@@ -1,4 +1,4 @@
-"""One line that says how far something has come: rewritten in a terminal, printed now and then elsewhere."""
+"""A line of progress: rewritten in place in a terminal, printed now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sweeps import timeouts
 
 
 class PassingLine:
-    """The line. What else is printed on the console comes after `end`."""
+    """A line of progress. Call `end` before anything else is printed on the console."""
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
-        """No line yet; `clock` tells seconds."""
+        """Shows nothing yet; `clock` returns seconds."""
         self._console = console
         self._clock = clock
         self._said = clock()
@@ -34,7 +34,7 @@ class PassingLine:
             self._said = self._clock()
 
     def end(self) -> None:
-        """Takes the line away: something else is printed."""
+        """Erases the line before something else is printed."""
         self._erase()
         self._said = self._clock()
 

@@ -1,4 +1,4 @@
-"""A plan in words, for people: all of it for `qsweep plan`, and its first screen for a launch."""
+"""Describes a plan in lines: the whole plan for `qsweep plan`, and a first screen for a launch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainables.contract import Memory
 
 CONTINUED = "      "
 SHOWN_WARNINGS = 3
-"""Warnings that a launch shows; the rest is counted."""
+"""Warnings that a launch shows; further warnings are counted."""
 _PARTS = {"kept": "snapshots"}
-"""Parts of a host's memory under another name than that of the field."""
+"""Parts of a host's memory whose names differ from their fields' names."""
 _ENGINES = {
     "flat": "the adapters of a host share passes over its base",
     "flat, grouped": "the adapters of a host share passes over its base, and are computed together",
@@ -31,7 +31,7 @@ _LENGTHS: Mapping[LengthsFrom, str] = {
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The plan, and its warnings."""
+    """Describes the whole plan and its warnings."""
     disk = f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
     rest = [f"where: {plan.place}: {_hosts(plan)}{disk}", *_memory(plan.memory)]
     rest += [*([] if plan.engine is None else [engine_line(plan.engine)]), *_data(plan)]
@@ -40,12 +40,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def launch_lines(plan: Plan, folder: Path, more: str) -> list[str]:
-    """The first screen of a launch: the plan in five lines, and the first warnings.
-
-    Args:
-        folder: of the sweep.
-        more: the command that shows the whole plan.
-    """
+    """Describes the plan in five lines, and the first warnings; `more` is the command that shows the whole plan."""
     rest = [f"where: {plan.place}: {_hosts(plan)}", f"time: {_short_time(plan)}", f"sweep folder: {folder}"]
     beyond = len(plan.warnings) - SHOWN_WARNINGS
     lines = [_first(plan), *(CONTINUED + line for line in (*rest, f"more: {more}"))]
@@ -54,7 +49,7 @@ def launch_lines(plan: Plan, folder: Path, more: str) -> list[str]:
 
 
 def _first(plan: Plan) -> str:
-    """What runs: trials, where they are evaluated, and the steps of all trials with their range."""
+    """Says what runs: trials, where they are evaluated, and the steps of all trials with their range."""
     low, high = round(plan.forecast.steps.low), round(plan.forecast.steps.high)
     steps = f"about {counted(plan.expected_steps, 'step')} in all{f' ({low} to {high})' if low < high else ''}"
     best = ", where only the best go on" if _stops_early(plan) else ""
@@ -91,14 +86,14 @@ def _hosts(plan: Plan) -> str:
 
 
 def _memory(memory: Memory | None) -> Iterator[str]:
-    """The parts of a host's memory, those that take less than 1 MB left out; nothing where there is one part only."""
+    """Says the parts of a host's memory that take 1 MB or more; empty if there is only one such part."""
     parts = {part: held for part, held in memory.model_dump().items() if held >= 1e6} if memory is not None else {}
     if len(parts) > 1:
         yield f"memory by part: {', '.join(f'{_PARTS.get(part, part)} {size(held)}' for part, held in parts.items())}"
 
 
 def engine_line(engine: str) -> str:
-    """An engine, and what it is."""
+    """Names an engine and says what it is."""
     means = _ENGINES.get(engine)
     return f"engine, which computes the losses: {engine}{f' ({means})' if means else ''}"
 
@@ -112,7 +107,7 @@ def _data(plan: Plan) -> Iterator[str]:
 
 
 def _stopping(plan: Plan) -> Iterator[str]:
-    """How many trials go on to each report, and why the sweep may take more or fewer steps than that."""
+    """Says how many trials go on to each report, and why the sweep may take more or fewer steps."""
     if _stops_early(plan):
         later = zip(plan.forecast.reaching[1:], plan.points[1:], strict=True)
         (left, end), *rest = ((max(1, round(trials)), _end(plan, point)) for trials, point in later)
@@ -141,7 +136,7 @@ def _work(seen: Forecast) -> Iterator[str]:
 
 
 def _answers(answers: Answers) -> str:
-    """The tokens that are generated, and the share of time."""
+    """Says how many tokens are generated, and their share of the time."""
     count, tokens = f"about {counted(round(answers.evaluations), 'evaluation')}", answers.tokens
     if tokens is None:
         told = f"{count} with answers, of unknown length before the rows are read: give evaluation.max_new_tokens"
@@ -154,7 +149,7 @@ def _answers(answers: Answers) -> str:
 
 
 def _time(plan: Plan) -> str:
-    """The time, its GPU-hours and what they cost; of an estimate by arithmetic the range alone."""
+    """Says the time, its GPU-hours and their cost; only the ranges if the time is calculated and not measured."""
     seen = plan.forecast
     taken, hours = seen.seconds, seen.gpu_hours
     if taken is None or hours is None:
@@ -170,7 +165,7 @@ def _time(plan: Plan) -> str:
 
 
 def _short_time(plan: Plan) -> str:
-    """The time, and what is not in it."""
+    """Says the time, and what the time leaves out."""
     seen = plan.forecast
     if seen.seconds is None:
         return "unknown: the whole plan says how to know it"
@@ -188,7 +183,7 @@ def _range(plan: Plan) -> str:
 
 
 def _rounded(amount: float) -> float:
-    """With two digits."""
+    """Rounds to two digits."""
     return float(f"{amount:.2g}")
 
 
@@ -200,7 +195,7 @@ def _tokens(count: float) -> str:
 
 
 def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
-    """The table, sizes with equal rows in one."""
+    """Yields the table of advice by GPU memory. Sizes with equal advice share a row."""
     if choices:
         yield "LoRA or QLoRA, by GPU memory (slots: trials that train at once):"
         yield f"{'GPU':>8}  {'LoRA, 16-bit base':20}{'QLoRA, nf4 base':20}use"

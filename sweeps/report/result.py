@@ -1,4 +1,4 @@
-"""How a sweep ended, as people and programs are told."""
+"""How a sweep ended, for people and programs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from sweeps.statistics.comparison import Separation
 
 @dataclass(frozen=True)
 class MirrorEnd:
-    """How the mirror of a sweep's folder on an object store stands when the sweep ends."""
+    """State of a sweep's mirror on an object store when the sweep ends."""
 
     uri: str
     behind: str | None
-    """What the mirror lacks, in words; None when it is whole."""
+    """What the mirror lacks, in words; None if it lacks nothing, or if `lost` is set."""
     lost: str | None
-    """That another driver has taken the sweep over; None when none has."""
+    """Message that another driver has taken the sweep over; None if none has."""
     is_busy: bool
-    """Whether a thread still waits for the store."""
+    """Whether the mirror's thread still runs."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the mirror holds all of the folder, and is this driver's."""
+        """Tells whether the mirror holds all of the folder, and still belongs to this driver."""
         return self.behind is None and self.lost is None
 
 
@@ -44,38 +44,41 @@ class Result:
     folder: Path
     record: SweepRecord
     stopped_by: int | None
-    """The signal that interrupted the sweep."""
+    """Number of the signal that interrupted the sweep."""
     failure: str | None
-    """What ended the sweep before its time; `resume` goes on once it is mended."""
+    """Error that ended the sweep early. `resume` goes on after its cause is mended."""
     is_ray_left_behind: bool
-    """Whether threads of this process still wait for Ray, so that it must end without them."""
+    """Whether threads of this process still wait for Ray. The process must then end without them."""
     undelivered: int
     """Events that the tracking server has not taken yet."""
     are_runs_gone: bool
-    """Whether the tracking server no longer has runs that it has acknowledged events of."""
+    """Whether the tracking server no longer has runs whose events it acknowledged."""
     refused: int
     """Events that the tracking server refuses for good."""
     spent: Spent
     is_folder_gone: bool
     """Whether the sweep's folder was deleted, moved or replaced."""
     separation: Separation | None
-    """The best trial against the next ones; None when there is nothing to compare."""
+    """Compares the best trial with the next ones; None if there is nothing to compare."""
     parent_run: str | None
     experiment_id: str | None
     run_ids: dict[str, str]
     mirror: MirrorEnd | None = None
-    """None for a sweep without one."""
+    """None for a sweep without a mirror."""
 
     @property
     def selection(self) -> Selection:
-        """The best trial, or why there is none."""
+        """Returns the best trial, or why there is none."""
         if self.is_folder_gone:
             return Selection(None, "none: the sweep's folder is gone, and the adapters in it")
         return choose(self.record.trials.values(), self.record.objective)
 
     @property
     def exit_code(self) -> int:
-        """0 with a best trial and none FAILED; 130 and its like when interrupted; 1 otherwise."""
+        """Returns 128 + signal after an interruption; 1 if a trial FAILED or anything is lacking; else 0.
+
+        A best trial, events in MLflow, changes on the mirror and the sweep's own end may be lacking.
+        """
         if self.stopped_by is not None and not self.is_folder_gone:
             return 128 + self.stopped_by
         failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
@@ -86,11 +89,11 @@ class Result:
 
     @property
     def planned(self) -> Planned | None:
-        """The plan against what came of it; None when nobody planned the sweep."""
+        """Compares the plan with what the sweep took; see `sweeps.record.spent.planned`."""
         return planned(self.record, self.spent)
 
     def as_json(self) -> dict[str, Any]:
-        """The line that --json prints; with several objectives, also the trials of the Pareto set."""
+        """Returns the line that --json prints; with several objectives, also the trials of the Pareto set."""
         best, base, objectives = self.selection.winner, self.record.base, self.record.objectives
         metric = self.record.judges(best).metric
         several: dict[str, Any] = {}
