@@ -62,7 +62,7 @@ def _options(
     """Hyperparameter sweeps for LoRA and QLoRA fine-tuning on Ray Tune and MLflow."""
 
 
-# In this order in the help.
+# The help lists the commands in this order.
 app.command()(ls.ls)
 app.command()(validate.validate)
 app.command()(plan.plan)
@@ -88,13 +88,13 @@ app.command()(schema.schema)
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command line."""
     streams.make_heedless()
-    # A trainable of your own may lie in the current folder. At the end of the path, so that it shadows nothing.
+    # The user's trainable may lie in the current folder. It stands at the end of the path, so that it shadows nothing.
     sys.path.append(str(Path.cwd()))
     try:
         app()
     except Exception:
-        # As Python would show it, but without passwords: errors of libraries name the URIs that they were given.
+        # The traceback without passwords: errors of libraries name the URIs that they were given.
         say(without_passwords(traceback.format_exc()).rstrip())
         raise SystemExit(1) from None

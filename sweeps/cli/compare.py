@@ -70,7 +70,7 @@ def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
 
 
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
-    """Shows what a sweep says at its end; returns it for the JSON line."""
+    """Shows all trials and the closing lines of a sweep; returns the same for the JSON line."""
     from sweeps.record.selection import choose
     from sweeps.report import answers, closing_lines, trial_tables
     from sweeps.report.status import WORDS

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from sweeps.config.load import Sweep
 
 PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
-"""The variable that makes each time limit longer."""
+"""Environment variable with a factor for all time limits."""
 DASHBOARD_PORT = ":8265"
-"""Ray's own; its head service has another."""
+"""Default port of Ray's dashboard. The head service has another port."""
 INTERRUPTED = "interrupted: only the checks with a line above are done"
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="[FILE]", help="A sweep file (YAML), or the name of a recipe: what is to run.")
@@ -109,7 +109,7 @@ def doctor(
 def _from_outside(
     file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool, train: bool
 ) -> NoReturn:
-    """Has the doctor run on the head node of a cluster that this machine is not part of, as a job of Ray's."""
+    """Runs the doctor as a Ray job on the head node of a cluster that this machine is not part of."""
     from cluster.errors import ClusterError
     from cluster.submission import following
     from cluster.submission.jobs import connect
@@ -146,7 +146,7 @@ def _from_outside(
 def _job(
     file: str | None, changes: list[str] | None, address: str, no_files: bool
 ) -> tuple[Job, dict[str, bytes | Path]]:
-    """The job that runs the doctor on the head node, and what it brings along."""
+    """Returns the job that runs the doctor on the head node, and its files."""
     from cluster.submission import on_node, package
     from cluster.submission.jobs import Job
     from sweeps.cli import sending
@@ -164,7 +164,7 @@ def _job(
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """The lines of a table; a column that says nothing is left out."""
+    """Yields the lines of a table, without empty columns."""
     names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
     for row in ({name: name for name in names}, *rows) if rows else ():
@@ -177,7 +177,7 @@ def _line(found: Mapping[str, str], width: int) -> str:
 
 
 def _check_address(address: str) -> None:
-    """Raises ConfigError for what is not the address of a head service."""
+    """Raises ConfigError if the address is not that of a head service."""
     if address == "auto" or re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
         if address.endswith(DASHBOARD_PORT):
             raise ConfigError(
@@ -193,7 +193,7 @@ def _check_address(address: str) -> None:
 
 
 def _needs(sweep: Sweep, address: str | None) -> Needs:
-    """What a sweep needs of the machines, as plain values."""
+    """Returns what a sweep needs of the machines, as plain values."""
     from cluster import devices
     from cluster.doctor.contract import Needs
     from sweeps.config.model import size_bytes
@@ -206,7 +206,7 @@ def _needs(sweep: Sweep, address: str | None) -> Needs:
         say(f"note: the file's sweep runs on a Ray cluster (cluster.address: {place}): look there with --address")
     cluster = config.cluster.model_copy(update={"address": address or "local"})
     if address is None and cluster.spread > devices.gpus():
-        # The memory check says that a host of several GPUs finds no place here; the plan would be refused.
+        # The plan would be refused. The memory check says that a host of several GPUs finds no place here.
         cluster = cluster.model_copy(update={"gpus_per_host": "auto"})
     sweep = replace(sweep, config=config.model_copy(update={"cluster": cluster}))
     if config.budget.trials == "auto":

@@ -19,7 +19,7 @@ def launch(
     import time
 
     started = time.time()
-    with mistakes():  # Also of the environment variables that modules read when they are imported.
+    with mistakes():  # Also mistakes in environment variables that modules read when they are imported.
         from sweeps import launch as launching
         from sweeps.report import summary
         from sweeps.report.plan_lines import launch_lines

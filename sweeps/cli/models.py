@@ -17,7 +17,7 @@ def models(model: Model = None, tracking_uri: Store = None, as_json: Json = Fals
 
 
 def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, Any]]:
-    """Prints the models, and the history of one that was named; returns all of it as JSON data."""
+    """Prints the models, and the history of a named model; returns the models as JSON data."""
     from sweeps.report.summary import console
     from sweeps.tracking import stores
 

@@ -61,16 +61,16 @@ def promote(  # noqa: PLR0913 - its options
 
 
 def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> PromotionRequest:
-    """The promotion that the command line asks for.
+    """Returns the promotion that the command line asks for.
 
     Args:
         sweep: an id, a name or a folder.
-        policy: the fields of the sweep's promotion section that the command line gives; None for the others.
-        options: the other options, by their names.
+        policy: the fields of the sweep's promotion section that the command line sets; None for the others.
+        options: the other options by name.
 
     Raises:
-        SweepError: the sweep, its store or the rows are not there, or the address is a dashboard's. Told before MLflow
-            is imported, which takes seconds.
+        SweepError: the sweep, its store or the rows are missing, or the address is a dashboard's. This is checked
+            before MLflow is imported, which takes seconds.
     """
     from sweeps.tracking import stores
     from trainables.inputs import paths
@@ -100,7 +100,7 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
 
 
 def show_promotion(request: PromotionRequest) -> PromotionResult:
-    """Promotes; prints a line for each step, how far an evaluation has come, and the gate as a table."""
+    """Promotes. Prints a line for each step, the progress of evaluations, and the gate as a table."""
     import time
 
     from sweeps.promotion import cards
@@ -131,7 +131,6 @@ def show_promotion(request: PromotionRequest) -> PromotionResult:
 
 
 def _words(progress: ScoringProgress) -> str:
-    """How far an evaluation has come, for people."""
     from sweeps.promotion.gate import CHAMPION
     from trainables.scoring.requests import BASE
 

@@ -1,4 +1,4 @@
-"""What `stop`, `add` and `extend` share: the words that they are given, and how the answer is told."""
+"""What `stop`, `add` and `extend` share: they read values, and print the answer to a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_JSON = "must be a finite number, true, false, null, text (a date needs quotes
 
 
 def tell(folder: SweepFolder, answer: RequestAnswered, as_json: bool) -> None:
-    """Prints the answer, and ends the command: exit code 0 when the request was accepted, else 2."""
+    """Prints the answer, and ends the command: exit code 0 if the request was accepted, else 2."""
     from sweeps.record.folder import is_driven
 
     if (answer.point is not None or answer.changes) and not is_driven(folder):
@@ -27,10 +27,10 @@ def tell(folder: SweepFolder, answer: RequestAnswered, as_json: bool) -> None:
 
 
 def values_of(words: list[str]) -> dict[str, Any]:
-    """Key -> value of words such as learning_rate=3e-4, read as YAML.
+    """Reads words such as learning_rate=3e-4; returns key -> value, parsed as YAML.
 
     Raises:
-        ConfigError: a word is none such, or a key stands twice.
+        ConfigError: a word is not KEY=VALUE, a value cannot travel as JSON, or a key stands twice.
     """
     import yaml
 
@@ -51,7 +51,7 @@ def values_of(words: list[str]) -> dict[str, Any]:
             wrong.append(f"{key}: stands twice")
         try:
             values[key] = yaml_files.parse(text)
-            # A request travels as JSON, which has no dates, and no numbers without an end.
+            # A request travels as JSON, which has no dates and no infinite numbers.
             json.dumps(values[key], allow_nan=False)
         except yaml_files.OldNumber as error:
             wrong.append(f"{key}: {error.problem}")

@@ -49,7 +49,7 @@ def resume(  # noqa: PLR0913 - its options
 
         resume_there(sweep, storage, tracking_uri, resend, address, submission_id, detach, as_json)
         return
-    with mistakes():  # Also of the environment variables that modules read when they are imported.
+    with mistakes():  # Also mistakes in environment variables that modules read when they are imported.
         if address is not None:
             raise ConfigError(["--promote: not with --address: run qsweep promote on the head node afterwards"])
         if detach or submission_id is not None:
@@ -70,7 +70,7 @@ def resume(  # noqa: PLR0913 - its options
 
 
 def _named(sweep: str, storage: Path) -> Path:
-    """The folder of a sweep on this machine. Raises `SweepError` when there is none of this id or name."""
+    """Returns the folder of a sweep on this machine. Raises `SweepError` if no sweep has this id or name."""
     from sweeps.errors import SweepError
     from sweeps.steering import local_sweeps
     from trainables.inputs import paths
@@ -83,11 +83,11 @@ def _named(sweep: str, storage: Path) -> Path:
     except SweepError:
         if not paths.is_folder(here):
             raise
-        return here  # A folder that holds no sweep is told by the sweeps that are in it.
+        return here  # If the folder holds no sweep, a later error names the sweeps below it.
 
 
 def _fetched(mirror: str, storage: Path) -> Path:
-    """The folder of a sweep on an object store; a signal ends the wait for its driver."""
+    """Fetches a sweep from an object store; returns its folder. A signal ends the wait for the sweep's driver."""
     from sweeps.mirror.fetching import fetch
 
     with ending_on_signals(f"interrupted: qsweep resume {mirror} begins anew"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cluster.submission.jobs import Jobs
 
 MOST_OF_NAME = 90
-"""Characters of a sweep's name or id that the id of its job begins with."""
+"""Most characters of a sweep's name or id in the id of its job."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class There:
     """A sweep as its head node knows it."""
 
     sweep: str
-    """Its id, its name, its folder there, or its mirror."""
+    """Id, name, folder on the head node, or mirror."""
     storage: str
-    """Where it is looked for, or fetched to; relative to the home folder there."""
+    """Folder where the sweep is looked for or fetched to, relative to the home folder on the head node."""
     trainable: str = ""
-    """Its trainable, where that is known: one of the user's own travels."""
+    """Trainable of the sweep, if known. A user's own trainable travels with the job."""
 
 
 def resume_there(  # noqa: PLR0913 - the command's options
@@ -68,10 +68,10 @@ def resume_there(  # noqa: PLR0913 - the command's options
 
 
 def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) -> list[str]:
-    """A line for each reason why a cluster cannot go on with what is named here.
+    """Returns a line for each reason why a cluster cannot go on with the named sweep.
 
     Args:
-        folders: folders of this machine, which are no paths of a cluster: the current one and the home folder.
+        folders: the current folder and the home folder of this machine. A path in them is no path of a cluster.
     """
     wrong = []
     if is_object_store(sweep):
@@ -96,16 +96,16 @@ def _is_here(path: Path, folders: tuple[Path, ...]) -> bool:
 
 
 def _look_up(jobs: Jobs, sweep: str, storage: str, submission_id: str | None) -> There:
-    """The sweep as the cluster knows it: by the job that launched or resumed it, else as it is named here.
+    """Looks up the sweep by the job that launched or resumed it, else takes the sweep as it is named here.
 
     Raises:
-        SubmissionFailed: that job runs, or another one that runs its sweep, or it is no sweep. A job of
-            `submission_id` that is there already is left to the answer of the cluster.
+        SubmissionFailed: the job is no sweep or still runs, or another job runs its sweep. The last is no error if a
+            job with `submission_id` exists: the cluster then answers that the job was submitted already.
     """
     from cluster.errors import SubmissionFailed
     from cluster.submission.jobs import is_id
 
-    # A mirror, a folder, and what Ray has forgotten, is looked for by the head node alone.
+    # Only the head node can find a mirror, a folder, or a sweep whose job Ray has forgotten.
     if not is_id(sweep) or jobs.look_up(sweep) is None:
         return There(sweep, storage)
     state = jobs.find(sweep)
@@ -131,7 +131,6 @@ def _place(there: There) -> str:
 
 
 def _new_id(sweep: str) -> str:
-    """The id of a job for a sweep."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", sweep.rstrip("/").rpartition("/")[2]).strip("._-")[:MOST_OF_NAME]
     return f"{name or 'sweep'}-resumed-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 

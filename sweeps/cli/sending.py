@@ -1,7 +1,7 @@
-"""What travels with a job on a cluster: it is checked, sent, and noted here, so that a resumed sweep gets it again.
+"""Checks, sends and notes the files that travel with a job on a cluster, so that a resumed sweep gets them again.
 
-The nodes keep what was sent, but a node that is new, or whose cache was emptied, has none of it. It lies there under a
-hash of its content, so only the same content is of use: files that have changed since are not sent.
+The nodes keep sent files under a hash of their content. A new node, or a node whose cache was emptied, has none. Only
+the same content is of use to a resumed sweep, so files that have changed since are not sent again.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 FOLDER = "sent"
 """Folder of the notes in this machine's cache, one file for each sweep."""
 Contents = Mapping[str, bytes | Path]
-"""Path in the package -> content or file here."""
+"""Path in the package -> content, or file on this machine."""
 
 
 class Sent(Spec):
-    """What was sent with a sweep."""
+    """The files that were sent with a sweep."""
 
     sweep_id: str
     mirror: str | None
-    """Where the sweep's mirror is, unless its name was taken there."""
+    """URI of the sweep's mirror, unless the name was taken on the object store."""
     content: str
-    """Hash of all that follows, by which the nodes know it."""
+    """Hash of `text` and `files`, under which the nodes keep them."""
     text: str
-    """The sweep file."""
+    """Text of the sweep file."""
     files: dict[str, Path]
-    """Path beside the sweep file -> the file or folder here."""
+    """Path beside the sweep file -> file or folder on this machine."""
 
 
 def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
-    """The sweep, and what travels with it; nothing has been sent.
+    """Returns the sweep and the files that travel with it. Sends nothing.
 
     Raises:
         ConfigError, SubmissionFailed: with a line for each mistake.
@@ -70,7 +70,7 @@ def check(file: str, changes: list[str] | None, address: str | None, no_files: b
 
 
 def send(jobs: Jobs, job: Job, contents: Contents) -> None:
-    """Submits a sweep's job, and says so; ends the command where it is not known whether the cluster has it."""
+    """Submits a sweep's job, and says so. Ends the command if it is unknown whether the cluster has the job."""
     say_other_version(jobs)
     not_known = (
         f"it is not known whether the sweep was submitted: the same command with --submission-id {job.job_id} is safe"
@@ -88,25 +88,25 @@ def send(jobs: Jobs, job: Job, contents: Contents) -> None:
 
 
 def say_other_version(jobs: Jobs) -> None:
-    """Warns where the cluster has another Ray than this machine."""
+    """Warns if the cluster has another version of Ray than this machine."""
     if jobs.other_version is not None:
         say(f"warning: the cluster has Ray {jobs.other_version}, which this project is not tested with")
 
 
 def note(sent: Sent) -> None:
-    """Notes the files that were sent. Without the note, a resumed sweep needs what the nodes have kept."""
+    """Notes the files that were sent. Without the note, a resumed sweep needs the files that the nodes have kept."""
     if not sent.files:
         return
-    with suppress(OSError, ValueError):  # the latter of a path that is not UTF-8
+    with suppress(OSError, ValueError):  # ValueError: a path is not UTF-8
         make_folder(cache() / FOLDER)
         write_whole(cache() / FOLDER / f"{sent.sweep_id}.json", sent.model_dump_json().encode())
 
 
 def again(sweep: str) -> tuple[Contents, str]:
-    """What is sent with a sweep that is resumed, and what people should know of that.
+    """Returns the files to send with a resumed sweep, and a line for people about them.
 
     Args:
-        sweep: its id, or its mirror; what was sent with a sweep that is named otherwise is not found.
+        sweep: id or mirror of the sweep. Files of a sweep that is named otherwise are not found.
     """
     sent = _noted(sweep.rstrip("/"))
     if sent is None:
@@ -131,7 +131,7 @@ def again(sweep: str) -> tuple[Contents, str]:
 
 
 def _noted(wanted: str) -> Sent | None:
-    """What was sent with the sweep of this id, else with the latest one of this mirror."""
+    """Returns the note on the sweep of this id, else the latest note on a sweep of this mirror."""
     found = []
     for file in (cache() / FOLDER).glob("*.json"):
         with suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the commands share: the options that several of them have, and how mistakes are told."""
+"""What the commands share: options, and the messages of mistakes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NoFiles = Annotated[bool, typer.Option("--no-files", help="Send no data and no m
 
 
 def not_empty(option: typer.CallbackParam, value: str | None) -> str | None:
-    """Refuses an option that has nothing in it, as `--to "$VERSION"` where the shell's variable is not set."""
+    """Refuses an empty option, such as `--to "$VERSION"` if the shell's variable is not set."""
     if value is not None and not value.strip():
         say(f"error: {option.opts[0]}: is empty: give it a value, or leave it out")
         raise typer.Exit(2)
@@ -67,7 +67,7 @@ Storage = Annotated[
     Path, typer.Option("--storage", metavar="DIR", help="The folder in which an id or a name is looked for.")
 ]
 MOST_MISTAKES = 50
-"""How many mistakes are shown at most."""
+"""Most mistakes that are shown."""
 
 
 def say(line: str = "") -> None:
@@ -79,10 +79,10 @@ def say(line: str = "") -> None:
 def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     """Turns a user's mistake into its message and exit code 2; any other error keeps its traceback.
 
-    What a cluster or MLflow fails at, and no mistake has caused, is exit code 1.
+    A failure of a cluster or of MLflow that no mistake has caused gives exit code 1.
 
     Args:
-        untouched: says after the message what the mistake has not changed.
+        untouched: says, after the messages, what the mistakes have not changed.
     """
     try:
         yield
@@ -101,7 +101,7 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
 
 @contextmanager
 def ending_on_signals(line: str) -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the command with the exit code of each, after a line for people."""
+    """Ends the command on Ctrl-C, SIGTERM and SIGHUP with the exit code of each, after this line."""
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     try:
@@ -113,16 +113,12 @@ def ending_on_signals(line: str) -> Iterator[None]:
 
 
 def load_sweep(file: str, changes: list[str] | None) -> Sweep:
-    """The sweep of a file and its overrides, checked.
-
-    Raises:
-        ConfigError: with a message for each mistake.
-    """
+    """Loads and checks the sweep of a file and its overrides; raises ConfigError with a message for each mistake."""
     from sweeps.config import load
 
     return load.load(file, as_words(changes), Path.cwd())
 
 
 def as_words(changes: list[str] | None) -> list[str]:
-    """The overrides of the command line; the shell's bytes are read as UTF-8 whatever the locale."""
+    """Returns the overrides of the command line. The shell's bytes are read as UTF-8, whatever the locale."""
     return [os.fsencode(change).decode("utf-8", "surrogateescape") for change in changes or []]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 TURN_SECONDS = 2.0
-"""Pause between two looks at a sweep that is watched."""
+"""Least pause, in seconds, between two looks at a watched sweep."""
 
 
 def status(
@@ -37,22 +37,22 @@ def status(
 
 @dataclass(frozen=True)
 class _View:
-    """A status, as it is shown."""
+    """A status to show."""
 
     shown: RenderableType
     closing: dict[str, Any]
     """The JSON line."""
     news: object
-    """Two views are worth showing when this is not equal: the time that has passed is not news."""
+    """A view is worth printing if its news differ from those of the view before. Time that has passed is no news."""
 
     @property
     def is_running(self) -> bool:
-        """There may be other views of this sweep."""
+        """Tells whether the sweep runs, so that later views may differ."""
         return bool(self.closing.get("state") == "RUNNING")
 
 
 def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
-    """Looks at a sweep of this machine."""
+    """Returns a function that looks at a sweep of this machine."""
     import time
 
     from sweeps.report import status as reading
@@ -68,7 +68,7 @@ def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
 
 
 def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
-    """Looks at a submitted sweep."""
+    """Returns a function that looks at a submitted sweep."""
     from rich.text import Text
 
     from cluster.errors import ConnectionFailed, ServiceFailed
@@ -99,15 +99,16 @@ def _show(view: _View) -> _View:
 
     from sweeps.report.summary import console
 
-    # The head node has broken its lines for this terminal; a command that comes after them stays in one line.
+    # The head node has wrapped its lines for this terminal. A command below these lines stays on one line.
     console().print(view.shown, soft_wrap=isinstance(view.shown, Text))
     return view
 
 
 def _watch(look: Callable[[], _View]) -> _View:
-    """The last view of a sweep: in a terminal one view replaces the other, elsewhere each that has news is printed.
+    """Shows views of a sweep until it has ended, and returns the last one.
 
-    Rests for twice as long as a look took: one that starts a job on a cluster takes its head node tens of seconds.
+    In a terminal a view replaces the one before; elsewhere each view with news is printed. The pause is twice as long
+    as a look took, because a look that starts a job on a cluster costs the head node tens of seconds.
     """
     import threading
     import time

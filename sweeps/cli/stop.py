@@ -39,7 +39,7 @@ def stop(
 
 
 def _stop_job(sweep: str, address: str, as_json: bool) -> NoReturn:
-    """Ends a submitted sweep in order: Ray sends its driver SIGTERM, which does what a request does."""
+    """Ends a submitted sweep in order: Ray sends the driver SIGTERM, which has the effect of a request."""
     with mistakes():
         from cluster.errors import ConnectionFailed
         from cluster.submission.jobs import STOP_SECONDS, connect

@@ -64,7 +64,7 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
 
 
 def _submit(sweep: Sweep, shipment: Shipment, address: str, job_id: str, offline: bool) -> Jobs:
-    """The cluster's jobs, of which the sweep's is one now."""
+    """Submits the sweep's job; returns the jobs of the cluster."""
     from cluster.submission import on_node, package
     from cluster.submission.jobs import Job, connect
     from sweeps.cli import sending

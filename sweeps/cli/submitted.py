@@ -1,7 +1,7 @@
-"""What the commands for submitted sweeps share: how a sweep is followed, and how it is asked on its head node.
+"""What the commands for submitted sweeps share: they follow a sweep, and run commands about it on its head node.
 
-A command about a submitted sweep runs there as a small job of Ray's: the same command of `qsweep`, on the sweep's
-folder. Its lines, its JSON line and its exit code are the answer.
+A command about a submitted sweep runs on the head node as a small Ray job: the same `qsweep` command, on the sweep's
+folder. The job's lines, JSON line and exit code are the answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Address = Annotated[
     typer.Option("--address", metavar="URL", help="The dashboard of the cluster that it was submitted to."),
 ]
 _READS = ("status", "compare")
-"""Verbs that ask for nothing: a lost answer is no more than that."""
+"""Verbs that change nothing: if their answer is lost, nothing else is."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command prints, and how it ends."""
+    """The output of a command, and its exit code."""
 
     lines: tuple[str, ...]
     closing: dict[str, Any]
@@ -48,7 +48,7 @@ def end_with(answer: Answer, as_json: bool) -> NoReturn:
 
 
 def ask_there(sweep: str, address: str, words: tuple[str, ...], as_json: bool) -> NoReturn:
-    """Prints what a command about a submitted sweep answers, and ends as it ends; the arguments of `answer_there`."""
+    """Prints the answer of a command about a submitted sweep, and ends with its exit code. See `answer_there`."""
     with mistakes(""):
         from cluster.submission.jobs import connect
 
@@ -57,15 +57,15 @@ def ask_there(sweep: str, address: str, words: tuple[str, ...], as_json: bool) -
 
 
 def answer_there(jobs: Jobs, sweep: str, words: tuple[str, ...]) -> Answer:
-    """What a command about a submitted sweep answers on its head node.
+    """Runs a command about a submitted sweep on its head node, and returns the answer.
 
     Args:
-        sweep: the id of its job, or of one that has resumed it.
-        words: status, compare, stop, add or extend, and what follows the sweep's id.
+        sweep: id of the sweep's job, or of a job that has resumed the sweep.
+        words: status, compare, stop, add or extend, and the arguments after the sweep's id.
 
     Raises:
-        ConnectionFailed, SubmissionFailed: nothing was asked.
-        typer.Exit: it is not known what came of it, and that was said.
+        ConnectionFailed, SubmissionFailed: the command was not submitted.
+        typer.Exit: the answer is unknown; a message was printed.
     """
     from cluster.submission.jobs import Job
     from sweeps.report.summary import console
@@ -85,7 +85,7 @@ def answer_there(jobs: Jobs, sweep: str, words: tuple[str, ...]) -> Answer:
 
 
 def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> None:
-    """Says how a sweep is reached that was just submitted, and follows it unless `detach`."""
+    """Says how to reach a sweep that was just submitted, and follows it unless `detach`."""
     _leave(jobs, job_id)
     if not detach:
         follow(jobs, job_id, as_json)
@@ -94,7 +94,7 @@ def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> Non
 
 
 def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
-    """Prints what a submitted sweep prints, and ends as it ends; Ctrl-C leaves the sweep running."""
+    """Prints the output of a submitted sweep, and ends with its exit code. Ctrl-C leaves the sweep running."""
     from cluster.errors import ClusterError
     from cluster.submission import following
     from sweeps.steering.stop import Interrupted, raising_on_signals
@@ -118,7 +118,7 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
 
 
 def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
-    """Says how a sweep is reached that goes on by itself."""
+    """Says how to reach a sweep that goes on without being followed."""
     if line is not None:
         say(line)
     say("see, follow and stop it with")
@@ -128,23 +128,23 @@ def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
 
 
 def stop_it(job_id: str, address: str) -> str:
-    """The command that ends a submitted sweep."""
+    """Returns the command that ends a submitted sweep."""
     return f"qsweep stop {job_id} --address {address}"
 
 
 def say_not_known(jobs: Jobs, sweep: str) -> None:
-    """Says how to see whether a request has come to a submitted sweep; what was lost may have been the answer alone."""
+    """Says how to see whether a submitted sweep has taken a request. Perhaps only the answer was lost."""
     say(f"it is not known whether the request was taken: qsweep status {sweep} --address {jobs.address} shows it")
 
 
 def _ended(jobs: Jobs, job: Job, of: JobState, lines: list[str]) -> Ended:
-    """How a small job has ended, and its lines; ends this command where that is not known."""
+    """Runs a small job and adds its lines to `lines`; returns how it ended. Ends this command if that is unknown."""
     from cluster.errors import ConnectionFailed
     from cluster.submission import package
     from cluster.submission.following import put_away, wait
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
-    # What the sweep has brought along may be gone with the sweep's end.
+    # The package of the sweep's own job may be gone once the sweep has ended.
     brings = package.code() if of.package is None or of.has_ended else of.package
     try:
         with raising_on_signals():
@@ -162,11 +162,11 @@ def _ended(jobs: Jobs, job: Job, of: JobState, lines: list[str]) -> Ended:
 
 
 def _before_the_folder(jobs: Jobs, state: JobState, words: tuple[str, ...], answer: Answer) -> Answer:
-    """The answer for a sweep whose job has not made its folder yet; else the one that is given.
+    """Replaces the answer if the sweep's job has not made the sweep's folder yet; else returns the given answer.
 
     Args:
-        state: of the job when the command was given.
-        words: status or compare, and the trials that are asked for: as in any sweep without them, this is exit code 2.
+        state: state of the sweep's job when the command was given.
+        words: status or compare, and named trials. As in any sweep that lacks the trials, naming some is exit code 2.
     """
     from cluster.submission.jobs import MARK
     from sweeps.steering.local_sweeps import NO_SWEEP
@@ -183,7 +183,7 @@ def _before_the_folder(jobs: Jobs, state: JobState, words: tuple[str, ...], answ
 
 
 def _from_here(jobs: Jobs, state: JobState, answer: Answer) -> list[str]:
-    """What the head node does not know that has answered: how a sweep whose job has ended is reached from here."""
+    """Says how to reach a sweep whose job has ended from this machine, which the answer of the head node cannot say."""
     if not state.has_ended:
         return []
     if answer.closing.get("state") != "RUNNING":

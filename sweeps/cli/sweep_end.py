@@ -23,7 +23,7 @@ def check_promotion(config: SweepConfig) -> None:
     """Checks that the sweep can be promoted at its end, whatever its result.
 
     Raises:
-        ConfigError, HostError: it cannot.
+        ConfigError, HostError: the sweep cannot be promoted.
     """
     from cluster.scoring.host import can_score
     from sweeps.config import checks
@@ -40,7 +40,7 @@ def check_promotion(config: SweepConfig) -> None:
 
 
 def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
-    """Prints how the sweep ended, promotes its best adapter where that was asked for, and ends the command."""
+    """Prints how the sweep ended, promotes its best adapter if `promote`, and ends the command."""
     from sweeps.report import summary
 
     summary.show(sweep, result)
@@ -62,9 +62,9 @@ def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
 
 
 def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
-    """The exit code of the promotion of a sweep that has just ended, and what --json says of it.
+    """Promotes a sweep that has just ended; returns the exit code, and entries for the JSON line.
 
-    It is never 2, which says that no trial was started.
+    The exit code is never 2, which says that no trial was started.
     """
     from sweeps.steering.stop import Interrupted, raising_on_signals
 

@@ -48,7 +48,7 @@ def ui(
 
 
 def _named(sweep: str, storage: Path, tracking_uri: str | None) -> NamedSweep:
-    """The sweep, in the store of its folder where that is in the storage, else in the store that is set first."""
+    """Finds the sweep in the given store; else in the store of its folder in the storage; else in the default store."""
     from sweeps.steering import local_sweeps
     from sweeps.tracking import stores
 
@@ -60,14 +60,14 @@ def _named(sweep: str, storage: Path, tracking_uri: str | None) -> NamedSweep:
 
 
 def _page(server: str, experiment: tuple[str, str] | None) -> str:
-    """The address of the sweep's page; `experiment` is (experiment id, sweep id). None: the list of all experiments."""
+    """Returns the address of the page of `experiment`, (experiment id, sweep id); of all experiments for None."""
     from sweeps.report import ui_links
 
     return ui_links.experiments(server) if experiment is None else ui_links.saved_view(server, *experiment)
 
 
 def _serve(uri: str, port: int | None, experiment: tuple[str, str] | None) -> None:
-    """Serves the UI of a database until a signal ends it."""
+    """Serves the UI of a database until a signal ends the server."""
     from sweeps.config.passwords import without_password
     from sweeps.tracking import ui_server
 

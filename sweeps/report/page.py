@@ -45,7 +45,7 @@ class Drawn:
     evals: tuple[tuple[int, float], ...]
     """(step, value of the objective) of each report with a finite value."""
     reports: Mapping[int, float]
-    """Place of a report, from 0 -> finite value of the objective. If no report has one, the best step's has its score."""
+    """Place of a report -> finite value of the objective. If no report has one, the best step has its later score."""
     train: tuple[tuple[int, float], ...]
     """(step, train_loss); only for the best few trials."""
     held: tuple[Held, ...]

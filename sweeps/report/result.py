@@ -75,9 +75,9 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """Returns 128 + signal after an interruption; 1 if a trial FAILED or anything is lacking; else 0.
+        """Returns 128 + signal if interrupted; 0 if there is a best trial and nothing has failed or is lacking; else 1.
 
-        A best trial, events in MLflow, changes on the mirror and the sweep's own end may be lacking.
+        A trial or the sweep may have failed. MLflow and the mirror may lack something.
         """
         if self.stopped_by is not None and not self.is_folder_gone:
             return 128 + self.stopped_by

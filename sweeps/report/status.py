@@ -38,41 +38,41 @@ WORDS: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Status:
-    """Where a sweep stands."""
+    """State of a sweep at one moment."""
 
     sweep_id: str
     folder: Path
     state: State
     record: SweepRecord
     planned_trials: int | None
-    """budget.trials as it is now, and a trial for each added point; None where that is no number."""
+    """budget.trials as it is now, plus one for each added point; None if that is no number."""
     launched_with: Mapping[str, Scalar | None]
     """Changed key -> its value at launch."""
     now: float
-    """When it was looked at, in seconds since the epoch."""
+    """Time of this status, in seconds since the epoch."""
     seconds: float
-    """Time that all drivers of the sweep have spent so far."""
+    """Seconds that all drivers of the sweep have run so far."""
     rates: Rates | None
-    """None before the first report under the present driver."""
+    """None before the first report under the latest driver."""
     seconds_left: float | None
-    """See `seconds_left`; None also when the sweep does not run."""
+    """See the function `seconds_left`; None also if the sweep does not run."""
     tracking_uri: str
     backlog: int
     """Events that the tracking server has not acknowledged yet."""
     refused: int
-    """Events that it has refused; the next driver sends them again."""
+    """Events that the tracking server has refused; the next driver sends them again."""
     waiting_requests: int
     """Requests in the mailbox that the driver has not answered."""
     waits_for: str | None
-    """What a driver that runs waits for before its first report; None afterwards."""
+    """What a running driver waits for before its first report; None afterwards."""
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial so far, trials that still run among them."""
+        """Returns the best trial so far, also if it has not ended."""
         return leader(self.record.trials.values(), self.record.objective)
 
     def lines(self) -> list[str]:
-        """The status for people, without the table of trials."""
+        """Returns the status in lines, without the table of trials."""
         record, rates, hosts = self.record, self.rates, self.record.hosts
         counts = ", ".join(f"{count} {state}" for state, count in record.counts().items()) or "none has begun"
         again = f" and {counted(record.repeats, 'repeat')}" if record.repeats else ""
@@ -115,7 +115,7 @@ class Status:
         return "; it ".join(told) or "holds all events"
 
     def _steered(self) -> list[str]:
-        """What was asked for since the launch, in lines."""
+        """Says what users have added and changed since the launch, in lines."""
         record, lines = self.record, []
         if record.added:
             waiting = f", {_waiting(record)} waiting for a slot" if _waiting(record) else ""
@@ -126,7 +126,7 @@ class Status:
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON line of `qsweep status`."""
+        """Returns the JSON line of `qsweep status`."""
         best, hosts = self.best, self.record.hosts
         folders = {key: trial.adapter_folder(self.folder) for key, trial in self.record.trials.items()}
         adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
@@ -156,21 +156,21 @@ class Status:
 
 
 class EventsRead:
-    """What a sweep's events add up to, as far as they were read. One that is kept goes on where it stopped."""
+    """A sweep's record and rates from its events. If it is kept, it reads on where it stopped."""
 
     def __init__(self) -> None:
         self.record = SweepRecord()
         self._before = Trained(0, 0)
-        """What was trained before the present driver began to train."""
+        """Steps and tokens before the latest driver began to train."""
         self._since: float | None = None
-        """When that was."""
+        """Time at which the latest driver began to train."""
         self._read = 0
         """The offset after the last event."""
         self._to_track: list[int] = []
-        """The offset after each event of which MLflow is told something: answers to requests are none."""
+        """Offset after each event that counts for MLflow: all but `RequestAnswered` and `DriverLives`."""
 
     def take(self, events: Iterable[tuple[Event, int]]) -> None:
-        """Takes events, each with the offset after it."""
+        """Adds events, each with the offset after it."""
         for event, offset in events:
             self.record = self.record.apply(event)
             self._read = offset
@@ -180,30 +180,30 @@ class EventsRead:
                 self._before, self._since = Trained.of(self.record.trials.values()), event.time
 
     def read_on(self, folder: SweepFolder) -> None:
-        """Takes what the log has beyond what was read."""
+        """Adds the events of the log that were not read yet."""
         if folder.events.exists():
             self.take(read_events(folder.events, self._read))
 
     @property
     def rates(self) -> Rates | None:
-        """Those of the present driver, by its latest event; None before its first report."""
+        """Returns the rates of the latest driver until its latest event; None before its first report."""
         if self._since is None or self.record.latest is None:
             return None
         return Rates.between(self._before, Trained.of(self.record.trials.values()), self.record.latest - self._since)
 
     def seconds_left(self, now: float, planned_trials: int | None, at_launch: int | None) -> float | None:
-        """See `seconds_left`. What was trained since the latest event is not counted twice."""
+        """Returns the function `seconds_left`, less the time since the latest event, in which trials trained on."""
         steps = Trained.of(self.record.trials.values()).steps
         left = seconds_left(self.record, self.rates, steps, planned_trials, at_launch)
         return None if left is None else max(0.0, left - (now - (self.record.latest or now)))
 
     def beyond(self, offset: int) -> int:
-        """How many events for MLflow end beyond an offset."""
+        """Counts the events for MLflow that end beyond an offset."""
         return len(self._to_track) - bisect_right(self._to_track, offset)
 
 
 def silent(host: Silent, record: SweepRecord, now: float) -> str:
-    """That a host may hang: which one, for how long, what is usual, the way out; `now` in seconds since the epoch."""
+    """Says that a host may hang: which one, for how long, what is usual, and what to do."""
     trials = ", ".join(map(label, sorted(record.trials[key].number for key in host.trials if key in record.trials)))
     if host.what == "answer":
         found = "it answers no call"
@@ -219,17 +219,17 @@ def silent(host: Silent, record: SweepRecord, now: float) -> str:
 
 
 def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None) -> Status:
-    """The status of the sweep in a folder.
+    """Returns the status of the sweep in a folder.
 
     Args:
         now: seconds since the epoch.
-        read_before: its events, read on here; kept by who asks often, because a long log takes seconds.
+        read_before: the events of earlier calls, continued here. Reading a long log anew takes seconds.
 
     Raises:
         SweepError: the folder holds no sweep, or its event log is damaged.
     """
     sweep_id, config, trials, uri = _config(folder)
-    # Before the log is read: a sweep that ends in between is told as running, and not as lost.
+    # Asked before the log is read: a sweep that ends in between counts as running, and not as lost.
     is_running = is_driven(folder)
     log = read_before or EventsRead()
     log.read_on(folder)
@@ -256,7 +256,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
 
 
 def shown(status: Status) -> RenderableType:
-    """The status for people, with the table of its trials."""
+    """Returns the status with the table of trials, for a terminal."""
     # Imported here: the driver reads its own status without a terminal.
     from rich.console import Group
     from rich.text import Text
@@ -268,7 +268,7 @@ def shown(status: Status) -> RenderableType:
 
 
 def _config(folder: SweepFolder) -> tuple[str, dict[str, Any], int | str, str]:
-    """The sweep's id, its configuration as plain data, and what a status needs of that: the trials, MLflow's URI."""
+    """Reads the sweep's id, its configuration as plain data, budget.trials and tracking.uri."""
     try:
         document = folder.document()
         config = document["config"]
@@ -286,7 +286,7 @@ def _at(config: Mapping[str, Any], key: str) -> Scalar | None:
 
 
 def _waiting(record: SweepRecord) -> int:
-    """Added points that have got no slot yet."""
+    """Counts the added points whose trials have not begun."""
     begun = [trial.point for trial in record.trials.values()]
     return sum(point not in begun for point in record.added)
 
@@ -306,7 +306,7 @@ def _state(record: SweepRecord, is_running: bool) -> State:
 
 
 def _waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | None:
-    """What the sweep's driver waits for, and how long; None once a trial has reported under it, or the sweep ends."""
+    """Says what the driver waits for, and how long; None once a trial has reported to it, or the sweep has ended."""
     if rates is not None or record.ended is not None:
         return None
     training = sum(trial.state is TrialState.RUNNING for trial in record.trials.values())

@@ -1,4 +1,4 @@
-"""Keeps a sweep going when nobody reads its output any more, or nobody ever did."""
+"""Output streams that keep a sweep going if nobody reads its output."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from textwrap import TextWrapper
 from typing import IO, TextIO, cast
 
 FEWEST_COLUMNS = 40
-"""Lines of a terminal that is narrower, or that does not know its width, are left as they are."""
+"""Fewest columns of a terminal whose lines are wrapped. A terminal of unknown width may report 0."""
 
 
 class Heedless:
-    """A stream that goes quiet once it cannot be written: a closed pipe, a terminal that is gone, a full disk."""
+    """A stream that goes quiet once it cannot be written: a closed pipe, a lost terminal, a full disk."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -23,10 +23,10 @@ class Heedless:
         try:
             self._stream.write(text)
         except RuntimeError:
-            # A signal has interrupted this thread in a write, and its handler speaks (docs.python.org, io, Reentrancy).
+            # A signal's handler writes while this thread is inside a write (docs.python.org, io, Reentrancy).
             with suppress(OSError, ValueError):
                 os.write(self._stream.fileno(), text.encode(errors="backslashreplace"))
-        except (OSError, ValueError):  # the latter of a stream that somebody has closed
+        except (OSError, ValueError):  # ValueError: the stream was closed
             self._let_go()
         return len(text)
 
@@ -35,12 +35,12 @@ class Heedless:
         try:
             self._stream.flush()
         except RuntimeError:
-            pass  # Whoever was interrupted flushes.
+            pass  # The interrupted write is flushed later.
         except (OSError, ValueError):
             self._let_go()
 
     def _let_go(self) -> None:
-        """Sends everything to nowhere from now on, also what is still in the stream's buffer and would fail at exit."""
+        """Discards all output from now on, also the rest of the stream's buffer, which would fail at exit."""
         with suppress(OSError, ValueError):
             to_nowhere(self._stream.fileno())
             self._stream.flush()
@@ -50,9 +50,9 @@ class Heedless:
 
 
 def fitted(line: str, stream: IO[str]) -> str:
-    """The line, wrapped at words where the stream is a terminal that is too narrow for it.
+    """Wraps the line at words if the stream is a terminal that is too narrow for the line.
 
-    A line that begins with two blanks and no more is a command or a path: whole, it can be copied.
+    A line that begins with exactly two blanks is a command or a path. It stays whole, so that it can be copied.
     """
     is_to_copy = line.startswith("  ") and line[2:3] != " "
     if is_to_copy or not stream.isatty():
@@ -69,7 +69,7 @@ def fitted(line: str, stream: IO[str]) -> str:
 
 
 def to_nowhere(descriptor: int) -> None:
-    """Points an open file descriptor at nothing."""
+    """Points a file descriptor, open or closed, at /dev/null."""
     nothing = os.open(os.devnull, os.O_RDWR)
     if nothing != descriptor:
         os.dup2(nothing, descriptor)
@@ -77,9 +77,9 @@ def to_nowhere(descriptor: int) -> None:
 
 
 def make_heedless() -> None:
-    """Wraps this process's stdout and stderr in `Heedless`, and opens those that the caller has closed.
+    """Wraps this process's stdout and stderr in `Heedless`, and opens standard streams that the caller has closed.
 
-    A closed one is not left so: the next file that is opened would take its number, and get what is said there.
+    Without that, the next opened file would take the number of a closed stream, and would get its output.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -92,7 +92,7 @@ def make_heedless() -> None:
 
 
 def end_at_once(code: int) -> None:
-    """Writes out what is left and ends the process without waiting for its threads."""
+    """Flushes stdout and stderr, and ends the process without waiting for its threads."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

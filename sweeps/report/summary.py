@@ -1,4 +1,4 @@
-"""What is printed before and after a sweep, on stderr."""
+"""Prints on stderr what people read before and after a sweep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """The console that people read: stderr."""
+    """Returns the console that people read: stderr."""
     is_known = sys.stderr.isatty() or "COLUMNS" in os.environ
     return Console(stderr=True, highlight=False, width=None if is_known else 140)
 
@@ -41,7 +41,12 @@ def _place(folder: Path) -> list[str]:
 def displays(
     started: float, trials: int | None = None, first_lines: Callable[[Path], Sequence[str]] = _place
 ) -> Displays:
-    """A live table in a terminal, lines elsewhere; before that the first lines, given the sweep's folder."""
+    """Returns a maker of displays: a live table in a terminal, lines elsewhere.
+
+    Args:
+        started: seconds since the epoch.
+        first_lines: returns lines to print before the display, from the sweep's folder.
+    """
 
     def display(folder: SweepFolder) -> AbstractContextManager[Display]:
         out = console()
@@ -54,7 +59,7 @@ def displays(
 
 
 def show(sweep: Sweep, result: Result) -> None:
-    """The table of trials, the best one, and what to do next."""
+    """Prints the table of trials, the best trial, and what to do next."""
     out, record = console(), result.record
     show_trials(out, record, result.separation)
     is_cut_short = result.stopped_by is not None or result.failure is not None
@@ -68,7 +73,7 @@ def show(sweep: Sweep, result: Result) -> None:
 
 
 def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:
-    """Shows the table of trials, if there are any, with what it has no column for below it."""
+    """Prints the table of trials, if there are any, with its notes."""
     out.print()
     if record.trials:
         out.print(trial_tables.terminal(record, trial_tables.order(record), separation=separation))
@@ -76,7 +81,7 @@ def show_trials(out: Console, record: SweepRecord, separation: Separation | None
 
 
 def tell(out: Console, lines: Sequence[str]) -> None:
-    """Prints lines as they are, in a terminal wrapped at words."""
+    """Prints lines as they are, wrapped at words in a terminal."""
     for line in lines:
         out.print(streams.fitted(line, out.file), markup=False, soft_wrap=True)
 
@@ -98,7 +103,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
 
 
 def _what_is_left(result: Result, uri: str) -> list[str]:
-    """How the sweep goes on, and how MLflow and the mirror get what they lack, as long as its folder is there."""
+    """Says how the sweep goes on, and how MLflow and the mirror get what they lack, if the folder is still there."""
     mirror, again = result.mirror, f"  {command('qsweep')} resume {shlex.quote(str(result.folder))}"
     whole = [f"the whole folder is on {mirror.uri}"] if mirror is not None and mirror.is_whole else []
     if result.is_folder_gone:
@@ -122,11 +127,11 @@ def _what_is_left(result: Result, uri: str) -> list[str]:
 
 
 def command(name: str) -> str:
-    """The shortest word for a command of this environment that works from the current folder."""
+    """Returns the shortest form of a command of this environment that works from the current folder."""
     path = Path(sys.executable).parent / name
     return name if shutil.which(name) == str(path) else shlex.quote(from_here(path))
 
 
 def from_here(path: Path) -> str:
-    """The path as seen from the current folder, where it lies in that; else as it is."""
+    """Returns the path relative to the current folder if it lies there; else as it is."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

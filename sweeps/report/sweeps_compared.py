@@ -1,4 +1,4 @@
-"""Several sweeps side by side: what differs in their files, the best trial of each, and what each took."""
+"""Compares several sweeps side by side: their files, the best trial of each, and what each took."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
 _NOT_COMPARED = ("name", "storage", "tracking", "notify", "promotion")
 """Keys of a sweep file that change no result."""
 _CONTENTS = {"model.source": "model"} | {f"data.{split}": f"data.{split}" for split in ("train", "eval", "test")}
-"""Key that names a model or a file -> how the fingerprints of what stands there begin: these decide."""
+"""Key that names a model or a file -> beginning of its fingerprints' names. Fingerprints decide what differs."""
 _LONGEST = 70
 """Characters of a value that a table shows."""
 Rows = list[tuple[str, list[str]]]
 
 
 class Curve(NamedTuple):
-    """A trial's reports."""
+    """The reports of a trial."""
 
     name: str
-    """As tables name the trial."""
+    """The trial's name in tables."""
     is_compared: bool
     points: tuple[tuple[int, int, float, float], ...]
     """(step, tokens, seconds, value) of each report with a finite value."""
@@ -57,7 +57,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Side:
-    """A sweep among others, with the trial that stands for it."""
+    """One of the compared sweeps, with the trial that stands for it."""
 
     name: str
     status: Status
@@ -65,34 +65,33 @@ class Side:
 
     @property
     def record(self) -> SweepRecord:
-        """What its events add up to."""
+        """Returns the sweep's record."""
         return self.status.record
 
     @property
     def trial_name(self) -> str:
-        """Such as "lora t03 (step 18)"."""
+        """Returns a name such as "lora t03 (step 18)"."""
         return f"{self.name} {label(self.trial.number)} (step {self.trial.best_step})"
 
 
 @dataclass(frozen=True)
 class SweepsCompared:
-    """Sweeps side by side; the others are compared with the first one."""
+    """Sweeps side by side. Each other sweep is compared with the first one."""
 
     sides: tuple[Side, ...]
     objective: Objective
     separation: Separation
     """Each other side's trial against the first side's, in the order of the sides."""
     changes: tuple[Changes, ...]
-    """On which rows the answers of the first side's trial differ from those of another, where both answered the same
-    rows."""
+    """Rows on which answers of the first side's trial and of another side's differ, if both answered the same rows."""
 
     def curves(self, reports: Sequence[Sequence[TrialReported]]) -> tuple[Objective, dict[str, list[Curve]]]:
-        """How trials went, by the name of each sweep, and by what.
+        """Returns an objective, and name of a sweep -> curves of its trials by this objective.
 
-        That is what the trials are compared by; the loss, where no trial was evaluated by that twice.
+        The objective is that of the comparison, or the loss if no trial has two values of it.
 
         Args:
-            reports: those of each sweep.
+            reports: the reports of each sweep.
         """
         for objective in (self.objective, LOWEST_LOSS):
             sides = zip(self.sides, reports, strict=True)
@@ -102,7 +101,7 @@ class SweepsCompared:
         return objective, found
 
     def settings(self) -> dict[str, list[Any]]:
-        """Key of the sweep file -> its value in each sweep, where these differ; data and model by their content."""
+        """Returns key of the sweep file -> its differing values, one per sweep. Data and models differ by content."""
         flat = [{**_flat(page_facts.raw_config(side.record)), **side.record.changes} for side in self.sides]
         differing = {}
         for key in dict.fromkeys(key for each in flat for key in each):
@@ -117,13 +116,17 @@ class SweepsCompared:
         return differing
 
     def tables(self, price: float | None = None) -> list[tuple[str, Rows]]:
-        """Title, and rows of a name with a text for each sweep: settings, trials, cost at the price of a GPU-hour."""
+        """Returns tables of settings, trials and cost. Each is a title, and rows of a name with a text for each sweep.
+
+        Args:
+            price: price of a GPU-hour.
+        """
         told = {key: [_text(value) for value in values] for key, values in self.settings().items()}
         found = [("Their files differ in", list(told.items())), ("The trials", self._trials())]
         return [(title, rows) for title, rows in (*found, ("The sweeps", self._cost(price))) if rows]
 
     def lines(self) -> list[str]:
-        """Whether they have the same rows, and how each trial compares with the first one."""
+        """Says which rows and settings the sweeps share, and how each trial compares with the first one."""
         lines = [*self._rows(), *same_settings([side.trial for side in self.sides])]
         if len({side.record.judges(side.trial) for side in self.sides}) > 1 and self.objective.metric == EVAL_LOSS:
             lines.append(f"their objectives differ: the trials are compared by {EVAL_LOSS}")
@@ -133,7 +136,7 @@ class SweepsCompared:
         return lines + best_compared.notes(self.separation) + [each.line() for each in self.changes]
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON line of `qsweep compare`."""
+        """Returns the JSON line of `qsweep compare`."""
         return {
             "metric": self.objective.metric,
             "sweeps": [
@@ -163,7 +166,7 @@ class SweepsCompared:
         }
 
     def _rows(self) -> list[str]:
-        """Which rows all of them share."""
+        """Says which rows all sweeps share."""
         first, *others = (side.record for side in self.sides)
         train, evaluated = (first.data.get(name) for name in ("train_rows", "eval_rows"))
         if not train:  # a trainable without data
@@ -174,7 +177,7 @@ class SweepsCompared:
         return [f"the same {evaluated} rows to evaluate on"] if is_same else []
 
     def _scores(self) -> list[str]:
-        """The scores of answers that the trials of all sides have."""
+        """Names the scores of answers that the trials of all sides have."""
         found = [objective.metric for objective in _shared_scores(self.sides)]
         return [name for name in found if all(math.isfinite(side.trial.value(name)) for side in self.sides)]
 
@@ -210,7 +213,7 @@ class SweepsCompared:
         return rows
 
     def _difference(self, other: Side, found: Comparison) -> str:
-        """How the trial of another sweep compares with the first one's, in a line."""
+        """Says in a line how the trial of another sweep compares with the first one's."""
         name, first = other.trial_name, self.sides[0].trial_name
         if not math.isfinite(found.difference):
             return f"{name} cannot be compared with {first}: {found.unknown}"
@@ -218,10 +221,10 @@ class SweepsCompared:
 
 
 def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompared:
-    """Compares sweeps, two or more, each with the trial to compare: None takes its best one, or the best so far.
+    """Compares two or more sweeps, each by its named trial; None takes its best trial, or the best so far.
 
     Raises:
-        SweepError: no trial of a sweep has reported.
+        SweepError: a trial to compare, or each trial of a sweep, has not reported yet.
     """
     names = [str(page_facts.raw_config(status.record).get("name", status.folder.name)) for status, _ in named]
     for others in ([status.folder.name for status, _ in named], [str(status.folder) for status, _ in named]):
@@ -238,7 +241,7 @@ def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompar
 
 
 def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
-    """The trial, else the best one. Raises SweepError where that has not reported."""
+    """Returns the trial, or the best one for None. Raises SweepError if the trial has not reported."""
     found = trial or choose(status.record.trials.values(), status.record.objective).winner or status.best
     if found is None or not found.evals:
         which = "no trial has" if found is None else f"{label(found.number)} has not"
@@ -247,14 +250,14 @@ def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
 
 
 def _shared_scores(sides: Sequence[Side]) -> list[Objective]:
-    """The scores of answers that the files of all sides name."""
+    """Returns the scores of answers that the files of all sides name."""
     first, *others = (answers.scores_of(side.record) for side in sides)
     shared = [score for score in first if all(score in its for its in others)]
     return [score for score in shared if score.metric not in (EVAL_LOSS, EVAL_BITS)]
 
 
 def _changes(first: Side, other: Side) -> Changes | None:
-    """On which rows the answers of two sides differ; None where that is not known, and where the rows are others."""
+    """Compares the answers of two sides; returns None if this is not possible, or if the sides have other rows."""
     if rows_differ(first.record, other.record):
         return None
     found = [
@@ -266,7 +269,7 @@ def _changes(first: Side, other: Side) -> Changes | None:
 
 
 def _contents(record: SweepRecord, start: str | None) -> str:
-    """The fingerprints of a model or a file; empty where they are not known."""
+    """Returns the fingerprints of a model or a file; empty if they are unknown."""
     prints = record.fingerprints.items()
     return " ".join(value for name, value in prints if start is not None and f"{name}.".startswith(f"{start}."))
 
@@ -282,7 +285,7 @@ def _curves(side: Side, metric: str, reports: Sequence[TrialReported]) -> list[C
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value; a domain of the search space is one value."""
+    """Returns dotted key -> value. A domain of the search space is one value."""
     return dict(_leaves({key: value for key, value in config.items() if key not in _NOT_COMPARED}, ""))
 
 
@@ -295,7 +298,7 @@ def _leaves(value: Any, at: str) -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: object) -> str:
-    """A value as tables show it; what one file does not have is "-"."""
+    """Formats a value for tables; a key that a file lacks is "-"."""
     if isinstance(value, list | dict):
         value = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
     return "-" if value is None else legible(without_passwords(value_text(value)), _LONGEST)

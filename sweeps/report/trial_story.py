@@ -1,4 +1,4 @@
-"""What the page of a sweep tells beyond its record: train losses, when trials held slots, warnings. Pure."""
+"""Collects what a sweep's page shows beyond the record: train losses, times in slots, warnings, requests. Pure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trainables.contract import StepRecord
 
 @dataclass(frozen=True)
 class Held:
-    """For how long a trial held a slot at a stretch."""
+    """A time for which a trial held a slot."""
 
     since: float
     until: float
-    """Both in seconds that the sweep's drivers have run, pauses between them left out."""
+    """Both in seconds that the sweep's drivers have run, without the pauses between them."""
 
 
 @dataclass
@@ -35,15 +35,15 @@ class Story:
     train: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Trial key -> (step, train_loss) of its steps."""
     held: dict[str, list[Held]] = field(default_factory=dict)
-    """Trial key -> when it held a slot."""
+    """Trial key -> times for which the trial held a slot."""
     warnings: list[str] = field(default_factory=list)
-    """What is odd about the rows, as the first driver found it."""
+    """Oddities of the rows, each once."""
     requests: list[RequestAnswered] = field(default_factory=list)
     _since: dict[str, float] = field(default_factory=dict)
-    """Trials that hold a slot now -> since when."""
+    """Key of a trial that holds a slot now -> start, counted as in `Held`."""
 
     def take(self, event: Event, record: SweepRecord) -> None:
-        """Takes an event."""
+        """Adds an event; `record` is the sweep's record after the event."""
         now = record.seconds_spent(event.time)
         match event:
             case SweepStarted():
@@ -65,7 +65,7 @@ class Story:
                 pass
 
     def end(self, now: float) -> None:
-        """Nobody holds a slot beyond `now`, counted as in `Held`: the driver is gone, or it is the present."""
+        """Ends all times in slots at `now`, counted as in `Held`: the driver is gone, or `now` is the present."""
         for key in list(self._since):
             self._leaves(key, now)
 

@@ -1,4 +1,4 @@
-"""Tables of trials: for the terminal and for MLflow's notes."""
+"""Tables of trials for the terminal, MLflow's notes and the page."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from trainables.scoring.requests import BASE
 from trainables.specs import EvaluationSpec
 
 NO_ADAPTER = "no adapter"
-"""Stands in place of a state in the row of the base."""
+"""Stands instead of a state in the row of the base."""
 MOST_ROWS = 40
 """Most rows in a note in MLflow, which cuts a tag after 8000 characters (mlflow/utils/validation.py, 3.17.2)."""
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"
 WORDS = ("modules", "state", PARETO, APART)
-"""Heads of the columns that hold words: these stand on the left."""
+"""Heads of the columns that hold words, which stand on the left."""
 
 
 def order(record: SweepRecord) -> list[TrialRecord]:
-    """Ranked trials first, best first, each with its repeats; then the others by number."""
+    """Sorts the trials: ranked ones from the best on, each with its repeats; then the others by number."""
     trials = record.trials.values()
     repeats: dict[str, list[TrialRecord]] = {}
     for trial in trials:
@@ -46,14 +46,14 @@ def order(record: SweepRecord) -> list[TrialRecord]:
 
 
 def how_many(record: SweepRecord, planned: int | None = None) -> str:
-    """How many trials there are, of how many `planned`; repeats apart: the budget does not count these."""
+    """Says how many trials there are, of how many `planned`. Repeats stand apart: the budget does not count them."""
     own = len(record.trials) - record.repeats
     trials = counted(own, "trial") if planned is None else f"{own}/{planned} trials"
     return trials + (f" and {counted(record.repeats, 'repeat')}" if record.repeats else "")
 
 
 def name_of(record: SweepRecord, trial: TrialRecord) -> str:
-    """The trial as tables name it, and whose point it repeats."""
+    """Returns the trial's name in tables, with the trial whose point it repeats."""
     first = record.trials.get(trial.repeats or "")
     return label(trial.number) if first is None else f"{label(trial.number)} ({label(first.number)} again)"
 
@@ -63,19 +63,19 @@ class Cells(NamedTuple):
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    """The trials, then the base where it was evaluated."""
+    """The trials, then the base if it was evaluated."""
 
 
 def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separation | None = None) -> Cells:
-    """The trials as a table.
+    """Returns the trials as a table of texts.
 
     Args:
-        trials: the rows, in this order; the base comes last.
-        separation: of the best trial; its answers are a column, where there are any.
+        trials: the rows, in this order.
+        separation: the best trial's. It adds the column `APART` if it has an interval.
     """
     params = shown_params(trials)
     metric, *others = (objective.metric for objective in record.objectives)
-    # These columns are left out where there is one objective, or where nothing can be told of any trial.
+    # With one objective there is no column `PARETO`; without any interval there is no column `APART`.
     chosen = {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)} if others else None
     if EVAL_LOSS not in others and any(t.best_metrics and record.judges(t) != record.objective for t in trials):
         others.append(EVAL_LOSS)  # what ranks the trials whose answers were not scored
@@ -106,7 +106,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
 
 
 def _scores(record: SweepRecord) -> list[str]:
-    """The main metric of each grader by which a trial's answers, or those of the base, were scored."""
+    """Names the main metric of each grader that scored answers of a trial or of the base."""
     given = [trial.best_metrics for trial in record.trials.values()]
     given += [] if record.base is None else [record.base.metrics]
     return [name for name in _evaluation(record).names[:-1] if any(name in metrics for metrics in given)]
@@ -117,7 +117,7 @@ def _evaluation(record: SweepRecord) -> EvaluationSpec:
 
 
 def _apart(compared: Comparison) -> str:
-    """Whether two trials differ, with the steps of both where these are unequal."""
+    """Says whether two trials differ, with the steps of both if their report points are unequal."""
     told = _APART[compared.apart]
     if compared.apart is None or compared.steps is None or compared.point is not None:
         return told
@@ -127,7 +127,7 @@ def _apart(compared: Comparison) -> str:
 def terminal(
     record: SweepRecord, trials: Sequence[TrialRecord], note: str | None = None, separation: Separation | None = None
 ) -> Table:
-    """The trials as a table for people, with a note below it."""
+    """Returns the trials as a table for a terminal, with a note below."""
     found = cells(record, trials, separation)
     return rich_table(found.heads, found.rows, WORDS, note)
 
@@ -135,7 +135,7 @@ def terminal(
 def rich_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str], note: str | None = None
 ) -> Table:
-    """A table for a terminal: columns with these heads hold words and stand on the left, the others on the right."""
+    """Returns a table for a terminal. Columns with a head in `words` stand on the left, the others on the right."""
     table = Table(box=None, pad_edge=False, header_style="bold", caption=note, caption_justify="left")
     for head in heads:
         table.add_column(head, justify="left" if head in words else "right", no_wrap=True)
@@ -145,7 +145,10 @@ def rich_table(
 
 
 def markdown(record: SweepRecord, selection: Selection, separation: Separation | None = None) -> str:
-    """The result as Markdown, the answer first: MLflow folds a note after its first lines. Of many trials, the best."""
+    """Returns the result as Markdown, with the best trials if there are many.
+
+    The answer comes first, because MLflow folds a note after its first lines.
+    """
     lines = [f"- {line}" for line in best_compared.of_best(record, selection.winner, separation)]
     lines = [_answer(record, selection), "", *lines, *([""] if lines else [])]
     every = order(record)
@@ -160,7 +163,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
 
 
 def _answer(record: SweepRecord, selection: Selection) -> str:
-    """The best trial; where none has ended, the best so far of those that may go on; else why there is none."""
+    """Names the best trial; if none has ended, the best so far of those that may go on; else says why there is none."""
     best = selection.winner or leader(record.trials.values(), record.objective)
     if best is None:
         return f"No best trial: {selection.why}."
@@ -173,7 +176,7 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
 
 
 def notes(record: SweepRecord) -> list[str]:
-    """What the table cannot show: target modules that run under another name or not at all, and missing scores."""
+    """Says what the table cannot show: target modules that run under another name or not at all, missing scores."""
     lines = [legible(target.line) for target in record.targets.values()]
     scores = set(_scores(record))
     if any(trial.best_metrics and scores - trial.best_metrics.keys() for trial in record.trials.values()):
@@ -184,7 +187,7 @@ def notes(record: SweepRecord) -> list[str]:
 
 
 def ending(trial: TrialRecord, metric: str) -> str:
-    """How a trial ended, in a line: MLflow's table shows some 40 characters of it on a page 1000 pixels wide."""
+    """Says in a line how a trial ended. MLflow's table shows some 40 characters of it on a page 1000 pixels wide."""
     parts = [f"{trial.state.value} at step {trial.step}"]
     if trial.seconds:
         parts.append(f"{trial.seconds:.0f} s")
@@ -195,19 +198,19 @@ def ending(trial: TrialRecord, metric: str) -> str:
 
 
 def shown_params(trials: Sequence[TrialRecord]) -> list[str]:
-    """The settings of trials that tables have a column for."""
+    """Names the settings of trials that have a column in tables."""
     # alpha_over_r follows from r and lora_alpha, which are always shown.
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     return [name for name in names if name != "alpha_over_r"]
 
 
 def value_text(value: object) -> str:
-    """A setting as tables show it."""
+    """Formats a setting for tables."""
     return f"{value:.3g}" if isinstance(value, float) else legible(str(value))
 
 
 def number_text(value: float) -> str:
-    """A value of a metric as tables show it."""
+    """Formats a value of a metric for tables."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.4f}"

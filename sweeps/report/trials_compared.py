@@ -1,4 +1,4 @@
-"""Trials of one sweep side by side: what differs in their settings, how each went, which is better. Pure."""
+"""Compares trials of one sweep side by side: their settings, how each went, which is better. Pure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _BETWEEN = 2
 
 
 def to_compare(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """The trials to compare: those that were named, each once; of one alone, that and the best (of the best, the next).
+    """Returns the trials to compare: the named ones, each once. If one is named, the best trial or the next joins it.
 
     Args:
-        named: one trial at least.
+        named: one trial at least. A single trial is compared with the best one; the best one with the next.
     """
     trials = tuple({trial.trial_key: trial for trial in named}.values())
     if len(trials) > 1:
@@ -43,20 +43,20 @@ def to_compare(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[Trial
 
 @dataclass(frozen=True)
 class TrialsCompared:
-    """Trials of a sweep side by side; the others are compared with the first one."""
+    """Trials of a sweep side by side. Each other trial is compared with the first one."""
 
     record: SweepRecord
     trials: tuple[TrialRecord, ...]
     separation: Separation
-    """The first trial against the others."""
+    """Compares the first trial with the others."""
 
     def tables(self, width: int) -> list[Table]:
-        """A column for each trial: see `tables_of`."""
+        """Returns tables with a column for each trial: see `tables_of`."""
         rows = [*settings_of(self.trials)[0], *self._values(), *spent_of(self.trials)]
         return tables_of([trial_tables.name_of(self.record, trial) for trial in self.trials], rows, width)
 
     def lines(self) -> list[str]:
-        """What is equal, why each trial ended, and how the first one compares with each of the others."""
+        """Says which settings are equal, why trials ended, and how each other trial compares with the first one."""
         metric = self.record.objective.metric
         endings = [f"{label(t.number)} {trial_tables.ending(t, metric)}" for t in self.trials if t.reason]
         lines = same_settings(self.trials) + [legible(ending, MOST_SHOWN) for ending in endings]
@@ -64,7 +64,7 @@ class TrialsCompared:
         return lines + best_compared.notes(self.separation)
 
     def as_json(self, folder: Path) -> dict[str, Any]:
-        """Its part of the JSON line; `folder` is the sweep's."""
+        """Returns entries for the JSON line; `folder` is the sweep's."""
         return {
             "metric": self.record.objective.metric,
             "trials": [trial_json(self.record, trial, folder) for trial in self.trials],
@@ -79,12 +79,12 @@ class TrialsCompared:
         }
 
     def _values(self) -> list[tuple[str, list[str]]]:
-        """The objective at each report point, and the objectives at each trial's best step."""
+        """Returns rows: the objective at each report, and all objectives at each trial's best step."""
         first, *others = (objective.metric for objective in self.record.objectives)
         told = [dict(trial.evals) for trial in self.trials]
         rows = []
         for step in sorted({step for each in told for step in each}):
-            # Answers may be scored at the last step alone.
+            # Answers may be scored only at the last step.
             name = first if any(first in each.get(step, {}) for each in told) else EVAL_LOSS
             values = [number_text(each.get(step, {}).get(name, math.nan)) for each in told]
             rows.append((f"{name} at step {step}", values))
@@ -98,7 +98,7 @@ class TrialsCompared:
         return found or Comparison(trial.trial_key, objective.gain(*values))
 
     def _difference(self, trial: TrialRecord) -> str:
-        """How a trial compares with the first one, in a line."""
+        """Says in a line how a trial compares with the first one."""
         objective, compared, first = self.record.objective, self._compared(trial), self.trials[0]
         without = [label(t.number) for t in (first, trial) if not math.isfinite(t.value(objective.metric))]
         if without:
@@ -111,7 +111,7 @@ class TrialsCompared:
 
 
 def settings_of(trials: Sequence[TrialRecord]) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
-    """The settings that differ, with the value of each trial; and the others, with the value of all."""
+    """Returns the settings that differ, with a text for each trial, and the equal settings, with one text each."""
     differ, same = [], {}
     for name in trial_tables.shown_params(trials):
         values = [trial.params.get(name, "") for trial in trials]
@@ -120,19 +120,19 @@ def settings_of(trials: Sequence[TrialRecord]) -> tuple[list[tuple[str, list[str
         if all(value == values[0] for value in values):
             same[shown] = texts[0]
         else:
-            # Tables show three digits.
+            # Different values may look equal with the three digits of tables.
             differ.append((shown, texts if len(set(texts)) > 1 else [legible(str(value)) for value in values]))
     return differ, same
 
 
 def same_settings(trials: Sequence[TrialRecord]) -> list[str]:
-    """The settings that all trials share, in a line, if there are any."""
+    """Says in a line which settings all trials share; empty if they share none."""
     same = ", ".join(f"{name} {value}" for name, value in settings_of(trials)[1].items())
     return [f"{'the same in all' if trials[1:] else 'settings'}: {same}"] if same else []
 
 
 def spent_of(trials: Sequence[TrialRecord]) -> list[tuple[str, list[str]]]:
-    """What each trial took, and how it stands."""
+    """Returns rows of what each trial took, and of its state."""
     rows = [
         ("steps", [f"{trial.step:,}" for trial in trials]),
         ("tokens", [f"{trial.tokens:,}" for trial in trials]),
@@ -145,12 +145,12 @@ def spent_of(trials: Sequence[TrialRecord]) -> list[tuple[str, list[str]]]:
 
 
 def amount_of(compared: Comparison, objective: Objective) -> str:
-    """The metric, and how far another one is from the first: "eval_loss 0.2649 higher"."""
+    """Says how far another trial is from the first one: "eval_loss 0.2649 higher"."""
     return f"{objective.metric} {objective.words(-compared.difference)}"
 
 
 def verdict(name: str, first: str, amount: str, compared: Comparison, separation: Separation) -> str:
-    """How another one, of this name, compares with the first one, in a line."""
+    """Says in a line how another trial, `name`, compares with the first one."""
     if compared.apart is None:
         return f"whether {name} differs from {first} cannot be told: {amount}, {compared.unknown}"
     word = "better" if compared.difference < 0 else "worse"
@@ -159,10 +159,11 @@ def verdict(name: str, first: str, amount: str, compared: Comparison, separation
 
 
 def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> list[Table]:
-    """A column for each head; in several tables where the terminal, of `width` columns, has no room for all.
+    """Returns a table with a column for each head; several tables if a terminal of this width has no room for one.
 
     Args:
-        rows: each with its name and a text for each head.
+        rows: each row is a name, and a text for each head.
+        width: columns of the terminal.
     """
     room = width - max(len(name) for name, _ in rows)
     groups: list[list[int]] = []
@@ -185,7 +186,7 @@ def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], w
 
 
 def trial_json(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[str, Any]:
-    """A trial in the JSON line; `folder` is the sweep's."""
+    """Returns a trial for the JSON line; `folder` is the sweep's."""
     adapter = trial.adapter_folder(folder)
     metrics = [objective.metric for objective in record.objectives]
     return {
@@ -206,7 +207,7 @@ def trial_json(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[st
 
 
 def difference_json(found: Comparison, separation: Separation) -> dict[str, Any]:
-    """A comparison with the first one in the JSON line."""
+    """Returns a comparison with the first trial for the JSON line."""
     return {
         **found.as_json(),
         "difference": finite(found.difference),
@@ -216,5 +217,5 @@ def difference_json(found: Comparison, separation: Separation) -> dict[str, Any]
 
 
 def finite(value: float) -> float | None:
-    """The number; None where it is none: JSON has no word for infinity."""
+    """Returns the number; None for NaN and infinity, for which JSON has no word."""
     return value if math.isfinite(value) else None
