@@ -146,7 +146,6 @@ def _from_outside(
 def _job(
     file: str | None, changes: list[str] | None, address: str, no_files: bool
 ) -> tuple[Job, dict[str, bytes | Path]]:
-    """Returns the job that runs the doctor on the head node, and its files."""
     from cluster.submission import on_node, package
     from cluster.submission.jobs import Job
     from sweeps.cli import sending
@@ -164,7 +163,6 @@ def _job(
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yields the lines of a table, without empty columns."""
     names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
     for row in ({name: name for name in names}, *rows) if rows else ():
@@ -177,7 +175,6 @@ def _line(found: Mapping[str, str], width: int) -> str:
 
 
 def _check_address(address: str) -> None:
-    """Raises ConfigError if the address is not that of a head service."""
     if address == "auto" or re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
         if address.endswith(DASHBOARD_PORT):
             raise ConfigError(
@@ -193,7 +190,6 @@ def _check_address(address: str) -> None:
 
 
 def _needs(sweep: Sweep, address: str | None) -> Needs:
-    """Returns what a sweep needs of the machines, as plain values."""
     from cluster import devices
     from cluster.doctor.contract import Needs
     from sweeps.config.model import size_bytes

@@ -64,7 +64,6 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
     """Returns the promotion that the command line asks for.
 
     Args:
-        sweep: an id, a name or a folder.
         policy: the fields of the sweep's promotion section that the command line sets; None for the others.
         options: the other options by name.
 

@@ -68,11 +68,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
 
 
 def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) -> list[str]:
-    """Returns a line for each reason why a cluster cannot go on with the named sweep.
-
-    Args:
-        folders: the current folder and the home folder of this machine. A path in them is no path of a cluster.
-    """
+    """Says why a cluster cannot go on with the named sweep. A path in `folders` of this machine is no cluster's path."""
     wrong = []
     if is_object_store(sweep):
         problem = bucket_problem(sweep)

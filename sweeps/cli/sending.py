@@ -49,11 +49,7 @@ class Sent(Spec):
 
 
 def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
-    """Returns the sweep and the files that travel with it. Sends nothing.
-
-    Raises:
-        ConfigError, SubmissionFailed: with a line for each mistake.
-    """
+    """Checks a sweep and the files that travel with it. Raises ConfigError or SubmissionFailed, and sends nothing."""
     if not address:
         raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])
     check_address(address)
@@ -103,11 +99,7 @@ def note(sent: Sent) -> None:
 
 
 def again(sweep: str) -> tuple[Contents, str]:
-    """Returns the files to send with a resumed sweep, and a line for people about them.
-
-    Args:
-        sweep: id or mirror of the sweep. Files of a sweep that is named otherwise are not found.
-    """
+    """Returns the files to send with a resumed sweep, named by id or mirror, and a line for people about them."""
     sent = _noted(sweep.rstrip("/"))
     if sent is None:
         needed = "a data file or local model, if it reads any, must be on the nodes, at the path that it names"

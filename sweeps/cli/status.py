@@ -37,8 +37,6 @@ def status(
 
 @dataclass(frozen=True)
 class _View:
-    """A status to show."""
-
     shown: RenderableType
     closing: dict[str, Any]
     """The JSON line."""
@@ -52,7 +50,6 @@ class _View:
 
 
 def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
-    """Returns a function that looks at a sweep of this machine."""
     import time
 
     from sweeps.report import status as reading
@@ -68,7 +65,6 @@ def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
 
 
 def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
-    """Returns a function that looks at a submitted sweep."""
     from rich.text import Text
 
     from cluster.errors import ConnectionFailed, ServiceFailed

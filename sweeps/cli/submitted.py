@@ -118,7 +118,6 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
 
 
 def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
-    """Says how to reach a sweep that goes on without being followed."""
     if line is not None:
         say(line)
     say("see, follow and stop it with")

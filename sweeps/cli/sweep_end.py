@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_promotion(config: SweepConfig) -> None:
-    """Checks that the sweep can be promoted at its end, whatever its result.
-
-    Raises:
-        ConfigError, HostError: the sweep cannot be promoted.
-    """
+    """Raises ConfigError or HostError if the sweep cannot be promoted at its end, whatever its result."""
     from cluster.scoring.host import can_score
     from sweeps.config import checks
 

@@ -67,7 +67,6 @@ def _page(server: str, experiment: tuple[str, str] | None) -> str:
 
 
 def _serve(uri: str, port: int | None, experiment: tuple[str, str] | None) -> None:
-    """Serves the UI of a database until a signal ends the server."""
     from sweeps.config.passwords import without_password
     from sweeps.tracking import ui_server
 

@@ -77,8 +77,7 @@ class Delivery:
 
         Args:
             say_waiting: is called once, after `Pace.patience`.
-            reached: measures progress. `seconds` begin anew when its value changes; by default they limit the whole
-                wait.
+            reached: measures progress, with which `seconds` begin anew. By default they limit the whole wait.
         """
         with self._changed:
             self._is_closing = self._has_news = True

@@ -30,12 +30,9 @@ def of_file(path: Path) -> str:
 
 
 def as_written(folder: Path) -> str | None:
-    """Returns the digest that an adapter had when its trial wrote it; None if the digest is unknown.
+    """Reads the digest that an adapter had when its trial wrote it; returns None if the digest is unknown.
 
-    No error is raised, because the trial itself does not need the digest. Without it, promotion does not trust the folder.
-
-    Args:
-        folder: holds the adapter and its evaluation, eval_rows.json.
+    The trial itself does not need the digest, so no error is raised. Promotion does not trust a folder without one.
     """
     try:
         rows = json.loads((folder / "eval_rows.json").read_bytes())

@@ -326,10 +326,7 @@ class RequestAnswered(Spec):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request, before it is written as a `RequestAnswered` with these fields.
-
-    A request for the present state is accepted, and changes nothing.
-    """
+    """The answer to a request, before it is a `RequestAnswered`. A request for the present state is accepted."""
 
     is_accepted: bool
     message: str

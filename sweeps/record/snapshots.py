@@ -114,7 +114,6 @@ def to_remove(
 
     Args:
         kept: all snapshots of the sweep.
-        missing: bytes that are needed beyond what the budget has left.
         worse_than: latest snapshots go only if their trials are worse than this; None removes any.
         takes_parked: snapshots from which parked trials would resume go too, after all others.
     """

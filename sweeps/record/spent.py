@@ -38,11 +38,7 @@ class Spent:
 
 
 def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
-    """Adds up what the sweep has spent by its latest event.
-
-    Args:
-        steps_per_trial: full steps of a trial whose own specification is unknown.
-    """
+    """Adds up what the sweep has spent. `steps_per_trial` counts for trials whose own specification is unknown."""
     trials = record.trials.values()
     hosts = record.host_seconds_spent()
     return Spent(
@@ -59,13 +55,11 @@ def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
 
 
 def _rows_per_step(trial: TrialRecord) -> int:
-    """Returns the rows of an optimizer step; 0 if the trial's specification is unknown."""
     training = _spec(trial).get("training", {})
     return int(training.get("batch_size", 0) * training.get("gradient_accumulation_steps", 0))
 
 
 def _full_steps(trial: TrialRecord, otherwise: int) -> int:
-    """Returns the steps of the trial if it is not stopped early."""
     return int(_spec(trial).get("steps", otherwise))
 
 

@@ -107,7 +107,7 @@ class SweepRecord:
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
-    """Time of the latest event, except `DriverLives` and `RequestAnswered`, which may come without a driver."""
+    """Time of the latest event, without `DriverLives`, and without `RequestAnswered`, which needs no driver."""
     lived_until: float = 0.0
     """Time of the latest `DriverLives`."""
     spent_seconds: float = 0.0
@@ -127,7 +127,6 @@ class SweepRecord:
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
     earlier: EarlierTrials | None = None
-    """Trials that `searcher.warm_start` found."""
     targets: Mapping[str, TargetSettled] = field(default_factory=dict)
     """Values of adapter.target_modules that are left out, or run under another name."""
     answered: frozenset[str] = frozenset()
@@ -295,11 +294,7 @@ class SweepRecord:
         return over and all(trial.state.is_final for trial in self.trials.values())
 
     def trials_in_all(self, at_launch: int | None) -> int | None:
-        """Returns budget.trials as it is now, plus one for each added point; None if that is no number.
-
-        Args:
-            at_launch: budget.trials at launch; None if unknown.
-        """
+        """Returns the present budget.trials, else `at_launch`, plus one for each added point; None if it is unknown."""
         now = self.changes.get("budget.trials", at_launch)
         return now + len(self.added) if isinstance(now, int) else None
 

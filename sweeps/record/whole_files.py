@@ -84,11 +84,7 @@ def remove_folder(path: Path) -> None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Lists a folder in no order; returns nothing if the folder is gone or may not be read.
-
-    Raises:
-        OSError: the disk does not answer, so the content is unknown.
-    """
+    """Lists a folder in no order; empty if it is gone or may not be read. Raises OSError if the disk fails."""
     # Not Path.glob, which looks twice and raises if the folder goes in between (pathlib.py, 3.11).
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         return list(folder.iterdir())
@@ -103,10 +99,9 @@ def entries(folder: Path) -> list[Path]:
 
 
 def make_folder(path: Path, below: Path | None = None) -> None:
-    """Makes a folder and the missing folders above it; leaves an existing folder as it is.
+    """Makes a folder and the missing folders above it; leaves existing folders as they are.
 
-    Args:
-        below: neither this folder nor a folder above it is made: FileNotFoundError if it is missing.
+    Neither `below` nor a folder above it is made: raises FileNotFoundError if `below` is missing.
     """
     if path == below:
         return

@@ -116,11 +116,7 @@ def of_base(folder: SweepFolder) -> Answers | None:
 
 
 def changes(first: Answers | None, other: Answers | None, objectives: Sequence[Objective]) -> Changes | None:
-    """Compares two sets of answers; returns None if one is missing, or if no objective scores both on a row.
-
-    Args:
-        objectives: scores of answers, see `scores_of`. The first one that scores both on a row counts.
-    """
+    """Compares two sets of answers by the first of `objectives` that scores both on some row; None if there is none."""
     if first is None or other is None:
         return None
     for objective in objectives:

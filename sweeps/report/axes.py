@@ -72,12 +72,7 @@ class Axis:
 
 
 def axis(name: str, domain: Domain, values: Iterable[Scalar | None]) -> Axis:
-    """Returns the axis of a field.
-
-    Args:
-        name: short name of the field.
-        values: values of the trials; None for a trial whose point lacks the field.
-    """
+    """Returns the axis of a field. A trial's value is None if its point lacks the field."""
     values = list(dict.fromkeys(values))
     has_unset, is_list = None in values, _is_list(domain)
     possible = (domain.values() or ()) if is_list else domain.extremes()
@@ -94,11 +89,7 @@ def axis(name: str, domain: Domain, values: Iterable[Scalar | None]) -> Axis:
 
 
 def untried(domain: Domain, values: Iterable[Scalar | None]) -> str:
-    """Names the values of a list, or the large parts of a range, that no trial has; empty if there are none.
-
-    Args:
-        values: values of the trials; None for a trial whose point lacks the field.
-    """
+    """Names the values of a list, or the large parts of a range, that no trial has; empty if there are none."""
     tried = [value for value in values if value is not None]
     if _is_list(domain):
         return ", ".join(value_text(each) for each in map(word, domain.values() or ()) if each not in tried)
@@ -108,7 +99,6 @@ def untried(domain: Domain, values: Iterable[Scalar | None]) -> str:
 
 
 def _is_list(domain: Domain) -> bool:
-    """Tells whether the values of a domain are listed one by one."""
     return domain.size is not None and (domain.size <= MOST_OPTIONS or not domain.is_ordered)
 
 

@@ -233,11 +233,7 @@ def _share(objective: Objective, gain: float, start: float) -> str:
 
 
 def span(compared: Comparison | None, separation: Separation | None) -> str:
-    """Formats, after a difference, the interval of how much better the better one is; empty without an interval.
-
-    Args:
-        compared: a trial or the base against the first trial of the separation.
-    """
+    """Formats, after a difference, the interval of how much better the better one is; empty without an interval."""
     if compared is None or separation is None or compared.apart is None:
         return ""
     is_turned = compared.difference < 0

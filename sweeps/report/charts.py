@@ -53,7 +53,6 @@ SYMBOLS = {
 COLOURS = [*qualitative.Safe[3:], *qualitative.Safe[:3]]
 """Colours that colour-blind people can tell apart. Colours that are easy to see on white come first."""
 STATES = dict(zip(SYMBOLS, COLOURS, strict=False))
-"""State of a trial -> its colour."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 VALUES, STEPS = sequential.Viridis[:-2], sequential.Cividis[:-2]
 """Colour scales for values and for steps, without their light ends, which are hard to see on white."""
@@ -372,11 +371,7 @@ def times(page: Page) -> Chart | None:
 
 
 def of_sweeps(objective: Objective, curves: Mapping[str, Sequence[Curve]]) -> Chart | None:
-    """Draws the objective of several sweeps by step, tokens and seconds; None before the first report.
-
-    Args:
-        curves: name of a sweep -> curves of its trials.
-    """
+    """Draws the curves of sweeps, by name, over steps, tokens and seconds; None before the first report."""
     metric = objective.metric
     values = [point[-1] for each in curves.values() for curve in each for point in curve.points]
     if not values:
@@ -492,7 +487,6 @@ def _text(trial: Drawn, more: str = "") -> str:
 
 
 def _left_out(page: Page) -> str:
-    """Says which trials are grey or not drawn."""
     coloured, others = _split(page)
     words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
     missing = len(page.trials) - len(coloured) - len(others)
@@ -510,12 +504,10 @@ def _range(values: Iterable[float]) -> tuple[float, float] | None:
 
 
 def _beyond(shown: tuple[float, float] | None, values: Iterable[float]) -> int:
-    """Counts the finite values beyond the range of an axis."""
     return sum(math.isfinite(value) and not shown[0] <= value <= shown[1] for value in values) if shown else 0
 
 
 def _outside(shown: tuple[float, float] | None, values: Iterable[float]) -> str:
-    """Says how many values lie beyond the range of an axis; empty if none do."""
     beyond = _beyond(shown, values)
     words = f" Beyond the axis: {counted(beyond, 'point')} far from the others. A double click shows all."
     return words if beyond else ""

@@ -35,7 +35,6 @@ def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None
 
 
 def _default(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """Compares the best trial with the default configuration, if the sweep begins with it."""
     found = configuration(record)
     if found is None or not found[0].searcher.start_with_default:
         return []
@@ -127,11 +126,7 @@ def so_far(status: Status, selection: Selection, separation: Separation | None) 
 
 
 def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:
-    """Returns what is kept of the best trial, in words, and its folder; None if nothing is kept.
-
-    Args:
-        trainable: the sweep's trainable. The adapter is named only if the trainable has adapters.
-    """
+    """Returns what is kept of the best trial, in words, and its folder; None if nothing is kept."""
     if best is None or best.adapter is None:
         return None
     if catalogue.has_adapters(trainable):

@@ -36,7 +36,6 @@ def shares(
     """Returns name of a field -> its share of the importance, from 0 to 1; None if chance may bring as much.
 
     Args:
-        axes: axes of the searched fields.
         trials: settings of at least `LEAST` trials.
         losses: finite values of the same trials after equal steps; lower is better.
     """

@@ -170,7 +170,6 @@ class Table(AbstractContextManager["Table"]):
         return " · ".join(word for word in [*words, *self._speed(now)] if word)
 
     def _speed(self, now: float) -> list[str]:
-        """Says the tokens per second and the time left, estimated from the training under this driver."""
         if self._training_since is None:
             return []
         earlier, done = self._before.values(), Trained.of(self._trials())

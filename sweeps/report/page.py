@@ -129,7 +129,6 @@ class Page:
     """Heading -> facts."""
     warnings: tuple[str, ...]
     requests: tuple[str, ...]
-    """Requests to the running sweep, and their answers."""
     config: str
     """The resolved configuration as YAML."""
     objectives: tuple[Objective, ...]
@@ -329,6 +328,5 @@ def _finite(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...
 
 
 def _thinned(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
-    """Returns at most `MOST_STEPS` of the points, the last one among them."""
     every = math.ceil(len(points) / MOST_STEPS) or 1
     return points[::-1][::every][::-1]

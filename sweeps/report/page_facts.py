@@ -175,7 +175,6 @@ def _text(value: object) -> str:
 
 
 def _some(section: Mapping[str, Any], *names: str) -> Iterator[Fact]:
-    """Yields the fields of a section that are set."""
     for name in names:
         if section.get(name) is not None:
             yield Fact(name, _text(section[name]))

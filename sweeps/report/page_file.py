@@ -107,14 +107,7 @@ def _rendered(template: str, **given: Any) -> str:
 
 
 def output_of(folder: SweepFolder, given: Path | None) -> Path:
-    """Returns the file to write, checked before anything is read.
-
-    Args:
-        given: the file that the user named; None for the file in the sweep's folder.
-
-    Raises:
-        StorageError: the page cannot be that file.
-    """
+    """Returns `given`, or the file in the sweep's folder for None; raises StorageError if `given` cannot be a page."""
     if given is None:
         return folder.report
     path = paths.at_home(given).absolute()
@@ -133,7 +126,6 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
 
 
 def _write(path: Path, html: str) -> None:
-    """Writes the page. Readers see the whole page, or the page before."""
     try:
         write_whole(path, html.encode("utf-8", "replace"))
     except OSError as error:

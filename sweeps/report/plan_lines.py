@@ -136,7 +136,6 @@ def _work(seen: Forecast) -> Iterator[str]:
 
 
 def _answers(answers: Answers) -> str:
-    """Says how many tokens are generated, and their share of the time."""
     count, tokens = f"about {counted(round(answers.evaluations), 'evaluation')}", answers.tokens
     if tokens is None:
         told = f"{count} with answers, of unknown length before the rows are read: give evaluation.max_new_tokens"
@@ -165,7 +164,6 @@ def _time(plan: Plan) -> str:
 
 
 def _short_time(plan: Plan) -> str:
-    """Says the time, and what the time leaves out."""
     seen = plan.forecast
     if seen.seconds is None:
         return "unknown: the whole plan says how to know it"
@@ -183,7 +181,6 @@ def _range(plan: Plan) -> str:
 
 
 def _rounded(amount: float) -> float:
-    """Rounds to two digits."""
     return float(f"{amount:.2g}")
 
 

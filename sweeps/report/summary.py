@@ -41,12 +41,7 @@ def _place(folder: Path) -> list[str]:
 def displays(
     started: float, trials: int | None = None, first_lines: Callable[[Path], Sequence[str]] = _place
 ) -> Displays:
-    """Returns a maker of displays: a live table in a terminal, lines elsewhere.
-
-    Args:
-        started: seconds since the epoch.
-        first_lines: returns lines to print before the display, from the sweep's folder.
-    """
+    """Returns a maker of displays: a live table in a terminal, lines elsewhere. `first_lines` are printed before."""
 
     def display(folder: SweepFolder) -> AbstractContextManager[Display]:
         out = console()

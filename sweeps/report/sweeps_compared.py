@@ -89,9 +89,6 @@ class SweepsCompared:
         """Returns an objective, and name of a sweep -> curves of its trials by this objective.
 
         The objective is that of the comparison, or the loss if no trial has two values of it.
-
-        Args:
-            reports: the reports of each sweep.
         """
         for objective in (self.objective, LOWEST_LOSS):
             sides = zip(self.sides, reports, strict=True)
@@ -116,11 +113,7 @@ class SweepsCompared:
         return differing
 
     def tables(self, price: float | None = None) -> list[tuple[str, Rows]]:
-        """Returns tables of settings, trials and cost. Each is a title, and rows of a name with a text for each sweep.
-
-        Args:
-            price: price of a GPU-hour.
-        """
+        """Returns the tables of settings, trials and cost: titles, with rows of a name and a text for each sweep."""
         told = {key: [_text(value) for value in values] for key, values in self.settings().items()}
         found = [("Their files differ in", list(told.items())), ("The trials", self._trials())]
         return [(title, rows) for title, rows in (*found, ("The sweeps", self._cost(price))) if rows]
@@ -166,7 +159,6 @@ class SweepsCompared:
         }
 
     def _rows(self) -> list[str]:
-        """Says which rows all sweeps share."""
         first, *others = (side.record for side in self.sides)
         train, evaluated = (first.data.get(name) for name in ("train_rows", "eval_rows"))
         if not train:  # a trainable without data
@@ -177,7 +169,6 @@ class SweepsCompared:
         return [f"the same {evaluated} rows to evaluate on"] if is_same else []
 
     def _scores(self) -> list[str]:
-        """Names the scores of answers that the trials of all sides have."""
         found = [objective.metric for objective in _shared_scores(self.sides)]
         return [name for name in found if all(math.isfinite(side.trial.value(name)) for side in self.sides)]
 
@@ -213,7 +204,6 @@ class SweepsCompared:
         return rows
 
     def _difference(self, other: Side, found: Comparison) -> str:
-        """Says in a line how the trial of another sweep compares with the first one's."""
         name, first = other.trial_name, self.sides[0].trial_name
         if not math.isfinite(found.difference):
             return f"{name} cannot be compared with {first}: {found.unknown}"
@@ -250,7 +240,6 @@ def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
 
 
 def _shared_scores(sides: Sequence[Side]) -> list[Objective]:
-    """Returns the scores of answers that the files of all sides name."""
     first, *others = (answers.scores_of(side.record) for side in sides)
     shared = [score for score in first if all(score in its for its in others)]
     return [score for score in shared if score.metric not in (EVAL_LOSS, EVAL_BITS)]

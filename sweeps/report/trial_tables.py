@@ -67,12 +67,7 @@ class Cells(NamedTuple):
 
 
 def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separation | None = None) -> Cells:
-    """Returns the trials as a table of texts.
-
-    Args:
-        trials: the rows, in this order.
-        separation: the best trial's. It adds the column `APART` if it has an interval.
-    """
+    """Returns the trials, in this order, as texts. The best trial's `separation` adds a column if it has intervals."""
     params = shown_params(trials)
     metric, *others = (objective.metric for objective in record.objectives)
     # With one objective there is no column `PARETO`; without any interval there is no column `APART`.

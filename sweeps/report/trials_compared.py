@@ -24,11 +24,7 @@ _BETWEEN = 2
 
 
 def to_compare(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Returns the trials to compare: the named ones, each once. If one is named, the best trial or the next joins it.
-
-    Args:
-        named: one trial at least. A single trial is compared with the best one; the best one with the next.
-    """
+    """Returns the named trials, each once. A single trial is paired with the best one; the best trial with the next."""
     trials = tuple({trial.trial_key: trial for trial in named}.values())
     if len(trials) > 1:
         return trials
@@ -48,7 +44,6 @@ class TrialsCompared:
     record: SweepRecord
     trials: tuple[TrialRecord, ...]
     separation: Separation
-    """Compares the first trial with the others."""
 
     def tables(self, width: int) -> list[Table]:
         """Returns tables with a column for each trial: see `tables_of`."""
@@ -79,7 +74,6 @@ class TrialsCompared:
         }
 
     def _values(self) -> list[tuple[str, list[str]]]:
-        """Returns rows: the objective at each report, and all objectives at each trial's best step."""
         first, *others = (objective.metric for objective in self.record.objectives)
         told = [dict(trial.evals) for trial in self.trials]
         rows = []
@@ -98,7 +92,6 @@ class TrialsCompared:
         return found or Comparison(trial.trial_key, objective.gain(*values))
 
     def _difference(self, trial: TrialRecord) -> str:
-        """Says in a line how a trial compares with the first one."""
         objective, compared, first = self.record.objective, self._compared(trial), self.trials[0]
         without = [label(t.number) for t in (first, trial) if not math.isfinite(t.value(objective.metric))]
         if without:
@@ -159,12 +152,7 @@ def verdict(name: str, first: str, amount: str, compared: Comparison, separation
 
 
 def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> list[Table]:
-    """Returns a table with a column for each head; several tables if a terminal of this width has no room for one.
-
-    Args:
-        rows: each row is a name, and a text for each head.
-        width: columns of the terminal.
-    """
+    """Returns a table with a column for each head; several tables if a terminal of this width has no room for one."""
     room = width - max(len(name) for name, _ in rows)
     groups: list[list[int]] = []
     left = 0
