@@ -202,7 +202,7 @@ def _needs(sweep: Sweep, address: str | None) -> Needs:
         say(f"note: the file's sweep runs on a Ray cluster (cluster.address: {place}): look there with --address")
     cluster = config.cluster.model_copy(update={"address": address or "local"})
     if address is None and cluster.spread > devices.gpus():
-        # The plan would be refused. The memory check says that a host of several GPUs finds no place here.
+        # Otherwise the plan would be refused. The memory check says that a host of several GPUs finds no place here.
         cluster = cluster.model_copy(update={"gpus_per_host": "auto"})
     sweep = replace(sweep, config=config.model_copy(update={"cluster": cluster}))
     if config.budget.trials == "auto":

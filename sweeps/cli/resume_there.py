@@ -68,7 +68,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
 
 
 def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) -> list[str]:
-    """Says why a cluster cannot go on with the named sweep. A path in `folders` of this machine is no cluster's path."""
+    """Says why a cluster cannot go on with the named sweep. Paths in `folders` are of this machine, not the cluster."""
     wrong = []
     if is_object_store(sweep):
         problem = bucket_problem(sweep)

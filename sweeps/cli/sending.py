@@ -49,7 +49,7 @@ class Sent(Spec):
 
 
 def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
-    """Checks a sweep and the files that travel with it. Raises ConfigError or SubmissionFailed, and sends nothing."""
+    """Returns a checked sweep and its shipment, and sends nothing. Raises ConfigError or SubmissionFailed."""
     if not address:
         raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])
     check_address(address)

@@ -101,7 +101,7 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
 
 @contextmanager
 def ending_on_signals(line: str) -> Iterator[None]:
-    """Ends the command on Ctrl-C, SIGTERM and SIGHUP with the exit code of each, after this line."""
+    """Ends the command on Ctrl-C, SIGTERM and SIGHUP: prints `line`, and exits with the code of the signal."""
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     try:

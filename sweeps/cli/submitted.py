@@ -25,7 +25,7 @@ Address = Annotated[
     typer.Option("--address", metavar="URL", help="The dashboard of the cluster that it was submitted to."),
 ]
 _READS = ("status", "compare")
-"""Verbs that change nothing: if their answer is lost, nothing else is."""
+"""Verbs that change nothing, so that a lost answer does no harm."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _before_the_folder(jobs: Jobs, state: JobState, words: tuple[str, ...], answ
 
 
 def _from_here(jobs: Jobs, state: JobState, answer: Answer) -> list[str]:
-    """Says how to reach a sweep whose job has ended from this machine, which the answer of the head node cannot say."""
+    """Says how this machine reaches a sweep whose job has ended. The head node that answered does not know this."""
     if not state.has_ended:
         return []
     if answer.closing.get("state") != "RUNNING":

@@ -119,7 +119,7 @@ class HostsStarted(Spec):
     engine: str = ""
     """Engine that computes the losses of trials on the first host; empty if the trainable does not name an engine."""
     settled: Settled | None = None
-    """How passes are computed, by the first host's self-test; None if there was nothing to settle."""
+    """How passes are computed, as the first host's self-test found; None if there was nothing to settle."""
     silent: tuple[Silent, ...] = ()
     """Hosts that may hang."""
 

@@ -110,7 +110,7 @@ def _place(kept: KeptSnapshot) -> tuple[bool, float, float, str]:
 def to_remove(
     kept: Sequence[KeptSnapshot], missing: int, worse_than: Standing | None, takes_parked: bool = False
 ) -> list[KeptSnapshot] | None:
-    """Chooses the snapshots to remove for `missing` more bytes; returns None if all of them are too few. Pure.
+    """Chooses the snapshots to remove for `missing` more bytes; returns None if they cannot make enough room. Pure.
 
     Args:
         kept: all snapshots of the sweep.

@@ -107,7 +107,7 @@ class SweepRecord:
     config: str | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     latest: float | None = None
-    """Time of the latest event, without `DriverLives`, and without `RequestAnswered`, which needs no driver."""
+    """Time of the latest event except `DriverLives` and `RequestAnswered`. An answer may come without a driver."""
     lived_until: float = 0.0
     """Time of the latest `DriverLives`."""
     spent_seconds: float = 0.0

@@ -28,7 +28,7 @@ from trainables.scoring.requests import BASE
 from trainables.specs import EvaluationSpec
 
 MOST_SHOWN = 3
-"""Most rows with a worse answer, and most with a better one, that a terminal shows; `--json` has all."""
+"""Number of rows with worse answers, and of rows with better ones, that a terminal shows; `--json` has all."""
 _MOST_CHARACTERS = 300
 
 

@@ -212,7 +212,10 @@ def _more(compared: Comparison, separation: Separation) -> str:
 
 
 def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) -> str:
-    """Says, after a difference, at which steps two trials were compared; empty if at best steps of one report point."""
+    """Says at which steps a trial is compared with the best one.
+
+    Empty without a comparison, and if both are compared at their best steps, which are at one report point.
+    """
     if compared is None or compared.steps is None:
         return ""
     own, of_best = compared.steps
@@ -233,7 +236,7 @@ def _share(objective: Objective, gain: float, start: float) -> str:
 
 
 def span(compared: Comparison | None, separation: Separation | None) -> str:
-    """Formats, after a difference, the interval of how much better the better one is; empty without an interval."""
+    """Formats the interval of how much better the better one is, to follow a difference; empty without an interval."""
     if compared is None or separation is None or compared.apart is None:
         return ""
     is_turned = compared.difference < 0

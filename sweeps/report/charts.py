@@ -243,7 +243,7 @@ def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatt
 
 
 def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], list[str]]:
-    """Returns field -> text for its axis on its importance at the latest report of enough trials, and explanations."""
+    """Returns field -> importance at the latest report of enough trials, as text for its axis; and lines about it."""
     own = [trial for trial in trials if trial.record.repeats is None]
     counts = [sum(place in trial.reports for trial in own) for place in range(len(page.rungs))]
     place = max((place for place, count in enumerate(counts) if count >= importance.LEAST), default=None)

@@ -45,7 +45,7 @@ def _default(record: SweepRecord, best: TrialRecord, separation: Separation | No
 def answer(
     record: SweepRecord, selection: Selection, separation: Separation | None, may_go_on: bool = False
 ) -> list[str]:
-    """Names and compares the best trial, or says why there is none. A sweep that was cut short `may_go_on`."""
+    """Names and compares the best trial, or says why there is none; `may_go_on` if the sweep was cut short."""
     best = selection.winner
     compared = best_compared.of_best(record, best, separation)
     if best is not None:
@@ -101,7 +101,7 @@ def _score_line(
 
 
 def _score(who: str, value: float | None, answered: int) -> str:
-    """Formats a score, or the number of right answers. A trial is scored at its last step, so its best may lack one."""
+    """Formats a score or the number of right answers. Trials are scored at the last step; the best may lack a score."""
     if value is None:
         return f"{who} not scored"
     return f"{who} {value * answered:.0f}" if answered else f"{who} {value:.4f}"

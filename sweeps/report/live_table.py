@@ -63,7 +63,7 @@ class Lines:
         self._record = SweepRecord()
         self._said = started
         self._stood: list[str] = []
-        """Progress of the trials in the latest line about it."""
+        """The progress of trials that was printed last."""
 
     def __call__(self, event: Event, record: SweepRecord) -> None:
         """See `Display`."""
@@ -217,7 +217,7 @@ def describe(event: Event, record: SweepRecord) -> list[str]:
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""
             return [f"{label(trial.number)} {event.state.value} at step {trial.step}{reason}"]
-        # The handler of a signal itself has said that the sweep ends, and how to end it at once.
+        # The handler of a signal has already said that the sweep ends, and how to end it at once.
         case RequestAnswered() if not (event.is_accepted and event.sender in signal.Signals.__members__):
             refused = "" if event.is_accepted else "refused: "
             return [f"{event.asked} ({event.sender}): {refused}{event.message}"]

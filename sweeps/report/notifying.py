@@ -166,7 +166,7 @@ def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
 
 
 def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
-    """Sends a message to the webhook or the command. Returns why this failed, without the URL; None if it did not."""
+    """Sends a message to the webhook or the command. Returns why this failed, without the URL; None after success."""
     body = json.dumps(told).encode()
     try:
         address = _url(notify)

@@ -103,7 +103,7 @@ class Page:
     state: str
     """`status` in words."""
     made: str
-    """Time at which the page was made, and up to which it tells."""
+    """Time at which the page was made. The page shows the sweep at this time."""
     when: str
     best: str
     """The best trial and its value, or why there is none."""

@@ -107,7 +107,7 @@ def _rendered(template: str, **given: Any) -> str:
 
 
 def output_of(folder: SweepFolder, given: Path | None) -> Path:
-    """Returns `given`, or the file in the sweep's folder for None; raises StorageError if `given` cannot be a page."""
+    """Returns `given`, or the file in the sweep's folder for None. Raises StorageError if `given` cannot be written."""
     if given is None:
         return folder.report
     path = paths.at_home(given).absolute()

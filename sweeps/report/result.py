@@ -75,9 +75,9 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """Returns 128 + signal if interrupted; 0 if there is a best trial and nothing has failed or is lacking; else 1.
+        """Returns 128 + the signal's number after an interruption; 0 if nothing has failed or is lacking; else 1.
 
-        A trial or the sweep may have failed. MLflow and the mirror may lack something.
+        A trial or the sweep may have failed. The sweep may lack a best trial; MLflow and the mirror may lack data.
         """
         if self.stopped_by is not None and not self.is_folder_gone:
             return 128 + self.stopped_by

@@ -156,7 +156,7 @@ class Status:
 
 
 class EventsRead:
-    """A sweep's record and rates from its events. If it is kept, it reads on where it stopped."""
+    """Reads a sweep's events into a record and rates. A reader that is kept reads on where it stopped."""
 
     def __init__(self) -> None:
         self.record = SweepRecord()
@@ -192,7 +192,7 @@ class EventsRead:
         return Rates.between(self._before, Trained.of(self.record.trials.values()), self.record.latest - self._since)
 
     def seconds_left(self, now: float, planned_trials: int | None, at_launch: int | None) -> float | None:
-        """Returns the function `seconds_left`, less the time since the latest event, in which trials trained on."""
+        """Returns the result of the function `seconds_left`, less the time since the latest event."""
         steps = Trained.of(self.record.trials.values()).steps
         left = seconds_left(self.record, self.rates, steps, planned_trials, at_launch)
         return None if left is None else max(0.0, left - (now - (self.record.latest or now)))
@@ -223,7 +223,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
 
     Args:
         now: seconds since the epoch.
-        read_before: the events of earlier calls, continued here. Reading a long log anew takes seconds.
+        read_before: what earlier calls have read; this call reads on. Reading a long log anew takes seconds.
 
     Raises:
         SweepError: the folder holds no sweep, or its event log is damaged.
