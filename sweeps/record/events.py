@@ -298,7 +298,7 @@ class TrialEnded(Spec):
     reason: Told
     by_person_or_budget: bool = False
     may_go_on: bool = False
-    """Whether a budget of time ended the trial. Its snapshots stay, and the next driver with hosts resumes it."""
+    """Whether the trial ended with a sweep whose budget can be raised. Its snapshots stay for the next driver."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """Steps of the trial after its last report."""
 

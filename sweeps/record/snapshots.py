@@ -133,7 +133,7 @@ def to_remove(
 
 
 class Disk:
-    """Keeps one sweep's checkpoints within budget.disk. Several processes of one machine may share it."""
+    """Keeps one sweep's checkpoints within budget.disk, also if several processes of one machine write them."""
 
     def __init__(
         self, folder: SweepFolder, limit: int | None, objective: Objective = LOWEST_LOSS, parks: bool = False

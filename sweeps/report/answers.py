@@ -50,7 +50,7 @@ class Changes:
     first: Answers
     other: Answers
     rows: tuple[int, ...]
-    """Places of the rows that both answered."""
+    """Places of the rows whose answers both have a score."""
     better: tuple[int, ...]
     """Places of the rows on which `first` scores better than `other`."""
     worse: tuple[int, ...]

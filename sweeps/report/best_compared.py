@@ -99,7 +99,7 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
 
 
 def against_default(record: SweepRecord, best: TrialRecord, name: str, separation: Separation | None) -> list[str]:
-    """Compares the best trial with the default configuration, trial 0, in a line; empty if trial 0 is not ranked.
+    """Compares the best trial with the default configuration, trial 0, in a line; empty if that is not possible.
 
     If `against_next` has a line about trial 0, this line says only its value.
 

@@ -54,7 +54,7 @@ class Result:
     are_runs_gone: bool
     """Whether the tracking server no longer has runs whose events it acknowledged."""
     refused: int
-    """Events that the tracking server refuses for good."""
+    """Events that the tracking server has refused; the next driver sends them again."""
     spent: Spent
     is_folder_gone: bool
     """Whether the sweep's folder was deleted, moved or replaced."""
