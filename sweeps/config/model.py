@@ -355,7 +355,7 @@ class SweepConfig(Spec):
     points to try first."""
     objective: Objectives = LOWEST_LOSS
     """One metric with its mode, or a list of several. The first one chooses the best step and stops trials early (see
-    `scheduler.metric`). With several metrics the result is their Pareto front: the trials that no other trial beats in
+    `scheduler.metric`). With several metrics the result is their Pareto set: the trials that no other trial beats in
     one metric while it is as good in the others."""
     budget: Budget = Budget()
     scheduler: Scheduler = Field(default_factory=lambda: components.default("schedulers"))
