@@ -1,7 +1,7 @@
-"""The broker owns the hosts and leases their slots to trials: one actor on the driver's node, as long as the driver is.
+"""The broker owns the hosts and leases their slots to trials. It is an actor on the driver's node, and ends with it.
 
-Each lease has its own id, which is never used again. When a trial asks again, the broker closes its old lease and gives
-it a new one, so that no trial can train in a slot that another one has.
+Each lease has its own id, which is never used again. When a trial asks again, the broker closes the trial's old lease
+and gives it a new one, so that no trial can train in the slot of another trial.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Broker:
         """Ray's ids of the nodes that end soon."""
         self._deaths = HostDeaths(self._fleet.is_gone, self._staying)
         self._evaluation_deaths: dict[str, list[str]] = {}
-        """What was asked -> the nodes of the hosts that died while they evaluated that: the base, or the finalists."""
+        """Method (`evaluate_base`, `evaluate_finalists`) -> Ray's ids of the nodes whose hosts died in it."""
         self._suspects_waiting: dict[str, float] = {}
         self._starting = asyncio.Lock()
         self._tried = -timeouts.HOST_RETRY_SECONDS
         self._ready: Ready | None = None
 
     async def outlook(self) -> str | None:
-        """Says what the start waits for, when the cluster has less than what is asked for."""
+        """Returns, in words, what the start waits for; None if there is room for all hosts now, or can never be."""
         problem = self._fleet.lay_out(await _look())
         return None if problem is not None else self._fleet.outlook()
 
@@ -72,10 +72,10 @@ class Broker:
             return await self._fleet.ask_first(_look, lambda host: host.resolve.remote(values))
 
     async def start(self) -> Ready | NotReady:
-        """Starts the hosts that the cluster has room for, one per GPU or the wanted number on CPUs.
+        """Starts the wanted hosts; returns when those that the cluster has room for now are ready.
 
-        The first of them prepares the data. From then on the hosts follow the nodes of the cluster. Whoever asks again,
-        since the answer was lost on its way, gets it once more, and no second set of hosts is made.
+        The first host prepares the data. Then the hosts follow the nodes of the cluster. A caller that lost the answer
+        asks again and gets the same `Ready`; no second set of hosts is made.
         """
         async with self._starting:
             answer = self._ready or await self._start_all()
@@ -98,7 +98,7 @@ class Broker:
         return Ready(data=prepared.summary, hosts=hosts, held=self._fleet.held, held_seconds=self._fleet.held_seconds())
 
     async def _follow(self) -> None:
-        """Fits the hosts to the nodes every few seconds, as long as the sweep lasts."""
+        """Fits the hosts to the nodes every few seconds, until the broker ends."""
         told = ""
         while True:
             await asyncio.sleep(timeouts.FOLLOW_NODES_SECONDS)
@@ -114,13 +114,16 @@ class Broker:
             await self._tell()
 
     async def want(self, hosts: int | Literal["auto"]) -> None:
-        """From now on there are at most so many hosts. Trials of those that are too many move to the others."""
+        """Sets the number of hosts from now on. Trials of surplus hosts move to the others."""
         self._fleet.asked = hosts
         self._fleet.follow(await _look())
         await self._tell()
 
     async def standing(self) -> tuple[int, int, int, tuple[Silent, ...]]:
-        """How many hosts there are, their slots, how many hold their place, also to load or leave, and who may hang."""
+        """Returns how many hosts stay, their slots, how many hosts hold a place, and the hosts that may hang.
+
+        Hosts that load or leave hold a place too.
+        """
         silent = (host.silent(self._clock()) for host in self._hosts.values())
         return *self._fleet.standing, self._fleet.held, tuple(filter(None, silent))
 
@@ -129,34 +132,34 @@ class Broker:
         self._stopping = True
 
     async def stop_trial(self, trial_key: str) -> None:
-        """From now on `goes_on` is false of this trial: it ends at its next call."""
+        """Makes `goes_on` false for this trial from now on, so that it ends at its next call."""
         self._stopped_trials.add(trial_key)
 
     async def goes_on(self, trial_key: str, node_id: str = "") -> bool:
-        """Whether the trial should go on training in its process on a node; renews its lease."""
+        """Tells whether the trial should go on training in its process on this node; renews its lease."""
         for host in self._hosts.values():
             if trial_key in host.leases:
                 host.leases[trial_key].renewed = self._clock()
         return not self._stopping and trial_key not in self._stopped_trials and node_id not in self._leaving
 
     async def news(self, known: int, wait_seconds: float) -> News:
-        """The lines about hosts lost and started, from number `known` on; waits for the next one when there is none."""
+        """Returns the lines about hosts from number `known` on; if there is none, waits `wait_seconds` for the next."""
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
         return News(self._id, self._news[known:])
 
     async def evaluate_base(self) -> Evaluation | Failure | None:
-        """Evaluates the base without an adapter on the first host; None when the caller is to ask again.
+        """Evaluates the base without an adapter on the first host; None if the caller is to ask again.
 
-        The driver asks before there are trials, so that the host does this first and no trial waits for it later. When
-        the host dies, the caller asks again; when a second one dies, that is the answer.
+        The driver asks before there are trials, so that no trial waits for this evaluation later. The caller asks again
+        when the host dies; after a second death the answer is a Failure.
         """
         answer: Evaluation | Failure | None = await self._evaluated("evaluate_base")
         return answer
 
     async def evaluate_finalists(self, finalists: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
-        """Scores the answers of adapters on the first host, in their order; else as `evaluate_base`.
+        """Scores the answers of adapters on the first host, in their order; None and Failure as in `evaluate_base`.
 
         The driver asks when no trial is left: see `PackLoop.evaluate_finalists`.
         """
@@ -165,7 +168,7 @@ class Broker:
         return answer
 
     async def _evaluated(self, method: str, *arguments: object) -> Any:
-        """What the first host evaluates to; None where there is none any more, a Failure where no other would."""
+        """Returns the first host's answer; None if there is no host or it died, a Failure once two hosts died of it."""
         if not self._hosts:
             return None
         host_id, host = next(iter(self._hosts.items()))
@@ -182,17 +185,20 @@ class Broker:
         return answer
 
     async def latest(self) -> dict[str, StepRecord]:
-        """Trial key -> the last step that it took on its host. Leaves out hosts that do not answer in time."""
+        """Returns trial key -> last step on the trial's host. Leaves out hosts that do not answer in time."""
         answers = await asyncio.gather(*(host.latest(self._clock) for host in self._hosts.values()))
         return {key: step for steps in answers for key, step in steps.items()}
 
     async def slots(self) -> int:
-        """The number of slots of the living hosts; begins to start them when Ray has restarted this actor."""
+        """Returns the slots of the hosts that stay; begins to start hosts if Ray has restarted this actor."""
         self._revive()
         return self._fleet.standing.slots
 
     async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
-        """Leases a free slot of the host that has the most of them; None when no slot becomes free in time."""
+        """Leases a free slot to the trial, and ends its former lease; None if no slot becomes free in time.
+
+        A trial whose hosts died under it again and again is refused: see `HostDeaths.is_guilty`.
+        """
         self._revive()
         await self.release(trial_key)
         self._expire()
@@ -215,7 +221,7 @@ class Broker:
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
     async def release(self, trial_key: str, lease_id: str | None = None) -> None:
-        """Ends the trial's lease, or only the one of `lease_id`. Its slot becomes free once the host has closed it."""
+        """Ends the trial's lease, if `lease_id` is its id or None; frees the slot once the host has closed the lease."""
         held = [(*each, each[1].leases.get(trial_key)) for each in self._hosts.items()]
         for host_id, host, lease in held:  # A lease that is granted meanwhile stays.
             if lease is None or lease_id not in (None, lease.lease_id):
@@ -232,14 +238,14 @@ class Broker:
             await self._tell()
 
     async def reached(self, trial_key: str) -> None:
-        """Forgets the deaths of the trial's hosts: it came to a report point, so it is not what kills them."""
+        """Forgets the deaths of the trial's hosts: a trial that came to a report point does not kill hosts."""
         self._deaths.forget(trial_key)
         for host in self._hosts.values():
             if trial_key in host.leases:
                 self._fleet.proved(host.facts.place)
 
     async def lost(self, host_id: str) -> None:
-        """Removes a host that died, with its leases, and has another made. Does nothing when called again."""
+        """Removes a host that died, with its leases, and has another made. A second call does nothing."""
         gone = self._fleet.lose(host_id)
         if gone is None:
             return
@@ -247,11 +253,11 @@ class Broker:
         await self._tell()
 
     async def not_reached(self, host_id: str) -> None:
-        """Somebody cannot reach the host, which may be the network's fault: it is lost if it is gone for the broker."""
+        """Checks a host that a caller cannot reach; removes the host if the broker cannot reach it either."""
         host, since = self._hosts.get(host_id), self._clock()
         while host is not None and self._hosts.get(host_id) is host:
             try:
-                # A host that is slow to answer is not gone: if it is, Ray says so in time.
+                # A host that is slow to answer is not gone: Ray reports a dead one.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(host.actor.node_id.remote(), timeouts.HOST_ANSWER_SECONDS)
                 return
@@ -262,7 +268,7 @@ class Broker:
             await asyncio.sleep(timeouts.LOST_HOST_AGAIN_SECONDS)
 
     async def _answer(self, host_id: str, ask: Callable[..., Any], *arguments: object) -> Any:
-        """What a host answers to a call that can be repeated. Raises one of PROCESS_LOST once it is lost."""
+        """Returns a host's answer to a call that can be repeated. Raises one of PROCESS_LOST once the host is lost."""
         while True:
             try:
                 return await ask(*arguments)
@@ -286,7 +292,7 @@ class Broker:
         await self._tell()
 
     def _revive(self) -> None:
-        """Begins to start the hosts after Ray restarted this actor: it knows no data then."""
+        """Begins to start the hosts if Ray has restarted this actor: then it has no data."""
         is_busy = self._starting.locked() or self._clock() - self._tried < timeouts.HOST_RETRY_SECONDS
         if is_busy or self._following is not None or self._fleet.is_prepared:
             return
@@ -294,7 +300,7 @@ class Broker:
         begin(self._start_anew(), self._tasks)
 
     def _expire(self) -> None:
-        """Begins to end the leases that were not renewed in time; nobody waits for it, since their host may hang."""
+        """Begins to release the leases that were not renewed in time. Waits for none, since a host may hang."""
         now = self._clock()
         for host in self._hosts.values():
             for trial_key, lease in host.leases.items():
@@ -306,9 +312,10 @@ class Broker:
         }
 
     def _place(self, trial_key: str) -> str | None:
-        """Chooses the host for a trial: an empty one for a suspect. While one waits, the emptiest host is kept for it.
+        """Chooses the host for a trial: an empty host for a suspect, else the host with the most free slots.
 
-        One at a place where none of its hosts has died is better, and a must when all of them died at one place.
+        While a suspect waits, the emptiest host is kept for it. A host at a place where none of the trial's hosts died
+        is better, and a must if all of them died at one place.
         """
         suspect = self._deaths.is_suspect(trial_key)
         if self._deaths.is_guilty(trial_key):
@@ -337,14 +344,14 @@ class Broker:
 
 
 async def _look() -> tuple[Node, ...]:
-    """The nodes that there are now. In another thread: Ray may need seconds to answer."""
+    """Looks at the nodes in another thread: Ray may need seconds to answer."""
     return await asyncio.get_running_loop().run_in_executor(None, look)
 
 
 def create(base: TrialSpec, limits: SlotLimits, options: HostOptions) -> Any:
     """Starts the broker on the driver's own node. Others find it under NAME in the driver's namespace.
 
-    Whether hosts hold GPUs is settled here, once: a broker that Ray restarts may find all GPU nodes gone.
+    Settles once whether hosts hold GPUs: a broker that Ray restarts may find all GPU nodes gone.
     """
     if options.gpus_per_host == "auto":
         options = options.model_copy(update={"gpus_per_host": 1 if gpus(look()) else 0})

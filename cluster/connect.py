@@ -82,9 +82,9 @@ class Cluster:
         self._service: tuple[str, int] | None = None
         """Address of the head service, when the cluster is not this process's own."""
         self.joined: str | None = None
-        """The same as text: `auto` does not tell it."""
+        """Address of a joined cluster's head service as text, also where `auto` has found it."""
         self.patience_seconds = 0.0
-        """How long to wait for Ray once it is lost. 0 for an own cluster, whose daemons nobody starts again."""
+        """Seconds to wait for Ray once it is lost. 0 for an own cluster, whose daemons nobody starts again."""
         self.has_started = False
         self.is_ending = False
         self.is_abandoned = False
@@ -93,7 +93,7 @@ class Cluster:
 
     @contextmanager
     def connected(self, namespace: str) -> Iterator[None]:
-        """Connects to Ray for as long as the block runs; `namespace` holds the names of this sweep's actors.
+        """Connects to Ray while the block runs; `namespace` holds the names of this sweep's actors.
 
         Raises:
             ConnectionFailed: no cluster is at the address.
@@ -118,7 +118,7 @@ class Cluster:
                 hear_again()
 
     def is_lost(self) -> bool:
-        """Whether the head service is gone, or a daemon that this process has started."""
+        """Tells whether the head service is gone, or a daemon that this process has started."""
         if not self.has_started or self.is_ending:
             return self._was_lost
         if self._service is not None:
@@ -128,10 +128,10 @@ class Cluster:
         return any(daemon.poll() is not None for daemon in self._daemons if _name(daemon) in HEADS)
 
     def abandon(self) -> None:
-        """Ends the daemons that this process has started. Other threads that wait for Ray may then wait for ever."""
+        """Kills the daemons that this process has started. Other threads that wait for Ray may then wait for ever."""
         self.is_abandoned = True
-        # Those threads fail one after the other, and each would print a traceback; Tune's own thread would log one when
-        # it saves its state where Ray's folder is gone.
+        # Those threads fail one after the other, and each would print a traceback. Tune's own thread would log one when
+        # it saves its state after Ray's folder is gone.
         threading.excepthook = lambda _what: None
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         self._end_daemons()
@@ -160,7 +160,7 @@ class Cluster:
         self._service, self.patience_seconds = (host.strip("[]"), int(port)), timeouts.LOST_HEAD_SECONDS
 
     def _start(self, namespace: str, folder: Path) -> None:
-        """Starts Ray, at the second try if need be: on a busy machine Ray's own time-outs may be too short."""
+        """Starts Ray, and tries twice: on a busy machine Ray's own time-outs may be too short."""
         for attempt in (1, 2):
             try:
                 self._try_to_start(namespace, folder)
@@ -186,7 +186,7 @@ class Cluster:
 
 @contextmanager
 def connected(address: Literal["local", "auto"] | str, namespace: str) -> Iterator[None]:
-    """Connects to Ray for as long as the block runs; see `Cluster`."""
+    """Connects to Ray while the block runs; see `Cluster`."""
     with Cluster(address).connected(namespace):
         yield
 
@@ -220,7 +220,7 @@ def _shut_down() -> None:
 
 
 def is_there(address: str) -> bool:
-    """Whether something listens at HOST:PORT; True for another form of address. Ray itself would try for minutes."""
+    """Tells whether something listens at HOST:PORT; True for other addresses. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     is_known = port.isdigit() and "://" not in host
     return not is_known or _listens((host.strip("[]"), int(port)), timeouts.JOIN_SECONDS)
@@ -230,7 +230,7 @@ def _listens(service: tuple[str, int], seconds: float) -> bool:
     try:
         with socket.create_connection(service, seconds):
             return True
-    except (OSError, OverflowError):  # the second is that of a port above 65535
+    except (OSError, OverflowError):  # OverflowError: the port is above 65535
         return False
 
 
@@ -243,8 +243,8 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[Non
     """Starts Ray's daemons in sessions of their own, hidden and without the driver's secrets, and lists them.
 
     Job schedulers and `timeout` send SIGTERM to a whole process group, and the daemons must not end before the trials
-    are saved. All processes of Ray's have the environment of these daemons. Ray has no option for any of
-    it (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end with this process: the kernel kills
+    are saved. All of Ray's processes inherit the daemons' environment. Ray has no option for any of this
+    (ray/_private/services.py, 2.60: `start_ray_process`). The daemons still end with this process: the kernel kills
     them when their parent is gone (`set_kill_on_parent_death_linux`).
     """
     popen = services.ConsolePopen
@@ -262,17 +262,17 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[Non
 
 
 def _without_waits() -> AbstractContextManager[None]:
-    """Lets Ray start without two waits that it has no option against (observed with 2.60).
+    """Lets Ray start without two waits that no option of Ray's turns off (observed with 2.60).
 
-    Ray looks whether its own node is there before that can be, and from then on once a second (`get_node` of
-    ray/_private/services.py sleeps inside the C++ part). And an agent of the node's waits for a fixed port as long as
-    another Ray of this machine has it, 3.5 seconds, then does without (ray/dashboard/http_server_agent.py); `ray.init`
-    passes on no other port.
+    Ray looks for its own node too early, and then again only every second (`get_node` of ray/_private/services.py
+    sleeps inside the C++ part). An agent of the node waits 3.5 seconds for a fixed port that another Ray of this
+    machine has, and then works without the port (ray/dashboard/http_server_agent.py). `ray.init` passes on no other
+    port.
     """
     look, start, pause = services.get_node, services.start_raylet, threading.Event()
 
     def get_node(address: str, node_id: str) -> Any:
-        # Whatever fails here, Ray's own look tells.
+        # Ray's own look reports whatever fails here.
         with suppress(Exception):
             head, deadline = GcsClient(address=address), time.monotonic() + timeouts.OWN_NODE_SECONDS
             while time.monotonic() < deadline and all(node.hex() != node_id for node in head.get_all_node_info()):
@@ -286,10 +286,10 @@ def _without_waits() -> AbstractContextManager[None]:
 
 
 def _without_idle_daemons() -> AbstractContextManager[None]:
-    """Lets Ray start without daemons that a sweep's own Ray has no use for, and no option against (Ray 2.60).
+    """Lets Ray start without daemons that a sweep's own Ray does not need; Ray 2.60 has no option for this.
 
-    They are the autoscaler's monitor, the dashboard's server, and the monitor that sends logs to a driver: each is a
-    Python of 60 MB, and together they take 2.4 seconds of a processor.
+    They are the autoscaler's monitor, the dashboard's server, and the monitor that sends logs to a driver. Each is a
+    Python process of 60 MB, and together they take 2.4 seconds of a processor.
     """
     daemons = ("start_monitor", "start_api_server", "start_log_monitor")
     return replaced(ray._private.node.Node, **dict.fromkeys(daemons, lambda *_arguments, **_options: None))
@@ -300,7 +300,7 @@ def _undisturbed() -> Iterator[None]:
     """Keeps Ray from handling SIGTERM itself, and from printing a message for every process that dies.
 
     Ray has an option for neither (ray/_private/worker.py, 2.60: `init` and `connect` set a handler that exits at once;
-    `listen_error_messages` prints even without `log_to_driver`). The sweep itself tells what became of its processes.
+    `listen_error_messages` prints even without `log_to_driver`). The sweep itself reports what became of its processes.
     """
     silent = replaced(ray._private.worker, print_to_stdstream=lambda *_arguments, **_options: None)
     with replaced(ray._private.utils, set_sigterm_handler=lambda _handler: None), silent:
@@ -310,8 +310,8 @@ def _undisturbed() -> Iterator[None]:
 def hear_again() -> None:
     """Puts Python's handler of SIGTERM back.
 
-    Ray's C++ part replaces the handler when it opens its log, without Python's knowledge, and resets it when it closes
-    the log (observed with 2.60). Its own handler calls Python's, and sets an alarm that ends the process after 3
+    Ray's C++ part replaces the handler without Python's knowledge when it opens its log, and resets the handler when it
+    closes the log (observed with 2.60). Ray's handler calls Python's, and sets an alarm that ends the process after 3
     seconds (absl/debugging/failure_signal_handler.cc).
     """
     if threading.current_thread() is threading.main_thread():

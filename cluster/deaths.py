@@ -15,11 +15,11 @@ from cluster.hosts import HostFacts, HostPlace
 from cluster.leases import NotReady
 
 SUSPECT_AFTER = 2
-"""After its hosts died this many times in a row, a trial trains alone, so that the next death has one cause."""
+"""A trial whose hosts died this many times in a row trains alone, so that the next death has one cause."""
 GUILTY_AFTER = 3
-"""After its hosts died this many times in a row, the last time while it trained alone, a trial is refused."""
+"""A trial whose hosts died this many times in a row, the last time while it trained alone, is refused."""
 MOST_START_DEATHS = 3
-"""After so many attempts in a row whose hosts died while they started, on nodes that stay, the start fails."""
+"""The start fails after this many attempts in a row whose hosts died while they started, on nodes that stay."""
 
 
 class Death(NamedTuple):
@@ -31,25 +31,25 @@ class Death(NamedTuple):
 
 
 class HostDeaths:
-    """The deaths in a row of the hosts of each trial. Those that went with their node do not count."""
+    """Counts the deaths in a row of each trial's hosts. Hosts that went with their node do not count."""
 
     def __init__(self, is_gone: Callable[[str], bool], staying: Callable[[], Collection[HostPlace]]) -> None:
-        """None so far.
+        """Starts without deaths.
 
         Args:
-            is_gone: tells whether the node with this id is not there any more, or leaves.
+            is_gone: tells whether the node with this id is gone or leaving.
             staying: returns the places of the hosts that take trials, whether they have a free slot or not.
         """
         self._is_gone, self._staying = is_gone, staying
         self.of_trials: dict[str, list[Death]] = {}
 
     def add(self, facts: HostFacts, trials: Collection[str]) -> None:
-        """A host died while it had these trials."""
+        """Notes that a host died while it had these trials."""
         for trial in trials:
             self.of_trials.setdefault(trial, []).append(Death(facts.place, len(trials) == 1))
 
     def forget(self, trial: str) -> None:
-        """Forgets the deaths of a trial's hosts."""
+        """Forgets the deaths of the trial's hosts."""
         self.of_trials.pop(trial, None)
 
     def number(self, trial: str) -> int:
@@ -61,9 +61,9 @@ class HostDeaths:
         return any(death.place.overlaps(place) for death in self._counted(trial))
 
     def must_leave(self, trial: str) -> bool:
-        """Tells whether the trial goes on at another place only: every death was at one, and there are others.
+        """Tells whether the trial goes on only at another place: all deaths were at one place, and there are others.
 
-        Until then it cannot be told whether the trial or its GPU is to blame.
+        Only another place can show whether the trial or its GPU is to blame.
         """
         deaths = self._counted(trial)
         if len(deaths) < SUSPECT_AFTER or any(not death.place.overlaps(deaths[0].place) for death in deaths):
@@ -71,11 +71,11 @@ class HostDeaths:
         return any(not place.overlaps(deaths[0].place) for place in self._staying())
 
     def is_suspect(self, trial: str) -> bool:
-        """Tells whether the trial is to train alone."""
+        """Tells whether the trial must train alone."""
         return self.number(trial) >= SUSPECT_AFTER and not self.must_leave(trial)
 
     def is_guilty(self, trial: str) -> bool:
-        """Tells whether the trial gets no slot any more."""
+        """Tells whether the trial gets no further slot."""
         deaths = self._counted(trial)
         return len(deaths) >= GUILTY_AFTER and deaths[-1].was_alone and not self.must_leave(trial)
 
@@ -84,23 +84,23 @@ class HostDeaths:
 
 
 class StartDeaths:
-    """The attempts in a row whose hosts died while they started, before the first one was ready.
+    """Counts the attempts in a row whose hosts died while they started, before the first host was ready.
 
-    Hosts that were made before the first of them died are of one attempt: one cause may have ended them all.
+    Hosts that were made before the first of them died belong to one attempt: one cause may have ended them all.
     """
 
     def __init__(self) -> None:
-        """None so far."""
+        """Starts without attempts."""
         self.attempts = 0
-        """All that have failed so far."""
+        """Attempts that have failed so far; `clear` does not reset the number."""
         self._nodes: list[list[str]] = []
-        """The nodes where hosts died, for each attempt in a row: `""` for a node that is not known."""
+        """For each attempt in a row the ids of the nodes where hosts died: `""` for an unknown node."""
         self._last = ""
 
     def add(self, host: Starting, error: RayError) -> None:
-        """One more host."""
+        """Notes a host that died while it started, unless Ray says that its node died."""
         self._last = message(error)
-        # Ray tells of a node's end in these words only (libray, 2.60), or as a preemption.
+        # Ray reports a node's end only in these words (libray, 2.60), or as a preemption.
         if not getattr(error, "preempted", False) and "its node has died" not in str(error):
             if host.attempt == self.attempts or not self._nodes:
                 self.attempts += 1
@@ -108,11 +108,11 @@ class StartDeaths:
             self._nodes[-1].append(host.node_id or "")
 
     def clear(self) -> None:
-        """A host is ready: hosts can start."""
+        """Begins a new row of attempts, because a host is ready."""
         self._nodes.clear()
 
     def problem(self, is_gone: Callable[[str], bool]) -> NotReady | None:
-        """Why no further one is tried, if so; those whose node `is_gone` went with it and do not count."""
+        """Returns why the start fails, if so, and begins a new row. Attempts on nodes that are gone do not count."""
         number = sum(not all(map(is_gone, died_on)) for died_on in self._nodes)
         if number < MOST_START_DEATHS:
             return None
@@ -126,25 +126,25 @@ class StartDeaths:
 
 
 def is_mistake(error: RayError) -> bool:
-    """Whether a host cannot start for a reason that stays: an exception, or packages that cannot be installed."""
+    """Tells whether the reason stays: an exception, or packages that cannot be installed."""
     is_in_init = isinstance(error, ActorDiedError) and error.actor_init_failed
     return is_in_init or isinstance(error, (RayTaskError, RuntimeEnvSetupError))
 
 
 def in_a_line(error: Exception) -> str:
-    """The type of an error, and the first line of its words."""
+    """Returns the type of an error and the first line of its text."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def message(error: RayError) -> str:
-    """Why a host could not be made, for the user."""
+    """Returns, for the user, why a host failed."""
     cause = getattr(error, "cause", None)
     if cause is not None:
         return str(cause)
     lines = [line for line in str(error).splitlines() if line.strip()]
     if isinstance(error, RuntimeEnvSetupError):
         return f"cluster.runtime_env: it cannot be made ready for a host: {lines[-1].strip()}"
-    # Ray says of a process first that it died, then, indented, which one it was, and then why (2.60: ActorDiedError).
+    # Ray's text says that a process died, then, indented, which process, and then why (2.60: ActorDiedError).
     why = [line for line in lines if not line.startswith("\t") and line != ActorDiedError.BASE_ERROR_MSG]
-    words, _, _ = (why or lines)[0].partition(" Some common causes")  # Several lines of guesses follow.
+    words, _, _ = (why or lines)[0].partition(" Some common causes")  # several lines of guesses follow
     return f"a host died while it started: {words}"

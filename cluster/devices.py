@@ -19,12 +19,11 @@ MEMORY_SHARE = 0.85
 
 
 def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
-    """What a host trains on, in the maker's words: "NVIDIA H100 80GB HBM3", or the processor with the host's threads.
+    """Names what a host trains on: "NVIDIA H100 80GB HBM3", or the processor with the host's threads.
 
-    "2x NVIDIA H100 80GB HBM3" for several GPUs; "GPU" for one that nvidia-smi does not tell.
+    "2x NVIDIA H100 80GB HBM3" for several GPUs; "GPU" for a GPU that nvidia-smi does not name.
 
     Args:
-        device: the kind.
         own: index or UUID of each GPU of the host.
         hosts: as in `host_threads`.
     """
@@ -36,7 +35,7 @@ def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
 
 
 def several(count: int, gpu: str) -> str:
-    """The name of so many GPUs of a kind, over which a host spreads its base: "2x H100"; of one its own name."""
+    """Names the GPUs of one kind over which a host spreads its base: "2x H100", or "H100" for one."""
     return gpu if count == 1 else f"{count}x {gpu}"
 
 
@@ -48,38 +47,38 @@ def _gpu_name(gpu: str) -> str:
 
 
 def threads() -> int:
-    """Threads of this machine's processor that this process may use."""
+    """Returns the number of this machine's threads that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def host_threads(hosts: int) -> int:
-    """Threads of each of so many hosts that share this machine's processor: 1 or more."""
+    """Returns the threads of each of the hosts that share this machine's processor: 1 or more."""
     return max(1, threads() // hosts)
 
 
 def use_threads(hosts: int) -> None:
-    """Gives this process the threads of one of so many hosts. Call it before torch is imported.
+    """Gives this process the threads of one of `hosts` hosts. Call it before torch is imported.
 
-    Threads that wait by spinning for long make a step several times slower when another process wants a core; threads
-    that never spin make it a third slower when none does.
+    Threads that spin for long while they wait make a step several times slower when another process wants a core.
+    Threads that never spin make a step a third slower when no other process does.
     """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(host_threads(hosts))
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def number_gpus_by_bus() -> None:
-    """Makes CUDA number GPUs as nvidia-smi does, unless it is told otherwise. Call it before torch is used.
+    """Makes CUDA number GPUs as nvidia-smi does, unless CUDA_DEVICE_ORDER is set. Call it before torch is used.
 
-    By itself it numbers the fastest one first: on unlike GPUs memory and name would be those of another one.
+    By itself CUDA numbers the fastest GPU first: among unlike GPUs, memory and name would be those of another GPU.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 @contextmanager
 def seeing_gpus(count: int) -> Iterator[None]:
-    """In this block the process, and those that it starts, see only so many of its GPUs: bases are spread over all.
+    """Lets this process and its children see only the first `count` GPUs in the block: a base is spread over all.
 
-    torch looks when it first uses a GPU, and not again.
+    torch reads the variable only when it first uses a GPU.
     """
     number_gpus_by_bus()
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -95,16 +94,16 @@ def seeing_gpus(count: int) -> Iterator[None]:
 
 
 def cache() -> Path:
-    """Where this machine keeps bases, tokenised data and rates: $QSWEEP_CACHE, else ~/.cache/qlora-sweeps."""
+    """Returns the folder for bases, tokenised data and rates: $QSWEEP_CACHE, else ~/.cache/qlora-sweeps."""
     return Path(os.environ.get("QSWEEP_CACHE") or Path.home() / ".cache" / "qlora-sweeps")
 
 
 def gpus() -> int:
-    """GPUs of this machine that nvidia-smi lists, at most as many as CUDA_VISIBLE_DEVICES names: so Ray counts them."""
+    """Counts the GPUs that nvidia-smi lists, at most as many as CUDA_VISIBLE_DEVICES names. Ray counts the same way."""
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = _listed()
-    # Beside a GPU's own line there is one for each part that MIG makes of it; Ray counts GPUs.
+    # A GPU's own line is followed by a line for each of its MIG parts; Ray counts GPUs.
     gpu_lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
     number = len(gpu_lines) if listed.returncode == 0 else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -114,7 +113,7 @@ def gpus() -> int:
 
 
 def unseen_gpus() -> str | None:
-    """Why nvidia-smi lists no GPU here, in its own words; None where it works, or is not there."""
+    """Returns why nvidia-smi fails, in its own words; None if it works, is missing, or all GPUs are hidden."""
     if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "NoDevFiles"):
         return None
     listed = _listed()
@@ -127,13 +126,13 @@ def _listed() -> subprocess.CompletedProcess[str]:
 
 
 def visible() -> list[str]:
-    """Index or UUID of each GPU that `gpus` counts."""
+    """Returns the index or UUID of each GPU that `gpus` counts."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(index) for index in range(gpus())] if named is None else named.split(",")[: gpus()]
 
 
 def free_bytes(device: Device, own: Sequence[str] = ("0",)) -> int:
-    """Free memory: of the fullest of these GPUs (index or UUID of each), or of the machine."""
+    """Returns the free bytes of the fullest of these GPUs (index or UUID of each), or of the machine."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
     sizes = [mebibytes(_nvidia_smi("memory.free", gpu)) for gpu in own]
@@ -142,7 +141,7 @@ def free_bytes(device: Device, own: Sequence[str] = ("0",)) -> int:
 
 
 def mebibytes(number: str) -> int | None:
-    """Bytes of a size that nvidia-smi tells in MiB; None where it tells none: `[N/A]`."""
+    """Converts a size in MiB, as nvidia-smi prints it, to bytes; None for `[N/A]`."""
     return int(number) * 2**20 if number.isdigit() else None
 
 
@@ -152,14 +151,13 @@ def _nvidia_smi(field: str, gpu: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name as Linux tells it (/proc/cpuinfo, x86 only), else the architecture."""
+    """Returns the processor's name from /proc/cpuinfo (x86 only), else the architecture."""
     lines = _cpuinfo().splitlines()
     processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return processor or os.uname().machine
 
 
 def _cpuinfo() -> str:
-    """What Linux tells of the processors; empty elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The hosts of a sweep: they are made, given up and replaced as nodes come and go.
+"""Makes, gives up and replaces the hosts of a sweep as nodes come and go.
 
 Ray places each host on a node that has room for it. A host for which there is no room waits with Ray, so that an
 autoscaler sees it.
@@ -26,7 +26,7 @@ from trainables.specs import TrialSpec
 
 Answer = TypeVar("Answer")
 Look = Callable[[], Awaitable[Sequence[nodes.Node]]]
-"""Answers the nodes that there are when it is called."""
+"""Returns the present nodes."""
 
 
 class Fleet:
@@ -40,7 +40,7 @@ class Fleet:
         clock: Callable[[], float],
         tell: Callable[[str], None],
     ) -> None:
-        """No hosts.
+        """Makes a fleet without hosts.
 
         Args:
             limits: of all hosts together.
@@ -51,7 +51,7 @@ class Fleet:
         self._clock, self._tell = clock, tell
         self.asked = options.hosts
         self.hosts: dict[str, Host] = {}
-        """Those that are ready, and those that are leaving."""
+        """Host id -> host that is ready or leaving."""
         self._starting: list[Starting] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._first: Starting | None = None
@@ -64,7 +64,7 @@ class Fleet:
         self._problem: NotReady | None = None
         """Why the latest host that failed could not be made."""
         self._told_problem = ""
-        """Why the latest host could not be made, as it was told."""
+        """The reason that was told last; it is not told twice in a row."""
         self._failures = 0
         """Hosts in a row that could not be made."""
         self._start_deaths = StartDeaths()
@@ -74,19 +74,19 @@ class Fleet:
         """Hosts in a row that died at a place before any trial came to a report point there."""
         self._types = ComputeTypes(options.hardware_before)
         self._refused: set[str] = set()
-        """What was told of hosts' self-tests."""
+        """Lines that were told about hosts' self-tests."""
         self._last_loss = -math.inf
         self._not_before = clock()
         """No host is made before this time."""
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the data is there."""
+        """Tells whether the data is there."""
         return self._data is not None
 
     @property
     def standing(self) -> FleetSize:
-        """The hosts that stay, and their slots."""
+        """Returns the number of hosts that stay, and of their slots."""
         return host_states.standing(self.hosts.values(), self.shares)
 
     @property
@@ -96,20 +96,20 @@ class Fleet:
 
     @property
     def held(self) -> int:
-        """The hosts that hold their place: those that are ready, that leave, and that are placed and load."""
+        """Returns how many hosts hold a place: those that are ready, leave, or are placed and load."""
         return len(self.hosts) + sum(each.node_id is not None and not each.is_given_up for each in self._starting)
 
     @property
     def loading(self) -> set[HostPlace]:
-        """Where hosts load; on which GPU is not known yet."""
+        """Returns the places where hosts load. Their GPUs are not known yet."""
         return {HostPlace(each.node_id, ("",)) for each in self._starting if each.node_id and not each.is_given_up}
 
     def held_seconds(self) -> float:
-        """The seconds that hosts have held their places until now, added up; called, too, when their number changes."""
+        """Returns the seconds that all hosts have held their places. Call it also when the number of hosts changes."""
         return self._host_seconds.note(self.held)
 
     def lay_out(self, seen: Sequence[nodes.Node]) -> NotReady | None:
-        """Decides whether hosts hold GPUs and how many there are, or returns why their number is impossible."""
+        """Decides how many hosts are wanted and how many GPUs each holds; returns why that is impossible, if so."""
         self._nodes = tuple(seen)
         there, asked = nodes.gpus(seen), self._options.gpus_per_host
         self._gpus_per_host = (1 if there else 0) if asked == "auto" else asked
@@ -122,11 +122,11 @@ class Fleet:
         return None
 
     def outlook(self) -> str | None:
-        """Says what the start waits for, when less is free than is wanted; call `lay_out` first."""
+        """Returns, in words, what the start waits for; None if all wanted hosts have room. Call `lay_out` first."""
         return nodes.outlook(self.wanted, self._gpus_per_host, self._nodes) if self._gpus_per_host else None
 
     async def ask_first(self, look: Look, ask: Callable[[Any], Awaitable[Answer]]) -> Answer | NotReady:
-        """Asks the first host, before any host loads. When it dies, another is asked, as far as `StartDeaths` goes."""
+        """Asks the first host, before any host loads. If it dies, asks another, until `StartDeaths` has a problem."""
         while True:
             problem = self.lay_out(await look())
             if problem is not None:
@@ -146,13 +146,13 @@ class Fleet:
                 return problem
 
     async def _after_deaths(self, look: Look) -> NotReady | None:
-        """Waits until another host may be made; why none is, if so."""
+        """Waits until another host may be made; returns why none is to be made, if so."""
         await asyncio.sleep(max(0.0, self._not_before - self._clock()))
         self._nodes = tuple(await look())
         return self._start_deaths.problem(self.is_gone)
 
     def forget_first(self) -> None:
-        """Ends the first host, which has failed: the next attempt makes another."""
+        """Ends the first host, which has failed. The next attempt makes another."""
         if self._first is not None:
             ray.kill(self._first.actor)
             self._starting.remove(self._first)
@@ -160,7 +160,7 @@ class Fleet:
             self.held_seconds()
 
     def prepared(self, prepared: Prepared) -> None:
-        """Keeps the data for all hosts; those that are made from now on compute passes as the first one does."""
+        """Keeps the data for all hosts. Hosts that are made from now on compute passes as the first one does."""
         self._data, self._rows = ray.put(prepared.payload), prepared.summary.shape
         if prepared.settled is not None:
             base = TrialSpec.model_validate_json(self._base)
@@ -198,7 +198,7 @@ class Fleet:
         return None if self.hosts else self._problem
 
     def follow(self, seen: Sequence[nodes.Node]) -> None:
-        """Fits the hosts to the nodes that there are now, and to what is asked for."""
+        """Fits the hosts to the present nodes and to the number that is asked for."""
         self._nodes = tuple(seen)
         alive = {node.node_id for node in seen}
         for host_id, host in list(self.hosts.items()):
@@ -215,14 +215,14 @@ class Fleet:
         self.held_seconds()
 
     def end_if_empty(self, host_id: str) -> None:
-        """Ends a host that is leaving and has no trials any more."""
+        """Ends a host that is leaving and has no trials left."""
         host = self.hosts.get(host_id)
         if host is not None and host.is_leaving and not host.leases:
             del self.hosts[host_id]
             ray.kill(host.actor)
 
     def lose(self, host_id: str) -> Host | None:
-        """Removes a host whose process is gone, and has another made; None when that was known."""
+        """Removes a host whose process is gone, and has another made; None if the host was removed before."""
         gone = self.hosts.pop(host_id, None)
         if gone is None:
             return None
@@ -241,11 +241,11 @@ class Fleet:
         return gone
 
     def proved(self, place: HostPlace) -> None:
-        """A trial came to a report point: hosts do not die at once at this place."""
+        """Forgets the early deaths at a place where a trial came to a report point."""
         self._early_deaths.pop(place, None)
 
     def is_gone(self, node_id: str) -> bool:
-        """Whether a node is not there any more, or is leaving."""
+        """Tells whether a node is gone or leaving; False for an empty id."""
         staying = {node.node_id for node in self._nodes if not node.is_leaving}
         return bool(node_id) and node_id not in staying
 
@@ -257,7 +257,7 @@ class Fleet:
         return nodes.wanted(asked, self._gpus_per_host, self._nodes, held, unplaced)
 
     def _fit(self) -> None:
-        """Makes hosts that are missing, and gives up those that are too many: those that hold the least first."""
+        """Makes missing hosts and gives up surplus ones, those that hold the least first."""
         if not self.is_prepared:
             return
         staying = [host for host in self.hosts.values() if not host.is_leaving]
@@ -282,7 +282,7 @@ class Fleet:
         begin(host.move_out(), self._tasks)
 
     def _made(self) -> Starting:
-        """A host that Ray places as soon as there is room for it."""
+        """Makes a host, which Ray places as soon as there is room for it."""
         machines = [node for node in self._nodes if not node.is_leaving and node.gpus >= self._gpus_per_host]
         update = {
             "hosts_per_machine": max(1, -(-self.wanted // max(1, len(machines)))),
@@ -297,7 +297,7 @@ class Fleet:
         return self._starting[-1]
 
     async def _bring(self, starting: Starting) -> None:
-        """Waits until a host is placed and has loaded, which may take minutes; others get their answers meanwhile."""
+        """Adds a host to `hosts` once it is placed and has loaded, which may take minutes."""
         try:
             starting.node_id = await starting.actor.node_id.remote()
             self.held_seconds()
@@ -323,7 +323,7 @@ class Fleet:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
 
     def _refusals(self, facts: HostFacts) -> list[str]:
-        """What a host's self-test refuses, each once for a node."""
+        """Returns lines about what a host's self-test refuses, each once per node."""
         lines = [] if facts.settled is None else [f"{facts.node}: {line}" for line in facts.settled.refused]
         new = [line for line in lines if line not in self._refused]
         self._refused.update(new)

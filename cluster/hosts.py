@@ -1,7 +1,7 @@
-"""A host: the process that holds the base model and trains adapters on it. There is one per GPU, or one on a CPU.
+"""A host is a process that holds the base model and trains adapters on it, on one or more GPUs or on the CPU.
 
-It returns JSON and bytes, never torch objects: to unpickle those, a light process would have to import torch. Calls
-return within seconds; the loop trains in a thread of its own.
+A host returns plain values and bytes, never torch objects: a light process would have to import torch to unpickle
+those. The loop trains in a thread of its own, so that a host answers while it trains.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from trainables.specs import Spec, TrialSpec
 
 T = TypeVar("T")
 PROCESS_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
-"""What a call raises when the actor's process is gone. When Ray's memory monitor has killed it, that is
-OutOfMemoryError, which is no RayActorError (ray/exceptions.py, 2.60)."""
+"""Errors of a call to an actor whose process is gone, or out of reach (ActorUnavailableError, a RayActorError). Ray's
+memory monitor kills with OutOfMemoryError, which is no RayActorError (ray/exceptions.py, 2.60)."""
 
 
 class SlotLimits(Spec):
@@ -61,12 +61,12 @@ class SlotLimits(Spec):
     at_most: int
     """Upper bound for auto. The broker is given the bound of all hosts together, a host the bound of its own slots."""
     largest: tuple[TrialSpec, ...]
-    """The specs of the space that need the most memory."""
+    """Specs of the search space that need the most memory."""
     hosts_per_machine: int = 1
     """Hosts that share a machine's cores, and on CPUs its memory."""
 
     def of_each(self, hosts: int) -> int:
-        """The most slots that one of so many hosts may have: 5 where `at_most` is 9 and there are two hosts (4 + 5)."""
+        """Returns the most slots that one of the hosts may have: 5 if `at_most` is 9 and `hosts` is 2 (4 + 5)."""
         return max(1, -(-self.at_most // max(1, hosts)))
 
 
@@ -75,14 +75,14 @@ class HostOptions(Spec):
 
     hosts: int | Literal["auto"] = "auto"
     gpus_per_host: int | Literal["auto"] = "auto"
-    """auto: one where the cluster has GPUs when the sweep starts, else none. Several are of one machine."""
+    """auto: one if the cluster has GPUs when the sweep starts, else none. Several GPUs are of one machine."""
     may_grow: bool = False
-    """Whether nodes may join. Else more hosts than GPUs are a mistake."""
+    """Whether nodes may join. If not, more hosts than GPUs are a mistake."""
     env_vars: dict[str, str] = Field(default_factory=dict)
     pip: tuple[str, ...] = ()
-    """Packages that Ray installs for the hosts when the hosts start."""
+    """Packages that Ray installs when the hosts start."""
     hardware_before: str = ""
-    """Hardware on which a resumed sweep was evaluated before, see `Evaluation.hardware`; empty if not known."""
+    """Hardware of a resumed sweep's former evaluations, see `Evaluation.hardware`; empty if not known."""
 
 
 class HostPlace(NamedTuple):
@@ -107,15 +107,15 @@ class HostFacts(Spec):
     device: Device
     slots: int
     estimated_bytes: int | None
-    """Memory that these slots are expected to take: on the fullest GPU where there are several; None if not known."""
+    """Memory that these slots are expected to take, of several GPUs on the fullest; None if not known."""
     device_name: str = ""
     """See `devices.name`."""
     engine: str = ""
-    """What computes the losses of its trials, in words; empty where the trainable does not say."""
+    """The engine that computes the trials' losses, in words; empty if the trainable does not say."""
     settled: Settled | None = None
     """See `Trainable.settle_path`."""
     hardware: str = ""
-    """See `Evaluation.hardware`; empty where the trainable does not say."""
+    """See `Evaluation.hardware`; empty if the trainable does not say."""
     node_id: str = ""
     """Ray's id of its node."""
     gpu_ids: tuple[str, ...] = ()
@@ -123,17 +123,17 @@ class HostFacts(Spec):
 
     @property
     def place(self) -> HostPlace:
-        """Where it computes."""
+        """Returns the GPUs, or the CPU, on which the host computes."""
         return HostPlace(self.node_id, self.gpu_ids)
 
 
 def memory_share(free: int, hosts: int, beside: Sequence[int]) -> int:
-    """What one more CPU host may take of its machine's memory: an equal share, as far as it is free.
+    """Returns the bytes that one more CPU host may take of its machine: an equal share, as far as it is free.
 
     Args:
         free: free bytes of the machine.
-        hosts: how many share it, those that are still to come included.
-        beside: bytes that each of those that are there is expected to take, which are no longer free.
+        hosts: hosts that share the machine, also those that are still to come.
+        beside: bytes that each ready host there is expected to take; they are no longer free.
     """
     return min(free // max(1, hosts - len(beside)), (free + sum(beside)) // hosts)
 
@@ -157,11 +157,11 @@ class Host:
         use_threads(limits.hosts_per_machine)
 
     async def node_id(self) -> str:
-        """Ray's id of the node that it has placed this host on. Until then the call waits."""
+        """Returns Ray's id of this host's node. The call waits until Ray has placed the host."""
         return str(ray.get_runtime_context().get_node_id())
 
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
-        """The modules that each value of adapter.target_modules means; None when the trainable cannot tell.
+        """Returns the modules that each value of adapter.target_modules means; None if the trainable cannot tell.
 
         Raises:
             HostError: the user's mistake.
@@ -169,20 +169,20 @@ class Host:
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._resolve, values)
 
     async def prepare(self) -> Prepared:
-        """Reads and tokenises the data. Raises HostError with the user's mistake."""
+        """Tokenises the data, and settles how passes are computed. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
 
     async def start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:
-        """Loads the base model and starts the training loop.
+        """Loads the base model and starts the training loop. Raises HostError with the user's mistake.
 
         Args:
-            rows: None when there are no rows.
-            beside: the hosts on its node that are ready and stay.
+            rows: None if there are no rows.
+            beside: the hosts on this node that are ready and stay.
         """
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._start, data, rows, beside)
 
     async def open(self, lease: str, spec: str, snapshot: bytes | None) -> Opened | Failure:
-        """Puts a trial into a slot, from a snapshot if there is one."""
+        """See `PackLoop.open`; `spec` is JSON."""
         return await self._answered(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
 
     async def advance(
@@ -219,7 +219,7 @@ class Host:
         return loop.latest(), loop.doing()
 
     async def close(self, lease: str) -> None:
-        """Frees a slot."""
+        """See `PackLoop.close`."""
         await self._answered(self._running().close(lease))
 
     async def move_out(self) -> None:
@@ -230,7 +230,7 @@ class Host:
         try:
             return await asyncio.wrap_future(answer)
         finally:
-            # When the loop broke, the caller must not get its error as an answer: this ends the process.
+            # A caller must not get the error of a broken loop as an answer: this ends the process.
             self._running()
 
     def _resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
@@ -241,7 +241,7 @@ class Host:
         return None if found is None else list(found)
 
     def _own_gpus(self) -> list[str]:
-        """Ray's numbers of this host's GPUs. Raises HostError when the trainable cannot use them."""
+        """Returns Ray's numbers of this host's GPUs. Raises HostError if the trainable cannot use them."""
         # A cluster may count GPUs on a machine that has none, to try out where hosts are placed.
         own = [str(index) for index in ray.get_gpu_ids()] if gpus() else []
         if own and (why := catalogue.blindness(self._trainable)) is not None:
@@ -258,7 +258,7 @@ class Host:
         return prepared.model_copy(update={"settled": settled})
 
     def _settle(self, data: bytes) -> Settled | None:
-        """How this host computes passes from now on; asked once, since a self-test that failed is not kept."""
+        """Settles how this host computes passes. Asks the trainable once, since a failed self-test is not kept."""
         if self._settled is None:
             self._settled = self._trainable.settle_path(self._base, data, cache())
             if self._settled is not None:
@@ -271,7 +271,7 @@ class Host:
         free, at_most = free_bytes(device, own), self._limits.at_most
         if device == "cpu":
             free = memory_share(free, self._limits.hosts_per_machine, [each.estimated_bytes or 0 for each in beside])
-            # Those beside it may hold less than is expected until they train larger adapters.
+            # Hosts beside this one may hold less than is expected until they train larger adapters.
             at_most = min(at_most, max((each.slots for each in beside), default=at_most))
         room = catalogue.Room(device, max(1, len(own)), int(free * MEMORY_SHARE))
         try:
@@ -309,7 +309,7 @@ class Host:
         if self._loop is None:
             raise HostError("the host has not started")
         if self._loop.fatal is not None:
-            # Nothing can train here any more. The broker replaces a host only when its process is gone.
+            # Nothing can train here any more, and the broker replaces a host only when its process is gone.
             os._exit(1)
         return self._loop
 

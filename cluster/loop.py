@@ -1,7 +1,7 @@
-"""The training loop of a host: one thread that trains all slots; trials join and leave between two steps. No Ray.
+"""Trains all slots of a host in one thread; trials join and leave between two steps. No Ray.
 
-A caller names a target step and waits for it. To ask twice for the same target trains once and answers twice, so that a
-caller can repeat a call whose answer was lost. A lease at its target waits for its owner while the others train on.
+A caller names a target step and waits for it. A caller that lost an answer asks again: the loop trains once and answers
+twice. A lease at its target waits for its owner while the others train on.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Result = TypeVar("Result")
 
 
 class Outcome(Spec):
-    """What became of a lease: it reached its target, was saved on the way, or failed. Bytes and plain values only."""
+    """What became of a lease: it reached its target, was saved, or failed. Holds bytes and plain values only."""
 
     step: int
     history: tuple[StepRecord, ...] = ()
     """The steps that the caller does not know yet."""
     evaluation: Evaluation | None = None
-    """None on the way to the target: then there is only a snapshot."""
+    """None if the lease has failed, or was saved without a new evaluation."""
     failure: Failure | None = None
     snapshot: bytes | None = None
     moves: bool = False
-    """The host ends: the trial must release its lease, and goes on from this snapshot on another host."""
+    """Whether the host ends: the trial must release its lease, and goes on from this snapshot on another host."""
     adapter: dict[str, bytes] | None = None
-    """The adapter's files, only when this evaluation is better than the best one that the caller named."""
+    """File -> content; None unless this evaluation is better than the best one that the caller named."""
     peak_memory_bytes: int = 0
 
 
@@ -45,12 +45,12 @@ class Finalist(Spec):
 
     spec: TrialSpec
     adapter: dict[str, bytes]
-    """The adapter's files."""
+    """File -> content."""
 
 
 @dataclass
 class Training:
-    """An open lease: its slot, its target and what its owner has not yet been given."""
+    """An open lease: its slot, its target, and the results that its owner does not have yet."""
 
     slot: int
     spec: TrialSpec
@@ -60,18 +60,18 @@ class Training:
     best: Standing = field(default_factory=Standing)
     objective: Objective = LOWEST_LOSS
     history: list[StepRecord] = field(default_factory=list)
-    """The steps that the owner has not confirmed."""
+    """Steps that the owner has not confirmed."""
     latest: StepRecord | None = None
-    """The last step that it took on this host."""
+    """The last step that the trial took on this host."""
     outcome: Outcome | None = None
     saved: Outcome | None = None
     """The latest snapshot on the way to the target."""
     saved_time: float = 0.0
     rests: bool = False
-    """Its owner saves it to leave: it takes no step until it is asked to advance again."""
+    """Whether the owner saves the lease to leave: the lease takes no step until the next `advance`."""
 
     def is_save_due(self, now: float) -> bool:
-        """Whether snapshot_every has passed since the lease was opened, saved or evaluated."""
+        """Tells whether snapshot_every has passed since the lease was opened, saved or evaluated."""
         every = self.spec.training.snapshot_every
         since = max(
             self.opened.step, *(outcome.step for outcome in (self.outcome, self.saved) if outcome is not None), 0
@@ -82,23 +82,23 @@ class Training:
 
     @property
     def examples(self) -> int:
-        """How many rows one of its steps trains on."""
+        """Returns the number of rows in one step."""
         return self.spec.training.batch_size * self.spec.training.gradient_accumulation_steps
 
     @property
     def is_scored(self) -> bool:
-        """Whether its answers are scored where it stands."""
+        """Tells whether the trial's answers are scored at its present step."""
         return self.spec.is_scored_at(self.step)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has failed, is at its target, rests, or must move: it takes no step until its owner asks."""
+        """Tells whether the lease takes no step now: it has failed, is at its target, rests, or must move."""
         has_failed = self.outcome is not None and self.outcome.failure is not None
         return has_failed or self.rests or self.target <= self.step or (self.saved is not None and self.saved.moves)
 
     @property
     def is_due(self) -> bool:
-        """Whether it is at its target and must be evaluated there."""
+        """Tells whether the lease is at its target and was not evaluated there yet."""
         return self.target == self.step and self.target > 0 and (self.outcome is None or self.outcome.step < self.step)
 
 
@@ -111,16 +111,16 @@ class Command(Generic[Result]):
     what: Work = "change of trials"
 
     def begin(self) -> bool:
-        """Whether it is to be run: a caller that went away has cancelled its future."""
+        """Marks the command as begun; False if its caller went away, and cancelled the future."""
         return self.future.set_running_or_notify_cancel()
 
     def run(self) -> None:
-        """Runs the action, once it has begun; raises only what spoils the whole process, see `is_sticky`."""
+        """Runs the action, after `begin`. Raises only an error that spoils the whole process: see `is_sticky`."""
         try:
             result = self.action()
         except Exception as error:
             if is_sticky(error):
-                raise  # The caller hears it as everybody else does, once the loop is known to be broken.
+                raise  # `PackLoop._run` gives it to this caller too, once the loop is known to be broken.
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
@@ -142,23 +142,23 @@ class PackLoop:
         self._leases: dict[str, Training] = {}
         self._closed: set[str] = set()
         """Leases that are over for good, also those that were never opened: an `open` may wait for its snapshot, and
-        come after the `close` of the same lease."""
+        arrive after the `close` of the same lease."""
         self._commands: list[Command[Any]] = []
         self._changed = threading.Condition()
         self._stopped = False
         self._ends = False
-        """The host ends soon: each lease that is on its way is saved at its next step, and takes no further one."""
+        """Whether the host ends soon: each lease on its way is saved at its next step, and takes no further step."""
         self.fatal: BaseException | None = None
-        """The error that ended the loop: the whole pack is broken then, not one slot."""
+        """The error that ended the loop. It breaks the whole pack, not one slot."""
         self._thread = threading.Thread(target=self._run, name="pack-loop", daemon=True)
         self._thread.start()
 
     # Called by others
 
     def open(self, lease: str, spec: TrialSpec, snapshot: bytes | None) -> Future[Opened | Failure]:
-        """Puts a trial into a slot before the next step. An open lease goes on, and gives the same answer again.
+        """Puts a trial into a slot before the next step. An open lease stays open, and the answer is the same.
 
-        The future raises LeaseOver when the lease was closed before.
+        The future raises LeaseOver if the lease was closed before.
         """
         return self._between_steps(lambda: self._open(lease, spec, snapshot))
 
@@ -171,15 +171,15 @@ class PackLoop:
         wait_seconds: float,
         objective: Objective = LOWEST_LOSS,
     ) -> Outcome | None:
-        """Trains the lease to step `target` and evaluates it there; None when there is no outcome in time.
+        """Trains the lease to step `target` and evaluates it there; None if there is no outcome in time.
 
         Args:
-            best: how good the best evaluation so far is; a better one is handed out with its adapter.
-            known: the last step whose record the caller has; later ones are given again until it names them here.
+            best: standing of the trial's best evaluation so far; a better evaluation comes with its adapter.
+            known: the last step whose record the caller has; the outcome's history begins after this step.
 
         Raises:
             LeaseOver: the lease is not open here.
-            RuntimeError: the loop broke or was stopped. Every other call raises it too.
+            RuntimeError: the loop broke or was stopped. Each method that returns a future raises it too.
         """
         with self._changed:
             self._check()
@@ -199,9 +199,10 @@ class PackLoop:
             return answer.model_copy(update={"history": fresh})
 
     def save(self, lease: str, known: int) -> Future[Outcome]:
-        """Saves the lease before the next step: the history after step `known`, and a snapshot or a failure.
+        """Saves the lease before the next step. The outcome has the history after `known`, and a snapshot or a failure.
 
-        Waits for an evaluation that is running, and returns it too. The lease takes no step until `advance` is called.
+        Waits for a running evaluation, which the outcome has too if the caller does not know it. The lease takes no
+        step until the next `advance`.
         """
         return self._between_steps(lambda: self._save_now(lease, known))
 
@@ -210,32 +211,29 @@ class PackLoop:
         return self._between_steps(self._evaluate_base, "evaluation of the base")
 
     def evaluate_finalists(self, finalists: Sequence[Finalist]) -> Future[list[Evaluation | Failure]]:
-        """Scores the answers of adapters, as many of them together as there are slots.
-
-        Closes all leases before: nothing is to be trained any more.
-        """
+        """Scores the answers of adapters, as many adapters together as there are slots. Closes all leases first."""
         return self._between_steps(lambda: self._evaluate_finalists(finalists), "evaluation of answers")
 
     def latest(self) -> dict[str, StepRecord]:
-        """Lease -> the last step that it took on this host, for those that took one."""
+        """Returns lease -> last step on this host, for the leases that took a step."""
         with self._changed:
             return {name: lease.latest for name, lease in self._leases.items() if lease.latest is not None}
 
     def doing(self) -> Doing | None:
-        """What the loop is at, and for how long; None while it waits."""
+        """Returns the loop's present work and how long it has lasted; None while the loop waits."""
         return self._pace.doing()
 
     def close(self, lease: str) -> Future[None]:
-        """Frees the lease's slot before the next step. A lease that is not open yet is never opened then."""
+        """Frees the lease's slot before the next step. A lease that is not open yet can never be opened afterwards."""
         return self._between_steps(lambda: self._close(lease))
 
     def move_out(self) -> None:
-        """Makes every lease that is on its way hand out a snapshot at its next step, so that its owner can move it."""
+        """Saves every lease on its way at its next step, so that its owner can move the trial."""
         with self._changed:
             self._ends = True
 
     def stop(self) -> None:
-        """Lets the running step end, then ends the thread."""
+        """Ends the thread after the running step."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -253,7 +251,7 @@ class PackLoop:
         if outcome is not None and (outcome.failure is not None or outcome.step >= target):
             return outcome
         saved = training.saved
-        # What moves a trial it must hear even if it knows later steps, from a host that it lost.
+        # A move must reach also a trial that knows later steps, from a host that it lost.
         return saved if saved is not None and (saved.moves or saved.step > known) else None
 
     def _between_steps(self, action: Callable[[], Result], what: Work = "change of trials") -> Future[Result]:
@@ -291,7 +289,7 @@ class PackLoop:
                 command.refuse(error)
 
     def _next(self) -> bool:
-        """Runs the commands, one step of all leases that are on their way, and evaluations. False when stopped."""
+        """Runs the commands, one step of all leases on their way, and the due evaluations. False once stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._commands or self._busy())
             if self._stopped:
@@ -406,7 +404,6 @@ class PackLoop:
                 self._settle(lease, outcome)
 
     def _evaluated(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
-        """What the pack says of slots that are due."""
         scored = {lease.slot for lease in self._leases.values() if lease.is_scored}.intersection(slots)
         # A pack that scores no answers need not take the argument.
         return self._pack.evaluate(slots, scored) if scored else self._pack.evaluate(slots)
@@ -473,10 +470,10 @@ def _failure(error: Exception) -> Failure:
 def _blamed(
     operation: Callable[[Sequence[int]], Mapping[int, Result | Failure]], slots: Sequence[int]
 ) -> Mapping[int, Result | Failure]:
-    """Runs an operation on slots. What it raises on a single slot is that slot's failure.
+    """Runs an operation on slots. An error on a single slot is returned as that slot's failure.
 
-    What it raises on several slots goes on: nobody can tell which one is to blame, so the pack counts as broken. The
-    broker later lets the trials of hosts that died twice train alone.
+    An error on several slots is raised: nobody can tell which slot is to blame, so the pack counts as broken. Later the
+    broker lets each trial train alone whose hosts died twice.
     """
     try:
         return operation(slots)
