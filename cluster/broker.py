@@ -221,7 +221,7 @@ class Broker:
             return Grant(lease, host_id, self._hosts[host_id].actor)
 
     async def release(self, trial_key: str, lease_id: str | None = None) -> None:
-        """Ends the trial's lease, if `lease_id` is its id or None; frees the slot once the host has closed the lease."""
+        """Ends the trial's lease, if `lease_id` is its id or None. The slot is free once the host closed the lease."""
         held = [(*each, each[1].leases.get(trial_key)) for each in self._hosts.items()]
         for host_id, host, lease in held:  # A lease that is granted meanwhile stays.
             if lease is None or lease_id not in (None, lease.lease_id):

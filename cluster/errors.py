@@ -23,7 +23,7 @@ class ServiceFailed(ConnectionFailed):
 
 
 class SubmissionFailed(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
-    """A job cannot be submitted, or the cluster refuses what is asked of it."""
+    """A job cannot be submitted, or the cluster refuses a request."""
 
 
 class NoSuchJob(SubmissionFailed):
@@ -51,22 +51,22 @@ class LeaseOver(ClusterError, LookupError):  # noqa: N818 - reads as what happen
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing."""
+    """Returns the first line of an error's text, or its type if there is no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The error that the others came of; the error itself where it came of none."""
+    """Returns the first error in the chain of causes; the error itself if it has no cause."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error
 
 
 def not_let_in(text: str) -> str | None:
-    """What to tell a person whom a Ray cluster does not let in, because of a token; None for any other text.
+    """Returns a message for a person whom a Ray cluster refuses because of a token; None for any other text.
 
     Args:
-        text: what Ray says (2.60: ray/_private/authentication, and its dashboard).
+        text: Ray's error (2.60: ray/_private/authentication, and the dashboard).
     """
     if text.startswith("Authentication required") or "no authentication token was found" in text:
         return (

@@ -1,8 +1,8 @@
 """Memory and peak speed of common types of GPUs, as their makers state them. Pure.
 
-The peaks are those of dense matrix products, without sparsity, on a card at its usual clock; of a type that comes in
-several forms (H100, A100) those of SXM, where PCIe cards reach about three quarters. Products of 16-bit numbers are
-summed in float32, as torch does, which GeForce cards do at half of the speed that they are sold with.
+The peaks are those of dense matrix products, without sparsity, at the card's usual clock. A type with several forms
+(H100, A100) has the peaks of SXM; PCIe cards reach about three quarters. Products of 16-bit numbers are summed in
+float32, as torch does; GeForce cards do this at half of their advertised speed.
 
 Sources: the data sheets of T4, V100, A10, A10G, L4, L40S, A40, RTX A6000, A100, H100, H200 and HGX B200 (NVIDIA; where
 a sheet states sparse products alone, half of that), the white papers of the architectures GA102, AD102 and RTX
@@ -20,15 +20,15 @@ class Gpu(NamedTuple):
     """A type of GPU."""
 
     memory_gb: tuple[int, ...]
-    """Each size that the type has in GB, the smallest first."""
+    """Memory sizes of the type, the smallest first."""
     tflops: float
     """Peak of products of 16-bit numbers, in 10^12 floating point operations per second."""
     tflops_float32: float
-    """The same in float32, without TensorFloat-32."""
+    """Peak in float32, without TensorFloat-32, in the same unit."""
     has_bfloat16: bool = True
 
     def peak(self, dtype: str) -> float:
-        """Floating point operations per second where `quantization.compute_dtype` is `dtype`.
+        """Returns the floating point operations per second if `quantization.compute_dtype` is `dtype`.
 
         A GPU without bfloat16 computes in float32 under auto.
         """
@@ -55,34 +55,33 @@ GPUS: Mapping[str, Gpu] = {
     "B200": Gpu((180, 192), 2250, 75),
     "MI300X": Gpu((192,), 1307, 163.4),
 }
-"""Type -> what its maker states."""
 NEAR = 0.15
-"""Share by which a memory that is given may be off such a size: what nvidia-smi shows of 80 GB is 85.9 GB or less."""
+"""Largest relative difference between a memory and a size of the type: nvidia-smi shows 80 GB as 85.9 GB or less."""
 _ALSO_NAMED = {"mi300": "mi300x"}
 _WORD = re.compile(r"[\w.]+")
 
 
 def is_named(device: str, asked: str) -> bool:
-    """Whether `asked` is words of the device's name: an A10 is no A100, and "A100 80GB" is an A100-SXM4-80GB.
+    """Tells whether the device's name has all words of `asked`: an A10 is no A100, "A100 80GB" is an A100-SXM4-80GB.
 
-    2.20GHz is one word, so that a processor with 2 threads is none with 64.
+    2.20GHz is one word: "2 threads" does not name a 2.20GHz processor with 64 threads.
     """
     return set(_WORD.findall(asked.lower())) <= set(_WORD.findall(device.lower()))
 
 
 def named(kind: str) -> str | None:
-    """The name of a type of GPU in the table, whatever its capitals, and for a 4090 also without RTX; None without."""
+    """Returns the table's name of a type of GPU, given in any capitals and with or without RTX; None if it has none."""
     asked = kind.strip().lower()
     asked = _ALSO_NAMED.get(asked, asked)
     return next((name for name in GPUS if name.lower() in (asked, f"rtx {asked}")), None)
 
 
 def types(device: str | None, memory_bytes: int | None) -> tuple[str, ...]:
-    """The types that a device may be: the one in its name, as nvidia-smi or `cluster.gpu` tells it, else by its memory.
+    """Returns the types that a device may be: the type in its name, else the types with its memory.
 
     Args:
-        device: None where it has no name.
-        memory_bytes: of one GPU; None where it is unknown.
+        device: name, as nvidia-smi or `cluster.gpu` has it; None if the device has none.
+        memory_bytes: memory of one GPU; None if unknown.
     """
     if device is not None:
         return tuple(sorted((name for name in GPUS if is_named(device, name)), key=len)[-1:])
@@ -92,13 +91,13 @@ def types(device: str | None, memory_bytes: int | None) -> tuple[str, ...]:
 
 
 def memory_gb(kind: str) -> int | None:
-    """The smallest memory of a type of GPU in GB; None for a type that is not in the table."""
+    """Returns the smallest memory of a type of GPU in GB; None for a type that is not in the table."""
     name = named(kind)
     return None if name is None else GPUS[name].memory_gb[0]
 
 
 def contradiction(kind: str, memory_bytes: int) -> str | None:
-    """The memory sizes of a type of GPU, in words, where the given memory is none of them; else None."""
+    """Returns, in words, the memory sizes of a type of GPU if the given memory is none of them, else None."""
     name = named(kind)
     sizes = () if name is None else GPUS[name].memory_gb
     if not sizes or any(abs(memory_bytes - size * 10**9) <= NEAR * size * 10**9 for size in sizes):

@@ -1,4 +1,4 @@
-"""What is known of a sweep's hosts: those that are ready or start, their time, their shares, and their types."""
+"""The state of a sweep's hosts: ready and starting hosts, their time, their shares, and their compute types."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ class Host:
     actor: Any
     facts: HostFacts
     since: float = 0.0
-    """When it was ready, in the fleet's seconds."""
+    """Time at which the host was ready, in seconds of the fleet's clock."""
     leases: dict[str, Lease] = field(default_factory=dict)
     """Trial key -> its lease."""
     is_leaving: bool = False
-    """It takes no further trials, and ends when those that it has have moved."""
+    """Whether the host takes no further trials, and ends once its trials have moved."""
     pulse: Pulse = field(default_factory=Pulse)
 
     def room(self, share: int | None) -> int:
-        """Slots that are free for further trials; for `share` see `shares`, None is all of them."""
+        """Returns the slots that are free for further trials; `share` is the host's in `shares`, None without one."""
         slots = self.facts.slots if share is None else min(self.facts.slots, share)
         return 0 if self.is_leaving else max(0, slots - len(self.leases))
 
     async def latest(self, clock: Callable[[], float]) -> dict[str, StepRecord]:
-        """Trial key -> the last step that the trial took here; empty when the host does not answer in time."""
+        """Returns trial key -> last step of the trial here; empty if the host does not answer in time."""
         asked = clock()
         try:
             steps, doing = await asyncio.wait_for(self.actor.latest.remote(), timeouts.HOST_ANSWER_SECONDS)
         except TimeoutError:
             self.pulse.missed(asked)
             return {}
-        except RayError:  # That it is gone is found elsewhere.
+        except RayError:  # a lost host is found elsewhere
             return {}
         self.pulse.heard(doing)
         return {key: steps[lease.lease_id] for key, lease in self.leases.items() if lease.lease_id in steps}
 
     def silent(self, now: float) -> Silent | None:
-        """What the host is doing, if that takes far too long; `now` is a time of the clock given to `latest`."""
+        """Returns the host's work if it takes far too long; `now` is a time of the clock given to `latest`."""
         doing = self.pulse.overdue(now)
         if doing is None:
             return None
@@ -65,7 +65,7 @@ class Host:
         )
 
     async def move_out(self) -> None:
-        """Has its trials save themselves and move. Trials of a host that is gone go on from their last snapshots."""
+        """Has the host's trials save themselves and move. Trials of a lost host go on from their last snapshots."""
         with suppress(RayError):
             await self.actor.move_out.remote()
 
@@ -80,10 +80,10 @@ class Starting:
     """None until Ray has placed it."""
     is_given_up: bool = False
     attempt: int = 0
-    """How many attempts of the start had failed when it was made; see `StartDeaths`."""
+    """Attempts of the start that had failed when this host was made; see `StartDeaths`."""
 
     def beside(self, hosts: Mapping[str, Host]) -> tuple[HostFacts, ...]:
-        """The hosts that are ready on its node, and stay."""
+        """Returns the ready hosts on the same node that stay."""
         staying = (each.facts for each in hosts.values() if not each.is_leaving)
         return tuple(facts for facts in staying if facts.node_id == self.node_id)
 
@@ -92,12 +92,12 @@ class HostSeconds:
     """Adds up the seconds that hosts hold their places."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """None so far; `clock` tells seconds."""
+        """Starts at zero; `clock` returns seconds."""
         self._clock = clock
         self._held, self._since, self._seconds = 0, clock(), 0.0
 
     def note(self, held: int) -> float:
-        """Notes that so many hosts hold their places from now on; returns the seconds of all hosts until now."""
+        """Notes how many hosts hold a place from now on; returns the seconds of all hosts until now."""
         now = self._clock()
         self._seconds += self._held * (now - self._since)
         self._held, self._since = held, now
@@ -105,7 +105,7 @@ class HostSeconds:
 
 
 def begin(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """Begins work that nobody waits for. `tasks` holds it until it is over: asyncio itself would lose it."""
+    """Begins work that nobody waits for. `tasks` holds the task until it is over: asyncio itself would lose it."""
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
@@ -119,21 +119,21 @@ class FleetSize(NamedTuple):
 
 
 def standing(hosts: Iterable[Host], shares: Mapping[Host, int]) -> FleetSize:
-    """The hosts that stay and the slots that they have with such shares, those of trials beyond them included."""
+    """Counts the hosts that stay, and their slots under these shares, with the slots of trials beyond a share."""
     staying = [host for host in hosts if not host.is_leaving]
     return FleetSize(len(staying), sum(len(host.leases) + host.room(shares.get(host)) for host in staying))
 
 
 def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
-    """How many trials each host may have. A host that is left out may have as many as it has slots.
+    """Returns how many trials each host may have. A host that is left out may have as many as it has slots.
 
     The shares add up to the bound of all hosts: two hosts under at most 9 have 4 and 5, but each host has 1 at least.
-    Hosts that have no room for an equal share leave the rest of their share to the others. A host that was made before
-    others joined has slots for more trials than its share is now. It keeps its trials until they end or park.
+    Hosts without room for an equal share leave the rest to the others. A host that was made before others joined may
+    have more trials than its share; it keeps them until they end or park.
     """
     if limits.slots != "auto":
         return {}
-    # Those that train the most come last: they keep what does not divide.
+    # Hosts with the most slots and trials come last: they get the remainder.
     left, staying = limits.at_most, [host for host in hosts if not host.is_leaving]
     found = {}
     for number, host in enumerate(sorted(staying, key=lambda host: (host.facts.slots, len(host.leases)))):
@@ -143,21 +143,21 @@ def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
 
 
 def said(hosts: int, slots: int) -> str:
-    """The numbers in words."""
+    """Writes the numbers in words."""
     return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
 
 
 class ComputeTypes:
-    """The types that the hosts of a sweep compute in. Losses of two types do not compare, on whatever device."""
+    """The types that the hosts of a sweep compute in. Losses of two types do not compare, on any device."""
 
     def __init__(self, before: str) -> None:
-        """No host so far; for `before` see `HostOptions.hardware_before`."""
+        """Starts without hosts; for `before` see `HostOptions.hardware_before`."""
         self._before = before
         self._seen: dict[str, str] = {}
-        """Type -> the first host of it, in words."""
+        """Type -> its first host, in words."""
 
     def add(self, facts: HostFacts) -> list[str]:
-        """One more host is ready: what is to be said of its type, each thing once."""
+        """Adds a ready host; returns warnings about its type, each once."""
         own, before, others = _type(facts.hardware), _type(self._before), list(self._seen.values())
         if not own or own in self._seen:
             return []

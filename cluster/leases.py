@@ -1,4 +1,4 @@
-"""What the broker answers: its hosts are ready or not, and a trial gets a lease on a slot or is refused."""
+"""The broker's answers: its hosts are ready or not, and a trial gets a lease on a slot or is refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Ready(Spec):
     data: Summary
     hosts: tuple[HostFacts, ...]
     held: int = 0
-    """Hosts that hold their place, also those that still load."""
+    """Hosts that hold a place, also those that still load."""
     held_seconds: float = 0.0
-    """For how long hosts have held their places so far, added up; no host holds one while it waits for a free GPU."""
+    """Seconds that all hosts have held their places so far. A host that waits for a free GPU holds no place."""
 
     @property
     def slots(self) -> int:
-        """The number of slots of all hosts."""
+        """Returns the number of slots of all hosts."""
         return sum(host.slots for host in self.hosts)
 
 
@@ -32,14 +32,14 @@ class NotReady(Spec):
 
     message: Words
     is_mistake: bool = True
-    """Whether it stays until the user mends it; else another try may do."""
+    """Whether the reason stays until the user mends it. If not, another try may succeed."""
 
 
 class News(NamedTuple):
-    """What a broker has to tell of its hosts."""
+    """Lines about a broker's hosts."""
 
     broker: str
-    """Its id: Ray makes a broker anew that died, and then another id is told."""
+    """The broker's id. It changes when Ray makes a dead broker anew."""
     lines: list[str]
 
 

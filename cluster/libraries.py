@@ -1,4 +1,4 @@
-"""Changes in other libraries what they have no setting for, and silences them. Imports neither Ray nor torch."""
+"""Changes other libraries where they have no setting, and silences them. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """While the block runs, these attributes of a module or a class have these values."""
+    """Gives attributes of a module or a class other values while the block runs."""
     before = {name: getattr(owner, name) for name in attributes}
     for name, value in attributes.items():
         setattr(owner, name, value)
@@ -30,7 +30,7 @@ def silence() -> None:
     # The bar of a GGUF file's tensors is tqdm's own (transformers/modeling_gguf_pytorch_utils.py, 5.20).
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # On CPUs with AVX512-BF16 it advises a kernel for inference alone (bitsandbytes/backends/cpu/ops.py, 0.50).
+    # On CPUs with AVX512-BF16 bitsandbytes advises a kernel for inference alone (its backends/cpu/ops.py, 0.50).
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    # What they will rename is for those who call them: tests fail on it where the call is ours.
+    # Warnings of future changes are for a library's callers. Tests fail on a warning of our own call.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")

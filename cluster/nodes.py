@@ -12,7 +12,7 @@ from ray._private import state
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is there."""
+    """A node that is alive."""
 
     node_id: str
     gpus: float
@@ -20,13 +20,13 @@ class Node:
     free_gpus: float
     """GPUs that nobody holds."""
     is_leaving: bool = False
-    """Ray drains it: it ends soon, because it was idle or is taken away."""
+    """Whether Ray drains the node: it ends soon, because it was idle or is taken away."""
     memory: float = 0.0
-    """Bytes that Ray counts on it, and gives to whoever asks for memory."""
+    """Bytes of memory that Ray counts on the node, and gives to tasks that ask for memory."""
 
 
 def look() -> tuple[Node, ...]:
-    """The nodes that are alive. Ray may need seconds to notice that a node is not."""
+    """Returns the nodes that are alive. Ray may need seconds to notice that a node died."""
     leaving = state.state.get_draining_nodes()
     free = state.available_resources_per_node()
     found = []
@@ -34,7 +34,7 @@ def look() -> tuple[Node, ...]:
         if node["Alive"]:
             node_id, counted = str(node["NodeID"]), node["Resources"]
             gpus = float(counted.get("GPU", 0.0))
-            # A node that has just joined has not told yet what is free.
+            # A node that has just joined has not reported its free GPUs yet.
             free_gpus = float(free[node_id].get("GPU", 0.0)) if node_id in free else gpus
             memory = float(counted.get("memory", 0.0))
             found.append(Node(node_id, gpus, free_gpus, node_id in leaving, memory))
@@ -42,17 +42,17 @@ def look() -> tuple[Node, ...]:
 
 
 def staying() -> dict[str, Node]:
-    """The nodes that are alive and do not end soon, by Ray's ids."""
+    """Returns Ray's id -> node, for the nodes that are alive and do not end soon."""
     return {node.node_id: node for node in look() if not node.is_leaving}
 
 
 def gpus(nodes: Sequence[Node]) -> int:
-    """Whole GPUs of the nodes that stay."""
+    """Counts the whole GPUs of the nodes that stay."""
     return sum(int(node.gpus) for node in nodes if not node.is_leaving)
 
 
 def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
-    """Why `number` hosts of `each` GPUs can never run on the nodes that stay, and the way out; None where they can."""
+    """Returns why `number` hosts of `each` GPUs can never run on these nodes, and the way out; None if they can."""
     there = gpus(nodes)
     room = sum(int(node.gpus) // each for node in nodes if not node.is_leaving)
     if number <= room:
@@ -70,7 +70,7 @@ def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
 
 
 def outlook(number: int, each: int, nodes: Sequence[Node]) -> str | None:
-    """What the start of `number` hosts of `each` GPUs waits for; None where there is room for all of them."""
+    """Returns what the start of `number` hosts of `each` GPUs waits for; None if there is room for all of them."""
     staying = [node for node in nodes if not node.is_leaving]
     free = sum(int(node.free_gpus) // each for node in staying)
     if number <= free:
@@ -96,17 +96,16 @@ def outlook(number: int, each: int, nodes: Sequence[Node]) -> str | None:
 def wanted(
     asked: int | Literal["auto"], each: int, nodes: Sequence[Node], held: Mapping[str, int], unplaced: int = 0
 ) -> int:
-    """How many hosts there should be on nodes that stay.
+    """Returns how many hosts there should be on nodes that stay.
 
-    A number is asked of Ray whole, so that an autoscaler brings the nodes that it lacks. With auto, only GPUs that are
-    there and that nobody holds are taken, and at least one is asked for.
+    A number is asked of Ray as a whole, so that an autoscaler brings the missing nodes. With auto, hosts take only GPUs
+    that nobody else holds, and at least one host is asked for.
 
     Args:
         asked: `cluster.hosts`.
         each: GPUs that each host holds, of one node.
-        nodes: what `look` has seen.
-        held: node id -> hosts that are there.
-        unplaced: hosts that are being made, of which it is not known whether they hold a GPU already.
+        held: node id -> hosts on the node.
+        unplaced: hosts that are being made and may hold a GPU already.
     """
     if asked != "auto":
         return asked
@@ -118,5 +117,5 @@ def wanted(
 
 
 def _free(node: Node, held: int, each: int) -> int:
-    """Hosts that can start on a node now. What Ray says is free lags behind what was just given out."""
+    """Counts the hosts that can start on a node now. Ray's count of free GPUs lags behind."""
     return max(0, min(int(node.free_gpus) // each, int(node.gpus) // each - held))

@@ -1,7 +1,7 @@
-"""Opens an object store, and says in words why one refuses or does not answer. No credential and no token is shown.
+"""Opens an object store, and says why a store refuses or does not answer, without credentials and tokens.
 
-Credentials come from the environment and the machine's role, as obstore 0.12 reads them. What a store answers may hold
-them: S3 sends an expired session token and the key's id back. So of an answer only its status and its code are shown.
+Credentials come from the environment and the machine's role, as obstore 0.12 reads them. A store's answer may hold
+credentials: S3 sends back an expired session token and the key's id. So only status and code of an answer are shown.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _CREDENTIALS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run where a service account gives them",
 }
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired")
-"""Codes of S3 and of AWS's token service for temporary credentials that do not hold any more."""
+"""Codes of S3 and of AWS's token service for temporary credentials that have expired."""
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _ANSWER = re.compile(r"(status code: \d{3}[A-Za-z' -]*).*")
 
 
 def opened(uri: str, seconds: float = timeouts.STORE_REQUEST_SECONDS, retries: int = 1) -> Any:
-    """The objects below a URI, as an obstore store. Asks nothing yet.
+    """Opens the objects below a URI as an obstore store. Sends no request yet.
 
     Args:
         uri: such as s3://BUCKET/PREFIX.
-        seconds: how long one request may take.
-        retries: how often a request is tried again in here; whoever needs it longer asks again himself.
+        seconds: limit of one request.
+        retries: how often obstore repeats a request; a caller with more patience asks again.
 
     Raises:
-        obstore.exceptions.BaseError: the environment says something that cannot be.
+        obstore.exceptions.BaseError: the environment holds an impossible value.
     """
     from obstore.store import from_url
 
@@ -40,7 +40,7 @@ def opened(uri: str, seconds: float = timeouts.STORE_REQUEST_SECONDS, retries: i
     client: Any = {
         "timeout": timedelta(seconds=seconds),
         "connect_timeout": timedelta(seconds=timeouts.STORE_CONNECT_SECONDS),
-        # Whoever names a server without TLS means it: one in the own network, or a test's.
+        # Whoever names a server without TLS means it: a server in the own network, or a test's.
         "allow_http": endpoint.startswith("http://"),
     }
     again: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeouts.STORE_REQUEST_SECONDS)}
@@ -48,7 +48,7 @@ def opened(uri: str, seconds: float = timeouts.STORE_REQUEST_SECONDS, retries: i
 
 
 def reason(error: Exception, uri: str) -> str:
-    """Why the store refuses or does not answer, in words. A password in an address of it is still there."""
+    """Returns why the store refuses or does not answer. A password in the text's addresses is not removed."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     text = str(error)
@@ -71,5 +71,5 @@ def reason(error: Exception, uri: str) -> str:
 
 
 def is_bucket_missing(error: Exception) -> bool:
-    """Whether a store says that it has no such bucket."""
+    """Tells whether a store says that it has no such bucket."""
     return "NoSuchBucket" in str(error) or "specified bucket does not exist" in str(error)

@@ -1,4 +1,4 @@
-"""How long the parts of a host's work take, and whether the present part takes far too long. No Ray."""
+"""Times the parts of a host's work, and tells whether the present part takes far too long. No Ray."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cluster import timeouts
 from trainables.specs import Spec
 
 Work = Literal["step", "evaluation", "evaluation of answers", "evaluation of the base", "change of trials"]
-"""Kinds of work. The base's evaluation may be read from the disk, which says nothing of how long another takes; that of
-the loss says nothing of how long answers take."""
+"""Kinds of work, timed apart: the base's evaluation may be read from the disk, and the time for a loss tells nothing of
+the time for answers."""
 TIMES = 20
-"""So many times the slowest part so far may one last: other load, or longer rows, make some slower than others."""
+"""A part may last this many times the slowest part so far: other load or longer rows make some parts slower."""
 
 
 class Doing(Spec):
-    """What a host is doing."""
+    """The present work of a host."""
 
     what: Work | Literal["answer"]
     seconds: float
-    """For how long."""
+    """Time since the work began."""
     usual: float | None
-    """What the slowest so far would have taken for as much work; None for the first of its kind."""
+    """Seconds that the slowest part so far would have taken for as much work; None for the first of its kind."""
     patience: float
-    """From so many seconds on it takes far too long."""
+    """Seconds after which the work takes far too long."""
 
 
 class Silent(Spec):
@@ -41,22 +41,22 @@ class Silent(Spec):
     usual: float | None
     """See `Doing`."""
     since: float
-    """When the host began this work, in seconds since the epoch."""
+    """Time at which the host began this work, in seconds since the epoch."""
 
 
 class Pace:
-    """Times what one thread does; any other may ask."""
+    """Times the work of one thread; any thread may ask."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Nothing done; `clock` tells seconds."""
+        """Starts without work; `clock` returns seconds."""
         self._clock = clock
         self._now: tuple[Work, int, float] | None = None
         self._slowest: dict[Work, tuple[float, float]] = {}
-        """Kind -> the most seconds that a part has taken, and the most seconds for each unit of its size."""
+        """Kind -> most seconds of a part, and most seconds per unit of a part's size."""
 
     @contextmanager
     def does(self, what: Work, size: int = 1) -> Iterator[None]:
-        """Times the block; `size` says how much work it is beside others of its kind."""
+        """Times the block; `size` is its amount of work, in any unit that is the same within a kind."""
         began = self._clock()
         self._now = what, size, began
         try:
@@ -68,7 +68,7 @@ class Pace:
         self._slowest[what] = max(most, took), max(most_each, took / size)
 
     def doing(self) -> Doing | None:
-        """What the host is doing; None between two blocks."""
+        """Returns what the host is doing; None between two blocks."""
         now = self._now
         if now is None:
             return None
@@ -82,24 +82,24 @@ class Pace:
 
 @dataclass
 class Pulse:
-    """What is heard of a host, by who asks it every few seconds."""
+    """The answers of a host to a caller that asks every few seconds."""
 
     doing: Doing | None = None
-    """As it has answered last."""
+    """The latest answer."""
     unanswered: float | None = None
-    """When the first question was asked of those in a row that it has not answered."""
+    """Time of the first unanswered question since the latest answer."""
 
     def heard(self, doing: Doing | None) -> None:
-        """It has answered."""
+        """Notes an answer."""
         self.doing, self.unanswered = doing, None
 
     def missed(self, asked: float) -> None:
-        """It has not answered in time what it was asked at `asked`."""
+        """Notes that the question of time `asked` was not answered in time."""
         if self.unanswered is None:
             self.unanswered = asked
 
     def overdue(self, now: float) -> Doing | None:
-        """What takes far too long, if something does; `now` is of the clock of `missed`."""
+        """Returns the work or the answer that takes far too long, if so; `now` is a time of the clock of `missed`."""
         if self.doing is not None and self.doing.seconds > self.doing.patience:
             return self.doing
         if self.unanswered is None:

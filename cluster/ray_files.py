@@ -1,4 +1,4 @@
-"""The files that Ray makes on this machine: removes its folder with the cluster, and keeps its token private."""
+"""Keeps Ray's files on this machine in order: removes Ray's folder with the cluster, and keeps its token private."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from cluster.errors import NotStarted
 from cluster.libraries import replaced
 
 LONGEST_PATH = 43
-"""The most characters of the path of Ray's folder: its sockets add up to 64, and Unix allows 107 in all."""
+"""Most characters in the path of Ray's folder: Ray's sockets add up to 64, and Unix allows 107 in all."""
 WAY_OUT = "make room there, or name another place with TMPDIR"
 _open: list[Path] = []
-"""The folders of blocks that have not ended."""
+"""Folders of blocks that have not ended."""
 
 
 @contextmanager
@@ -34,11 +34,11 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     A process that is killed leaves its folder behind; the next call for the same purpose removes it.
 
     Args:
-        purpose: part of its name, "qsweep-PURPOSE-...".
-        longest_path: the most characters that its path may have; the folder lies in /tmp where TMPDIR makes it longer.
+        purpose: part of the folder's name, "qsweep-PURPOSE-...".
+        longest_path: most characters in the folder's path; it lies in /tmp if TMPDIR makes the path longer.
 
-    Raises:
-        NotStarted: it cannot be made.
+        Raises:
+            NotStarted: the folder cannot be made.
     """
     prefix = f"qsweep-{purpose}-"
     try:
@@ -52,8 +52,8 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     lock = os.open(folder, os.O_RDONLY)
     _open.append(folder)
     try:
-        # The folder itself is locked. filelock would need a file in it, and takes a running process of an earlier
-        # version, which has no such file, for one that has ended.
+        # The folder itself is locked. filelock would need a file in it, and would take a running process of an earlier
+        # version, which has no such file, for an ended one.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
@@ -63,14 +63,14 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
 
 
 def remove_all() -> None:
-    """Removes every temporary folder of this process, which is about to end in the midst of its blocks."""
+    """Removes every temporary folder of this process, which is about to end inside its blocks."""
     for folder in list(_open):
         _remove(folder)
 
 
 @contextmanager
 def ray_folder() -> Iterator[Path]:
-    """Makes the folder for a Ray of this process's own: its logs, its sockets, and objects that memory does not hold.
+    """Makes the folder for a Ray of this process's own: logs, sockets, and objects that memory does not hold.
 
     $QSWEEP_RAY_DIR names a folder that stays, so that one can read Ray's logs.
     """
@@ -88,14 +88,14 @@ def ray_folder() -> Iterator[Path]:
 
 @contextmanager
 def private_token() -> Iterator[None]:
-    """Makes Ray write its token so that only its owner can read it, and once, while the block runs.
+    """Makes Ray write its token once, and readable only for its owner, while the block runs.
 
-    Ray itself lets everyone read it, and writes it in place: of two drivers that start at once on a new machine, one
-    would go on with a token that its own daemons do not have
+    Ray itself lets everyone read the token, and writes it in place: of two drivers that start at once on a new machine,
+    one would go on with a token that its own daemons do not have
     (ray/_private/authentication/authentication_token_setup.py, 2.60).
     """
     with suppress(OSError):
-        # Ray does not write a token again that is there already.
+        # Ray does not write an existing token again.
         tokens._get_default_token_path().chmod(0o600)
     generate = tokens.generate_and_save_token
 
@@ -120,7 +120,7 @@ def _put_first(draft: Path, path: Path) -> None:
     try:
         path.hardlink_to(draft)
     except OSError:
-        # The other's, unless Ray takes it for none; or the file system has no hard links.
+        # Another process's token stays, unless it is empty. Or the file system has no hard links.
         if not path.exists() or not path.read_bytes().strip():
             draft.replace(path)
 

@@ -1,4 +1,4 @@
-"""Several sweeps side by side."""
+"""Compares several sweeps."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """Sweeps side by side, as they were when they were compared; `print` shows `lines`."""
+    """Several sweeps side by side, as they were at the time of `compare`; `print` shows `lines`."""
 
     names: tuple[str, ...]
-    """Of the sweeps, in the order that they were given; those of their folders where names are equal."""
+    """Names of the sweeps in the given order, or of their folders if two sweeps have one name."""
     trials: tuple[Trial, ...]
-    """The trial of each that is compared."""
+    """The compared trial of each sweep."""
     metric: str
-    """What the trials are compared by."""
+    """The metric by which the trials are compared."""
     settings: Mapping[str, tuple[Any, ...]]
-    """Key of the sweep file -> its value in each sweep, where these differ; data and model count by their content."""
+    """Key of the sweep file -> its value in each sweep, if these differ. Data and models are compared by content."""
     differences: tuple[Mapping[str, Any], ...]
-    """Of each other trial: `difference`, how much better the first one is, in the metric's unit (None: not comparable);
-    the ends of its interval `low` and `high`, `confidence` and `rows`; `apart`; `unknown`, why there is none."""
+    """For each other trial: `difference`, how much better the first trial is, in the metric's unit (None: not comparable);
+    the ends of its interval `low` and `high`, `confidence` and `rows`; `apart`; `unknown`, why there is no
+    difference."""
     spent: tuple[Mapping[str, Any], ...]
-    """What each sweep took: steps, examples, tokens, seconds, gpu_hours."""
+    """The cost of each sweep: steps, examples, tokens, seconds, gpu_hours."""
     lines: tuple[str, ...]
-    """The same in words."""
+    """The comparison in words."""
     _sweeps: SweepsCompared = field(repr=False)
 
     def report(self, output: str | Path | None = None, *, price: float | None = None) -> Path:
-        """Writes them as one HTML page; the file.
+        """Writes the comparison as one HTML page; returns the file.
 
         Args:
             output: the file; `lora-qlora.html` beside the first sweep's folder if left out.
-            price: what a GPU-hour costs; the page tells the sum of each sweep.
+            price: cost of a GPU-hour; the page shows each sweep's sum.
 
         Raises:
-            SweepError: the file cannot be written, or the price is none.
+            SweepError: the file cannot be written, or the price is no price.
         """
         from sweeps.report import page_file
 
@@ -57,14 +58,14 @@ class Compared:
 
 @with_keywords
 def compare(*sweeps: Sweep | str | Path, storage: str | Path = "results") -> Compared:
-    """Several sweeps side by side: what differs in their files, the best trial of each, and what each took.
+    """Compares several sweeps: the differences of their files, the best trial of each sweep, and its cost.
 
     Args:
-        sweeps: two or more, each a Sweep, or what `load` takes, or SWEEP:t03 for that trial in place of the best one.
+        sweeps: two or more, each a Sweep, or a word for `load`, or SWEEP:t03 for a trial other than the best one.
         storage: as in `load`.
 
-    Raises:
-        SweepError: one is not there, has no report yet, or is named more than once.
+        Raises:
+            SweepError: a sweep is not there, has no report yet, or is named more than once.
     """
     from sweeps.steering.naming import named, several
 

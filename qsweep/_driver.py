@@ -1,4 +1,4 @@
-"""Starts the driver of a sweep as a process of its own, and shows what it does until it ends."""
+"""Starts the driver of a sweep as a process of its own, and shows its progress until it ends."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 Process = subprocess.Popen[bytes]
 TURN_SECONDS = 0.5
-"""Pause between two looks at a sweep that is followed."""
+"""Pause between two looks at a followed sweep."""
 MOST_ROWS = 40
-"""Rows of the live table: the best trials."""
+"""Most rows of the live table, the best trials first."""
 _COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE")
-"""Variables by which Jupyter asks programs for colours, and for a table that is drawn again and again."""
+"""Variables by which Jupyter asks programs for colours, and for a table that is redrawn."""
 
 
 def log_of(folder: SweepFolder) -> Path:
-    """The file to which a driver that was started from Python prints."""
+    """Returns the file to which a driver that was started from Python prints."""
     return folder.path / "driver.log"
 
 
 def log_size(folder: SweepFolder) -> int:
-    """Bytes of the log."""
+    """Returns the bytes of the driver's log."""
     log = log_of(folder)
     return log.stat().st_size if log.exists() else 0
 
 
 def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> Process:
-    """Starts `qsweep resume FOLDER WORDS` in a session of its own: what ends or interrupts this process leaves it.
+    """Starts `qsweep resume FOLDER WORDS` in its own session: an end or an interrupt of this process does not reach it.
 
     Args:
-        folder: of the sweep, which may not have begun.
+        folder: folder of the sweep, which need not have begun.
         words: options of the command.
-        tracking_uri: with its password, which the folder does not have; None where there is none.
+        tracking_uri: the URI with its password, which the folder does not have; None if it has no password.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
@@ -53,14 +53,14 @@ def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> Pr
 
 
 def _import_path() -> list[str]:
-    """Where the driver finds the user's own modules. The current folder is last: its cluster.py shadows nothing."""
+    """Returns where the driver finds the user's modules. The current folder is last: its cluster.py shadows nothing."""
     here, product = str(Path.cwd()), str(Path(__file__).parents[1])
     places = dict.fromkeys(str(Path(entry).absolute()) for entry in sys.path)
     return sorted([*places, *([] if here in places else [here])], key=lambda place: place == here and here != product)
 
 
 def is_over(folder: SweepFolder, process: Process | None) -> bool:
-    """Whether the driver has ended, the one that this process has started or another."""
+    """Tells whether the driver has ended, whichever process started it."""
     from sweeps.record.folder import is_driven
 
     return (process is None or process.poll() is not None) and not is_driven(folder)
@@ -76,14 +76,10 @@ def wait_until_it_drives(folder: SweepFolder, process: Process) -> None:
 
 
 def follow(folder: SweepFolder, process: Process | None, begin: int) -> None:
-    """Shows what the driver does until it ends: in a notebook a live table, elsewhere what it prints.
-
-    Args:
-        begin: what its log holds up to this byte is not shown.
-    """
+    """Shows the driver's progress until it ends: in a notebook a live table, elsewhere its log from byte `begin` on."""
     show, pause = _live_table(folder) if has_displays() else _lines(log_of(folder), begin), threading.Event()
     while True:
-        has_ended = is_over(folder, process)  # asked before the look: the last line is shown too
+        has_ended = is_over(folder, process)  # asked before `show`, so that the last line is shown too
         show()
         if has_ended:
             return
@@ -91,7 +87,7 @@ def follow(folder: SweepFolder, process: Process | None, begin: int) -> None:
 
 
 def is_interactive() -> bool:
-    """Whether a person types here, so that an interrupted call is to give its result all the same."""
+    """Tells whether a person types here: then an interrupted call still gives its result."""
     return hasattr(sys, "ps1") or _shell() is not None
 
 
@@ -101,7 +97,7 @@ def _shell() -> Any:
 
 
 def has_displays() -> bool:
-    """Whether this is a notebook."""
+    """Tells whether this is a notebook."""
     return hasattr(_shell(), "kernel")
 
 

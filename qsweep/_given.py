@@ -1,4 +1,4 @@
-"""Turns what a caller gives into a checked sweep: keywords override a sweep file, a mapping, or nothing."""
+"""Turns a caller's arguments into a checked sweep: keywords override a sweep file, a mapping, or nothing."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KEYS = {
 """Keyword -> key of the sweep file. All other keywords are keys of the sweep file themselves."""
 _SPLITS = ("data.train", "data.eval", "data.test")
 _WHOLE = ("search_space", "objective")
-"""Sections that replace those of a file; of the others each key does."""
+"""Sections that replace a file's whole section. In other sections each key replaces a key."""
 
 
 def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Sweep:
-    """The sweep that a caller describes. Rows and functions are written as files into the sweep's storage.
+    """Makes the sweep that a caller describes. Writes rows and functions as files into the sweep's storage.
 
     Raises:
         ConfigError: with a line for each mistake.
@@ -66,13 +66,13 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
 
 
 def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key of the sweep file -> value, for `Sweep.extend`."""
+    """Returns dotted key of the sweep file -> value, for `Sweep.add` and `Sweep.extend`."""
     named = {_key(name, value): value for name, value in keywords.items()}
     return {key: _travel.plain(value) for key, value in _flat({**changes, **named})}
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    """The line about a keyword that there is not."""
+    """Writes the line about an unknown keyword."""
     from sweeps.config import messages
 
     section, _, key = (messages.elsewhere(name) or "").rpartition(".")
@@ -81,7 +81,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _with_keyword(problem: str) -> str:
-    """A line about a section that is missing, with the keyword that gives it."""
+    """Adds the keyword to a line about a missing section."""
     for section, keyword in (("data", "train=ROWS"), ("model", 'model="NAME"')):
         if problem.startswith(f"{section}: is required"):
             return f"{problem}: give {keyword}"
@@ -89,14 +89,14 @@ def _with_keyword(problem: str) -> str:
 
 
 def _key(name: str, value: object) -> str:
-    """The sweep file's key of a keyword: `model` and its like may also be given as whole sections."""
+    """Returns the sweep file's key of a keyword. A mapping for `model` and its like is the whole section."""
     if name == "space":
         return "search_space"
     return name if isinstance(value, Mapping) else KEYS.get(name, name)
 
 
 def _flat(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The keys of sections with a dot, `kind` first: it decides which others there may be."""
+    """Yields the keys of sections with a dot, `kind` first: it decides which other keys there may be."""
     for name, value in given.items():
         if isinstance(value, Mapping) and name not in _WHOLE and "." not in name:
             yield from ((f"{name}.{key}", value[key]) for key in sorted(value, key=lambda key: key != "kind"))
@@ -115,13 +115,13 @@ def _written(key: str, value: Any, folder: Path) -> Any:
 
 
 def _name(model: object) -> str:
-    """The name of a sweep that has none: that of its model."""
+    """Names a sweep without a name after its model."""
     last = Path(str(model or "")).name
     return re.sub(r"[^\w.-]", "-", last, flags=re.ASCII).lstrip("._-")[:100] or "sweep"
 
 
 def _storage(file: str | None, given: list[tuple[str, Any]]) -> Path:
-    """The folder of the sweep's folder: as the caller, the file or its profile says."""
+    """Returns the folder for the sweep's folder, as the caller, the file or its profile says."""
     from sweeps.config import load
     from sweeps.config.model import SweepConfig
     from sweeps.config.uris import local_storage

@@ -21,17 +21,18 @@ Config = str | Path | Mapping[str, Any] | None
 
 @with_keywords
 def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False, **keywords: Any) -> Sweep:
-    """Runs a sweep in a process of its own; the sweep, once it is over or (`wait=False`) once its driver runs.
+    """Runs a sweep in its own process; returns the sweep once it is over, or (`wait=False`) once its driver runs.
 
     Args:
         config: a sweep file, the name of a recipe, or a mapping in the form of the sweep file.
-        wait: whether to follow the sweep until it ends. Ctrl-C ends that, and not the sweep.
-        offline: whether to start where MLflow does not answer.
-        keywords: keys of the sweep file, over those of `config`: `training={"batch_size": 8}`; and short ones: model,
-            train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps.
+        wait: whether to follow the sweep until it ends. Ctrl-C then ends the waiting, and not the sweep.
+        offline: whether to start although MLflow does not answer.
+        keywords: keys of the sweep file, which override those of `config`: `training={"batch_size": 8}`; and short
+        keys: model, train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps,
+        scheduler, searcher.
 
-    Raises:
-        ConfigError: with a line for each mistake; nothing was started.
+        Raises:
+            ConfigError: with a line for each mistake; nothing was started.
         Failed: the driver failed.
     """
     from sweeps import launch as launching
@@ -53,18 +54,18 @@ def resume(
     resend: bool = False,
     storage: str | Path = "results",
 ) -> Sweep:
-    """Goes on with a sweep that was interrupted or lost its driver; sends MLflow what it has not taken.
+    """Goes on with a sweep that was interrupted or lost its driver; sends MLflow the events that it lacks.
 
     Args:
-        sweep: the sweep, or what `load` takes.
+        sweep: the sweep, or a word for `load`.
         wait: as in `launch`.
-        tracking_uri: the MLflow to send everything to from now on.
-        resend: whether MLflow is sent all events again.
+        tracking_uri: the MLflow that gets everything from now on.
+        resend: whether to send MLflow all events again.
         storage: as in `load`.
 
     Raises:
         ConfigError: the sweep cannot go on as it was launched.
-        SweepError: there is none, or the sweep runs already.
+        SweepError: there is no such sweep, or it runs already.
         Failed: the driver failed.
     """
     from sweeps import saved_sweep
@@ -83,13 +84,13 @@ def resume(
 
 @with_keywords
 def load(sweep: Sweep | str | Path, storage: str | Path = "results") -> Sweep:
-    """The sweep of a folder, an id or a name (the newest of it), whether it runs or not.
+    """Finds the sweep of a folder, an id or a name (the newest of this name), whether it runs or not.
 
     Args:
         storage: the folder in which an id or a name is looked for.
 
     Raises:
-        SweepError: there is none.
+        SweepError: there is no such sweep.
     """
     from sweeps.steering import local_sweeps
 
@@ -100,10 +101,10 @@ def load(sweep: Sweep | str | Path, storage: str | Path = "results") -> Sweep:
 
 @with_keywords
 def plan(config: Config = None, /, *, price: float | None = None, **keywords: Any) -> Plan:
-    """Prints what a sweep will do and cost, and returns the plan. Nothing is started. Other arguments as `launch`.
+    """Prints what a sweep will do and cost, and returns the plan. Starts nothing. Other arguments as in `launch`.
 
     Args:
-        price: what a GPU-hour costs.
+        price: cost of a GPU-hour.
 
     Raises:
         ConfigError: with a line for each mistake.
@@ -121,7 +122,7 @@ def plan(config: Config = None, /, *, price: float | None = None, **keywords: An
 
 @with_keywords
 def validate(config: Config = None, /, **keywords: Any) -> list[str]:
-    """Checks a sweep and its local files; its warnings. Nothing is started. Arguments as `launch`.
+    """Checks a sweep and its local files, and returns the warnings. Starts nothing. Arguments as in `launch`.
 
     Raises:
         ConfigError: with a line for each mistake.
@@ -137,7 +138,7 @@ def _say(lines: Sequence[str]) -> None:
 
 
 def _driven(folder: SweepFolder, words: list[str], tracking_uri: str, wait: bool) -> Sweep:
-    """The sweep in a folder, which a process drives from now on."""
+    """Starts the driver of the sweep in a folder, and returns the sweep."""
     from sweeps.config.passwords import without_password
 
     shown = _driver.log_size(folder)

@@ -1,7 +1,7 @@
 """The domains of a search space, in the form of the sweep file (`search_spaces.domains` checks and draws them).
 
-Each takes `prior`, the value that is expected to do best, and `when`, {FIELD: value or [values]}: the field is searched
-only where FIELD has one of these values.
+Each function takes `prior`, the value that is expected to do best, and `when`, {FIELD: value or [values]}: the field is
+searched only where FIELD has one of these values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A sweep, as a user of Python has it. All is read from the sweep's folder, while it runs or after."""
+"""A sweep in Python. Everything is read from the sweep's folder, while the sweep runs or after."""
 
 from __future__ import annotations
 
@@ -30,37 +30,36 @@ def _key(trial: Any) -> Any:
 
 
 class Sweep:
-    """A sweep of this machine: one that runs, waits to go on, or is over."""
+    """A sweep on this machine, which runs, waits to go on, or is over."""
 
     def __init__(self, folder: SweepFolder, process: _driver.Process | None = None, shown: int | None = None) -> None:
-        """A handle.
+        """Makes a handle of the sweep in a folder.
 
         Args:
-            folder: of the sweep.
-            process: its driver, where this process has started it.
-            shown: bytes of the driver's log that are not shown again; all that it has now when left out.
+            process: the sweep's driver, if this process has started it.
+            shown: bytes of the driver's log that are not shown again; None: all that it has now.
         """
         self._folder = folder
         self._process = process
         self._shown = _driver.log_size(folder) if shown is None else shown
-        self._begin = 0 if process is None else self._shown  # of what its driver prints
+        self._begin = 0 if process is None else self._shown  # first byte of the driver's log to search for errors
 
     @property
     def folder(self) -> Path:
-        """Where the sweep keeps all that it knows."""
+        """Returns the folder with everything about the sweep."""
         return self._folder.path
 
     @property
     def id(self) -> str:
-        """The sweep's id, as MLflow has it too."""
+        """Returns the sweep's id, which MLflow has too."""
         return str(self._folder.document()["sweep_id"])
 
     def status(self) -> dict[str, Any]:
-        """Where the sweep stands, as `qsweep status --json` says: state, trials, best, seconds_left, adapters."""
+        """Returns what `qsweep status --json` prints: state, trials, best, seconds_left, adapters and more."""
         return self._read().as_json()
 
     def wait(self) -> Sweep:
-        """Follows the sweep until its driver ends. Ctrl-C ends that, and not the sweep.
+        """Follows the sweep until its driver ends, and returns the sweep. Ctrl-C ends the waiting, and not the sweep.
 
         Raises:
             Failed: the driver failed; the message says why, and where its log is.
@@ -81,7 +80,9 @@ class Sweep:
         return self
 
     def stop(self, trial: Trial | str | None = None) -> str:
-        """Ends the sweep in order, or one trial (a key, or t03) for good; the driver's answer. `resume` goes on.
+        """Ends the sweep in order, or one trial (a key, or t03) for good; returns the driver's answer.
+
+        `resume` goes on with a sweep that was stopped.
 
         Raises:
             SweepError: the sweep does not run, or refuses.
@@ -93,7 +94,7 @@ class Sweep:
         return self._accepted(asking.answer(self._folder, request))
 
     def add(self, **values: Any) -> str:
-        """Tries a point next, also of a sweep that does not run: `add(r=8, learning_rate=3e-4)`. The driver's answer.
+        """Tries a point next, as in `add(r=8, learning_rate=3e-4)`, also if the sweep does not run; returns the answer.
 
         Raises:
             SweepError: the sweep refuses.
@@ -105,7 +106,7 @@ class Sweep:
         return self._accepted(ask_for_more(self._folder, point))
 
     def extend(self, changes: Mapping[str, Any] | None = None, /, **keywords: Any) -> str:
-        """Changes budgets or hosts: `extend(trials=32)`, `extend({"budget.wall_clock": "2h"})`. The driver's answer.
+        """Changes budgets or hosts: `extend(trials=32)`, `extend({"budget.wall_clock": "2h"})`; returns the answer.
 
         Raises:
             SweepError: the sweep refuses.
@@ -118,12 +119,12 @@ class Sweep:
 
     @property
     def trials(self) -> list[Trial]:
-        """The trials, best first; those without a rank last."""
+        """Returns the trials, best first; trials without a rank last."""
         return trials_of(self._read().record, self.folder)
 
     @property
     def best(self) -> Trial:
-        """The best trial, while the sweep runs the best so far.
+        """Returns the best trial so far.
 
         Raises:
             SweepError: no trial has a value.
@@ -139,7 +140,7 @@ class Sweep:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The sweep's result in words: the best trial, how it compares, its scores, what all took; also so far."""
+        """Returns the result so far in words: the best trial, how it compares, its scores, and the sweep's cost."""
         from sweeps.record.selection import choose
         from sweeps.report import closing_lines
         from sweeps.statistics.trials import compare_best
@@ -150,11 +151,11 @@ class Sweep:
         return (*closing_lines.so_far(status, chosen, separation), *closing_lines.outcome(status))
 
     def table(self) -> pandas.DataFrame:
-        """A row a trial, best first: value at its best step, state, settings, steps, other metrics; adapter last."""
+        """Returns a row per trial, best first: value at its best step, state, settings, steps, metrics, adapter."""
         return table_of(self._read().record, self.folder)
 
     def curves(self) -> pandas.DataFrame:
-        """A row a step of each trial up to its last report: train_loss, tokens, seconds; at reports the metrics too."""
+        """Returns a row per reported step of each trial: train_loss, tokens, seconds; at reports the metrics too."""
         import pandas
 
         from sweeps.record.events import TrialReported
@@ -174,11 +175,11 @@ class Sweep:
 
     @with_keywords
     def report(self, output: str | Path | None = None, *, price: float | None = None) -> Path:
-        """Writes the sweep as one HTML page, `report.html` in its folder if nothing is named; the file.
+        """Writes the sweep as one HTML page; returns the file.
 
         Args:
-            output: another file.
-            price: what a GPU-hour costs; the page tells the sum.
+            output: the file; `report.html` in the sweep's folder if left out.
+            price: cost of a GPU-hour; the page shows the sum.
         """
         from sweeps.report import page_file
 
@@ -191,8 +192,9 @@ class Sweep:
         Prints each step. The result's `reasons` say why nothing was promoted.
 
         Args:
-            model: name of the registered model; `promotion.model` of the sweep if not given.
-            options: those of `qsweep promote`: top, alias, min_gain, metric; eval_data, trial, address, dry_run, force.
+            model: name of the registered model; the sweep's `promotion.model` if left out.
+            options: options of `qsweep promote`: top, alias, min_gain, metric, eval_data, trial, address, dry_run,
+            force.
 
         Raises:
             QsweepError: a check or an evaluation failed; nothing was moved.
@@ -223,7 +225,7 @@ class Sweep:
         return outcome
 
     def yaml(self, path: str | Path | None = None) -> str:
-        """The sweep file that does the same, without the password of the store; written to `path` if one is given.
+        """Returns the sweep file that does the same, without the store's password; writes it to `path` if given.
 
         Raises:
             StorageError: the file cannot be written.
@@ -249,7 +251,7 @@ class Sweep:
         return status.read(self._folder, time.time())
 
     def _refuse_failure(self) -> None:
-        """Raises what the driver failed by. That somebody has stopped the sweep is no failure."""
+        """Raises Failed if the driver failed. A stopped sweep is no failure."""
         from sweeps.report.status import WORDS
 
         status, log = self._read(), _driver.log_of(self._folder)
@@ -265,7 +267,7 @@ class Sweep:
         raise Failed("\n".join([f"{self.folder}: {why}; the driver's log is {log}", *errors]))
 
     def _accepted(self, answer: RequestAnswered) -> str:
-        """What the driver says. Raises SweepError where it refuses."""
+        """Returns the driver's answer. Raises SweepError if the driver refuses."""
         from sweeps.record.folder import is_driven
 
         if not answer.is_accepted:

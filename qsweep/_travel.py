@@ -1,6 +1,6 @@
-"""Writes what a notebook holds as files, named by their content: rows as JSON lines, code as its source.
+"""Writes rows and code of a notebook as files, named by their content: rows as JSON lines, code as its source.
 
-Nothing is pickled: the files are what the sweep file names, and the processes of the sweep read them as any others.
+Nothing is pickled: the sweep file names the files, and the sweep's processes read them as any others.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from trainables.inputs import own_code
 from trainables.inputs.legible import legible
 
 FOLDER = "from_python"
-"""Folder beside those of the sweeps."""
+"""The folder of these files, beside the folders of the sweeps."""
 MOST_CHARACTERS = 10_000
-"""Length of a value of the notebook that a function takes along."""
+"""Longest text of a notebook's value that travels with a function."""
 Code = FunctionType | type
 _RULE = "a row holds text, finite numbers, true, false, null, lists and mappings"
 _MODULE = "or put all into a .py file and name it, FILE.py:NAME"
 
 
 class _CannotTravel(Exception):  # noqa: N818 - reads as what happened
-    """Code that cannot be written as source; the message says why, and what to do."""
+    """Code cannot be written as source; the message says why, and the way out."""
 
 
 def plain(value: Any) -> Any:
-    """The value as a sweep file would hold it."""
+    """Returns the value as a sweep file would hold it."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -48,15 +48,15 @@ def plain(value: Any) -> Any:
 
 
 def rows(field: str, given: Any, folder: Path) -> Any:
-    """The file with the rows; what names a file or a hub data set stays.
+    """Writes rows into a file, and returns the file; returns the name of a file or a hub data set as it is.
 
     Args:
         field: data.train, data.eval or data.test.
         given: mappings, a DataFrame of pandas, a data set of `datasets`, or a name.
-        folder: where the file goes.
+        folder: the file's folder.
 
     Raises:
-        ConfigError: they are no rows, or hold what JSON has no form for.
+        ConfigError: the value is no rows, or the rows hold values for which JSON has no form.
     """
     if given is None or isinstance(given, str | Path):
         return given
@@ -77,7 +77,7 @@ def rows(field: str, given: Any, folder: Path) -> Any:
 
 
 def _of_pandas(field: str, given: Any) -> Any:
-    """The rows of a DataFrame; pandas writes dates and missing values as JSON has them."""
+    """Returns the rows of a DataFrame, with dates and missing values in pandas' JSON form."""
 
     def refuse(value: object) -> None:
         raise TypeError(f"holds a value of type {type(value).__name__}: {_RULE}")
@@ -92,7 +92,7 @@ def _of_pandas(field: str, given: Any) -> Any:
 
 
 def metric(entry: Any, folder: Path) -> Any:
-    """An entry of `evaluation.metrics`: of a function MODULE:NAME, or FILE:NAME where its source was written.
+    """Returns an entry of `evaluation.metrics`: for a function MODULE:NAME, or FILE:NAME of its written source.
 
     Raises:
         ConfigError: the function cannot travel.
@@ -105,7 +105,7 @@ def metric(entry: Any, folder: Path) -> Any:
 
 
 def trainable(given: Any, folder: Path) -> Any:
-    """A value of `trainable`: of a class MODULE:NAME, or FILE:NAME where its source was written.
+    """Returns a value of `trainable`: for a class MODULE:NAME, or FILE:NAME of its written source.
 
     Raises:
         ConfigError: the class cannot travel.
@@ -123,11 +123,11 @@ def trainable(given: Any, folder: Path) -> Any:
 
 
 def _changed(given: type, name: str) -> list[str]:
-    """The attributes of a class that are not what its written source gives."""
+    """Returns the attributes of a class that differ from its written source."""
     place, kind = own_code.parts(name)
     try:
         written = vars(getattr(own_code.module_of(place), kind))
-    except Exception:  # whoever checks the sweep says why it cannot be imported
+    except Exception:  # the check of the sweep says why it cannot be imported
         return []
 
     def told(value: Any) -> Any:
@@ -141,7 +141,7 @@ def _changed(given: type, name: str) -> list[str]:
 
 
 def _code(field: str, given: Code, folder: Path) -> str:
-    """MODULE:NAME or FILE:NAME of a function or a class."""
+    """Returns MODULE:NAME or FILE:NAME of a function or a class."""
     name = given.__name__
     if _is_importable(given):
         return f"{given.__module__}:{name}"
@@ -157,7 +157,7 @@ def _code(field: str, given: Code, folder: Path) -> str:
 
 
 def _functions(code: Code) -> list[FunctionType]:
-    """The function, or the methods of the class that were written, and not made by a decorator."""
+    """Returns the function, or the methods of the class that its author wrote; a decorator may have made others."""
     if isinstance(code, FunctionType):
         return [code]
     found = filter(inspect.isfunction, vars(code).values())
@@ -166,30 +166,30 @@ def _functions(code: Code) -> list[FunctionType]:
 
 
 def _is_importable(value: Any) -> bool:
-    """Whether another process can import it by its module and name."""
+    """Tells whether another process can import the value by its module and name."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     return bool(name) and module != "__main__" and getattr(sys.modules.get(str(module)), str(name), None) is value
 
 
 def _globals(code: Code) -> Mapping[str, Any]:
-    """The names of the module in which it was made."""
+    """Returns the global names of the module that defines the code."""
     return code.__globals__ if isinstance(code, FunctionType) else vars(sys.modules[code.__module__])
 
 
 def _is_so_named(code: Code) -> bool:
-    """Whether its own name is still its own, where it was made."""
+    """Tells whether the code's name still means this code in its module."""
     return _globals(code).get(code.__name__) is code
 
 
 def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
-    """Adds what defines `name` as `value` in a module of its own, after all that it uses.
+    """Adds the source that defines `name` as `value` in a new module, after the source of everything that it uses.
 
     Args:
-        parts: name -> what defines it.
-        of: what uses it, for messages.
+        parts: name -> source that defines the name.
+        of: name of the code that uses `name`, for messages.
 
     Raises:
-        _CannotTravel: it cannot travel; the message has the way out, but for `_MODULE`.
+        _CannotTravel: the value cannot travel; the message has the way out, except for `_MODULE`.
     """
     if name in parts:
         return
@@ -219,7 +219,7 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
 
 
 def _source(name: str, code: Code) -> str:
-    """What defines a function or a class. Raises _CannotTravel where that is not known, or is not all."""
+    """Returns the source of a function or a class. Raises _CannotTravel if the source is unknown or not enough."""
     if code.__name__ == "<lambda>":
         raise _CannotTravel(f"{name}: a lambda cannot travel: write it with def")
     uses = sorted({used for function in _functions(code) for used in function.__code__.co_freevars} - {"__class__"})
@@ -235,7 +235,7 @@ def _source(name: str, code: Code) -> str:
 
 
 def _class_source(kind: type) -> str:
-    """What defines a class, found by its methods: `inspect` alone finds no class of a cell before Python 3.13."""
+    """Finds the source of a class by its methods: `inspect` alone finds no class of a cell before Python 3.13."""
     own = [each for each in _functions(kind) if each.__qualname__ == f"{kind.__qualname__}.{each.__name__}"]
     if not own:
         return inspect.getsource(kind)
@@ -250,7 +250,7 @@ def _class_source(kind: type) -> str:
 
 
 def _names(source: str) -> list[str]:
-    """The names that a module takes from elsewhere."""
+    """Returns the names that a source takes from elsewhere."""
     tables, found = [symtable.symtable(source, "<function>", "exec")], set()
     top = tables[0]
     for table in tables:
@@ -262,7 +262,7 @@ def _names(source: str) -> list[str]:
 
 
 def _submodules(source: str, known: Mapping[str, Any]) -> Iterator[str]:
-    """The modules that a source reaches as attributes of a module: a.b of `a.b.f()`, which `import a` may not load."""
+    """Yields the modules that a source reaches as attributes: a.b of `a.b.f()`, which `import a` may not load."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         while isinstance(node, ast.Attribute):
@@ -286,7 +286,7 @@ def _is_literal(value: Any) -> bool:
 
 
 def _kept(folder: Path, name: str, suffix: str, content: bytes) -> Path:
-    """The file with this content; it is written once."""
+    """Writes a file that its content names, unless it is there; returns the file."""
     from sweeps.record.whole_files import make_folder, write_whole
 
     path = folder / f"{name}_{hashlib.sha256(content).hexdigest()[:12]}{suffix}"

@@ -1,4 +1,4 @@
-"""The trials of a sweep, as a user of Python has them."""
+"""The trials of a sweep in Python."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     from sweeps.record.sweep_record import SweepRecord, TrialRecord
 
 _FIRST = ("state", "r", "lora_alpha", "target_modules", "learning_rate")
-"""Columns of a table that follow the objectives: a terminal leaves out those in the middle."""
+"""Columns right after the objectives: a terminal leaves out the columns in the middle of a table."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it was when it was asked for."""
+    """A trial, as it was at the time of the call."""
 
     key: str
-    """Twelve letters and digits that follow from all that decides its numbers."""
+    """Twelve letters and digits that follow from everything that decides the trial's numbers."""
     name: str
-    """As tables have it: t03."""
+    """Name in tables, such as t03."""
     settings: Mapping[str, Any]
     """Setting -> value, as MLflow has them: r, lora_alpha, learning_rate."""
     metrics: Mapping[str, float]
     """The metrics at its best step; empty before its first report."""
     state: str
-    """As tables have it: RUNNING, PARKED, COMPLETED, STOPPED, FAILED and others."""
+    """State in tables: RUNNING, PARKED, COMPLETED, STOPPED, FAILED and others."""
     reason: str
-    """Why it ended so; empty where nothing went wrong."""
+    """The reason for the trial's end; empty if nothing went wrong."""
     step: int
-    """Steps that it has trained by its last report."""
+    """Steps that the trial had trained at its last report."""
     best_step: int | None
     adapter: Path | None
     """Folder of the adapter of its best step, for `PeftModel.from_pretrained`; None before its first report."""
 
 
 def trials_of(record: SweepRecord, folder: Path) -> list[Trial]:
-    """The trials of a sweep, best first."""
+    """Returns the trials of a sweep, best first."""
     from sweeps.report import trial_tables
 
     return [trial_of(trial, folder) for trial in trial_tables.order(record)]

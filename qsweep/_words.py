@@ -1,4 +1,4 @@
-"""Errors name options of the command line; in Python these are keywords."""
+"""Makes errors name keywords of Python in place of options of the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTION = re.compile(rf"qsweep [a-z-]+ [^:;,()]*|--({'|'.join(_KEYWORDS)})(?![\w
 
 
 def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose errors name keywords where the command line has options."""
+    """Makes a function's errors name keywords in place of options of the command line."""
 
     @wraps(function)
     def called(*given: P.args, **named: P.kwargs) -> R:

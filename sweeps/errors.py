@@ -17,7 +17,7 @@ from trainables.errors import QsweepError
 
 
 class SweepError(QsweepError):
-    """Base of this package's errors: the user can mend them, so they print without a traceback."""
+    """Base of this package's errors, which are printed without a traceback."""
 
     exit_code = 2
     """Exit code of a command that ends with this error."""
@@ -39,13 +39,13 @@ class ConfigError(SweepError, ValueError):
 
 
 class Failed(SweepError, RuntimeError):  # noqa: N818 - reads as what happened
-    """Something outside failed, and no mistake of the user's: the same command may succeed later."""
+    """Something outside failed, by no mistake of the user's: the same command may succeed later."""
 
     exit_code = 1
 
 
 class NotStored(SweepError, LookupError):  # noqa: N818 - reads as what happened
-    """MLflow does not have the artifacts of a run, or no more."""
+    """MLflow does not have the artifacts of a run, or has lost them."""
 
 
 class StorageError(SweepError, OSError):

@@ -1,4 +1,4 @@
-"""One sweep from its checked configuration to its result. Reads from top to bottom as the sweep goes on."""
+"""Runs one sweep from its checked configuration to its result. The functions stand in the order of their calls."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_0
 
 
 def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]:
-    """The sweep as it is to be launched here, `budget.trials: auto` settled, and its plan; nothing is started.
+    """Returns the sweep to launch here, with `budget.trials: auto` settled, and its plan. Starts nothing.
 
     Args:
         sweep: a checked sweep.
-        say: is told what a user is to know, in lines.
-        offline: whether it may start where MLflow does not answer.
+        say: receives lines for the user.
+        offline: whether the sweep may start although MLflow does not answer.
 
     Raises:
-        ConfigError: MLflow, the model, the data or what is to be notified is not there, or the budget is too small.
+        ConfigError: MLflow, the model, the data or a target of `notify` is not there, or the budget is too small.
     """
     notifying.check(sweep.config.notify)
     if not offline:
@@ -80,7 +80,7 @@ def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]
 
 
 def _look_for_tracking(uri: str) -> None:
-    """Raises ConfigError where nothing answers at a tracking URI: one that is mistyped would be told at the end."""
+    """Raises ConfigError if nothing answers at a tracking URI: else a mistyped URI would show at the sweep's end."""
     from cluster.doctor import stores
 
     wrong = stores.nothing_answers(uri)
@@ -92,15 +92,15 @@ def _look_for_tracking(uri: str) -> None:
 def create_folder(
     sweep: Sweep, planned: Plan | None = None, clock: Callable[[], float] = time.time
 ) -> tuple[SweepFolder, str]:
-    """Makes the folder of a new sweep, from which `resume` begins it; the folder and the sweep's id.
+    """Makes the folder of a new sweep, which `resume` can begin; returns the folder and the sweep's id.
 
     Args:
         sweep: a checked sweep.
-        planned: what comes of the sweep is held against this plan.
-        clock: seconds since the epoch.
+        planned: the plan with which the sweep's result is compared.
+        clock: returns seconds since the epoch.
 
     Raises:
-        SweepError: its job was submitted before, and the sweep of its id is there.
+        SweepError: the sweep's job was submitted before, and its sweep is there.
         StorageError: the folder cannot be made.
     """
     config, now = sweep.config, clock()
@@ -116,11 +116,11 @@ def create_folder(
 def launch(
     sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time, planned: Plan | None = None
 ) -> Result:
-    """Runs a sweep in a new folder; arguments as `create_folder`.
+    """Runs a sweep in a new folder; other arguments as in `create_folder`.
 
     Raises:
-        ConfigError: the sweep that it is to learn from is not there.
-        SweepError: as `create_folder`.
+        ConfigError: the earlier sweep to learn from is not there.
+        SweepError: see `create_folder`.
         StorageError, ConnectionFailed, HostError: nothing could be trained; the folder says so too.
     """
     earlier = earlier_of(sweep.config)
@@ -137,11 +137,11 @@ def resume(
 ) -> tuple[Sweep, Result]:
     """Goes on with the sweep in a folder: finished trials stay, the others go on from their last snapshot.
 
-    A finished sweep is not run again; what MLflow has not taken is sent. An MLflow that is new to the sweep, at
-    `tracking_uri`, is sent everything; so is the one that has it, with `resend`.
+    Runs no trial of a finished sweep, and sends MLflow the events that it lacks. Sends all events to an MLflow at
+    `tracking_uri` that is new to the sweep, and with `resend` to any MLflow.
 
     Raises:
-        ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of it.
+        ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of its folder.
         StorageError, ConnectionFailed, HostError: nothing could be trained.
     """
     sweep, sweep_id = saved_sweep.load(SweepFolder(path), tracking_uri)
@@ -149,7 +149,7 @@ def resume(
 
 
 def ask_for_more(folder: SweepFolder, request: AddPoint | ExtendSweep) -> RequestAnswered:
-    """The answer of the sweep's driver; where nobody drives the sweep, what the next driver will take up.
+    """Asks the sweep's driver, and returns its answer. If nobody drives the sweep, answers in the next driver's place.
 
     Raises:
         SweepError: see `asking.answer`.
@@ -162,17 +162,15 @@ def ask_for_more(folder: SweepFolder, request: AddPoint | ExtendSweep) -> Reques
 
 
 class _Beginning(NamedTuple):
-    """What a driver begins with."""
-
     earlier: TrackedSweep | None = None
-    """The sweep that a new one learns from."""
+    """The sweep that a new sweep learns from."""
     resend: bool = False
     """Whether MLflow is sent all events again."""
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A sweep that this process drives, and nobody else: it holds the lock of the sweep's folder."""
+    """A sweep that only this process drives: the process holds the lock of the sweep's folder."""
 
     sweep: Sweep
     sweep_id: str
@@ -186,21 +184,21 @@ class _Running:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether another driver has taken the sweep over."""
+        """Tells whether another driver has taken the sweep over."""
         return self.mirror is not None and self.mirror.is_lost
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """What is known of the machines once training is over."""
+    """Facts about the machines after the training."""
 
     hosts: tuple[HostFacts, ...] = ()
     is_ray_left_behind: bool = False
-    """Threads of this process wait for Ray in vain: it cannot end as others do."""
+    """Whether threads of this process wait for Ray in vain, so that the process cannot end normally."""
 
 
 def earlier_of(config: SweepConfig) -> TrackedSweep | None:
-    """The sweep that this one learns from, if there is to be one. Raises ConfigError where it is not there."""
+    """Returns the sweep to learn from, None if there is to be none. Raises ConfigError if that sweep is not there."""
     if config.searcher.warm_start is None:
         return None
     # Imported here: mlflow takes seconds.
@@ -262,7 +260,7 @@ def _driving(
 
 
 def _tell_place(running: _Running) -> None:
-    """Says where the sweep's folder lies when that is not where one would look; notes it when the folder was moved."""
+    """Says where the sweep's folder lies if it has another name or was moved; names an earlier sweep beside it."""
     name, path = running.sweep.config.name, running.folder.path
     if running.journal.record.started is None:
         if path.name != name:
@@ -276,7 +274,7 @@ def _tell_place(running: _Running) -> None:
 
 
 def _tracking(running: _Running, resend: bool) -> tuple[MlflowSink, Writer]:
-    """What carries the events to MLflow; nothing is sent before it is started."""
+    """Makes the sink and the writer that send the events to MLflow, once the writer is started."""
     # Imported here: mlflow takes seconds, and a mistake in the sweep file must not wait for it.
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer, forget_acknowledged
@@ -289,7 +287,7 @@ def _tracking(running: _Running, resend: bool) -> tuple[MlflowSink, Writer]:
 
 
 def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> None:
-    """Writes down that the sweep begins, or goes on; from here on people and MLflow are told of each event."""
+    """Notes in the event log that the sweep begins or goes on. From here on the display and MLflow get each event."""
     journal = running.journal
     journal.listen(running.display)
     journal.listen(lambda _event, _record: writer.notify())
@@ -304,7 +302,7 @@ def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> N
 
 
 def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSweep | None) -> None:
-    """Writes down what an earlier sweep says, once: a sweep that goes on knows it from its log."""
+    """Notes an earlier sweep's trials in the event log, once: a sweep that goes on knows them from its log."""
     config, journal = running.sweep.config, running.journal
     if config.searcher.warm_start is None or journal.record.earlier is not None:
         return
@@ -320,9 +318,9 @@ def _learn(running: _Running, fingerprints: dict[str, str], earlier: TrackedSwee
 
 
 def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
-    """Connects to Ray and runs the trials; whatever happens, the event log says how each of them ended.
+    """Connects to Ray and runs the trials. Whatever happens, the event log says how each trial ended.
 
-    `deliver` begins to tell MLflow. It is called once Ray runs: importing the client of MLflow takes seconds of this
+    `deliver` begins to send to MLflow. It is called once Ray runs: importing MLflow's client takes seconds of this
     process, which the start of Ray needs more. Later the driver only waits for the hosts.
     """
     from cluster.connect import Cluster
@@ -338,7 +336,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
     cluster = Cluster(address)
     started: list[StartedHosts] = []
     are_trials_over = threading.Event()
-    """All trials are over, or were saved: Ray alone has to end."""
+    """Set once all trials are over or saved, so that only Ray has to end."""
 
     def train() -> None:
         with cluster.connected(running.sweep_id):
@@ -358,7 +356,10 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
 
 @contextmanager
 def _ended(driver: Driver, running: _Running) -> Iterator[None]:
-    """Writes how each trial and the sweep ended, whatever ends the block. An end in order leaves the block quietly."""
+    """Writes how each trial and the sweep ended, whatever ends the block.
+
+    An interrupt, a lost or missing Ray and a StorageError end the block without an exception.
+    """
     journal, stop = running.journal, running.stop
     failure: str | None = "the driver failed"
     try:
@@ -372,7 +373,7 @@ def _ended(driver: Driver, running: _Running) -> Iterator[None]:
         stop.ask("failed", str(error))
         failure = None
     except StorageError as error:
-        # The journal, or the disk of temporary files, takes no more: what is in the log is whole, and `resume` goes on.
+        # The journal, or the disk of temporary files, takes no more. The log is whole so far, and `resume` goes on.
         failure = str(error)
         stop.ask("failed", failure)
     except (ClusterError, SweepError, TrainableError) as error:
@@ -386,7 +387,7 @@ def _ended(driver: Driver, running: _Running) -> Iterator[None]:
 
 
 def _look_after(running: _Running, answerer: Answerer) -> None:
-    """Does what cannot wait while another thread is inside Ray; called several times a second."""
+    """Does the work that cannot wait while another thread is inside Ray; called several times a second."""
     from cluster.connect import hear_again
 
     hear_again()
@@ -401,7 +402,7 @@ def _look_after(running: _Running, answerer: Answerer) -> None:
 
 
 def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
-    """Keeps how fast the sweep trained, for later plans: a convenience, whatever comes of it."""
+    """Keeps the sweep's rates for later plans. A failure here does not fail the sweep."""
     try:
         if hosts:
             data = running.journal.record.data
@@ -411,7 +412,7 @@ def _keep_rates(running: _Running, hosts: Sequence[HostFacts]) -> None:
 
 
 def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> StartedHosts:
-    """Starts the hosts, and says what there is to train on. `joined` is the address of a Ray that was there."""
+    """Starts the hosts, and says how they train. `joined` is the address of a joined Ray, None for an own one."""
     from cluster import devices
     from cluster.hosts import SlotLimits
 
@@ -444,7 +445,7 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
 
 
 def _result(running: _Running, trained: _Trained, sink: MlflowSink, writer: Writer, undelivered: int) -> Result:
-    """How the sweep ended; the folder's lock is still held."""
+    """Returns how the sweep ended. The folder's lock is still held."""
     journal, stop, path = running.journal, running.stop, running.folder.path
     is_gone, mirror = not journal.log.is_in_place(), running.mirror
     return Result(

@@ -1,4 +1,4 @@
-"""The configuration of a sweep as its folder keeps it: written at launch, read when the sweep goes on."""
+"""Writes a sweep's configuration into its folder at launch, and reads it when the sweep goes on."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _PUT_BACK = "put the same file there again: a sweep goes on with the data and th
 
 
 def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
-    """The sweep in a folder, and its id.
+    """Returns the sweep in a folder, and its id.
 
     Args:
         tracking_uri: the MLflow to use instead of the one that the sweep has used so far.
 
     Raises:
-        ConfigError: there is no sweep, it cannot be read, its configuration is not the one that was launched, or the
-            folder is a copy of a sweep that is still where it was.
+        ConfigError: there is no sweep, it cannot be read, its configuration is not the launched one, or the folder is a
+            copy of a sweep's folder that is still in its place.
         StorageError: another version of qsweep wrote the folder, in another format.
     """
     kept = _document(folder)
@@ -54,32 +54,32 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
 
 
 def document(config: SweepConfig, sweep_id: str, planned: SweepPlanned | None = None) -> dict[str, Any]:
-    """What config.json holds: the resolved configuration, the sweep's id, and its plan where there is one."""
+    """Returns the content of config.json: the resolved configuration, the sweep's id, and its plan if there is one."""
     plan = {} if planned is None else {"planned": planned.model_dump(mode="json")}
     return {**stamp(), "sweep_id": sweep_id, "config": json.loads(as_kept(config)), **plan}
 
 
 def planned(folder: SweepFolder) -> SweepPlanned | None:
-    """The plan with which the sweep in a folder was launched; None where there was none."""
+    """Returns the plan with which the sweep in a folder was launched; None if there was none."""
     found = _document(folder).get("planned")
     return None if found is None else SweepPlanned.model_validate(found)
 
 
 def as_kept(config: SweepConfig) -> str:
-    """The configuration as it is kept on disk, in JSON: without the passwords of its URIs."""
+    """Returns the configuration as JSON for the disk, without the passwords of its URIs."""
     tracking = config.tracking.model_copy(update={"uri": without_password(config.tracking.uri)})
     return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
 
 
 def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, str]:
-    """What identifies the base model and the data.
+    """Returns the fingerprints of the base model and the data.
 
     Args:
-        before: what identified them when the sweep began; empty for one that begins.
+        before: their fingerprints when the sweep began; empty for a sweep that begins.
 
     Raises:
-        ConfigError: they are not those that the sweep began with, or not there any more.
-        TrainableError: a sweep that begins has none.
+        ConfigError: the model or the data changed since the sweep began, or are gone.
+        TrainableError: the model or the data of a sweep that begins are not there.
     """
     try:
         with catalogue.answering(f"trainable: {config.trainable}: its fingerprint"):
@@ -97,7 +97,7 @@ def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, st
 
 
 def note_place(folder: SweepFolder) -> Path | None:
-    """Writes down where a sweep's folder lies that was moved; answers where it was, None when it was not moved.
+    """Notes the new place of a folder that was moved; returns its former place, None if it was not moved.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -125,7 +125,7 @@ def _document(folder: SweepFolder) -> dict[str, Any]:
 
 
 def _place(kept: Mapping[str, Any]) -> Path | None:
-    """Where the sweep's folder was when that was last written down; None where it was not."""
+    """Returns the noted place of the sweep's folder; None if no place is noted."""
     place = kept.get("dir")
     return Path(place) if isinstance(place, str) and place else None
 
@@ -144,13 +144,13 @@ def _refuse_copy(folder: SweepFolder, kept: Mapping[str, Any]) -> None:
 
 
 def _sweeps_in(folder: SweepFolder) -> str:
-    """A hint for a storage folder that was named in place of a sweep in it: which sweeps it holds."""
+    """Returns a hint with the sweeps in a folder: perhaps a storage was named in place of a sweep."""
     there = sorted(path.name for path in entries(folder.path) if paths.is_file(path / "config.json"))
     return f"; in it are {', '.join(there)}" if there else ""
 
 
 def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
-    """The configuration with another tracking URI, if there is one; the sweep was launched with the one in `raw`."""
+    """Returns the configuration with another tracking URI, if one is given."""
     tracking = raw.get("tracking")
     if not uri or not isinstance(tracking, Mapping):
         return raw
@@ -158,9 +158,9 @@ def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
 
 
 def _refuse_changes(folder: SweepFolder, raw: Mapping[str, Any], sweep_id: str) -> None:
-    """Refuses a configuration that is not the one in the first line of the event log."""
+    """Refuses a configuration that differs from the one in the event log's first `SweepStarted`."""
     if not folder.events.exists() and not folder.trials():
-        return  # Its driver was ended before it began.
+        return  # the driver was ended before the sweep began
     first = next((event for event, _ in read_events(folder.events) if isinstance(event, SweepStarted)), None)
     if first is None:
         return

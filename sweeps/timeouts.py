@@ -1,7 +1,7 @@
-"""How long the driver of a sweep waits, and how often it looks: every such number of `tune`, `steering` and `report`.
+"""How long the driver of a sweep waits, and how often it looks, in seconds: for `launch`, `tune` and `report`.
 
-A number that an environment variable sets names the variable; nobody can set the others. How long a host that is lost,
-slow or silent is waited for is the cluster's own: see `cluster/timeouts.py`.
+A docstring names the environment variable that sets a number. No key of a sweep file sets one. The times for hosts
+that are lost, slow or silent stand in `cluster/timeouts.py`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 # A trial's process, the broker and its hosts
 
 CALL_SECONDS = 2.0
-"""How long one call of a trial's process to a host or to the broker lasts at most. A stop is noticed that soon; the
-shorter the calls, the fewer trials one broker serves (docs/speed.md)."""
+"""How long one call of a trial's process to a host or to the broker may last. A trial notices a stop within this time.
+With shorter calls one broker serves fewer trials (docs/speed.md)."""
 RETRY_SECONDS = 0.5
-"""Pause before an actor that was lost is called again, or another lease is asked for."""
+"""Pause before a lost actor is called again, or another lease is asked for."""
 ANEW_SECONDS = 120.0
 """How long a caller waits for Ray to make a lost broker, or a lost keeper of files, anew."""
 
 # The start of the hosts
 
 START_LOOK_SECONDS = 0.5
-"""Pause between two looks at the hosts that start: how soon a stop or a line about them is noticed."""
+"""Pause between two looks at the starting hosts. A stop, or a line about the hosts, is noticed within this time."""
 
 # Between two steps of Ray Tune
 
@@ -43,11 +43,11 @@ LEAVE_SECONDS = 120.0
 STOP_SECONDS = 240.0
 """How long a sweep that was asked to end may take in all: trials save themselves, then Ray Tune and Ray end."""
 START_STOP_SECONDS = 3.0
-"""The same while Ray is not there yet: there is nothing to save."""
+"""The same while Ray still starts: there is nothing to save."""
 RAY_END_SECONDS = 30.0
 """How long Ray's own end may take. Then the driver leaves Ray behind."""
 SUPERVISION_SECONDS = 0.2
-"""Pause between two looks at the thread that is inside Ray. Signals and requests are noticed that soon."""
+"""Pause between two looks at the thread that is inside Ray. Signals and requests are noticed within this time."""
 DRAIN_SECONDS = 120.0
 """How long the end of a sweep waits for the next event to reach MLflow, and for the mirror. The environment variable
 QSWEEP_DRAIN_SECONDS sets another number."""
@@ -57,8 +57,8 @@ NOTIFY_SECONDS, NOTIFY_END_SECONDS = 10.0, 20.0
 # What people see
 
 QUIET_SECONDS = 60.0
-"""In a log, after so long without a line, a line says where the trials stand."""
+"""Time without a line after which a line in the log says where the trials stand."""
 PASSING_SECONDS = 15.0
-"""Outside a terminal, a line about how far something has come is printed after so long without one."""
+"""Pause between two lines about the progress of a piece of work, outside a terminal."""
 TABLE_SECONDS = 0.5
 """Pause between two drawings of the live table."""

@@ -1,4 +1,4 @@
-"""What a check of the doctor is: `look` collects facts on a machine, and `judge` says what the facts mean."""
+"""Defines a check of the doctor: `look` collects facts on a machine, and `judge` says what the facts mean."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from trainables.specs import Spec, TrialSpec
 
 Health = Literal["ok", "warn", "fail", "unknown"]
 DRIVER, THIS_MACHINE = "driver", "this machine"
-"""Names of machines that are looked at. A node of a cluster has its address as its name."""
+"""Names of machines. A node of a cluster has its address as its name."""
 Facts = Mapping[str, Any]
 """JSON data, because the facts may come from another machine."""
 
 
 class Needs(Spec):
-    """What a sweep needs of the machines. The defaults stand where no sweep file is given."""
+    """The needs of a sweep. The defaults hold if no sweep file is given."""
 
     base: TrialSpec | None = None
-    """What the sweep trains; None says that no sweep file is given."""
+    """The sweep's base; None if no sweep file is given."""
     storage: str | None = None
     """Absolute path of the folder for the sweep's folder, or the URI of an object store."""
     work_folder: str | None = None
@@ -33,47 +33,47 @@ class Needs(Spec):
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables that the profile sets for hosts, such as HF_HOME: the checks on nodes see them too."""
     gpus_per_host: int = 1
-    """GPUs of one machine that a host takes where there are any; 0: hosts train on CPUs whatever the cluster has."""
+    """GPUs of one machine that a host takes, if there are GPUs; 0: hosts train on CPUs even if there are."""
     cpu_hosts: int = 1
     """Hosts that share a machine without a GPU."""
     one_slot_bytes: dict[Device, int] = Field(default_factory=dict)
-    """Memory of a host with one slot, by what trains; of several GPUs on the fullest."""
+    """Device -> memory of a host with one slot, of several GPUs on the fullest."""
     planned_bytes: dict[Device, int] = Field(default_factory=dict)
-    """Memory of a host with the slots of the plan."""
+    """Device -> memory of a host with the plan's slots."""
     disk_bytes: int | None = None
-    """The plan's most room on disk."""
+    """Most room on disk that the plan may take."""
     disk_budget: int | None = None
-    """budget.disk."""
+    """budget.disk in bytes."""
 
 
 class Site(Spec):
-    """A machine that is looked at, and the sweep that is to run there."""
+    """A machine to look at, and the needs of the sweep that is to run there."""
 
     node: str = THIS_MACHINE
     declared_gpus: float | None = None
-    """GPUs that Ray counts on the node; None where no Ray was asked: on the driver, and on this machine."""
+    """GPUs that Ray counts on the node; None if no Ray was asked: on the driver, and on this machine."""
     needs: Needs = Needs()
     patience: float = 1.0
     """Multiplies each time limit."""
     trains: bool = False
-    """Whether it is tested how passes are computed (`training`), and nothing else."""
+    """Whether to run only the test of how passes are computed (`training`)."""
 
     def trains_on(self, listed_gpus: int) -> Device:
-        """What trains on the machine, where nvidia-smi lists so many GPUs."""
+        """Returns the device that trains here if nvidia-smi lists this many GPUs."""
         return "cuda" if listed_gpus and self.declared_gpus != 0 and self.needs.gpus_per_host else "cpu"
 
     def on_node(self, node: str, declared_gpus: float) -> Site:
-        """The same sweep on a node of the cluster."""
+        """Returns the site of the same sweep on a node of the cluster."""
         return self.model_copy(update={"node": node, "declared_gpus": declared_gpus})
 
     def without_secrets(self) -> Site:
-        """The same, without what only the driver may know."""
+        """Returns the site without the fields that only the driver may know."""
         return self.model_copy(update={"needs": self.needs.model_copy(update={"tracking_uri": None})})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's answer: what a check says of a machine."""
+    """One line of the doctor's answer: the result of a check on a machine."""
 
     check: str
     node: str
@@ -86,31 +86,31 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a check says of one machine."""
+    """The result of a check on one machine."""
 
     state: Health
     seen: str
     mend: str = ""
-    """What to do. Empty when all is well."""
+    """The way out; empty when all is well."""
     rows: Sequence[Mapping[str, str]] = ()
 
     def of(self, check: str, node: str) -> Finding:
-        """The same as a line of the doctor's answer."""
+        """Returns the diagnosis as a line of the doctor's answer."""
         return Finding(check, node, self.state, self.seen, self.mend, self.rows)
 
 
 def ok(seen: str) -> Diagnosis:
-    """All is well."""
+    """Says that all is well."""
     return Diagnosis("ok", seen)
 
 
 def warn(seen: str, mend: str) -> Diagnosis:
-    """A sweep can run, but not as well as it might."""
+    """Says that a sweep can run, but not as well as it might."""
     return Diagnosis("warn", seen, mend)
 
 
 def fail(seen: str, mend: str) -> Diagnosis:
-    """A sweep cannot run."""
+    """Says that a sweep cannot run."""
     return Diagnosis("fail", seen, mend)
 
 
@@ -120,16 +120,16 @@ class Check:
 
     name: str
     where: Literal["driver", "nodes", "both"]
-    """On what is looked at: where the sweep's own process runs, where trials train, or on both."""
+    """The machines of the check: where the driver runs, where trials train, or both."""
     look: Callable[[Site], Facts]
-    """A function of a module. Raises nothing that it can foresee."""
+    """A function of a module. Raises no foreseeable error."""
     judge: Callable[[Facts, Site], Diagnosis]
-    """Pure. Where a node of a cluster is judged, the facts hold under "driver" those of the driver."""
+    """Pure. For a node of a cluster, the facts of `versions` hold the driver's facts under "driver"."""
     hung: str = ""
-    """What to do when `look` hangs, or its process dies: it has a process of its own. Empty: it can do neither."""
+    """The way out if `look` hangs or its process dies: it gets its own process. Empty if it can do neither."""
     seconds: float = timeouts.DOCTOR_LOOK_SECONDS
     """The time limit of a `look` in a process of its own."""
     needs_file: bool = False
-    """Whether there is nothing to look at without a sweep file."""
+    """Whether the check needs a sweep file."""
     takes_gpu: bool = False
     """Whether `look` computes on the GPUs: on a cluster Ray is asked for them first."""

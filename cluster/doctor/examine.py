@@ -21,7 +21,7 @@ from trainables.specs import Spec
 from trainables.timeouts import KILLED_PROCESS
 
 CONNECTION = "connection"
-"""Whether the cluster and its nodes can be reached at all: a check that looks at no machine."""
+"""The check whether the cluster and its nodes can be reached. It has no `look`."""
 _NOT_CONNECTED = (
     "run the doctor on a node of the cluster (the head node), or give the dashboard's address (--address "
     "http://HOST:8265), because Ray's own protocol works on nodes alone; check the address, and RAY_AUTH_MODE=token "
@@ -30,23 +30,23 @@ _NOT_CONNECTED = (
 
 
 class Question(Spec):
-    """What the doctor's process on the cluster is asked; it answers with findings, one a line (on_cluster.py)."""
+    """A question to the doctor's process on the cluster, which prints one finding a line (on_cluster.py)."""
 
     address: str
     site: Site
     versions: dict[str, Any] = Field(default_factory=dict)
-    """The driver's facts of that check, with which nodes are compared."""
+    """The driver's facts of the check `versions`, with which nodes are compared."""
 
 
 def this_machine(site: Site) -> Generator[Finding]:
-    """What there is to say of this machine. Starts no Ray."""
+    """Yields the findings on this machine. Starts no Ray."""
     names = sorted({*looking.chosen("driver", site), *looking.chosen("nodes", site)})
     for name, look in looking.look_at(site, names):
         yield looking.finding(name, look, site)
 
 
 def a_cluster(site: Site, address: str) -> Generator[Finding]:
-    """What there is to say of the driver here and of each node of the cluster at `address`."""
+    """Yields the findings on the driver here and on each node of the cluster at `address`."""
     site = site.model_copy(update={"node": DRIVER})
     facts: dict[str, dict[str, Any] | None] = {}
     for name, look in looking.look_at(site, looking.chosen("driver", site)):
@@ -56,9 +56,9 @@ def a_cluster(site: Site, address: str) -> Generator[Finding]:
 
 
 def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> Generator[Finding]:
-    """What a process that joins the cluster says of its nodes; ends within its time limits, and says what is missing.
+    """Yields the findings of a process that joins the cluster; ends in time, and says what is missing.
 
-    In a process of its own, because to connect to Ray may take minutes from a machine that is no node of the cluster.
+    A process of its own, because a machine that is no node of the cluster may need minutes to connect to Ray.
     """
     patience = question.site.patience
     seconds, has_answered = timeouts.DOCTOR_CONNECT_SECONDS * patience, False
@@ -87,7 +87,7 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
 
 @contextmanager
 def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]:
-    """Kills a process if the block takes so many seconds; the timer's `finished` is set then."""
+    """Kills a process if the block takes longer than this; inside the block the timer's `finished` tells so."""
     timer = threading.Timer(seconds, kill, (process,))
     timer.daemon = True
     timer.start()
@@ -98,5 +98,5 @@ def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]
 
 
 def no_connection(words: str) -> Finding:
-    """The cluster cannot be reached."""
+    """Says that the cluster cannot be reached."""
     return Finding(CONNECTION, DRIVER, "fail", legible(words), _NOT_CONNECTED)

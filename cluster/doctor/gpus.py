@@ -1,4 +1,4 @@
-"""Checks of what trains on a machine: its GPUs, or the processor where there is none. Each can hang or crash."""
+"""Checks of the GPUs that train on a machine, or of its processor. Each check can hang or crash."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cluster.doctor.contract import Check, Diagnosis, Facts, Site, fail, ok, war
 from trainables.base import device_probe
 
 FIELDS = ("index", "name", "driver_version", "compute_cap", "memory.free", "memory.total")
-"""As nvidia-smi calls them; memory is in MiB."""
+"""Fields of nvidia-smi; memory is in MiB."""
 LEAST_CAPABILITY, ADVISED_CAPABILITY = (6, 0), (7, 5)
-"""What bitsandbytes needs at least, and recommends (its README of 0.50: SM60+ minimum, SM75+ recommended)."""
+"""Compute capabilities that bitsandbytes needs and recommends (its README of 0.50: SM60+, and SM75+)."""
 BFLOAT16_CAPABILITY = (8, 0)
-"""torch/cuda/__init__.py, `is_bf16_supported` without emulation (2.13)."""
+"""Lowest one with bfloat16 in hardware (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
 MOST_ERROR = 0.15
-"""NF4 misses a normally distributed weight of deviation 1 by 0.07 to 0.08 on average."""
+"""Largest mean error of weights in NF4, which is 0.07 to 0.08 for normally distributed weights of deviation 1."""
 _SMI_HUNG = "nvidia-smi hangs when the driver does: look for Xid errors in `dmesg`, and restart the machine"
 _LIBRARY_HUNG = "run `python -m bitsandbytes` there: it tells what it finds of CUDA and of its own library"
 
 
 def devices_here(_site: Site) -> Facts:
-    """What nvidia-smi tells, and the machine's own threads and free memory. No torch is loaded.
+    """Reads nvidia-smi, and the machine's threads and free memory. Loads no torch.
 
-    `gpus` is a list of mappings of `FIELDS`; `error` is set when nvidia-smi fails; `has_device` says whether the
+    `gpus` is a list of mappings of `FIELDS`; `error` is set if nvidia-smi fails; `has_device` tells whether the
     kernel's driver shows a GPU.
     """
     return {**_nvidia_smi(), "threads": devices.threads(), "host_free": devices.free_bytes("cpu")}
@@ -50,13 +50,13 @@ def _nvidia_smi() -> dict[str, Any]:
 
 
 def rows(table: str) -> list[dict[str, str]]:
-    """The rows of nvidia-smi's answer as mappings of `FIELDS`."""
+    """Parses the rows of nvidia-smi's answer into mappings of `FIELDS`."""
     read = csv.reader(table.splitlines(), skipinitialspace=True)
     return [dict(zip(FIELDS, row, strict=True)) for row in read if len(row) == len(FIELDS)]
 
 
 def judge_gpu(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when nvidia-smi fails, or when Ray counts GPUs that are not there."""
+    """Fails if nvidia-smi fails or is missing, or Ray counts too many GPUs; warns if Ray counts too few."""
     gpus, declared = facts["gpus"], site.declared_gpus
     start = f"start Ray there with --num-gpus={len(gpus)}, or without that option and with CUDA_VISIBLE_DEVICES unset"
     if facts["error"] is not None:
@@ -95,13 +95,13 @@ def judge_compute_capability(facts: Facts, _site: Site) -> Diagnosis:
 
 
 def _version(capability: str) -> tuple[int, int]:
-    """A compute capability, such as "8.6", as numbers; (0, 0) for anything else."""
+    """Parses a compute capability such as "8.6"; (0, 0) for anything else."""
     major, _, minor = capability.partition(".")
     return (int(major), int(minor or 0)) if major.isdigit() and (minor or "0").isdigit() else (0, 0)
 
 
 def judge_memory(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when the base and one adapter fit nowhere; warns when they do not fit everywhere, or the plan does not."""
+    """Fails if the base and one adapter fit nowhere; warns if they do not fit everywhere, or the plan does not fit."""
     needs, device = site.needs, site.trains_on(len(facts["gpus"]))
     if device == "cuda":
         told = {f"GPU {gpu['index']}": devices.mebibytes(gpu["memory.free"]) for gpu in facts["gpus"]}
@@ -136,16 +136,16 @@ def judge_memory(facts: Facts, site: Site) -> Diagnosis:
 
 
 def bf16(site: Site) -> Facts:
-    """What nvidia-smi tells, and how fast the CPU is in bfloat16 where it trains."""
+    """Reads nvidia-smi, and measures the CPU's speed in bfloat16 if the CPU trains."""
     found, speed = _nvidia_smi(), None
     if site.trains_on(len(found["gpus"])) == "cpu":
-        with suppress(Exception):  # PyTorch does not load: the check of bitsandbytes says so
+        with suppress(Exception):  # the check `bitsandbytes` reports a PyTorch that does not load
             speed = device_probe.bfloat16_speed(None if site.needs.base is None else site.needs.base.model)
     return {**found, "bfloat16_speed": speed}
 
 
 def judge_bf16(facts: Facts, site: Site) -> Diagnosis:
-    """Judges by what trains, and by the type that the file names; `auto` where there is no file."""
+    """Judges the device that trains and the compute type in the file, which is `auto` without a file."""
     named = "auto" if site.needs.base is None else site.needs.base.quantization.compute_dtype
     if site.trains_on(len(facts["gpus"])) == "cpu":
         return _bfloat16_of_cpu(facts["bfloat16_speed"], named)
@@ -165,7 +165,7 @@ def judge_bf16(facts: Facts, site: Site) -> Diagnosis:
 
 
 def _bfloat16_of_cpu(speed: float | None, named: str) -> Diagnosis:
-    """Warns when the file asks for bfloat16 and float32 is faster; says where bfloat16 would be faster."""
+    """Warns if the file asks for bfloat16 and float32 is faster; says if bfloat16 would be faster."""
     computes = "auto is float32" if named == "auto" else f"is {named}"
     seen = f"trials train on the CPU, where quantization.compute_dtype {computes}; "
     mend = "set quantization.compute_dtype to float32"
@@ -186,7 +186,7 @@ def bitsandbytes(_site: Site) -> Facts:
 
 
 def judge_bitsandbytes(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when a library does not load, torch does not see the GPUs, or the weights come back wrong."""
+    """Fails if a library does not load, torch does not see the GPUs, or the weights come back wrong."""
     if facts["problem"] is not None:
         return fail(facts["problem"], _LIBRARY_HUNG)
     if facts["listed"] and site.declared_gpus != 0 and not facts["sees_gpus"]:

@@ -1,6 +1,6 @@
-"""Runs checks side by side: in a process of its own each `look` that can hang or crash, the others here.
+"""Runs checks side by side. Each `look` that can hang or crash runs in its own process, the others in this one.
 
-Such a process answers one question. It ends with whoever asked, and cannot keep them waiting.
+Such a process answers one question. It ends with its caller, and cannot keep the caller waiting.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Looking = Callable[[Site], Facts]
 
 
 class Look(Spec):
-    """What came of a `look`: its facts, or what there is to say in their place."""
+    """The facts of a `look`, or the problem that prevented them."""
 
     facts: dict[str, Any] | None = None
     problem: Diagnosis | None = None
 
 
 def chosen(place: Literal["driver", "nodes"], site: Site) -> tuple[str, ...]:
-    """The checks that look at a place."""
+    """Returns the names of the checks for a place."""
     has_file = site.needs.base is not None
     there = (check for check in CHECKS.values() if check.where in (place, "both"))
     names = tuple(check.name for check in there if has_file or not check.needs_file)
@@ -45,7 +45,7 @@ def chosen(place: Literal["driver", "nodes"], site: Site) -> tuple[str, ...]:
 
 
 def look_at(site: Site, names: Sequence[str]) -> Iterator[tuple[str, Look]]:
-    """Runs checks; what came of each, in their order. All processes end with this generator."""
+    """Runs checks; yields each name and look, in order. All processes end with this generator."""
     checks = [CHECKS[name] for name in names]
     with ExitStack() as processes:
         answers: dict[Looking, Callable[[], Look]] = {}
@@ -60,23 +60,22 @@ def look_at(site: Site, names: Sequence[str]) -> Iterator[tuple[str, Look]]:
 
 
 def finding(name: str, look: Look, site: Site, driver: Facts | None = None) -> Finding:
-    """What a check says of a machine that was looked at; `driver` is what a node is compared with, if anything is."""
+    """Judges a look; `driver` has the driver's facts, if the check compares a node with them."""
     facts = {**(look.facts or {}), "driver": driver} if driver else look.facts or {}
     return (look.problem or CHECKS[name].judge(facts, site)).of(name, site.node)
 
 
 @contextmanager
 def apart(look: Looking, site: Site, seconds: float, hung: str) -> Iterator[Callable[[], Look]]:
-    """Begins a look in a process of its own, which ends with the block; what is yielded waits for the answer.
+    """Begins a look in a process that ends with the block; yields a function that waits for the answer.
 
     Args:
         look: a function of a module.
-        site: what it is given.
-        seconds: its time limit, before `site.patience`.
-        hung: what to do when it hangs, or its process dies.
+        seconds: time limit, which `site.patience` multiplies.
+        hung: the way out if the look hangs or its process dies.
     """
     seconds, began = seconds * site.patience, time.monotonic()
-    # Only hosts get the variables of the profile.
+    # Only nodes get the variables of the profile, as hosts do.
     environment = site.needs.environment if site.declared_gpus is not None else {}
     words = (__name__, look.__module__, look.__name__)
     with (
@@ -112,7 +111,7 @@ def main() -> None:
 def _looked(look: Looking, site: Site) -> Look:
     try:
         return Look(facts=dict(look(site)))
-    except Exception as error:  # what no check has foreseen is told, whatever it is
+    except Exception as error:  # an error that the check did not foresee
         return Look(problem=Diagnosis("unknown", legible(f"{type(error).__name__}: {error}", 300)))
 
 

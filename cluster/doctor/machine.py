@@ -24,13 +24,14 @@ LIBRARIES = ("ray", "torch", "transformers", "peft", "bitsandbytes", "datasets",
 DRIVERS_ALONE = ("mlflow",)
 """Only the driver uses these."""
 LEAST_FILES, ADVISED_FILES = 4096, 8192
-"""Below the first Ray warns of lost connections; Ray advises the second (ray/_private/worker.py, 2.60: `init`)."""
+"""Ray warns of lost connections below the first number, and advises the second (_private/worker.py, 2.60: `init`)."""
 OFF_SECONDS, FAR_OFF_SECONDS = 2.0, 300.0
-"""Object stores refuse requests that were signed 15 minutes off, Kerberos those 5 minutes off."""
+"""Difference of clocks that is warned of, and that fails: object stores refuse requests signed 15 minutes off, Kerberos
+those 5 minutes off."""
 
 
 def versions(_site: Site) -> Facts:
-    """The versions, None for what is not installed, and the requirements of this project that they do not meet."""
+    """Reads the versions, None for a missing library, and this project's requirements that are not met."""
     found = {"python": platform.python_version()} | {name: _version(name) for name in (OURS, *LIBRARIES)}
     unmet = []
     for wanted in map(Requirement, importlib.metadata.requires(OURS) or [] if found[OURS] else []):
@@ -50,7 +51,7 @@ def _version(name: str) -> str | None:
 
 
 def judge_versions(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when a requirement is not met, or a node's library is not the driver's; warns of Python's last number."""
+    """Fails if a requirement is not met, or a version is not the driver's; of Python's last number it only warns."""
     here, there = facts["versions"], facts.get("driver", facts)["versions"]
     shown = ", ".join(f"{name} {version or 'missing'}" for name, version in here.items())
     install = "pip install -c constraints.txt . in Ray's Python there"
@@ -70,7 +71,7 @@ def judge_versions(facts: Facts, site: Site) -> Diagnosis:
 
 
 def _deciding(name: str, version: str | None) -> str:
-    """What must be the same everywhere: of Python the first two numbers; of a library all but the name of its build.
+    """Returns the part of a version that must be equal everywhere: all but a library's build, and Python's last number.
 
     2.13.0+cpu and 2.13.0+cu130 are one version.
     """
@@ -79,7 +80,7 @@ def _deciding(name: str, version: str | None) -> str:
 
 
 def import_names(_site: Site) -> Facts:
-    """Which other distributions have one of our names, and from which folder each name is imported."""
+    """Finds other distributions with one of our names, and the folder from which each name is imported."""
     by_name = importlib.metadata.packages_distributions()
     # Unrelated packages on PyPI are imported as `sweeps` and `cluster` too.
     others = {name: sorted(set(by_name.get(name, [])) - {OURS}) for name in PACKAGES}
@@ -92,7 +93,7 @@ def _folder(name: str) -> str | None:
 
 
 def judge_import_names(facts: Facts, _site: Site) -> Diagnosis:
-    """Fails when another distribution has a name, or the four are not imported from one folder."""
+    """Fails if another distribution has one of our names, or the names are not imported from one folder."""
     shared = {name: others for name, others in facts["others"].items() if others}
     if shared:
         words = (f"the distribution {', '.join(others)} is also imported as {name}" for name, others in shared.items())
@@ -106,7 +107,7 @@ def judge_import_names(facts: Facts, _site: Site) -> Diagnosis:
 
 
 def file_descriptors(_site: Site) -> Facts:
-    """How many files a process may hold open: Ray needs one for each connection."""
+    """Reads how many files a process may hold open: Ray needs one for each connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return {"soft": soft, "hard": hard}
 
@@ -123,7 +124,7 @@ def judge_file_descriptors(facts: Facts, _site: Site) -> Diagnosis:
 
 
 def token(_site: Site) -> Facts:
-    """Where Ray takes its token from (ray/_private/authentication, 2.60), and who may read that file."""
+    """Finds the token that Ray takes (ray/_private/authentication, 2.60), and whether others can read its file."""
     given = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(given).expanduser() if given else Path.home() / ".ray" / "auth_token"
     try:
@@ -140,7 +141,7 @@ def token(_site: Site) -> Facts:
 
 
 def judge_token(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when a token is asked for and there is none; warns when others can read it or a cluster takes anyone."""
+    """Fails if RAY_AUTH_MODE wants a token and there is none; warns if others can read it, or none is wanted."""
     mode, has_token = facts["mode"], facts["in_environment"] or facts["is_there"]
     if mode == "token" and not has_token:
         return fail(
@@ -161,9 +162,9 @@ def judge_token(facts: Facts, site: Site) -> Diagnosis:
 
 
 def judge_clock(least: float, most: float) -> Diagnosis:
-    """Warns when a node's clock certainly differs from the driver's by more than seconds, and fails when by minutes.
+    """Warns if a node's clock certainly differs from the driver's by seconds, and fails if by minutes.
 
-    The node's time was read between two readings on the driver: it is between `least` and `most` seconds ahead.
+    The node's time was read between two readings on the driver, and is between `least` and `most` seconds ahead.
     """
     certain = max(0.0, least, -most)
     side = "ahead" if least > 0 else "behind"

@@ -1,6 +1,6 @@
 """Looks at each node of a Ray cluster: python -m cluster.doctor.on_cluster, the question on standard input.
 
-Each line of the output is a `Finding`. What runs on the nodes ends with this process: it is one Ray job.
+Each line of the output is a `Finding`. All work on the nodes ends with this process, because it is one Ray job.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOT_THERE = (
 
 
 def _look(names: Sequence[str], site: str) -> dict[str, str]:
-    """Runs checks on the node; strings, so that nothing of another version is unpickled."""
+    """Runs checks on the node; returns JSON, so that no object of another version is unpickled."""
     return {name: look.model_dump_json() for name, look in looking.look_at(Site.model_validate_json(site), names)}
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def findings(question: examine.Question) -> Iterator[Finding]:
-    """What there is to say of the cluster and of each of its nodes."""
+    """Yields the findings on the cluster and on each of its nodes."""
     if not connect.is_there(question.address):
         yield examine.no_connection(f"{question.address}: nothing listens there")
         return
@@ -76,7 +76,7 @@ def _of_nodes(question: examine.Question) -> Iterator[Finding]:
     for node in nodes:
         try:
             looks = node.looks(began + timeouts.DOCTOR_NODE_SECONDS * patience)
-        except Exception as error:  # whatever keeps the code from running there is the finding
+        except Exception as error:  # the finding is why the code does not run there
             yield fail(_reason(error), _NOT_THERE).of(examine.CONNECTION, node.site.node)
             continue
         for name, look in looks.items():
@@ -88,10 +88,10 @@ def _of_nodes(question: examine.Question) -> Iterator[Finding]:
 
 
 class Node:
-    """A node that is looked at."""
+    """A node, with its running checks."""
 
     def __init__(self, site: Site, node_id: str, free_gpus: int, names: Sequence[str]) -> None:
-        """Begins to look; `names` are the checks on this node."""
+        """Begins the checks `names`."""
         self.site = site
         self._free = free_gpus
         self._there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
@@ -103,11 +103,11 @@ class Node:
             self._gpu = _LOOK.options(num_gpus=free_gpus, **self._there).remote(self._on_gpus, asked)
 
     def looks(self, deadline: float) -> dict[str, Look]:
-        """What came of the checks that take no GPU. Raises whatever keeps them from running there."""
+        """Returns the looks of the checks that take no GPU. Raises the error that keeps them from running."""
         return _answer(self._plain, deadline)
 
     def gpu_looks(self, deadline: float) -> dict[str, Look]:
-        """What came of the checks on its GPUs; GPUs that somebody holds are not waited for."""
+        """Returns the looks of the checks on the node's GPUs. Does not wait for GPUs that are in use."""
         why = "every GPU is busy: not looked at"
         if self._gpu is not None:
             try:
@@ -119,7 +119,7 @@ class Node:
         return {name: Look(problem=Diagnosis("unknown", why)) for name in self._on_gpus}
 
     def clock(self) -> Diagnosis:
-        """How far its clock is from this machine's, by the quickest of some questions."""
+        """Compares the node's clock with this machine's, by the quickest of `CLOCK_ROUNDS` questions."""
         bounds = []
         for _ in range(CLOCK_ROUNDS):
             before = time.time()
@@ -141,7 +141,7 @@ def _answer(asked: ray.ObjectRef, deadline: float) -> dict[str, Look]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an error: Ray puts the node's traceback before it."""
+    """Returns the last line of an error: Ray puts the node's traceback before it."""
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return "it has not answered in time"
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
@@ -149,17 +149,16 @@ def _reason(error: Exception) -> str:
 
 
 def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> Finding:
-    """Says what the cluster has; fails where its GPUs are on machines that are all too small for a host.
+    """Says what the cluster has; fails if no machine with GPUs has enough of them for a host.
 
     Args:
-        gpus: of each node, as Ray counts them.
-        address: of the cluster.
-        gpus_per_host: that a host takes of one machine.
+        gpus: GPUs of each node, as Ray counts them.
+        gpus_per_host: GPUs that a host takes of one machine.
     """
     seen = f"{len(gpus)} {'node' if len(gpus) == 1 else 'nodes'} with {sum(gpus):g} GPUs at {address}"
     if gpus_per_host <= 1 or any(count >= gpus_per_host for count in gpus):
         return ok(seen).of(examine.CONNECTION, DRIVER)
-    # A cluster without any GPU may be one whose autoscaler brings machines when the sweep asks for them.
+    # The autoscaler of a cluster without GPUs may bring machines when the sweep asks for them.
     return (fail if any(gpus) else warn)(
         f"{seen}; a host takes {gpus_per_host} GPUs of one machine, and none has so many: the sweep waits for one that "
         "has",
@@ -168,12 +167,12 @@ def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> Findin
 
 
 def checks_on(names: Sequence[str], trains: bool) -> tuple[str, ...]:
-    """The checks that concern a node. On one without a GPU, in a cluster that has GPUs, nothing trains."""
+    """Returns the checks of a node; `trains` tells whether trials train there."""
     return tuple(name for name in names if trains or CHECKS[name].where == "both")
 
 
 def names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Addresses of nodes, with the beginning of the id where several have the same."""
+    """Returns the addresses of nodes, with the beginning of the id if several nodes have one address."""
     addresses = [str(node["NodeManagerAddress"]) for node in nodes]
     return [
         address if addresses.count(address) == 1 else f"{address}#{str(node['NodeID'])[:6]}"

@@ -1,4 +1,4 @@
-"""Checks of what a sweep reads and writes: disks, the storage, the model and the data, and MLflow. Each can hang."""
+"""Checks the disks, the storage, the model and the data, and MLflow. Each check can hang."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from trainables import catalogue
 from trainables.contract import LookedUp
 
 CACHE_BYTES = 5 * 10**9
-"""Below this a base that has to be downloaded and quantised may not find room."""
+"""Least free room in the cache: a base that has to be downloaded and quantised may not fit into less."""
 RAY_STOPS = 0.95
-"""Where Ray writes no more objects to disk (its `local_fs_capacity_threshold`, 2.60)."""
+"""Full share of a disk from which Ray writes no more objects to it (`local_fs_capacity_threshold`, 2.60)."""
 OBJECTS = ".qsweep-doctor"
-"""The folder of the doctor's objects on an object store; how the name of its file in a storage on disk begins."""
+"""The folder of the doctor's objects on an object store, and the prefix of its file in a storage on disk."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CLIENTS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
-"""What SQLAlchemy 2.0 uses for a URI that names no client."""
+"""Packages that SQLAlchemy 2.0 uses for a URI that names no client."""
 REFUSED_HOST = "Invalid Host header"
-"""mlflow/server/security_utils.py, 3.17.2. /health is answered whatever the name, so another address is asked."""
+"""MLflow's words (mlflow/server/security_utils.py, 3.17.2). MLflow answers /health for any name: so not asked here."""
 _HUB = (
     "the hub, a proxy or a network drive does not answer: check HTTPS_PROXY, HF_ENDPOINT and the mounts there, or put "
     "the model in a folder"
@@ -39,11 +39,11 @@ _HUB = (
 _MOUNT = "a drive does not answer: check the mounts"
 _STORAGE = "the storage does not answer: check its mount, or the credentials and the network"
 _MLFLOW = "MLflow or a proxy before it does not answer: check the address, HTTP_PROXY and NO_PROXY"
-"""What to do when a check hangs."""
+"""The ways out if a check hangs."""
 
 
 def disk(site: Site) -> Facts:
-    """The room in the cache, in the folder for temporary files, and where the driver writes the sweep's folder."""
+    """Reads the room in the cache, in the folder for temporary files, and in the driver's work folder."""
     places = {"cache": devices.cache(), "temporary": Path(tempfile.gettempdir())}
     if site.needs.work_folder is not None and site.declared_gpus is None:
         places["storage"] = Path(site.needs.work_folder)
@@ -55,12 +55,12 @@ def disk(site: Site) -> Facts:
 
 
 def _nearest(place: Path) -> Path:
-    """The folder itself, or the folder in which it would be made."""
+    """Returns the folder itself, or its nearest parent that exists."""
     return next(path for path in (place, *place.parents) if path.is_dir())
 
 
 def judge_disk(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when the storage has less room than budget.disk or the plan; warns where little is left elsewhere."""
+    """Fails if the storage has less room than budget.disk or the plan; warns if little is left elsewhere."""
     rooms = {name: facts[name] for name in ("cache", "temporary", "storage") if name in facts}
     shown = ", ".join(f"{room['free'] / 1e9:.1f} GB free in {room['path']}" for room in rooms.values())
     needs, storage, temporary = site.needs, rooms.get("storage"), rooms["temporary"]
@@ -83,7 +83,7 @@ def judge_disk(facts: Facts, site: Site) -> Diagnosis:
 
 
 def storage(site: Site) -> Facts:
-    """Writes and locks a file where the sweep's folder would be made, or does with an object what a mirror does."""
+    """Writes and locks a file where the sweep's folder would be made; uses an object store as a mirror does."""
     place = site.needs.storage or ""
     if "://" in place:
         return {"place": place, **_try_store(place)}
@@ -100,7 +100,7 @@ def storage(site: Site) -> Facts:
 
 
 def judge_storage(facts: Facts, _site: Site) -> Diagnosis:
-    """Fails when the driver cannot write or lock."""
+    """Fails if the driver cannot write or lock."""
     place = facts["place"]
     if facts.get("error") is not None:
         mend = f"let this user write to {place}, or name another storage"
@@ -116,7 +116,7 @@ def judge_storage(facts: Facts, _site: Site) -> Diagnosis:
 
 
 def _lock(file: int) -> str | None:
-    """Locks an open file as a sweep's driver does; why that fails, None when it does not."""
+    """Locks an open file as a sweep's driver does; returns why that fails, None if it does not."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -125,7 +125,7 @@ def _lock(file: int) -> str | None:
 
 
 def _try_store(uri: str) -> dict[str, Any]:
-    """Does with an object what a mirror does. Credentials come from the environment, as for the sweep itself."""
+    """Uses an object as a mirror does. Credentials come from the environment, as for the sweep itself."""
     from obstore.exceptions import BaseError
 
     try:
@@ -135,7 +135,7 @@ def _try_store(uri: str) -> dict[str, Any]:
 
 
 def _try_object(store: Any) -> str | None:
-    """Writes under conditions, lists, reads and deletes; what is wrong with the answers, None when nothing is."""
+    """Writes under conditions, lists, reads and deletes; returns what is wrong with the answers, None if nothing is."""
     import obstore
 
     mark = uuid.uuid4().hex
@@ -159,7 +159,7 @@ def _try_object(store: Any) -> str | None:
 
 
 def _is_written(store: Any, name: str, content: bytes, mode: Any) -> bool:
-    """Whether a write under a condition goes through; False when the condition does not hold."""
+    """Writes under a condition; False if the condition does not hold."""
     import obstore
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -171,7 +171,7 @@ def _is_written(store: Any, name: str, content: bytes, mode: Any) -> bool:
 
 
 def model_and_data(site: Site) -> Facts:
-    """What the trainable finds of local files, and what the hub says."""
+    """Has the trainable check the local files, and then ask the hub."""
     base = site.needs.base
     assert base is not None
     trainable, looked_up = catalogue.find(base.trainable), LookedUp()
@@ -186,7 +186,7 @@ def model_and_data(site: Site) -> Facts:
 
 
 def judge_model_and_data(facts: Facts, site: Site) -> Diagnosis:
-    """Fails when something is missing or out of reach."""
+    """Fails if a file is missing or the hub is out of reach; warns of the trainable's notices."""
     if facts["problems"]:
         return fail("; ".join(facts["problems"]), "put it at the same path on each node, or mend the file")
     if facts["unreachable"]:
@@ -204,10 +204,10 @@ def judge_model_and_data(facts: Facts, site: Site) -> Diagnosis:
 
 
 def mlflow(site: Site) -> Facts:
-    """What answers at the tracking URI. The URI itself is not among the facts: it may hold a password.
+    """Asks the tracking URI. The facts leave the URI out: it may hold a password.
 
-    Of a server `status`, None where nothing answers; of a database the `problem` and how to `mend` it. `answers` is
-    False where nothing answers at a place that the URI names.
+    A server has a `status`, None if nothing answers; a database has the `problem`, and how to `mend` it. `answers` is
+    False if nothing answers at the place that the URI names.
     """
     uri = site.needs.tracking_uri or ""
     if uri.startswith("sqlite:///"):
@@ -218,14 +218,14 @@ def mlflow(site: Site) -> Facts:
 
 
 def nothing_answers(uri: str) -> Diagnosis | None:
-    """What is wrong with a tracking URI at whose place nothing answers; None where something does, or may."""
+    """Returns the problem of a tracking URI at whose place nothing answers; None if something answers, or may."""
     site = Site(needs=Needs(tracking_uri=uri))
     facts = mlflow(site)
     return None if facts.get("answers", True) else judge_mlflow(facts, site)
 
 
 def judge_mlflow(facts: Facts, _site: Site) -> Diagnosis:
-    """Fails when runs could not be written there."""
+    """Fails if runs could not be written there."""
     place = facts["place"]
     if "status" not in facts:
         return ok(place) if facts["problem"] is None else fail(facts["problem"], facts["mend"])
@@ -273,7 +273,7 @@ def _server(uri: str) -> dict[str, Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """What the error came of; the error itself may name the whole URI."""
+    """Returns the error's first cause: the error itself may name the whole URI."""
     cause = first_cause(error)
     if isinstance(cause, TimeoutError):
         return f"timed out after {timeouts.MLFLOW_ANSWER_SECONDS:.0f} s"
@@ -290,7 +290,7 @@ def _database_file(file: Path) -> dict[str, Any]:
             return {"place": f"sqlite:///{file} will be made", "problem": None}
         return wrong(f"{folder}: not writable")
     try:
-        # Not mode=ro: SQLite must first undo what a writer has left that was killed in a transaction.
+        # Not mode=ro: SQLite must first undo the writes of a process that was killed in a transaction.
         there = f"{file.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(there, uri=True, timeout=timeouts.MLFLOW_ANSWER_SECONDS)) as database:
             database.execute("select name from sqlite_master limit 1").fetchone()

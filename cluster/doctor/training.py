@@ -11,12 +11,12 @@ from trainables.engine_paths import SelfTest, Tried
 
 TRAIN = "train"
 PATIENCE = 10.0
-"""Multiplies each time limit: the base may have to be fetched and quantised, and is loaded."""
+"""Multiplies each time limit: the base is loaded, and may have to be fetched and quantised first."""
 _HUNG = "end what else runs there and try again; `qsweep launch` has the same limits and then leaves a path out"
 
 
 def train(site: Site) -> Facts:
-    """Has the trainable test its paths anew on this machine's GPUs, or on its CPU without one."""
+    """Has the trainable test its paths anew on this machine's GPUs, or on its CPU if there are none."""
     base = site.needs.base
     assert base is not None
     trainable = catalogue.find(base.trainable)
@@ -27,7 +27,7 @@ def train(site: Site) -> Facts:
 
 
 def judge_train(facts: Facts, site: Site) -> Diagnosis:
-    """Warns of paths that are not used, and where none but PEFT's own layers is left."""
+    """Warns of the paths that sweeps leave out here."""
     if facts["test"] is None:
         return ok("there is one way to compute passes, and nothing to test")
     test, base = SelfTest.model_validate_json(json.dumps(facts["test"])), site.needs.base
@@ -47,7 +47,7 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
 
 
 def _row(tried: Tried) -> dict[str, str]:
-    """A path as a row of the table; empty where nothing is known."""
+    """Makes a path's row of the table; unknown values are empty."""
     paying = tried.paying
     row = {
         "path": tried.path.name,

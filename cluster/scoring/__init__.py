@@ -1,6 +1,6 @@
 """Scores adapters again, for a promotion: in a process of its own on this machine, or on a host of a Ray cluster.
 
-`host` holds the base and scores, beside the caller or elsewhere. What is here is the caller's side.
+`host` holds the base and scores, beside the caller or elsewhere. This file is the caller's side.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Scoring:
     """A base that scores adapters, held by a `ScoringHost` in another process."""
 
     def __init__(self, call: Call) -> None:
-        """One whose host is reached by `call`."""
+        """Reaches the host by `call`."""
         self._call = call
 
     def fingerprint(self) -> dict[str, str]:
-        """What identifies the base and the data there, as `Trainable.fingerprint`. Nothing is loaded for it."""
+        """See `Trainable.fingerprint`: identifies the host's base and data. Loads nothing."""
         prints: dict[str, str] = self._call("fingerprint", ())
         return prints
 
@@ -52,7 +52,7 @@ class Scoring:
         return facts
 
     def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
-        """Frees the base, then scores on another one in a process of its own there, whose death ends nothing else."""
+        """Frees the base, then scores on another base in a process of its own there. Its death ends nothing else."""
         answer: ScoringResult = self._call("score_apart", (base, request))
         return answer
 
@@ -68,13 +68,13 @@ class Scoring:
 
 @contextmanager
 def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Scoring]:
-    """Something that scores adapters on `base`, as long as the block runs.
+    """Scores adapters on `base` while the block runs.
 
     Args:
         base: says base model, quantisation and data.
-        address: of a Ray cluster (`auto`: the one on this node); this machine when None.
-        tell: is told, inside `Scoring.score`, how far it has come.
-        gpus: over which the base is spread, where there are any.
+        address: address of a Ray cluster (`auto`: the one on this node); None: this machine.
+        tell: receives the progress, inside `Scoring.score`.
+        gpus: GPUs over which the base is spread, if there are any.
 
     Raises:
         HostError: the trainable scores nothing.
@@ -95,7 +95,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
 
     with connected(address, f"{NAMESPACE}-{os.getpid()}"):
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        # Two at once: a call, and the question how far it has come.
+        # Two at once: a call, and the question for its progress.
         remote = ray.remote(num_gpus=gpus if has_gpu else 0, num_cpus=0, max_concurrency=2)(_Actor)
         actor = remote.remote(base.model_dump_json())
         try:
@@ -121,7 +121,7 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
 
 
 def _not_started(address: str, wanted: int, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
-    """Says what was waited for in vain, from Ray's whole and free resources."""
+    """Says what was waited for in vain; `whole` and `free` are Ray's resources."""
     waited = f"--address {address}: waited {timeouts.SCORING_START_SECONDS / 60:.0f} minutes for a"
     gpus = whole.get("GPU", 0)
     if gpus > 0:
@@ -148,7 +148,7 @@ class _Actor:
         self._progress = progress
 
     def progress(self) -> ScoringProgress | None:
-        """How far the call that runs has come; None while it scores nothing."""
+        """Returns the progress of the running call; None while it scores nothing."""
         return self._progress
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Reply:

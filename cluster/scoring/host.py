@@ -1,10 +1,9 @@
 """Holds a base and scores adapters on it; runs such a host, and packaged models, in processes of their own.
 
-The caller of a host in a process of its own never imports torch, and the memory is given back at the end. Only pydantic
-objects and bytes pass between the two. The process does not import the caller's script, as multiprocessing's would, so
-that one needs no `__main__` guard. A Ray of this machine's own could run the host too, but takes longer to start: from
-the start to the first answer it took 21 to 39 s, this process 0.4 to 1.0 s (Ray 2.60, 2 busy CPU cores, four times
-each).
+The caller of a host in another process never imports torch, and the memory is given back at the end. Only pydantic
+objects, text and bytes pass between the two. The process does not import the caller's script, as multiprocessing does:
+the script needs no `__main__` guard. A Ray of this machine's own could run the host too, but starts more slowly: its
+first answer came after 21 to 39 s, that of this process after 0.4 to 1.0 s (Ray 2.60, 2 busy CPU cores, 4 times each).
 """
 
 from __future__ import annotations
@@ -46,11 +45,7 @@ from trainables.specs import TrialSpec
 
 
 def can_score(name: str) -> catalogue.Promotable:
-    """The trainable's part that scores adapters.
-
-    Raises:
-        HostError: it has none.
-    """
+    """Returns the trainable's part that scores adapters. Raises HostError if the trainable has none."""
     trainable = catalogue.find(name)
     if not isinstance(trainable, catalogue.Promotable):
         raise HostError(
@@ -64,7 +59,7 @@ class ScoringHost:
     """A `Scoring` in this process. The first call that needs the base loads it."""
 
     def __init__(self, base: TrialSpec, tell: Tell = tell_nobody) -> None:
-        """A host that has loaded nothing yet; `tell` is told how far the scoring has come."""
+        """Loads nothing; `tell` receives the progress of the scoring."""
         self._base = base
         self.tell = tell
         self._scorer: Scorer | None = None
@@ -113,7 +108,7 @@ class ScoringHost:
         return adapter_exporter.export(self._base, request, cache())
 
     def free(self) -> None:
-        """Gives the base's memory back: a fresh process loads one onto the same GPU."""
+        """Gives the base's memory back, because a fresh process loads a base onto the same GPU."""
         self._scorer = None
         give_back()
 
@@ -129,11 +124,7 @@ class ScoringHost:
 
 
 def check_memory(base: TrialSpec, trainable: catalogue.Promotable) -> None:
-    """Refuses a base that does not fit into the memory that is free here.
-
-    Raises:
-        HostError: it does not fit; says what is needed and where it could be done.
-    """
+    """Raises HostError if the base does not fit into the memory that is free here."""
     own = visible()
     device: Device = "cuda" if own else "cpu"
     count = max(1, len(own))
@@ -154,12 +145,11 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
     """Runs a Python script beside a folder of `files`, and returns what it prints.
 
     Args:
-        script: its source; it is given the folder as its argument and `job` on standard input.
+        script: source; the script gets the folder as its argument and `job` on standard input.
         files: path in the folder -> content.
-        job: what the script is to do.
 
-    Raises:
-        HostsDied: the script fails, and its last line is told; or it does not end in time.
+        Raises:
+            HostsDied: the script fails (the message has its last line), or does not end in time.
     """
     with TemporaryDirectory(prefix="qsweep-serving-") as folder:
         model = Path(folder) / "model"
@@ -185,7 +175,7 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
 
 
 Reply = tuple[str | None, Any, bool]
-"""What went wrong if something did, what the method returned, and whether it is a mistake that the user can mend."""
+"""The error's text or None, the method's result, and whether the user can mend the error."""
 
 
 def reply(host: ScoringHost, method: str, arguments: tuple[Any, ...]) -> Reply:
@@ -199,12 +189,7 @@ def reply(host: ScoringHost, method: str, arguments: tuple[Any, ...]) -> Reply:
 
 
 def returned(answer: Reply) -> Any:
-    """What the method returned.
-
-    Raises:
-        HostError: the user's mistake.
-        HostsDied: it failed otherwise.
-    """
+    """Returns the method's result. Raises HostError for a mistake of the user's, HostsDied for any other error."""
     problem, value, is_mistake = answer
     if problem is not None:
         raise (HostError if is_mistake else HostsDied)(problem)
@@ -212,7 +197,7 @@ def returned(answer: Reply) -> Any:
 
 
 Call = Callable[[str, tuple[Any, ...]], Any]
-"""Calls a method of a `ScoringHost` elsewhere: its name and arguments in, its result out."""
+"""Calls a method of a `ScoringHost` elsewhere: takes its name and arguments, returns its result."""
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[2:]; "
     "from cluster.scoring.host import answer_calls; answer_calls(int(sys.argv[1]))"
@@ -221,12 +206,12 @@ _CHILD = (
 
 @contextmanager
 def own_process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Call]:
-    """Starts the process, which ends with the block or with the caller, whatever it is doing.
+    """Starts a `ScoringHost` in a process, which ends with the block or the caller, whatever it is doing.
 
     Args:
         base: says base model, quantisation and data.
-        tell: is told, inside a call, how far the scoring has come.
-        gpus: over which the base is spread, where this machine has so many.
+        tell: receives the progress, inside a call.
+        gpus: GPUs over which the base is spread, if this machine has so many.
     """
     here, there = Pipe()
     with here:
@@ -238,7 +223,7 @@ def own_process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Ite
                 start_new_session=True,
             )  # fmt: skip
         try:
-            # When the child is dead already, the first call says so.
+            # If the child is dead already, the first call says so.
             with suppress(OSError):
                 here.send(base)
             yield lambda method, arguments: _call(here, child, (method, arguments), tell)
@@ -265,7 +250,7 @@ def _call(calls: Connection, child: subprocess.Popen[bytes], what: tuple[str, tu
 
 def answer_calls(descriptor: int) -> None:
     """Runs in the process: receives the base, then answers one call after the other."""
-    # Nobody reads what libraries print there; mistakes come back as answers.
+    # Nobody reads what libraries print; mistakes come back as answers.
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 2)
     calls = Connection(descriptor)

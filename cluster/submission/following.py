@@ -14,22 +14,22 @@ from cluster.submission.jobs import Jobs, JobState, rest
 PAUSE_SECONDS = 2.0
 """Pause between two looks at a job that is followed."""
 MOST_RATE = 500_000
-"""Characters a second: a look sends all that the job has printed, so the pause after a look at more is longer."""
+"""Most characters to fetch per second. Each look fetches all that was printed, so long output makes pauses longer."""
 PATIENCE_SECONDS = 300.0
-"""How long a cluster may not answer before it is given up."""
+"""How long a cluster may be silent before it is given up."""
 SHORT_SECONDS = 120.0
-"""How long a job of some seconds may take."""
+"""How long a short job may take; see `wait`."""
 TURN_SECONDS = 0.3
-"""Pause between two looks at such a job."""
+"""Pause between two looks at a short job."""
 CLOSING_KEY = "dir"
-"""What --json prints of a sweep has its folder. Other lines of JSON are a trainable's own."""
+"""Key of the JSON object that --json prints of a sweep: its folder. Other lines of JSON are a trainable's own."""
 FINDINGS_KEY = "findings"
-"""What --json prints of the doctor has its findings."""
+"""Key of the JSON object that `qsweep doctor --json` prints."""
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
 class Ended(NamedTuple):
-    """How a job has ended."""
+    """The end of a job."""
 
     state: JobState
     closing: dict[str, Any] | None
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines that a job has printed, without those of Ray."""
+    """Returns the lines that a job has printed, without Ray's own."""
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line for line in lines if not any(words in line for words in _OF_RAY)]
 
@@ -60,7 +60,7 @@ def follow(
     while True:
         began, seconds = clock(), PAUSE_SECONDS
         try:
-            # In this order: what an ended job has printed is whole.
+            # In this order, so that the output of an ended job is whole.
             state = jobs.look_up(job_id)
             if state is None:
                 raise SubmissionFailed(f"{job_id}: {jobs.address} does not know this job any more")
@@ -91,14 +91,14 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = rest,
 ) -> Ended:
-    """As `follow`, for a job of some seconds, whose lines are said at its end; it goes from the cluster's list then.
+    """Waits for a short job, says its lines at its end, and removes it from the cluster's list.
 
-    Ray may list it again as FAILED: its monitor, which looks once a second, takes a job without an entry whose process
-    has ended for one that has died (dashboard/modules/job/job_manager.py, 2.60: `_monitor_job_internal`).
+    Ray may list the job again as FAILED: Ray's monitor looks once a second, and takes an ended job without an entry for
+    a dead one (dashboard/modules/job/job_manager.py, 2.60: `_monitor_job_internal`).
 
     Raises:
-        ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; what it is for
-            may have been done.
+        ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; the job may have
+            done its work.
     """
     began = clock()
     while True:
@@ -116,14 +116,14 @@ def wait(
 
 
 def put_away(jobs: Jobs, job_id: str) -> None:
-    """Removes a job that has ended from the cluster's list; one that still runs is asked to end, and stays there."""
+    """Removes an ended job from the cluster's list; asks a running job to end, and leaves it in the list."""
     with suppress(ClusterError):  # nobody waits for it any more
         jobs.stop(job_id)
         jobs.delete(job_id)
 
 
 def _say(text: str, say: Callable[[str], None], closing_key: str) -> dict[str, Any] | None:
-    """Says the lines for people; returns the object that a command prints at its end, if it is among them."""
+    """Says the lines for people; returns the JSON object that a command prints at its end, if the text has it."""
     closing = None
     for line in lines_of(text):
         found = _object(line)

@@ -1,6 +1,6 @@
-"""The jobs of a Ray cluster, asked through its dashboard from a machine that need not be part of it.
+"""Submits and reads the jobs of a Ray cluster through its dashboard, from any machine.
 
-Ray itself is imported by `connect` alone: a mistake in a command is told before.
+Only `connect` imports Ray: a mistake in a command is told before.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from cluster.submission.ray_client import Client
 
 MARK = "qsweep"
-"""The key of a job's metadata that says what of this project it is: its command."""
+"""Key of a job's metadata whose value is the job's `qsweep` command."""
 STOP_SECONDS = 900
-"""How long Ray lets a job that was asked to stop save its trials and deliver to MLflow before it kills it. Ray's own
-time is 3 s (dashboard/modules/job/job_supervisor.py, 2.60)."""
+"""How long a stopped job may save its trials and deliver to MLflow before Ray kills it. Ray's default is 3 s
+(dashboard/modules/job/job_supervisor.py, 2.60)."""
 START_SECONDS = 60.0
-"""How long a head node that has just started may take to have its agent, which starts jobs."""
+"""How long a new head node may take to start its agent, which starts jobs."""
 RETRY_SECONDS = 2.0
-"""Pause before such a head node is asked again."""
+"""Pause before a head node without an agent is asked again."""
 rest: Callable[[float], object] = threading.Event().wait
-"""Waits so many seconds."""
+"""Waits for the given seconds."""
 _NO_AGENT = "No available agent to submit job"
 """ray/dashboard/modules/job/job_head.py, 2.60: `submit_job`, after 10 s."""
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _USER = re.compile(r"^([A-Za-z][\w+.-]*://)?.*@", re.DOTALL)
 """A password may hold / and ?, so all before the last @ counts."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# The first python that knows Ray, of those that the head node's Ray was started with.
+# Takes the first python with Ray in the PATH with which the head node's Ray was started.
 _SHELL = """\
 for python in python python3; do \
 "$python" -c 'import sys, importlib.util as i; sys.exit(i.find_spec("ray") is None)' 2>/dev/null && \
@@ -54,53 +54,53 @@ exit 2"""
 
 @dataclass(frozen=True)
 class Job:
-    """A command of `qsweep` that is to run on the cluster."""
+    """A `qsweep` command to run on the cluster."""
 
     job_id: str
     """Also the id of the sweep that it launches."""
     words: tuple[str, ...]
-    """What follows `qsweep`."""
+    """The words after `qsweep`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of the job."""
 
     @property
     def entrypoint(self) -> str:
-        """The shell command."""
+        """Returns the job's shell command."""
         return _SHELL.format(command=shlex.join([ENTRY, self.job_id, *self.words]))
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What the cluster says of a job."""
+    """A job's state on the cluster."""
+
 
     job_id: str
     status: str
     driver_exit_code: int | None = None
-    """None while it runs, and when Ray ended it."""
+    """None while the job runs, and if Ray ended it."""
     message: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     package: str | None = None
-    """Address of what it has brought along."""
+    """Address of the package that the job has brought."""
 
     @property
     def is_sweep(self) -> bool:
-        """It runs a sweep, and is no other program's, and no question of some seconds."""
+        """Tells whether the job runs a sweep. Short jobs and jobs of other programs do not."""
         return self.metadata.get(MARK) in ("launch", "resume")
 
     @property
     def sweep(self) -> str:
-        """Its sweep: the id of the job itself, or what was resumed."""
+        """Returns the job's sweep: the word that was resumed, else the job's own id."""
         return self.metadata.get("sweep", self.job_id)
 
     @property
     def has_ended(self) -> bool:
-        """Nothing of the job runs any more."""
+        """Tells whether nothing of the job runs any more."""
         return self.status in _ENDED
 
     @property
     def exit_code(self) -> int:
-        """Its command's; 143, that of SIGTERM, when Ray was asked to stop the job, and 1 when Ray could not say."""
+        """Returns the command's exit code; 143 (SIGTERM) if Ray stopped the job, 1 if Ray does not know the code."""
         code = self.driver_exit_code
         if code is not None:
             return code if code >= 0 else 128 - code
@@ -108,7 +108,7 @@ class JobState:
 
     @property
     def end_lines(self) -> list[str]:
-        """Says how a job ended that Ray ended, or could not start; nothing of one that ended by itself."""
+        """Returns a line about how Ray ended the job, or could not start it; nothing if the job ended by itself."""
         if self.driver_exit_code is not None:
             return []
         return [f"{self.job_id}: {self.status}{f': {self.message}' if self.message else ''}"]
@@ -117,8 +117,7 @@ class JobState:
 class Jobs:
     """The jobs of one cluster.
 
-    Each method raises ConnectionFailed when the cluster does not answer or lets nobody in, and SubmissionFailed when
-    it refuses.
+    Methods raise ConnectionFailed if the cluster does not answer or denies access, and SubmissionFailed if it refuses.
     """
 
     def __init__(self, address: str, client: Client) -> None:
@@ -128,7 +127,7 @@ class Jobs:
 
     @property
     def other_version(self) -> str | None:
-        """Version of the cluster's Ray where it is another minor version than that of this machine."""
+        """Returns the version of the cluster's Ray if its minor version differs from this machine's, else None."""
         return None if self._client.is_same_version else self._client.version
 
     def submit(
@@ -138,15 +137,15 @@ class Jobs:
         pause: Callable[[float], object] = rest,
         clock: Callable[[], float] = time.monotonic,
     ) -> bool:
-        """Submits a job; False when it was there already: a lost answer, or the same command twice, starts no second.
+        """Submits a job; False if the cluster has it already, after a lost answer or when a command is repeated.
 
         Args:
-            job: its metadata tell whether one of the same id is the same.
+            job: a job of the same id is the same job if its metadata are equal.
             brings: path in the package -> content or file here; or the address of a package that the cluster has.
 
         Raises:
             ConnectionFailed: it is not known whether the job was submitted.
-            SubmissionFailed: it was not.
+            SubmissionFailed: the job was not submitted.
         """
         if isinstance(brings, str):
             return self._submit(job, brings, pause, clock)
@@ -183,14 +182,14 @@ class Jobs:
             pause(RETRY_SECONDS)
 
     def look_up(self, job_id: str) -> JobState | None:
-        """What the cluster says of a job; None when it does not know it."""
+        """Returns the state of a job; None if the cluster does not know the job."""
         try:
             return _state(job_id, self._client.get_job_info(job_id))
         except NoSuchJob:
             return None
 
     def find(self, job_id: str) -> JobState:
-        """A sweep's job; raises SubmissionFailed when there is none of this id."""
+        """Returns a sweep's job; raises SubmissionFailed if no sweep's job has this id."""
         check_id(job_id)
         state = self.look_up(job_id)
         if state is None:
@@ -203,9 +202,9 @@ class Jobs:
         return state
 
     def running_instead(self, ended: JobState) -> str | None:
-        """Id of the job that runs the sweep of a job that has ended; None where none is known.
+        """Returns the id of the job that now runs the sweep of an ended job; None if none is known.
 
-        A sweep that was resumed by its name or folder is not looked for: another one may have that name by now.
+        Does not look for a sweep that was resumed by its name or folder: another sweep may have that name by now.
         """
         try:
             listed = {job.submission_id: _state(job.submission_id, job) for job in self._client.list_jobs()}
@@ -215,28 +214,28 @@ class Jobs:
         return next((job.job_id for job in running if ended.sweep in listed and job.sweep == ended.sweep), None)
 
     def stop(self, job_id: str) -> bool:
-        """Asks a job to end in order; False when it has ended already."""
+        """Asks a job to end in order; False if it has ended already."""
         return bool(self._client.stop_job(job_id))
 
     def logs(self, job_id: str) -> str:
-        """All that a job has printed."""
+        """Returns all that a job has printed."""
         return str(self._client.get_job_logs(job_id))
 
     def delete(self, job_id: str) -> None:
-        """Removes a job that has ended from the cluster's list."""
+        """Removes an ended job from the cluster's list."""
         self._client.delete_job(job_id)
 
 
 def connect(address: str) -> Jobs:
-    """The jobs of the cluster whose dashboard is at the address.
+    """Connects to the cluster whose dashboard is at the address.
 
     Raises:
-        ConnectionFailed: it does not answer, or wants another token.
-        SubmissionFailed: this is no address of a dashboard.
+        ConnectionFailed: the dashboard does not answer, or wants another token.
+        SubmissionFailed: the text is no address of a dashboard.
     """
     address = check_address(address)
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        # Else Ray sends no token, and says that there is none. It reads this when it is imported, so not before here.
+        # Without this Ray sends no token, and says that there is none. Ray reads the variable when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from cluster.submission.ray_client import Client
 
@@ -244,7 +243,7 @@ def connect(address: str) -> Jobs:
 
 
 def check_id(job_id: str) -> None:
-    """Raises SubmissionFailed when the text cannot be the id of a job and a sweep."""
+    """Raises SubmissionFailed if the text cannot be the id of a job and a sweep."""
     if not is_id(job_id):
         raise SubmissionFailed(
             f"--submission-id: {job_id!r} must be letters, digits, dots, dashes and underscores, at most 128, and "
@@ -253,19 +252,19 @@ def check_id(job_id: str) -> None:
 
 
 def is_id(text: str) -> bool:
-    """Whether the text can be the id of a job and a sweep."""
+    """Tells whether the text can be the id of a job and a sweep."""
     return _ID.fullmatch(text) is not None
 
 
 def check_address(address: str) -> str:
-    """The address without a slash at its end; raises SubmissionFailed when it is not that of a dashboard."""
+    """Returns a dashboard's address without a final slash; raises SubmissionFailed if the text is no such address."""
     try:
         parts = urlsplit(address)
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_right = False
     if not is_right or "@" in parts.netloc or parts.query or parts.fragment:
-        # Without what may be secret in it: a user, a password, parameters.
+        # Without the parts that may be secret: a user, a password, parameters.
         shown = re.sub(r"([?#]).*", r"\1***", _USER.sub(r"\1***@", address), flags=re.DOTALL)
         raise SubmissionFailed(
             f"--address: {shown!r} must be that of the cluster's dashboard, without a user, ? and #: http://HOST:8265"

@@ -1,7 +1,7 @@
-"""What a submitted sweep does on the cluster's nodes before it starts: puts its files where they stay.
+"""Puts the files of a submitted sweep where they stay, on each node of the cluster and before the sweep starts.
 
-Ray unpacks a job's package into a folder of its own that goes with the cluster. A sweep outlives that, and its
-configuration names its files, so they are copied to a path that is the same on every node.
+Ray unpacks a job's package into a folder that ends with the cluster. A sweep outlives the cluster, and its
+configuration names its files: so they are copied to a path that is the same on every node.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ SHIPPED = "submitted"
 """The folder for sweeps, in the package and in the cache folder of each node."""
 SWEEP_FILE = "sweep.yaml"
 SWEEP_ID = "QSWEEP_SWEEP_ID"
-"""The variable that has the id of the job: a sweep that it launches has the same one."""
+"""Environment variable with the job's id, which is also the id of the sweep that the job launches."""
 ENTRY = "cluster.submission.on_node"
 HOOK = f"{ENTRY}.place"
 
 
 def place() -> None:
-    """Copies what travelled with the sweep; Ray calls it in each process of the job, before anything else.
+    """Copies the files that travelled with the sweep. Ray calls this first in each process of the job.
 
-    A folder appears whole, and one that is there already has the same content: its name is the content's hash.
+    A folder appears whole. A folder that is there already has the same content: its name is the content's hash.
     """
     packed = Path(__file__).resolve().parents[2] / SHIPPED
     for source in packed.iterdir() if packed.is_dir() else ():
@@ -46,22 +46,22 @@ def place() -> None:
 
 
 def main(words: list[str]) -> None:
-    """Becomes the command that the job is for, in the home folder: relative paths do not lie in Ray's own.
+    """Becomes the job's command, in the home folder, so that relative paths do not lie in Ray's folder.
 
     Args:
-        words: the id of the job, and the words after `qsweep`. One that begins with `submitted:` is a sweep file
-            that travelled, and `~` is a home folder here.
+        words: the id of the job, and the words after `qsweep`. A word that begins with `submitted:` is a sweep file
+            that travelled; `~` is the home folder on this node.
     """
     place()
     os.environ[SWEEP_ID] = words[0]
     os.chdir(Path.home())
     command = [_here(word) for word in words[1:]]
-    # -P: what lies in the home folder shadows nothing.
+    # -P: files in the home folder shadow no module.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "sweeps", *command])
 
 
 def _here(word: str) -> str:
-    """A word as it is meant on this node."""
+    """Returns a word with the paths of this node."""
     if word.startswith(f"{SHIPPED}:"):
         return str(cache() / SHIPPED / word.removeprefix(f"{SHIPPED}:") / SWEEP_FILE)
     return str(paths.at_home(Path(word))) if word.startswith("~") else word

@@ -15,25 +15,25 @@ from cluster.submission.on_node import SHIPPED, SWEEP_FILE
 from trainables.inputs import own_code
 
 SUFFIXES = (".py", ".yaml", ".jsonl", ".typed", ".j2")
-"""Files of a package that travel end in one of these."""
+"""Endings of the files that travel."""
 MOST_MODULE_BYTES = 10_000_000
-"""Size of a trainable of the user's own, with the folder that it lies in."""
+"""Largest size of the user's own trainable, with its top-level package."""
 _NO_CODE = ("__pycache__", "node_modules", "results", "venv")
 _MOMENT = (1980, 1, 1, 0, 0, 0)
-"""When each file was written, as far as the archive says: equal files make equal archives, which are sent once."""
+"""Time of each file in the archive: equal files make equal archives, which are sent once."""
 
 
 def code() -> dict[str, Path]:
-    """Path in the package -> file here, for the product files of this project."""
+    """Returns path in the package -> file here, for the product files of this project."""
     root = Path(__file__).parents[2]
     return dict(_product_files(root, PACKAGES))
 
 
 def own_module(name: str) -> dict[str, Path]:
-    """As `code`, for a trainable in a module of the user's own; nothing where the module is installed.
+    """Returns the same as `code` for the user's own trainable; nothing if its module is installed or is a file.
 
     Raises:
-        SubmissionFailed: it lies beside too much to be sent.
+        SubmissionFailed: its package is too large to be sent.
     """
     module, _ = own_code.parts(name)
     top = module.partition(".")[0]
@@ -55,9 +55,10 @@ def own_module(name: str) -> dict[str, Path]:
 
 
 def sweep_files(text: str, files: Mapping[str, Path]) -> tuple[str, dict[str, bytes | Path]]:
-    """A sweep and its files: what identifies their content, and path in the package -> content or file here.
+    """Returns the hash of a sweep and its files, and path in the package -> content or file here.
 
     Args:
+        text: the sweep file.
         files: path beside the sweep file -> file or folder here.
     """
     contents: dict[str, bytes | Path] = {SWEEP_FILE: text.encode()}

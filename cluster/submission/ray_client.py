@@ -1,4 +1,4 @@
-"""Ray's own client of the Jobs API: here its requests end in time, and its errors are those of this project."""
+"""Ray's client of the Jobs API, with time limits for its requests and with this project's errors."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from cluster.errors import (
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
-"""How long the dashboard may take for one answer; Ray's client waits for ever."""
+"""How long the dashboard may take for one answer; Ray's client would wait for ever."""
 UPLOAD_SECONDS = 600.0
 _FAILURES = 500
-"""The least HTTP status that says that the server fails, or a proxy before it."""
+"""Lowest HTTP status of a failing server, or of a failing proxy before it."""
 
 
 class Client(JobSubmissionClient):
-    """Each method of Ray's raises ConnectionFailed and SubmissionFailed in place of Ray's errors."""
+    """Raises ConnectionFailed and SubmissionFailed in place of the errors of Ray's client."""
 
     def __init__(self, address: str) -> None:
-        """Connects to the dashboard at the address, whatever RAY_ADDRESS says, which Ray would prefer."""
+        """Connects to the dashboard at the address; Ray's client would prefer RAY_ADDRESS."""
         for module in ("dashboard_sdk", "job.sdk"):
-            # They tell of each upload and each connection.
+            # These loggers report each upload and each connection.
             logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
         before = {name: os.environ.pop(name) for name in names if name in os.environ}
@@ -52,12 +52,12 @@ class Client(JobSubmissionClient):
 
     @property
     def version(self) -> str:
-        """Version of the cluster's Ray."""
+        """Returns the version of the cluster's Ray."""
         return str(self._server_ray_version)
 
     @property
     def is_same_version(self) -> bool:
-        """Whether the cluster's Ray is of the minor version that is installed here."""
+        """Tells whether the cluster's Ray has the minor version of the Ray that is installed here."""
         return self.version.split(".")[:2] == str(ray.__version__).split(".")[:2]
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
@@ -93,6 +93,6 @@ def _no_dashboard(address: str, error: Exception) -> ConnectionFailed:
 
 
 def _last_line(text: str) -> str:
-    """Ray puts the traceback of its server before what was wrong."""
+    """Returns the last line of an answer: Ray puts its server's traceback before the reason."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip(" .")]
     return lines[-1] if lines else "the cluster refused, without a reason"

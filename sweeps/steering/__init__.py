@@ -1,1 +1,1 @@
-"""How a running sweep is asked for something."""
+"""Finds the folders of sweeps, and asks running sweeps for something."""

@@ -1,6 +1,6 @@
-"""What a driver answers to the requests in its mailbox. The answer is written into the event log before it is acted on.
+"""Answers the requests in a driver's mailbox. The driver writes an answer into the event log before it acts on it.
 
-So a driver that dies after its answer leaves the next one the word of it: see `SweepRecord.trials_to_stop`.
+So the next driver knows the answer of a driver that died before it acted: see `SweepRecord.trials_to_stop`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Decides(Protocol):
     """See `sweeps.supply.amendments.Amendments`."""
 
     def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
-        """Whether a point is tried next."""
+        """Decides whether a point is tried next."""
 
     def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
-        """Whether keys of the sweep file get other values."""
+        """Decides whether keys of the sweep file get other values."""
 
 
 Decide = Callable[[AddPoint | ExtendSweep, SweepRecord], Answer]
-"""Whether a request for more is granted, by the sweep as it stands."""
+"""Decides whether a request for more is granted, by the sweep's present record."""
 
 
 def deciding(amendments: Decides, clock: Callable[[], float | None]) -> Decide:
-    """How requests for more are decided on; `clock` gives seconds since the epoch, None while nobody drives a sweep."""
+    """Makes a `Decide`; `clock` returns seconds since the epoch, None while nobody drives the sweep."""
 
     def decide(request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
         try:
@@ -60,12 +60,12 @@ class Answerer:
     journal: Journal
     stop: StopState
     stop_trial: Callable[[str], None]
-    """Ends the running trial of this key at its next step, or the parked one at once."""
+    """Ends the trial of this key: a running trial at its next step, a parked one at once."""
     clock: Callable[[], float]
     decide: Decide
 
     def answer_all(self) -> None:
-        """Answers each request that waits, and does what was asked for.
+        """Answers each waiting request, and does what was asked for.
 
         Raises:
             StorageError: the event log takes no more; the requests stay in the mailbox.
@@ -90,14 +90,14 @@ class Answerer:
         if answer.trial_key is not None:
             self.stop_trial(answer.trial_key)
         elif isinstance(letter.request, StopSweep):
-            # A signal has done it already, and its number is the exit code.
+            # A signal may have ended the sweep already: then its number is the exit code.
             if not self.stop.ends:
                 self.stop.signal = signal.SIGINT
             self.stop.ask("interrupted", STOPPED_BY_REQUEST)
 
 
 def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -> RequestAnswered:
-    """The answer to a request, by what is known of the sweep; `now` is in seconds since the epoch."""
+    """Returns the answer to a request, by the sweep's record; `now` is in seconds since the epoch."""
     asked, decision = _decided(letter, record, decide)
     return RequestAnswered(
         time=now,
@@ -113,7 +113,7 @@ def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -
 
 
 def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, Answer]:
-    """What was asked for, in words, and what is decided on it."""
+    """Returns what was asked for, in words, and the decision."""
     request = letter.request
     if request is None:
         return "an unknown request", Answer(False, NOT_KNOWN)
@@ -144,12 +144,12 @@ def _stop_trial(name: str, record: SweepRecord) -> tuple[str, Answer]:
 
 
 def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:
-    """The trial of a key, or of a name such as t03; None when the sweep has none."""
+    """Returns the trial of a key, or of a name such as t03; None if the sweep has none."""
     names = (name, name.lower())
     return next((t for t in record.trials.values() if t.trial_key == name or label(t.number) in names), None)
 
 
 def no_trial_named(name: str, record: SweepRecord) -> str:
-    """Says that there is no such trial, and which there are."""
+    """Says that the sweep has no such trial, and which trials it has."""
     there = ", ".join(map(label, sorted(each.number for each in record.trials.values())))
     return f"the sweep has no trial {name}: {f'it has {there}' if there else 'none has begun yet'}"

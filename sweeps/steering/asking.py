@@ -23,11 +23,11 @@ TURN_SECONDS = 0.2
 
 
 def answer(folder: SweepFolder, request: Request) -> RequestAnswered:
-    """The driver's answer to a request.
+    """Asks the driver, and returns its answer.
 
     Raises:
         SweepError: see `ask`.
-        Failed: none has come in time.
+        Failed: no answer has come in time.
     """
     deadline, pause = time.monotonic() + ANSWER_SECONDS, threading.Event()
     found = ask(folder, request, lambda: pause.wait(TURN_SECONDS) or time.monotonic() > deadline)
@@ -38,10 +38,10 @@ def answer(folder: SweepFolder, request: Request) -> RequestAnswered:
 
 
 def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> RequestAnswered | None:
-    """The driver's answer to a request; None when there was none before `is_over`: it may still come.
+    """Asks the driver, and returns its answer; None if none came before `is_over`. The answer may still come then.
 
     Args:
-        is_over: waits a moment, and says whether to wait no longer.
+        is_over: waits a moment, and tells whether to stop waiting.
 
     Raises:
         SweepError: nobody drives the sweep, it has ended and its driver only delivers to MLflow, or its driver ended
@@ -59,7 +59,7 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
         raise SweepError(f"{folder.path}: the sweep has ended; its driver still sends to MLflow{told}")
     request_id = mailbox.send(folder, request, time.time_ns())
     while True:
-        # Before the log is read: what a driver has answered just before its end is read then.
+        # Asked before the log is read, so that an answer just before the driver's end is read too.
         was_driven = is_driven(folder)
         for event, _ in _events(folder, offset):
             if isinstance(event, RequestAnswered) and event.request == request_id:
@@ -73,7 +73,7 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
 
 
 def _over(folder: SweepFolder, request: Request, record: SweepRecord) -> str:
-    """Why a sweep that nobody drives cannot do what is asked for."""
+    """Says why a sweep that nobody drives cannot do what is asked for."""
     if isinstance(request, StopTrial) and trial_named(request.trial, record) is None:
         return no_trial_named(request.trial, record)
     if record.is_finished:
@@ -103,5 +103,5 @@ def answer_in_its_place(
 
 
 def _events(folder: SweepFolder, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """As `read_events`; nothing while the driver has not made the log."""
+    """Reads the events after `offset`; nothing before the driver has made the log."""
     return read_events(folder.events, offset) if folder.events.exists() else iter(())

@@ -21,26 +21,25 @@ from trainables.inputs.similar import did_you_mean
 
 NO_SWEEP = "no sweep of this id or name"
 MOST_SHOWN = 5
-"""Sweeps of a storage that are named where one is not found."""
+"""Most sweeps of the storage that the message about a missing sweep names."""
 
 
 def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
-    """The folder of a sweep.
+    """Returns the folder of a sweep.
 
     Args:
-        sweep: its folder, its id, its name, or its mirror; of several sweeps with one name the newest is meant,
-            and not a copy of its folder.
-        storage: where to look for an id, a name or a mirror's sweep.
-        has_address: whether the command has --address, for the message.
+        sweep: its folder, its id, its name, or its mirror. Of several sweeps with one name the newest is meant, and not
+        a copy of its folder. storage: where to look for an id, a name or a mirror's sweep. has_address: whether the
+        command has --address, for the message.
 
     Raises:
-        SweepError: there is none.
+        SweepError: no such sweep is there.
     """
     if is_object_store(sweep):
         return _mirrored_in(sweep, storage)
     folder = SweepFolder(paths.at_home(Path(sweep)).absolute())
     is_here = paths.is_file(folder.config)
-    # A folder that has the name of a sweep may be a model's: those have a config.json too.
+    # A folder that has the name of a sweep may be a model's, which has a config.json too.
     if is_here and ("/" in sweep or _names(folder)):
         return folder
     if "/" in sweep:
@@ -49,7 +48,7 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
     if of_name:
         return max(of_name, key=_rank)
     if is_here:
-        return folder  # Perhaps a damaged sweep: who reads it says what is wrong.
+        return folder  # perhaps a damaged sweep: its reader says what is wrong
     way_out = "name its folder, or the folder that it lies in with --storage"
     if not paths.is_folder(storage):
         way_out += ", or its cluster with --address" if has_address else ""
@@ -58,7 +57,7 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
 
 
 def _instead(sweep: str, storage: Path) -> str:
-    """The end of a message: which sweep of the storage may be meant, or the newest ones there, or nothing."""
+    """Returns the end of a message: the sweep of the storage that may be meant, or the newest sweeps, or nothing."""
     there = {each: _names(each) for each in _in(storage)}
     known = [name for names in there.values() for name in names]
     meant = did_you_mean(sweep, known)
@@ -67,7 +66,7 @@ def _instead(sweep: str, storage: Path) -> str:
 
 
 def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:
-    """The folder of a sweep that has this mirror; of several, such as one that was set aside, the one in its place."""
+    """Returns the folder of the sweep with this mirror; the highest by `_rank` if there are several."""
     found = [each for each in _in(storage) if each.mirror() == mirror.rstrip("/")]
     if not found:
         raise SweepError(
@@ -84,17 +83,16 @@ def new_id(
     environment: Mapping[str, str] = os.environ,
     mirror_with: Callable[[str, str, str], str | None] = lambda _storage, _name, _id: None,
 ) -> str:
-    """The id of a new sweep; that of its job, where it was submitted to a cluster.
+    """Returns the id of a new sweep: its job's id if it was submitted to a cluster, else a new one.
 
     Args:
-        is_tracked: whether the MLflow at a URI has a sweep of an id.
-        environment: has the id of the job in QSWEEP_SWEEP_ID.
-        mirror_with: where the mirror of a sweep is that was launched with a storage, a name and an id; None without.
+        is_tracked: tells whether the MLflow at a URI has a sweep of an id.
+        environment: has the job's id in QSWEEP_SWEEP_ID.
+        mirror_with: returns the mirror of the sweep with a storage, a name and an id; None if there is none.
 
     Raises:
-        SweepError: the sweep of that job is there, or was: a job that is submitted again starts no second sweep, which
-            MLflow would take for the first.
-        StorageError: the object store does not answer.
+        SweepError: the job's sweep is there, or was: a repeated job must not start a second sweep, which MLflow would
+        take for the first. StorageError: the object store does not answer.
     """
     name, given = config.name, environment.get("QSWEEP_SWEEP_ID")
     if not given:
@@ -117,10 +115,10 @@ def new_id(
 
 
 def before(folder: SweepFolder, name: str, now: float) -> str | None:
-    """Where the newest sweep stands that lies beside `folder` and has the same name, in a line; None without one.
+    """Returns a line about the newest other sweep of this name in the same storage; None if there is none.
 
     Args:
-        folder: of the sweep that is about to begin.
+        folder: folder of the sweep that is about to begin.
         now: seconds since the epoch.
     """
     beside = {each: _names(each) for each in _in(folder.path.parent) if each.path != folder.path}
@@ -141,13 +139,13 @@ def before(folder: SweepFolder, name: str, now: float) -> str | None:
 
 
 def _in(storage: Path) -> Iterator[SweepFolder]:
-    """The folders of sweeps; one that is being fetched from its mirror begins with a dot."""
+    """Yields the folders of sweeps. Skips names with a leading dot: folders that are being fetched from a mirror."""
     found = (SweepFolder(path.absolute()) for path in entries(storage) if not path.name.startswith("."))
     return (folder for folder in found if paths.is_file(folder.config))
 
 
 def _names(folder: SweepFolder) -> tuple[str, ...]:
-    """What a sweep may be called by: its id, its name, and its folder's name."""
+    """Returns the words for a sweep: its id, its name, and its folder's name; nothing if it cannot be read."""
     try:
         document = folder.described()  # whoever reads a folder of another format says so
         return str(document["sweep_id"]), str(document["config"]["name"]), folder.path.name
@@ -156,24 +154,25 @@ def _names(folder: SweepFolder) -> tuple[str, ...]:
 
 
 def _rank(folder: SweepFolder) -> tuple[float, bool, bool]:
-    """What the folder that is meant has most of: a later sweep, a driver now, and its own place, which a copy has not.
+    """Ranks the folders for one word: the latest sweep, then a folder with a driver, then a folder in its own place.
 
-    A fetch from a mirror leaves a copy, too: the folder that was behind.
+    A copy is not in its own place. A fetch from a mirror leaves a copy too: the folder that was behind.
     """
     return _began(folder), is_driven(folder), _is_in_its_place(folder)
 
 
 def _is_in_its_place(folder: SweepFolder) -> bool:
-    """Whether the folder lies where its config.json says."""
+    """Tells whether the folder lies where its config.json says."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Path(folder.described()["dir"]).samefile(folder.path)
     return False
 
 
 def _began(folder: SweepFolder) -> float:
-    """When the sweep began, in seconds since the epoch; 0 when that is not known.
+    """Returns when the sweep began, in seconds since the epoch; 0 if unknown.
 
-    Its driver writes the first event once MLflow is imported and the model is read: until then its configuration tells.
+    The driver writes the first event once MLflow is imported and the model is read. Until then config.json's time
+    counts.
     """
     try:
         first = next((event.time for event, _ in read_events(folder.events)), None)

@@ -1,4 +1,4 @@
-"""The mailbox of a running sweep: how another process, or a signal, asks its driver for something.
+"""The mailbox of a running sweep, for requests of another process, or of a signal, to the driver.
 
 A request is a file in the sweep's folder that appears whole. The driver writes its answer into the event log, and then
 removes the file. So a request is answered once, also when the driver dies in between: the next driver knows from the
@@ -44,7 +44,7 @@ class AddPoint(Spec):
     type: Literal["add_point"] = "add_point"
     sender: str
     values: dict[str, Any]
-    """Searched field, or the last part of its name -> value; the others keep the file's own."""
+    """Searched field, or the last part of its name -> value. Other fields keep the file's values."""
 
 
 class ExtendSweep(Spec):
@@ -66,26 +66,26 @@ class Letter:
 
     request_id: str
     request: Request | None
-    """None when the file holds no request that this version knows, or cannot be read."""
+    """None if the file cannot be read, or holds no request that this version knows."""
     is_left_over: bool
-    """The request was there before this driver began."""
+    """Whether the request was there before this driver began."""
 
 
 class Mailbox:
     """The driver's side of a sweep's mailbox."""
 
     def __init__(self, folder: SweepFolder) -> None:
-        """A mailbox that takes what lies in it now for requests that an earlier driver has not answered."""
+        """Takes the requests that lie in the mailbox now for left over: no earlier driver has answered them."""
         self._folder = folder
         self._posted: list[Letter] = []
         self._left_over = frozenset(path.stem for path in folder.request_files())
 
     def post(self, request: Request) -> None:
-        """Puts in a request of this process, without a file."""
+        """Adds a request of this process, without a file."""
         self._posted.append(Letter(uuid.uuid4().hex, request, is_left_over=False))
 
     def waiting(self) -> Iterator[Letter]:
-        """The requests that lie in the mailbox, in the order in which they were sent; each until it is removed."""
+        """Yields the requests that wait: first those of this process, then the files, each in the order of sending."""
         yield from list(self._posted)
         for path in self._folder.request_files():
             letter = _letter(path, is_left_over=path.stem in self._left_over)
@@ -93,7 +93,7 @@ class Mailbox:
                 yield letter
 
     def remove(self, letter: Letter) -> None:
-        """Takes out a request that was answered."""
+        """Removes an answered request."""
         if letter in self._posted:
             self._posted.remove(letter)
             return
@@ -101,7 +101,7 @@ class Mailbox:
 
 
 def send(folder: SweepFolder, request: Request, time_ns: int) -> str:
-    """Puts a request into the mailbox of a sweep; answers the request's id.
+    """Puts a request into the mailbox of a sweep; returns the request's id.
 
     Args:
         time_ns: nanoseconds since the epoch; requests are answered in this order.
@@ -118,7 +118,7 @@ def send(folder: SweepFolder, request: Request, time_ns: int) -> str:
 
 
 def withdraw(folder: SweepFolder, request_id: str) -> None:
-    """Takes a request out of the mailbox; one that is not there is no error."""
+    """Removes a request from the mailbox, if it is there."""
     with suppress(OSError):
         _path(folder, request_id).unlink(missing_ok=True)
 
@@ -128,7 +128,7 @@ def _path(folder: SweepFolder, request_id: str) -> Path:
 
 
 def _letter(path: Path, is_left_over: bool) -> Letter | None:
-    """What a file of the mailbox asks for; None when its sender has withdrawn it."""
+    """Reads a file of the mailbox; None if its sender has withdrawn it."""
     try:
         return Letter(path.stem, _REQUEST.validate_json(path.read_bytes()), is_left_over)
     except FileNotFoundError:

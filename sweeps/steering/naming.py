@@ -21,21 +21,21 @@ from trainables.scoring.requests import BASE
 
 @dataclass(frozen=True)
 class Named:
-    """A sweep, with the trial of it that is meant."""
+    """A named sweep, and the named trial of it."""
 
     folder: SweepFolder
     status: Status
     word: str | None
-    """A trial as it was named, or base; None for the sweep itself."""
+    """The user's word for a trial, or base; None for the sweep itself."""
 
     @property
     def trial(self) -> TrialRecord | None:
-        """The named trial; None for the base, and for a whole sweep."""
+        """Returns the named trial; None for the base, for a whole sweep, and if the sweep has no such trial."""
         return None if self.word is None else trial_named(self.word, self.status.record)
 
     @property
     def problem(self) -> str | None:
-        """That the sweep has no such trial; None where it has."""
+        """Says that the sweep has no such trial; None if nothing is wrong."""
         if self.word == "":
             return f"{self.folder.path.name}: name a trial after the colon, such as {self.folder.path.name}:t00"
         is_there = self.word in (None, BASE) or self.trial is not None
@@ -43,19 +43,18 @@ class Named:
 
 
 def named(words: Sequence[str], storage: Path, now: float, has_address: bool = True) -> list[Named]:
-    """What the words name.
+    """Finds the sweeps and trials that the words name.
 
-    The first one is a sweep, or SWEEP:TRIAL. Each other one is a trial of the first sweep (t03, a key, or base), else
-    SWEEP:TRIAL, else a sweep. Where trials of the first sweep are named, that itself is not one of the things named.
-    Where several sweeps are named, the name of a folder in the storage means that folder, and not the newest sweep of
-    that name.
+    The first word is a sweep, or SWEEP:TRIAL. Each further word is a trial of the first sweep (t03, a key, or base),
+    else SWEEP:TRIAL, else a sweep. If words name trials of the first sweep, the sweep itself is left out. If the words
+    name several sweeps, the name of a folder in the storage means this folder, and not the newest sweep of this name.
 
     Args:
-        storage, has_address: as those of `local_sweeps.find`.
+        storage, has_address: see `local_sweeps.find`.
         now: seconds since the epoch.
 
     Raises:
-        SweepError: words name nothing, a line for each, or a sweep cannot be read.
+        SweepError: words name nothing (a line for each), or a sweep cannot be read.
     """
     if not words:
         raise ConfigError(["name two sweeps or more"])
@@ -92,7 +91,7 @@ def named(words: Sequence[str], storage: Path, now: float, has_address: bool = T
 
 
 def several(found: Sequence[Named]) -> SweepsCompared:
-    """The sweeps that words name, side by side. Raises ConfigError where they are not two or more, each named once."""
+    """Compares named sweeps. Raises ConfigError unless they are two or more, each named once."""
     if len(found) < 2:
         (only,) = found
         name = only.folder.path.name
@@ -111,11 +110,11 @@ def several(found: Sequence[Named]) -> SweepsCompared:
 
 
 def _is_trial(word: str, first: Named) -> bool:
-    """Whether a word names a trial of the first sweep, or its base."""
+    """Tells whether a word names a trial of the first sweep, or its base."""
     return bool(word == BASE or TRIAL_NAME.fullmatch(word) or trial_named(word, first.status.record))
 
 
 def parts(word: str) -> tuple[str, str | None]:
-    """The sweep and the trial of SWEEP:TRIAL; a name of a sweep has no colon."""
+    """Splits SWEEP:TRIAL; the trial is None for a sweep alone. A sweep's name has no colon."""
     sweep, _, trial = word.rpartition(":")
     return (word, None) if not sweep or "/" in trial or is_object_store(word) else (sweep, trial)

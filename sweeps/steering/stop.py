@@ -1,4 +1,4 @@
-"""How a sweep is asked to end early: by a signal, by a budget that is used up, or by storage that takes no more."""
+"""Asks a sweep to end early: for a signal, a used-up budget, or storage that takes no more."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ T = TypeVar("T")
 
 @dataclass
 class StopState:
-    """Whether the sweep should end, and why. The first reason stays."""
+    """Whether the sweep should end, and why. The first reason stays, unless it is a budget and finalists are scored."""
 
     reason: Reason | None = None
     message: str = ""
     """The reason in words."""
     can_be_raised: bool = False
-    """The reason is a budget that somebody may raise: what it ended may go on."""
+    """Whether the reason is a budget that somebody may raise: the sweep may go on then."""
     signal: int | None = None
     """The signal that ended the sweep."""
     is_over: bool = False
-    """The trials have ended; only telemetry is still being delivered. A signal now ends that, and not the sweep."""
+    """Whether the trials have ended, and only telemetry is being delivered. A signal then ends the delivery."""
     is_scoring: bool = False
-    """The trials have ended, and the finalists are being scored: a budget no longer ends anything, a person does."""
+    """Whether the trials have ended, and finalists are being scored: a person can end the scoring, a budget cannot."""
     is_leaving: bool = False
-    """A signal came while telemetry was being delivered: the process leaves without waiting for the rest."""
+    """Whether a signal came while telemetry was being delivered: the process does not wait for the rest."""
     limit: Callable[[], Reached | None] = lambda: None
-    """Says which budget of the sweep is used up, if one is."""
+    """Returns the budget of the sweep that is used up, if there is one."""
     was_signalled: bool = False
-    """A signal has come: the next one ends the process at once."""
+    """Whether a signal has come: the next signal ends the process at once."""
     is_closed: bool = False
-    """There was nothing left to train, and nothing more can be asked for."""
+    """Whether nothing was left to train, so that nothing more can be asked for."""
     lock: threading.RLock = field(default_factory=threading.RLock)
-    """Held while a budget is compared and while more is asked for: what was granted is never passed over."""
+    """Held while a budget is compared and while more is asked for, so that no granted request is passed over."""
 
     @property
     def ends(self) -> bool:
-        """Whether what goes on is to end."""
+        """Tells whether the training, or the scoring of finalists, should end."""
         return self.reason not in ((None, "budget") if self.is_scoring else (None,))
 
     @property
     def takes_more(self) -> bool:
-        """Whether more can be asked for: another point, or a larger budget."""
+        """Tells whether more can be asked for: another point, or a larger budget."""
         return self.reason is None and not self.is_over and not self.is_closed
 
     def last_call(self, ask: Callable[[], T | None]) -> T | None:
-        """What `ask` answers; when that is None, nothing more can be asked for from now on."""
+        """Returns the answer of `ask`. If the answer is None, nothing more can be asked for from now on."""
         with self.lock:
             last = ask()
             self.is_closed = last is None
@@ -73,7 +73,7 @@ class StopState:
             self.reason, self.message, self.can_be_raised = reason, legible(message), can_be_raised
 
     def check(self) -> Reason | None:
-        """The reason to end now, if there is one."""
+        """Returns the reason to end now, if there is one."""
         with self.lock:
             reached = self.limit() if self.reason is None else None
             if reached is not None:
@@ -93,11 +93,11 @@ def _let_go_of_terminal() -> None:
 def on_signals(
     stop: StopState, say: Callable[[str], None], post: Callable[[StopSweep], None] = lambda _stop: None
 ) -> Iterator[None]:
-    """While the block runs: the first signal asks to end in order, the second ends the process at once.
+    """Handles signals while the block runs: the first asks to end in order, the second ends the process at once.
 
     Args:
-        stop: the first signal asks it to end the sweep; takes effect at once.
-        post: puts a request for the same into the mailbox, so that the event log has who asked.
+        stop: the first signal sets its reason, which takes effect at once.
+        post: puts the same request into the mailbox, so that the event log has who asked.
     """
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -130,7 +130,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """While the block runs: the first signal raises `Interrupted` in it, the second ends the process at once."""
+    """Raises `Interrupted` in the block at the first signal; the second signal ends the process at once."""
     heard = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -148,7 +148,7 @@ def raising_on_signals() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    # nohup has SIGHUP ignored, so that a terminal may go.
+    # nohup ignores SIGHUP, so that the terminal may go.
     heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:
@@ -159,9 +159,9 @@ def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 
 def _end_at_once(number: int, way_out: str) -> NoReturn:
-    # A live table has hidden the cursor, and nothing else is left to run that would show it again.
+    # A live table has hidden the cursor, and nothing else will show it again.
     cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
-    # One write, with its end of line: a stream that was interrupted in a write loses what it holds of earlier ones.
+    # One write, with its end of line: a stream that was interrupted in a write loses the rest of earlier writes.
     sys.stderr.write(f"{cursor}ended at once; {way_out}\n")
     sys.stderr.flush()
     os._exit(128 + number)
