@@ -120,10 +120,7 @@ class Broker:
         await self._tell()
 
     async def standing(self) -> tuple[int, int, int, tuple[Silent, ...]]:
-        """Returns how many hosts stay, their slots, how many hosts hold a place, and the hosts that may hang.
-
-        Hosts that load or leave hold a place too.
-        """
+        """Returns the number of staying hosts, of their slots and of held places, and the hosts that may hang."""
         silent = (host.silent(self._clock()) for host in self._hosts.values())
         return *self._fleet.standing, self._fleet.held, tuple(filter(None, silent))
 
@@ -195,10 +192,7 @@ class Broker:
         return self._fleet.standing.slots
 
     async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
-        """Leases a free slot to the trial, and ends its former lease; None if no slot becomes free in time.
-
-        A trial whose hosts died under it again and again is refused: see `HostDeaths.is_guilty`.
-        """
+        """Leases a free slot to the trial, whose former lease ends; None if no slot becomes free in time."""
         self._revive()
         await self.release(trial_key)
         self._expire()
@@ -278,7 +272,6 @@ class Broker:
                     raise
 
     async def _start_anew(self) -> None:
-        """Starts the hosts of a broker that Ray has restarted."""
         try:
             answer = await self.start()
         except Exception as error:  # What Ray raises when its head service does not answer, among others.

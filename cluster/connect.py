@@ -266,8 +266,7 @@ def _without_waits() -> AbstractContextManager[None]:
 
     Ray looks for its own node too early, and then again only every second (`get_node` of ray/_private/services.py
     sleeps inside the C++ part). An agent of the node waits 3.5 seconds for a fixed port that another Ray of this
-    machine has, and then works without the port (ray/dashboard/http_server_agent.py). `ray.init` passes on no other
-    port.
+    machine has, then works without it (ray/dashboard/http_server_agent.py). `ray.init` passes on no other port.
     """
     look, start, pause = services.get_node, services.start_raylet, threading.Event()
 

@@ -90,7 +90,6 @@ class StartDeaths:
     """
 
     def __init__(self) -> None:
-        """Starts without attempts."""
         self.attempts = 0
         """Attempts that have failed so far; `clear` does not reset the number."""
         self._nodes: list[list[str]] = []

@@ -40,13 +40,7 @@ class Fleet:
         clock: Callable[[], float],
         tell: Callable[[str], None],
     ) -> None:
-        """Makes a fleet without hosts.
-
-        Args:
-            limits: of all hosts together.
-            clock: monotonic seconds.
-            tell: is given a line about each host that starts or ends.
-        """
+        """Makes no host yet. `limits` bounds all hosts together; `tell` gets a line about each host that comes or goes."""
         self._base, self._limits, self._options = base.model_dump_json(), limits, options
         self._clock, self._tell = clock, tell
         self.asked = options.hosts
@@ -282,7 +276,6 @@ class Fleet:
         begin(host.move_out(), self._tasks)
 
     def _made(self) -> Starting:
-        """Makes a host, which Ray places as soon as there is room for it."""
         machines = [node for node in self._nodes if not node.is_leaving and node.gpus >= self._gpus_per_host]
         update = {
             "hosts_per_machine": max(1, -(-self.wanted // max(1, len(machines)))),

@@ -92,7 +92,6 @@ class HostSeconds:
     """Adds up the seconds that hosts hold their places."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Starts at zero; `clock` returns seconds."""
         self._clock = clock
         self._held, self._since, self._seconds = 0, clock(), 0.0
 

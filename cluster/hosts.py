@@ -163,8 +163,7 @@ class Host:
     async def resolve(self, values: tuple[TargetModules, ...]) -> list[Target] | None:
         """Returns the modules that each value of adapter.target_modules means; None if the trainable cannot tell.
 
-        Raises:
-            HostError: the user's mistake.
+        Raises HostError with the user's mistake.
         """
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._resolve, values)
 

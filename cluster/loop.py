@@ -461,7 +461,7 @@ class PackLoop:
 
 
 def _failure(error: Exception) -> Failure:
-    """What an exception means for its trial. Raises it again when the whole process is spoilt: no trial is to blame."""
+    """Returns an exception as its trial's failure. Raises it again if it spoils the process: no trial is to blame."""
     if is_sticky(error):
         raise error
     return failure_of(error)

@@ -27,7 +27,6 @@ def opened(uri: str, seconds: float = timeouts.STORE_REQUEST_SECONDS, retries: i
     """Opens the objects below a URI as an obstore store. Sends no request yet.
 
     Args:
-        uri: such as s3://BUCKET/PREFIX.
         seconds: limit of one request.
         retries: how often obstore repeats a request; a caller with more patience asks again.
 

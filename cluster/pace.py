@@ -48,7 +48,6 @@ class Pace:
     """Times the work of one thread; any thread may ask."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Starts without work; `clock` returns seconds."""
         self._clock = clock
         self._now: tuple[Work, int, float] | None = None
         self._slowest: dict[Work, tuple[float, float]] = {}

@@ -37,8 +37,8 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
         purpose: part of the folder's name, "qsweep-PURPOSE-...".
         longest_path: most characters in the folder's path; it lies in /tmp if TMPDIR makes the path longer.
 
-        Raises:
-            NotStarted: the folder cannot be made.
+    Raises:
+        NotStarted: the folder cannot be made.
     """
     prefix = f"qsweep-{purpose}-"
     try:

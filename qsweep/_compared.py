@@ -29,9 +29,8 @@ class Compared:
     settings: Mapping[str, tuple[Any, ...]]
     """Key of the sweep file -> its value in each sweep, if these differ. Data and models are compared by content."""
     differences: tuple[Mapping[str, Any], ...]
-    """For each other trial: `difference`, how much better the first trial is, in the metric's unit (None: not comparable);
-    the ends of its interval `low` and `high`, `confidence` and `rows`; `apart`; `unknown`, why there is no
-    difference."""
+    """For each other trial: `difference`, how much better the first trial is, in the metric's unit (None: unknown); the
+    ends of its interval `low` and `high`, `confidence` and `rows`; `apart`; `unknown`, why there is no difference."""
     spent: tuple[Mapping[str, Any], ...]
     """The cost of each sweep: steps, examples, tokens, seconds, gpu_hours."""
     lines: tuple[str, ...]
@@ -64,8 +63,8 @@ def compare(*sweeps: Sweep | str | Path, storage: str | Path = "results") -> Com
         sweeps: two or more, each a Sweep, or a word for `load`, or SWEEP:t03 for a trial other than the best one.
         storage: as in `load`.
 
-        Raises:
-            SweepError: a sweep is not there, has no report yet, or is named more than once.
+    Raises:
+        SweepError: a sweep is not there, has no report yet, or is named more than once.
     """
     from sweeps.steering.naming import named, several
 

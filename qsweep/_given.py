@@ -72,7 +72,6 @@ def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    """Writes the line about an unknown keyword."""
     from sweeps.config import messages
 
     section, _, key = (messages.elsewhere(name) or "").rpartition(".")

@@ -28,11 +28,11 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
         wait: whether to follow the sweep until it ends. Ctrl-C then ends the waiting, and not the sweep.
         offline: whether to start although MLflow does not answer.
         keywords: keys of the sweep file, which override those of `config`: `training={"batch_size": 8}`; and short
-        keys: model, train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps,
+        names: model, train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps,
         scheduler, searcher.
 
-        Raises:
-            ConfigError: with a line for each mistake; nothing was started.
+    Raises:
+        ConfigError: with a line for each mistake; nothing was started.
         Failed: the driver failed.
     """
     from sweeps import launch as launching
@@ -138,7 +138,6 @@ def _say(lines: Sequence[str]) -> None:
 
 
 def _driven(folder: SweepFolder, words: list[str], tracking_uri: str, wait: bool) -> Sweep:
-    """Starts the driver of the sweep in a folder, and returns the sweep."""
     from sweeps.config.passwords import without_password
 
     shown = _driver.log_size(folder)

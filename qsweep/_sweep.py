@@ -80,9 +80,7 @@ class Sweep:
         return self
 
     def stop(self, trial: Trial | str | None = None) -> str:
-        """Ends the sweep in order, or one trial (a key, or t03) for good; returns the driver's answer.
-
-        `resume` goes on with a sweep that was stopped.
+        """Ends the sweep in order (`resume` goes on), or one trial (a key, or t03) for good; returns the answer.
 
         Raises:
             SweepError: the sweep does not run, or refuses.

@@ -51,9 +51,7 @@ def rows(field: str, given: Any, folder: Path) -> Any:
     """Writes rows into a file, and returns the file; returns the name of a file or a hub data set as it is.
 
     Args:
-        field: data.train, data.eval or data.test.
         given: mappings, a DataFrame of pandas, a data set of `datasets`, or a name.
-        folder: the file's folder.
 
     Raises:
         ConfigError: the value is no rows, or the rows hold values for which JSON has no form.
@@ -141,7 +139,6 @@ def _changed(given: type, name: str) -> list[str]:
 
 
 def _code(field: str, given: Code, folder: Path) -> str:
-    """Returns MODULE:NAME or FILE:NAME of a function or a class."""
     name = given.__name__
     if _is_importable(given):
         return f"{given.__module__}:{name}"

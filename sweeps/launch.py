@@ -61,8 +61,6 @@ def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]
     """Returns the sweep to launch here, with `budget.trials: auto` settled, and its plan. Starts nothing.
 
     Args:
-        sweep: a checked sweep.
-        say: receives lines for the user.
         offline: whether the sweep may start although MLflow does not answer.
 
     Raises:
@@ -95,7 +93,6 @@ def create_folder(
     """Makes the folder of a new sweep, which `resume` can begin; returns the folder and the sweep's id.
 
     Args:
-        sweep: a checked sweep.
         planned: the plan with which the sweep's result is compared.
         clock: returns seconds since the epoch.
 
@@ -190,8 +187,6 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Trained:
-    """Facts about the machines after the training."""
-
     hosts: tuple[HostFacts, ...] = ()
     is_ray_left_behind: bool = False
     """Whether threads of this process wait for Ray in vain, so that the process cannot end normally."""
@@ -356,10 +351,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
 
 @contextmanager
 def _ended(driver: Driver, running: _Running) -> Iterator[None]:
-    """Writes how each trial and the sweep ended, whatever ends the block.
-
-    An interrupt, a lost or missing Ray and a StorageError end the block without an exception.
-    """
+    """Writes how each trial and the sweep ended. An interrupt, a lost Ray and a StorageError end the block quietly."""
     journal, stop = running.journal, running.stop
     failure: str | None = "the driver failed"
     try:

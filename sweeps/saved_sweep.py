@@ -150,7 +150,6 @@ def _sweeps_in(folder: SweepFolder) -> str:
 
 
 def _tracked_by(raw: Mapping[str, Any], uri: str | None) -> Mapping[str, Any]:
-    """Returns the configuration with another tracking URI, if one is given."""
     tracking = raw.get("tracking")
     if not uri or not isinstance(tracking, Mapping):
         return raw

@@ -69,10 +69,7 @@ def finding(name: str, look: Look, site: Site, driver: Facts | None = None) -> F
 def apart(look: Looking, site: Site, seconds: float, hung: str) -> Iterator[Callable[[], Look]]:
     """Begins a look in a process that ends with the block; yields a function that waits for the answer.
 
-    Args:
-        look: a function of a module.
-        seconds: time limit, which `site.patience` multiplies.
-        hung: the way out if the look hangs or its process dies.
+    `site.patience` multiplies `seconds`; for `hung` see `Check`.
     """
     seconds, began = seconds * site.patience, time.monotonic()
     # Only nodes get the variables of the profile, as hosts do.

@@ -71,10 +71,7 @@ def judge_versions(facts: Facts, site: Site) -> Diagnosis:
 
 
 def _deciding(name: str, version: str | None) -> str:
-    """Returns the part of a version that must be equal everywhere: all but a library's build, and Python's last number.
-
-    2.13.0+cpu and 2.13.0+cu130 are one version.
-    """
+    """Returns the part of a version that must be equal everywhere: 2.13.0 of 2.13.0+cu130, 3.11 of Python 3.11.9."""
     text = version or ""
     return ".".join(text.split(".")[:2]) if name == "python" else text.partition("+")[0]
 

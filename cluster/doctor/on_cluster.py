@@ -149,12 +149,7 @@ def _reason(error: Exception) -> str:
 
 
 def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> Finding:
-    """Says what the cluster has; fails if no machine with GPUs has enough of them for a host.
-
-    Args:
-        gpus: GPUs of each node, as Ray counts them.
-        gpus_per_host: GPUs that a host takes of one machine.
-    """
+    """Says what the cluster has (`gpus` of each node); fails if no machine with GPUs has enough of them for a host."""
     seen = f"{len(gpus)} {'node' if len(gpus) == 1 else 'nodes'} with {sum(gpus):g} GPUs at {address}"
     if gpus_per_host <= 1 or any(count >= gpus_per_host for count in gpus):
         return ok(seen).of(examine.CONNECTION, DRIVER)

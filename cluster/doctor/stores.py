@@ -159,7 +159,6 @@ def _try_object(store: Any) -> str | None:
 
 
 def _is_written(store: Any, name: str, content: bytes, mode: Any) -> bool:
-    """Writes under a condition; False if the condition does not hold."""
     import obstore
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 

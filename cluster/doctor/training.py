@@ -47,7 +47,6 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
 
 
 def _row(tried: Tried) -> dict[str, str]:
-    """Makes a path's row of the table; unknown values are empty."""
     paying = tried.paying
     row = {
         "path": tried.path.name,

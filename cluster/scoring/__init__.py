@@ -33,7 +33,6 @@ class Scoring:
     """A base that scores adapters, held by a `ScoringHost` in another process."""
 
     def __init__(self, call: Call) -> None:
-        """Reaches the host by `call`."""
         self._call = call
 
     def fingerprint(self) -> dict[str, str]:
@@ -71,7 +70,6 @@ def scoring(base: TrialSpec, address: str | None = None, tell: Tell = tell_nobod
     """Scores adapters on `base` while the block runs.
 
     Args:
-        base: says base model, quantisation and data.
         address: address of a Ray cluster (`auto`: the one on this node); None: this machine.
         tell: receives the progress, inside `Scoring.score`.
         gpus: GPUs over which the base is spread, if there are any.
@@ -121,7 +119,6 @@ def _on_cluster(base: TrialSpec, address: str, tell: Tell, gpus: int) -> Iterato
 
 
 def _not_started(address: str, wanted: int, whole: Mapping[str, float], free: Mapping[str, float]) -> str:
-    """Says what was waited for in vain; `whole` and `free` are Ray's resources."""
     waited = f"--address {address}: waited {timeouts.SCORING_START_SECONDS / 60:.0f} minutes for a"
     gpus = whole.get("GPU", 0)
     if gpus > 0:
@@ -133,8 +130,6 @@ def _not_started(address: str, wanted: int, whole: Mapping[str, float], free: Ma
 
 
 class _Actor:
-    """A `ScoringHost` as a Ray actor."""
-
     def __init__(self, base: str) -> None:
         # Ray sets OMP_NUM_THREADS from num_cpus, which is 0 here.
         use_threads(1)

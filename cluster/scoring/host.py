@@ -148,8 +148,8 @@ def serve(script: str, files: Mapping[str, bytes], job: str) -> str:
         script: source; the script gets the folder as its argument and `job` on standard input.
         files: path in the folder -> content.
 
-        Raises:
-            HostsDied: the script fails (the message has its last line), or does not end in time.
+    Raises:
+        HostsDied: the script fails (the message has its last line), or does not end in time.
     """
     with TemporaryDirectory(prefix="qsweep-serving-") as folder:
         model = Path(folder) / "model"
@@ -209,7 +209,6 @@ def own_process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Ite
     """Starts a `ScoringHost` in a process, which ends with the block or the caller, whatever it is doing.
 
     Args:
-        base: says base model, quantisation and data.
         tell: receives the progress, inside a call.
         gpus: GPUs over which the base is spread, if this machine has so many.
     """

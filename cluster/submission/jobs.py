@@ -73,7 +73,6 @@ class Job:
 class JobState:
     """A job's state on the cluster."""
 
-
     job_id: str
     status: str
     driver_exit_code: int | None = None
@@ -121,7 +120,6 @@ class Jobs:
     """
 
     def __init__(self, address: str, client: Client) -> None:
-        """See `connect`."""
         self.address = address
         self._client = client
 

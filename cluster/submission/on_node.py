@@ -61,7 +61,6 @@ def main(words: list[str]) -> None:
 
 
 def _here(word: str) -> str:
-    """Returns a word with the paths of this node."""
     if word.startswith(f"{SHIPPED}:"):
         return str(cache() / SHIPPED / word.removeprefix(f"{SHIPPED}:") / SWEEP_FILE)
     return str(paths.at_home(Path(word))) if word.startswith("~") else word

@@ -57,9 +57,7 @@ def own_module(name: str) -> dict[str, Path]:
 def sweep_files(text: str, files: Mapping[str, Path]) -> tuple[str, dict[str, bytes | Path]]:
     """Returns the hash of a sweep and its files, and path in the package -> content or file here.
 
-    Args:
-        text: the sweep file.
-        files: path beside the sweep file -> file or folder here.
+    `text` is the sweep file; `files` has path beside the sweep file -> file or folder here.
     """
     contents: dict[str, bytes | Path] = {SWEEP_FILE: text.encode()}
     for name, path in files.items():

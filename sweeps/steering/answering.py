@@ -113,7 +113,6 @@ def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -
 
 
 def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, Answer]:
-    """Returns what was asked for, in words, and the decision."""
     request = letter.request
     if request is None:
         return "an unknown request", Answer(False, NOT_KNOWN)

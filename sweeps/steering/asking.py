@@ -23,12 +23,7 @@ TURN_SECONDS = 0.2
 
 
 def answer(folder: SweepFolder, request: Request) -> RequestAnswered:
-    """Asks the driver, and returns its answer.
-
-    Raises:
-        SweepError: see `ask`.
-        Failed: no answer has come in time.
-    """
+    """Asks the driver, and returns its answer. Raises as `ask` does, and Failed if no answer has come in time."""
     deadline, pause = time.monotonic() + ANSWER_SECONDS, threading.Event()
     found = ask(folder, request, lambda: pause.wait(TURN_SECONDS) or time.monotonic() > deadline)
     if found is None:

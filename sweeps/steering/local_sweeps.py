@@ -162,7 +162,6 @@ def _rank(folder: SweepFolder) -> tuple[float, bool, bool]:
 
 
 def _is_in_its_place(folder: SweepFolder) -> bool:
-    """Tells whether the folder lies where its config.json says."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Path(folder.described()["dir"]).samefile(folder.path)
     return False
@@ -171,8 +170,7 @@ def _is_in_its_place(folder: SweepFolder) -> bool:
 def _began(folder: SweepFolder) -> float:
     """Returns when the sweep began, in seconds since the epoch; 0 if unknown.
 
-    The driver writes the first event once MLflow is imported and the model is read. Until then config.json's time
-    counts.
+    The first event comes once MLflow is imported and the model is read. Until then the time of config.json counts.
     """
     try:
         first = next((event.time for event, _ in read_events(folder.events)), None)

@@ -110,7 +110,6 @@ def several(found: Sequence[Named]) -> SweepsCompared:
 
 
 def _is_trial(word: str, first: Named) -> bool:
-    """Tells whether a word names a trial of the first sweep, or its base."""
     return bool(word == BASE or TRIAL_NAME.fullmatch(word) or trial_named(word, first.status.record))
 
 

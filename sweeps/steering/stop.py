@@ -96,7 +96,6 @@ def on_signals(
     """Handles signals while the block runs: the first asks to end in order, the second ends the process at once.
 
     Args:
-        stop: the first signal sets its reason, which takes effect at once.
         post: puts the same request into the mailbox, so that the event log has who asked.
     """
 
