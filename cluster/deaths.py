@@ -125,7 +125,7 @@ class StartDeaths:
 
 
 def is_mistake(error: RayError) -> bool:
-    """Tells whether the reason stays: an exception, or packages that cannot be installed."""
+    """Tells whether the reason of a failed start stays: an exception, or packages that cannot be installed."""
     is_in_init = isinstance(error, ActorDiedError) and error.actor_init_failed
     return is_in_init or isinstance(error, (RayTaskError, RuntimeEnvSetupError))
 

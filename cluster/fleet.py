@@ -40,7 +40,7 @@ class Fleet:
         clock: Callable[[], float],
         tell: Callable[[str], None],
     ) -> None:
-        """Makes no host yet. `limits` bounds all hosts together; `tell` gets a line about each host that comes or goes."""
+        """Makes no host yet. `limits` bounds all hosts together; `tell` gets a line when a host starts or ends."""
         self._base, self._limits, self._options = base.model_dump_json(), limits, options
         self._clock, self._tell = clock, tell
         self.asked = options.hosts

@@ -211,7 +211,7 @@ class PackLoop:
         return self._between_steps(self._evaluate_base, "evaluation of the base")
 
     def evaluate_finalists(self, finalists: Sequence[Finalist]) -> Future[list[Evaluation | Failure]]:
-        """Scores the answers of adapters, as many adapters together as there are slots. Closes all leases first."""
+        """Scores the answers of adapters, one adapter per slot at a time. Closes all leases first: training is over."""
         return self._between_steps(lambda: self._evaluate_finalists(finalists), "evaluation of answers")
 
     def latest(self) -> dict[str, StepRecord]:

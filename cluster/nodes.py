@@ -52,7 +52,7 @@ def gpus(nodes: Sequence[Node]) -> int:
 
 
 def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
-    """Returns why `number` hosts of `each` GPUs can never run on these nodes, and the way out; None if they can."""
+    """Returns why `number` hosts of `each` GPUs can never run on nodes that stay, and the way out; None if they can."""
     there = gpus(nodes)
     room = sum(int(node.gpus) // each for node in nodes if not node.is_leaving)
     if number <= room:

@@ -28,8 +28,8 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
         wait: whether to follow the sweep until it ends. Ctrl-C then ends the waiting, and not the sweep.
         offline: whether to start although MLflow does not answer.
         keywords: keys of the sweep file, which override those of `config`: `training={"batch_size": 8}`; and short
-        names: model, train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps,
-        scheduler, searcher.
+            names: model, train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps,
+            scheduler, searcher.
 
     Raises:
         ConfigError: with a line for each mistake; nothing was started.

@@ -153,7 +153,7 @@ class Sweep:
         return table_of(self._read().record, self.folder)
 
     def curves(self) -> pandas.DataFrame:
-        """Returns a row per reported step of each trial: train_loss, tokens, seconds; at reports the metrics too."""
+        """Returns a row per step of each trial up to its last report: train_loss, tokens, seconds, metrics at reports."""
         import pandas
 
         from sweeps.record.events import TrialReported
@@ -192,7 +192,7 @@ class Sweep:
         Args:
             model: name of the registered model; the sweep's `promotion.model` if left out.
             options: options of `qsweep promote`: top, alias, min_gain, metric, eval_data, trial, address, dry_run,
-            force.
+                force.
 
         Raises:
             QsweepError: a check or an evaluation failed; nothing was moved.

@@ -90,7 +90,7 @@ def _look_for_tracking(uri: str) -> None:
 def create_folder(
     sweep: Sweep, planned: Plan | None = None, clock: Callable[[], float] = time.time
 ) -> tuple[SweepFolder, str]:
-    """Makes the folder of a new sweep, which `resume` can begin; returns the folder and the sweep's id.
+    """Makes the folder of a new sweep, from which `resume` begins the sweep; returns the folder and the sweep's id.
 
     Args:
         planned: the plan with which the sweep's result is compared.
@@ -138,7 +138,7 @@ def resume(
     `tracking_uri` that is new to the sweep, and with `resend` to any MLflow.
 
     Raises:
-        ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of its folder.
+        ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of the sweep's folder.
         StorageError, ConnectionFailed, HostError: nothing could be trained.
     """
     sweep, sweep_id = saved_sweep.load(SweepFolder(path), tracking_uri)
@@ -255,7 +255,7 @@ def _driving(
 
 
 def _tell_place(running: _Running) -> None:
-    """Says where the sweep's folder lies if it has another name or was moved; names an earlier sweep beside it."""
+    """Says if the folder has another name or was moved, and notes the move; names an earlier sweep beside the folder."""
     name, path = running.sweep.config.name, running.folder.path
     if running.journal.record.started is None:
         if path.name != name:

@@ -1,7 +1,7 @@
 """How long the driver of a sweep waits, and how often it looks, in seconds: for `launch`, `tune` and `report`.
 
-A docstring names the environment variable that sets a number. No key of a sweep file sets one. The times for hosts
-that are lost, slow or silent stand in `cluster/timeouts.py`.
+The docstring of a number names the environment variable that sets the number; the other numbers are fixed. The times
+for hosts that are lost, slow or silent stand in `cluster/timeouts.py`.
 """
 
 from __future__ import annotations

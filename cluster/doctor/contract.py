@@ -126,7 +126,7 @@ class Check:
     judge: Callable[[Facts, Site], Diagnosis]
     """Pure. For a node of a cluster, the facts of `versions` hold the driver's facts under "driver"."""
     hung: str = ""
-    """The way out if `look` hangs or its process dies: it gets its own process. Empty if it can do neither."""
+    """The way out if `look`, in its own process, hangs or crashes. Empty if `look` can do neither: it runs in place."""
     seconds: float = timeouts.DOCTOR_LOOK_SECONDS
     """The time limit of a `look` in a process of its own."""
     needs_file: bool = False

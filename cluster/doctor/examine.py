@@ -58,7 +58,7 @@ def a_cluster(site: Site, address: str) -> Generator[Finding]:
 def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> Generator[Finding]:
     """Yields the findings of a process that joins the cluster; ends in time, and says what is missing.
 
-    A process of its own, because a machine that is no node of the cluster may need minutes to connect to Ray.
+    The process can be killed: a machine that is no node of the cluster may need minutes to connect to Ray.
     """
     patience = question.site.patience
     seconds, has_answered = timeouts.DOCTOR_CONNECT_SECONDS * patience, False
@@ -87,7 +87,7 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
 
 @contextmanager
 def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]:
-    """Kills a process if the block takes longer than this; inside the block the timer's `finished` tells so."""
+    """Kills a process once the block has lasted `seconds`; inside the block the timer's `finished` tells so."""
     timer = threading.Timer(seconds, kill, (process,))
     timer.daemon = True
     timer.start()

@@ -26,8 +26,8 @@ DRIVERS_ALONE = ("mlflow",)
 LEAST_FILES, ADVISED_FILES = 4096, 8192
 """Ray warns of lost connections below the first number, and advises the second (_private/worker.py, 2.60: `init`)."""
 OFF_SECONDS, FAR_OFF_SECONDS = 2.0, 300.0
-"""Difference of clocks that is warned of, and that fails: object stores refuse requests signed 15 minutes off, Kerberos
-those 5 minutes off."""
+"""Differences of clocks: the first is warned of, the second fails. Object stores refuse requests that were signed 15
+minutes off, Kerberos those 5 minutes off."""
 
 
 def versions(_site: Site) -> Facts:

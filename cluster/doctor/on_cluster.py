@@ -162,7 +162,7 @@ def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> Findin
 
 
 def checks_on(names: Sequence[str], trains: bool) -> tuple[str, ...]:
-    """Returns the checks of a node; `trains` tells whether trials train there."""
+    """Returns the checks of a node. `trains` is False for a node without GPUs in a cluster with GPUs."""
     return tuple(name for name in names if trains or CHECKS[name].where == "both")
 
 

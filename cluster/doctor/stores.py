@@ -31,7 +31,7 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CLIENTS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """Packages that SQLAlchemy 2.0 uses for a URI that names no client."""
 REFUSED_HOST = "Invalid Host header"
-"""MLflow's words (mlflow/server/security_utils.py, 3.17.2). MLflow answers /health for any name: so not asked here."""
+"""MLflow's words (server/security_utils.py, 3.17.2). MLflow answers /health for any name, so another path is asked."""
 _HUB = (
     "the hub, a proxy or a network drive does not answer: check HTTPS_PROXY, HF_ENDPOINT and the mounts there, or put "
     "the model in a folder"

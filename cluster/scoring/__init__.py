@@ -51,7 +51,7 @@ class Scoring:
         return facts
 
     def score_apart(self, base: TrialSpec, request: ScoringRequest) -> ScoringResult:
-        """Frees the base, then scores on another base in a process of its own there. Its death ends nothing else."""
+        """Frees the base, then scores on another base in a new process there, whose death ends nothing else."""
         answer: ScoringResult = self._call("score_apart", (base, request))
         return answer
 

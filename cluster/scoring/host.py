@@ -206,7 +206,7 @@ _CHILD = (
 
 @contextmanager
 def own_process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Iterator[Call]:
-    """Starts a `ScoringHost` in a process, which ends with the block or the caller, whatever it is doing.
+    """Yields calls to a `ScoringHost` in a new process, which ends with the block or the caller, even if it is busy.
 
     Args:
         tell: receives the progress, inside a call.

@@ -29,8 +29,9 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
 
     Args:
         sweep: its folder, its id, its name, or its mirror. Of several sweeps with one name the newest is meant, and not
-        a copy of its folder. storage: where to look for an id, a name or a mirror's sweep. has_address: whether the
-        command has --address, for the message.
+            a copy of its folder.
+        storage: where to look for an id, a name or a mirror's sweep.
+        has_address: whether the command has --address, for the message.
 
     Raises:
         SweepError: no such sweep is there.
@@ -66,7 +67,7 @@ def _instead(sweep: str, storage: Path) -> str:
 
 
 def _mirrored_in(mirror: str, storage: Path) -> SweepFolder:
-    """Returns the folder of the sweep with this mirror; the highest by `_rank` if there are several."""
+    """Returns the folder of the sweep with this mirror; of several (one may be set aside) the highest by `_rank`."""
     found = [each for each in _in(storage) if each.mirror() == mirror.rstrip("/")]
     if not found:
         raise SweepError(
@@ -92,7 +93,8 @@ def new_id(
 
     Raises:
         SweepError: the job's sweep is there, or was: a repeated job must not start a second sweep, which MLflow would
-        take for the first. StorageError: the object store does not answer.
+            take for the first.
+        StorageError: the object store does not answer.
     """
     name, given = config.name, environment.get("QSWEEP_SWEEP_ID")
     if not given:

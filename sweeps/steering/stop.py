@@ -32,7 +32,7 @@ class StopState:
     message: str = ""
     """The reason in words."""
     can_be_raised: bool = False
-    """Whether the reason is a budget that somebody may raise: the sweep may go on then."""
+    """Whether the reason is a budget that somebody may raise: the trials that it ended may go on."""
     signal: int | None = None
     """The signal that ended the sweep."""
     is_over: bool = False
