@@ -247,7 +247,7 @@ class Broker:
         await self._tell()
 
     async def not_reached(self, host_id: str) -> None:
-        """Checks a host that a caller cannot reach; removes it if the broker cannot either. The network may be at fault."""
+        """Removes a host that a caller cannot reach, unless the broker reaches it: the network may be at fault."""
         host, since = self._hosts.get(host_id), self._clock()
         while host is not None and self._hosts.get(host_id) is host:
             try:

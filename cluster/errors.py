@@ -31,7 +31,7 @@ class NoSuchJob(SubmissionFailed):
 
 
 class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
-    """Ray, or what a sweep needs beside it, could not be started on this machine."""
+    """Ray, or a process or folder that a sweep needs beside Ray, could not be started or made on this machine."""
 
     exit_code = 1
 

@@ -168,7 +168,7 @@ class Host:
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._resolve, values)
 
     async def prepare(self) -> Prepared:
-        """Tokenises the data, and settles how passes are computed. Raises HostError with the user's mistake."""
+        """Prepares the data, and settles how passes are computed. Raises HostError with the user's mistake."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._prepare)
 
     async def start(self, data: bytes, rows: RowShape | None, beside: tuple[HostFacts, ...]) -> HostFacts:

@@ -162,7 +162,7 @@ class _Beginning(NamedTuple):
     earlier: TrackedSweep | None = None
     """The sweep that a new sweep learns from."""
     resend: bool = False
-    """Whether MLflow is sent all events again."""
+    """Whether to send MLflow all events again."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _driving(
 
 
 def _tell_place(running: _Running) -> None:
-    """Says if the folder has another name or was moved, and notes the move; names an earlier sweep beside the folder."""
+    """Says if the folder has another name or was moved, and notes the move; names an earlier sweep beside it."""
     name, path = running.sweep.config.name, running.folder.path
     if running.journal.record.started is None:
         if path.name != name:

@@ -58,7 +58,7 @@ def a_cluster(site: Site, address: str) -> Generator[Finding]:
 def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> Generator[Finding]:
     """Yields the findings of a process that joins the cluster; ends in time, and says what is missing.
 
-    The process can be killed: a machine that is no node of the cluster may need minutes to connect to Ray.
+    The process can be killed when it is late: a machine outside the cluster may need minutes to connect to Ray.
     """
     patience = question.site.patience
     seconds, has_answered = timeouts.DOCTOR_CONNECT_SECONDS * patience, False

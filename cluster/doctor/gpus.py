@@ -18,7 +18,7 @@ FIELDS = ("index", "name", "driver_version", "compute_cap", "memory.free", "memo
 LEAST_CAPABILITY, ADVISED_CAPABILITY = (6, 0), (7, 5)
 """Compute capabilities that bitsandbytes needs and recommends (its README of 0.50: SM60+, and SM75+)."""
 BFLOAT16_CAPABILITY = (8, 0)
-"""Lowest one with bfloat16 in hardware (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
+"""Lowest capability with bfloat16 (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
 MOST_ERROR = 0.15
 """Largest mean error of weights in NF4, which is 0.07 to 0.08 for normally distributed weights of deviation 1."""
 _SMI_HUNG = "nvidia-smi hangs when the driver does: look for Xid errors in `dmesg`, and restart the machine"
@@ -81,7 +81,7 @@ def judge_gpu(facts: Facts, site: Site) -> Diagnosis:
 
 
 def judge_compute_capability(facts: Facts, _site: Site) -> Diagnosis:
-    """Fails below what bitsandbytes needs, and warns below what it recommends."""
+    """Fails below the capability that bitsandbytes needs, and warns below the one that it recommends."""
     if not facts["gpus"]:
         return ok("no GPU")
     found = {gpu["compute_cap"]: gpu["name"] for gpu in facts["gpus"]}
