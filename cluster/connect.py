@@ -118,7 +118,7 @@ class Cluster:
                 hear_again()
 
     def is_lost(self) -> bool:
-        """Tells whether the head service is gone, or a daemon that this process has started."""
+        """Tells whether the joined head service is gone, or a daemon of `HEADS` that this process has started."""
         if not self.has_started or self.is_ending:
             return self._was_lost
         if self._service is not None:

@@ -31,7 +31,7 @@ class NoSuchJob(SubmissionFailed):
 
 
 class NotStarted(ClusterError, RuntimeError):  # noqa: N818 - reads as what happened
-    """Ray, or a process or folder that a sweep needs beside Ray, could not be started or made on this machine."""
+    """Ray does not start on this machine, or a temporary folder cannot be made here."""
 
     exit_code = 1
 

@@ -314,4 +314,3 @@ class Host:
 
 
 HostActor = ray.remote(max_concurrency=256)(Host)
-"""The Ray actor class of `Host`."""

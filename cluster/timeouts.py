@@ -30,7 +30,7 @@ RAY_ENDS_ITSELF_SECONDS = 600.0
 # What may hang: a host that is there and does nothing
 
 HOST_ANSWER_SECONDS = 5.0
-"""How long a host may take to report the last steps of its trials."""
+"""How long a host may take to report the last steps of its trials, or to answer whether it is there."""
 HANG_SECONDS = 600.0
 """How long any part of a host's work may last before a message says that the host may hang."""
 HANG_AT_FIRST_SECONDS = 7200.0

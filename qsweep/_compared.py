@@ -25,7 +25,6 @@ class Compared:
     trials: tuple[Trial, ...]
     """The compared trial of each sweep."""
     metric: str
-    """The metric by which the trials are compared."""
     settings: Mapping[str, tuple[Any, ...]]
     """Key of the sweep file -> its value in each sweep, if these differ. Data and models are compared by content."""
     differences: tuple[Mapping[str, Any], ...]

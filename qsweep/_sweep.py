@@ -153,7 +153,7 @@ class Sweep:
         return table_of(self._read().record, self.folder)
 
     def curves(self) -> pandas.DataFrame:
-        """Returns a row per step up to each trial's last report: train_loss, tokens, seconds; at reports the metrics too."""
+        """Returns a row per step up to each trial's last report: train_loss, tokens, seconds; metrics at reports."""
         import pandas
 
         from sweeps.record.events import TrialReported

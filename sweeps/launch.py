@@ -162,7 +162,6 @@ class _Beginning(NamedTuple):
     earlier: TrackedSweep | None = None
     """The sweep that a new sweep learns from."""
     resend: bool = False
-    """Whether to send MLflow all events again."""
 
 
 @dataclass(frozen=True)

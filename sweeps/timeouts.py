@@ -19,7 +19,8 @@ ANEW_SECONDS = 120.0
 # The start of the hosts
 
 START_LOOK_SECONDS = 0.5
-"""Pause between two looks at the starting hosts. A stop, or a line about the hosts, is noticed within this time."""
+"""Pause between two looks at the starting hosts, or at the scoring of finalists. A stop, or a line about the hosts, is
+noticed within this time."""
 
 # Between two steps of Ray Tune
 

@@ -130,6 +130,5 @@ class Check:
     seconds: float = timeouts.DOCTOR_LOOK_SECONDS
     """The time limit of a `look` in a process of its own."""
     needs_file: bool = False
-    """Whether the check needs a sweep file."""
     takes_gpu: bool = False
     """Whether `look` computes on the GPUs: on a cluster Ray is asked for them first."""
