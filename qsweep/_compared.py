@@ -44,7 +44,7 @@ class Compared:
             price: cost of a GPU-hour; the page shows each sweep's sum.
 
         Raises:
-            SweepError: the file cannot be written, or the price is no price.
+            SweepError: the file cannot be written, or the price is not valid.
         """
         from sweeps.report import page_file
 

@@ -87,7 +87,7 @@ def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> 
 
 @contextmanager
 def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]:
-    """Kills a process once the block has lasted `seconds`; inside the block the timer's `finished` tells so."""
+    """Kills a process once the block has lasted `seconds`. In the block the timer's `finished` tells that it did."""
     timer = threading.Timer(seconds, kill, (process,))
     timer.daemon = True
     timer.start()

@@ -24,14 +24,14 @@ from trainables.contract import LookedUp
 CACHE_BYTES = 5 * 10**9
 """Least free room in the cache: a base that has to be downloaded and quantised may not fit into less."""
 RAY_STOPS = 0.95
-"""Full share of a disk from which Ray writes no more objects to it (`local_fs_capacity_threshold`, 2.60)."""
+"""Ray writes no more objects to a disk that is full to this share (`local_fs_capacity_threshold`, 2.60)."""
 OBJECTS = ".qsweep-doctor"
 """The folder of the doctor's objects on an object store, and the prefix of its file in a storage on disk."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CLIENTS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """Packages that SQLAlchemy 2.0 uses for a URI that names no client."""
 REFUSED_HOST = "Invalid Host header"
-"""MLflow's words (server/security_utils.py, 3.17.2). MLflow answers /health for any name, so another path is asked."""
+"""MLflow's refusal (server/security_utils.py, 3.17.2). MLflow answers /health for any name: another path is asked."""
 _HUB = (
     "the hub, a proxy or a network drive does not answer: check HTTPS_PROXY, HF_ENDPOINT and the mounts there, or put "
     "the model in a folder"
