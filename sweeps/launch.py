@@ -259,7 +259,7 @@ def _tell_place(running: _Running) -> None:
     if running.journal.record.started is None:
         if path.name != name:
             running.display.say(f"{name} is there already, so this sweep is {path.name}")
-        before = local_sweeps.before(running.folder, name, running.clock())
+        before = local_sweeps.line_on_earlier(running.folder, name, running.clock())
         if before is not None:
             running.display.say(before)
     former = saved_sweep.note_place(running.folder)

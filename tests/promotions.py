@@ -37,7 +37,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import SweepFolder
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.sweep_record import new_events
 from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
@@ -142,7 +142,7 @@ def deliver(
         events += _trial_events(made, f"k{number}", number, trial)
     events.append(SweepEnded(time=90.0, reason="finished"))
     sink = MlflowSink(of, sweep_id, made)
-    for event, record in first_wins(events):
+    for event, record in new_events(events):
         sink.apply(event, record)
     return made
 

@@ -13,7 +13,7 @@ from sweeps.config.model import SweepConfig, Tracking
 from sweeps.record import digests
 from sweeps.record.events import DataPrepared, Event, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import SweepFolder
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.sweep_record import new_events
 from sweeps.tracking.sink import MlflowSink
 from trainables.specs import DataSpec, ModelSpec, TrialSpec
 
@@ -81,7 +81,7 @@ def keep_adapter(folder: SweepFolder, key: str, step: int) -> None:
 
 def deliver(sink: MlflowSink, events: list, times: int = 1, since: int = 0) -> None:
     """The sink takes each event so many times; those before number `since` were delivered."""
-    for event, record in islice(first_wins(events), since, None):
+    for event, record in islice(new_events(events), since, None):
         for _ in range(times):
             sink.apply(event, record)
 

@@ -89,7 +89,7 @@ app.command()(schema.schema)
 
 def main() -> None:
     """Runs the command line."""
-    streams.make_heedless()
+    streams.quiet_standard_streams()
     # The user's trainable may lie in the current folder. It stands at the end of the path, so that it shadows nothing.
     sys.path.append(str(Path.cwd()))
     try:

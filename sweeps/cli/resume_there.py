@@ -57,7 +57,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
             raise ConfigError(wrong)
         jobs = connect(address)
         there = _look_up(jobs, sweep, str(storage), submission_id)
-        files, told = sending.again(there.sweep)
+        files, told = sending.files_to_resend(there.sweep)
         for line in (_place(there), told):
             say(f"note: {line}")
         job_id = submission_id or _new_id(sweep)

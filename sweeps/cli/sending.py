@@ -98,7 +98,7 @@ def note(sent: Sent) -> None:
         write_whole(cache() / FOLDER / f"{sent.sweep_id}.json", sent.model_dump_json().encode())
 
 
-def again(sweep: str) -> tuple[Contents, str]:
+def files_to_resend(sweep: str) -> tuple[Contents, str]:
     """Returns the files to send with a resumed sweep, named by id or mirror, and a line for people about them."""
     sent = _noted(sweep.rstrip("/"))
     if sent is None:

@@ -48,7 +48,7 @@ class Resource:
         """Returns the report points in optimizer steps of a trial: the first step at or past each point."""
         return in_steps(self.points, self.unit, training)
 
-    def told(self, spec: TrialSpec) -> dict[str, list[int]]:
+    def points_for(self, spec: TrialSpec) -> dict[str, list[int]]:
         """Returns the trial's report points in steps, and in examples if rungs count examples."""
         return {
             "points": list(self.steps(spec.training)),
@@ -87,7 +87,7 @@ def of(config: SweepConfig) -> Resource:
     return Resource("example", _starting(config.scheduler, first), examples)
 
 
-def settled(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> tuple[SweepConfig, list[str]]:
+def with_examples(config: SweepConfig, space: SearchSpace, train_rows: int | None) -> tuple[SweepConfig, list[str]]:
     """Settles examples per trial, if they are the resource; returns the configuration and mistakes in its budget.
 
     Rounds `examples_per_trial` up to a multiple of all batches of the space. `steps_per_trial` becomes the steps of the

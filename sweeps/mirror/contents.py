@@ -15,7 +15,7 @@ _NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT)
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileState:
     """Size and time of a file in the folder. A changed file differs in one of them, as rsync assumes."""
 
     size: int
@@ -27,18 +27,18 @@ class Seen:
         return stored is not None and (stored.size, stored.mtime_ns) == (self.size, self.mtime_ns)
 
 
-def small_files(folder: Path) -> dict[str, Seen]:
+def small_files(folder: Path) -> dict[str, FileState]:
     """Returns the files of a sweep's folder that are mirrored whole: all but log, locks, drafts, note and report."""
     found = {}
     with os.scandir(folder) as entries:
         for each in entries:
             if each.is_file() and not each.name.startswith(".") and not each.name.endswith(".lock"):
                 state = Path(each.path).stat()
-                found[each.name] = Seen(state.st_size, state.st_mtime_ns)
+                found[each.name] = FileState(state.st_size, state.st_mtime_ns)
     return {name: seen for name, seen in sorted(found.items()) if name not in _NOT_MIRRORED}
 
 
-def trial_files(folder: Path) -> dict[str, Seen]:
+def trial_files(folder: Path) -> dict[str, FileState]:
     """Returns path below a trial's folder -> size and time of the file. Leaves out drafts, and files that vanish."""
     found = {}
     for place, folders, names in os.walk(folder):
@@ -48,7 +48,7 @@ def trial_files(folder: Path) -> dict[str, Seen]:
                 state = path.stat()
             except FileNotFoundError:  # gone meanwhile, or a link that leads nowhere
                 continue
-            found[path.relative_to(folder).as_posix()] = Seen(state.st_size, state.st_mtime_ns)
+            found[path.relative_to(folder).as_posix()] = FileState(state.st_size, state.st_mtime_ns)
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
 from sweeps.mirror import timeouts
-from sweeps.mirror.contents import Seen, TrialFolders, small_files, trial_files
+from sweeps.mirror.contents import FileState, TrialFolders, small_files, trial_files
 from sweeps.mirror.lease import HeldLease
 from sweeps.mirror.manifest import MANIFEST, Manifest, TrialFiles, read_trials, take_over
 from sweeps.mirror.store import Conflict, Store, Stored, StoreError, Version
@@ -113,7 +113,7 @@ class Sender:
         """Returns a name that no object has had."""
         return f"objects/{self._held.token}/{next(self._numbers):06d}/{path}"
 
-    def _send(self, key: str, seen: Mapping[str, Seen], is_part: Part) -> None:
+    def _send(self, key: str, seen: Mapping[str, FileState], is_part: Part) -> None:
         """Sends a part of a trial's files. Objects of files that are gone become superfluous."""
         below = f"trials/{key}/" if key else ""
         known = self._stored.get(key, {})

@@ -70,7 +70,7 @@ class Store:
         """Asks nothing of the store yet. Raises `StoreError` if the environment holds an impossible setting."""
         self.uri = uri.rstrip("/")
         # Callers try again themselves, so that no request takes minutes in here.
-        with self._told():
+        with self._as_store_errors():
             self._quick = open_store(self.uri)
             self._bulk = open_store(self.uri, timeouts.BULK_SECONDS, retries=3)
 
@@ -81,7 +81,7 @@ class Store:
         """
         import obstore
 
-        with self._told(), _none_where_it_is_not():
+        with self._as_store_errors(), _skip_missing():
             got = obstore.get(self._quick, name)
             return bytes(got.bytes()), Version(got.meta["e_tag"], got.meta["version"])
         return None
@@ -93,7 +93,7 @@ class Store:
     async def _read(self, name: str) -> tuple[bytes, Version] | None:
         import obstore
 
-        with self._told(), _none_where_it_is_not():
+        with self._as_store_errors(), _skip_missing():
             got = await obstore.get_async(self._quick, name)
             return bytes(await got.bytes_async()), Version(got.meta["e_tag"], got.meta["version"])
         return None
@@ -108,7 +108,7 @@ class Store:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         mode: Any = "create" if before is None else {k: v for k, v in before._asdict().items() if v is not None}
-        with self._told():
+        with self._as_store_errors():
             try:
                 done = obstore.put(self._quick, name, content, mode=mode)
             except (AlreadyExistsError, PreconditionError):
@@ -146,9 +146,9 @@ class Store:
     async def _put(self, name: str, content: Any) -> None:
         import obstore
 
-        with self._told():
+        with self._as_store_errors():
             await obstore.put_async(
-                self._bulk, name, content, chunk_size=timeouts.PART_BYTES, max_concurrency=timeouts.AT_ONCE
+                self._bulk, name, content, chunk_size=timeouts.PART_BYTES, max_concurrency=timeouts.PARALLEL_TRANSFERS
             )
 
     def fetch(self, places: Iterable[tuple[Path, Sequence[Stored]]]) -> None:
@@ -178,7 +178,7 @@ class Store:
     async def _pieces(self, name: str) -> AsyncIterator[bytes]:
         import obstore
 
-        with self._told():
+        with self._as_store_errors():
             got = await obstore.get_async(self._bulk, name)
             async for piece in got.stream(timeouts.PART_BYTES):
                 yield bytes(piece)
@@ -187,25 +187,25 @@ class Store:
         """Deletes objects; a missing object is no error."""
         import obstore
 
-        with self._told():
+        with self._as_store_errors():
             obstore.delete(self._bulk, list(names))
 
     def names(self, below: str) -> list[str]:
         """Returns the names of all objects below a folder."""
         import obstore
 
-        with self._told():
+        with self._as_store_errors():
             return [each["path"] for page in obstore.list(self._quick, below) for each in page]
 
     def folders(self) -> list[str]:
         """Returns the names of the folders at the top."""
         import obstore
 
-        with self._told():
+        with self._as_store_errors():
             return [Path(each).name for each in obstore.list_with_delimiter(self._quick)["common_prefixes"]]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_store_errors(self) -> Iterator[None]:
         """Raises errors of the store or its client as a `StoreError` in one line."""
         from obstore.exceptions import BaseError
 
@@ -218,7 +218,7 @@ class Store:
 
 
 @contextmanager
-def _none_where_it_is_not() -> Iterator[None]:
+def _skip_missing() -> Iterator[None]:
     """Passes over a missing object, but not over a missing bucket."""
     try:
         yield
@@ -229,7 +229,7 @@ def _none_where_it_is_not() -> Iterator[None]:
 
 async def _at_once(function: Callable[[Value], Awaitable[Answer]], values: Iterable[Value]) -> list[Answer]:
     """Returns the function's answers in order, or raises its first error. No thread keeps the process from ending."""
-    gate = asyncio.Semaphore(timeouts.AT_ONCE)
+    gate = asyncio.Semaphore(timeouts.PARALLEL_TRANSFERS)
 
     async def one(value: Value) -> Answer:
         async with gate:

@@ -24,7 +24,7 @@ BULK_SECONDS = 300.0
 """Maximum seconds for the transfer of one part of a file."""
 PART_BYTES = 8 << 20
 """Bytes of a part of a file. A larger file is sent in parts, so that no file is in memory as a whole."""
-AT_ONCE = 4
+PARALLEL_TRANSFERS = 4
 """Objects that are sent or read at once, and parts of each: at most 128 MB of memory."""
 LOG_PART_BYTES = 1 << 20
 """Bytes of a part of the event log. The last part grows, and is sent again with its new events."""

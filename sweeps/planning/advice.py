@@ -10,7 +10,7 @@ from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
 from sweeps.planning.capacity import highest
-from sweeps.planning.forecast import Forecast, different, shortest_budget
+from sweeps.planning.forecast import Forecast, distinct_trials, shortest_budget
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
 from trainables.grading import catalogue as grading
@@ -33,7 +33,7 @@ USUAL_SCORE_GAP = 0.05
 """USUAL_GAP for a share of right answers. The rows of a sweep should tell twice the usual gap."""
 
 
-def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
+def search_warnings(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
     """Warns where the search cannot save steps, compares unlike trials, or leaves points untried.
 
     `trials` are the different trials of the sweep, `slots` those of all hosts.
@@ -73,11 +73,11 @@ def of_search(config: SweepConfig, space: SearchSpace, trials: int, slots: int) 
             f"small common multiple: trials ranked together have seen up to {more_seen:.0%} more examples than others; "
             "choose batches with a small common multiple, such as powers of two"
         )
-    warnings += of_points(config, space)
+    warnings += points_warnings(config, space)
     count = config.budget.count
     if trials < count:
         warnings.append(f"the space has {trials} different trials, fewer than budget.trials {count}")
-    elif config.searcher.kind == "grid" and (distinct := different(config, space) or 0) > count:
+    elif config.searcher.kind == "grid" and (distinct := distinct_trials(config, space) or 0) > count:
         warnings.append(
             f"searcher.kind grid: {distinct} different trials, more than budget.trials {count}: "
             f"{counted(distinct - count, 'trial')} would never be tried; set budget.trials={distinct}"
@@ -100,12 +100,12 @@ def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> lis
     ]
 
 
-def of_time(config: SweepConfig, seen: Forecast, hosts: int, gpus: int) -> list[str]:
+def time_warnings(config: SweepConfig, seen: Forecast, hosts: int, gpus: int) -> list[str]:
     """Warns where a time budget is too short, and where hosts of `gpus` GPUs each are idle."""
-    return _too_short(config, seen, hosts * gpus) + (_idle(config, seen, hosts) if gpus else [])
+    return _too_short(config, seen, hosts * gpus) + (_idle_hosts(config, seen, hosts) if gpus else [])
 
 
-def _idle(config: SweepConfig, seen: Forecast, hosts: int) -> list[str]:
+def _idle_hosts(config: SweepConfig, seen: Forecast, hosts: int) -> list[str]:
     last = max(1, math.ceil(seen.reaching[-1]))
     again = config.searcher.most_repeats(last)
     most, where = (again, "at the end, as repeats of the best") if again > last else (last, "at the last report")
@@ -146,7 +146,7 @@ def _too_short(config: SweepConfig, seen: Forecast, gpus: int) -> list[str]:
     ]
 
 
-def of_evaluation(config: SweepConfig, seen: Forecast, rows: RowShape | None) -> list[str]:
+def evaluation_warnings(config: SweepConfig, seen: Forecast, rows: RowShape | None) -> list[str]:
     """Warns where evaluations take most of the work, and where their rows cannot tell good trials from chance."""
     warnings = []
     share = seen.evaluation_share
@@ -181,7 +181,7 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
     return [f"{field}: {told}; the best trials often differ by {usual:g}, which takes about {needed} rows"]
 
 
-def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
+def points_warnings(config: SweepConfig, space: SearchSpace) -> list[str]:
     """Warns where `budget.trials` does not suffice for all of `searcher.points`."""
     listed, count = len(config.searcher.points), config.budget.count
     beginning = len({points.seed(config.seed, point) for point in points.beginning(config, space)})
@@ -194,7 +194,7 @@ def of_points(config: SweepConfig, space: SearchSpace) -> list[str]:
     ]
 
 
-def of_spread(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:
+def spread_warnings(gpus: int, alone: Need | None, free_bytes: int | None) -> list[str]:
     """Warns where hosts have several GPUs although one GPU holds the base: the other GPUs would wait.
 
     `alone` is the memory of the largest trials on one GPU; None if it is unknown, or hosts have one GPU. `free_bytes`

@@ -12,7 +12,7 @@ from sweeps.config.model import Budget
 from sweeps.config.number_words import counted, duration
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity
-from sweeps.planning.forecast import SHOWN, RowsAndRates, different, forecast, shortest_budget
+from sweeps.planning.forecast import SHOWN, RowsAndRates, distinct_trials, forecast, shortest_budget
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000
@@ -22,7 +22,9 @@ FILLED = 0.95
 """Part of the budget to plan with: a sweep that ends before its budget does has trained all its trials."""
 
 
-def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates) -> tuple[Sweep, str]:
+def with_auto_trials(
+    sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates
+) -> tuple[Sweep, str]:
     """Returns the sweep with as many trials as fill the time budget, and a line that explains their number.
 
     Raises:
@@ -44,7 +46,7 @@ def settled(sweep: Sweep, need: Need | None, machine: capacity.Machine, known: R
             raise ConfigError([f"budget.trials: auto: {problem}. {SHOWN}; or give a number of trials"])
         return seen.seconds.expected
 
-    trials = _most(budget * FILLED, min(different(sweep.config, sweep.space) or MOST_TRIALS, MOST_TRIALS), takes)
+    trials = _most(budget * FILLED, min(distinct_trials(sweep.config, sweep.space) or MOST_TRIALS, MOST_TRIALS), takes)
     if not trials:
         compared = resource.of(sweep.config)
         whole = counted(compared.total, compared.unit)

@@ -62,14 +62,14 @@ LengthsFrom = Literal["tokens", "characters", "max_length"]
 """Source of the mean length of the rows."""
 
 
-class Lengths(NamedTuple):
+class UnitTimes(NamedTuple):
     """Time of a host that trains one trial: in seconds; without a rate, in tokens or steps."""
 
     unit: float = 1.0
     """Time of one unit of the resource: a step or an example."""
     evaluation: float = 0.0
 
-    def of(self, units: float, evaluations: float) -> float:
+    def time_for(self, units: float, evaluations: float) -> float:
         """Returns the time of a host for this many units and evaluations."""
         return units * self.unit + evaluations * self.evaluation
 
@@ -88,7 +88,7 @@ class Play(NamedTuple):
     counts: tuple[int, ...]
     """Trials that reported at each of the rule's points."""
     makespan: float
-    """Time from the first trial to the end of the last one, in the unit of `Lengths`."""
+    """Time from the first trial to the end of the last one, in the unit of `UnitTimes`."""
     repeats: int = 0
     """Trials that repeated others at the end."""
 
@@ -138,7 +138,7 @@ class _Host:
         return len(self.running)
 
 
-def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: bool, lengths: Lengths) -> Play:
+def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: bool, lengths: UnitTimes) -> Play:
     """Plays one sweep without repeats. Trials begin in this order, each on the host with the fewest trials.
 
     The rule has taken no event. Each trial reports its quality at every point; lower is better.
@@ -150,7 +150,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
     def begin(host: _Host, trial: int) -> None:
         before, point = rule.resource(str(trial)), rule.next_point(str(trial))
         assert point is not None, "a trial that has reported at the last point is over"
-        host.begin(now, lengths.of(point - before, 1), trial, point)
+        host.begin(now, lengths.time_for(point - before, 1), trial, point)
 
     while True:
         while (emptiest := min(every, key=_Host.load)).load() < hosts.slots:
@@ -172,7 +172,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
             begin(host, trial)
 
 
-def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> list[Play]:
+def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: UnitTimes) -> list[Play]:
     """Plays a checked sweep in random orders of arrival. Few trials are played in all orders, FIFO in one."""
     compared, protects_first = resource.of(config), config.searcher.start_with_default
     at, played = compared.points, min(trials, MOST_PLAYED)
@@ -185,8 +185,8 @@ def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: Lengths) -> l
         repeats = config.searcher.most_repeats(counts[-1])
         # All hosts share the work of the trials that were not played. The end of the sweep, when the last trials train
         # and other hosts idle, is not scaled.
-        more = (larger - 1) * lengths.of(part.units(at), part.evaluations) / count
-        again = math.ceil(repeats / hosts.number) * lengths.of(at[-1], len(at))
+        more = (larger - 1) * lengths.time_for(part.units(at), part.evaluations) / count
+        again = math.ceil(repeats / hosts.number) * lengths.time_for(at[-1], len(at))
         outcomes.append(Play(counts, part.makespan + more + again, repeats))
     return outcomes
 
@@ -277,7 +277,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     most = most_steps(config, space, trials, hosts * slots)
     steps = _range([min(float(most), per_unit * each.units(compared.points)) for each in made])
     evaluations = fmean(each.evaluations for each in made) + 1
-    work = lengths.of(steps.expected / per_unit, evaluations)
+    work = lengths.time_for(steps.expected / per_unit, evaluations)
     scored = {
         "every": evaluations,
         "last": fmean(each.counts[-1] + each.repeats for each in made) + 1,
@@ -328,14 +328,14 @@ def _answered_tokens(config: SweepConfig, known: RowsAndRates) -> float | None:
     return None if longest is None or answered is None else float(answered * longest)
 
 
-def _lengths(rate: Speed | None, load: Load, per_unit: float) -> Lengths:
+def _lengths(rate: Speed | None, load: Load, per_unit: float) -> UnitTimes:
     """Returns times in seconds, else in tokens, else in steps; `per_unit` are the optimizer steps of a unit."""
     if rate is not None:
         # A step must take some time: otherwise a host would play its trials one after the other, not side by side.
-        return Lengths(max(LEAST_SECONDS, rate.step_seconds) * per_unit, rate.evaluation_seconds)
+        return UnitTimes(max(LEAST_SECONDS, rate.step_seconds) * per_unit, rate.evaluation_seconds)
     if load.row_tokens:
-        return Lengths(load.tokens_per_step * per_unit, load.evaluation_rows * load.row_tokens * FORWARD_SHARE)
-    return Lengths(per_unit)
+        return UnitTimes(load.tokens_per_step * per_unit, load.evaluation_rows * load.row_tokens * FORWARD_SHARE)
+    return UnitTimes(per_unit)
 
 
 def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Range:
@@ -345,7 +345,7 @@ def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Ran
     fixed time of a trial.
     """
     begun = trials + fmean(each.repeats for each in made)
-    work = _range([base + each.makespan for each in made]).by(rate.off)
+    work = _range([base + each.makespan for each in made]).by(rate.factor_range)
     return work.plus(rate.start_seconds).plus(rate.trial_seconds.times(begun))
 
 
@@ -406,11 +406,11 @@ def shortest_budget(config: SweepConfig, gpus: int) -> tuple[float, str] | None:
 
 def trials_of(config: SweepConfig, space: SearchSpace) -> int:
     """Returns the number of trials: `budget.trials`, or the number of different trials if that is smaller."""
-    distinct = different(config, space)
+    distinct = distinct_trials(config, space)
     return config.budget.count if distinct is None else min(config.budget.count, distinct)
 
 
-def different(config: SweepConfig, space: SearchSpace) -> int | None:
+def distinct_trials(config: SweepConfig, space: SearchSpace) -> int | None:
     """Returns the number of different trials; None if it is unlimited."""
     distinct = config.searcher.size(space)
     if distinct is None:

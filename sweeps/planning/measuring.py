@@ -76,7 +76,7 @@ class _Step(NamedTuple):
     tokens: int
 
 
-def of_sweep(
+def rate_of_sweep(
     events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_SCORES, answers: str = ""
 ) -> Rate | None:
     """Measures the rate under the latest driver of a sweep; None if too few steps or evaluations were measured.
@@ -95,11 +95,11 @@ def of_sweep(
     rows, tokens = int(summary.get("train_rows", 0)), int(summary.get("train_tokens", 0))
     evaluated = base.rows if base is not None else int(summary.get("eval_rows", 0))
     parts = [part for _, _, part in trained]
-    rate = of_steps(parts, key, evaluated, tokens / rows if rows else 0.0, hosts.hosts)
+    rate = rate_of_steps(parts, key, evaluated, tokens / rows if rows else 0.0, hosts.hosts)
     evaluations = list(_evaluations(parts))
     if rate.steps < LEAST_STEPS or not any(_evaluations(part for part in parts if not part.is_scored)):
         return None
-    working = covered([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
+    working = busy_seconds([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
     # After this event, the answers of the finalists are scored.
     last = [*takewhile(lambda event: not isinstance(event, TrialScored), own)][-1]
     idle = max(0.0, last.time - hosts.time - working)
@@ -154,13 +154,15 @@ def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
             yield last.time, part.evaluated
 
 
-def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1) -> Rate:
+def rate_of_steps(
+    parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1
+) -> Rate:
     """Computes the rate from steps that trials took side by side; `row_tokens` is the mean of a row."""
     steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
     answers = list(_evaluations(part for part in parts if part.is_scored))
     times = [(step.begin, step.end) for step in steps]
-    stepping, working = covered(times, hosts), covered([*times, *evaluations], hosts)
-    answering = covered([*times, *evaluations, *answers], hosts) - working
+    stepping, working = busy_seconds(times, hosts), busy_seconds([*times, *evaluations], hosts)
+    answering = busy_seconds([*times, *evaluations, *answers], hosts) - working
     slots = max(1.0, sum(end - begin for begin, end in times) / stepping) if stepping else 1.0
     per_token = [(step.end - step.begin) / step.tokens for step in steps if step.tokens > 0]
     count, mean = max(1, len(steps)), fmean(per_token) if per_token else 0.0
@@ -182,7 +184,7 @@ def of_steps(parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_t
     )
 
 
-def covered(intervals: Iterable[Interval], most: int = 1) -> float:
+def busy_seconds(intervals: Iterable[Interval], most: int = 1) -> float:
     """Integrates over time the number of intervals that run at once, capped at `most`; in seconds."""
     ends = sorted(each for begin, end in intervals for each in ((begin, 1), (end, -1)))
     total, running, since = 0.0, 0, 0.0
@@ -228,7 +230,7 @@ def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) ->
             reached = list(calls.map(lambda lease: _reach(loop, lease, target), leases))
     finally:
         loop.stop()
-    rate = of_steps(
+    rate = rate_of_steps(
         [_warm(outcome, ended) for outcome, ended in reached],
         rate_key(config, machine.device_name or ""),
         evaluation_rows=summary.eval_rows,

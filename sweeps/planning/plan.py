@@ -144,8 +144,8 @@ def plan(
         warnings=tuple(
             capacity.memory_warnings(config, machine, planned.memory_bytes)
             + capacity.disk_warnings(config, machine, need, trials, total)
-            + advice.of_search(config, space, trials, total if slots is not None else machine.hosts)
-            + advice.of_time(config, seen, machine.hosts, machine.gpus)
-            + advice.of_evaluation(config, seen, known.rows)
+            + advice.search_warnings(config, space, trials, total if slots is not None else machine.hosts)
+            + advice.time_warnings(config, seen, machine.hosts, machine.gpus)
+            + advice.evaluation_warnings(config, seen, known.rows)
         ),
     )

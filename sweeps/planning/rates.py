@@ -151,7 +151,7 @@ class Speed:
     start_seconds: Range
     trial_seconds: Range
     """Seconds of a trial besides its steps and evaluations."""
-    off: Range
+    factor_range: Range
     """Factor range for step and evaluation times, around 1."""
     source: str
     """Where the times come from, in words."""
@@ -185,7 +185,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") ->
         evaluation_seconds=nearest.evaluation_seconds * rows * longer,
         start_seconds=overhead([rate.start_seconds for rate in recent], nearest.start_seconds + RAY_SECONDS),
         trial_seconds=overhead([rate.trial_seconds for rate in recent], TRIAL_SECONDS),
-        off=Range(1, 1, 1).wider(off),
+        factor_range=Range(1, 1, 1).wider(off),
         source=f"from {nearest.steps} steps that were measured before",
         is_measured=True,
         answer_seconds=max(alike, key=lambda rate: rate.time).answer_seconds if alike else None,
@@ -201,9 +201,9 @@ def overhead(seen: Sequence[float], unseen: float) -> Range:
     return Range(middle, min(about.low, *seen), max(about.high, *seen))
 
 
-def kept(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
+def with_rate(rates: Sequence[Rate], new: Rate, most: int = 200) -> tuple[Rate, ...]:
     """Adds a rate in place of those of the same key, kind and about the same load. Keeps the `most` latest rates."""
-    others = [rate for rate in rates if _place(rate) != _place(new)]
+    others = [rate for rate in rates if _bin(rate) != _bin(new)]
     return tuple(sorted([*others, new], key=lambda rate: rate.time)[-most:])
 
 
@@ -227,7 +227,7 @@ def _distance(rate: Rate, load: Load) -> float:
     return abs(math.log2(planned / measured))
 
 
-def _place(rate: Rate) -> tuple[RateKey, int, int, bool, str]:
+def _bin(rate: Rate) -> tuple[RateKey, int, int, bool, str]:
     tokens = round(math.log2(rate.tokens_per_step) * 2) if rate.tokens_per_step else 0
     return rate.key, tokens, round(rate.host_slots), rate.is_calibration, rate.answers
 
@@ -243,7 +243,7 @@ class Remembered(Spec):
         return self.shapes.get(data_key(config)) if config.data is not None else None
 
 
-def place() -> Path:
+def file() -> Path:
     """Returns the path of the file: $QSWEEP_RATES, else rates.json in the cache folder."""
     return Path(os.environ.get("QSWEEP_RATES") or cache() / "rates.json")
 
@@ -261,7 +261,7 @@ def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         known = read(path)
-        rates = kept(known.rates, rate) if rate is not None else known.rates
+        rates = with_rate(known.rates, rate) if rate is not None else known.rates
         older = {key: shape for key, shape in known.shapes.items() if key not in shapes}
         newest = dict([*older.items(), *shapes.items()][-MOST_SHAPES:])
         write_whole(path, Remembered(rates=rates, shapes=newest).model_dump_json(indent=1).encode())

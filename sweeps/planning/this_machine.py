@@ -62,7 +62,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
     alone = _need(sweep, "cuda", known.rows) if machine.gpus > 1 else None
-    spread = advice.of_spread(machine.spread, alone, machine.free_bytes)
+    spread = advice.spread_warnings(machine.spread, alone, machine.free_bytes)
     unseen = _unseen(sweep.config.cluster, machine)
     planned = replace(planned, engine=engine, warnings=(*unseen, *planned.warnings, *spread, *sweep.notices))
     if to_launch:
@@ -74,16 +74,16 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
 
 
 def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | None]:
-    """Replaces `budget.trials: auto` with a number, see `auto_trials.settled`; else returns the same sweep and None."""
+    """Replaces `budget.trials: auto` with a number (see `auto_trials`); else returns the same sweep and None."""
     if sweep.config.budget.trials != "auto":
         return sweep, None
     machine = machine_of(sweep.config, to_launch)
     need, known = _known(sweep, machine)
-    return auto_trials.settled(sweep, need, machine, known)
+    return auto_trials.with_auto_trials(sweep, need, machine, known)
 
 
 def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates]:
-    store = rates.read(rates.place())
+    store = rates.read(rates.file())
     shape = store.shape(sweep.config)
     try:
         need = _need(sweep, machine.device, shape, machine.spread)
@@ -112,7 +112,7 @@ def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
 
     Raises NotTrainable if the trainable's estimate fails.
     """
-    shape = rates.read(rates.place()).shape(sweep.config)
+    shape = rates.read(rates.file()).shape(sweep.config)
     kinds: tuple[Device, ...] = ("cpu", "cuda")
     needs = {device: _need(sweep, device, shape, gpus) for device in kinds}
     return {device: need.total(1) for device, need in needs.items() if need is not None}
@@ -143,11 +143,11 @@ def calibrate(sweep: Sweep) -> None:
         prepared = measuring.prepare(sweep)
     if prepared.summary.shape is not None:
         # The slots of a host depend on the length of the rows.
-        rates.remember(rates.place(), None, {rates.data_key(sweep.config): prepared.summary.shape})
+        rates.remember(rates.file(), None, {rates.data_key(sweep.config): prepared.summary.shape})
     slots = plan_here(sweep, to_launch=True).slots_per_host or 1
     with devices.seeing_gpus(machine.gpus):
         rate = measuring.calibrate(sweep, prepared, slots, machine)
-    rates.remember(rates.place(), rate, {})
+    rates.remember(rates.file(), rate, {})
 
 
 def _check_is_here(cluster: ClusterConfig, machine: capacity.Machine) -> None:
@@ -175,10 +175,10 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     from sweeps.planning import measuring
 
     events, key = (event for event, _ in read_events(folder.events)), rates.rate_key(config, device_name)
-    rate = measuring.of_sweep(events, key, config.evaluation, rates.answers_key(config))
+    rate = measuring.rate_of_sweep(events, key, config.evaluation, rates.answers_key(config))
     shape = Summary.model_validate(data).shape if config.data is not None and data else None
     shapes = {} if shape is None else {rates.data_key(config): shape}
-    rates.remember(rates.place(), rate, shapes)
+    rates.remember(rates.file(), rate, shapes)
 
 
 def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:

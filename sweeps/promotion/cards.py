@@ -64,7 +64,7 @@ def table(verdict: Verdict) -> Table:
     for own, name, words in rows:
         whose = [escape(name), f"{own.value:.4f}"]
         for each in own.gains:
-            end = words.get(own.told(each), "")
+            end = words.get(own.is_large_enough(each), "")
             shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
             whose = ["", ""]
     return shown

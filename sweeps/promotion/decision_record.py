@@ -73,7 +73,7 @@ class Origin(Spec):
     """Identify the base and the data files with which the sweep began."""
 
 
-class Base(Spec):
+class RecordedBase(Spec):
     """The base of all evaluations. Fields other than `identity` are as in `BaseFacts`."""
 
     source: str
@@ -127,7 +127,7 @@ class Decision(Spec):
     """As the version's tag adapter_sha256."""
     files: dict[str, str]
     """File of the package below `RECORDED` -> its SHA-256."""
-    base: Base
+    base: RecordedBase
     versions: dict[str, str]
     """Python package -> its version."""
     serving_rows: Annotated[tuple[ServingRow, ...], Field(strict=False)]
@@ -158,7 +158,7 @@ class Decision(Spec):
         return json.dumps({**self._document(), "sha256": self.sha256}).encode()
 
 
-def of(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
+def make(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
     """Makes the record of a promotion that the gate has passed; `files` are those of the version's package."""
     evidence, candidate, sweep = winner.evidence, winner.candidate, context.sweep
     answer, labels = evidence.answer, tuple(each.label for each in evidence.candidates)
@@ -184,7 +184,7 @@ def of(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[
         champion_sha256=None if champion is None else champion.tags["adapter_sha256"],
         adapter_sha256=candidate.adapter_sha256,
         files=file_digests(files),
-        base=Base(**base, identity=evidence.base_identity),
+        base=RecordedBase(**base, identity=evidence.base_identity),
         versions=dict(model_package.versions(facts.base)) | {"qlora-sweeps": version("qlora-sweeps")},
         serving_rows=_serving_rows(answer, candidate.label, labels),
     )  # fmt: skip

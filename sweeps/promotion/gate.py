@@ -53,7 +53,7 @@ class Standing:
     """Number of rows without copies, or of groups of rows."""
     is_grouped: bool
 
-    def told(self, gain: Comparison) -> bool | None:
+    def is_large_enough(self, gain: Comparison) -> bool | None:
         """Tells whether a gain is large enough, beyond chance on these rows; None if undecided."""
         return True if self.least is None else gain.above(self._bound(gain))
 
@@ -69,7 +69,7 @@ class Standing:
     @property
     def holds(self) -> bool | None:
         """Tells whether each gain is large enough; None if undecided."""
-        return _all_of(map(self.told, self.gains))
+        return _all_of(map(self.is_large_enough, self.gains))
 
     @property
     def lowest(self) -> float:
@@ -79,7 +79,7 @@ class Standing:
     @property
     def rows_needed(self) -> int | None:
         """Estimates how many more rows would decide; None if no number of rows would, or if these rows do."""
-        untold = [each for each in self.gains if self.told(each) is None]
+        untold = [each for each in self.gains if self.is_large_enough(each) is None]
         if untold and self.rows < LEAST_ROWS:
             return LEAST_ROWS - self.rows
         needed = [each.rows_needed(self.rows, self._bound(each)) for each in untold]
@@ -108,9 +108,15 @@ class Standing:
         return gain.evidence_in_words(self.confidence, self.rows_in_words)
 
     def gains_json(self, told_as: str) -> list[dict[str, Any]]:
-        """Returns the gains for the JSON line; the key `told_as` holds `told` of each gain."""
+        """Returns the gains for the JSON line; the key `told_as` holds `is_large_enough` of each gain."""
         return [
-            {"against": each.key, "gain": each.difference, "low": each.low, "high": each.high, told_as: self.told(each)}
+            {
+                "against": each.key,
+                "gain": each.difference,
+                "low": each.low,
+                "high": each.high,
+                told_as: self.is_large_enough(each),
+            }
             for each in self.gains
         ]
 
@@ -122,20 +128,20 @@ class Standing:
 
     def reason(self, winner: str) -> str:
         """Says why a limit does not hold for the winner, or that the rows cannot tell."""
-        which = next(each for each in self.gains if self.told(each) is self.holds)
+        which = next(each for each in self.gains if self.is_large_enough(each) is self.holds)
         told = f"by more than worse_by {-(self.least or 0.0):g}: {self._amount(which)}"
         may_be, more = ("is", "") if self.holds is False else ("may be", f"; {self.needed_in_words}")
         return f"{winner} {may_be} worse than the {which.key} on {self.words} {told}{more}"
 
     def reasons(self) -> list[str]:
         """Lists why the candidate does not pass, decided gains first."""
-        open_last = sorted(self.gains, key=lambda each: self.told(each) is None)
-        found = [self._reason(each) for each in open_last if self.told(each) is not True]
+        open_last = sorted(self.gains, key=lambda each: self.is_large_enough(each) is None)
+        found = [self._reason(each) for each in open_last if self.is_large_enough(each) is not True]
         return [why for why in found if why is not None]
 
     def _reason(self, gain: Comparison) -> str | None:
         """Says why a gain does not pass; None if the rows are too few for an interval."""
-        name, least, is_open = self.name, self.least or 0.0, self.told(gain) is None
+        name, least, is_open = self.name, self.least or 0.0, self.is_large_enough(gain) is None
         whether = f"whether {name} is better than the {gain.key} cannot be told"
         if gain.low is None:
             return None if self.rows < LEAST_ROWS else f"{whether}: {gain.unknown}"

@@ -148,7 +148,7 @@ def _complete_version(
         _describe_again(context, winner, facts, known, clock)
         context.say(f"registered: {model} version {known.number} is there already")
         return known
-    record = decision_record.of(context, winner, facts, digests.read(folder), clock())
+    record = decision_record.make(context, winner, facts, digests.read(folder), clock())
     (folder / model_package.RECORD).write_bytes(record.content())
     run_id, path = winner.candidate.trial.run_id, versions.package_path(model, identity)
     registry.upload(run_id, folder, path)
@@ -174,7 +174,7 @@ def _describe_again(
     before = known.tags.get(FORCED)
     forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
     facts = dataclasses.replace(facts, forced=forced)
-    record = decision_record.of(context, winner, facts, files, clock())
+    record = decision_record.make(context, winner, facts, files, clock())
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / model_package.RECORD).write_bytes(record.content())
         path = versions.package_path(context.model, winner.candidate.identity)

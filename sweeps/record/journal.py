@@ -17,7 +17,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.folder import EventLog, SweepFolder
-from sweeps.record.sweep_record import SweepRecord, first_wins
+from sweeps.record.sweep_record import SweepRecord, new_events
 from trainables.objective import Objective
 
 QUIET_SECONDS = 60.0
@@ -69,12 +69,12 @@ class Journal:
             self.add(DriverLives(time=now))
 
     def add(self, event: Event) -> None:
-        """Appends an event, unless it says nothing new (see `first_wins`)."""
+        """Appends an event, unless it says nothing new (see `new_events`)."""
         with self._lock:
             if self._keeper not in (None, threading.get_ident()):
                 # Ends the thread, and Ray Tune in it: no trial may go on past a report that is not in the log.
                 raise SystemExit
-            for fresh, record in first_wins([event], self.record):
+            for fresh, record in new_events([event], self.record):
                 self.log.append(fresh)
                 self.record = record
                 self._keep(fresh, self.log.length)

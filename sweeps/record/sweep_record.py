@@ -1,6 +1,6 @@
 """Folds a sweep's events into a record of the sweep and of its trials. Pure.
 
-`first_wins` removes repeated events before. (trial_key, metric, step) identifies a value of a metric.
+`new_events` removes repeated events before. (trial_key, metric, step) identifies a value of a metric.
 """
 
 from __future__ import annotations
@@ -377,7 +377,7 @@ def _ended(trial: TrialRecord, event: TrialEnded) -> TrialRecord:
     return trial
 
 
-def first_wins(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
+def new_events(events: Iterable[Event], record: SweepRecord | None = None) -> Iterator[tuple[Event, SweepRecord]]:
     """Yields each event that says something new, with the record after the event.
 
     After a restart a step may be trained again; its first numbers are kept. So a report at or before the trial's last

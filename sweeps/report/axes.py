@@ -107,7 +107,7 @@ def ends(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low - (0.05 * abs(low) or 1.0), low + (0.05 * abs(low) or 1.0))
 
 
-def near(values: Iterable[float]) -> list[float]:
+def without_outliers(values: Iterable[float]) -> list[float]:
     """Returns the finite values in order, without those more than 6 interquartile ranges beyond the quartiles."""
     found = sorted(value for value in values if math.isfinite(value))
     if not found:

@@ -17,7 +17,7 @@ SHOWN = 3
 """Most trials with their own line among those that cannot be told apart from the best one."""
 
 
-def of_best(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
+def comparison_lines(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
     """Names the Pareto set, and compares the best trial with unfinished trials, repeats, the base and the next ones."""
     lines = pareto_set(record)
     if best is not None:
@@ -95,7 +95,7 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
     else:
         verdict = "better than" if gain > 0 else "not better than"
     way_out = "" if verdict == "better than" else "; more steps (budget.steps_per_trial) or other values may help"
-    return [f"{verdict} {base}: {amount}{span(compared, separation)}{way_out}"]
+    return [f"{verdict} {base}: {amount}{interval_in_words(compared, separation)}{way_out}"]
 
 
 def against_default(record: SweepRecord, best: TrialRecord, name: str, separation: Separation | None) -> list[str]:
@@ -123,7 +123,7 @@ def against_default(record: SweepRecord, best: TrialRecord, name: str, separatio
     return [
         f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(objective, gain, start)}"
-        f"{where(compared, default, best)}{span(compared, separation)}"
+        f"{where(compared, default, best)}{interval_in_words(compared, separation)}"
     ]
 
 
@@ -135,7 +135,7 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
 
     def amount(compared: Comparison) -> str:
         trial, other = record.trials[compared.key], record.objective.words(-compared.difference)
-        return f"{other}{where(compared, trial, best)}{span(compared, separation)}"
+        return f"{other}{where(compared, trial, best)}{interval_in_words(compared, separation)}"
 
     alike, ahead, nearest = _alike(separation), _ahead(separation), separation.trials[0]
     lines = [
@@ -235,7 +235,7 @@ def _share(objective: Objective, gain: float, start: float) -> str:
     return f" ({gain / abs(start):.0%})" if start and gain > 0 and objective.mode == "min" else ""
 
 
-def span(compared: Comparison | None, separation: Separation | None) -> str:
+def interval_in_words(compared: Comparison | None, separation: Separation | None) -> str:
     """Formats the interval of how much better the better one is, to follow a difference; empty without an interval."""
     if compared is None or separation is None or compared.apart is None:
         return ""

@@ -17,13 +17,13 @@ from plotly.offline import get_plotlyjs
 
 from sweeps.config.number_words import counted, duration
 from sweeps.report import importance, page_facts
-from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, near
-from sweeps.report.page import BEST_CURVES, WENT_ON, Drawn, Page
+from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, without_outliers
+from sweeps.report.page import BEST_CURVES, WENT_ON, ChartTrial, Page
 from sweeps.report.sweeps_compared import Curve
 from sweeps.report.trial_tables import value_text
 from trainables.objective import COSTS, Objective
 
-Lines = Callable[[Drawn], tuple[Sequence[float], Sequence[float | None]]]
+Lines = Callable[[ChartTrial], tuple[Sequence[float], Sequence[float | None]]]
 MOST_LINES = 100
 """Number of best trials that are drawn in colour. The others are thin grey lines."""
 BINS = 24
@@ -116,12 +116,12 @@ def parallel(page: Page) -> Chart | None:
         return None
     outcomes = []
     for place, objective in enumerate(page.objectives):
-        shown = near(trial.values[place] for trial in page.trials) or [0.0, 1.0]
+        shown = without_outliers(trial.values[place] for trial in page.trials) or [0.0, 1.0]
         name = objective.metric if objective.metric in COSTS else f"best {objective.metric}"
         outcomes.append(Axis(name, *ends(shown[0], shown[-1])))
     axes = (*page.axes, *outcomes)
 
-    def points(trial: Drawn) -> tuple[Sequence[float], Sequence[float | None]]:
+    def points(trial: ChartTrial) -> tuple[Sequence[float], Sequence[float | None]]:
         places: list[float | None] = [one.place(trial.record.params.get(one.name)) for one in page.axes]
         for one, value in zip(outcomes, trial.values, strict=True):
             places.append(min(max(one.place(value), 0.0), 1.0) if math.isfinite(value) else None)
@@ -225,7 +225,7 @@ def by_field(page: Page) -> Chart | None:
     )
 
 
-def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatter]:
+def _by_report(page: Page, one: Axis, trials: Sequence[ChartTrial]) -> Iterator[Scatter]:
     """Yields the points of a field, a trace for each report; for `MOST_REPORTS` at most, the last one among them."""
     last = len(page.rungs) - 1
     for place in range(last, -1, -(math.ceil(len(page.rungs) / MOST_REPORTS) or 1))[::-1]:
@@ -242,7 +242,7 @@ def _by_report(page: Page, one: Axis, trials: Sequence[Drawn]) -> Iterator[Scatt
         yield points.update(_pointer(here), cliponaxis=False)
 
 
-def _importance(page: Page, trials: Sequence[Drawn]) -> tuple[dict[str, str], list[str]]:
+def _importance(page: Page, trials: Sequence[ChartTrial]) -> tuple[dict[str, str], list[str]]:
     """Returns field -> importance at the latest report of enough trials, as text for its axis; and lines about it."""
     own = [trial for trial in trials if trial.record.repeats is None]
     counts = [sum(place in trial.reports for trial in own) for place in range(len(page.rungs))]
@@ -344,19 +344,19 @@ def rungs(page: Page) -> Chart | None:
 
 def times(page: Page) -> Chart | None:
     """Draws when each trial held a slot."""
-    trials = sorted((trial for trial in page.trials if trial.held), key=lambda trial: trial.record.number)
+    trials = sorted((trial for trial in page.trials if trial.slot_times), key=lambda trial: trial.record.number)
     if not trials:
         return None
-    last = max(held.until for trial in trials for held in trial.held)
+    last = max(slot.until for trial in trials for slot in trial.slot_times)
     _, unit, word = next(each for each in UNITS if last >= each[0])
     traces = []
     for state, colour in STATES.items():
-        spans = [(trial, held) for trial in trials if trial.record.state == state for held in trial.held]
+        spans = [(trial, slot) for trial in trials if trial.record.state == state for slot in trial.slot_times]
         if spans:
-            texts = [f"in a slot for {duration(held.until - held.since)}" for _, held in spans]
+            texts = [f"in a slot for {duration(slot.until - slot.since)}" for _, slot in spans]
             bars = Bar(orientation="h", name=state, marker={"color": colour}, showlegend=True)
-            bars.update(base=[held.since / unit for _, held in spans], y=[trial.name for trial, _ in spans])
-            bars.update(x=[(held.until - held.since) / unit for _, held in spans])
+            bars.update(base=[slot.since / unit for _, slot in spans], y=[trial.name for trial, _ in spans])
+            bars.update(x=[(slot.until - slot.since) / unit for _, slot in spans])
             traces.append(bars.update(_pointer([trial for trial, _ in spans], texts)))
     figure = _figure(traces, min(900, 160 + 18 * len(trials)), barmode="overlay")
     figure.update_xaxes(title_text=f"{word} that the sweep has run", rangemode="tozero")
@@ -408,7 +408,7 @@ def _figure(traces: Iterable[Any], height: int, **layout: Any) -> Figure:
     return Figure(list(traces), LAYOUT).update_layout(height=height, **layout)
 
 
-def _split(page: Page) -> tuple[list[Drawn], list[Drawn]]:
+def _split(page: Page) -> tuple[list[ChartTrial], list[ChartTrial]]:
     """Splits the trials with a finite value into those that are drawn in colour and those in grey."""
     told = [trial for trial in page.trials if math.isfinite(trial.value)]
     return told[:MOST_LINES], told[MOST_LINES:]
@@ -416,7 +416,7 @@ def _split(page: Page) -> tuple[list[Drawn], list[Drawn]]:
 
 def _colours(page: Page) -> dict[str, Any]:
     """Returns the colour scale of the objective over the values of most trials in colour. Dark is good."""
-    shown = near(trial.value for trial in _split(page)[0]) or [0.0, 1.0]
+    shown = without_outliers(trial.value for trial in _split(page)[0]) or [0.0, 1.0]
     return {
         "cmin": shown[0],
         "cmax": shown[-1],
@@ -433,7 +433,7 @@ def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
     if others:
         grey = {"line": {"color": GREY, "width": 0.7}, "opacity": 0.5, "hoverinfo": "skip"}
         yield _joined(others, points).update(grey, mode="lines", customdata=None, hovertext=None, marker=None)
-    bins: dict[int, list[Drawn]] = {}
+    bins: dict[int, list[ChartTrial]] = {}
     for trial in reversed(coloured):
         share = (trial.value - scale["cmin"]) / ((scale["cmax"] - scale["cmin"]) or 1.0)
         if not trial.is_best:
@@ -447,11 +447,11 @@ def _lines(page: Page, points: Lines) -> Iterator[Scatter]:
             yield line.update(name=f"{trial.name}, the best", marker={"color": INK, "coloraxis": None})
 
 
-def _joined(trials: Sequence[Drawn], points: Lines) -> Scatter:
+def _joined(trials: Sequence[ChartTrial], points: Lines) -> Scatter:
     """Joins the lines of trials in one trace, with gaps between. A page with a trace for each trial is slow."""
     x: list[float | None] = []
     y: list[float | None] = []
-    each: list[Drawn] = []
+    each: list[ChartTrial] = []
     for trial in trials:
         across, up = points(trial)
         x += [*across, None]
@@ -476,14 +476,14 @@ def _last_points(page: Page) -> Iterator[Scatter]:
             yield points.update(_pointer(trials))
 
 
-def _pointer(trials: Sequence[Drawn], more: Sequence[str] | None = None) -> dict[str, Any]:
+def _pointer(trials: Sequence[ChartTrial], more: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns what the pointer finds at the points of trials: texts, each with a line of `more`, and names to click."""
     texts = [_text(trial, line) for trial, line in zip(trials, more or [""] * len(trials), strict=True)]
     return {"customdata": [trial.name for trial in trials], "hovertext": texts, "hoverinfo": "text"}
 
 
-def _text(trial: Drawn, more: str = "") -> str:
-    return "<br>".join(escape(line) for line in (*trial.told, more) if line)
+def _text(trial: ChartTrial, more: str = "") -> str:
+    return "<br>".join(escape(line) for line in (*trial.hover_lines, more) if line)
 
 
 def _left_out(page: Page) -> str:
@@ -496,7 +496,7 @@ def _left_out(page: Page) -> str:
 def _range(values: Iterable[float]) -> tuple[float, float] | None:
     """Returns the range of an axis without values far from the others; None if there are no such values."""
     finite = [value for value in values if math.isfinite(value)]
-    shown = near(finite)
+    shown = without_outliers(finite)
     if len(shown) == len(finite):
         return None
     margin = 0.05 * (shown[-1] - shown[0])

@@ -42,12 +42,12 @@ def _default(record: SweepRecord, best: TrialRecord, separation: Separation | No
     return best_compared.against_default(record, best, name, separation)
 
 
-def answer(
+def best_lines(
     record: SweepRecord, selection: Selection, separation: Separation | None, may_go_on: bool = False
 ) -> list[str]:
     """Names and compares the best trial, or says why there is none; `may_go_on` if the sweep was cut short."""
     best = selection.winner
-    compared = best_compared.of_best(record, best, separation)
+    compared = best_compared.comparison_lines(record, best, separation)
     if best is not None:
         compared += _default(record, best, separation) + scores(record, best)
         return [f"best: {in_words(record, best)}", *compared]
@@ -119,13 +119,13 @@ def so_far(status: Status, selection: Selection, separation: Separation | None) 
     record, best = status.record, status.best
     if status.state != "RUNNING" or selection.winner is not None:
         is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
-        return answer(record, selection, separation, is_cut_short)
+        return best_lines(record, selection, separation, is_cut_short)
     if best is None:
         return ["no trial that may win has reported yet"]
     return [f"best so far: {in_words(record, best)}: no trial that may win has ended yet"]
 
 
-def kept(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:
+def kept_of_best(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:
     """Returns what is kept of the best trial, in words, and its folder; None if nothing is kept."""
     if best is None or best.adapter is None:
         return None
@@ -138,13 +138,13 @@ def outcome(status: Status) -> list[str]:
     """Says what the sweep took, how far its plan was off if the sweep is finished, and why the sweep ended early."""
     record = status.record
     # The log of a running sweep tells its time only until the latest event; the status tells it until now.
-    lines = took(record, replace(spent_of(record), seconds=status.seconds), planned_of(record))
+    lines = cost_lines(record, replace(spent_of(record), seconds=status.seconds), planned_of(record))
     if record.ended is not None and record.ended.message:
         lines.append(f"the sweep ended early: {record.ended.message}")
     return lines
 
 
-def took(record: SweepRecord, spent: Spent, plan: Planned | None) -> list[str]:
+def cost_lines(record: SweepRecord, spent: Spent, plan: Planned | None) -> list[str]:
     """Says how trials ended, what the sweep took, what early stopping saved, how far the plan was off, peak memory."""
     counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
     words = f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}"

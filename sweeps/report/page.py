@@ -23,7 +23,7 @@ from sweeps.report.answers import Changes, confusion_of
 from sweeps.report.axes import Axis, axis, untried
 from sweeps.report.page_facts import WHY, Fact
 from sweeps.report.status import WORDS, State, Status
-from sweeps.report.trial_story import Held, Story
+from sweeps.report.trial_story import SlotTime, Story
 from sweeps.statistics.comparison import Separation
 from trainables.grading.choice import Confusion
 from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective
@@ -36,7 +36,7 @@ WENT_ON = "went on"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ChartTrial:
     """A trial in the charts."""
 
     record: TrialRecord
@@ -48,8 +48,8 @@ class Drawn:
     """Place of a report -> finite value of the objective. If no report has one, the best step has its later score."""
     train: tuple[tuple[int, float], ...]
     """(step, train_loss); only for the best few trials."""
-    held: tuple[Held, ...]
-    told: tuple[str, ...]
+    slot_times: tuple[SlotTime, ...]
+    hover_lines: tuple[str, ...]
     """Lines about the trial."""
     is_best: bool
     is_in_pareto_set: bool
@@ -138,7 +138,7 @@ class Page:
     axes: tuple[Axis, ...]
     untried: tuple[str, ...]
     """Each field with untried values, followed by these values."""
-    trials: tuple[Drawn, ...]
+    trials: tuple[ChartTrial, ...]
     """The best trial first; trials without a finite value last."""
     rungs: tuple[Rung, ...]
 
@@ -176,7 +176,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         compared=tuple(compared),
         meanings=page_facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else settings(best),
-        kept=closing_lines.kept(best, status.folder, str(config.get("trainable", ""))),
+        kept=closing_lines.kept_of_best(best, status.folder, str(config.get("trainable", ""))),
         outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,
@@ -194,7 +194,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         base=base if math.isfinite(base) else None,
         axes=axes,
         untried=missing,
-        trials=_drawn(charted, story, best),
+        trials=_chart_trials(charted, story, best),
         rungs=_rungs(record),
     )
 
@@ -281,7 +281,7 @@ def _charted(record: SweepRecord) -> SweepRecord:
     return replace(record, objectives=(LOWEST_LOSS, *others))
 
 
-def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple[Drawn, ...]:
+def _chart_trials(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple[ChartTrial, ...]:
     objective = record.objective
     trials = sorted(
         record.trials.values(), key=lambda trial: (objective.loss(trial.value(objective.metric)), trial.number)
@@ -290,14 +290,14 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
     chosen = {trial.trial_key for trial in pareto(trials, record.objectives)} if several else set()
     curves = [trial.trial_key for trial in trials if trial.repeats is None][:BEST_CURVES]
     return tuple(
-        Drawn(
+        ChartTrial(
             record=trial,
             values=tuple(trial.value(each.metric) for each in record.objectives),
             evals=_finite([(step, metrics.get(objective.metric, math.nan)) for step, metrics in trial.evals]),
             reports=_reports(trial, objective.metric),
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
-            held=tuple(story.held.get(trial.trial_key, ())),
-            told=tuple(_told(trial, objective.metric)),
+            slot_times=tuple(story.slot_times.get(trial.trial_key, ())),
+            hover_lines=tuple(_hover_lines(trial, objective.metric)),
             is_best=best is not None and trial.trial_key == best.trial_key,
             is_in_pareto_set=trial.trial_key in chosen,
         )
@@ -305,7 +305,7 @@ def _drawn(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple
     )
 
 
-def _told(trial: TrialRecord, metric: str) -> list[str]:
+def _hover_lines(trial: TrialRecord, metric: str) -> list[str]:
     lines = [f"{label(trial.number)}: {trial.state} at step {trial.step}"]
     if math.isfinite(trial.value(metric)):
         lines.append(f"best {metric} {trial.value(metric):.4f} at step {trial.best_step}")

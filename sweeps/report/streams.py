@@ -12,7 +12,7 @@ FEWEST_COLUMNS = 40
 """Fewest columns of a terminal whose lines are wrapped. A terminal of unknown width may report 0."""
 
 
-class Heedless:
+class QuietStream:
     """A stream that goes quiet once it cannot be written: a closed pipe, a lost terminal, a full disk."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -76,8 +76,8 @@ def to_nowhere(descriptor: int) -> None:
         os.close(nothing)
 
 
-def make_heedless() -> None:
-    """Wraps this process's stdout and stderr in `Heedless`, and opens standard streams that the caller has closed.
+def quiet_standard_streams() -> None:
+    """Wraps stdout and stderr in `QuietStream`, and opens standard streams that the caller has closed.
 
     Without that, the next opened file would take the number of a closed stream, and would get its output.
     """
@@ -88,7 +88,7 @@ def make_heedless() -> None:
             to_nowhere(descriptor)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or os.fdopen(descriptor, "w")
-        setattr(sys, name, cast(TextIO, Heedless(stream)))
+        setattr(sys, name, cast(TextIO, QuietStream(stream)))
 
 
 def end_at_once(code: int) -> None:

@@ -20,7 +20,7 @@ from trainables.contract import StepRecord
 
 
 @dataclass(frozen=True)
-class Held:
+class SlotTime:
     """A time for which a trial held a slot."""
 
     since: float
@@ -34,13 +34,13 @@ class Story:
 
     train: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Trial key -> (step, train_loss) of its steps."""
-    held: dict[str, list[Held]] = field(default_factory=dict)
+    slot_times: dict[str, list[SlotTime]] = field(default_factory=dict)
     """Trial key -> times for which the trial held a slot."""
     warnings: list[str] = field(default_factory=list)
     """Oddities of the rows, each once."""
     requests: list[RequestAnswered] = field(default_factory=list)
     _since: dict[str, float] = field(default_factory=dict)
-    """Key of a trial that holds a slot now -> start, counted as in `Held`."""
+    """Key of a trial that holds a slot now -> start, counted as in `SlotTime`."""
 
     def take(self, event: Event, record: SweepRecord) -> None:
         """Adds an event; `record` is the sweep's record after the event."""
@@ -65,14 +65,14 @@ class Story:
                 pass
 
     def end(self, now: float) -> None:
-        """Ends all times in slots at `now`, counted as in `Held`: the driver is gone, or `now` is the present."""
+        """Ends all times in slots at `now`, counted as in `SlotTime`: the driver is gone, or `now` is the present."""
         for key in list(self._since):
             self._leaves(key, now)
 
     def _leaves(self, key: str, now: float) -> None:
         since = self._since.pop(key, None)
         if since is not None:
-            self.held.setdefault(key, []).append(Held(since, max(since, now)))
+            self.slot_times.setdefault(key, []).append(SlotTime(since, max(since, now)))
 
     def _steps(self, key: str, history: Sequence[StepRecord]) -> None:
         if history:

@@ -144,7 +144,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
 
     The answer comes first, because MLflow folds a note after its first lines.
     """
-    lines = [f"- {line}" for line in best_compared.of_best(record, selection.winner, separation)]
+    lines = [f"- {line}" for line in best_compared.comparison_lines(record, selection.winner, separation)]
     lines = [_answer(record, selection), "", *lines, *([""] if lines else [])]
     every = order(record)
     trials = every[:MOST_ROWS]

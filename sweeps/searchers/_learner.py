@@ -78,14 +78,14 @@ class History:
         return tuple(seen for seen in self._seen.values() if seen.values or seen.failure != "failed")
 
     @property
-    def told(self) -> tuple[TriedPoint, ...]:
+    def with_results(self) -> tuple[TriedPoint, ...]:
         """Returns the points with a result."""
         return tuple(seen for seen in self.seen if not seen.is_open)
 
     @property
     def common(self) -> frozenset[int]:
         """Returns the resources at which two or more points have a value, so that they can be compared there."""
-        reached = Counter(resource for seen in self.told for resource in seen.values)
+        reached = Counter(resource for seen in self.with_results for resource in seen.values)
         return frozenset(resource for resource, times in reached.items() if times > 1)
 
     def ranked(self) -> list[TriedPoint]:
@@ -93,7 +93,7 @@ class History:
 
         A point that was trained further comes first, because the scheduler let it go on as one of the best.
         """
-        usable = [seen for seen in self.told if seen.values and seen.failure in (None, "failed")]
+        usable = [seen for seen in self.with_results if seen.values and seen.failure in (None, "failed")]
         common = self.common
         return sorted(usable, key=lambda seen: (-seen.judged_at(common), seen.values[seen.judged_at(common)]))
 

@@ -82,7 +82,7 @@ def _draws_of(space: SearchSpace, history: History, rng: Random) -> Iterator[Poi
 
 def mixture(space: SearchSpace, history: History) -> dict[Source, float]:
     """Returns the probability of each source of the next point."""
-    results = len(history.told)
+    results = len(history.with_results)
     if not history.ranked():
         return {"prior": 1 - PLAIN, "best": 0.0, "parzen": 0.0, "plain": PLAIN}
     prior = (1 - PLAIN) * _trust(space, history) * PATIENCE / (PATIENCE + results)

@@ -29,4 +29,4 @@ class Config(SearcherSettings):
 
 
 def _propose(space: SearchSpace, history: History, rng: Random) -> Iterator[Point]:
-    return _parzen.points(space, history, rng.getrandbits(32)) if len(history.told) >= STARTUP else iter(())
+    return _parzen.points(space, history, rng.getrandbits(32)) if len(history.with_results) >= STARTUP else iter(())

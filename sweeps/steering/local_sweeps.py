@@ -54,10 +54,10 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
     if not paths.is_folder(storage):
         way_out += ", or its cluster with --address" if has_address else ""
         raise SweepError(f"{sweep}: {NO_SWEEP}: there is no folder {storage.absolute()}; {way_out}")
-    raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}{_instead(sweep, storage)}; {way_out}")
+    raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}{_suggestion(sweep, storage)}; {way_out}")
 
 
-def _instead(sweep: str, storage: Path) -> str:
+def _suggestion(sweep: str, storage: Path) -> str:
     """Returns the end of a message: the sweep of the storage that may be meant, or the newest sweeps, or nothing."""
     there = {each: _names(each) for each in _in(storage)}
     known = [name for names in there.values() for name in names]
@@ -116,7 +116,7 @@ def new_id(
     return given
 
 
-def before(folder: SweepFolder, name: str, now: float) -> str | None:
+def line_on_earlier(folder: SweepFolder, name: str, now: float) -> str | None:
     """Returns a line about the newest other sweep of this name in the same storage; None if there is none.
 
     Args:

@@ -126,7 +126,7 @@ class Amendments:
         return planned(0, self.config, self._targets(record).represent(point), record.fingerprints)
 
     def _targets(self, record: SweepRecord) -> target_modules.Targets:
-        return target_modules.from_log(record.targets, target_modules.asked(self.config, self.space))
+        return target_modules.from_log(record.targets, target_modules.possible_values(self.config, self.space))
 
     def _added(self, record: SweepRecord) -> set[str]:
         """Returns the keys of the trials that users asked for."""

@@ -49,7 +49,7 @@ class Targets:
         ]
 
 
-def asked(config: SweepConfig, space: SearchSpace) -> tuple[TargetModules, ...]:
+def possible_values(config: SweepConfig, space: SearchSpace) -> tuple[TargetModules, ...]:
     """Returns the values that trials may have. The file's own value comes first, so it stands for its equals."""
     own = [config.adapter.target_modules] if _uses_own(space) or config.searcher.start_with_default else []
     return tuple(dict.fromkeys([*own, *_searched(space)]))

@@ -114,7 +114,7 @@ class TrialSource:
         self._suggested: set[str] = set()
         """Keys of the trials that the searcher suggested under this driver."""
         earlier = record.earlier
-        self._first = iter([*points.beginning(config, space), *warm_start.first(earlier, space)])
+        self._first = iter([*points.beginning(config, space), *warm_start.best_points(earlier, space)])
         for known_point in earlier.own if earlier is not None else ():
             training = points.apply(config.base, known_point.point, 0).training
             reached = self._compared.total if known_point.step is None else self._reached(known_point.step, training)
@@ -125,7 +125,7 @@ class TrialSource:
     def next(self, record: SweepRecord) -> PlannedTrial | None:
         """Returns the next trial; None if there is none now. An infeasible trial later makes room for another."""
         if self._begun:
-            return again(self._begun.pop(0))
+            return planned_again(self._begun.pop(0))
         if self._left(record) <= 0 or self.gave_up(record) is not None or self.out_of_patience(record) is not None:
             return None
         self._learn(record)
@@ -275,7 +275,7 @@ class TrialSource:
         return planned(self._free_number, self._config, point, self._fingerprints, repeat)
 
 
-def again(trial: TrialRecord) -> PlannedTrial:
+def planned_again(trial: TrialRecord) -> PlannedTrial:
     """Returns a trial that has begun, with its own number, key and spec."""
     spec = TrialSpec.model_validate_json(trial.spec)
     return PlannedTrial(trial.number, trial.trial_key, spec, trial.params, trial.point, trial.repeats)

@@ -49,7 +49,7 @@ def is_same_task(
     )
 
 
-def is_own(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool:
+def has_our_settings(config: SweepConfig, point: Point, params: Mapping[str, str]) -> bool:
     """Tells whether a trial of the same task had the settings that the new sweep would give its point, seed aside.
 
     They differ where the trial has other values in fields that the new sweep does not search.
@@ -78,7 +78,7 @@ def point(space: SearchSpace, params: Mapping[str, str]) -> Point | None:
     return {name: values[name] for name in space.domains if name in values}
 
 
-def first(earlier: EarlierTrials | None, space: SearchSpace) -> list[Point]:
+def best_points(earlier: EarlierTrials | None, space: SearchSpace) -> list[Point]:
     """Returns the best points of the earlier sweep that lie in the new sweep's space, best first."""
     ranked = sorted(earlier.trials if earlier is not None else (), key=lambda trial: trial.loss)
     inside: list[Point] = []

@@ -64,7 +64,7 @@ def trials(
         step = None if trial.state == TrialState.COMPLETED else trial.steps
         is_compared = step is None or (step and config.stops == objective)
         if trial.is_ranked(objective.metric) and point is not None and is_compared:
-            is_own = warm_start.is_own(config, point, trial.params)
+            is_own = warm_start.has_our_settings(config, point, trial.params)
             loss, last = map(objective.loss, (best, trial.metrics.get(objective.metric, best)))
             points.append(EarlierPoint(point=dict(point), loss=loss, last=last, step=step, is_own=is_own))
     return EarlierTrials(

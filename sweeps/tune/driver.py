@@ -92,7 +92,7 @@ class Driver:
         )
 
     def _settled_targets(self, starting: StartingBroker, space: SearchSpace) -> Targets:
-        answers = starting.ask("resolve", target_modules.asked(self._config, space))
+        answers = starting.ask("resolve", target_modules.possible_values(self._config, space))
         targets = target_modules.settle(answers or ())
         problems = target_modules.check(self._config, space, targets)
         if problems:
@@ -171,7 +171,7 @@ class Driver:
         }
         queue = TrialQueue(
             source,
-            lambda spec: shared | compared.told(spec),
+            lambda spec: shared | compared.points_for(spec),
             lambda: self._slots(broker),
             self.trials,
             self._places(files, shared),

@@ -185,7 +185,7 @@ class TrialRun:
         return {"step": self._progress.step, "state": TrialState.RUNNING.value, "opened": True, "done": False}
 
     def _tell(self, report: Report, adapter: str | None) -> dict[str, Any]:
-        done, self._progress = self._progress.is_last(report.step), self._progress.told(report)
+        done, self._progress = self._progress.is_last(report.step), self._progress.after_report(report)
         return {
             **report.metrics,
             "step": report.step,
@@ -218,7 +218,7 @@ class TrialRun:
 
     def _save(self, outcome: Outcome, report: Report | None = None, adapter: str | None = None) -> None:
         """Writes the snapshot of an outcome, unless the trial is complete or budget.disk has no room."""
-        self._progress, self._unwritten = self._progress.at(outcome.step), None
+        self._progress, self._unwritten = self._progress.after_snapshot(outcome.step), None
         if outcome.snapshot is None or self._progress.is_last(outcome.step):
             return
         if not self._files.keep_snapshot(self._progress.saved(report, adapter), outcome.snapshot, self._progress.best):

@@ -18,7 +18,7 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.schedulers import Rule, Standing, Started
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
-from sweeps.supply.trial_source import PlannedTrial, again
+from sweeps.supply.trial_source import PlannedTrial, planned_again
 from sweeps.tune.trial_progress import LastReport
 from trainables.contract import StepRecord
 from trainables.specs import TrialSpec
@@ -95,7 +95,7 @@ class SweepTrials:
 
     def parked(self) -> dict[str, PlannedTrial]:
         """Returns the trials that an earlier driver parked and the rule may resume, by their keys."""
-        return {key: again(trial) for key, trial in self.journal.record.trials.items() if self.is_parked(key)}
+        return {key: planned_again(trial) for key, trial in self.journal.record.trials.items() if self.is_parked(key)}
 
     # What becomes of them
 

@@ -127,11 +127,11 @@ class Progress:
         """Adds the steps that are new. A new host trains the steps since the snapshot a second time."""
         return replace(self, history=(*self.history, *(step for step in steps if step.step > self.known)))
 
-    def at(self, step: int) -> Progress:
+    def after_snapshot(self, step: int) -> Progress:
         """Returns the progress after a snapshot at this step."""
         return replace(self, step=step, is_unevaluated=False)
 
-    def told(self, report: Report) -> Progress:
+    def after_report(self, report: Report) -> Progress:
         """Returns the progress after this report."""
         return replace(self, reported=report.step)
 

@@ -14,7 +14,7 @@ from sweeps.config.model import SweepConfig
 
 def settled(space: dict[str, Any], rows: int | None = None, **sections: Any) -> SweepConfig:
     config, parsed = toy({**RATES, **space}, **sections)
-    found, wrong = resource.settled(config, parsed, rows)
+    found, wrong = resource.with_examples(config, parsed, rows)
     assert wrong == []
     return found
 
@@ -50,7 +50,7 @@ def test_examples_and_epochs_are_other_ways_to_say_how_long_a_trial_is() -> None
 
 def test_epochs_of_rows_that_are_not_counted_yet_are_refused_with_a_way_out() -> None:
     config, space = toy(RATES, budget={"epochs_per_trial": 2.0})
-    (wrong,) = resource.settled(config, space, None)[1]
+    (wrong,) = resource.with_examples(config, space, None)[1]
     assert wrong.startswith("budget.epochs_per_trial: 2: how many rows there are is known only after")
     assert wrong.endswith("give budget.examples_per_trial instead")
 
@@ -96,7 +96,7 @@ def test_every_trial_reports_once_at_each_rung_with_equal_examples(sizes, own, g
 def test_a_listed_point_whose_step_passes_two_report_points_is_refused() -> None:
     def told(*listed: int) -> list[str]:
         searcher = {"kind": "random", "points": [{"training.batch_size": size} for size in listed]}
-        found, wrong = resource.settled(*toy({**RATES, **batches(1, 2, 4)}, searcher=searcher), None)
+        found, wrong = resource.with_examples(*toy({**RATES, **batches(1, 2, 4)}, searcher=searcher), None)
         assert resource.of(found).points == (12, 36, 108, 324)
         return wrong
 

@@ -92,7 +92,7 @@ def known(asked: Sweep) -> RowsAndRates:
 
 
 def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1) -> tuple[Sweep, str]:
-    return auto_trials.settled(asked, ONE_SLOT, Machine(device, hosts, 10**6), known(asked))
+    return auto_trials.with_auto_trials(asked, ONE_SLOT, Machine(device, hosts, 10**6), known(asked))
 
 
 @pytest.mark.parametrize(("clock", "seconds"), [("10m", 600), ("1h", 3600)])
@@ -151,4 +151,4 @@ HOUR = {"wall_clock": "1h"}
 def test_a_budget_that_cannot_be_filled_is_refused(budget, device, rates, problem) -> None:
     asked = sweep(budget=budget)
     with pytest.raises(ConfigError, match=problem):
-        auto_trials.settled(asked, ONE_SLOT, Machine(device, 1, 10**6), rates or known(asked))
+        auto_trials.with_auto_trials(asked, ONE_SLOT, Machine(device, 1, 10**6), rates or known(asked))

@@ -17,7 +17,7 @@ from sweep_files import RATES, toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import Forecast, Hosts, Lengths, RowsAndRates, forecast, play, plays
+from sweeps.planning.forecast import Forecast, Hosts, RowsAndRates, UnitTimes, forecast, play, plays
 from sweeps.planning.rates import Range, rate_key
 from sweeps.schedulers import Rule
 from sweeps.schedulers.asha import Promote, Stop
@@ -30,7 +30,7 @@ RULES: dict[str, Callable[[], Rule]] = {
     "promote": lambda: Promote(POINTS, 3),
 }
 ONE = Hosts(1, 1)
-STEPS = Lengths()
+STEPS = UnitTimes()
 
 
 def sweep(kind: str, trials: int, **sections: Any) -> SweepConfig:
@@ -64,10 +64,10 @@ def test_a_play_counts_who_comes_to_each_rung(rule: str, arrival: range, counts:
     protects_first=st.booleans(), evaluation=st.sampled_from([0.0, 2.5]),
 )  # fmt: skip
 def test_a_play_ends_with_fewer_trials_at_each_rung(trials, hosts, slots, rule, protects_first, evaluation) -> None:
-    lengths, qualities = Lengths(1.0, evaluation), [float(quality) for quality in range(trials)]
+    lengths, qualities = UnitTimes(1.0, evaluation), [float(quality) for quality in range(trials)]
     counts, makespan, _ = played = play(RULES[rule](), qualities, Hosts(hosts, slots), protects_first, lengths)
     assert counts[0] == trials
-    work, longest = lengths.of(played.units(POINTS), sum(counts)), lengths.of(POINTS[-1], len(POINTS))
+    work, longest = lengths.time_for(played.units(POINTS), sum(counts)), lengths.time_for(POINTS[-1], len(POINTS))
     # No host trains more than one trial's steps at a time, and no trial's steps are trained side by side.
     assert max(work / hosts, longest) <= makespan + 1e-6
     assert makespan <= work + 1e-6
@@ -99,7 +99,8 @@ def test_many_trials_are_played_in_part() -> None:
 
 def test_repeats_follow_the_trials_and_hosts_share_them() -> None:
     (without,), (repeated,) = (
-        plays(sweep("fifo", 9, searcher={"repeats": repeats}), 9, Hosts(4, 1), Lengths(1.0, 2.0)) for repeats in (0, 3)
+        plays(sweep("fifo", 9, searcher={"repeats": repeats}), 9, Hosts(4, 1), UnitTimes(1.0, 2.0))
+        for repeats in (0, 3)
     )
     assert (repeated.repeats, repeated.counts) == (9, without.counts)
     # Nine more trials of 27 steps and three evaluations: one host trains three of them.

@@ -231,7 +231,7 @@ PROMOTE = {"kind": "asha", "variant": "promote"}
 
 def planned_for(hosts: int, space: dict[str, Any], **sections: Any) -> Plan:
     config, parsed = toy({**RATES, **space}, **sections)
-    config, wrong = resource.settled(config, parsed, None)
+    config, wrong = resource.with_examples(config, parsed, None)
     assert wrong == []
     return plan(config, parsed, ADAPTER, Machine("cuda", hosts, 10**6))
 

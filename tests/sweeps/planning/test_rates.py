@@ -64,14 +64,16 @@ def test_a_step_that_is_shared_costs_each_trial_its_part() -> None:
     found = speed_of([rate()])
     assert (found.step_seconds, found.evaluation_seconds) == (2.0, 10.0)
     assert (found.start_seconds.expected, found.trial_seconds.expected) == (20.0, 3.0)
-    assert found.off.high == 1 + rates.LEAST_RANGE
+    assert found.factor_range.high == 1 + rates.LEAST_RANGE
     # Time follows tokens and evaluation rows.
     found = speed_of([rate()], load(tokens=50.0, slots=4, rows=100, row_tokens=50.0))
     assert (found.step_seconds, found.evaluation_seconds) == (1.0, 40.0)
 
 
 def test_what_was_measured_far_from_the_plan_has_a_wider_range() -> None:
-    ranges = [speed_of([rate()], load(tokens=tokens)).off.high - 1 for tokens in (100.0, 200.0, 400.0, 100_000.0)]
+    ranges = [
+        speed_of([rate()], load(tokens=tokens)).factor_range.high - 1 for tokens in (100.0, 200.0, 400.0, 100_000.0)
+    ]
     assert ranges == sorted(set(ranges))
     assert ranges[-1] == rates.MOST_RANGE
 
@@ -84,7 +86,7 @@ def test_the_closest_measurement_counts_and_of_equal_ones_the_latest() -> None:
 def test_a_sweep_whose_trials_waited_for_one_another_is_measured_for_its_like() -> None:
     """Under promotion fewer trials share a step than a host has slots."""
     alike = rate(slots=1.3, host_slots=4.0, step_seconds=1.3)
-    assert speed_of([alike], load(slots=4)).off.high == 1 + rates.LEAST_RANGE
+    assert speed_of([alike], load(slots=4)).factor_range.high == 1 + rates.LEAST_RANGE
     further = rate(slots=3.0, host_slots=5.0, step_seconds=9.0)
     assert speed_of([alike, further], load(slots=4)).step_seconds == pytest.approx(1.0)
 
@@ -110,11 +112,11 @@ def test_overheads_of_a_calibration_are_those_of_loading_and_of_ray() -> None:
 
 
 def test_a_new_rate_replaces_that_of_its_kind_and_the_oldest_go() -> None:
-    left = rates.kept([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
+    left = rates.with_rate([rate(time=1.0), rate(slots=8.0, time=2.0)], rate(time=3.0, steps=99))
     assert [(found.time, found.steps) for found in left] == [(2.0, 30), (3.0, 99)]
-    assert [found.time for found in rates.kept(left, rate(slots=4.0, time=4.0), most=2)] == [3.0, 4.0]
+    assert [found.time for found in rates.with_rate(left, rate(slots=4.0, time=4.0), most=2)] == [3.0, 4.0]
     alike = [rate(slots=1.3, host_slots=4.0, time=1.0), rate(slots=3.6, host_slots=4.0, time=2.0)]
-    assert [found.time for found in rates.kept(alike[:1], alike[1])] == [2.0]
+    assert [found.time for found in rates.with_rate(alike[:1], alike[1])] == [2.0]
 
 
 def steps(first: int, last: int, ended: float, each: float, tokens: int = 10) -> tuple[StepRecord, ...]:
@@ -152,7 +154,7 @@ def log(*events: Event, end: float) -> list[Event]:
 
 def measured(*events: Event, end: float) -> Any:
     """What a log says, which may be nothing."""
-    return measuring.of_sweep(log(*events, end=end), KEY)
+    return measuring.rate_of_sweep(log(*events, end=end), KEY)
 
 
 def test_a_pass_that_two_trials_share_counts_once() -> None:
@@ -176,13 +178,13 @@ def test_the_time_of_answers_is_no_time_of_an_evaluation_and_holds_for_sweeps_th
     """Evaluations of the loss take 1 s, and that at the end, whose answers are scored, 5 s."""
     scores = EvaluationSpec(metrics=("exact_match",), max_new_tokens=9)
     early, late = reported("a", 1, 3, 116.0, 117.0), reported("a", 4, 6, 123.0, 128.0, exact_match=0.5)
-    found: Any = measuring.of_sweep(log(early, late, end=128.0), KEY, scores, "alike")
+    found: Any = measuring.rate_of_sweep(log(early, late, end=128.0), KEY, scores, "alike")
     assert (found.evaluation_seconds, found.answer_seconds, found.trial_seconds) == (1.0, 5.0, 0.0)
     told = [speed([found], KEY, load(), answers) for answers in ("alike", "other", "")]
     assert [each and each.answer_seconds for each in told] == [5.0, None, None]
-    assert measuring.of_sweep(log(late, end=128.0), KEY, scores) is None, "none without answers"
+    assert measuring.rate_of_sweep(log(late, end=128.0), KEY, scores) is None, "none without answers"
     other = reported("b", 1, 3, 116.0, 117.0)
-    unscored = measuring.of_sweep(log(early, other, end=128.0), KEY, scores, "a")
+    unscored = measuring.rate_of_sweep(log(early, other, end=128.0), KEY, scores, "a")
     assert unscored.answers == "", "it must not take the place of one that was scored"
 
 
@@ -217,7 +219,7 @@ def test_too_few_steps_and_evaluations_are_no_measurement() -> None:
     assert measured(reported("a", 1, 5, 120.0, 121.0), end=122.0) is None
     assert measured(reported("a", 1, 6, 122.0, 121.0), end=124.0) is None, "the evaluation ended before it began"
     drivers = [*log(WHOLE, end=123.0), *log(end=999.0)]
-    assert measuring.of_sweep(drivers, KEY) is None, "only the latest driver counts"
+    assert measuring.rate_of_sweep(drivers, KEY) is None, "only the latest driver counts"
 
 
 def config_with_rows(folder: Path, **data: Any) -> SweepConfig:

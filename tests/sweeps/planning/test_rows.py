@@ -47,16 +47,16 @@ def test_a_plan_warns_of_as_few_rows_as_have_no_interval() -> None:
 
 @pytest.mark.parametrize(("share", "is_told"), [(None, False), (0.5, False), (0.51, True)])
 def test_evaluations_that_take_more_than_the_training_are_told(share: float | None, is_told: bool) -> None:
-    found = advice.of_evaluation(config(), seen(share), None)
+    found = advice.evaluation_warnings(config(), seen(share), None)
     assert [line.split(",")[0] for line in found] == (["evaluations take about 51% of the work"] if is_told else [])
 
 
 def test_rows_that_tell_only_large_differences_are_told_with_the_number_that_tells_more() -> None:
     """2.33 x 0.13 / sqrt(57) is just above 0.04 nats, twice the usual gap."""
-    (line,) = advice.of_evaluation(config(57), seen(None), None)
+    (line,) = advice.evaluation_warnings(config(57), seen(None), None)
     assert "data.eval_examples: 57 rows" in line and "about 230 rows" in line
     # All rows of a file are not counted before they are read.
-    assert [advice.of_evaluation(config(rows), seen(None), None) for rows in (58, None)] == [[], []]
+    assert [advice.evaluation_warnings(config(rows), seen(None), None) for rows in (58, None)] == [[], []]
 
 
 APART = "rows tell two trials apart only where their"
@@ -75,7 +75,7 @@ def test_a_score_is_told_in_its_own_unit(metric: str, examples: int | None, begi
     evaluation = {"metrics": ["exact_match", "json_fields"], "examples": examples}
     objective = {"metric": metric, "mode": "max"}
     scored = SweepConfig.model_validate(config(135).model_dump() | {"objective": objective, "evaluation": evaluation})
-    found = advice.of_evaluation(scored, seen(None), None)
+    found = advice.evaluation_warnings(scored, seen(None), None)
     assert [line.startswith(str(begins)) for line in found] == ([] if begins is None else [True])
     assert all(line.endswith("differ by 0.05, which takes about 543 rows") and "nats" not in line for line in found)
 
@@ -83,7 +83,7 @@ def test_a_score_is_told_in_its_own_unit(metric: str, examples: int | None, begi
 @pytest.mark.parametrize(("rows", "told"), [(1, "1 row cannot"), (9, "9 rows cannot"), (10, "10 rows")])
 def test_rows_too_few_for_an_interval_tell_nothing(rows: int, told: str) -> None:
     """As the answer of their sweep will say of each difference."""
-    (line,) = advice.of_evaluation(config(), seen(None), SHAPE.model_copy(update={"eval_rows": rows}))
+    (line,) = advice.evaluation_warnings(config(), seen(None), SHAPE.model_copy(update={"eval_rows": rows}))
     assert line.startswith(f"data.eval_examples: {told} tell t")
 
 
@@ -91,8 +91,8 @@ def test_where_groups_count_nothing_is_said_of_the_rows() -> None:
     """How many groups there are is not known before the data is read."""
     shape, alone = SHAPE.model_copy(update={"eval_rows": 20}), config(20)
     grouped = alone.model_copy(update={"data": alone.data.model_copy(update={"group_by": "document"})})
-    assert [len(advice.of_evaluation(of, seen(None), shape)) for of in (alone, grouped)] == [1, 0]
-    assert len(advice.of_evaluation(grouped, seen(0.51), shape)) == 1
+    assert [len(advice.evaluation_warnings(of, seen(None), shape)) for of in (alone, grouped)] == [1, 0]
+    assert len(advice.evaluation_warnings(grouped, seen(0.51), shape)) == 1
 
 
 SPACE = {"adapter.r": {"randint": [1, 64]}, **RATES}

@@ -42,7 +42,7 @@ from sweeps.record.events import (
     from_line,
     to_line,
 )  # fmt: skip
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.sweep_record import new_events
 from trainables.contract import Report, StepRecord
 from trainables.objective import Objective
 
@@ -134,7 +134,7 @@ def test_the_scores_of_a_finalist_are_those_of_its_best_step_and_the_first_ones_
     assert trial.best_metrics == {"eval_loss": 2.0, "exact_match": 0.5}
     assert (trial.state, trial.evals[0][1]) == (TrialState.COMPLETED, {"eval_loss": 2.0})
     again = scored("a", 3, exact_match=0.6)
-    assert [event for event, _ in first_wins([*told, again])] == [event for event in told if event is not late]
+    assert [event for event, _ in new_events([*told, again])] == [event for event in told if event is not late]
 
 
 def test_a_finalist_that_goes_on_is_scored_anew() -> None:
@@ -154,7 +154,7 @@ def test_a_point_that_never_held_a_slot_is_an_infeasible_trial_once() -> None:
     assert (trial.reason, trial.step, trial.best_step, trial.adapter) == ("adapter.r: 300 exceeds 256", 0, None, None)
     assert math.isnan(trial.value("eval_loss"))
     events: list[Event] = [infeasible("a"), infeasible("a", reason="again"), started("b"), infeasible("b")]
-    assert [event for event, _ in first_wins(events)] == [events[0], events[2]]
+    assert [event for event, _ in new_events(events)] == [events[0], events[2]]
 
 
 def test_a_trial_that_goes_on_keeps_what_it_had_and_states_that_occur_are_counted_in_a_fixed_order() -> None:
@@ -176,7 +176,7 @@ def test_a_sweep_that_goes_on_keeps_its_start_its_configuration_and_its_base_and
     first, second = (begun(time, f'{{"seed": {time}}}') for time in (5, 100))
     over = record([first, base(4.5), SweepEnded(time=9.0, reason="interrupted")])
     assert over.ended is not None and over.ended.reason == "interrupted"
-    *passed, (last, again) = first_wins([second, base(4.4)], over)
+    *passed, (last, again) = new_events([second, base(4.4)], over)
     assert (passed, last) == ([], second)
     assert (again.started, again.resumed, again.ended, again.config) == (5.0, 100.0, None, '{"seed": 5}')
     assert again.base == base(4.5)
@@ -205,8 +205,8 @@ def test_a_sweep_is_finished_when_it_ended_by_itself_with_every_trial_over(reaso
 
 def test_first_wins_goes_on_from_a_record() -> None:
     before = record([started("a"), reported("a", 3, 1.0)])
-    assert list(first_wins([reported("a", 3, 0.5)], before)) == []
-    ((event, after),) = first_wins([reported("a", 5, 0.5)], before)
+    assert list(new_events([reported("a", 3, 0.5)], before)) == []
+    ((event, after),) = new_events([reported("a", 5, 0.5)], before)
     assert isinstance(event, TrialReported)
     assert [step.step for step in event.report.history] == [4, 5]
     assert after.trials["a"].step == 5
@@ -220,7 +220,7 @@ def test_a_trial_that_may_go_on_keeps_its_steps_and_reports_where_it_was_not_eva
     known = record([*before, begun(100.0), hosts(101.0)])
     assert (known.trials["a"].state, known.trials["a"].reason) == (TrialState.PAUSED, "")
     assert (known.trials["a"].step, known.trials["a"].reported_step) == (9, 3)
-    ((event, after),) = first_wins([reported("a", 9, 0.5, since=3)], known)
+    ((event, after),) = new_events([reported("a", 9, 0.5, since=3)], known)
     assert isinstance(event, TrialReported)
     assert event.report.history == ()
     assert after.trials["a"].evals[-1] == (9, {"eval_loss": 0.5})
@@ -233,9 +233,9 @@ def test_no_step_of_a_trial_is_passed_on_twice_and_telling_all_again_changes_not
     """As a driver that goes on does, and a log that is read twice."""
     opening: list[Event] = [started("a"), started("b", 1)]
     first = [reported(key, step, 1.0) for key, step in reports]
-    *_, (_, once) = first_wins([*opening, *first])
+    *_, (_, once) = new_events([*opening, *first])
     told: dict[str, list[int]] = {"a": [], "b": []}
-    twice = list(first_wins([*opening, *first, *rng.sample(first, len(first))]))
+    twice = list(new_events([*opening, *first, *rng.sample(first, len(first))]))
     assert twice[-1][1].trials == once.trials
     for event, _ in twice:
         if isinstance(event, TrialReported):

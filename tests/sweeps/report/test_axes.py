@@ -9,7 +9,7 @@ import pytest
 
 from search_spaces.domains import parse
 from sweeps.config.points import Scalar
-from sweeps.report.axes import UNSET, UNSET_PLACE, axis, ends, near, untried
+from sweeps.report.axes import UNSET, UNSET_PLACE, axis, ends, untried, without_outliers
 
 RATES = parse("training.learning_rate", {"loguniform": [1e-5, 1e-2]})
 MODULES = parse("adapter.target_modules", {"choice": ["mlp", "attention", ["v_proj", "q_proj"]]})
@@ -55,9 +55,9 @@ def test_no_values_break_an_axis(values: list[float | None]) -> None:
 
 
 def test_what_is_far_away_is_left_out() -> None:
-    assert near([1.0, 1.1, 1.2, 1.3, 1.4, 1e9, math.nan, math.inf]) == [1.0, 1.1, 1.2, 1.3, 1.4]
-    assert near([math.nan, math.inf]) == []
-    assert near([0.0, 0.0]) == [0.0, 0.0]
+    assert without_outliers([1.0, 1.1, 1.2, 1.3, 1.4, 1e9, math.nan, math.inf]) == [1.0, 1.1, 1.2, 1.3, 1.4]
+    assert without_outliers([math.nan, math.inf]) == []
+    assert without_outliers([0.0, 0.0]) == [0.0, 0.0]
     assert ends(2.0, 2.0) == pytest.approx((1.9, 2.1))
     assert ends(0.0, 0.0) == (-1.0, 1.0)
 

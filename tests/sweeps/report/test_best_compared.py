@@ -86,8 +86,8 @@ def test_the_best_is_compared_with_the_base(loss: float, compared: Comparison | 
 
 
 def test_without_base_or_best_there_is_nothing_to_compare() -> None:
-    assert best_compared.of_best(sweep(), best_of(sweep()), None) == []
-    assert best_compared.of_best(record([base(2.0)]), None, None) == []
+    assert best_compared.comparison_lines(sweep(), best_of(sweep()), None) == []
+    assert best_compared.comparison_lines(record([base(2.0)]), None, None) == []
 
 
 # Against the next ones

@@ -17,7 +17,7 @@ from sweeps.report import charts, page_file, status
 from sweeps.report.charts import BINS, MOST_LINES, Chart
 from sweeps.report.page import Page
 from sweeps.report.sweeps_compared import compared
-from sweeps.report.trial_story import Held
+from sweeps.report.trial_story import SlotTime
 
 
 def page_of(folder: Path, trials: int, document: dict[str, Any] | None = None, **metrics: float) -> Page:
@@ -169,7 +169,7 @@ def test_bars_of_reports_add_up_to_the_trials_that_came_there(page: Page) -> Non
 
 def test_many_trials_are_few_traces_the_best_ones_in_colour_and_times_have_a_unit_that_suits_them(tmp_path):
     many = page_of(tmp_path, 120)
-    later = replace(many.trials[0], held=(Held(0.0, 301.0),))
+    later = replace(many.trials[0], slot_times=(SlotTime(0.0, 301.0),))
     for drawn, unit in ((many.trials, "seconds"), ((*many.trials[1:], later), "minutes")):
         layout = there(charts.times(replace(many, trials=drawn))).figures[0].layout
         assert layout.xaxis.title.text == f"{unit} that the sweep has run"
@@ -184,8 +184,8 @@ def test_many_trials_are_few_traces_the_best_ones_in_colour_and_times_have_a_uni
 
 def test_what_is_told_of_a_trial_is_escaped(page: Page) -> None:
     first = page.trials[0]
-    assert first.told[-1] == "2,700 tokens, 14 s, 1,000 trainable parameters"
-    alone = replace(page, trials=(replace(first, told=("t00", "modules <a href=javascript:x> %{x}")),), axes=())
+    assert first.hover_lines[-1] == "2,700 tokens, 14 s, 1,000 trainable parameters"
+    alone = replace(page, trials=(replace(first, hover_lines=("t00", "modules <a href=javascript:x> %{x}")),), axes=())
     (text,) = traces(there(charts.by_step(alone)), "markers")[0].hovertext
     assert text == "t00<br>modules &lt;a href=javascript:x&gt; %{x}"
     (curve,) = traces(there(charts.train_loss(alone)), "lines")

@@ -17,7 +17,7 @@ from sweeps.record.folder import locked
 from sweeps.report import page_file, status
 from sweeps.report.charts import charts
 from sweeps.report.page import Page, Rung
-from sweeps.report.trial_story import Held, Story
+from sweeps.report.trial_story import SlotTime, Story
 
 END = SweepEnded(time=100.0, reason="finished")
 
@@ -129,7 +129,10 @@ def test_time_in_a_slot_leaves_out_pauses_between_drivers_and_lasts_until_now() 
         read.take([(event, 0)])
         story.take(event, read.record)
     story.end(30.0)
-    assert story.held == {"a": [Held(1.0, 4.0), Held(5.0, 5.0), Held(7.0, 15.0)], "b": [Held(16.0, 30.0)]}
+    assert story.slot_times == {
+        "a": [SlotTime(1.0, 4.0), SlotTime(5.0, 5.0), SlotTime(7.0, 15.0)],
+        "b": [SlotTime(16.0, 30.0)],
+    }
 
 
 def scored(trials: int, document: dict[str, Any], *told_in: str) -> Iterable[Event]:

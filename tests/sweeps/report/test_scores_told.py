@@ -47,7 +47,7 @@ WHOLE += [ended("c", STOPPED)]
 
 
 def answer(found: SweepRecord) -> list[str]:
-    return closing_lines.answer(found, choose(found.trials.values(), found.objective), None)
+    return closing_lines.best_lines(found, choose(found.trials.values(), found.objective), None)
 
 
 def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:

@@ -12,9 +12,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from sweeps.report.streams import Heedless, fitted
+from sweeps.report.streams import QuietStream, fitted
 
-SAY = "from sweeps.report import streams; streams.make_heedless(); import sys\n"
+SAY = "from sweeps.report import streams; streams.quiet_standard_streams(); import sys\n"
 
 
 def test_a_stream_whose_reader_left_or_that_somebody_closed_goes_quiet(tmp_path):
@@ -23,11 +23,11 @@ def test_a_stream_whose_reader_left_or_that_somebody_closed_goes_quiet(tmp_path)
     closed = (tmp_path / "out").open("w")
     closed.close()
     with os.fdopen(writer, "w") as stream:
-        for heedless in (Heedless(stream), Heedless(closed)):
+        for quiet in (QuietStream(stream), QuietStream(closed)):
             for _ in range(3):
-                assert heedless.write("a line\n") == 7
-                heedless.flush()
-        assert not Heedless(stream).isatty()  # type: ignore[operator]
+                assert quiet.write("a line\n") == 7
+                quiet.flush()
+        assert not QuietStream(stream).isatty()  # type: ignore[operator]
 
 
 def test_a_signals_handler_speaks_while_its_thread_is_in_a_write(tmp_path):
@@ -37,9 +37,9 @@ def test_a_signals_handler_speaks_while_its_thread_is_in_a_write(tmp_path):
     """
     refuse = Mock(side_effect=RuntimeError("reentrant call"))
     with (tmp_path / "out").open("wb") as file:
-        heedless = Heedless(Mock(write=refuse, flush=refuse, fileno=file.fileno))
-        assert heedless.write("ended at once\n") == 14
-        heedless.flush()
+        quiet = QuietStream(Mock(write=refuse, flush=refuse, fileno=file.fileno))
+        assert quiet.write("ended at once\n") == 14
+        quiet.flush()
     assert (tmp_path / "out").read_text() == "ended at once\n"
 
 

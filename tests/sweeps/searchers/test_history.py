@@ -37,7 +37,7 @@ def test_failures_are_not_ranked_and_a_fault_of_the_machine_says_nothing() -> No
     found.tell(A, 3, "diverged", False)
     found.tell(C, 0, "failed", False)
     assert [seen.point for seen in found.ranked()] == [B]
-    assert C not in [seen.point for seen in found.told]
+    assert C not in [seen.point for seen in found.with_results]
     assert C in found
 
 

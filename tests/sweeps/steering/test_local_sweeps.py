@@ -14,7 +14,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
 from sweeps.record.events import SweepEnded, to_line
 from sweeps.record.folder import FORMAT, SweepFolder, locked
-from sweeps.steering.local_sweeps import before, find, new_id
+from sweeps.steering.local_sweeps import find, line_on_earlier, new_id
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -136,12 +136,12 @@ def test_a_launch_is_told_of_the_newest_sweep_of_its_name_and_what_to_do_with_it
     make(storage, "x-3", "x-3", began=30.0)
     there = SweepFolder(storage / "x")
     told = "the sweep x-new, launched before, "
-    assert before(launched, "x", 40.0) == f"{told}has not finished: qsweep resume {there.path} goes on with it"
+    assert line_on_earlier(launched, "x", 40.0) == f"{told}has not finished: qsweep resume {there.path} goes on with it"
     with locked(there):
-        assert before(launched, "x", 40.0) == f"{told}is running: qsweep status {there.path} --watch shows it"
+        assert line_on_earlier(launched, "x", 40.0) == f"{told}is running: qsweep status {there.path} --watch shows it"
     begun_and_ended = there.events.read_text() + to_line(SweepEnded(time=25.0, reason="finished")) + "\n"
     there.events.write_text(begun_and_ended)
-    assert before(launched, "x", 40.0) == f"{told}is finished: qsweep status {there.path} shows it"
+    assert line_on_earlier(launched, "x", 40.0) == f"{told}is finished: qsweep status {there.path} shows it"
     there.events.write_text(begun_and_ended + "torn\n")
-    assert "damaged" in (before(launched, "x", 40.0) or "")
-    assert before(launched, "y", 40.0) is None
+    assert "damaged" in (line_on_earlier(launched, "x", 40.0) or "")
+    assert line_on_earlier(launched, "y", 40.0) is None

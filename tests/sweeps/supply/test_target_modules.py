@@ -11,9 +11,9 @@ from sweep_files import toy
 
 from sweeps.record.events import TrialState
 from sweeps.record.selection import choose
-from sweeps.record.sweep_record import SweepRecord, TrialRecord, first_wins
+from sweeps.record.sweep_record import SweepRecord, TrialRecord, new_events
 from sweeps.report import trial_tables
-from sweeps.supply.target_modules import Targets, asked, check, settle
+from sweeps.supply.target_modules import Targets, check, possible_values, settle
 from sweeps.supply.trial_source import PlannedTrial, TrialSource, refused_default
 from trainables.contract import Target
 from trainables.objective import LOWEST_LOSS
@@ -43,9 +43,9 @@ def modules(trials: list[PlannedTrial]) -> list[tuple[Any, int]]:
 
 def test_the_files_own_value_is_asked_first_and_keeps_its_name() -> None:
     config, space = toy(SPACE, adapter={"target_modules": "all-linear"})
-    assert asked(config, space) == ("all-linear", "attention-qv", "attention", "mlp")
+    assert possible_values(config, space) == ("all-linear", "attention-qv", "attention", "mlp")
     answers = {answer.value: answer for answer in EXPERTS}
-    settled = settle([answers[value] for value in asked(config, space)])
+    settled = settle([answers[value] for value in possible_values(config, space)])
     assert settled.stands_for == {"attention": "all-linear"}
 
 
@@ -99,7 +99,7 @@ def test_each_value_is_told_in_one_line_once() -> None:
         "adapter.target_modules: q_proj,v_proj is the same as attention-qv on this model, and runs as that",
         "adapter.target_modules: mlp matches no layer; mlp is left out",
     ]
-    assert [event for event, _ in first_wins([*events, *settle(EXPERTS).events(9.0)])] == events
+    assert [event for event, _ in new_events([*events, *settle(EXPERTS).events(9.0)])] == events
     whole = record([begun(), *events])
     assert trial_tables.notes(whole) == [event.line for event in events]
     assert all(line in trial_tables.markdown(whole, choose([], LOWEST_LOSS)) for line in trial_tables.notes(whole))

@@ -151,7 +151,7 @@ def test_a_searcher_is_told_of_report_points_in_the_unit_in_which_trials_are_com
     monkeypatch.setattr(Learner, "tell", lambda self, *words: told.append(words))
     space = {"training.batch_size": {"choice": [1, 4]}}
     config, parsed = toy(space, searcher={"kind": "tpe", "points": [{"training.batch_size": size} for size in (1, 4)]})
-    config, _ = resource.settled(config, parsed, None)
+    config, _ = resource.with_examples(config, parsed, None)
     source = TrialSource(config, parsed, SweepRecord())
     begun = [trial for _ in range(3) if (trial := source.next(SweepRecord())) is not None]
     points = resource.of(config).points

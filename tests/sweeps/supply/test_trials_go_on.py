@@ -12,7 +12,7 @@ from sweep_events import reported
 from sweep_files import toy
 
 from sweeps.record.events import Event, PointInfeasible, TrialEnded, TrialStarted, TrialState, from_line, to_line
-from sweeps.record.sweep_record import SweepRecord, first_wins
+from sweeps.record.sweep_record import SweepRecord, new_events
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
 
 RUNGS = (1, 3, 9)
@@ -68,7 +68,7 @@ def played(kind: str, past: Iterable[Event], trials: int = 13) -> list[Event]:
 
     def add(events: Iterable[Event]) -> None:
         nonlocal record
-        for event, after in first_wins(events, record):
+        for event, after in new_events(events, record):
             story.append(from_line(to_line(event)))
             record = after
 

@@ -51,7 +51,7 @@ def test_the_params_of_a_trial_say_its_point(name: str, seed: int) -> None:
     drawn = space.sample(Random(seed))
     params = logged(config(), drawn)
     assert warm_start.point(space, params) == drawn
-    assert warm_start.is_own(config(), drawn, params)
+    assert warm_start.has_our_settings(config(), drawn, params)
 
 
 def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_out() -> None:
@@ -113,7 +113,7 @@ def test_the_best_points_of_the_earlier_sweep_come_after_the_default_and_the_fil
 def test_a_point_that_was_trained_with_several_seeds_is_tried_once() -> None:
     space = SearchSpace.parse(SPACE)
     told = earlier((point(1e-3), 1.2), (point(1e-3), 1.0), (point(1e-3), 1.1), (point(2e-3), 2.0), (point(3e-3), 3.0))
-    assert warm_start.first(told, space) == [point(1e-3), point(2e-3), point(3e-3)]
+    assert warm_start.best_points(told, space) == [point(1e-3), point(2e-3), point(3e-3)]
 
 
 def test_a_ratio_is_known_again_from_alpha_and_r() -> None:
@@ -172,8 +172,8 @@ def test_a_loss_counts_only_of_a_trial_with_the_settings_that_the_new_sweep_give
     params = logged(before, drawn)
     found = warm_start.point(SearchSpace.parse(RATES), params)
     assert found == {"training.learning_rate": 1e-3}
-    assert warm_start.is_own(new, found, params) is is_own
-    assert not warm_start.is_own(new, found, {"r": "4"}), "an earlier version says less"
+    assert warm_start.has_our_settings(new, found, params) is is_own
+    assert not warm_start.has_our_settings(new, found, {"r": "4"}), "an earlier version says less"
 
 
 def logged(of: SweepConfig, at: Mapping[str, Any]) -> dict[str, str]:

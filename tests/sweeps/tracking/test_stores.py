@@ -153,7 +153,7 @@ def test_a_saved_sweep_goes_on_with_the_password_from_the_command_line_or_the_en
 
 def test_a_traceback_has_no_password(monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", Mock(side_effect=RuntimeError("cannot reach http://me:secret@host")))
-    monkeypatch.setattr(cli.streams, "make_heedless", Mock())
+    monkeypatch.setattr(cli.streams, "quiet_standard_streams", Mock())
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -27,7 +27,7 @@ from tracked_sweeps import (
 )
 
 from sweeps.record.events import Event, TrialReported, TrialState
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.sweep_record import new_events
 from sweeps.tracking.client import Runs
 from sweeps.tracking.sink import MlflowSink
 
@@ -46,7 +46,7 @@ def active(client: MlflowClient) -> set[str]:
 
 @pytest.mark.parametrize("is_taken_over", [False, True])
 def test_runs_whose_creation_came_late_are_gone_when_the_sweep_has_ended(sink, config, folder, client, is_taken_over):
-    events = list(first_wins(sweep_events(folder)))
+    events = list(new_events(sweep_events(folder)))
     for event, known in events[:-1]:
         sink.apply(event, known)
     used = active(client)
@@ -68,7 +68,7 @@ def test_of_two_runs_without_metrics_the_one_with_the_params_stays(sink, config,
     doubles = [double(client, written)]
     while min(doubles) > written.info.run_id:
         doubles.append(double(client, written))
-    *_, (_, record) = first_wins(events)
+    *_, (_, record) = new_events(events)
     MlflowSink(config, SWEEP, folder).attach(record)
     assert active(client) == used
 
@@ -76,7 +76,7 @@ def test_of_two_runs_without_metrics_the_one_with_the_params_stays(sink, config,
 def test_a_trial_that_is_new_for_certain_is_not_searched_for_unless_an_error_came_between(sink, folder, monkeypatch):
     searches = Mock(side_effect=Runs.of_sweep)
     monkeypatch.setattr(Runs, "of_sweep", lambda *words: searches(*words))
-    told = list(first_wins(sweep_events(folder)))
+    told = list(new_events(sweep_events(folder)))
     for event, record in told[:5]:
         sink.apply(event, record)
     assert searches.call_count == 1
@@ -105,7 +105,7 @@ def trained_again(event: TrialReported) -> TrialReported:
 def go_on(config, folder, before: Sequence[Event], *events: Event) -> None:
     """Another driver, whose log has `before` from the mirror, sends it again and goes on."""
     sink = MlflowSink(config, SWEEP, folder)
-    told = list(first_wins([*before, begun(LATER), *events]))
+    told = list(new_events([*before, begun(LATER), *events]))
     sink.attach(told[len(before) - 1][1])
     for event, record in told:
         sink.apply(event, record)

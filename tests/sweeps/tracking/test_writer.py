@@ -18,7 +18,7 @@ from sweeps.record import delivery
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
 from sweeps.record.journal import Journal
-from sweeps.record.sweep_record import first_wins
+from sweeps.record.sweep_record import new_events
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer
 
@@ -169,7 +169,7 @@ def test_what_the_server_will_never_take_is_left_out_and_said(deliver):
 
 
 def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client):
-    *before, _, (last, after) = first_wins(sweep_events(folder))
+    *before, _, (last, after) = new_events(sweep_events(folder))
     for event, known in before:
         sink.apply(event, known)
     assert run_of(client, "aaaa").info.status == "RUNNING"
