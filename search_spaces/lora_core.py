@@ -5,9 +5,9 @@ Everything else keeps the sweep file's value. The learning rate is in every spac
 at a time on a 7B model).
 
 `prior` and `PORTFOLIO` say where to begin. Only the searcher `prior` uses them, and less with each result. Most of
-them come from Tinker's sweep: test loss over learning rates and ranks of 35 base models from 0.6B to 550B, one data
-set, batch 128, 780 steps, alpha 32 (thinking-machines-lab/tinker-cookbook, recipes/chat_sl/results/sft_sweep.md at
-commit 9dfcc3a).
+them come from Tinker's sweep. It measured the test loss of 35 base models (0.6B to 550B) at many learning rates and
+ranks: one data set, batch 128, 780 steps, alpha 32 (thinking-machines-lab/tinker-cookbook,
+recipes/chat_sl/results/sft_sweep.md at commit 9dfcc3a).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SPACE: dict[str, object] = {
     # if all linear layers have an adapter.
     # Prior: a higher rank was at least as good in nearly all of Tinker's sweep; 32 costs half the memory of 64.
     "adapter.r": {"choice": [8, 16, 32, 64], "prior": 32},
-    # Source: alpha itself and not its ratio to r, so that one range of learning rates serves all r. In Tinker's sweep,
-    # where alpha is 32 at every r, the best rate moves as r to the power of 0.17 (standard error 0.02, 31 models, r 1
-    # to 128); since an update scales with alpha times the rate, with a fixed ratio it would fall nearly as 1 / r.
-    # arXiv 2602.06204 finds the same. Three values around the usual 16 and 32: alpha and the rate act alike ("LoRA
-    # Without Regret", Thinking Machines 2025; QLoRA, appendix A.1, keeps alpha and searches the rate), but not
-    # wholly (arXiv 2606.12883).
+    # Source: the space searches alpha itself, not alpha / r, so that one range of learning rates serves every r. In
+    # Tinker's sweep, where alpha is 32 at every r, the best rate moves as r to the power of 0.17 (standard error 0.02,
+    # 31 models, r 1 to 128). An update scales with alpha times the rate, so with a fixed alpha / r the best rate would
+    # fall nearly as 1 / r. arXiv 2602.06204 finds the same. Three values around the usual 16 and 32 are enough, because
+    # alpha and the rate act alike ("LoRA Without Regret", Thinking Machines 2025; QLoRA, appendix A.1, keeps alpha and
+    # searches the rate). One value would not do, because they do not act quite alike (arXiv 2606.12883).
     # Prior: alpha in Tinker's sweep.
     "adapter.lora_alpha": {"choice": [16, 32, 64], "prior": 32},
     # Source: q and v as in LoRA (arXiv 2106.09685, section 7.1); all linear layers, which QLoRA (arXiv 2305.14314,
@@ -49,13 +49,14 @@ def _point(r: int, lora_alpha: int, target_modules: str, learning_rate: float) -
 
 
 PORTFOLIO: list[dict[str, object]] = [
-    # Source: Tinker's sweep. The better of these two rates, at the highest rank, is within .001 nats of the best of the
-    # whole grid for nearly all models.
+    # Source: Tinker's sweep. At its highest rank, the better of the two rates below is within .001 nats of the best of
+    # the whole grid for nearly all models.
     _point(32, 32, "all-linear", 3.0e-4),
     _point(32, 32, "all-linear", 1.0e-3),
-    # Source: short runs want 15 times the rate of full fine-tuning instead of 10 ("LoRA Without Regret"), and trials of
-    # 27 steps of 2 rows of this project's own quickstart did best above 2e-3.
+    # Source: short runs want 15 times the rate of full fine-tuning instead of 10 ("LoRA Without Regret"). In this
+    # project's quickstart, trials of 27 steps with batch size 2 did best above 2e-3.
     _point(16, 32, "all-linear", 2.0e-3),
-    # Source: adapters in the MLP layers alone do as well as all of them at equal rank ("LoRA Without Regret").
+    # Source: adapters in the MLP layers alone do as well as adapters in all layers at equal rank ("LoRA
+    # Without Regret").
     _point(32, 64, "mlp", 3.0e-4),
 ]

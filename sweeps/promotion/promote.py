@@ -1,7 +1,7 @@
 """Promotes from start to end: choose candidates, verify them, evaluate them again, ask the gate, register the winner.
 
-Each step is a function that takes and returns frozen records. Nothing is written before the gate has passed; then every
-write can run twice, and the alias moves last. When two promotions run at once, only one wins: see
+Each step is a function that takes and returns frozen records. Nothing is written until a candidate has passed the gate.
+After that every write is safe to repeat, and the alias moves last. When two promotions run at once, only one wins: see
 `sweeps.promotion.registration`, and `sweeps.tracking.registry` for the race that remains on a server.
 """
 
@@ -48,13 +48,13 @@ class PromotionResult:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Lists why the alias does not point to the winner; empty if it does, and if a dry run passes."""
+        """Returns why the alias does not point to the winner; empty if the alias does, or if a dry run passes."""
         passed = self.verdict.passed or self.already
         return self.registered.reasons if passed else self.verdict.reasons
 
     @property
     def would_promote(self) -> bool:
-        """Tells whether a dry run found no objection to a winner that is not the champion already."""
+        """Tells whether this was a dry run that would have moved the alias to a new winner."""
         return self.dry_run and not self.reasons and not self.already
 
     def __repr__(self) -> str:
@@ -164,15 +164,16 @@ def _context(request: PromotionRequest, say: Say) -> Context:
 
 
 def _looked_before(context: Context, contender: Contender) -> Contender:
-    """Warns if the rows have decided before: each look is one more chance for luck, which no interval counts."""
+    """Warns if an earlier promotion used the same rows: each use is one more chance to win by luck."""
     fingerprint, own = contender.evidence.answer.fingerprint, contender.candidate.identity
     earlier = [each.number for each in context.registry.decided_on(context.model, fingerprint, own)]
     if not earlier:
         return contender
     which = f"version{'' if len(earlier) == 1 else 's'} {', '.join(earlier)}"
     warning = (
-        f"these rows decided on {which} before: each further look at the same rows is one more chance for luck, and "
-        "the intervals count one look (nobody counts refused candidates); new rows (--eval-data) are better evidence"
+        f"{which} {'was' if len(earlier) == 1 else 'were'} decided on these rows: each further use of the same rows "
+        "is one more chance to win by luck, the intervals assume a single use, and nobody counts refused candidates; "
+        "new rows (--eval-data) are better evidence"
     )
     verdict = contender.verdict
     return replace(contender, verdict=replace(verdict, warnings=(*verdict.warnings, warning)))

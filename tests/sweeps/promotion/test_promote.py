@@ -87,7 +87,7 @@ def test_a_worse_challenger_is_refused_and_that_the_same_rows_are_looked_at_agai
     (reason,) = outcome.reasons
     assert "not better than the champion" in reason
     (warning,) = [line for line in said if "decided on" in line]
-    assert warning.startswith("warning: these rows decided on version 1 before: each further look")
+    assert warning.startswith("warning: version 1 was decided on these rows: each further use")
     said.clear()
     run(strong.sweep("second"), said)
     assert not [line for line in said if "decided on" in line], "the version's own decision is no other look"
