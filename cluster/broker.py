@@ -18,9 +18,9 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import timeouts
-from cluster.deaths import SUSPECT_AFTER, HostDeaths, in_a_line, message
+from cluster.deaths import SUSPECT_AFTER, HostDeaths, failure_message, one_line
 from cluster.fleet import Fleet
-from cluster.host_states import begin, said
+from cluster.host_states import begin, hosts_and_slots
 from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
 from cluster.leases import Grant, Lease, News, NotReady, Ready, Refused
 from cluster.loop import Finalist
@@ -107,7 +107,7 @@ class Broker:
                 self._leaving = frozenset(node.node_id for node in seen if node.is_leaving)
                 self._fleet.follow(seen)
             except Exception as error:  # What Ray raises when its head service does not answer, among others.
-                words = in_a_line(error)
+                words = one_line(error)
                 if words != told:
                     self._news.append(f"the hosts cannot follow the nodes, tried again every few seconds: {words}")
                     told = words
@@ -178,7 +178,7 @@ class Broker:
             guilty = sum(not self._fleet.is_gone(node_id) for node_id in deaths) >= SUSPECT_AFTER
             return Failure(kind="failed", message="its host died, twice") if guilty else None
         except RayTaskError as error:
-            return Failure(kind="failed", message=message(error))
+            return Failure(kind="failed", message=failure_message(error))
         return answer
 
     async def latest(self) -> dict[str, StepRecord]:
@@ -275,13 +275,13 @@ class Broker:
         try:
             answer = await self.start()
         except Exception as error:  # What Ray raises when its head service does not answer, among others.
-            answer = NotReady(message=in_a_line(error))
+            answer = NotReady(message=one_line(error))
         if isinstance(answer, NotReady):
             self._news.append(
                 f"no host could be made: {answer.message}; trying again every {timeouts.HOST_RETRY_SECONDS:.0f} s"
             )
         else:
-            self._news.append(f"hosts started: {said(*self._fleet.standing)}")
+            self._news.append(f"hosts started: {hosts_and_slots(*self._fleet.standing)}")
         await self._tell()
 
     def _revive(self) -> None:

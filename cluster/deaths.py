@@ -98,7 +98,7 @@ class StartDeaths:
 
     def add(self, host: Starting, error: RayError) -> None:
         """Notes a host that died while it started, unless Ray says that its node died."""
-        self._last = message(error)
+        self._last = failure_message(error)
         # Ray reports a node's end only in these words (libray, 2.60), or as a preemption.
         if not getattr(error, "preempted", False) and "its node has died" not in str(error):
             if host.attempt == self.attempts or not self._nodes:
@@ -130,12 +130,12 @@ def is_mistake(error: RayError) -> bool:
     return is_in_init or isinstance(error, (RayTaskError, RuntimeEnvSetupError))
 
 
-def in_a_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Returns the type of an error and the first line of its text."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def message(error: RayError) -> str:
+def failure_message(error: RayError) -> str:
     """Returns, for the user, why a host failed."""
     cause = getattr(error, "cause", None)
     if cause is not None:

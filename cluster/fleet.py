@@ -17,8 +17,8 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import host_states, nodes, timeouts
-from cluster.deaths import StartDeaths, is_mistake, message
-from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, begin, said
+from cluster.deaths import StartDeaths, failure_message, is_mistake
+from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, begin, hosts_and_slots
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import Prepared, RowShape
@@ -132,7 +132,7 @@ class Fleet:
                 return await ask(first.actor)
             except RayError as error:
                 if is_mistake(error):
-                    return NotReady(message=message(error))
+                    return NotReady(message=failure_message(error))
                 self.forget_first()
                 self._failed(error, first)
             problem = await self._after_deaths(look)
@@ -313,7 +313,7 @@ class Fleet:
         self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
         self.held_seconds()
         if self._has_started:
-            self._tell(f"host started (process {facts.pid} on {facts.node}): {said(*self.standing)}")
+            self._tell(f"host started (process {facts.pid} on {facts.node}): {hosts_and_slots(*self.standing)}")
 
     def _refusals(self, facts: HostFacts) -> list[str]:
         """Returns lines about what a host's self-test refuses, each once per node."""
@@ -329,7 +329,7 @@ class Fleet:
         self._not_before = self._clock() + (
             timeouts.HOST_SOON_SECONDS if is_node_suspect else timeouts.HOST_RETRY_SECONDS
         )
-        words = message(error)
+        words = failure_message(error)
         if is_mistake(error):
             self._problem = NotReady(message=words)
         elif not self._has_started:

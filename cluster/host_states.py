@@ -141,7 +141,7 @@ def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
     return found
 
 
-def said(hosts: int, slots: int) -> str:
+def hosts_and_slots(hosts: int, slots: int) -> str:
     """Writes the numbers in words."""
     return f"{hosts} {'host' if hosts == 1 else 'hosts'}, {slots} {'slot' if slots == 1 else 'slots'}"
 

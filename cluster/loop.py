@@ -33,7 +33,7 @@ class Outcome(Spec):
     """None if the lease has failed, or was saved without a new evaluation."""
     failure: Failure | None = None
     snapshot: bytes | None = None
-    moves: bool = False
+    must_move: bool = False
     """Whether the host ends: the trial must release its lease, and goes on from this snapshot on another host."""
     adapter: dict[str, bytes] | None = None
     """File -> content; None unless this evaluation is better than the best one that the caller named."""
@@ -67,7 +67,7 @@ class Training:
     saved: Outcome | None = None
     """The latest snapshot on the way to the target."""
     saved_time: float = 0.0
-    rests: bool = False
+    is_paused: bool = False
     """Whether the owner saves the lease to leave: the lease takes no step until the next `advance`."""
 
     def is_save_due(self, now: float) -> bool:
@@ -92,9 +92,14 @@ class Training:
 
     @property
     def is_waiting(self) -> bool:
-        """Tells whether the lease takes no step now: it has failed, is at its target, rests, or must move."""
+        """Tells whether the lease takes no step now: it has failed, is at its target, is paused, or must move."""
         has_failed = self.outcome is not None and self.outcome.failure is not None
-        return has_failed or self.rests or self.target <= self.step or (self.saved is not None and self.saved.moves)
+        return (
+            has_failed
+            or self.is_paused
+            or self.target <= self.step
+            or (self.saved is not None and self.saved.must_move)
+        )
 
     @property
     def is_due(self) -> bool:
@@ -184,7 +189,7 @@ class PackLoop:
         with self._changed:
             self._check()
             training = self._lease(lease)
-            training.target, training.rests = max(training.target, target), False
+            training.target, training.is_paused = max(training.target, target), False
             training.best, training.objective = best, objective
             training.history = [step for step in training.history if step.step > known]
             self._changed.notify_all()
@@ -252,7 +257,7 @@ class PackLoop:
             return outcome
         saved = training.saved
         # A move must reach also a trial that knows later steps, from a host that it lost.
-        return saved if saved is not None and (saved.moves or saved.step > known) else None
+        return saved if saved is not None and (saved.must_move or saved.step > known) else None
 
     def _between_steps(self, action: Callable[[], Result], what: Work = "change of trials") -> Future[Result]:
         command = Command(action, Future(), what)
@@ -335,13 +340,15 @@ class PackLoop:
             self._settle(lease, Outcome(step=lease.step, history=tuple(lease.history), failure=_failure(error)))
             return
         with self._changed:
-            lease.saved = Outcome(step=lease.step, history=tuple(lease.history), snapshot=snapshot, moves=self._ends)
+            lease.saved = Outcome(
+                step=lease.step, history=tuple(lease.history), snapshot=snapshot, must_move=self._ends
+            )
             lease.saved_time = self._clock()
             self._changed.notify_all()
 
     def _save_now(self, lease: str, known: int) -> Outcome:
         training = self._lease(lease)
-        training.rests, over = True, training.outcome
+        training.is_paused, over = True, training.outcome
         history = tuple(step for step in training.history if step.step > known)
         if over is not None and (over.failure is not None or over.step > known):
             # The owner does not know this outcome yet, and without it would miss a report point.

@@ -13,7 +13,7 @@ from trainables.specs import Spec
 Work = Literal["step", "evaluation", "evaluation of answers", "evaluation of the base", "change of trials"]
 """Kinds of work, timed apart: the base's evaluation may be read from the disk, and the time for a loss tells nothing of
 the time for answers."""
-TIMES = 20
+PATIENCE_FACTOR = 20
 """A part may last this many times the slowest part so far: other load or longer rows make some parts slower."""
 
 
@@ -76,7 +76,9 @@ class Pace:
         if known is None:
             return Doing(what=what, seconds=seconds, usual=None, patience=timeouts.HANG_AT_FIRST_SECONDS)
         usual = max(known[0], known[1] * size)
-        return Doing(what=what, seconds=seconds, usual=usual, patience=max(timeouts.HANG_SECONDS, TIMES * usual))
+        return Doing(
+            what=what, seconds=seconds, usual=usual, patience=max(timeouts.HANG_SECONDS, PATIENCE_FACTOR * usual)
+        )
 
 
 @dataclass

@@ -65,10 +65,10 @@ def compare(*sweeps: Sweep | str | Path, storage: str | Path = "results") -> Com
     Raises:
         SweepError: a sweep is not there, has no report yet, or is named more than once.
     """
-    from sweeps.steering.naming import named, several
+    from sweeps.steering.naming import compare_named, named
 
     words = [str(each.folder) if isinstance(each, Sweep) else str(each) for each in sweeps]
-    found = several(named(words, Path(storage), time.time(), has_address=False))
+    found = compare_named(named(words, Path(storage), time.time(), has_address=False))
     document = found.as_json()
     return Compared(
         names=tuple(side.name for side in found.sides),

@@ -213,7 +213,7 @@ def _run(
         _driving(sweep, sweep_id, folder, progress, clock) as running,
         notifying.telling(sweep.config, sweep_id, running.journal, running.display.say),
     ):
-        _tell_place(running)
+        _say_folder(running)
         sink, writer = _tracking(running, beginning.resend)
         fingerprints = saved_sweep.fingerprints(sweep.config, running.journal.record.fingerprints)
         trained = _Trained()
@@ -253,7 +253,7 @@ def _driving(
             yield _Running(sweep, sweep_id, folder, journal, mailbox, stop, display, clock, mirror)
 
 
-def _tell_place(running: _Running) -> None:
+def _say_folder(running: _Running) -> None:
     """Says if the folder has another name or was moved, and notes the move; names an earlier sweep beside it."""
     name, path = running.sweep.config.name, running.folder.path
     if running.journal.record.started is None:
@@ -339,7 +339,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
             driver.run(started[0], running.sweep.space)
             are_trials_over.set()
 
-    with _ended(driver, running):
+    with _writing_ends(driver, running):
         say("starting Ray" if address == "local" else f"joining Ray ({address})")
         left_behind = supervise(train, cluster, stop, partial(_look_after, running, answerer), are_trials_over.is_set)
         if left_behind is not None:
@@ -349,7 +349,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
 
 
 @contextmanager
-def _ended(driver: Driver, running: _Running) -> Iterator[None]:
+def _writing_ends(driver: Driver, running: _Running) -> Iterator[None]:
     """Writes how each trial and the sweep ended. An interrupt, a lost Ray and a StorageError end the block quietly."""
     journal, stop = running.journal, running.stop
     failure: str | None = "the driver failed"

@@ -99,7 +99,7 @@ def judge_import_names(facts: Facts, _site: Site) -> Diagnosis:
     folders = facts["folders"]
     if len(set(folders.values())) > 1:
         seen = ", ".join(f"{name} from {folder or 'nowhere'}" for name, folder in folders.items())
-        return fail(seen, "the four names must come from one folder: rename files and folders of yours that have one")
+        return fail(seen, "these names must come from one folder: rename files and folders of yours that have one")
     return ok(f"{', '.join(PACKAGES)} come from {folders[PACKAGES[0]]}")
 
 

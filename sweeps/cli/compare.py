@@ -39,14 +39,14 @@ def compare(
 
     if address is not None:
         ask_there(sweep, address, ("compare", *(trials or ())), as_json)
-    from sweeps.steering.naming import named, several
+    from sweeps.steering.naming import compare_named, named
 
     with mistakes(""):
         found = named([sweep, *(trials or ())], storage, time.time())
         folder, status = found[0].folder, found[0].status
         names = [each.word for each in found if each.word is not None]
         if len(found) > 1 and any(each.word is None or each.folder.path != folder.path for each in found):
-            told = _sweeps(several(found))
+            told = _sweeps(compare_named(found))
         else:
             head = {"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state}
             told = head | (_some(folder, status, names) if names else _all(folder, status))

@@ -35,10 +35,10 @@ def report(
     with mistakes("nothing was written"):
         from sweeps.report import page_file
         from sweeps.steering import local_sweeps
-        from sweeps.steering.naming import named, parts, several
+        from sweeps.steering.naming import compare_named, named, parts
 
         if others or parts(sweep)[1] is not None:
-            sweeps = several(named([sweep, *(others or ())], storage, time.time(), has_address=False))
+            sweeps = compare_named(named([sweep, *(others or ())], storage, time.time(), has_address=False))
             path = page_file.make_of_sweeps(sweeps, output, time.time(), price)
             print(json.dumps(sweeps.as_json() | {"report": str(path)}) if as_json else path)
             return

@@ -91,7 +91,7 @@ class Answerer:
             self.stop_trial(answer.trial_key)
         elif isinstance(letter.request, StopSweep):
             # A signal may have ended the sweep already: then its number is the exit code.
-            if not self.stop.ends:
+            if not self.stop.is_ending:
                 self.stop.signal = signal.SIGINT
             self.stop.ask("interrupted", STOPPED_BY_REQUEST)
 

@@ -47,7 +47,7 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
     for event, after in _events(folder):
         record, offset = record.apply(event), after
     if not was_driven:
-        raise SweepError(f"{folder.path}: {_over(folder, request, record)}")
+        raise SweepError(f"{folder.path}: {_why_not_running(folder, request, record)}")
     if record.ended is not None:
         # A driver that goes on with a sweep says so in the log a few seconds after it has taken the folder.
         told = "" if record.is_finished else ", or has only begun to go on: then ask again"
@@ -67,7 +67,7 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
             return None
 
 
-def _over(folder: SweepFolder, request: Request, record: SweepRecord) -> str:
+def _why_not_running(folder: SweepFolder, request: Request, record: SweepRecord) -> str:
     """Says why a sweep that nobody drives cannot do what is asked for."""
     if isinstance(request, StopTrial) and trial_named(request.trial, record) is None:
         return no_trial_named(request.trial, record)

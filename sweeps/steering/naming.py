@@ -90,7 +90,7 @@ def named(words: Sequence[str], storage: Path, now: float, has_address: bool = T
     return found if is_context else [first, *found]
 
 
-def several(found: Sequence[Named]) -> SweepsCompared:
+def compare_named(found: Sequence[Named]) -> SweepsCompared:
     """Compares named sweeps. Raises ConfigError unless they are two or more, each named once."""
     if len(found) < 2:
         (only,) = found

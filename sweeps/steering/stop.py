@@ -51,7 +51,7 @@ class StopState:
     """Held while a budget is compared and while more is asked for, so that no granted request is passed over."""
 
     @property
-    def ends(self) -> bool:
+    def is_ending(self) -> bool:
         """Tells whether the training, or the scoring of finalists, should end."""
         return self.reason not in ((None, "budget") if self.is_scoring else (None,))
 
@@ -69,7 +69,7 @@ class StopState:
 
     def ask(self, reason: Reason, message: str, can_be_raised: bool = False) -> None:
         """Ends the sweep in order, unless it is ending already."""
-        if not self.ends and not self.is_over:
+        if not self.is_ending and not self.is_over:
             self.reason, self.message, self.can_be_raised = reason, legible(message), can_be_raised
 
     def check(self) -> Reason | None:
@@ -109,7 +109,7 @@ def on_signals(
             stop.is_leaving = True
             say("leaving without waiting for the tracking server")
             return
-        if not stop.ends:
+        if not stop.is_ending:
             stop.ask("interrupted", "interrupted")
             stop.signal = number
             post(StopSweep(sender=signal.Signals(number).name))

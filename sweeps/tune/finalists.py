@@ -68,7 +68,7 @@ class Scoring:
         """Returns the broker's answer; asks again after the loss of a host. Returns None if somebody ends the sweep."""
         question = Repeated(lambda: self.broker.evaluate_finalists.remote(asked), self.calls)
         answer: list[Evaluation | Failure] | Failure | None = None
-        while answer is None and not self.trials.stop.ends:
+        while answer is None and not self.trials.stop.is_ending:
             answer = question.answer(timeouts.START_LOOK_SECONDS)
         return answer
 

@@ -266,7 +266,7 @@ class TrialRun:
             if outcome.evaluation is not None:
                 return outcome
             self._save(outcome)
-            if outcome.moves:
+            if outcome.must_move:
                 self.release()
         return self._leave()
 

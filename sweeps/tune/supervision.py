@@ -87,7 +87,7 @@ def _hopeless(ray: Ray, stop: StopState, lasting: _Lasting) -> str | None:
     if lasting.longer("lost", ray.is_lost(), ray.patience_seconds):
         return LOST
     stop_seconds = timeouts.STOP_SECONDS if ray.has_started else timeouts.START_STOP_SECONDS
-    if lasting.longer("asked to end", stop.ends, stop_seconds):
+    if lasting.longer("asked to end", stop.is_ending, stop_seconds):
         return SILENT
     return SILENT if lasting.longer("ending", ray.is_ending, timeouts.RAY_END_SECONDS) else None
 

@@ -26,7 +26,7 @@ def test_a_lease_on_its_way_hands_out_a_snapshot_at_its_next_step_and_takes_no_f
     loop = started(pack)
     opened(loop, "a")
     outcome, _ = meanwhile(loop, 50, pack.gates[3], loop.move_out)
-    assert (outcome.moves, outcome.step, outcome.evaluation) == (True, 3, None)
+    assert (outcome.must_move, outcome.step, outcome.evaluation) == (True, 3, None)
     assert steps(outcome.history) == [1, 2, 3]
     assert loop.advance("a", 50, NONE, 3, 0.05).step == 3, "it waits"
     assert pack.steps == 3
@@ -39,7 +39,7 @@ def test_an_owner_that_knows_later_steps_is_told_to_move_all_the_same(started):
     opened(loop, "a")
     loop.move_out()
     outcome = advanced(loop, "a", 50, known=7)
-    assert (outcome.moves, outcome.step, outcome.history) == (True, 1, ())
+    assert (outcome.must_move, outcome.step, outcome.history) == (True, 1, ())
 
 
 def test_a_lease_at_its_report_point_is_evaluated_and_moves_on_its_way_to_the_next(started):
@@ -49,7 +49,7 @@ def test_a_lease_at_its_report_point_is_evaluated_and_moves_on_its_way_to_the_ne
     outcome, _ = meanwhile(loop, 3, pack.gates[3], loop.move_out)
     assert outcome.evaluation is not None
     outcome = advanced(loop, "a", 9, known=3)
-    assert (outcome.moves, outcome.step) == (True, 4)
+    assert (outcome.must_move, outcome.step) == (True, 4)
 
 
 @pytest.mark.parametrize("pack", [GatedPack, Blind])

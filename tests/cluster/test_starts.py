@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, RayTaskError, RuntimeEnvSetupError
 
 from cluster import broker, fleet, timeouts
 from cluster.broker import Broker
-from cluster.deaths import MOST_START_DEATHS, message
+from cluster.deaths import MOST_START_DEATHS, failure_message
 from cluster.hosts import HostOptions, SlotLimits
 from cluster.leases import Grant, NotReady, Ready
 from trainables.errors import DataError
@@ -132,7 +132,7 @@ def test_a_death_is_told_with_what_ray_knows_of_its_cause():
     error.error_msg += (
         "\n\tclass_name: Host\n\tpid: 7\nIts worker process has died: end of file. Some common causes include: many."
     )
-    assert message(error) == ("a host died while it started: Its worker process has died: end of file.")
+    assert failure_message(error) == ("a host died while it started: Its worker process has died: end of file.")
 
 
 async def test_whoever_asks_again_for_the_start_gets_the_same_hosts(on):

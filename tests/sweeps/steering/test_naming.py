@@ -8,7 +8,7 @@ import pytest
 from two_sweeps import sweep
 
 from sweeps.errors import SweepError
-from sweeps.steering.naming import named, several
+from sweeps.steering.naming import compare_named, named
 
 
 @pytest.fixture
@@ -73,5 +73,5 @@ def test_a_word_that_names_nothing_is_told_with_the_ways_out(storage: Path) -> N
 )
 def test_what_cannot_stand_side_by_side_is_refused(storage: Path, words: str, says: str) -> None:
     with pytest.raises(SweepError) as caught:
-        several(named(words.split(), storage, 200.0))
+        compare_named(named(words.split(), storage, 200.0))
     assert str(caught.value).startswith(says)

@@ -225,7 +225,7 @@ def test_the_adapter_of_a_repeat_is_kept_where_parked_trials_fill_the_disk(tmp_p
 
 def test_a_trial_that_must_move_saves_itself_gives_its_slot_back_and_keeps_each_step_once(tmp_path):
     world = World(tmp_path).opened(
-        Outcome(step=2, history=history(1, 2), snapshot=b"2", moves=True),
+        Outcome(step=2, history=history(1, 2), snapshot=b"2", must_move=True),
         # Another host: it goes on from an older snapshot, and trains a step a second time.
         reaches(3, first=2),
     )
