@@ -22,7 +22,7 @@ import numpy.typing as npt
 from trainables.objective import digits
 
 ERROR_RATE = 0.01
-"""Error of all intervals together. On 80 skewed rows, up to 2 % of promotions pass equal candidates; with 0.05, 6 %."""
+"""Error of all intervals together. On 80 skewed rows, up to 2 % of promotions pass equal candidates."""
 LEAST_ROWS = 10
 """With fewer rows there is no interval: the interval of one row would have no width."""
 FEW_ROWS = 30

@@ -85,7 +85,12 @@ def world(promoted, tmp_path_factory) -> World:
 
 @contextmanager
 def served(model: Path, *adapters: Path, name: str = "served", scale: float = 1.0) -> Iterator[str]:
-    """The address of a server of these files while the block runs, with so much of each adapter applied."""
+    """The address of a server of these files while the block runs.
+
+    Args:
+        name: of what answers.
+        scale: how much of each adapter is applied.
+    """
     script = Path(__file__).parent / "llama_server.py"
     command = [sys.executable, str(script), str(model), name, str(scale), *map(str, adapters)]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGES)}
@@ -119,13 +124,13 @@ def write_gguf(model, file: Path, is_quantised: bool = False) -> None:
     writer.add_token_list(sorted(tokens["vocab"], key=tokens["vocab"].get))
     writer.add_eos_token_id(tokens["vocab"][tiny_models.EOS])
     writer.add_token_merges([" ".join(pair) for pair in tokens["merges"]])
-    heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
         values, module = tensor.float().numpy(), name.removesuffix(".weight")
         layer = ""
         if module.startswith("model.layers."):
             _, _, number, module = module.split(".", 3)
             layer = f"blk.{number}."
+        heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
         if module in heads:
             by_head = values.reshape(heads[module], 2, config.head_dim // 2, -1)
             values = np.ascontiguousarray(by_head.transpose(0, 2, 1, 3).reshape(values.shape))
@@ -201,6 +206,12 @@ def test_on_a_quantised_base_it_is_nearest_to_what_was_promoted(world):
     assert f"tickets is nearest to what was promoted, {MODEL} version 2, of the models that are recorded" in words
 
 
+def test_another_version_is_told_by_its_number(world):
+    with served(world.file("base"), world.file(f"{MODEL}-v1"), name=f"{MODEL}-v2") as address:
+        code, _, told = world.check(address, f"{MODEL}-v2")
+    assert (code, told["verdict"], told["served_version"]) == (1, "other_version", "1")
+
+
 @pytest.mark.parametrize("adapters", [(), (f"{MODEL}-v2",)])
 def test_a_server_that_applies_no_adapter_is_told_as_the_base(world, adapters):
     with served(world.file("base"), *map(world.file, adapters), scale=0.0) as address:
@@ -236,3 +247,11 @@ def test_what_requests_without_the_adapter_left_in_the_cache_is_not_taken(world)
             bare: Any = {"prompt": row.ids, "max_tokens": 1, "lora": [{"id": 0, "scale": 0.0}]}
             requests.post(f"{address}/v1/completions", json=bare).raise_for_status()
         assert world.check(address, "served")[2]["verdict"] == "promoted"
+
+
+def test_a_name_that_is_not_served_is_refused_with_the_one_that_is(world):
+    with served(world.file("base"), name="tickets") as address:
+        asked = ["check-serving", address, "--model", MODEL, "--tracking-uri", world.uri]
+        done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert f"serves nothing under the name {MODEL}-v2 (it serves: tickets)" in done.stderr

@@ -107,6 +107,12 @@ def test_a_version_under_its_own_name_is_what_was_promoted(served):
     assert min(gap for name, gap in told["differences"].items() if name != "promoted") > 0.1
 
 
+def test_the_version_before_is_told_by_its_number(served):
+    assert served.check(f"{MODEL}-v1", f"{MODEL}@previous")[0] == 0
+    code, told = served.check(f"{MODEL}-v1")
+    assert (code, told["verdict"], told["served_version"]) == (1, "other_version", "1")
+
+
 def test_the_base_is_told(served):
     code, told = served.check(served.base)
     assert (code, told["verdict"]) == (1, "base")

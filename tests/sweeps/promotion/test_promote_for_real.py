@@ -95,6 +95,8 @@ def test_a_sweep_promotes_its_best_adapter_which_a_fresh_python_serves(tmp_path,
     version = client.get_model_version(MODEL, "1")
     path = version.source.removeprefix(f"runs:/{version.run_id}/") + "/artifacts/adapter"
     adapter = client.download_artifacts(version.run_id, path, str(tmp_path))
+    trained = json.loads(Path(adapter, "adapter_config.json").read_text())
+    assert trained["base_model_name_or_path"] == str(tmp_path / "base")
     [plain, adapted], served = fresh_python(PEFT + SERVED, tmp_path / "elsewhere", adapter, str(tmp_path / "base"), uri)
     assert adapted < plain
     assert (

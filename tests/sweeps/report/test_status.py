@@ -104,7 +104,8 @@ def left(*more: Event, trials: int | None = 4, rates: Rates | None = ONE_A_SECON
 def test_once_a_trial_has_ended_the_others_take_as_many_steps(state: TrialState) -> None:
     # 4 trials of 5 steps each, 10 of them done, at one step a second; one that never trained tells nothing.
     assert left(PLAN, over(state), infeasible("ccc", 2)) == pytest.approx(10.0)
-    assert left(over(state), rates=None) is left(over(state), trials=None) is None
+    assert left(over(state), rates=None) is None
+    assert left(over(state), trials=None) is None
     assert left(over(state), trials=2) is None, "it took more steps than expected"
 
 
@@ -173,7 +174,8 @@ def test_rates_are_of_the_present_driver_and_none_of_what_is_trained_in_no_time_
     log.take((event, 0) for event in (begun(1000.0), DATA.model_copy(update={"time": 1010.0})))
     assert log.rates is None
     before, after = Trained(10, 100), Trained(20, 300)
-    assert Rates.between(before, after, 0.0) is Rates.between(after, after, 5.0) is None
+    assert Rates.between(before, after, 0.0) is None
+    assert Rates.between(after, after, 5.0) is None
 
 
 @pytest.mark.parametrize(
