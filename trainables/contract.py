@@ -1,8 +1,8 @@
 """The contract between whoever schedules trials and whatever trains them.
 
 A trainable is a module that offers the functions of `Trainable`; its `Pack` trains several adapters (slots) at once.
-A new trainable is one file in `trainables/`, and the contract tests run over every module that is found there. One
-of the user's own is any module or file with these functions, or a class with these methods (`catalogue.find`).
+A new trainable is one file in `trainables/`, and the contract tests run over every module that is found there. A user's
+own trainable is any module or file with these functions, or a class with these methods (`catalogue.find`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FailureKind = Literal["diverged", "infeasible", "out_of_memory", "failed"]
 
 
 class Failure(Spec):
-    """Why a slot can't go on. The other slots are not touched; the owner closes the slot."""
+    """The reason why a slot cannot go on. Other slots are not touched; the caller closes the failed slot."""
 
     kind: FailureKind
     message: Words
@@ -35,7 +35,7 @@ class StepRecord(Spec):
     """One optimizer step of one slot."""
 
     step: int
-    """1 for the first step."""
+    """Number of the step, from 1."""
     train_loss: float
     """Mean negative log-likelihood per completion token over the effective batch, before the update."""
     learning_rate: float
@@ -44,52 +44,51 @@ class StepRecord(Spec):
     tokens: int
     """Tokens of all steps so far, padding not counted."""
     seconds: float
-    """Time spent in this slot's steps so far, those of its neighbours in the same pass included."""
+    """Time of all steps of this slot so far. A shared step counts in full for each of its slots."""
     time: float
-    """When the step ended, in seconds since the epoch."""
+    """End of the step, in seconds since the epoch."""
 
 
 class AnsweredRow(Spec):
-    """One evaluation row that was answered, for people to read."""
+    """One answered evaluation row, for people to read."""
 
     row: int
-    """Its place among the evaluation rows, from 0."""
+    """Place of the row among the evaluation rows, from 0."""
     place: str = ""
-    """Where it stands in its file, "line 17"; empty where that is not known."""
+    """Place of the row in its file, such as "line 17"; empty if unknown."""
     prompt: str
     expected: str
     answer: str
-    """What was generated; the likeliest label where nothing was."""
+    """The generated text; the likeliest label if nothing was generated."""
     ranked: str | None = None
     """The likeliest label, where labels are ranked."""
     is_ended: bool
     """Whether the answer ended by itself, and was not cut off at evaluation.max_new_tokens."""
     scores: dict[str, float]
-    """Metric -> its value for this row."""
+    """Metric -> value for this row."""
 
 
 class Evaluation(Spec):
     """One evaluation of one slot on the sweep's fixed rows."""
 
     metrics: EvaluationMetrics
-    """Those of the trainable's METRICS; the loss is one of them."""
+    """Metric -> value, the loss among them; see `Trainable.metrics`."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Completion tokens of each row."""
     row_bytes: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Bytes of each row's completion as the data have it, in UTF-8; empty where they are not known."""
+    """UTF-8 bytes of each row's completion as it stands in the data; empty if unknown."""
     row_groups: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Number of the group that each row belongs to, in the order of the rows; empty where each row stands alone."""
+    """Number of each row's group, in the order of the rows; empty where each row stands alone."""
     row_values: Mapping[str, Annotated[tuple[float, ...], Field(strict=False)]] = Field(default_factory=dict)
-    """Another metric -> its value for each row, where the metric is the mean of these."""
+    """Metric other than the loss -> its value for each row. Only metrics that are the mean of these values."""
     row_places: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Places, among the evaluation rows, of the rows that have a value in `row_values`; empty where all of them have.
-    """
+    """Places, among the evaluation rows, of the rows with a value in `row_values`; empty if all rows have one."""
     answers: Annotated[tuple[AnsweredRow, ...], Field(strict=False)] = ()
-    """What was answered, in the order of `row_places`; empty where answers are not scored. No part of `document`."""
+    """The answered rows, in the order of `row_places`; empty if answers are not scored. Not part of `document`."""
     hardware: str = ""
-    """What it was computed on, device and type of the activations: "cpu float32". Empty where neither matters."""
+    """Device and type of the activations, such as "cpu float32"; empty if the numbers depend on neither."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,16 +97,17 @@ class Evaluation(Spec):
 
     @property
     def loss(self) -> float:
-        """The mean negative log-likelihood of the completion tokens: the one metric that every trainable gives."""
+        """Mean negative log-likelihood of the completion tokens. Every trainable gives this metric."""
         return self.metrics[EVAL_LOSS]
 
     def document(self) -> dict[str, Any]:
-        """The evaluation as files hold it: each metric is a key of its own, and what not all have may be missing."""
+        """Returns the evaluation as files hold it. Each metric is a key of its own; optional row fields may be missing.
+        """
         empty = {name for name in ("row_bytes", "row_groups", "row_values", "row_places") if not getattr(self, name)}
         return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", *empty})}
 
     def rows_of(self, metric: str) -> RowValues | None:
-        """A metric's value per row; None where the evaluation has none."""
+        """Returns the values of a metric per row; None if the evaluation has none."""
         if metric == EVAL_LOSS:
             return RowValues(self.row_losses, self.row_tokens) if self.row_losses else None
         if metric == EVAL_BITS:
@@ -117,7 +117,7 @@ class Evaluation(Spec):
         return RowValues(values, (1,) * len(values)) if values else None
 
     def places_of(self, metric: str) -> tuple[int, ...]:
-        """The places, among the evaluation rows, of those that `rows_of` has a value for."""
+        """Returns the places, among the evaluation rows, of the rows that `rows_of` has a value for."""
         is_loss = metric in (EVAL_LOSS, EVAL_BITS)
         count = len(self.row_losses if is_loss else self.row_values.get(metric, ()))
         is_part = count == len(self.row_places) and count != len(self.row_tokens)
@@ -125,7 +125,7 @@ class Evaluation(Spec):
 
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
-        """The loss and the rows in what `document` gave. Raises ValueError or TypeError when they cannot be read."""
+        """Reads the loss and the rows from a result of `document`. Raises ValueError or TypeError on failure."""
         return cls.model_validate({key: raw[key] for key in (EVAL_LOSS, *cls.model_fields) if key in raw})
 
 
@@ -133,33 +133,34 @@ class Opened(Spec):
     """A slot that is ready to train."""
 
     step: int
-    """Steps that its snapshot had done; 0 without one."""
+    """Steps done in its snapshot; 0 without a snapshot."""
     trainable_params: int
 
 
 class Report(Spec):
-    """What a trial reports at a report point."""
+    """The report of a trial at a report point."""
 
     step: int
     metrics: Metrics
     best_step: int
+    """Step with the best objective so far."""
     best_metrics: Metrics
-    """Where the objective was best so far, and the metrics there."""
+    """Metrics at `best_step`."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
-    """The steps since the previous report."""
+    """Steps since the previous report."""
     tokens: int
     seconds: float
     peak_memory_bytes: int
-    """Most memory that the host has used so far: of the GPU (of several the fullest), or of the process on a CPU."""
+    """Most memory used by the host so far: on the GPU (the fullest of several), or by the process on a CPU."""
     trainable_params: int
     time: float
-    """When the evaluation ended, in seconds since the epoch."""
+    """End of the evaluation, in seconds since the epoch."""
     resource: int | None = None
-    """The rung that this is, in examples; None where rungs count steps."""
+    """The report point in examples; None where rungs count steps."""
 
     @property
     def point(self) -> int:
-        """The report point that this is, in what rungs count: examples or steps."""
+        """The report point in the unit of the rungs: examples or steps."""
         return self.step if self.resource is None else self.resource
 
     @model_validator(mode="before")
@@ -169,39 +170,42 @@ class Report(Spec):
 
 
 class Summary(Spec):
-    """What preparing the data found, for people and for the tracking server."""
+    """Findings of data preparation, for people and for the tracking server."""
 
     fingerprint: str
     """16 hex digits over every token and label; equal data, template and tokenizer give an equal fingerprint."""
     eval_fingerprint: str = ""
-    """16 hex digits over what the evaluation rows say, whatever the tokenizer; empty where that is not known."""
+    """16 hex digits over the content of the evaluation rows, independent of the tokenizer; empty if unknown."""
     eval_bytes: int = 0
-    """Sum of `Evaluation.row_bytes`; 0 where they are not known."""
+    """Sum of `Evaluation.row_bytes`; 0 if unknown."""
     train_rows: int
     eval_rows: int
     train_tokens: int = 0
     labelled_tokens: int = 0
-    """The part of `train_tokens` that counts in the loss; 0 where it was not counted."""
+    """Training tokens that count in the loss; 0 if not counted."""
     longest_row: int = 0
+    """Tokens of the longest row; 0 if not counted."""
     longest_train_row: int = 0
+    """Tokens of the longest row to train on; 0 if not counted."""
     train_row_deviation: float = 0.0
-    """Tokens of the longest row, of the longest to train on, and their standard deviation; 0 where not counted."""
+    """Standard deviation of the tokens of the rows to train on; 0 if not counted."""
     truncated_rows: int = 0
     dropped_rows: int = 0
     """Rows left without a completion token."""
     empty_rows: int = 0
+    """Rows with an empty answer, whether left out or not."""
     missing_value_rows: int = 0
-    """Rows with an empty answer, left out or not, and with a word for a missing value: nan, null, None."""
+    """Rows whose answer is a word for a missing value, such as nan, null or None."""
     repeated_rows: int = 0
     """Rows to train on that repeat an earlier row."""
     eval_rows_in_train: int = 0
     test_rows_in_train: int = 0
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Oddities of the rows, a line each, with the place of the first such row."""
+    """Oddities of the rows, a line each, with the place of the first odd row."""
 
     @property
     def shape(self) -> RowShape | None:
-        """What memory and time depend on; None where there are no rows."""
+        """Shape of the rows; None without rows or training tokens."""
         if not self.train_rows or not self.train_tokens:
             return None
         return RowShape(
@@ -216,41 +220,42 @@ class Summary(Spec):
 
 
 class Preview(Spec):
-    """What a look at local data finds before anything starts."""
+    """Findings of a look at local data before anything starts."""
 
     problems: tuple[str, ...] = ()
-    """"field: what is wrong" each."""
+    """Lines of the form "field: what is wrong"."""
     warnings: tuple[str, ...] = ()
     """Oddities of the data, a line each."""
     train_rows: int | None = None
+    """Rows to train on; None if not known yet."""
     eval_rows: int | None = None
-    """Rows to train on, and rows of one evaluation; None where that is not known yet."""
+    """Rows of one evaluation; None if not known yet."""
     row_tokens: float | None = None
-    """Mean tokens of a row to train on, by the characters of the rows that were looked at; None where none was."""
+    """Mean tokens of a row to train on, estimated from the characters of the rows seen; None if no row was seen."""
     test_rows_in_train: int = 0
-    """Test rows that are trained on, among those that were looked at."""
+    """Test rows, among the rows seen, that are trained on."""
     is_doubtful: bool = False
-    """Whether only the tokens of the rows tell if they can be learnt, and whole files were looked at."""
+    """Whether only tokens tell if the rows can be learnt. False with problems, or if a file was only partly read."""
 
 
 class Prepared(Spec):
-    """Data made ready once per sweep, as bytes that every host reads alike."""
+    """The data of a sweep, prepared once, as bytes that every host reads alike."""
 
     summary: Summary
     payload: bytes = Field(repr=False)
     settled: Settled | None = None
-    """How the host that prepared computes passes, as `Trainable.settle_path` says."""
+    """Result of `Trainable.settle_path` on the host that prepared the data."""
 
 
 class LookedUp(Spec):
-    """What only the network can say of a sweep, a line each."""
+    """Facts about a sweep that only the network knows, a line each."""
 
     problems: tuple[str, ...] = ()
-    """What is wrong, "field: what: the way out"."""
+    """Lines of the form "field: what is wrong: the way out"."""
     unreachable: tuple[str, ...] = ()
-    """What this machine cannot reach: wrong too, unless the sweep runs elsewhere."""
+    """Sources that this machine cannot reach: problems too, unless the sweep runs elsewhere."""
     notices: tuple[str, ...] = ()
-    """What is not known before the sweep runs."""
+    """Doubts that only the run of the sweep settles."""
 
 
 TargetModules = str | tuple[str, ...]
@@ -258,46 +263,47 @@ TargetModules = str | tuple[str, ...]
 
 
 class Target(Spec):
-    """What a value of adapter.target_modules means on the base model."""
+    """The layers that a value of adapter.target_modules selects on the base model."""
 
     value: str | Annotated[tuple[str, ...], Field(strict=False)]
     modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Names of the layers that are adapted: values with equal names are one and the same."""
+    """Names of the adapted layers. Two values with equal names are the same choice."""
     problem: str | None = None
-    """Why no adapter can be trained there, "field: what is wrong: the way out"."""
+    """Reason why no adapter can be trained there: "field: what is wrong: the way out"."""
 
 
 class RowShape(Spec):
-    """What memory and time depend on in the rows of a sweep."""
+    """Sizes of a sweep's rows, on which memory and time depend."""
 
     longest: Annotated[int, Field(ge=1)]
+    """Tokens of the longest row to train on."""
     mean: Annotated[float, Field(gt=0)]
-    """Tokens of a row to train on: of the longest one, and on average."""
+    """Mean tokens of a row to train on."""
     labelled: Annotated[float, Field(gt=0, le=1)]
-    """Part of the tokens that count in the loss."""
+    """Share of the tokens that count in the loss."""
     train_rows: int
     eval_rows: int
     deviation: Annotated[float, Field(ge=0)] | None = None
-    """Standard deviation of the tokens of a row to train on; None where it is not known."""
+    """Standard deviation of the tokens of a row to train on; None if unknown."""
     longest_of_all: int = 0
-    """Tokens of the longest row, of those to evaluate on too; 0 where it is not known."""
+    """Tokens of the longest row, evaluation rows included; 0 if unknown."""
 
 
 class Memory(Spec):
-    """What a host holds on the device that trains, by part, in bytes."""
+    """Memory of a host on the training device, by part, in bytes."""
 
     process: int = 0
     """Python and the libraries, or the CUDA context."""
     base: int = 0
-    """The frozen weights, and one layer that is dequantised."""
+    """The frozen weights, and the layer that is dequantised at a time."""
     adapters: int = 0
     gradients: int = 0
     optimizer: int = 0
     activations: int = 0
     logits: int = 0
-    """Logits of the labelled tokens that the head computes at one time, and tensors of their size beside them."""
+    """Logits of the labelled tokens that the head computes at one time, and other tensors of their size."""
     kept: int = 0
-    """Snapshot and adapter of each slot's last report, until its next one, and what one takes to make; 0 on a GPU."""
+    """Snapshot and adapter of each slot's last report, and the memory for writing one snapshot; 0 on a GPU."""
 
     @property
     def total(self) -> int:
@@ -305,61 +311,64 @@ class Memory(Spec):
         return sum(self.model_dump().values())
 
     def plus(self, other: Memory, times: int = 1) -> Memory:
-        """Both together, the other one `times` times."""
+        """Returns the sum of this memory and `times` times the other."""
         mine, others = self.model_dump(), other.model_dump()
         return Memory(**{part: mine[part] + times * others[part] for part in mine})
 
 
 class Work(Spec):
-    """What a GPU computes: for an estimate of time where no rate was measured."""
+    """Computing work of a GPU, for estimates of time without a measured rate."""
 
     trained: float
-    """Floating point operations for a token that is trained on: forward, backward, and what is computed again."""
+    """Floating point operations per trained token: forward, backward, and recomputation."""
     evaluated: float
+    """Floating point operations per evaluated token."""
     generated: float
-    """The same for a token that is evaluated, and for one that is generated."""
+    """Floating point operations per generated token."""
     micro_batch: int
     """Rows of one trial in a pass."""
     pass_tokens: int
     """The most tokens of all trials in a training pass."""
     pass_operators: int
+    """Operators of a training pass, whatever its trials. An operator is one kernel or more."""
     slot_operators: int
-    """Operators of a training pass, each a kernel or more, and what each of its trials adds to them."""
+    """Operators that each trial adds to a training pass."""
     forward_operators: int
     """Operators of an evaluation pass of one trial."""
 
 
 class Need(Spec):
-    """Estimates the memory of the device that trains, and the bytes that are kept on disk."""
+    """Estimated memory of the training device, and bytes on disk."""
 
     base_bytes: int
-    """The frozen base and what exists once."""
+    """The frozen base, and everything else that a host holds once."""
     slot_bytes: int
     """The largest adapter of the space with its optimizer state."""
     step_bytes: int
-    """What a host with one slot takes beside those: activations and logits."""
+    """Activations and logits of a host with one slot."""
     saturating_slots: int
-    """Slots that keep the device busy: more of them train no faster and only weaken early stopping."""
+    """Slots that keep the device busy. More slots train no faster and only weaken early stopping."""
     adapter_bytes: int = 0
+    """The largest adapter of the space on disk."""
     snapshot_bytes: int = 0
-    """The largest adapter and the largest snapshot of the space on disk."""
+    """The largest snapshot of the space on disk."""
     by_slots: Annotated[tuple[Memory, ...], Field(strict=False)] = ()
-    """What hosts with 1, 2, ... slots hold by part, in rising order; a slot beyond takes what the first one does."""
+    """Memory of hosts with 1, 2, ... slots. Each further slot takes `slot_bytes` and `step_bytes`."""
     work: Work | None = None
-    """None where it is not known what is computed."""
+    """None if the computing work is unknown."""
 
     def memory(self, slots: int) -> Memory:
-        """What a host with `slots` slots holds, by part as far as they are told."""
+        """Returns the memory of a host with `slots` slots, by part as far as the parts are known."""
         told = (Memory(base=self.base_bytes), *self.by_slots)[: slots + 1]
         slot = Memory(adapters=self.slot_bytes, activations=self.step_bytes)
         return told[-1].plus(slot, slots + 1 - len(told))
 
     def total(self, slots: int) -> int:
-        """Bytes with `slots` slots training at once."""
+        """Returns the bytes of a host with `slots` slots."""
         return self.memory(slots).total
 
     def slots(self, free_bytes: int, at_most: int) -> int:
-        """Slots that fit into `free_bytes`, saturate the device and are no more than `at_most`; at least 1."""
+        """Returns how many slots fit into `free_bytes`: at most `at_most` and `saturating_slots`, at least 1."""
         most = max(1, min(self.saturating_slots, at_most))
         return max(1, bisect_right(range(1, most + 1), free_bytes, key=self.total))
 
@@ -369,12 +378,11 @@ class Pack(Protocol):
 
     Not thread-safe: one thread calls it. A `Failure` concerns its slot alone and is returned, never raised.
 
-    Beside it, where the numbers depend on it: `hardware`, the `Evaluation.hardware` of all its evaluations, known
-    before the first. A sweep warns when its hosts compute in different types. And `engine_name`: what computes the
-    losses, in words, which the sweep says when it starts.
+    Two attributes are optional. `hardware` is the `Evaluation.hardware` of all evaluations, known before the first one;
+    a sweep warns when its hosts compute in different types. `engine_name` names what computes the losses, for people.
 
-    For `evaluation.when: best` it also has `restored(adapter: Mapping[str, bytes]) -> bytes`: a snapshot that holds no
-    more than the adapter of these files. Slots that `open` such a snapshot are evaluated, and not trained.
+    For `evaluation.when: best` a pack also has `restored(adapter: Mapping[str, bytes]) -> bytes`, which returns a
+    snapshot of the adapter in these files alone. Slots that `open` such a snapshot are evaluated, and never trained.
     """
 
     def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
@@ -387,46 +395,46 @@ class Pack(Protocol):
         """Evaluates each of `slots` on the sweep's evaluation rows; changes nothing that training sees.
 
         Args:
-            scored: those of them whose answers are scored too, as the spec's `evaluation` says.
+            scored: the slots whose answers are scored too, as the spec's `evaluation` says.
         """
 
     def evaluate_base(self) -> Evaluation | Failure:
-        """Evaluates the base without an adapter on the same rows: where every slot starts from. Changes nothing."""
+        """Evaluates the base without an adapter on the same rows. Every slot starts there. Changes nothing."""
 
     def snapshot(self, slot: int) -> bytes:
-        """Saves the slot: `open` goes on from these bytes as if the slot had never been closed."""
+        """Returns the slot's state. `open` goes on from these bytes as if the slot had never been closed."""
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
-        """Returns the slot's adapter as it stands now: file name -> content of a folder that PEFT can load."""
+        """Returns the slot's present adapter as a folder that PEFT can load: file name -> content."""
 
     def close(self, slot: int) -> None:
         """Frees the slot. Closing a free slot does nothing."""
 
     def peak_memory_bytes(self) -> int:
-        """Returns the most memory used so far: of the GPU, of several of the fullest one, or of this process."""
+        """Returns the most memory used so far: on the GPU (the fullest of several), or by this process on a CPU."""
 
 
 class Trainable:
-    """What a trainable is asked. A module's functions stand in place of the methods here (`catalogue.of_module`).
+    """The functions of a trainable. A module's functions replace the methods of this class (`catalogue.of_module`).
 
-    Those without a default must be there: REQUIRES, `check`, `fingerprint`, `prepare`, `open_pack` and `need`.
+    A trainable must offer REQUIRES, `check`, `fingerprint`, `prepare`, `open_pack` and `need`. The rest has defaults.
     """
 
     REQUIRES: frozenset[str]
-    """Sections of the sweep file that it cannot do without, of `model` and `data`."""
+    """Sections of the sweep file that the trainable needs: `model`, `data`, both, or none."""
     METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min"}
-    """Name of each metric of its evaluations, the loss among them -> which value is better ("min" or "max")."""
+    """Metric of its evaluations, the loss among them -> which value is better ("min" or "max")."""
     found_as = ""
-    """The name that `catalogue.find` found it by."""
+    """The name under which `catalogue.find` found the trainable."""
     spreads = False
-    """Whether its base is spread over the GPUs that its process sees: whether it offers `need_of_gpus`."""
+    """Whether the base is spread over all GPUs that the process sees: true if the trainable offers `need_of_gpus`."""
 
     def check(self, base: TrialSpec) -> list[str]:
-        """Problems with local files, each "field: what is wrong". Answers fast, without torch or the network."""
+        """Lists problems with local files, each "field: what is wrong". Fast; uses no torch and no network."""
         raise NotImplementedError
 
     def fingerprint(self, base: TrialSpec) -> Mapping[str, str]:
-        """What identifies the base model and the data, for the trial keys. Without torch or the network."""
+        """Identifies the base model and the data, for the trial keys. Uses no torch and no network."""
         raise NotImplementedError
 
     def prepare(self, base: TrialSpec, cache: Path) -> Prepared:
@@ -434,7 +442,7 @@ class Trainable:
         raise NotImplementedError
 
     def open_pack(self, base: TrialSpec, data: bytes, cache: Path) -> Pack:
-        """Loads the base model onto this process's device; of several GPUs that it sees, all are its host's."""
+        """Loads the base model onto this process's device. All GPUs that the process sees belong to its host."""
         raise NotImplementedError
 
     def need(self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
@@ -444,21 +452,22 @@ class Trainable:
     # With defaults
 
     def metrics(self, base: TrialSpec) -> Mapping[str, Direction]:
-        """The metrics of its evaluations as METRICS has them, with those that the spec's `evaluation` adds."""
+        """Returns METRICS with the metrics that the spec's `evaluation` adds."""
         return self.METRICS
 
     def need_of_rows(
         self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
     ) -> Need | None:
-        """As `need`, for rows whose shape is known. Without it `need` is told the longest row as data.max_length."""
+        """Estimates as `need`, for rows of a known shape. By default asks `need` with data.max_length cut to the rows.
+        """
         return self.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
 
     def need_of_gpus(
         self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
     ) -> Need | None:
-        """As `need`, on the fullest of the GPUs over which it spreads its base. `rows` is None if unknown.
+        """Estimates as `need`, for the fullest of the GPUs that share the base. `rows` is None if unknown.
 
-        Without it the base is not spread: the first GPU needs as much as an only one.
+        By default the base is not spread: the first GPU needs as much as a single one.
         """
         if rows is None:
             return self.need(base, largest, device)
@@ -467,56 +476,60 @@ class Trainable:
     def settle_auto(
         self, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
     ) -> Need | None:
-        """Settles what `auto` leaves open in a pack, before its first trial, for so many bytes.
+        """Settles the `auto` settings of a pack for `usable` bytes, before the pack's first trial.
 
-        Returns its need then; None leaves the answer to `need`.
+        Returns the need with these settings; None leaves the answer to `need`.
         """
         return None
 
     def settle_path(self, base: TrialSpec, data: bytes, cache: Path) -> Settled | None:
-        """Finds out which ways to compute passes are right on this machine, and takes the fastest, or the one named.
+        """Returns the fastest way to compute passes that is right on this machine and that the spec allows.
 
-        Called on each host before `open_pack`, which is given the base with what was settled. None: nothing to settle.
+        Each host calls this before `open_pack`, and gives `open_pack` the spec with the settled way. None if there is
+        nothing to settle.
         """
         return None
 
     def self_test(self, base: TrialSpec, data: bytes, cache: Path, anew: bool = False) -> SelfTest | None:
-        """What came of each way to compute passes on this machine, also where there is nothing to settle.
+        """Returns the result of each way to compute passes on this machine, also where there is nothing to settle.
 
-        Tested now with `anew`, or if it was not before. None: there is one way only.
+        Tests now if `anew`, or if no result is kept. None if there is only one way.
         """
         return None
 
     def preview(self, base: TrialSpec) -> Preview:
-        """Looks into local data, for `validate` and `plan`. Without torch or the network."""
+        """Looks into local data, for `validate` and `plan`. Uses no network."""
         return Preview()
 
     def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:
-        """Asks the network, before a sweep starts, what only it can say. Answers within seconds."""
+        """Asks the network about the model and the data before a sweep starts. Answers within seconds."""
         return LookedUp()
 
     def fetch_config(self, base: TrialSpec) -> bool:
-        """Fetches what a plan needs of the base and no file here says, within seconds; whether it is there now."""
+        """Fetches facts about the base that a plan needs and no file here holds, within seconds.
+
+        Returns whether something was fetched, so that the sweep file must be read again.
+        """
         return False
 
     def engine(self, base: TrialSpec) -> str | None:
-        """Names what will compute the losses; None where it cannot say before the base is loaded."""
+        """Names the engine that will compute the losses; None if unknown before the base is loaded."""
         return None
 
     def resolve_targets(self, base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> Sequence[Target] | None:
-        """Returns what each of `values` means on the base, in order, without weights. Raises `ModelError`.
+        """Returns the layers that each of `values` selects on the base, in order, without weights. Raises `ModelError`.
 
-        None where that is known only once a trial is opened.
+        None if the layers are known only once a trial is opened.
         """
         return None
 
     def blindness(self) -> str | None:
-        """Why its libraries see no GPU in this process, and the way out; None where they do, or it cannot tell."""
+        """Returns why the libraries see no GPU in this process, and the way out; None if they see one or if unknown."""
         return None
 
 
 def _cut(spec: TrialSpec, rows: RowShape) -> TrialSpec:
-    """The spec with data.max_length as low as the rows really are: that is what memory is needed for."""
+    """Returns the spec with data.max_length lowered to the longest row, since memory depends on the real rows."""
     if spec.data is None or rows.longest >= spec.data.max_length:
         return spec
     return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": max(8, rows.longest)})})

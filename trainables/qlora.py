@@ -1,6 +1,6 @@
 """QLoRA and LoRA fine-tuning on transformers, PEFT and bitsandbytes: the trainable that sweeps are for.
 
-Thin: torch and the Hugging Face libraries are imported where they are used, so that `validate` and `plan` stay fast.
+Functions import torch and the Hugging Face libraries where they use them, so that `validate` and `plan` stay fast.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ METRICS = qlora_metrics.directions()
 
 
 def check(base: TrialSpec) -> list[str]:
-    """Problems with the local model, the local data files and the names of target modules."""
+    """Lists problems with the local model, the local data files and the names of target modules."""
     problems = []
     if base.model is not None:
         problems += model_source.check(base.model)
@@ -61,7 +61,7 @@ def _check_evaluation(base: TrialSpec) -> list[str]:
 
 
 def metrics(base: TrialSpec) -> Mapping[str, Direction]:
-    """METRICS, and those of the graders of `evaluation`."""
+    """Returns METRICS with the metrics of the graders of `evaluation`."""
     return {**METRICS, **catalogue.directions(base.evaluation)}
 
 
@@ -79,12 +79,12 @@ def _check_layers(model: ModelSpec, target_modules: TargetModules) -> list[str]:
 
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
-    """What the hub says of the model and the data, where these are hub ids."""
+    """Asks the hub about the model and the data, where these are hub ids."""
     return hub.look_up(base, cache)
 
 
 def preview(base: TrialSpec) -> Preview:
-    """A look at where the model is, and at the first rows of local data; where they give reason, at their tokens."""
+    """Looks at the place of the model and at the first rows of local data; at doubtful rows as tokens too."""
     seen = preview_rows.preview(base.data_spec)
     labels = questions.rare_labels(base.data_spec, catalogue.graders(base.evaluation))
     if base.model is None:
@@ -98,7 +98,7 @@ def preview(base: TrialSpec) -> Preview:
 
 
 def fetch_config(base: TrialSpec) -> bool:
-    """Fetches the model's configuration from the hub, where no file says all that a plan needs; whether it came."""
+    """Fetches the model's configuration from the hub if a plan lacks facts. Returns whether it was fetched."""
     model = base.base_model
     if model_source.facts(model) is not None and model_source.model_type(model) is not None:
         return False
@@ -106,14 +106,14 @@ def fetch_config(base: TrialSpec) -> bool:
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
-    """The base model and the rows, by content where they are local."""
+    """Identifies the base model and the rows, local files by their content."""
     parts = {f"model.{name}": digest for name, digest in model_source.read_with_it(base.base_model).items()}
     data = {f"data.{name}": digest for name, digest in sources.fingerprint(base.data_spec).items()}
     return {"model": model_source.fingerprint(base.base_model)} | parts | data
 
 
 def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> list[Target]:
-    """What each value means on the base's own modules, or why none of them can be adapted."""
+    """Returns the base's own modules that each value selects, or why no adapter can be trained there."""
     from trainables.base import base_model
 
     import_bitsandbytes()
@@ -122,7 +122,7 @@ def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Pat
 
 
 def prepare(base: TrialSpec, cache: Path) -> Prepared:
-    """Tokenises the rows with the base's own tokenizer and chat template; cached by fingerprint."""
+    """Tokenises the rows with the base's own tokenizer and chat template. Caches the result by fingerprint."""
     from trainables.base import base_model
 
     tokenizer = base_model.load_tokenizer(base, cache)
@@ -130,15 +130,15 @@ def prepare(base: TrialSpec, cache: Path) -> Prepared:
 
 
 def settle_path(base: TrialSpec, data: bytes, cache: Path) -> Settled | None:
-    """The fastest of the paths that the self-test finds right on this GPU; None on a CPU, which has one path only."""
+    """Returns the fastest path that the self-test finds right on this GPU; None on a CPU, or with nothing to test."""
     test = self_test(base, data, cache) if devices.first().type == "cuda" else None
     return None if test is None else test.settled(base)
 
 
 def self_test(base: TrialSpec, data: bytes, cache: Path, anew: bool = False) -> SelfTest | None:
-    """What came of the paths of the base on this process's device, tested now if they were not before.
+    """Returns the results of the base's paths on this process's device; tests now if no results are kept.
 
-    None where there are none to test: PEFT's own layers alone can train this base, or the specification names them.
+    None with nothing to test: only PEFT's own layers can train this base, or the specification names them.
     """
     if engine(base) == pass_limits.PEFT:
         return None
@@ -146,7 +146,7 @@ def self_test(base: TrialSpec, data: bytes, cache: Path, anew: bool = False) -> 
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
-    """Loads the base onto this process's device or devices, ready for adapters; `settle_auto` goes on from there."""
+    """Loads the base onto this process's device or devices, ready for adapters. Call `settle_auto` next."""
     import_bitsandbytes()
     from trainables.base import base_checks, base_model
     from trainables.data import dataset
@@ -184,10 +184,10 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
 def settle_auto(
     pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, usable: int
 ) -> Need | None:
-    """Switches `gradient_checkpointing: auto` on where not one of the largest trials fits without it.
+    """Switches `gradient_checkpointing: auto` on if not even one of the largest trials fits without checkpointing.
 
-    Call it before the first trial. Returns the memory that the pack needs then, on the fullest of several GPUs; None
-    when the model's sizes are unknown.
+    Call this before the first trial. Returns the memory that the pack then needs, on the fullest of several GPUs; None
+    if the model's sizes are unknown.
     """
     from trainables.packing.adapter_pack import AdapterPack
 
@@ -206,7 +206,8 @@ def settle_auto(
 
 
 def _on_device(spec: TrialSpec, device: Device, hardware: str) -> TrialSpec:
-    """The spec with float32 in place of `auto` on a GPU that has no bfloat16; estimates take `auto` for bfloat16."""
+    """Returns the spec with float32 for `auto` on a GPU without bfloat16. Estimates take `auto` for bfloat16 on GPUs.
+    """
     if device == "cpu" or spec.quantization.compute_dtype != "auto" or not hardware.endswith("float32"):
         return spec
     return _with(spec, "quantization", compute_dtype="float32")
@@ -217,7 +218,7 @@ def _with(spec: TrialSpec, section: str, **values: object) -> TrialSpec:
 
 
 def blindness() -> str | None:
-    """Why PyTorch sees no GPU in this process, and the way out; None where it does."""
+    """Returns why PyTorch sees no GPU in this process, and the way out; None if PyTorch sees one."""
     import torch
 
     if torch.cuda.is_available():
@@ -230,7 +231,7 @@ def blindness() -> str | None:
 
 
 def is_dequantised(base: TrialSpec, device: Device) -> bool:
-    """Whether `open_pack` dequantises the base once; under `auto` not when the sizes of the model are unknown."""
+    """Tells whether `open_pack` dequantises the base once; with `auto` False if the model's sizes are unknown."""
     facts = model_source.facts(base.base_model)
     if facts is None:
         return base.quantization.residency == "dequantised" and base.quantization.scheme != "none"
@@ -238,7 +239,7 @@ def is_dequantised(base: TrialSpec, device: Device) -> bool:
 
 
 def engine(base: TrialSpec) -> str | None:
-    """The engine that will train on this base; None when it is known only once the base is loaded."""
+    """Names the engine that will train on this base; None if unknown before the base is loaded."""
     found = pass_limits.expected_engine(base, _kind(base))
     is_grouped = found == pass_limits.FLAT and base.training.engine == pass_limits.GROUPED
     return f"{pass_limits.FLAT}, {pass_limits.GROUPED}" if is_grouped else found
@@ -261,25 +262,25 @@ def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
 
 
 def scoring_bytes(base: TrialSpec, device: Device, gpus: int = 1) -> int | None:
-    """Memory that `open_scorer` and its scorer take, of several GPUs on the fullest; None for unknown sizes."""
+    """Estimates the memory of a scorer, on the fullest of several GPUs; None if the model's sizes are unknown."""
     facts = model_source.facts(base.base_model)
     return None if facts is None else memory.scoring_bytes(base, facts, device, gpus)
 
 
 def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
-    """Memory for the largest specs of a space; None when the model's sizes are unknown."""
+    """Estimates the memory for the largest specs of a space; None if the model's sizes are unknown."""
     return need_of_gpus(base, largest, device, None, 1)
 
 
 def need_of_rows(base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape) -> Need | None:
-    """As `need`, for rows whose shape is known."""
+    """Estimates as `need`, for rows of a known shape."""
     return need_of_gpus(base, largest, device, rows, 1)
 
 
 def need_of_gpus(
     base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape | None, gpus: int
 ) -> Need | None:
-    """As `need`, on the fullest of the GPUs over which the base is spread."""
+    """Estimates as `need`, for the fullest of the GPUs that share the base."""
     facts = model_source.facts(base.base_model)
     if facts is None:
         return None

@@ -1,7 +1,7 @@
-"""What one trial trains, fully resolved: frozen, strict, and free of torch.
+"""Specifies what one trial trains. The specifications are fully resolved, frozen, strict, and free of torch.
 
-A `TrialSpec` is the base specification of a sweep with one point of the search space applied. Every unit is in
-the field's own docstring; the JSON schema of the sweep file is generated from these classes.
+A `TrialSpec` is the base specification of a sweep with one point of the search space applied. The docstring of a field
+names its unit; the JSON schema of the sweep file is generated from these classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST = 10**15
-"""No whole number of a sweep file is larger: sums and products of a few are still exact enough to plan with."""
+"""The largest whole number in a sweep file. Sums and products of a few such numbers are exact enough for plans."""
 Positive = Annotated[int, Field(gt=0, le=MOST)]
 DEFAULT_ALPHA_OVER_R = 2.0
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -31,7 +31,7 @@ class Spec(BaseModel):
 
 
 def seconds(duration: str) -> float:
-    """Seconds of a duration such as 90s, 30m, 2h or 1d; raises ValueError for anything else."""
+    """Returns the seconds of a duration such as 90s, 30m, 2h or 1d; raises ValueError for anything else."""
     match = _DURATION.fullmatch(duration.strip())
     if match is None or float(match[1]) == 0:
         raise ValueError("must be a duration above 0 with its unit: 90s, 30m, 2h or 1d")
@@ -53,9 +53,10 @@ class ModelFacts(Spec):
     """Sizes of a base model, for planning when its configuration cannot be read (a hub model, for example)."""
 
     of: str | None = None
-    """The model.source that they describe. Of another source they are not used. The one beside them when left out."""
+    """The model.source that the facts describe; the model.source beside them when left out. For another source they are
+    not used."""
     parameters: Positive
-    """Parameters in all."""
+    """All parameters of the model."""
     layers: Positive
     hidden_size: Positive
     intermediate_size: Positive
@@ -65,7 +66,7 @@ class ModelFacts(Spec):
     head_dim: Positive | None = None
     """Width of one attention head; hidden_size / attention_heads when left out."""
     model_type: str | None = None
-    """As config.json has it, such as llama: it decides the engine, and so the memory. llama when left out."""
+    """The model_type of config.json, which decides the engine and so the memory; llama when left out."""
 
 
 class ModelSpec(Spec):
@@ -82,7 +83,7 @@ class ModelSpec(Spec):
 
     @property
     def own_facts(self) -> ModelFacts | None:
-        """`facts`, where they describe this source."""
+        """`facts` if they describe this source, else None."""
         return self.facts if self.facts is not None and self.facts.of in (None, self.source) else None
 
 
@@ -92,13 +93,13 @@ class QuantizationSpec(Spec):
     scheme: Literal["nf4", "fp4", "none"] = "nf4"
     """nf4 and fp4 are QLoRA; none is plain LoRA on an unquantised base."""
     double_quant: bool = True
-    """Quantise the quantisation constants too: about 0.4 bits per parameter less."""
+    """Quantise the quantisation constants too, which saves about 0.4 bits per parameter."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base's activations. auto: bfloat16 on a GPU that has it, else float32, as on every CPU."""
     residency: Literal["auto", "4bit", "dequantised"] = "auto"
-    """How a 4-bit base lies in memory while adapters train. dequantised: once and for all, in compute_dtype, which
-    makes steps faster; 4bit: layer by layer in every pass. The numbers are equal. auto: dequantised where that takes
-    at most 1 GB more (on a GPU 4 GB)."""
+    """Form of a 4-bit base in memory while adapters train. dequantised: the base is dequantised once, to compute_dtype,
+    which makes steps faster. 4bit: every pass dequantises layer by layer. The numbers are equal. auto: dequantised if
+    that takes at most 1 GB more (4 GB on a GPU)."""
 
 
 class AdapterSpec(Spec):
@@ -107,8 +108,8 @@ class AdapterSpec(Spec):
     r: Positive = 16
     """Rank of the update."""
     alpha_over_r: Annotated[float, Field(gt=0, le=MOST)] | None = None
-    """lora_alpha as a ratio to r; 2 when lora_alpha is not given. The best learning rate falls as r grows, while one
-    range of rates serves all ranks with lora_alpha."""
+    """lora_alpha as a ratio to r; 2 when lora_alpha is not given. With a fixed ratio the best learning rate falls as r
+    grows; with a fixed lora_alpha one range of rates serves all ranks."""
     lora_alpha: Annotated[float, Field(gt=0, le=MOST)] | None = None
     """lora_alpha itself, in place of alpha_over_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -136,11 +137,11 @@ class DataSpec(Spec):
     train: str = Field(min_length=1)
     """A .jsonl, .csv or .parquet file, or a hub data set id (`owner/name`, optionally `owner/name:config`)."""
     eval: str | None = None
-    """A file or a hub data set id, as `train`. Without it `eval_examples` rows of `train` are held out."""
+    """A file or a hub data set id, as `train`. Without it, `eval_examples` rows of `train` are held out."""
     test: str | None = None
-    """Rows that only promotion sees; fingerprinted and otherwise left alone."""
+    """Rows for promotion alone. The sweep only fingerprints them and compares them with the other rows."""
     revision: str | None = None
-    """Branch, tag or commit of the hub data sets; a commit where all are of one repository."""
+    """Branch, tag or commit of the hub data sets. A commit needs all of them in one repository."""
     train_split: str = "train"
     """Split of a hub data set that `train` reads."""
     eval_split: str = "validation"
@@ -156,22 +157,23 @@ class DataSpec(Spec):
     messages: str | None = None
     """Column that holds a chat: a list of {role, content}, or of {from, value} as ShareGPT has it."""
     train_on: Literal["last", "all"] = "last"
-    """Which assistant messages of a chat count in the loss: the last one, or all that answer another. last is the
-    default: the evaluation's loss is then about what a whole chat leads to, and any chat template can do it."""
+    """Assistant messages of a chat that count in the loss. last: the last one. all: every one that answers another
+    message. With last, the evaluation loss is that of the final answer after a whole chat, and any chat template
+    works."""
     text: str | None = None
     """Template of plain text; the loss counts every token but the first."""
     max_length: Annotated[int, Field(ge=8, le=MOST)] = 512
     """Tokens per row; longer rows are cut on the right, counted and reported."""
     eval_examples: Positive | None = 200
-    """Rows to evaluate on, the first of `eval`; null takes all."""
-    # Saved configurations that do not name it mean the last rows; `load.read` gives sweep files their default.
+    """Number of rows to evaluate on, the first ones of `eval`; null takes all."""
+    # Saved configurations without hold_out mean the last rows; `load.read` gives sweep files their default.
     hold_out: Literal["drawn", "last"] = Field("last", json_schema_extra={"default": "drawn"})
-    """Which rows of `train` are held out where there is no `eval`: drawn at random, the same ones in every sweep on
-    these rows, or the last ones."""
+    """Rows of `train` to hold out if there is no `eval`. drawn: at random, the same rows in every sweep on this data.
+    last: the last rows."""
     group_by: Annotated[str, Field(min_length=1)] | None = None
     """Column whose equal values mark rows that belong together, such as questions on one document."""
     stratify_by: Annotated[str, Field(min_length=1)] | None = None
-    """Column of labels: of each label, rows are held out in proportion to its share of `train`."""
+    """Column of labels. Each label has the same share of the rows held out as of `train`."""
 
     @model_validator(mode="after")
     def _one_form(self) -> DataSpec:
@@ -206,45 +208,45 @@ class TrainingSpec(Spec):
     gradient_accumulation_steps: Positive = 1
     """Micro-batches per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
-    """Of AdamW, at its highest."""
+    """Highest learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up, over the sweep's steps_per_trial."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the steps in which the learning rate rises linearly from 0. Short: early stopping ranks trials after a
-    few steps, and most of these should have the full rate."""
+    """Share of the steps in which the learning rate rises linearly from 0. The default is short, because early stopping
+    ranks trials after a few steps, and most of these steps should have the full rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient of each adapter to this norm; null does not clip."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations instead of keeping them. auto: only on hosts whose free memory would not hold one of the
-    space's largest trials without it."""
+    """Recompute activations in the backward pass instead of keeping them. auto: only on hosts whose free memory would
+    not hold one of the space's largest trials otherwise."""
     engine: Literal["auto", "flat", "grouped", "peft"] = "auto"
-    """What computes passes; losses differ by rounding alone. flat: without padding, one adapter after the other.
-    grouped: the same, all adapters together, for GPUs. peft: PEFT's own layers, the reference. auto: on a GPU the
-    fastest that its self-test finds right; on a CPU flat where the model allows it, else peft."""
+    """The engine that computes passes; losses differ by rounding alone. flat: without padding, one adapter after the
+    other. grouped: without padding, all adapters together, for GPUs. peft: PEFT's own layers, the reference. auto: on a
+    GPU the fastest engine that the self-test finds right; on a CPU flat if the model allows it, else peft."""
     pass_tokens: Positive | Literal["auto"] = "auto"
-    """The most tokens that trials of a host train on in one pass, but for one trial's own micro-batch. auto: on a GPU
-    what its self-test finds to be enough; elsewhere 4,096."""
+    """The most tokens that trials of a host train on in one pass; a single micro-batch of one trial may have more.
+    auto: on a GPU the number that the self-test finds to be enough; elsewhere 4,096."""
     snapshot_every: Positive | Duration = "5m"
     """Steps, or a duration such as 90s or 5m, after which a trial is saved between its report points."""
     step_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """Toy only: how long one step lasts, for demonstrations and fault tests."""
+    """Toy only: seconds of one step, for demonstrations and fault tests."""
     eval_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Toy only: how long one evaluation lasts."""
+    """Toy only: seconds of one evaluation."""
 
 
 def warmup_steps(warmup_ratio: float, steps: int) -> int:
-    """Steps in which the learning rate rises; the last of them has the full rate, so 1 is no warm-up."""
+    """Returns the number of steps of the warm-up. Its last step has the full rate, so 1 means no warm-up."""
     return math.ceil(warmup_ratio * steps)
 
 
 def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
-    """The learning rate of optimizer step `step` (1 to `steps`).
+    """Returns the learning rate of optimizer step `step` (1 to `steps`).
 
-    Rises linearly over the first warmup_ratio x steps, rounded up, then falls to 0 as `schedule` says, or stays. As
-    transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup (optimization.py, 5.24), but
-    counted so that the first step already moves and the last one still does.
+    The rate rises linearly over the first warmup_ratio x steps, rounded up, then falls towards 0 as `schedule` says, or
+    stays. The formulas are transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup
+    (optimization.py, 5.24), shifted so that neither the first nor the last step has a rate of 0.
     """
     warmup = warmup_steps(training.warmup_ratio, steps)
     if step <= warmup:
@@ -257,39 +259,40 @@ def learning_rate(training: TrainingSpec, step: int, steps: int) -> float:
 
 
 class EvaluationSpec(Spec):
-    """How the answers of trials are scored, beside the loss. It changes nothing that is trained."""
+    """How the answers of trials are scored, beside the loss. Scoring does not change training."""
 
     metrics: Annotated[tuple[str | dict[str, dict[str, Any]], ...], Field(strict=False)] = ()
     """Graders of trainables/grading by name (exact_match, contains, choice, number, regex, json_valid, json_fields,
     math), with options as {number: {tolerance: 0.01}}; or a function of your own, module:function or
-    FILE.py:function, which is given the row and the answer and returns a number, or numbers by name."""
+    FILE.py:function, which takes the row and the answer and returns a number, or numbers by name."""
     when: Literal["last", "every", "best"] = "last"
-    """last: a trial's answers are scored at its last report point, where it is complete. every: at each report point.
-    best: those of the finalists (the 4 best trials by what stops trials, and the default configuration) are scored when
-    the sweep ends, at their best steps, in one batch. The base is scored when the sweep starts."""
+    """last: a trial's answers are scored at its last report point, where the trial is complete. every: at each report
+    point. best: the answers of the finalists (the 4 best trials by what stops trials, and the default configuration)
+    are scored when the sweep ends, at their best steps, in one batch. The base is scored when the sweep starts."""
     examples: Positive | None = None
-    """Rows to answer: the first ones of one random order of the evaluation rows, the same for all trials; all when
-    left out."""
+    """Number of rows to answer, drawn at random from the evaluation rows, the same for all trials; all when left
+    out."""
     max_new_tokens: Positive | None = None
-    """Tokens after which an answer is cut off; when left out, a quarter more than the longest completion has."""
+    """Tokens after which an answer is cut off; when left out, a quarter more than the longest completion has, and at
+    least 8."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """0: the most likely token each time. Above 0 tokens are drawn, with a seed that a row has for all trials."""
+    """0 takes the most likely token each time. Above 0, tokens are drawn; each row has one seed for all trials."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the metrics are named by: each grader or function, and the share of the answers that ended."""
+        """Names of the graders and functions, and answers_ended."""
         entries = [entry if isinstance(entry, str) else "".join(entry) for entry in self.metrics]
         return (*(entry.rpartition(":")[2] for entry in entries), "answers_ended") if entries else ()
 
     def main_among(self, given: Iterable[str]) -> list[str]:
-        """Of metrics that are given, the scores that say most: the first one of a grader, or all of a function's."""
+        """Returns the main scores among the given metrics: a grader's first metric, or all metrics of a function."""
         found, there = [], list(dict.fromkeys(given))
         for main in self.names:
             found += [main] if main in there else [name for name in there if name.startswith(f"{main}_")]
         return found
 
     def scores_by(self, metric: str) -> bool:
-        """Whether a metric is a score of answers, as its name says: a grader's own, or one that begins with it."""
+        """Tells by the name whether a metric scores answers: the name of a grader, or one that begins with it."""
         return any(metric == name or metric.startswith(f"{name}_") for name in self.names)
 
 
@@ -309,20 +312,20 @@ class TrialSpec(Spec):
     """Seed of initialisation, data order and dropout."""
 
     def is_scored_at(self, step: int) -> bool:
-        """Whether answers are scored at a report point of the trial."""
+        """Tells whether answers are scored at the report point `step`."""
         when = self.evaluation.when
         return bool(self.evaluation.metrics) and (when == "every" or (when == "last" and step == self.steps))
 
     @property
     def base_model(self) -> ModelSpec:
-        """`model`, for trainables that cannot do without. Raises ValueError where it is missing."""
+        """`model`, for trainables that need a model. Raises ValueError if `model` is missing."""
         if self.model is None:
             raise ValueError("model.source is missing")
         return self.model
 
     @property
     def data_spec(self) -> DataSpec:
-        """`data`, for trainables that cannot do without. Raises ValueError where it is missing."""
+        """`data`, for trainables that need data. Raises ValueError if `data` is missing."""
         if self.data is None:
             raise ValueError("data is missing")
         return self.data

@@ -1,7 +1,7 @@
 """Loads the frozen base model, and quantises it once per machine.
 
-The cache holds one folder per (source, revision, quantisation, compute type). A file lock lets only one sweep write
-it, and a rename makes it appear complete. The folder of a hub model records the commit, as branches move.
+The cache holds one folder per (source, revision, quantisation, compute type). A file lock lets only one sweep write a
+folder, and a rename makes the folder appear complete. The folder of a hub model records the commit, as branches move.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ORIGIN = "origin.json"
-"""The file in a cached folder that records the commit of the hub model that it was made from."""
+"""The file in a cached folder that records the commit of its hub model."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -45,19 +45,19 @@ class Base:
 
     model: PreTrainedModel
     device: torch.device
-    """Where tokens go in and hidden states and logits come out; of several GPUs the first (`spread`)."""
+    """Device of the input tokens and of the outputs; the first of several GPUs (`spread`)."""
     dtype: torch.dtype
     origin: Origin | None = None
     """None for a local model, and for a hub model whose commit is not known."""
 
     @property
     def hardware(self) -> str:
-        """Returns device and type of the activations, such as "cpu float32". Results on equal ones agree closely."""
+        """Device and type of the activations, such as "cpu float32". Results on equal hardware agree closely."""
         return hardware(self.device, self.dtype)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """Returns every device that it lies on."""
+        """Every device that holds a part of the base."""
         return tuple(dict.fromkeys(parameter.device for parameter in self.model.parameters()))
 
 
@@ -83,7 +83,7 @@ def load(spec: TrialSpec, cache: Path) -> Base:
     model.requires_grad_(False)
     model.eval()
     model.config.use_cache = False
-    # What PEFT writes as base_model_name_or_path: the configured source, never a path inside the cache.
+    # PEFT writes this as base_model_name_or_path: the configured source, never a path inside the cache.
     model.name_or_path = spec.base_model.source
     keep_gradients(model)
     base_checks.refuse_foresight(spec.base_model.source, model)
@@ -126,7 +126,7 @@ def load_tokenizer(spec: TrialSpec, cache: Path) -> PreTrainedTokenizerBase:
     device = devices.first()
     folder, revision = _folder(spec, devices.compute_dtype(spec.quantization, device), cache)
     source = model_source.locate(spec.base_model.source)
-    if source.kind == "folder":  # the one in the cache may be older than an edit
+    if source.kind == "folder":  # the tokenizer in the cache may be older than an edit
         folder = str(source.path)
     tokenizer = _tokenizer(spec, folder, revision=revision)
     if tokenizer.pad_token_id is None:
@@ -146,21 +146,21 @@ def local_tokenizer(spec: TrialSpec) -> PreTrainedTokenizerBase | None:
 
 
 def origin_of(spec: TrialSpec, cache: Path) -> Origin | None:
-    """Returns the `Base.origin` of a base that is not loaded; of files that are not here yet it holds no digest."""
+    """Returns the `Base.origin` of a base without loading it. Files that are not on this machine have no digest."""
     return _origin(spec, *_folder(spec, devices.compute_dtype(spec.quantization, devices.first()), cache))
 
 
 def identity(
     spec: TrialSpec, device: torch.device, dtype: torch.dtype, origin: Origin | None
 ) -> tuple[str, ...] | None:
-    """Returns texts that are equal for bases with equal results; None for a hub model whose commit is not known."""
+    """Returns texts that are equal for bases with equal results; None for a hub model of unknown commit."""
     if origin is None and model_source.locate(spec.base_model.source).kind == "hub":
         return None
     return _key(spec, str(dtype)), hardware(device, dtype), "" if origin is None else origin.commit
 
 
 def is_made(spec: TrialSpec, cache: Path) -> bool:
-    """Tells whether `cache` may hold the quantised base, so that the hub need not be asked for it."""
+    """Tells whether `cache` may hold the quantised base, so that the hub is not needed."""
     if spec.quantization.scheme == "none":
         return False
     asked = spec.quantization.compute_dtype
@@ -169,13 +169,13 @@ def is_made(spec: TrialSpec, cache: Path) -> bool:
 
 
 def weight_digests(folder: Path) -> dict[str, str]:
-    """Returns name of each weight file in a folder -> 64 hex digits over its size and samples of it."""
+    """Returns weight file in a folder -> 64 hex digits over the file's size and samples."""
     paths = model_files.weights(folder)
     return {path.relative_to(folder).as_posix(): model_files.sampled_digest(path) for path in paths}
 
 
 def _device_map(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> dict[str, torch.device] | None:
-    """Returns where the parts of a base lie that is spread over several GPUs; None on one device."""
+    """Returns the GPU of each part of the base; None if the base lies on one device."""
     gpus = devices.gpus()
     if len(gpus) < 2:
         return None
@@ -195,10 +195,10 @@ def keep_gradients(model: PreTrainedModel) -> None:
 
 
 def dequantise(model: PreTrainedModel) -> None:
-    """Puts a plain linear layer in place of each 4-bit one, instead of dequantising it in every pass.
+    """Replaces each 4-bit linear layer with a plain one, so that no pass has to dequantise it.
 
-    The numbers are equal: bitsandbytes computes a training pass with the very same dequantised weights
-    (autograd/_functions.py, matmul_4bit, 0.50.2). Layers that are not quantised are left alone.
+    The numbers stay equal: bitsandbytes computes a training pass with the same dequantised weights
+    (autograd/_functions.py, matmul_4bit, 0.50.2). Layers that are not quantised stay.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit
@@ -234,7 +234,7 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
 
 
 def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str | None]:
-    """Returns the folder or hub id for `from_pretrained`, and the revision. Makes a missing cached folder."""
+    """Returns the folder or hub id for `from_pretrained`, and the revision. Makes a cached folder if needed."""
     model = spec.base_model
     source = model_source.locate(model.source)
     if spec.quantization.scheme == "none" and source.kind != "gguf":
@@ -252,11 +252,11 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
 
 
 def _commit(spec: TrialSpec, source: model_source.Source) -> str | None:
-    """Returns the commit of a hub model's revision, or the revision itself when the commit cannot be read.
+    """Returns the commit of a hub model's revision, or the revision itself if the commit cannot be read.
 
     All files are loaded by this commit, because a branch may move between two downloads. The name of the downloaded
-    folder is the commit (huggingface_hub 2.4, file_download.py, hf_hub_download). Refuses other kinds of models here,
-    since their configuration is now available.
+    folder is the commit (huggingface_hub 2.4, file_download.py, hf_hub_download). Also refuses a model that is no
+    causal language model, since its configuration is on this machine by now.
     """
     revision = spec.base_model.revision
     if source.kind != "hub":

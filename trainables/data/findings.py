@@ -19,25 +19,25 @@ from trainables.errors import DataError
 from trainables.specs import DataSpec
 
 Part = Literal["train", "eval", "test"]
-"""The use of a row. Rows held out of data.train belong to eval."""
+"""The use of a row. Rows held out of data.train are eval."""
 FEW_ROWS = 10
 """With fewer rows, differences between adapters are mostly chance, and promotion passes nothing."""
 _MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
 """Words that programs write for a missing value."""
 _MARKUP = re.compile(r"<[|｜]|</?s>|<\w+_of_turn>|\[/?INST\]|<(bos|eos|pad|unk)>")  # noqa: RUF001
-"""What many models have for special tokens."""
+"""Forms of the special tokens of many models."""
 _CHARACTERS = 4
-"""About so many make a token."""
+"""Characters of a token, roughly."""
 _TEMPLATE = 30
 """Tokens that many chat templates put around a prompt."""
 _MOST_VALUES = 50
-"""What has more different values than this, as most answers do, is not compared."""
+"""A property with more different values is not compared. Most answers have more."""
 _LEAST_GAP = 0.25
-"""The least part of the rows that would need another value for the parts to be alike."""
+"""The least share of rows that would need another value to make two parts alike; below it there is no warning."""
 _CHANCE = 1e-6
-"""The chance to find parts of one kind unlike each other."""
+"""The chance of a false warning: two parts drawn alike that look different."""
 _LEAST_EXPECTED = 5
-"""Values that are rarer in the smaller part are taken together: else the chi-square distribution does not hold."""
+"""Values expected less often in the smaller part count together, or the chi-square distribution would not hold."""
 _OWN_TEMPLATE = "change the template in a copy of the model, or write the whole text with data.text"
 
 
@@ -60,19 +60,19 @@ class Tally:
 
     rows: int = 0
     characters: int = 0
-    """Characters of all rows, without what a chat template puts around them."""
+    """Characters of all rows, without those of a chat template."""
     empty: Count = field(default_factory=Count)
     """Rows with an empty answer."""
     missing: Count = field(default_factory=Count)
     """Rows whose answer is a word for a missing value."""
     word: str = ""
-    """The first such word."""
+    """The first word for a missing value."""
     repeated: Count = field(default_factory=Count)
     """Rows that are equal to an earlier row of this part."""
     trained_on: Count = field(default_factory=Count)
     """Rows of eval or test that are also in train."""
     chosen_on: Count = field(default_factory=Count)
-    """Rows of test that are also in eval."""
+    """Rows of test that are also in eval and not in train."""
     unlearnt: Count = field(default_factory=Count)
     """Chats with answers that do not count in the loss."""
     unanswered: Count = field(default_factory=Count)
@@ -80,29 +80,29 @@ class Tally:
     cut_away: Count = field(default_factory=Count)
     """Rows left out because data.max_length cuts off all their labels."""
     shortened: Count = field(default_factory=Count)
-    """Rows with an answer of which the chat template leaves out part."""
+    """Rows with an answer that the chat template shortens."""
     unserved: Count = field(default_factory=Count)
-    """Rows with an answer that is learnt behind another text than the one that stands before it in use."""
+    """Rows with an answer whose prompt in training differs from the prompt of the served model."""
     special: Count = field(default_factory=Count)
-    """Rows that hold a special token of the model, written out."""
+    """Rows whose text holds a special token of the model."""
     token: str = ""
-    """The first such token."""
+    """The first special token found in a row."""
     groups: set[str] = field(default_factory=set)
     """Groups of the rows by data.group_by."""
     of_trained: Count = field(default_factory=Count)
-    """Rows of eval or test of whose group train has rows."""
+    """Rows of eval or test whose group also has rows in train."""
     compared: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """Property of rows, such as "completions" -> value -> rows without their copies; the first values only."""
+    """Property of rows, such as "completions" -> value -> number of different rows. Holds only the first values."""
     split_tokens: Count = field(default_factory=Count)
     """Rows whose completion begins inside a token, without a chat template."""
     left_out: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    """Part of a chat, such as "system messages" -> rows in which the chat template leaves it out."""
+    """Part of a chat, such as "system messages" -> rows whose chat template leaves the part out."""
     beside: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    """Column beside a chat, such as "tools" -> rows that have it."""
+    """Column beside a chat, such as "tools" -> rows with this column."""
 
 
 class Findings:
-    """Counts rows as they are read. Add the rows of train first, since the others are compared with them."""
+    """Counts rows as they are read. Add the rows of train first: eval and test are compared with them."""
 
     def __init__(self, data: DataSpec) -> None:
         self._data = data
@@ -134,7 +134,7 @@ class Findings:
         self._compare(part, content, place)
 
     def _compare(self, part: Part, content: _Content, place: str) -> None:
-        """Compares a row with those before it."""
+        """Compares a row with earlier rows of its part, of train and of eval."""
         tally = self.parts[part]
         if content.group:
             tally.groups.add(content.group)
@@ -163,7 +163,7 @@ class Findings:
 
     @property
     def row_tokens(self) -> float | None:
-        """Mean tokens of a row to train on, by its characters; None where no row was added."""
+        """Mean tokens of a row to train on, estimated from characters; None if no row was added."""
         train = self.parts["train"]
         if not train.rows:
             return None
@@ -171,15 +171,15 @@ class Findings:
 
     @property
     def are_doubtful(self) -> bool:
-        """Whether a row may hold a special token, or max_length may leave no answer: the tokens tell."""
+        """Whether a row may hold a special token, or max_length may cut off every answer. Only tokens tell."""
         shortest = (self._shortest_prompt or 0) / _CHARACTERS + _TEMPLATE
         cuts_all = shortest >= self._data.max_length
         return self._may_be_marked or cuts_all
 
     def problems(self) -> list[str]:
-        """Lists what makes every result worthless.
+        """Lists the faults that make every result worthless.
 
-        All answers are empty, or the chat template shortens all of them, or all evaluation rows are trained on.
+        All answers are empty, or the chat template shortens all of them, or all eval or test rows are trained on.
         """
         problems = []
         field, answers = _answers(self._data)
@@ -202,7 +202,7 @@ class Findings:
         return problems
 
     def warnings(self) -> list[str]:
-        """Lists what is doubtful but may be intended, one line each."""
+        """Lists doubtful findings that may be intended, one line each."""
         return [line for part in self.parts for line in self._warnings(part)]
 
     def _warnings(self, part: Part) -> list[str]:
@@ -267,7 +267,7 @@ class Findings:
         ]
 
     def _of_chats(self, part: Part) -> list[str]:
-        """Lists what of chats is not learnt, or not read."""
+        """Lists the parts of chats that are not learnt, or not read."""
         tally, name = self.parts[part], self._name(part)
         warnings = []
         if part == "train" and tally.unlearnt.rows:
@@ -288,7 +288,7 @@ class Findings:
         return warnings
 
     def _of_template(self, part: Part) -> list[str]:
-        """Lists what the chat template does to the answers."""
+        """Lists the changes that the chat template, or the tokenizer, makes to the rows."""
         tally, name = self.parts[part], self._name(part)
         _, answers = _answers(self._data)
         warnings = []
@@ -339,7 +339,7 @@ class Findings:
         return part == "eval" and self._data.eval is None
 
     def _of_repeated(self, part: Part) -> str:
-        """What repeated rows mean."""
+        """Returns the consequence of repeated rows."""
         if part == "train":
             return "each is trained on that often"
         if self._data.group_by is None:
@@ -347,14 +347,14 @@ class Findings:
         return "each weighs in the mean; intervals count a group once"
 
     def _way_out(self, part: Part) -> str:
-        """What to do about evaluation rows that are trained on."""
+        """Returns the way out for evaluation rows that are trained on."""
         if self._is_held_out(part) and self._data.group_by is None:
             return "data.group_by keeps the rows with the same value of a column on one side"
         return "take them out of one of the two"
 
 
 class _Content(NamedTuple):
-    """The content of a row, as far as it is counted."""
+    """The properties of a row that are counted."""
 
     key: int
     """Equal for equal rows."""
@@ -362,15 +362,15 @@ class _Content(NamedTuple):
     missing: str | None
     group: str
     prompt: int
-    """Characters before the answer that is learnt first."""
+    """Characters before the first learnt answer."""
     characters: int
     """Characters of the whole row."""
     compared: dict[str, str]
-    """Property -> its value; see `Tally.compared`."""
+    """Property -> value; see `Tally.compared`."""
     may_be_marked: bool
     is_partly_learnt: bool = False
     is_unanswered: bool = False
-    """Whether it is a chat that goes on after its last answer."""
+    """Whether the row is a chat with messages after the last answer."""
 
 
 def _reader(data: DataSpec) -> Callable[[Row], _Content]:
@@ -439,14 +439,15 @@ def _answers(data: DataSpec) -> tuple[str, str]:
 
 
 def difference(what: str, rows: Counter[str], train: Counter[str], independent: float) -> str:
-    """Returns how a property of the rows differs from that of those to train on; "" unless much and beyond chance.
+    """Describes how a property differs between `rows` and the rows to train on; "" if little, or by chance.
 
-    By Pearson's chi-square test of homogeneity.
+    Uses Pearson's chi-square test of homogeneity.
 
     Args:
         what: the property, such as "completions".
-        rows: value -> rows that have it.
-        independent: independent units for each row; below 1 where rows belong together.
+        rows: value -> number of rows.
+        train: the same for the rows to train on.
+        independent: independent units per row; below 1 where rows belong together.
     """
     both, own, others = rows + train, rows.total(), train.total()
     if len(both) > _MOST_VALUES or not own or not others:

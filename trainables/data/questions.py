@@ -1,7 +1,7 @@
-"""Says which evaluation rows are answered, and with what: prompts as tokens, expected answers, labels to choose from.
+"""Makes the questions of evaluation rows: prompts as tokens, expected answers, and labels to choose from.
 
-A prompt is exactly the tokens before the answer in training, and the expected answer is the text of the tokens that are
-learnt behind it: generated tokens are compared like with like.
+A prompt is exactly the tokens before the answer in training. The expected answer is the text of the learnt tokens after
+the prompt, so that generated tokens are compared like with like.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LOOKED_ROWS = 20_000
 """The most rows of data.train whose answers `check` looks at for labels."""
 LOOKED_ANSWERS = 200
-"""The most rows of a file of which `check` looks whether any answer could be right."""
+"""The most rows of a file for which `check` tests whether any answer could be right."""
 _NAME = "questions"
 _LEAST_TOKENS = 8
 _NO_ANSWERS = "evaluation.metrics: rows of data.text have no answers to score: give prompt and completion, or messages"
@@ -42,33 +42,34 @@ class Question(Spec):
     """An evaluation row to answer."""
 
     row: int
-    """Its place among the evaluation rows."""
+    """Place of the row among the evaluation rows."""
     place: str
-    """As `Placed.place`."""
+    """See `Placed.place`."""
     ids: tuple[int, ...]
     """The prompt: the tokens before the answer, as in training."""
     prompt: str
-    """What is asked, for people: without a chat template."""
+    """The question for people, without a chat template."""
     expected: str
     label: str | None = None
-    """The row's own label, as the data write it; None where no labels are ranked."""
+    """The row's own label as written in the data; None if no labels are given."""
     columns: dict[str, Any]
     """The columns of the row that JSON can hold."""
     shared: int
-    """How many first tokens of `ids` the row has with every label: a label can change the last tokens of a prompt."""
+    """Number of first tokens of `ids` that stay the same with every label. A label can change the last tokens of a
+    prompt."""
     labels: tuple[tuple[int, ...], ...] = ()
-    """For each label the tokens after the first `shared` ones, with the end token; empty where no labels are ranked."""
+    """For each label, the tokens after the first `shared` ones, with the end token; empty if no labels are ranked."""
 
 
 class Questions(Spec):
-    """The rows to answer, and what they have in common."""
+    """The questions of a sweep, and the settings that they share."""
 
     rows: tuple[Question, ...]
     """In the order of the evaluation rows."""
     labels: tuple[str, ...]
-    """The labels to rank; empty where none are ranked."""
+    """The labels to rank; empty if none are ranked."""
     ends: tuple[int, ...]
-    """The tokens that end an answer: those in which whole rows end, and the tokenizer's own end token."""
+    """The tokens that end an answer: the special tokens at the end of whole rows, and the tokenizer's end token."""
     most: int
     """The most tokens of an answer."""
 
@@ -79,12 +80,12 @@ class Questions(Spec):
 
     @property
     def longest_answer(self) -> int:
-        """The most tokens of an answer, or of a label."""
+        """The most tokens of a generated answer or a label."""
         return max([self.most, *(len(label) for each in self.rows for label in each.labels)])
 
 
 def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
-    """Lists why answers to the rows of local files cannot be scored. Uses no network and no torch."""
+    """Lists reasons why answers to the rows of local files cannot be scored. Uses no network and no torch."""
     if data.text is not None:
         return [_NO_ANSWERS]
     problems: list[str] = []
@@ -113,7 +114,7 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
 def prepare(
     data: DataSpec, how: EvaluationSpec, graders: Sequence[Grader], tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> Prepared:
-    """Prepares the rows as `dataset.prepare` does, and puts the questions beside them where there are graders.
+    """Prepares the rows as `dataset.prepare` does, and adds the questions if there are graders.
 
     Raises:
         DataError: as `dataset.prepare`, or the answers to the rows cannot be scored.
@@ -138,7 +139,7 @@ def prepare(
 
 
 def read(payload: bytes) -> Questions | None:
-    """Reads the questions from the bytes of `prepare`; None where there are none."""
+    """Reads the questions from the bytes of `prepare`; None if there are none."""
     from safetensors.numpy import load
 
     arrays = load(payload)
@@ -155,13 +156,14 @@ def ask(
 ) -> Questions:
     """Makes the questions of evaluation rows.
 
-    A row whose last answer begins beyond data.max_length, kept for an earlier one under data.train_on: all, is none.
+    A row gives no question if its last answer begins beyond data.max_length. With data.train_on: all, `dataset` may
+    keep such a row for an earlier answer.
 
     Args:
-        rows: all rows of the split, those that `dataset` leaves out too.
-        labels: those to rank.
+        rows: all rows of the split, including rows that `dataset` leaves out.
+        labels: the labels to rank.
         most: see `Questions.most`; None for a quarter more than the longest answer of the rows has, and at least 8.
-        examples: how many rows are chosen, the first ones of one random order; None takes all.
+        examples: number of rows to choose, the first ones of one random order; None takes all.
 
     Raises:
         DataError: there is no row to answer, or one lacks a column, or no answer to it could be scored.
@@ -183,12 +185,12 @@ class _Kept(NamedTuple):
     """A row that `dataset` keeps."""
 
     place: int
-    """Among the rows of the split."""
+    """Place among the kept rows of the split."""
     found: Placed
     ids: list[int]
-    """Not cut."""
+    """All tokens of the row, not cut at data.max_length."""
     start: int
-    """Where its last answer starts."""
+    """Place of the first token of the last answer."""
 
 
 def _kept(renderer: Renderer, rows: Iterable[Placed]) -> Iterator[_Kept]:
@@ -249,7 +251,8 @@ def _absent(graders: Sequence[Grader], present: Mapping[str, object], source: st
 
 
 def _counted_labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Placed], source: str) -> Counter[str]:
-    """Counts the rows of each label; empty where no grader takes labels. Raises `DataError` for a row without one."""
+    """Counts the rows of each label; empty if no grader takes labels. Raises `DataError` for a row with a blank label.
+    """
     counts: Counter[str] = Counter()
     if any(isinstance(grader, Choice) for grader in graders):
         for place, row, _ in rows:
@@ -263,7 +266,7 @@ def _counted_labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Pl
 
 
 def rare_labels(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
-    """A line with the labels of a local data.train that stand in one row or differ in case only, if there are any."""
+    """Returns a line with the labels of a local data.train that stand in only one row, or differ only in case."""
     if not sources.is_local(data.train) or row_files.is_large_array(Path(data.train)):
         return []
     try:
@@ -286,6 +289,6 @@ def rare_labels(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
 
 
 def _completions(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Row]) -> set[str]:
-    """Returns the answers of the rows, which are labels; empty where no grader takes labels."""
+    """Returns the different answers of the rows, which are labels; empty if no grader takes labels."""
     has_labels = any(isinstance(grader, Choice) for grader in graders)
     return {templates.answer(data, row) for row in rows} if has_labels else set()

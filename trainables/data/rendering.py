@@ -1,9 +1,9 @@
-"""Turns rows into text, and text into tokens with a mark on those to learn.
+"""Turns rows into text, and text into tokens with a mark on the tokens to learn.
 
-A chat model's template is put around prompt and answer. For a tokenizer without a chat template the text is the prompt,
-the completion and the end token. The answer starts at the first token in which the whole text differs from the prompt
-alone. So a token that holds the end of the prompt and the start of the answer is learnt, and also what the template
-writes between the two, such as an empty chain of thought.
+The chat template of a model goes around prompt and answer. For a tokenizer without a chat template the text is the
+prompt, the completion and the end token. The answer starts at the first token in which the whole text differs from the
+prompt alone. So the learnt tokens include a token that holds both the end of the prompt and the start of the answer,
+and any text that the template writes between the two, such as an empty chain of thought.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # The templates of Llama 3.2, Mistral Small 3 and others write today's date. The same rows must give the same tokens on
-# every day, so they write this date, the default of Llama's template.
+# every day, so templates write this date instead, the default of Llama's template.
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-"""The keys of an answer under which data sets and chat templates keep its reasoning; transformers 5.24 gives a template
-the first two from any of the three."""
+"""The keys under which data sets and chat templates keep the reasoning of an answer. transformers 5.24 fills the first
+two for a template from any of the three."""
 _REASONED = "</think>"
 _SAID = "said"
 _MARKUP = re.compile(r"<[|｜][^<>\s]*[|｜]>|\[/?[A-Z_]+\]")  # noqa: RUF001
-"""Bounds of turns that are no special tokens: Llama 2's [INST], DeepSeek's <｜User｜>."""  # noqa: RUF001
+"""Markup of turns that consists of no special tokens: Llama 2's [INST], DeepSeek's <｜User｜>."""  # noqa: RUF001
 _NO_SYSTEM = "this model has no system message: write the text at the start of data.prompt"
 
 
@@ -46,22 +46,22 @@ class Text(NamedTuple):
     is_shortened: bool = False
     """Whether the chat template leaves out part of the answer."""
     earlier: tuple[Text, ...] = ()
-    """Each earlier answer that is learnt too, up to its end; each such whole is a beginning of `whole`."""
+    """The text up to the end of each earlier answer that is learnt too. Each of these texts begins `whole`."""
     left_out: tuple[str, ...] = ()
-    """The other parts of the chat that the chat template leaves out, such as "system messages"."""
+    """Other parts of the chat that the chat template leaves out, such as "system messages"."""
     special: str = ""
-    """The first special token of the tokenizer, or of the chat template, that stands in the row itself."""
+    """The first special token of the tokenizer, or markup of the chat template, in the row itself."""
     learnt: str = ""
-    """What is learnt, as the data have it: without what a chat template writes around it."""
+    """The learnt text as it stands in the data, without the text of the chat template."""
 
     @property
     def loses_words(self) -> bool:
-        """Tells whether part of an answer that is learnt is left out."""
+        """Whether the chat template leaves out part of a learnt answer."""
         return self.is_shortened or any(each.is_shortened for each in self.earlier)
 
     @property
     def follows_its_prompt(self) -> bool:
-        """Tells whether each answer is learnt behind the text that stands before an answer when the model is served."""
+        """Whether each answer is learnt behind the prompt that the served model would get."""
         return all(each.whole.startswith(each.prompt.rstrip()) for each in (self, *self.earlier))
 
 
@@ -72,7 +72,7 @@ class Encoded(NamedTuple):
     labelled: bytearray
     """One byte per token: 1 if it counts in the loss, else 0. The first token never counts."""
     splits_a_token: bool = False
-    """Whether prompt and completion, without a chat template around them, meet inside a token."""
+    """Whether prompt and completion meet inside a token; never with a chat template."""
 
 
 class Renderer:
@@ -90,7 +90,7 @@ class Renderer:
         written = self._markup() if self._is_chat else ""
         behind = written.rpartition(_SAID)[2]
         self._own_ends = tuple(end for end in self._ends if end == tokenizer.eos_token or end in behind)
-        # What a template of the sweep file holds is meant where no chat template is put around it.
+        # Without a chat template, special tokens in the templates of the sweep file are intended.
         meant = "" if self._is_chat else f"{data.prompt}{data.completion}"
         marks = {mark for mark in special.union(_MARKUP.findall(written)) if mark not in meant}
         self._special = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
@@ -102,7 +102,7 @@ class Renderer:
             )
 
     def text(self, row: templates.Row, answer: str | None = None) -> Text:
-        """Returns the text of one row, with another answer than its own if one is given.
+        """Returns the text of one row, with `answer` in place of the row's own answer if given.
 
         Raises:
             DataError: a value is missing, or the chat template refuses the row.
@@ -141,7 +141,8 @@ class Renderer:
         return encoded
 
     def _earlier_spans(self, texts: Sequence[Text], wholes: Sequence[list[int]]) -> list[list[tuple[int, int]]]:
-        """Returns the first and the last + 1 token of each earlier answer, for each text, up to data.max_length."""
+        """Returns, for each text, the first token and the last token + 1 of each earlier answer up to data.max_length.
+        """
         spans: list[list[tuple[int, int]]] = [[] for _ in texts]
         due = [place for place, text in enumerate(texts) if text.earlier]
         # Goes through the first answers of all texts, then the second ones, and drops a text once the rest is cut off.
@@ -159,7 +160,7 @@ class Renderer:
         return spans
 
     def _chat(self, messages: list[templates.Message]) -> Text:
-        """Returns the text of a chat and its earlier answers, if data.train_on is all."""
+        """Returns the text of a chat, with its earlier answers if data.train_on is all."""
         special = self._first_special([message["content"] for message in messages])
         for message in messages:
             if message["role"] == "assistant":
@@ -175,7 +176,7 @@ class Renderer:
             raise DataError(f"the model's chat template refuses the row: {error}{hint}") from error
 
     def _answer(self, messages: list[templates.Message]) -> Text:
-        """Renders the chat without its last message, as the prompt, and the chat up to the end of its last turn."""
+        """Renders the prompt, which is the chat without its last message, and the chat to the end of its last turn."""
         prompt = self._apply(messages[:-1], add_generation_prompt=True)
         whole = self._ended(self._apply(messages, add_generation_prompt=False))
         is_whole = _holds(whole, messages[-1]["content"]) and not self._ignores(messages, [len(messages)], "tool_calls")
@@ -184,7 +185,7 @@ class Renderer:
     def _left_out(self, messages: list[templates.Message], text: Text) -> tuple[str, ...]:
         """Names the parts that the chat template leaves out, except those of `Text.is_shortened`.
 
-        Earlier reasoning is none of them where it is not learnt: templates drop it when the model is served, too.
+        Earlier reasoning that is not learnt does not count: templates also drop it when the model is served.
         """
         counted, found = self._counted(messages), []
         for number, message in enumerate(messages, 1):
@@ -193,7 +194,7 @@ class Renderer:
                     found.append(f"{message['role']} messages")
             elif number in counted and self._ignores(messages[:number], [number], *_REASONING):
                 found.append(" and ".join(key for key in _REASONING if message.get(key)))
-        # All at once: one by one takes time that grows with the square of the number of answers.
+        # All earlier answers at once: one by one, the time would grow with the square of their number.
         answers = [number for number, message in enumerate(messages, 1) if message["role"] == "assistant"]
         earlier = [number for number in answers if number not in counted]
         if self._ignores(messages, earlier, "tool_calls"):
@@ -201,11 +202,11 @@ class Renderer:
         return tuple(dict.fromkeys(found))
 
     def _counted(self, messages: list[templates.Message]) -> list[int]:
-        """Returns the numbers of the answers that are learnt; that of the first message is 1."""
+        """Returns the message numbers, from 1, of the learnt answers."""
         return templates.answers(messages) if self.data.train_on == "all" else [len(messages)]
 
     def _ignores(self, messages: list[templates.Message], numbers: Sequence[int], *keys: str) -> bool:
-        """Tells whether the chat template writes the same without some keys of some messages, if any has one."""
+        """Tells whether the chat template ignores `keys` of some messages. False if no message has one of the keys."""
         if not any(messages[number - 1].get(key) for number in numbers for key in keys):
             return False
         changed = list(messages)
@@ -215,11 +216,11 @@ class Renderer:
             return self._apply(changed, add_generation_prompt=False) == self._apply(
                 messages, add_generation_prompt=False
             )
-        except _refusals():  # so it reads a key
+        except _refusals():  # so the template reads a key
             return False
 
     def _earlier(self, messages: list[templates.Message], whole: str) -> tuple[Text, ...]:
-        """Returns the text of each answer but the last. Raises `DataError` if later messages change it."""
+        """Returns the text up to each answer but the last. Raises `DataError` if later messages change the text."""
         texts = []
         for number in templates.answers(messages)[:-1]:
             answer = self._answer(messages[:number])
@@ -233,7 +234,8 @@ class Renderer:
         return tuple(texts)
 
     def _markup(self) -> str:
-        """Returns what the chat template writes around a question and an answer; nothing where it refuses the two."""
+        """Renders a question and an answer, to show the markup of the chat template; "" if the template refuses them.
+        """
         try:
             return self._apply([_message("user", _SAID), _message("assistant", _SAID)], add_generation_prompt=False)
         except _refusals():
@@ -243,7 +245,7 @@ class Renderer:
         return next((found[0] for text in texts if (found := self._special.search(text))), "")
 
     def _without_end(self, answer: str) -> str:
-        """Leaves out the end tokens that an answer ends in: one is put behind it."""
+        """Removes the end tokens from the end of an answer, since one is added behind each answer."""
         while (ended := answer.rstrip()).endswith(self._own_ends):
             answer = next(ended.removesuffix(end) for end in self._own_ends if ended.endswith(end))
         return answer
@@ -287,18 +289,18 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def after_reasoning(text: str) -> str:
-    """Returns an answer without the reasoning, often an empty one, that chat templates write before it."""
+    """Returns an answer without the reasoning before it, which may be empty."""
     return text.rpartition(_REASONED)[2].lstrip() if _REASONED in text else text
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, last: Iterable[int]) -> set[int]:
-    """Returns those of the `last` tokens of whole rows that end an answer: special ones, and the end token."""
+    """Returns the tokens among `last`, the last tokens of whole rows, that are special or the tokenizer's end token."""
     special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
     return set(last) & {*special, tokenizer.eos_token_id}
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns 16 hex digits over all that decides the tokens: vocabulary, rules, chat template, library versions."""
+    """Returns 16 hex digits over everything that decides tokens: vocabulary, rules, chat template, library versions."""
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         # The settings of the last call; the next call sets its own.
@@ -315,7 +317,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns the chat template that is used where none is named. Raises `DataError` when there is no such one."""
+    """Returns the default chat template. Raises `DataError` if the tokenizer has several and none is the default."""
     try:
         return str(tokenizer.get_chat_template())
     except ValueError:
@@ -329,7 +331,8 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def _with_fixed_date(template: str) -> str:
     """Returns the chat template with a fixed date.
 
-    transformers 5.24 gives templates a function strftime_now that no caller can replace; a macro of its name hides it.
+    transformers 5.24 gives templates a function strftime_now that no caller can replace. A macro of the same name hides
+    the function.
     """
     if "strftime_now" not in template:
         return template
@@ -341,13 +344,13 @@ def _refusals() -> tuple[type[Exception], ...]:
     """Returns the errors of chat templates."""
     from jinja2 import TemplateError
 
-    # Templates raise the first one for roles that do not alternate or a system message that they do not take; the
-    # others come from their expressions.
+    # Templates raise TemplateError for roles that do not alternate, or for a system message that they do not take. The
+    # other errors come from expressions of a template.
     return TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError
 
 
 def _said(message: templates.Message, whole: str) -> str:
-    """Returns what an answer says in a chat whose text is `whole`: reasoning that is left out there is no part."""
+    """Returns reasoning, content and tool calls of an answer, without reasoning that is missing in `whole`."""
     reasoning = next((str(message[key]) for key in _REASONING if message.get(key)), "")
     calls = json.dumps(message["tool_calls"], default=str) if message.get("tool_calls") else ""
     return f"{reasoning if _holds(whole, reasoning) else ''}{message['content']}{calls}"
@@ -358,7 +361,7 @@ def _message(role: str, content: str) -> templates.Message:
 
 
 def _holds(whole: str, content: str) -> bool:
-    """Tells whether a text holds all of a message. Templates may set its parts apart with other white space."""
+    """Tells whether a text holds all of a message, whatever white space a template puts between its parts."""
     return content.strip() in whole or "".join(content.split()) in "".join(whole.split())
 
 
@@ -371,7 +374,7 @@ def _labelled(length: int, spans: Sequence[tuple[int, int]]) -> bytearray:
 
 
 def _shared(prompt: list[int], whole: list[int]) -> int:
-    """Returns how many tokens at the start are equal."""
+    """Counts the equal tokens at the start."""
     if whole[: len(prompt)] == prompt:
         return len(prompt)
     pairs = enumerate(zip(prompt, whole, strict=False))

@@ -26,13 +26,13 @@ SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
-"""The most rows that `check` counts to see whether some are left to train on beside those held out."""
+"""The most rows that `check` counts to see whether rows are left to train on."""
 Group = int | str
-"""What rows share that belong together; the number of a row that stands alone."""
+"""The value of data.group_by; the number of the row without data.group_by."""
 _MOST_IN_LARGE = 0.1
-"""The part of the rows that may be in groups too large to be held out."""
+"""The largest share of rows that may be in groups too large to be held out."""
 OTHER_TASK = "; leave data.test out with data.test=null if its rows are not of this task"
-"""The end of the last problem that is told of the rows of `data.test`."""
+"""Ends the last problem about the rows of `data.test`."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
@@ -103,7 +103,7 @@ def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> I
     """Reads the rows of one split, in order, with their places. Values of a CSV file are strings.
 
     Args:
-        every_column: whether to read those columns of Parquet files and hub data sets too that no template names.
+        every_column: whether to read also the columns of Parquet files and hub data sets that no template names.
 
     Raises:
         DataError: the file or data set is missing or cannot be read; names the file and the line.
@@ -114,10 +114,10 @@ def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> I
 
 
 def divided(data: DataSpec, *, every_column: bool = False) -> tuple[Iterator[Placed], Iterator[Placed]]:
-    """Reads the rows to train on and those to evaluate on.
+    """Reads the rows to train on and the rows to evaluate on.
 
     Args:
-        every_column: as in `placed`, for the rows to evaluate on alone.
+        every_column: see `placed`; for the rows to evaluate on alone.
 
     Raises:
         DataError: as `placed` and `held_out`.
@@ -126,7 +126,7 @@ def divided(data: DataSpec, *, every_column: bool = False) -> tuple[Iterator[Pla
     if data.eval is not None:
         return train, islice(placed(data, "eval", every_column=every_column), data.eval_examples)
     are_held = held_out(data, read(data, "train"))
-    # Reads the file once more: the rows of one part need not be in memory while the other is read.
+    # Reads the file twice, so that the rows of neither part need to be in memory.
     held = compress(placed(data, "train", every_column=every_column), are_held)
     return compress(train, map(not_, are_held)), held
 
@@ -134,13 +134,13 @@ def divided(data: DataSpec, *, every_column: bool = False) -> tuple[Iterator[Pla
 def fingerprint(data: DataSpec) -> dict[str, str]:
     """Identifies the rows and their templates: split -> content hash or hub revision, and "form" -> hash of the fields.
 
-    Paths are not part of it, so equal files give equal fingerprints. A split that is not given has no entry. Raises
-    `DataError` when a file cannot be read.
+    Paths do not count, so equal files give equal fingerprints. A split that is not given has no entry. Raises
+    `DataError` if a file cannot be read.
     """
     contents: dict[str, str] = {split: _content(data, split) for split in SPLITS if getattr(data, split) is not None}
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
     form = {field: getattr(data, field) for field in fields}
-    # Only where they are set: keeps the fingerprints of sweeps from before these fields existed.
+    # Only fields that are set count, which keeps the fingerprints of sweeps from before these fields existed.
     if data.train_on != "last":
         form["train_on"] = data.train_on
     if data.eval is None and data.hold_out != "last":
@@ -186,15 +186,15 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
 
 
 def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
-    """Tells of each row of data.train whether it is held out: whole groups, until they have `eval_examples` rows.
+    """Tells for each row of data.train whether it is held out. Holds out whole groups, until `eval_examples` rows.
 
-    The draw follows from the order of the groups and, with data.stratify_by, from their labels alone: sweeps on the
-    same rows have the same split. A group has the label of its first row. Groups of more than `eval_examples` rows are
-    not held out.
+    The order of the groups, and with data.stratify_by their labels, alone decide the draw, so sweeps on the same rows
+    have the same split. A group has the label of its first row. Groups of more than `eval_examples` rows are not held
+    out.
 
     Raises:
-        DataError: nothing would be left to train on, or large groups hold more than a tenth of the rows: rows like
-            theirs would be missing from each evaluation.
+        DataError: no row would be left to train on; or such large groups hold more than a tenth of the rows, so that no
+            evaluation would have rows like theirs.
     """
     column, most = data.group_by, data.eval_examples or 0
     groups: list[Group] = []
@@ -205,7 +205,7 @@ def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
     if 0 < len(groups) <= most:
         raise DataError(too_few_to_hold_out(data, len(groups)))
     sizes, drawing = Counter(groups), random.Random(0)
-    drawn = {group: drawing.random() for group in sizes}  # each its own number: rows that are added change few of them
+    drawn = {group: drawing.random() for group in sizes}  # a number per group, so added rows change little of the draw
     held, rows_held = set(), 0
     in_large = sum(size for size in sizes.values() if size > most)
     if in_large > _MOST_IN_LARGE * len(groups):
@@ -225,7 +225,7 @@ def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
 
 
 def _in_proportion(groups: Sequence[Group], labels: Mapping[Group, str | None]) -> list[Group]:
-    """Orders groups so that each first part of them has the labels in their shares. Equal labels stay in order."""
+    """Orders groups so that every beginning of the list has the labels in proportion. Equal labels stay in order."""
     totals, seen = Counter(labels[group] for group in groups), Counter[str | None]()
     places = {}
     for group in groups:
@@ -235,7 +235,7 @@ def _in_proportion(groups: Sequence[Group], labels: Mapping[Group, str | None]) 
 
 
 def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
-    """Returns the problem of a data.train with no more rows than are held out for evaluation."""
+    """Returns the message about a data.train whose rows would all be held out for evaluation."""
     return (
         f"data.eval_examples: {data.eval_examples} rows are held out of data.train, which has {rows}: "
         "lower data.eval_examples, or give data.eval"
@@ -264,7 +264,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _shared_problems(data: DataSpec) -> list[str]:
-    """Lists the splits that hold the same rows as data.train, which must not be evaluated on."""
+    """Lists problems of splits with the same rows as data.train: trained rows must not be evaluated."""
     problems, way_out = [], "give rows that are not trained on, or leave it out"
     others: tuple[SplitName, ...] = ("eval", "test")
     for split in others:

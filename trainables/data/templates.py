@@ -1,7 +1,7 @@
 """Fills templates from the columns of a row, and reads chats from one column, as a `DataSpec` says.
 
 A template is text with {column} in it. Attributes, indices, conversions and formats are refused, so that a sweep file
-cannot reach into objects and every mistake gets a clear message. {{ and }} stand for braces of the text itself.
+cannot reach into objects and every mistake gets a clear message. {{ and }} stand for literal braces.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Placed(NamedTuple):
     """A row and its place in the file."""
 
     place: str
-    """Such as "line 7", or "row 7" if the rows of the file are not lines."""
+    """For example "line 7", or "row 7" if the rows of the file are not lines."""
     row: Row
     size: int
-    """About how many bytes it takes in its file; 0 for a hub data set."""
+    """Approximate bytes of the row in its file; 0 for a hub data set."""
 
 
 Message = dict[str, Any]
@@ -41,9 +41,9 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {
 """The value of "from" in a {from, value} message -> the role in a {role, content} message."""
 TEMPLATES = ("prompt", "completion", "text")
 UNREAD_COLUMNS = ("system", "tools")
-"""Columns that other trainers read beside a chat, and this one does not."""
+"""Columns beside a chat that other trainers read and this project does not."""
 SOURCE_COLUMN = "source"
-"""Column that says where a row comes from: its values in evaluation rows are compared with those in training rows."""
+"""Column that names the origin of a row. The origins of evaluation rows are compared with those of training rows."""
 _NO_PAIR = "data.prompt=null data.completion=null"
 _BRACES = "write {{ and }} for braces of the text itself"
 
@@ -56,7 +56,7 @@ class Template:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Returns the columns that it names, each once, in order of appearance."""
+        """The columns in the template, each once, in order of appearance."""
         return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
 
     def fill(self, row: Row) -> str:
@@ -85,7 +85,7 @@ def parse(field: str, template: str) -> Template:
 
 
 def parse_all(data: DataSpec) -> dict[str, Template]:
-    """Parses those of prompt, completion and text that `data` sets, by field. Raises `DataError`."""
+    """Returns field -> template for those of prompt, completion and text that `data` sets. Raises `DataError`."""
     return {field: parse(field, template) for field, template in _given(data).items()}
 
 
@@ -131,7 +131,7 @@ def absent(data: DataSpec, present: Row, source: str) -> list[str]:
 
 
 def group(data: DataSpec, row: Row) -> str:
-    """Returns what the rows of one group have in common, an empty text without data.group_by. Raises `DataError`."""
+    """Returns the group of a row, "" without data.group_by. Raises `DataError`."""
     if data.group_by is None:
         return ""
     found = value(row, data.group_by)
@@ -164,7 +164,7 @@ def chat(row: Row, column: str) -> list[Message]:
 
 
 def question(data: DataSpec, row: Row) -> str:
-    """Returns what the last answer of a row answers, for people: the prompt, or the chat before it, a message a line.
+    """Returns the question of a row's last answer, for people: the prompt, or the chat before, one message a line.
 
     Raises `DataError` like `Template.fill` and `chat`.
     """
@@ -182,7 +182,7 @@ def answer(data: DataSpec, row: Row) -> str:
 
 
 def content(data: DataSpec, row: Row) -> str:
-    """Returns all that a row says, whatever model reads it. Raises `DataError` like `question`."""
+    """Returns the whole content of a row, independent of any model. Raises `DataError` like `question`."""
     if data.messages is not None:
         said: list[object] = [data.train_on, data.system, chat(row, data.messages)]
     else:
@@ -191,7 +191,7 @@ def content(data: DataSpec, row: Row) -> str:
 
 
 def answers(messages: Sequence[Message]) -> list[int]:
-    """Returns the numbers (the first message is 1) of the assistant messages that follow another message."""
+    """Returns the numbers, from 1, of the assistant messages that follow another message."""
     return [number for number, message in enumerate(messages, 1) if number > 1 and message["role"] == "assistant"]
 
 
@@ -274,7 +274,7 @@ def _message(column: str, number: int, message: object) -> Message:
     names = {"from": "role", "value": "content"} if sharegpt else {}
     for key in names or ("role", "content"):
         text = message.get(key)
-        # OpenAI's form of an answer that is a call and no text.
+        # OpenAI's form of an answer that is a tool call without text.
         if text is None and key == "content" and message.get("tool_calls"):
             continue
         if not isinstance(text, str):

@@ -1,8 +1,8 @@
 """Trains K adapters side by side: slots, optimizers, learning rates, clipping, and the records of their steps.
 
-How the log-probabilities of all adapters are computed in one shared pass is the engine's part
-(`trainables.packing.engine`); what is made of them is the trainable's (`trainables.packing.training_loss`). A slot has
-rows, optimizer, schedule, clipping and seeds of its own, so neighbours change its numbers by rounding alone.
+The engine computes the log-probabilities of all adapters in one shared pass (`trainables.packing.engine`), and the
+trainable's loss turns them into gradients (`trainables.packing.training_loss`). A slot has rows, optimizer, schedule,
+clipping and seeds of its own, so neighbours change its numbers by rounding alone.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ class _Slot:
 
 
 def choose_engine(base: Base, wanted: str = "auto") -> tuple[Engine, str]:
-    """Returns the engine for a base that has no adapters yet, and its name, with the reason where it is not as wanted.
+    """Returns the engine for a base without adapters, and its name; the name tells why the engine is not as wanted.
 
     Args:
-        base: the base.
-        wanted: as `TrainingSpec.engine`; auto is flat where that covers the base.
+        wanted: see `TrainingSpec.engine`; auto is flat if the flat engine covers the base.
     """
     problem = uncovered(base)
     if wanted == PEFT or problem is not None:
@@ -77,10 +76,10 @@ class AdapterPack:
 
         Args:
             data: the rows to train and to evaluate on.
-            loss: what the adapters are trained for; None for `Loss` itself.
+            loss: the training objective of the adapters; None for `Loss` itself.
             known_base: the file that keeps the evaluation of the base alone between sweeps.
-            engine_name: what the engine is called where people read it.
-            pass_tokens: see `pass_limits.trained_tokens`; fewer from the first pass that lacked memory.
+            engine_name: the engine's name for people.
+            pass_tokens: see `pass_limits.trained_tokens`. The pack lowers this number when a pass lacks memory.
         """
         self.engine_name = engine_name
         self._known_base = known_base
@@ -105,7 +104,7 @@ class AdapterPack:
         base_model.checkpoint_gradients(self._engine.base.model)
 
     def score_answers(self, grading: Grading) -> None:
-        """Scores answers from now on, where an evaluation is asked to."""
+        """Lets evaluations score answers from now on."""
         self._grading, self._label_passes = grading, grading.label_passes()
 
     # Joining and leaving
@@ -125,8 +124,8 @@ class AdapterPack:
             parameters.values(),
             lr=spec.training.learning_rate,
             weight_decay=spec.training.weight_decay,
-            # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. What is left
-            # open there is torch's own choice, its operators on lists of tensors, for each GPU its own.
+            # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. With None
+            # torch chooses there, and takes its operators on lists of tensors, one list for each GPU.
             fused=True if self._engine.base.device.type == "cpu" else None,
         )
         opened = _Slot(spec, parameters, optimizer)
@@ -164,9 +163,9 @@ class AdapterPack:
         return {slot: self._try_update(self._slots[slot], batches[slot], losses[slot], elapsed) for slot in slots}
 
     def _train(self, weights: Mapping[int, float], together: Sequence[Segment]) -> dict[int, float]:
-        """Adds the gradients of one pass. Returns each slot's part of its loss, of which its weight is the divisor.
+        """Adds the gradients of one pass. Returns slot -> part of its loss: the segment's total / the slot's weight.
 
-        Where a pass of several slots lacks memory, those of later steps have at most half as many tokens.
+        If a pass of several slots lacks memory, later passes have at most half as many tokens.
         """
         slots = [segment.slot for segment in together if segment.slot is not None]
         try:
@@ -176,7 +175,7 @@ class AdapterPack:
             means.sum().backward()
         except Exception as error:
             if len(together) > 1 and lacks_memory(error):
-                # Else each later step would fail here once more, and be done over.
+                # Else each later step would fail here again, and be repeated.
                 fewer = self._engine.parallel_passes * (self._engine.pass_tokens(together) // 2)
                 self.pass_tokens = min(self.pass_tokens, fewer)
             raise
@@ -222,7 +221,7 @@ class AdapterPack:
         )
 
     def _batch(self, slot: int) -> list[Segment]:
-        """Returns the micro-batches of the slot's next step. They follow from its seed and step alone."""
+        """Returns the micro-batches of the slot's next step. The slot's seed and step alone decide them."""
         spec, step = self._slots[slot].spec, self._slots[slot].step
         rows, of_example = self._data.train, self._loss.rows_per_example
         count = spec.training.batch_size * spec.training.gradient_accumulation_steps
@@ -257,7 +256,7 @@ class AdapterPack:
         }
 
     def _scored(self, evaluated: Mapping[SlotOrBase, Evaluation | Failure]) -> dict[SlotOrBase, Evaluation | Failure]:
-        """Returns the evaluations with the scores of answers, which slots and base give together."""
+        """Returns the evaluations with the scores of answers. All slots answer in the same passes."""
         grading = self._grading
         if grading is None:
             return dict(evaluated)
@@ -282,7 +281,7 @@ class AdapterPack:
     def _losses(
         self, slots: Sequence[SlotOrBase], passes: Sequence[PlacedRows]
     ) -> dict[SlotOrBase, list[torch.Tensor]]:
-        """Returns the token losses of each row of the passes, by its place, for each slot."""
+        """Returns slot -> token losses of each row of the passes, in the order of the rows' places."""
         losses = {slot: [torch.empty(0)] * sum(len(places) for places, _ in passes) for slot in slots}
         shared = [
             (places, rows, together)
@@ -325,7 +324,7 @@ class AdapterPack:
         return self._engine.adapter(slot)
 
     def restored(self, adapter: Mapping[str, bytes]) -> bytes:
-        """Returns a snapshot that holds no more than the adapter; see `Pack`."""
+        """Returns a snapshot of the adapter alone; see `Pack`."""
         return peft_adapters.snapshot_of(adapter)
 
     def peak_memory_bytes(self) -> int:

@@ -1,14 +1,14 @@
 """Implements the engine without padding: the tokens of all slots pass the base as one sequence.
 
-PEFT holds the adapters, so names, initial values and files are its own, but its layers do not compute them. Each layer
-multiplies all tokens with the base once and adds each adapter's part to its own tokens (`lora_product`). Layers that
-share an input, such as those of queries, keys and values, are computed when the first of them is called. Attention
-stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token.
+PEFT holds the adapters, so that names, initial values and files are PEFT's, but PEFT's layers compute nothing. Each
+layer multiplies all tokens with the base once and adds each adapter's part to the adapter's tokens (`lora_product`).
+Layers that share an input, such as those of queries, keys and values, are computed when the first of them is called.
+Attention stays inside rows (`flat_attention`), and the head sees only positions that predict a labelled token.
 
-The parts are computed one adapter after the other: their products are small and of uneven sizes, and a NaN of a trial
-that diverges cannot reach its neighbours, as it would through one product with a mask. On request all adapters without
-dropout are computed together (`grouped_product`), and all rows attend at once: on a GPU each operator costs time.
-The base stays as it is given: 4-bit, or dequantised once (`base_model.dequantise`).
+The parts are computed one adapter after the other: the products are small and of uneven sizes, and a NaN of a diverged
+trial cannot reach its neighbours, as it would through one product with a mask. On request all adapters without dropout
+are computed together (`grouped_product`), and all rows attend at once: on a GPU each operator costs time. The base
+stays as given: 4-bit, or dequantised once (`base_model.dequantise`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trainables.specs import TrialSpec
 
 
 def uncovered(base: Base) -> str | None:
-    """Returns why `FlatEngine` cannot train a base that has no adapters yet, or None when it can."""
+    """Returns why `FlatEngine` cannot train a base that has no adapters yet; None if it can."""
     model = base.model
     kind = model.config.model_type
     if kind not in FLAT_KINDS or type(model).__module__.partition(".")[0] != "transformers":
@@ -68,7 +68,7 @@ class _Siblings:
 
     layers: list[torch.nn.Linear] = field(default_factory=list)
     adapters: dict[int | None, dict[int, _Adapter]] = field(default_factory=dict)
-    """By slot, and by the layer's place among `layers`. The slot None, the base alone, has none."""
+    """Slot -> place among `layers` -> adapter. The slot None, which is the base alone, has no entry."""
     stack: grouped_product.Stack | None = None
     """The matrices of the adapters that the present pass computes together."""
 
@@ -80,9 +80,9 @@ class FlatEngine:
         """Takes over a base.
 
         Args:
-            base: one for which `uncovered` returns None.
-            grouped: whether a pass computes all adapters without dropout together, and in `token_losses` all rows; not
-                where products are `grouped_product.missing`.
+            base: a base for which `uncovered` returns None.
+            grouped: whether a pass computes all adapters without dropout together, and in `token_losses` the attention
+                of all rows. Needs a torch for which `grouped_product.missing` returns None.
 
         Raises:
             ValueError: the base is not covered.
@@ -99,9 +99,9 @@ class FlatEngine:
         """The slots of adapters with dropout."""
         # On a GPU the backward pass, in which gradient checkpointing runs the layers again, has a thread of its own.
         self._pass: Any = threading.local() if self.parallel_passes > 1 else SimpleNamespace()
-        """`spans`: those of the present pass. `cast`: its matrices in the type of the activations, by the id of the
-        parameter, where that is another one. `ahead`: outputs that were computed with those of a sibling, and their
-        input, by the layer."""
+        """State of the present pass. `spans`: its spans. `cast`: id of a parameter -> its matrix in the type of the
+        activations; empty in float32. `ahead`: layer -> its input and its output, computed when a sibling was called.
+        """
         self._siblings = self._take_over()
         flat_attention.use(base.model)
         fewer_operators.use(base.model)
@@ -135,9 +135,9 @@ class FlatEngine:
         return self._adapters.collect(slot)
 
     def _take_over(self) -> list[_Siblings]:
-        """Makes this engine compute the linear layers, the head excepted; returns them by their input.
+        """Makes this engine compute all linear layers but the head; returns the layers grouped by input.
 
-        All of them, with adapters or without: else an adapter's numbers would depend on the layers that others have.
+        Layers without adapters too: else an adapter's numbers would depend on the layers that other adapters change.
         """
         found: dict[str, _Siblings] = {}
         for name, layer in self.base.model.model.named_modules():
@@ -187,7 +187,7 @@ class FlatEngine:
         return head
 
     def _kept(self, batch: FlatBatch, pieces: flat_attention.Pieces) -> torch.Tensor:
-        """Passes a sequence through the base and the adapters; returns the inputs of the head that count."""
+        """Passes a sequence through the base and the adapters; returns the head's inputs at the kept tokens."""
         # These stay until the next pass: gradient checkpointing runs the layers again in the backward pass.
         self._pass.spans, self._pass.ahead = batch.spans, {}
         self._pass.cast = self._cast()
@@ -200,11 +200,11 @@ class FlatEngine:
         return kept_ND
 
     def _dropping(self, segment: Segment) -> Segment:
-        """Returns the segment without dropout where its adapter drops nothing."""
+        """Returns the segment, without a dropout key if its adapter drops nothing."""
         return segment if segment.slot in self._droppers else segment._replace(dropout=None)
 
     def _cast(self) -> dict[int, torch.Tensor]:
-        """Returns the matrices of the pass that are computed in turn, by the id of the parameter; see `_pass`."""
+        """Returns the matrices that the pass computes in turn: id of the parameter -> copy; see `_pass`."""
         by_device: dict[torch.device, list[torch.Tensor]] = {}
         for siblings in self._siblings if self.base.dtype != torch.float32 else ():
             for span in self._pass.spans:
@@ -218,7 +218,7 @@ class FlatEngine:
         return cast
 
     def _stack(self) -> None:
-        """Puts the matrices of the adapters that the pass computes together into their layers."""
+        """Stacks the matrices of the adapters that the pass computes together, for each group of sibling layers."""
         every = self._siblings
         ends = [span.stop for span in self._pass.spans]
         devices = [lora_product.device(siblings.layers[0]) for siblings in every]
@@ -246,7 +246,7 @@ class FlatEngine:
         return self._grouped and span.segment.dropout is None and grouped_product.fits(adapter.a, adapter.b)
 
     def _in_turn(self, siblings: _Siblings, span: Span) -> list[tuple[int, _Adapter]]:
-        """Returns the places of the layers whose adapters are computed one after the other, and these adapters."""
+        """Returns place of a layer and adapter, for the adapters that are computed one after the other."""
         adapters = siblings.adapters.get(span.segment.slot, {})
         return [(place, each) for place, each in adapters.items() if not self._together(span, each)]
 
@@ -266,7 +266,7 @@ class FlatEngine:
         return forward
 
     def _outputs(self, siblings: _Siblings, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Returns the outputs of layers that share the input x: (tokens, out) each."""
+        """Returns the outputs, each (tokens, out), of layers that share the input x: (tokens, in)."""
         parts, matrices = [], []
         for span in self._pass.spans:
             for places, adapters in _sharing(self._in_turn(siblings, span), span):
@@ -282,7 +282,7 @@ class FlatEngine:
 
 
 def _sharing(adapters: Sequence[tuple[int, _Adapter]], span: Span) -> list[tuple[tuple[int, ...], list[_Adapter]]]:
-    """Returns the places and the adapters that share their inputs: all, or each alone where dropout differs."""
+    """Groups places and adapters that share their inputs: all together without dropout, each alone with dropout."""
     if span.segment.dropout is not None:
         return [((place,), [adapter]) for place, adapter in adapters]
     return [(tuple(place for place, _ in adapters), [each for _, each in adapters])] if adapters else []
@@ -320,7 +320,7 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tensor) -> torch.Tensor:
         losses = torch.empty(len(answers), dtype=torch.float32, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # One place in memory for the logits of every chunk: fresh pages cost as much as an operation on them.
+        # All chunks write their logits to the same memory: fresh pages cost as much as an operation on them.
         logits_NV = hidden.new_empty(min(LOGIT_TOKENS, len(answers)), head.out_features)
         for start in range(0, len(answers), LOGIT_TOKENS):
             chunk = slice(start, start + LOGIT_TOKENS)

@@ -1,8 +1,8 @@
-"""Answers prompts token by token: so many rows at the same time, and a new row when one has ended.
+"""Answers prompts token by token, several rows at a time. New rows take the places of rows that have ended.
 
-`answer` is what the flat engine does. `generate_plain` leaves the work to transformers' own `generate`: PEFT's engine
-calls it, and so does who has one model and no engine. Both choose tokens by `scores`. `rank_plain` is for such a model
-too: it tells how likely given answers are.
+The flat engine calls `answer`. PEFT's engine, and callers with one model and no engine, call `generate_plain`, which
+leaves the work to transformers' own `generate`. Both choose tokens by `scores`. `rank_plain` computes how likely given
+answers are, for one model without an engine.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Compute = Callable[[FlatBatch, Start | Next], torch.Tensor]
 
 
 def rows_at_once(device: torch.device, tokens: int) -> int:
-    """Returns how many rows may be answered at the same time, where each has at most so many tokens."""
+    """Returns how many rows of at most `tokens` tokens may be answered at the same time; at least 1."""
     return max(1, min(ANSWERED_ROWS[device.type], CACHED_TOKENS[device.type] // tokens))
 
 
 def scores(logits: torch.Tensor, temperature: float, draws: Iterable[tuple[int, int]]) -> torch.Tensor:
-    """Returns what the next token of each row is the largest of: (rows, vocabulary), float32.
+    """Returns scores whose largest entry is the next token of each row: (rows, vocabulary), float32.
 
     With a temperature, the largest sum of logit / temperature and Gumbel noise is a draw from the softmax (Gumbel,
-    Statistical Theory of Extreme Values, 1954): so a draw follows from the row alone, whatever else is in the batch.
+    Statistical Theory of Extreme Values, 1954). So a draw depends on the row alone, whatever else is in the batch.
 
     Args:
         logits: (rows, vocabulary), float32.
         temperature: see `Answering`.
-        draws: of each row, its seed and the number of tokens that it has answered.
+        draws: for each row, its seed and the number of tokens answered so far.
     """
     if temperature == 0:
         return logits
@@ -67,7 +67,7 @@ class _Row:
     """A prompt that is being answered."""
 
     place: int
-    """Of the prompt among all."""
+    """Place of the prompt among all prompts."""
     prompt: Prompt
     ids: list[int] = field(default_factory=list)
     """The answer so far."""
@@ -77,25 +77,25 @@ class _Row:
 def answer(prompts: Sequence[Prompt], how: Answering, compute: Compute, device: torch.device) -> list[Answer]:
     """Returns the answer of each prompt, in order. For use without gradients.
 
-    Prompts of one adapter follow each other, the longest first: a pass has few adapters and rows of like lengths.
+    Prompts of one adapter follow each other, the longest first, so that a pass has few adapters and rows of similar
+    lengths.
 
     Args:
-        prompts: of any adapters.
-        how: see `Answering`.
+        prompts: for any adapters.
         compute: passes a sequence through the model.
-        device: of the model.
+        device: the model's device.
     """
     answers = _Answers(prompts, how, compute, device).run()
     return [answers[place] for place in range(len(prompts))]
 
 
 def _first(slot: int | None) -> int:
-    """Sorts the base before the slots."""
+    """Returns a sort key that puts the base before the slots."""
     return -1 if slot is None else slot
 
 
 class _Answers:
-    """The rows that are answered at the same time, and those that wait."""
+    """The rows that are being answered, and the rows that wait."""
 
     def __init__(self, prompts: Sequence[Prompt], how: Answering, compute: Compute, device: torch.device) -> None:
         rows = [_Row(place, prompt) for place, prompt in enumerate(prompts)]
@@ -104,13 +104,13 @@ class _Answers:
         tokens = max((len(prompt.ids) for prompt in prompts), default=0) + how.most
         self._most = rows_at_once(device, tokens)
         self._rows: list[_Row] = []
-        """As they lie in the cache."""
+        """The rows being answered, in the order of the cache."""
         self._cache = Cache(min(self._most, len(prompts)), tokens)
         self._answers: dict[int, Answer] = {}
-        """By the place of the prompt."""
+        """Place of the prompt -> answer."""
 
     def run(self) -> dict[int, Answer]:
-        """Answers all rows; returns the answers by the places of their prompts."""
+        """Answers all rows; returns place of the prompt -> answer."""
         while self._waiting or self._rows:
             free = self._most - len(self._rows)
             if self._waiting and (free * REFILLED >= self._most or not self._rows):
@@ -121,7 +121,7 @@ class _Answers:
         return self._answers
 
     def _start(self, free: int) -> None:
-        """Passes prompts through the model: at most `free` of them, and no more tokens than an evaluation has."""
+        """Passes new prompts through the model: at most `free`, with at most SHARED_TOKENS tokens, or a single one."""
         new: list[_Row] = []
         left = SHARED_TOKENS[self._device.type]
         while self._waiting and len(new) < free and (not new or len(self._waiting[0].prompt.ids) <= left):
@@ -164,7 +164,7 @@ class _Answers:
                 row.ids.append(token)
 
     def _drop(self) -> None:
-        """Takes out the rows whose answer is whole; the last row gets the place of one that is taken out."""
+        """Takes out the rows whose answer is complete. The last row moves to the freed place."""
         for place in reversed(range(len(self._rows))):
             row = self._rows[place]
             if row.is_ended or len(row.ids) == self._how.most:
@@ -175,7 +175,7 @@ class _Answers:
 
 
 def _to_predict(ids: np.ndarray) -> TokenRow:
-    """Returns the prompt as a row whose only label is the token after the prompt, which is not known."""
+    """Returns the prompt as a row with one label: a placeholder for the token after the prompt."""
     return TokenRow(np.append(ids, 0), np.arange(len(ids) + 1) == len(ids))
 
 
@@ -203,12 +203,11 @@ def generate_plain(
     """Returns the answer of each prompt, in order, by transformers' own `generate` in batches padded on the left.
 
     Args:
-        model: of transformers, with or without an adapter.
-        prompts: the tokens of each, (length,).
-        seeds: of each prompt's own draws.
-        how: see `Answering`.
-        device: of the model.
-        route: is told the places of the prompts of a batch before the batch is passed through the model.
+        model: a model of transformers, with or without an adapter.
+        prompts: the tokens of each prompt, (length,).
+        seeds: the seed of each prompt's draws.
+        device: the model's device.
+        route: called with the places of a batch's prompts before the batch passes through the model.
     """
     answers: dict[int, Answer] = {}
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -232,8 +231,8 @@ def _generate(
     for row, prompt in enumerate(prompts):
         ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
         mask_BT[row, longest - len(prompt) :] = 1
-    # The configuration of a model's folder fills in what a given one leaves open, such as penalties of repetition
-    # (generation/utils.py, _prepare_generation_config, 5.24): so it is put aside.
+    # The model's own configuration would fill in settings that a given configuration leaves open, such as penalties of
+    # repetition (generation/utils.py, _prepare_generation_config, 5.24). So it is put aside.
     own = model.generation_config
     model.generation_config = GenerationConfig(
         max_new_tokens=how.most, do_sample=False, use_cache=True, eos_token_id=sorted(how.ends), pad_token_id=0
@@ -269,14 +268,14 @@ def rank_plain(
 ) -> list[float]:
     """Returns the negative log-probability of the labelled tokens of each row, in order.
 
-    What the rows of a question have in common goes through the model once, together with that of other questions that
-    has as many tokens: so nothing is padded on the left.
+    The common start of a question's rows goes through the model once, together with the starts of other questions of
+    the same length, so that nothing is padded on the left.
 
     Args:
-        model: of transformers, with or without an adapter.
-        rows: of each question, as many. They are the same up to their first labelled token.
-        device: of the model.
-        route: is told the places of the rows of a pass before they are passed through the model.
+        model: a model of transformers, with or without an adapter.
+        rows: the rows of each question, equally many. They are the same up to their first labelled token.
+        device: the model's device.
+        route: called with the places of a pass's rows before the rows pass through the model.
     """
     losses = [0.0] * sum(map(len, rows))
     for start, asked, most in _of_equal_starts(rows, device):
@@ -296,7 +295,8 @@ def rank_plain(
 
 
 def _of_equal_starts(rows: Sequence[Sequence[TokenRow]], device: torch.device) -> Iterator[tuple[int, list[int], int]]:
-    """Yields places of questions to read together, with the tokens to read, and how many rows may be in a pass."""
+    """Yields the tokens of a common start, the places of the questions to read together, and the most rows of a pass.
+    """
     starts = [int(own[0].labelled.argmax()) - 1 for own in rows]  # the last token in common predicts the first label
     for start, same in groupby(sorted(range(len(rows)), key=starts.__getitem__), starts.__getitem__):
         waiting = list(same)
@@ -306,7 +306,7 @@ def _of_equal_starts(rows: Sequence[Sequence[TokenRow]], device: torch.device) -
 
 
 def _read(model: Any, prompts: Sequence[np.ndarray], device: torch.device) -> dict[str, Any]:
-    """Returns the keys and values of prompts of one length, under the name by which the model takes them."""
+    """Returns the keys and values of prompts of one length, under the name of the model's argument for them."""
     ids = torch.from_numpy(np.stack(prompts)).long().to(device)
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     name = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"  # before 5.24
@@ -314,7 +314,7 @@ def _read(model: Any, prompts: Sequence[np.ndarray], device: torch.device) -> di
 
 
 def _for_rows(before: Mapping[str, Any], numbers: torch.Tensor) -> dict[str, Any]:
-    """Returns the model's arguments for rows that begin with the prompts of these numbers, to be used once."""
+    """Returns the model's arguments for rows that begin with the prompts of these numbers. Use them once."""
     own = copy.deepcopy(before)
     for cache in own.values():
         cache.reorder_cache(numbers)
@@ -322,6 +322,6 @@ def _for_rows(before: Mapping[str, Any], numbers: torch.Tensor) -> dict[str, Any
 
 
 def _cut(ids: Sequence[int], ends: frozenset[int]) -> Answer:
-    """Returns the answer that new tokens make: those before the first end token."""
+    """Returns the answer in new tokens: the tokens before the first end token."""
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     return Answer(list(ids[:end]), end is not None)

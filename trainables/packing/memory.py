@@ -1,20 +1,19 @@
 """Estimates the memory of a sweep on the device that trains, and how many slots fit. Uses arithmetic, no torch.
 
-A host holds its process, the base, and of each slot the adapter with gradients and moments. On top comes the largest of
-five moments: the end of a training pass, a block in evaluation, the head in evaluation, on a CPU the writing of a
-report, and where answers are scored a pass of new prompts. The passes are those of the engine that the base will have,
-or of PEFT's, which takes more, where the engine is not known yet. Bytes per token, layer and tensor are derived from
-what torch 2.13 and transformers 5.24 save for the backward pass; `tests/trainables/packing/test_pass_memory.py` counts
-the same tensors in real passes.
+A host holds its process, the base, and for each slot the adapter with gradients and optimizer moments. The largest of
+five situations comes on top: the end of a training pass, a block in evaluation, the head in evaluation, the writing of
+a report (on a CPU), and a pass of new prompts (if answers are scored). The passes are those of the engine that the base
+will have. If the engine is unknown, they are those of PEFT's engine, which takes more. Bytes per token, layer and
+tensor are derived from the tensors that torch 2.13 and transformers 5.24 save for the backward pass;
+`tests/trainables/packing/test_pass_memory.py` counts the same tensors in real passes.
 
-What the backward pass has freed counts in all of these, and so do the gradients: the allocators (glibc's and CUDA's)
-keep freed memory for tensors of like size, and evaluation's are larger. Where they give it back the estimate is too
-high.
-The extra memory during loading is not counted. For a GGUF file it is all of its weights in fp32.
+Memory that the backward pass has freed counts in all five, and so do the gradients: the allocators (glibc's and CUDA's)
+keep freed memory for tensors of like size, and evaluation's tensors are larger. If an allocator gives memory back, the
+estimate is too high. The extra memory during loading is not counted; for a GGUF file it is all weights in fp32.
 
-A host of several GPUs is counted by a GPU that would hold the most of each part at once, so none holds more: the most
-blocks of the base with their adapters and activations, as `spread.places` gives them out, what lies outside the blocks,
-and whole what a block works with and the logits.
+For several GPUs, the estimate is that of a GPU that holds the most of each part at once, so no GPU holds more: the most
+blocks of the base that `spread.places` gives to one GPU, with their adapters and activations; everything outside the
+blocks; the logits; and the tensors that a block works with.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ MAX_SLOTS = 16
 """The most slots that were measured. More gain little, and every slot costs time of the host process."""
 
 TOLD_SLOTS = 64
-"""Numbers of slots that are estimated one by one; of more, each counts as if it trained alone."""
+"""The estimate covers hosts of 1 to this many slots. Each slot above counts as if it trained alone."""
 
 # A host process without a model: Python, torch, transformers, peft, ray and datasets; on a GPU the CUDA context.
 _PROCESS_BYTES: Mapping[Device, int] = {"cpu": 670_000_000, "cuda": 500_000_000}
@@ -60,16 +59,16 @@ _AUTO_RESIDENCY_BYTES: Mapping[Device, int] = {"cpu": 1_000_000_000, "cuda": 4_0
 _WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
 # Per trainable parameter in the memory of the host: weight and moments in a snapshot, and the weight in an adapter.
 _KEPT_BYTES = 16
-# Per trainable parameter of the one slot whose snapshot is being written: safetensors 0.8 makes it and copies it, while
-# the one of the last report is still kept.
+# Per trainable parameter of the one slot whose snapshot is being written: safetensors 0.8 makes the snapshot and copies
+# it, while the snapshot of the last report is still kept.
 _WRITING_BYTES = 24
 # Per trainable parameter on disk: an adapter in fp32; a snapshot, which also has both moments.
 _ADAPTER_BYTES = 4
 _SNAPSHOT_BYTES = 12
 MEAN_OF_LONGEST = 0.4
-"""A row's mean length as a part of data.max_length, where the rows were not read: GSM8K's have 217 tokens under 512."""
+"""Assumed mean row length as a share of data.max_length, for rows not read. GSM8K's rows have 217 tokens under 512."""
 _DEVIATIONS = 4.0
-"""How far above its mean a sum of random rows is looked for: about one of 30,000 passes goes beyond."""
+"""Standard deviations above the mean tokens of a pass that the estimate allows. About one pass in 30,000 has more."""
 # fp32 logits, their log-softmax, and the gradients of both.
 _PEFT_TRAINING_LOGIT_BYTES = 16
 # By the width of the activations: the logits of the head, their copy in fp32 if they are narrower, their log-softmax.
@@ -99,16 +98,15 @@ def need(  # noqa: PLR0913 - what memory depends on
 ) -> Need:
     """Estimates the bytes of the base and of its slots on `device`, and the number of slots that keep it busy.
 
-    Of several GPUs, the bytes are those of the fullest one.
-
-    `gradient_checkpointing: auto` counts as off; see `qlora.settle_auto`.
+    With several GPUs, the bytes are those of the fullest one. `gradient_checkpointing: auto` counts as off; see
+    `qlora.settle_auto`.
 
     Args:
         base: gives quantisation and data, and the batch size for the number of slots.
         largest: the specs of the space that may need the most memory; if empty, `base` itself.
         rows: the shape of the rows; None assumes rows of data.max_length tokens with a label on every token.
         kind: the model type of the base, which decides its engine; None when it is unknown.
-        gpus: over which the base is spread; a CPU has none.
+        gpus: number of GPUs that share the base; a CPU ignores it.
     """
     trials = list(largest) or [base]
     shape = _shape(base, rows)
@@ -141,15 +139,15 @@ def need(  # noqa: PLR0913 - what memory depends on
 
 
 class _Share(NamedTuple):
-    """What a GPU holds of a base that is spread over several; all of it on one device."""
+    """The part of a base that one GPU holds; the whole base on a single device."""
 
     facts: ModelFacts
-    """Those of the base, but with the layers that lie there. `parameters` stay those of all."""
+    """Sizes of the base with the number of layers on this GPU. `parameters` counts the whole base."""
     base_bytes: int
 
 
 def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, passes: int = 1) -> _Share:
-    """Returns what the fullest GPU may hold; see the module. Each of the parallel passes may dequantise a layer."""
+    """Returns the most that one GPU may hold; see the module. Each of the parallel passes may dequantise a layer."""
     width = _dtype_bytes(base.quantization, device)
     whole = _base_bytes(facts, base.quantization, width, passes)
     if is_dequantised(base, facts, device):
@@ -167,7 +165,7 @@ def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, passes
 
 
 def _adapter(parameters: int, device: Device) -> Memory:
-    """Returns what a slot holds at all times after its first report."""
+    """Returns the memory that a slot holds at all times after its first report."""
     return Memory(
         adapters=parameters * _WEIGHT_BYTES,
         gradients=parameters * _GRADIENT_BYTES,
@@ -177,7 +175,7 @@ def _adapter(parameters: int, device: Device) -> Memory:
 
 
 def _moments(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int, writing: int) -> Iterator[Memory]:
-    """Yields what comes on top at each moment that may be the largest; see the module."""
+    """Yields the memory on top in each situation that may be the largest; see the module."""
     training = training_pass(base, trial, rows, slots)
     evaluation = evaluation_pass(base, rows, slots)
     yield Memory(activations=training.saved + training.work, logits=training.logits)
@@ -202,7 +200,7 @@ def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
 def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int = 1) -> int:
     """Estimates the bytes of the base and of one pass without gradients, which keeps the activations of one block.
 
-    Of several GPUs, those of the fullest one. The base is not dequantised for it.
+    With several GPUs, the bytes are those of the fullest one. Scoring does not dequantise the base.
     """
     width = _dtype_bytes(base.quantization, device)
     stays = base.model_copy(update={"quantization": base.quantization.model_copy(update={"residency": "4bit"})})
@@ -267,24 +265,24 @@ def _dequantised_bytes(facts: ModelFacts, width: int) -> int:
 
 
 class Pass(NamedTuple):
-    """What a pass takes beside the base and the adapters, in bytes."""
+    """Bytes of a pass beside the base and the adapters."""
 
     saved: int
     """Tensors that autograd saves for the backward pass; 0 in evaluation."""
     work: int
-    """Tensors that one block works with beside those: in the backward pass gradients, in evaluation activations."""
+    """Other tensors that one block works with: gradients in the backward pass, activations in evaluation."""
     logits: int
 
 
 class BaseShape(NamedTuple):
-    """The base that the passes go through."""
+    """The base and the engine that compute the passes."""
 
     facts: ModelFacts
     width: int
     """Bytes of an activation."""
     engine: str
     kind: str | None
-    """Its model type; None when that is unknown."""
+    """Model type of the base; None if unknown."""
     device: Device
     is_grouped: bool = False
     """Whether the flat engine computes all adapters together; see `FlatEngine`."""
@@ -293,7 +291,7 @@ class BaseShape(NamedTuple):
 
 
 def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int) -> Pass:
-    """Estimates the largest pass of a micro-batch of `slots` trials like `trial`, as a sweep may meet it."""
+    """Estimates the largest training pass that a sweep may meet with `slots` trials like `trial`."""
     facts, count = base.facts, slots * trial.training.batch_size
     if base.engine == FLAT:
         passes = min(slots, parallel_passes(FLAT, base.device))
@@ -319,8 +317,8 @@ def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int)
 def evaluation_pass(base: BaseShape, rows: RowShape, slots: int) -> Pass:
     """Estimates an evaluation pass of `slots` slots.
 
-    In the flat engine as many share it as `SHARED_TOKENS` lets. For PEFT's engine all do, as when it was measured: a
-    host takes less.
+    In the flat engine, as many slots share a pass as `SHARED_TOKENS` allows. For PEFT's engine all slots count in one
+    pass, as in the measurements; a host takes less.
     """
     if base.engine == FLAT:
         passes, shared = parallel_passes(FLAT, base.device), _sharing(base, rows, slots) * _evaluated(rows)
@@ -336,7 +334,7 @@ def answering_pass(base: BaseShape, rows: RowShape, slots: int, most: int) -> Pa
     """Estimates a pass of new prompts beside the keys and values of all rows that are answered at the same time.
 
     Args:
-        most: tokens of an answer.
+        most: the most tokens of an answer.
     """
     facts, tokens = base.facts, rows.longest + most
     count = min(ANSWERED_ROWS[base.device], slots * rows.eval_rows, max(1, CACHED_TOKENS[base.device] // tokens))
@@ -344,7 +342,7 @@ def answering_pass(base: BaseShape, rows: RowShape, slots: int, most: int) -> Pa
     passed = count * rows.longest
     if base.engine == FLAT:
         passed = min(passed, max(rows.longest, SHARED_TOKENS[base.device]))
-    # Beside the logits their copy in fp32, and the noise where tokens are drawn.
+    # The logits, their copy in fp32, and the noise for drawing tokens.
     return Pass(0, round(keys + passed * _flat_work(base)), round(count * facts.vocab_size * (base.width + 8)))
 
 
@@ -356,8 +354,8 @@ def _scoring_pass(facts: ModelFacts, adapter: AdapterSpec, width: int, tokens: i
 def most_tokens(rows: RowShape, count: int) -> float:
     """Estimates the most tokens that `count` rows, drawn at random, have together in a step of a sweep.
 
-    A sum of independent rows has a deviation that grows with the square root of their count. Where the deviation is not
-    known, it is the largest that rows with this mean and this longest one can have (Bhatia and Davis, American
+    The standard deviation of a sum of independent rows grows with the square root of their count. If the deviation of a
+    row is unknown, it counts as the largest possible for this mean and this longest row (Bhatia and Davis, American
     Mathematical Monthly 107, 2000).
     """
     largest = math.sqrt(rows.mean * (rows.longest - rows.mean))
@@ -380,17 +378,17 @@ def _sharing(base: BaseShape, rows: RowShape, slots: int) -> int:
 
 
 def _merged_weight(base: BaseShape) -> int:
-    """Returns the bytes of the largest layer with an adapter added to it, which evaluation has in fp32."""
+    """Returns the bytes of the largest layer with an adapter merged into it; 0 unless activations are fp32."""
     return 4 * max(math.prod(shape) for shape in layer_shapes(base.facts).values()) if base.width == 4 else 0
 
 
 def _flat_saved(base: BaseShape, adapter: AdapterSpec) -> int:
     """Returns the bytes per token that autograd saves of one block in the flat engine.
 
-    Of the frozen part: the input of each norm in fp32, and its scale; queries, keys, values, the output of attention
-    and its normaliser for each head; gate, activation, up and product of the MLP. Of the adapters (`lora_product`): the
-    input of the adapted layers, once where they share it, and the product x A^T of each; with dropout its factors.
-    A plain linear layer that is frozen saves no activation.
+    The frozen part saves the input of each norm in fp32, and its scale; queries, keys, values, the output of attention
+    and its normaliser for each head; gate, activation, up and product of the MLP. The adapters (`lora_product`) save
+    the input of the adapted layers, once for layers that share an input; the product x A^T of each layer; and with
+    dropout the factors. A frozen plain linear layer saves no activation.
     """
     facts, width = base.facts, base.width
     shapes = layer_shapes(facts)
@@ -412,10 +410,10 @@ def _attended(base: BaseShape) -> int:
 
 
 def _more_saved(base: BaseShape) -> int:
-    """Returns what a block of the base's kind saves per token beyond a Llama block.
+    """Returns the bytes per token that a block of the base's kind saves beyond a Llama block.
 
     Qwen 3 and Gemma 3 have norms of queries and keys, in fp32; Gemma 3 has two more norms in each block. Phi 3 has
-    queries, keys and values in one tensor, which the values keep as a whole.
+    queries, keys and values in one tensor; the saved values keep the whole tensor alive.
     """
     facts = base.facts
     shapes = layer_shapes(facts)
@@ -426,29 +424,29 @@ def _more_saved(base: BaseShape) -> int:
 
 
 def _copied_matrices(base: BaseShape, adapter: AdapterSpec) -> int:
-    """Returns the bytes of copies of an adapter's matrices, in one block; 0 where they are not copied."""
+    """Returns the bytes of copies of an adapter's matrices in one block; 0 without copies."""
     parameters = lora_parameters(base.facts, adapter) // base.facts.layers
-    if base.is_grouped:  # The stacks, their gradients, and at the end of the backward pass those of each adapter.
+    if base.is_grouped:  # The stacks, their gradients, and at the end of the backward pass each adapter's gradients.
         return parameters * (2 * base.width + 4)
     return 0 if base.width == 4 else parameters * base.width
 
 
 def _flat_work(base: BaseShape) -> int:
-    """Returns the bytes per token of what a block works with beside what is saved.
+    """Returns the bytes per token of the tensors that a block works with beside the saved ones.
 
-    In evaluation: activation, up and product of the MLP, its input, the residual, and what the model holds on to while
-    the block runs, the block's input and the embedding. In the backward pass as many gradients or fewer.
+    In evaluation these are activation, up, product and input of the MLP, the residual, and the block's input and the
+    embedding, which the model holds while the block runs. In the backward pass they are as many gradients or fewer.
     """
     return (4 * base.facts.hidden_size + 3 * base.facts.intermediate_size) * base.width
 
 
 def _flat_logits(base: BaseShape, labels: float, passes: int) -> float:
-    """Returns the bytes per entry of the vocabulary that the heads of passes at the same time take; see `flat_engine`.
+    """Returns the bytes of the heads of parallel passes, per entry of the vocabulary; see `flat_engine`.
 
     Args:
         base: gives the width of the logits.
         labels: labelled tokens of these passes together.
-        passes: how many they are.
+        passes: number of parallel passes.
     """
     own = labels / passes
     return passes * (min(LOGIT_TOKENS, own) * _FLAT_LOGIT_BYTES[base.width] + min(EXPONENT_TOKENS, own) * 4)

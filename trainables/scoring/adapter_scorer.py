@@ -1,8 +1,8 @@
 """Scores adapters again, one after another. Promotion decides by these scores.
 
-This checks independently what training saved: it loads the base as in training, loads each adapter from its files with
-plain PEFT, and computes the losses without the training engine. What this machine has scored before is not computed
-again (`KeptScores`), and the base is not loaded for it.
+The scorer checks the saved files independently of training: it loads the base as in training, loads each adapter from
+its files with plain PEFT, and computes the losses without the training engine. Scores that this machine has computed
+before are read from `KeptScores`, without loading the base.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ from trainables.specs import DataSpec, Spec, TrialSpec
 _NAMED = ("eval", "held_out", "test")
 """The values of `ScoringRequest.rows` that are not a file."""
 _DECIDING = ("qlora-sweeps", "torch", "peft", "math-verify", "jsonschema")
-"""Distributions whose versions decide scores; graders use the last two, where they are installed."""
+"""Distributions whose versions decide scores. Only graders use the last two, which may not be installed."""
 _METHOD = "1"
-"""Raise this number when scoring comes to other numbers: what was kept before is not used then."""
+"""Raise this number when scoring yields other numbers. Scores kept under an earlier number are then not used."""
 
 
 class AdapterScorer:
@@ -86,12 +86,12 @@ class AdapterScorer:
                 "again: pin model.revision to a commit, or have the model in the hub cache"
             )
         self._conditions = (*identity, devices.kind(self._device), *_versions())
-        # Digests come with the files, which loading fetches.
+        # Loading fetches the files of a hub model, and only files have digests.
         self._origin = origin if origin is None or origin.files else self._base.origin
 
     @cached_property
     def _base(self) -> base_model.Base:
-        """The base, loaded when it is first needed."""
+        """The base, loaded on first use."""
         return base_model.load(self._spec, self._cache)
 
     def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
@@ -169,10 +169,10 @@ class AdapterScorer:
             raise DataError("\n".join(map(of_option, str(error).splitlines()))) from error
 
     def _asked(self, which: str) -> Questions | None:
-        """Returns which rows are answered; None where answers are not scored.
+        """Returns the questions of these rows; None if answers are not scored.
 
-        All rows, whatever evaluation.examples says, since a decision takes all that there are; with the labels and
-        the most tokens that the sweep has.
+        Asks all rows, whatever evaluation.examples says, since a decision uses all rows. Labels and the most tokens of
+        an answer are those of the sweep.
         """
         how, tokenizer, own = self._spec.evaluation, self._tokenizer, self._spec.data_spec
         graders, (data, name) = catalogue.graders(how), source_of(own, which)
@@ -185,7 +185,7 @@ class AdapterScorer:
         return questions.ask(Renderer(data, tokenizer), rows, graders, of_sweep.labels, of_sweep.most)
 
     def _trained_on(self, split: dataset.Split) -> int:
-        """Counts the rows of a file that were trained on. Raises `DataError` when all of them were."""
+        """Counts the rows of a file that were trained on. Raises `DataError` if all of them were."""
         prepared = dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache)
         shared = dataset.shared_rows(split, dataset.load(prepared.payload).train)
         if shared == len(split):
@@ -195,14 +195,14 @@ class AdapterScorer:
         return shared
 
     def _ends(self, split: dataset.Split) -> dict[str, int]:
-        """Returns the special tokens that whole rows end in; see `ScoringResult.ends`."""
+        """Returns the special tokens that uncut rows end in: text -> id; see `ScoringResult.ends`."""
         tokenizer, most = self._tokenizer, self._spec.data_spec.max_length
         last = {int(row.ids[-1]) for row in map(split.row, range(len(split))) if len(row.ids) < most}
         ends = sorted(end_tokens(tokenizer, last))
         return dict(zip(tokenizer.convert_ids_to_tokens(ends), ends, strict=True))
 
     def _samples(self, which: str, split: dataset.Split, count: int) -> tuple[Sample, ...]:
-        """Returns the first `count` scored rows, with the columns that they were made from."""
+        """Returns the first `count` scored rows, with the columns of their prompts."""
         kept = [split.row(i) for i in range(min(count, len(split)))]
         columns: Iterator[dict[str, str]] = repeat({})
         if kept and self._spec.data_spec.text is None:
@@ -213,7 +213,7 @@ class AdapterScorer:
         )
 
     def _rows_of(self, kept: Sequence[dataset.TokenRow], which: str) -> Iterator[templates.Row]:
-        """Yields each row of `kept` with its columns; skips rows that were left out."""
+        """Yields the columns of each row of `kept`; skips rows that were left out."""
         data, rest = self._spec.data_spec, rows_of(self._spec.data_spec, which)
         renderer = Renderer(data, self._tokenizer)
         for number, wanted in enumerate(kept, 1):
@@ -229,7 +229,7 @@ class AdapterScorer:
     # Losses and answers
 
     def _kept(self, split: dataset.Split, asked: Questions | None) -> KeptScores | None:
-        """Where the scores of these rows are kept; None where they hang on code of the user's, which may change."""
+        """Returns the store for scores of these rows; None if a user's function grades answers, as it may change."""
         if any(":" in "".join(entry) for entry in self._spec.evaluation.metrics):
             return None
         conditions = [*self._conditions, dataset.split_fingerprint(split)]
@@ -247,7 +247,8 @@ class AdapterScorer:
         kept: KeptScores | None,
         tell: Tell,
     ) -> Scored | None:
-        """Scores an adapter, or the base for None, unless that is known; returns None where it is not finite."""
+        """Scores an adapter, or the base without `files`, unless the scores are kept. None if a metric is not finite.
+        """
         wrong = [] if files is None else problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
@@ -266,7 +267,7 @@ class AdapterScorer:
 
     @contextmanager
     def _adapted(self, name: str, files: Mapping[str, bytes] | None) -> Iterator[Any]:
-        """The base with an adapter while the block runs; the base alone without files."""
+        """Yields the base with an adapter while the block runs; the base alone without `files`."""
         if files is None:
             yield self._base.model
             return
@@ -289,7 +290,7 @@ class AdapterScorer:
     def _evaluated(
         self, name: str, model: Any, split: dataset.Split, asked: Questions | None, tell: Tell
     ) -> Scored | None:
-        """Scores a model; returns None where a metric is not finite. Raises `GradingError`."""
+        """Scores a model; returns None if a metric is not finite. Raises `GradingError`."""
         own = [split.row(i) for i in range(len(split))]
         rows = self._losses(model, evaluation_passes(own), _Told(tell, ScoringProgress(name=name, rows=len(own))))
         totals, tokens = [float(of_row.sum()) for of_row in rows], tuple(row.labels for row in own)
@@ -298,7 +299,7 @@ class AdapterScorer:
         found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware, row_bytes=split.sizes)
         if asked is not None:
             found = self._graded(name, model, asked, found, tell)
-        # float32 is no more exact near the logits of a token.
+        # Six decimals: the logits, in float32, are no more exact.
         logprobs = tuple(tuple(round(-loss, 6) for loss in row.tolist()) for row in rows[:MOST_SAMPLES])
         return Scored(evaluation=found, logprobs=logprobs)
 
@@ -333,21 +334,21 @@ class AdapterScorer:
 
 
 class _Told:
-    """Tells how far the passes over some rows have come; `copies` of a row, one with each label, count as one."""
+    """Tells how far the passes over some rows have come. `copies` of a row, one for each label, count as one row."""
 
     def __init__(self, tell: Tell, progress: ScoringProgress, copies: int = 1) -> None:
         self._tell, self._progress, self._copies = tell, progress, copies
         self._done, self._under_way = 0, 0
 
     def begin(self, places: Sequence[int]) -> None:
-        """A pass over rows begins, so the one before is done."""
+        """Notes that a pass over these rows begins, and so that the pass before is done."""
         self._done, self._under_way = self._done + self._under_way, len(places)
         if self._progress.rows:
             self._tell(self._progress.model_copy(update={"done": self._done // self._copies}))
 
 
 class Scored(Spec):
-    """What an adapter, or the base, evaluates to."""
+    """The scores of an adapter, or of the base."""
 
     evaluation: Evaluation
     logprobs: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]
@@ -356,16 +357,16 @@ class Scored(Spec):
 
 @dataclass(frozen=True)
 class KeptScores:
-    """What was scored on one base and one set of rows; a file each, named by all that the numbers depend on."""
+    """The kept scores on one base and one set of rows: one file per adapter, named by all that decides the numbers."""
 
     folder: Path
     conditions: tuple[str, ...]
     """Base, quantisation, hardware, versions of the libraries, and rows."""
 
     def read(self, adapter: Mapping[str, bytes]) -> Scored | None:
-        """What an adapter was scored with; without files it is the base. None where that is not known.
+        """Reads the scores of an adapter, or of the base without files. None if the scores are unknown.
 
-        A file that is not as it was written counts as none.
+        A damaged file counts as missing.
         """
         with suppress(OSError, ValueError):
             digest, _, content = self._file(adapter).read_bytes().partition(b"\n")
@@ -374,7 +375,7 @@ class KeptScores:
         return None
 
     def write(self, adapter: Mapping[str, bytes], scored: Scored) -> None:
-        """Keeps what an adapter was scored with. Where that cannot be written, the next one scores again."""
+        """Keeps the scores of an adapter. If the file cannot be written, the next scorer computes them again."""
         content = scored.model_dump_json().encode()
         with suppress(OSError):
             write_whole(self._file(adapter), hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
@@ -387,7 +388,7 @@ class KeptScores:
 
 
 def _columns(data: DataSpec) -> tuple[str, ...]:
-    """Returns the columns that a caller gives: of the prompt, or the chat; only "prompt" where there are none."""
+    """Returns the columns that a caller gives: those of the prompt, or the chat column; "prompt" if there are none."""
     if data.messages is not None:
         return (data.messages,)
     if data.prompt is None:
@@ -396,7 +397,7 @@ def _columns(data: DataSpec) -> tuple[str, ...]:
 
 
 def _given(data: DataSpec, row: templates.Row) -> dict[str, str]:
-    """Returns the columns of a row as a caller gives them: a chat as JSON, up to the message that is answered last."""
+    """Returns the columns of a row as a caller gives them: a chat as JSON, without its last answer."""
     if data.messages is not None:
         asked = templates.chat(row, data.messages)[:-1]
         return {data.messages: json.dumps(asked, default=str)}
@@ -422,7 +423,7 @@ def digests(source: model_source.Source) -> dict[str, str]:
 
 
 def _licence(source: model_source.Source) -> str | None:
-    """Reads the licence from the files of the model; returns None when they do not name one."""
+    """Reads the licence from the files of a local model; returns None if they name none."""
     if source.path is None:
         return None
     try:

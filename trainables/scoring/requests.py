@@ -28,15 +28,15 @@ MOST_SAMPLES = 32
 MOST_SLICES = 100
 _HARMLESS = (".json", ".md")
 _KEEPING = (True, False, None, "gaussian", "eva")
-"""Values of init_lora_weights that never read the weights of the base when an adapter is loaded. Of the others, pissa,
-olora, corda, loftq and lora_ga change these weights (peft 0.21 tuners/lora/layer.py, update_layer)."""
+"""Values of init_lora_weights with which loading an adapter never reads the weights of the base. Of the other values,
+pissa, olora, corda, loftq and lora_ga change these weights (peft 0.21 tuners/lora/layer.py, update_layer)."""
 _PLAIN = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights",
     # These are in every file, without a meaning for plain LoRA (peft 0.21, tuners/lora/config.py).
     "fan_in_fan_out", "megatron_core", "qalora_group_size",
 }  # fmt: skip
-"""Fields that the configuration of plain LoRA may set. The others belong to other methods, or are regular expressions
+"""Fields that the configuration of plain LoRA may set. Other fields belong to other methods, or are regular expressions
 over module names, which may take for ever to match."""
 
 
@@ -44,20 +44,21 @@ class ScoringRequest(Spec):
     """A request to score adapters on rows."""
 
     rows: str
-    """eval (the rows that the sweep was scored on), held_out (all of data.eval), test (data.test), or a file."""
+    """eval (the rows that the sweep was scored on), held_out (all of data.eval, or the rows held out of data.train),
+    test (data.test), or the path of a file."""
     content: bytes | None = Field(default=None, repr=False)
-    """Content of the file, since the machine that evaluates may not have it. A `Scorer` is given a file on disk."""
+    """Content of the file, since the machine that evaluates may not have the file. A `Scorer` gets a file on disk."""
     adapters: Mapping[str, Mapping[str, bytes]] = Field(default_factory=dict, repr=False)
-    """Name -> files of a PEFT folder. The caller has checked that they belong to this base."""
+    """Name -> files of a PEFT folder. The caller has checked that the adapters belong to this base."""
     with_base: bool = False
     """Whether to score the base without an adapter too, under the name `BASE`."""
     samples: int = 0
-    """How many of the first rows to return, with the log-probabilities of their tokens, to check a served adapter with;
-    at most `MOST_SAMPLES`."""
+    """Number of first rows to return, at most `MOST_SAMPLES`, with the log-probabilities of their tokens. A served
+    adapter is checked with these rows."""
     with_answers: bool = True
-    """Whether to score answers too, where the base's `evaluation` does."""
+    """Whether to score answers too, if the spec's `evaluation` names graders."""
     slice_by: str | None = None
-    """A column of the rows, whose value on each row to return."""
+    """A column whose value on each row is returned."""
 
 
 class Sample(Spec):
@@ -71,15 +72,15 @@ class Sample(Spec):
 
 
 def row_digest(ids: Sequence[int], labelled: Sequence[int]) -> str:
-    """16 hex digits over a row's tokens and the positions of those that count in the loss."""
+    """Returns 16 hex digits over a row's tokens and the positions of the tokens that count in the loss."""
     return hashlib.sha256(json.dumps([list(ids), list(labelled)]).encode()).hexdigest()[:16]
 
 
 class ScoringResult(Spec):
-    """The evaluations that a request asked for."""
+    """The answer to a `ScoringRequest`."""
 
     scores: dict[str, Evaluation]
-    """Those of every name but `not_finite`."""
+    """Adapter, or `BASE` -> evaluation, without the names in `not_finite`."""
     hardware: str
     """Device and type of the activations, as in `Evaluation.hardware`."""
     fingerprint: str
@@ -90,12 +91,11 @@ class ScoringResult(Spec):
     logprobs: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
     """Each name in `scores` -> for each of `samples`, the log-probabilities of its labelled tokens, in nats."""
     ends: dict[str, int] = Field(default_factory=dict)
-    """The special tokens that the rows end in, by their text; rows that may be cut at max_length do not count. Empty:
-    it is not known how an answer ends."""
+    """Text -> id of the special tokens at the end of rows that are surely uncut. Empty if no answer's end is known."""
     trained_on: int = 0
-    """How many rows of a file are also in data.train, all of which is compared. Launch compares the sweep's own."""
+    """Number of rows of a file that are also in data.train; 0 for the sweep's own rows, which the launch compares."""
     slices: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """The value of `slice_by` on each row; at most `MOST_SLICES` different ones."""
+    """The value of `slice_by` on each row; at most `MOST_SLICES` different values."""
     not_finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """The adapters, or `BASE`, with a row whose loss is not finite."""
 
@@ -106,30 +106,30 @@ class ScoringProgress(Spec):
     name: str | None = None
     """The adapter that is scored, or `BASE`; None while the base is loaded."""
     done: int = 0
-    """Its rows that are scored."""
+    """Rows that are done."""
     rows: int = 0
     doing: Literal["", "answered", "ranked"] = ""
-    """What is done with rows after their losses: they are answered, or the likeliest of the labels is found."""
+    """The work on the rows: "" computes losses, then rows are answered, then labels are ranked."""
 
 
 Tell = Callable[[ScoringProgress], None]
-"""Is told how far the scoring has come, after each pass over some rows."""
+"""Receives the progress of the scoring at each pass over some rows."""
 
 
 def tell_nobody(_progress: ScoringProgress) -> None:
-    """A `Tell` that does nothing."""
+    """Does nothing: the default for `Tell`."""
 
 
 class BaseFacts(Spec):
-    """The facts about a base that a packaged adapter needs: where it is, how to load it, and the form of prompts."""
+    """The facts about a base that a packaged adapter needs: its source, how to load it, and the form of prompts."""
 
     source: str
     revision: str | None
-    """The commit of a hub model; None for others."""
+    """The commit of a hub model; None for a local model."""
     kind: str
     """hub, folder or gguf."""
     files: dict[str, str]
-    """Weight file -> 64 hex digits over its size and samples; empty for a hub model if only its commit is known."""
+    """Weight file -> 64 hex digits over its size and samples; empty for a hub model if only the commit is known."""
     quantization: dict[str, Any]
     trust_remote_code: bool
     licence: str | None
@@ -145,7 +145,7 @@ class Scorer(Protocol):
     """A base in memory that scores adapters."""
 
     def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
-        """Scores adapters, and the base if asked; tells how far it has come."""
+        """Scores adapters, and the base if asked; calls `tell` with the progress."""
 
     def base_facts(self) -> BaseFacts:
         """Describes the base for a package."""
@@ -156,29 +156,29 @@ Form = Literal["peft", "merged", "gguf"]
 
 
 class ExportRequest(Spec):
-    """A request to write an adapter, and to score what was written."""
+    """A request to write an adapter, and to score the written files."""
 
     form: Form
     folder: str
-    """Where the files go: a folder on this machine that is there."""
+    """An existing folder on this machine, for the files."""
     name: str
-    """The file's name without its end, for gguf."""
+    """Name of the GGUF file, without its suffix."""
     adapter: Mapping[str, bytes] = Field(repr=False)
     """Files of the PEFT folder."""
     tokenizer: Mapping[str, bytes] = Field(repr=False)
     """Files of the tokenizer, which go beside a merged model."""
     base_files: Mapping[str, str]
-    """As `BaseFacts.files`: the base must be the one that was promoted on."""
+    """`BaseFacts.files` of the promotion. The base on this machine must have the same weights."""
     ends: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """The tokens that ended answers in training: a merged model stops there too."""
+    """The tokens that ended answers in training. A merged model stops at them too."""
     rows: Annotated[tuple[Sample, ...], Field(strict=False)]
 
 
 class ExportResult(Spec):
-    """What the written files score."""
+    """The scores of the written files."""
 
     hardware: str
-    """As `Evaluation.hardware`."""
+    """See `Evaluation.hardware`."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)]
     """Negative log-likelihood of each row, in nats."""
 
@@ -186,8 +186,8 @@ class ExportResult(Spec):
 def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool = True) -> list[str]:
     """Lists the problems of an adapter's files: pickles, not plain LoRA, or another base than the sweep's.
 
-    Without `same_source`, the adapter may name another source or revision of the base, since an earlier sweep may have
-    used other names for it.
+    Without `same_source`, the adapter may name another source or revision, since an earlier sweep may have used other
+    names for the same base.
     """
     faults = []
     for name in sorted(files):
@@ -217,7 +217,7 @@ def problems(base: TrialSpec, files: Mapping[str, bytes], *, same_source: bool =
 
 
 def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
-    """Lists what makes the adapter differ from plain LoRA on listed modules; some of it would change the base."""
+    """Lists the settings that plain LoRA on listed modules does not have. Some of them would change the base."""
     changes = "it may change the base that other adapters share: only plain LoRA on a frozen base is scored"
     faults, init = [], config.get("init_lora_weights", True)
     if init not in _KEEPING:
@@ -234,16 +234,16 @@ def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_rows(data: DataSpec, file: str, option: str = "--eval-data") -> list[str]:
-    """Lists the problems of a file of rows for promotion: missing, other columns, or the rows that were trained on."""
+    """Lists the problems of a file of rows for promotion: missing, with other columns, or a copy of data.train."""
     others = sources.check(data.model_copy(update={"test": None}))
     with_file = sources.check(data.model_copy(update={"test": file}))
     return [of_option(problem, option) for problem in with_file if problem not in others]
 
 
 def look_at_rows(data: DataSpec, file: str, option: str = "--eval-data") -> Preview:
-    """Looks at the first rows of a file for promotion, and at those of `data.train` that it may repeat.
+    """Looks at the first rows of a file for promotion, and at the first rows of `data.train`, which it may repeat.
 
-    `Scorer.score` looks at all of them.
+    `Scorer.score` looks at all rows.
     """
     look = preview.preview(data.model_copy(update={"test": file}), "the evaluation")
 
@@ -254,11 +254,11 @@ def look_at_rows(data: DataSpec, file: str, option: str = "--eval-data") -> Prev
 
 
 def check_slices(data: DataSpec, which: str, by: str) -> list[str]:
-    """Lists the problems of a column that is to divide the rows, as far as the first ones of a local file show them.
+    """Lists the problems of a column that is to divide the rows, as far as the first rows of a local file show them.
 
     Args:
-        which: as `ScoringRequest.rows`.
-        by: as `ScoringRequest.slice_by`.
+        which: see `ScoringRequest.rows`.
+        by: see `ScoringRequest.slice_by`.
     """
     if not _is_here(data, which):
         return []
@@ -270,7 +270,7 @@ def check_slices(data: DataSpec, which: str, by: str) -> list[str]:
 
 
 def count_rows(data: DataSpec, which: str) -> int | None:
-    """Counts the rows that `which` names, those that are not scored too; None where no local file has them."""
+    """Counts the rows that `which` names, including rows that are not scored; None without a readable local file."""
     try:
         return sum(1 for _ in rows_of(data, which)) if _is_here(data, which) else None
     except DataError:
@@ -283,7 +283,8 @@ def _is_here(data: DataSpec, which: str) -> bool:
 
 
 def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:
-    """Returns the value of a column on each row. Raises `DataError` where one has none, or where there are too many."""
+    """Returns the value of a column on each row. Raises `DataError` for a row without a value, or for too many values.
+    """
     try:
         values = tuple(templates.value(row, by) for row in rows)
     except DataError as error:
@@ -295,7 +296,7 @@ def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:
 
 
 def rows_of(data: DataSpec, which: str) -> Iterator[Row]:
-    """Reads the rows that `which` names, those that are not scored too; see `ScoringRequest.rows`."""
+    """Reads the rows that `which` names, including rows that are not scored; see `ScoringRequest.rows`."""
     named, split = source_of(data, which)
     is_held_out = named.eval is None and split == "eval"
     return (
@@ -322,11 +323,11 @@ def source_of(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:
 def seen_by_search(data: DataSpec, file: str) -> bool:
     """Tells whether a file of rows for promotion equals the file `data.eval`, by which the adapters were chosen.
 
-    Compares the bytes of the files; returns False when `data.eval` is not a local file.
+    Compares the bytes of the files; returns False if `data.eval` is not a local file.
     """
     return data.eval is not None and sources.same_content(Path(data.eval), Path(file))
 
 
 def of_option(problem: str, option: str = "--eval-data") -> str:
-    """Rewrites a problem of `data.test` as one of an option, whose file was checked in its place."""
+    """Rewrites a problem of `data.test` as a problem of the option whose file was checked as `data.test`."""
     return f"{option}: {problem.removeprefix('data.test: ').removesuffix(sources.OTHER_TASK)}"
