@@ -1,4 +1,4 @@
-"""A process of this Python that is asked one question, ends with whoever asked, and cannot keep them waiting."""
+"""Asks a question of a separate Python process, which ends when the asker ends and can be killed at any time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def asking(
     stderr: IO[bytes],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """Runs a module of this Python in a process of its own, and kills it with all it has started after the block.
+    """Runs a module of this Python in a process of its own. After the block, kills the process and all its children.
 
     Args:
-        words: the module, whose `main` begins with `question()`, and its arguments, which anyone on the machine can
-            read.
-        asked: one line, which nobody else can read.
+        words: the module, whose `main` begins with `question()`, and its arguments. Anyone on the machine can read
+            them.
+        asked: the question in one line. No other user can read it.
         environment: variables beside those of this process.
     """
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -44,7 +44,7 @@ def asking(
     )
     assert process.stdin is not None
     try:
-        with suppress(BrokenPipeError):  # it has ended already: its exit status says so
+        with suppress(BrokenPipeError):  # the process has ended already, as its exit status tells
             process.stdin.write(asked.encode() + b"\n")
             process.stdin.flush()
         yield process
@@ -57,13 +57,13 @@ def asking(
 
 
 def kill(process: Process) -> None:
-    """Ends a process that was asked, and all that it has started."""
+    """Kills a process of `asking`, and all its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def question() -> str:
-    """The line that this process was asked. The process ends as soon as the asker is gone."""
+    """Returns the question asked of this process. From now on, this process ends as soon as the asker is gone."""
     read = b""
     while not read.endswith(b"\n"):
         part = os.read(0, 65536)
@@ -84,7 +84,7 @@ def _end_with_the_asker() -> None:
 
 
 def last_line(file: IO[bytes]) -> str:
-    """The last line of a file; empty when there is none."""
+    """Returns the last line of a file; "" if the file is empty."""
     file.seek(0)
     lines = file.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""

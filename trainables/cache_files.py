@@ -1,4 +1,4 @@
-"""Writes to the cache on this machine's disk: whole files, and folders that go with their process."""
+"""Writes to the cache on this machine's disk: whole files, and temporary folders."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PREFIX = ".making-"
 
 @contextmanager
 def told_as_cache(folder: Path) -> Iterator[None]:
-    """Names the folder of the cache that is written in the block, where the disk refuses it.
+    """Names the cache folder in the error if the disk refuses a write in the block.
 
     Raises:
         TrainableError: in place of an OSError, and of the error of safetensors 0.8, which writes files by itself and
-            tells in words what the system said.
+            has the system's message in its text.
     """
     try:
         yield
@@ -57,10 +57,10 @@ def lock(target: Path) -> FileLock:
 
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `target`, and deletes it at the end.
+    """Yields an empty folder beside `target`, and deletes the folder after the block.
 
-    Deletes those of killed processes first, of this target and of its neighbours: the locks of these are free. The
-    caller holds the lock of `target`.
+    First deletes the folders that killed processes left, for this target and for its neighbours whose locks are free.
+    The caller holds the lock of `target`.
     """
     for left in target.parent.glob(f"{_PREFIX}*-*"):
         of = target.with_name(left.name.removeprefix(_PREFIX).partition("-")[0])

@@ -1,4 +1,4 @@
-"""Trainables by name: the modules of this package that keep the contract, and modules and classes of the user's own."""
+"""Finds trainables by name: modules of this package that keep the contract, and the user's own modules and classes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from trainables.scoring.requests import Scorer
 from trainables.specs import TrialSpec
 
 _CONTRACT = ("REQUIRES", "check", "fingerprint", "prepare", "open_pack", "need")
-"""The names of `Trainable` that have no default: none may be missing."""
+"""The names of `Trainable` without a default, which every trainable must offer."""
 
 
 @cache
 def _sources() -> dict[str, ast.Module]:
-    """Name -> source of each trainable in this package; nothing is imported."""
+    """Returns name -> syntax tree of each trainable in this package. Imports nothing."""
     trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("*.py")}
     return {name: trees[name] for name in sorted(trees) if _defines(trees[name], "open_pack")}
 
@@ -37,14 +37,15 @@ def _defines(tree: ast.Module, function: str) -> bool:
 
 
 def available() -> dict[str, str]:
-    """Name -> first line of its docstring, for each trainable in this package; nothing is imported."""
+    """Returns name -> first line of the docstring, for each trainable in this package. Imports nothing."""
     return {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in _sources().items()}
 
 
 def has_adapters(name: str) -> bool:
-    """Whether the best adapters of the trainable's trials can be evaluated again and promoted; nothing is imported.
+    """Tells whether the best adapters of the trainable's trials can be evaluated again and promoted. Imports nothing.
 
-    False for one of your own that this process has not imported: whoever only reads a sweep runs no code that it names.
+    False for a user's own trainable that this process has not imported: a reader of a sweep runs no code that the sweep
+    names.
     """
     if is_own(name):
         place, kind = own_code.parts(name)
@@ -54,15 +55,15 @@ def has_adapters(name: str) -> bool:
 
 
 def is_own(name: str) -> bool:
-    """Whether it names a trainable of the user's own, and none of this package."""
+    """Tells whether `name` is that of a user's own trainable, not of this package."""
     return "." in name or ":" in name
 
 
 def find(name: str) -> Trainable:
-    """The trainable NAME of this package, or at PACKAGE.MODULE, FILE.py, MODULE:CLASS or FILE.py:CLASS.
+    """Returns the trainable NAME of this package, or that at PACKAGE.MODULE, FILE.py, MODULE:CLASS or FILE.py:CLASS.
 
     Raises:
-        NotTrainable: there is none, and the message says what there is; or it cannot be imported, or lacks something.
+        NotTrainable: there is none, and the message names what exists; or it cannot be imported or lacks a function.
     """
     names = available()
     if not is_own(name) and name not in names:
@@ -96,7 +97,7 @@ def find(name: str) -> Trainable:
 
 
 def _way_out(given: Any) -> str:
-    """Where the contract is; of a module without it, the classes that may be meant."""
+    """Returns the end of a message: where the contract is, and which classes of a module may be meant."""
     own = vars(given).values() if isinstance(given, ModuleType) else ()
     kinds = [each.__name__ for each in own if isinstance(each, type) and each.__module__ == given.__name__]
     meant = f"; its classes are {', '.join(kinds)}: name one with a colon" if kinds else ""
@@ -104,7 +105,7 @@ def _way_out(given: Any) -> str:
 
 
 def _imported(place: str, kind: str) -> Any:
-    """The module, or an object of its class. Raises what its code raises, and NotTrainable where it is not there."""
+    """Returns the module, or an object of its class. Raises whatever its code raises; NotTrainable if it is missing."""
     missing = own_code.missing_file(place)
     if missing is not None:
         raise NotTrainable(missing)
@@ -124,34 +125,34 @@ def _imported(place: str, kind: str) -> Any:
 
 
 def _offers(given: Any, name: str) -> bool:
-    """Whether a module or an object has something of its own under this name, and not what `Trainable` has."""
+    """Tells whether a module or an object has its own attribute of this name, not that of `Trainable`."""
     return hasattr(given, name) and getattr(type(given), name, None) is not getattr(Trainable, name, given)
 
 
 def _wrong_metrics(given: object) -> str | None:
-    """What is wrong with a trainable's metrics."""
+    """Returns the problem of a trainable's metrics, or None."""
     if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
         return f"must map names, {EVAL_LOSS} among them, to 'min' or 'max'"
     return wrong_names(given)
 
 
 class Promotable(Trainable):
-    """A trainable whose best adapters can be evaluated again, and so promoted: it offers `open_scorer`."""
+    """A trainable that offers `open_scorer`, so that its best adapters can be evaluated again and promoted."""
 
     def open_scorer(self, base: TrialSpec, cache: Path) -> Scorer:
         """Loads the base onto this process's device, to evaluate adapters again for a promotion."""
         raise NotImplementedError
 
     def scoring_bytes(self, base: TrialSpec, device: Device, *gpus: int) -> int | None:
-        """Estimates the memory that this takes; None when it is unknown.
+        """Estimates the memory of a scorer; None if unknown.
 
-        One that spreads its base is told over how many GPUs, and answers for the fullest.
+        A trainable that spreads its base gets the number of GPUs, and answers for the fullest.
         """
         return None
 
 
 def of_module(given: Any) -> Trainable:
-    """The trainable that a module or an object is: what it offers stands in place of the defaults of `Trainable`."""
+    """Makes a trainable of a module or an object: its own functions replace the defaults of `Trainable`."""
     kind = Promotable if _offers(given, "open_scorer") else Trainable
     names = {name for name in (*_CONTRACT, *dir(kind)) if not name.startswith("_") and _offers(given, name)}
     own_names = {name: getattr(given, name) for name in names}
@@ -161,21 +162,21 @@ def of_module(given: Any) -> Trainable:
 
 
 class Room(NamedTuple):
-    """Where a pack trains, and how much memory it may take there."""
+    """The device where a pack trains, and the memory that it may take."""
 
     device: Device
     gpus: int
-    """Over which the base is spread; a CPU counts as one."""
+    """Number of GPUs that share the base; 1 on a CPU."""
     usable: int
-    """Bytes; of several GPUs those of the fullest."""
+    """Usable bytes; with several GPUs, those of the fullest."""
 
 
 def metrics(trainable: Trainable, base: TrialSpec) -> Mapping[str, Direction]:
-    """The trainable's `metrics`.
+    """Returns the trainable's `metrics`.
 
     Raises:
-        TrainableError: as the trainable raised it: the metrics that the spec asks for cannot be had.
-        NotTrainable: its metrics break, or are none.
+        TrainableError: raised by the trainable: it cannot give the metrics that the spec names.
+        NotTrainable: `metrics` breaks, or returns no valid metrics.
     """
     with answering("its metrics"):
         found = trainable.metrics(base)
@@ -186,7 +187,7 @@ def metrics(trainable: Trainable, base: TrialSpec) -> Mapping[str, Direction]:
 
 
 def check(trainable: Trainable, base: TrialSpec) -> list[str]:
-    """What the trainable finds wrong. Raises `NotTrainable` when its check breaks, or answers something else."""
+    """Lists the problems that the trainable finds. Raises `NotTrainable` if its check breaks, or returns no list."""
     with answering("its check"):
         problems = trainable.check(base)
     if not isinstance(problems, list) or not all(isinstance(line, str) for line in problems):
@@ -202,11 +203,11 @@ def need(
     rows: RowShape | None,
     gpus: int = 1,
 ) -> Need | None:
-    """The trainable's estimate, for rows of this shape where it is known; None when it cannot say.
+    """Returns the trainable's estimate, for rows of this shape if known; None if the trainable cannot say.
 
     Raises:
-        TrainableError: as the trainable raised it.
-        NotTrainable: its need breaks, or answers something else.
+        TrainableError: raised by the trainable.
+        NotTrainable: its need breaks, or returns something else.
     """
     with answering("its need"):
         if gpus > 1:
@@ -225,20 +226,20 @@ def _need_or_none(answer: object) -> Need | None:
 def settle_auto(
     trainable: Trainable, pack: Pack, base: TrialSpec, largest: Sequence[TrialSpec], rows: RowShape | None, room: Room
 ) -> Need | None:
-    """Settles what `auto` means for a pack that is open; returns its estimate; arguments and errors as `need`."""
+    """Settles the `auto` settings of an open pack; returns its estimate. Arguments and errors are those of `need`."""
     with answering("its settle_auto"):
         settled = _need_or_none(trainable.settle_auto(pack, base, largest, rows, room.usable))
     return need(trainable, base, largest, room.device, rows, room.gpus) if settled is None else settled
 
 
 def blindness(trainable: Trainable) -> str | None:
-    """Why the trainable would train on the CPU of a process that has GPUs; None where it does not, or cannot tell."""
+    """Returns why the trainable would train on the CPU of a process with GPUs; None if it would not, or if unknown."""
     with answering("its blindness"):
         return trainable.blindness()
 
 
 def engine(trainable: Trainable, base: TrialSpec) -> str | None:
-    """What the trainable's `engine` says. Raises `NotTrainable` when it breaks, or answers something else."""
+    """Returns the trainable's `engine`. Raises `NotTrainable` if that breaks, or returns something else."""
     with answering("its engine"):
         name: str | None = trainable.engine(base)
         if not isinstance(name, str | None):
@@ -248,11 +249,11 @@ def engine(trainable: Trainable, base: TrialSpec) -> str | None:
 
 @contextmanager
 def answering(what: str) -> Iterator[None]:
-    """Code of a trainable runs: whatever it raises is told in a line, with its place.
+    """Runs code of a trainable in the block, and turns its errors into one line with their place.
 
     Raises:
-        TrainableError: as the code raised it.
-        NotTrainable: instead of anything else, the end of the process included.
+        TrainableError: raised by the code itself.
+        NotTrainable: in place of any other error, and of SystemExit.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The ways to compute passes on a base, and what a self-test found of each on a machine: is it right, how fast."""
+"""The ways to compute passes on a base, and the results of a self-test: whether each way is right, and how fast."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pydantic import Field
 from trainables.specs import Spec, TrialSpec
 
 LEAST_GAIN = 1.05
-"""Twice as many slots do not pay that train fewer times as many tokens a second."""
+"""Twice as many slots pay if they train at least this many times as many tokens a second."""
 ROOM = 2
-"""A pass may have so many times the tokens that pay: rows are unequal, and what is cut off is a small pass."""
+"""The most tokens of a pass / the tokens of a step of the slots that pay. Rows are of unequal length, and the rest of a
+step beyond the limit would be a small pass."""
 
 
 class EnginePath(Spec):
     """A way to compute passes on a base."""
 
     engine: Literal["flat", "grouped", "peft"]
-    """As `TrainingSpec.engine`."""
+    """See `TrainingSpec.engine`."""
     residency: Literal["4bit", "dequantised"]
-    """As `QuantizationSpec.residency`; of a base that is not quantised the latter."""
+    """See `QuantizationSpec.residency`; "dequantised" also for a base that is not quantised."""
 
     @property
     def engine_name(self) -> str:
@@ -31,29 +32,29 @@ class EnginePath(Spec):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The path in words."""
         return self.engine_name if self.residency == "dequantised" else f"{self.engine_name}, 4 bit"
 
     def given_to(self, base: TrialSpec) -> TrialSpec:
-        """Returns the specification whose passes are computed so."""
+        """Returns `base` with the engine and the residency of this path."""
         training = base.training.model_copy(update={"engine": self.engine})
         quantization = base.quantization.model_copy(update={"residency": self.residency})
         return base.model_copy(update={"training": training, "quantization": quantization})
 
 
 class Settled(Spec):
-    """How passes are computed on a machine."""
+    """How a machine computes passes."""
 
     path: EnginePath
     slots: int | None = None
-    """How many slots pay there, as was measured: more train no faster. None where it was not."""
+    """Number of slots that pay: more slots train no faster. None if not measured."""
     pass_tokens: int | None = None
-    """For `TrainingSpec.pass_tokens`, as was measured. None where it was not, or where the specification says it."""
+    """Measured value for `TrainingSpec.pass_tokens`. None if not measured, or if the specification sets a number."""
     refused: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """What is not used there, a line each with the reason."""
+    """The paths that are not used, a line each with the reason."""
 
     def given_to(self, base: TrialSpec) -> TrialSpec:
-        """Returns the specification whose passes are computed so."""
+        """Returns `base` with the settled path and pass tokens."""
         base = self.path.given_to(base)
         if self.pass_tokens is None:
             return base
@@ -62,34 +63,34 @@ class Settled(Spec):
 
 
 class PassRate(Spec):
-    """How fast so many slots train in shared passes."""
+    """The speed of a number of slots that train in shared passes."""
 
     slots: int
     tokens_per_step: float
     """Tokens of a step of all slots, padding not counted."""
     tokens_per_second: float
     peak_bytes: int | None = None
-    """Most memory of the fullest GPU; None on a CPU, where a process that did other things before cannot tell."""
+    """Most memory of the fullest GPU; None on a CPU, where earlier work of the process would count too."""
     estimated_bytes: int | None = None
-    """The estimate of it; None where the model's sizes are unknown."""
+    """The estimate for `peak_bytes`; None if the model's sizes are unknown."""
 
 
 class Tried(Spec):
-    """What came of a path."""
+    """The result of a path."""
 
     path: EnginePath
     difference: float | None = None
-    """How far it is from PEFT's layers, where 1 is as far as rounding explains; None where it computes no number."""
+    """Distance from PEFT's layers; rounding explains up to 1. None if the path fails or computes NaN."""
     problem: str = ""
-    """Why it is not used; empty where it is right."""
+    """Why the path is not used; empty if the path is right."""
     may_pass: bool = False
-    """Whether the problem may be gone another time: memory was missing, or the process hung or died."""
+    """Whether a later test may not meet the problem: memory was missing, or the process hung or died."""
     rates: tuple[PassRate, ...] = ()
-    """With 1, 2, 4, ... slots, until more do not pay or memory ends."""
+    """Rates of 1, 2, 4, ... slots, until more slots do not pay or memory ends."""
 
     @property
     def paying(self) -> PassRate | None:
-        """Of the most slots that each doubling up to them made faster; None where it was not timed."""
+        """The rate of the most slots that pay: each doubling before was faster. None if the path was not timed."""
         paying = self.rates[0] if self.rates else None
         for few, more in pairwise(self.rates):
             if more.tokens_per_second < LEAST_GAIN * few.tokens_per_second:
@@ -99,15 +100,15 @@ class Tried(Spec):
 
 
 class SelfTest(Spec):
-    """What came of all paths of a base on a device."""
+    """The results of all paths of a base on a device."""
 
     device: str
-    """The maker's name."""
+    """Name of the device by its maker."""
     seconds: float
     tried: tuple[Tried, ...]
 
     def settled(self, base: TrialSpec) -> Settled:
-        """The fastest path that is right, of those that the specification allows; else the reference."""
+        """Returns the fastest right path that the specification allows; the reference if there is none."""
         engine, residency = base.training.engine, base.quantization.residency
         if base.quantization.scheme == "none":
             residency = "auto"
@@ -131,5 +132,5 @@ class SelfTest(Spec):
 
 
 def reference(base: TrialSpec) -> EnginePath:
-    """PEFT's own layers on the base as it was loaded, which need no proof."""
+    """Returns the path of PEFT's own layers on the base as loaded. It needs no test."""
     return EnginePath(engine="peft", residency="dequantised" if base.quantization.scheme == "none" else "4bit")

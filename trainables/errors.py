@@ -1,6 +1,6 @@
-"""Errors of this package, each also the standard error that it refines.
+"""Errors of this package. Each one is also the standard error that it refines.
 
-QsweepError                       what all errors of this project are that the user can mend
+QsweepError                       base of all errors of this project that the user can mend
 TrainableError
 ├── DataError (ValueError)        the rows cannot be used as described
 ├── GradingError (ValueError)     evaluation.metrics cannot be computed as described; holds every problem at once
@@ -19,7 +19,7 @@ class QsweepError(Exception):
 
 
 class TrainableError(QsweepError):
-    """Base of this package's errors: the user can mend them, so they print without a traceback."""
+    """Base of this package's errors, which the user can mend."""
 
 
 class NotTrainable(TrainableError, LookupError):  # noqa: N818 - reads as what it is

@@ -1,6 +1,6 @@
 """Asks the hub about the model and the data of a sweep, before anything is started.
 
-Asks once, within seconds; the downloads of huggingface_hub retry for up to half a minute.
+Sends each request once, with a timeout of seconds: the downloads of huggingface_hub would retry for half a minute.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 
 
 def fetch_config(model: ModelSpec) -> bool:
-    """Downloads the configuration of a hub model into the local cache, unless it is there; whether it was fetched."""
+    """Downloads the configuration of a hub model into the local cache, unless it is there. Returns whether it did."""
     if model_source.locate(model.source).kind != "hub" or model_files.cached(model) is not None:
         return False
     _ask(model.source, "model", model.revision)
@@ -76,7 +76,7 @@ def _doubts(model: ModelSpec) -> tuple[str, ...]:
 
 
 def _lacking_in_cache(model: ModelSpec) -> str | None:
-    """Returns what is missing of the model in the local cache of the hub, or None."""
+    """Returns which files of the model are missing in the local cache of the hub, or None."""
     folder = model_files.cached(model)
     if folder is None:
         return "the model is not in its cache on this machine: connect, or name a folder"

@@ -18,17 +18,17 @@ def isolated(
     operation: Callable[[Sequence[SlotOrBase]], Mapping[SlotOrBase, Result | Failure]],
     clear: Callable[[], None],
 ) -> dict[SlotOrBase, Result | Failure]:
-    """Runs `operation` over all slots at once; when it raises, over each half, down to the slot that is to blame.
+    """Runs `operation` over all slots at once; if it raises, over each half, down to the slot that is to blame.
 
-    Out of memory is handled the same way: smaller parts need less, and a slot that does not fit alone fails alone.
+    A lack of memory is handled in the same way: fewer slots need less, and a slot that does not fit alone fails alone.
 
     Args:
         slots: the slots that take part; none gives an empty answer.
         operation: must not have changed any slot when it raises.
-        clear: drops what a broken operation left behind; called before it is tried again.
+        clear: frees the remains of a broken operation; called before each new try.
 
     Returns:
-        What `operation` returned for each slot, or why that slot can't go on.
+        The result of `operation` for each slot, or why the slot cannot go on.
     """
     if not slots:
         return {}
@@ -37,7 +37,7 @@ def isolated(
     except Exception as error:
         if is_sticky(error):
             raise
-        # The traceback holds the broken pass's tensors: let go of it before trying again.
+        # The traceback holds the broken pass's tensors, so the error must be gone before the next try.
         failure = failure_of(error)
     clear()
     if len(slots) == 1:
@@ -47,14 +47,14 @@ def isolated(
 
 
 def is_sticky(error: Exception) -> bool:
-    """Whether the whole process is spoilt: after a CUDA error other than a lack of memory, every later call fails."""
+    """Tells whether the whole process is broken: every call fails after a CUDA error other than a lack of memory."""
     return "CUDA error" in str(error) and not lacks_memory(error)
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether memory was missing, in the words of Python, PyTorch, cuBLAS or cuDNN.
+    """Tells whether memory was missing, by the messages of Python, PyTorch, cuBLAS and cuDNN.
 
-    cuBLAS says "not initialised" when it finds no memory for its own handle, which a thread makes at its first product.
+    cuBLAS says "not initialised" if there is no memory for its own handle, which a thread makes at its first product.
     """
     text = str(error)
     is_missing = "out of memory" in text.lower() or "can't allocate" in text or "_STATUS_ALLOC_FAILED" in text
@@ -63,7 +63,7 @@ def lacks_memory(error: Exception) -> bool:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception means for the slot that raised it; one without words goes by its name."""
+    """Returns the failure of the slot that raised an exception; an error without a message is named by its type."""
     text, name = str(error), type(error).__name__
     if isinstance(error, InfeasibleError):
         return Failure(kind="infeasible", message=text or name)

@@ -1,4 +1,4 @@
-"""What decides which trial is better: a metric by its name, and whether a lower or a higher value of it is better."""
+"""Decides which trial is better: names a metric, and tells whether its lower or its higher value is better."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EVAL_BITS = "eval_bits_per_byte"
 """The same total in bits / bytes of the completions in UTF-8: comparable between tokenizers, as `eval_loss` is not."""
 
 COSTS = ("trainable_params",)
-"""What a report says of the trial itself, beside the metrics of its evaluation: a second objective, the lower the
-better. Tokens and seconds are no such thing: a trial that is stopped early has fewer."""
+"""Costs of a trial that can be a second objective beside the metrics of evaluations; lower is better. Tokens and
+seconds cannot: a trial that is stopped early has fewer."""
 
 
 class RowValues(NamedTuple):
-    """A metric's value per row: the metric is the sum of the parts over the sum of the weights.
+    """A metric per row. The metric is the sum of the parts / the sum of the weights.
 
-    The loss of a row is one form, weighted by its tokens; a score of a row, each of weight 1, is the other.
+    A loss has the row's tokens, or bytes, as weight. A score has weight 1.
     """
 
     parts: Sequence[float]
@@ -33,69 +33,70 @@ class RowValues(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How good an evaluation is: the lower the better, compared from the first field on.
+    """A sort key of evaluations: the lower the better, compared from the first field on.
 
-    An evaluation without the objective's value, as at report points where answers are not scored, stands behind all
-    that have one. Among equals the loss decides: scores of a few rows are often equal.
+    An evaluation without the objective's value, as at report points without scored answers, sorts behind all others.
+    The loss decides between equal values, since scores of a few rows are often equal.
     """
 
     objective: float = math.inf
-    """The objective's value, or its negative where higher is better; infinite where there is none."""
+    """The objective's value, negative if higher is better; infinite if there is none."""
     loss: float = math.inf
     """`eval_loss`."""
 
 
 class Objective(Spec):
-    """What decides which trial is better."""
+    """The metric that decides which trial is better."""
 
     metric: str = EVAL_LOSS
-    """A metric that the trainable offers (its METRICS). eval_loss is the total negative log-likelihood of the
-    evaluation rows' completion tokens / number of those tokens."""
+    """A metric of the trainable (its METRICS), or one that evaluation.metrics adds. eval_loss is the total negative
+    log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
     mode: Direction = "min"
     """Whether a lower or a higher value is better."""
 
     def of(self, metrics: Mapping[str, float]) -> float:
-        """The metric's value. Raises ValueError when it is not there."""
+        """Returns the metric's value. Raises ValueError if `metrics` lacks the metric."""
         if self.metric not in metrics:
             raise ValueError(f"the objective is {self.metric}, and the evaluation gives {', '.join(metrics)} only")
         return metrics[self.metric]
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether `value` is the better one; a NaN never is."""
+        """Tells whether `value` is better; a NaN never is."""
         return value < than if self.mode == "min" else value > than
 
     def loss(self, value: float) -> float:
-        """The value, or its negative where higher is better: the lower the better. Infinite when it is not finite."""
+        """Returns the value, negative if higher is better, so that lower is better; infinite if it is not finite."""
         if not math.isfinite(value):
             return math.inf
         return value if self.mode == "min" else -value
 
     def standing(self, metrics: Mapping[str, float] | None) -> Standing:
-        """How good an evaluation with these metrics is; the worst of all for None."""
+        """Returns the sort key of an evaluation with these metrics; the worst key for None."""
         if metrics is None:
             return Standing()
         loss = metrics.get(EVAL_LOSS, math.inf)
         return Standing(self.loss(metrics.get(self.metric, math.nan)), loss if math.isfinite(loss) else math.inf)
 
     def judging(self, metrics: Mapping[str, float]) -> Objective:
-        """What an evaluation with these metrics is judged by: this, or the loss where there is no value of this."""
+        """Returns the objective that judges an evaluation with these metrics: this one, or the loss without its value.
+        """
         return self if math.isfinite(metrics.get(self.metric, math.nan)) else LOWEST_LOSS
 
     def gain(self, before: float, after: float) -> float:
-        """How much better `after` is; negative where it is worse."""
+        """Returns how much better `after` is; negative if it is worse."""
         return before - after if self.mode == "min" else after - before
 
     def words(self, gain: float) -> str:
-        """The gain in words: "0.7500 lower"."""
+        """Returns the gain in words, such as "0.7500 lower"."""
         is_lower = (gain >= 0) == (self.mode == "min")
         return f"{digits(abs(gain))} {'lower' if is_lower else 'higher'}"
 
 
 def digits(value: float, sign: str = "") -> str:
-    """A number with four decimals, or as many as show two digits of it; what is below 1e-9 is rounding, and 0.
+    """Writes a number with four decimals; a size below 1e-3 with two significant digits, and below 1e-9 as 0.
 
     Args:
-        sign: "+" to show that of positive numbers, too.
+        sign: "+" to show the sign of positive numbers too.
     """
     size = abs(value)
     if not 1e-9 <= size < 1e-3:
@@ -104,13 +105,13 @@ def digits(value: float, sign: str = "") -> str:
 
 
 LOWEST_LOSS = Objective()
-"""What a sweep seeks where its file names nothing else."""
+"""The objective of a sweep by default."""
 MEANINGS: Mapping[str, str] = {
     EVAL_LOSS: "mean negative log-likelihood per completion token of the evaluation rows, in nats",
     EVAL_BITS: "negative log-likelihood of the evaluation rows' completions, in bits per byte of their text",
     "trainable_params": "weights that a trial trains",
 }
-"""What values are, in words, where this is known."""
+"""Name of a metric or cost -> its meaning in words."""
 
 
 def _has_loss(metrics: dict[str, float]) -> dict[str, float]:
@@ -129,15 +130,16 @@ _TAKEN = {
     *("metrics", "row_losses", "row_tokens", "row_bytes", "row_groups", "row_values", "row_places"),
     *("answers", "hardware"),
 }
-"""What a sweep logs of a trial beside its evaluations, and the other keys of a saved one; `step` would be best_step."""
+"""Names that a sweep logs for a trial beside its metrics, and the other keys of a saved evaluation. A metric `step`
+would be logged as best_step too, which is taken."""
 _LONGEST = 245
-"""MLflow takes 250 characters, and a metric is logged as best_NAME too."""
+"""The most characters of a metric's name: MLflow takes 250, and a metric is logged as best_NAME too."""
 
 
 def wrong_names(names: Collection[object]) -> str | None:
-    """What is wrong with the names of metrics; None where nothing is.
+    """Returns the problem of the metrics' names, or None.
 
-    A name that MLflow does not take costs all that a trial reports, and one that is taken makes two numbers one.
+    With a name that MLflow refuses, a trial could log nothing. With a taken name, two numbers would be logged as one.
     """
     taken = _TAKEN.union(*((f"best_{name}", f"base_{name}") for name in names))
     for name in names:
@@ -159,15 +161,15 @@ def _has_names(metrics: dict[str, float]) -> dict[str, float]:
 
 
 EvaluationMetrics = Annotated[Metrics, AfterValidator(_has_names)]
-"""The same as a trainable gives them: their names can be logged, also those that it does not declare."""
+"""Metrics of a trainable's evaluation. All names can be logged, including names that the trainable does not declare."""
 
 
 _OF_EARLIER_VERSIONS = {EVAL_LOSS: "metrics", f"best_{EVAL_LOSS}": "best_metrics"}
-"""What earlier versions wrote as a bare loss -> the field that is a mapping of metrics now."""
+"""Field of earlier versions with a bare loss -> present field with a mapping of metrics."""
 
 
 def named_metrics(raw: Any) -> Any:
-    """What earlier versions wrote, with each bare loss in a mapping of metrics; `raw` is what is validated."""
+    """Rewrites fields of earlier versions: each bare loss becomes a mapping of metrics. `raw` is validated next."""
     if not isinstance(raw, Mapping) or not _OF_EARLIER_VERSIONS.keys() & raw.keys():
         return raw
     kept = {key: value for key, value in raw.items() if key not in _OF_EARLIER_VERSIONS}

@@ -17,9 +17,9 @@ class Metric(NamedTuple):
     better: Direction
     """Which value is better: the lower ("min") or the higher ("max")."""
     of: Callable[[Sequence[float], Sequence[int]], float]
-    """Computes it from each row's negative log-likelihood and each row's number of completion tokens."""
+    """Computes the metric from each row's negative log-likelihood and each row's number of completion tokens."""
     of_row: Callable[[float, int], float] | None = None
-    """Computes a row's value, where the metric is the mean of these: then trials are compared row by row."""
+    """Computes a row's value if the metric is the mean of these values, so that trials are compared row by row."""
 
 
 def _loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
@@ -27,7 +27,7 @@ def _loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
 
 
 def _row_loss(row_losses: Sequence[float], row_tokens: Sequence[int]) -> float:
-    """The mean over rows of each row's loss per token: a long completion counts as much as a short one."""
+    """Returns the mean over rows of the loss per token, so that a long completion counts as much as a short one."""
     return sum(loss / tokens for loss, tokens in zip(row_losses, row_tokens, strict=True)) / len(row_losses)
 
 
@@ -35,7 +35,7 @@ METRICS: dict[str, Metric] = {EVAL_LOSS: Metric("min", _loss), "eval_row_loss": 
 
 
 def directions() -> Mapping[str, Direction]:
-    """Returns which value of each metric is better, by the metric's name."""
+    """Returns metric -> which value is better."""
     return {name: metric.better for name, metric in METRICS.items()}
 
 
@@ -55,7 +55,7 @@ def evaluate(
 def row_values(
     row_losses: Sequence[float], row_tokens: Sequence[int], metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, tuple[float, ...]]:
-    """Returns the value of each row for each metric that is the mean of these; for the arguments see `evaluate`."""
+    """Returns metric -> value of each row, for metrics that are the mean of their rows. Arguments as for `evaluate`."""
     each = {name: metric.of_row for name, metric in metrics.items() if metric.of_row is not None}
     return {name: tuple(map(of_row, row_losses, row_tokens)) for name, of_row in each.items()}
 
@@ -68,9 +68,7 @@ def evaluation(
     metrics: Mapping[str, Metric] = METRICS,
     row_bytes: Sequence[int] = (),
 ) -> Evaluation:
-    """Returns an evaluation with each metric, all of them finite; for the arguments see `evaluate` and `Evaluation`.
-
-    All that an engine is asked for on the evaluation rows arrives here: today the losses.
+    """Returns an evaluation with each metric, which must be finite. For the arguments see `evaluate` and `Evaluation`.
     """
     bits = {EVAL_BITS: sum(row_losses) / math.log(2) / sum(row_bytes)} if any(row_bytes) else {}
     return Evaluation(

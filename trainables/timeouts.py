@@ -1,14 +1,13 @@
-"""The seconds that pace or bound something in this package. No variable and no key of a sweep file sets one."""
+"""Time limits of this package, in seconds. No environment variable and no key of a sweep file sets one."""
 
 HUB = 5.0
-"""For one answer of the hub, before a sweep starts: a launch tells within seconds that the hub cannot be reached."""
+"""Limit for one answer of the hub before a sweep starts, so that a launch soon tells that the hub is out of reach."""
 SELF_TEST_LOAD = 1800.0
-"""For the process of the self-test to load a base, which may lie on a network drive, and to compute the reference."""
+"""Limit for the self-test's process to load a base, perhaps from a network drive, and to compute the reference."""
 SELF_TEST_PATH = 300.0
-"""For one path to be compared and timed: by estimate 10 s for 8 billion parameters on an H100. One that hangs never
-answers."""
+"""Limit to compare and time one path. A path takes an estimated 10 s for 8 billion parameters on an H100, or hangs."""
 KILLED_PROCESS = 5.0
-"""For a killed process to end. One that waits for a dead network drive does not end at all."""
+"""Limit for a killed process to end. A process that waits for a dead network drive never ends."""
 BFLOAT16_PROBE = 0.05
-"""For products in float32 and bfloat16 on a CPU: so many repeats that other processes hardly matter, and still no
-delay that a start would show."""
+"""Time for products in float32 and bfloat16 on a CPU: enough repeats that other processes hardly matter, and no delay
+that a user would notice at a start."""

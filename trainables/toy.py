@@ -41,39 +41,39 @@ _BREADTH = {"attention-qv": 1, "attention": 2, "mlp": 3, "all-linear": 7}
 
 
 def check(base: TrialSpec) -> list[str]:
-    """There are no files, and no answers."""
+    """Refuses graders: the toy has no answers, and no files to check."""
     return ["evaluation.metrics: the toy answers nothing that could be scored"] if base.evaluation.metrics else []
 
 
 def fingerprint(base: TrialSpec) -> Mapping[str, str]:
-    """The toy's own version: another curve is another trial."""
+    """Returns the version of the toy's curves, since another curve is another trial."""
     return {"toy": "1"}
 
 
 def resolve_targets(base: TrialSpec, values: Sequence[TargetModules], cache: Path) -> list[Target]:
-    """There is no model: each preset and each set of names is itself."""
+    """Returns each preset, and each sorted set of names, as its own target, since there is no model."""
     return [
         Target(value=value, modules=(value,) if isinstance(value, str) else tuple(sorted(value))) for value in values
     ]
 
 
 def prepare(base: TrialSpec, cache: Path) -> Prepared:
-    """There is no data."""
+    """Prepares nothing, since there is no data."""
     return Prepared(summary=Summary(fingerprint="0" * 16, train_rows=0, eval_rows=1), payload=b"")
 
 
 def open_pack(base: TrialSpec, data: bytes, cache: Path) -> ToyPack:
-    """A pack of curves."""
+    """Opens a pack of curves."""
     return ToyPack()
 
 
 def need(base: TrialSpec, largest: Sequence[TrialSpec], device: Device) -> Need | None:
-    """A Python process; a curve weighs nothing."""
+    """Returns the need of a Python process; a curve takes hardly any memory."""
     return Need(base_bytes=150_000_000, slot_bytes=1_000, step_bytes=0, saturating_slots=4)
 
 
 def floor(spec: TrialSpec) -> float:
-    """The loss that the trial's curve falls towards."""
+    """Returns the loss that the trial's curve falls towards."""
     decades = math.log10(spec.training.learning_rate / 3e-4)
     modules = spec.adapter.target_modules
     breadth = _BREADTH.get(modules, 1) if isinstance(modules, str) else len(modules)
@@ -81,14 +81,14 @@ def floor(spec: TrialSpec) -> float:
 
 
 def loss_at(spec: TrialSpec, step: int) -> float:
-    """The trial's loss after `step` steps; NaN once it has diverged."""
+    """Returns the trial's loss after `step` steps; NaN once the trial has diverged."""
     if spec.training.learning_rate > DIVERGES_ABOVE and step >= DIVERGES_AT_STEP:
         return math.nan
     return floor(spec) + (START_LOSS - floor(spec)) / math.sqrt(1 + step)
 
 
 def _evaluation(loss: float) -> Evaluation:
-    """Its accuracy is the probability of a token with that loss: the lower the one, the higher the other."""
+    """Returns an evaluation whose accuracy is the probability of a token with this loss: it rises as the loss falls."""
     metrics = {EVAL_LOSS: loss, "eval_accuracy": math.exp(-loss)}
     return Evaluation(metrics=metrics, row_losses=(loss,), row_tokens=(1,))
 

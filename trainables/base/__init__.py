@@ -1,1 +1,1 @@
-"""The frozen base model: where it lies, how large it is, how it is loaded."""
+"""The frozen base model: its place, its size, and how it is loaded."""

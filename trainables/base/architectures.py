@@ -1,7 +1,7 @@
 """Tells from a model's configuration whether it is a decoder-only causal language model. Takes milliseconds.
 
-The tables of the installed transformers decide. They are read from its source code, because importing them would import
-torch. Where they cannot decide (the model brings its own code), `base_checks` tests the loaded model.
+The tables of the installed transformers decide. They are read from the source code of transformers, because importing
+them would import torch. If they cannot decide (the model brings its own code), `base_checks` tests the loaded model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = re.compile(
 )
 """Matches attention and feed-forward classes and attributes, which presets select; see `targets._ANCESTORS`."""
 _WITH_PICTURES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_MULTIMODAL_LM")
-"""Tables of multimodal classes. The language model inside loads alone if its type is in the causal table too."""
+"""Tables of multimodal classes. The language model inside loads alone if the model type is in the causal table too."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ArchitectureCheck:
     refusal: str | None = None
     """Why the model cannot be trained, and what to do."""
     doubt: str | None = None
-    """Why the answer is not known before the model is loaded."""
+    """Why only loading the model gives the answer."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Tables:
     classes: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Name of a table, such as MODEL_FOR_CAUSAL_LM -> model type -> names of its classes."""
     gguf: frozenset[str]
-    """Architectures of GGUF files that it reads, in its own spelling."""
+    """Architectures of GGUF files that transformers reads, in the spelling of transformers."""
 
     @property
     def causal(self) -> Mapping[str, tuple[str, ...]]:
-        """Returns model type -> names of its classes, for the types that AutoModelForCausalLM loads."""
+        """Model type -> names of its classes, for the types that AutoModelForCausalLM loads."""
         return self.classes["MODEL_FOR_CAUSAL_LM"]
 
 
@@ -79,9 +79,9 @@ def of_config(config: Mapping[str, object], trust_remote_code: bool = False) -> 
 
 
 def is_state_space(kind: str) -> bool:
-    """Tells whether a model type has state-space mixers but no attention or feed-forward part. Presets do not fit it.
+    """Tells whether a model type has state-space mixers but no attention or feed-forward part. No preset fits it.
 
-    Searches the names in the source of its layers. Returns False when that source cannot be read.
+    Searches the names in the source code of its layers. Returns False if that source cannot be read.
     """
     package, name = find_spec("transformers"), kind.replace("-", "_")
     path = Path((package.origin if package else None) or "").parent / "models" / name / f"modeling_{name}.py"
@@ -111,7 +111,7 @@ def of_gguf(values: Mapping[str, object]) -> ArchitectureCheck:
 
 @lru_cache
 def tables() -> Tables | None:
-    """Reads the tables of the installed transformers; returns None when this version has no such tables."""
+    """Reads the tables of the installed transformers; returns None if this version has no such tables."""
     package = find_spec("transformers")
     try:
         root = Path((package.origin if package else None) or "").parent
@@ -133,7 +133,7 @@ def tables() -> Tables | None:
 
 
 def _assigned(path: Path) -> dict[str, ast.expr]:
-    """Returns name -> the expression that the source of a module assigns to it."""
+    """Returns name -> the expression assigned to the name in the source of a module."""
     values = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -150,7 +150,7 @@ def _entries(table: ast.expr) -> dict[str, tuple[str, ...]]:
 
 
 def _sees_ahead(kind: object, config: Mapping[str, object]) -> str | None:
-    """Returns why the attention is not causal, when the configuration says so, else None."""
+    """Returns why the attention is not causal according to the configuration, else None."""
     if config.get("is_encoder_decoder") is True:
         return f"an encoder-decoder (is_encoder_decoder in config.json): {NEEDED}"
     if kind in _SEES_ALL or (kind == "xlm" and config.get("causal") is not True):
@@ -179,7 +179,7 @@ def _not_causal(kind: str, known: Tables, has_code: bool) -> str:
 
 
 def _of_class(kind: str, config: Mapping[str, object], classes: object, known: Tables) -> ArchitectureCheck:
-    """Checks a type that has a class for causal models, by the class that its weights were saved from."""
+    """Checks a model type with a causal class, by the class whose weights were saved."""
     names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
     may_be_encoder = kind in _ALSO_BIDIRECTIONAL or any(kind in known.classes[table] for table in _BIDIRECTIONAL)
     if may_be_encoder and config.get("is_decoder") is not True:

@@ -1,4 +1,4 @@
-"""Tests a loaded base model itself, whatever its configuration says: are its losses meaningful?"""
+"""Tests whether the losses of a loaded base model are meaningful, whatever its configuration says."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 _TOKENS = 8
 _POSITIONS = re.compile(r"wpe|(\w+_)?pos(ition)?s?(_\w+)?")
 _LEAST_SHARE = 1e-6
-"""A gradient of later tokens below this share of the earlier tokens' counts as 0: a kernel may mask with a large number
-instead of infinity. A tiny random BERT, which sees all tokens, has 1e-3."""
+"""A gradient of later tokens below this share of the earlier tokens' gradient counts as 0, since a kernel may mask with
+a large number instead of infinity. A tiny random BERT, which sees all tokens, has 1e-3."""
 
 
 def refuse_missing_weights(source: str, missing: Collection[str]) -> None:
     """Refuses a base with weights that are not in its files, because they would be random.
 
-    This happens to the head of a model that was saved without one, and to the embeddings of an encoder-decoder of which
-    only the decoder is loaded.
+    The head is missing in a model that was saved without one. Embeddings are missing if only the decoder of an
+    encoder-decoder is loaded.
 
     Args:
         source: the model, for the message.
-        missing: names of the missing weights, without those that are tied to others.
+        missing: names of the missing weights, without weights tied to others.
     """
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -50,7 +50,7 @@ def refuse_foresight(source: str, model: PreTrainedModel) -> None:
 
     def remember(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         seen.append(output.detach().requires_grad_(True))
-        return seen[-1].clone()  # some models (such as CTRL) write to it in place, which a leaf forbids
+        return seen[-1].clone()  # some models (such as CTRL) write to the output in place, which a leaf forbids
 
     embeddings = model.get_input_embeddings()
     hook = embeddings.register_forward_hook(remember)
@@ -82,8 +82,8 @@ def _loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
     """Refuses rows so long that the base encodes their positions by the longest row of the batch.
 
-    "dynamic" and "longrope" rotary embeddings do so (transformers modeling_rope_utils.py, dynamic_rope_update, 5.24).
-    The results of a trial would then depend on the rows of other trials.
+    Bases with "dynamic" or "longrope" rotary embeddings do this (transformers modeling_rope_utils.py,
+    dynamic_rope_update, 5.24). The results of a trial would then depend on the rows of other trials.
     """
     rope = getattr(model.config, "rope_parameters", None) or {}
     kinds = {layer.get("rope_type") for layer in (rope, *rope.values()) if isinstance(layer, dict)}
@@ -99,15 +99,15 @@ def refuse_moving_positions(model: PreTrainedModel, spec: TrialSpec) -> None:
 
 
 def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int, answer: int = 0) -> None:
-    """Refuses rows with more tokens than the base has a table of positions for, such as GPT-2 and OPT.
+    """Refuses rows with more tokens than the position table of the base. GPT-2 and OPT have such tables.
 
-    Every pass with such a row fails, and on a GPU it takes its host down.
+    Every pass with too long a row fails, and on a GPU the failure takes the host down.
 
     Args:
         model: the loaded base.
         spec: for the message.
         longest: tokens of the longest row.
-        answer: tokens that may be generated behind it.
+        answer: the most tokens that may be generated after the row.
     """
     most = min(_positions(model), default=longest + answer)
     if longest + answer > most:
@@ -119,9 +119,9 @@ def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int, answ
 
 
 def refuse_unknown_tokens(model: PreTrainedModel, spec: TrialSpec, highest: int) -> None:
-    """Refuses rows with a token that the base has no embedding for: its tokenizer was given tokens, and it was not.
+    """Refuses rows with a token that has no embedding in the base: only the tokenizer was given more tokens.
 
-    Every pass with such a row fails, and on a GPU it takes its host down.
+    Every pass with such a row fails, and on a GPU the failure takes the host down.
 
     Args:
         model: the loaded base.
@@ -138,7 +138,7 @@ def refuse_unknown_tokens(model: PreTrainedModel, spec: TrialSpec, highest: int)
 
 
 def _positions(model: PreTrainedModel) -> Iterator[int]:
-    """Yields how many tokens each table of positions in the model is for, learned or fixed; none for rotary ones."""
+    """Yields the size in tokens of each position table in the model, learned or fixed. Rotary embeddings have none."""
     from torch import nn
 
     said = getattr(model.config, "max_position_embeddings", None)
@@ -146,7 +146,7 @@ def _positions(model: PreTrainedModel) -> Iterator[int]:
         if isinstance(module, nn.Embedding) and _POSITIONS.fullmatch(name.rpartition(".")[2]):
             # RoBERTa and its kin count from the place behind the padding token.
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            # OPT's table has two rows more than it has positions.
+            # OPT's table has two rows more than the model has positions.
             yield min(module.num_embeddings - unused, said or module.num_embeddings)
     for name, table in model.named_buffers():
         if name.rpartition(".")[2] in ("embed_positions", "pos_encoding") and table.dim() == 2:  # GPT-J, CTRL

@@ -1,4 +1,4 @@
-"""Tries what a base needs on each device of this process: torch, bitsandbytes, a matrix to NF4 and back, bfloat16."""
+"""Tests the needs of a base on each device of this process: torch, bitsandbytes, a matrix to NF4 and back, bfloat16."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from trainables.specs import ModelSpec
 
 SIZE = 256
 _TOKENS, _WIDEST, _USUAL = 128, 2048, (576, 1536)
-"""Rows of a product; the most of its other sizes, which keeps it short; and those of a model of unknown sizes."""
+"""Rows of a product; the largest of its other sizes, so that it stays short; sizes for a model of unknown sizes."""
 _LEAST_ROUNDS = 3
 _LIKE = 1.1
-"""Speeds that differ by a smaller factor are alike."""
+"""Speeds that differ by a smaller factor count as equal."""
 
 
 def probe() -> dict[str, Any]:
-    """What the libraries say and do here, as JSON data.
+    """Tests the libraries on this machine; returns the results as JSON data.
 
-    `problem` tells why a library does not load. `devices` has for each GPU that torch sees, or for the CPU without one,
-    its `name`, the mean `error` of weights of deviation 1 after NF4, and the `problem` that came instead.
+    `problem` tells why a library does not load. `devices` has an entry for each GPU that torch sees, or for the CPU
+    without one: its `name`, and the mean `error` of weights of deviation 1 after NF4, or the `problem`.
     """
     found: dict[str, Any] = {"problem": None, "sees_gpus": False, "devices": []}
     try:
@@ -50,16 +50,16 @@ def _device(name: str) -> dict[str, Any]:
         quantised, state = functional.quantize_4bit(weights, quant_type="nf4")
         error = (functional.dequantize_4bit(quantised, state) - weights).abs().mean()
         return {"name": shown, "error": float(error), "problem": None}
-    except Exception as error:  # a kernel that is not there, a GPU that fell off the bus: what it says is the answer
+    except Exception as error:  # a missing kernel, a GPU that fell off the bus: the message is the result
         return {"name": name, "error": None, "problem": _line(error)}
 
 
 def bfloat16_speed(model: ModelSpec | None) -> float:
     """Returns how many times as fast as in float32 the CPU multiplies matrices of the model's shapes in bfloat16.
 
-    Takes about 50 ms (2,048 wide products of a CPU that emulates bfloat16: 0.3 s). Counts the CPU's time of one thread,
-    the shortest of several products each, so that other processes hardly matter. The flags of a CPU do not tell it:
-    one with avx512_bf16 and without AMX is slower in bfloat16 (oneDNN 3.7).
+    Takes about 50 ms (0.3 s for products of width 2,048 on a CPU that emulates bfloat16). Compares CPU times of one
+    thread, the shortest of several products for each type, so that other processes hardly matter. The flags of a CPU
+    do not tell the speed: a CPU with avx512_bf16 and without AMX is slower in bfloat16 (oneDNN 3.7).
     """
     import torch
 
@@ -94,7 +94,7 @@ def is_slow(speed: float) -> bool:
 
 
 def in_words(speed: float) -> str:
-    """Returns what a `bfloat16_speed` says of the CPU."""
+    """Describes a `bfloat16_speed` in words that follow the name of the CPU."""
     if is_slow(speed):
         return f"takes {1 / speed:.1f} times as long in bfloat16 as in float32 (measured)"
     times = f"{speed:.1f} times" if is_slow(1 / speed) else "about"

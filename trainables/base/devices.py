@@ -1,6 +1,6 @@
-"""The devices of this process: the GPUs that it sees, which are those that its host holds, or else the CPU.
+"""Finds the devices of this process: the GPUs that it sees, which are those of its host, or else the CPU.
 
-Also imports the library that quantises on them.
+Also imports the library that quantises weights on the devices.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SWITCH = "TORCHDYNAMO_DISABLE"
 
 
 def import_bitsandbytes() -> None:
-    """Imports bitsandbytes without torch's compiler: 2 of the 7 s that a host's imports take. Call it before others do.
+    """Imports bitsandbytes without torch's compiler, which saves 2 of the 7 s of a host's imports.
 
-    bitsandbytes 0.50.2 wraps four functions in torch.compile when it is imported (backends/default/ops.py), which
-    imports all of torch's compiler. They are fallbacks for devices without kernels of their own, and optimizers, and
-    run uncompiled now. torch reads the switch when a function is wrapped (_dynamo/eval_frame.py, 2.13), so
-    torch.compile works as ever afterwards.
+    Call this before anything else imports bitsandbytes. bitsandbytes 0.50.2 wraps four functions in torch.compile when
+    it is imported (backends/default/ops.py), which imports all of torch's compiler. These functions are optimizers and
+    fallbacks for devices without own kernels, and now run uncompiled. torch reads the switch when a function is wrapped
+    (_dynamo/eval_frame.py, 2.13), so torch.compile works as usual afterwards.
     """
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
@@ -39,10 +39,7 @@ def import_bitsandbytes() -> None:
 
 
 def give_back() -> None:
-    """Frees objects that nothing names any more, and gives their memory on GPUs back, so that it counts as free.
-
-    PyTorch keeps the memory of freed tensors for itself until it is told otherwise.
-    """
+    """Collects garbage, and gives the memory of freed tensors on GPUs back, which PyTorch would keep for itself."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -50,7 +47,7 @@ def give_back() -> None:
 
 
 def gpus() -> tuple[torch.device, ...]:
-    """Returns the GPUs that this process sees, over which a base is spread; none without CUDA."""
+    """Returns the GPUs that this process sees, which share a base; none without CUDA."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -65,7 +62,7 @@ def first() -> torch.device:
 
 
 def kind(device: torch.device) -> str:
-    """Returns the maker's name of a GPU, "cpu" of a CPU: losses of two kinds of GPU agree less closely than of one."""
+    """Returns the maker's name of a GPU; "cpu" for a CPU. Losses agree less closely between two kinds of GPU."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -74,7 +71,8 @@ def kind(device: torch.device) -> str:
 def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch.dtype:
     """Returns the type of activations on `device`; `auto` is bfloat16 on a GPU that has it, else float32.
 
-    On a CPU it is float32: oneDNN takes bfloat16 on every one with AVX-512, and emulates it there in 5 times the time.
+    `auto` is never bfloat16 on a CPU: oneDNN accepts it on every CPU with AVX-512, but may emulate it, in 5 times the
+    time.
     """
     import torch
 

@@ -31,7 +31,7 @@ _OF_TOKENIZERS = (
     "*template*.j*",
     "additional_chat_templates/*",
 )
-"""With the settings, the merges and the chat templates, as `save_pretrained` writes them."""
+"""Vocabularies, settings, merges and chat templates, as `save_pretrained` writes them."""
 _DAMAGED = "a copy cut short, or a Git LFS pointer? download it again"
 _MIB = 1 << 20
 # Value types of the GGUF specification (ggml, docs/gguf.md, versions 2 and 3) and their struct codes.
@@ -56,11 +56,11 @@ def config(source: str, folder: Path) -> Mapping[str, object]:
 
 
 def lacking(names: Collection[str], own_code: bool = False) -> str | None:
-    """Returns which file a model lacks, and what to do; None when none is known to be missing.
+    """Returns which file a model lacks, and what to do; None if no file is known to be missing.
 
     Args:
         names: names of all files in the folder of the model.
-        own_code: the model brings its own code, which may read the vocabulary from any file.
+        own_code: whether the model brings its own code, which may read the vocabulary from any file.
     """
     if "config.json" not in names:
         if "adapter_config.json" in names:
@@ -78,7 +78,7 @@ def lacking(names: Collection[str], own_code: bool = False) -> str | None:
 
 
 def of_tokenizer(folder: Path) -> list[Path]:
-    """Returns the files in the folder of a model that its tokenizer may be read from, in order."""
+    """Returns the files in the folder of a model that a tokenizer may read, sorted."""
     found = [path for pattern in _OF_TOKENIZERS for path in folder.glob(pattern)]
     return sorted({path for path in found if path.is_file()})
 
@@ -86,7 +86,7 @@ def of_tokenizer(folder: Path) -> list[Path]:
 def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
     """Reads the key-value section of a GGUF file and counts the elements of all its tensors.
 
-    Of an array of strings it keeps the length, of an array of numbers the largest: the sizes come from these.
+    An array of strings is read as its length, an array of numbers as its largest number: sizes need no more.
 
     Raises:
         ModelError: the file is not GGUF of version 2 or 3, or the header ends early.
@@ -146,9 +146,10 @@ def cached(model: ModelSpec) -> Path | None:
 
 
 def weights(folder: Path) -> list[Path]:
-    """Returns the safetensors files that transformers loads, in order. Those that an index names may be missing.
+    """Returns the safetensors files that transformers loads, in order. Files that an index names may be missing.
 
-    Takes one file, else those of an index, as transformers 5.24 (modeling_utils.py, _get_resolved_checkpoint_files).
+    Takes model.safetensors, else the files of the index, as transformers 5.24 does (modeling_utils.py,
+    _get_resolved_checkpoint_files); else all safetensors files.
     """
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]

@@ -31,7 +31,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 
 
 def of_folder(source: str, folder: Path) -> ModelFacts | None:
-    """Reads the sizes from config.json and from the weights, if present; returns None when one of them is unknown.
+    """Reads the sizes from config.json and from the weights, if present; returns None if a size is unknown.
 
     Raises:
         ModelError: a file cannot be read.
@@ -45,7 +45,7 @@ def of_folder(source: str, folder: Path) -> ModelFacts | None:
 
 
 def of_gguf(source: str, path: Path) -> ModelFacts | None:
-    """Reads the sizes from the header of a GGUF file; returns None when one is unknown. Raises ModelError."""
+    """Reads the sizes from the header of a GGUF file; returns None if a size is unknown. Raises ModelError."""
     values, parameters = model_files.header(source, path)
     architecture = values.get("general.architecture")
     sizes = {size: _first(values, [f"{architecture}.{name}"]) for size, name in _GGUF_NAMES.items()}
@@ -55,7 +55,7 @@ def of_gguf(source: str, path: Path) -> ModelFacts | None:
 
 
 def _facts(stated: Mapping[str, int], parameters: int | None) -> ModelFacts | None:
-    """Returns all sizes, from those that the configuration states and the number of parameters."""
+    """Returns all sizes, from the stated sizes and the number of parameters; None if a size is unknown."""
     known = dict(stated)
     if "hidden_size" in known:
         known.setdefault("intermediate_size", 4 * known["hidden_size"])  # GPT-2, configuration_gpt2.py: n_inner
@@ -79,7 +79,7 @@ def _counted(source: str, folder: Path, config: Mapping[str, object]) -> int | N
 
 
 def _estimated(stated: Mapping[str, int], config: Mapping[str, object]) -> int | None:
-    """Computes the parameters of a Llama-like model without biases. Models like GPT-2 have two MLP matrices, not three.
+    """Estimates the parameters of a Llama-like model without biases. Models like GPT-2 have two MLP matrices, not 3.
 
     Returns None for a mixture of experts, because each architecture arranges its experts differently.
     """

@@ -1,12 +1,13 @@
 """Spreads the blocks of a base over several GPUs of one machine, for bases that fit no single one.
 
-The blocks lie on the GPUs in their order, about as many bytes on each; all else lies on the first: embeddings, position
-tables, the last norm and the head, which may share the weights of the embeddings. So tokens go in on the first GPU, and
-hidden states come out there. A block moves its inputs to its own GPU, and the last one moves its output back.
+The blocks lie on the GPUs in order, about as many bytes on each GPU. The rest lies on the first GPU: embeddings,
+position tables, the last norm and the head, which may share the weights of the embeddings. So tokens go in on the first
+GPU, and hidden states come out there. A block moves its inputs to its own GPU, and the last block moves its output
+back.
 
-transformers (integrations/accelerate.py, _get_device_map, 5.24) would fill GPUs by rules that depend on the memory that
-is free, and put the head on the last one. accelerate (big_modeling.py, dispatch_model, 1.15) would hook every module
-with weights; its hooks are taken off, so that the hooks of the blocks alone say what moves.
+transformers (integrations/accelerate.py, _get_device_map, 5.24) would fill GPUs by rules that depend on free memory,
+and put the head on the last GPU. accelerate (big_modeling.py, dispatch_model, 1.15) would hook every module with
+weights; its hooks are removed, so that only the hooks of the blocks move tensors.
 
 An adapter lies with the layer that it changes: PEFT puts it there (tuners/tuners_utils.py,
 _move_adapter_to_device_of_base_layer, 0.21.2).
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def linear_bytes(quantization: QuantizationSpec, width: int) -> float:
-    """Returns the bytes by which a weight of the linear layers counts when blocks are given out.
+    """Returns the bytes that a weight of a linear layer counts when blocks are distributed.
 
-    In 4 bits without the constants, which every block has alike. `residency: auto` counts as 4 bits: it dequantises
-    only what is small.
+    A 4-bit weight counts without its constants, which are the same for every block. `residency: auto` counts as 4 bits,
+    since it dequantises only small bases.
     """
     return width if quantization.scheme == "none" or quantization.residency == "dequantised" else 0.5
 
@@ -54,16 +55,16 @@ def places(blocks: Sequence[float], outside: float, gpus: int) -> list[int]:
 def device_map(
     source: str, skeleton: nn.Module, devices: Sequence[torch.device], width: int, quantization: QuantizationSpec
 ) -> dict[str, torch.device]:
-    """Returns name of a module or parameter -> its GPU, for `from_pretrained`. Each name stands for what is below it.
+    """Returns name of a module or parameter -> GPU, for `from_pretrained`. A name includes everything below it.
 
-    The name "" is not in it: accelerate puts what that stands for on any of the GPUs.
+    The name "" has no entry, because accelerate would put its parts on any of the GPUs.
 
     Args:
         source: the model, for messages.
-        skeleton: its modules, without weights.
+        skeleton: modules of the model, without weights.
         devices: the GPUs, two or more.
         width: bytes of a weight that is not quantised.
-        quantization: says whether the linear layers of the blocks are.
+        quantization: tells whether the linear layers of the blocks are quantised.
 
     Raises:
         ModelError: the model has no list of blocks.
@@ -79,7 +80,7 @@ def device_map(
 
 
 def connect(model: PreTrainedModel, mapped: Mapping[str, torch.device]) -> None:
-    """Has the blocks of a model that lies as `device_map` said move what goes in and comes out."""
+    """Makes the blocks of a model move their inputs and outputs. `mapped` is the result of `device_map`."""
     from accelerate.hooks import remove_hook_from_submodules
 
     remove_hook_from_submodules(model)
@@ -116,7 +117,7 @@ def _arrive(
 
 
 def _blocks(source: str, model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Returns name and modules of the list that holds the most parameters: the blocks of a decoder."""
+    """Returns name and modules of the list with the most parameters: the blocks of a decoder."""
     from torch.nn import ModuleList
 
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, ModuleList)]
@@ -136,7 +137,7 @@ def _bytes(block: nn.Module, width: int, linear_width: float) -> float:
 
 
 def _around(model: nn.Module, name: str) -> list[str]:
-    """Returns names that stand for all modules, parameters and buffers but those below `name`."""
+    """Returns names that include all modules, parameters and buffers except those below `name`."""
     found, parents = [], name.split(".")
     for depth in range(len(parents)):
         prefix = ".".join(parents[:depth])

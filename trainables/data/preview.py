@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 LOOKED_ROWS = 20_000
 LOOKED_BYTES = 20_000_000
-"""The preview of a split ends here, after about half a second; `dataset.prepare` looks at all rows."""
+"""The preview of a split ends at either limit, after about half a second; `dataset.prepare` looks at all rows."""
 
 
 def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenizerBase | None = None) -> Preview:
     """Looks at the rows of local files; skips hub data sets. Uses no network and no torch.
 
     Args:
-        whole: what looks at all rows later, in words.
-        tokenizer: looks at the tokens, too.
+        whole: name, for messages, of the step that later looks at all rows.
+        tokenizer: if given, the rows are also looked at as tokens.
     """
     findings = Findings(data)
     renderer = None if tokenizer is None else Renderer(data, tokenizer)
@@ -77,7 +77,7 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
 
 
 def _many_held(held: int, total: int | None) -> list[str]:
-    """The warning where more rows are held out than trained on."""
+    """Returns a warning if more rows are held out than trained on."""
     if total is None or not total - held < held < total:
         return []
     return [
@@ -120,7 +120,7 @@ def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings, re
         take(split, islice(look, data.eval_examples if split == "eval" else None))
         return 0
     rows = list(look)
-    if look.is_cut:  # which rows are held out is not known
+    if look.is_cut:  # it is not known which rows are held out
         take("train", rows)
         return data.eval_examples or 0
     are_held = sources.held_out(data, [placed.row for placed in rows])
@@ -130,13 +130,13 @@ def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings, re
 
 
 def _eval_rows(data: DataSpec, source: str, look: _Look) -> int | None:
-    """Counts the rows of an evaluation on a file of its own; returns None when counting would take long."""
+    """Counts the rows of an evaluation on a file of its own; returns None if counting would take long."""
     total = _rows(source, look)
     return total if total is None or data.eval_examples is None else min(total, data.eval_examples)
 
 
 def _rows(source: str, look: _Look) -> int | None:
-    """Counts the rows of a local file that was looked at; returns None when counting would take long."""
+    """Counts the rows of a local file that was looked at; returns None if counting would take long."""
     if not look.is_cut:
         return look.rows
     with suppress(OSError):

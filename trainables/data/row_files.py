@@ -20,9 +20,9 @@ from trainables.specs import DataSpec
 
 _CSV_FIELD_CHARACTERS = 2**31 - 1
 COUNTED_BYTES = 1_000_000_000
-"""The largest file of JSON lines whose rows are counted. It takes about a second."""
+"""Bytes of the largest file of JSON lines whose rows are counted. Counting takes about a second."""
 ARRAY_BYTES = 100_000_000
-"""Larger JSON arrays are read only when the data is prepared, not when a sweep file is checked."""
+"""JSON arrays of more bytes are read only when the data is prepared, not when a sweep file is checked."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -53,7 +53,7 @@ def read(field: str, source: str, data: DataSpec, *, every_column: bool = False)
 
 
 def count(path: Path) -> int | None:
-    """Counts the rows of a file without parsing them; returns None when only parsing all of them would tell."""
+    """Counts the rows of a file without parsing them; returns None if that is impossible or would take long."""
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
@@ -65,15 +65,15 @@ def count(path: Path) -> int | None:
 
 
 def needed(data: DataSpec, present: list[str]) -> list[str]:
-    """Returns the columns to read. Others may be large, or hold sounds and pictures that are decoded on reading.
+    """Returns the columns to read. Other columns may be large, or hold sounds and pictures that reading would decode.
 
     Returns all columns if a needed one is missing, so that the error can list them.
     """
     wanted = set(templates.columns(data))
     if not wanted <= set(present):
         return present
-    # A prompt that is only the name of a column is an error, which is noticed only if that column is read; and of a
-    # column beside a chat it is told that nothing of it is learnt. Sources are compared.
+    # A prompt that is only the name of a column is an error, which is noticed only if that column is read. A column
+    # beside a chat gives a warning that nothing of it is learnt. Sources are compared.
     wanted |= {(data.prompt or "").strip()} if data.messages is None else set(templates.UNREAD_COLUMNS)
     wanted.add(templates.SOURCE_COLUMN)
     return [column for column in present if column in wanted]
@@ -89,7 +89,7 @@ def not_found(path: Path) -> str:
 
 
 def is_large_array(path: Path) -> bool:
-    """Tells whether a file is one large JSON array. It takes seconds, since its first row needs the whole file."""
+    """Tells whether a file is one large JSON array. Reading one takes seconds, since any row needs the whole file."""
     try:
         return path.suffix.lower() == ".json" and path.stat().st_size > ARRAY_BYTES and _is_array(path)
     except OSError:
@@ -102,7 +102,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _json(path: Path, where: str) -> Iterator[Placed]:
-    """Reads JSON lines, or one JSON array of objects, which is read as a whole."""
+    """Reads JSON lines, or one JSON array of objects."""
     if _is_array(path):
         array = cast("list[object]", _parsed(path.read_bytes(), where))
         size = path.stat().st_size // max(1, len(array))
@@ -168,7 +168,7 @@ def _csv(path: Path, where: str, data: DataSpec) -> Iterator[Placed]:
 def _delimiter(file: TextIO, where: str, data: DataSpec) -> str:
     """Returns the column separator: a comma, unless only semicolons or tabs give the needed columns.
 
-    If none gives them, an error follows that lists the columns.
+    If no separator gives the needed columns, returns the likeliest one; an error that lists the columns follows.
     """
     headers = {delimiter: _header(file, delimiter) for delimiter in ",;\t"}
     file.seek(0)
@@ -190,7 +190,7 @@ def _header(file: TextIO, delimiter: str) -> list[str]:
 
 
 def _parquet(path: Path, where: str, data: DataSpec | None) -> Iterator[Placed]:
-    """Reads the columns that `data` needs, or all."""
+    """Reads the columns that `data` needs; all without `data`."""
     from pyarrow import ArrowException, parquet
 
     number = 0

@@ -26,7 +26,7 @@ BATCH_ROWS = 256
 
 @dataclass
 class Tokenised:
-    """The rows of one split so far. It uses arrays, not lists, so that a token takes 4 bytes."""
+    """The rows of one split so far, in arrays rather than lists, so that a token takes 4 bytes."""
 
     ids: array[int] = field(default_factory=lambda: array("i"))
     starts: array[int] = field(default_factory=lambda: array("q", [0]))
@@ -34,11 +34,11 @@ class Tokenised:
     truncated: int = 0
     dropped: int = 0
     sizes: array[int] = field(default_factory=lambda: array("q"))
-    """As `Evaluation.row_bytes`; empty of rows to train on."""
+    """See `Evaluation.row_bytes`; empty for rows to train on."""
     groups: array[int] = field(default_factory=lambda: array("i"))
-    """The number of the group of each row that was kept; empty without data.group_by."""
+    """Number of each kept row's group; empty without data.group_by."""
     content: hashlib._Hash = field(default_factory=hashlib.sha256)
-    """Over `templates.content` of the same rows."""
+    """Hash over `templates.content` of the rows in `sizes`."""
     numbers: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     """The columns of the first row."""
@@ -47,11 +47,11 @@ class Tokenised:
 
     @property
     def rows(self) -> int:
-        """Number of rows that were kept."""
+        """Number of kept rows."""
         return len(self.starts) - 1
 
     def add(self, row: Encoded, max_length: int, group: str) -> bool:
-        """Appends a row, cut to `max_length`, if it has a label left. True if the cut removed all its labels."""
+        """Appends a row, cut to `max_length`, if a label is left. Returns whether the cut removed all labels."""
         self.truncated += len(row.ids) > max_length
         labelled = row.labelled[:max_length]
         if not any(labelled):
@@ -83,7 +83,7 @@ def tokenise(
     findings: Findings | None = None,
     part: Part | None = None,
 ) -> Tokenised:
-    """Tokenises rows of a split, for another `part` if given. Raises `DataError` when no row has a label left."""
+    """Tokenises rows of a split, and counts them in `findings` as `part`. Raises `DataError` if no row has a label."""
     data = renderer.data
     tokenised = Tokenised()
     is_evaluated = findings is None or part is not None
@@ -122,7 +122,7 @@ def tokenise(
 
 
 def _size(renderer: Renderer, text: Text, row: Encoded) -> int:
-    """Returns the bytes of what is learnt of a row, in UTF-8, without what data.max_length cuts off."""
+    """Returns the UTF-8 bytes of a row's learnt text, without the text that data.max_length cuts off."""
     most = renderer.data.max_length
     cut = [token for token, is_learnt in zip(row.ids[most:], row.labelled[most:], strict=True) if is_learnt]
     lost = len(decoded(renderer.tokenizer, cut).encode()) if cut else 0

@@ -1,1 +1,1 @@
-"""Graders: what a generated answer is worth. Each is found by the name that `evaluation.metrics` gives it."""
+"""Graders, which score generated answers. `evaluation.metrics` names them."""

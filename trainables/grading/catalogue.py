@@ -1,4 +1,4 @@
-"""Builds the graders that `evaluation.metrics` names, and says what is wrong with it."""
+"""Builds the graders that `evaluation.metrics` names, and lists the problems of its entries."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from trainables.specs import EvaluationSpec
 
 _SIMPLE = (ExactMatch, Contains, Choice, Number, Regex, JsonValid, Math)
 GRADERS: Mapping[str, type[Grader]] = {kind.metric: kind for kind in _SIMPLE} | {"json_fields": JsonFields}
-"""By the name of the entry, which is that of its main metric."""
+"""Name of the entry, and of its main metric -> grader."""
 ANSWERS_ENDED = "answers_ended"
 """Share of the generated answers that ended by themselves."""
 _WORDS = {"Value error, ": "", "Input should be": "must be", "a valid tuple": "a list", "Field required": "is required"}
-"""What pydantic says -> what is said here."""
+"""Words of pydantic -> words of this project's messages."""
 
 
 def graders(spec: EvaluationSpec) -> tuple[Grader, ...]:
-    """The grader of each entry of `metrics`, in order. Raises `GradingError`."""
+    """Returns the grader of each entry of `metrics`, in order. Raises `GradingError`."""
     made: list[Grader] = []
     problems: list[str] = []
     taken = {EVAL_LOSS, ANSWERS_ENDED}
@@ -54,15 +54,16 @@ def graders(spec: EvaluationSpec) -> tuple[Grader, ...]:
 
 
 def directions(spec: EvaluationSpec) -> Mapping[str, Direction]:
-    """Name of each metric -> which value is better. Raises `GradingError`."""
+    """Returns metric -> which value is better. Raises `GradingError`."""
     found = {name: better for grader in graders(spec) for name, better in grader.metrics.items()}
     return found | {ANSWERS_ENDED: "max"} if needs_answers(spec) else found
 
 
 def verdicts(spec: EvaluationSpec) -> Mapping[str, str]:
-    """`Grader.verdicts` of the graders here, and that of `ANSWERS_ENDED`.
+    """Returns the `Grader.verdicts` of this package's graders, and the verdict of `ANSWERS_ENDED`.
 
-    Without graders whose libraries are missing: a sweep may be read where it was not trained.
+    Leaves out graders that cannot be made, such as those with missing libraries: a sweep may be read on another machine
+    than it was trained on.
     """
     found = {ANSWERS_ENDED: "ended"}
     for entry in spec.metrics:
@@ -73,20 +74,20 @@ def verdicts(spec: EvaluationSpec) -> Mapping[str, str]:
 
 
 def without_rows(spec: EvaluationSpec) -> frozenset[str]:
-    """The metrics that have no value per row, so that no promotion can decide by them. Raises `GradingError`."""
+    """Returns the metrics without a value per row, by which no promotion can decide. Raises `GradingError`."""
     return frozenset().union(*(grader.of_all for grader in graders(spec)))
 
 
 def needs_answers(spec: EvaluationSpec) -> bool:
-    """Whether anything is generated. Raises `GradingError`."""
+    """Tells whether any grader needs generated answers. Raises `GradingError`."""
     return any(not grader.ranks_labels for grader in graders(spec))
 
 
 def ranked_labels(made: Sequence[Grader], completions: Collection[str]) -> tuple[str, ...]:
-    """The labels to rank, as `Choice.with_labels` writes them; empty where none are ranked.
+    """Returns the labels to rank, as `Choice.with_labels` writes them; empty if none are ranked.
 
     Raises:
-        GradingError: the completions are no labels: `Choice.with_labels` says why.
+        GradingError: the completions are no labels; see `Choice.with_labels`.
     """
     for number, grader in enumerate(made):
         if isinstance(grader, Choice):
@@ -99,9 +100,9 @@ def ranked_labels(made: Sequence[Grader], completions: Collection[str]) -> tuple
 
 
 def wrong_row(made: Sequence[Grader], row: Mapping[str, Any], expected: str) -> str | None:
-    """Why no answer to a row can be right; None where one can.
+    """Returns why no answer to a row can be right, or None.
 
-    Each grader but a user's function grades the row's own completion.
+    Each grader except a user's function grades the row's own completion.
     """
     for number, grader in enumerate(made):
         if isinstance(grader, Function):
@@ -114,9 +115,10 @@ def wrong_row(made: Sequence[Grader], row: Mapping[str, Any], expected: str) -> 
 
 
 def with_files(entries: Sequence[Any], folder: Path) -> list[Any]:
-    """The entries of a sweep file without paths that are relative to `folder`: those of functions become absolute.
+    """Returns the entries of a sweep file without paths relative to `folder`.
 
-    What a schema's file holds stands in place of its path. `graders` says what is wrong with an entry.
+    The path of a function becomes absolute. The content of a schema's file replaces the file's path. `graders` reports
+    the problems of an entry.
     """
     found = list(entries)
     for number, entry in enumerate(entries):
@@ -144,7 +146,7 @@ def _grader(name: str, options: Mapping[str, Any]) -> Grader:
 
 
 def _lines(number: int, name: str, error: ValueError) -> list[str]:
-    """A line for each mistake of an entry."""
+    """Returns a line for each mistake of an entry."""
     where = f"evaluation.metrics.{number}: {legible(name, 100)}"
     if not isinstance(error, ValidationError):
         return [f"{where}: {error}"]

@@ -1,4 +1,4 @@
-"""Grades answers that are one of a few labels, and counts which label is taken for which."""
+"""Grades answers that are one of a few labels, and counts the confusions of labels."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from trainables.specs import Spec
 
 MOST_LABELS = 1000
 MOST_RANKED = 100
-"""The most labels that are ranked: each row is computed once with each label."""
+"""The most labels that are ranked. Each row is computed once with each label."""
 
 
 class Choice(RightOrWrong):
-    """The label of the highest log-probability is the row's: nothing is generated.
+    """Grades whether the label of the highest log-probability is the row's label. Nothing is generated.
 
-    With `by: answer` the label is what is generated. White space around labels does not count.
+    With `by: answer` the generated text is the label. White space around labels does not count.
     """
 
     metric = "choice"
     labels: Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    """All labels; those in the data when left out."""
+    """All labels; the labels in the data when left out."""
     by: Literal["ranking", "answer"] = "ranking"
-    """ranking: the answer is the label of the highest log-probability, and nothing is generated for it. answer: it is
-    what is generated."""
+    """ranking: the answer is the label of the highest log-probability, and nothing is generated. answer: the answer is
+    the generated text."""
 
     @model_validator(mode="after")
     def _can_choose(self) -> Self:
@@ -65,10 +65,10 @@ class Choice(RightOrWrong):
         return self.by == "ranking"
 
     def with_labels(self, completions: Collection[str]) -> Self:
-        """The grader with the labels that these rows have, each written as in a completion, white space included.
+        """Returns the grader with all its labels, each written as in a completion, white space included.
 
         Raises:
-            ValueError: there are too many, or too few, or a completion is none of `labels`.
+            ValueError: there are too many or too few labels, or a completion is none of `labels`.
         """
         written = {text.strip(): text for text in sorted(completions)}
         names = sorted(written) if self.labels is None else [label.strip() for label in self.labels]
@@ -90,21 +90,21 @@ class Choice(RightOrWrong):
 
 
 class Confusion(Spec):
-    """How often which label was answered where which one was expected."""
+    """Counts of rows by their expected label and their answered label."""
 
     labels: tuple[str, ...]
-    """Those that a row expects, in order."""
+    """The expected labels, sorted."""
     counts: tuple[tuple[int, ...], ...]
-    """For each label that is expected: rows by the label that was answered, and last those with any other answer."""
+    """For each expected label: the number of rows with each answered label, and last with any other answer."""
 
     @property
     def macro_f1(self) -> float:
-        """The mean over the labels of 2 x right / (rows that expect the label + rows that answer it)."""
+        """The mean over labels of 2 x right / (rows that expect the label + rows that answer the label)."""
         answered = [sum(column) for column in zip(*self.counts, strict=True)]
         return fmean(2 * row[place] / (sum(row) + answered[place]) for place, row in enumerate(self.counts))
 
     def text(self) -> str:
-        """A table for people: a line for each label that is expected, a column for each that is answered."""
+        """Returns a table for people: a line for each expected label, a column for each answered label."""
         names = [legible(label, 30) for label in self.labels]
         cells = [
             ["", *names, "(other)"],

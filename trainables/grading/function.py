@@ -18,9 +18,9 @@ from trainables.objective import Direction, wrong_names
 
 
 class Function(Grader):
-    """What `function(row, answer)` returns: a number, the higher the better, or numbers by name.
+    """Grades by the result of `function(row, answer)`: a number, the higher the better, or numbers by name.
 
-    A function that returns numbers by name says in its attribute `metrics` which they are: {"recall": "max"}.
+    A function that returns numbers by name declares them in its attribute `metrics`, such as {"recall": "max"}.
     """
 
     path: str
@@ -66,7 +66,7 @@ class Function(Grader):
         return {f"{name}_{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
 
     def _function(self) -> Callable[[Mapping[str, Any], str], Any]:
-        """Imports it. Raises ValueError where it is not there."""
+        """Imports the function. Raises ValueError if it cannot be found."""
         module, name = own_code.parts(self.path)
         missing = own_code.missing_file(module)
         if missing is not None:
@@ -84,7 +84,7 @@ class Function(Grader):
 
 
 def _wrong_arguments(function: Callable[..., Any]) -> str | None:
-    """The line about a function that cannot be called with a row and an answer."""
+    """Returns the problem of a function that cannot be called with a row and an answer, or None."""
     try:
         arguments = inspect.signature(function)
     except (TypeError, ValueError):  # some functions that are written in C do not tell theirs

@@ -1,6 +1,6 @@
-"""Defines a grader: the settings of one entry of `evaluation.metrics`, which scores the answer to a row.
+"""Defines a grader: one entry of `evaluation.metrics` with its options, which scores the answer to a row.
 
-Rows and answers are text from strangers: a grader reads them, and evaluates nothing of them.
+Rows and answers are text from strangers: a grader reads them, and never runs any of them as code.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Grader(Spec):
     @property
     @abstractmethod
     def metrics(self) -> Mapping[str, Direction]:
-        """Name of each metric -> which value is better. The first one is named as the entry is."""
+        """Metric -> which value is better. The first metric has the name of the entry."""
 
     @property
     def of_all(self) -> frozenset[str]:
-        """The metrics that are no mean of the rows' scores."""
+        """The metrics that are not the mean of the rows' scores."""
         return frozenset()
 
     @property
     def verdicts(self) -> Mapping[str, str]:
-        """The metrics that are 1 or 0 for each row -> what an answer with a 1 is."""
+        """Metric that is 1 or 0 for each row -> the word for an answer with a 1, such as "right"."""
         return {}
 
     @property
@@ -38,7 +38,7 @@ class Grader(Spec):
 
     @property
     def ranks_labels(self) -> bool:
-        """Whether the answer is the likeliest of the labels, so that nothing is generated for this grader."""
+        """Whether the answer is the likeliest label, so that nothing is generated for this grader."""
         return False
 
     @abstractmethod
@@ -48,15 +48,15 @@ class Grader(Spec):
         Args:
             row: the row's columns.
             expected: the row's completion.
-            answer: what was generated, without the end token; the likeliest label where labels are ranked.
+            answer: the generated text, without the end token; the likeliest label if labels are ranked.
 
         Raises:
-            ValueError: no answer to this row can be right; `catalogue.wrong_row` finds that before training.
-            Exception: the grader is broken. The evaluation fails then, and says why.
+            ValueError: no answer to this row can be right; `catalogue.wrong_row` finds such rows before training.
+            Exception: the grader is broken. The evaluation then fails with this error.
         """
 
     def overall(self, expected: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:
-        """Scores all rows together: a value for each metric that is no mean of its rows."""
+        """Scores all rows together: a value for each metric in `of_all`."""
         return {}
 
 
@@ -82,4 +82,4 @@ class RightOrWrong(Grader):
 
     @abstractmethod
     def _is_right(self, row: Mapping[str, Any], expected: str, answer: str) -> bool:
-        """Takes and raises what `grade` does."""
+        """Tells whether an answer is right. Arguments and errors are those of `grade`."""

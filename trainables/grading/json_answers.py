@@ -1,4 +1,4 @@
-"""Grades answers that are JSON: json_valid by their form, json_fields by what they say."""
+"""Grades answers that are JSON: json_valid by their form, json_fields by their content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.objective import Direction
 
 
 class JsonValid(RightOrWrong):
-    """The answer is JSON and nothing else: no NaN, no key twice in an object, at most 100 levels."""
+    """Grades whether the answer is JSON and nothing else: no NaN, no key twice in an object, at most 100 levels."""
 
     metric = "json_valid"
     verdict = "valid"
@@ -26,7 +26,7 @@ class JsonValid(RightOrWrong):
 
 
 def read_schema(value: object) -> object:
-    """The JSON schema in the file of this path, or `value` itself, which is one. Raises ValueError where it is none."""
+    """Returns the JSON schema: from the file if `value` is a path, else `value`. Raises ValueError if it is none."""
     from jsonschema import SchemaError
 
     try:
@@ -43,14 +43,14 @@ def read_schema(value: object) -> object:
 
 
 class JsonFields(Grader):
-    """The F1 of the answer's fields against those of the completion, a JSON object; precision and recall beside it.
+    """Grades the answer's fields against those of the completion, a JSON object, by F1, precision and recall.
 
-    And whether all fields are right and there is no other: json_fields_exact. Each value within objects and lists is a
-    field, known by its path. What is no object has no right one.
+    json_fields_exact tells whether all fields are right and there is no other field. A field is a value within objects
+    and lists, with its path. An answer that is no object scores 0.
     """
 
     json_schema: Annotated[dict[str, Any], BeforeValidator(read_schema)] | None = Field(None, alias="schema")
-    """A JSON schema or its path. The share of the answers that keep it is a metric of its own, json_fields_valid."""
+    """A JSON schema or its path. The share of valid answers is a metric of its own, json_fields_valid."""
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -92,7 +92,7 @@ def _read(text: str) -> _Json | None:
 
 
 def _fields(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[object, ...]]:
-    """Path and value of each part that has no parts. 1 and 1.0 are equal; true, which Python takes for 1, is not."""
+    """Yields path and value of each part without parts. 1 and 1.0 are equal; true and 1 differ, unlike in Python."""
     if isinstance(value, dict | list) and value:
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _fields(part, (*path, key))

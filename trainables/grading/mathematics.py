@@ -1,7 +1,7 @@
 """Grades answers that are mathematics with math-verify, in a process of its own.
 
-An answer such as 9^{9^{9^9}} takes math-verify forever. It guards itself by a signal that only the main thread can
-take, and answers are graded in another one. So its process is ended instead.
+An answer such as 9^{9^{9^9}} takes math-verify forever. math-verify limits its time by a signal that only the main
+thread can receive, and answers are graded in another thread. So the process is ended instead.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from trainables.grading.grader import RightOrWrong
 SECONDS = 5
 """An answer that takes longer is wrong."""
 _PROSE = re.compile(r"[$#]|\\[(\[]|\\boxed|(?<![\\A-Za-z])[A-Za-z]{3,}")
-"""A word, or the mark of a formula: what does not stand in a text that is all formula."""
+"""Matches a word or the mark of a formula: a text without either is all formula."""
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from trainables.grading.mathematics import serve; serve()"
 _children: list[subprocess.Popen[str]] = []
-"""The process of math-verify, once there is one. It ends when this process does."""
+"""The process of math-verify, once started. It ends with this process."""
 
 
 class Math(RightOrWrong):
-    """The answer is mathematically equal to the completion, as math-verify reads both.
+    """Grades whether the answer is mathematically equal to the completion, by math-verify.
 
     Not thread-safe.
     """
@@ -63,14 +63,14 @@ class Math(RightOrWrong):
 def _child() -> subprocess.Popen[str]:
     if not _children or _children[0].poll() is not None:
         command = [sys.executable, "-c", _CHILD, *sys.path]
-        # In a session of its own Ctrl-C does not reach it.
+        # Ctrl-C does not reach a process in a session of its own.
         pipe = subprocess.PIPE
         _children[:] = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)]
     return _children[0]
 
 
 def serve() -> None:
-    """Says on stdout of each line [expected, answer] on stdin whether the two are equal; null without mathematics."""
+    """Answers each line [expected, answer] on stdin with true, false, or null if `expected` has no mathematics."""
     from math_verify import parse, verify
 
     def read(text: str) -> Any:

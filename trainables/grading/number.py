@@ -18,16 +18,16 @@ _NUMBER = re.compile(
 
 
 class Number(RightOrWrong):
-    """The last number of the answer is the last one of the completion, within the larger tolerance."""
+    """Grades whether the last number of the answer is that of the completion, within the larger tolerance."""
 
     metric = "number"
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     """The largest difference that still counts as right."""
     relative_tolerance: Annotated[float, Field(ge=0)] = 0.0
-    """The same as a share of the completion's number."""
+    """The largest difference that counts as right, as a share of the completion's number."""
 
     def _is_right(self, row: Mapping[str, Any], expected: str, answer: str) -> bool:
-        with localcontext(Context(traps=[])):  # no error for what is too large: it is no finite number
+        with localcontext(Context(traps=[])):  # too large a number raises no error, but is not finite
             wanted, given = _last_number(expected), _last_number(answer)
             if wanted is None:
                 raise ValueError("the completion holds no number")
@@ -36,7 +36,10 @@ class Number(RightOrWrong):
 
 
 def _last_number(text: str) -> Decimal | None:
-    """1234.5 of "so $1,234.50."; None without a finite one. Commas separate thousands; a fraction is two numbers."""
+    """Returns 1234.5 for "so $1,234.50."; None if there is no number, or the last one is not finite.
+
+    Commas separate thousands. A fraction is two numbers.
+    """
     found = list(_NUMBER.finditer(text))
     if not found:
         return None

@@ -12,7 +12,7 @@ from trainables.grading.grader import RightOrWrong
 
 
 class ExactMatch(RightOrWrong):
-    """The answer is the completion."""
+    """Grades whether the answer is the completion."""
 
     metric = "exact_match"
     strip: bool = True
@@ -29,7 +29,7 @@ class ExactMatch(RightOrWrong):
 
 
 class Contains(ExactMatch):
-    """The completion stands somewhere in the answer.
+    """Grades whether the answer contains the completion.
 
     The options are those of `ExactMatch`.
     """
@@ -43,13 +43,13 @@ class Contains(ExactMatch):
 
 
 class Regex(RightOrWrong):
-    """What the pattern finds first in the answer is the value of a column."""
+    """Grades whether the first match of the pattern in the answer is the value of a column."""
 
     metric = "regex"
     pattern: str
     """A regular expression with a group of the name `answer`: (?P<answer>...)."""
     column: str
-    """Its value as text is compared with the group, without the white space around either."""
+    """Column whose value, as text, is compared with the group. White space around either does not count."""
 
     @field_validator("pattern")
     @classmethod

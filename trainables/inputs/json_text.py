@@ -1,4 +1,4 @@
-"""Reads JSON from foreign files. Whatever is wrong with it, the error is a ValueError."""
+"""Reads JSON from foreign files. Every fault of the JSON raises a ValueError."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import json
 from typing import Any
 
 DEPTH = 100
-"""The deepest nesting of lists and mappings, because code that reads them makes one call per level."""
+"""The deepest nesting of lists and mappings. Code that reads them makes one call per level."""
 
 
 class _RefusedError(ValueError):
-    """What `json` reads and the caller does not want."""
+    """The text holds something that `json` accepts and the caller does not."""
 
 
 def parse(raw: bytes | str, *, unique_keys: bool = False, allow_nan: bool = True) -> Any:
     """Parses JSON text; bytes must be UTF-8.
 
     Args:
-        unique_keys: refuse an object that has a key twice; without it the last one counts, as `json` has it.
-        allow_nan: take NaN, Infinity and -Infinity, which are no JSON, as `json` does.
+        unique_keys: refuse an object that has a key twice; otherwise the last value counts, as in `json`.
+        allow_nan: accept NaN, Infinity and -Infinity, which are not JSON, as `json` does.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, holds a number with thousands of digits, is nested more than `DEPTH`
-            deep, or has a key twice. If the error has a place in the text, it is a `json.JSONDecodeError`.
+        ValueError: the text is not JSON, not UTF-8, holds a number with thousands of digits, is nested more than
+            `DEPTH` deep, or has a key twice. An error with a place in the text is a `json.JSONDecodeError`.
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     try:
@@ -35,7 +35,7 @@ def parse(raw: bytes | str, *, unique_keys: bool = False, allow_nan: bool = True
         raise _too_deep() from None
     except (json.JSONDecodeError, _RefusedError):
         raise
-    except ValueError:  # its message is written for programmers
+    except ValueError:  # Python's message is written for programmers
         raise ValueError("it holds a number with thousands of digits") from None
     # The number of brackets is fast to count and never below the depth.
     if text.count("[") + text.count("{") > DEPTH and _is_deep(value):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 MOST = 2000
-"""The default for the most characters of a line."""
+"""The most characters of a line by default."""
 MOST_KEPT = 5000
 """The most characters of a text in the event log."""
 MOST_SHOWN = 500

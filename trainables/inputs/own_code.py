@@ -1,4 +1,4 @@
-"""Imports code of the user's own, from a module on the import path or from a file."""
+"""Imports the user's own code, from a module on the import path or from a file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from types import ModuleType
 from trainables.inputs.legible import legible
 
 _RUNNING: set[str] = set()
-"""The modules of files whose code runs now for the first time."""
+"""Names of the modules of files whose code is running for the first time."""
 
 
 def parts(name: str) -> tuple[str, str]:
-    """The dotted path or file of MODULE:NAME and FILE.py:NAME, and the name; empty where there is none."""
+    """Splits MODULE:NAME or FILE.py:NAME into the module or file, and the name; "" without a name."""
     place, colon, inside = name.rpartition(":")
     return (place, inside) if colon else (name, "")
 
 
 def missing_file(name: str) -> str | None:
-    """The line about a FILE.py that is not there; None for a module's dotted path."""
+    """Returns the problem of a FILE.py that does not exist; None for a file that exists, and for a dotted path."""
     if not name.endswith(".py") or Path(name).is_file():
         return None
     beside = "a relative path is read from the sweep file's folder, on a command line or in Python the current one"
@@ -31,14 +31,14 @@ def missing_file(name: str) -> str | None:
 
 
 def module_of(name: str) -> ModuleType:
-    """The module at a dotted path, or in a file that ends in .py; raises whatever its code raises."""
+    """Returns the module at a dotted path, or in a file that ends in .py. Raises whatever the module's code raises."""
     if not name.endswith(".py"):
         return importlib.import_module(name)
     return _of_file(name, Path(name).stat().st_mtime_ns)
 
 
 def known(name: str) -> ModuleType | None:
-    """The module of `module_of`, where this process has imported it."""
+    """Returns the module of `module_of` if this process has imported it, else None."""
     return sys.modules.get(_name_of_file(name) if name.endswith(".py") else name)
 
 
@@ -48,7 +48,7 @@ def _name_of_file(file: str) -> str:
 
 @cache
 def _of_file(file: str, _written: int) -> ModuleType:
-    """The module in a file, read again where the file was written anew."""
+    """Returns the module in a file. Reads the file again if it was written anew."""
     name = _name_of_file(file)
     if name in _RUNNING:
         raise ImportError(

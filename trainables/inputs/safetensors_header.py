@@ -1,4 +1,4 @@
-"""The header of a safetensors file: 8 bytes of length, little-endian, then JSON (safetensors 0.8, README)."""
+"""Reads the header of a safetensors file: 8 bytes of length, little-endian, then JSON (safetensors 0.8, README)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainables.inputs import json_text
 
 
 def read(file: BinaryIO, size: int) -> tuple[Any, int]:
-    """Reads the header from the start of a file of `size` bytes; returns it and the place where the tensors begin.
+    """Reads the header from the start of a file of `size` bytes; returns the header and the first byte of the tensors.
 
     Raises:
         ValueError: the header is not JSON.
@@ -19,6 +19,6 @@ def read(file: BinaryIO, size: int) -> tuple[Any, int]:
 
 
 def metadata(content: bytes) -> dict[str, str]:
-    """Returns the metadata in the header of a file. Raises ValueError or KeyError when there is none."""
+    """Returns the metadata in the header of a file. Raises ValueError or KeyError if there is none."""
     texts: dict[str, str] = read(io.BytesIO(content), len(content))[0]["__metadata__"]
     return texts

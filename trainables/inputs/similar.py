@@ -10,19 +10,19 @@ SIMILARITY = 0.5
 
 
 def closest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """Returns the names of `known` that are similar to `name` in any case of letters; the most similar first."""
+    """Returns the names of `known` that are similar to `name`, whatever their case; the most similar first."""
     by_lower = {each.lower(): each for each in known}
     return [by_lower[each] for each in get_close_matches(name.lower(), by_lower, most, SIMILARITY)]
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1, shown: Callable[[str], str] = str) -> str:
-    """Returns the end of a message: "; did you mean X or Y?", or nothing when no name is similar.
+    """Returns the end of a message: "; did you mean X or Y?", or "" if no name is similar.
 
     Args:
-        name: what was written.
-        known: what could have been meant.
-        most: how many names are offered at most.
-        shown: how a name is written in the message.
+        name: the unknown name.
+        known: the names that exist.
+        most: the most names to offer.
+        shown: writes a name for the message.
     """
     names = closest(name, known, most)
     return f"; did you mean {' or '.join(map(shown, names))}?" if names else ""

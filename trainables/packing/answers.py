@@ -1,6 +1,6 @@
-"""Makes graded evaluations of answers: which prompts and labels go through a model, and what comes of it.
+"""Makes graded evaluations of answers: gives prompts and labels for a model, and grades the model's answers.
 
-Whoever has the model runs it: `AdapterPack` many adapters together, `AdapterScorer` one by plain PEFT.
+The caller runs the model: `AdapterPack` many adapters together, `AdapterScorer` one adapter with plain PEFT.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class Grading:
         self._tokenizer = tokenizer
 
     def prompts(self, slot: SlotOrBase) -> list[Prompt]:
-        """Returns what a slot, or the base, answers by generating: all questions, or nothing if only labels count."""
+        """Returns the prompts that a slot, or the base, answers: those of all questions, or none if only labels count.
+        """
         asked = self._questions if self._needs_answers else ()
         return [Prompt(slot, np.asarray(each.ids, np.int32), seed=each.row) for each in asked]
 
     def label_passes(self) -> list[PlacedRows]:
-        """Returns the rows whose losses rank the labels: of each question one row per label, in order.
+        """Returns passes of the rows whose losses rank the labels: for each question one row per label, in order.
 
-        A pass has rows of one question, which start alike.
+        A pass has rows of only one question, which share their start.
         """
         passes = []
         for number, own in enumerate(self.label_rows()):
@@ -53,18 +54,18 @@ class Grading:
         return passes
 
     def label_rows(self) -> list[list[TokenRow]]:
-        """Returns the rows whose losses rank the labels, those of each question; nothing where none are ranked."""
+        """Returns, for each question, the rows whose losses rank the labels; empty if no labels are ranked."""
         return [[_label_row(each, label) for label in each.labels] for each in self._questions if each.labels]
 
     def grade(
         self, evaluation: Evaluation, answers: Sequence[Answer], label_losses: Sequence[float]
     ) -> Evaluation | Failure:
-        """Returns the evaluation with the scores of answers, or why they cannot be scored.
+        """Returns the evaluation with the scores of answers, or why the answers cannot be scored.
 
         Args:
-            evaluation: of the same model, by its losses.
-            answers: what the model generated to each of `prompts`.
-            label_losses: the negative log-probability of each row of `label_rows`, one after the other.
+            evaluation: the same model's evaluation by its losses.
+            answers: the model's answer to each of `prompts`.
+            label_losses: the negative log-probability of each row of `label_rows`, one question after the other.
         """
         ranked = np.reshape(label_losses, (-1, len(self._labels))).argmin(axis=1) if self._labels else ()
         likeliest = [self._labels[place] for place in ranked]
@@ -103,7 +104,7 @@ class Grading:
         return evaluation.model_copy(update=update)
 
     def _scores(self, grader: Grader, answers: Sequence[str]) -> _Scores | Failure:
-        """Returns what a grader gives; where it raises, that and for which row."""
+        """Returns the scores of a grader. If the grader raises, returns its error and the row."""
         # A ranked label is text of the data. Decoded tokens can differ from the data, as in their Unicode form.
         own = [each.label if grader.ranks_labels else None for each in self._questions]
         expected = [label or each.expected for label, each in zip(own, self._questions, strict=True)]

@@ -1,8 +1,8 @@
-"""Lays the rows of a pass out as tensors: padded for models of transformers and PEFT, or behind one another.
+"""Lays the rows of a pass out as tensors: padded for models of transformers and PEFT, or end to end.
 
 Rows of one adapter often start with the same tokens: a chat template and its system message. Under causal attention
-these tokens get the same activations in every row, so where rows lie behind one another, a start that all rows of a
-segment share is there once.
+these tokens get the same activations in every row. So where rows lie end to end, a start that all rows of a segment
+share is there only once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PaddedBatch(NamedTuple):
     ids: torch.Tensor
     """(rows, length)."""
     keep: torch.Tensor
-    """(rows, length), true at the positions from which a labelled token is predicted."""
+    """(rows, length), true at the positions that predict a labelled token."""
     answers: torch.Tensor
     """(labels,): the labelled tokens, row after row."""
 
@@ -47,10 +47,10 @@ def padded_losses(model: Any, batch: PaddedBatch, device: torch.device, **before
     """Passes a batch through a model of transformers or PEFT, whose head computes only the positions that count.
 
     Args:
-        model: of transformers, with or without an adapter.
+        model: a model of transformers, with or without an adapter.
         batch: the rows.
-        device: of the model.
-        before: the model's own arguments for what comes before each row; none where rows are whole.
+        device: the model's device.
+        before: the model's own arguments for the tokens before each row; none if rows are whole.
 
     Returns:
         The negative log-likelihood of each labelled token, row after row: (labels,), float32.
@@ -70,11 +70,11 @@ def padded_losses(model: Any, batch: PaddedBatch, device: torch.device, **before
 
 
 class Piece(NamedTuple):
-    """Tokens that lie behind one another in the sequence."""
+    """Consecutive tokens of the sequence: a row, a shared start, or the rest of a row."""
 
     length: int
     after: int | None = None
-    """Place of the piece with the start of the row, for pieces that go on with one; None where a row starts."""
+    """Place of the piece with the row's shared start, for the rest of a row; else None."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,22 @@ class Span:
     start: int
     stop: int
     places: torch.Tensor | None
-    """(stop - start,): the place of each token in the segment's rows, padded to the longest and laid end to end. None
-    for a segment without dropout, whose rows may share a start."""
+    """(stop - start,): the place of each token in the segment's rows, padded to the longest row and laid end to end.
+    None for a segment without dropout, whose rows may share a start."""
 
 
 @dataclass(frozen=True)
 class FlatBatch:
-    """All rows of a pass as one sequence. Tokens that nothing is predicted from, at the end of rows, are left out."""
+    """All rows of a pass as one sequence, without tokens at the end of rows that predict no labelled token."""
 
     ids: torch.Tensor
     """(1, tokens)."""
     positions: torch.Tensor
     """(1, tokens): the place of each token in its row."""
     pieces: tuple[Piece, ...]
-    """What the sequence is made of, in order: rows, or shared starts and what follows them."""
+    """The parts of the sequence, in order: rows, or shared starts and the rests of their rows."""
     keep: torch.Tensor
-    """(labels,): the tokens from which a labelled token is predicted."""
+    """(labels,): places of the tokens that predict a labelled token."""
     answers: torch.Tensor
     """(labels,): the labelled tokens, row after row."""
     spans: tuple[Span, ...]
@@ -119,7 +119,7 @@ class _Laid(NamedTuple):
 def flatten(segments: Sequence[Segment], device: torch.device) -> FlatBatch:
     """Returns the rows of all segments as one sequence on `device`.
 
-    A start that all rows of a segment share is there once, if the segment has no dropout: that drops other entries in
+    A start that all rows of a segment share is there once if the segment has no dropout, which drops other entries in
     each row.
     """
     laid, pieces = [], 0
@@ -142,7 +142,15 @@ def flatten(segments: Sequence[Segment], device: torch.device) -> FlatBatch:
 
 
 def _lay(segment: Segment, first: int, least: int) -> _Laid:
-    """Lays the rows of a segment end to end. Its pieces begin at place `first`; `keep` counts from its first token."""
+    """Lays the rows of a segment end to end.
+
+    Args:
+        first: place of the segment's first piece.
+        least: the fewest tokens of a shared start.
+
+    Returns:
+        The rows, with `keep` counted from the segment's first token.
+    """
     used = [_used(row) for row in segment.rows]
     shared = _shared(segment.rows, used) if segment.dropout is None else 0
     if shared < least:
@@ -166,7 +174,7 @@ def _used(row: TokenRow) -> int:
 
 
 def _shared(rows: Sequence[TokenRow], used: Sequence[int]) -> int:
-    """Returns the number of tokens with which all rows start; each row keeps one token or more of its own."""
+    """Counts the tokens with which all rows start. Each row keeps at least one token of its own."""
     shared = min(used) - 1 if len(rows) > 1 else 0
     for row in rows[1:]:
         (others,) = np.nonzero(row.ids[:shared] != rows[0].ids[:shared])

@@ -1,7 +1,7 @@
-"""Defines the engine, which computes the losses of adapters on a frozen base, for the pack, which trains them.
+"""Defines the engine, which computes the losses of adapters on a frozen base. The pack trains the adapters.
 
-A pack owns what makes a trial: its rows, optimizer, learning rates, clipping and progress. An engine owns the adapters'
-tensors and the pass that they share. Dropout masks follow from the trial alone, whichever engine applies them.
+A pack owns the rows, optimizer, learning rates, clipping and progress of each trial. An engine owns the adapters'
+tensors and their shared pass. The trial alone decides its dropout masks, whichever engine applies them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.specs import TrialSpec
 
 
 class DropoutKey(NamedTuple):
-    """Decides, with the layer, the masks of one adapter in one pass."""
+    """Identifies, together with a layer, the dropout mask of one adapter in one pass."""
 
     seed: int
     step: int
@@ -36,7 +36,7 @@ def dropout_mask(
         layer: place of the layer among the layers of the adapter.
         p: probability to drop an entry.
         shape: rows, tokens of the longest row, features.
-        device: where the factors are used. Other kinds of device draw other masks.
+        device: the device of the factors. Other kinds of device draw other masks.
     """
     generator = torch.Generator(device=device)
     text = f"{key.seed} {key.step} {key.micro_batch} {layer}".encode()
@@ -52,7 +52,7 @@ class Segment(NamedTuple):
     """The slot of the adapter; None for the base without an adapter."""
     rows: Sequence[TokenRow]
     dropout: DropoutKey | None = None
-    """Decides the masks; None drops nothing."""
+    """Key of the dropout masks; None drops nothing."""
 
     @property
     def labels(self) -> int:
@@ -78,14 +78,14 @@ class Prompt(NamedTuple):
     ids: np.ndarray
     """(length,) int32: the tokens before the answer, as in training."""
     seed: int
-    """Of the row's own draws, where tokens are drawn."""
+    """Seed of the row's draws, if tokens are drawn."""
 
 
 class Answer(NamedTuple):
-    """What was generated after a prompt."""
+    """The generated tokens after a prompt."""
 
     ids: list[int]
-    """Without the end token."""
+    """Token ids without the end token."""
     is_ended: bool
     """Whether an end token came; else the answer was cut off."""
 
@@ -94,20 +94,19 @@ class Answering(NamedTuple):
     """How answers are generated."""
 
     ends: frozenset[int]
-    """The tokens that end an answer: those in which the rows of the training end."""
+    """The tokens that end an answer, as in training; see `Questions.ends`."""
     most: int
     """The most tokens of an answer."""
     temperature: float = 0.0
-    """0 takes the most likely token; else the largest sum of log-probability / temperature and Gumbel noise, which
-    each row draws with its own seed on the CPU."""
+    """0 takes the most likely token. Else the next token has the largest sum of log-probability / temperature and
+    Gumbel noise, which each row draws with its own seed on the CPU."""
 
 
 class Engine(Protocol):
     """Holds an adapter per slot and computes the token losses of several adapters in one pass.
 
-    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe, but
-    for the passes that `parallel_passes` allows. The contract tests (tests/contracts/test_engines.py) run over every
-    engine.
+    An adapter's losses and gradients do not depend on the other segments of the pass. Not thread-safe, except for the
+    passes that `parallel_passes` allows. The contract tests (tests/contracts/test_engines.py) run over every engine.
     """
 
     base: Base
@@ -140,7 +139,7 @@ class Engine(Protocol):
     def generate(self, prompts: Sequence[Prompt], how: Answering) -> list[Answer]:
         """Answers prompts of several adapters together, with a cache of keys and values.
 
-        An answer does not depend on the other prompts. Not while another thread calls `token_losses`.
+        An answer does not depend on the other prompts. Do not call this while another thread calls `token_losses`.
 
         Returns:
             An answer for each prompt, in order.
@@ -150,4 +149,4 @@ class Engine(Protocol):
         """Returns the tokens that a pass over `segments` computes, padding included."""
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:
-        """Returns the PEFT folder of the slot's adapter as it is now, as file name -> content."""
+        """Returns the PEFT folder of the slot's present adapter: file name -> content."""

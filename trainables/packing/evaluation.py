@@ -1,4 +1,4 @@
-"""Tells what the losses of the evaluation rows mean, and keeps those of the base alone on this machine.
+"""Makes an evaluation of the losses of the evaluation rows, and keeps the evaluation of the base on this machine.
 
 Later sweeps on the same base and rows read the base's evaluation instead of computing it.
 """
@@ -24,19 +24,20 @@ from trainables.objective import EVAL_LOSS
 from trainables.qlora_metrics import Metric
 
 _SAME = 1e-5
-"""Losses of one token that differ by less, relative to the largest loss, are equal: fp32 sums of logits differ by some
-1e-6. A tiny random model, whose losses are all near that of a uniform distribution, differs by more than 1e-3."""
+"""Losses of one token that differ by less, relative to the largest loss, count as equal: fp32 sums of logits differ by
+some 1e-6. In a tiny random model, whose losses are all near that of a uniform distribution, they differ by more than
+1e-3."""
 _LEAST_REPEATS = 3
-"""So many equal losses are no chance."""
+"""The fewest equal losses that are no coincidence."""
 
 
 def judge(
     losses: Sequence[torch.Tensor], split: Split, metrics: Mapping[str, Metric], hardware: str
 ) -> Evaluation | Failure:
-    """Returns the evaluation of a slot, or that the slot has diverged.
+    """Returns the evaluation of a slot, or a failure if the slot has diverged.
 
     Args:
-        losses: of each row of `split`, the negative log-probabilities of its labelled tokens, on the CPU.
+        losses: for each row of `split`, the negative log-probabilities of its labelled tokens, on the CPU.
         hardware: see `Evaluation.hardware`.
     """
     totals, tokens = tuple(float(of_row.double().sum()) for of_row in losses), tuple(map(len, losses))
@@ -50,15 +51,15 @@ def judge(
 
 
 def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[TokenRow]) -> bool:
-    """Tells whether the logits are the same at every position: then each token has one loss wherever it stands.
+    """Tells whether the logits are the same at every position, so that each token has the same loss in every place.
 
-    Losses near 0 do not count, which a model that is sure has anywhere, nor do rows that are equal.
+    Losses near 0 do not count, since a model that is sure has them anywhere. Equal rows count once.
     """
     once = {row.ids.tobytes(): place for place, row in enumerate(rows)}.values()
     answers = np.concatenate([rows[place].ids[rows[place].labelled] for place in once])
     found = torch.cat([losses[place] for place in once]).numpy()
     same = _SAME * max(1.0, float(found.max()))
-    if np.ptp(found) <= same:  # as of a uniform distribution, where all tokens are alike
+    if np.ptp(found) <= same:  # as from a uniform distribution, where all tokens have the same loss
         answers = np.zeros_like(answers)
     low, high, counts = np.full(answers.max() + 1, np.inf), np.full(answers.max() + 1, -np.inf), np.bincount(answers)
     np.minimum.at(low, answers, found)
@@ -96,7 +97,7 @@ def read_or_make(
 def _read(path: Path, split: Split, metrics: Mapping[str, Metric]) -> Evaluation | None:
     with suppress(OSError, ValueError, TypeError, ZeroDivisionError):
         read = Evaluation.of_document(json_text.parse(path.read_bytes()))
-        # The file may be older than some of the metrics: all follow from the losses of the rows.
+        # The file may be older than some metrics, so all metrics are computed again from the losses of the rows.
         found = qlora_metrics.evaluation(
             read.row_losses, read.row_tokens, read.row_groups, read.hardware, metrics, split.sizes
         )

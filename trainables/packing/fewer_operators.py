@@ -1,6 +1,7 @@
-"""Computes the norms and the rotations of transformers' blocks with fewer operators: on a GPU each is a kernel.
+"""Computes the norms and the rotations of transformers' blocks with fewer operators.
 
-The layers of one model get another forward pass. Their classes stay, so other models of the process compute as before.
+On a GPU each operator is a kernel. The layers of one model get another forward pass. Their classes stay, so other
+models of the process compute as before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 def use(model: PreTrainedModel) -> None:
     """Changes the layers of a frozen model. Its numbers stay the same up to rounding."""
     for module in model.modules():
-        # Gemma's norms call epsilon otherwise: they multiply by 1 + weight in float32, which one kernel does not.
+        # Gemma's norms name epsilon differently. They multiply by 1 + weight in float32, which the kernel does not.
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = MethodType(_normed, module)
         # Phi 3 may rotate some of the features only.
@@ -26,12 +27,12 @@ def use(model: PreTrainedModel) -> None:
 
 
 def _normed(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """Is one kernel on a GPU, where transformers' own lines are eight."""
+    """Computes a norm in one kernel on a GPU, where transformers' own code takes eight."""
     return functional.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
 
 
 def _rotating(attention: type[torch.nn.Module]) -> Any:
-    """Returns the forward pass of an attention, which rotates with `rotate`: the function's name stands for another."""
+    """Returns an attention's forward pass with `rotate` in place of `apply_rotary_pos_emb`."""
     whole: Any = inspect.unwrap(attention.forward)
     names = whole.__globals__ | {"apply_rotary_pos_emb": rotate}
     own = FunctionType(whole.__code__, names, whole.__name__, whole.__defaults__, whole.__closure__)
@@ -47,7 +48,7 @@ def rotate(
     Args:
         query: (1, heads, tokens, width).
         key: (1, key heads, tokens, width).
-        cos: (1, tokens, width), as `sin`; both halves of the width are alike.
+        cos: (1, tokens, width), as `sin`; both halves of the width are equal.
     """
     rotated: tuple[torch.Tensor, torch.Tensor] = _Rotated.apply(query, key, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
     return rotated
@@ -70,7 +71,7 @@ class _Rotated(torch.autograd.Function):
 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, way: int) -> torch.Tensor:
-    """Returns (1, heads, tokens, width), turned by the angles, or back where `way` is -1."""
+    """Returns x, (1, heads, tokens, width), turned by the angles; turned back if `way` is -1."""
     first, second = x.chunk(2, dim=-1)
     half = sin[..., : first.shape[-1]]
     turned = x * cos

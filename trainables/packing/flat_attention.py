@@ -1,7 +1,7 @@
 """Computes causal attention inside each row of a flat sequence, through transformers' interface for attention.
 
-transformers builds no mask for an attention function that it does not know (masking_utils.py,
-_preprocess_mask_arguments, 5.24), so no mask over all pairs of tokens is ever made.
+transformers builds no mask for an unknown attention function (masking_utils.py, _preprocess_mask_arguments, 5.24), so
+no mask over all pairs of tokens is ever made.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ NAME = "flat_rows"
 
 
 class Grid(NamedTuple):
-    """The rows of a sequence side by side, each filled up with its own last token: no row sees another one's tokens."""
+    """The rows of a sequence side by side. Each row is padded with its own last token, so no row sees another's tokens.
+    """
 
     rows: int
     places: torch.Tensor
     """(rows * longest,): the token at each place, row after row."""
     back: torch.Tensor
-    """(tokens,): the place of each token. A token of a start that rows share has a place in each: one of these."""
+    """(tokens,): the place of each token. A token of a shared start has a place in each of its rows; any one counts."""
 
 
 def grid(pieces: Sequence[Piece], device: torch.device) -> Grid:
     """Returns the rows of a sequence side by side.
 
-    CUDA adds the gradients of a start that rows share in no fixed order, so a repeat may differ in the last digit.
+    CUDA adds the gradients of a shared start in no fixed order, so a repeated pass may differ in the last digit.
     """
     ends = list(accumulate(piece.length for piece in pieces))
     own = [range(end - piece.length, end) for piece, end in zip(pieces, ends, strict=True)]
@@ -51,9 +52,9 @@ def grid(pieces: Sequence[Piece], device: torch.device) -> Grid:
 
 
 class Cache:
-    """The keys and values that rows have so far, by layer, for passes of one more token of each row.
+    """The keys and values of rows so far, by layer, for passes with one more token of each row.
 
-    The rows lie in the first places. Behind a row's last token are zeros: a mask hides a number, but no NaN.
+    The rows fill the first places. Zeros follow a row's last token, since a mask would hide a number, but not a NaN.
     """
 
     def __init__(self, rows: int, tokens: int) -> None:
@@ -64,7 +65,7 @@ class Cache:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the keys and values of a layer: (rows, key heads, tokens, width), of a kind with `like`."""
+        """Returns keys and values of a layer: (rows, key heads, tokens, width) each, with device and type of `like`."""
         if layer not in self._layers:
             rows, tokens = self._places
             shape = (rows, like.shape[1], tokens, like.shape[3])
@@ -72,7 +73,7 @@ class Cache:
         return self._layers[layer]
 
     def drop(self, row: int) -> None:
-        """Takes a row out. The last row gets its place."""
+        """Takes a row out, and moves the last row to the free place."""
         used, last = max(self.lengths), len(self.lengths) - 1
         for of_layer in self._layers.values():
             for each in of_layer:
@@ -94,13 +95,13 @@ class Next(NamedTuple):
 
     cache: Cache
     lengths: torch.Tensor
-    """(rows,): the tokens of each row, before this one."""
+    """(rows,): number of tokens of each row before the new one."""
     tokens: torch.Tensor
     """(rows,): the place of each row's token in the sequence."""
 
 
 Pieces = Sequence[Piece] | Grid | Start | Next
-"""What a sequence is made of; see `attend`."""
+"""The parts of a sequence; see `attend`."""
 
 
 def use(model: PreTrainedModel) -> None:
@@ -126,10 +127,9 @@ def attend(  # noqa: PLR0913 - transformers calls it so
     Args:
         module: the layer's attention, whose `layer_idx` tells the layer.
         query: (1, heads, tokens, width).
-        key: (1, key heads, tokens, width), as `value`. Each serves heads / key heads query heads that follow each
-            other.
-        pieces: what the sequence is made of, in order; rows are computed one after the other. All at once for a `Grid`
-            and for `Next`.
+        key: (1, key heads, tokens, width), as `value`. Each key head serves heads / key heads consecutive query heads.
+        pieces: the parts of the sequence, in order. A `Grid` and a `Next` compute all rows at once, other forms one row
+            after the other.
         scaling: factor of the scores; 1 / sqrt(width) if None.
         sliding_window: number of latest tokens that a token sees, itself included; all if None.
     """
@@ -146,13 +146,13 @@ def attend(  # noqa: PLR0913 - transformers calls it so
     attended = []
     for place, piece in enumerate(pieces):
         if place in starts:
-            # A copy: autograd would keep the whole sequence for a view, beside the rows that are put together below.
+            # A copy: for a view, autograd would keep the whole sequence beside the rows that are joined below.
             q, k, v = (of[place].clone() for of in (queries, keys, values))
             row = _row(q, k, v, scaling, sliding_window)
         elif piece.after is None:
             row = _row(queries[place], keys[place], values[place], scaling, sliding_window)
         else:
-            # The start attends once more with each row: so causal kernels do without a mask, and it is short.
+            # The start, which is short, attends again with each row, so that causal kernels need no mask.
             q, k, v = (torch.cat([of[piece.after], of[place]], dim=2) for of in (queries, keys, values))
             row = _row(q, k, v, scaling, sliding_window)[:, :, lengths[piece.after] :]
         attended.append(row.transpose(1, 2))
@@ -171,7 +171,7 @@ def _together(
 
 
 def _keep(layer: int, key: torch.Tensor, value: torch.Tensor, start: Start) -> None:
-    """Puts the keys and values of new rows behind the rows of the cache."""
+    """Adds the keys and values of new rows to the cache, after its other rows."""
     ends = [0, *accumulate(piece.length for piece in start.pieces)]
     shared = {piece.after for piece in start.pieces}
     rows = [(place, piece) for place, piece in enumerate(start.pieces) if place not in shared]
@@ -200,7 +200,7 @@ def _next(  # noqa: PLR0913 - what attention depends on
     keys, values = (kept[:count, :, :longest] for kept in step.cache.of(layer, key))
     behind = lengths[:, None] - torch.arange(longest, device=query.device)
     seen = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-    # The query heads of a key head are as many tokens that see the same: so kernels need no copies of keys.
+    # The query heads of a key head stand for as many tokens that see the same keys, so kernels need no copies of keys.
     attended = functional.scaled_dot_product_attention(
         q.unflatten(1, (key.shape[1], -1)), keys, values, attn_mask=seen[:, None, None], scale=scaling
     )
@@ -227,9 +227,9 @@ def _row(
 
 
 def takes_fewer_keys(device: str, dtype: torch.dtype) -> bool:
-    """Tells whether a kernel that stores no scores of token pairs takes fewer key heads than query heads, unmasked.
+    """Tells whether a kernel that stores no scores of token pairs accepts fewer key heads than query heads, unmasked.
 
-    On GPUs flash attention alone does, and only in 16 bits. In float32 PyTorch would use the kernel that stores all
-    scores (torch.nn.functional.scaled_dot_product_attention, PyTorch 2: "only for Flash_attention and math kernel").
+    On GPUs only flash attention accepts them, and only in 16 bits. In float32 PyTorch would store all scores
+    (torch.nn.functional.scaled_dot_product_attention, PyTorch 2: "only for Flash_attention and math kernel").
     """
     return device != "cuda" or dtype.itemsize == 2

@@ -1,9 +1,9 @@
 """Multiplies a flat sequence with the LoRA matrices of all adapters of a pass at once, for GPUs.
 
-A group is the tokens of one segment, and a grouped product multiplies each group with matrices of its own in one
-operator. So the number of operators does not grow with the number of adapters. Their matrices are stacked once per
-pass, padded with zeros to the largest rank: a row of zeros in A adds nothing to a sum, and its gradient is left out. A
-segment without an adapter has zeros alone.
+A group is the tokens of one segment, and a grouped product multiplies each group with the group's matrices in one
+operator. So the number of operators does not grow with the number of adapters. The adapters' matrices are stacked once
+per pass, padded with zeros to the largest rank: a row of zeros in A adds nothing to a sum, and its gradient is left
+out. A segment without an adapter has only zeros.
 
 On a CPU torch computes a grouped product one group after the other (torch 2.13), which is slower than `lora_product`
 but gives the same numbers. On a GPU the kernel depends on the shapes of the whole product, as it does for the base's
@@ -40,36 +40,36 @@ class Stack(NamedTuple):
     of: tuple[int, ...]
     """Places of the layers that have an adapter."""
     a: torch.Tensor
-    """(groups, rank of these layers together, in): the A of all of them, which so take one product."""
+    """(groups, sum of the layers' ranks, in): the A of all these layers, joined for one product."""
     b: Sequence[torch.Tensor]
-    """(groups, out, rank), scaled, of each of them."""
+    """For each of these layers, (groups, out, rank), scaled."""
     ends: torch.Tensor
-    """(groups,), int32: where each group's tokens end in the sequence. The first group starts at 0."""
+    """(groups,), int32: the end of each group's tokens in the sequence. The first group starts at 0."""
 
 
 def missing() -> str | None:
-    """Returns why there are no grouped products here, or None where there are."""
+    """Returns why this torch has no grouped products; None if it has."""
     if hasattr(functional, "grouped_mm"):
         return None
     return f"torch {torch.__version__} has no torch.nn.functional.grouped_mm; torch 2.10 and later have it"
 
 
 def fits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Tells whether grouped products take a layer with these matrices."""
+    """Tells whether grouped products accept a layer with these matrices."""
     return a.shape[1] % ALIGNED == 0 and b.shape[0] % ALIGNED == 0
 
 
 def stacks(
     siblings: Sequence[Sequence[Sequence[Pair | None]]], ends: Sequence[int], device: torch.device, dtype: torch.dtype
 ) -> list[Stack | None]:
-    """Returns the stack of layers that share an input, None for those without an adapter. Gradients flow back.
+    """Returns a stack for each set of layers that share an input; None without an adapter. Gradients flow back.
 
     Args:
-        siblings: for layers that share an input, for each of them, the matrices of each group. An adapter has one rank
-            for all its layers.
-        ends: where the groups end in the sequence.
-        device: of the sequence.
-        dtype: of the activations.
+        siblings: sets of layers that share an input; for each layer of a set, the matrices of each group. An adapter
+            has one rank for all its layers.
+        ends: the end of each group in the sequence.
+        device: device of the sequence.
+        dtype: type of the activations.
     """
     adapted = [tuple(place for place, pairs in enumerate(layers) if any(pairs)) for layers in siblings]
     if not any(adapted):
@@ -83,12 +83,12 @@ def stacks(
 
 
 def add(outputs: Sequence[torch.Tensor], x: torch.Tensor, stack: Stack) -> tuple[torch.Tensor, ...]:
-    """Adds each group's part to its own outputs of the base, (tokens, out) each, in place. Returns them.
+    """Adds each group's part to the group's outputs of the base, in place. Returns the outputs.
 
     Args:
-        outputs: of the layers that the stack names.
-        x: (tokens, in), the input that they share.
-        stack: their matrices.
+        outputs: the base's outputs of the layers in `stack.of`, (tokens, out) each.
+        x: (tokens, in), the input of these layers.
+        stack: the matrices of these layers.
     """
     added: tuple[torch.Tensor, ...] = _Added.apply(x, stack.ends, stack.a, *stack.b, *outputs)  # type: ignore[no-untyped-call]
     return added
@@ -110,7 +110,7 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # Dense ones: grouped products refuse others, such as the gradient of a sum, whose strides are 0.
+        # Grouped products refuse gradients that are not dense, such as that of a sum, whose strides are 0.
         gradients = tuple(gradient.contiguous() for gradient in gradients)
         x, ends, a, small, *bs = ctx.saved_tensors
         of_each = [functional.grouped_mm(each, b, offs=ends) for each, b in zip(gradients, bs, strict=True)]
@@ -123,7 +123,7 @@ class _Added(torch.autograd.Function):
 
 
 class _Place(NamedTuple):
-    """Where a matrix stands in its stack."""
+    """The place of a matrix in its stack."""
 
     layer: int
     group: int
@@ -132,7 +132,7 @@ class _Place(NamedTuple):
 
 
 class _Plan:
-    """Where each matrix of a pass stands. Copies go through few operators, however many matrices there are."""
+    """The place of each matrix of a pass, so that few operators copy any number of matrices."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _Plan:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """`counts`: so many of the layers, in order, share an input."""
+        """`counts`: number of consecutive layers that share each input."""
         self.counts, self.device, self.dtype, self.groups = counts, device, dtype, len(layers[0])
         shapes = [next((pair.a.shape[1], pair.b.shape[0]) for pair in pairs if pair) for pairs in layers]
         self.ins, self.outs = [ins for ins, _ in shapes], [outs for _, outs in shapes]
@@ -161,16 +161,16 @@ class _Plan:
         self.parameters = [matrix for pair in self.pairs for matrix in (pair.a, pair.b)]
 
     def shared(self) -> list[tuple[int, int]]:
-        """Returns, for layers that share an input, their number and the features of the input."""
+        """Returns, for each set of layers that share an input, their number and the features of the input."""
         firsts = accumulate(self.counts, initial=0)
         return [(count, self.ins[first]) for count, first in zip(self.counts, firsts, strict=False)]
 
     def dense(self, of_group: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the place of each B, (out, its rank), in matrices that hold those of all layers of a group."""
+        """Returns a view of each B, (out, rank), in matrices that hold the B of all layers of a group."""
         return [of_group[place.group][place.first : place.first + self.outs[place.layer]] for place in self.places]
 
     def per_group(self, dtype: torch.dtype) -> list[torch.Tensor]:
-        """Returns zeros for the B of each group in its own rank: (outputs of all layers, rank)."""
+        """Returns zeros for the B of each group, in the group's own rank: (outputs of all layers, rank)."""
         sizes = [sum(self.outs) * rank for rank in self.ranks]
         parts = torch.zeros(sum(sizes), device=self.device, dtype=dtype).split(sizes)
         return [part.view(-1, rank) if rank else part for part, rank in zip(parts, self.ranks, strict=True)]
@@ -179,8 +179,8 @@ class _Plan:
 class _Stacked(torch.autograd.Function):
     """Copies the matrices of all adapters and layers into stacks: A of layers with one input, then B of each layer.
 
-    Pieces that lie dense in memory are copied by one operator on lists, which CUDA does in few kernels. B of a rank
-    below the largest is not dense in its stack, so each group's goes there through a matrix of its own rank.
+    One operator on lists copies pieces that are dense in memory, with few CUDA kernels. A B of less than the largest
+    rank is not dense in its stack, so the B of each group pass through a matrix of the group's own rank.
     """
 
     @staticmethod

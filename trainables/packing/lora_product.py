@@ -1,15 +1,15 @@
 """Multiplies a flat sequence with frozen linear layers and with the LoRA matrices of each adapter's own tokens.
 
-In training, one autograd function for the layers that share an input, such as those of queries, keys and values: each
-base's product is computed once for all tokens, and each adapter's part is added in place, one adapter after the other.
-The A of an adapter's layers are one matrix there, so they take one product. The function keeps the inputs and the small
-products x A^T for the backward pass, and no other activation. In evaluation an adapter with many tokens is added to the
-weight first; see `_merges`.
+In training, one autograd function computes the layers that share an input, such as those of queries, keys and values.
+Each layer of the base multiplies all tokens once, and each adapter's part is added in place, one adapter after the
+other. The matrices A of an adapter's layers form one matrix, so they take one product. For the backward pass the
+function keeps the inputs and the small products x A^T, and no other activation. In evaluation an adapter with many
+tokens is added to the weight first; see `_merges`.
 
 One product for the matrices of all adapters, padded to the largest rank, is slower on a CPU than one adapter after the
-other, unless there is a single one. Processor time in ms of one thread for the seven layers of a block of SmolLM2-135M,
-all adapted, 412 tokens per adapter, forward and backward; the base's products take 20 and 20 per adapter. One adapter
-has rank 16, several have 4, 8, 16 and 32 in turns:
+other, except for a single adapter. The table has the processor time in ms of one thread, forward + backward, for the
+seven layers of a block of SmolLM2-135M, all adapted, with 412 tokens per adapter. The base's products take 20 + 20 per
+adapter. A single adapter has rank 16, several have 4, 8, 16 and 32 in turn:
 
     adapters   in turn       bmm           grouped_mm
     1          1.7 + 4.0     1.5 + 3.4     2.5 + 4.8
@@ -34,13 +34,13 @@ class Part(NamedTuple):
     stop: int
     scaling: float
     dropout: torch.Tensor | None
-    """(stop - start, features): the factors of the inputs of A; None drops nothing."""
+    """(stop - start, features): the dropout factors of the inputs of A; None drops nothing."""
     of: tuple[int, ...] = (0,)
-    """Places of the layers that it changes. Their A lie behind one another in memory; see `side_by_side`."""
+    """Places of the layers that the adapter changes. Their A are contiguous in memory; see `side_by_side`."""
 
 
 def side_by_side(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Returns copies of the A of one adapter, of one shape each, that lie behind one another in memory."""
+    """Returns copies of one adapter's A matrices, all of one shape, that are contiguous in memory, in order."""
     if not matrices:
         return []
     return list(torch.cat([matrix.detach() for matrix in matrices]).split([len(matrix) for matrix in matrices]))
@@ -49,7 +49,7 @@ def side_by_side(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 def cast(dtype: torch.dtype, parameters: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """Returns parameters of one device in the type of activations, in order, in one buffer. Gradients flow back.
 
-    For all matrices of a pass at once: one operator on lists, instead of two copies for each matrix.
+    Call this for all matrices of a pass at once: one operator on lists replaces two copies for each matrix.
     """
     if not parameters:
         return ()
@@ -87,8 +87,8 @@ def products(
         x: (tokens, in).
         layers: the frozen layers: torch.nn.Linear or bitsandbytes' Linear4bit.
         parts: the adapters that change the layers.
-        matrices: A (rank, in) and B (out, rank) of the first part's first layer, of its second, and so on, in the type
-            of `x`.
+        matrices: A (rank, in) and B (out, rank) for each layer of the first part, then of the second, and so on, in the
+            type of `x`.
     """
     if not torch.is_grad_enabled():
         return _without_gradients(x, layers, _adapters(parts, matrices))
@@ -110,14 +110,14 @@ def weight(layer: torch.nn.Module) -> torch.Tensor:
 
 
 def device(layer: torch.nn.Module) -> torch.device:
-    """Returns where a linear layer lies, and so its inputs, its outputs and its adapters."""
+    """Returns the device of a linear layer, and so of its inputs, its outputs and its adapters."""
     stored: Any = layer.weight
     where: torch.device = stored.device
     return where
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
-    """Writes the outputs of a linear layer to `out`, and returns it. For use without gradients."""
+    """Writes the outputs of a linear layer to `out`, and returns `out`. For use without gradients."""
     if bias is None:
         return torch.mm(x, weight.t(), out=out)
     return torch.addmm(bias, x, weight.t(), out=out)
@@ -163,7 +163,7 @@ class _Products(torch.autograd.Function):
 
 
 def _of_b(gradient: torch.Tensor, h: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Returns the gradient of B, dense in memory, since autograd would copy another one."""
+    """Returns the gradient of B, dense in memory, since autograd would copy any other gradient."""
     if gradient.dtype != torch.float32:
         return gradient.new_empty(gradient.shape[1], h.shape[1]).addmm_(gradient.t(), h, beta=0, alpha=scaling)
     # MKL multiplies a few rows with many columns faster than many rows with a few columns.
@@ -181,9 +181,9 @@ class _Adapter(NamedTuple):
 
     part: Part
     a: torch.Tensor
-    """(ranks of its layers, in): the A of all of them."""
+    """(sum of the layers' ranks, in): the A of all layers."""
     b: Sequence[torch.Tensor]
-    """Of each layer."""
+    """B of each layer: (out, rank)."""
 
 
 def _adapters(parts: Sequence[Part], matrices: Sequence[torch.Tensor]) -> list[_Adapter]:
@@ -197,7 +197,7 @@ def _adapters(parts: Sequence[Part], matrices: Sequence[torch.Tensor]) -> list[_
 
 
 def _add(outputs: Sequence[torch.Tensor], x: torch.Tensor, adapters: Sequence[_Adapter]) -> list[torch.Tensor]:
-    """Adds each adapter's part to the outputs of the base. Returns the products with A."""
+    """Adds each adapter's part to the outputs of the base. Returns each adapter's product x A^T."""
     small = []
     for part, a, bs in adapters:
         h = _inputs(x, part) @ a.t()
@@ -241,11 +241,11 @@ def _merged(x: torch.Tensor, layer: Any, adapters: Sequence[_Adapter]) -> torch.
 
 
 def _merges(part: Part, whole: torch.Tensor) -> bool:
-    """Tells whether an adapter is added to the weight before its tokens are multiplied: that takes fewer operations.
+    """Tells whether adding an adapter to the weight before multiplying its tokens takes fewer operations.
 
-    With 2,048 tokens, r 16 and all layers of SmolLM2-135M adapted, adapters then add 5 % to the base's products instead
-    of 13 %. Without it the layers took 3 % more time, and 15 % with r 64. Narrower types than float32 would round the
-    adapter away.
+    With 2,048 tokens, r 16 and all layers of SmolLM2-135M adapted, merging lowers the cost of adapters from 13 % of the
+    base's products to 5 %. Without merging the layers took 3 % more time, and 15 % with r 64. Types narrower than
+    float32 are never merged: they would round the adapter away.
     """
     outs, ins = whole.shape
     costs_less = (part.stop - part.start) * (ins + outs) > ins * outs

@@ -1,8 +1,8 @@
 """Decides which rows and adapters go through the model together, and runs several passes at the same time on a CPU.
 
-Threads that share one pass wait for each other after every operator, and its small operators keep one of them busy.
-Passes of their own do not wait. What runs beside a pass changes its results by rounding alone: products round otherwise
-with another number of threads.
+Threads that share one pass wait for each other after every operator, and small operators keep only one thread busy.
+Threads with passes of their own do not wait. Parallel passes change each other's results by rounding alone: products
+round differently with another number of threads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MUCH_MORE = 1.1
-"""So many times as many passes are too many to make them even."""
+"""Even passes may be about this many times as many as the fewest possible passes."""
 
 
 PlacedRows = tuple[list[int], list[TokenRow]]
@@ -33,8 +33,8 @@ PlacedRows = tuple[list[int], list[TokenRow]]
 def evaluation_passes(rows: Sequence[TokenRow], parallel: int = 1) -> list[PlacedRows]:
     """Groups evaluation rows of similar length into passes of at most EVALUATION_TOKENS tokens, padding included.
 
-    Where several passes run at the same time, their number is a multiple of `parallel` and each has about as many
-    tokens, unless that takes many more passes. A row that is longer has a pass for itself.
+    If several passes run at the same time, their number is a multiple of `parallel` and all have about as many tokens,
+    unless that takes many more passes. A longer row has a pass for itself.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
     fewest: list[PlacedRows] = []
@@ -75,7 +75,7 @@ def _even(rows: Sequence[TokenRow], order: Sequence[int], count: int) -> list[Pl
 def share_passes(
     slots: Sequence[SlotOrBase], rows: Sequence[TokenRow], device: torch.device
 ) -> list[Sequence[SlotOrBase]]:
-    """Groups slots that are evaluated on `rows` into passes of at most SHARED_TOKENS tokens, and at least one slot."""
+    """Groups slots that are evaluated on `rows` into passes of at most SHARED_TOKENS tokens, or a single slot."""
     tokens = len(rows) * max(len(row.ids) for row in rows)
     count = max(1, SHARED_TOKENS[device.type] // tokens)
     return [slots[first : first + count] for first in range(0, len(slots), count)]
@@ -84,8 +84,8 @@ def share_passes(
 def training_passes(engine: Engine, segments: Sequence[Segment], most_tokens: int) -> list[list[Segment]]:
     """Groups the segments of a step into passes of at least one segment.
 
-    Passes that run at the same time get about as many tokens each, and at most `most_tokens` together; but a segment
-    that has more is never cut.
+    Passes that run at the same time get about as many tokens each, and at most `most_tokens` together. A segment with
+    more tokens is never cut.
     """
     parts: list[list[Segment]] = [[] for _ in range(engine.parallel_passes)]
     for segment in segments if len(parts) == 1 else sorted(segments, key=lambda each: -each.tokens):
@@ -103,14 +103,14 @@ def training_passes(engine: Engine, segments: Sequence[Segment], most_tokens: in
 
 
 class PassThreads:
-    """Calls a function for several items, some of them at the same time."""
+    """Calls a function for several items, several calls at a time."""
 
     def __init__(self, count: int) -> None:
-        """Takes the threads that torch computes with now.
+        """Divides torch's present threads among the calls.
 
         Args:
-            count: so many calls at the same time, if there are as many threads; 1 calls one after the other in the
-                caller's thread.
+            count: the most calls at the same time, at most the number of threads; 1 makes all calls in the caller's
+                thread.
         """
         self._threads = torch.get_num_threads()
         count = min(count, self._threads)
@@ -121,10 +121,10 @@ class PassThreads:
         """Returns the result of each item, in order. A single item gets all threads.
 
         Raises:
-            Exception: what the first item that failed raised, once no call runs any more.
+            Exception: the error of the first failed item, once all calls have ended.
         """
         if self._workers is None or len(items) < 2:
-            # The number is kept for each thread; one that is new to torch takes what any thread has set last.
+            # torch keeps this number per thread; a thread new to torch takes the number that any thread has set last.
             if torch.get_num_threads() != self._threads:
                 torch.set_num_threads(self._threads)
             return [work(item) for item in items]

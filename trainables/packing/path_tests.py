@@ -1,8 +1,8 @@
-"""Has the paths of a base tested on this machine, once for all that matters.
+"""Tests the paths of a base on this machine, once for each combination of everything that decides the result.
 
-`self_test` finds out, in a process of its own: a kernel that hangs or kills its process is no more than a path that is
-not used. What it found is kept in the cache, so the next start of the same takes no time; not so a problem that may
-pass, such as memory that another program holds.
+`self_test` runs in a process of its own, so that a kernel that hangs or kills the process only costs its path. The
+results are kept in the cache, so that the next start takes no time. Results are not kept if a path met a problem that
+may pass, such as memory that another program holds.
 """
 
 from __future__ import annotations
@@ -30,33 +30,32 @@ from trainables.packing.pass_limits import trained_tokens
 from trainables.specs import Spec, TrialSpec
 
 METHOD = "3"
-"""Raise this number when the self-test or a path changes: what was kept before is not used then."""
+"""Raise this number when the self-test or a path changes. Results under an earlier number are then not used."""
 HUNG = "it hung"
 UNREADY = "PEFT's layers could not be computed: "
 READY = "the reference is computed"
-"""The first line of the process; each further one is a `Tried`."""
+"""The first line of the process. Each further line is a `Tried`."""
 ROWS = 16
-"""Rows to train on that a self-test takes; it compares on the first five."""
+"""Rows to train on that a self-test uses. Its comparison uses the first five."""
 
 
 class Question(Spec):
-    """What the process is asked."""
+    """The input of the process that tests paths."""
 
     base: TrialSpec
     cache: str
     rows: tuple[tuple[tuple[int, ...], tuple[bool, ...]], ...]
-    """A few rows to train on: their tokens, and which of these count in the loss."""
+    """A few rows to train on: token ids, and for each token whether it counts in the loss."""
     pass_tokens: int
-    """The most tokens of a pass; on a GPU all that the slots have, unless the specification bounds them."""
+    """The most tokens of a pass; on a GPU all tokens of the slots, unless the specification sets a number."""
     paths: tuple[tuple[EnginePath, tuple[int, ...]], ...]
-    """Each with the memory of 1, 2, ... slots; nothing where it is unknown."""
+    """Each path with the estimated bytes of 1, 2, ... slots, without those of the process; empty if unknown."""
 
 
 def candidates(base: TrialSpec, is_dequantised: bool) -> tuple[EnginePath, ...]:
-    """The paths of a base that the flat engine covers, the 4-bit ones first.
+    """Returns the paths of a base that the flat engine covers, the 4-bit paths first.
 
     Args:
-        base: the specification.
         is_dequantised: whether the base may be dequantised.
     """
     is_plain = base.quantization.scheme == "none"
@@ -67,12 +66,11 @@ def candidates(base: TrialSpec, is_dequantised: bool) -> tuple[EnginePath, ...]:
 
 
 def found(base: TrialSpec, kind: str | None, data: bytes, cache: Path, anew: bool = False) -> SelfTest:
-    """What came of the paths of a base on this process's device, tested now if they were not before.
+    """Returns the results of a base's paths on this process's device; tests now if no results are kept.
 
     Args:
-        base: the specification.
-        kind: its model type.
-        data: as for `Trainable.open_pack`.
+        kind: the model type of the base.
+        data: see `Trainable.open_pack`.
         cache: the folder of bases and self-tests.
         anew: whether to test in any case.
     """
@@ -82,7 +80,7 @@ def found(base: TrialSpec, kind: str | None, data: bytes, cache: Path, anew: boo
     file = _file(base, rows, cache)
     test = None if anew else _read(file)
     if test is None:
-        base_model.origin_of(base, cache)  # Makes the 4-bit base, which may take long, where it is not there yet.
+        base_model.origin_of(base, cache)  # Makes a missing 4-bit base here, since that may take long.
         test = tested(_question(base, kind, rows, cache), devices.kind(devices.first()))
         if not any(each.may_pass for each in test.tried):
             with suppress(OSError):  # Then the next start tests again.
@@ -91,14 +89,14 @@ def found(base: TrialSpec, kind: str | None, data: bytes, cache: Path, anew: boo
 
 
 def _spread_rows(data: bytes) -> list[TokenRow]:
-    """A few rows to train on, from the shortest to the longest."""
+    """Returns `ROWS` rows to train on, from the shortest to the longest."""
     train = dataset.load(data).train
     order = sorted(range(len(train)), key=lambda i: (len(train.row(i).ids), i))
     return [train.row(order[(len(order) - 1) * place // (ROWS - 1)]) for place in range(ROWS)]
 
 
 def _file(base: TrialSpec, rows: Sequence[TokenRow], cache: Path) -> Path:
-    """Where a self-test is kept: all that it depends on decides the name."""
+    """Returns the file that keeps a self-test. Its name identifies everything that the test depends on."""
     row = sum(len(row.ids) for row in rows) // len(rows)
     identity = (
         METHOD,
@@ -128,7 +126,7 @@ def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache
         longest=longest, mean=tokens / len(rows), labelled=labels / tokens, train_rows=len(rows), eval_rows=1
     )
     pass_tokens = trained_tokens(base, None if facts is None else facts.parameters, device)
-    if device == "cuda" and base.training.pass_tokens == "auto":  # How many pay is what the test finds.
+    if device == "cuda" and base.training.pass_tokens == "auto":  # The test finds out how many tokens pay.
         pass_tokens = memory.MAX_SLOTS * base.training.batch_size * longest
 
     def estimate(path: EnginePath) -> tuple[int, ...]:
@@ -152,7 +150,7 @@ def _device() -> Device:
 
 
 def _is_dequantised(base: TrialSpec) -> bool:
-    """Whether the base may be dequantised. One whose path is settled has the paths of one whose path is not."""
+    """Tells whether the base may be dequantised. "4bit" counts as `auto`, since a settled path may have set it."""
     facts, quantization = model_source.facts(base.base_model), base.quantization
     if quantization.scheme == "none":
         return False
@@ -163,9 +161,9 @@ def _is_dequantised(base: TrialSpec) -> bool:
 
 
 def tested(question: Question, device: str, program: str = "trainables.packing.self_test") -> SelfTest:
-    """Tests the paths of a question in a process, and in another one those that are left when it hangs or dies.
+    """Tests the paths of a question in a process. If the process hangs or dies, tests the other paths in a new one.
 
-    Of an engine that hung on one residency the other one is not tested: each costs minutes.
+    If an engine hung with one residency, its other residency is not tested, since each hang costs minutes.
     """
     began, found, left = time.monotonic(), list[Tried](), question.paths
     while left:
@@ -181,7 +179,7 @@ def tested(question: Question, device: str, program: str = "trainables.packing.s
 
 
 def _tested(question: Question, program: str) -> Iterator[Tried]:
-    """Yields what came of the paths of one process, up to the one at which it hung or died."""
+    """Yields the results of one process, up to the path at which the process hung or died."""
     with (
         TemporaryFile() as errors,
         asked_process.asking((program,), question.model_dump_json(), PIPE, errors) as process,
@@ -196,7 +194,7 @@ def _tested(question: Question, program: str) -> Iterator[Tried]:
             others = others[1:]
         if others:
             why = legible(line or _died(process, asked_process.last_line(errors)), 300)
-            # Where not even the reference is there, no other process would come further.
+            # Without even a reference, no other process would come further.
             yield from (
                 Tried(path=path, problem=f"{'' if is_ready else UNREADY}{why}", may_pass=True)
                 for path, _ in (others[:1] if is_ready else others)
@@ -212,7 +210,7 @@ def _died(process: asked_process.Process, said: str) -> str:
 
 
 def _line(process: asked_process.Process, seconds: float) -> str:
-    """The next line of the answer; words when none came in time, and nothing when the process ended."""
+    """Returns the next line of the answer; a message that begins with `HUNG` if it is late; "" if the process ended."""
     assert process.stdout is not None
     is_late = threading.Event()
 

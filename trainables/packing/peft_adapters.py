@@ -25,7 +25,7 @@ _NO_ADAPTER = "__base__"
 
 
 class PeftAdapters:
-    """One adapter per slot, in the layers that PEFT puts in place of the base's. The layers stay when adapters leave.
+    """One adapter per slot, in PEFT's layers around those of the base. The layers stay when adapters leave.
 
     An engine decides how the layers compute.
     """
@@ -50,7 +50,7 @@ class PeftAdapters:
         return self.collect(slot)
 
     def collect(self, slot: int) -> Mapping[str, torch.nn.Parameter]:
-        """Returns the parameters of the slot's adapter as they are in its layers now."""
+        """Returns the parameters that the layers hold for the slot's adapter now."""
         assert self._model is not None
         own = f".{adapter_name(slot)}."
         self.parameters[slot] = {
@@ -64,7 +64,7 @@ class PeftAdapters:
         self.parameters.pop(slot, None)
         name = adapter_name(slot)
         if self._model is not None and name in self._model.peft_config:
-            # PEFT warns when it deletes the active adapter and picks another. Nothing here uses the active adapter.
+            # PEFT warns when it deletes the active adapter and picks another one. Nothing here uses an active adapter.
             self._model.base_model.set_adapter([])
             self._model.delete_adapter(name)
         self._set_trainable()
@@ -95,7 +95,7 @@ def adapter_name(slot: int | None) -> str:
 
 
 class Progress(Spec):
-    """How far a slot has come."""
+    """The progress of a slot."""
 
     step: int
     tokens: int
@@ -121,9 +121,9 @@ def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
     """Returns the two files that PeftModel.from_pretrained, vLLM and TGI read.
 
     Uses PEFT's own state dict and configuration. save_pretrained would ask the hub whether the vocabulary of the base
-    was resized (utils/save_and_load.py, 0.21.2). The scale of a rank-stabilised adapter, alpha / sqrt(r), is written as
-    alpha x sqrt(r) / r: SGLang 0.5.23 and llama.cpp divide by r, whatever use_rslora says. PEFT, vLLM, SGLang and
-    llama.cpp read an alpha that is no integer.
+    was resized (utils/save_and_load.py, 0.21.2). A rank-stabilised adapter is written as a plain one with
+    alpha x sqrt(r), because SGLang 0.5.23 and llama.cpp divide by r, whatever use_rslora says. PEFT, vLLM, SGLang and
+    llama.cpp accept an alpha that is no integer.
     """
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in state.items()}
@@ -151,7 +151,7 @@ def snapshot(
 
 
 def snapshot_of(folder: Mapping[str, bytes]) -> bytes:
-    """Returns a snapshot of the weights in a PEFT folder alone: no moments, and no progress."""
+    """Returns a snapshot of the weights in a PEFT folder, without moments or progress."""
     weights = safetensors.torch.load(folder["adapter_model.safetensors"])
     metadata = {"progress": Progress(step=0, tokens=0, seconds=0.0).model_dump_json()}
     content: bytes = safetensors.torch.save({f"weight/{name}": value for name, value in weights.items()}, metadata)
@@ -180,7 +180,7 @@ def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimi
 
 
 def _whole(alpha: float) -> float:
-    """Returns an integer where alpha is one: some readers expect that."""
+    """Returns an integral alpha as an integer, which some readers expect."""
     return int(alpha) if alpha == int(alpha) else alpha
 
 

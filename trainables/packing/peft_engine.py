@@ -1,6 +1,6 @@
 """Implements the reference engine: PEFT holds the adapters, and its own layers compute them.
 
-PEFT refuses batches of several adapters in training, with one check on the model (tuners/lora/model.py, 0.21.2). Its
+PEFT refuses batches of several adapters in training, with one check on the model (tuners/lora/model.py, 0.21.2). PEFT's
 layers can train such batches, so hooks give `adapter_names` to each layer directly. The hooks are permanent, because
 gradient checkpointing runs a layer again in the backward pass.
 
@@ -33,21 +33,21 @@ class Routes:
 
     names: list[str] = field(default_factory=list)
     length: int = 0
-    """Positions of each row, with those that pad it."""
+    """Positions of each row, padding included."""
     hooked: set[int] = field(default_factory=set)
     """The `id` of each layer with the hook. The wrapped layers live as long as the model."""
 
 
 @dataclass
 class PassDropout:
-    """What the dropout layers of one adapter go by in the present pass."""
+    """The settings of one adapter's dropout layers in the present pass."""
 
     key: DropoutKey | None = None
-    """Decides the masks; None drops nothing."""
+    """Key of the masks; None drops nothing."""
     rows: int = 0
     """Rows of the adapter."""
     length: int = 0
-    """Tokens of its longest row. Padding beyond it gets no mask, since other adapters cause it."""
+    """Tokens of the adapter's longest row. Padding beyond has no mask, since other adapters cause this padding."""
 
 
 class SeededDropout(nn.Module):
@@ -151,8 +151,8 @@ def _attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float
 def _let_add(base_layer: torch.nn.Module) -> None:
     """Lets PEFT add in place to the output of a 4-bit layer with a bias.
 
-    That output is a view made inside bitsandbytes' autograd function (MatMul4Bit, 0.50.2), which torch lets nobody
-    change in place while gradients are kept.
+    The output is a view made inside bitsandbytes' autograd function (MatMul4Bit, 0.50.2), and torch refuses to change
+    such a view in place while gradients are kept.
     """
     if getattr(base_layer, "bias", None) is not None and hasattr(base_layer.weight, "quant_state"):
         base_layer.register_forward_hook(lambda _layer, _inputs, outputs: outputs.clone())

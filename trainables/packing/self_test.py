@@ -1,11 +1,11 @@
-"""Holds each way to compute passes against PEFT's own layers on the base at hand, and times those that agree.
+"""Compares each way to compute passes with PEFT's own layers on a given base, and times the ways that agree.
 
-torch's grouped products were wrong, or hung, on some GPUs (pytorch issues 193633, 186365, 172439, 152668), so nothing
-is trusted that was not compared where it runs. A path computes an evaluation and two training passes of three adapters
-of two ranks on a few real rows. PEFT's layers compute the same as they are, and again with the embeddings moved by one
-rounding: by so much a right path may differ too, since it rounds elsewhere.
+torch's grouped products were wrong, or hung, on some GPUs (pytorch issues 193633, 186365, 172439, 152668), so each path
+is tested on the machine that uses it. A path computes an evaluation and two training passes of three adapters of two
+ranks on a few real rows. PEFT's layers compute the same passes, and compute them again with embeddings moved by one
+rounding. A right path may differ as much as the moved embeddings do, since it rounds in other places.
 
-As a program it answers a `Question` on standard input with a line of JSON for each path: see `path_tests`.
+As a program, this module answers a `Question` on standard input with a line of JSON for each path; see `path_tests`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from trainables.packing.path_tests import READY, Question
 from trainables.specs import TrialSpec
 
 ROUNDINGS = 8.0
-"""A path may differ by so many times what moved embeddings change."""
+"""The largest allowed difference / the change that moved embeddings cause."""
 MOST = 0.5
-"""No path may differ by more, as a share of the reference: by 2 a gradient of the wrong sign does."""
+"""The largest allowed difference as a share of the reference. A gradient of the wrong sign differs by 2."""
 _STARTED_B = 0.02
-"""Deviation of the B matrices, which start at zero in training: so adapters add a few per cent to a layer's outputs."""
+"""Standard deviation of the B matrices, which are zero at the start of a training. With this value adapters add a few
+per cent to a layer's outputs."""
 _TIMED = 2
-"""Steps that are timed, after one that is not."""
+"""Number of timed steps, after one step that is not timed."""
 _GENTLE = 1e-6
 """A learning rate at which no adapter diverges."""
 
@@ -52,7 +53,7 @@ Numbers = Mapping[str, torch.Tensor]
 
 
 class Reference:
-    """What PEFT's layers compute on a base that has no adapters, and how far a right path may be from it."""
+    """The numbers of PEFT's layers on a base without adapters, and the allowed distance of a right path."""
 
     def __init__(self, base: Base, spec: TrialSpec, rows: Sequence[TokenRow]) -> None:
         self.base, self._spec, self._rows = base, spec, rows
@@ -74,7 +75,7 @@ class Reference:
         }
 
     def difference(self, path: EnginePath) -> float:
-        """How far a path is from the reference, where 1 is as far as is allowed; NaN where it computes one."""
+        """Returns the path's distance from the reference, at most 1 for a right path; NaN if the path computes NaN."""
         found = numbers(self.base, path, self._spec, self._rows)
         shares = [_apart(found[name], of) / self._allowed[name] for name, of in self._numbers.items()]
         return math.nan if any(map(math.isnan, shares)) else max(shares)
@@ -85,14 +86,14 @@ def _kind(name: str) -> str:
 
 
 def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The norm of the difference as a share of the norm of what is expected."""
+    """Returns the norm of the difference as a share of the expected norm."""
     size = float(expected.norm())
     return float((found - expected).norm()) / size if size else (0.0 if not found.any() else math.inf)
 
 
 @contextmanager
 def _moved_embeddings(base: Base, seed: int) -> Iterator[None]:
-    """In this block each number of the embeddings is one rounding larger or smaller."""
+    """Makes each number of the embeddings one rounding larger or smaller while the block runs."""
     generator = torch.Generator().manual_seed(seed)
 
     def move(_layer: torch.nn.Module, _inputs: object, outputs: torch.Tensor) -> torch.Tensor:
@@ -108,7 +109,7 @@ def _moved_embeddings(base: Base, seed: int) -> Iterator[None]:
 
 @contextmanager
 def opened_on(base: Base, path: EnginePath) -> Iterator[Engine]:
-    """An engine on a base without adapters, which has none again after the block.
+    """Yields the path's engine on a base without adapters, and removes all adapters after the block.
 
     Raises:
         NotImplementedError: another engine than that of the path would train.
@@ -131,14 +132,14 @@ def opened_on(base: Base, path: EnginePath) -> Iterator[Engine]:
 
 
 def adapters(spec: TrialSpec, count: int) -> list[TrialSpec]:
-    """So many adapters of the kind that the sweep trains, every second one with half the rank; none drops anything."""
+    """Returns specs of `count` adapters like the sweep's, without dropout, every second one with half the rank."""
     half = spec.adapter.model_copy(update={"r": max(1, spec.adapter.r // 2), "lora_dropout": 0.0})
     ranks = (spec.adapter.model_copy(update={"lora_dropout": 0.0}), half)
     return [spec.model_copy(update={"adapter": ranks[seed % 2], "seed": seed}) for seed in range(count)]
 
 
 def numbers(base: Base, path: EnginePath, spec: TrialSpec, rows: Sequence[TokenRow]) -> Numbers:
-    """What a path computes: the losses of an evaluation, and losses and gradients of two training passes."""
+    """Returns the numbers of a path: losses of an evaluation, and losses and gradients of two training passes."""
     shared = [(0, rows[0:2]), (1, rows[2:3]), (2, rows[3:5])]
     passes = {
         "first pass": shared,
@@ -168,7 +169,7 @@ def numbers(base: Base, path: EnginePath, spec: TrialSpec, rows: Sequence[TokenR
 
 
 def tried(reference: Reference, path: EnginePath, question: Question, estimates: Sequence[int]) -> Tried:
-    """What comes of a path. Raises only what spoils the whole process."""
+    """Tests and times a path. Raises only errors that break the whole process."""
     base = reference.base
     try:
         if path.residency == "dequantised":
@@ -189,7 +190,7 @@ def tried(reference: Reference, path: EnginePath, question: Question, estimates:
 
 
 def _rates(base: Base, path: EnginePath, question: Question, estimates: Sequence[int]) -> Iterator[PassRate]:
-    """Yields how fast 1, 2, 4, ... slots train, until more do not pay or memory ends."""
+    """Yields the rates of 1, 2, 4, ... slots, until more slots do not pay or memory ends."""
     split, before = _split(question), 0.0
     usual = {"gradient_accumulation_steps": 1, "learning_rate": _GENTLE}
     spec = question.base.model_copy(update={"training": question.base.training.model_copy(update=usual)})
@@ -204,7 +205,7 @@ def _rates(base: Base, path: EnginePath, question: Question, estimates: Sequence
             slots = slot + 1
             if slots & slot:  # no power of two
                 continue
-            first = _tokens(pack, slots)  # It makes ready what later steps find.
+            first = _tokens(pack, slots)  # The first step warms up, so it is not timed.
             began = time.perf_counter()
             *_, last = (_tokens(pack, slots) for _ in range(_TIMED))
             if first is None or last is None or pack.pass_tokens < question.pass_tokens:
@@ -223,7 +224,7 @@ def _rates(base: Base, path: EnginePath, question: Question, estimates: Sequence
 
 
 def _tokens(pack: AdapterPack, slots: int) -> int | None:
-    """Does a step; returns the tokens of all steps of these slots so far, None when memory ends."""
+    """Does a step; returns the tokens of all steps of these slots so far, or None if memory ends."""
     records = list(pack.step(range(slots)).values())
     failures = [each for each in records if isinstance(each, Failure)]
     if any(each.kind != "out_of_memory" for each in failures):
@@ -232,7 +233,7 @@ def _tokens(pack: AdapterPack, slots: int) -> int | None:
 
 
 def _split(question: Question) -> Split:
-    """The rows of the question."""
+    """Returns the rows of the question."""
     ids = [np.array(tokens, dtype=np.int32) for tokens, _ in question.rows]
     labelled = [np.array(counts, dtype=bool) for _, counts in question.rows]
     starts = np.cumsum([0, *map(len, ids)]).astype(np.int64)

@@ -1,8 +1,8 @@
 """Turns a preset or module names into the names by which PEFT selects exactly the intended layers.
 
 The kind of a layer follows from its place in the module tree of the model, so a preset means the same on every
-architecture. Heads, routers, and vision and audio towers are always left out, because text does not train them; so are
-experts, which cannot be trained side by side.
+architecture. Heads, routers, and vision and audio towers are always left out, because text does not train them. Experts
+are left out because they cannot be trained side by side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIELD = "adapter.target_modules"
 _HEADS = frozenset({"lm_head", "embed_out", "score", "classifier", "qa_outputs"})
 # Routers choose experts, and an indexer chooses tokens by top-k, which passes no gradient back.
 _ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "indexer"})
-# Each expert is given the tokens that chose it, of all rows: whose adapter they need is not known any more.
+# Each expert gets the tokens of all rows that chose it, so it is no longer known which adapter a token needs.
 _EXPERT = re.compile(r"(^|[._])experts?\.\d+\.")
 _TOWERS = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
 # transformers 5.24, modeling_*.py: the linear layers of a block, the same in each of these types.
@@ -47,7 +47,8 @@ _QV_LEAF = re.compile(
 
 
 def check_name(target_modules: str | tuple[str, ...]) -> str | None:
-    """Returns the problem of a preset's name or a list of names, as "field: what is wrong", or None. Needs no model."""
+    """Returns the problem of a preset's name or of a list of names, as "field: what is wrong", or None. Needs no model.
+    """
     if isinstance(target_modules, str):
         if target_modules in PRESETS:
             return None
@@ -65,7 +66,7 @@ def check_name(target_modules: str | tuple[str, ...]) -> str | None:
 
 
 def check_known(target_modules: TargetModules, model_type: str) -> str | None:
-    """As `check_name`, of the names of layers on a type of model whose layers are known without it; else None."""
+    """Checks layer names as `check_name`, for model types whose layers are known without the model; else None."""
     leaves = _LAYERS if model_type in _LLAMA_LIKE else _FUSED_LAYERS if model_type == "phi3" else None
     if isinstance(target_modules, str) or leaves is None:
         return None
@@ -77,8 +78,8 @@ def check_known(target_modules: TargetModules, model_type: str) -> str | None:
 def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
     """Returns names for `LoraConfig.target_modules` that select exactly the intended layers, in the order of the model.
 
-    A name is short (`q_proj`, or `attn.c_proj` if `c_proj` alone would select too much) if it selects exactly, else
-    full: PEFT matches a whole name or its end after a dot (peft 0.21 tuners/tuners_utils.py,
+    A name is short (`q_proj`, or `attn.c_proj` if `c_proj` alone would select too much) if a short name selects
+    exactly, else full: PEFT matches a whole name or its end after a dot (peft 0.21 tuners/tuners_utils.py,
     check_target_module_exists). The result is the same on a model that already has adapters.
 
     Presets choose among `torch.nn.Linear` (bitsandbytes' Linear4bit is one) and transformers' Conv1D in the blocks:
@@ -87,8 +88,8 @@ def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[st
       `query_key_value`, `Wqkv`; `kv_b_proj` in latent attention), the fused layer: the key is then adapted too.
     - attention: every projection in attention, with the output.
     - mlp: every layer of the feed-forward part, shared experts too.
-    - all-linear: every linear layer of the blocks. PEFT's own "all-linear" also takes routers and layers outside the
-      blocks; this one leaves out state-space mixers too, whose fused kernels read weights past an adapter.
+    - all-linear: every linear layer of the blocks, except in state-space mixers, whose fused kernels read weights past
+      an adapter. PEFT's own "all-linear" also takes these, routers, and layers outside the blocks.
 
     Args:
         model: A transformers model, or a PeftModel around one.
@@ -112,7 +113,7 @@ def resolve(model: nn.Module, target_modules: str | tuple[str, ...]) -> tuple[st
 
 
 def answer(model: nn.Module, target_modules: str | tuple[str, ...]) -> Target:
-    """Calls `resolve`, and returns its error as the problem of the target."""
+    """Returns the result of `resolve`, with its error as the problem of the target."""
     try:
         return Target(value=target_modules, modules=resolve(model, target_modules))
     except InfeasibleError as error:
@@ -120,7 +121,7 @@ def answer(model: nn.Module, target_modules: str | tuple[str, ...]) -> Target:
 
 
 def _base_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns name -> module as if the model had no adapters, first the model itself under ""."""
+    """Returns name -> module as if the model had no adapters. The first entry is "" -> the model itself."""
     unwrap = getattr(model, "get_base_model", None)
     base: nn.Module = unwrap() if unwrap is not None else model
     # PEFT puts its own layer in place of the original one, which becomes its child `base_layer`.
@@ -160,7 +161,7 @@ def _kind(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 def _of_preset(preset: str, linears: list[str], modules: Mapping[str, nn.Module]) -> list[str]:
     """Returns the layers of `linears` that a preset selects."""
-    # A number in a name is the place in a stack of blocks. Projections of embeddings and heads are outside of it.
+    # A number in a name is the place in a stack of blocks. Projections of embeddings and heads are outside the stack.
     kinds = {name: _kind(name, modules) for name in linears if any(part.isdigit() for part in name.split("."))}
     members = {
         "attention-qv": [n for n, kind in kinds.items() if kind == "attention" and _QV_LEAF.fullmatch(_leaf(n))],
@@ -226,7 +227,7 @@ def _refuse_rewritten(names: tuple[str, ...], model: nn.Module) -> None:
         config = LoraConfig(target_modules=[name])
         try:
             convert_peft_config_for_transformers(config, model, None)
-        except ValueError:  # one half of a fused pair, which would be rewritten together with the other half
+        except ValueError:  # one half of a fused pair, which PEFT would rewrite together with the other half
             lost.append(name)
             continue
         if set(config.target_modules or ()) != {name}:

@@ -1,7 +1,7 @@
-"""Defines what a pack trains its adapters for. Another objective is a subclass, which a trainable gives to its pack.
+"""Defines the training objective of a pack's adapters. A trainable with another objective gives its pack a subclass.
 
 A loss sees the log-probabilities of one adapter's labelled tokens, never logits, so the logits of a pass need not exist
-at one time. What a loss compares with beside them, such as the base's own log-probabilities, the trainable computes
+at one time. A loss may also need other numbers, such as the base's own log-probabilities. The trainable computes them
 before it opens the pack: an engine gives them for a segment without a slot.
 """
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 class Loss:
-    """The mean negative log-likelihood of the labelled tokens, each counted alike.
+    """The mean negative log-likelihood of the labelled tokens, each with the same weight.
 
-    A step of an adapter lowers the average over its effective batch: the sum of `total` over that of `weight`.
+    A step of an adapter lowers the average over its effective batch: the sum of `total` / the sum of `weight`.
     """
 
     rows_per_example: int = 1
-    """Rows that make one example, neighbours in the data: 2 for a preference. They share a micro-batch, and
+    """Number of neighbouring rows that make one example, such as 2 for a preference. They share a micro-batch, and
     `training.batch_size` counts examples."""
     metrics: Mapping[str, Metric] = qlora_metrics.METRICS
-    """What an evaluation says, by name, the loss among them."""
+    """Name -> metric of an evaluation, the loss among them."""
 
     def weight(self, rows: Sequence[TokenRow]) -> float:
-        """Returns what the rows of a micro-batch count in the average; more than 0."""
+        """Returns the weight of a micro-batch's rows in the average; more than 0."""
         return sum(row.labels for row in rows)
 
     def total(self, rows: Sequence[TokenRow], token_losses: torch.Tensor) -> torch.Tensor:
         """Returns the sum of the losses of a micro-batch's examples: ().
 
         Args:
-            rows: of the micro-batch.
+            rows: the rows of the micro-batch.
             token_losses: the negative log-probability of each labelled token, row after row: (labels,), float32, with
                 gradients.
         """

@@ -1,8 +1,8 @@
-"""Counts what a sweep computes: floating point operations of a token, operators of a pass. Needs no torch.
+"""Counts the computing work of a sweep: floating point operations of a token, operators of a pass. Needs no torch.
 
-A product with a matrix of n weights takes 2 n operations for each token. The backward pass goes through the frozen base
-with gradients of activations alone, 2 n again; an adapter takes 4 n, since its weights have gradients too. The head
-computes labelled tokens only, and attention on average half of the row. The base is counted as a Llama: embeddings are
+A product with a matrix of n weights takes 2 n operations for each token. The backward pass through the frozen base
+takes 2 n again, for gradients of activations alone; an adapter takes 4 n, since its weights have gradients too. The
+head computes labelled tokens only, and attention on average half of the row. The base counts as a Llama: embeddings are
 looked up, and norms, activations and dequantisation move bytes but compute little.
 """
 
@@ -19,7 +19,7 @@ from trainables.specs import ModelFacts, TrialSpec
 
 
 class _Operators(NamedTuple):
-    """Operators of a layer in a training pass, forward and backward."""
+    """Operators of a layer in a training pass, forward and backward: per pass, and added by each slot."""
 
     of_pass: int
     of_slot: int
@@ -30,18 +30,19 @@ OPERATORS: Mapping[str, _Operators] = {
     GROUPED: _Operators(101, 0),
     PEFT: _Operators(107, 196),
 }
-"""Engine -> what docs/speed.md has of 1 and of 8 slots: 80 and 325, 101 and 101, 303 and 1,675."""
+"""Engine -> operators that give the counts of docs/speed.md for 1 and 8 slots: flat 80 and 325, grouped 101 and 101,
+peft 303 and 1,675."""
 FORWARD = 0.4
-"""Operators of a forward pass, and so of what is computed again, as a part of those: 0.36 with `flat`, 0.39 with
+"""Share of a training pass's operators that a forward pass, or a recomputation, takes: 0.36 with `flat`, 0.39 with
 `grouped`, 0.40 with PEFT."""
 
 
 def counted(base: TrialSpec, facts: ModelFacts, rows: RowShape | None, engine: str | None) -> Work:
-    """Counts what a GPU computes for trials like `base`, whose adapter stands for those of the space.
+    """Counts the work of a GPU for trials like `base`. The adapter of `base` stands for all adapters of the space.
 
     Args:
-        rows: None takes rows of usual length, with a label on every token.
-        engine: None takes PEFT's, which issues more operators.
+        rows: shape of the rows; None assumes rows of usual length with a label on every token.
+        engine: name of the engine; None assumes PEFT's, which issues more operators.
     """
     mean = base.data_spec.max_length * MEAN_OF_LONGEST if rows is None else rows.mean
     labelled = 1.0 if rows is None else rows.labelled

@@ -1,4 +1,4 @@
-"""Writes an adapter in a form that servers read, and scores what was written, read back from its files."""
+"""Writes an adapter in a form that servers read, reads the written files back, and scores them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
     """Writes the files, and scores them.
 
     Args:
-        spec: says base and quantisation; those of a merged model are its own.
+        spec: gives the base and its quantisation, which is that of training, or none for a merged model.
 
     Raises:
-        ModelError: the base is another than the one promoted on, or the form has no place for the adapter.
+        ModelError: the base has other weights than in the promotion, or the form cannot hold the adapter.
     """
     out, base = Path(request.folder), base_model.load(spec, cache)
     _check_base(spec, base, request)
@@ -43,7 +43,7 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
     if request.form == "merged":
         _merge(base, request, out)
         dtype, trusted = base.dtype, spec.base_model.trust_remote_code
-        del base  # one of the two in memory
+        del base  # keeps only one of the two models in memory
         model = AutoModelForCausalLM.from_pretrained(out, dtype=dtype, trust_remote_code=trusted).to(device)
     else:
         if request.form == "gguf":
@@ -60,7 +60,7 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
 
 
 def _merge(base: base_model.Base, request: ExportRequest, out: Path) -> None:
-    """Writes base and adapter as one model, which stops where training ended its answers."""
+    """Writes base and adapter as one model, which stops at the tokens that ended answers in training."""
     with _folder_of(request.adapter) as folder:
         merged = PeftModel.from_pretrained(base.model, folder).merge_and_unload(safe_merge=True)
     merged.config.use_cache = True
@@ -72,7 +72,7 @@ def _merge(base: base_model.Base, request: ExportRequest, out: Path) -> None:
 
 
 def _check_base(spec: TrialSpec, base: base_model.Base, request: ExportRequest) -> None:
-    """Refuses a local base whose weights have changed; a hub model is loaded at the commit that the version names."""
+    """Refuses a base with other weights than in the promotion. A hub model is loaded at the version's commit."""
     source = model_source.locate(spec.base_model.source)
     found = digests(source) if base.origin is None else dict(base.origin.files)
     if found and request.base_files and found != request.base_files:
@@ -83,7 +83,7 @@ def _check_base(spec: TrialSpec, base: base_model.Base, request: ExportRequest) 
 
 
 def _through_gguf(file: Path, model: Mapping[str, Any], request: ExportRequest) -> dict[str, bytes]:
-    """Writes an adapter as GGUF; returns the PEFT folder that says what the file holds."""
+    """Writes an adapter as GGUF; returns the content of the written file as a PEFT folder."""
     config = json.loads(request.adapter[_CONFIG])
     tensors = {name: each.float().numpy() for name, each in safetensors.torch.load(request.adapter[_WEIGHTS]).items()}
     gguf_adapter.write(file, model, config, tensors)
@@ -105,7 +105,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def _folder_of(files: Mapping[str, bytes]) -> Iterator[str]:
-    """A folder with these files while the block runs."""
+    """Yields a folder with these files while the block runs."""
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), files)
         yield folder

@@ -1,8 +1,8 @@
-"""Writes a LoRA adapter as a GGUF file, and reads one back. Without torch.
+"""Writes a LoRA adapter as a GGUF file, and reads one back. Uses no torch.
 
-The file is as llama.cpp's convert_lora_to_gguf.py makes it, and as its src/llama-adapter.cpp reads it: the type is
-"adapter", `adapter.lora.alpha` is divided by the rank, whatever training did, and a module has two tensors. The rows of
-Llama's q and k are in another order than transformers has them, as those of the base's weights are in GGUF.
+The file has the form that llama.cpp's convert_lora_to_gguf.py writes and src/llama-adapter.cpp reads: the type is
+"adapter", a module has two tensors, and llama.cpp divides `adapter.lora.alpha` by the rank, whatever training did. The
+rows of Llama's q and k have llama.cpp's order, not that of transformers, as in GGUF files of the base.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy.typing as npt
 from trainables.errors import ModelError
 
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""transformers' model types -> llama.cpp's architecture."""
+"""Model type of transformers -> architecture of llama.cpp."""
 _PERMUTED = {"llama": {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}}
-"""llama.cpp's architecture -> the modules whose rows are in another order -> the field with their number of heads."""
+"""Architecture of llama.cpp -> module whose rows are in another order -> field with its number of heads."""
 _PREFIX, _PARTS = "base_model.model.", {"lora_A": "lora_a", "lora_B": "lora_b"}
 Tensors = Mapping[str, npt.NDArray[np.float32]]
-"""By the names of adapter_model.safetensors."""
+"""Name in adapter_model.safetensors -> values."""
 
 
 def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tensors: Tensors) -> None:
@@ -35,7 +35,7 @@ def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tens
         tensors: (r, in) of each lora_A and (out, r) of each lora_B.
 
     Raises:
-        ModelError: llama.cpp has no such adapter.
+        ModelError: llama.cpp cannot hold this adapter.
     """
     import gguf
 
@@ -55,10 +55,10 @@ def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tens
 
 
 def read(file: Path, model: Mapping[str, Any], tensors: Tensors) -> tuple[float, dict[str, npt.NDArray[np.float32]]]:
-    """Reads alpha, which is divided by the rank, and the tensors, by the names and in the order of transformers.
+    """Reads alpha, which llama.cpp divides by the rank, and the tensors, with names and row order of transformers.
 
     Args:
-        tensors: those that were written, for their names.
+        tensors: the tensors that were written, for their names.
     """
     import gguf
 
@@ -70,10 +70,10 @@ def read(file: Path, model: Mapping[str, Any], tensors: Tensors) -> tuple[float,
 
 
 def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, tuple[str, npt.NDArray[Any]]]]:
-    """llama.cpp's architecture, and each tensor's name there and the order of its rows.
+    """Returns llama.cpp's architecture, and name of a tensor -> its name in llama.cpp and the order of its rows.
 
     Raises:
-        ModelError: llama.cpp has none.
+        ModelError: llama.cpp cannot hold this adapter.
     """
     import gguf
 
@@ -97,5 +97,5 @@ def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, 
 
 
 def _permuted(rows: int, heads: int) -> npt.NDArray[Any]:
-    """The order in which a row of the first half of a head stands before that of its second: `permute` of llama.cpp."""
+    """Returns the order that alternates rows of the first and the second half of each head: llama.cpp's `permute`."""
     return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()

@@ -1,4 +1,4 @@
-"""Tells tokenizers apart by the files that they are saved in. Without torch and transformers."""
+"""Compares tokenizers by their saved files. Uses no torch and no transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TEMPLATE, _RULES, _SETTINGS = "chat_template.jinja", "tokenizer.json", "tokeniz
 
 
 def difference(one: Mapping[str, bytes], other: Mapping[str, bytes], *, of_chats: bool) -> str | None:
-    """Names a part in which two tokenizers differ, and with it perhaps the tokens of a row; None where there is none.
+    """Names a part in which two tokenizers differ, so that rows may have other tokens; None if there is none.
 
     Args:
         one: file name -> content.
@@ -22,31 +22,31 @@ def difference(one: Mapping[str, bytes], other: Mapping[str, bytes], *, of_chats
 
 
 def _template(files: Mapping[str, bytes]) -> bytes | None:
-    """The chat template, in a form in which equal ones are equal."""
+    """Returns the chat template in a form that is the same for equal templates."""
     content = files.get(_TEMPLATE)
-    # Transformers saves line ends as they are and loads all as a newline, as jinja does.
+    # transformers saves line ends unchanged, and loads each as a newline, as jinja does.
     return None if content is None else content.replace(b"\r\n", b"\n")
 
 
 def _rules(files: Mapping[str, bytes]) -> object:
-    """Vocabulary and rules, in a form in which equal ones are equal."""
+    """Returns vocabulary and rules in a form that is the same for equal rules."""
     if _RULES not in files:
         return {name: content for name, content in files.items() if name not in (_TEMPLATE, _SETTINGS)}
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_buffer(files[_RULES])
-    except Exception:  # its only error, for a file of a later version: then its bytes are compared
+    except Exception:  # the library's only error, for a file of a later version: then the bytes are compared
         return files[_RULES]
-    # Those of the last call; the next call sets its own.
+    # The settings of the last call; the next call sets its own.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # Another version of the library wrote the same rules in another form.
+    # Written again, because another version of the library may have written the same rules in another form.
     return tokenizer.to_str()
 
 
 def _ends(files: Mapping[str, bytes]) -> list[object]:
-    """The tokens that rows begin and end with."""
+    """Returns the tokens that rows begin and end with."""
     settings = json_text.parse(files.get(_SETTINGS, b"{}"))
     tokens = (settings.get(name) for name in ("bos_token", "eos_token"))
     return [token["content"] if isinstance(token, dict) else token for token in tokens]
