@@ -130,7 +130,6 @@ def _offers(given: Any, name: str) -> bool:
 
 
 def _wrong_metrics(given: object) -> str | None:
-    """Returns the problem of a trainable's metrics, or None."""
     if not isinstance(given, Mapping) or EVAL_LOSS not in given or not set(given.values()) <= {"min", "max"}:
         return f"must map names, {EVAL_LOSS} among them, to 'min' or 'max'"
     return wrong_names(given)

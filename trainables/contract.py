@@ -101,8 +101,7 @@ class Evaluation(Spec):
         return self.metrics[EVAL_LOSS]
 
     def document(self) -> dict[str, Any]:
-        """Returns the evaluation as files hold it. Each metric is a key of its own; optional row fields may be missing.
-        """
+        """Returns the evaluation as files hold it: each metric is a key, and empty optional fields are left out."""
         empty = {name for name in ("row_bytes", "row_groups", "row_values", "row_places") if not getattr(self, name)}
         return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", *empty})}
 
@@ -145,7 +144,6 @@ class Report(Spec):
     best_step: int
     """Step with the best objective so far."""
     best_metrics: Metrics
-    """Metrics at `best_step`."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
     """Steps since the previous report."""
     tokens: int
@@ -458,8 +456,7 @@ class Trainable:
     def need_of_rows(
         self, base: TrialSpec, largest: Sequence[TrialSpec], device: Device, rows: RowShape
     ) -> Need | None:
-        """Estimates as `need`, for rows of a known shape. By default asks `need` with data.max_length cut to the rows.
-        """
+        """Estimates as `need`, for rows of a known shape. By default the longest row becomes data.max_length."""
         return self.need(_cut(base, rows), [_cut(spec, rows) for spec in largest], device)
 
     def need_of_gpus(

@@ -42,7 +42,6 @@ class Standing(NamedTuple):
     objective: float = math.inf
     """The objective's value, negative if higher is better; infinite if there is none."""
     loss: float = math.inf
-    """`eval_loss`."""
 
 
 class Objective(Spec):
@@ -78,8 +77,7 @@ class Objective(Spec):
         return Standing(self.loss(metrics.get(self.metric, math.nan)), loss if math.isfinite(loss) else math.inf)
 
     def judging(self, metrics: Mapping[str, float]) -> Objective:
-        """Returns the objective that judges an evaluation with these metrics: this one, or the loss without its value.
-        """
+        """Returns the objective that judges these metrics: this one, or the loss if this one has no value."""
         return self if math.isfinite(metrics.get(self.metric, math.nan)) else LOWEST_LOSS
 
     def gain(self, before: float, after: float) -> float:
@@ -105,7 +103,6 @@ def digits(value: float, sign: str = "") -> str:
 
 
 LOWEST_LOSS = Objective()
-"""The objective of a sweep by default."""
 MEANINGS: Mapping[str, str] = {
     EVAL_LOSS: "mean negative log-likelihood per completion token of the evaluation rows, in nats",
     EVAL_BITS: "negative log-likelihood of the evaluation rows' completions, in bits per byte of their text",

@@ -206,8 +206,7 @@ def settle_auto(
 
 
 def _on_device(spec: TrialSpec, device: Device, hardware: str) -> TrialSpec:
-    """Returns the spec with float32 for `auto` on a GPU without bfloat16. Estimates take `auto` for bfloat16 on GPUs.
-    """
+    """Replaces `auto` with float32 on a GPU without bfloat16, because estimates take `auto` for bfloat16 on GPUs."""
     if device == "cpu" or spec.quantization.compute_dtype != "auto" or not hardware.endswith("float32"):
         return spec
     return _with(spec, "quantization", compute_dtype="float32")

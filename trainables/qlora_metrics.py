@@ -47,7 +47,6 @@ def evaluate(
     Args:
         row_losses: total negative log-likelihood of the completion tokens of each row, in nats.
         row_tokens: number of completion tokens of each row.
-        metrics: by name.
     """
     return {name: metric.of(row_losses, row_tokens) for name, metric in metrics.items()}
 
@@ -68,8 +67,7 @@ def evaluation(
     metrics: Mapping[str, Metric] = METRICS,
     row_bytes: Sequence[int] = (),
 ) -> Evaluation:
-    """Returns an evaluation with each metric, which must be finite. For the arguments see `evaluate` and `Evaluation`.
-    """
+    """Returns an evaluation with each metric, all finite. For the arguments see `evaluate` and `Evaluation`."""
     bits = {EVAL_BITS: sum(row_losses) / math.log(2) / sum(row_bytes)} if any(row_bytes) else {}
     return Evaluation(
         metrics=evaluate(row_losses, row_tokens, metrics) | bits,

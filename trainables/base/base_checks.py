@@ -104,8 +104,6 @@ def refuse_long_rows(model: PreTrainedModel, spec: TrialSpec, longest: int, answ
     Every pass with too long a row fails, and on a GPU the failure takes the host down.
 
     Args:
-        model: the loaded base.
-        spec: for the message.
         longest: tokens of the longest row.
         answer: the most tokens that may be generated after the row.
     """
@@ -124,8 +122,6 @@ def refuse_unknown_tokens(model: PreTrainedModel, spec: TrialSpec, highest: int)
     Every pass with such a row fails, and on a GPU the failure takes the host down.
 
     Args:
-        model: the loaded base.
-        spec: for the message.
         highest: the highest token id of the rows.
     """
     known = len(model.get_input_embeddings().weight)

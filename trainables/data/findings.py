@@ -339,7 +339,6 @@ class Findings:
         return part == "eval" and self._data.eval is None
 
     def _of_repeated(self, part: Part) -> str:
-        """Returns the consequence of repeated rows."""
         if part == "train":
             return "each is trained on that often"
         if self._data.group_by is None:
@@ -347,7 +346,6 @@ class Findings:
         return "each weighs in the mean; intervals count a group once"
 
     def _way_out(self, part: Part) -> str:
-        """Returns the way out for evaluation rows that are trained on."""
         if self._is_held_out(part) and self._data.group_by is None:
             return "data.group_by keeps the rows with the same value of a column on one side"
         return "take them out of one of the two"

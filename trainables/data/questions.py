@@ -251,8 +251,7 @@ def _absent(graders: Sequence[Grader], present: Mapping[str, object], source: st
 
 
 def _counted_labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Placed], source: str) -> Counter[str]:
-    """Counts the rows of each label; empty if no grader takes labels. Raises `DataError` for a row with a blank label.
-    """
+    """Counts the rows of each label; empty if no grader takes labels. Raises `DataError` for a blank label."""
     counts: Counter[str] = Counter()
     if any(isinstance(grader, Choice) for grader in graders):
         for place, row, _ in rows:

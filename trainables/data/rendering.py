@@ -141,8 +141,7 @@ class Renderer:
         return encoded
 
     def _earlier_spans(self, texts: Sequence[Text], wholes: Sequence[list[int]]) -> list[list[tuple[int, int]]]:
-        """Returns, for each text, the first token and the last token + 1 of each earlier answer up to data.max_length.
-        """
+        """Returns, for each text, first and last + 1 token of each earlier answer up to data.max_length."""
         spans: list[list[tuple[int, int]]] = [[] for _ in texts]
         due = [place for place, text in enumerate(texts) if text.earlier]
         # Goes through the first answers of all texts, then the second ones, and drops a text once the rest is cut off.
@@ -234,8 +233,7 @@ class Renderer:
         return tuple(texts)
 
     def _markup(self) -> str:
-        """Renders a question and an answer, to show the markup of the chat template; "" if the template refuses them.
-        """
+        """Renders a chat that shows the markup of the chat template; "" if the template refuses the chat."""
         try:
             return self._apply([_message("user", _SAID), _message("assistant", _SAID)], add_generation_prompt=False)
         except _refusals():
@@ -341,7 +339,6 @@ def _with_fixed_date(template: str) -> str:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Returns the errors of chat templates."""
     from jinja2 import TemplateError
 
     # Templates raise TemplateError for roles that do not alternate, or for a system message that they do not take. The

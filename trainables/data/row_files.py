@@ -102,7 +102,6 @@ def _is_array(path: Path) -> bool:
 
 
 def _json(path: Path, where: str) -> Iterator[Placed]:
-    """Reads JSON lines, or one JSON array of objects."""
     if _is_array(path):
         array = cast("list[object]", _parsed(path.read_bytes(), where))
         size = path.stat().st_size // max(1, len(array))

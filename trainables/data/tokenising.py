@@ -130,7 +130,6 @@ def _size(renderer: Renderer, text: Text, row: Encoded) -> int:
 
 
 def _text(renderer: Renderer, split: SplitName, placed: Placed) -> tuple[Text, str]:
-    """Returns the text of a row, and its group."""
     try:
         return renderer.text(placed.row), templates.group(renderer.data, placed.row)
     except DataError as error:

@@ -146,7 +146,6 @@ def _grader(name: str, options: Mapping[str, Any]) -> Grader:
 
 
 def _lines(number: int, name: str, error: ValueError) -> list[str]:
-    """Returns a line for each mistake of an entry."""
     where = f"evaluation.metrics.{number}: {legible(name, 100)}"
     if not isinstance(error, ValidationError):
         return [f"{where}: {error}"]

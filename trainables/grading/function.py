@@ -84,7 +84,6 @@ class Function(Grader):
 
 
 def _wrong_arguments(function: Callable[..., Any]) -> str | None:
-    """Returns the problem of a function that cannot be called with a row and an answer, or None."""
     try:
         arguments = inspect.signature(function)
     except (TypeError, ValueError):  # some functions that are written in C do not tell theirs

@@ -37,8 +37,7 @@ class Grading:
         self._tokenizer = tokenizer
 
     def prompts(self, slot: SlotOrBase) -> list[Prompt]:
-        """Returns the prompts that a slot, or the base, answers: those of all questions, or none if only labels count.
-        """
+        """Returns the prompts for a slot, or for the base: one per question, or none if only labels count."""
         asked = self._questions if self._needs_answers else ()
         return [Prompt(slot, np.asarray(each.ids, np.int32), seed=each.row) for each in asked]
 

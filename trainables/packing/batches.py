@@ -48,8 +48,6 @@ def padded_losses(model: Any, batch: PaddedBatch, device: torch.device, **before
 
     Args:
         model: a model of transformers, with or without an adapter.
-        batch: the rows.
-        device: the model's device.
         before: the model's own arguments for the tokens before each row; none if rows are whole.
 
     Returns:
@@ -108,8 +106,6 @@ class FlatBatch:
 
 
 class _Laid(NamedTuple):
-    """The rows of one segment, laid end to end."""
-
     ids: list[np.ndarray]
     positions: list[np.ndarray]
     pieces: list[Piece]

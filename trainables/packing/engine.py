@@ -32,7 +32,6 @@ def dropout_mask(
     """Returns the factors of one layer's inputs, 0 or 1 / (1 - p), in fp32.
 
     Args:
-        key: the trial, step and micro-batch.
         layer: place of the layer among the layers of the adapter.
         p: probability to drop an entry.
         shape: rows, tokens of the longest row, features.

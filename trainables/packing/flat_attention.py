@@ -20,8 +20,7 @@ NAME = "flat_rows"
 
 
 class Grid(NamedTuple):
-    """The rows of a sequence side by side. Each row is padded with its own last token, so no row sees another's tokens.
-    """
+    """The rows of a sequence side by side. A row's own last token pads it, so no row sees another's tokens."""
 
     rows: int
     places: torch.Tensor

@@ -251,7 +251,6 @@ class FlatEngine:
         return [(place, each) for place, each in adapters.items() if not self._together(span, each)]
 
     def _computed(self, siblings: _Siblings, place: int) -> Callable[..., torch.Tensor]:
-        """Returns the forward pass of a layer."""
 
         def forward(x: torch.Tensor) -> torch.Tensor:
             ahead = self._pass.ahead
@@ -308,7 +307,6 @@ def head_losses(hidden: torch.Tensor, head: torch.nn.Linear, answers: torch.Tens
 
     Args:
         hidden: (tokens, width), the inputs of the head.
-        head: the frozen head.
         answers: (tokens,).
     """
     losses: torch.Tensor = _HeadLoss.apply(hidden, head, answers)  # type: ignore[no-untyped-call]

@@ -83,7 +83,6 @@ def answer(prompts: Sequence[Prompt], how: Answering, compute: Compute, device: 
     Args:
         prompts: for any adapters.
         compute: passes a sequence through the model.
-        device: the model's device.
     """
     answers = _Answers(prompts, how, compute, device).run()
     return [answers[place] for place in range(len(prompts))]
@@ -206,7 +205,6 @@ def generate_plain(
         model: a model of transformers, with or without an adapter.
         prompts: the tokens of each prompt, (length,).
         seeds: the seed of each prompt's draws.
-        device: the model's device.
         route: called with the places of a batch's prompts before the batch passes through the model.
     """
     answers: dict[int, Answer] = {}
@@ -225,7 +223,6 @@ def generate_plain(
 def _generate(
     model: Any, prompts: Sequence[np.ndarray], seeds: Sequence[int], how: Answering, device: torch.device
 ) -> list[Answer]:
-    """Answers one batch."""
     longest = max(map(len, prompts))
     ids_BT, mask_BT = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(2))
     for row, prompt in enumerate(prompts):
@@ -274,7 +271,6 @@ def rank_plain(
     Args:
         model: a model of transformers, with or without an adapter.
         rows: the rows of each question, equally many. They are the same up to their first labelled token.
-        device: the model's device.
         route: called with the places of a pass's rows before the rows pass through the model.
     """
     losses = [0.0] * sum(map(len, rows))
@@ -295,8 +291,7 @@ def rank_plain(
 
 
 def _of_equal_starts(rows: Sequence[Sequence[TokenRow]], device: torch.device) -> Iterator[tuple[int, list[int], int]]:
-    """Yields the tokens of a common start, the places of the questions to read together, and the most rows of a pass.
-    """
+    """Yields the length of a common start, the places of questions to read together, and the most rows of a pass."""
     starts = [int(own[0].labelled.argmax()) - 1 for own in rows]  # the last token in common predicts the first label
     for start, same in groupby(sorted(range(len(rows)), key=starts.__getitem__), starts.__getitem__):
         waiting = list(same)

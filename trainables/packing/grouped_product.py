@@ -68,7 +68,6 @@ def stacks(
         siblings: sets of layers that share an input; for each layer of a set, the matrices of each group. An adapter
             has one rank for all its layers.
         ends: the end of each group in the sequence.
-        device: device of the sequence.
         dtype: type of the activations.
     """
     adapted = [tuple(place for place, pairs in enumerate(layers) if any(pairs)) for layers in siblings]
@@ -123,8 +122,6 @@ class _Added(torch.autograd.Function):
 
 
 class _Place(NamedTuple):
-    """The place of a matrix in its stack."""
-
     layer: int
     group: int
     first: int

@@ -177,8 +177,6 @@ def _inputs(x: torch.Tensor, part: Part) -> torch.Tensor:
 
 
 class _Adapter(NamedTuple):
-    """One adapter's tokens and matrices."""
-
     part: Part
     a: torch.Tensor
     """(sum of the layers' ranks, in): the A of all layers."""

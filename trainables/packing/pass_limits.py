@@ -79,7 +79,6 @@ def trained_tokens(base: TrialSpec, parameters: int | None, device: Device) -> i
     Args:
         base: gives `training.pass_tokens`, which takes precedence.
         parameters: parameters of the base; None if unknown.
-        device: the training device.
     """
     if base.training.pass_tokens != "auto":
         return base.training.pass_tokens

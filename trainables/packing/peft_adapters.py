@@ -34,7 +34,6 @@ class PeftAdapters:
         self._base = base
         self._model: PeftModel | None = None
         self.parameters: dict[int, dict[str, torch.nn.Parameter]] = {}
-        """The parameters of each slot's adapter."""
 
     def add(self, slot: int, spec: TrialSpec) -> Mapping[str, torch.nn.Parameter]:
         """Adds an adapter and returns its parameters; see `Engine.add`."""

@@ -45,7 +45,6 @@ class PassDropout:
     key: DropoutKey | None = None
     """Key of the masks; None drops nothing."""
     rows: int = 0
-    """Rows of the adapter."""
     length: int = 0
     """Tokens of the adapter's longest row. Padding beyond has no mask, since other adapters cause this padding."""
 

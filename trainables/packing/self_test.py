@@ -233,7 +233,6 @@ def _tokens(pack: AdapterPack, slots: int) -> int | None:
 
 
 def _split(question: Question) -> Split:
-    """Returns the rows of the question."""
     ids = [np.array(tokens, dtype=np.int32) for tokens, _ in question.rows]
     labelled = [np.array(counts, dtype=bool) for _, counts in question.rows]
     starts = np.cumsum([0, *map(len, ids)]).astype(np.int64)

@@ -47,8 +47,7 @@ _QV_LEAF = re.compile(
 
 
 def check_name(target_modules: str | tuple[str, ...]) -> str | None:
-    """Returns the problem of a preset's name or of a list of names, as "field: what is wrong", or None. Needs no model.
-    """
+    """Returns the problem of a preset or of a list of names, as "field: what is wrong", or None. Needs no model."""
     if isinstance(target_modules, str):
         if target_modules in PRESETS:
             return None
@@ -160,7 +159,6 @@ def _kind(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _of_preset(preset: str, linears: list[str], modules: Mapping[str, nn.Module]) -> list[str]:
-    """Returns the layers of `linears` that a preset selects."""
     # A number in a name is the place in a stack of blocks. Projections of embeddings and heads are outside the stack.
     kinds = {name: _kind(name, modules) for name in linears if any(part.isdigit() for part in name.split("."))}
     members = {

@@ -39,7 +39,6 @@ class Loss:
         """Returns the sum of the losses of a micro-batch's examples: ().
 
         Args:
-            rows: the rows of the micro-batch.
             token_losses: the negative log-probability of each labelled token, row after row: (labels,), float32, with
                 gradients.
         """

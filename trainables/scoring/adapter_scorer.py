@@ -91,7 +91,6 @@ class AdapterScorer:
 
     @cached_property
     def _base(self) -> base_model.Base:
-        """The base, loaded on first use."""
         return base_model.load(self._spec, self._cache)
 
     def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
@@ -247,8 +246,7 @@ class AdapterScorer:
         kept: KeptScores | None,
         tell: Tell,
     ) -> Scored | None:
-        """Scores an adapter, or the base without `files`, unless the scores are kept. None if a metric is not finite.
-        """
+        """Returns kept or new scores of an adapter, or of the base without `files`. None if a metric is not finite."""
         wrong = [] if files is None else problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))

@@ -87,7 +87,6 @@ class ScoringResult(Spec):
     """16 hex digits over the rows' tokens and labels; for eval, the fingerprint of the sweep's data."""
     samples: Annotated[tuple[Sample, ...], Field(strict=False)] = ()
     row_digests: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """`row_digest` of each row."""
     logprobs: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
     """Each name in `scores` -> for each of `samples`, the log-probabilities of its labelled tokens, in nats."""
     ends: dict[str, int] = Field(default_factory=dict)
@@ -106,7 +105,6 @@ class ScoringProgress(Spec):
     name: str | None = None
     """The adapter that is scored, or `BASE`; None while the base is loaded."""
     done: int = 0
-    """Rows that are done."""
     rows: int = 0
     doing: Literal["", "answered", "ranked"] = ""
     """The work on the rows: "" computes losses, then rows are answered, then labels are ranked."""
@@ -164,7 +162,6 @@ class ExportRequest(Spec):
     name: str
     """Name of the GGUF file, without its suffix."""
     adapter: Mapping[str, bytes] = Field(repr=False)
-    """Files of the PEFT folder."""
     tokenizer: Mapping[str, bytes] = Field(repr=False)
     """Files of the tokenizer, which go beside a merged model."""
     base_files: Mapping[str, str]
@@ -283,8 +280,7 @@ def _is_here(data: DataSpec, which: str) -> bool:
 
 
 def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:
-    """Returns the value of a column on each row. Raises `DataError` for a row without a value, or for too many values.
-    """
+    """Returns the value of a column on each row. Raises `DataError` for a missing value, or for too many values."""
     try:
         values = tuple(templates.value(row, by) for row in rows)
     except DataError as error:

@@ -46,7 +46,6 @@ def _rules(files: Mapping[str, bytes]) -> object:
 
 
 def _ends(files: Mapping[str, bytes]) -> list[object]:
-    """Returns the tokens that rows begin and end with."""
     settings = json_text.parse(files.get(_SETTINGS, b"{}"))
     tokens = (settings.get(name) for name in ("bos_token", "eos_token"))
     return [token["content"] if isinstance(token, dict) else token for token in tokens]
