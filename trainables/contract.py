@@ -82,7 +82,7 @@ class Evaluation(Spec):
     row_groups: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Number of each row's group, in the order of the rows; empty where each row stands alone."""
     row_values: Mapping[str, Annotated[tuple[float, ...], Field(strict=False)]] = Field(default_factory=dict)
-    """Metric other than the loss -> its value for each row. Only metrics that are the mean of these values."""
+    """Metric other than the loss -> its value for each row, for metrics that are the mean of these values."""
     row_places: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """Places, among the evaluation rows, of the rows with a value in `row_values`; empty if all rows have one."""
     answers: Annotated[tuple[AnsweredRow, ...], Field(strict=False)] = ()
@@ -101,7 +101,7 @@ class Evaluation(Spec):
         return self.metrics[EVAL_LOSS]
 
     def document(self) -> dict[str, Any]:
-        """Returns the evaluation as files hold it: each metric is a key, and empty optional fields are left out."""
+        """Returns the evaluation as files hold it: each metric is a key, and empty optional row fields are left out."""
         empty = {name for name in ("row_bytes", "row_groups", "row_values", "row_places") if not getattr(self, name)}
         return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", *empty})}
 

@@ -15,7 +15,7 @@ Direction = Literal["min", "max"]
 EVAL_LOSS = "eval_loss"
 """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
 EVAL_BITS = "eval_bits_per_byte"
-"""The same total in bits / bytes of the completions in UTF-8: comparable between tokenizers, as `eval_loss` is not."""
+"""The same total in bits / UTF-8 bytes of the completions. Unlike `eval_loss`, comparable between tokenizers."""
 
 COSTS = ("trainable_params",)
 """Costs of a trial that can be a second objective beside the metrics of evaluations; lower is better. Tokens and

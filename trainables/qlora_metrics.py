@@ -1,4 +1,4 @@
-"""The metrics of qlora's evaluations. A new one is one more entry of `METRICS`."""
+"""The metrics of qlora's evaluations. A new metric is a new entry of `METRICS`."""
 
 from __future__ import annotations
 

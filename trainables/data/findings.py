@@ -437,7 +437,7 @@ def _answers(data: DataSpec) -> tuple[str, str]:
 
 
 def difference(what: str, rows: Counter[str], train: Counter[str], independent: float) -> str:
-    """Describes how a property differs between `rows` and the rows to train on; "" if little, or by chance.
+    """Describes how a property differs from that of the rows to train on; "" if the difference is small or chance.
 
     Uses Pearson's chi-square test of homogeneity.
 

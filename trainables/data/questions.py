@@ -51,7 +51,7 @@ class Question(Spec):
     """The question for people, without a chat template."""
     expected: str
     label: str | None = None
-    """The row's own label as written in the data; None if no labels are given."""
+    """The row's own label as written in the data; None if no labels are ranked."""
     columns: dict[str, Any]
     """The columns of the row that JSON can hold."""
     shared: int

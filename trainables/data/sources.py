@@ -186,7 +186,7 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
 
 
 def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
-    """Tells for each row of data.train whether it is held out. Holds out whole groups, until `eval_examples` rows.
+    """Tells for each row of data.train whether it is held out: whole groups, until these have `eval_examples` rows.
 
     The order of the groups, and with data.stratify_by their labels, alone decide the draw, so sweeps on the same rows
     have the same split. A group has the label of its first row. Groups of more than `eval_examples` rows are not held

@@ -85,7 +85,7 @@ def parse(field: str, template: str) -> Template:
 
 
 def parse_all(data: DataSpec) -> dict[str, Template]:
-    """Returns field -> template for those of prompt, completion and text that `data` sets. Raises `DataError`."""
+    """Returns field -> parsed template, for prompt, completion and text if set. Raises `DataError`."""
     return {field: parse(field, template) for field, template in _given(data).items()}
 
 

@@ -138,15 +138,7 @@ def flatten(segments: Sequence[Segment], device: torch.device) -> FlatBatch:
 
 
 def _lay(segment: Segment, first: int, least: int) -> _Laid:
-    """Lays the rows of a segment end to end.
-
-    Args:
-        first: place of the segment's first piece.
-        least: the fewest tokens of a shared start.
-
-    Returns:
-        The rows, with `keep` counted from the segment's first token.
-    """
+    """Lays the rows of a segment end to end, its first piece at place `first`. `keep` counts from its first token."""
     used = [_used(row) for row in segment.rows]
     shared = _shared(segment.rows, used) if segment.dropout is None else 0
     if shared < least:

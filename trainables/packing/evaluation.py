@@ -1,4 +1,4 @@
-"""Makes an evaluation of the losses of the evaluation rows, and keeps the evaluation of the base on this machine.
+"""Makes evaluations from the losses of the evaluation rows, and keeps the evaluation of the base on this machine.
 
 Later sweeps on the same base and rows read the base's evaluation instead of computing it.
 """
