@@ -53,6 +53,29 @@ def test_slots_work_side_by_side_and_none_idles_while_a_trial_may_go_on(slots):
     assert (done.steps, done.makespan) == (64 * 81, 64 * 81 / slots)
 
 
+@pytest.mark.parametrize(
+    ("default", "makespan"),
+    [
+        # 12 trials on 4 slots: three are at 9 at 18, the best one is at 27 at 36 and goes on in the tail.
+        (11, 18 + 18 + 54),
+        # The default leads at 27, at 27: no other goes on, and it is at 81 at 81.
+        (0, 81),
+    ],
+)
+def test_no_slot_waits_for_the_default_while_the_best_of_the_others_may_go_on_to_the_end(default, makespan):
+    ends = [default, *(end for end in range(12) if end != default)]
+    listed = Listed([Curve(end, 0, 1) for end in ends])
+    assert simulate(Promote(POINTS, 3), listed, Setting(4, protects_first=True), Random(0)).makespan == makespan
+
+
+def test_the_answer_of_a_sweep_that_is_cut_short_is_the_best_until_then():
+    good, bad = Curve(1.0, 1.0, 1.0), Curve(2.0, 1.0, 1.0)
+    outcome = simulate(Fifo((3, 9)), Listed([bad, good]), Setting(), Random(0))
+    assert outcome.answer(2) is None
+    assert [outcome.answer(until).trial for until in (9, 12)] == [0, 1]
+    assert outcome.regret(9, until=12) == pytest.approx(good.loss(3) - good.loss(9))
+
+
 def test_a_sweep_that_is_cut_short_has_a_better_answer_in_the_order_of_the_paper():
     """At a quarter, half and three quarters of the time that `breadth` takes; docs/search.md has the half."""
     breadth, paper = sweeps("breadth", "random"), sweeps("paper", "random")

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from fake_actors import actor
+from pack_loops import GatedPack, ask, opened, trial
 
 from cluster import host_states, timeouts
 from cluster.hosts import HostFacts
@@ -67,6 +68,16 @@ def test_a_host_may_hang_that_answers_nothing_from_its_first_question_on():
     )
     pulse.heard(None)
     assert pulse.overdue(1e9) is None
+
+
+def test_a_loop_says_what_it_is_at(started):
+    clock, pack = Clock(), GatedPack(2)
+    loop = started(pack, clock=clock)
+    opened(loop, "a", trial(batch_size=2, gradient_accumulation_steps=3))
+    ask(loop, "a", 2)
+    pack.gates[2].wait_until_reached()
+    clock.now += 700.0
+    assert loop.doing() == Doing(what="step", seconds=700.0, usual=0.0, patience=timeouts.HANG_SECONDS)
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["answers", "is still"])

@@ -92,6 +92,10 @@ def suggested(story: list[Call | Mapping[str, Any] | None]) -> list[Mapping[str,
     return [item for item in story if isinstance(item, Mapping)]
 
 
+def test_the_searchers_are_these() -> None:
+    assert NAMES == ["grid", "prior", "random", "tpe"]
+
+
 @EVERY
 def test_a_configuration_comes_back_from_json_and_has_the_common_keys(name: str) -> None:
     assert components.available("searchers")[name].endswith((".", ":"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from random import Random
@@ -47,3 +48,11 @@ def test_named_space_loads_from_plain_data_and_comes_back_as_written(name: str) 
     assert space.to_raw() == raw
     assert [point for point in (space.sample(Random(0)), *space.portfolio) if not space.contains(point)] == []
     assert (len(space.portfolio) >= 2) == name.startswith("lora")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_range_has_its_source_in_the_comment_above(name: str) -> None:
+    text = (Path(search_spaces.__file__).parent / f"{name}.py").read_text()
+    found = {field: comment for comment, field in re.findall(r'(?m)^((?:    # .*\n)*)    "([\w.]+)":', text)}
+    assert list(found) == list(search_spaces.load(name).domains)
+    assert [field for field, comment in found.items() if not comment.startswith("    # Source: ")] == []

@@ -93,6 +93,15 @@ def test_domain_contains_what_it_draws_and_comes_back_from_json(raw: dict[str, A
         assert all(any(type(value) is type(one) and value == one for one in values) for value in drawn)
 
 
+@given(LATTICES, SEEDS)
+def test_quantised_value_is_a_multiple_of_q_as_it_prints(raw: dict[str, Any], seed: int) -> None:
+    ((name, (low, high, q)),) = raw.items()
+    value = parse("a.b", raw).sample(Random(seed))
+    assert low <= value <= high
+    assert (Fraction(str(value)) / Fraction(str(q))).denominator == 1
+    assert isinstance(value, int) == (name == "qrandint")
+
+
 @given(spaces(st.one_of(LISTED, LATTICES, CONTINUOUS)), SEEDS, st.integers(0, 10**6))
 def test_space_contains_what_it_draws_and_comes_back_from_json(space: SearchSpace, seed: int, index: int) -> None:
     again = SearchSpace.parse(json.loads(json.dumps(space.to_raw())))

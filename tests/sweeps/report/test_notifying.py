@@ -119,7 +119,7 @@ def test_a_sweep_that_goes_on_tells_no_best_again(tmp_path):
     assert received(tmp_path, [*TRAINED, *worse], len(TRAINED), events=["best"]) == ([], [])
 
 
-@pytest.mark.parametrize("status", [301, 307, 404])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 404])
 def test_a_refusal_or_a_redirect_which_is_not_followed_is_one_line_without_the_address(tmp_path, status):
     ((_,), lines) = received(tmp_path, COMPLETED, status=status)
     assert lines == [f"{LINE}HTTP status {status}"]

@@ -16,7 +16,7 @@ from sweeps.record.events import Event, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import locked
 from sweeps.report import page_file, status
 from sweeps.report.charts import charts
-from sweeps.report.page import Page, Rung
+from sweeps.report.page import Page, Rung, page
 from sweeps.report.trial_story import SlotTime, Story
 
 END = SweepEnded(time=100.0, reason="finished")
@@ -102,6 +102,20 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     assert found.rungs[1] == Rung(3, Counter({"went on": 1, "PARKED": 2}))
     shown = captions(found)["Settings and outcome"]
     assert "thick line is the best trial" in shown and "Not drawn: 1 trial without a finite eval_loss." in shown
+
+
+def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
+    story, read = Story(), status.EventsRead()
+    for event in sweeps.events(4, sweeps.config()):
+        if isinstance(event, TrialReported) and event.trial_key[-1] in "12":
+            bad = {"eval_loss": math.inf if event.trial_key[-1] == "1" else math.nan}
+            report = event.report.model_copy(update={"best_metrics": bad, "metrics": bad})
+            event = event.model_copy(update={"report": report})
+        read.take([(event, 0)])
+        story.take(event, read.record)
+    found = page(status.read(sweeps.write(tmp_path, []), 200.0, read), story, None, None, 200.0)
+    assert [(trial.name, trial.evals) for trial in found.trials[2:]] == [("t01", ()), ("t02", ())]
+    assert "Not drawn: 2 trials without a finite eval_loss." in captions(found)["eval_loss by step"]
 
 
 def test_requests_are_told_passwords_are_not_and_a_clock_that_was_set_back_spoils_nothing(tmp_path: Path) -> None:

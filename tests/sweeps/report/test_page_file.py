@@ -81,7 +81,7 @@ def test_what_others_wrote_stays_text_and_the_page_refers_to_nothing_outside(tmp
     found = Parts(html)
     assert "<script>alert" not in html and "<img" not in html
     assert not any("alert(" in script and "newPlot" not in script for script in found.scripts)
-    assert not any(re.search(r"\bNaN\b", script) for script in found.scripts)
+    assert not any(re.search(r"\bNaN\b|\bInfinity\b", script) for script in found.scripts)
     assert EVIL in found.text  # as words: a file, a reason, a module
     assert "is better than base on 1 of 1 answered row, and worse on 0." in found.text
     assert [attributes.get("id") for tag, attributes in found.tags if tag == "table"].count("answers") == 1

@@ -93,9 +93,6 @@ def test_what_is_no_price_is_refused(price: float, device: Any) -> None:
         planned(device).at(price)
 
 
-ENGINE = "engine, which computes the losses"
-
-
 def test_what_a_plan_may_know_is_a_line() -> None:
     plain, engine = lines(planned()), "engine, which computes the losses"
     patient = "the sweep ends earlier where a trial brings no gain beyond chance (budget.patience)"

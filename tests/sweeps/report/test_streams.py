@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
-from unittest.mock import Mock
+from typing import Any
 
 import pytest
 
@@ -30,17 +31,32 @@ def test_a_stream_whose_reader_left_or_that_somebody_closed_goes_quiet(tmp_path)
         assert not QuietStream(stream).isatty()  # type: ignore[operator]
 
 
-def test_a_signals_handler_speaks_while_its_thread_is_in_a_write(tmp_path):
-    """Ctrl-C comes again before the words about the first one are all out: an error there would be the sweep's end.
+class Interrupted(io.FileIO):
+    """A file in whose first write a signal comes."""
 
-    RuntimeError is what Python raises then (docs.python.org, io, Reentrancy).
-    """
-    refuse = Mock(side_effect=RuntimeError("reentrant call"))
-    with (tmp_path / "out").open("wb") as file:
-        quiet = QuietStream(Mock(write=refuse, flush=refuse, fileno=file.fileno))
+    is_first = True
+
+    def write(self, content: Any) -> int:
+        if self.is_first:
+            self.is_first = False
+            signal.raise_signal(signal.SIGUSR1)
+        return super().write(content)
+
+
+def test_a_signals_handler_speaks_while_its_thread_is_in_a_write(tmp_path):
+    """Ctrl-C comes again before the words about the first one are all out: an error there would be the sweep's end."""
+    quiet = QuietStream(io.TextIOWrapper(io.BufferedWriter(Interrupted(tmp_path / "out", "w")), line_buffering=True))
+
+    def speak(_number: int, _frame: object) -> None:
         assert quiet.write("ended at once\n") == 14
         quiet.flush()
-    assert (tmp_path / "out").read_text() == "ended at once\n"
+
+    before = signal.signal(signal.SIGUSR1, speak)
+    try:
+        quiet.write("stopping\n")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert sorted((tmp_path / "out").read_text().splitlines()) == ["ended at once", "stopping"]
 
 
 def test_a_process_whose_reader_left_ends_as_it_would_have_and_one_without_stderr_says_it_into_no_file(tmp_path):

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, modeling_gguf_pytorch_utils
 from transformers.models.auto import auto_mappings, modeling_auto
 
 from trainables.base import architectures, model_source
-from trainables.base.architectures import of_config
+from trainables.base.architectures import ArchitectureCheck, of_config
 from trainables.specs import ModelSpec
 
 ALWAYS_CAUSAL = {"gpt_neox", "gpt_neox_japanese"}
@@ -44,8 +44,8 @@ def test_every_type_of_transformers_is_judged_by_its_own_defaults() -> None:
         config = CONFIG_MAPPING[kind]()
         encodes = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", True) is False
         expected = (encodes and kind not in ALWAYS_CAUSAL) or kind in NOT_ENCODERS_BUT_REFUSED
-        refusal = of_config(json.loads(config.to_json_string())).refusal
-        wrong += [(kind, refusal)] if (refusal is not None) is not expected else []
+        found = of_config(json.loads(config.to_json_string()))
+        wrong += [(kind, found)] if (found == ArchitectureCheck()) is expected else []
         judged += 1
     assert wrong == []
     assert judged > 150
@@ -80,8 +80,8 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("config", "said"), CONFIGS)
 def test_what_is_no_decoder_is_refused_by_its_configuration(config: dict[str, Any], said: str) -> None:
-    refusal = of_config(config).refusal
-    assert said in (refusal or "") and (refusal is None) == (said == "")
+    found = of_config(config)
+    assert said in (found.refusal or "") and (found == ArchitectureCheck()) == (said == "")
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_what_is_no_decoder_is_refused_by_its_configuration(config: dict[str, An
     ],
 )
 def test_gguf_files_of_decoders_are_accepted_and_others_refused(architecture: str, said: str | None) -> None:
-    refusal = architectures.of_gguf({"general.architecture": architecture}).refusal
-    assert refusal is None if said is None else said in (refusal or "")
+    found = architectures.of_gguf({"general.architecture": architecture})
+    assert found == ArchitectureCheck() if said is None else said in (found.refusal or "")
 
 
 def test_what_is_no_decoder_is_refused_in_a_gguf_file_and_in_the_cache_of_the_hub(tmp_path, monkeypatch):

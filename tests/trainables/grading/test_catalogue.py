@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
+import python_imports
 
 from trainables.errors import GradingError
 from trainables.grading import catalogue
@@ -66,6 +67,17 @@ def test_graders_stand_in_the_order_of_the_file_and_no_metric_asks_for_no_answer
         "number": "max", "both_long": "min", "both_short": "max", "answers_ended": "max",
     }  # fmt: skip
     assert (catalogue.graders(spec()), catalogue.needs_answers(spec()), catalogue.directions(spec())) == ((), False, {})
+
+
+def test_nothing_heavy_is_imported_for_the_check():
+    program = """
+import sys
+from trainables.grading import catalogue
+from trainables.specs import EvaluationSpec
+catalogue.directions(EvaluationSpec(metrics=("number", "choice", "json_fields", {"exact_match": {"lower": True}})))
+assert not {"jsonschema", "sympy", "math_verify", "numpy"} & sys.modules.keys()
+"""
+    assert python_imports.heavy(program) == set()
 
 
 NAMES = "exact_match, contains, choice, number, regex, json_valid, math, json_fields"

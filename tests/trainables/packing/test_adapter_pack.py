@@ -92,7 +92,7 @@ def test_more_trials_than_saturate_a_device_train_in_several_passes(monkeypatch,
     )
     pack = among(*NEIGHBOURS, TRIAL)
     pack.pass_tokens = most
-    assert packs.losses(pack, 3, 5, (0, 1, 2)) == pytest.approx(expected[:5], abs=FP32)
+    assert packs.losses(pack, 3, 10, (0, 1, 2)) == pytest.approx(expected, abs=FP32)
     assert all(count == 1 or tokens <= most for count, tokens in sizes)
     assert (max(count for count, _ in sizes) > 1) == (most > 1)
 
@@ -135,7 +135,7 @@ def test_trial_computes_the_same_under_gradient_checkpointing(monkeypatch):
     assert qlora.settle_auto(pack, base, largest, rows, need.total(1) - 1).total(1) < need.total(1)
     assert any(module.training for module in pack._engine.base.model.modules())
     pack.open(0, TRIAL)
-    assert packs.losses(pack, 0, 5) == pytest.approx(expected[:5], abs=FP32)
+    assert packs.losses(pack, 0, 10) == pytest.approx(expected, abs=FP32)
 
 
 def test_a_gpu_without_bfloat16_is_counted_in_float32(monkeypatch):
@@ -191,7 +191,7 @@ def test_a_neighbour_that_fails_is_told_and_changes_nothing(monkeypatch, error, 
     assert (result[1].kind, result[1].message[: len(message)]) == (kind, message)
     found.append(result[0].train_loss)
     pack.close(1)
-    assert found + packs.losses(pack, 0, 3) == pytest.approx(expected[:7], abs=FP32)
+    assert found + packs.losses(pack, 0, 6) == pytest.approx(expected, abs=FP32)
 
 
 PLAIN = {

@@ -88,6 +88,11 @@ def test_an_evaluation_that_is_kept_is_not_made_again_and_gets_the_metrics_that_
     assert (found.metrics["eval_bits_per_byte"], found.row_bytes) == (pytest.approx(1 / math.log(2)), (4, 6))
 
 
+def test_another_base_quantisation_type_or_other_rows_are_another_evaluation(tmp_path):
+    identities = [("a", "b"), ("a", "c"), ("b", "a"), ("a",), ("a", "b", "")]
+    assert len({base_file(tmp_path, *identity) for identity in identities}) == len(identities)
+
+
 @pytest.mark.parametrize(
     "content",
     [

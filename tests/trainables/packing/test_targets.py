@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import packs
 import pytest
@@ -84,8 +87,8 @@ def _adapted(model: nn.Module) -> set[str]:
     return {n.removeprefix("base_model.model.") for n, m in model.named_modules() if isinstance(m, LoraLayer)}
 
 
-def _wrap(model: nn.Module, names: tuple[str, ...]) -> PeftModel:
-    return get_peft_model(model, LoraConfig(r=2, target_modules=list(names), task_type="CAUSAL_LM"))
+def _wrap(model: nn.Module, names: tuple[str, ...], **options: Any) -> PeftModel:
+    return get_peft_model(model, LoraConfig(r=2, target_modules=list(names), task_type="CAUSAL_LM", **options))
 
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
@@ -114,6 +117,18 @@ def test_presets_adapt_and_train_exactly_their_layers(architecture: str) -> None
     frozen = [p for p in wrapped.parameters() if not p.requires_grad]
     assert len(frozen) == len(before)
     assert all(torch.equal(p, before[id(p)]) for p in frozen)
+
+
+def test_the_saved_adapter_names_short_modules_and_loads_elsewhere(tmp_path: Path) -> None:
+    names = targets.resolve(tiny_models.build("gpt2"), "mlp")
+    wrapped = _wrap(tiny_models.build("gpt2"), names, init_lora_weights=False)  # so that it changes the model
+    wrapped.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert set(saved) == LAYERS["gpt2"].short_names("mlp")
+    ids, plain = torch.arange(5, 29).reshape(2, 12), tiny_models.build("gpt2").eval()
+    expected, unadapted = wrapped.eval()(ids).logits, plain(ids).logits
+    assert not torch.allclose(unadapted, expected)
+    assert torch.equal(PeftModel.from_pretrained(plain, tmp_path).eval()(ids).logits, expected)
 
 
 def test_a_4_bit_model_resolves_like_its_original() -> None:
