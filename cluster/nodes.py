@@ -63,7 +63,11 @@ def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
             f"cluster.gpus_per_host: {each} asked for, but no machine of the cluster has more than {most}: set "
             f"cluster.gpus_per_host={most} or less, or run on a machine with {each}"
         )
-    has = f"{there} GPUs, one per host" if each == 1 else f"{there} GPUs, {room} times {each} on one machine"
+    has = (
+        f"{there} GPUs, one per host"
+        if each == 1
+        else f"{there} GPUs, which is room for {room} hosts with {each} GPUs of one machine each"
+    )
     fewer = f"launch with cluster.hosts={room}, or resume after qsweep extend SWEEP cluster.hosts={room}"
     way_out = fewer if there else "set cluster.gpus_per_host=0 to train on CPUs"
     return f"cluster.hosts: {number} asked for, but the cluster has {has}: {way_out}"
@@ -76,7 +80,7 @@ def outlook(number: int, each: int, nodes: Sequence[Node]) -> str | None:
     if number <= free:
         return None
     wanted = f"{number} {'host is' if number == 1 else 'hosts are'} wanted"
-    begins = "the sweep begins with those" if free else "the sweep begins when one is"
+    begins = "the sweep begins with those" if free else "the sweep begins when the first one is there"
     if each == 1:
         return (
             f"{wanted}, and {free} of the cluster's {gpus(nodes)} GPUs are free: {begins}, and takes more as they come"
@@ -85,7 +89,7 @@ def outlook(number: int, each: int, nodes: Sequence[Node]) -> str | None:
     if most < each:
         return (
             f"{wanted}, each with {each} GPUs of one machine, and no machine of the cluster has more than {most}: the "
-            "sweep begins when one joins that has"
+            f"sweep begins when a machine with {each} GPUs joins"
         )
     return (
         f"{wanted}, each with {each} GPUs of one machine, and there is room for {free}: {begins}, and takes more as "
@@ -98,8 +102,8 @@ def wanted(
 ) -> int:
     """Returns how many hosts there should be on nodes that stay.
 
-    A number is asked of Ray as a whole, so that an autoscaler brings the missing nodes. With auto, hosts take only GPUs
-    that nobody else holds, and at least one host is asked for.
+    If `asked` is a number, Ray is asked for all these hosts at once, so that an autoscaler adds the missing nodes. With
+    auto, hosts take only GPUs that nobody else holds, and at least one host is asked for.
 
     Args:
         asked: `cluster.hosts`.

@@ -1,4 +1,4 @@
-"""Keeps Ray's files on this machine in order: removes Ray's folder with the cluster, and keeps its token private."""
+"""Keeps Ray's files on this machine in order: removes Ray's folder when the cluster ends, keeps the token private."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from cluster.errors import NotStarted
 from cluster.libraries import replaced
 
 LONGEST_PATH = 43
-"""Most characters in the path of Ray's folder: Ray's sockets add up to 64, and Unix allows 107 in all."""
+"""Most characters in the path of Ray's folder: Ray appends up to 64 for its sockets, and Unix allows 107 in all."""
 WAY_OUT = "make room there, or name another place with TMPDIR"
 _open: list[Path] = []
-"""Folders of blocks that have not ended."""
+"""Folders whose `temporary_folder` block has not ended."""
 
 
 @contextmanager
 def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[Path]:
-    """Makes a folder that only its owner can read, and removes it with the block.
+    """Makes a folder that only its owner can read, and removes the folder when the block ends.
 
     A process that is killed leaves its folder behind; the next call for the same purpose removes it.
 
@@ -52,8 +52,8 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     lock = os.open(folder, os.O_RDONLY)
     _open.append(folder)
     try:
-        # The folder itself is locked. filelock would need a file in it, and would take a running process of an earlier
-        # version, which has no such file, for an ended one.
+        # The folder itself is locked. filelock would need a lock file in the folder. A process of an earlier version
+        # has no such file, so it would look ended while it still runs.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
@@ -63,7 +63,7 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
 
 
 def remove_all() -> None:
-    """Removes every temporary folder of this process, which is about to end inside its blocks."""
+    """Removes every temporary folder of this process, before the process exits without ending its blocks."""
     for folder in list(_open):
         _remove(folder)
 
@@ -120,7 +120,7 @@ def _put_first(draft: Path, path: Path) -> None:
     try:
         path.hardlink_to(draft)
     except OSError:
-        # Another process's token stays, unless it is empty. Or the file system has no hard links.
+        # Either another process has put its token there, which stays unless it is empty, or there are no hard links.
         if not path.exists() or not path.read_bytes().strip():
             draft.replace(path)
 

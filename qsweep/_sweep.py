@@ -37,7 +37,7 @@ class Sweep:
 
         Args:
             process: the sweep's driver, if this process has started it.
-            shown: bytes of the driver's log that are not shown again; None: all that it has now.
+            shown: bytes at the start of the driver's log that `wait` skips; None: the log's present length.
         """
         self._folder = folder
         self._process = process
@@ -75,12 +75,12 @@ class Sweep:
         finally:
             self._shown = _driver.log_size(self._folder)
         self._refuse_failure()
-        if _driver.has_displays():  # elsewhere the driver's last lines are these
+        if _driver.has_displays():  # elsewhere the log that was just shown ends with these lines
             print(*self.lines, sep="\n")
         return self
 
     def stop(self, trial: Trial | str | None = None) -> str:
-        """Ends the sweep in order (`resume` goes on), or one trial (a key, or t03) for good; returns the answer.
+        """Ends the sweep, which `resume` continues, or ends one trial (its key, or t03) for good; returns the answer.
 
         Raises:
             SweepError: the sweep does not run, or refuses.
@@ -92,7 +92,9 @@ class Sweep:
         return self._accepted(asking.answer(self._folder, request))
 
     def add(self, **values: Any) -> str:
-        """Tries a point next, as in `add(r=8, learning_rate=3e-4)`, also if the sweep does not run; returns the answer.
+        """Adds a point that is tried next, as in `add(r=8, learning_rate=3e-4)`; returns the answer.
+
+        If the sweep does not run, the point is tried when the sweep is resumed.
 
         Raises:
             SweepError: the sweep refuses.
@@ -223,7 +225,7 @@ class Sweep:
         return outcome
 
     def yaml(self, path: str | Path | None = None) -> str:
-        """Returns the sweep file that does the same, without the store's password; writes it to `path` if given.
+        """Returns a sweep file for this same sweep, without the store's password; also writes it to `path` if given.
 
         Raises:
             StorageError: the file cannot be written.
@@ -258,7 +260,7 @@ class Sweep:
         code = None if self._process is None else self._process.poll()
         if status.state in ("FAILED", "LOST", "NOT_BEGUN"):
             why = WORDS[status.state]
-        elif code == 2 or (code == 1 and errors):  # 1 without an error: the sweep ended, and not as it should
+        elif code == 2 or (code == 1 and errors):  # 1 without an error line: the sweep ended and has failures
             why = f"its driver failed with exit code {code}"
         else:
             return

@@ -29,7 +29,7 @@ MOST_CHARACTERS = 10_000
 """Longest text of a notebook's value that travels with a function."""
 Code = FunctionType | type
 _RULE = "a row holds text, finite numbers, true, false, null, lists and mappings"
-_MODULE = "or put all into a .py file and name it, FILE.py:NAME"
+_MODULE = "or put all into a .py file and give FILE.py:NAME"
 
 
 class _CannotTravel(Exception):  # noqa: N818 - reads as what happened
@@ -54,7 +54,7 @@ def rows(field: str, given: Any, folder: Path) -> Any:
         given: mappings, a DataFrame of pandas, a data set of `datasets`, or a name.
 
     Raises:
-        ConfigError: the value is no rows, or the rows hold values for which JSON has no form.
+        ConfigError: the value is no collection of rows, or a row holds a value that JSON has no form for.
     """
     if given is None or isinstance(given, str | Path):
         return given
@@ -90,7 +90,9 @@ def _of_pandas(field: str, given: Any) -> Any:
 
 
 def metric(entry: Any, folder: Path) -> Any:
-    """Returns an entry of `evaluation.metrics`: for a function MODULE:NAME, or FILE:NAME of its written source.
+    """Returns an entry of `evaluation.metrics`.
+
+    A function becomes MODULE:NAME if it can be imported, else FILE:NAME of the file that its source is written to.
 
     Raises:
         ConfigError: the function cannot travel.
@@ -103,7 +105,9 @@ def metric(entry: Any, folder: Path) -> Any:
 
 
 def trainable(given: Any, folder: Path) -> Any:
-    """Returns a value of `trainable`: for a class MODULE:NAME, or FILE:NAME of its written source.
+    """Returns a value of `trainable`.
+
+    A class becomes MODULE:NAME if it can be imported, else FILE:NAME of the file that its source is written to.
 
     Raises:
         ConfigError: the class cannot travel.
@@ -115,8 +119,10 @@ def trainable(given: Any, folder: Path) -> Any:
     name = _code("trainable", given, folder)
     changed = _changed(given, name)
     if changed:
-        way_out = "write the values that they have into the class"
-        raise ConfigError([f"trainable: {given.__name__}: {', '.join(changed)} changed since its source: {way_out}"])
+        way_out = "write their present values into the class"
+        raise ConfigError(
+            [f"trainable: {given.__name__}: {', '.join(changed)} changed after the source was run: {way_out}"]
+        )
     return name
 
 
@@ -186,7 +192,7 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
         of: name of the code that uses `name`, for messages.
 
     Raises:
-        _CannotTravel: the value cannot travel; the message has the way out, except for `_MODULE`.
+        _CannotTravel: the value cannot travel; the message names one way out, and the caller adds `_MODULE`.
     """
     if name in parts:
         return
@@ -212,16 +218,18 @@ def _bring(name: str, value: Any, parts: dict[str, str], of: str) -> None:
         parts[name] = f"{name} = {value!r}\n"
     else:
         kind = f"{name}, of type {type(value).__name__}"
-        raise _CannotTravel(f"{of} uses {kind}, which cannot travel: make it inside {of}")
+        raise _CannotTravel(f"{of} uses {kind}, which cannot be copied to the sweep: make it inside {of}")
 
 
 def _source(name: str, code: Code) -> str:
     """Returns the source of a function or a class. Raises _CannotTravel if the source is unknown or not enough."""
     if code.__name__ == "<lambda>":
-        raise _CannotTravel(f"{name}: a lambda cannot travel: write it with def")
+        raise _CannotTravel(f"{name}: a lambda cannot be copied to the sweep: write it with def")
     uses = sorted({used for function in _functions(code) for used in function.__code__.co_freevars} - {"__class__"})
     if uses:
-        raise _CannotTravel(f"{name}: uses {', '.join(uses)} of the function around it: make it inside {name}")
+        raise _CannotTravel(
+            f"{name}: uses variables of the function around it, {', '.join(uses)}: make these inside {name}"
+        )
     try:
         text = textwrap.dedent(inspect.getsource(code) if isinstance(code, FunctionType) else _class_source(code))
         ast.parse(text)
@@ -283,7 +291,7 @@ def _is_literal(value: Any) -> bool:
 
 
 def _kept(folder: Path, name: str, suffix: str, content: bytes) -> Path:
-    """Writes a file that its content names, unless it is there; returns the file."""
+    """Writes a file whose name has a hash of its content, unless the file exists; returns the file."""
     from sweeps.record.whole_files import make_folder, write_whole
 
     path = folder / f"{name}_{hashlib.sha256(content).hexdigest()[:12]}{suffix}"

@@ -1,4 +1,4 @@
-"""Makes errors name keywords of Python in place of options of the command line."""
+"""Rewrites error messages for Python: options of the command line (--dry-run) become keyword arguments."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _KEYWORDS = (
 )  # fmt: skip
 _SWITCHES = ("dry-run", "force", "offline", "resend")
 _OPTION = re.compile(rf"qsweep [a-z-]+ [^:;,()]*|--({'|'.join(_KEYWORDS)})(?![\w-])")
-"""A command of the command line, or an option that stands alone."""
+"""A whole command, which stays as it is, or an option outside of a command, which is rewritten."""
 
 
 def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a function's errors name keywords in place of options of the command line."""
+    """Wraps a function, so that its errors name keyword arguments in place of options of the command line."""
 
     @wraps(function)
     def called(*given: P.args, **named: P.kwargs) -> R:

@@ -4,9 +4,9 @@ Everything else keeps the sweep file's value. The learning rate is in every spac
 14.2 points between its best and worst value against 13.1 for rank and 5.9 for alpha (PLoRA, arXiv 2508.02932, one knob
 at a time on a 7B model).
 
-`prior` and `PORTFOLIO` say where to begin. Only the searcher `prior` uses them, and less with each result. Most of
-them come from Tinker's sweep. It measured the test loss of 35 base models (0.6B to 550B) at many learning rates and
-ranks: one data set, batch 128, 780 steps, alpha 32 (thinking-machines-lab/tinker-cookbook,
+The keys `prior` and the list `PORTFOLIO` say where to begin. Only the searcher named prior uses them, and less with
+each result. Most of them come from Tinker's sweep. It measured the test loss of 35 base models (0.6B to 550B) at many
+learning rates and ranks: one data set, batch 128, 780 steps, alpha 32 (thinking-machines-lab/tinker-cookbook,
 recipes/chat_sl/results/sft_sweep.md at commit 9dfcc3a).
 """
 
@@ -29,7 +29,7 @@ SPACE: dict[str, object] = {
     # Source: q and v as in LoRA (arXiv 2106.09685, section 7.1); all linear layers, which QLoRA (arXiv 2305.14314,
     # section 4) needs to match 16-bit; MLP layers alone, which beat attention alone at equal parameter counts ("LoRA
     # Without Regret"; PEFT's MetaMathQA comparison: 49.4 % against 47.8 %).
-    # Prior: all linear layers, by both studies.
+    # Prior: all linear layers, as QLoRA and "LoRA Without Regret" find.
     "adapter.target_modules": {"choice": ["attention-qv", "attention", "mlp", "all-linear"], "prior": "all-linear"},
     # Source: PLoRA's range is 2e-5 to 4e-4. The range here ends at 2e-3: LoRA's best rate is about 10 times that of
     # full fine-tuning, 15 times in runs under 100 steps ("LoRA Without Regret"), and trials of a sweep are short. One

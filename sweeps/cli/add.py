@@ -23,7 +23,7 @@ def add(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Try a point next: one trial beyond budget.trials. A sweep that does not run tries it when it goes on."""
+    """Try a point next: one trial beyond budget.trials. If the sweep does not run, resume tries the point."""
     from sweeps import launch as launching
     from sweeps.cli import requests
     from sweeps.steering import local_sweeps

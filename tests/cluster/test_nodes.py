@@ -54,7 +54,10 @@ def test_so_many_hosts_are_wanted(number, each, nodes, held, unplaced, hosts):
     assert wanted(number, each, nodes, held, unplaced) == hosts
 
 
-TOO_FEW = "cluster.hosts: {} asked for, but the cluster has {} GPUs, {} times 2 on one machine: "
+TOO_FEW = (
+    "cluster.hosts: {} asked for, but the cluster has {} GPUs, which is room for {} hosts with 2 GPUs of one machine "
+    "each: "
+)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +85,12 @@ def test_more_gpus_than_a_machine_has_are_told(number, each, nodes, said):
     [
         (1, (FREE,), None),
         (2, (FREE, BUSY), "there is room for 1: the sweep begins with those, and takes more as they come"),
-        (1, (BUSY,), "there is room for 0: the sweep begins when one is, and takes more as they come"),
-        (1, (HEAD, LEAVING), "no machine of the cluster has more than 0: the sweep begins when one joins that has"),
+        (1, (BUSY,), "there is room for 0: the sweep begins when the first one is there, and takes more as they come"),
+        (
+            1,
+            (HEAD, LEAVING),
+            "no machine of the cluster has more than 0: the sweep begins when a machine with 2 GPUs joins",
+        ),
     ],
 )
 def test_the_start_says_that_it_waits_for_machines_with_so_many(number, nodes, said):

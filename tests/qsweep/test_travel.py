@@ -125,10 +125,10 @@ def test_functions_of_a_script_reach_a_process_that_has_not_run_the_script(tmp_p
         SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts"
     )
     assert refused.startswith(
-        "evaluation.metrics: needs uses MODEL, of type object, which cannot travel: make it inside"
+        "evaluation.metrics: needs uses MODEL, of type object, which cannot be copied to the sweep: make it inside"
     )
-    assert refused_class.startswith("trainable: Needs uses MODEL, of type object, which cannot travel: make it inside")
-    assert refused_loop.startswith("trainable: Loop: step changed since its source: write the values")
+    assert refused_class.startswith("trainable: Needs uses MODEL, of type object, which cannot be copied to the sweep")
+    assert refused_loop.startswith("trainable: Loop: step changed after the source was run: write their")
     assert refused_object == "trainable: is of type Needs: give a class, and no object of it"
     assert Path(right.rpartition(":")[0]).parent == tmp_path / "kept"
     again, *_ = run(SCRIPT, str(tmp_path / "kept"), folder=tmp_path / "scripts")
@@ -152,12 +152,12 @@ def around(found: Any) -> Callable[..., float]:
 
 
 def test_what_cannot_travel_is_refused_with_the_way_out(tmp_path):
-    file = "or put all into a .py file and name it, FILE.py:NAME"
+    file = "or put all into a .py file and give FILE.py:NAME"
     assert told(lambda row, answer: 1.0, tmp_path) == (
-        f"evaluation.metrics: <lambda>: a lambda cannot travel: write it with def, {file}"
+        f"evaluation.metrics: <lambda>: a lambda cannot be copied to the sweep: write it with def, {file}"
     )
     assert told(around(1), tmp_path) == (
-        f"evaluation.metrics: inner: uses found of the function around it: make it inside inner, {file}"
+        f"evaluation.metrics: inner: uses variables of the function around it, found: make these inside inner, {file}"
     )
     assert "is no function: write one with def" in told(functools.partial(around, 1), tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -77,7 +77,7 @@ class AdapterPack:
         Args:
             data: the rows to train and to evaluate on.
             loss: the training objective of the adapters; None for `Loss` itself.
-            known_base: the file that keeps the evaluation of the base alone between sweeps.
+            known_base: the file that keeps the evaluation of the base without an adapter from sweep to sweep.
             engine_name: the engine's name for people.
             pass_tokens: see `pass_limits.trained_tokens`. The pack lowers this number when a pass lacks memory.
         """
@@ -125,7 +125,7 @@ class AdapterPack:
             lr=spec.training.learning_rate,
             weight_decay=spec.training.weight_decay,
             # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. With None
-            # torch chooses there, and takes its operators on lists of tensors, one list for each GPU.
+            # torch itself chooses on a GPU: its operators on lists of tensors, one list for each GPU.
             fused=True if self._engine.base.device.type == "cpu" else None,
         )
         opened = _Slot(spec, parameters, optimizer)
@@ -184,7 +184,8 @@ class AdapterPack:
     def _try_update(
         self, slot: _Slot, segments: Sequence[Segment], loss: float, elapsed: float
     ) -> StepRecord | Failure:
-        # Raises only errors that break the process: a retry would train earlier slots again on the same rows.
+        # Raises only errors that break the process, and returns the others as failures. `isolated` repeats an operation
+        # that raises, and would train slots that are updated already a second time on the same rows.
         try:
             return self._update(slot, segments, loss, elapsed)
         except Exception as error:
