@@ -38,11 +38,11 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def shared():
-    """One broker with two hosts of two slots, in a Ray of these tests' own, and what its start said."""
+    """One broker with two hosts of two slots, in a Ray of these tests' own, what its start said, and its slots then."""
     with connected("local", "tests"):
         limits = SlotLimits(slots=2, at_most=4, largest=(TOY,))
         asked = Asked(broker.create(TOY, limits, HostOptions(hosts=2)))
-        yield asked, asked.start()
+        yield asked, asked.start(), asked.slots()
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def advanced(grant: Grant, target: int):
 
 
 def test_start_says_what_hosts_and_slots_there_are(shared):
-    asked, ready = shared
+    _, ready, slots = shared
     assert isinstance(ready, Ready)
-    assert ready.slots == asked.slots() == 4
+    assert ready.slots == slots == 4
     assert [(host.device, host.slots) for host in ready.hosts] == [("cpu", 2)] * 2
     assert len({host.pid for host in ready.hosts}) == 2
     assert ready.data == toy.prepare(TOY, Path("unused")).summary
@@ -105,10 +105,12 @@ def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(hired):
     opened(other)
     ray.kill(died.host)
     until = time.monotonic() + DEADLINE
-    with pytest.raises(ray.exceptions.RayActorError):
-        while time.monotonic() < until:  # ray.kill returns before the process is gone
-            advanced(died, 3)
-    ray.get([hired.handle.lost.remote(died.host_id) for _ in range(2)], timeout=DEADLINE)
+    try:
+        with pytest.raises(ray.exceptions.RayActorError):
+            while time.monotonic() < until:  # ray.kill returns before the process is gone
+                advanced(died, 3)
+    finally:  # other tests use the broker too
+        ray.get([hired.handle.lost.remote(died.host_id) for _ in range(2)], timeout=DEADLINE)
     again = hired.acquire("a", DEADLINE)
     assert again.host_id not in {grant.host_id for grant in grants}
     assert again.lease != died.lease

@@ -11,6 +11,12 @@ from jsonschema import Draft202012Validator
 from launch_files import ROOT, document, documents, strict
 
 MANIFESTS = (("kuberay-cluster.yaml", "RayCluster"), ("kuberay-job.yaml", "RayJob"))
+CLUSTER_KEYS = {
+    "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"
+}  # fmt: skip
+HEAD_KEYS = {"serviceType", "rayStartParams", "template"}
+WORKER_KEYS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+JOB_KEYS = {"entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"}
 
 
 def cluster_spec(name: str, kind: str) -> dict[str, Any]:
@@ -28,18 +34,52 @@ def checked(manifest: dict[str, Any]) -> list[str]:
     return [error.message for error in Draft202012Validator(schema).iter_errors(manifest)]
 
 
-def pods(name: str, kind: str) -> list[dict[str, Any]]:
+def groups(name: str, kind: str) -> list[dict[str, Any]]:
+    """That of the head, and those of the workers."""
     spec = cluster_spec(name, kind)
-    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+def pods(name: str, kind: str) -> list[dict[str, Any]]:
+    return [group["template"]["spec"] for group in groups(name, kind)]
+
+
+def check_pod(spec: dict[str, Any]) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
 @pytest.mark.parametrize(("name", "kind"), MANIFESTS)
-def test_kubernetes_takes_the_pods_and_the_volume_and_kuberay_the_manifest(name, kind):
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
-    for each in (*({**pod, "spec": spec} for spec in pods(name, kind)), document(name, "PersistentVolumeClaim")):
-        kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+def test_kubernetes_takes_the_pods_and_the_volume(name, kind):
+    claim = document(name, "PersistentVolumeClaim")
+    kubernetes_validate.validate(claim, kubernetes_validate.latest_version(), strict=True)
+    for pod in pods(name, kind):
+        check_pod(pod)
+        with pytest.raises(kubernetes_validate.ValidationError):
+            check_pod({**pod, "restartpolicy": "Never"})
     assert len(documents(name)) == 2
+
+
+@pytest.mark.parametrize(("name", "kind"), MANIFESTS)
+def test_kuberay_takes_the_manifest(name, kind):
     assert checked(document(name, kind)) == []
+
+
+def test_mistakes_in_a_manifest_are_seen():
+    wrong = document(*MANIFESTS[0])
+    wrong["spec"]["authOptions"]["mode"] = "tokens"
+    wrong["spec"]["workerGroupSpecs"][0]["replicass"] = 1
+    wrong["spec"]["headGroupSpec"]["rayStartParams"] = {"num-gpus": 0}
+    assert len(checked(wrong)) == 3
+
+
+@pytest.mark.parametrize(("name", "kind"), MANIFESTS)
+def test_the_manifest_has_only_keys_that_are_known_without_kuberays_definitions_too(name, kind):
+    head, *workers = groups(name, kind)
+    assert (set(cluster_spec(name, kind)), set(head)) == (CLUSTER_KEYS, HEAD_KEYS)
+    assert all(set(group) == WORKER_KEYS for group in workers)
+    assert kind == "RayCluster" or set(document(name, kind)["spec"]) == JOB_KEYS
+    assert all(isinstance(value, str) for group in (head, *workers) for value in group["rayStartParams"].values())
 
 
 @pytest.mark.parametrize(("name", "kind"), MANIFESTS)

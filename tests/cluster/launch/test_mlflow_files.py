@@ -67,6 +67,15 @@ def test_compose_would_take_the_file():
     assert ports == {"server": ["${LISTEN:-127.0.0.1}:5000:5000"]}, "on loopback unless it is asked otherwise"
 
 
+def test_mistakes_in_compose_are_seen():
+    wrong = compose()
+    server, database = (wrong["services"][name] for name in ("server", "database"))
+    server["enviroment"] = server.pop("environment")
+    server["depends_on"] |= {"databse": {"condition": "service_started"}, "bucket": {"condition": "service_completed"}}
+    del database["healthcheck"], wrong["volumes"]["objects"]
+    assert len(compose_mistakes(wrong)) == 5
+
+
 def test_no_secret_is_in_the_files():
     for service in compose()["services"].values():
         for name, value in service.get("environment", {}).items():

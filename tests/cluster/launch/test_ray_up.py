@@ -92,6 +92,11 @@ def test_the_cloud_takes_a_head_without_gpu_and_spot_workers_that_have_one_each_
     assert not any(word in json.dumps(head["node_config"]) for word in ("spot", "SPOT"))
 
 
+@pytest.mark.parametrize(("name", "key"), [("aws", "InstanceTyp"), ("gcp", "machineTyp")])
+def test_a_typing_error_in_a_node_is_seen(name, key):
+    assert key in str(MISTAKES[name]({**read(name)["available_node_types"]["head"]["node_config"], key: "x"}))
+
+
 def test_every_machine_of_ones_own_joins():
     config = prepared(read("onprem"))
     (node_type,) = config["available_node_types"].values()

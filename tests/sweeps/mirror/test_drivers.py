@@ -147,11 +147,13 @@ def test_an_outage_delays_the_mirror_and_nothing_else(server, bucket, folder, tm
         drive.report("k1", 3)
         mirrors.until(lambda: "toy/manifest.json" in bucket.names())
         server.stop()
-        drive.report("k1", 9)
-        mirrors.until(lambda: drive.said)
-        drive.report("k1", 12)
-        drive.finish("k1")
-        server.start()
+        try:
+            drive.report("k1", 9)
+            mirrors.until(lambda: drive.said)
+            drive.report("k1", 12)
+            drive.finish("k1")
+        finally:
+            server.start()  # other tests use it too
         mirrors.until(lambda: len(drive.said) == 2)
         assert drive.drain() is None
         assert drive.said == [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,15 +59,15 @@ MOVED = rf"version 1, is on another base \(owner/name at {OLD}, this sweep at {N
         # On rows in another form, or as another template writes them, it would look worse than it is in use.
         (
             *(facts(OLD, WEIGHTS, form={"prompt": "Q: {question}"}), facts(OLD, WEIGHTS)),
-            *(r"version 1, reads rows in another form .*; --force", BRANCH, BRANCH),
+            *(r"version 1, reads rows in another form", BRANCH, BRANCH),
         ),
         (
             *(facts(OLD, WEIGHTS, tokenizer=each) for each in TEMPLATES),
-            *(r"version 1, was trained with another chat template than this sweep; --force", BRANCH, BRANCH),
+            *(r"version 1, was trained with another chat template than this sweep", BRANCH, BRANCH),
         ),
     ],
 )
-def test_a_champion_is_compared_with_on_its_own_base_and_rows_only(
+def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_when_forced(
     tmp_path: Path, theirs: BaseFacts, ours: BaseFacts, told: str | None, model: str, before: str
 ) -> None:
     package = {f"artifacts/tokenizer/{name}": content for name, content in theirs.tokenizer.items()}
@@ -75,13 +75,24 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only(
     tags = {"base.identity": f"{before} none", IDENTITY: "id", versions.DIGEST: digests.of_files(package)}
     lookup: Any = SimpleNamespace(files=lambda *_: package)
     scored: Any = SimpleNamespace(fingerprint=lambda: {"model": model}, base_facts=lambda: ours)
-    asked: Any = SimpleNamespace(eval_data=None, force=False)
     sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
     policy: Any = SimpleNamespace(alias="champion", guards=(), slices=None)
     unused: Any = None
-    context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
-    with nullcontext() if told is None else pytest.raises(SweepError, match=told):
-        assert evidence.check(context, Version("1", "run", tags), scored).champion_adapter == {}
+
+    def checked(force: bool) -> tuple[Any, list[str]]:
+        """The adapter that is compared with, and what was forced."""
+        asked: Any = SimpleNamespace(eval_data=None, force=force)
+        context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
+        return evidence.check(context, Version("1", "run", tags), scored).champion_adapter, context.forced
+
+    if told is None:
+        assert checked(force=False) == ({}, [])
+        return
+    with pytest.raises(SweepError, match=f"{told}.*; --force does it all the same"):
+        checked(force=False)
+    adapter, (reason,) = checked(force=True)
+    assert adapter is None
+    assert re.search(told, reason)
 
 
 def context_of(config: Any, **more: Any) -> tuple[Any, list[str]]:

@@ -242,6 +242,15 @@ def test_of_equal_candidates_that_with_the_lower_loss_is_the_winner():
     assert decide({BASE: base, "t00": own, "t01": lower}, ["t00", "t01"], 0.0, ACCURACY).winner == "t01"
 
 
+def test_only_the_rows_that_were_answered_decide():
+    """Of 40 rows the losses of all are known, and the answers of the last twelve."""
+    base, own = half_right(40)
+    rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": tuple(range(28, 40))} for value in (0.0, 1.0)]
+    base, own = (each.model_copy(update=part) for each, part in zip((base, own), rows, strict=True))
+    found = decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY)
+    assert (found.best.rows, found.rows_with_copies, found.passed) == (12, 12, True)
+
+
 def test_the_json_of_a_verdict_says_which_it_is_and_what_would_tell():
     base, own = half_right(200, 7, 0)
     told = json.loads(json.dumps(decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY).as_json()))

@@ -54,3 +54,10 @@ def test_what_a_proxy_answers_to_an_artifact(status, refuses):
     response = requests.Response()
     response.status_code = status
     assert is_refusal(requests.HTTPError(response=response)) is refuses
+
+
+@pytest.mark.parametrize(
+    ("code", "refuses"), [("INVALID_PARAMETER_VALUE", True), ("INTERNAL_ERROR", False), ("PERMISSION_DENIED", False)]
+)
+def test_what_a_server_answers_to_an_event(code, refuses):
+    assert is_refusal(RestException({"error_code": code, "message": "no"})) is refuses

@@ -130,9 +130,12 @@ def test_a_driver_whose_runs_are_gone_says_so_and_another_sends_all_again(sweep,
     assert by_trial(sweep.client) == expected
     parent = run_of(sweep.client, None).info.run_id
     assert {run_of(sweep.client, key).data.tags["mlflow.parentRunId"] for key in ("aaaa", "bbbb")} == {parent}
+    before = everything(sweep.client)
+    assert sweep.drive() == []
+    assert everything(sweep.client) == before
 
 
-def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, monkeypatch):
+def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, expected, monkeypatch):
     send = MlflowSink.apply
 
     def apply(sink, event, record):
@@ -144,6 +147,8 @@ def test_a_driver_whose_runs_go_while_it_sends_says_so_and_sends_no_more(sweep, 
     lost: list[None] = []
     monkeypatch.setattr(MlflowSink, "apply", apply)
     assert sweep.drive(left=10)[1:] == sweep.gone("the sweep's run")
+    assert sweep.drive(resend=True) == []
+    assert by_trial(sweep.client) == expected
 
 
 @pytest.mark.parametrize("damage", [Sweep.put_backup_back, Sweep.change_by_hand])

@@ -119,7 +119,7 @@ def test_the_rows_on_which_the_best_trial_and_the_base_differ_are_a_table_of_the
     (kept / samples.OF_TRIAL).write_text(samples.text([answered("four", 1.0)]))
     folder.base_samples.write_text(samples.text([answered("<b>5</b>", 0.0)]))
     first = told[0].model_copy(update={"config": objective})
-    deliver(sink, [first, *told[1:-1], scored("aaaa", 3, right=1.0), told[-1]])
+    deliver(sink, [first, *told[1:-1], scored("aaaa", 3, right=1.0), told[-1]], times=2)
     parent = run_of(client, None)
     table = client.load_table(sink.experiment_id, run_tags.ANSWERS, [parent.info.run_id]).to_dict("records")
     assert table == [

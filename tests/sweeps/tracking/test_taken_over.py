@@ -73,7 +73,7 @@ def test_of_two_runs_without_metrics_the_one_with_the_params_stays(sink, config,
     assert active(client) == used
 
 
-def test_a_trial_that_is_new_for_certain_is_not_searched_for_unless_an_error_came_between(sink, folder, monkeypatch):
+def test_a_new_trial_is_not_searched_for_unless_an_error_came_between(sink, folder, client, monkeypatch):
     searches = Mock(side_effect=Runs.of_sweep)
     monkeypatch.setattr(Runs, "of_sweep", lambda *words: searches(*words))
     told = list(new_events(sweep_events(folder)))
@@ -81,8 +81,9 @@ def test_a_trial_that_is_new_for_certain_is_not_searched_for_unless_an_error_cam
         sink.apply(event, record)
     assert searches.call_count == 1
     sink.forget()
-    sink.apply(*told[5])
-    assert searches.call_count == 2
+    for event, record in (told[5], *new_events([started("cccc", 2, **PARAMS)], told[5][1])):
+        sink.apply(event, record)
+    assert (searches.call_count, len(runs(client))) == (2, 4)
 
 
 # A machine that was lost
