@@ -20,9 +20,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 FIGURES = Path(__file__).parent / "figures"
 MEASURES = ("eight", "short", "engine")
 SIDES = {"ours": "here", "plain": "plain"}
+PARTS = ("sweep", "fifo", "bare", "one", "many")
 Kept = dict[str, Any]
 """What a benchmark has written."""
-TAKEN = ("against_ray_tune/*.json", "packing/*.json", "startup/*.json")
+TAKEN = ("against_ray_tune/*.json", "packing/*.json", "startup/*.json", "driver_scale/*.json")
 
 
 def page(text: str) -> str:
@@ -116,6 +117,28 @@ def startup(kept: Kept) -> list[str]:
     return lines
 
 
+def driver(kept: Mapping[str, Kept]) -> list[str]:
+    """What many trials cost: a row a figure, by the parts of `driver_scale`."""
+    asha, fifo, bare, one, many = (kept[part]["figures"] for part in PARTS)
+    memory = asha["rss_mb_at"]
+    rows = {
+        "driver's CPU a trial": f"{asha['driver_cpu_ms_per_trial']:.0f} ms",
+        "driver's memory after 0, and after 1,000 trials": f"{memory['0']:.0f}, {memory['1000']:.0f} MB",
+        "time a trial, ASHA": f"{asha['wall_ms_per_trial']:.0f} ms",
+        "MLflow has all events, after the last one": f"{asha['drain_seconds']:.0f} s",
+        "time a trial without early stopping": f"{fifo['wall_ms_per_trial']:.0f} ms",
+        "the same in bare Ray Tune": f"{bare['wall_ms_per_trial']:.0f} ms",
+        "a trial process: memory of its own": f"{many['uss_mb']:.0f} MB",
+        "CPU to start it": f"{one['start_cpu_seconds']:.1f} s",
+        "its CPU a second, 64 at once": f"{many['trial_process_cpu_ms_per_second']:.1f} ms",
+        "the driver's CPU a second then": f"{many['driver_cpu_ms_per_second']:.0f} ms",
+        "the broker's CPU a second then": f"{many['broker_cpu_ms_per_second']:.0f} ms",
+    }
+    goal = "the goal is 1.2 times bare Ray Tune's time"
+    lines = _filled(f"{_machine(kept['sweep']['machine'])}; one run of each; {goal}.")
+    return [*lines, "| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+
+
 def _filled(text: str) -> list[str]:
     return [*textwrap.wrap(text, 120), ""]
 
@@ -136,6 +159,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "packing": lambda: packing(*(each for each in read("packing/*.json") if "cells" in each)),
     "operators": lambda: operators(*read("packing/operators.json")),
     "startup": lambda: startup(*read("startup/startup.json")),
+    "driver": lambda: driver({part: read(f"driver_scale/{part}.json")[0] for part in PARTS}),
 }
 
 
