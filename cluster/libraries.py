@@ -24,7 +24,7 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 
 def silence() -> None:
-    """Turns off progress bars and advice of libraries that read these when they are imported."""
+    """Turns off progress bars and advice of libraries. Has to run before the imports, which read these variables."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # The bar of a GGUF file's tensors is tqdm's own (transformers/modeling_gguf_pytorch_utils.py, 5.20).

@@ -39,7 +39,7 @@ def opened(uri: str, seconds: float = timeouts.STORE_REQUEST_SECONDS, retries: i
     client: Any = {
         "timeout": timedelta(seconds=seconds),
         "connect_timeout": timedelta(seconds=timeouts.STORE_CONNECT_SECONDS),
-        # Whoever names a server without TLS means it: a server in the own network, or a test's.
+        # An http:// address is a deliberate choice: a server in the user's own network, or in a test.
         "allow_http": endpoint.startswith("http://"),
     }
     again: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeouts.STORE_REQUEST_SECONDS)}

@@ -90,7 +90,7 @@ app.command()(schema.schema)
 def main() -> None:
     """Runs the command line."""
     streams.quiet_standard_streams()
-    # The user's trainable may lie in the current folder. It stands at the end of the path, so that it shadows nothing.
+    # The user's trainable may lie in the current folder. This folder comes last, so that it shadows no other module.
     sys.path.append(str(Path.cwd()))
     try:
         app()
