@@ -67,7 +67,7 @@ class Training:
     saved: Outcome | None = None
     """The latest snapshot on the way to the target."""
     saved_time: float = 0.0
-    is_paused: bool = False
+    is_leaving: bool = False
     """Whether the owner saves the lease to leave: the lease takes no step until the next `advance`."""
 
     def is_save_due(self, now: float) -> bool:
@@ -92,11 +92,11 @@ class Training:
 
     @property
     def is_waiting(self) -> bool:
-        """Tells whether the lease takes no step now: it has failed, is at its target, is paused, or must move."""
+        """Tells whether the lease takes no step now: it has failed, is at its target, must move, or is leaving."""
         has_failed = self.outcome is not None and self.outcome.failure is not None
         return (
             has_failed
-            or self.is_paused
+            or self.is_leaving
             or self.target <= self.step
             or (self.saved is not None and self.saved.must_move)
         )
@@ -189,7 +189,7 @@ class PackLoop:
         with self._changed:
             self._check()
             training = self._lease(lease)
-            training.target, training.is_paused = max(training.target, target), False
+            training.target, training.is_leaving = max(training.target, target), False
             training.best, training.objective = best, objective
             training.history = [step for step in training.history if step.step > known]
             self._changed.notify_all()
@@ -348,7 +348,7 @@ class PackLoop:
 
     def _save_now(self, lease: str, known: int) -> Outcome:
         training = self._lease(lease)
-        training.is_paused, over = True, training.outcome
+        training.is_leaving, over = True, training.outcome
         history = tuple(step for step in training.history if step.step > known)
         if over is not None and (over.failure is not None or over.step > known):
             # The owner does not know this outcome yet, and without it would miss a report point.

@@ -63,10 +63,11 @@ def problem(number: int, each: int, nodes: Sequence[Node]) -> str | None:
             f"cluster.gpus_per_host: {each} asked for, but no machine of the cluster has more than {most}: set "
             f"cluster.gpus_per_host={most} or less, or run on a machine with {each}"
         )
+    hosts = f"{room} {'host' if room == 1 else 'hosts'}"
     has = (
         f"{there} GPUs, one per host"
         if each == 1
-        else f"{there} GPUs, which is room for {room} hosts with {each} GPUs of one machine each"
+        else f"{there} GPUs, which is room for {hosts} with {each} GPUs of one machine each"
     )
     fewer = f"launch with cluster.hosts={room}, or resume after qsweep extend SWEEP cluster.hosts={room}"
     way_out = fewer if there else "set cluster.gpus_per_host=0 to train on CPUs"

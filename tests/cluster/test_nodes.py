@@ -55,8 +55,7 @@ def test_so_many_hosts_are_wanted(number, each, nodes, held, unplaced, hosts):
 
 
 TOO_FEW = (
-    "cluster.hosts: {} asked for, but the cluster has {} GPUs, which is room for {} hosts with 2 GPUs of one machine "
-    "each: "
+    "cluster.hosts: {} asked for, but the cluster has {} GPUs, which is room for {} with 2 GPUs of one machine each: "
 )
 
 
@@ -65,14 +64,14 @@ TOO_FEW = (
     [
         (1, 2, (FREE,), None),
         (2, 2, (FREE, BUSY), None),
-        (2, 2, (FREE, LEAVING), TOO_FEW.format(2, 2, 1) + "launch with"),
+        (2, 2, (FREE, LEAVING), TOO_FEW.format(2, 2, "1 host") + "launch with"),
         (
             1,
             4,
             (FREE, LEAVING),
             "cluster.gpus_per_host: 4 asked for, but no machine of the cluster has more than 2: set",
         ),
-        (1, 2, (HEAD,), TOO_FEW.format(1, 0, 0) + "set"),
+        (1, 2, (HEAD,), TOO_FEW.format(1, 0, "0 hosts") + "set"),
     ],
 )
 def test_more_gpus_than_a_machine_has_are_told(number, each, nodes, said):

@@ -102,7 +102,7 @@ def test_another_sweep_in_the_former_place_is_no_original(tmp_path: Path) -> Non
     original = launched(tmp_path)
     moved = SweepFolder(original.path.rename(tmp_path / "moved"))
     edit(launched(tmp_path), sweep_id="x-2")
-    saved_sweep.load(moved)
+    assert saved_sweep.load(moved)[1] == ID
 
 
 def test_a_log_whose_configuration_is_damaged_is_told(tmp_path: Path) -> None:

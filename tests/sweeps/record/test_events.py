@@ -203,7 +203,7 @@ def test_a_sweep_is_finished_when_it_ended_by_itself_with_every_trial_over(reaso
     assert record([begun(), started("a"), ended("a", state), end]).is_finished is finished
 
 
-def test_first_wins_goes_on_from_a_record() -> None:
+def test_new_events_go_on_from_a_record() -> None:
     before = record([started("a"), reported("a", 3, 1.0)])
     assert list(new_events([reported("a", 3, 0.5)], before)) == []
     ((event, after),) = new_events([reported("a", 5, 0.5)], before)
