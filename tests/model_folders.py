@@ -41,9 +41,11 @@ def write_folder(folder: Path, config: dict[str, object] = LLAMA) -> Path:
     return folder
 
 
-def cached(cache: Path, config: dict[str, object], others: dict[str, bytes] | None = None) -> None:
-    """Puts owner/name into a cache of the hub, with its configuration and these other files."""
-    folder = cache / "models--owner--name"
+def cached(
+    cache: Path, config: dict[str, object], others: dict[str, bytes] | None = None, name: str = "owner/name"
+) -> None:
+    """Puts a model into a cache of the hub, with its configuration and these other files."""
+    folder = cache / f"models--{name.replace('/', '--')}"
     (snapshot := folder / "snapshots" / ("3" * 40)).mkdir(parents=True)
     for name, content in {"config.json": json.dumps(config).encode(), **(others or {})}.items():
         (snapshot / name).write_bytes(content)

@@ -333,6 +333,8 @@ class Work(Spec):
     """Operators that each trial adds to a training pass."""
     forward_operators: int
     """Operators of an evaluation pass of one trial."""
+    loaded_bytes: int = 0
+    """Bytes that a host reads and writes before its base is ready; 0 if unknown."""
 
 
 class Need(Spec):

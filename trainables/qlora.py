@@ -100,7 +100,8 @@ def preview(base: TrialSpec) -> Preview:
 def fetch_config(base: TrialSpec) -> bool:
     """Fetches the model's configuration from the hub if a plan lacks facts. Returns whether it was fetched."""
     model = base.base_model
-    if model_source.facts(model) is not None and model_source.model_type(model) is not None:
+    is_known = model_source.facts(model) is not None and model_source.model_type(model) is not None
+    if is_known and model_source.shipped(model) is None:
         return False
     return hub.fetch_config(model)
 

@@ -15,6 +15,7 @@ from search_spaces.domains import Value
 from search_spaces.space import SearchSpace
 from sweeps.config import messages, searched_fields, yaml_files
 from sweeps.config.model import LENGTHS, SweepConfig, size_bytes
+from sweeps.config.number_words import counted
 from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
 from trainables import catalogue
@@ -153,6 +154,16 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     if config.budget.trials == "auto" and config.budget.wall_clock is None and config.budget.gpu_hours is None:
         wrong.append("budget.trials: auto fills a budget of time: give budget.wall_clock or budget.gpu_hours with it")
     return wrong
+
+
+def grace(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
+    """Refuses a scheduler.grace_steps that `raw` gives above the steps of a trial; `config` has its steps settled."""
+    given, steps = config.scheduler.grace_steps, config.budget.steps_per_trial
+    is_given = yaml_files.section(raw, "scheduler").get("grace_steps") is not None
+    if not (is_given and config.scheduler.compares and given > steps):
+        return []
+    rule = f"is above the {counted(steps, 'step')} of a trial, so that none could be stopped early"
+    return [f"scheduler.grace_steps: {given} {rule}: lower grace_steps, or make trials longer in budget"]
 
 
 def gpu(config: SweepConfig) -> list[str]:

@@ -101,6 +101,7 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
         resolved = checks.stopping_metric(resolved, trainable)
     if space is not None and not wrong:
         resolved, wrong = resource.with_examples(resolved, space, preview.train_rows)
+        wrong += checks.grace(raw, resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))

@@ -6,6 +6,8 @@ launches its operators. The launches decide for small models and few tokens. Ran
 - MOST: 41 % of an H100's peak for LoRA on 8B (NVIDIA NeMo AutoModel), 33 % of an A100's for QLoRA on 3B (torchtune),
   12 % of an A100's for QLoRA on 7B, one row of 512 tokens at a time (Qwen's README).
 - LAUNCH_SECONDS: 7 to 25 microseconds of the process for each operator.
+- LOADED: Llama 2 70B, 138 GB of weights, is in 4 bits on an A6000 after about 60 s (bitsandbytes, issue 628), so a fast
+  disk gives 2 GB/s and quantising takes no longer; a network of 1.6 Gbit/s gives 0.2 GB/s.
 - GENERATED: 2 % of an H100's peak for 32 answers of 8B at a time in bfloat16, 0.9 % in 4 bits (bitsandbytes' README).
 
 docs/planning.md shows the resulting times for 1 and 8 slots.
@@ -17,6 +19,7 @@ import math
 from collections.abc import Sequence
 
 from cluster.gpu_table import GPUS
+from sweeps.config.number_words import size
 from sweeps.planning.rates import RAY_SECONDS, TRIAL_SECONDS, Load, Range, Speed, overhead
 from trainables.contract import Work
 
@@ -26,6 +29,8 @@ GENERATED = 0.03
 """Largest part of the peak that generation reaches: each token, for all rows of a batch, reads all weights."""
 LAUNCH_SECONDS = 7.5e-6
 """Least seconds in which the process launches an operator."""
+LOADED = (0.2e9, 2e9)
+"""Least and most bytes per second that a host reads, quantises and writes until its base is ready."""
 SLOWER = 10 / 3
 """Factor by which all of these may be slower."""
 
@@ -43,10 +48,14 @@ def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: fl
     peak = "its peak speed" if len(types) == 1 else "their peak speeds"
     of_peak = f"{_percent(used / SLOWER)} to {_percent(used)}% of {peak}"
     start, each = overhead([], RAY_SECONDS), overhead([], TRIAL_SECONDS)
-    words = f"by arithmetic, not measured: {_either(types)} at {of_peak}; loading the base comes on top"
+    words = f"by arithmetic, not measured: {_either(types)} at {of_peak}"
+    slowest, fastest = (work.loaded_bytes / speed for speed in LOADED)
+    start = start.plus(Range(math.sqrt(slowest * fastest), fastest, slowest))
+    speeds = " to ".join(f"{speed / 1e9:g}" for speed in LOADED)
+    loading = f"by arithmetic: {size(work.loaded_bytes)} from disk or network at {speeds} GB/s"
     step, evaluation, answers = (seconds * middle for seconds in best)
     known = None if answered is None else answers
-    return Speed(step, evaluation, start, each, Range(1, 1 / middle, middle), words, answer_seconds=known)
+    return Speed(step, evaluation, start, each, Range(1, 1 / middle, middle), words, False, known, loading)
 
 
 def _least(work: Work, peak: float, load: Load, answered: float | None) -> tuple[float, float, float]:

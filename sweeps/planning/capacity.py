@@ -111,8 +111,11 @@ def _parked_bytes(config: SweepConfig, need: Need) -> int:
     return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
 
 
-def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -> list[str]:
-    """Warns where `memory`, the bytes of a host, is short, unknown, or not as the sweep file describes it."""
+def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None, is_known: bool) -> list[str]:
+    """Warns where `memory`, the bytes of a host, is short, unknown, or not as the sweep file describes it.
+
+    `is_known` tells whether the sizes of the model are known.
+    """
     model = config.model
     warnings = []
     if machine.unused is not None:
@@ -133,10 +136,9 @@ def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None) -
             f"cluster.hosts to {machine.threads}"
         )
     if memory is None and model is not None:
-        warnings.append(
-            f"memory is not known here: give model.facts for {model.source} and cluster.gpu_memory, or let each host "
-            "find out"
-        )
+        lacking = [] if is_known else [f"model.facts for {model.source}"]
+        lacking += ["cluster.gpu or cluster.gpu_memory"] if machine.free_bytes is None else []
+        warnings.append(f"memory is not known here: give {' and '.join(lacking)}, or let each host find out")
     if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
         warnings.append(
             f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "

@@ -23,7 +23,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
 from sweeps.config.model import SweepConfig
 from sweeps.planning import arithmetic
-from sweeps.planning.capacity import Machine
+from sweeps.planning.capacity import Machine, slots_in_all
 from sweeps.planning.rates import Load, Range, Rate, RateKey, Speed, answers_key, speed
 from sweeps.record.selection import FINALISTS
 from sweeps.record.spent import HOUR
@@ -254,6 +254,12 @@ class Forecast:
     """Whether the time follows from a measured rate."""
     rate: str
     """Source of the time, in words; if the time is unknown, how to get it."""
+    start_seconds: Range | None = None
+    """The part of `seconds` before the first step: Ray starts, and each host loads the base."""
+    most_seconds: Range | None = None
+    """Seconds of a sweep with the most steps that its rule can let through; see `most_steps`."""
+    start_source: str = ""
+    """Source of `start_seconds`, in words."""
     answers: Answers | None = None
     """None if answers are not scored. Time and GPU-hours include the answers if their share is known."""
 
@@ -285,7 +291,14 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     }[config.evaluation.when]
     answering = scored * rate.answer_seconds if rate is not None and rate.answer_seconds is not None else None
     generated = None if answered is None else scored * answered
-    seconds = None if rate is None else _seconds(rate, made, trials, (lengths.evaluation + (answering or 0.0)) / hosts)
+    base = (lengths.evaluation + (answering or 0.0)) / hosts
+    worst = most_steps(config, space, trials, slots_in_all(config, slots, hosts)) / per_unit
+    # Later report points are further apart, so the work grows at most as the steps do.
+    longest = [(base + each.makespan) * max(1.0, worst / each.units(compared.points)) for each in made]
+    seconds, most_seconds = (
+        None if rate is None else _seconds(rate, each, trials + fmean(play.repeats for play in made))
+        for each in ([base + each.makespan for each in made], longest)
+    )
     is_share_known = bool(rate.step_seconds) if rate is not None else bool(row_tokens) and evaluated is not None
     return Forecast(
         reaching=tuple(round(fmean(column), 1) for column in zip(*(each.counts for each in made), strict=True)),
@@ -295,9 +308,12 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         lengths_from=lengths_from,
         evaluation_share=evaluations * lengths.evaluation / work if is_share_known else None,
         seconds=seconds,
+        start_seconds=None if rate is None else rate.start_seconds,
+        most_seconds=most_seconds,
         gpu_hours=None if seconds is None else seconds.times(hosts * machine.gpus / HOUR),
         is_measured=rate is not None and rate.is_measured,
         rate=rate.source if rate else _unknown(config, known, machine),
+        start_source=rate.start_source if rate else "",
         answers=Answers(round(scored, 1), generated, answering and answering / (work + answering)) if scores else None,
     )
 
@@ -338,22 +354,25 @@ def _lengths(rate: Speed | None, load: Load, per_unit: float) -> UnitTimes:
     return UnitTimes(per_unit)
 
 
-def _seconds(rate: Speed, made: Sequence[Play], trials: int, base: float) -> Range:
-    """Returns the seconds from the command to the result.
+def _seconds(rate: Speed, worked: Sequence[float], begun: float) -> Range:
+    """Returns the seconds from the command to the result of `begun` trials and repeats.
 
-    `base` are the seconds of the base's evaluation and of all answers. Other hosts do not shorten the start or the
-    fixed time of a trial.
+    `worked` are the seconds of each play with the base's evaluation and all answers. Other hosts do not shorten the
+    start or the fixed time of a trial.
     """
-    begun = trials + fmean(each.repeats for each in made)
-    work = _range([base + each.makespan for each in made]).by(rate.factor_range)
+    work = _range(worked).by(rate.factor_range)
     return work.plus(rate.start_seconds).plus(rate.trial_seconds.times(begun))
 
 
 def _range(values: Sequence[float]) -> Range:
-    """Returns the mean of the plays and the range of most of them, see LEAST_FOR_QUANTILES."""
+    """Returns the mean of the plays and the range of most of them, see LEAST_FOR_QUANTILES.
+
+    A few plays with far fewer steps can bring the mean below that range; then the range begins at the mean.
+    """
     many = len(values) >= LEAST_FOR_QUANTILES
     low, *_, high = quantiles(values, n=10) if many else (min(values), max(values))
-    return Range(fmean(values), low, high)
+    mean = fmean(values)
+    return Range(mean, min(low, mean), max(high, mean))
 
 
 def _unknown(config: SweepConfig, known: RowsAndRates, machine: Machine) -> str:

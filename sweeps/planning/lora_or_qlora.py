@@ -21,6 +21,8 @@ class Fit:
     """Trials that train side by side; 0 if not one fits."""
     recomputes: bool = False
     """Whether the slots need gradient checkpointing: about a third more arithmetic, a fraction of the activations."""
+    keeps_busy: bool = False
+    """Whether these slots keep the GPU busy, so that no memory would give more."""
 
     @property
     def words(self) -> str:
@@ -84,5 +86,6 @@ def _fit(estimate: Estimate, scheme: str, free_bytes: int, at_most: int, ways: S
         if need is None:
             return None
         if need.total(1) <= free_bytes:
-            return Fit(need.slots(free_bytes, at_most), recomputes)
+            slots = need.slots(free_bytes, at_most)
+            return Fit(slots, recomputes, slots >= min(need.saturating_slots, at_most))
     return Fit(0)

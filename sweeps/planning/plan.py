@@ -17,6 +17,7 @@ from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import Forecast, RowsAndRates, forecast, most_steps, trials_of
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.rates import Range
+from sweeps.record.spent import HOUR
 from trainables.contract import Device, Memory, Need
 from trainables.inputs.legible import legible
 
@@ -80,8 +81,15 @@ class Plan:
     @property
     def cost(self) -> Range | None:
         """Returns GPU-hours times price; None if one of them is unknown."""
-        hours = self.forecast.gpu_hours
-        return None if self.price is None or hours is None else hours.times(self.price)
+        return self.cost_of(self.forecast.seconds)
+
+    def gpu_hours(self, taken: Range) -> Range:
+        """Returns the GPU-hours of all hosts in these seconds; 0 on a CPU."""
+        return taken.times(self.hosts * self.gpus_per_host / HOUR)
+
+    def cost_of(self, taken: Range | None) -> Range | None:
+        """Returns the price of all hosts for these seconds; None if one of them is unknown."""
+        return None if self.price is None or taken is None else self.gpu_hours(taken).times(self.price)
 
     def at(self, price: float | None) -> Plan:
         """Returns the plan at this price of a GPU-hour; raises ConfigError if it is invalid or no GPU is planned."""
@@ -91,9 +99,10 @@ class Plan:
         return replace(self, price=price)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns plain data with the same names, and the epochs and cost."""
+        """Returns plain data with the same names, the epochs, the cost, and that of the most steps (`most_cost`)."""
         plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
-        plain["cost"] = self.cost and asdict(self.cost)
+        most = self.cost_of(self.forecast.most_seconds)
+        plain |= {"cost": self.cost and asdict(self.cost), "most_cost": most and asdict(most)}
         del plain["forecast"]
         return {**plain, **self.forecast.as_json()}
 
@@ -142,7 +151,7 @@ def plan(
     return replace(
         planned,
         warnings=tuple(
-            capacity.memory_warnings(config, machine, planned.memory_bytes)
+            capacity.memory_warnings(config, machine, planned.memory_bytes, need is not None)
             + capacity.disk_warnings(config, machine, need, trials, total)
             + advice.search_warnings(config, space, trials, total if slots is not None else machine.hosts)
             + advice.time_warnings(config, seen, machine.hosts, machine.gpus)

@@ -158,6 +158,8 @@ class Speed:
     is_measured: bool = False
     answer_seconds: float | None = None
     """Seconds for one evaluation of one trial with answers; None if no sweep has scored answers alike."""
+    start_source: str = "as measured before"
+    """Where `start_seconds` comes from, in words."""
 
 
 def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") -> Speed | None:

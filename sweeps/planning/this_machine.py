@@ -25,6 +25,11 @@ from trainables.errors import NotTrainable
 from trainables.packing.memory import MAX_SLOTS
 from trainables.specs import QuantizationSpec, TrainingSpec
 
+RECOMPUTES = (
+    "training.gradient_checkpointing auto: not one of the largest trials fits otherwise, so hosts compute activations "
+    "anew in the backward pass, about a third more arithmetic"
+)
+
 
 def look_up(sweep: Sweep) -> list[str]:
     """Checks the model and data sets over the network; returns notices for the user.
@@ -57,14 +62,14 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     `budget.disk` does not hold one adapter.
     """
     machine = machine_of(sweep.config, to_launch)
-    need, known = _known(sweep, machine)
+    need, known, told = _known(sweep, machine)
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
     alone = _need(sweep, "cuda", known.rows) if machine.gpus > 1 else None
     spread = advice.spread_warnings(machine.spread, alone, machine.free_bytes)
     unseen = _unseen(sweep.config.cluster, machine)
-    planned = replace(planned, engine=engine, warnings=(*unseen, *planned.warnings, *spread, *sweep.notices))
+    planned = replace(planned, engine=engine, warnings=(*unseen, *planned.warnings, *spread, *told, *sweep.notices))
     if to_launch:
         # A launch reports on the data when all rows are ready.
         return replace(planned, rows_per_trial=None)
@@ -78,20 +83,24 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
     if sweep.config.budget.trials != "auto":
         return sweep, None
     machine = machine_of(sweep.config, to_launch)
-    need, known = _known(sweep, machine)
+    need, known, _ = _known(sweep, machine)
     return auto_trials.with_auto_trials(sweep, need, machine, known)
 
 
-def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates]:
+def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates, list[str]]:
+    """Returns the memory, as hosts settle `gradient_checkpointing: auto`, the rows and rates, and what to tell."""
     store = rates.read(rates.file())
-    shape = store.shape(sweep.config)
+    shape, told = store.shape(sweep.config), list[str]()
     try:
         need = _need(sweep, machine.device, shape, machine.spread)
+        is_auto = sweep.config.training.gradient_checkpointing == "auto"
+        if is_auto and need is not None and machine.free_bytes is not None and need.total(1) > machine.free_bytes:
+            need, told = _need(_recomputing(sweep), machine.device, shape, machine.spread), [RECOMPUTES]
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rates.rate_key(sweep.config, machine.device_name)
     memory = None if sweep.config.cluster.gpu_memory is None else size_bytes(sweep.config.cluster.gpu_memory)
-    return need, RowsAndRates(
+    known = RowsAndRates(
         rates=store.rates,
         key=key,
         rows=shape,
@@ -100,11 +109,17 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
         work=None if need is None else need.work,
         types=gpu_table.types(machine.device_name, memory) if machine.gpus else (),
     )
+    return need, known, told
 
 
 def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
     return catalogue.need(trainable, config.base, capacity.largest(config, sweep.space), device, rows, gpus)
+
+
+def _recomputing(sweep: Sweep) -> Sweep:
+    training = sweep.config.training.model_copy(update={"gradient_checkpointing": True})
+    return replace(sweep, config=sweep.config.model_copy(update={"training": training}))
 
 
 def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:

@@ -11,6 +11,7 @@ from sweeps.planning.capacity import DEVICES
 from sweeps.planning.forecast import Answers, Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.plan import Plan
+from sweeps.planning.rates import Range
 from trainables.contract import Memory
 
 CONTINUED = "      "
@@ -35,7 +36,7 @@ def plan_lines(plan: Plan) -> list[str]:
     disk = f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
     rest = [f"where: {plan.place}: {_hosts(plan)}{disk}", *_memory(plan.memory)]
     rest += [*([] if plan.engine is None else [engine_line(plan.engine)]), *_data(plan)]
-    rest += [*_stopping(plan), *_work(plan.forecast), f"time: {_time(plan)}", *_choices(plan.choices)]
+    rest += [*_stopping(plan), *_work(plan.forecast), *_time(plan), *_choices(plan.choices)]
     return [_first(plan), *(CONTINUED + line for line in rest), *(f"warning: {each}" for each in plan.warnings)]
 
 
@@ -117,7 +118,10 @@ def _stopping(plan: Plan) -> Iterator[str]:
         default = " and t00 (the sweep file's own values) train" if plan.trains_default else " trains"
         yield f"with so few trials only the best one{default} to {_end(plan, plan.points[-1])}"
     if plan.worst_steps > round(plan.forecast.steps.high):
-        yield f"{plan.worst_steps} steps at most: where each trial is better than all before it, fewer are stopped"
+        most = plan.forecast.most_seconds
+        taken = "" if most is None else f"; they take {_spent(plan, most)}"
+        why = "where each trial is better than all before it, fewer are stopped"
+        yield f"{plan.worst_steps} steps at most: {why}{taken}"
     if plan.patience is not None:
         trials = "a trial brings" if plan.patience == 1 else f"{plan.patience} trials in a row bring"
         yield f"the sweep ends earlier where {trials} no gain beyond chance (budget.patience)"
@@ -147,20 +151,26 @@ def _answers(answers: Answers) -> str:
     return f"scores: {told}; {share if answers.share is None else f'they are {answers.share:.0%} of the work'}"
 
 
-def _time(plan: Plan) -> str:
-    """Says the time, its GPU-hours and their cost; only the ranges if the time is calculated and not measured."""
+def _time(plan: Plan) -> Iterator[str]:
+    """Says the time, its GPU-hours and their cost, and the part of it before the first step."""
     seen = plan.forecast
-    taken, hours = seen.seconds, seen.gpu_hours
-    if taken is None or hours is None:
-        return seen.rate
-    told = [_range(plan)]
-    amounts = [(hours, "{} GPU-hours")] if plan.device == "cuda" else []
-    if plan.cost is not None:
-        amounts.append((plan.cost, f"which cost {{}} at {plan.price:g} each"))
+    if seen.seconds is None or seen.start_seconds is None:
+        yield f"time: {seen.rate}"
+        return
+    yield f"time: {_spent(plan, seen.seconds)}; {seen.rate}"
+    yield f"of this, Ray starts and each host loads the base in {_spent(plan, seen.start_seconds)}; {seen.start_source}"
+
+
+def _spent(plan: Plan, taken: Range) -> str:
+    """Says a time, its GPU-hours and their cost; only the ranges if the time is calculated and not measured."""
+    told, cost = [_range(plan, taken)], plan.cost_of(taken)
+    amounts = [(plan.gpu_hours(taken), "{} GPU-hours")] if plan.device == "cuda" else []
+    if cost is not None:
+        amounts.append((cost, f"which cost {{}} at {plan.price:g} each"))
     for amount, form in amounts:
         low, expected, high = (f"{_rounded(each):,g}" for each in (amount.low, amount.expected, amount.high))
-        told.append(form.format(f"{expected} ({low} to {high})" if seen.is_measured else f"{low} to {high}"))
-    return f"{', '.join(told)}; {seen.rate}"
+        told.append(form.format(f"{expected} ({low} to {high})" if plan.forecast.is_measured else f"{low} to {high}"))
+    return ", ".join(told)
 
 
 def _short_time(plan: Plan) -> str:
@@ -169,12 +179,10 @@ def _short_time(plan: Plan) -> str:
         return "unknown: the whole plan says how to know it"
     is_open = seen.answers is not None and seen.answers.share is None
     unseen = "; the time of scoring answers comes on top, and is unknown" if is_open else ""
-    return f"{_range(plan)}{'' if seen.is_measured else ', calculated and not measured'}{unseen}"
+    return f"{_range(plan, seen.seconds)}{'' if seen.is_measured else ', calculated and not measured'}{unseen}"
 
 
-def _range(plan: Plan) -> str:
-    taken = plan.forecast.seconds
-    assert taken is not None, "the time is known"
+def _range(plan: Plan, taken: Range) -> str:
     if plan.forecast.is_measured:
         return f"about {duration(taken.expected)} ({duration(taken.low)} to {duration(taken.high)})"
     return f"about {duration(_rounded(taken.low))} to {duration(_rounded(taken.high))}"
@@ -200,3 +208,9 @@ def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
         sizes = [choice.gpu_gb for choice in alike]
         span = f"{sizes[0]} GB" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]} GB"
         yield f"{span:>8}  {lora:20}{qlora:20}{advice}"
+    fits = [fit for choice in choices for fit in (choice.lora, choice.qlora)]
+    if any(fit.recomputes for fit in fits):
+        yield "recompute: gradient checkpointing, a third more arithmetic for a fraction of the activations' memory"
+    if busy := max((fit.slots for fit in fits if fit.keeps_busy), default=0):
+        keep = "keeps" if busy == 1 else "keep"
+        yield f"{counted(busy, 'slot')} {keep} a GPU busy with these rows: more memory gives no more slots"

@@ -103,7 +103,7 @@ def doubt(model: ModelSpec) -> str | None:
 
 
 def guess(model: ModelSpec) -> str | None:
-    """Returns a warning if the source is taken as a hub id and nothing on this machine confirms that; else None.
+    """Returns a warning if the source is taken as a hub id and none of its files is on this machine; else None.
 
     Raises:
         ModelError: the source is not there.
@@ -111,6 +111,12 @@ def guess(model: ModelSpec) -> str | None:
     source = locate(model.source)
     if source.kind != "hub" or model_files.cached(model) is not None:
         return None
+    known = shipped(model)
+    if known is not None:
+        return (
+            f"model.source: {source.text!r} is not in the hub's cache on this machine yet: planned with the sizes that "
+            f"ship with this product, from {known.config}"
+        )
     return (
         f"model.source: {source.text!r}: no such folder beside the sweep file: taken as a hub id, which is not in the "
         "hub's cache on this machine yet"
@@ -178,7 +184,7 @@ def _content(folder: Path, paths: Sequence[Path]) -> str:
 
 
 def facts(model: ModelSpec) -> ModelFacts | None:
-    """Returns the sizes of the base model, from its files or else from `model.facts`; None if there is neither.
+    """Returns the sizes of the base model, from its files, else from `model.facts`, else those that ship; else None.
 
     Looks for a hub model in the local cache only.
 
@@ -191,7 +197,25 @@ def facts(model: ModelSpec) -> ModelFacts | None:
     else:
         folder = source.path or model_files.cached(model)
         found = None if folder is None else model_sizes.of_folder(source.text, folder)
-    return found or model.own_facts
+    return found or _stated(model)
+
+
+def shipped(model: ModelSpec) -> model_sizes.Shipped | None:
+    """Returns the sizes that ship for a hub model whose files are not on this machine and that has no `model.facts`.
+
+    Raises:
+        ModelError: the source is not there.
+    """
+    source = locate(model.source)
+    if source.kind != "hub" or model.own_facts is not None or model_files.cached(model) is not None:
+        return None
+    return model_sizes.shipped(source.text)
+
+
+def _stated(model: ModelSpec) -> ModelFacts | None:
+    """Returns the facts that count where no file of the model says more."""
+    known = shipped(model)
+    return model.own_facts if known is None else known.facts
 
 
 def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
@@ -208,7 +232,7 @@ def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
 def model_type(model: ModelSpec) -> str | None:
     """Returns the name of the architecture in transformers; None if unknown.
 
-    For a hub model that is not in the cache, `model.facts` gives the name.
+    For a hub model that is not in the cache, `model.facts` or the facts that ship give the name.
 
     Raises:
         ModelError: the source is not there, or its configuration or header cannot be read.
@@ -218,8 +242,9 @@ def model_type(model: ModelSpec) -> str | None:
         kind = model_files.header(source.text, source.path)[0].get("general.architecture")
     else:
         folder = source.path or model_files.cached(model)
-        stated = None if model.own_facts is None else model.own_facts.model_type
-        kind = stated if folder is None else model_files.config(source.text, folder).get("model_type")
+        stated = _stated(model)
+        kind = None if stated is None else stated.model_type
+        kind = kind if folder is None else model_files.config(source.text, folder).get("model_type")
     return kind if isinstance(kind, str) else None
 
 

@@ -256,6 +256,17 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int, p
     return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + passes * max(shapes) * width
 
 
+def loaded_bytes(facts: ModelFacts, quantization: QuantizationSpec) -> int:
+    """Estimates the bytes that a host reads and writes before its base is ready, from weights of 16 bits.
+
+    Where the cache lacks the base in 4 bits, the host writes that base once and loads what it wrote (`base_model`).
+    """
+    stored = facts.parameters * 2
+    if quantization.scheme == "none":
+        return stored
+    return stored + 2 * _base_bytes(facts, quantization, 2, passes=0)
+
+
 def _dequantised_bytes(facts: ModelFacts, width: int) -> int:
     """Estimates the bytes of weights that are not quantised, or not any more."""
     return facts.parameters * width

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from trainables.contract import RowShape, Work
-from trainables.packing.memory import MEAN_OF_LONGEST, layer_shapes, lora_parameters
+from trainables.packing.memory import MEAN_OF_LONGEST, layer_shapes, loaded_bytes, lora_parameters
 from trainables.packing.pass_limits import FLAT, GROUPED, PEFT, trained_tokens
 from trainables.specs import ModelFacts, TrialSpec
 
@@ -65,4 +65,5 @@ def counted(base: TrialSpec, facts: ModelFacts, rows: RowShape | None, engine: s
         pass_operators=round(both_ways * operators.of_pass),
         slot_operators=round(both_ways * operators.of_slot),
         forward_operators=round(facts.layers * FORWARD * sum(operators)),
+        loaded_bytes=loaded_bytes(facts, base.quantization),
     )

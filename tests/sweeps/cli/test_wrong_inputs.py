@@ -87,6 +87,8 @@ ROWS: list[Row] = [
     # Scheduler, searcher, profile, tracking
     toy("unknown scheduler", "scheduler: {kind: ashaa}", "scheduler: unknown kind 'ashaa'; did you mean asha? (there are: asha, fifo, median)"),
     toy("scheduler by name only", "scheduler: asha", "scheduler: 'asha' must be a mapping of keys to values: write {kind: 'asha'}"),
+    toy("grace beyond the end", "budget: {steps_per_trial: 27}\nscheduler: {kind: asha, grace_steps: 28}", "scheduler.grace_steps: 28 is above the 27 steps of a trial, so that none could be stopped early: lower grace_steps, or make trials longer in budget"),
+    toy("grace beyond the examples", "budget: {examples_per_trial: 100}\nscheduler: {kind: asha, grace_steps: 26}", "scheduler.grace_steps: 26 is above the 25 steps of a trial"),
     toy("unknown searcher by name only", "searcher: bayes", "searcher: 'bayes' must be a mapping of keys to values: write {kind: NAME} (there are: grid, prior, random, tpe"),
     toy("scheduler misspelt, by name only", "scheduler: ashaa", "scheduler: 'ashaa' must be a mapping of keys to values: write {kind: NAME}; did you mean asha? (there are: asha, fifo, median)"),
     toy("word for the quantization", "quantization: nf4", "quantization: 'nf4' must be a mapping of keys to values: write {scheme: 'nf4'}"),

@@ -29,7 +29,7 @@ def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
     assert seen.step_seconds * seen.factor_range.low == pytest.approx(30e9 * 2000 / (MOST * PEAK))
     assert seen.evaluation_seconds * seen.factor_range.low == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
     assert seen.factor_range.high / seen.factor_range.low == pytest.approx(SLOWER)
-    assert seen.source.startswith("by arithmetic, not measured: H100 at 12 to 40% of its peak speed; loading the base ")
+    assert seen.source == "by arithmetic, not measured: H100 at 12 to 40% of its peak speed"
     assert not seen.is_measured
 
 
@@ -44,7 +44,16 @@ def test_a_small_model_waits_for_its_operators_which_slots_share() -> None:
 def test_of_several_types_the_range_has_the_fastest_and_the_slowest() -> None:
     seen = found(types=("A100", "H100"))
     assert seen.factor_range.high / seen.factor_range.low == pytest.approx(SLOWER * 989 / 312)
-    assert "A100 or H100 at 12 to 40% of their peak speeds;" in seen.source
+    assert "A100 or H100 at 12 to 40% of their peak speeds" in seen.source
+
+
+def test_a_host_loads_its_base_before_it_trains() -> None:
+    """27 GB at 0.2 to 2 GB/s, beside the start of Ray, which is the same without a base."""
+    without, seen = found().start_seconds, found(WORK.model_copy(update={"loaded_bytes": 27 * 10**9}))
+    assert seen.start_seconds.low - without.low == pytest.approx(13.5)
+    assert seen.start_seconds.high - without.high == pytest.approx(135)
+    assert without.low < without.expected < seen.start_seconds.expected < seen.start_seconds.high
+    assert seen.start_source == "by arithmetic: 27.0 GB from disk or network at 0.2 to 2 GB/s"
 
 
 def test_answers_take_what_their_tokens_take_and_are_unknown_where_nothing_bounds_them() -> None:
@@ -64,5 +73,10 @@ def test_a_sweep_is_estimated_where_gpu_and_work_are_known(types: tuple[str, ...
     assert whole.seconds is not None and whole.gpu_hours is not None
     assert whole.seconds.low < whole.seconds.expected < whole.seconds.high
     assert whole.gpu_hours.high == pytest.approx(2 * whole.seconds.high / 3600)
+    heavy = WORK.model_copy(update={"loaded_bytes": 10**12})
+    loaded = forecast(config, space, machine, 1, RowsAndRates(rows=rows, work=heavy, types=("H100",)))
+    # Both hosts load for 500 to 5,000 s, and both are paid for.
+    assert loaded.gpu_hours.low - whole.gpu_hours.low == pytest.approx(2 * 500 / 3600)
+    assert loaded.gpu_hours.high - whole.gpu_hours.high == pytest.approx(2 * 5_000 / 3600)
     assert not whole.is_measured
     assert forecast(config, space, machine, 1, RowsAndRates(rows=rows, work=work, types=types)).seconds is None

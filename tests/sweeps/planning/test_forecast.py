@@ -124,6 +124,16 @@ def test_what_is_expected_is_the_mean_of_many_sweeps() -> None:
     assert fmean(seen.low <= total <= seen.high for total in totals) > 0.7, "it holds the middle 80 %"
 
 
+@pytest.mark.parametrize(("trials", "slots"), [(12, 1), (12, 4), (16, 1)])
+def test_the_mean_lies_in_its_range_where_a_few_plays_take_far_fewer_steps(trials: int, slots: int) -> None:
+    """Of 12 trials with rungs up to 486 of 500 steps, the middle 80% of all plays lies above the mean of all."""
+    asha = {"kind": "asha", "variant": "promote", "grace_steps": 6}
+    budget = {"trials": trials, "steps_per_trial": 500}
+    config = toy(RATES, scheduler=asha, budget=budget, cluster={"slots_per_host": slots})[0]
+    seen = forecast(*parsed(config), Machine("cuda", 1, None), slots, RowsAndRates()).steps
+    assert seen.low <= seen.expected <= seen.high
+
+
 def parsed(config: SweepConfig) -> tuple[SweepConfig, Any]:
     return config, toy(RATES)[1]
 
@@ -144,6 +154,17 @@ def test_several_hosts_take_what_follows_one_another_and_each_gpu_of_them_is_pai
     # The share of evaluation is of all work, whoever does it.
     assert timed(sweep("fifo", 4), hosts=4).evaluation_share == pytest.approx(13 / (4 * 27 * 2 + 13))
     assert timed(sweep("fifo", 4), step_seconds=0.0).evaluation_share is None
+
+
+def test_the_most_steps_take_as_much_longer_as_they_are_more() -> None:
+    """Under this rule all 9 trials may take all 27 steps; 20 s of start and 1 s for each trial stay."""
+    stopped, whole = timed(sweep("stop", 9)), timed(sweep("fifo", 9))
+    assert whole.most_seconds == whole.seconds
+    assert stopped.seconds is not None and stopped.most_seconds is not None
+    # All steps of 2 s and all evaluations of 1 s, or a few more: early report points are close to each other.
+    work = 9 * (27 * 2 + 3) + 1
+    assert work <= stopped.most_seconds.expected - 29 < 1.15 * work
+    assert stopped.seconds.high < stopped.most_seconds.low
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,14 @@ def test_each_size_of_gpu_has_the_slots_that_fit_and_an_advice() -> None:
     ]
 
 
+def test_slots_that_keep_a_gpu_busy_are_told_from_those_that_memory_bounds() -> None:
+    """The model keeps a GPU busy with 9 slots, which 80 GB hold and 24 GB do not; a host has at most 16."""
+    small, large = lora_or_qlora.choices(estimate, 1.0, 16, (24, 80))
+    assert [(fit.slots, fit.keeps_busy) for fit in (small.qlora, large.qlora)] == [(5, False), (9, True)]
+    (few,) = lora_or_qlora.choices(estimate, 1.0, 4, (80,))
+    assert few.qlora.keeps_busy
+
+
 @pytest.mark.parametrize(
     ("recomputing", "words"),
     [(True, ["1 slot, recompute", "4 slots, recompute"]), (False, ["does not fit", "2 slots"])],

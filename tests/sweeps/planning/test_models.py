@@ -16,6 +16,7 @@ from sweeps.config import load
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.plan import Plan
+from trainables.base import model_sizes
 
 ID = "meta-llama/Llama-3.1-8B-Instruct"
 OTHERS = (
@@ -65,6 +66,44 @@ def test_a_plan_reads_the_configuration_that_the_hub_has(tmp_path: Path, monkeyp
     assert "engine, which computes the losses: flat" in told
     assert "      memory by part: " in told
     assert "not in the hub's cache" not in told
+
+
+def test_an_own_file_is_planned_by_the_name_of_a_common_base_where_no_hub_answers(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QSWEEP_RATES", str(tmp_path / "rates.json"))
+    hub_servers.use(monkeypatch, "http://127.0.0.1:9", tmp_path / "cached")
+    write_rows(tmp_path)
+    (tmp_path / "s.yaml").write_text(QLORA.replace("hub/model", "Qwen/Qwen3-8B"))
+    told = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=L4", "--price", "2"]).stderr
+    assert "engine, which computes the losses: flat" in told
+    assert "1 GPU host with 3 slots" in told and "memory by part: process 0.5 GB, base 6.2 GB" in told
+    assert "by arithmetic, not measured: L4 at " in told and " GPU-hours, which cost " in told
+    assert "warning: model.source: 'Qwen/Qwen3-8B' is not in the hub's cache on this machine yet: planned with" in told
+    # Not one trial fits into 24 GB, unless its host recomputes activations, as hosts do.
+    assert "warning: training.gradient_checkpointing auto: not one of the largest trials fits otherwise" in told
+    assert "needed per host" not in told and "memory is not known" not in told
+    wide = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=H100"]).stderr
+    assert "training.gradient_checkpointing" not in wide
+
+
+def test_what_the_hub_says_of_a_common_base_counts_before_what_ships(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path)
+    (tmp_path / "s.yaml").write_text(QLORA.replace("hub/model", "Qwen/Qwen3-8B"))
+    with hub_servers.serving() as hub:
+        hub_servers.use(monkeypatch, hub.url, tmp_path / "cached")
+        hub.models["Qwen/Qwen3-8B"] = {"config.json": json.dumps(LLAMA).encode(), "model.safetensors": b""}
+        told = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=L4"]).stderr
+    assert "memory by part: process 0.5 GB, base" not in told, "the base of the hub has a few thousand parameters"
+    assert "ship with this product" not in told
+
+
+def test_the_facts_of_recipes_are_those_that_ship() -> None:
+    for recipe in load.recipes():
+        model = load.load(recipe, [], load.RECIPES).config.model
+        if model is not None and model.facts is not None:
+            shipped = model_sizes.shipped(model.source)
+            assert shipped is not None and shipped.facts == model.facts
 
 
 @pytest.fixture

@@ -123,6 +123,11 @@ WARNINGS: dict[str, dict[str, Any]] = {
     "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early": {
         "budget": {"steps_per_trial": 3}
     },
+    "report points 486 and 500: a trial that is stopped at 486 saves only 14 of 500 steps: set "
+    "budget.steps_per_trial=486, or choose another grace_steps": {
+        "budget": {"steps_per_trial": 500}, "scheduler": {"kind": "asha", "grace_steps": 6},
+        "training": {"warmup_ratio": 0.0},
+    },
     "16 slots for 16 trials: all of them run at once": {"cluster": {"slots_per_host": 16}, "scheduler": STOP},
     BEST_LEFT_ALONE: {"space": {"adapter.lora_dropout": {"uniform": [0, 0.1]}}},
     "searcher.kind grid: 24 different trials, more than budget.trials 16: 8 trials would never be tried; set "
@@ -143,6 +148,13 @@ NONE: list[dict[str, Any]] = [
     {"scheduler": {"kind": "fifo"}, "budget": {"steps_per_trial": 3}, "cluster": {"slots_per_host": 16}},
     {"budget": {"trials": 1}, "scheduler": STOP},
     {"need": None},  # the toy has no model
+    {
+        "budget": {"steps_per_trial": 486},
+        "scheduler": {"kind": "asha", "grace_steps": 6},
+        "training": {"warmup_ratio": 0.0},
+    },
+    {"budget": {"steps_per_trial": 90}},  # the last report before the end is at 81: a tenth is saved
+    {"budget": {"steps_per_trial": 82}, "scheduler": {"kind": "fifo"}},  # nothing is stopped
 ]
 
 
@@ -153,6 +165,28 @@ def test_each_bad_plan_has_its_warning_and_no_other(warning: str, setting: dict[
     else:
         found = planned(**setting).warnings
     assert [line.startswith(warning) for line in found] == ([True] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("need", "free", "asked"),
+    [
+        (None, 10**6, "give model.facts for hub/model, or let"),
+        (None, None, "give model.facts for hub/model and cluster.gpu or cluster.gpu_memory, or let"),
+        (NEED, None, "give cluster.gpu or cluster.gpu_memory, or let"),
+    ],
+)
+def test_a_plan_asks_for_what_it_lacks_and_for_nothing_else(need: Need | None, free: int | None, asked: str) -> None:
+    (told,) = planned(need=need, machine=Machine("cuda", 1, free), model={"source": "hub/model"}).warnings
+    assert told == f"memory is not known here: {asked} each host find out"
+
+
+def test_rungs_of_examples_that_are_close_name_the_budget_of_examples() -> None:
+    budget = {"trials": 8, "examples_per_trial": 110}  # rungs at 12, 36, 108 and, of batches of 4, 112
+    told = [line for line in planned_for(1, {}, budget=budget).warnings if line.startswith("report points")]
+    assert told == [
+        "report points 108 and 112: a trial that is stopped at 108 saves only 4 of 112 examples: set "
+        "budget.examples_per_trial=108, or choose another grace_steps"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +285,7 @@ def test_what_promotion_takes_is_known_to_the_step() -> None:
 
 def test_slots_and_the_default_configuration_may_add_to_it() -> None:
     found = promoted(4, start_with_default=True, budget={"trials": 64})
+    assert found.forecast.most_seconds is None, "without a rate"
     assert 552 < found.expected_steps < found.worst_steps < 64 * 81 / 2
     told = "\n".join(plan_lines(found))
     most = f"      {found.worst_steps} steps at most: where each trial is better than all before it, fewer are stopped"

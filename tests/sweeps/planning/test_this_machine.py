@@ -98,10 +98,10 @@ def test_hosts_that_share_a_few_threads_are_told(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ([], "A10, A10G, L4, RTX 3090 or RTX 4090 at 12 to 40% of their peak speeds;"),
-        (["cluster.gpu=H100"], "H100 at 12 to 40% of its peak speed;"),
+        ([], "A10, A10G, L4, RTX 3090 or RTX 4090 at 12 to 40% of their peak speeds"),
+        (["cluster.gpu=H100"], "H100 at 12 to 40% of its peak speed"),
         (["cluster.gpu_memory=null"], "unknown: rates belong to a type of GPU; name it as cluster.gpu."),
-        (["model.facts=null", "cluster.gpu=H100"], "unknown: no rate of a GPU of the type H100 is known here, nor the"),
+        (["model.source=a/b", "cluster.gpu=H100"], "unknown: no rate of a GPU of the type H100 is known here, nor the"),
         (["cluster.gpus_per_host=0"], "unknown: run `qsweep plan FILE --calibrate`"),
     ],
 )

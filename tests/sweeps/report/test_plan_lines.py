@@ -21,6 +21,7 @@ from sweeps.planning.rates import answers_key, rate_key
 from sweeps.report.plan_lines import launch_lines, plan_lines
 from trainables.contract import Need, RowShape
 
+HOURS = "0.071 (0.06 to 0.083) GPU-hours, which cost 0.18 (0.15 to 0.21) at 2.5 each"
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 SHAPE = RowShape(longest=9, mean=5.0, labelled=0.7, train_rows=30, eval_rows=9)
 CPU = Machine("cpu", 1, 10**6)
@@ -84,7 +85,22 @@ def test_time_and_cost_are_told_with_their_range_and_where_they_come_from() -> N
     ranges = "about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, which cost 0.12 to 0.16 at 2 each"
     told = lines(replace(planned("cuda"), forecast=calculated, price=2.0))
     assert f"time: {ranges}; by arithmetic, not measured" in told
+    start = "about 17 s to 23 s, 0.0047 to 0.0064 GPU-hours, which cost 0.0094 to 0.013 at 2 each; as measured before"
+    assert f"of this, Ray starts and each host loads the base in {start}" in told
+    assert "of this" not in lines(planned(is_known=False))
     assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
+
+
+def test_the_most_steps_are_told_with_their_time_and_price() -> None:
+    found = planned("cuda", kind="stop").at(2.5)
+    most = found.forecast.most_seconds
+    assert most is not None and found.worst_steps == 108
+    cost = found.as_json()["most_cost"]
+    assert cost["expected"] == pytest.approx(2.5 * most.expected / 3600)
+    (line,) = [line for line in lines(found).splitlines() if line.startswith("108 steps at most")]
+    # All of them take 4 min 13 s, see the test before; here the evaluations of the plays are scaled up with their steps.
+    assert line.endswith("; they take about 4 min 17 s (3 min 36 s to 5 min 00 s), " + HOURS)
+    assert "fewer are stopped\n" in lines(planned(is_known=False, kind="stop"))
 
 
 @pytest.mark.parametrize(("price", "device"), [(0.0, "cuda"), (math.inf, "cuda"), (math.nan, "cuda"), (2.5, "cpu")])
@@ -111,10 +127,20 @@ def test_what_a_plan_may_know_is_a_line() -> None:
 def test_sizes_of_gpus_with_the_same_answer_share_a_line() -> None:
     sizes = (12, Fit(0), Fit(1, recomputes=True)), (24, Fit(2), Fit(3)), (40, Fit(2), Fit(3))
     found = replace(planned(), choices=tuple(GpuAdvice(*each) for each in sizes))
-    table = [line.split() for line in plan_lines(found)[-3:]]
+    *told, recompute = plan_lines(found)
+    table = [line.split() for line in told[-3:]]
     assert table[0][0] == "GPU"
     assert table[1] == ["12", "GB", "does", "not", "fit", "1", "slot,", "recompute", "QLoRA"]
     assert table[2] == ["24-40", "GB", "2", "slots", "3", "slots", "LoRA"]
+    assert recompute.startswith("      recompute: gradient checkpointing, a third more arithmetic for a fraction of ")
+
+
+def test_a_table_says_why_more_memory_gives_no_more_slots() -> None:
+    busy = GpuAdvice(80, Fit(7, keeps_busy=True), Fit(7, keeps_busy=True))
+    told = plan_lines(replace(planned(), choices=(GpuAdvice(24, Fit(0), Fit(4)), busy)))[-1]
+    assert told == "      7 slots keep a GPU busy with these rows: more memory gives no more slots"
+    one = plan_lines(replace(planned(), choices=(GpuAdvice(80, Fit(1), Fit(1, keeps_busy=True)),)))[-1]
+    assert one.strip().startswith("1 slot keeps a GPU busy")
 
 
 def test_numbers_have_the_unit_that_suits_them() -> None:
