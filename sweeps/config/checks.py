@@ -158,9 +158,8 @@ def budget(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
 
 def grace(raw: Mapping[str, Any], config: SweepConfig) -> list[str]:
     """Refuses a scheduler.grace_steps that `raw` gives above the steps of a trial; `config` has its steps settled."""
-    given, steps = config.scheduler.grace_steps, config.budget.steps_per_trial
-    is_given = yaml_files.section(raw, "scheduler").get("grace_steps") is not None
-    if not (is_given and config.scheduler.compares and given > steps):
+    given, steps = yaml_files.section(raw, "scheduler").get("grace_steps"), config.budget.steps_per_trial
+    if given is None or not config.scheduler.compares or given <= steps:
         return []
     rule = f"is above the {counted(steps, 'step')} of a trial, so that none could be stopped early"
     return [f"scheduler.grace_steps: {given} {rule}: lower grace_steps, or make trials longer in budget"]

@@ -50,7 +50,13 @@ def search_warnings(config: SweepConfig, space: SearchSpace, trials: int, slots:
             f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
         )
     if config.scheduler.compares and len(compared.points) > 1:
-        warnings += _late_report(compared) + _warmup_warnings(config, space, compared.steps(config.training)[0])
+        warnings += _warmup_warnings(config, space, compared.steps(config.training)[0])
+        before, last = compared.points[-2:]
+        close = (
+            f"report points {before} and {last}: a trial that stops at {before} saves only {last - before} of {last} "
+            f"{compared.unit}s: set budget.{compared.unit}s_per_trial={before}, or choose another grace_steps"
+        )
+        warnings += [close] if last - before < NEAR_END * last else []
     if config.scheduler.kind == "asha" and not config.scheduler.parks and slots >= trials > 1:
         warnings.append(
             f"{slots} slots for {trials} trials: all of them run at once, so early stopping has nothing to "
@@ -85,17 +91,6 @@ def search_warnings(config: SweepConfig, space: SearchSpace, trials: int, slots:
             f"{counted(distinct - count, 'trial')} would never be tried; set budget.trials={distinct}"
         )
     return warnings
-
-
-def _late_report(compared: resource.Resource) -> list[str]:
-    """Warns where the last report before the end comes so late that stopping a trial there saves little."""
-    before, last = compared.points[-2:]
-    if last - before >= NEAR_END * last:
-        return []
-    return [
-        f"report points {before} and {last}: a trial that is stopped at {before} saves only {last - before} of {last} "
-        f"{compared.unit}s: set budget.{compared.unit}s_per_trial={before}, or choose another grace_steps"
-    ]
 
 
 def _warmup_warnings(config: SweepConfig, space: SearchSpace, first: int) -> list[str]:

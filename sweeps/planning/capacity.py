@@ -111,11 +111,8 @@ def _parked_bytes(config: SweepConfig, need: Need) -> int:
     return KEPT * need.snapshot_bytes if config.scheduler.parks else 0
 
 
-def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None, is_known: bool) -> list[str]:
-    """Warns where `memory`, the bytes of a host, is short, unknown, or not as the sweep file describes it.
-
-    `is_known` tells whether the sizes of the model are known.
-    """
+def memory_warnings(config: SweepConfig, machine: Machine, need: Need | None, memory: int | None) -> list[str]:
+    """Warns where `memory`, the bytes of a host, is short, unknown, or not as the sweep file describes it."""
     model = config.model
     warnings = []
     if machine.unused is not None:
@@ -136,7 +133,7 @@ def memory_warnings(config: SweepConfig, machine: Machine, memory: int | None, i
             f"cluster.hosts to {machine.threads}"
         )
     if memory is None and model is not None:
-        lacking = [] if is_known else [f"model.facts for {model.source}"]
+        lacking = [] if need is not None else [f"model.facts for {model.source}"]
         lacking += ["cluster.gpu or cluster.gpu_memory"] if machine.free_bytes is None else []
         warnings.append(f"memory is not known here: give {' and '.join(lacking)}, or let each host find out")
     if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:

@@ -365,10 +365,7 @@ def _seconds(rate: Speed, worked: Sequence[float], begun: float) -> Range:
 
 
 def _range(values: Sequence[float]) -> Range:
-    """Returns the mean of the plays and the range of most of them, see LEAST_FOR_QUANTILES.
-
-    A few plays with far fewer steps can bring the mean below that range; then the range begins at the mean.
-    """
+    """Returns the mean of the plays and a range of it and of most of them, see LEAST_FOR_QUANTILES."""
     many = len(values) >= LEAST_FOR_QUANTILES
     low, *_, high = quantiles(values, n=10) if many else (min(values), max(values))
     mean = fmean(values)

@@ -151,7 +151,7 @@ def plan(
     return replace(
         planned,
         warnings=tuple(
-            capacity.memory_warnings(config, machine, planned.memory_bytes, need is not None)
+            capacity.memory_warnings(config, machine, need, planned.memory_bytes)
             + capacity.disk_warnings(config, machine, need, trials, total)
             + advice.search_warnings(config, space, trials, total if slots is not None else machine.hosts)
             + advice.time_warnings(config, seen, machine.hosts, machine.gpus)

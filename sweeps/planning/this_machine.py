@@ -23,12 +23,7 @@ from trainables import catalogue
 from trainables.contract import Device, Need, RowShape, Summary
 from trainables.errors import NotTrainable
 from trainables.packing.memory import MAX_SLOTS
-from trainables.specs import QuantizationSpec, TrainingSpec
-
-RECOMPUTES = (
-    "training.gradient_checkpointing auto: not one of the largest trials fits otherwise, so hosts compute activations "
-    "anew in the backward pass, about a third more arithmetic"
-)
+from trainables.specs import QuantizationSpec
 
 
 def look_up(sweep: Sweep) -> list[str]:
@@ -88,14 +83,18 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
 
 
 def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates, list[str]]:
-    """Returns the memory, as hosts settle `gradient_checkpointing: auto`, the rows and rates, and what to tell."""
-    store = rates.read(rates.file())
-    shape, told = store.shape(sweep.config), list[str]()
+    """Returns the memory, the rows and rates, and a warning where `gradient_checkpointing: auto` will be on."""
+    store, told = rates.read(rates.file()), list[str]()
+    shape = store.shape(sweep.config)
     try:
         need = _need(sweep, machine.device, shape, machine.spread)
         is_auto = sweep.config.training.gradient_checkpointing == "auto"
         if is_auto and need is not None and machine.free_bytes is not None and need.total(1) > machine.free_bytes:
-            need, told = _need(_recomputing(sweep), machine.device, shape, machine.spread), [RECOMPUTES]
+            need = _need(sweep, machine.device, shape, machine.spread, gradient_checkpointing=True)
+            told.append(
+                "training.gradient_checkpointing auto: not one of the largest trials fits otherwise, so hosts compute "
+                "activations anew in the backward pass, about a third more arithmetic"
+            )
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rates.rate_key(sweep.config, machine.device_name)
@@ -112,14 +111,10 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
     return need, known, told
 
 
-def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1) -> Need | None:
-    config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
+def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1, **training: bool) -> Need | None:
+    changed = sweep.config.training.model_copy(update=training)
+    config, trainable = sweep.config.model_copy(update={"training": changed}), catalogue.find(sweep.config.trainable)
     return catalogue.need(trainable, config.base, capacity.largest(config, sweep.space), device, rows, gpus)
-
-
-def _recomputing(sweep: Sweep) -> Sweep:
-    training = sweep.config.training.model_copy(update={"gradient_checkpointing": True})
-    return replace(sweep, config=sweep.config.model_copy(update={"training": training}))
 
 
 def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
@@ -205,9 +200,8 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
 
     def estimate(scheme: str, recomputes: bool) -> Need | None:
         quantization = QuantizationSpec.model_validate(config.quantization.model_dump() | of_gpus | {"scheme": scheme})
-        training = TrainingSpec.model_validate(config.training.model_dump() | {"gradient_checkpointing": recomputes})
-        changed = config.model_copy(update={"quantization": quantization, "training": training})
-        return _need(replace(sweep, config=changed), "cuda", rows)
+        changed = config.model_copy(update={"quantization": quantization})
+        return _need(replace(sweep, config=changed), "cuda", rows, gradient_checkpointing=recomputes)
 
     recomputing = config.training.gradient_checkpointing
     return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS, recomputing=recomputing)

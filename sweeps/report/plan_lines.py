@@ -212,5 +212,4 @@ def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     if any(fit.recomputes for fit in fits):
         yield "recompute: gradient checkpointing, a third more arithmetic for a fraction of the activations' memory"
     if busy := max((fit.slots for fit in fits if fit.keeps_busy), default=0):
-        keep = "keeps" if busy == 1 else "keep"
-        yield f"{counted(busy, 'slot')} {keep} a GPU busy with these rows: more memory gives no more slots"
+        yield f"a GPU is busy with {counted(busy, 'slot')} of these rows: more memory gives no more slots"

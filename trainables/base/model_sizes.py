@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from trainables.base import model_files
 from trainables.specs import ModelFacts
@@ -30,31 +29,14 @@ _GGUF_NAMES: Mapping[str, str] = {
     "key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
 }
-_SHIPPED = Path(__file__).with_name("shipped_facts.json")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
-class Shipped(NamedTuple):
-    """Sizes of a common base that ship with the product."""
-
-    facts: ModelFacts
-    config: str
-    """Address of the published config.json that has these sizes."""
-
-
-def shipped(name: str) -> Shipped | None:
-    """Returns the sizes that ship for a model of the hub; None if there are none. The file names their sources."""
-    return _shipped().get(name)
-
-
 @lru_cache
-def _shipped() -> Mapping[str, Shipped]:
-    found = {}
-    for entry in json.loads(_SHIPPED.read_text(encoding="utf-8"))["models"]:
-        sizes = {size: entry[size] for size in ModelFacts.model_fields if size in entry}
-        for name in entry["of"]:
-            found[name] = Shipped(ModelFacts.model_validate({**sizes, "of": name}), entry["config"])
-    return found
+def shipped(name: str) -> ModelFacts | None:
+    """Returns the sizes of a common hub model that ship in shipped_facts.json, with their source; else None."""
+    models = json.loads(Path(__file__).with_name("shipped_facts.json").read_text(encoding="utf-8"))["models"]
+    return next((ModelFacts(**each["facts"], of=name) for each in models if name in each["of"]), None)
 
 
 def of_folder(source: str, folder: Path) -> ModelFacts | None:

@@ -103,7 +103,7 @@ def doubt(model: ModelSpec) -> str | None:
 
 
 def guess(model: ModelSpec) -> str | None:
-    """Returns a warning if the source is taken as a hub id and none of its files is on this machine; else None.
+    """Returns a warning if the source is taken as a hub id and nothing on this machine confirms that; else None.
 
     Raises:
         ModelError: the source is not there.
@@ -111,15 +111,10 @@ def guess(model: ModelSpec) -> str | None:
     source = locate(model.source)
     if source.kind != "hub" or model_files.cached(model) is not None:
         return None
-    known = shipped(model)
-    if known is not None:
-        return (
-            f"model.source: {source.text!r} is not in the hub's cache on this machine yet: planned with the sizes that "
-            f"ship with this product, from {known.config}"
-        )
+    planned = "; planned with the sizes that ship with this product" if shipped(model) is not None else ""
     return (
         f"model.source: {source.text!r}: no such folder beside the sweep file: taken as a hub id, which is not in the "
-        "hub's cache on this machine yet"
+        f"hub's cache on this machine yet{planned}"
     )
 
 
@@ -197,25 +192,16 @@ def facts(model: ModelSpec) -> ModelFacts | None:
     else:
         folder = source.path or model_files.cached(model)
         found = None if folder is None else model_sizes.of_folder(source.text, folder)
-    return found or _stated(model)
+    return found or model.own_facts or shipped(model)
 
 
-def shipped(model: ModelSpec) -> model_sizes.Shipped | None:
-    """Returns the sizes that ship for a hub model whose files are not on this machine and that has no `model.facts`.
+def shipped(model: ModelSpec) -> ModelFacts | None:
+    """Returns the sizes that ship, for a hub model without `model.facts` and without files on this machine; else None.
 
-    Raises:
-        ModelError: the source is not there.
+    Raises ModelError if the source is not there.
     """
-    source = locate(model.source)
-    if source.kind != "hub" or model.own_facts is not None or model_files.cached(model) is not None:
-        return None
-    return model_sizes.shipped(source.text)
-
-
-def _stated(model: ModelSpec) -> ModelFacts | None:
-    """Returns the facts that count where no file of the model says more."""
-    known = shipped(model)
-    return model.own_facts if known is None else known.facts
+    is_open = locate(model.source).kind == "hub" and model.own_facts is None and model_files.cached(model) is None
+    return model_sizes.shipped(model.source) if is_open else None
 
 
 def refuse_other_kinds(model: ModelSpec, folder: Path) -> None:
@@ -242,9 +228,9 @@ def model_type(model: ModelSpec) -> str | None:
         kind = model_files.header(source.text, source.path)[0].get("general.architecture")
     else:
         folder = source.path or model_files.cached(model)
-        stated = _stated(model)
-        kind = None if stated is None else stated.model_type
-        kind = kind if folder is None else model_files.config(source.text, folder).get("model_type")
+        stated = model.own_facts or shipped(model)
+        told = None if stated is None else stated.model_type
+        kind = told if folder is None else model_files.config(source.text, folder).get("model_type")
     return kind if isinstance(kind, str) else None
 
 

@@ -257,14 +257,10 @@ def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int, p
 
 
 def loaded_bytes(facts: ModelFacts, quantization: QuantizationSpec) -> int:
-    """Estimates the bytes that a host reads and writes before its base is ready, from weights of 16 bits.
-
-    Where the cache lacks the base in 4 bits, the host writes that base once and loads what it wrote (`base_model`).
-    """
-    stored = facts.parameters * 2
-    if quantization.scheme == "none":
-        return stored
-    return stored + 2 * _base_bytes(facts, quantization, 2, passes=0)
+    """Estimates the bytes that a host reads and writes before its base is ready, from weights of 16 bits."""
+    # The base in 4 bits is written to the cache once and loaded from there (`base_model.load`).
+    in_4_bits = 0 if quantization.scheme == "none" else _base_bytes(facts, quantization, 2, passes=0)
+    return 2 * (facts.parameters + in_4_bits)
 
 
 def _dequantised_bytes(facts: ModelFacts, width: int) -> int:

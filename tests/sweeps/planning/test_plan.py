@@ -123,7 +123,7 @@ WARNINGS: dict[str, dict[str, Any]] = {
     "scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early": {
         "budget": {"steps_per_trial": 3}
     },
-    "report points 486 and 500: a trial that is stopped at 486 saves only 14 of 500 steps: set "
+    "report points 486 and 500: a trial that stops at 486 saves only 14 of 500 steps: set "
     "budget.steps_per_trial=486, or choose another grace_steps": {
         "budget": {"steps_per_trial": 500}, "scheduler": {"kind": "asha", "grace_steps": 6},
         "training": {"warmup_ratio": 0.0},
@@ -184,7 +184,7 @@ def test_rungs_of_examples_that_are_close_name_the_budget_of_examples() -> None:
     budget = {"trials": 8, "examples_per_trial": 110}  # rungs at 12, 36, 108 and, of batches of 4, 112
     told = [line for line in planned_for(1, {}, budget=budget).warnings if line.startswith("report points")]
     assert told == [
-        "report points 108 and 112: a trial that is stopped at 108 saves only 4 of 112 examples: set "
+        "report points 108 and 112: a trial that stops at 108 saves only 4 of 112 examples: set "
         "budget.examples_per_trial=108, or choose another grace_steps"
     ]
 
