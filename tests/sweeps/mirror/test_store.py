@@ -27,6 +27,9 @@ def google() -> Callable[[web_servers.Request], web_servers.Answer]:
             objects[request.path] = generation, request.body
         elif not generation:
             return web_servers.Answer(404, "<Error><Code>NoSuchKey</Code></Error>")
+        elif request.method == "DELETE":
+            del objects[request.path]
+            return web_servers.Answer(204, b"")
         told = {"x-goog-generation": str(generation), "ETag": f'"{generation}"'}
         return web_servers.Answer(200, content, {**told, "Last-Modified": "Fri, 27 Nov 2026 04:00:00 GMT"})
 
@@ -102,3 +105,11 @@ def test_a_write_whose_answer_was_lost_is_known_to_be_there(store):
     store.write("a", b"next", version)
     store.write("a", b"next", version)
     assert store.read("a")[0] == b"next"
+
+
+def test_objects_that_an_earlier_try_has_deleted_stop_no_other_from_being_deleted(store):
+    for name in "abc":
+        store.write(name, b"1", None)
+    store.remove(["b"])  # its answer is lost, so the caller tries again
+    store.remove(["a", "b", "c"])
+    assert store.read_all(["a", "b", "c"]) == [None] * 3
