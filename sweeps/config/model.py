@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -51,7 +52,13 @@ LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 """Keys of `budget` that give the length of a trial; a sweep file gives one of them."""
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
-_SECRET = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
+_SECRET_WORDS = {
+    "token", "secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn", "jwt",
+    "apikey", "accesskey",
+}  # fmt: skip
+"""Words of a variable's name that stand for a secret; `MAX_TOKENS` and `SECRETARY` have none of them."""
+_SECRET_KEYS = {"api", "access", "private", "secret", "account"}
+"""Words that make a `KEY` behind them a secret: `AWS_ACCESS_KEY_ID`."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
 
 
@@ -114,7 +121,9 @@ def _is_ray_address(value: object) -> object:
 
 
 def _is_public(name: object) -> object:
-    if _SECRET.search(str(name)):
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower())
+    keys = {first for first, second in pairwise(words) if second == "key"}
+    if _SECRET_WORDS.intersection(words) or _SECRET_KEYS & keys:
         raise ValueError(
             "looks like the name of a secret, and Ray writes these variables into its logs: set it where Ray is "
             "started on the nodes"
@@ -315,10 +324,19 @@ def _words(value: object) -> object:
     return shlex.split(value) if isinstance(value, str) else value
 
 
+def _is_variable(name: object) -> object:
+    if isinstance(name, str) and not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError(
+            "must be the name of an environment variable that holds the URL, such as SWEEP_HOOK: the URL is a secret "
+            "and stays out of the file"
+        )
+    return name
+
+
 class Notify(Spec):
     """Notifications of the sweep: a webhook gets JSON by POST, or a command gets JSON on stdin."""
 
-    url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    url_env: Annotated[str, BeforeValidator(_is_variable)] | None = None
     """Name of the environment variable that holds the webhook's URL. The URL is a secret and stays out of the file."""
     command: Annotated[tuple[str, ...], BeforeValidator(_words), Field(strict=False, min_length=1)] | None = None
     """A program with its arguments, in place of url_env: a list, or text that is split as a shell would. No shell runs

@@ -121,6 +121,9 @@ def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here:
     ("change", "problem"),
     [
         ("cluster.runtime_env.env_vars.HF_TOKEN=hf_abc", "'HF_TOKEN' looks like the name of a secret"),
+        ("cluster.runtime_env.env_vars.GITHUB_PAT=abc", "'GITHUB_PAT' looks like the name of a secret"),
+        ("cluster.runtime_env.env_vars.DB_CONN=abc", "'DB_CONN' looks like the name of a secret"),
+        ("cluster.runtime_env.env_vars.AWS_ACCESS_KEY_ID=abc", "'AWS_ACCESS_KEY_ID' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
         ("cluster.runtime_env.env_vars.HTTPS_PROXY='bob:hf_abc@proxy:3128'", "HTTPS_PROXY: 'bob:***@proxy:3128' holds"),
         ("cluster.runtime_env.env_vars.A='x http://h/?token=hf_abc'", "A: 'x http://h/?token=***' holds a password"),
@@ -203,6 +206,18 @@ def test_a_mistake_hides_no_other_and_brings_none_that_goes_with_it(here, text, 
 def test_ranks_that_vllm_does_not_take_as_they_are_are_told(here: Path, change: str, told: list[str]) -> None:
     assert [line.partition(": vLLM")[0] for line in loaded(here, QLORA, change).notices] == told
     assert loaded(here, TOY, "adapter.r=24").notices == ()
+
+
+def test_a_webhooks_url_in_place_of_a_variables_name_is_refused_and_not_shown(here: Path) -> None:
+    (line,) = wrong(here, TOY, "notify.url_env='https://hooks.example/T0/hf_abc'")
+    assert line.startswith("notify.url_env: must be the name of an environment variable that holds the URL")
+    assert "hf_abc" not in line and "hooks" not in line
+
+
+def test_a_secrets_letters_in_another_word_are_no_secret(here: Path) -> None:
+    names = ("TOKENIZERS_PARALLELISM", "MAX_TOKENS", "SECRETARY", "SORT_KEY")
+    changes = [f"cluster.runtime_env.env_vars.{name}='1'" for name in names]
+    assert loaded(here, TOY, *changes).config.cluster.runtime_env.env_vars == dict.fromkeys(names, "1")
 
 
 def test_addresses_without_a_password_are_given_to_hosts(here: Path) -> None:
