@@ -24,6 +24,7 @@ KEYS = {
     "steps": "budget.steps_per_trial",
     "scheduler": "scheduler.kind",
     "searcher": "searcher.kind",
+    "tracking": "tracking.uri",
 }
 """Keyword -> key of the sweep file. All other keywords are keys of the sweep file themselves."""
 _SPLITS = ("data.train", "data.eval", "data.test")

@@ -29,7 +29,7 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
         offline: whether to start although MLflow does not answer.
         keywords: keys of the sweep file, which override those of `config`: `training={"batch_size": 8}`; and short
             names: model, train, eval, test, prompt, completion, system, messages, text, space, metrics, trials, steps,
-            scheduler, searcher.
+            scheduler, searcher, tracking (MLflow's URI).
 
     Raises:
         ConfigError: with a line for each mistake; nothing was started.
@@ -65,13 +65,17 @@ def resume(
 
     Raises:
         ConfigError: the sweep cannot go on as it was launched.
-        SweepError: there is no such sweep, or it runs already.
+        SweepError: there is no such sweep, it runs already, or `tracking_uri` names a missing database.
         Failed: the driver failed.
     """
     from sweeps import saved_sweep
     from sweeps.config.passwords import without_password
+    from sweeps.config.uris import sqlite_file
     from sweeps.record.folder import is_driven
+    from sweeps.tracking import stores
 
+    if tracking_uri is not None and sqlite_file(tracking_uri) is not None:  # a server may come back later
+        stores.check(stores.absolute(tracking_uri), "name one that is there")
     found = load(sweep, storage)
     if is_driven(found._folder):
         raise SweepError(f'{found.id} runs already: qs.load("{found.folder}").wait() follows it')

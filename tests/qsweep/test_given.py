@@ -45,6 +45,13 @@ def config_of(config: Any = None, **keywords: Any) -> Any:
     return _given.sweep_of(config, keywords).config
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///m.db", "http://mlflow:5000"])
+def test_a_uri_alone_names_the_tracking(here, uri):
+    expected = load.load("toy", [f"tracking.uri={uri}"], here).config.tracking
+    assert config_of("toy", tracking=uri).tracking == expected
+    assert config_of("toy", tracking={"experiment": "team"}).tracking.experiment == "team"
+
+
 def test_keywords_a_mapping_and_a_file_are_one_configuration(here):
     (here / "tickets.yaml").write_text(yaml.safe_dump(FILE))
     of_file = config_of("tickets.yaml")

@@ -250,6 +250,12 @@ def test_no_argument_of_the_driver_holds_a_password(sweep, monkeypatch):
     assert saved_sweep.load(SweepFolder(sweep.folder), shown)[0].config.tracking.uri == whole
 
 
+def test_a_resumed_sweep_is_sent_to_no_database_that_is_not_there(sweep, tmp_path):
+    with pytest.raises(qs.QsweepError, match=r"other\.db: no such database; name one that is there"):
+        qs.resume(sweep, tracking_uri=f"sqlite:///{tmp_path}/other.db")
+    assert not (tmp_path / "other.db").exists()
+
+
 def test_a_sweep_to_learn_from_that_is_not_there_is_told_before_a_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(qs.QsweepError, match=r"searcher\.warm_start: "):
