@@ -53,8 +53,8 @@ LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
 _SECRET_WORDS = {
-    "token", "secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn", "jwt",
-    "apikey", "accesskey",
+    "token", "secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn",
+    "jwt", "apikey", "accesskey",
 }  # fmt: skip
 """Words of a variable's name that stand for a secret; `MAX_TOKENS` and `SECRETARY` have none of them."""
 _SECRET_KEYS = {"api", "access", "private", "secret", "account"}
