@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,39 @@ def rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QSWEEP_RATES", str(tmp_path_factory.mktemp("rates") / "rates.json"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that tests run in: an empty one. What sweeps have left in the checkout changes no test."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(elsewhere: Path) -> Iterator[None]:
+    """A test that writes where it was started would change the next one: it has `tmp_path`."""
+    yield
+    left = sorted(path.name for path in elsewhere.iterdir())
+    for name in left:
+        path = elsewhere / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert left == []
+
+
+@pytest.fixture
+def hears_signals() -> Iterator[None]:
+    """For a test that sends signals: this process, and those that it starts, hear them as in a terminal's foreground.
+
+    Tests that run under nohup have SIGHUP ignored, those in a shell's background SIGINT; processes hand that down.
+    """
+    handlers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo"]
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_a_sweep_is_stopped_by_ctrl_c_and_by_the_loss_of_its_terminal_and_goes_on_each_time(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     # The five steps from here to the next report, at 9, take longer than a trial's call to its host, after which it
@@ -55,8 +56,6 @@ def in_a_terminal_that_is_lost(folder: Path, sweep: Path) -> int:
         step.unlink()
     pid, terminal = pty.fork()
     if pid == 0:
-        # Tests that run under nohup would hand it down: such a sweep goes on without its terminal.
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.chdir(folder)
         os.execv(sys.executable, [sys.executable, "-m", "sweeps", "resume", str(sweep)])
     threading.Thread(target=_read_all, args=(terminal,), daemon=True).start()

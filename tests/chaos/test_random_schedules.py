@@ -21,7 +21,9 @@ import pytest
 
 FIRST = int(os.environ.get("QSWEEP_CHAOS_SEED", "0"))
 COUNT = int(os.environ.get("QSWEEP_CHAOS_SCHEDULES", "30"))
-pytestmark = [pytest.mark.chaos_long, pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.chaos_long, pytest.mark.ray, pytest.mark.timeout(1200), pytest.mark.usefixtures("hears_signals"),
+]  # fmt: skip
 WORDS = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2", "cluster.hosts=2", "cluster.slots_per_host=1"]
 ENVIRONMENT = {"QSWEEP_DRAIN_SECONDS": "10"}
 """A driver that is interrupted while the server is down does not wait for long."""

@@ -60,6 +60,7 @@ def raylet_killed(run: runs.Run, sweep: Path) -> None:
     assert run.answer()["dir"] == str(sweep)
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_a_sweep_that_loses_its_ray_in_every_way_goes_on_each_time(tmp_path):
     """While Ray starts, and later. At the end the driver is killed, and nothing is left of Ray."""
     with tempfile.TemporaryDirectory(prefix="qs") as name:  # short: Ray's sockets lie in it

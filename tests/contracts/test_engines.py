@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import packs
 import pytest
 import torch
-from packs import FP32, NEIGHBOURS, add
+from packs import FP32, GRADIENT, NEIGHBOURS, add
 from packs import train_rows as rows
 from peft import get_peft_model
 
@@ -159,7 +159,7 @@ def test_neighbours_change_neither_losses_nor_gradients(make, quantised):
     assert losses(engine, *segments, segment)[-1] == pytest.approx(alone, abs=FP32)
     among = gradients(engine, parameters, [segments[0], segment, *segments[1:]])
     for name, gradient in own.items():
-        torch.testing.assert_close(among[name], gradient, rtol=1e-4, atol=FP32, msg=name)
+        packs.assert_near(among[name], gradient, GRADIENT, name)
     assert any(gradient.abs().max() > 0.01 for gradient in own.values())
 
 
@@ -168,7 +168,7 @@ def test_gradients_of_several_passes_add_up(engine):
     both = gradients(engine, parameters, [Segment(0, rows(0, 1))])
     after_each_other = gradients(engine, parameters, [Segment(0, rows(0))], [Segment(0, rows(1))])
     for name in both:
-        torch.testing.assert_close(after_each_other[name], both[name], rtol=1e-4, atol=FP32, msg=name)
+        packs.assert_near(after_each_other[name], both[name], GRADIENT, name)
 
 
 def test_only_the_adapters_of_the_pass_get_gradients(engine):

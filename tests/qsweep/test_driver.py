@@ -46,7 +46,6 @@ def interrupt():
         threading.Event().wait(0.1)
     os.killpg(0, signal.SIGINT)  # as Jupyter, or a terminal, sends it
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 threading.Thread(target=interrupt).start()
 sweep.wait()
 """
@@ -86,6 +85,7 @@ def in_a_notebook(folder: Path) -> str:
     return shown
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("launched", [in_a_script, in_a_notebook])
 def test_whoever_is_interrupted_leaves_its_sweep_which_is_found_steered_and_stopped(here, launched):
     folder, told = here / "results" / "toy", launched(here)

@@ -137,6 +137,7 @@ def test_a_sweep_that_loses_every_worker_waits_and_goes_on(tmp_path, cluster):
 
 
 @pytest.mark.chaos_long
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_takes_what_it_was_allowed_and_leaves_nothing_when_it_is_ended(tmp_path, cluster, how):
     cluster.have(2)

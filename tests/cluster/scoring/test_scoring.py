@@ -171,11 +171,10 @@ def test_a_host_of_a_cluster_that_is_lost_or_does_not_start_is_told(mine, monkey
 
 
 PLAIN = """
-import signal, sys
+import sys
 from cluster.scoring import scoring
 from trainables.specs import TrialSpec
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process that a shell started in the background
 with scoring(TrialSpec.model_validate_json(sys.argv[1])) as elsewhere:
     print(elsewhere.fingerprint()["toy"], flush=True)
     elsewhere.serve(sys.argv[2], {}, "")
@@ -183,7 +182,7 @@ with scoring(TrialSpec.model_validate_json(sys.argv[1])) as elsewhere:
 
 
 @pytest.fixture
-def script(mine, tmp_path):
+def script(mine, tmp_path, hears_signals):
     """A script that has no `__main__` guard, in another folder than ours, and serves what takes forever."""
     (tmp_path / "plain.py").write_text(PLAIN)
     # What Python would import from there, it must not.

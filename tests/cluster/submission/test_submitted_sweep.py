@@ -56,6 +56,7 @@ def followed(cluster: Head, *words: str) -> Iterator[tuple[subprocess.Popen[str]
         following.wait(60)
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_a_sweep_is_submitted_followed_stopped_and_goes_on_to_its_end(cluster: Head) -> None:
     """With a profile of its own, which says where its folder is; nothing of it stays on the laptop."""
     profile = cluster.laptop / "team.yaml"

@@ -73,6 +73,7 @@ def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_show
     assert (done.exit_code, "secret" in done.output) == (1, False)
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_an_interrupted_doctor_promises_no_findings(monkeypatch):
     def look(_site: Site) -> Generator[Finding]:
         os.kill(os.getpid(), signal.SIGINT)

@@ -203,6 +203,7 @@ def test_a_job_that_could_not_start_and_a_cluster_that_does_not_answer_are_told(
         assert (code, "no Ray dashboard answers" in told) == (2, True)
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_ctrl_c_stops_the_job(board: Dashboard) -> None:
     def interrupt(method: str, path: str) -> None:
         if method == "GET" and "x-1-add-" in path and ("POST", f"{path}/stop") not in board.asked:

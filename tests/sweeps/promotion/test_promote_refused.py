@@ -246,6 +246,7 @@ def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
     assert told == {"sweep": "x", "promotion": None, "not_promoted": "sweep"}
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(number, monkeypatch, capsys):
     monkeypatch.setattr(sweep_end, "request_of", lambda *_, **__: None)

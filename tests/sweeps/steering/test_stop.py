@@ -30,6 +30,7 @@ def test_once_there_was_nothing_left_to_train_no_more_can_be_asked_for() -> None
     assert not StopState(is_over=True).takes_more
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_once_and_is_told(number: int) -> None:
     said: list[str] = []
@@ -59,6 +60,7 @@ with on_signals(StopState(), print):
     assert done.stdout.startswith("stopping: trials are saved at their next step")
 
 
+@pytest.mark.usefixtures("hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_what_has_no_order_to_end_in(number: signal.Signals) -> None:
     before = signal.getsignal(number)

@@ -45,6 +45,7 @@ def line_with(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hears_signals")
 def test_the_ui_shows_the_saved_view_until_ctrl_c(
     sink: MlflowSink, folder: SweepFolder, client: MlflowClient, uri: str, tmp_path: Path
 ) -> None:

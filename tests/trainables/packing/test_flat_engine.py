@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 from bitsandbytes.nn import Linear8bitLt
-from packs import BF16, FP32, NEIGHBOURS, train_rows
+from packs import BF16, FP32, GRADIENT, NEIGHBOURS, train_rows
 
 from trainables import qlora
 from trainables.base.base_model import checkpoint_gradients
@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_those_of_the_reference(architecture, checkpoin
         for of_slot, of_reference in zip(of_flat, gradients, strict=True):
             assert of_slot.keys() == of_reference.keys()
             for name in of_reference:
-                torch.testing.assert_close(of_slot[name], of_reference[name], rtol=1e-4, atol=FP32, msg=name)
+                packs.assert_near(of_slot[name], of_reference[name], GRADIENT, name)
 
 
 # With prompts and answers longer than Mistral's window of 8 tokens.
@@ -167,7 +167,7 @@ def test_on_a_cpu_neighbours_change_nothing_but_the_rounding_of_grouped_products
     alone = alone_and_with(0)
     for others in (1, 3):
         for one, other in zip(alone, alone_and_with(others), strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=FP32 * float(one.abs().max()) if may_round else 0)
+            packs.assert_near(other, one, FP32 if may_round else 0.0)
 
 
 def test_without_grouped_products_the_engine_says_what_is_missing(monkeypatch):
