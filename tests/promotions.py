@@ -193,7 +193,14 @@ class InProcess(ScoringHost):
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         assert "MLmodel" in files
         losses = self._scored[digests.of_files(versions.adapter_in(files))]
-        return json.dumps({"losses": losses[: len(json.loads(job)["samples"])], "texts": ["as told"], "prompts": []})
+        return json.dumps(
+            {
+                "losses": losses[: len(json.loads(job)["samples"])],
+                "texts": ["as told"],
+                "label_losses": [{}],
+                "prompts": [],
+            }
+        )
 
 
 @contextmanager

@@ -48,6 +48,8 @@ class VersionFacts:
     forced: Sequence[str]
     ends: Mapping[str, int]
     """See `ScoringResult.ends`."""
+    labels: tuple[str, ...]
+    """The labels that the packaged model ranks; empty if it generates its answers."""
 
 
 def table(verdict: Verdict) -> Table:
@@ -183,6 +185,13 @@ def card(facts: VersionFacts) -> str:
     ]
     if data is not None and data.messages is not None:
         lines += [f"`{data.messages}` is the JSON of a chat, with its system message, up to the message to answer.", ""]
+    if facts.labels:
+        lines += [
+            "`predict` answers with the likeliest label in `artifacts/base.json`, as the metric `choice` counts. With",
+            '`params={"generate": True}` it generates. Other servers generate, and may give no label: vLLM keeps to',
+            'labels with `"structured_outputs": {"choice": [...]}`, but token by token, which can give another label.',
+            "",
+        ]
     lines += [*_elsewhere(facts)]
     install = model_package.install_base(facts.base)
     if install is not None:

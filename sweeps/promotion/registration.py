@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,14 +80,15 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
         unquantised=loss,
         forced=tuple(context.forced),
         ends=answer.ends,
+        labels=tuple(answer.labels.values()),
     )
     if not facts.ends:
         context.say(f"warning: {cards.NO_ENDS}")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
         example = next(iter(answer.samples), None)
-        contents = model_package.Contents(winner.candidate.adapter, base, cards.card(facts), example, facts.ends)
-        model_package.write(folder, contents)
+        adapter, card = winner.candidate.adapter, cards.card(facts)
+        model_package.write(folder, model_package.Contents(adapter, base, card, example, facts.ends, facts.labels))
         if context.request.dry_run:
             context.say("serving the package in a fresh process")
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
@@ -209,12 +211,12 @@ def _complete(
 def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> str:
     """Scores and answers rows with the packaged model in a fresh process without this distribution.
 
-    Returns in words how many rows score as evaluated, and the first answer. Raises `Failed` if a loss or prompt
-    differs.
+    Returns in words how many rows score and are labelled as evaluated, and the first answer. Raises `Failed` if a loss,
+    a label or a prompt differs.
     """
     answer = winner.evidence.answer
     samples = [sample.model_dump() for sample in answer.samples[:SERVED_ROWS]]
-    prompts = [sample["columns"] or {"prompt": "Hello"} for sample in samples[:1]]
+    prompts = [sample["columns"] or {"prompt": "Hello"} for sample in samples[: None if answer.labels else 1]]
     job = {"samples": samples, "answers": prompts, "new_tokens": NEW_TOKENS, "refused": PACKAGES}
     printed = scored.serve(model_package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
     served = json.loads(printed.splitlines()[-1])
@@ -226,8 +228,27 @@ def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> st
         raise Failed(f"the packaged model is not what was evaluated: {problem}")
     if not all(served["prompts"]):
         raise Failed("the packaged model writes its prompts otherwise than training did")
-    text = " ".join(served["texts"][:1])
-    return f"{len(served['losses'])} rows score as evaluated, it answers {text[:60]!r}"
+    counted = {row.row: answer.labels[row.ranked] for row in expected.answers if row.ranked in answer.labels}
+    answers = list(zip(served["texts"], served["label_losses"], strict=True))
+    if (problem := other_label(answers, counted, allowed)) is not None:
+        raise Failed(f"the packaged model does not answer as was counted: {problem}")
+    are = "score and are labelled" if answer.labels else "score"
+    return f"{len(served['losses'])} rows {are} as evaluated, it answers {' '.join(served['texts'][:1])[:60]!r}"
+
+
+def other_label(
+    answers: Sequence[tuple[str, Mapping[str, float]]], counted: Mapping[int, str], tolerance: float
+) -> str | None:
+    """Says which row gets another label than was `counted` for its place. None if none does, or only by rounding.
+
+    `answers` has the packaged model's answer to each of the first rows, and its loss of each label.
+    """
+    for place, (text, losses) in enumerate(answers):
+        label = counted.get(place, text)
+        gap = losses.get(label, math.inf) - losses.get(text, -math.inf)
+        if text != label and not gap <= ONE_ROW * FEW_TOKENS * tolerance:
+            return f"row {place + 1} gets {text[:60]!r}, and got {label[:60]!r} in the evaluation"
+    return None
 
 
 def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> str | None:

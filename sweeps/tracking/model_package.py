@@ -40,6 +40,8 @@ class Contents:
     example: Sample | None
     ends: Mapping[str, int]
     """See `ScoringResult.ends`."""
+    labels: tuple[str, ...] = ()
+    """The labels that the model ranks; it generates its answers if there are none."""
 
 
 def write(folder: Path, contents: Contents) -> None:
@@ -53,10 +55,12 @@ def write(folder: Path, contents: Contents) -> None:
     # A plain text and a constant prompt have no columns that a caller gives.
     row = contents.example.columns if contents.example is not None else {}
     row = row or dict.fromkeys(base.columns, "Hello")
+    params = [ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]
+    params += [ParamSpec("generate", "boolean", False)] if contents.labels else []
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", column) for column in base.columns]),
         outputs=Schema([ColSpec("string")]),
-        params=ParamSchema([ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]),
+        params=ParamSchema(params),
     )
     # MLflow advises to use type hints, and no filter of warnings stops this. The signature replaces them.
     with TemporaryDirectory() as work, redirect_stderr(StringIO()):
@@ -64,7 +68,7 @@ def write(folder: Path, contents: Contents) -> None:
             (Path(work) / name).mkdir()
             for file, content in files.items():
                 (Path(work) / name / file).write_bytes(content)
-        facts = base_json(base) | {"ends": dict(contents.ends)}
+        facts = base_json(base) | {"ends": dict(contents.ends), "labels": contents.labels}
         (Path(work) / "base.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
         pyfunc.save_model(
             str(folder),

@@ -4,9 +4,11 @@ The model loads the base of training from its source in `base.json`, checks that
 training, and adds the adapter. Beside the standard library it needs only what requirements.txt lists.
 """
 
+import copy
 import datetime
 import hashlib
 import importlib.util
+import inspect
 import json
 import string
 import tempfile
@@ -17,6 +19,8 @@ from typing import Any
 import mlflow
 
 _MIB = 1 << 20
+# The most tokens whose keys and values, and whose logits, exist at one time while labels are ranked.
+_CACHED_TOKENS, _LOGIT_TOKENS = 8192, 512
 # Templates that write today's date write this one, as in the prompts of training.
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.timezone.utc)  # noqa: UP017 - runs on any Python 3
 
@@ -38,14 +42,18 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
 
     # MLflow would read type hints here as a schema, which the signature gives.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """Returns the completion of each row of `model_input`, greedy unless `temperature` is above 0.
+        """Returns the answer to each row of `model_input`.
 
-        A completion ends at an end token of training or of the base, or after `max_new_tokens`. Settings of the base
-        that punish repetition are off: adapters are evaluated without them.
+        The answer is the likeliest of base.json's labels. Without labels, or with `generate`, it is generated: greedy
+        unless `temperature` is above 0. It then ends at an end token of training or of the base, or after
+        `max_new_tokens`. Settings of the base that punish repetition are off: adapters are evaluated without them.
         """
         import torch
 
-        asked = {"max_new_tokens": 256, "temperature": 0.0, **(params or {})}
+        asked = {"max_new_tokens": 256, "temperature": 0.0, "generate": False, **(params or {})}
+        if self._base["labels"] and not asked["generate"]:
+            ranked = (self.label_losses(row) for row in model_input.to_dict("records"))
+            return [min(losses, key=losses.__getitem__) for losses in ranked]
         sampling = {"do_sample": True, "temperature": asked["temperature"]} if asked["temperature"] > 0 else {}
         ends = self._ends()
         answers = []
@@ -72,33 +80,75 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         own = [own] if isinstance(own, int) else own or []
         return sorted({*own, *self._base.get("ends", {}).values()})
 
+    def label_losses(self, row: dict[str, Any]) -> dict[str, float]:
+        """Returns label -> negative log-likelihood of the label and an end token as the answer to a row, in nats."""
+        import torch
+
+        asked, inner, device = self._asked(row), self._model.get_base_model(), self._model.device
+        prompt, whole = self._ids(asked), {label: self._ids(asked, label) for label in self._base["labels"]}
+        alike = enumerate(zip(prompt, *whole.values(), strict=False))
+        # As in the metric, the last token that all have in common predicts the first one that counts.
+        start = max(1, next((place for place, tokens in alike if len({*tokens}) > 1), len(prompt))) - 1
+        own, before, losses = [ids[start:] for ids in whole.values()], {}, []
+        longest = max(map(len, own), default=1)
+        most = max(1, min(_CACHED_TOKENS // (start + longest), _LOGIT_TOKENS // longest))
+        with torch.no_grad():
+            if start:
+                known = inspect.signature(inner.forward).parameters
+                name = "cache" if "cache" in known else "past_key_values"  # before transformers 5.24
+                ids = torch.tensor([prompt[:start]], device=device)
+                before = {name: inner.base_model(input_ids=ids, use_cache=True)[name]}
+            for first in range(0, len(own), most):
+                # Padded on the right, where causal attention needs no mask; -100 is no token, and has no loss.
+                padded = [each + [-100] * (longest - len(each)) for each in own[first : first + most]]
+                ids = torch.tensor(padded, device=device)
+                cached = copy.deepcopy(before)
+                for cache in cached.values():
+                    cache.reorder_cache(torch.zeros_like(ids[:, 0]))
+                logits = self._model(input_ids=ids.clamp(min=0), use_cache=True, **cached).logits[:, :-1]
+                found = torch.nn.functional.cross_entropy(logits.float().mT, ids[:, 1:], reduction="none")
+                losses += found.double().sum(1).tolist()
+        return dict(zip(whole, losses, strict=True))
+
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
         """Returns the tokens of a row's prompt, as in training."""
-        form, tokenizer = self._base["form"], self._tokenizer
+        return self._ids(self._asked(row))
+
+    def _asked(self, row: dict[str, Any]) -> str | list[dict[str, Any]]:
+        """Returns a row's prompt: a text, or the messages of a chat."""
+        form = self._base["form"]
         if form.get("messages") is not None:
-            return self._chat_ids(_chat(row, form["messages"]))
+            return _chat(row, form["messages"])
         prompt = _filled(form["prompt"], row) if form["prompt"] is not None else str(row["prompt"])
-        if form["text"] is None and tokenizer.chat_template:
-            system = [] if form["system"] is None else [{"role": "system", "content": form["system"]}]
-            return self._chat_ids([*system, {"role": "user", "content": prompt}])
-        ids = list(tokenizer(prompt)["input_ids"])
+        if form["text"] is not None or not self._tokenizer.chat_template:
+            return prompt
+        system = [] if form["system"] is None else [{"role": "system", "content": form["system"]}]
+        return [*system, {"role": "user", "content": prompt}]
+
+    def _ids(self, asked: str | list[dict[str, Any]], answer: str | None = None) -> list[int]:
+        """Returns the tokens of a prompt; of prompt, answer and end token where there is an answer."""
+        tokenizer = self._tokenizer
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if not isinstance(asked, str):
+            text = tokenizer.apply_chat_template(
+                asked if answer is None else [*asked, {"role": "assistant", "content": answer}],
+                chat_template=_with_fixed_date(tokenizer.get_chat_template()),
+                tokenize=False,
+                add_generation_prompt=answer is None,
+            )
+            return list(tokenizer(text if answer is None else self._ended(text), add_special_tokens=False)["input_ids"])
+        ids = list(tokenizer(asked + (answer or ""))["input_ids"])
         if begin is not None and ids[:2] == [begin, begin]:
             ids = ids[1:]
         while end is not None and ids[-1:] == [end] and ids != [begin]:
             ids = ids[:-1]
-        return ids
+        return ids if answer is None or end is None else [*ids, end]
 
-    def _chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Returns the tokens before the answer to a chat."""
-        tokenizer = self._tokenizer
-        text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=_with_fixed_date(tokenizer.get_chat_template()),
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _ended(self, text: str) -> str:
+        """Removes white space after the end token of a chat, or adds an end token if there is none."""
+        own, added = self._tokenizer.eos_token or "", self._tokenizer.added_tokens_decoder.values()
+        ends = tuple({token.content for token in added if token.special} | {own} - {""})
+        return text.rstrip() if text.rstrip().endswith(ends) else text + own
 
     def score(self, ids: list[int], labelled: list[int]) -> float:
         """Returns the total negative log-likelihood, in nats, of the tokens at the positions `labelled`."""

@@ -1,8 +1,9 @@
 """Serves a packaged adapter in a process of its own and prints its answers. Run by path; imports nothing of ours.
 
 argv: the model's folder. stdin: {"samples": [{"columns", "ids", "labelled"}], "answers": [columns], "new_tokens": n,
-"refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "prompts": [...]}; `prompts` tells of
-each sample with columns whether its prompt has the tokens of training up to the last answer.
+"refused": [package]}. The last line of stdout: {"losses": [...], "texts": [...], "label_losses": [{label: loss}],
+"prompts": [...]}; `prompts` tells of each sample with columns whether its prompt has the tokens of training up to the
+last answer.
 """
 
 import importlib.abc
@@ -38,8 +39,9 @@ def main() -> None:
     losses = [inner.score(sample["ids"], sample["labelled"]) for sample in samples]
     asked = job["answers"]
     texts = model.predict(pandas.DataFrame(asked), params={"max_new_tokens": job["new_tokens"]}) if asked else []
+    ranked = [inner.label_losses(row) for row in asked]
     prompts = [is_prompt(inner.prompt_ids(sample["columns"]), sample) for sample in samples if sample["columns"]]
-    print(json.dumps({"losses": losses, "texts": texts, "prompts": prompts}))
+    print(json.dumps({"losses": losses, "texts": texts, "label_losses": ranked, "prompts": prompts}))
 
 
 def is_prompt(ids: list[int], sample: dict[str, Any]) -> bool:

@@ -108,7 +108,7 @@ class Renderer:
             DataError: a value is missing, or the chat template refuses the row.
         """
         if self.data.text is not None:
-            learnt = self._without_end(self._templates["text"].fill(row))
+            learnt = self.without_end(self._templates["text"].fill(row))
             return Text("", learnt, learnt=learnt)
         if self.data.messages is not None:
             chat = templates.chat(row, self.data.messages)
@@ -117,7 +117,7 @@ class Renderer:
         completion = self._templates["completion"].fill(row) if answer is None else answer
         if not self._is_chat:
             special = self._first_special([prompt, completion])
-            learnt = self._without_end(completion)
+            learnt = self.without_end(completion)
             return Text(prompt, prompt + learnt, special=special, learnt=learnt)
         system = [] if self.data.system is None else [_message("system", self.data.system)]
         text = self._chat([*system, _message("user", prompt), _message("assistant", completion)])
@@ -163,7 +163,7 @@ class Renderer:
         special = self._first_special([message["content"] for message in messages])
         for message in messages:
             if message["role"] == "assistant":
-                message["content"] = self._without_end(message["content"])
+                message["content"] = self.without_end(message["content"])
         try:
             text = self._answer(messages)
             if self.data.train_on == "all":
@@ -242,7 +242,7 @@ class Renderer:
     def _first_special(self, texts: Sequence[str]) -> str:
         return next((found[0] for text in texts if (found := self._special.search(text))), "")
 
-    def _without_end(self, answer: str) -> str:
+    def without_end(self, answer: str) -> str:
         """Removes the end tokens from the end of an answer, since one is added behind each answer."""
         while (ended := answer.rstrip()).endswith(self._own_ends):
             answer = next(ended.removesuffix(end) for end in self._own_ends if ended.endswith(end))

@@ -55,6 +55,11 @@ class Choice(RightOrWrong):
         return {"choice": "max", "choice_macro_f1": "max"}
 
     @property
+    def verdicts(self) -> Mapping[str, str]:
+        """See `Grader.verdicts`."""
+        return {self.metric: "right by ranking" if self.ranks_labels else self.verdict}
+
+    @property
     def of_all(self) -> frozenset[str]:
         """See `Grader.of_all`."""
         return frozenset(["choice_macro_f1"])

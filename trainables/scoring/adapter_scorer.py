@@ -110,6 +110,7 @@ class AdapterScorer:
         kept = self._kept(split, asked)
         scored = {name: self._scored(name, files, split, asked, kept, tell) for name, files in adapters.items()}
         told = {name: each for name, each in scored.items() if each is not None}
+        renderer = Renderer(self._spec.data_spec, self._tokenizer)
         return ScoringResult(
             scores={name: each.evaluation for name, each in told.items()},
             hardware=base_model.hardware(self._device, self._dtype),
@@ -118,6 +119,7 @@ class AdapterScorer:
             row_digests=tuple(row_digest(row.ids.tolist(), row.labelled.nonzero()[0].tolist()) for row in rows),
             logprobs={name: each.logprobs[: request.samples] for name, each in told.items()},
             ends=self._ends(split),
+            labels={} if asked is None else {label: renderer.without_end(label) for label in asked.labels},
             trained_on=trained_on,
             slices=slices,
             not_finite=tuple(name for name in scored if name not in told),

@@ -91,6 +91,8 @@ class ScoringResult(Spec):
     """Each name in `scores` -> for each of `samples`, the log-probabilities of its labelled tokens, in nats."""
     ends: dict[str, int] = Field(default_factory=dict)
     """Text -> id of the special tokens at the end of rows that are surely uncut. Empty if no answer's end is known."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """The labels that `choice` ranks, in order: as in the data -> without end tokens; empty if none are ranked."""
     trained_on: int = 0
     """Number of rows of a file that are also in data.train; 0 for the sweep's own rows, which the launch compares."""
     slices: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -48,6 +48,7 @@ def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **
         unquantised=None,
         forced=(),
         ends={"<|im_end|>": 151645},
+        labels=(),
     )
     return dataclasses.replace(made, **changed)
 
@@ -74,6 +75,8 @@ def ranked(rank: str) -> dict[str, Any]:
         ({"scheme": "fp4"}, f"in training: fp4, float32. {UNQUANTISED} was not evaluated.", "--quantization"),
         ({"scheme": "fp4"}, "vLLM cannot quantise to fp4", None),
         ({"scheme": "none"}, "in training: not quantised, float32.", "without quantisation"),
+        ({"labels": ("ham", "spam")}, "`predict` answers with the likeliest label in `artifacts", None),
+        ({}, "", "likeliest"),
         # A rank that vLLM takes.
         (ranked("1"), "--max-lora-rank 1 --lora-modules answers-vVERSION=artifacts/adapter", None),
         (ranked("4"), "--max-lora-rank 8 ", None),

@@ -73,6 +73,25 @@ def test_a_base_that_is_not_quantised_is_not_scored_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("texts", "losses", "says"),
+    [
+        (["no", "yes"], [[1.0, 2.0], [2.0, 1.0]], None),
+        (["no", "no"], [[1.0, 2.0], [1.0, 2.0]], "row 2 gets 'no', and got 'yes' in the evaluation"),
+        # As likely but for rounding: 0.0064 of two sums of logits in float32.
+        (["no", "no"], [[1.0, 2.0], [1.0, 1.005]], None),
+        (["no", "no"], [[1.0, 2.0], [1.0, 1.007]], "row 2 gets 'no', and got 'yes' in the evaluation"),
+        (["music", "yes"], [[1.0, 2.0], [2.0, 1.0]], "row 1 gets 'music', and got 'no' in the evaluation"),
+    ],
+)
+def test_a_served_model_gives_the_labels_that_were_counted(texts, losses, says) -> None:
+    answers = [(text, dict(zip(("no", "yes"), own, strict=True))) for text, own in zip(texts, losses, strict=True)]
+    assert registration.other_label(answers, {0: "no", 1: "yes"}, 1e-4) == says
+    # Of a row that the evaluation did not answer, and of a model that generates, nothing is known.
+    assert registration.other_label(answers[1:], {1: "no"}, 1e-4) is None
+    assert registration.other_label([("music", {})], {}, 1e-4) is None
+
+
+@pytest.mark.parametrize(
     ("tokens", "losses", "says"),
     [
         ((1, 1, 1, 1), (1.1, 1.0, 1.0, 1.0), None),  # one logit of a label, one step of bfloat16 away

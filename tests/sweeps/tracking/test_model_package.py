@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from mlflow.models import Model
 from mlflow.utils.requirements_utils import _parse_requirements
 from promotions import base_facts
 
@@ -39,3 +40,12 @@ def test_a_package_lists_what_it_needs_and_shows_a_row_that_a_caller_could_give(
     written = json.loads((folder / "input_example.json").read_text())
     assert written == {"columns": ["question"], "data": [[row]]}
     assert json.loads((folder / "artifacts" / "base.json").read_text())["ends"] == {"<|end|>": 1}
+
+
+@pytest.mark.parametrize(("labels", "more"), [((), []), (("no", " yes"), ["generate"])])
+def test_a_package_that_ranks_labels_holds_them_and_its_signature_says_how_to_have_it_generate(tmp_path, labels, more):
+    folder, facts = tmp_path / "model", base_facts(columns=("question",))
+    model_package.write(folder, model_package.Contents({}, facts, "card", ROW, {}, labels))
+    assert json.loads((folder / "artifacts" / "base.json").read_text())["labels"] == list(labels)
+    params = Model.load(str(folder)).signature.params
+    assert [param.name for param in params.params] == ["max_new_tokens", "temperature", *more]

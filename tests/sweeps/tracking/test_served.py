@@ -11,12 +11,18 @@ import pandas
 import pytest
 import tiny_models
 import torch
+from peft import LoraConfig, get_peft_model
 
 from sweeps.tracking import served, serving_check
 from trainables.base.model_files import sampled_digest
-from trainables.data import templates
+from trainables.contract import Evaluation
+from trainables.data import questions, templates
 from trainables.data.rendering import Renderer
-from trainables.specs import DataSpec
+from trainables.data.templates import Placed
+from trainables.grading import catalogue
+from trainables.packing.answers import Grading
+from trainables.packing.generation import rank_plain
+from trainables.specs import DataSpec, EvaluationSpec
 
 FORM = {"prompt": None, "completion": None, "messages": None, "text": None, "system": None}
 CHAT = [
@@ -31,7 +37,7 @@ CHAT = [
 def model(form: dict[str, Any], ends: dict[str, int] | None = None) -> Any:
     """A packaged model that is loaded but for its weights."""
     made: Any = served.PromotedAdapter()
-    made._base = {"form": FORM | form, "ends": ends or {}}
+    made._base = {"form": FORM | form, "ends": ends or {}, "labels": []}
     made._tokenizer = tiny_models.tokenizer()
     return made
 
@@ -107,6 +113,75 @@ def test_it_stops_where_training_ended_its_answers_and_where_its_base_does(own, 
     assert made.predict(None, row, {"max_new_tokens": 5, "temperature": temperature}) == ["fine"]
     assert asked.get("eos_token_id", "none") == (stops or "none")
     assert (asked["repetition_penalty"], asked["max_new_tokens"], asked["do_sample"]) == (1.0, 5, temperature > 0)
+
+
+LABELS = ["no", " the", "x<|end|>", "e printer"]
+PAIR: dict[str, Any] = {"prompt": "Is {n} it?", "completion": "{answer}"}
+
+
+@pytest.mark.parametrize("at_once", [8192, 1])
+@pytest.mark.parametrize(
+    ("fields", "is_chat"),
+    [
+        (PAIR, True),
+        (PAIR | {"system": "Be short."}, True),
+        (PAIR, False),
+        # The end of the prompt and the start of a label are one token, of some labels alone.
+        (PAIR | {"prompt": "It is {n} and th"}, False),
+        ({"messages": "talk"}, True),
+        ({"messages": "talk", "train_on": "all"}, True),
+    ],
+)
+def test_it_answers_with_the_label_that_the_metric_counts_though_it_would_generate_none(
+    monkeypatch, fields, is_chat, at_once
+):
+    monkeypatch.setattr(served, "_CACHED_TOKENS", at_once)
+    data, how = DataSpec(train="x.jsonl", **fields), EvaluationSpec(metrics=("choice",))
+    tokenizer = tiny_models.tokenizer()
+    if not is_chat:
+        tokenizer.chat_template = None
+    rows = [{"n": n, "answer": LABELS[n % 4]} for n in range(24)]
+    if data.messages is not None:
+        rows = [
+            {
+                "talk": [
+                    *CHAT[:3],
+                    {"role": "user", "content": f"Is {row['n']} it?"},
+                    {"role": "assistant", "content": row["answer"]},
+                ]
+            }
+            for row in rows
+        ]
+    renderer, graders = Renderer(data, tokenizer), catalogue.graders(how)
+    labels = catalogue.ranked_labels(graders, LABELS)
+    asked = questions.ask(renderer, [Placed("", row, 0) for row in rows], graders, labels, None)
+    adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(tiny_models.build("llama"), adapter).eval()
+    grading = Grading(asked, how, tokenizer)
+    losses = rank_plain(adapted, grading.label_rows(), torch.device("cpu"))
+    counted = grading.grade(Evaluation(metrics={"eval_loss": 1.0}, row_tokens=(1,) * 24), (), losses)
+    assert isinstance(counted, Evaluation)
+
+    made = model({name: getattr(data, name) for name in FORM}, {"<|end|>": 1})
+    made._base["labels"] = [renderer.without_end(label) for label in labels]
+    made._tokenizer, made._model = tokenizer, adapted
+    given = rows if data.messages is None else [{"talk": json.dumps(row["talk"][:-1])} for row in rows]
+    answers = made.predict(None, pandas.DataFrame(given))
+    assert answers == [str(row.ranked).replace("<|end|>", "") for row in counted.answers]
+    # The same sums by two routes: only the order of the additions differs.
+    assert [loss for row in given for loss in made.label_losses(row).values()] == pytest.approx(losses, rel=1e-5)
+    generated = made.predict(None, pandas.DataFrame(given[:2]), {"generate": True, "max_new_tokens": 4})
+    assert not {text.strip() for text in generated} & {label.strip() for label in made._base["labels"]}
+
+
+def test_of_equally_likely_labels_the_first_is_the_answer(monkeypatch):
+    """As in the metric, which takes the first of the lowest losses."""
+    made = model({"prompt": "{question}"})
+    made._base["labels"] = ["c", "b", "a"]
+    monkeypatch.setattr(made, "label_losses", lambda _row: {"c": 2.0, "b": 1.0, "a": 1.0})
+    assert made.predict(None, pandas.DataFrame([{"question": "How?"}]), {}) == ["b"]
 
 
 def test_a_served_model_refuses_another_base(tmp_path):

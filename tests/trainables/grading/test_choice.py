@@ -58,6 +58,7 @@ def test_labels_that_cannot_be_are_told(completions, options, why):
 def test_ranking_generates_nothing():
     ranked, answered = EvaluationSpec(metrics=("choice",)), EvaluationSpec(metrics=({"choice": {"by": "answer"}},))
     assert (catalogue.needs_answers(ranked), catalogue.needs_answers(answered)) == (False, True)
+    assert [catalogue.verdicts(of)["choice"] for of in (ranked, answered)] == ["right by ranking", "right"]
     assert catalogue.directions(ranked) == {"choice": "max", "choice_macro_f1": "max"}
     assert catalogue.directions(answered) == {"choice": "max", "choice_macro_f1": "max", "answers_ended": "max"}
 

@@ -228,6 +228,22 @@ def test_plain_peft_scores_drawn_answers_as_the_pack_does(root: Path) -> None:
     assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranked", 12, 12)
 
 
+@pytest.mark.parametrize(
+    ("metric", "completion", "labels"),
+    [
+        ("choice", "{answer}", {label: label for label in LABELS}),
+        ("choice", "{answer}<|end|>", {f"{label}<|end|>": label for label in LABELS}),
+        ({"choice": {"by": "answer"}}, "{answer}", {}),
+        ("exact_match", "{answer}", {}),
+    ],
+)
+def test_the_labels_that_were_ranked_are_told_without_end_tokens(root: Path, metric, completion, labels) -> None:
+    of = spec(root, metric)
+    of = of.model_copy(update={"data": of.data_spec.model_copy(update={"completion": completion})})
+    result = qlora.open_scorer(of, root / "cache").score(ScoringRequest(rows="eval", with_base=True))
+    assert result.labels == labels
+
+
 def test_a_model_whose_positions_end_before_an_answer_may_is_refused(root: Path) -> None:
     tiny_models.save("gpt2", root / "gpt2")
     of = spec(root, "exact_match", max_new_tokens=120)
