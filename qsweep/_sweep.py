@@ -129,26 +129,21 @@ class Sweep:
         Raises:
             SweepError: no trial has a value.
         """
-        from sweeps.record.selection import choose
-
-        status = self._read()
-        chosen = choose(status.record.trials.values(), status.record.objective)
-        best = chosen.winner or status.best
-        if best is None:
+        chosen = self._read().selection
+        if chosen.winner is None:
             raise SweepError(f"{self.folder}: there is no best trial: {chosen.why}")
-        return trial_of(best, self.folder)
+        return trial_of(chosen.winner, self.folder)
 
     @property
     def lines(self) -> tuple[str, ...]:
         """Returns the result so far in words: the best trial, how it compares, its scores, and the sweep's cost."""
-        from sweeps.record.selection import choose
         from sweeps.report import closing_lines
         from sweeps.statistics.trials import compare_best
 
         status = self._read()
-        record = status.record
-        chosen, separation = choose(record.trials.values(), record.objective), compare_best(self._folder, record)
-        return (*closing_lines.so_far(status, chosen, separation), *closing_lines.outcome(status))
+        separation = compare_best(self._folder, status.record)
+        told = closing_lines.best_lines(status.record, status.selection, separation)
+        return (*told, *closing_lines.outcome(status))
 
     def table(self) -> pandas.DataFrame:
         """Returns a row per trial, best first: value at its best step, state, settings, steps, metrics, adapter."""
