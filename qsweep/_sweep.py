@@ -184,7 +184,7 @@ class Sweep:
     def promote(self, model: str | None = None, **options: Any) -> PromotionResult:
         """Evaluates the best adapters again, and makes the best one the model's champion if it is better.
 
-        Prints each step. The result's `reasons` say why nothing was promoted.
+        Prints each step, and its progress. The result's `reasons` say why nothing was promoted.
 
         Args:
             model: name of the registered model; the sweep's `promotion.model` if left out.
@@ -209,14 +209,23 @@ class Sweep:
         if "trial" in options:
             options["trial"] = _key(options["trial"])
         place = stores.find(str(self.folder))  # before the next import, which takes seconds
+        from rich.console import Console
+
+        from sweeps.promotion import expected_time
         from sweeps.promotion.promote import promote
         from sweeps.promotion.request import PromotionRequest
+        from sweeps.report.passing_line import PassingLine
 
         policy = {name: options.pop(name, None) for name in _POLICY}
         options["eval_data"] = None if rows is None else Path(rows)
-        outcome = promote(PromotionRequest(place, {"model": model, **policy}, **options), print)
+        asked = PromotionRequest(place, {"model": model, **policy}, **options)
+        passing = PassingLine(Console(force_jupyter=False), time.monotonic)
+        try:
+            outcome = promote(asked, passing.say, tell=lambda progress: passing.show(expected_time.so_far(progress)))
+        finally:
+            passing.end()
         for reason in outcome.reasons:
-            print(f"not promoted: {reason}")
+            passing.say(f"not promoted: {reason}")
         return outcome
 
     def yaml(self, path: str | Path | None = None) -> str:
