@@ -58,7 +58,7 @@ def write(folder: Path, contents: Contents) -> None:
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema([ParamSpec("max_new_tokens", "integer", 256), ParamSpec("temperature", "float", 0.0)]),
     )
-    # MLflow advises to use type hints, and no filter of warnings stops this. The signature replaces them.
+    # MLflow shows progress bars of its own copies.
     with TemporaryDirectory() as work, redirect_stderr(StringIO()):
         for name, files in {"adapter": contents.adapter, "tokenizer": base.tokenizer}.items():
             (Path(work) / name).mkdir()
