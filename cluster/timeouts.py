@@ -80,7 +80,7 @@ STORE_CONNECT_SECONDS = 3.0
 SCORING_START_SECONDS = 600.0
 """How long a host of a cluster may take to start, waiting for a GPU included."""
 SCORING_TURN_SECONDS = 1.0
-"""Time between two questions for the progress of a host of a cluster."""
+"""Time between two questions for the progress of a host of a cluster, or before a progress is told again."""
 SCORING_PROGRESS_SECONDS = 5.0
 """How long the answer may take: the host may be loading a base."""
 SCORING_END_SECONDS = 5.0

@@ -129,26 +129,21 @@ class Sweep:
         Raises:
             SweepError: no trial has a value.
         """
-        from sweeps.record.selection import choose
-
-        status = self._read()
-        chosen = choose(status.record.trials.values(), status.record.objective)
-        best = chosen.winner or status.best
-        if best is None:
+        chosen = self._read().selection
+        if chosen.winner is None:
             raise SweepError(f"{self.folder}: there is no best trial: {chosen.why}")
-        return trial_of(best, self.folder)
+        return trial_of(chosen.winner, self.folder)
 
     @property
     def lines(self) -> tuple[str, ...]:
         """Returns the result so far in words: the best trial, how it compares, its scores, and the sweep's cost."""
-        from sweeps.record.selection import choose
         from sweeps.report import closing_lines
         from sweeps.statistics.trials import compare_best
 
         status = self._read()
-        record = status.record
-        chosen, separation = choose(record.trials.values(), record.objective), compare_best(self._folder, record)
-        return (*closing_lines.so_far(status, chosen, separation), *closing_lines.outcome(status))
+        separation = compare_best(self._folder, status.record)
+        told = closing_lines.best_lines(status.record, status.selection, separation)
+        return (*told, *closing_lines.outcome(status))
 
     def table(self) -> pandas.DataFrame:
         """Returns a row per trial, best first: value at its best step, state, settings, steps, metrics, adapter."""
@@ -189,7 +184,7 @@ class Sweep:
     def promote(self, model: str | None = None, **options: Any) -> PromotionResult:
         """Evaluates the best adapters again, and makes the best one the model's champion if it is better.
 
-        Prints each step. The result's `reasons` say why nothing was promoted.
+        Prints each step, and its progress. The result's `reasons` say why nothing was promoted.
 
         Args:
             model: name of the registered model; the sweep's `promotion.model` if left out.
@@ -214,14 +209,23 @@ class Sweep:
         if "trial" in options:
             options["trial"] = _key(options["trial"])
         place = stores.find(str(self.folder))  # before the next import, which takes seconds
+        from rich.console import Console
+
+        from sweeps.promotion import expected_time
         from sweeps.promotion.promote import promote
         from sweeps.promotion.request import PromotionRequest
+        from sweeps.report.passing_line import PassingLine
 
         policy = {name: options.pop(name, None) for name in _POLICY}
         options["eval_data"] = None if rows is None else Path(rows)
-        outcome = promote(PromotionRequest(place, {"model": model, **policy}, **options), print)
+        asked = PromotionRequest(place, {"model": model, **policy}, **options)
+        passing = PassingLine(Console(force_jupyter=False), time.monotonic)
+        try:
+            outcome = promote(asked, passing.say, tell=lambda progress: passing.show(expected_time.so_far(progress)))
+        finally:
+            passing.end()
         for reason in outcome.reasons:
-            print(f"not promoted: {reason}")
+            passing.say(f"not promoted: {reason}")
         return outcome
 
     def yaml(self, path: str | Path | None = None) -> str:

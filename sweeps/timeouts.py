@@ -59,7 +59,7 @@ NOTIFY_SECONDS, NOTIFY_END_SECONDS = 10.0, 20.0
 
 QUIET_SECONDS = 60.0
 """Time without a line after which a line in the log says where the trials stand."""
-PASSING_SECONDS = 15.0
+PASSING_SECONDS = 30.0
 """Pause between two lines about the progress of a piece of work, outside a terminal."""
 TABLE_SECONDS = 0.5
 """Pause between two drawings of the live table."""

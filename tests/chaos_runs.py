@@ -329,7 +329,7 @@ def assert_best_is_undisturbed(sweep: Path, found: SweepRecord) -> None:
         or not states <= {TrialState.COMPLETED, TrialState.STOPPED}
     ):
         return
-    winner = choose(found.trials.values(), found.objective).winner
+    winner = choose(found).winner
     expected = undisturbed_best(sweep)
     assert winner is not None
     assert expected in (None, winner.trial_key)

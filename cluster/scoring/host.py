@@ -96,6 +96,7 @@ class ScoringHost:
     def serve(self, script: str, files: Mapping[str, bytes], job: str) -> str:
         """See `Scoring.serve`."""
         self.free()
+        self.tell(ScoringProgress(doing="serving the packaged model"))
         return serve(script, files, job)
 
     def export(self, request: ExportRequest) -> ExportResult:
@@ -235,8 +236,12 @@ def own_process(base: TrialSpec, tell: Tell = tell_nobody, gpus: int = 1) -> Ite
 def _call(calls: Connection, child: subprocess.Popen[bytes], what: tuple[str, tuple[Any, ...]], tell: Tell) -> Any:
     try:
         calls.send(what)
-        while isinstance(answer := calls.recv(), ScoringProgress):
-            tell(answer)
+        answer = None
+        while answer is None or isinstance(answer, ScoringProgress):
+            if calls.poll(timeouts.SCORING_TURN_SECONDS):
+                answer = calls.recv()
+            if isinstance(answer, ScoringProgress):
+                tell(answer)  # again and again: a long pass is no silence
     except (EOFError, OSError) as error:
         with suppress(subprocess.TimeoutExpired):
             child.wait(timeouts.SCORING_END_SECONDS)

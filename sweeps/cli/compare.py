@@ -71,7 +71,6 @@ def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
 
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows all trials and the closing lines of a sweep; returns the same for the JSON line."""
-    from sweeps.record.selection import choose
     from sweeps.report import answers, closing_lines, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
@@ -79,17 +78,18 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     from sweeps.statistics.trials import compare_best
 
     record, out = status.record, console()
-    selection, separation = choose(record.trials.values(), record.objective), compare_best(folder, record)
+    selection, separation = status.selection, compare_best(folder, record)
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
-    best, *compared = closing_lines.so_far(status, selection, separation)
-    changed = answers.best_against_base(folder, record, selection.winner)
+    best, *compared = closing_lines.best_lines(record, selection, separation)
+    best_trial = selection.winner
+    changed = answers.best_against_base(folder, record, best_trial)
     if changed is not None:
         compared.append(f"{changed.line()} (qsweep compare {folder.path.name} {changed.first.name} base shows them)")
     tell(out, [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)])
     return {
         "metric": record.objective.metric,
-        "best": selection.winner and trial_json(record, selection.winner, folder.path),
+        "best": best_trial and trial_json(record, best_trial, folder.path) | {"so_far": selection.so_far},
         "trials": [trial_json(record, trial, folder.path) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
         "answers": changed and changed.as_json(),

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeps.cli.shared import Json, Model, Store, ending_on_signals, mistakes
-from sweeps.config.number_words import counted
 from sweeps.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
     from sweeps.promotion.promote import PromotionResult
     from sweeps.promotion.request import PromotionRequest
-    from trainables.scoring.requests import ScoringProgress
 
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"
 
@@ -102,17 +100,13 @@ def show_promotion(request: PromotionRequest) -> PromotionResult:
     """Promotes. Prints a line for each step, the progress of evaluations, and the gate as a table."""
     import time
 
-    from sweeps.promotion import cards
+    from sweeps.promotion import cards, expected_time
     from sweeps.promotion import promote as promoting
     from sweeps.report.passing_line import PassingLine
     from sweeps.report.summary import console
 
     out = console()
     passing = PassingLine(out, time.monotonic)
-
-    def say(line: str) -> None:
-        passing.end()
-        out.print(line, markup=False, soft_wrap=True)
 
     def show(verdict: Any) -> None:
         passing.end()
@@ -121,21 +115,11 @@ def show_promotion(request: PromotionRequest) -> PromotionResult:
         out.print()
 
     try:
-        outcome = promoting.promote(request, say, show, tell=lambda progress: passing.show(_words(progress)))
+        outcome = promoting.promote(
+            request, passing.say, show, tell=lambda progress: passing.show(expected_time.so_far(progress))
+        )
     finally:
         passing.end()
     for reason in outcome.reasons:
-        say(f"not promoted: {reason}")
+        passing.say(f"not promoted: {reason}")
     return outcome
-
-
-def _words(progress: ScoringProgress) -> str:
-    from sweeps.promotion.gate import CHAMPION
-    from trainables.scoring.requests import BASE
-
-    if progress.name is None:
-        return "  loading the base model"
-    name = {BASE: "the base", CHAMPION: "the champion"}.get(progress.name, progress.name)
-    rows = f"{progress.done} of {counted(progress.rows, 'row')}"
-    said = {"": rows, "answered": f"{rows} answered", "ranked": f"the likeliest label of {rows}"}
-    return f"  {name}: {said[progress.doing]}"

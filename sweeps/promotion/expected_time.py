@@ -1,15 +1,17 @@
-"""Estimates how long promotion's evaluations take, from the evaluations of the sweep."""
+"""Says how long promotion's evaluations take, by the evaluations of the sweep, and how far they have come."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 
-from sweeps.config.number_words import duration
+from sweeps.config.number_words import counted, duration
 from sweeps.errors import StorageError
+from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.request import Context
 from sweeps.record.events import BaseEvaluated, Event, TrialReported
 from sweeps.record.folder import SweepFolder, read_events
+from trainables.scoring.requests import BASE, ScoringProgress
 from trainables.specs import EvaluationSpec
 
 
@@ -51,3 +53,12 @@ def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answe
         total += max(0.0, ended - max(begun, until))
         until = max(until, ended)
     return total / len(spans) / rows if spans and rows else None
+
+
+def so_far(progress: ScoringProgress) -> str:
+    """Formats what is being done, and of how many rows, as "  t00: answering, 42 of 80 rows done". Pure."""
+    if progress.name is None:
+        return f"  {progress.doing}"
+    name = {BASE: "the base", CHAMPION: "the champion"}.get(progress.name, progress.name)
+    under_way = f", the answers under way at token {progress.token}" if progress.token else ""
+    return f"  {name}: {progress.doing}, {progress.done} of {counted(progress.rows, 'row')} done{under_way}"

@@ -1,13 +1,14 @@
-"""Chooses the best trial of a sweep. Pure."""
+"""Ranks the trials of a sweep, and chooses the best one. Pure."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.config.model import SweepConfig
+from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.objective import Objective, Standing
 
@@ -17,40 +18,61 @@ FINALISTS = 4
 
 @dataclass(frozen=True)
 class Selection:
-    """The winner, or the reason why there is none."""
+    """The best trial, or the reason why there is none."""
 
     winner: TrialRecord | None
     why: str = ""
+    so_far: bool = False
+    """Whether trials, or the sweep, have not ended: another trial may be the best in the end."""
 
 
-def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
-    """Chooses the trial with the best value of the objective among those that completed or were stopped early.
+def choose(record: SweepRecord) -> Selection:
+    """Chooses the best trial of a sweep, the first of `ranking`. Every command, file and call names this trial."""
+    trials, is_open = record.trials.values(), _is_open(record)
+    ranked = ranking(record)
+    if ranked:
+        return Selection(ranked[0], so_far=is_open)
+    if not trials:
+        return Selection(None, "no trial began", is_open)
+    metric = record.objective.metric
+    why = "no trial that may win has reported yet" if is_open else f"no trial completed with a finite {metric}"
+    return Selection(None, why, is_open)
+
+
+def ranking(record: SweepRecord, objective: Objective | None = None) -> list[TrialRecord]:
+    """Returns the trials that may be the best, best first, by the sweep's objective or another one.
+
+    If the sweep has ended, the trials are those of `rank`. Until then they are all trials that have not failed and that
+    no person has stopped, and they are compared after equal steps: a trial that has not ended, and has gone further
+    than all others, counts with its best value up to the furthest report point that another trial has reached too. A
+    trial that has not come so far counts with the best value that it has.
+    """
+    trials, objective = record.trials.values(), objective or record.objective
+    if not _is_open(record):
+        return rank(trials, objective)
+    in_play = [trial for trial in trials if not _is_out(record, trial)]
+    return _sorted(in_play, objective, _shared(in_play))
+
+
+def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
+    """Returns the trials that completed or were stopped early, best first.
 
     A trial's best value on the sweep's fixed evaluation rows counts, not its last value. Trials that were stopped
     before their answers were scored rank behind trials with a score. Between equal values the loss decides, then the
     lower trial number, so the order of arrival does not matter.
     """
-    trials = tuple(trials)
-    ranked = rank(trials, objective)
-    if not ranked:
-        return Selection(None, f"no trial completed with a finite {objective.metric}" if trials else "no trial began")
-    return Selection(ranked[0])
-
-
-def rank(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
-    """Returns the trials that may win, best first."""
     return _sorted((trial for trial in trials if trial.state.is_ranked), objective)
 
 
-def pareto(trials: Iterable[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
-    """Returns the Pareto set of the ranked trials, best first.
+def pareto(record: SweepRecord) -> list[TrialRecord]:
+    """Returns the Pareto set of `ranking` by the sweep's objectives, best first.
 
     No other trial is better than one of the set in one objective and as good in the others. Trials with equal values in
     all objectives are both in the set.
     """
     losses = [
-        (trial, [objective.loss(trial.value(objective.metric)) for objective in objectives])
-        for trial in rank(trials, objectives[0])
+        (trial, [objective.loss(trial.value(objective.metric)) for objective in record.objectives])
+        for trial in ranking(record)
     ]
     return [
         trial
@@ -58,12 +80,6 @@ def pareto(trials: Iterable[TrialRecord], objectives: Sequence[Objective]) -> li
         if all(map(math.isfinite, mine))
         and not any(other != mine and all(map(operator.le, other, mine)) for _, other in losses)
     ]
-
-
-def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord | None:
-    """Returns the best trial so far, also if it has not ended; None before the first report."""
-    in_play = (trial for trial in trials if trial.state.is_ranked or not trial.state.is_final)
-    return next(iter(_sorted(in_play, objective)), None)
 
 
 def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
@@ -82,11 +98,44 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
     return [trial for trial in found if not any(map(config.evaluation.scores_by, trial.best_metrics))]
 
 
-def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
+def _is_open(record: SweepRecord) -> bool:
+    """Tells whether more may come: a trial that is no repeat has not ended, or the sweep was interrupted or failed."""
+    is_cut_short = record.ended is not None and record.ended.reason in ("interrupted", "failed")
+    return is_cut_short or any(not trial.state.is_final for trial in record.trials.values() if trial.repeats is None)
+
+
+def _is_out(record: SweepRecord, trial: TrialRecord) -> bool:
+    """Tells whether a trial of an open sweep cannot be the best: it has failed, or a person has stopped it."""
+    by_hand = trial.state is TrialState.STOPPED and not trial.stopped_by_scheduler
+    return (trial.state.is_final and not trial.state.is_ranked) or (
+        by_hand and trial.trial_key in record.trials_to_stop
+    )
+
+
+def _shared(trials: Iterable[TrialRecord]) -> float:
+    """Returns the furthest report point that two of the trials have reached; infinite if there is none."""
+    furthest = sorted(_point(t, t.reported_step) for t in trials if t.repeats is None and t.evals)
+    return furthest[-2] if len(furthest) > 1 else math.inf
+
+
+def _point(trial: TrialRecord, step: int) -> int:
+    return trial.points.get(step, step)
+
+
+def _standings(trial: TrialRecord, objective: Objective, shared: float) -> tuple[Standing, Standing]:
+    """Returns the trial's best standing up to the shared report point, then its best one of all."""
+    own = objective.standing(trial.best_metrics)
+    if trial.state.is_final or _point(trial, trial.reported_step) <= shared:
+        return own, own
+    until = (objective.standing(metrics) for step, metrics in trial.evals if _point(trial, step) <= shared)
+    return min(until, default=own), own
+
+
+def _sorted(trials: Iterable[TrialRecord], objective: Objective, shared: float = math.inf) -> list[TrialRecord]:
     """Sorts the trials with a finite objective or a finite loss: best first, equal ones by number.
 
     Repeats are left out: the luckiest of several seeds would pass for a better point.
     """
-    standings = [(objective.standing(trial.best_metrics), trial) for trial in trials if trial.repeats is None]
-    fit = [(standing, trial) for standing, trial in standings if standing < Standing()]
+    standings = [(_standings(trial, objective, shared), trial) for trial in trials if trial.repeats is None]
+    fit = [(found, trial) for found, trial in standings if found[1] < Standing()]
     return [trial for _, trial in sorted(fit, key=lambda each: (each[0], each[1].number))]

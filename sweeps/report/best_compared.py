@@ -7,7 +7,7 @@ from typing import Any
 from sweeps.config.number_words import counted
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
-from sweeps.record.selection import pareto, rank
+from sweeps.record.selection import Selection, pareto, ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.intervals import FEW_ROWS
@@ -18,10 +18,10 @@ SHOWN = 3
 
 
 def comparison_lines(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
-    """Names the Pareto set, and compares the best trial with unfinished trials, repeats, the base and the next ones."""
+    """Names the Pareto set, and compares the best trial with one that is ahead, repeats, the base and the next ones."""
     lines = pareto_set(record)
     if best is not None:
-        lines += unfinished(record, best) + repeated(record, best) + against_base(record, best, separation)
+        lines += further(record, best) + repeated(record, best) + against_base(record, best, separation)
         lines += against_next(record, best, separation)
     return lines
 
@@ -32,8 +32,11 @@ def in_words(record: SweepRecord, trial: TrialRecord) -> str:
     return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}"
 
 
-def best_json(record: SweepRecord, trial: TrialRecord, **more: Any) -> dict[str, Any]:
-    """Returns the best trial for a JSON line, with `more` entries."""
+def best_json(record: SweepRecord, selection: Selection, **more: Any) -> dict[str, Any] | None:
+    """Returns the best trial for a JSON line, with `more` entries; None if there is none."""
+    trial = selection.winner
+    if trial is None:
+        return None
     metric = record.judges(trial).metric
     return {
         "trial_key": trial.trial_key,
@@ -41,6 +44,7 @@ def best_json(record: SweepRecord, trial: TrialRecord, **more: Any) -> dict[str,
         "value": trial.value(metric),
         "step": trial.best_step,
         "params": dict(trial.params),
+        "so_far": selection.so_far,
         **more,
     }
 
@@ -50,21 +54,19 @@ def pareto_set(record: SweepRecord) -> list[str]:
     if len(record.objectives) == 1:
         return []
     metrics = " and ".join(objective.metric for objective in record.objectives)
-    names = ", ".join(label(trial.number) for trial in pareto(record.trials.values(), record.objectives))
+    names = ", ".join(label(trial.number) for trial in pareto(record))
     return [f"Pareto set of {metrics}: {names}; qsweep promote asks for one of them (--trial) or a metric (--metric)"]
 
 
-def unfinished(record: SweepRecord, best: TrialRecord) -> list[str]:
-    """Names the trials that are better than the best but have not ended: they may still win."""
+def further(record: SweepRecord, best: TrialRecord) -> list[str]:
+    """Names a trial with a better value than the best so far, which has gone further alone: see `ranking`."""
     objective = record.judges(best)
     value = best.value(objective.metric)
-    better = [
-        f"{label(trial.number)} {trial.value(objective.metric):.4f}"
-        for trial in record.trials.values()
-        if not trial.state.is_final and objective.is_better(trial.value(objective.metric), value)
+    return [
+        f"{in_words(record, trial)} has gone further alone: trials that have not ended are compared after equal steps"
+        for trial in ranking(record)
+        if objective.is_better(trial.value(objective.metric), value)
     ]
-    word = "lower" if objective.mode == "min" else "higher"
-    return [f"the best of the trials that have ended; {word} so far: {', '.join(better)}"] if better else []
 
 
 def repeated(record: SweepRecord, best: TrialRecord) -> list[str]:
@@ -108,7 +110,7 @@ def against_default(record: SweepRecord, best: TrialRecord, name: str, separatio
     """
     objective = record.judges(best)
     default = next((trial for trial in record.trials.values() if trial.number == 0), None)
-    if default is None or not rank([default], objective) or record.judges(default) != objective:
+    if default is None or default not in ranking(record) or record.judges(default) != objective:
         return []
     start = default.value(objective.metric)
     if default.trial_key == best.trial_key:

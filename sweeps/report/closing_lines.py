@@ -11,7 +11,7 @@ from sweeps.config import points, searched_fields
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
 from sweeps.record.run_names import label
-from sweeps.record.selection import Selection, leader, rank
+from sweeps.record.selection import Selection, ranking
 from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
@@ -42,19 +42,14 @@ def _default(record: SweepRecord, best: TrialRecord, separation: Separation | No
     return best_compared.against_default(record, best, name, separation)
 
 
-def best_lines(
-    record: SweepRecord, selection: Selection, separation: Separation | None, may_go_on: bool = False
-) -> list[str]:
-    """Names and compares the best trial, or says why there is none; `may_go_on` if the sweep was cut short."""
+def best_lines(record: SweepRecord, selection: Selection, separation: Separation | None) -> list[str]:
+    """Names and compares the best trial, or the best so far, or says why there is none."""
     best = selection.winner
     compared = best_compared.comparison_lines(record, best, separation)
-    if best is not None:
-        compared += _default(record, best, separation) + scores(record, best)
-        return [f"best: {in_words(record, best)}", *compared]
-    ahead = leader(record.trials.values(), record.objective)
-    if ahead is None or not may_go_on:
+    if best is None:
         return [f"best: {selection.why}", *compared]
-    return [f"best so far: {in_words(record, ahead)}: trials were interrupted, and none has completed", *compared]
+    compared += _default(record, best, separation) + scores(record, best)
+    return [f"best{' so far' if selection.so_far else ''}: {in_words(record, best)}", *compared]
 
 
 def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
@@ -79,7 +74,7 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
         if name in shown
     ]
     if config.stops != record.objective and config.scheduler.compares:
-        lowest = rank(record.trials.values(), config.stops)[0]
+        lowest = ranking(record, config.stops)[0]
         value = f"{lowest.value(config.stops.metric):.4f}"
         lines.append(
             f"trials were stopped by {config.stops.metric}, and {record.objective.metric} chose the best of those that "
@@ -114,24 +109,14 @@ def base_without_answers(record: SweepRecord) -> str:
     return f"base: {known}no answers are here: graders in evaluation.metrics have it answer the rows"
 
 
-def so_far(status: Status, selection: Selection, separation: Separation | None) -> list[str]:
-    """Returns `answer` for a sweep that may still run. Names the best trial so far if it runs and none has ended."""
-    record, best = status.record, status.best
-    if status.state != "RUNNING" or selection.winner is not None:
-        is_cut_short = status.state in ("INTERRUPTED", "FAILED", "LOST")
-        return best_lines(record, selection, separation, is_cut_short)
-    if best is None:
-        return ["no trial that may win has reported yet"]
-    return [f"best so far: {in_words(record, best)}: no trial that may win has ended yet"]
-
-
-def kept_of_best(best: TrialRecord | None, folder: Path, trainable: str) -> tuple[str, Path] | None:
+def kept_of_best(selection: Selection, folder: Path, trainable: str) -> tuple[str, Path] | None:
     """Returns what is kept of the best trial, in words, and its folder; None if nothing is kept."""
+    best, so_far = selection.winner, " so far" if selection.so_far else ""
     if best is None or best.adapter is None:
         return None
     if catalogue.has_adapters(trainable):
-        return "the best adapter", folder / best.adapter / "adapter"
-    return "the best trial's folder", (folder / best.adapter).parent
+        return f"the best adapter{so_far}", folder / best.adapter / "adapter"
+    return f"the best trial's folder{so_far}", (folder / best.adapter).parent
 
 
 def outcome(status: Status) -> list[str]:

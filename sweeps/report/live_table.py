@@ -29,7 +29,7 @@ from sweeps.record.events import (
     TrialState,
 )
 from sweeps.record.run_names import label, run_name
-from sweeps.record.selection import leader
+from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import streams, trial_tables
 from sweeps.report.time_left import Rates, Trained, seconds_left
@@ -162,7 +162,7 @@ class Table(AbstractContextManager["Table"]):
         now, planned = self._clock(), self._record.trials_in_all(self._planned)
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
         words = [_clock_text(self._record.seconds_spent(now)), trial_tables.how_many(self._record, planned), counts]
-        best = leader(self._record.trials.values(), self._record.objective)
+        best = choose(self._record).winner
         if best is not None:
             metric = self._record.judges(best).metric
             loss = "" if metric == self._record.objective.metric else f"{metric} "

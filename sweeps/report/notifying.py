@@ -30,7 +30,7 @@ from sweeps.errors import ConfigError
 from sweeps.record.events import Event, SweepEnded, TrialReported, TrialScored, TrialState
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
-from sweeps.record.selection import choose, leader
+from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.best_compared import in_words
 from trainables.inputs.legible import MOST_SHOWN, legible
@@ -78,7 +78,7 @@ def _url(notify: Notify) -> str | None:
 
 def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[str, Any]:
     """Returns the message as plain data: the sweep, its best trial, and all of that in a line of text."""
-    best = leader(record.trials.values(), record.objective)
+    best = choose(record).winner
     metric = record.objective.metric if best is None else record.judges(best).metric
     told = "no best trial" if best is None else f"best {in_words(record, best)}"
     return {
@@ -152,7 +152,7 @@ class Notifier:
 
 
 def _best_value(record: SweepRecord) -> float | None:
-    best = leader(record.trials.values(), record.objective)
+    best = choose(record).winner
     return None if best is None or record.judges(best) != record.objective else best.value(record.objective.metric)
 
 
@@ -160,9 +160,8 @@ def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
     """Tells whether a launch would exit with code 1, whatever MLflow and the mirror lack."""
     if event.reason == "interrupted":
         return False
-    trials = record.trials.values()
-    has_best = choose(trials, record.objective).winner is not None
-    return event.reason == "failed" or not has_best or any(trial.state is TrialState.FAILED for trial in trials)
+    has_failed = any(trial.state is TrialState.FAILED for trial in record.trials.values())
+    return event.reason == "failed" or has_failed or choose(record).winner is None
 
 
 def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sweeps.config.number_words import duration
 from sweeps.config.passwords import without_passwords
 from sweeps.record.run_names import label
-from sweeps.record.selection import Selection, choose, pareto
+from sweeps.record.selection import choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines, page_facts, trial_tables
 from sweeps.report.answers import Changes, confusion_of
@@ -156,10 +156,10 @@ class Page:
 def page(status: Status, story: Story, separation: Separation | None, answers: Changes | None, now: float) -> Page:
     """Returns the page of a sweep as it stands `now`, in seconds since the epoch."""
     record = status.record
-    selection = choose(record.trials.values(), record.objective)
-    best = selection.winner or status.best
-    answer, *compared = closing_lines.so_far(status, selection, separation)
-    columns, rows = _table(record, separation, selection)
+    selection = choose(record)
+    best = selection.winner
+    answer, *compared = closing_lines.best_lines(record, selection, separation)
+    columns, rows = _table(record, separation, best)
     charted = _charted(record)
     by_loss = [] if charted is record else [f"The charts draw {EVAL_LOSS}: few trials have {record.objective.metric}."]
     config = page_facts.raw_config(record)
@@ -176,7 +176,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         compared=tuple(compared),
         meanings=page_facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else settings(best),
-        kept=closing_lines.kept_of_best(best, status.folder, str(config.get("trainable", ""))),
+        kept=closing_lines.kept_of_best(selection, status.folder, str(config.get("trainable", ""))),
         outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,
@@ -227,7 +227,7 @@ def settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
 
 
 def _table(
-    record: SweepRecord, separation: Separation | None, selection: Selection
+    record: SweepRecord, separation: Separation | None, winner: TrialRecord | None
 ) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
     """Returns the table that `launch` prints, with more columns: a page is wide."""
     trials = trial_tables.order(record)
@@ -237,7 +237,7 @@ def _table(
         Column(head, meanings.get(head, ""), head in (*trial_tables.WORDS, WHY, "key"), head == WHY)
         for head in (*found.heads, "tokens", "seconds", WHY, "key")
     )
-    best = selection.winner.trial_key if selection.winner is not None else None
+    best = None if winner is None else winner.trial_key
     rows = []
     for trial, cells in zip(trials, found.rows, strict=False):  # the base's row comes after those of the trials
         why = without_passwords(trial.reason).removeprefix("stopped by the scheduler: ")
@@ -284,10 +284,11 @@ def _charted(record: SweepRecord) -> SweepRecord:
 def _chart_trials(record: SweepRecord, story: Story, best: TrialRecord | None) -> tuple[ChartTrial, ...]:
     objective = record.objective
     trials = sorted(
-        record.trials.values(), key=lambda trial: (objective.loss(trial.value(objective.metric)), trial.number)
+        record.trials.values(),
+        key=lambda trial: (trial != best, objective.loss(trial.value(objective.metric)), trial.number),
     )
     several = len(record.objectives) > 1
-    chosen = {trial.trial_key for trial in pareto(trials, record.objectives)} if several else set()
+    chosen = {trial.trial_key for trial in pareto(record)} if several else set()
     curves = [trial.trial_key for trial in trials if trial.repeats is None][:BEST_CURVES]
     return tuple(
         ChartTrial(
@@ -298,7 +299,7 @@ def _chart_trials(record: SweepRecord, story: Story, best: TrialRecord | None) -
             train=_thinned(_finite(story.train.get(trial.trial_key, ()))) if trial.trial_key in curves else (),
             slot_times=tuple(story.slot_times.get(trial.trial_key, ())),
             hover_lines=tuple(_hover_lines(trial, objective.metric)),
-            is_best=best is not None and trial.trial_key == best.trial_key,
+            is_best=trial == best,
             is_in_pareto_set=trial.trial_key in chosen,
         )
         for trial in trials

@@ -12,7 +12,6 @@ from sweeps.errors import StorageError
 from sweeps.planning.plan import check_price
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import REPORT, SweepFolder, read_events
-from sweeps.record.selection import choose
 from sweeps.record.whole_files import write_whole
 from sweeps.report import answers, page_facts, status
 from sweeps.report.page import Page, moment, page
@@ -50,8 +49,7 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
             story.take(event, log.record)
     stands = status.read(folder, now, log)
     story.end(stands.seconds)
-    best = choose(stands.record.trials.values(), stands.record.objective).winner or stands.best
-    changed = answers.best_against_base(folder, stands.record, best)
+    changed = answers.best_against_base(folder, stands.record, stands.best)
     found = page(stands, story, compare_best(folder, stands.record), changed, now)
     paid = [] if price is None else [page_facts.money(stands.record, price)]
     return replace(found, outcome=(*found.outcome, *paid))

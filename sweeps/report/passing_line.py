@@ -33,6 +33,11 @@ class PassingLine:
             self._print(line, end="\n")
             self._said = self._clock()
 
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        self.end()
+        self._print(line, end="\n")
+
     def end(self) -> None:
         """Erases the line before something else is printed."""
         self._erase()

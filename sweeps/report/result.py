@@ -71,7 +71,7 @@ class Result:
         """Returns the best trial, or why there is none."""
         if self.is_folder_gone:
             return Selection(None, "none: the sweep's folder is gone, and the adapters in it")
-        return choose(self.record.trials.values(), self.record.objective)
+        return choose(self.record)
 
     @property
     def exit_code(self) -> int:
@@ -94,7 +94,8 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the line that --json prints; with several objectives, also the trials of the Pareto set."""
-        best, base, objectives = self.selection.winner, self.record.base, self.record.objectives
+        selection, base, objectives = self.selection, self.record.base, self.record.objectives
+        best = selection.winner
         metric = self.record.judges(best).metric
         several: dict[str, Any] = {}
         if len(objectives) > 1 and not self.is_folder_gone:
@@ -106,7 +107,7 @@ class Result:
                     "step": trial.best_step,
                     "params": dict(trial.params),
                 }
-                for trial in pareto(self.record.trials.values(), objectives)
+                for trial in pareto(self.record)
             ]
         return {
             "sweep": self.sweep_id,
@@ -114,7 +115,7 @@ class Result:
             "parent_run": self.parent_run,
             "trials": len(self.record.trials),
             "states": self.record.counts(),
-            "best": best and best_json(self.record, best, run_id=self.run_ids.get(best.trial_key)),
+            "best": best_json(self.record, selection, run_id=best and self.run_ids.get(best.trial_key)),
             **several,
             "base": base and {"metric": metric, "value": base.metrics.get(metric), "rows": base.rows},
             "comparisons": self.separation and self.separation.as_json(),

@@ -16,7 +16,7 @@ from sweeps.errors import StorageError, SweepError
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.run_names import label
-from sweeps.record.selection import leader
+from sweeps.record.selection import Selection, choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.best_compared import best_json, in_words
 from sweeps.report.time_left import Rates, Trained, seconds_left
@@ -67,9 +67,14 @@ class Status:
     """What a running driver waits for before its first report; None afterwards."""
 
     @property
+    def selection(self) -> Selection:
+        """Returns the best trial, or the best so far, or why there is none."""
+        return choose(self.record)
+
+    @property
     def best(self) -> TrialRecord | None:
-        """Returns the best trial so far, also if it has not ended."""
-        return leader(self.record.trials.values(), self.record.objective)
+        """Returns the winner of `selection`."""
+        return self.selection.winner
 
     def lines(self) -> list[str]:
         """Returns the status in lines, without the table of trials."""
@@ -88,8 +93,9 @@ class Status:
         ]
         if rungs:
             lines.append(f"  reported  {', '.join(rungs)}")
-        if self.best is not None:
-            lines.append(f"  best      {in_words(record, self.best)}")
+        selection = self.selection
+        if selection.winner is not None:
+            lines.append(f"  best      {in_words(record, selection.winner)}{', so far' if selection.so_far else ''}")
         if self.state == "RUNNING" and hosts is not None:
             each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""
             lines.append(f"  hosts     {hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
@@ -127,7 +133,8 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the JSON line of `qsweep status`."""
-        best, hosts = self.best, self.record.hosts
+        selection, hosts = self.selection, self.record.hosts
+        best = selection.winner
         folders = {key: trial.adapter_folder(self.folder) for key, trial in self.record.trials.items()}
         adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
         return {
@@ -142,7 +149,7 @@ class Status:
             ],
             "added": {"points": len(self.record.added), "waiting": _waiting(self.record)},
             "extended": dict(self.record.changes),
-            "best": best and best_json(self.record, best, adapter=adapters.get(best.trial_key)),
+            "best": best_json(self.record, selection, adapter=best and adapters.get(best.trial_key)),
             "adapters": adapters,
             "seconds": self.seconds,
             "seconds_left": self.seconds_left,

@@ -58,8 +58,7 @@ def show(sweep: Sweep, result: Result) -> None:
     out, record = console(), result.record
     show_trials(out, record, result.separation)
     is_cut_short = result.stopped_by is not None or result.failure is not None
-    may_go_on = is_cut_short and not result.is_folder_gone
-    best, *compared = closing_lines.best_lines(record, result.selection, result.separation, may_go_on)
+    best, *compared = closing_lines.best_lines(record, result.selection, result.separation)
     lines = [best, *(f"      {line}" for line in compared)]
     lines += closing_lines.cost_lines(record, result.spent, None if is_cut_short else result.planned)
     if record.ended is not None and record.ended.reason == "budget":
@@ -86,7 +85,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     error = result.failure or (None if result.mirror is None else result.mirror.lost)
     lines = [] if error is None else ["", f"error: {error}"]
     lines += _what_is_left(result, uri)
-    kept = closing_lines.kept_of_best(result.selection.winner, result.folder, sweep.config.trainable)
+    kept = closing_lines.kept_of_best(result.selection, result.folder, sweep.config.trainable)
     if kept is not None:
         lines += ["", f"{kept[0]}:", f"  {kept[1]}"]
     if result.parent_run is not None:

@@ -15,7 +15,6 @@ from sweeps.errors import SweepError
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
-from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import answers, best_compared, page_facts, trial_tables
 from sweeps.report.answers import Changes
@@ -232,7 +231,7 @@ def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompar
 
 def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
     """Returns the trial, or the best one for None. Raises SweepError if the trial has not reported."""
-    found = trial or choose(status.record.trials.values(), status.record.objective).winner or status.best
+    found = trial or status.best
     if found is None or not found.evals:
         which = "no trial has" if found is None else f"{label(found.number)} has not"
         raise SweepError(f"{status.folder.name}: {which} reported yet: there is nothing to compare")

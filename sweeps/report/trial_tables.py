@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sweeps.config.number_words import counted
 from sweeps.record.run_names import HEADINGS, label
-from sweeps.record.selection import Selection, leader, pareto, rank
+from sweeps.record.selection import Selection, pareto, ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
 from sweeps.statistics.comparison import Comparison, Separation
@@ -39,7 +39,7 @@ def order(record: SweepRecord) -> list[TrialRecord]:
     for trial in trials:
         if trial.repeats is not None:
             repeats.setdefault(trial.repeats, []).append(trial)
-    ranked = [each for trial in rank(trials, record.objective) for each in (trial, *repeats.get(trial.trial_key, ()))]
+    ranked = [each for trial in ranking(record) for each in (trial, *repeats.get(trial.trial_key, ()))]
     keys = {trial.trial_key for trial in ranked}
     rest = [trial for trial in trials if trial.trial_key not in keys]
     return ranked + sorted(rest, key=lambda trial: trial.number)
@@ -71,7 +71,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     params = shown_params(trials)
     metric, *others = (objective.metric for objective in record.objectives)
     # With one objective there is no column `PARETO`; without any interval there is no column `APART`.
-    chosen = {trial.trial_key for trial in pareto(record.trials.values(), record.objectives)} if others else None
+    chosen = {trial.trial_key for trial in pareto(record)} if others else None
     if EVAL_LOSS not in others and any(t.best_metrics and record.judges(t) != record.objective for t in trials):
         others.append(EVAL_LOSS)  # what ranks the trials whose answers were not scored
     others += [name for name in _scores(record) if name not in (metric, *others)]
@@ -158,16 +158,14 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
 
 
 def _answer(record: SweepRecord, selection: Selection) -> str:
-    """Names the best trial; if none has ended, the best so far of those that may go on; else says why there is none."""
-    best = selection.winner or leader(record.trials.values(), record.objective)
+    """Names the best trial, or the best so far, or says why there is none."""
+    best = selection.winner
     if best is None:
         return f"No best trial: {selection.why}."
     shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
     metric = record.judges(best).metric
     told = f"{label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})"
-    if best is selection.winner:
-        return f"**Best: {told}."
-    return f"**Best so far: {told}: trials were interrupted, and none has completed."
+    return f"**Best{' so far' if selection.so_far else ''}: {told}."
 
 
 def notes(record: SweepRecord) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from sweeps.record.run_names import HEADINGS, label
-from sweeps.record.selection import leader, rank
+from sweeps.record.selection import ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, trial_tables
 from sweeps.report.trial_tables import number_text
@@ -29,8 +29,7 @@ def to_compare(record: SweepRecord, named: Sequence[TrialRecord]) -> tuple[Trial
     if len(trials) > 1:
         return trials
     (only,) = trials
-    best = leader(record.trials.values(), record.objective)
-    ranked = rank(record.trials.values(), record.objective) or ([best] if best is not None else [])
+    ranked = ranking(record)
     other = next((trial for trial in ranked if trial.trial_key != only.trial_key), None)
     if other is None:
         return trials

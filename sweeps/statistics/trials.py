@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
-from sweeps.record.selection import rank
+from sweeps.record.selection import ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import MOST, Pair, Separation, compare, separate
 from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
@@ -38,8 +38,8 @@ def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
 
 
 def _with_value(record: SweepRecord) -> list[TrialRecord]:
-    ranked, metric = rank(record.trials.values(), record.objective), record.objective.metric
-    return [trial for trial in ranked if math.isfinite(trial.value(metric))]
+    metric = record.objective.metric
+    return [trial for trial in ranking(record) if math.isfinite(trial.value(metric))]
 
 
 def compare_chosen(
@@ -57,7 +57,7 @@ def compare_chosen(
     # Trials that have not ended may be chosen too, so they count. A pair then has the same interval whichever other
     # trials are named.
     unended = [t for t in record.trials.values() if not t.state.is_final and math.isfinite(t.value(metric))]
-    in_all = len(_with_value(record)) + len(unended)
+    in_all = len({trial.trial_key for trial in (*_with_value(record), *unended)})
     # The base counts as in the closing table. Its losses also tell apart rows on which good adapters have equal losses.
     compared = _separated(folder, record, first, told, max(in_all, len(told) + 1))
     return replace(compared, base=None, not_compared=0)

@@ -62,7 +62,7 @@ def write(folder: Path, contents: Contents) -> None:
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema(params),
     )
-    # MLflow advises to use type hints, and no filter of warnings stops this. The signature replaces them.
+    # MLflow shows progress bars of its own copies.
     with TemporaryDirectory() as work, redirect_stderr(StringIO()):
         for name, files in {"adapter": contents.adapter, "tokenizer": base.tokenizer}.items():
             (Path(work) / name).mkdir()

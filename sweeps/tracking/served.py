@@ -10,9 +10,12 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import logging
 import string
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +28,24 @@ _CACHED_TOKENS, _LOGIT_TOKENS = 8192, 512
 _TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.timezone.utc)  # noqa: UP017 - runs on any Python 3
 
 
-class PromotedAdapter(mlflow.pyfunc.PythonModel):
-    """Answers prompts: the inputs are the columns of the training prompt, or a chat as JSON."""
+class _Adapter:
+    """The methods of `PromotedAdapter`. MLflow advises type hints for a `predict` of the model's own class."""
 
     def load_context(self, context: Any) -> None:
         """Loads base, adapter and tokenizer."""
-        from peft import PeftModel
-        from transformers import AutoTokenizer
-
         self._base = json.loads(Path(context.artifacts["base"]).read_text(encoding="utf-8"))
-        trusted = self._base["trust_remote_code"]
-        self._tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"], trust_remote_code=trusted)
-        self._tokenizer.padding_side = "left"
-        self._model = PeftModel.from_pretrained(_load(self._base), context.artifacts["adapter"])
-        self._model.eval()
+        with _quiet():
+            from peft import PeftModel
+            from transformers import AutoTokenizer
+
+            trusted = self._base["trust_remote_code"]
+            self._tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"], trust_remote_code=trusted)
+            self._tokenizer.padding_side = "left"
+            self._model = PeftModel.from_pretrained(_load(self._base), context.artifacts["adapter"])
+            self._model.eval()
 
     # MLflow would read type hints here as a schema, which the signature gives.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         """Returns the answer to each row of `model_input`.
 
         The answer is the likeliest of base.json's labels. Without labels, or with `generate`, it is generated: greedy
@@ -158,6 +162,29 @@ class PromotedAdapter(mlflow.pyfunc.PythonModel):
         with torch.no_grad():
             logits = self._model(input_ids=whole, use_cache=False).logits[0, [place - 1 for place in labelled]]
         return float(torch.nn.functional.cross_entropy(logits.float(), whole[0, labelled], reduction="sum"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides progress bars and advice of libraries while the model is loaded."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging as told
+
+    # On CPUs with AVX512-BF16 bitsandbytes advises a kernel, which the model does not use (backends/cpu/ops.py, 0.50).
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    level, has_bars, bar = told.get_verbosity(), told.is_progress_bar_enabled(), gguf.tqdm
+    told.set_verbosity_error()
+    told.disable_progress_bar()
+    gguf.tqdm = told.tqdm
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # they are for the callers of each other's functions
+            yield
+    finally:
+        gguf.tqdm = bar
+        told.set_verbosity(level)
+        if has_bars:
+            told.enable_progress_bar()
 
 
 def _load(base: dict[str, Any]) -> Any:
@@ -286,6 +313,10 @@ def _with_fixed_date(template: str) -> str:
         return template
     codes = "".join(f"|replace('%{code}', '{_TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
     return "{% macro strftime_now(format) %}{{ format" + codes + " }}{% endmacro %}" + template
+
+
+class PromotedAdapter(_Adapter, mlflow.pyfunc.PythonModel):
+    """Answers prompts: the inputs are the columns of the training prompt, or a chat as JSON."""
 
 
 mlflow.models.set_model(PromotedAdapter())

@@ -240,7 +240,7 @@ class MlflowSink:
         runs.log(run_id, score_points(event, trial), tags=tags)
 
     def _end_sweep(self, runs: Runs, parent: str, event: SweepEnded, record: SweepRecord) -> None:
-        selection = choose(record.trials.values(), record.objective)
+        selection = choose(record)
         best, best_run = selection.winner, None
         points = spent_points(record, self._config.budget.steps_per_trial)
         if best is not None:

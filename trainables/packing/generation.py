@@ -29,6 +29,8 @@ from trainables.packing.pass_limits import ANSWERED_ROWS, CACHED_TOKENS, REFILLE
 
 Compute = Callable[[FlatBatch, Start | Next], torch.Tensor]
 """Returns the logits at the tokens that a sequence keeps: (tokens, vocabulary), float32."""
+Answered = Callable[[int, int], None]
+"""Receives at each token how many answers of a batch are complete, and how many tokens each of the others has."""
 
 
 def rows_at_once(device: torch.device, tokens: int) -> int:
@@ -197,7 +199,7 @@ def generate_plain(
     seeds: Sequence[int],
     how: Answering,
     device: torch.device,
-    route: Callable[[Sequence[int]], None] = lambda _places: None,
+    route: Callable[[Sequence[int]], Answered | None] = lambda _places: None,
 ) -> list[Answer]:
     """Returns the answer of each prompt, in order, by transformers' own `generate` in batches padded on the left.
 
@@ -205,7 +207,8 @@ def generate_plain(
         model: a model of transformers, with or without an adapter.
         prompts: the tokens of each prompt, (length,).
         seeds: the seed of each prompt's draws.
-        route: called with the places of a batch's prompts before the batch passes through the model.
+        route: called with the places of a batch's prompts before the batch passes through the model; what it returns
+            receives the progress of the batch.
     """
     answers: dict[int, Answer] = {}
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -213,15 +216,20 @@ def generate_plain(
     while waiting:
         count = rows_at_once(device, len(prompts[waiting[0]]) + how.most)
         places, waiting = waiting[:count], waiting[count:]
-        route(places)
+        tell = route(places)
         batch = [prompts[place] for place in places]
-        found = _generate(inner, batch, [seeds[place] for place in places], how, device)
+        found = _generate(inner, batch, [seeds[place] for place in places], how, device, tell)
         answers |= zip(places, found, strict=True)
     return [answers[place] for place in range(len(prompts))]
 
 
 def _generate(
-    model: Any, prompts: Sequence[np.ndarray], seeds: Sequence[int], how: Answering, device: torch.device
+    model: Any,
+    prompts: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    how: Answering,
+    device: torch.device,
+    tell: Answered | None,
 ) -> list[Answer]:
     longest = max(map(len, prompts))
     ids_BT, mask_BT = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(2))
@@ -238,7 +246,7 @@ def _generate(
         whole_BT = model.generate(
             input_ids=ids_BT.to(device),
             attention_mask=mask_BT.to(device),
-            logits_processor=[_Draws(seeds, how.temperature, longest)],
+            logits_processor=[_Draws(seeds, how, longest, tell)],
         )
     finally:
         model.generation_config = own
@@ -246,14 +254,17 @@ def _generate(
 
 
 class _Draws(LogitsProcessor):
-    """Adds the noise of each row's own draws; see `scores`."""
+    """Adds the noise of each row's own draws (see `scores`), and tells how far the answers have come."""
 
-    def __init__(self, seeds: Sequence[int], temperature: float, prompt: int) -> None:
-        self._seeds, self._temperature, self._prompt = seeds, temperature, prompt
+    def __init__(self, seeds: Sequence[int], how: Answering, prompt: int, tell: Answered | None) -> None:
+        self._seeds, self._how, self._prompt, self._tell = seeds, how, prompt, tell
 
     def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         done = input_ids.shape[1] - self._prompt
-        return scores(logits, self._temperature, [(seed, done) for seed in self._seeds])
+        if self._tell is not None:
+            ends = torch.tensor(sorted(self._how.ends), device=input_ids.device)
+            self._tell(int(torch.isin(input_ids[:, self._prompt :], ends).any(dim=1).sum()), done)
+        return scores(logits, self._how.temperature, [(seed, done) for seed in self._seeds])
 
 
 @torch.no_grad()
@@ -261,7 +272,7 @@ def rank_plain(
     model: Any,
     rows: Sequence[Sequence[TokenRow]],
     device: torch.device,
-    route: Callable[[Sequence[int]], None] = lambda _places: None,
+    route: Callable[[Sequence[int]], object] = lambda _places: None,
 ) -> list[float]:
     """Returns the negative log-probability of the labelled tokens of each row, in order.
 

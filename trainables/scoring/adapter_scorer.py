@@ -36,7 +36,7 @@ from trainables.grading import catalogue
 from trainables.inputs.legible import legible
 from trainables.packing.answers import Grading
 from trainables.packing.batches import pad, padded_losses
-from trainables.packing.generation import generate_plain, rank_plain
+from trainables.packing.generation import Answered, generate_plain, rank_plain
 from trainables.packing.passes import PlacedRows, evaluation_passes
 from trainables.scoring.requests import (
     BASE,
@@ -292,7 +292,11 @@ class AdapterScorer:
     ) -> Scored | None:
         """Scores a model; returns None if a metric is not finite. Raises `GradingError`."""
         own = [split.row(i) for i in range(len(split))]
-        rows = self._losses(model, evaluation_passes(own), _Told(tell, ScoringProgress(name=name, rows=len(own))))
+        rows = self._losses(
+            model,
+            evaluation_passes(own),
+            _Told(tell, ScoringProgress(doing="computing losses", name=name, rows=len(own))),
+        )
         totals, tokens = [float(of_row.sum()) for of_row in rows], tuple(row.labels for row in own)
         if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
             return None
@@ -307,12 +311,12 @@ class AdapterScorer:
         """Returns the evaluation with the scores of the model's answers. Raises `GradingError`."""
         grading, device = Grading(asked, self._spec.evaluation, self._tokenizer), self._base.device
         prompts, labels = grading.prompts(None), grading.label_rows()
-        told = _Told(tell, ScoringProgress(name=name, rows=len(prompts), doing="answered"))
+        told = _Told(tell, ScoringProgress(doing="answering", name=name, rows=len(prompts)))
         ids, seeds = [prompt.ids for prompt in prompts], [prompt.seed for prompt in prompts]
         answers = generate_plain(model, ids, seeds, grading.answering, device, told.begin) if prompts else []
         told.begin([])
         copies = len(labels[0]) if labels else 1
-        told = _Told(tell, ScoringProgress(name=name, rows=len(labels), doing="ranked"), copies)
+        told = _Told(tell, ScoringProgress(doing="ranking labels", name=name, rows=len(labels)), copies)
         found = grading.grade(by_losses, answers, rank_plain(model, labels, device, told.begin))
         told.begin([])
         if isinstance(found, Failure):
@@ -340,11 +344,17 @@ class _Told:
         self._tell, self._progress, self._copies = tell, progress, copies
         self._done, self._under_way = 0, 0
 
-    def begin(self, places: Sequence[int]) -> None:
-        """Notes that a pass over these rows begins, and so that the pass before is done."""
+    def begin(self, places: Sequence[int]) -> Answered:
+        """Notes that a pass over these rows begins, and so that the pass before is done; returns `reach`."""
         self._done, self._under_way = self._done + self._under_way, len(places)
+        self.reach(0, 0)
+        return self.reach
+
+    def reach(self, complete: int, token: int) -> None:
+        """Notes how many answers of the pass are complete, and how many tokens each of the others has."""
         if self._progress.rows:
-            self._tell(self._progress.model_copy(update={"done": self._done // self._copies}))
+            done = (self._done + complete) // self._copies
+            self._tell(self._progress.model_copy(update={"done": done, "token": token}))
 
 
 class Scored(Spec):

@@ -102,14 +102,17 @@ class ScoringResult(Spec):
 
 
 class ScoringProgress(Spec):
-    """How far the scoring of a request has come."""
+    """How far a request has come."""
 
+    doing: Literal[
+        "loading the base", "computing losses", "answering", "ranking labels", "serving the packaged model"
+    ] = "loading the base"
     name: str | None = None
-    """The adapter that is scored, or `BASE`; None while the base is loaded."""
+    """The adapter that is scored, or `BASE`; None if no rows are scored."""
     done: int = 0
     rows: int = 0
-    doing: Literal["", "answered", "ranked"] = ""
-    """The work on the rows: "" computes losses, then rows are answered, then labels are ranked."""
+    token: int = 0
+    """Tokens that each answer has which is not complete; 0 before the first one."""
 
 
 Tell = Callable[[ScoringProgress], None]

@@ -84,8 +84,8 @@ def test_a_sweep_that_runs_tells_the_best_so_far(tmp_path: Path) -> None:
     with locked(sweep(tmp_path, RUNNING)):
         text, document = compare(tmp_path)
         assert text.startswith("x-1: running\n")
-        assert "best so far: t00, eval_loss 1.2500 at step 3: no trial that may win has ended yet" in text
-        assert (document["state"], document["best"]) == ("RUNNING", None)
+        assert "best so far: t00, eval_loss 1.2500 at step 3\n" in text
+        assert (document["state"], document["best"]["name"], document["best"]["so_far"]) == ("RUNNING", "t00", True)
         assert "t01 (step 3) is worse than t00 (step 3)" in compare(tmp_path, "t01")[0]
 
 

@@ -11,6 +11,7 @@ from sweep_events import base, reported
 from sweeps.promotion import expected_time
 from sweeps.record.events import Event, to_line
 from sweeps.record.folder import SweepFolder
+from trainables.scoring.requests import ScoringProgress
 from trainables.specs import EvaluationSpec
 
 
@@ -41,3 +42,27 @@ def test_the_line_is_empty_where_nothing_is_known(tmp_path):
     SweepFolder(tmp_path).events.write_text("".join(lines))
     assert line(tmp_path, 20) == ", about 2 min 30 s by this sweep's evaluations"
     assert line(tmp_path, None) == line(None, 20) == ""
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (ScoringProgress(), "  loading the base"),
+        (ScoringProgress(doing="serving the packaged model"), "  serving the packaged model"),
+        (
+            ScoringProgress(doing="computing losses", name="base", done=8, rows=80),
+            "  the base: computing losses, 8 of 80 rows done",
+        ),
+        (ScoringProgress(doing="answering", name="t00", done=42, rows=80), "  t00: answering, 42 of 80 rows done"),
+        (
+            ScoringProgress(doing="answering", name="champion", rows=80, token=7),
+            "  the champion: answering, 0 of 80 rows done, the answers under way at token 7",
+        ),
+        (
+            ScoringProgress(doing="ranking labels", name="t00", done=1, rows=1),
+            "  t00: ranking labels, 1 of 1 row done",
+        ),
+    ],
+)
+def test_progress_says_what_is_done_and_of_how_many_rows(progress: ScoringProgress, line: str) -> None:
+    assert expected_time.so_far(progress) == line

@@ -80,7 +80,7 @@ def test_the_commands_print_what_happened(uri, here, monkeypatch):
     monkeypatch.setenv("QSWEEP_CACHE", str(here / "cache"))  # nothing was evaluated yet
     code, err, _ = told("promote", "first-1")
     assert code == 0
-    assert {"  loading the base model", "  the base: 40 of 40 rows"} <= set(err.splitlines())
+    assert {"  loading the base", "  the base: computing losses, 40 of 40 rows done"} <= set(err.splitlines())
     code, err, found = told("promote", "second", "--min-gain", "9")
     assert (code, found["promoted"]) == (1, False)
     assert "not promoted: t00 gains" in err and "less than min_gain 9" in err

@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from promotion_worlds import SECOND, break_losses, package_of
 from promotions import MODEL, run
 
+import qsweep as qs
 from sweeps.errors import SweepError
+from sweeps.promotion import promote as promoting
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
 from trainables.data import preview
@@ -231,3 +234,16 @@ def test_an_adapter_that_was_not_uploaded_is_no_candidate(world):
     assert run(world.sweep("second"), dry_run=True).verdict.winner == "t00"
     with pytest.raises(SweepError, match="--trial: the adapter of t01 is not in MLflow: changed"):
         run(world.sweep("second"), trial="k1")
+
+
+def test_python_shows_the_progress_as_the_command_does(world, monkeypatch, capsys):
+    monkeypatch.setattr(promoting, "promote", partial(promoting.promote, scored_by=promotions.in_process))
+    monkeypatch.setattr("sweeps.timeouts.PASSING_SECONDS", 0.0)
+    promotions._host.cache_clear()
+    monkeypatch.setenv("QSWEEP_CACHE", str(world.root / "nothing_scored"))
+    outcome = qs.load(str(world.sweep("second"))).promote(MODEL, dry_run=True)
+    said = capsys.readouterr().out.splitlines()
+    assert outcome.verdict.winner == "t01"
+    assert {"  loading the base", "  t01: computing losses, 8 of 8 rows done"} <= set(said)
+    assert "  the base: computing losses, 40 of 40 rows done" in said
+    assert said[-1] == "dry run: nothing was written"

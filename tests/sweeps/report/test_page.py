@@ -95,8 +95,8 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     facts = {fact.name: fact.value for fact in found.cost}
     assert f"ran for {facts['time']}" in found.when and f" in {facts['time']}, " in found.outcome[0]
     assert facts["time"] == "1 min 40 s", "until now, in all three"
-    best = r"best so far: t00, eval_loss \d\.\d{4} at step 27: no trial that may win has ended yet"
-    assert re.fullmatch(best, found.best)
+    assert re.fullmatch(r"best so far: t06, eval_loss \d\.\d{4} at step 3", found.best), "t00 was behind at step 3"
+    assert re.fullmatch(r"t00, eval_loss \d\.\d{4} at step 27 has gone further alone: .*", found.compared[0])
     assert found.best_settings and found.trials[0].is_best
     assert any(line.startswith("8 of 8 trials have begun") for line in found.outcome)
     assert found.rungs[1] == Rung(3, Counter({"went on": 1, "PARKED": 2}))

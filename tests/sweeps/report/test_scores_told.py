@@ -10,7 +10,7 @@ from sweep_events import scored as finalist
 from sweep_files import toy
 
 from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
-from sweeps.record.selection import choose, leader
+from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables
 from sweeps.report.best_compared import in_words
@@ -47,7 +47,7 @@ WHOLE += [ended("c", STOPPED)]
 
 
 def answer(found: SweepRecord) -> list[str]:
-    return closing_lines.best_lines(found, choose(found.trials.values(), found.objective), None)
+    return closing_lines.best_lines(found, choose(found), None)
 
 
 def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:
@@ -81,7 +81,7 @@ def test_a_graders_verdicts_are_counted_below_its_main_metric_and_other_scores_a
 
 def test_a_trial_that_was_not_scored_is_told_by_its_loss() -> None:
     early = record(EARLY)
-    ahead = leader(early.trials.values(), early.objective)
+    ahead = choose(early).winner
     assert ahead is not None and in_words(early, ahead) == "t01, eval_loss 1.5000 at step 3"
     last = record([*EARLY, *(ended(key, STOPPED) for key in "abc")])
     best, *lines = answer(last)

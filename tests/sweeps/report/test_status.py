@@ -72,14 +72,15 @@ def test_lines_and_json_say_the_same_of_a_sweep_that_somebody_drives(tmp_path: P
         f"  folder    {tmp_path}",
         "  trials    2 of 4 (2 RUNNING)",
         "  reported  2 at step 5",
-        "  best      t01, eval_loss 1.5000 at step 5",
+        "  best      t01, eval_loss 1.5000 at step 5, so far",
         "  hosts     2 on cpu, 6 slots in all",
         "  rate      1.00 steps/s, 100 tokens/s",
         "  time      20 s",
         "  tracking  http://me:***@127.0.0.1:5000 has not taken 7 events yet",
     ]
     document = status.as_json()
-    assert (document["best"]["trial_key"], document["best"]["value"], document["seconds"]) == ("bbb", 1.5, 20.0)
+    best = document["best"]
+    assert (best["trial_key"], best["value"], best["so_far"], document["seconds"]) == ("bbb", 1.5, True, 20.0)
     assert document["hosts"] == {"hosts": 2, "slots": 6, "device": "cpu", "silent": ()}
     assert (document["state"], document["steps_per_second"], document["waiting_requests"]) == ("RUNNING", 1.0, 0)
     assert document["rungs"] == [{"step": 5, "reported": 2, "parked": 0}]

@@ -39,7 +39,7 @@ def sweep(*changes: Event) -> SweepRecord:
 
 
 def markdown(found: SweepRecord, separation: Separation | None = None) -> list[str]:
-    return trial_tables.markdown(found, choose(found.trials.values(), found.objective), separation).splitlines()
+    return trial_tables.markdown(found, choose(found), separation).splitlines()
 
 
 def terminal(found: SweepRecord, *more: Any) -> list[str]:
@@ -84,10 +84,13 @@ def test_mlflows_note_says_why_there_is_no_best_and_of_an_interrupted_sweep_name
     first: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), parked("a", 3)]
     found = record([*first, started("b", 1, r=16), reported("b", 1, 2.5), ended("b", TrialState.PAUSED)])
     lines = markdown(found)
-    assert lines[0].startswith("**Best so far: t00, eval_loss 2.0000** at step 3 (r 8): trials were interrupted, ")
-    lines = markdown(found.apply(ended("b", TrialState.COMPLETED)))
-    assert lines[0] == "**Best: t01, eval_loss 2.5000** at step 1 (r 16)."
-    assert lines[2] == "- the best of the trials that have ended; lower so far: t00 2.0000"
+    assert lines[0].startswith("**Best so far: t00, eval_loss 2.0000** at step 3 (r 8).")
+    lines = markdown(found.apply(reported("a", 9, 1.5)))
+    assert lines[0] == "**Best so far: t00, eval_loss 1.5000** at step 9 (r 8)."
+    behind = record([*first, reported("a", 9, 1.5), started("b", 1, r=16), reported("b", 3, 1.75)])
+    assert markdown(behind)[0] == "**Best so far: t01, eval_loss 1.7500** at step 3 (r 16)."
+    alone = "- t00, eval_loss 1.5000 at step 9 has gone further alone: trials that have not ended are compared after "
+    assert markdown(behind)[2] == f"{alone}equal steps"
 
 
 def test_of_many_trials_mlflows_note_holds_the_best_ones_and_says_how_many_there_are() -> None:

@@ -16,7 +16,6 @@ from sweeps.report import trial_tables
 from sweeps.supply.target_modules import Targets, check, possible_values, settle
 from sweeps.supply.trial_source import PlannedTrial, TrialSource, refused_default
 from trainables.contract import Target
-from trainables.objective import LOWEST_LOSS
 
 PRESETS = ["attention-qv", "attention", "mlp", "all-linear"]
 SPACE = {"adapter.target_modules": {"choice": PRESETS}, "adapter.r": {"choice": [4, 8]}}
@@ -102,4 +101,4 @@ def test_each_value_is_told_in_one_line_once() -> None:
     assert [event for event, _ in new_events([*events, *settle(EXPERTS).events(9.0)])] == events
     whole = record([begun(), *events])
     assert trial_tables.notes(whole) == [event.line for event in events]
-    assert all(line in trial_tables.markdown(whole, choose([], LOWEST_LOSS)) for line in trial_tables.notes(whole))
+    assert all(line in trial_tables.markdown(whole, choose(SweepRecord())) for line in trial_tables.notes(whole))

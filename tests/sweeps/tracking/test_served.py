@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +17,8 @@ import tiny_models
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sweeps.tracking import served, serving_check
+from sweeps.tracking import model_package, served, serving_check
+from trainables import qlora
 from trainables.base.model_files import sampled_digest
 from trainables.contract import Evaluation
 from trainables.data import questions, templates
@@ -198,3 +203,28 @@ def test_a_served_model_refuses_another_base(tmp_path):
     for source, way_out in lost:
         with pytest.raises(FileNotFoundError, match=way_out):
             served._located(facts | {"source": source})
+
+
+QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY", "TQDM_DISABLE")
+"""What quiets the libraries in other tests: here the model does it."""
+LOADED = """
+import mlflow, sys
+from transformers.utils import logging
+model = mlflow.pyfunc.load_model(sys.argv[1])
+assert logging.get_verbosity() == logging.WARNING and logging.is_progress_bar_enabled()
+"""
+
+
+def test_loading_prints_nothing_and_leaves_the_libraries_as_talkative_as_they_were(tmp_path: Path) -> None:
+    data = DataSpec(train="rows.jsonl", prompt="{question}", completion="{answer}")
+    of = tiny_models.trial_on(tiny_models.save("llama", tmp_path / "base")).model_copy(update={"data": data})
+    adapted = get_peft_model(tiny_models.build("llama"), LoraConfig(r=2, target_modules="all-linear"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapter = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    base = qlora.open_scorer(of, tmp_path / "cache").base_facts()
+    assert base.quantization["scheme"] == "nf4"
+    model_package.write(tmp_path / "model", model_package.Contents(adapter, base, "card", None, {}))
+    environment = {name: value for name, value in os.environ.items() if name not in QUIET}
+    command = [sys.executable, "-c", LOADED, str(tmp_path / "model")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

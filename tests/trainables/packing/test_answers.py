@@ -224,8 +224,12 @@ def test_plain_peft_scores_drawn_answers_as_the_pack_does(root: Path) -> None:
         for metric in ("exact_match", "choice", "contains", "answers_ended"):
             own = tuple(found.row_values[metric][place] for place in reported.row_places)
             assert own == reported.row_values[metric]
-        assert (name, 0, 12) in [(each.name, each.done, each.rows) for each in told if each.doing == "answered"]
-    assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranked", 12, 12)
+        answering = [
+            (each.done, each.rows, each.token) for each in told if (each.name, each.doing) == (name, "answering")
+        ]
+        assert answering[:3] == [(0, 12, 0), (0, 12, 0), (0, 12, 1)] and answering[-1] == (12, 12, 0)
+        assert [done for done, _, _ in answering] == sorted(done for done, _, _ in answering), "rows end in a batch"
+    assert (told[-1].doing, told[-1].done, told[-1].rows) == ("ranking labels", 12, 12)
 
 
 @pytest.mark.parametrize(
