@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.config.model import SweepConfig
+from sweeps.record import run_names
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.objective import Objective, Standing
 
@@ -31,7 +32,10 @@ def choose(trials: Iterable[TrialRecord], objective: Objective) -> Selection:
     lower trial number, so the order of arrival does not matter.
     """
     trials = tuple(trials)
-    ranked = rank(trials, objective)
+    ranked, metric = rank(trials, objective), objective.metric
+    lacking = [run_names.label(trial.number) for trial in trials if metric in trial.lacking]
+    if lacking and (not ranked or metric not in ranked[0].best_metrics):
+        return Selection(None, f"no trial has {metric}: the answers of {', '.join(lacking)} could not be scored")
     if not ranked:
         return Selection(None, f"no trial completed with a finite {objective.metric}" if trials else "no trial began")
     return Selection(ranked[0])
@@ -67,11 +71,14 @@ def leader(trials: Iterable[TrialRecord], objective: Objective) -> TrialRecord |
 
 
 def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
-    """Returns the finalists that have no scores yet, and the trials without scores that repeat a finalist.
+    """Returns the trials whose answers are to be scored at the end: those that lack scores, and finalists.
 
-    Finalists are the best trials by the scheduler's metric, whatever was scored before: a sweep may have got more
-    trials since.
+    Finalists (`evaluation.when: best`) are the best trials by the scheduler's metric, whatever was scored before: a
+    sweep may have got more trials since. Trials that repeat a finalist are scored, too.
     """
+    how = config.evaluation
+    if how.when != "best" or not how.metrics:
+        return [each for each in record.trials.values() if each.lacking and each.state.is_ranked and each.adapter]
     ranked = rank(record.trials.values(), config.stops)
     found = ranked[:FINALISTS]
     found += [trial for trial in ranked[FINALISTS:] if trial.number == 0 and config.searcher.start_with_default]
@@ -79,14 +86,16 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
     found += [
         trial for trial in record.trials.values() if trial.repeats in keys and trial.state.is_ranked and trial.adapter
     ]
-    return [trial for trial in found if not any(map(config.evaluation.scores_by, trial.best_metrics))]
+    return [trial for trial in found if trial.lacking or not any(map(how.scores_by, trial.best_metrics))]
 
 
 def _sorted(trials: Iterable[TrialRecord], objective: Objective) -> list[TrialRecord]:
     """Sorts the trials with a finite objective or a finite loss: best first, equal ones by number.
 
-    Repeats are left out: the luckiest of several seeds would pass for a better point.
+    A trial whose answers could not be scored by the objective has no rank, whatever its loss. Repeats are left out: the
+    luckiest of several seeds would pass for a better point.
     """
-    standings = [(objective.standing(trial.best_metrics), trial) for trial in trials if trial.repeats is None]
+    own = (trial for trial in trials if trial.repeats is None and objective.metric not in trial.lacking)
+    standings = [(objective.standing(trial.best_metrics), trial) for trial in own]
     fit = [(standing, trial) for standing, trial in standings if standing < Standing()]
     return [trial for _, trial in sorted(fit, key=lambda each: (each[0], each[1].number))]

@@ -162,7 +162,7 @@ def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
         return False
     trials = record.trials.values()
     has_best = choose(trials, record.objective).winner is not None
-    return event.reason == "failed" or not has_best or any(trial.state is TrialState.FAILED for trial in trials)
+    return event.reason == "failed" or not has_best or any(t.state is TrialState.FAILED or t.lacking for t in trials)
 
 
 def _deliver(notify: Notify, told: Mapping[str, Any]) -> str | None:
