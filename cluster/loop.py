@@ -417,7 +417,7 @@ class PackLoop:
 
     def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
         try:
-            if lease.is_scored or not lease.spec.evaluation.metrics:
+            if (lease.is_scored and not evaluation.unscored) or not lease.spec.evaluation.metrics:
                 lease.objective.of(evaluation.metrics)
             better = lease.objective.standing(evaluation.metrics) < lease.best
             return Outcome(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import ClusterError, NotStarted
 from sweeps import saved_sweep, timeouts
-from sweeps.config import environment, resource
+from sweeps.config import checks, environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, epochs
@@ -26,6 +26,7 @@ from sweeps.record import limits
 from sweeps.record.events import RequestAnswered, SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
+from sweeps.record.selection import unscored
 from sweeps.record.spent import spent
 from sweeps.report import notifying
 from sweeps.report.live_table import Display
@@ -134,8 +135,8 @@ def resume(
 ) -> tuple[Sweep, Result]:
     """Goes on with the sweep in a folder: finished trials stay, the others go on from their last snapshot.
 
-    Runs no trial of a finished sweep, and sends MLflow the events that it lacks. Sends all events to an MLflow at
-    `tracking_uri` that is new to the sweep, and with `resend` to any MLflow.
+    Runs no trial of a finished sweep, scores answers that have no score, and sends MLflow the events that it lacks.
+    Sends all events to an MLflow at `tracking_uri` that is new to the sweep, and with `resend` to any MLflow.
 
     Raises:
         ConfigError: there is no sweep, its configuration was changed, or the folder is a copy of the sweep's folder.
@@ -215,10 +216,15 @@ def _run(
     ):
         _say_folder(running)
         sink, writer = _tracking(running, beginning.resend)
-        fingerprints = saved_sweep.fingerprints(sweep.config, running.journal.record.fingerprints)
+        record = running.journal.record
+        fingerprints = saved_sweep.fingerprints(sweep.config, record.fingerprints)
+        is_over = record.is_finished and not unscored(sweep.config, record)
+        if record.started is not None and not is_over:
+            checks.refuse_broken_graders(sweep.config)
+        running.stop.is_scoring = record.is_finished
         trained = _Trained()
         try:
-            if running.journal.record.is_finished:
+            if is_over:
                 running.display.say("finished already: no trial is run")
                 writer.start()
             else:

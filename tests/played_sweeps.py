@@ -96,6 +96,9 @@ class Driver:
         """Whether a trial fails before it holds its slot."""
         self.score: Callable[[tuple[Finalist, ...]], Any] = score
         """What the broker answers when it is asked to score the finalists."""
+        self.unscored: dict[str, str] = {}
+        """Why the answers of trials have no score."""
+        self.keeps_adapters = config.evaluation.when == "best"
         self.is_saved: Callable[[Any], bool] = lambda _trial: True
         """Whether there is room for the snapshot of a trial that reports."""
 
@@ -175,7 +178,9 @@ class Driver:
         points = self.config.scheduler.points(9)
         step = min(point for point in points if point > before)
         report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
-        if spec.is_scored_at(step):
+        if spec.is_scored_at(step) and self.unscored:
+            report = report.model_copy(update={"unscored": self.unscored})
+        elif spec.is_scored_at(step):
             metrics = {**report.metrics, "exact_match": scored_toy.right_answers(spec, step) / 10}
             report = report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         state = "COMPLETED" if step == points[-1] else "RUNNING"
@@ -184,7 +189,7 @@ class Driver:
 
     def kept(self, report: Report, key: str) -> dict[str, str | None]:
         """What a trial says of its best adapter; it is on disk where finalists are scored by it."""
-        if self.config.evaluation.when != "best":
+        if not self.keeps_adapters:
             return {"adapter": None, "adapter_sha256": None}
         adapter = {"toy_adapter.json": json.dumps({"step": report.step}).encode()}
         rows = {"step": report.step, "adapter_sha256": digests.of_files(adapter), **report.metrics, "row_losses": [7.0]}

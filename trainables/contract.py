@@ -87,6 +87,8 @@ class Evaluation(Spec):
     """Places, among the evaluation rows, of the rows with a value in `row_values`; empty if all rows have one."""
     answers: Annotated[tuple[AnsweredRow, ...], Field(strict=False)] = ()
     """The answered rows, in the order of `row_places`; empty if answers are not scored. Not part of `document`."""
+    unscored: Mapping[str, Words] = Field(default_factory=dict)
+    """Metric -> why it has no value, for answers that cannot be scored. The slot goes on. Not part of `document`."""
     hardware: str = ""
     """Device and type of the activations, such as "cpu float32"; empty if the numbers depend on neither."""
 
@@ -103,7 +105,7 @@ class Evaluation(Spec):
     def document(self) -> dict[str, Any]:
         """Returns the evaluation as files hold it: each metric is a key, and empty optional row fields are left out."""
         empty = {name for name in ("row_bytes", "row_groups", "row_values", "row_places") if not getattr(self, name)}
-        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", *empty})}
+        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", "unscored", *empty})}
 
     def rows_of(self, metric: str) -> RowValues | None:
         """Returns the values of a metric per row; None if the evaluation has none."""
@@ -155,6 +157,8 @@ class Report(Spec):
     """End of the evaluation, in seconds since the epoch."""
     resource: int | None = None
     """The report point in examples; None where rungs count steps."""
+    unscored: dict[str, Words] = Field(default_factory=dict)
+    """See `Evaluation.unscored`."""
 
     @property
     def point(self) -> int:

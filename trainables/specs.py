@@ -264,7 +264,8 @@ class EvaluationSpec(Spec):
     metrics: Annotated[tuple[str | dict[str, dict[str, Any]], ...], Field(strict=False)] = ()
     """Graders of trainables/grading by name (exact_match, contains, choice, number, regex, json_valid, json_fields,
     math), with options as {number: {tolerance: 0.01}}; or a function of your own, module:function or
-    FILE.py:function, which takes the row and the answer and returns a number, or numbers by name."""
+    FILE.py:function, which takes the row and the answer and returns a finite number, or a mapping of names to such
+    numbers (docs/scores.md)."""
     when: Literal["last", "every", "best"] = "last"
     """last: a trial's answers are scored at its last report point, where the trial is complete. every: at each report
     point. best: the answers of the finalists (the 4 best trials by what stops trials, and the default configuration)

@@ -18,6 +18,7 @@ from sweeps.config.model import LENGTHS, SweepConfig, size_bytes
 from sweeps.config.number_words import counted
 from sweeps.config.passwords import without_passwords
 from sweeps.config.uris import sqlite_file, work_folder
+from sweeps.errors import ConfigError
 from trainables import catalogue
 from trainables.contract import Preview, Trainable
 from trainables.errors import NotTrainable, TrainableError
@@ -89,10 +90,21 @@ def _metrics(config: SweepConfig, trainable: Trainable, *more: str) -> Mapping[s
 
 
 def _not_offered(config: SweepConfig, trainable: Trainable, metric: str, known: Collection[str]) -> str:
+    function = next((name for name in config.evaluation.names if metric.startswith(f"{name}_") and name in known), None)
+    if function not in (None, *grading.GRADERS):
+        declared = f'{function}.metrics = {{"{metric.removeprefix(f"{function}_")}": "max"}}'
+        return f"{metric}: a number that {function} returns by name must be declared, as in {declared}"
     if metric in (_metrics(config, trainable, metric) or ()):
         return f"{metric} scores answers: ask for it with evaluation: {{metrics: [{metric}]}}"
     later = "; it may be a second objective, in a list" if metric in COSTS else ""
     return messages.unknown("metric", metric, known) + later
+
+
+def refuse_broken_graders(config: SweepConfig) -> None:
+    """Raises ConfigError if what scores the answers of a sweep that goes on was changed, and is wrong."""
+    lines = searched_fields.refused_by(catalogue.find(config.trainable), config.base)
+    if wrong := [line for line in lines if line.startswith("evaluation")]:
+        raise ConfigError(wrong)
 
 
 def promotion_metric(config: SweepConfig, trainable: Trainable) -> list[str]:

@@ -345,8 +345,8 @@ class Notify(Spec):
         "end",
         "failure",
     )
-    """Events to notify of. end: an end without a failure. failure: an end without a best trial, or with a trial that
-    FAILED. best: each new best value."""
+    """Events to notify of. end: an end without a failure. failure: an end without a best trial, with a trial that
+    FAILED, or with a missing score. best: each new best value."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Notify:

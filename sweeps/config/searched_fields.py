@@ -17,7 +17,7 @@ from sweeps.config.model import SweepConfig
 from trainables import catalogue
 from trainables.contract import Trainable
 from trainables.errors import NotTrainable
-from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
+from trainables.specs import AdapterSpec, EvaluationSpec, TrainingSpec, TrialSpec
 
 _FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
     f"training.{name}" for name in TrainingSpec.model_fields
@@ -146,7 +146,8 @@ def _values(base: TrialSpec, field: str, domain: Domain, trainable: Trainable | 
 
 def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | None) -> list[str]:
     try:
-        spec = points.apply(base, {field: value}, 0)
+        # No searched value depends on the graders, which take long to check.
+        spec = points.apply(base, {field: value}, 0).model_copy(update={"evaluation": EvaluationSpec()})
     except ValidationError as error:
         section, name = field.split(".", 1)
         return messages.of_validation(error, {section: {name: value}})

@@ -119,10 +119,11 @@ def ranking(config: SweepConfig, metric: str | None, trial: str | None) -> Objec
 
 
 def direction(config: SweepConfig, metric: str) -> Direction:
-    """Tells which value of a metric is better; the lower one if the trainable does not know the metric.
+    """Tells which value of a metric is better. A score is better if higher, another metric if lower, unless declared.
 
     Raises `TrainableError` if the trainable's metrics cannot be read, for example if a user's function is not here.
     """
     if metric == EVAL_LOSS:
         return "min"
-    return catalogue.metrics(catalogue.find(config.trainable), config.base).get(metric, "min")
+    undeclared: Direction = "max" if config.evaluation.scores_by(metric) else "min"
+    return catalogue.metrics(catalogue.find(config.trainable), config.base).get(metric, undeclared)

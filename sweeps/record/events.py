@@ -267,7 +267,7 @@ class TrialReported(Spec):
 
 
 class TrialScored(Spec):
-    """The answers of a finalist were scored after its trial was over: see `evaluation.when: best`."""
+    """A trial's answers were scored after the trial was over: those of a finalist, or those that had no score."""
 
     type: Literal["trial_scored"] = "trial_scored"
     time: float
@@ -276,6 +276,8 @@ class TrialScored(Spec):
     """The best step of the trial, at which its adapter was kept."""
     metrics: dict[str, float]
     """The scores only; the report has the loss."""
+    unscored: dict[str, Told] = Field(default_factory=dict)
+    """See `Evaluation.unscored`."""
 
 
 class TrialParked(Spec):

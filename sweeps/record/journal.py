@@ -119,11 +119,12 @@ def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedule
         case TrialStarted():
             is_protected = protects_first and event.number == 0
             return schedulers.Started(event.trial_key, is_protected, event.is_in_tail)
-        case TrialReported():
+        case TrialReported() if stops.metric in event.report.metrics:
             return schedulers.Reported(event.trial_key, event.report.point, stops.of(event.report.metrics))
         case PointInfeasible():
             return schedulers.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final and not event.may_go_on:
             return schedulers.Ended(event.trial_key, is_diverged=event.state is TrialState.DIVERGED)
         case _:
-            return None  # An interrupted trial, or one that may go on, keeps its place in the rule; a parked one waits.
+            # An interrupted trial, or one that may go on, keeps its place; a parked one waits; an unscored one goes on.
+            return None

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.config.model import SweepConfig
+from sweeps.record import run_names
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.objective import Objective, Standing
@@ -29,12 +30,16 @@ class Selection:
 def choose(record: SweepRecord) -> Selection:
     """Chooses the best trial of a sweep, the first of `ranking`. Every command, file and call names this trial."""
     trials, is_open = record.trials.values(), _is_open(record)
-    ranked = ranking(record)
+    ranked, metric = ranking(record), record.objective.metric
+    lacking = [run_names.label(trial.number) for trial in trials if metric in trial.lacking]
+    if lacking and (not ranked or metric not in ranked[0].best_metrics):
+        return Selection(
+            None, f"no trial has {metric}: the answers of {', '.join(lacking)} could not be scored", is_open
+        )
     if ranked:
         return Selection(ranked[0], so_far=is_open)
     if not trials:
         return Selection(None, "no trial began", is_open)
-    metric = record.objective.metric
     why = "no trial that may win has reported yet" if is_open else f"no trial completed with a finite {metric}"
     return Selection(None, why, is_open)
 
@@ -83,11 +88,14 @@ def pareto(record: SweepRecord) -> list[TrialRecord]:
 
 
 def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
-    """Returns the finalists that have no scores yet, and the trials without scores that repeat a finalist.
+    """Returns the trials whose answers are to be scored at the end: those that lack scores, and finalists.
 
-    Finalists are the best trials by the scheduler's metric, whatever was scored before: a sweep may have got more
-    trials since.
+    Finalists (`evaluation.when: best`) are the best trials by the scheduler's metric, whatever was scored before: a
+    sweep may have got more trials since. Trials that repeat a finalist are scored, too.
     """
+    how = config.evaluation
+    if how.when != "best" or not how.metrics:
+        return [each for each in record.trials.values() if each.lacking and each.state.is_ranked and each.adapter]
     ranked = rank(record.trials.values(), config.stops)
     found = ranked[:FINALISTS]
     found += [trial for trial in ranked[FINALISTS:] if trial.number == 0 and config.searcher.start_with_default]
@@ -95,7 +103,7 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
     found += [
         trial for trial in record.trials.values() if trial.repeats in keys and trial.state.is_ranked and trial.adapter
     ]
-    return [trial for trial in found if not any(map(config.evaluation.scores_by, trial.best_metrics))]
+    return [trial for trial in found if trial.lacking or not any(map(how.scores_by, trial.best_metrics))]
 
 
 def _is_open(record: SweepRecord) -> bool:
@@ -134,8 +142,10 @@ def _standings(trial: TrialRecord, objective: Objective, shared: float) -> tuple
 def _sorted(trials: Iterable[TrialRecord], objective: Objective, shared: float = math.inf) -> list[TrialRecord]:
     """Sorts the trials with a finite objective or a finite loss: best first, equal ones by number.
 
-    Repeats are left out: the luckiest of several seeds would pass for a better point.
+    A trial whose answers could not be scored by the objective has no rank, whatever its loss. Repeats are left out: the
+    luckiest of several seeds would pass for a better point.
     """
-    standings = [(_standings(trial, objective, shared), trial) for trial in trials if trial.repeats is None]
+    own = (trial for trial in trials if trial.repeats is None and objective.metric not in trial.lacking)
+    standings = [(_standings(trial, objective, shared), trial) for trial in own]
     fit = [(found, trial) for found, trial in standings if found[1] < Standing()]
     return [trial for _, trial in sorted(fit, key=lambda each: (each[0], each[1].number))]

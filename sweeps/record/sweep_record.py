@@ -53,6 +53,8 @@ class TrialRecord:
     """Step with the best objective so far; None before the first report."""
     best_metrics: Mapping[str, float] = field(default_factory=dict)
     """Metrics at `best_step`, with the scores of a finalist."""
+    unscored: Mapping[str, str] = field(default_factory=dict)
+    """Metric -> why it had no value when the answers were last scored; see `Evaluation.unscored`."""
     evals: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """(step, metrics) of each report."""
     points: Mapping[int, int] = field(default_factory=dict)
@@ -76,6 +78,11 @@ class TrialRecord:
     def reported_step(self) -> int:
         """Returns the step of the last report; 0 before the first. `step` is larger if the trial ended later."""
         return self.evals[-1][0] if self.evals else 0
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Returns metric -> why it has no value at the best step. The next driver scores the answers again."""
+        return {name: why for name, why in self.unscored.items() if name not in self.best_metrics}
 
     def adapter_folder(self, sweep: Path) -> Path | None:
         """Returns the best adapter's folder below a sweep's folder, for PEFT to load; None before the first report."""
@@ -342,7 +349,7 @@ def _trial_after(
         case TrialReported():
             return _reported(known, event)
         case TrialScored():
-            return replace(known, best_metrics={**known.best_metrics, **event.metrics})
+            return replace(known, best_metrics={**known.best_metrics, **event.metrics}, unscored=event.unscored)
         case TrialParked():
             return replace(known, state=TrialState.PARKED, reason="")
         case TrialEnded():
@@ -356,6 +363,7 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
         step=report.step,
         best_step=report.best_step,
         best_metrics=report.best_metrics,
+        unscored={**trial.unscored, **report.unscored},
         evals=(*trial.evals, (report.step, report.metrics)),
         points={**trial.points, report.step: report.point},
         adapter=event.adapter or trial.adapter,
@@ -400,7 +408,8 @@ def new_events(events: Iterable[Event], record: SweepRecord | None = None) -> It
             event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
         if isinstance(event, TrialScored):
             known = record.trials[event.trial_key]
-            if event.step != known.best_step or event.metrics.keys() <= known.best_metrics.keys():
+            is_known = event.metrics.keys() <= known.best_metrics.keys() and event.unscored == known.unscored
+            if event.step != known.best_step or is_known:
                 continue
         if isinstance(event, TrialEnded):
             fresh = tuple(step for step in event.history if step.step > record.trials[event.trial_key].step)

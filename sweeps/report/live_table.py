@@ -228,11 +228,13 @@ def describe(event: Event, record: SweepRecord) -> list[str]:
 def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
     trial = record.trials[event.trial_key]
     if isinstance(event, TrialScored):
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
-        return f"{label(trial.number)} scored at step {event.step}: {scores}"
+        scores = [f"{name} {value:.4f}" for name, value in event.metrics.items()]
+        scores += [trial_tables.lacking(event.unscored)] if event.unscored else []
+        return f"{label(trial.number)} scored at step {event.step}: {', '.join(scores)}"
     report = event.report
+    missing = f"; {trial_tables.lacking(report.unscored)}" if report.unscored else ""
     best = f": {record.judges(trial).of(report.best_metrics):.4f}" if report.best_step != report.step else ""
-    return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best})"
+    return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best}){missing}"
 
 
 def _data(summary: Mapping[str, Any]) -> list[str]:

@@ -160,7 +160,7 @@ def _has_failed(event: SweepEnded, record: SweepRecord) -> bool:
     """Tells whether a launch would exit with code 1, whatever MLflow and the mirror lack."""
     if event.reason == "interrupted":
         return False
-    has_failed = any(trial.state is TrialState.FAILED for trial in record.trials.values())
+    has_failed = any(trial.state is TrialState.FAILED or trial.lacking for trial in record.trials.values())
     return event.reason == "failed" or has_failed or choose(record).winner is None
 
 

@@ -77,11 +77,12 @@ class Result:
     def exit_code(self) -> int:
         """Returns 128 + the signal's number after an interruption; 0 if nothing has failed or is lacking; else 1.
 
-        A trial or the sweep may have failed. The sweep may lack a best trial; MLflow and the mirror may lack data.
+        A trial or the sweep may have failed. The sweep may lack a best trial or a score; MLflow and the mirror may lack
+        data.
         """
         if self.stopped_by is not None and not self.is_folder_gone:
             return 128 + self.stopped_by
-        failed = any(trial.state is TrialState.FAILED for trial in self.record.trials.values())
+        failed = any(trial.state is TrialState.FAILED or trial.lacking for trial in self.record.trials.values())
         best = self.selection.winner
         is_behind = self.mirror is not None and not self.mirror.is_whole
         lacking = self.undelivered or self.refused or self.failure is not None or is_behind

@@ -105,6 +105,8 @@ def _what_is_left(result: Result, uri: str) -> list[str]:
     lines = []
     if (result.stopped_by is not None or result.failure is not None) and (mirror is None or mirror.lost is None):
         lines += ["go on with:", again]
+    elif any(trial.lacking for trial in result.record.trials.values()):
+        lines += ["scores are missing; mend what gives them, and score the kept adapters again with:", again]
     if result.are_runs_gone:
         lines += [f"MLflow ({uri}) no longer has runs of the sweep; send all events again with:", f"{again} --resend"]
     elif result.undelivered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.table import Table
@@ -16,7 +16,7 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared
 from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs import json_text
-from trainables.inputs.legible import legible
+from trainables.inputs.legible import MOST_SHOWN, legible
 from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE
 from trainables.specs import EvaluationSpec
@@ -171,12 +171,18 @@ def _answer(record: SweepRecord, selection: Selection) -> str:
 def notes(record: SweepRecord) -> list[str]:
     """Says what the table cannot show: target modules that run under another name or not at all, missing scores."""
     lines = [legible(target.line) for target in record.targets.values()]
-    scores = set(_scores(record))
-    if any(trial.best_metrics and scores - trial.best_metrics.keys() for trial in record.trials.values()):
+    scores, trials = set(_scores(record)), record.trials.values()
+    lines += [f"{label(trial.number)}: {lacking(trial.lacking)}" for trial in trials if trial.lacking]
+    if any(trial.best_metrics and scores - trial.best_metrics.keys() - trial.lacking.keys() for trial in trials):
         when = _evaluation(record).when
         at = "finalists are, when the sweep ends" if when == "best" else "answers are scored at a trial's last step"
         lines.append(f"-: not scored: {at} (evaluation.when: {when})")
     return lines
+
+
+def lacking(unscored: Mapping[str, str]) -> str:
+    """Says which scores are missing, and why."""
+    return legible("; ".join(f"no {name}: {why}" for name, why in unscored.items()), MOST_SHOWN)
 
 
 def ending(trial: TrialRecord, metric: str) -> str:

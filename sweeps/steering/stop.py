@@ -38,7 +38,7 @@ class StopState:
     is_over: bool = False
     """Whether the trials have ended, and only telemetry is being delivered. A signal then ends the delivery."""
     is_scoring: bool = False
-    """Whether the trials have ended, and finalists are being scored: a person can end the scoring, a budget cannot."""
+    """Whether all trials have ended, and only answers are scored: a person can end the scoring, a budget cannot."""
     is_leaving: bool = False
     """Whether a signal came while telemetry was being delivered: the process does not wait for the rest."""
     limit: Callable[[], Reached | None] = lambda: None

@@ -227,8 +227,9 @@ class TrialSource:
                 # evaluation.when: best, no report has a score.
                 is_last = reached == self._compared.total and self._config.evaluation.when != "best"
                 goal = self._objective if is_last else self._config.stops
-                value = goal.loss(goal.of(metrics))
-                outcome: float | FailureKind = value if math.isfinite(value) else "diverged"
+                value = goal.loss(metrics.get(goal.metric, math.inf))
+                unscored: FailureKind = "diverged" if goal.metric in metrics else "failed"
+                outcome: float | FailureKind = value if math.isfinite(value) else unscored
                 self._searcher.tell(trial.point, reached, outcome, reached == self._compared.total)
             failure = _FAILURES.get(trial.state)
             if failure is not None:

@@ -35,6 +35,7 @@ from sweeps.tune.trial_events import JournalCallback
 from sweeps.tune.trial_queue import ProcessPlaces, TrialQueue, share_of_head
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
+from trainables.errors import GradingError
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Driver:
         """Runs trials until the budget is used up or somebody stops the sweep.
 
         Raises:
+            GradingError: the answers of the base cannot be scored.
             StorageError: the journal takes no more events; the trials have ended in order.
         """
         self.trials.settle()
@@ -141,9 +143,10 @@ class Driver:
         self.score_finalists(hosts.broker)
 
     def score_finalists(self, broker: Any) -> None:
-        """Scores the finalists if `evaluation.when` is best, unless a person or a failure ended the sweep."""
+        """Scores finalists, and what an earlier driver could not score, unless a person or a failure ends the sweep."""
         scores, stop = self._config.evaluation, self.trials.stop
-        if scores.when != "best" or not scores.metrics or stop.reason not in (None, "budget"):
+        is_due = scores.when == "best" or self._journal.record.drivers > 1
+        if not is_due or not scores.metrics or stop.reason not in (None, "budget"):
             return
         self._end_trials(stop.reason or "finished", stop.message)
         stop.is_scoring = True
@@ -219,10 +222,19 @@ class Driver:
 
 
 def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evaluation | Failure) -> None:
-    """Writes the evaluation of the base without an adapter, or says why there is none."""
+    """Writes the evaluation of the base without an adapter, or says why there is none.
+
+    Raises GradingError if its answers cannot be scored, as then hardly those of a trial can.
+    """
     if isinstance(evaluated, Failure):
         say(f"the base without an adapter could not be evaluated: {evaluated.message}")
         return
+    metric, unscored = trials.config.objectives[0].metric, dict(evaluated.unscored)
+    if trials.config.evaluation.scores_by(metric) and metric not in evaluated.metrics:
+        unscored.setdefault(metric, f"{metric} is the objective, and they give {', '.join(evaluated.metrics)} only")
+    for why in unscored.values():
+        way_out = "mend what scores them, then qsweep resume goes on"
+        raise GradingError([f"evaluation.metrics: the answers of the base cannot be scored: {why}: {way_out}"])
     path = trials.folder.base_rows
     try:
         with writing(path):

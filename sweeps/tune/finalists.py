@@ -1,4 +1,4 @@
-"""Scores the finalists when a sweep ends (`evaluation.when: best`): one batch of answers for all of them."""
+"""Scores answers when a sweep ends, in one batch: of finalists (`evaluation.when: best`), and where scores lack."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ class Scoring:
     calls: Calls = RAY
 
     def run(self) -> None:
-        """Scores the finalists that have no scores yet, unless somebody ends the sweep meanwhile.
+        """Scores the trials of `selection.unscored`, unless somebody ends the sweep meanwhile.
 
-        A finalist that cannot be scored ends as FAILED. If no finalist can be scored, the sweep fails, and the next
-        driver tries again.
+        The log says why a trial cannot be scored. If its host dies, the sweep fails. The next driver tries again.
 
         Raises:
             StorageError: the disk cannot be written.
@@ -50,11 +49,12 @@ class Scoring:
             if digests.of_files(adapter) == trial.adapter_sha256:
                 due.append((trial, Finalist(spec=TrialSpec.model_validate_json(trial.spec), adapter=adapter)))
             else:
-                self.trials.end_unscored(trial, "the files of its adapter are not those that it wrote")
+                why = "the files of its adapter are not those that it wrote"
+                self._take(trial, Failure(kind="failed", message=why))
         if not due:
             return
         names = ", ".join(label(trial.number) for trial, _ in due)
-        self.say(f"scoring the answers of {counted(len(due), 'finalist')}: {names}")
+        self.say(f"scoring the answers of {counted(len(due), 'trial')}: {names}")
         answer = self._asked(tuple(finalist for _, finalist in due))
         if isinstance(answer, Failure):
             self.trials.stop.ask(
@@ -73,16 +73,20 @@ class Scoring:
         return answer
 
     def _take(self, trial: TrialRecord, found: Evaluation | Failure) -> None:
+        """Keeps the scores. The log gets them, and why others are missing."""
+        how, metric = self.trials.config.evaluation, self.trials.config.objectives[0].metric
+        scores, unscored = dict[str, float](), dict[str, str]()
         if isinstance(found, Failure):
-            self.trials.end_unscored(trial, found.message)
-            return
-        scores = {name: found.metrics[name] for name in found.metrics if name not in trial.best_metrics}
-        if not any(map(self.trials.config.evaluation.scores_by, scores)):
-            self.trials.end_unscored(trial, f"the evaluation gives {', '.join(found.metrics)} only")
-            return
-        self._keep(trial, found, scores)
+            why = found.message
+        else:
+            scores = {name: found.metrics[name] for name in found.metrics if name not in trial.best_metrics}
+            unscored, why = dict(found.unscored), f"the evaluation gives {', '.join(found.metrics)} only"
+            self._keep(trial, found, scores)
+        if isinstance(found, Failure) or not (unscored or any(map(how.scores_by, found.metrics))):
+            unscored = dict.fromkeys(trial.lacking or ([metric] if how.scores_by(metric) else how.names[:1]), why)
         now, step = self.trials.clock(), trial.best_step or 0
-        self.trials.journal.add(TrialScored(time=now, trial_key=trial.trial_key, step=step, metrics=scores))
+        told = TrialScored(time=now, trial_key=trial.trial_key, step=step, metrics=scores, unscored=unscored)
+        self.trials.journal.add(told)
 
     def _keep(self, trial: TrialRecord, found: Evaluation, scores: Mapping[str, float]) -> None:
         """Adds the scores to the files beside the adapter, each file whole, before the log names the scores."""

@@ -101,7 +101,8 @@ class StartingBroker:
         self._end_if_asked()
 
     def _end_if_asked(self) -> None:
-        if self._stop.check() is not None:
+        self._stop.check()
+        if self._stop.is_ending:
             raise KeyboardInterrupt
 
 

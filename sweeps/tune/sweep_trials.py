@@ -153,10 +153,6 @@ class SweepTrials:
         reason = f"{budget}, before it went on" if is_due else STOPPED_BY_SCHEDULER
         self._end(trial, TrialState.STOPPED, reason + place, by_person=is_due, may_go_on=may_go_on)
 
-    def end_unscored(self, trial: TrialRecord, reason: str) -> None:
-        """Ends a finalist whose answers cannot be scored a second time, so that the log has the reason."""
-        self._end(trial, TrialState.FAILED, f"its answers could not be scored: {reason}")
-
     def end_interrupted(self, trial: TrialRecord, state: TrialState, reason: str, may_go_on: bool) -> None:
         """Ends a trial that the end of the sweep interrupts: STOPPED, or PAUSED if the trial may go on later."""
         # The snapshot of a paused trial holds the steps since its last report.

@@ -84,6 +84,19 @@ def test_a_score_that_is_missing_where_answers_are_scored_is_a_failure_with_its_
     assert "the objective is exact_match, and the evaluation gives eval_loss" in advanced(loop, 9).failure.message
 
 
+def test_answers_that_cannot_be_scored_fail_no_trial(started):
+    class Unscored(scored_toy.ScoredPack):
+        def evaluate(self, slots, scored=()):
+            found = super().evaluate(slots)
+            return {slot: each.model_copy(update={"unscored": {"exact_match": "no"}}) for slot, each in found.items()}
+
+    loop = started(Unscored())
+    opened(loop, "a", scored())
+    outcome = advanced(loop, 9)
+    assert (outcome.failure, outcome.evaluation.unscored) == (None, {"exact_match": "no"})
+    assert outcome.adapter, "it is scored again later"
+
+
 def finalist(step, **adapter):
     spec = scored("best").model_copy(update={"adapter": AdapterSpec(**adapter)})
     return Finalist(spec=spec, adapter={"toy_adapter.json": f'{{"step": {step}}}'.encode()})

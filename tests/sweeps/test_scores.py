@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from own import scored_toy
 
 from sweeps.record import samples
-from sweeps.record.events import TrialState
+from sweeps.record.events import TrialReported, TrialStarted, TrialState
 from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -63,3 +63,49 @@ def test_the_score_of_each_finalist_chooses_whatever_stopped_the_others(tmp_path
     assert client.get_run(parent).data.metrics["base_exact_match"] == 0.1
     assert "base_samples.jsonl" in [file.path for file in client.list_artifacts(parent)]
     assert json.loads((folder / "config.json").read_text())["config"]["scheduler"]["metric"] == "eval_loss"
+
+
+def test_a_broken_score_costs_no_training_and_resume_makes_up_for_what_is_missing(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    shutil.copytree(Path(scored_toy.__file__).parent, tmp_path / "own")
+    limit, folder = tmp_path / "own" / "breaks_at", tmp_path / "results" / "toy"
+    limit.write_text("1")
+    run = runs.start(tmp_path, "launch", *SWEEP)
+    assert run.wait() == 2, run.err.read_text()
+    told = "evaluation.metrics: the answers of the base cannot be scored: row 0: ValueError: no number: mend"
+    assert f"error: {told}" in run.err.read_text()
+    assert not [event for event in runs.events(folder) if isinstance(event, TrialReported)]
+    assert runs.record(folder).base is None
+
+    limit.write_text("9")
+    run = runs.start(tmp_path, "resume", str(folder))
+    assert run.wait() == 1, run.err.read_text()
+    trials, told = runs.record(folder).trials, run.err.read_text()
+    assert {trial.state for trial in trials.values()} <= {TrialState.COMPLETED, TrialState.STOPPED}
+    (lacking,) = [trial for trial in trials.values() if trial.lacking]
+    assert (lacking.number, lacking.state, lacking.best_step) == (0, TrialState.COMPLETED, 9)
+    assert "(its best); no exact_match: row 0: ValueError: no number" in told
+    assert "\nt00: no exact_match: row 0: ValueError: no number\n" in told
+    assert "scores are missing; mend what gives them, and score the kept adapters again with:\n" in told
+    best = run.answer()["best"]
+    assert best is None or best["trial_key"] != lacking.trial_key
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiments = [each.experiment_id for each in client.search_experiments()]
+
+    def logged() -> dict[str, float]:
+        (found,) = client.search_runs(experiments, f"tags.`sweep.trial_key` = '{lacking.trial_key}'")
+        return found.data.metrics
+
+    assert "best_eval_loss" in logged() and "exact_match" not in logged()
+
+    limit.unlink()
+    begun = sum(isinstance(event, TrialStarted) for event in runs.events(folder))
+    run = runs.start(tmp_path, "resume", str(folder))
+    assert run.wait() == 0, run.err.read_text()
+    assert "scoring the answers of 1 trial: t00" in run.err.read_text()
+    assert begun == sum(isinstance(event, TrialStarted) for event in runs.events(folder)), "nothing is trained again"
+    made_up = runs.record(folder).trials[lacking.trial_key]
+    assert (made_up.lacking, made_up.value("exact_match"), logged()["exact_match"]) == ({}, 0.9, 0.9)
+    assert run.answer()["best"]["trial_key"] == lacking.trial_key
+    run = runs.start(tmp_path, "resume", str(folder))
+    assert run.wait() == 0 and "finished already: no trial is run" in run.err.read_text()

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainables.contract import Prepared
-from trainables.data import dataset, row_files, sources, templates
+from trainables.data import dataset, first_call, row_files, sources, templates
 from trainables.data.rendering import Encoded, Renderer, after_reasoning, decoded, end_tokens
 from trainables.data.templates import Placed, Row
 from trainables.data.tokenising import BATCH_ROWS
 from trainables.errors import DataError, GradingError
 from trainables.grading import catalogue
 from trainables.grading.choice import Choice
+from trainables.grading.function import Function
 from trainables.grading.grader import Grader
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import did_you_mean
@@ -101,6 +102,8 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
                 looked = () if absent else rows[:LOOKED_ANSWERS]
                 wrong = (catalogue.wrong_row(graders, row, templates.answer(data, row)) for row in looked)
                 problems += absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
+                if split != "test" and rows and not problems:
+                    problems += _broken_functions(data, graders, placed[0], source)
             if split == "train":
                 seen = set(_counted_labels(data, graders, placed, source))
                 # A longer file that begins with a single label may have others further down.
@@ -211,7 +214,7 @@ def _question(
     renderer: Renderer, kept: _Kept, graders: Sequence[Grader], labels: Sequence[str], ends: Collection[int]
 ) -> Question:
     place, row, _ = kept.found
-    columns = {name: value for name, value in row.items() if _is_json(value)}
+    columns = _columns(row)
     answer = kept.ids[kept.start :]
     expected = after_reasoning(decoded(renderer.tokenizer, answer[:-1] if answer[-1] in ends else answer))
     if problems := _absent(graders, columns, place):
@@ -233,12 +236,29 @@ def _question(
     )
 
 
+def _columns(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if _is_json(value)}
+
+
 def _is_json(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _broken_functions(data: DataSpec, graders: Sequence[Grader], first: Placed, source: str) -> list[str]:
+    """Returns a line for each function that gives no score of the first row's own completion."""
+    columns, completion = _columns(first.row), after_reasoning(templates.answer(data, first.row))
+    called = f"called on {source}, {first.place} (columns: {', '.join(columns)}) with its completion as the answer"
+    functions = {number: grader for number, grader in enumerate(graders) if isinstance(grader, Function)}
+    broken = {number: first_call.problem(grader, columns, completion) for number, grader in functions.items()}
+    return [
+        f"evaluation.metrics.{number}: {functions[number].path}: {called}: {why}"
+        for number, why in broken.items()
+        if why
+    ]
 
 
 def _absent(graders: Sequence[Grader], present: Mapping[str, object], source: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
+from contextlib import suppress
 from typing import Any, Self, cast
 
 from pydantic import model_validator
@@ -18,9 +18,10 @@ from trainables.objective import Direction, wrong_names
 
 
 class Function(Grader):
-    """Grades by the result of `function(row, answer)`: a number, the higher the better, or numbers by name.
+    """Grades by the result of `function(row, answer)`: a finite number, or a mapping of names to such numbers.
 
-    A function that returns numbers by name declares them in its attribute `metrics`, such as {"recall": "max"}.
+    The higher number is better. The function's attribute `metrics`, such as {"words": "min"}, declares names; only a
+    declared name can be an objective.
     """
 
     path: str
@@ -50,16 +51,20 @@ class Function(Grader):
 
     def grade(self, row: Mapping[str, Any], expected: str, answer: str) -> Mapping[str, float]:
         """See `Grader.grade`."""
-        returned = self._function()(row, answer)
-        scores = self._named(returned)
-        if scores.keys() != self.metrics.keys():
-            raise TypeError(
-                f"{self.path} returns {legible(repr(returned), 100)}, and its metrics are {', '.join(self.metrics)}: "
-                'declare numbers by name in its attribute metrics, as {"name": "max"}'
-            )
-        if not all(isinstance(score, Real) and math.isfinite(score) for score in scores.values()):
-            raise TypeError(f"{self.path} returns {legible(repr(returned), 100)}: a score must be a finite number")
-        return {name: float(score) for name, score in scores.items()}
+        function, scores = self._function(), dict[str, float]()
+        returned = function(row, answer)
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # float() takes numbers of NumPy and PyTorch
+            named = self._named(returned).items()
+            scores = {name: math.nan if isinstance(each, str | bytes) else float(each) for name, each in named}
+        if not scores or not all(map(math.isfinite, scores.values())):
+            rule = "a score is a finite number (True is 1, False is 0), or a mapping of names to such numbers"
+            raise TypeError(f"{self.path} returns {legible(repr(returned), 100)}: {rule}: return one for any answer")
+        problem = wrong_names(scores)
+        if hasattr(function, "metrics") and scores.keys() != self.metrics.keys():
+            problem = f"has {', '.join(scores)}, and its attribute metrics declares {', '.join(self.metrics)}"
+        if problem is not None:
+            raise TypeError(f"{self.path} returns {legible(repr(returned), 100)}, which {problem}")
+        return scores
 
     def _named(self, value: Any) -> dict[str, Any]:
         name = self.path.rpartition(":")[2]

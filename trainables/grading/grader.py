@@ -52,7 +52,7 @@ class Grader(Spec):
 
         Raises:
             ValueError: no answer to this row can be right; `catalogue.wrong_row` finds such rows before training.
-            Exception: the grader is broken. The evaluation then fails with this error.
+            Exception: the grader is broken. The evaluation then lacks this grader's metrics, with this error.
         """
 
     def overall(self, expected: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:

@@ -257,7 +257,7 @@ class AdapterPack:
         }
 
     def _scored(self, evaluated: Mapping[SlotOrBase, Evaluation | Failure]) -> dict[SlotOrBase, Evaluation | Failure]:
-        """Returns the evaluations with the scores of answers. All slots answer in the same passes."""
+        """Returns the evaluations with the scores of answers, or why there are none. All slots answer together."""
         grading = self._grading
         if grading is None:
             return dict(evaluated)
@@ -277,7 +277,11 @@ class AdapterPack:
                 for place, slot in enumerate(slots)
             }
 
-        return {**evaluated, **isolated(list(due), score, self._clear)}
+        scored = isolated(list(due), score, self._clear)
+        for slot, found in scored.items():
+            if isinstance(found, Failure):
+                scored[slot] = due[slot].model_copy(update={"unscored": dict.fromkeys(grading.metrics, found.message)})
+        return {**evaluated, **scored}
 
     def _losses(
         self, slots: Sequence[SlotOrBase], passes: Sequence[PlacedRows]

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trainables.contract import AnsweredRow, Evaluation, Failure
+from trainables.contract import AnsweredRow, Evaluation
 from trainables.data.dataset import TokenRow
 from trainables.data.questions import Question, Questions
 from trainables.data.rendering import after_reasoning, decoded
 from trainables.grading import catalogue
 from trainables.grading.grader import Grader
+from trainables.inputs.legible import legible
 from trainables.isolation import SlotOrBase
 from trainables.packing.engine import Answer, Answering, Prompt
 from trainables.packing.passes import PlacedRows, evaluation_passes
@@ -33,6 +34,7 @@ class Grading:
         self._questions = questions.rows
         self._labels = questions.labels
         self._needs_answers = catalogue.needs_answers(how)
+        self.metrics = catalogue.directions(how)
         self._graders = catalogue.graders(how)
         self._tokenizer = tokenizer
 
@@ -56,10 +58,8 @@ class Grading:
         """Returns, for each question, the rows whose losses rank the labels; empty if no labels are ranked."""
         return [[_label_row(each, label) for label in each.labels] for each in self._questions if each.labels]
 
-    def grade(
-        self, evaluation: Evaluation, answers: Sequence[Answer], label_losses: Sequence[float]
-    ) -> Evaluation | Failure:
-        """Returns the evaluation with the scores of answers, or why the answers cannot be scored.
+    def grade(self, evaluation: Evaluation, answers: Sequence[Answer], label_losses: Sequence[float]) -> Evaluation:
+        """Returns the evaluation with the scores of answers. Scores of a grader that raises are missing.
 
         Args:
             evaluation: the same model's evaluation by its losses.
@@ -72,10 +72,12 @@ class Grading:
         heard = [after_reasoning(text) for text in said]
         values: dict[str, tuple[float, ...]] = {}
         overall: dict[str, float] = {}
+        unscored: dict[str, str] = {}
         for grader in self._graders:
             found = self._scores(grader, likeliest if grader.ranks_labels else heard)
-            if isinstance(found, Failure):
-                return found
+            if isinstance(found, str):
+                unscored |= dict.fromkeys(grader.metrics, found)
+                continue
             values |= {metric: tuple(of_row[metric] for of_row in found.rows) for metric in found.rows[0]}
             overall |= found.overall
         rows = tuple(
@@ -99,11 +101,12 @@ class Grading:
             "row_values": {**evaluation.row_values, **values},
             "row_places": tuple(row.row for row in rows) if len(rows) < len(evaluation.row_tokens) else (),
             "answers": rows,
+            "unscored": unscored,
         }
         return evaluation.model_copy(update=update)
 
-    def _scores(self, grader: Grader, answers: Sequence[str]) -> _Scores | Failure:
-        """Returns the scores of a grader. If the grader raises, returns its error and the row."""
+    def _scores(self, grader: Grader, answers: Sequence[str]) -> _Scores | str:
+        """Returns the scores of a grader. If the grader raises, returns the row and the error."""
         # A ranked label is text of the data. Decoded tokens can differ from the data, as in their Unicode form.
         own = [each.label if grader.ranks_labels else None for each in self._questions]
         expected = [label or each.expected for label, each in zip(own, self._questions, strict=True)]
@@ -113,10 +116,12 @@ class Grading:
             for question, right, answer in zip(self._questions, expected, answers, strict=True):
                 where = f"{name}, evaluation row, {question.place}"
                 rows.append(grader.grade(question.columns, right, answer))
+                if rows[-1].keys() != rows[0].keys():
+                    raise TypeError(f"{', '.join(rows[-1])} here, and {', '.join(rows[0])} for the first row")
             where = name
             return _Scores(rows, grader.overall(expected, answers))
         except Exception as error:
-            return Failure(kind="failed", message=f"{where}: {type(error).__name__}: {error}")
+            return legible(f"{where}: {type(error).__name__}: {error}")
 
 
 class _Scores(NamedTuple):

@@ -27,7 +27,7 @@ from pydantic import Field
 from trainables import qlora_metrics
 from trainables.base import base_checks, base_model, devices, model_files, model_source
 from trainables.cache_files import write_whole
-from trainables.contract import Evaluation, Failure
+from trainables.contract import Evaluation
 from trainables.data import dataset, questions, sources, templates
 from trainables.data.questions import Questions
 from trainables.data.rendering import Renderer, end_tokens
@@ -319,8 +319,8 @@ class AdapterScorer:
         told = _Told(tell, ScoringProgress(doing="ranking labels", name=name, rows=len(labels)), copies)
         found = grading.grade(by_losses, answers, rank_plain(model, labels, device, told.begin))
         told.begin([])
-        if isinstance(found, Failure):
-            raise GradingError([f"evaluation.metrics: the answers of {name} cannot be scored: {found.message}"])
+        for why in found.unscored.values():
+            raise GradingError([f"evaluation.metrics: the answers of {name} cannot be scored: {why}"])
         return found
 
     def _losses(self, model: Any, passes: Sequence[PlacedRows], told: _Told) -> list[torch.Tensor]:

@@ -86,6 +86,17 @@ def test_what_cannot_be_scored_is_refused_before_anything_starts(tmp_path, chang
     assert [problem[: len(line)] for problem in refused(tmp_path, FILE, *changes)] == [line]
 
 
+def test_a_number_that_a_function_returns_by_name_is_an_objective_once_it_is_declared(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def a(row, answer): return {'words': 1}")
+    changes = ["evaluation.metrics=[mine.py:a]", "objective={metric: a_words, mode: max}"]
+    line = 'objective.metric: a_words: a number that a returns by name must be declared, as in a.metrics = {"words": '
+    assert [line] == [
+        problem[: len(line)] for problem in refused(tmp_path, "name: x\n", *changes) if "words" in problem
+    ]
+    (tmp_path / "mine.py").write_text("def a(row, answer): return {'words': 1}\na.metrics = {'words': 'max'}")
+    assert not [problem for problem in refused(tmp_path, "name: x\n", *changes) if "words" in problem]
+
+
 SPACE = """
 search_space:
   adapter.r: {choice: [4, 8, 16]}

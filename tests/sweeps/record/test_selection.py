@@ -83,6 +83,18 @@ def test_trials_without_a_score_rank_behind_those_with_one_by_their_loss_which_d
     assert [found.number for found in rank(trials[:1], MATCHES)] == [0], "none was scored"
 
 
+def test_a_trial_whose_answers_could_not_be_scored_has_no_rank_by_that_score() -> None:
+    lacking = replace(trial(0, 0.1), unscored={"exact_match": "row 3: KeyError: 'a'"})
+    scored, stopped = trial(1, 0.9, exact_match=0.5), trial(2, 0.5, TrialState.STOPPED)
+    assert [found.number for found in rank([lacking, scored, stopped], MATCHES)] == [1, 2]
+    assert choose(sweep([lacking, stopped], MATCHES)).why == (
+        "no trial has exact_match: the answers of t00 could not be scored"
+    ), "a trial that was stopped early does not win by its loss"
+    assert [found.number for found in rank([lacking, scored, stopped], LOWEST_LOSS)] == [0, 2, 1]
+    made_up = replace(lacking, best_metrics={"eval_loss": 0.1, "exact_match": 0.6})
+    assert choose(sweep([made_up, scored], MATCHES)).winner == made_up
+
+
 def sized(number: int, loss: float, params: int, state: TrialState = TrialState.COMPLETED) -> TrialRecord:
     return replace(trial(number, loss, state), trainable_params=params)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
+import played_sweeps
 import pytest
 import sweep_events
 from fake_actors import FakeCalls, actor
@@ -31,6 +32,7 @@ from sweeps.tune.slot_trial import ON_HEAD
 from sweeps.tune.sweep_trials import SweepTrials
 from trainables.contract import AnsweredRow, Evaluation, Failure, Summary
 from trainables.engine_paths import EnginePath, Settled
+from trainables.errors import GradingError
 from trainables.specs import TrialSpec
 
 PROCESSES = 10_000
@@ -129,6 +131,21 @@ def test_a_folder_that_takes_no_evaluation_of_the_base_ends_the_sweep_with_its_o
     write_base(trials, said.append, Evaluation(metrics={"eval_loss": 4.5}))
     assert stop.reason == "failed"
     assert "cannot be written" in stop.message
+
+
+@pytest.mark.parametrize(
+    ("metrics", "unscored", "why"),
+    [
+        ({"exact_match": 0.5}, {"mine": "mine, evaluation row, line 4: KeyError: 'a'"}, "mine, evaluation row, line 4"),
+        ({"mine_a": 1.0}, {}, "exact_match is the objective, and they give eval_loss, mine_a only"),
+    ],
+)
+def test_a_base_whose_answers_cannot_be_scored_ends_the_sweep(starting: Starting, metrics, unscored, why):
+    starting.trials.config = played_sweeps.scored(starting.trials.config, "last")
+    evaluated = Evaluation(metrics={"eval_loss": 4.5, **metrics}, unscored=unscored)
+    with pytest.raises(GradingError, match=rf"^evaluation\.metrics: the answers of the base cannot be scored: {why}"):
+        write_base(starting.trials, print, evaluated)
+    assert starting.journal.record.base is None
 
 
 def test_what_the_base_answers_lies_beside_what_it_evaluates_to(starting: Starting, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from fake_actors import NEVER
 from own import scored_toy
 from played_sweeps import Driver, driver, score, scored, sweep
 from ray.exceptions import ActorDiedError
+from sweep_events import begun
 
 from sweeps.config.model import SweepConfig
 from sweeps.mirror.contents import TrialFolders
 from sweeps.record import digests, samples
 from sweeps.record.events import TrialScored, TrialState
 from sweeps.record.folder import read_events
-from sweeps.record.selection import FINALISTS, rank, unscored
+from sweeps.record.selection import FINALISTS, choose, rank, unscored
 from sweeps.record.sweep_record import TrialRecord
 from trainables.contract import Failure
 from trainables.objective import LOWEST_LOSS
@@ -29,6 +30,14 @@ def config(trials: int) -> SweepConfig:
     """A sweep whose default configuration learns so slowly that others are better after a step."""
     made = scored(sweep(trials), "best")
     return made.model_copy(update={"training": made.training.model_copy(update={"learning_rate": 1e-6})})
+
+
+def test_reports_without_the_score_that_stops_trials_stop_none(tmp_path: Path) -> None:
+    with driver(tmp_path, scored(sweep(6, {"kind": "tpe"}), "every")) as made:
+        made.unscored = {"exact_match": "row 3: ValueError: no number"}
+        made.run()
+        trials = made.journal.record.trials.values()
+        assert {trial.state for trial in trials} == {TrialState.COMPLETED} and len(trials) == 6
 
 
 @pytest.fixture
@@ -89,18 +98,43 @@ def test_who_is_a_finalist_does_not_depend_on_earlier_scores(played: Driver, tmp
     assert len(events) == len({event.trial_key for event in events})
 
 
-def test_a_finalist_that_cannot_be_scored_fails_with_the_reason_and_the_others_are_scored(played: Driver) -> None:
+def test_a_finalist_that_cannot_be_scored_lacks_the_score_and_the_next_driver_tries_again(played, tmp_path):
     def fails_first(finalists: Any) -> list[Any]:
         return [Failure(kind="out_of_memory", message="no memory"), *score(finalists)[1:]]
 
     played.score = fails_first
     played.run()
-    (failed,) = [t for t in played.journal.record.trials.values() if t.state is TrialState.FAILED]
-    assert failed.reason == "its answers could not be scored: no memory"
+    (lacking,) = [t for t in played.journal.record.trials.values() if t.lacking]
+    assert (lacking.lacking, lacking.state.is_ranked) == ({"exact_match": "no memory"}, True)
     assert len(with_scores(played)) == FINALISTS and played.stop.reason is None
+    assert lacking not in rank(played.journal.record.trials.values(), played.config.objectives[0])
+    assert unscored(played.config, played.journal.record) == [lacking]
+    with driver(tmp_path, played.config) as again:
+        again.score_finalists()
+        assert (len(with_scores(again)), unscored(again.config, again.journal.record)) == (FINALISTS + 1, [])
 
 
-def test_an_evaluation_without_scores_and_a_damaged_adapter_are_failures(played, monkeypatch):
+def test_the_next_driver_scores_what_had_no_score_at_a_trials_last_step(tmp_path: Path) -> None:
+    config = scored(sweep(3), "last")
+    with driver(tmp_path, config) as first:
+        first.keeps_adapters, first.unscored = True, {"exact_match": "row 3: ValueError: no number"}
+        first.journal.add(begun())
+        first.run()
+        trials = first.journal.record.trials.values()
+        lacking = [trial.trial_key for trial in trials if trial.lacking]
+        assert lacking and TrialState.FAILED not in {trial.state for trial in trials}
+        selection = choose(first.journal.record)
+        assert selection.winner is None and selection.why.endswith("could not be scored")
+        assert with_scores(first) == [], "the driver that could not score them does not try again"
+    with driver(tmp_path, config) as again:
+        again.journal.add(begun())
+        again.score_finalists()
+        assert {trial.trial_key for trial in with_scores(again)} == set(lacking)
+        assert choose(again.journal.record).winner is not None
+        assert unscored(config, again.journal.record) == []
+
+
+def test_an_evaluation_without_scores_and_a_damaged_adapter_give_no_score(played, monkeypatch):
     def bare(finalists: Any) -> list[Any]:
         found = score(finalists)
         return [found[0].model_copy(update={"metrics": {"eval_loss": 1.0}}), *found[1:]]
@@ -114,10 +148,10 @@ def test_an_evaluation_without_scores_and_a_damaged_adapter_are_failures(played,
 
     monkeypatch.setattr(played.folder, "keep", damaged)
     played.run()
-    reasons = {t.reason for t in played.journal.record.trials.values() if t.state is TrialState.FAILED}
+    reasons = {why for t in played.journal.record.trials.values() for why in t.lacking.values()}
     assert reasons == {
-        "its answers could not be scored: the evaluation gives eval_loss only",
-        "its answers could not be scored: the files of its adapter are not those that it wrote",
+        "the evaluation gives eval_loss only",
+        "the files of its adapter are not those that it wrote",
     }
 
 

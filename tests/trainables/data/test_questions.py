@@ -13,6 +13,7 @@ import tiny_models
 from data_rows import chat, write
 from transformers import PreTrainedTokenizerFast
 
+from trainables import timeouts
 from trainables.data import dataset, questions
 from trainables.data.questions import Questions
 from trainables.errors import DataError, GradingError
@@ -216,3 +217,36 @@ def test_a_function_of_the_users_grades_nothing_before_there_are_answers(tmp_pat
     (tmp_path / "raising_graders.py").write_text("def breaks(row, answer):\n    raise ValueError('b')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert len(asked(data(tmp_path, ROWS), "raising_graders:breaks")[0].rows) == 4
+
+
+FUNCTIONS = """
+import os, time
+def column(row, answer): return float(row["queue"] in answer)
+def own(row, answer): print("hello"); return float(answer == row["answer"])
+def text(row, answer): return answer
+def by_name(row, answer): return {"words": len(answer.split()), "odd": row["odd"] == {"list": [1, None]}}
+def leaves(row, answer): os._exit(3)
+def hangs(row, answer): time.sleep(1000)
+"""
+
+
+def test_a_function_is_called_on_one_row_with_its_own_completion_before_anything_starts(tmp_path, monkeypatch):
+    (tmp_path / "broken_scores.py").write_text(FUNCTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    of = data(tmp_path, ROWS)
+
+    def told(*names: str) -> list[str]:
+        how = EvaluationSpec(metrics=tuple(f"broken_scores:{name}" for name in names))
+        return questions.check(of, catalogue.graders(how))
+
+    assert told("own", "by_name") == []
+    called = f"called on {of.train}, line 1 (columns: question, answer, level, odd) with its completion as the answer"
+    column, text = told("column", "own", "text")
+    assert column == f"evaluation.metrics.0: broken_scores:column: {called}: KeyError: 'queue'"
+    assert text.startswith(f"evaluation.metrics.2: broken_scores:text: {called}: TypeError: broken_scores:text returns")
+    assert "'no': a score is a finite number" in text
+    (leaves,) = told("leaves")
+    assert leaves.endswith(": exit code 3 of its process")
+    monkeypatch.setattr(timeouts, "FIRST_CALL", 1.0)
+    (hangs,) = told("hangs")
+    assert hangs.endswith(": it has not returned after 1 s")

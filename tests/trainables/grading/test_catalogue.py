@@ -15,9 +15,16 @@ from trainables.grading import catalogue
 from trainables.specs import EvaluationSpec
 
 FUNCTIONS = """
+import numpy
 def polite(row, answer): return "please" in answer
 def both(row, answer): return {"long": len(answer) / row["size"], "short": 1}
-def undeclared(row, answer): return {"long": 1.0}
+def undeclared(row, answer): return {"long": True}
+def another(row, answer): return {"long": 1.0}
+def of_numpy(row, answer): return {"bool": numpy.bool_(True), "float": numpy.float32(0.5), "array": numpy.array(2)}
+def nothing(row, answer): return None
+def empty(row, answer): return {}
+def unnamed(row, answer): return {"a,b": 1}
+def mixed(row, answer): return {"long": 1, "words": "two"}
 def not_a_number(row, answer): return float("nan")
 def text(row, answer): return "1"
 def steps(row, answer): return 1
@@ -26,6 +33,7 @@ def of_a_row(row): return 1
 def with_an_option(row, answer, *, weight=1.0): return weight
 
 both.metrics = {"long": "min", "short": "max"}
+another.metrics = {"short": "max"}
 misdeclared.metrics = {"long": ["most"]}
 number = 5
 """
@@ -149,15 +157,22 @@ def test_a_function_scores_answers():
     assert free.grade({}, "", "") == {"with_an_option": 1.0}
     assert [polite.grade({}, "", answer) for answer in ("please", "")] == [{"polite": 1.0}, {"polite": 0.0}]
     assert both.grade({"size": 4}, "", "ab") == {"both_long": 0.5, "both_short": 1.0}
+    undeclared, of_numpy = catalogue.graders(spec("my_scores:undeclared", "my_scores:of_numpy"))
+    assert undeclared.grade({}, "", "") == {"undeclared_long": 1.0}
+    assert of_numpy.grade({}, "", "") == {"of_numpy_bool": 1.0, "of_numpy_float": 0.5, "of_numpy_array": 2.0}
 
 
 @pytest.mark.parametrize(
     ("name", "row", "why"),
     [
         ("both", {}, "size"),
-        ("undeclared", {}, r"returns \{'long': 1.0\}, and its metrics are undeclared: declare numbers by name"),
-        ("not_a_number", {}, "returns nan: a score must be a finite number"),
-        ("text", {}, "returns '1': a score must be a finite number"),
+        ("another", {}, r"returns \{'long': 1.0\}, which has another_long, and its .* declares another_short"),
+        ("not_a_number", {}, "returns nan: a score is a finite number"),
+        ("text", {}, "returns '1': a score is a finite number"),
+        ("nothing", {}, "returns None: a score is a finite number"),
+        ("empty", {}, r"returns \{\}: a score is a finite number"),
+        ("mixed", {}, "returns .*'two'.*: a score is a finite number"),
+        ("unnamed", {}, "which has 'unnamed_a,b': a name begins with"),
     ],
 )
 def test_a_function_that_is_broken_raises(name, row, why):

@@ -171,19 +171,23 @@ def test_a_model_that_learns_to_answer_yes_answers_yes(root: Path) -> None:
     assert {row.answer for row in tuned.answers} == {"yes"}
 
 
-def test_a_grader_that_raises_fails_the_evaluation_of_its_slot_alone(root: Path, monkeypatch) -> None:
+def test_where_a_grader_raises_its_scores_are_missing_in_that_slot_alone(root: Path, monkeypatch) -> None:
     (root / "loud_graders.py").write_text(RAISES)
     monkeypatch.syspath_prepend(str(root))
-    of = spec(root, "loud_graders:shouts", train="yes", evaluated="other")
+    of = spec(root, "loud_graders:shouts", "exact_match", train="yes", evaluated="other")
     write(root / "other.jsonl", [(f"Is {n} it?", "no") for n in range(300, 306)])
     pack = opened(of, root, 0, 40, 0)
     found = pack.evaluate([0, 1, 2], [0, 1, 2])
-    assert found[1] == Failure(kind="failed", message="shouts, evaluation row, line 1: KeyError: 'loud'")
-    assert evaluation(found[0]).metrics["shouts"] == evaluation(found[2]).metrics["shouts"] == 1.0
-    assert isinstance(pack.evaluate([1])[1], Evaluation), "its losses are known"
+    loud = evaluation(found[1])
+    assert loud.unscored == {"shouts": "shouts, evaluation row, line 1: KeyError: 'loud'"}
+    assert (loud.metrics["exact_match"], "shouts" in loud.metrics, loud.answers[0].answer) == (0.0, False, "yes")
+    assert loud.metrics["eval_loss"] == evaluation(pack.evaluate([1])[1]).metrics["eval_loss"]
+    assert "unscored" not in loud.document()
+    for slot in (0, 2):
+        assert (evaluation(found[slot]).metrics["shouts"], evaluation(found[slot]).unscored) == (1.0, {})
 
 
-def test_where_memory_is_lacking_fewer_slots_answer_together_and_one_that_lacks_it_alone_fails(
+def test_where_memory_is_lacking_fewer_slots_answer_together_and_one_that_lacks_it_alone_has_no_score(
     root: Path, monkeypatch
 ) -> None:
     pack = opened(spec(root, "exact_match"), root, 0, 0, 0)
@@ -198,7 +202,7 @@ def test_where_memory_is_lacking_fewer_slots_answer_together_and_one_that_lacks_
     monkeypatch.setattr(type(pack._engine), "generate", generate)
     found = pack.evaluate([0, 1, 2], [0, 1, 2])
     assert asked[0] == {0, 1, 2}
-    assert found[1] == Failure(kind="out_of_memory", message="CUDA out of memory.")
+    assert evaluation(found[1]).unscored == dict.fromkeys(("exact_match", "answers_ended"), "CUDA out of memory.")
     assert evaluation(found[0]).answers and evaluation(found[2]).answers
 
 
