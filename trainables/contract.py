@@ -234,8 +234,6 @@ class Preview(Spec):
     """Rows of one evaluation; None if not known yet."""
     row_tokens: float | None = None
     """Mean tokens of a row to train on, estimated from the characters of the rows seen; None if no row was seen."""
-    test_rows_in_train: int = 0
-    """Test rows, among the rows seen, that are trained on."""
     is_doubtful: bool = False
     """Whether only tokens tell if the rows can be learnt. False with problems, or if a file was only partly read."""
 

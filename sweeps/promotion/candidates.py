@@ -87,6 +87,18 @@ def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRu
     return run
 
 
+def ranked_together(sweep: TrackedSweep, trial: str | None) -> int:
+    """Counts the trials that the sweep ranked on its evaluation rows, with the one that `trial` names. Pure.
+
+    Trials without a score count too: the loss chose those whose answers were scored. Repeats count if a repeat is
+    named. An earlier champion of the same sweep was the best on these rows, so it is harder to beat there, not easier.
+    """
+    named = [each for each in sweep.trials if trial in (each.trial_key, each.label)]
+    with_repeats = any(each.repeats for each in named)
+    own = [each for each in sweep.trials if each.is_ranked(EVAL_LOSS) and (with_repeats or each.repeats is None)]
+    return len({each.trial_key for each in (*own, *named)})
+
+
 def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]:
     """Fetches the adapters and reported losses of the best trials from MLflow, and checks that the trials wrote them.
 

@@ -15,12 +15,11 @@ from pydantic import Field, ValidationError
 
 from sweeps.config.passwords import without_passwords
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion.gate import CHAMPION, Guarded, Sliced
+from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced
 from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
-from trainables.objective import Objective
 from trainables.scoring.requests import BASE
 from trainables.specs import Spec
 
@@ -39,16 +38,6 @@ _Numbers = Annotated[tuple[int, ...], Field(strict=False)]
 _Values = Annotated[tuple[float, ...], Field(strict=False)]
 
 
-class Rule(Spec):
-    """The rule by which the gate decided."""
-
-    objective: Objective
-    min_gain: float
-    """In the metric's unit."""
-    candidates: _Words
-    """Labels of the candidates; the winner was the best of them."""
-
-
 class DecidingRows(Spec):
     """The rows that decided."""
 
@@ -58,6 +47,8 @@ class DecidingRows(Spec):
     """As `ScoringResult.fingerprint`."""
     digests: _Words
     """As `ScoringResult.row_digests`."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """As `ScoringResult.left_out`."""
 
 
 class Origin(Spec):
@@ -173,8 +164,10 @@ def make(context: Context, winner: Contender, facts: VersionFacts, files: Mappin
             sweep_id=sweep.sweep_id, trial_key=candidate.trial.trial_key, run_id=candidate.trial.run_id,
             data_fingerprint=sweep.data_fingerprint, fingerprints=dict(sweep.fingerprints),
         ),
-        rule=Rule(objective=winner.verdict.objective, min_gain=winner.verdict.min_gain, candidates=labels),
-        rows=DecidingRows(source=evidence.rows, fingerprint=answer.fingerprint, digests=answer.row_digests),
+        rule=evidence.rule,
+        rows=DecidingRows(
+            source=evidence.rows, fingerprint=answer.fingerprint, digests=answer.row_digests, left_out=answer.left_out
+        ),
         scores={name: answer.scores[name] for name in (*labels, BASE, CHAMPION) if name in answer.scores},
         sliced=winner.sliced,
         guarded=winner.guarded,

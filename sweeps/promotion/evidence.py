@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, HostsDied
 from cluster.scoring import Scoring
-from sweeps.config.model import Promotion as Policy
-from sweeps.config.model import SweepConfig
+from sweeps.config.model import Slices, SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion import expected_time, gate, versions
-from sweeps.promotion.candidates import Candidate
-from sweeps.promotion.gate import CHAMPION, Guarded, Sliced, Verdict
+from sweeps.promotion.candidates import Candidate, ranked_together
+from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables import catalogue
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
 from trainables.objective import EVAL_LOSS, Objective
@@ -36,8 +36,6 @@ class Content:
     """Identifies base and quantisation. Only adapters on the same base can be compared."""
     champion_adapter: Mapping[str, bytes] | None
     """Files of the PEFT folder; None if there is no champion, or if --force promotes without a comparison."""
-    rows_in_train: int
-    """How many of the first rows of --eval-data are also in data.train."""
     deciding: tuple[str, str]
     """Result of `deciding_rows`."""
     eval_data: bytes | None
@@ -57,6 +55,7 @@ class Evidence:
     rows: str
     """Source of the rows, in words."""
     base_identity: str
+    rule: Rule
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,9 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
             with.
     """
     file, deciding = context.request.eval_data, deciding_rows(context)
-    rows, in_train = (None, 0) if file is None else _check_rows(context, file, "--eval-data")
+    rows = None if file is None else _check_rows(context, file, "--eval-data")
     guards = {
-        guard.data: _check_rows(context, Path(guard.data), f"promotion.guards.{place}.data")[0]
+        guard.data: _check_rows(context, Path(guard.data), f"promotion.guards.{place}.data")
         for place, guard in enumerate(context.policy.guards)
         if guard.data is not None
     }
@@ -127,11 +126,11 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     if isinstance(adapter, str):
         context.force(adapter)
         adapter = None
-    return Content(identity, adapter, in_train, deciding, rows, guards)
+    return Content(identity, adapter, deciding, rows, guards)
 
 
-def _check_rows(context: Context, file: Path, option: str) -> tuple[bytes, int]:
-    """Returns a file's content, and how many of its first rows are also in data.train. Passes warnings on."""
+def _check_rows(context: Context, file: Path, option: str) -> bytes:
+    """Returns a file's content. Passes warnings about its first rows on."""
     data = context.sweep.config.base.data_spec
     problems = requests.check_rows(data, str(file), option)
     if problems:
@@ -142,7 +141,7 @@ def _check_rows(context: Context, file: Path, option: str) -> tuple[bytes, int]:
         raise ConfigError(look.problems)
     for warning in look.warnings:
         context.say(f"warning: {warning}")
-    return content, look.test_rows_in_train
+    return content
 
 
 def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
@@ -258,10 +257,11 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
     if content.champion_adapter is not None:
         adapters[CHAMPION] = content.champion_adapter
     announce(context, adapters, content)
-    metric, slices = context.objective.metric, context.policy.slices
+    metric, slices, ranked = context.objective.metric, context.policy.slices, _ranked(context, rows)
+    beside = scores_beside(context)
     request = ScoringRequest(
         rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=MOST_SAMPLES,
-        slice_by=None if slices is None else slices.by,
+        slice_by=None if slices is None else slices.by, leave_out=("train",) if ranked else ("train", "eval"),
     )  # fmt: skip
     answer = scored.score(request)
     for name, shown in ((BASE, BASE), (CHAMPION, context.alias)):
@@ -271,11 +271,6 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
                 "other rows with --eval-data"
             )
     refuse_unpaired("--metric", metric, answer.scores[BASE])
-    if answer.trained_on > content.rows_in_train:  # only the first rows were checked before
-        context.say(
-            f"warning: --eval-data: {answer.trained_on} of {len(answer.scores[BASE].row_losses)} rows were trained on "
-            "(all of data.train was compared): their loss says nothing about new rows; take them out of the file"
-        )
     for label in answer.not_finite:
         context.say(f"warning: {label} is left out: its loss on {words} is not finite")
     left = tuple(candidate for candidate in candidates if candidate.label not in answer.not_finite)
@@ -285,7 +280,40 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
             f"other rows with --eval-data, or {others}"
         )
-    return Evidence(left, request, answer, words, content.base_identity)
+    rule = Rule(
+        objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked, beside=beside,
+        candidates=tuple(candidate.label for candidate in left),
+    )  # fmt: skip
+    return Evidence(left, request, answer, words, content.base_identity, rule)
+
+
+def _ranked(context: Context, rows: str) -> int:
+    """Returns `Rule.ranked` for the rows of a request."""
+    data, file = context.sweep.config.base.data_spec, context.request.eval_data
+    is_seen = rows == "held_out" or (file is not None and requests.seen_by_search(data, str(file)))
+    return ranked_together(context.sweep, context.request.trial) if is_seen else 0
+
+
+def scores_beside(context: Context) -> tuple[Objective, ...]:
+    """Returns `Rule.beside`: the file's main scores that neither decide nor have a guard. Raises as `direction`."""
+    config, own, scored = context.sweep.config, context.objective.metric, context.sweep.config.evaluation
+    if not scored.metrics:
+        return ()
+    known = catalogue.metrics(catalogue.find(config.trainable), config.base)
+    guarded = {guard.metric for guard in context.policy.guards}
+    return tuple(
+        Objective(metric=name, mode=known[name])
+        for name in scored.main_among(known)
+        if name not in (*guarded, scored.names[-1]) and name != own and not own.startswith(f"{name}_")
+    )
+
+
+def _left_out(answer: ScoringResult, words: str) -> tuple[str, ...]:
+    """Returns a warning about the rows that were left out, if there are any."""
+    where = {"train": "in data.train", "eval": "among the rows that ranked the trials"}
+    rows, parts = len(answer.row_digests), answer.left_out
+    why = ", ".join(f"{count} {where[part]}" for part, count in parts.items())
+    return (f"{words}: {rows} of {rows + sum(parts.values())} rows decide; left out: {why}",) if parts else ()
 
 
 def announce(context: Context, adapters: Mapping[str, object], content: Content) -> None:
@@ -328,18 +356,15 @@ def refuse_unpaired(field: str, metric: str, evaluation: Evaluation) -> None:
 
 
 def decide(
-    champion: Version | None,
-    evidence: Evidence,
-    policy: Policy,
-    objective: Objective,
-    guarded: Sequence[Guarded] = (),
+    champion: Version | None, evidence: Evidence, by: Slices | None, guarded: Sequence[Guarded] = ()
 ) -> Contender:
     """Asks the gate about the best candidate. Pure."""
     labels, scores = {each.label: each for each in evidence.candidates}, dict(evidence.answer.scores)
-    sliced = None if policy.slices is None else Sliced(of=policy.slices, values=evidence.answer.slices)
+    sliced = None if by is None else Sliced(of=by, values=evidence.answer.slices)
 
     def asked() -> Contender:
-        verdict = gate.decide(scores, list(labels), policy.min_gain, objective, sliced, guarded)
+        verdict = gate.decide(scores, evidence.rule, sliced, guarded)
+        verdict = replace(verdict, warnings=(*_left_out(evidence.answer, evidence.rows), *verdict.warnings))
         return Contender(labels[verdict.winner], verdict, evidence, champion, sliced, tuple(guarded))
 
     contender = asked()
@@ -357,7 +382,7 @@ def guard(context: Context, contender: Contender, content: Content, scored: Scor
     """
     evidence, label = contender.evidence, contender.candidate.label
     adapters = {name: files for name, files in evidence.request.adapters.items() if name in (label, CHAMPION)}
-    answers: dict[str | None, Mapping[str, Evaluation]] = {None: evidence.answer.scores}
+    answers: dict[str | None, ScoringResult] = {None: evidence.answer}
     found = []
     for place, each in enumerate(context.policy.guards):
         field, name = f"promotion.guards.{place}", "the rows that decide" if each.data is None else Path(each.data).name
@@ -366,19 +391,21 @@ def guard(context: Context, contender: Contender, content: Content, scored: Scor
             rows, file = str(Path(each.data).absolute()), content.guards[each.data]
             by_answers = context.sweep.config.evaluation.scores_by
             request = ScoringRequest(
-                rows=rows, content=file, adapters=adapters, with_base=True,
+                rows=rows, content=file, adapters=adapters, with_base=True, leave_out=("train",),
                 with_answers=any(by_answers(of.metric) for of in context.policy.guards if of.data == each.data),
             )  # fmt: skip
-            answers[each.data] = _scores(scored, request, field)
-        scores = answers[each.data]
+            answers[each.data] = _scored(scored, request, field)
+            for warning in _left_out(answers[each.data], f"guard {name}"):
+                context.say(f"warning: {warning}")
+        scores = answers[each.data].scores
         refuse_unpaired(f"{field}.metric", each.metric, scores[BASE])
         objective = Objective(metric=each.metric, mode=direction(context.sweep.config, each.metric))
         own = {name: scores[name] for name in (BASE, *adapters)}
         found.append(Guarded(name=f"guard {name}", objective=objective, worse_by=each.worse_by, scores=own))
-    return decide(contender.champion, evidence, context.policy, context.objective, found)
+    return decide(contender.champion, evidence, context.policy.slices, found)
 
 
-def _scores(scored: Scoring, request: ScoringRequest, field: str) -> Mapping[str, Evaluation]:
+def _scored(scored: Scoring, request: ScoringRequest, field: str) -> ScoringResult:
     """Returns the evaluations on a guard's rows. Errors name the guard's field."""
     try:
         answer = scored.score(request)
@@ -387,4 +414,4 @@ def _scores(scored: Scoring, request: ScoringRequest, field: str) -> Mapping[str
     if answer.not_finite:
         who = " and ".join(answer.not_finite)
         raise SweepError(f"{field}.data: the loss of {who} is not finite on its rows: give other rows")
-    return answer.scores
+    return answer

@@ -31,6 +31,8 @@ class Exported:
     version: str
     form: Form
     folder: Path
+    rows: str
+    """The scored rows in words, such as "the first 32 of 80 rows that decided (data.test)"."""
     loss: float
     promoted_loss: float
     difference: float
@@ -47,7 +49,7 @@ class Exported:
         """Formats the losses for people, in one line."""
         is_near = "within" if self.holds else "not within"
         return (
-            f"{self.model} version {self.version} as {self.form}: loss {self.loss:.4f}, promoted with "
+            f"{self.model} version {self.version} as {self.form}: on {self.rows} loss {self.loss:.4f}, promoted with "
             f"{self.promoted_loss:.4f}; rows differ by {self.difference:.2g} a token, {is_near} {self.tolerance:g}"
         )
 
@@ -120,7 +122,9 @@ def _compared(model: str, version: str, form: Form, out: Path, record: Decision,
     gaps = [abs(ours - theirs) for ours, theirs in zip(told.row_losses, promoted, strict=True)]
     tolerance = gate.tolerance(record.scores[record.winner].hardware, told.hardware)
     loss, promoted_loss = sum(told.row_losses) / tokens, sum(promoted) / tokens
-    return Exported(model, version, form, out, loss, promoted_loss, sum(gaps) / tokens, tolerance)
+    decided = len(record.scores[record.winner].row_losses)
+    first = f"the first {len(rows)} of {decided} rows that decided ({record.rows.source})"
+    return Exported(model, version, form, out, first, loss, promoted_loss, sum(gaps) / tokens, tolerance)
 
 
 def _why(spec: TrialSpec, base: dict[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 Each row is compared with itself under both models, so that a hard row weighs on neither side. The gain is the
 difference of the metric, with an interval over rows (`statistics.comparison`). Copies of a row count as one row, and so
-do the rows of a group. Scores of 0 and 1 have an exact test (`statistics.exact`). The best of k candidates looks better
+do the rows of a group. Scores of 0 and 1 have an exact test (`statistics.exact`). The best of k adapters looks better
 than it is on the rows that chose it, so each interval has confidence 1 - 0.01 / k: all k intervals hold at once in 99
-of 100 promotions.
+of 100 promotions. On fresh rows k counts the candidates; on rows that ranked the trials of the sweep, all these trials.
 
 There are three verdicts. Better: the gain is at least min_gain, and the rows show that the gain is above 0. Not better:
 the rows show that the gain is below min_gain, or, if min_gain is 0, that the gain is not above 0. Cannot tell: the rows
 show neither. A limit, under a guard or on a slice of the rows, holds if the rows show that the gain is above -worse_by.
-A few rows thus do not pass a bad adapter, and the verdict says how many more rows are needed.
+A few rows thus do not pass a bad adapter, and the verdict says how many more rows are needed. A score that does not
+decide stops the winner only if the rows show that the winner is worse.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pydantic import Field
 
 from sweeps.config.model import Slices
 from sweeps.statistics.comparison import Comparison, Pair, compare
-from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, unseen
+from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, percent, unseen
 from trainables.contract import Evaluation
 from trainables.inputs.legible import legible
-from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective, digits
+from trainables.objective import EVAL_LOSS, Objective, digits
 from trainables.scoring.requests import BASE
 from trainables.specs import Spec
 
@@ -41,10 +42,10 @@ class Standing:
     """Comparison of one candidate with the base and the champion, on some rows and by one metric."""
 
     name: str
-    """Name of the candidate; for a limit "guard general.jsonl" or "slice language=de"."""
+    """Name of the candidate; for a limit "guard general.jsonl" or "slice language=de"; for a score its metric."""
     objective: Objective
     least: float | None
-    """Required gain: min_gain, or -worse_by for a limit; None for a slice without a limit."""
+    """Required gain: min_gain, -worse_by for a limit, 0 for a score; None for a slice without a limit."""
     value: float
     gains: tuple[Comparison, ...]
     """Gains over the base, and last over the champion if there is one. Each `key` is BASE or CHAMPION."""
@@ -100,8 +101,9 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """Formats the name of a limit: "slice language=de (exact_match, 12 rows)"."""
-        return f"{self.name} ({self.objective.metric}, {self.rows_in_words})"
+        """Formats the name of a limit: "slice language=de (exact_match, 12 rows)", "choice (80 rows)"."""
+        metric = "" if self.name == self.objective.metric else f"{self.objective.metric}, "
+        return f"{self.name} ({metric}{self.rows_in_words})"
 
     def evidence_of(self, gain: Comparison) -> str:
         """Formats the interval of a gain with its confidence and rows, and the exact test if there is one."""
@@ -123,15 +125,19 @@ class Standing:
     def limit_json(self) -> dict[str, Any]:
         """Returns the object of a limit for the JSON line."""
         fields = {name: getattr(self, name) for name in ("name", "value", "rows", "holds", "rows_needed", "confidence")}
-        worse_by = None if self.least is None else -self.least
+        worse_by = None if self.least is None else abs(self.least)
         return {**fields, "worse_by": worse_by, "metric": self.objective.metric, "gains": self.gains_json("holds")}
 
     def reason(self, winner: str) -> str:
         """Says why a limit does not hold for the winner, or that the rows cannot tell."""
-        which = next(each for each in self.gains if self.is_large_enough(each) is self.holds)
-        told = f"by more than worse_by {-(self.least or 0.0):g}: {self._amount(which)}"
+        which = min(
+            (each for each in self.gains if self.is_large_enough(each) is self.holds), key=lambda each: each.difference
+        )
+        by = f" by more than worse_by {-self.least:g}" if self.least else ""
         may_be, more = ("is", "") if self.holds is False else ("may be", f"; {self.needed_in_words}")
-        return f"{winner} {may_be} worse than the {which.key} on {self.words} {told}{more}"
+        if not by:
+            more += "; a guard on this metric says with worse_by how much worse it may be"
+        return f"{winner} {may_be} worse than the {which.key} on {self.words}{by}: {self._amount(which)}{more}"
 
     def reasons(self) -> list[str]:
         """Lists why the candidate does not pass, decided gains first."""
@@ -164,12 +170,13 @@ class Verdict:
     """All candidates, the winner first: the best by the deciding metric, and of equal ones the best by loss."""
     scores: Mapping[str, Evaluation]
     """Name of a candidate, BASE or CHAMPION -> its evaluation."""
-    min_gain: float
-    """In the metric's unit."""
+    rule: Rule
     rows_with_copies: int = 0
     guards: tuple[Standing, ...] = ()
     slices: tuple[Standing, ...] = ()
     """`guards` and `slices` hold the winner's standing under each limit."""
+    beside: tuple[Standing, ...] = ()
+    """The winner's standing by each of `Rule.beside`."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -199,8 +206,8 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Returns the verdict over the gain, the guards and the slices."""
-        return OUTCOMES[_all_of(each.holds for each in (self.best, *self.guards, *self.slices))]
+        """Returns the verdict over the gain and the limits."""
+        return OUTCOMES[_all_of(each.holds for each in (self.best, *self._limits))]
 
     @property
     def passed(self) -> bool:
@@ -210,15 +217,23 @@ class Verdict:
     @property
     def decided_by(self) -> Standing | None:
         """Returns the limit that stops the winner; None if the winner passes, or if the gain itself decided."""
-        left = _worst(each for each in (*self.guards, *self.slices) if each.holds is not True)
+        left = _worst(each for each in self._limits if each.holds is not True)
         is_broken = left is not None and left.holds is False
         return left if self.best.holds or (self.best.holds is None and is_broken) else None
 
     @property
     def shown_limits(self) -> tuple[Standing, ...]:
-        """Returns the guards and the worst slice."""
+        """Returns the guards, the scores by which the winner is worse beyond chance, and the worst slice."""
         worst = _worst(self.slices)
-        return self.guards if worst is None else (*self.guards, worst)
+        return (*self.guards, *self._worse, *(() if worst is None else (worst,)))
+
+    @property
+    def _limits(self) -> tuple[Standing, ...]:
+        return (*self.guards, *self.slices, *self._worse)
+
+    @property
+    def _worse(self) -> tuple[Standing, ...]:
+        return tuple(each for each in self.beside if each.holds is False)
 
     @property
     def rows_needed(self) -> int | None:
@@ -261,9 +276,11 @@ class Verdict:
              "carried_by": each.carried_by}
             for own in self.candidates for told, each in zip(own.gains_json("verdict"), own.gains, strict=True)
         ]  # fmt: skip
-        fields = ("winner", "losses", "values", "min_gain", "rows_with_copies", "warnings", "rows_needed", "reasons")
+        fields = ("winner", "losses", "values", "rows_with_copies", "warnings", "rows_needed", "reasons")
         return {
             **{name: getattr(self, name) for name in fields},
+            "min_gain": self.rule.min_gain,
+            "comparisons_counted": self.rule.comparisons,
             **{name: getattr(self.best, name) for name in ("confidence", "rows", "is_grouped")},
             "objective": self.objective.model_dump(),
             "metrics": {name: each.metrics for name, each in self.scores.items()},
@@ -273,7 +290,27 @@ class Verdict:
             "comparisons": comparisons,
             "guards": [each.limit_json() for each in self.guards],
             "slices": [each.limit_json() for each in self.slices],
+            "beside": [each.limit_json() for each in self.beside],
         }
+
+
+class Rule(Spec):
+    """The rule by which the gate decides."""
+
+    objective: Objective
+    min_gain: float
+    """In the metric's unit."""
+    candidates: Annotated[tuple[str, ...], Field(strict=False)]
+    """Labels of the candidates; the winner is the best of them."""
+    ranked: int = 0
+    """Number of trials that the sweep ranked on the deciding rows, the candidates among them; 0 for fresh rows."""
+    beside: Annotated[tuple[Objective, ...], Field(strict=False)] = ()
+    """Scores that do not decide. The winner must not be worse by any of them beyond chance."""
+
+    @property
+    def comparisons(self) -> int:
+        """Returns the number of adapters of which the winner is the best."""
+        return max(self.ranked, len(self.candidates))
 
 
 class Guarded(Spec):
@@ -296,39 +333,37 @@ class Sliced(Spec):
 
 
 def decide(
-    scores: Mapping[str, Evaluation],
-    candidates: Sequence[str],
-    min_gain: float,
-    objective: Objective = LOWEST_LOSS,
-    sliced: Sliced | None = None,
-    guarded: Sequence[Guarded] = (),
+    scores: Mapping[str, Evaluation], rule: Rule, sliced: Sliced | None = None, guarded: Sequence[Guarded] = ()
 ) -> Verdict:
-    """Decides on the candidate with the best value.
+    """Decides on the candidate with the best value. Of equally good ones (`Objective.standing`) the first one wins.
 
     Args:
         scores: evaluations of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
-        candidates: names in `scores`. Of equally good candidates (`Objective.standing`) the first one wins.
-        min_gain: in the metric's unit.
     """
+    candidates, objective, count = rule.candidates, rule.objective, rule.comparisons
     winner = min(candidates, key=lambda name: objective.standing(scores[name].metrics))
     ordered = [winner, *(name for name in candidates if name != winner)]
     values = scores[winner].rows_of(objective.metric)
-    # All intervals of all guards must hold at once, although the winner is the best of all candidates.
-    of_guards = confidence_of(len(candidates) * max(1, len(guarded)))
+
+    def under(guard: Guarded) -> tuple[Standing, ...]:
+        # All intervals of all guards must hold at once. Rows of their own have not ranked the trials.
+        own = count if guard.scores[BASE].row_losses == scores[BASE].row_losses else len(candidates)
+        confidence = confidence_of(own * len(guarded))
+        return _standings({guard.name: winner}, guard.scores, guard.objective, -guard.worse_by, confidence)
+
     told = Verdict(
-        candidates=_standings(
-            {name: name for name in ordered}, scores, objective, min_gain, confidence_of(len(candidates))
-        ),
+        candidates=_standings({name: name for name in ordered}, scores, objective, rule.min_gain, confidence_of(count)),
         scores=scores,
-        min_gain=min_gain,
+        rule=rule,
         rows_with_copies=0 if values is None else len(values.parts),
-        guards=tuple(
-            standing
-            for each in guarded
-            for standing in _standings({each.name: winner}, each.scores, each.objective, -each.worse_by, of_guards)
-        ),
-        slices=() if sliced is None else slices(sliced, objective, scores, winner, len(candidates)),
+        guards=tuple(standing for each in guarded for standing in under(each)),
+        slices=() if sliced is None else slices(sliced, objective, scores, winner, count),
+        beside=_beside(scores, rule.beside, winner),
     )
+    counted = f"the confidence, {percent(told.best.confidence)}, counts all of them as comparisons"
+    is_seen = rule.ranked > len(candidates)
+    seen = [f"the rows that decide have ranked the {rule.ranked} trials of the sweep: {counted}"] if is_seen else []
+    worse = [each.reason(winner) for each in told.beside if each.lowest < 0 and each is not told.decided_by]
     is_few = told.best.rows < FEW_ROWS
     few = [f"{told.only}: with fewer than {FEW_ROWS} the interval may be too narrow"] if is_few else []
     uneven = [
@@ -337,7 +372,22 @@ def decide(
         for each in told.best.gains
         if each.carried_by and each.exact is None
     ]
-    return replace(told, warnings=(*few, *uneven))
+    return replace(told, warnings=(*seen, *few, *uneven, *worse))
+
+
+def _beside(scores: Mapping[str, Evaluation], beside: Sequence[Objective], winner: str) -> tuple[Standing, ...]:
+    """Compares the winner with the base and the champion by the scores that do not decide.
+
+    An interval errs on its lower side in half of its errors, so that base and champion, which can each stop the winner,
+    count once: in 99 of 100 promotions no score stops a winner that is as good. The trials do not count: another metric
+    chose the winner.
+    """
+    there = [each for each in beside if all(scores[name].rows_of(each.metric) for name in scores)]
+    return tuple(
+        standing
+        for each in there
+        for standing in _standings({each.metric: winner}, scores, each, 0.0, confidence_of(len(there)))
+    )
 
 
 def _standings(
@@ -360,16 +410,16 @@ def _standings(
 
 
 def slices(
-    sliced: Sliced, objective: Objective, scores: Mapping[str, Evaluation], winner: str, candidates: int
+    sliced: Sliced, objective: Objective, scores: Mapping[str, Evaluation], winner: str, count: int
 ) -> tuple[Standing, ...]:
     """Compares the winner with the base and the champion on each slice of the deciding rows.
 
-    All intervals of all slices hold at once, although the winner is the best of `candidates` on all rows.
+    All intervals of all slices hold at once, although the winner is the best of `count` adapters on all rows.
     """
     places: dict[str, set[int]] = {}
     for place in scores[winner].places_of(objective.metric):
         places.setdefault(sliced.values[place], set()).add(place)
-    confidence = confidence_of(candidates * len(places))
+    confidence = confidence_of(count * len(places))
     names = [name for name in (winner, BASE, CHAMPION) if name in scores]
     least = None if sliced.of.worse_by is None else -sliced.of.worse_by
     found: list[Standing] = []

@@ -334,7 +334,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
         ROWS: answer.fingerprint,
         "promotion.hardware": answer.hardware,
         "promotion.metric": verdict.objective.metric,
-        "promotion.decision": f"passed, min_gain {verdict.min_gain:g}",
+        "promotion.decision": f"passed, min_gain {verdict.rule.min_gain:g}",
         "promotion.candidates": str(len(winner.evidence.candidates)),
         "promotion.compared_with": compared_with,
     }

@@ -119,11 +119,8 @@ def _wrong_metric(evaluation: Evaluation) -> str | None:
 
 def _verdict(record: Decision) -> Check:
     """Asks the gate again, and compares its verdict with the recorded one but for warnings, which decide nothing."""
-    rule = record.rule
     try:
-        found = gate.decide(
-            record.scores, rule.candidates, rule.min_gain, rule.objective, record.sliced, record.guarded
-        )
+        found = gate.decide(record.scores, record.rule, record.sliced, record.guarded)
     except (LookupError, ValueError, ZeroDivisionError) as error:
         return Check("verdict", False, f"the gate cannot decide by these values: {error!r}")
     told = {name: value for name, value in record.verdict.items() if name != "warnings"}

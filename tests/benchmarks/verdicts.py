@@ -5,11 +5,16 @@ of repetitions, the worst of one to five candidates and of both directions of th
 that are equal to the reference; `not better` for ones that are better by exactly `min_gain`; and a limit for ones that
 are worse by exactly `worse_by`, which it lets pass (one candidate).
 
+The second table is of candidates that are chosen by their loss among all trials of a sweep, which are all equal to the
+reference. They are decided on the rows that ranked the trials, with each candidate or with each trial as a comparison,
+or on as many fresh rows.
+
     python -m tests.benchmarks.verdicts
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -145,12 +150,52 @@ def row(kind: Kind, rows: int, repetitions: int) -> str:
     return f"| {kind.name} | {rows} | {' | '.join(cells)} |"
 
 
+RANKED_ROWS = 200
+SKEWS: dict[str, Callable[[Numbers], Numbers]] = {
+    "normal": lambda drawn: drawn,
+    # A few rows of each trial are far worse than under the reference.
+    "lognormal": lambda drawn: math.exp(0.5) - np.exp(drawn),
+}
+"""The distribution of the gains of rows, of mean 0, from normal numbers."""
+
+
+def passing(gains: Numbers, comparisons: int) -> int:
+    """How many of the gains [repetition, row] pass, with so many comparisons counted."""
+    spans = intervals(gains, [1.0] * gains.shape[1], confidence_of(comparisons))
+    return sum(span.low > 0 for span in spans)
+
+
+def chosen(skew: str, trials: int, repetitions: int) -> dict[int, tuple[float, float, float]]:
+    """How many in 100 sweeps of equal trials promote one.
+
+    Number of candidates -> with each candidate as a comparison, with each trial, and on fresh rows.
+    """
+    rng = np.random.default_rng([trials, *skew.encode()])
+    best: list[Numbers] = []
+    fresh: dict[int, list[Numbers]] = {top: [] for top in (1, 3)}
+    for _ in range(repetitions):
+        ranked, others = (SKEWS[skew](rng.normal(size=(count, RANKED_ROWS))) for count in (trials, max(fresh)))
+        best.append(ranked[ranked.mean(axis=1).argmax()])
+        for top, found in fresh.items():
+            found.append(others[:top][others[:top].mean(axis=1).argmax()])  # the trials are equal: any of them will do
+
+    def share(gains: list[Numbers], comparisons: int) -> float:
+        return 100 * passing(np.array(gains), comparisons) / repetitions
+
+    return {top: (share(best, top), share(best, trials), share(found, top)) for top, found in fresh.items()}
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     print("| metric | rows | better | not better | limit | power |\n|---|---|---|---|---|---|")
     for kind in KINDS:
         for rows in (30, 80, 200):
             print(row(kind, rows, 2000), flush=True)
+    print("\n| gains | trials | candidates | each candidate | each trial | fresh rows |\n|---|---|---|---|---|---|")
+    for skew in SKEWS:
+        for trials in (32, 64, 128):
+            for top, cells in chosen(skew, trials, 2000).items():
+                print(f"| {skew} | {trials} | {top} | {' | '.join(f'{cell:.1f}' for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -141,10 +141,21 @@ def split_fingerprint(split: Split) -> str:
     return _digest(_content(split))
 
 
-def shared_rows(split: Split, other: Split) -> int:
-    """Counts the rows of `split` that are also in `other`, by tokens and labels."""
+def shared_rows(split: Split, other: Split) -> set[int]:
+    """Returns the places in `split` of the rows that are also in `other`, by tokens and labels."""
     seen = {_row_key(other, i) for i in range(len(other))}
-    return sum(_row_key(split, i) in seen for i in range(len(split)))
+    return {i for i in range(len(split)) if _row_key(split, i) in seen}
+
+
+def part(split: Split, places: Sequence[int]) -> Split:
+    """Returns the rows at these places alone, at least one."""
+    import numpy as np
+
+    rows = [split.row(i) for i in places]
+    starts = np.cumsum([0, *(len(row.ids) for row in rows)], dtype="<i8")
+    groups, sizes = (tuple(each[i] for i in places) if each else () for each in (split.groups, split.sizes))
+    ids, labelled = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
+    return Split(ids, starts, labelled, groups, sizes)
 
 
 def _row_key(split: Split, i: int) -> int:

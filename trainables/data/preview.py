@@ -71,7 +71,6 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
         train_rows=train_rows,
         eval_rows=eval_rows,
         row_tokens=findings.row_tokens,
-        test_rows_in_train=findings.parts["test"].trained_on.rows,
         is_doubtful=not problems and not partly and findings.are_doubtful,
     )
 

@@ -184,6 +184,15 @@ def ask(
     return Questions(rows=made, labels=tuple(labels), ends=tuple(sorted(ends)), most=most)
 
 
+def part(asked: Questions, places: Sequence[int]) -> Questions:
+    """Returns the questions of the rows at these places, numbered anew. Raises `DataError` if there are none."""
+    numbers = {place: number for number, place in enumerate(places)}
+    rows = tuple(each.model_copy(update={"row": numbers[each.row]}) for each in asked.rows if each.row in numbers)
+    if not rows:
+        raise DataError("evaluation.metrics: no row that is left has an answer within data.max_length: raise it")
+    return asked.model_copy(update={"rows": rows})
+
+
 class _Kept(NamedTuple):
     """A row that `dataset` keeps."""
 

@@ -101,9 +101,13 @@ class AdapterScorer:
             ModelError: an adapter cannot be loaded.
         """
         split, fingerprint = self._rows(request.rows)
-        trained_on = 0 if request.rows in _NAMED else self._trained_on(split)
-        rows = [split.row(i) for i in range(len(split))]
         asked = self._asked(request.rows) if request.with_answers else None
+        left_out = self._seen(split, request)
+        if any(left_out.values()):
+            kept_rows = sorted(set(range(len(split))).difference(*left_out.values()))
+            split, asked = dataset.part(split, kept_rows), asked and questions.part(asked, kept_rows)
+            fingerprint = dataset.split_fingerprint(split)
+        rows = [split.row(i) for i in range(len(split))]
         by = request.slice_by
         slices = () if by is None else slices_of(self._rows_of(rows, request.rows), by)
         adapters = {**({BASE: None} if request.with_base else {}), **request.adapters}
@@ -120,7 +124,7 @@ class AdapterScorer:
             logprobs={name: each.logprobs[: request.samples] for name, each in told.items()},
             ends=self._ends(split),
             labels={} if asked is None else {label: renderer.without_end(label) for label in asked.labels},
-            trained_on=trained_on,
+            left_out={part: len(places) for part, places in left_out.items() if places},
             slices=slices,
             not_finite=tuple(name for name in scored if name not in told),
         )
@@ -185,15 +189,21 @@ class AdapterScorer:
         rows = sources.placed(data, name, every_column=True) if is_test else sources.divided(data, every_column=True)[1]
         return questions.ask(Renderer(data, tokenizer), rows, graders, of_sweep.labels, of_sweep.most)
 
-    def _trained_on(self, split: dataset.Split) -> int:
-        """Counts the rows of a file that were trained on. Raises `DataError` if all of them were."""
-        prepared = dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache)
-        shared = dataset.shared_rows(split, dataset.load(prepared.payload).train)
-        if shared == len(split):
-            raise DataError(
-                of_option(f"all of its rows ({shared}) are also in data.train, so all is trained on: give other rows")
-            )
-        return shared
+    def _seen(self, split: dataset.Split, request: ScoringRequest) -> dict[str, set[int]]:
+        """Returns part in `request.leave_out` -> places of its rows in `split`. Raises `DataError` if no row is left.
+
+        A row of two parts counts in the first one.
+        """
+        if not request.leave_out:
+            return {}
+        sweep = dataset.load(dataset.prepare(self._spec.data_spec, self._tokenizer, self._cache).payload)
+        found: dict[str, set[int]] = {}
+        for part in request.leave_out:
+            found[part] = dataset.shared_rows(split, getattr(sweep, part)).difference(*found.values())
+        if sum(map(len, found.values())) == len(split):
+            field = {"test": "data.test", "held_out": "the rows held out"}.get(request.rows, "--eval-data")
+            raise DataError(f"{field}: all {len(split)} rows are also in data.train, or ranked the trials: give others")
+        return found
 
     def _ends(self, split: dataset.Split) -> dict[str, int]:
         """Returns the special tokens that uncut rows end in: text -> id; see `ScoringResult.ends`."""

@@ -57,6 +57,8 @@ class ScoringRequest(Spec):
     adapter is checked with these rows."""
     with_answers: bool = True
     """Whether to score answers too, if the spec's `evaluation` names graders."""
+    leave_out: Annotated[tuple[Literal["train", "eval"], ...], Field(strict=False)] = ()
+    """Parts of the sweep's rows, those trained on and those that ranked the trials, whose rows are not scored here."""
     slice_by: str | None = None
     """A column whose value on each row is returned."""
 
@@ -93,8 +95,8 @@ class ScoringResult(Spec):
     """Text -> id of the special tokens at the end of rows that are surely uncut. Empty if no answer's end is known."""
     labels: dict[str, str] = Field(default_factory=dict)
     """The labels that `choice` ranks, in order: as in the data -> without end tokens; empty if none are ranked."""
-    trained_on: int = 0
-    """Number of rows of a file that are also in data.train; 0 for the sweep's own rows, which the launch compares."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Part in `ScoringRequest.leave_out` -> number of rows that were not scored. A row of both counts as trained on."""
     slices: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """The value of `slice_by` on each row; at most `MOST_SLICES` different values."""
     not_finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -252,7 +254,7 @@ def look_at_rows(data: DataSpec, file: str, option: str = "--eval-data") -> Prev
     def own(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple(of_option(line, option) for line in lines if line.startswith("data.test: "))
 
-    return Preview(problems=own(look.problems), warnings=own(look.warnings), test_rows_in_train=look.test_rows_in_train)
+    return Preview(problems=own(look.problems), warnings=own(look.warnings))
 
 
 def check_slices(data: DataSpec, which: str, by: str) -> list[str]:

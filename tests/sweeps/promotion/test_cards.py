@@ -18,7 +18,7 @@ from sweep_files import toy
 from transformers import AutoModelForCausalLM
 
 from sweeps.promotion import cards
-from sweeps.promotion.gate import Standing, Verdict
+from sweeps.promotion.gate import Rule, Standing, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.contract import Evaluation
@@ -26,6 +26,9 @@ from trainables.objective import LOWEST_LOSS, Objective
 from trainables.specs import DataSpec, EvaluationSpec
 
 COMMIT = "0123abc"
+
+
+RULE = Rule(objective=LOWEST_LOSS, min_gain=0.0, candidates=("t01",))
 
 
 def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **changed: Any) -> cards.VersionFacts:
@@ -42,7 +45,7 @@ def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **
         sweep=TrackedSweep("x-1", "parent", "FINISHED", toy()[0], {}, None, (trial,)),
         winner=trial,
         is_chosen=False,
-        verdict=Verdict((Standing("t01", LOWEST_LOSS, 0.0, 1.0, gains, 0.99, 40, False),), scores, 0.0),
+        verdict=Verdict((Standing("t01", LOWEST_LOSS, 0.0, 1.0, gains, 0.99, 40, False),), scores, RULE),
         rows="data.test",
         base=base,
         unquantised=None,

@@ -137,7 +137,7 @@ def test_a_verdict_that_the_values_do_not_give_is_seen_and_one_that_says_no_is_n
         assert "verdict" in wrong(str(folder))
     # All agrees with the values, under a rule by which the gate says no.
     rule = record.rule.model_copy(update={"min_gain": 99.0})
-    found = gate.decide(record.scores, rule.candidates, 99.0, rule.objective)
+    found = gate.decide(record.scores, rule)
     write(folder, record, rule=rule, verdict=json.loads(json.dumps(found.as_json())))
     assert wrong(str(folder)) == {"verdict": "the gate says no"}
 

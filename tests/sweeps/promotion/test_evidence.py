@@ -12,6 +12,7 @@ import pytest
 from promotions import MODEL, base_facts, config
 from sweep_files import toy
 
+from sweeps.config.model import Promotion
 from sweeps.errors import SweepError
 from sweeps.promotion import evidence, versions
 from sweeps.promotion.request import Context
@@ -117,6 +118,23 @@ def test_the_rows_that_decide_are_named(files: dict[str, Any], given: Path | Non
 
 
 @pytest.mark.parametrize(
+    ("metric", "guards", "beside"),
+    [
+        ("eval_loss", [], {"choice": "max", "exact_match": "max"}),
+        ("eval_loss", [{"metric": "choice", "worse_by": 0.1}], {"exact_match": "max"}),
+        ("exact_match", [], {"choice": "max"}),
+        ("choice_macro_f1", [], {"exact_match": "max"}),
+    ],
+)
+def test_scores_of_the_file_that_neither_decide_nor_have_a_guard_are_limits(metric, guards, beside, tmp_path) -> None:
+    """Neither the further scores of a grader nor `answers_ended`, which nobody named."""
+    made = config(tmp_path, "sqlite:///none.db", evaluation={"metrics": ["choice", "exact_match"]})
+    policy = Promotion.model_validate({"guards": guards})
+    context, _ = context_of(made, objective=Objective(metric=metric, mode="max"), policy=policy)
+    assert {each.metric: each.mode for each in evidence.scores_beside(context)} == beside
+
+
+@pytest.mark.parametrize(
     ("objective", "beside"),
     [
         (LOWEST_LOSS, ["  eval_loss decides; choice and tone are scored beside it"]),
@@ -128,5 +146,5 @@ def test_what_is_scored_beside_what_decides_is_told(objective: Objective, beside
     config = SimpleNamespace(evaluation=EvaluationSpec(metrics=("choice", "own:tone")))
     request = SimpleNamespace(place=SimpleNamespace(folder=None))
     context, said = context_of(config, request=request, objective=objective)
-    evidence.announce(context, {"t01": {}}, evidence.Content("", None, 0, ("test", "data.test"), None, {}))
+    evidence.announce(context, {"t01": {}}, evidence.Content("", None, ("test", "data.test"), None, {}))
     assert said == ["evaluating base and candidates on data.test", *beside]

@@ -87,6 +87,10 @@ def test_the_command_exports_in_a_process_of_its_own(replaced, tmp_path):
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["model"], told["version"], told["form"], told["holds"]) == (MODEL, "2", "gguf", True)
-    assert f"{MODEL} version 2 as gguf: loss {told['loss']:.4f}" in done.stderr
+    rows = "the first 32 of 40 rows that decided (data.test)"
+    assert (
+        f"{MODEL} version 2 as gguf: on {rows} loss {told['loss']:.4f}, promoted with {told['promoted_loss']:.4f}; "
+    ) in done.stderr
+    assert told["rows"] == rows
     assert len(gguf.GGUFReader(tmp_path / "out" / f"{MODEL}-v2.gguf").tensors) == 2 * 14
     assert list(tmp_path.glob(".qsweep-export-*")) == []

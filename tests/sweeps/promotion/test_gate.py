@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from sweeps.config.model import Promotion, Slices
 from sweeps.promotion import cards
-from sweeps.promotion.gate import CHAMPION, Guarded, Sliced, Verdict, agreement, decide, slices, tolerance
+from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict, agreement, decide, slices, tolerance
 from sweeps.promotion.promote import PromotionResult
 from sweeps.promotion.registration import Registered
 from trainables import qlora_metrics
@@ -37,11 +37,14 @@ def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS
     return evaluation(tuple(losses.tolist()), tuple(TOKENS[:rows].tolist()))
 
 
+def rule(*candidates: str, min_gain: float = 0.0, objective: Objective = LOWEST_LOSS, **more: Any) -> Rule:
+    return Rule(objective=objective, min_gain=min_gain, candidates=candidates, **more)
+
+
 def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Evaluation):
     names = [name for name in found if name not in (BASE, CHAMPION)]
-    return decide(
-        {name: each.model_copy(update={"row_groups": groups}) for name, each in found.items()}, names, min_gain
-    )
+    grouped = {name: each.model_copy(update={"row_groups": groups}) for name, each in found.items()}
+    return decide(grouped, rule(*names, min_gain=min_gain))
 
 
 def test_a_clear_gain_on_base_and_champion_passes():
@@ -106,7 +109,7 @@ def test_a_gain_of_exactly_min_gain_passes_however_it_is_rounded():
     gain = verdict(**BETTER).best.gains[0].difference
     assert verdict(gain, **BETTER).passed
     base, own = half_right(200, 20, 0)
-    found = decide({BASE: base, "t00": own}, ["t00"], 0.1, ACCURACY)
+    found = decide({BASE: base, "t00": own}, rule("t00", min_gain=0.1, objective=ACCURACY))
     assert found.best.gains[0].difference < 0.1
     assert found.passed
 
@@ -131,6 +134,28 @@ def test_choosing_among_more_candidates_takes_a_wider_interval():
     one, ten = (verdict(base=scores(2.2, 0.3, 99), t00=scores(2.0, 0.3, 0), **others).best for others in ({}, many))
     assert (one.confidence, ten.confidence) == (0.99, 0.999)
     assert ten.gains[0].low < one.gains[0].low
+
+
+def test_on_rows_that_ranked_the_trials_all_of_them_count_whatever_is_promoted():
+    """Also for slices and for guards on these rows; a guard on rows of its own counts the candidates."""
+    scored = {"base": scores(2.2, 0.3, 99), "champion": scores(2.2, 0.3, 98), "t00": scores(2.0, 0.3, 0)}
+    own = {name: ended(each, 0.5) for name, each in scored.items()}
+    further = {name: scores(2.0, 0.3, 5) for name in scored}
+    there = [guard(0.1, ANSWERS_ENDED, **own), guard(0.1, LOWEST_LOSS, **further)]
+    sliced = Sliced(of=Slices(by="language"), values=("de", "en") * (ROWS // 2))
+    fresh, seen = (decide(scored, rule("t00", ranked=ranked), sliced, there) for ranked in (0, 32))
+    assert [each.confidence for each in (fresh.best, *fresh.guards, *fresh.slices)] == [0.99, *[1 - 0.01 / 2] * 4]
+    told = [1 - 0.01 / 32, 1 - 0.01 / 64, 1 - 0.01 / 2, *[1 - 0.01 / 64] * 2]
+    assert [each.confidence for each in (seen.best, *seen.guards, *seen.slices)] == told
+    lows = [{gain.key: gain.low or 0.0 for gain in each.best.gains} for each in (fresh, seen)]
+    assert all(lows[0][key] > lows[1][key] for key in (BASE, CHAMPION))
+    line = (
+        "the rows that decide have ranked the 32 trials of the sweep: the confidence, 99.969%, counts all of them as "
+        "comparisons"
+    )
+    assert (seen.warnings, fresh.warnings) == ((line,), ())
+    assert (seen.as_json()["comparisons_counted"], fresh.as_json()["comparisons_counted"]) == (32, 1)
+    assert seen.as_json()["confidence"] == 1 - 0.01 / 32
 
 
 def test_copies_of_a_row_are_no_further_evidence_and_few_rows_are_warned_of():
@@ -223,7 +248,7 @@ def half_right(rows: int, up: int = 0, down: int = 0) -> tuple[Evaluation, Evalu
 )
 def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, outcome):
     base, own = half_right(rows, up, down)
-    found = decide({BASE: base, "t00": own}, ["t00"], min_gain, ACCURACY)
+    found = decide({BASE: base, "t00": own}, rule("t00", min_gain=min_gain, objective=ACCURACY))
     assert found.outcome == outcome, found.reasons
     assert found.best.gains[0].difference == pytest.approx((up - down) / rows)
     if outcome != "better" and up + down:
@@ -232,14 +257,15 @@ def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, o
 
 def test_all_wrong_before_and_all_right_now_is_better():
     """The interval has no width there, and says nothing of chance; the exact test does."""
-    found = decide({BASE: answered(*[False] * 40, seed=1), "t00": answered(*[True] * 40)}, ["t00"], 0.5, ACCURACY)
+    scored = {BASE: answered(*[False] * 40, seed=1), "t00": answered(*[True] * 40)}
+    found = decide(scored, rule("t00", min_gain=0.5, objective=ACCURACY))
     assert found.passed
 
 
 def test_of_equal_candidates_that_with_the_lower_loss_is_the_winner():
     base, own = half_right(200, 20, 0)
     lower = own.model_copy(update={"metrics": own.metrics | {"eval_loss": own.loss - 0.1}})
-    assert decide({BASE: base, "t00": own, "t01": lower}, ["t00", "t01"], 0.0, ACCURACY).winner == "t01"
+    assert decide({BASE: base, "t00": own, "t01": lower}, rule("t00", "t01", objective=ACCURACY)).winner == "t01"
 
 
 def test_only_the_rows_that_were_answered_decide():
@@ -247,13 +273,13 @@ def test_only_the_rows_that_were_answered_decide():
     base, own = half_right(40)
     rows = [{"row_values": {"accuracy": (value,) * 12}, "row_places": tuple(range(28, 40))} for value in (0.0, 1.0)]
     base, own = (each.model_copy(update=part) for each, part in zip((base, own), rows, strict=True))
-    found = decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY)
+    found = decide({BASE: base, "t00": own}, rule("t00", objective=ACCURACY))
     assert (found.best.rows, found.rows_with_copies, found.passed) == (12, 12, True)
 
 
 def test_the_json_of_a_verdict_says_which_it_is_and_what_would_tell():
     base, own = half_right(200, 7, 0)
-    told = json.loads(json.dumps(decide({BASE: base, "t00": own}, ["t00"], 0.0, ACCURACY).as_json()))
+    told = json.loads(json.dumps(decide({BASE: base, "t00": own}, rule("t00", objective=ACCURACY)).as_json()))
     assert (told["verdict"], told["passed"], told["decided_by"]) == ("cannot_tell", False, None)
     assert (told["objective"], [each["verdict"] for each in told["comparisons"]]) == (
         ACCURACY.model_dump(),
@@ -312,7 +338,7 @@ def decided(scores: Mapping[str, Evaluation], *guarded: Guarded, **slices: Any) 
     """The gate's verdict on rows of three languages."""
     names = [name for name in scores if name not in (BASE, CHAMPION)]
     sliced = Sliced(of=Slices(by="language", **slices), values=LANGUAGES) if slices else None
-    return decide(scores, names, 0.0, LOWEST_LOSS, sliced, guarded)
+    return decide(scores, rule(*names), sliced, guarded)
 
 
 def guard(worse_by: float, objective: Objective = LOWEST_LOSS, **scores: Evaluation) -> Guarded:
@@ -360,6 +386,54 @@ def test_an_adapter_that_never_ends_its_answer_is_caught_by_a_guard_on_that():
     assert verdict.outcome == "not_better"
     assert "of 120 rows 0 are better and 114 worse, p = " in verdict.reasons[0]
     assert decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.95))).passed
+
+
+CHOICE = Objective(metric="choice", mode="max")
+
+
+def with_choice(one: Evaluation, right: int) -> Evaluation:
+    """The same, where the first rows have the right label."""
+    values = tuple(float(row < right) for row in range(LIMITED))
+    return one.model_copy(
+        update={"metrics": one.metrics | {"choice": right / LIMITED}, "row_values": {"choice": values}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "champion", "words", "told"),
+    [
+        # The sign test of 8 rows has p = 0.0078, of 7 rows 0.0156.
+        (60, 52, None, "not better (choice)", "t01 is worse than the base on choice (120 rows): gain -0.0667, "),
+        (60, 53, None, "better", "t01 may be worse than the base on choice (120 rows): gain -0.0583, "),
+        (60, 60, None, "better", None),
+        (60, 68, None, "better", None),
+        (60, 68, 80, "not better (choice)", "t01 is worse than the champion on choice (120 rows): gain -0.1000, "),
+        (60, 68, 70, "better", "t01 may be worse than the champion on choice (120 rows): gain -0.0167, "),
+    ],
+)
+def test_a_better_loss_does_not_hide_a_worse_score(base, own, champion, words, told):
+    """A score that is worse beyond chance stops the winner; within chance it is a warning."""
+    found = {BASE: with_choice(gained(0), base), "t01": with_choice(gained(0.5, 2), own)}
+    if champion is not None:
+        found[CHAMPION] = with_choice(gained(0.2, 5), champion)
+    verdict = decide(found, rule("t01", beside=[CHOICE]))
+    lines = (*verdict.reasons, *verdict.warnings)
+    assert (verdict.words, len(lines)) == (words, int(told is not None))
+    for line in lines:
+        assert line.startswith(told)
+        assert line.endswith("; a guard on this metric says with worse_by how much worse it may be")
+    assert len(verdict.shown_limits) == len(verdict.reasons)
+    (beside,) = verdict.as_json()["beside"]
+    assert (beside["metric"], beside["worse_by"], beside["confidence"]) == ("choice", 0.0, 0.99)
+    assert decide(found, rule("t01")).words == "better"
+
+
+def test_all_scores_that_do_not_decide_hold_at_once_and_the_trials_do_not_count():
+    """With two scores 8 rows of 8 are within chance: 0.0078 is more than 0.005. A score without rows is passed over."""
+    found = {BASE: with_choice(gained(0), 60), "t01": with_choice(gained(0.5, 2), 52)}
+    found = {name: ended(each, 0.5) for name, each in found.items()}
+    verdict = decide(found, rule("t01", ranked=32, beside=[CHOICE, ANSWERS_ENDED, Objective(metric="untold")]))
+    assert (verdict.words, [each.confidence for each in verdict.beside]) == ("better", [0.995, 0.995])
 
 
 def test_an_adapter_that_is_worse_in_one_language_is_caught_by_the_slice():

@@ -20,6 +20,8 @@ from promotions import MODEL, run
 import qsweep as qs
 from sweeps.errors import SweepError
 from sweeps.promotion import promote as promoting
+from sweeps.promotion import versions
+from sweeps.promotion.verify import checks
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
 from trainables.data import preview
@@ -166,23 +168,74 @@ def test_rows_of_a_file_decide_as_they_were_looked_at_whatever_becomes_of_it(wor
     assert world.tags()["promotion.rows"] == "mine.jsonl, 30 rows"
 
 
-@pytest.mark.parametrize(
-    ("looked", "told"),
-    [
-        (20_000, "rows that are also in data.train, 2 of 32, the first on line 31"),
-        # Behind the rows that are looked at before the evaluation.
-        (20, "2 of 32 rows were trained on"),
-    ],
-)
-def test_rows_of_a_file_that_were_trained_on_are_warned_of_once(world, shared, monkeypatch, looked, told):
-    monkeypatch.setattr(preview, "LOOKED_ROWS", looked)
+def test_rows_that_were_trained_on_or_ranked_the_trials_decide_nothing(world, shared, monkeypatch):
+    """Also rows behind those that are looked at before the evaluation."""
+    monkeypatch.setattr(preview, "LOOKED_ROWS", 20)
+    trained, ranked = (
+        [json.loads(line) for line in (shared / f"{name}.jsonl").read_text().splitlines()] for name in ("train", "eval")
+    )
     said: list[str] = []
-    known = [json.loads(line) for line in (shared / "train.jsonl").read_text().splitlines()[-2:]]
-    rows = rows_of(world.root / "mine.jsonl", *map(promotions.odd, range(30)), *known)
-    run(world.sweep("second"), said, eval_data=rows, dry_run=True)
-    (line,) = [line for line in said if "new rows" in line]
-    assert line.startswith(f"warning: --eval-data: {told}"), line
-    assert "; take them out of" in line
+    # Of data.eval the first 8 rows ranked the trials.
+    mixed = [*map(promotions.odd, range(60, 90)), *trained[-2:], ranked[0], ranked[10]]
+    rows = rows_of(world.root / "mine.jsonl", *mixed)
+    outcome = run(world.sweep("second"), said, eval_data=rows)
+    told = "mine.jsonl: 31 of 34 rows decide; left out: 2 in data.train, 1 among the rows that ranked the trials"
+    assert f"warning: {told}" in said
+    assert (outcome.exit_code, outcome.verdict.best.rows, outcome.verdict.best.confidence) == (0, 31, 1 - 0.01 / 2)
+    folder = package_of(world, "1")
+    assert f"**Warning**: {told}." in (folder / "README.md").read_text()
+    record, checked = checks(versions.find(MODEL, world.uri))
+    assert (record.rows.left_out, len(record.rows.digests)) == ({"train": 2, "eval": 1}, 31)
+    assert {check.holds for check in checked} == {True, None}
+    few = run(world.sweep("second"), said, eval_data=rows_of(rows, *map(promotions.odd, range(90, 95)), *trained))
+    assert "warning: mine.jsonl: 5 of 45 rows decide; left out: 40 in data.train" in said
+    assert (few.verdict.outcome, few.verdict.reasons[0]) == (
+        "cannot_tell",
+        "only 5 rows decide: at least 10 are needed",
+    )
+
+
+def test_rows_that_chose_the_winner_count_all_trials_that_they_ranked(world, shared):
+    """Two trials were ranked, one is promoted by name; the file has the bytes of data.eval."""
+    rows, said = world.root / "copy.jsonl", list[str]()
+    shutil.copy(shared / "eval.jsonl", rows)
+    outcome = run(world.sweep("second"), said, eval_data=rows, trial="k0", dry_run=True)
+    assert (outcome.verdict.best.rows, outcome.verdict.best.confidence) == (68, 1 - 0.01 / 2)
+    line = (
+        "the rows that decide have ranked the 2 trials of the sweep: the confidence, 99.5%, counts all of them as "
+        "comparisons"
+    )
+    assert f"warning: {line}" in said
+    assert outcome.as_json()["verdict"]["comparisons_counted"] == 2
+    assert run(world.sweep("second"), trial="k0", dry_run=True).verdict.best.confidence == 0.99
+
+
+PLAIN = """
+def plain(row, answer):
+    return float("total" not in answer)
+
+def told(row, answer):
+    return float("total" in answer)
+"""
+
+
+def test_a_worse_score_of_the_sweep_file_stops_a_better_loss_unless_a_guard_allows_it(world, trained, tmp_path):
+    """The strong adapter says the total in each answer, the base in none."""
+    own = tmp_path / "own.py"
+    own.write_text(PLAIN)
+    metrics = {"metrics": [f"{own}:plain", f"{own}:told"], "max_new_tokens": 8}
+    config = promotions.config(trained.root, world.uri, evaluation=metrics, name="scored")
+    trials = [promotions.Trial(trained.adapters["strong"])]
+    folder = world.root / "results/scored"
+    promotions.deliver(config, "scored-20260106-000000-ffff", folder, trials, trained.fingerprint)
+    said: list[str] = []
+    outcome = run(folder, said)
+    assert (outcome.exit_code, said[-1]) == (1, "verdict: not better (plain)")
+    assert outcome.reasons[0].startswith("t00 is worse than the base on plain (40 rows): gain -1.0000, ")
+    assert run(folder, guards=[{"metric": "plain", "worse_by": 1.5}]).exit_code == 0
+    record, checked = checks(versions.find(MODEL, world.uri))
+    assert [each.metric for each in record.rule.beside] == ["told"]
+    assert {check.holds for check in checked} == {True, None}
 
 
 def test_a_dry_run_does_all_but_write(world):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import SweepError
-from sweeps.promotion.candidates import ranked
+from sweeps.promotion.candidates import ranked, ranked_together
 from sweeps.promotion.request import ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.errors import GradingError
@@ -65,6 +66,15 @@ def test_a_repeat_is_a_candidate_only_when_it_is_named():
     assert [each.trial_key for each in ranked(sweep(*trials), LOWEST_LOSS, "t02", False)] == ["k2"]
     with pytest.raises(SweepError, match=r"no trial may be promoted: .*it has none"):
         ranked(sweep(trials[2]), LOWEST_LOSS, None, False)
+
+
+def test_all_trials_that_the_rows_ranked_are_counted_and_a_repeat_only_where_one_is_named():
+    """Also trials without a score: the loss chose those that have one. A failed trial counts where it is named."""
+    scored = [trial(0, best_eval_loss=0.7, best_eval_accuracy=0.5), trial(1, best_eval_loss=0.8)]
+    failed = dataclasses.replace(trial(3, best_eval_loss=0.1), state="FAILED")
+    found = sweep(*scored, trial(2, "k0", best_eval_loss=0.5), failed, trial(4))
+    counted = {None: 2, "t00": 2, "k1": 2, "t02": 3, "t03": 3}
+    assert {named: ranked_together(found, named) for named in counted} == counted
 
 
 def test_among_trials_of_one_score_the_loss_decides_as_in_the_sweep():

@@ -14,7 +14,9 @@ from sweep_files import toy
 
 from cluster.errors import HostError
 from sweeps.promotion import evidence, registration
+from sweeps.promotion.gate import Rule
 from trainables import qlora_metrics
+from trainables.objective import LOWEST_LOSS
 from trainables.scoring.requests import ScoringRequest, ScoringResult
 from trainables.specs import ModelSpec
 
@@ -26,13 +28,16 @@ def answer(*losses: float) -> ScoringResult:
     return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="", not_finite=() if losses else ("t01",))
 
 
+RULE = Rule(objective=LOWEST_LOSS, min_gain=0.0, candidates=("t01",))
+
+
 def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:
     """What comes back of a winner with losses 5 and 7 on the base as trained, and what is said."""
     said: list[str] = []
     config = toy()[0].model_copy(update={"model": ModelSpec(source="owner/name")})
     context: Any = SimpleNamespace(sweep=SimpleNamespace(config=config), say=said.append)
     candidate: Any = SimpleNamespace(label="t01", adapter={"adapter_config.json": b"{}"})
-    found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test", "base nf4")
+    found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test", "base nf4", RULE)
     base: Any = SimpleNamespace(quantization={"scheme": scheme, "compute_dtype": "float32"}, revision="0123abc")
     winner: Any = SimpleNamespace(candidate=candidate, evidence=found)
     return registration.unquantised(context, winner, base, scored), said

@@ -300,3 +300,16 @@ def test_seed_and_epoch_give_orders_of_their_own_which_nobody_can_change():
 def test_order_is_the_same_on_every_machine_and_numpy():
     # A numpy that draws otherwise would train every trial of a resumed sweep on other rows than before.
     assert dataset.batch_rows(7, 8, 0, 16) == [6, 1, 5, 3, 7, 4, 2, 0, 3, 1, 7, 6, 0, 4, 5, 2]
+
+
+def test_some_rows_of_a_split_keep_their_tokens_labels_groups_and_bytes(tmp_path, tokenizer):
+    rows = [{**row, "doc": f"d{number % 3}"} for number, row in enumerate(PAIRS)]
+    files = {name: write(tmp_path / f"{name}.jsonl", rows) for name in ("train", "test")}
+    whole = dataset.whole(spec(files["train"], test=str(files["test"]), group_by="doc"), "test", tokenizer)
+    kept = dataset.part(whole, [1, 2, 7])
+    assert (len(kept), kept.groups, kept.sizes) == (3, (1, 2, 1), tuple(whole.sizes[place] for place in (1, 2, 7)))
+    for number, place in enumerate((1, 2, 7)):
+        for ours, theirs in zip(kept.row(number), whole.row(place), strict=True):
+            assert ours.dtype == theirs.dtype and ours.tolist() == theirs.tolist()
+    assert dataset.shared_rows(whole, kept) == {1, 2, 7}
+    assert dataset.split_fingerprint(dataset.part(whole, range(len(whole)))) == dataset.split_fingerprint(whole)

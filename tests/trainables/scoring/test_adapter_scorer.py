@@ -18,7 +18,7 @@ from trainables.data import preview
 from trainables.errors import DataError, ModelError
 from trainables.scoring import adapter_scorer, requests
 from trainables.scoring.requests import BASE, MOST_SAMPLES, ScoringRequest, ScoringResult, row_digest
-from trainables.specs import TrialSpec
+from trainables.specs import EvaluationSpec, TrialSpec
 
 
 @dataclass
@@ -144,10 +144,40 @@ def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(train
     write(file, *new, *seen[30:32])
     (line,) = requests.look_at_rows(data, str(file)).warnings
     assert line == "--eval-data: only the first 20 rows were looked at; the evaluation looks at all"
-    assert of_base(trained.scorer, file).trained_on == 2
+    answer = of_base(trained.scorer, file, leave_out=["train", "eval"], samples=32)
+    assert (answer.left_out, len(answer.row_digests), len(answer.samples)) == ({"train": 2}, 30, 30)
+    assert [each.columns["question"] for each in answer.samples] == [line["question"] for line in new]
     write(file, *seen[30:32])
-    with pytest.raises(DataError, match=r"^--eval-data: all of its rows \(2\) are also in data.train, so all is"):
-        of_base(trained.scorer, file)
+    with pytest.raises(DataError, match=r"^--eval-data: all 2 rows are also in data.train, or ranked the trials: give"):
+        of_base(trained.scorer, file, leave_out=["train"])
+
+
+@pytest.mark.parametrize("named", ["test", "file"])
+def test_rows_that_were_trained_on_or_ranked_the_trials_are_left_out_with_their_values(trained, tmp_path, named):
+    """Of all that is kept per row: losses, scores, digests, groups, slices. The rest is scored as in a file alone."""
+    lines = {name: (trained.root / f"{name}.jsonl").read_text().splitlines() for name in ("train", "eval")}
+    new = [{"question": f"{n} new?", "answer": f"a {n}"} for n in range(4)]
+    known = [json.loads(line) for line in (*lines["train"][:3], *lines["eval"][:2], lines["eval"][10])]
+    marked = [{**row, "half": str(place % 2)} for place, row in enumerate([*known, *new])]
+    mixed, alone = write(tmp_path / "mixed.jsonl", *marked), write(tmp_path / "alone.jsonl", *marked[5:])
+    base = trained.changed(test=str(mixed)).model_copy(update={"evaluation": EvaluationSpec(metrics=("exact_match",))})
+    scorer = qlora.open_scorer(base, tmp_path / "cache")
+    asked = {"leave_out": ["train", "eval"], "slice_by": "half", "samples": 8}
+    found = of_base(scorer, "test" if named == "test" else mixed, **asked)
+    # Of data.eval the first 8 rows ranked the trials; the eleventh did not.
+    assert found.left_out == {"train": 3, "eval": 2}
+    expected = of_base(scorer, alone, slice_by="half", samples=8)
+    assert expected.left_out == {}
+    told = [each.model_dump(exclude={"left_out": True, "scores": {BASE: {"answers"}}}) for each in (found, expected)]
+    assert told[0] == told[1]
+    answers = [each.scores[BASE].answers for each in (found, expected)]
+    assert [each.model_dump(exclude={"place"}) for each in answers[0]] == [
+        each.model_dump(exclude={"place"}) for each in answers[1]
+    ]
+    assert found.slices == tuple(row["half"] for row in marked[5:])
+    assert len(found.scores[BASE].row_values["exact_match"]) == len(found.row_digests) == 5
+    kept = of_base(scorer, mixed, leave_out=["train"])
+    assert (kept.left_out, len(kept.row_digests)) == ({"train": 3}, 7)
 
 
 def test_rows_that_the_search_has_seen_are_known_by_their_bytes(trained, tmp_path):
