@@ -96,11 +96,14 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
         try:
             placed = list(islice(sources.placed(data, split, every_column=True), LOOKED_ROWS))
             rows = [each.row for each in placed]
-            if split != "train" or data.eval is None or sources.most_of(data, len(rows)):
+            split_is_asked = split != "train" or data.eval is None
+            if split_is_asked or sources.most_of(data, len(rows)):
                 absent = _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
                 looked = () if absent else rows[:LOOKED_ANSWERS]
                 wrong = (catalogue.wrong_row(graders, row, templates.answer(data, row)) for row in looked)
-                problems += absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
+                found = absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
+                drawn = "" if split_is_asked else "; test rows are drawn from it: data.test_examples=null draws none"
+                problems += [line + drawn for line in found]
             if split == "train":
                 seen = set(_counted_labels(data, graders, placed, source))
                 # A longer file that begins with a single label may have others further down.

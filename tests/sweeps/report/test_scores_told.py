@@ -62,7 +62,8 @@ def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stop
 
 
 def test_rows_that_are_not_clean_are_told_once_more_at_the_end() -> None:
-    rows = {"eval_rows": 60, "test_rows": 80, "eval_rows_in_train": 3, "test_rows_in_train": 4, "test_rows_in_eval": 1}
+    rows: dict[str, Any] = {"eval_rows": 60, "test_rows": 80, "eval_rows_in_train": 3}
+    rows |= {"test_rows_in_train": 4, "test_rows_in_eval": 1}
     told = [
         "3 of 60 evaluation rows are also trained on",
         "5 of 80 test rows are also trained on or evaluated on",

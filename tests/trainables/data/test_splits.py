@@ -133,6 +133,19 @@ def test_a_file_without_copies_is_drawn_as_ever_whatever_is_drawn_for_promotion(
     assert held_out(data.model_copy(update={"copies": "together", "test_examples": 3}), of) == before
 
 
+def test_chats_are_equal_whatever_the_order_of_their_keys_and_what_follows_their_answer() -> None:
+    def chats(*order: str) -> list[dict[str, Any]]:
+        told = [data_rows.chat(f"What is {n}?", f"It is {n}.") for n in range(30)]
+        return [{"chat": [{key: message[key] for key in order} for message in each]} for each in told]
+
+    of = [*chats("role", "content"), *chats("content", "role")]
+    of[0]["chat"].append({"role": "user", "content": "Thanks."})
+    data = spec("a.jsonl", messages="chat", hold_out="drawn", test_examples=10, copies="together")
+    parts = sources.drawn(data, of)
+    assert parts[:30] == parts[30:]
+    assert Counter(parts) == {"eval": 10, "test": 10, "train": 40}
+
+
 def test_rows_are_drawn_as_they_were_before_there_were_test_rows() -> None:
     """A saved sweep has neither key, and must find the rows that it began with."""
     labelled = [{**row, "label": "abc"[n % 3]} for n, row in enumerate(rows(90, of_group=2))]
