@@ -192,15 +192,10 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
 
 
 def cost_of_seen_rows(config: SweepConfig, test_rows: int) -> list[str]:
-    """Says what it costs that promotion has no rows of its own, where data.test_examples: auto found too few rows.
-
-    On rows that ranked the trials, all of these count as comparisons; on other rows only the promoted few.
-    """
-    if config.data is None or config.data.test_examples != "auto" or test_rows:
-        return []
+    """Says what it costs that all ranked trials count as comparisons, if data.test_examples: auto found too few rows."""
     trials = config.budget.count
     times = f"{times_as_many(trials, min(trials, config.promotion.top)):.1f}"
-    if times == "1.0":
+    if config.data is None or config.data.test_examples != "auto" or test_rows or times == "1.0":
         return []
     return [
         f"promotion will decide on rows that chose the winner: about {times} times as many rows for the same certainty "
