@@ -192,7 +192,7 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
 
 
 def cost_of_seen_rows(config: SweepConfig, test_rows: int) -> list[str]:
-    """Says what it costs that all ranked trials count as comparisons, if data.test_examples: auto found too few rows."""
+    """Says what it costs that all ranked trials count as comparisons, where data.test_examples: auto draws no rows."""
     trials = config.budget.count
     times = f"{times_as_many(trials, min(trials, config.promotion.top)):.1f}"
     if config.data is None or config.data.test_examples != "auto" or test_rows or times == "1.0":
