@@ -20,7 +20,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, epochs
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
-from sweeps.planning import capacity, this_machine
+from sweeps.planning import advice, capacity, this_machine
 from sweeps.record import folder as folders
 from sweeps.record import limits
 from sweeps.record.events import RequestAnswered, SweepPlanned, SweepStarted
@@ -438,6 +438,8 @@ def _start_hosts(running: _Running, driver: Driver, joined: str | None) -> Start
         compared = resource.of(config)
         steps = compared.total if compared.unit == "step" else None
         say(epochs(steps, resource.rows_per_trial(config), ready.data.train_rows))
+        for line in advice.cost_of_seen_rows(config, ready.data.test_rows):
+            say(line)
     return started
 
 

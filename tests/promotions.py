@@ -136,7 +136,7 @@ def deliver(
     prints = dict(qlora.fingerprint(of.base))
     events: list[Event] = [
         SweepStarted(sweep_id=sweep_id, time=begun, config=saved_sweep.as_kept(of), fingerprints=prints),
-        DataPrepared(time=2.0, summary={"fingerprint": fingerprint}),
+        DataPrepared(time=2.0, summary={"fingerprint": fingerprint, "test_rows": of.base.data_spec.test_examples or 0}),
     ]
     for number, trial in enumerate(trials):
         events += _trial_events(made, f"k{number}", number, trial)

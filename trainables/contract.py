@@ -182,6 +182,8 @@ class Summary(Spec):
     """Sum of `Evaluation.row_bytes`; 0 if unknown."""
     train_rows: int
     eval_rows: int
+    test_rows: int = 0
+    """Rows for promotion alone, of data.test or drawn from data.train; 0 also if they could not be read."""
     train_tokens: int = 0
     labelled_tokens: int = 0
     """Training tokens that count in the loss; 0 if not counted."""
@@ -202,6 +204,8 @@ class Summary(Spec):
     """Rows to train on that repeat an earlier row."""
     eval_rows_in_train: int = 0
     test_rows_in_train: int = 0
+    test_rows_in_eval: int = 0
+    """Test rows that are evaluated on and not trained on."""
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Oddities of the rows, a line each, with the place of the first odd row."""
 
@@ -232,6 +236,8 @@ class Preview(Spec):
     """Rows to train on; None if not known yet."""
     eval_rows: int | None = None
     """Rows of one evaluation; None if not known yet."""
+    test_rows: int | None = None
+    """Rows for promotion alone; None if not known yet."""
     row_tokens: float | None = None
     """Mean tokens of a row to train on, estimated from the characters of the rows seen; None if no row was seen."""
     is_doubtful: bool = False

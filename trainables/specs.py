@@ -170,6 +170,13 @@ class DataSpec(Spec):
     hold_out: Literal["drawn", "last"] = Field("last", json_schema_extra={"default": "drawn"})
     """Rows of `train` to hold out if there is no `eval`. drawn: at random, the same rows in every sweep on this data.
     last: the last rows."""
+    # As hold_out: a saved configuration without these two fields is of a sweep that knew neither.
+    test_examples: Positive | Literal["auto"] | None = Field(None, json_schema_extra={"default": "auto"})
+    """Number of rows of `train` that promotion alone sees, drawn like those held out, after these. auto: 200, where
+    there is no `test` and at least 1,200 rows of `train` are not held out; else none."""
+    copies: Literal["together", "apart"] = Field("apart", json_schema_extra={"default": "together"})
+    """Equal rows of `train`, where rows are drawn from it. together: on one side, to train on, to evaluate on or to
+    test on. apart: each is drawn by itself, so that some rows are both trained on and evaluated on."""
     group_by: Annotated[str, Field(min_length=1)] | None = None
     """Column whose equal values mark rows that belong together, such as questions on one document."""
     stratify_by: Annotated[str, Field(min_length=1)] | None = None
@@ -195,9 +202,16 @@ class DataSpec(Spec):
             raise ValueError("train_on goes with messages only: other rows have one answer")
         if self.stratify_by is not None and (self.eval is not None or self.hold_out == "last"):
             raise ValueError("stratify_by says how rows of train are drawn: leave out eval and hold_out: last")
+        if self.test is not None and self.test_examples is not None:
+            raise ValueError(f"test_examples: {self.test_examples} goes without data.test: keep one of the two")
         if self.eval is None and self.eval_examples is None:
             raise ValueError("eval_examples: null needs data.eval: say how many rows of train to hold out")
         return self
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether rows of `train` may be drawn for another use."""
+        return self.eval is None or self.test_examples is not None
 
 
 class TrainingSpec(Spec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
-from sweeps.config.number_words import counted
+from sweeps.config.number_words import counted, parts
 
 
 def validate(file: File, changes: Changes = None) -> None:
@@ -11,5 +11,8 @@ def validate(file: File, changes: Changes = None) -> None:
     with mistakes(""):
         sweep = load_sweep(file, changes)
         say(f"{file}: valid ({sweep.config.name}, {counted(len(sweep.space.domains), 'searched field')})")
+        seen = sweep.preview
+        if seen.train_rows is not None:
+            say(f"data: {parts(seen.train_rows, seen.eval_rows, seen.test_rows)}")
         for warning in (*sweep.notices, *sweep.preview.warnings):
             say(f"warning: {warning}")

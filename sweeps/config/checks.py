@@ -132,7 +132,7 @@ def promotion_rows(config: SweepConfig) -> list[str]:
         if guard.data is not None:
             wrong += requests.check_rows(config.data, guard.data, f"promotion.guards.{place}.data")
     if config.promotion.slices is not None:
-        decide = "held_out" if config.data.test is None else "test"
+        decide = "test" if config.data.test is not None or requests.count_rows(config.data, "test") else "held_out"
         wrong += requests.check_slices(config.data, decide, config.promotion.slices.by)
     return wrong
 

@@ -123,8 +123,13 @@ def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dic
     wrong += _model_elsewhere(raw, beside, folder)
     _name_facts(raw)
     data = section(raw, "data")
-    if data.get("eval") is None:
+    if data.get("test") is None:
+        data.setdefault("test_examples", "auto")
+    elif data.get("test_examples") == "auto":
+        data["test_examples"] = None
+    if data.get("eval") is None or data.get("test_examples") is not None:
         data.setdefault("hold_out", "drawn")
+        data.setdefault("copies", "together")
     return raw, wrong
 
 
@@ -134,7 +139,8 @@ def written(config: SweepConfig) -> str:
     for name in components.SECTIONS:  # exclude_defaults drops every kind, also one that is not the section's default
         raw[name] = {"kind": getattr(config, name).kind, **raw.get(name, {})}
     if config.data is not None:
-        raw["data"]["hold_out"] = config.data.hold_out  # a sweep file has another default
+        # a sweep file has other defaults
+        raw["data"] |= config.data.model_dump(include={"hold_out", "test_examples", "copies"})
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
 
 

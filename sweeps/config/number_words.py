@@ -32,6 +32,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def parts(train: int, evaluated: int | None, test: int | None) -> str:
+    """Formats the rows of the parts of the data: "600 rows to train on, 32 to evaluate on, 80 to test on"."""
+    others = {"to evaluate on": evaluated, "to test on": test}
+    return ", ".join([f"{train:,} rows to train on", *(f"{rows:,} {what}" for what, rows in others.items() if rows)])
+
+
 def epochs(steps: int | None, rows: int, train_rows: int | None) -> str:
     """Formats the steps, rows and epochs of a trial that is not stopped early.
 

@@ -11,8 +11,10 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
 from sweeps.planning.capacity import highest
 from sweeps.planning.forecast import Forecast, distinct_trials, shortest_budget
+from sweeps.statistics.intervals import times_as_many
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
+from trainables.data.sources import LEAST_FOR_AUTO
 from trainables.grading import catalogue as grading
 from trainables.specs import warmup_steps
 
@@ -187,6 +189,18 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
         told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
     needed = math.ceil((QUANTILE * spread / usual) ** 2)
     return [f"{field}: {told}; the best trials often differ by {usual:g}, which takes about {needed} rows"]
+
+
+def cost_of_seen_rows(config: SweepConfig, test_rows: int) -> list[str]:
+    """Says what it costs that all ranked trials count as comparisons, where data.test_examples: auto draws no rows."""
+    trials = config.budget.count
+    times = f"{times_as_many(trials, min(trials, config.promotion.top)):.1f}"
+    if config.data is None or config.data.test_examples != "auto" or test_rows or times == "1.0":
+        return []
+    return [
+        f"promotion will decide on rows that chose the winner: about {times} times as many rows for the same certainty "
+        f"(data.test, or {LEAST_FOR_AUTO:,} rows of data.train beside those held out, give it rows of its own)"
+    ]
 
 
 def points_warnings(config: SweepConfig, space: SearchSpace) -> list[str]:

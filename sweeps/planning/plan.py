@@ -57,6 +57,9 @@ class Plan:
     gpus_per_host: int
     """0 on a CPU. A host with several GPUs spreads its base over all of them."""
     train_rows: int | None = None
+    eval_rows: int | None = None
+    test_rows: int | None = None
+    """Rows for promotion alone; None if not known yet."""
     group_by: str | None = None
     """Column whose equal values mark rows of one group. No group is both trained on and evaluated."""
     choices: tuple[GpuAdvice, ...] = ()

@@ -70,7 +70,8 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
         return replace(planned, rows_per_trial=None)
     warnings = (*planned.warnings, *sweep.preview.warnings)
     choices = _choices(sweep, known.rows)
-    return replace(planned, train_rows=sweep.preview.train_rows, warnings=warnings, choices=choices)
+    rows = sweep.preview.model_dump(include={"train_rows", "eval_rows", "test_rows"})
+    return replace(planned, **rows, warnings=warnings, choices=choices)
 
 
 def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | None]:

@@ -341,6 +341,8 @@ def deciding_rows(context: Context) -> tuple[str, str]:
         return str(file.absolute()), file.name
     if data.test is not None:
         return "test", "data.test"
+    if data.test_examples is not None and context.sweep.test_rows:
+        return "test", "the test rows drawn from data.train"
     context.say("warning: there is no data.test and no --eval-data: rows decide that the search has seen")
     return "held_out", "the rows held out of data.train" if data.eval is None else "data.eval, all of it"
 

@@ -47,9 +47,19 @@ def best_lines(record: SweepRecord, selection: Selection, separation: Separation
     best = selection.winner
     compared = best_compared.comparison_lines(record, best, separation)
     if best is None:
-        return [f"best: {selection.why}", *compared]
-    compared += _default(record, best, separation) + scores(record, best)
+        return [f"best: {selection.why}", *compared, *_unclean_rows(record)]
+    compared += _default(record, best, separation) + scores(record, best) + _unclean_rows(record)
     return [f"best{' so far' if selection.so_far else ''}: {in_words(record, best)}", *compared]
+
+
+def _unclean_rows(record: SweepRecord) -> list[str]:
+    """Says how many rows to evaluate on, and how many test rows, the sweep has trained on or chosen by."""
+    unclean = {
+        "evaluation rows are also trained on": ("eval_rows", "eval_rows_in_train"),
+        "test rows are also trained on or evaluated on": ("test_rows", "test_rows_in_train", "test_rows_in_eval"),
+    }
+    found = {words: [int(record.data.get(name, 0)) for name in names] for words, names in unclean.items()}
+    return [f"{sum(some)} of {rows or '?'} {words}" for words, (rows, *some) in found.items() if any(some)]
 
 
 def scores(record: SweepRecord, best: TrialRecord) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from sweeps import timeouts
-from sweeps.config.number_words import counted
+from sweeps.config.number_words import counted, parts
 from sweeps.config.passwords import without_passwords
 from sweeps.record.events import (
     BaseEvaluated,
@@ -240,7 +240,8 @@ def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
 def _data(summary: Mapping[str, Any]) -> list[str]:
     if not summary["train_rows"]:
         return []
-    line = "data: {train_rows} rows to train on, {eval_rows} to evaluate on; the longest row has {longest_row} tokens"
+    rows = parts(summary["train_rows"], summary["eval_rows"], summary.get("test_rows"))
+    line = f"data: {rows}; the longest row has {{longest_row}} tokens"
     if summary["truncated_rows"] or summary["dropped_rows"]:
         line += "; {truncated_rows} cut to data.max_length, {dropped_rows} left out (no completion left)"
     return [line.format_map(summary)]

@@ -23,6 +23,7 @@ WHY = "why it ended"
 _DATA = {
     "train_rows": ("rows to train on", ""),
     "eval_rows": ("rows to evaluate on", "the same ones for every trial"),
+    "test_rows": ("rows to test on", "promotion alone sees them"),
     "train_tokens": ("tokens to train on", "of all rows to train on, once through"),
     "labelled_tokens": ("tokens in the loss", "the part of the tokens to train on that are completions"),
     "longest_row": ("longest row", "in tokens"),
@@ -33,6 +34,7 @@ _DATA = {
     "repeated_rows": ("repeated rows", "rows to train on that repeat an earlier row"),
     "eval_rows_in_train": ("evaluation rows that are trained on", "they make the evaluation look better than it is"),
     "test_rows_in_train": ("test rows that are trained on", ""),
+    "test_rows_in_eval": ("test rows that are evaluated on", "they chose the best trial, so they are no test of it"),
     "fingerprint": ("fingerprint of the tokens", "equal rows, templates and tokenizers have equal ones"),
 }
 """Field of the data's summary -> its name and its meaning."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from sweeps.config.number_words import counted, duration, epochs, size
+from sweeps.config.number_words import counted, duration, epochs, parts, size
 from sweeps.planning.capacity import DEVICES
 from sweeps.planning.forecast import Answers, Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
@@ -100,6 +100,8 @@ def engine_line(engine: str) -> str:
 
 
 def _data(plan: Plan) -> Iterator[str]:
+    if plan.train_rows is not None:
+        yield parts(plan.train_rows, plan.eval_rows, plan.test_rows)
     if plan.rows_per_trial is not None:
         steps = plan.points[-1] if plan.unit == "step" else None
         yield epochs(steps, plan.rows_per_trial, plan.train_rows)

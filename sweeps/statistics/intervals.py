@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +102,15 @@ def confidence_of(comparisons: int) -> float:
     1 - 0.01 / k (Bonferroni; Dunn, JASA 56, 1961).
     """
     return 1 - ERROR_RATE / comparisons
+
+
+def times_as_many(comparisons: int, fewer: int) -> float:
+    """Returns how many times as many rows tell the same difference among k comparisons as among fewer ones.
+
+    Half the width of an interval is a quantile over the square root of the rows; the quantiles are the normal ones.
+    """
+    wide, narrow = (NormalDist().inv_cdf(0.5 + confidence_of(each) / 2) for each in (comparisons, fewer))
+    return (wide / narrow) ** 2
 
 
 def percent(confidence: float) -> str:

@@ -95,6 +95,8 @@ class TrackedSweep:
     data_fingerprint: str | None
     """Identifies the tokens that the sweep trained on."""
     trials: tuple[TrialRun, ...]
+    test_rows: int = 0
+    """Rows for promotion alone, of data.test or drawn from data.train; 0 if there are none."""
 
 
 def holds(uri: str, sweep_id: str) -> bool:
@@ -169,6 +171,7 @@ class Lookup:
                 if name.startswith(run_tags.FINGERPRINT)
             },
             data_fingerprint=tags.get(run_tags.DATA_FINGERPRINT),
+            test_rows=int(tags.get(run_tags.TEST_ROWS, 0)),
             trials=tuple(trials),
         )
 

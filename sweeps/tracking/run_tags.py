@@ -34,6 +34,7 @@ ADAPTER_REFUSED = "sweep.adapter_refused"
 """Why the adapter was not uploaded."""
 EVAL_ROWS_SHA256 = "sweep.eval_rows_sha256"
 DATA_FINGERPRINT = "data.fingerprint"
+TEST_ROWS = "data.test_rows"
 FINGERPRINT = "fingerprint."
 """Prefix of the tags that identify the base and the data."""
 PARENT_RUN = "mlflow.parentRunId"
@@ -72,7 +73,7 @@ def sweep_started(event: SweepStarted) -> dict[str, str]:
 
 def data_prepared(summary: Mapping[str, Any]) -> dict[str, str]:
     """Returns the tags of the sweep's run when the data is ready."""
-    return {DATA_FINGERPRINT: str(summary["fingerprint"])}
+    return {DATA_FINGERPRINT: str(summary["fingerprint"]), TEST_ROWS: str(summary.get("test_rows", 0))}
 
 
 def sweep_ended(

@@ -162,7 +162,7 @@ class MlflowSink:
         runs.log(parent, tags=run_tags.data_prepared(summary))
         data = self._config.data
         if data is not None:
-            source = json.dumps({"train": data.train, "eval": data.eval})
+            source = json.dumps({"train": data.train, "eval": data.eval, "test": data.test})
             runs.dataset(parent, self._config.name, str(summary["fingerprint"]), json.dumps(dict(summary)), source)
 
     def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:

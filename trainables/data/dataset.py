@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 6
+LAYOUT = 7
 """Raise this number when the same rows give other bytes, so that caches of an earlier layout are not used."""
 _ARRAYS = ("ids", "starts", "labelled")
 _OF_ROWS = ("groups", "sizes")
@@ -128,12 +128,13 @@ def load(payload: bytes) -> Splits:
 
 
 def whole(data: DataSpec, split: SplitName, tokenizer: PreTrainedTokenizerBase) -> Split:
-    """Tokenises all rows of one split as `prepare` does, without a cache.
+    """Tokenises all rows of one split as `prepare` does, without a cache; they may be drawn from data.train.
 
     Raises:
         DataError: there are no rows, or a row is unusable.
     """
-    return Split(*tokenise(Renderer(data, tokenizer), split, sources.placed(data, split)).arrays())
+    rows = sources.part_of(data, split)
+    return Split(*tokenise(Renderer(data, tokenizer), sources.split_of(data, split), rows).arrays())
 
 
 def split_fingerprint(split: Split) -> str:
@@ -195,10 +196,11 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     from safetensors.numpy import save
 
     renderer, findings = Renderer(data, tokenizer), Findings(data)
-    own: SplitName = "train" if data.eval is None else "eval"
-    train_rows, eval_rows = sources.divided(data)
-    train = tokenise(renderer, "train", train_rows, findings)
-    evaluation = tokenise(renderer, own, eval_rows, findings, "eval")
+    given = sources.divided(data)
+    train = tokenise(renderer, "train", given["train"], findings)
+    evaluation = tokenise(renderer, sources.split_of(data, "eval"), given["eval"], findings, "eval")
+    for row in given.get("test", ()):
+        findings.add("test", row)
     lines = _compare_test(data, findings)
     if problems := findings.problems():
         raise DataError("\n".join(problems))
@@ -210,6 +212,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         eval_bytes=sum(evaluation.sizes),
         train_rows=len(rows.train),
         eval_rows=len(rows.eval),
+        test_rows=parts["test"].rows,
         train_tokens=len(rows.train.ids),
         labelled_tokens=int(rows.train.labelled.sum()),
         longest_row=max(longest(rows.train), longest(rows.eval)),
@@ -222,6 +225,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         repeated_rows=parts["train"].repeated.rows,
         eval_rows_in_train=parts["eval"].trained_on.rows,
         test_rows_in_train=parts["test"].trained_on.rows,
+        test_rows_in_eval=parts["test"].chosen_on.rows,
         warnings=(*findings.warnings(), *lines),
     )
     payload = save(_arrays(rows), metadata={"summary": summary.model_dump_json()})

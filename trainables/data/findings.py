@@ -5,21 +5,19 @@ Two rows are equal when the columns in their templates are equal, in whatever fi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from trainables.data import templates
+from trainables.data import sources, templates
 from trainables.data.templates import Placed, Row
 from trainables.errors import DataError
 from trainables.specs import DataSpec
 
-Part = Literal["train", "eval", "test"]
-"""The use of a row. Rows held out of data.train are eval."""
+Part = sources.SplitName
+"""The use of a row. Rows held out of data.train are eval, and those drawn for promotion test."""
 FEW_ROWS = 10
 """With fewer rows, differences between adapters are mostly chance, and promotion passes nothing."""
 _MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
@@ -117,7 +115,7 @@ class Findings:
         try:
             content = self._content(placed.row)
         except DataError as error:
-            split = "train" if part == "eval" and self._data.eval is None else part
+            split = sources.split_of(self._data, part)
             raise DataError(f"data.{split}: {getattr(self._data, split)}, {placed.place}: {error}") from error
         tally, place = self.parts[part], placed.place
         tally.rows += 1
@@ -328,15 +326,17 @@ class Findings:
         if tally.repeated.rows:
             counted += " without its copies" if rows == 1 else " without copies"
         if part == "test":
-            return [f"data.test: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
+            return [f"{self._name(part)}: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
         how = "cannot" if rows == 1 else "can hardly"
         return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: {more}"]
 
     def _name(self, part: Part) -> str:
-        return "data.train, its rows held out" if self._is_held_out(part) else f"data.{part}"
+        if not self._is_drawn(part):
+            return f"data.{part}"
+        return f"data.train, its {'rows held out' if part == 'eval' else 'test rows'}"
 
-    def _is_held_out(self, part: Part) -> bool:
-        return part == "eval" and self._data.eval is None
+    def _is_drawn(self, part: Part) -> bool:
+        return sources.split_of(self._data, part) != part
 
     def _of_repeated(self, part: Part) -> str:
         if part == "train":
@@ -346,8 +346,8 @@ class Findings:
         return "each weighs in the mean; intervals count a group once"
 
     def _way_out(self, part: Part) -> str:
-        if self._is_held_out(part) and self._data.group_by is None:
-            return "data.group_by keeps the rows with the same value of a column on one side"
+        if self._is_drawn(part):
+            return "data.copies: together keeps equal rows on one side"
         return "take them out of one of the two"
 
 
@@ -384,7 +384,7 @@ def _reader(data: DataSpec) -> Callable[[Row], _Content]:
         missing = next((each for each in values if each in _MISSING), None)
         texts = list(filled.values())
         before = f"{data.system or ''}{filled.get('prompt', '')}"
-        return _Content(_key(texts), not any(values), missing, *_compared(data, row, texts, len(before)))
+        return _Content(templates.key(texts), not any(values), missing, *_compared(data, row, texts, len(before)))
 
     return content
 
@@ -397,7 +397,7 @@ def _of_chat(data: DataSpec, row: Row, column: str) -> _Content:
     values = [message["content"].strip() for message in learnt]
     texts = [message["content"] for message in messages]
     return _Content(
-        _key([json.dumps(messages, sort_keys=True, default=str)]),
+        templates.key([templates.chat_text(messages)]),
         not all(value or message.get("tool_calls") for value, message in zip(values, learnt, strict=True)),
         next((each for each in values if each in _MISSING), None),
         *_compared(data, row, texts, sum(map(len, texts[: counted[0] - 1]))),
@@ -417,12 +417,6 @@ def _compared(data: DataSpec, row: Row, texts: list[str], prompt: int) -> tuple[
         values["sources"] = source
     is_marked = data.text is None and any(map(_MARKUP.search, texts))
     return templates.group(data, row), prompt, characters, values, is_marked
-
-
-def _key(texts: list[str]) -> int:
-    """Returns 64 bits. Among a million different rows, two collide in about one of 40 million data sets."""
-    content = "\0".join(texts).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def _of(tally: Tally, count: Count) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,7 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
     renderer = None if tokenizer is None else Renderer(data, tokenizer)
     problems, partly = [], []
     many_held: list[str] = []
-    train_rows = None
-    eval_rows = data.eval_examples if data.eval is None else None
+    rows: dict[Part, int | None] = {"eval": data.eval_examples if data.eval is None else None}
     for split in sources.SPLITS:
         source: str | None = getattr(data, split)
         if source is None or not sources.is_local(source):
@@ -50,38 +49,38 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
             continue
         look = _Look(sources.placed(data, split))
         try:
-            held = _count(data, split, look, findings, renderer)
+            drawn = _count(data, split, look, findings, renderer)
         except DataError as error:
             problems.append(f"{error}{sources.OTHER_TASK if split == 'test' else ''}")
         else:
             if look.is_cut:
                 findings.parts[split].compared.clear()  # the first rows of a file may be of one kind
                 partly.append(f"data.{split}: only the first {look.rows} rows were looked at; {whole} looks at all")
-            if split == "train":
-                eval_rows, total = held or None, _rows(source, look)
-                train_rows = None if total is None else total - held
-                if total is not None and total <= held:
-                    problems.append(sources.too_few_to_hold_out(data, total))
-                many_held = _many_held(held, total)
-            if split == "eval":
-                eval_rows = _eval_rows(data, source, look)
+            rows |= drawn
+            if split == "train" and drawn["train"] is not None:
+                held = sum(count or 0 for part, count in drawn.items() if part != "train")
+                if drawn["train"] <= 0 < held:
+                    problems.append(sources.too_few_to_hold_out(data, held + drawn["train"]))
+                many_held = _many_held(data, held, held + drawn["train"])
     return Preview(
         problems=tuple(problems + findings.problems()),
         warnings=tuple(many_held + findings.warnings() + partly),
-        train_rows=train_rows,
-        eval_rows=eval_rows,
+        train_rows=rows.get("train"),
+        eval_rows=rows["eval"],
+        test_rows=rows.get("test"),
         row_tokens=findings.row_tokens,
         is_doubtful=not problems and not partly and findings.are_doubtful,
     )
 
 
-def _many_held(held: int, total: int | None) -> list[str]:
+def _many_held(data: DataSpec, held: int, total: int) -> list[str]:
     """Returns a warning if more rows are held out than trained on."""
-    if total is None or not total - held < held < total:
+    if not total - held < held < total:
         return []
+    name = "eval" if data.eval is None else "test"
     return [
-        f"data.eval_examples: {held} of the {total} rows of data.train are held out, and only {total - held} are "
-        "trained on: lower data.eval_examples, or give data.eval"
+        f"data.{name}_examples: {held} of the {total} rows of data.train are held out, and only {total - held} are "
+        f"trained on: lower data.{name}_examples, or give data.{name}"
     ]
 
 
@@ -105,8 +104,10 @@ class _Look:
             yield row
 
 
-def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings, renderer: Renderer | None) -> int:
-    """Adds the rows to `findings`, as tokens if there is a renderer; returns how many rows of train are held out."""
+def _count(
+    data: DataSpec, split: SplitName, look: _Look, findings: Findings, renderer: Renderer | None
+) -> dict[Part, int | None]:
+    """Adds the rows to `findings`, as tokens if there is a renderer; returns the rows of each part, None if unknown."""
 
     def take(part: Part, rows: Iterable[Placed]) -> None:
         if renderer is not None and part != "test":
@@ -115,29 +116,31 @@ def _count(data: DataSpec, split: SplitName, look: _Look, findings: Findings, re
         for row in rows:
             findings.add(part, row)
 
-    if split != "train" or data.eval is not None:
-        take(split, islice(look, data.eval_examples if split == "eval" else None))
-        return 0
+    if split != "train" or not data.may_draw:
+        most = data.eval_examples if split == "eval" else None
+        take(split, islice(look, most))
+        total = _rows(data, split, look)
+        return {split: total if total is None or most is None else min(total, most)}
     rows = list(look)
-    if look.is_cut:  # it is not known which rows are held out
+    if look.is_cut:  # it is not known which rows are drawn
         take("train", rows)
-        return data.eval_examples or 0
-    are_held = sources.held_out(data, [placed.row for placed in rows])
-    take("train", [row for row, is_held in zip(rows, are_held, strict=True) if not is_held])
-    take("eval", [row for row, is_held in zip(rows, are_held, strict=True) if is_held])
-    return sum(are_held)
+        total = _rows(data, split, look)
+        held = (data.eval_examples or 0) if data.eval is None else 0
+        tests = sources.most_of(data, (total or look.rows) - held)
+        uses: dict[Part, int | None] = {"eval": held, "test": tests, "train": total and total - held - tests}
+    else:
+        of_rows = sources.drawn(data, [placed.row for placed in rows])
+        uses = {part: of_rows.count(part) for part in sources.SPLITS}
+        for part in sources.SPLITS if data.test is None else sources.SPLITS[:2]:
+            if uses[part]:
+                take(part, compress(rows, map(part.__eq__, of_rows)))
+    return {part: uses[part] for part in sources.SPLITS if part == "train" or sources.split_of(data, part) == "train"}
 
 
-def _eval_rows(data: DataSpec, source: str, look: _Look) -> int | None:
-    """Counts the rows of an evaluation on a file of its own; returns None if counting would take long."""
-    total = _rows(source, look)
-    return total if total is None or data.eval_examples is None else min(total, data.eval_examples)
-
-
-def _rows(source: str, look: _Look) -> int | None:
+def _rows(data: DataSpec, split: SplitName, look: _Look) -> int | None:
     """Counts the rows of a local file that was looked at; returns None if counting would take long."""
     if not look.is_cut:
         return look.rows
     with suppress(OSError):
-        return row_files.count(Path(source))
+        return row_files.count(Path(getattr(data, split)))
     return None

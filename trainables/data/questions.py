@@ -97,11 +97,14 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
         try:
             placed = list(islice(sources.placed(data, split, every_column=True), LOOKED_ROWS))
             rows = [each.row for each in placed]
-            if split != "train" or data.eval is None:
+            split_is_asked = split != "train" or data.eval is None
+            if split_is_asked or sources.most_of(data, len(rows)):
                 absent = _absent(graders, dict(chain.from_iterable(row.items() for row in rows)), source)
                 looked = () if absent else rows[:LOOKED_ANSWERS]
                 wrong = (catalogue.wrong_row(graders, row, templates.answer(data, row)) for row in looked)
-                problems += absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
+                found = absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
+                drawn = "" if split_is_asked else "; test rows are drawn from it: data.test_examples=null draws none"
+                problems += [line + drawn for line in found]
                 if split != "test" and rows and not problems:
                     problems += _broken_functions(data, graders, placed[0], source)
             if split == "train":
@@ -131,11 +134,13 @@ def prepare(
         return prepared
     if data.text is not None:
         raise DataError(_NO_ANSWERS)
-    train, held = sources.divided(data, every_column=True)
-    rows = list(held)
-    completions = _completions(data, graders, (placed.row for placed in chain(train, rows)))
+    given, renderer = sources.divided(data, every_column=True), Renderer(data, tokenizer)
+    rows, drawn = list(given["eval"]), list(given.get("test", ()))
+    completions = _completions(data, graders, (placed.row for placed in chain(given["train"], rows, drawn)))
     labels = catalogue.ranked_labels(graders, completions)
-    asked = ask(Renderer(data, tokenizer), rows, graders, labels, how.max_new_tokens, how.examples)
+    asked = ask(renderer, rows, graders, labels, how.max_new_tokens, how.examples)
+    if drawn:  # promotion alone asks these, after all trials; a fault in them is told here
+        ask(renderer, drawn, graders, labels, how.max_new_tokens)
     arrays = load(prepared.payload) | {_NAME: np.frombuffer(asked.model_dump_json().encode(), np.uint8)}
     payload = save(arrays, metadata={"summary": prepared.summary.model_dump_json()})
     return prepared.model_copy(update={"payload": payload})

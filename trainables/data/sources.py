@@ -10,9 +10,9 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, compress, islice
-from operator import not_
 from pathlib import Path
 from typing import Literal
 
@@ -27,8 +27,9 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
 """The most rows that `check` counts to see whether rows are left to train on."""
-Group = int | str
-"""The value of data.group_by; the number of the row without data.group_by."""
+AUTO_TEST_ROWS = 200
+LEAST_FOR_AUTO = 1200
+"""data.test_examples: auto draws `AUTO_TEST_ROWS` if at least so many rows are not held out."""
 _MOST_IN_LARGE = 0.1
 """The largest share of rows that may be in groups too large to be held out."""
 OTHER_TASK = "; leave data.test out with data.test=null if its rows are not of this task"
@@ -94,11 +95,6 @@ def _revision_problems(data: DataSpec) -> list[str]:
     ]
 
 
-def read(data: DataSpec, split: SplitName, *, every_column: bool = False) -> Iterator[Row]:
-    """Reads the rows of one split, in order; see `placed`."""
-    return (row for _, row, _ in placed(data, split, every_column=every_column))
-
-
 def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> Iterator[Placed]:
     """Reads the rows of one split, in order, with their places. Values of a CSV file are strings.
 
@@ -113,22 +109,39 @@ def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> I
     return _read_hub(data, split, every_column)
 
 
-def divided(data: DataSpec, *, every_column: bool = False) -> tuple[Iterator[Placed], Iterator[Placed]]:
-    """Reads the rows to train on and the rows to evaluate on.
+def split_of(data: DataSpec, part: SplitName) -> SplitName:
+    """Returns the split that the rows of a part are read from: train where they are drawn from it."""
+    return part if getattr(data, part) is not None else "train"
+
+
+def divided(data: DataSpec, *, every_column: bool = False) -> dict[SplitName, Iterator[Placed]]:
+    """Reads the rows to train on and to evaluate on, and those drawn from data.train for promotion, if any may be.
 
     Args:
-        every_column: see `placed`; for the rows to evaluate on alone.
+        every_column: see `placed`; not for the rows to train on.
 
     Raises:
-        DataError: as `placed` and `held_out`.
+        DataError: as `placed` and `drawn`.
     """
-    train = placed(data, "train")
+    parts: dict[SplitName, Iterator[Placed]] = {}
     if data.eval is not None:
-        return train, islice(placed(data, "eval", every_column=every_column), data.eval_examples)
-    are_held = held_out(data, read(data, "train"))
-    # Reads the file twice, so that the rows of neither part need to be in memory.
-    held = compress(placed(data, "train", every_column=every_column), are_held)
-    return compress(train, map(not_, are_held)), held
+        parts["eval"] = islice(placed(data, "eval", every_column=every_column), data.eval_examples)
+    if not data.may_draw:
+        return {**parts, "train": placed(data, "train")}
+    uses = drawn(data, (row for _, row, _ in placed(data, "train")))
+    for part in SPLITS if data.test_examples is not None else SPLITS[:2]:
+        # Reads the file for each part, so that no rows need to be in memory.
+        rows = placed(data, "train", every_column=every_column and part != "train")
+        parts.setdefault(part, compress(rows, map(part.__eq__, uses)))
+    return parts
+
+
+def part_of(data: DataSpec, part: SplitName, *, every_column: bool = False) -> Iterator[Placed]:
+    """Reads the rows of one part: of its own split, or drawn from data.train. Raises `DataError` like `divided`."""
+    if split_of(data, part) != part:
+        return divided(data, every_column=every_column).get(part, iter(()))
+    rows = placed(data, part, every_column=every_column)
+    return islice(rows, data.eval_examples) if part == "eval" else rows
 
 
 def fingerprint(data: DataSpec) -> dict[str, str]:
@@ -143,9 +156,11 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     # Only fields that are set count, which keeps the fingerprints of sweeps from before these fields existed.
     if data.train_on != "last":
         form["train_on"] = data.train_on
-    if data.eval is None and data.hold_out != "last":
-        form["hold_out"] = data.hold_out
-    form |= {name: column for name in ("group_by", "stratify_by") if (column := getattr(data, name)) is not None}
+    if data.may_draw:
+        unset = {"hold_out": "last", "copies": "apart"}
+        form |= {name: said for name, old in unset.items() if (said := getattr(data, name)) != old}
+    given = ("group_by", "stratify_by", "test_examples")
+    form |= {name: said for name in given if (said := getattr(data, name)) is not None}
     return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
@@ -177,54 +192,125 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
         return [f"data.{split}: {source} has no rows"]
     cells = dict(chain.from_iterable(row.items() for _, row, _ in rows))
     problems = templates.absent(data, cells, source) or _first_bad_row(data, split, rows)
-    if split == "train" and data.eval is None and data.eval_examples is not None:
-        beyond = islice(stream, max(0, min(data.eval_examples + 1, COUNTED_ROWS) - len(rows)))
-        total = len(rows) + sum(1 for _ in beyond)
-        if total <= data.eval_examples and total < COUNTED_ROWS:
+    held = ((data.eval_examples or 0) if data.eval is None else 0) + most_of(data, 0)
+    if split == "train" and held:
+        total = len(rows) + sum(1 for _ in islice(stream, max(0, min(held + 1, COUNTED_ROWS) - len(rows))))
+        if total <= held and total < COUNTED_ROWS:
             problems.append(too_few_to_hold_out(data, total))
     return problems
 
 
-def held_out(data: DataSpec, rows: Iterable[Row]) -> list[bool]:
-    """Tells for each row of data.train whether it is held out: whole groups, until these have `eval_examples` rows.
+def drawn(data: DataSpec, rows: Iterable[Row]) -> list[SplitName]:
+    """Tells for each row of data.train whether it is trained on, held out (eval) or for promotion alone (test).
 
-    The order of the groups, and with data.stratify_by their labels, alone decide the draw, so sweeps on the same rows
-    have the same split. A group has the label of its first row. Groups of more than `eval_examples` rows are not held
-    out.
+    Whole groups are drawn, until they have `eval_examples` rows, and then others until they have `test_examples`. With
+    data.copies: together, equal rows and their groups are one group; it is passed over where others come nearer to
+    these numbers. The order of the groups, and with data.stratify_by their labels, alone decide the draw, so sweeps on
+    the same rows have the same parts, whatever their tokenizers. A group has the label of its first row.
 
     Raises:
-        DataError: no row would be left to train on; or such large groups hold more than a tenth of the rows, so that no
-            evaluation would have rows like theirs.
+        DataError: no row would be left to train on; or groups with more rows than are to be drawn hold more than a
+            tenth of all rows, so that no evaluation would have rows like theirs.
     """
-    column, most = data.group_by, data.eval_examples or 0
-    groups: list[Group] = []
-    labels: dict[Group, str | None] = {}
-    for number, row in enumerate(rows):
-        groups.append(number if column is None else str(row.get(column)))
-        labels.setdefault(groups[-1], None if data.stratify_by is None else str(row.get(data.stratify_by)))
-    if 0 < len(groups) <= most:
-        raise DataError(too_few_to_hold_out(data, len(groups)))
-    sizes, drawing = Counter(groups), random.Random(0)
-    drawn = {group: drawing.random() for group in sizes}  # a number per group, so added rows change little of the draw
-    held, rows_held = set(), 0
-    in_large = sum(size for size in sizes.values() if size > most)
-    if in_large > _MOST_IN_LARGE * len(groups):
+    units, labels, joined = _units(data, rows)
+    sizes, drawing = Counter(units), random.Random(0)
+    number = {unit: drawing.random() for unit in sizes}  # one for each unit: added rows change little of the draw
+    held = (data.eval_examples or 0) if data.eval is None else 0
+    if 0 < len(units) <= held + most_of(data, 0):
+        raise DataError(too_few_to_hold_out(data, len(units)))
+    in_turn = _in_proportion(sorted(sizes, key=number.__getitem__), labels)
+    in_turn = in_turn if data.hold_out == "drawn" else list(reversed(sizes))
+    uses: dict[int, SplitName] = {}
+    if held:
+        uses |= dict.fromkeys(_taken(data, "eval", held, in_turn, sizes, joined), "eval")
+    if most := most_of(data, len(units) - sum(map(sizes.__getitem__, uses))):
+        left = [unit for unit in in_turn if unit not in uses]
+        with suppress(*(DataError,) if data.test_examples == "auto" else ()):
+            uses |= dict.fromkeys(_taken(data, "test", most, left, sizes, joined), "test")
+    if units and len(uses) == len(sizes):
+        raise DataError(too_few_to_hold_out(data, len(units)))
+    return [uses.get(unit, "train") for unit in units]
+
+
+def most_of(data: DataSpec, left: int) -> int:
+    """Returns how many rows of data.train are wanted for promotion alone, where `left` rows are not held out."""
+    if data.test_examples == "auto":
+        return AUTO_TEST_ROWS if left >= LEAST_FOR_AUTO else 0
+    return data.test_examples or 0
+
+
+def _units(data: DataSpec, rows: Iterable[Row]) -> tuple[list[int], dict[int, str | None], set[int]]:
+    """Returns the unit of each row, numbered as they appear; their labels; and the units that equal rows join.
+
+    A unit is a row or a group, or several joined by equal rows. A row that cannot be used has no equals: it is refused
+    where it is read with its place.
+    """
+    root: list[int] = []
+    labels_of_rows: list[str | None] = []
+    group_of: list[int] = []
+    first: dict[str | int, int] = {}  # a group, or the key of a row -> its first row
+
+    def found(row: int) -> int:
+        while root[row] != row:
+            root[row] = row = root[root[row]]
+        return row
+
+    for place, row in enumerate(rows):
+        root.append(place)
+        labels_of_rows.append(None if data.stratify_by is None else str(row.get(data.stratify_by)))
+        group_of.append(place if data.group_by is None else first.setdefault(str(row.get(data.group_by)), place))
+        root[place] = found(group_of[place])
+        if data.copies == "together":
+            with suppress(DataError):
+                root[found(place)] = found(first.setdefault(templates.row_key(data, row), place))
+    numbers: dict[int, int] = {}
+    units = [numbers.setdefault(found(place), len(numbers)) for place in range(len(root))]
+    labels = dict(reversed(list(zip(units, labels_of_rows, strict=True))))
+    groups = Counter(dict(zip(group_of, units, strict=True)).values())
+    return units, labels, {unit for unit, count in groups.items() if count > 1}
+
+
+def _taken(
+    data: DataSpec, part: SplitName, most: int, in_turn: Sequence[int], sizes: Counter[int], joined: Collection[int]
+) -> list[int]:
+    """Returns whole units with about `most` rows: at least as many, or of joined units the nearest number."""
+    _refuse_large(data, part, most, sizes, joined)
+    taken: list[int] = []
+    passed: list[int] = []
+    rows = 0
+    for unit in in_turn:
+        if rows >= most:
+            return taken
+        if unit in joined and rows + sizes[unit] > most:
+            passed.append(unit)
+        elif sizes[unit] <= most:
+            taken.append(unit)
+            rows += sizes[unit]
+    smallest = min(passed, key=sizes.__getitem__, default=None)
+    if smallest is not None and sizes[smallest] <= 2 * (most - rows):
+        taken.append(smallest)
+    if in_turn and not taken:
         raise DataError(
-            f"data.eval_examples: groups of data.group_by {column} with more than {most} rows have {in_large} of all "
-            f"{len(groups)} rows, and could not be held out: raise it, to {max(sizes.values())} for all groups, or "
-            "give data.eval"
+            f"data.{part}_examples: no {most} of the {sizes.total()} rows of data.train can be held out, as equal rows "
+            f"and groups stay together ({len(sizes)} are different): raise it, or give data.{part}"
         )
-    in_turn = _in_proportion(sorted(sizes, key=drawn.__getitem__), labels)
-    for group in in_turn if data.hold_out == "drawn" else reversed(sizes):
-        if rows_held < most and sizes[group] <= most:
-            held.add(group)
-            rows_held += sizes[group]
-    if groups and rows_held == len(groups):
-        raise DataError(too_few_to_hold_out(data, len(groups)))
-    return [group in held for group in groups]
+    return taken
 
 
-def _in_proportion(groups: Sequence[Group], labels: Mapping[Group, str | None]) -> list[Group]:
+def _refuse_large(data: DataSpec, part: SplitName, most: int, sizes: Counter[int], joined: Collection[int]) -> None:
+    """Refuses groups of data.group_by that cannot be held out, where they have many of the rows."""
+    large = [unit for unit, size in sizes.items() if size > most and data.group_by is not None]
+    in_large = sum(map(sizes.__getitem__, large))
+    if in_large > _MOST_IN_LARGE * sizes.total():
+        apart = "; equal rows join groups, unless data.copies is apart" if any(unit in joined for unit in large) else ""
+        raise DataError(
+            f"data.{part}_examples: groups of data.group_by {data.group_by} with more than {most} rows have {in_large} "
+            f"of all {sizes.total()} rows, and could not be held out: raise it, to {max(sizes.values())} for all "
+            f"groups, or give data.{part}{apart}"
+        )
+
+
+def _in_proportion(groups: Sequence[int], labels: Mapping[int, str | None]) -> list[int]:
     """Orders groups so that every beginning of the list has the labels in proportion. Equal labels stay in order."""
     totals, seen = Counter(labels[group] for group in groups), Counter[str | None]()
     places = {}
@@ -235,10 +321,13 @@ def _in_proportion(groups: Sequence[Group], labels: Mapping[Group, str | None]) 
 
 
 def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
-    """Returns the message about a data.train whose rows would all be held out for evaluation."""
+    """Returns the message about a data.train whose rows would all be held out, for evaluation or for promotion."""
+    parts = [name for name in ("eval", "test") if getattr(data, name) is None]
+    counts = {name: many for name in parts if isinstance(many := getattr(data, f"{name}_examples"), int)}
+    fields, ways = (" or ".join(f"data.{name}{end}" for name in counts) for end in ("_examples", ""))
     return (
-        f"data.eval_examples: {data.eval_examples} rows are held out of data.train, which has {rows}: "
-        "lower data.eval_examples, or give data.eval"
+        f"data.{next(iter(counts))}_examples: {sum(counts.values())} rows are held out of data.train, which has "
+        f"{rows}: lower {fields}, or give {ways}"
     )
 
 

@@ -185,8 +185,7 @@ class AdapterScorer:
         of_sweep = None if prepared is None else questions.read(prepared.payload)
         if of_sweep is None:
             return None
-        is_test = name == "test"
-        rows = sources.placed(data, name, every_column=True) if is_test else sources.divided(data, every_column=True)[1]
+        rows = sources.part_of(data, name, every_column=True)
         return questions.ask(Renderer(data, tokenizer), rows, graders, of_sweep.labels, of_sweep.most)
 
     def _seen(self, split: dataset.Split, request: ScoringRequest) -> dict[str, set[int]]:

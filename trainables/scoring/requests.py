@@ -45,7 +45,7 @@ class ScoringRequest(Spec):
 
     rows: str
     """eval (the rows that the sweep was scored on), held_out (all of data.eval, or the rows held out of data.train),
-    test (data.test), or the path of a file."""
+    test (data.test, or the test rows drawn from data.train), or the path of a file."""
     content: bytes | None = Field(default=None, repr=False)
     """Content of the file, since the machine that evaluates may not have the file. A `Scorer` gets a file on disk."""
     adapters: Mapping[str, Mapping[str, bytes]] = Field(default_factory=dict, repr=False)
@@ -301,15 +301,7 @@ def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:
 def rows_of(data: DataSpec, which: str) -> Iterator[Row]:
     """Reads the rows that `which` names, including rows that are not scored; see `ScoringRequest.rows`."""
     named, split = source_of(data, which)
-    is_held_out = named.eval is None and split == "eval"
-    return (
-        row
-        for _, row, _ in (
-            sources.divided(named, every_column=True)[1]
-            if is_held_out
-            else sources.placed(named, split, every_column=True)
-        )
-    )
+    return (row for _, row, _ in sources.part_of(named, split, every_column=True))
 
 
 def source_of(data: DataSpec, which: str) -> tuple[DataSpec, sources.SplitName]:

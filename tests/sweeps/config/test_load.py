@@ -52,6 +52,36 @@ def test_paths_in_a_file_are_relative_to_it_and_those_in_overrides_to_the_curren
     assert at_home.train == str(files / "rows.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("data", "drawn"),
+    [
+        ("", ("auto", "drawn", "together")),
+        ("eval: more.jsonl, ", ("auto", "drawn", "together")),
+        ("test: more.jsonl, ", (None, "drawn", "together")),
+        ("test: more.jsonl, test_examples: auto, ", (None, "drawn", "together")),
+        ("eval: more.jsonl, test: more2.jsonl, ", (None, "last", "apart")),
+        ("test_examples: 7, hold_out: last, copies: apart, ", (7, "last", "apart")),
+        ("test_examples: null, ", (None, "drawn", "together")),
+    ],
+)
+def test_what_a_sweep_file_leaves_out_of_the_draw_is_filled_in_and_kept(here: Path, data: str, drawn: tuple) -> None:
+    files = here.parent / "files"
+    for first, name in enumerate(("more.jsonl", "more2.jsonl"), 1):
+        write_rows(files, name, 30, 100 * first)
+    found = loaded(here, QLORA.replace("train: rows.jsonl, ", f"train: rows.jsonl, {data}")).config
+    assert (found.data.test_examples, found.data.hold_out, found.data.copies) == drawn
+    (files / "again.yaml").write_text(load.written(found))
+    assert load.load("../files/again.yaml", [], here).config.data == found.data
+
+
+def test_a_configuration_kept_before_there_were_test_rows_has_none(here: Path) -> None:
+    kept = loaded(here, QLORA).config.model_dump(mode="json")
+    for name in ("test_examples", "copies"):
+        del kept["data"][name]
+    data = SweepConfig.model_validate(kept).base.data_spec
+    assert (data.test_examples, data.copies, data.hold_out) == (None, "apart", "drawn")
+
+
 def test_a_schema_is_read_from_beside_the_file_when_the_sweep_is_loaded(here: Path) -> None:
     files = here.parent / "files"
     rows = [json.dumps({"question": f"q{n}", "answer": "{}"}) for n in range(30)]

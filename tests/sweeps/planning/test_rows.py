@@ -151,6 +151,36 @@ def test_a_plan_speaks_of_rows_and_epochs_and_a_launch_once_all_are_ready(tmp_pa
     assert (told, [line for line in plan_lines(launched) if "epochs" in line]) == ([True, False], [])
 
 
+def test_a_plan_counts_the_rows_of_each_part(tmp_path: Path) -> None:
+    write_rows(tmp_path, rows=1305)
+    found = this_machine.plan_here(loaded(tmp_path, QLORA))
+    assert "      1,100 rows to train on, 5 to evaluate on, 200 to test on" in plan_lines(found)
+    assert [found.as_json()[f"{part}_rows"] for part in ("train", "eval", "test")] == [1100, 5, 200]
+
+
+@pytest.mark.parametrize(
+    ("trials", "top", "data", "drawn", "times"),
+    [
+        (32, 3, {}, 0, "1.5"),  # (3.602 / 2.935) ** 2
+        (128, 1, {}, 0, "2.4"),  # (3.949 / 2.576) ** 2
+        (3, 3, {}, 0, None),  # all that are ranked are promoted from
+        (2, 3, {}, 0, None),
+        (32, 3, {}, 200, None),
+        (32, 3, {"test_examples": None}, 0, None),
+    ],
+)
+def test_a_launch_says_what_it_costs_to_decide_on_rows_that_chose(
+    trials: int, top: int, data: dict[str, Any], drawn: int, times: str | None
+) -> None:
+    raw = config().model_dump() | {"budget": {"trials": trials}, "promotion": {"top": top}}
+    asked = SweepConfig.model_validate({**raw, "data": {**raw["data"], "test_examples": "auto", **data}})
+    lines = advice.cost_of_seen_rows(asked, drawn)
+    says = (
+        f"promotion will decide on rows that chose the winner: about {times} times as many rows for the same certainty"
+    )
+    assert [line.startswith(says) for line in lines] == ([] if times is None else [True])
+
+
 def sweep(**sections: Any) -> Sweep:
     data = {"train": "hub/rows", "eval": "hub/more", "text": "{text}", "eval_examples": None}
     return Sweep(*toy(RATES, **{"data": data, **sections}))

@@ -14,6 +14,7 @@ from typing import Any
 
 import promotions
 import pytest
+import tiny_models
 from promotion_worlds import SECOND, break_losses, package_of
 from promotions import MODEL, run
 
@@ -24,7 +25,8 @@ from sweeps.promotion import versions
 from sweeps.promotion.verify import checks
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
-from trainables.data import preview
+from trainables import qlora
+from trainables.data import dataset, preview, sources
 
 
 def rows_of(file: Path, *rows: object) -> Path:
@@ -44,6 +46,29 @@ def test_the_best_adapter_becomes_the_champion(world):
     assert [step for step in steps if not any(line.startswith(step) for line in lines)] == [], said
     assert "evaluating candidates on the rows that the sweep was scored on" in said
     assert any(line.startswith("40 rows: about 1 case in 13 (7.5%) may be worse by any amount") for line in said)
+
+
+def test_rows_drawn_for_promotion_decide_where_there_is_no_test_file(world, trained):
+    """They are neither trained on nor evaluated on, and the eval file, which chose, decides nothing."""
+    config = promotions.config(trained.root, world.uri)
+    drawn = {"test": None, "test_examples": 30, "hold_out": "drawn", "copies": "together"}
+    config = config.model_copy(update={"name": "drawn", "data": config.base.data_spec.model_copy(update=drawn)})
+    fingerprint = qlora.prepare(config.base, trained.root / "cache").summary.fingerprint
+    assert fingerprint != trained.fingerprint
+    trials = [promotions.Trial(trained.adapters["strong"])]
+    promotions.deliver(config, "drawn-20260106-000000-ffff", world.root / "results" / "drawn", trials, fingerprint)
+    said: list[str] = []
+    assert run(world.sweep("drawn"), said).exit_code == 0
+    assert "evaluating base and candidates on the test rows drawn from data.train" in said
+    assert not any("the search has seen" in line for line in said)
+    assert world.tags()["promotion.rows"] == "the test rows drawn from data.train, 30 rows"
+    record = json.loads((package_of(world, "1") / "decision.json").read_text())
+    rows = [json.loads(line) for line in (trained.root / "train.jsonl").read_text().splitlines()]
+    parts = sources.drawn(config.base.data_spec, rows)
+    tests = rows_of(world.root / "tests.jsonl", *(row for row, part in zip(rows, parts, strict=True) if part == "test"))
+    as_file = config.base.data_spec.model_copy(update={"test": str(tests), "test_examples": None})
+    whole = dataset.whole(as_file, "test", tiny_models.tokenizer())
+    assert record["rows"]["fingerprint"] == dataset.split_fingerprint(whole)
 
 
 def test_the_version_tells_its_lineage(strong):

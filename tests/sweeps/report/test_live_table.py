@@ -87,6 +87,7 @@ asked = partial(answered, asked="stop the sweep", message="trials are saved")
             f"{ROWS}; 4 cut to data.max_length, 1 left out (no completion left)",
         ),
         (prepared(train_rows=0), None),
+        (prepared(test_rows=1200), ROWS.replace("evaluate on", "evaluate on, 1,200 to test on")),
         (asked(sender="qsweep stop"), "stop the sweep (qsweep stop): trials are saved"),
         (asked(sender="SIGINT"), None),  # the driver has answered itself
         (asked(sender="SIGINT", is_accepted=False), "stop the sweep (SIGINT): refused: trials are saved"),

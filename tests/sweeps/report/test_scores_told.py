@@ -9,7 +9,7 @@ from sweep_events import base, ended, record, reported, started
 from sweep_events import scored as finalist
 from sweep_files import toy
 
-from sweeps.record.events import Event, SweepStarted, TrialReported, TrialState
+from sweeps.record.events import DataPrepared, Event, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables
@@ -59,6 +59,20 @@ def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stop
         "trials were stopped by eval_loss, and exact_match chose the best of those that were scored; "
         "t00 has the lowest eval_loss (1.0000)",
     ]
+
+
+def test_rows_that_are_not_clean_are_told_once_more_at_the_end() -> None:
+    rows: dict[str, Any] = {"eval_rows": 60, "test_rows": 80, "eval_rows_in_train": 3}
+    rows |= {"test_rows_in_train": 4, "test_rows_in_eval": 1}
+    told = [
+        "3 of 60 evaluation rows are also trained on",
+        "5 of 80 test rows are also trained on or evaluated on",
+    ]
+    for events in (WHOLE, EARLY[:1]):
+        prepared = DataPrepared(time=0.5, summary=rows)
+        assert answer(record([events[0], prepared, *events[1:]]))[-2:] == told
+        clean = DataPrepared(time=0.5, summary={"eval_rows": 60, "test_rows": 80})
+        assert not any("also trained on" in line for line in answer(record([events[0], clean, *events[1:]])))
 
 
 def test_a_graders_verdicts_are_counted_below_its_main_metric_and_other_scores_are_numbers() -> None:

@@ -220,7 +220,7 @@ def test_the_parent_says_what_the_sweep_is_and_names_the_best_trial(whole):
     (entry,) = parent.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("demo", SUMMARY["fingerprint"])
     assert json.loads(entry.dataset.profile) == SUMMARY
-    assert json.loads(entry.dataset.source) == {"train": "train.jsonl", "eval": None}
+    assert json.loads(entry.dataset.source) == {"train": "train.jsonl", "eval": None, "test": None}
     assert (tags["sweep.best_trial_key"], tags["sweep.best_run"]) == ("aaaa", run_of(client, "aaaa").info.run_id)
     assert history(client, parent.info.run_id, "best_eval_loss") == [(12, 0.7)]  # by the steps of both trials
     assert tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")

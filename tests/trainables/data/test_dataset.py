@@ -220,7 +220,9 @@ def test_same_rows_elsewhere_come_from_the_cache(prepare, train, tmp_path, made)
     assert made == ["train"] * 3, "once to say which rows are held out, and once for each part"
     test = write(tmp_path / "test.jsonl", [{"question": f"Why {n}?", "answer": "So."} for n in range(10)])
     with_test = [prepare(copy, test=test) for _ in range(2)]
-    assert with_test == [first] * 2, "rows that only promotion sees change nothing"
+    assert [each.summary.test_rows for each in with_test] == [10, 10]
+    alike = [(each.summary.fingerprint, each.summary.warnings) for each in (first, *with_test)]
+    assert len(set(alike)) == 1, "rows that only promotion sees change nothing"
     assert made == ["train"] * 6 + ["test"]
 
 

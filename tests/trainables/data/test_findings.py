@@ -65,6 +65,14 @@ TOLD: list[tuple[Any, ...]] = [
         {"train": [*pairs(30), *pairs(9, 40), *pairs(1)], "eval": None, "eval_examples": 10},
         "data.train, its rows held out: rows that are also in data.train, 1 of 10, the first on line 40: ",
     ),
+    (
+        {"train": [*pairs(30), *pairs(9, 40), *pairs(1)], "eval": None, "eval_examples": 10, "copies": "together"},
+        "data.train: repeated rows, 1 of 30, the first on line 40: ",
+    ),
+    (
+        {"eval": None, "eval_examples": 10, "test_examples": 5},
+        "data.train, its test rows: 5 rows: promotion passes nothing with fewer than 10",
+    ),
     # Promotion is to see rows that nothing was chosen on.
     ({"test": [*pairs(10, 60), *pairs(2, 30)]}, "data.test: rows that are also in data.eval, 2 of 12, the first on"),
     (
@@ -99,13 +107,16 @@ def test_what_is_doubtful_is_told_before_and_after_and_from_the_cache(tmp_path, 
     summary = prepared(data, tmp_path)
     assert found.warnings == summary.warnings == prepared(data, tmp_path).warnings
     assert (found.train_rows, found.eval_rows) == (summary.train_rows, summary.eval_rows)
+    assert (found.test_rows or 0) == summary.test_rows
 
 
 def test_the_summary_counts_what_is_doubtful(tmp_path):
     train, test = [*WORDS, *pairs(3), *EMPTY[:2]], [SAME, *pairs(2), *pairs(1, 90)]
     found = prepared(spec(tmp_path, train=train, eval=[*pairs(10, 30), SAME], test=test), tmp_path)
     assert (found.missing_value_rows, found.repeated_rows, found.empty_rows) == (5, 3, 2)
-    assert (found.eval_rows_in_train, found.test_rows_in_train) == (1, 3)
+    assert (found.eval_rows_in_train, found.test_rows_in_train, found.test_rows_in_eval) == (1, 3, 0)
+    chosen = prepared(spec(tmp_path, test=[*pairs(12, 60), *pairs(2, 30)]), tmp_path)
+    assert (chosen.test_rows, chosen.test_rows_in_train, chosen.test_rows_in_eval) == (14, 0, 2)
 
 
 PROBLEMS: list[tuple[dict[str, Any], str]] = [

@@ -64,6 +64,21 @@ def check(of: DataSpec, *metrics: Any) -> list[str]:
     return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))
 
 
+def test_test_rows_that_are_drawn_must_be_rows_to_answer(tmp_path: Path) -> None:
+    """Promotion alone asks them, after all trials: what is wrong with them is told before."""
+    rows = [{"question": f"Is {n}?", "answer": "1" if n < 25 else "yes"} for n in range(30)]
+    files = {"eval": write(tmp_path / "eval.jsonl", [{"question": f"And {n}?", "answer": "1"} for n in range(4)])}
+    alone, drawn = data(tmp_path, rows, **files), data(tmp_path, rows, **files, test_examples=12, hold_out="last")
+    assert check(alone, "number") == []
+    (problem,) = check(drawn, "number")
+    assert "no number" in problem and problem.endswith(
+        "; test rows are drawn from it: data.test_examples=null draws none"
+    )
+    assert len(asked(alone, "number")[0].rows) == 4
+    with pytest.raises(DataError, match="line 26"):
+        asked(drawn, "number")
+
+
 @pytest.mark.parametrize("made", [tokenizer(), tokenizer(is_chat=False)], ids=["template", "plain"])
 def test_a_prompt_is_the_beginning_of_its_row_in_training_up_to_what_is_learnt(tmp_path, made):
     found, splits = asked(data(tmp_path, ROWS), made=made)

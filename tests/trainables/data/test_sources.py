@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from data_rows import write
 
 from trainables.data import sources
 from trainables.errors import DataError
+from trainables.specs import DataSpec
 
 PAIRS = [{"question": f"What is {n}, roughly?", "answer": f'It is\n{n}; "{n}" é\u2028'} for n in range(30)]
 
 
 spec = partial(data_rows.spec, eval_examples=5)
+
+
+def read(data: DataSpec, split: sources.SplitName) -> Iterator[Mapping[str, object]]:
+    return (row for _, row, _ in sources.placed(data, split))
 
 
 @pytest.fixture
@@ -54,14 +60,14 @@ def test_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    assert list(sources.read(spec(write(tmp_path / name, PAIRS)), "train")) == PAIRS
+    assert list(read(spec(write(tmp_path / name, PAIRS)), "train")) == PAIRS
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert list(sources.read(spec(path), "train")) == PAIRS
+    assert list(read(spec(path), "train")) == PAIRS
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -71,7 +77,7 @@ def test_csv_columns_may_stand_between_semicolons_or_tabs(tmp_path: Path, delimi
         writer = csv.writer(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
         writer.writerows([["id", "question", "answer"], *([n, *pair.values()] for n, pair in enumerate(PAIRS))])
     data = spec(tmp_path / "a.csv")
-    assert list(sources.read(data, "train")) == [{"id": str(n), **pair} for n, pair in enumerate(PAIRS)]
+    assert list(read(data, "train")) == [{"id": str(n), **pair} for n, pair in enumerate(PAIRS)]
     assert sources.check(data) == []
     (problem,) = sources.check(spec(tmp_path / "a.csv", prompt="{qestion}"))
     assert problem.endswith("columns: id, question, answer; did you mean {question}?")
@@ -165,12 +171,20 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 def test_hub_rows_come_from_the_named_configuration_split_and_revision(hub: list[tuple[Any, ...]]) -> None:
     data = spec("openai/gsm8k:main", eval="openai/gsm8k", revision="abc", eval_split="held")
-    assert list(sources.read(data, "train")) == list(sources.read(data, "eval")) == PAIRS
+    assert list(read(data, "train")) == list(read(data, "eval")) == PAIRS
     assert hub == [("openai/gsm8k", "main", "train", "abc"), ("openai/gsm8k", None, "held", "abc")]
     # All columns are shown where one is missing.
-    assert list(next(sources.read(spec("a/b", prompt="{q}"), "train"))) == ["picture", "question", "answer"]
+    assert list(next(read(spec("a/b", prompt="{q}"), "train"))) == ["picture", "question", "answer"]
     with pytest.raises(DataError, match=r"data\.train: cannot load split 'missing' of the hub data set a/b: Unknown"):
-        list(sources.read(spec("a/b", train_split="missing"), "train"))
+        list(read(spec("a/b", train_split="missing"), "train"))
+
+
+def test_hub_rows_are_drawn_like_those_of_a_file(hub: list[tuple[Any, ...]]) -> None:
+    given = sources.divided(spec("a/b", hold_out="drawn", test_examples=10), every_column=True)
+    rows = {part: [row for _, row, _ in of] for part, of in given.items()}
+    assert {part: len(of) for part, of in rows.items()} == {"train": 15, "eval": 5, "test": 10}
+    assert sorted(row["question"] for of in rows.values() for row in of) == sorted(row["question"] for row in PAIRS)
+    assert ["picture" in rows[part][0] for part in sources.SPLITS] == [False, True, True]
 
 
 # Checking
@@ -202,7 +216,7 @@ def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch
     with pytest.raises(DataError, match=re.escape(missing)):
         sources.fingerprint(data)
     with pytest.raises(DataError, match=r"data\.test: is not given"):
-        sources.read(data, "test")
+        read(data, "test")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])

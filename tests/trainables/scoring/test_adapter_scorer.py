@@ -100,7 +100,7 @@ def test_plain_peft_gives_what_training_reported_and_adapters_leave_nothing_behi
 def test_each_name_of_rows_means_its_rows(trained):
     data = trained.base.data_spec
     more, nowhere = write(trained.root / "more.jsonl", {"question": "q", "answer": "a"}), trained.root / "nowhere.jsonl"
-    for rows, scored, counted in (("eval", 8, 20), ("held_out", 20, 20), ("test", 40, 40), (str(more), 1, 1)):
+    for rows, scored, counted in (("eval", 8, 8), ("held_out", 20, 20), ("test", 40, 40), (str(more), 1, 1)):
         assert len(of_base(trained.scorer, rows).scores[BASE].row_losses) == scored
         assert requests.count_rows(data, rows) == counted
     assert requests.count_rows(data, str(nowhere)) is None
