@@ -29,19 +29,15 @@ class Selection:
 
 def choose(record: SweepRecord) -> Selection:
     """Chooses the best trial of a sweep, the first of `ranking`. Every command, file and call names this trial."""
-    trials, is_open = record.trials.values(), _is_open(record)
-    ranked, metric = ranking(record), record.objective.metric
-    lacking = [run_names.label(trial.number) for trial in trials if metric in trial.lacking]
+    ranked, is_open, metric = ranking(record), _is_open(record), record.objective.metric
+    lacking = [run_names.label(trial.number) for trial in record.trials.values() if metric in trial.lacking]
     if lacking and (not ranked or metric not in ranked[0].best_metrics):
-        return Selection(
-            None, f"no trial has {metric}: the answers of {', '.join(lacking)} could not be scored", is_open
-        )
+        why = f"no trial has {metric}: the answers of {', '.join(lacking)} could not be scored"
+        return Selection(None, why, is_open)
     if ranked:
         return Selection(ranked[0], so_far=is_open)
-    if not trials:
-        return Selection(None, "no trial began", is_open)
     why = "no trial that may win has reported yet" if is_open else f"no trial completed with a finite {metric}"
-    return Selection(None, why, is_open)
+    return Selection(None, why if record.trials else "no trial began", is_open)
 
 
 def ranking(record: SweepRecord, objective: Objective | None = None) -> list[TrialRecord]:
@@ -55,7 +51,7 @@ def ranking(record: SweepRecord, objective: Objective | None = None) -> list[Tri
     trials, objective = record.trials.values(), objective or record.objective
     if not _is_open(record):
         return rank(trials, objective)
-    in_play = [trial for trial in trials if not _is_out(record, trial)]
+    in_play = [trial for trial in trials if _may_win(record, trial)]
     return _sorted(in_play, objective, _shared(in_play))
 
 
@@ -112,18 +108,17 @@ def _is_open(record: SweepRecord) -> bool:
     return is_cut_short or any(not trial.state.is_final for trial in record.trials.values() if trial.repeats is None)
 
 
-def _is_out(record: SweepRecord, trial: TrialRecord) -> bool:
-    """Tells whether a trial of an open sweep cannot be the best: it has failed, or a person has stopped it."""
-    by_hand = trial.state is TrialState.STOPPED and not trial.stopped_by_scheduler
-    return (trial.state.is_final and not trial.state.is_ranked) or (
-        by_hand and trial.trial_key in record.trials_to_stop
-    )
+def _may_win(record: SweepRecord, trial: TrialRecord) -> bool:
+    """Tells whether a trial of an open sweep may be the best: it has not failed, and no person has stopped it."""
+    if trial.state is TrialState.STOPPED:
+        return trial.stopped_by_scheduler or trial.trial_key not in record.trials_to_stop
+    return trial.state.is_ranked or not trial.state.is_final
 
 
 def _shared(trials: Iterable[TrialRecord]) -> float:
-    """Returns the furthest report point that two of the trials have reached; infinite if there is none."""
+    """Returns the furthest report point that two of the trials have reached, or that of a single trial."""
     furthest = sorted(_point(t, t.reported_step) for t in trials if t.repeats is None and t.evals)
-    return furthest[-2] if len(furthest) > 1 else math.inf
+    return min(furthest[-2:], default=math.inf)
 
 
 def _point(trial: TrialRecord, step: int) -> int:

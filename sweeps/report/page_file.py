@@ -49,7 +49,7 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
             story.take(event, log.record)
     stands = status.read(folder, now, log)
     story.end(stands.seconds)
-    changed = answers.best_against_base(folder, stands.record, stands.best)
+    changed = answers.best_against_base(folder, stands.record, stands.selection.winner)
     found = page(stands, story, compare_best(folder, stands.record), changed, now)
     paid = [] if price is None else [page_facts.money(stands.record, price)]
     return replace(found, outcome=(*found.outcome, *paid))

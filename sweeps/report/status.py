@@ -17,7 +17,7 @@ from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswer
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, noted_by, read_events
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, choose
-from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.best_compared import best_json, in_words
 from sweeps.report.time_left import Rates, Trained, seconds_left
 
@@ -71,11 +71,6 @@ class Status:
         """Returns the best trial, or the best so far, or why there is none."""
         return choose(self.record)
 
-    @property
-    def best(self) -> TrialRecord | None:
-        """Returns the winner of `selection`."""
-        return self.selection.winner
-
     def lines(self) -> list[str]:
         """Returns the status in lines, without the table of trials."""
         record, rates, hosts = self.record, self.rates, self.record.hosts
@@ -93,9 +88,8 @@ class Status:
         ]
         if rungs:
             lines.append(f"  reported  {', '.join(rungs)}")
-        selection = self.selection
-        if selection.winner is not None:
-            lines.append(f"  best      {in_words(record, selection.winner)}{', so far' if selection.so_far else ''}")
+        if (best := self.selection).winner is not None:
+            lines.append(f"  best      {in_words(record, best.winner)}{', so far' if best.so_far else ''}")
         if self.state == "RUNNING" and hosts is not None:
             each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""
             lines.append(f"  hosts     {hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
@@ -133,8 +127,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the JSON line of `qsweep status`."""
-        selection, hosts = self.selection, self.record.hosts
-        best = selection.winner
+        selection, best, hosts = self.selection, self.selection.winner, self.record.hosts
         folders = {key: trial.adapter_folder(self.folder) for key, trial in self.record.trials.items()}
         adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
         return {

@@ -231,7 +231,7 @@ def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompar
 
 def _reported(status: Status, trial: TrialRecord | None) -> TrialRecord:
     """Returns the trial, or the best one for None. Raises SweepError if the trial has not reported."""
-    found = trial or status.best
+    found = trial or status.selection.winner
     if found is None or not found.evals:
         which = "no trial has" if found is None else f"{label(found.number)} has not"
         raise SweepError(f"{status.folder.name}: {which} reported yet: there is nothing to compare")

@@ -172,16 +172,15 @@ def _quiet() -> Iterator[None]:
 
     # On CPUs with AVX512-BF16 bitsandbytes advises a kernel, which the model does not use (backends/cpu/ops.py, 0.50).
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    level, has_bars, bar = told.get_verbosity(), told.is_progress_bar_enabled(), gguf.tqdm
+    level, has_bars = told.get_verbosity(), told.is_progress_bar_enabled()
     told.set_verbosity_error()
     told.disable_progress_bar()
-    gguf.tqdm = told.tqdm
+    gguf.tqdm = told.tqdm  # from now on this bar obeys the same switch
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # they are for the callers of each other's functions
             yield
     finally:
-        gguf.tqdm = bar
         told.set_verbosity(level)
         if has_bars:
             told.enable_progress_bar()

@@ -216,22 +216,17 @@ def generate_plain(
     while waiting:
         count = rows_at_once(device, len(prompts[waiting[0]]) + how.most)
         places, waiting = waiting[:count], waiting[count:]
-        tell = route(places)
         batch = [prompts[place] for place in places]
-        found = _generate(inner, batch, [seeds[place] for place in places], how, device, tell)
+        draws = _Draws([seeds[place] for place in places], how, len(batch[0]), route(places))
+        found = _generate(inner, batch, how, device, draws)
         answers |= zip(places, found, strict=True)
     return [answers[place] for place in range(len(prompts))]
 
 
 def _generate(
-    model: Any,
-    prompts: Sequence[np.ndarray],
-    seeds: Sequence[int],
-    how: Answering,
-    device: torch.device,
-    tell: Answered | None,
+    model: Any, prompts: Sequence[np.ndarray], how: Answering, device: torch.device, draws: _Draws
 ) -> list[Answer]:
-    longest = max(map(len, prompts))
+    longest = len(prompts[0])
     ids_BT, mask_BT = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(2))
     for row, prompt in enumerate(prompts):
         ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
@@ -246,7 +241,7 @@ def _generate(
         whole_BT = model.generate(
             input_ids=ids_BT.to(device),
             attention_mask=mask_BT.to(device),
-            logits_processor=[_Draws(seeds, how, longest, tell)],
+            logits_processor=[draws],
         )
     finally:
         model.generation_config = own

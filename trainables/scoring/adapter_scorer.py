@@ -301,11 +301,8 @@ class AdapterScorer:
     ) -> Scored | None:
         """Scores a model; returns None if a metric is not finite. Raises `GradingError`."""
         own = [split.row(i) for i in range(len(split))]
-        rows = self._losses(
-            model,
-            evaluation_passes(own),
-            _Told(tell, ScoringProgress(doing="computing losses", name=name, rows=len(own))),
-        )
+        told = _Told(tell, ScoringProgress(doing="computing losses", name=name, rows=len(own)))
+        rows = self._losses(model, evaluation_passes(own), told)
         totals, tokens = [float(of_row.sum()) for of_row in rows], tuple(row.labels for row in own)
         if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
             return None
