@@ -23,12 +23,10 @@ def problem(function: Function, row: Mapping[str, Any], completion: str) -> str 
             code = process.wait(timeouts.FIRST_CALL)
         except TimeoutExpired:
             return f"it has not returned after {timeouts.FIRST_CALL:.0f} s"
-        told = (
-            json.loads(last_line(said))
-            if code == 0
-            else f"exit code {code} of its process: {last_line(errors)}".rstrip(": ")
-        )
-        return None if told is None else legible(told, 500)
+        if code != 0:
+            return legible(f"exit code {code} of its process: {last_line(errors)}".rstrip(": "), 500)
+        why: str | None = json.loads(last_line(said))
+        return why
 
 
 def main() -> None:
@@ -38,7 +36,7 @@ def main() -> None:
     try:
         Function(path=path).grade(row, completion, completion)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
+        why = legible(f"{type(error).__name__}: {error}", 500)
     print(f"\n{json.dumps(why)}", flush=True)
     os._exit(0)
 

@@ -266,12 +266,10 @@ def _broken_functions(data: DataSpec, graders: Sequence[Grader], first: Placed, 
     """Returns a line for each function that gives no score of the first row's own completion."""
     columns, completion = _columns(first.row), after_reasoning(templates.answer(data, first.row))
     called = f"called on {source}, {first.place} (columns: {', '.join(columns)}) with its completion as the answer"
-    functions = {number: grader for number, grader in enumerate(graders) if isinstance(grader, Function)}
-    broken = {number: first_call.problem(grader, columns, completion) for number, grader in functions.items()}
     return [
-        f"evaluation.metrics.{number}: {functions[number].path}: {called}: {why}"
-        for number, why in broken.items()
-        if why
+        f"evaluation.metrics.{number}: {grader.path}: {called}: {why}"
+        for number, grader in enumerate(graders)
+        if isinstance(grader, Function) and (why := first_call.problem(grader, columns, completion))
     ]
 
 
