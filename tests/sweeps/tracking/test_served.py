@@ -145,7 +145,7 @@ def test_it_answers_with_the_label_that_the_metric_counts_though_it_would_genera
     tokenizer = tiny_models.tokenizer()
     if not is_chat:
         tokenizer.chat_template = None
-    rows = [{"n": n, "answer": LABELS[n % 4]} for n in range(24)]
+    rows: list[dict[str, Any]] = [{"n": n, "answer": LABELS[n % 4]} for n in range(24)]
     if data.messages is not None:
         rows = [
             {
