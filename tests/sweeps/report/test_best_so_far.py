@@ -22,7 +22,10 @@ from sweeps.report import page_file, status, summary, trial_tables
 from sweeps.report.notifying import message
 from sweeps.report.result import Result
 
-BY_HAND = [answered(trial_key="t02"), ended("t02", TrialState.STOPPED, "stopped by a person", by_person_or_budget=True)]
+BY_HAND: list[Event] = [
+    answered(trial_key="t02"),
+    ended("t02", TrialState.STOPPED, "stopped by a person", by_person_or_budget=True),
+]
 TRIALS: list[Event] = [
     begun(),
     *(started(f"t0{number}", number, r=8) for number in range(5)),
