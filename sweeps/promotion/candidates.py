@@ -90,8 +90,8 @@ def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRu
 def ranked_together(sweep: TrackedSweep, trial: str | None) -> int:
     """Counts the trials that the sweep ranked on its evaluation rows, with the one that `trial` names. Pure.
 
-    Trials without a score count too: the loss chose those whose answers were scored. Repeats count if a repeat is
-    named. An earlier champion of the same sweep was the best on these rows, so it is harder to beat there, not easier.
+    Trials without a score count too: the loss chose those that have one. Repeats count if one is named. A champion of
+    the same sweep looks better than it is on these rows, and so is harder to beat, not easier.
     """
     named = [each for each in sweep.trials if trial in (each.trial_key, each.label)]
     with_repeats = any(each.repeats for each in named)
