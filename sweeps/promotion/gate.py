@@ -378,8 +378,8 @@ def decide(
 def _beside(scores: Mapping[str, Evaluation], beside: Sequence[Objective], winner: str) -> tuple[Standing, ...]:
     """Compares the winner with the base and the champion by the scores that do not decide.
 
-    Half of an interval's errors are on one side, and base and champion can each stop the winner: in 99 of 100 promotions
-    no score stops one that is as good. The trials do not count, because another metric chose the winner.
+    Half of an interval's errors are on one side, and base and champion can each stop the winner: in 99 of 100
+    promotions no score stops one that is as good. The trials do not count, because another metric chose the winner.
     """
     there = [each for each in beside if all(scores[name].rows_of(each.metric) for name in scores)]
     return tuple(
