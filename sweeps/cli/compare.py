@@ -89,7 +89,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     tell(out, [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)])
     return {
         "metric": record.objective.metric,
-        "best": best_trial and trial_json(record, best_trial, folder.path) | {"so_far": selection.so_far},
+        "best": best_trial and trial_json(record, best_trial, folder.path) | selection.mark,
         "trials": [trial_json(record, trial, folder.path) for trial in trial_tables.order(record)],
         "comparisons": separation and separation.as_json(),
         "answers": changed and changed.as_json(),

@@ -26,6 +26,11 @@ class Selection:
     so_far: bool = False
     """Whether trials, or the sweep, have not ended: another trial may be the best in the end."""
 
+    @property
+    def mark(self) -> dict[str, bool]:
+        """Returns the entry of a JSON line that says `so_far`; empty for a sweep that has ended."""
+        return {"so_far": True} if self.so_far else {}
+
 
 def choose(record: SweepRecord) -> Selection:
     """Chooses the best trial of a sweep, the first of `ranking`. Every command, file and call names this trial."""

@@ -44,7 +44,7 @@ def best_json(record: SweepRecord, selection: Selection, **more: Any) -> dict[st
         "value": trial.value(metric),
         "step": trial.best_step,
         "params": dict(trial.params),
-        "so_far": selection.so_far,
+        **selection.mark,
         **more,
     }
 
