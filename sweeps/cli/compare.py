@@ -123,16 +123,13 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     tell(out, found.lines())
     if not others and BASE not in names:
         tell(out, ["there is no other trial with a value to compare it with"])
-    of_first = answers.of_trial(folder, first)
-    against = [answers.of_base(folder)] if BASE in names else []
-    against += [answers.of_trial(folder, trial) for trial in others]
-    scores = answers.scores_of(record)
-    if BASE in names and against[0] is None:
+    if BASE in names and answers.of_base(folder) is None:
         tell(out, [closing_lines.base_without_answers(record)])
-    changed = [each for other in against if (each := answers.changes(of_first, other, scores))]
+    against = [*([None] if BASE in names else []), *others]
+    changed = [each for other in against if (each := answers.of_two(folder, record, first, other))]
     for each in changed:
         tell(out, ["", each.line(), *each.lines()])
-    taken = answers.confusion_of(of_first)
+    taken = answers.confusion_of(answers.of_trial(folder, first))
     if taken is not None:
         tell(
             out,

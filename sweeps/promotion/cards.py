@@ -10,7 +10,6 @@ from rich.table import Table
 
 from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion.gate import CHAMPION, OUTCOMES, Verdict
-from sweeps.statistics.comparison import Comparison
 from sweeps.statistics.intervals import percent
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
@@ -67,7 +66,7 @@ def table(verdict: Verdict) -> Table:
         whose = [escape(name), f"{own.value:.4f}"]
         for each in own.gains:
             end = words.get(own.is_large_enough(each), "")
-            shown.add_row(*whose, each.key, digits(each.difference, "+"), _ends(each), end)
+            shown.add_row(*whose, each.key, digits(each.difference, "+"), own.span_of(each), end)
             whose = ["", ""]
     return shown
 
@@ -89,12 +88,6 @@ def other_metrics(verdict: Verdict, scored: EvaluationSpec) -> list[str]:
 
 def _metric(verdict: Verdict) -> str:
     return "loss" if verdict.objective.metric == EVAL_LOSS else verdict.objective.metric
-
-
-def _ends(comparison: Comparison) -> str:
-    if comparison.low is None or comparison.high is None:
-        return ""
-    return f"{digits(comparison.low, '+')} to {digits(comparison.high, '+')}"
 
 
 def headline(facts: VersionFacts) -> str:
@@ -149,12 +142,12 @@ def card(facts: VersionFacts) -> str:
         lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
     lines += [f"| | {_metric(verdict)} | gain | interval |", "|---|---|---|---|"]
     lines += [f"| {name} | {verdict.values[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.values]
-    compared = [(each.name, each.value, each.gains) for each in verdict.candidates]
-    compared += [(each.words.replace("|", r"\|"), each.value, each.gains) for each in verdict.shown_limits]
+    compared = [(each.name, each) for each in verdict.candidates]
+    compared += [(each.words.replace("|", r"\|"), each) for each in verdict.shown_limits]
     lines += [
-        f"| {name} | {value:.4f} | {digits(each.difference, '+')} on the {each.key} | {_ends(each)} |"
-        for name, value, gains in compared
-        for each in gains
+        f"| {name} | {own.value:.4f} | {digits(each.difference, '+')} on the {each.key} | {own.span_of(each)} |"
+        for name, own in compared
+        for each in own.gains
     ]
     lines += ["", "Loss is the negative log-likelihood per completion token, in nats."]
     lines += [_bases(facts), "", f"{verdict.unseen}.", ""]

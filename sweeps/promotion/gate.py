@@ -106,8 +106,15 @@ class Standing:
         return f"{self.name} ({metric}{self.rows_in_words})"
 
     def evidence_of(self, gain: Comparison) -> str:
-        """Formats the interval of a gain with its confidence and rows, and the exact test if there is one."""
-        return gain.evidence_in_words(self.confidence, self.rows_in_words)
+        """Formats what decides on a gain: its interval with confidence and rows, or the exact test."""
+        told = gain.evidence_in_words(self.confidence, self.rows_in_words, self._bound(gain))
+        return told + (": chance cannot be told" if gain.carried_by == 0 and not (gain.exact or gain.is_same) else "")
+
+    def span_of(self, gain: Comparison) -> str:
+        """Formats the interval of a gain for a table, or the p value if the exact test decides; empty without both."""
+        ends, test = gain.shown(self._bound(gain))
+        told = "" if test is None else f"p = {test.p_value:.2g}"
+        return told if ends is None else " to ".join(digits(end, "+") for end in ends)
 
     def gains_json(self, told_as: str) -> list[dict[str, Any]]:
         """Returns the gains for the JSON line; the key `told_as` holds `is_large_enough` of each gain."""
@@ -115,8 +122,7 @@ class Standing:
             {
                 "against": each.key,
                 "gain": each.difference,
-                "low": each.low,
-                "high": each.high,
+                **each.evidence_json(self._bound(each)),
                 told_as: self.is_large_enough(each),
             }
             for each in self.gains
@@ -149,7 +155,7 @@ class Standing:
         """Says why a gain does not pass; None if the rows are too few for an interval."""
         name, least, is_open = self.name, self.least or 0.0, self.is_large_enough(gain) is None
         whether = f"whether {name} is better than the {gain.key} cannot be told"
-        if gain.low is None:
+        if not gain.is_told:
             return None if self.rows < LEAST_ROWS else f"{whether}: {gain.unknown}"
         if is_open and gain.difference > 0 and self.is_enough(gain):
             return f"{name}'s gain on the {gain.key} may be chance: {self._amount(gain)}"

@@ -341,8 +341,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
     tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
     tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
     for comparison in verdict.best.gains:
-        interval = f"{comparison.low:.6f} to {comparison.high:.6f}"
-        tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({interval})"
+        tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({verdict.best.span_of(comparison)})"
     tags |= {f"version.{name}": number for name, number in model_package.versions(facts.base).items()}
     if facts.forced:
         tags[FORCED] = "; ".join(facts.forced)[:5000]

@@ -6,9 +6,10 @@ The answers are read from the sweep's folder: `samples.jsonl` beside the best ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import closing_lines
+from sweeps.report.trials_compared import difference_json
+from sweeps.statistics.comparison import Comparison, Separation
+from sweeps.statistics.trials import Chosen, compare_answers
 from trainables.contract import AnsweredRow
 from trainables.errors import GradingError
 from trainables.grading import catalogue
@@ -55,13 +59,25 @@ class Changes:
     """Places of the rows on which `first` scores better than `other`."""
     worse: tuple[int, ...]
     """Places of the rows on which `first` scores worse than `other`."""
+    separation: Separation
+    """The comparison of both by this metric (`compare_answers`)."""
+
+    @property
+    def compared(self) -> Comparison | None:
+        """Returns the comparison; None if the base has no value of this metric."""
+        return self.separation.trials[0] if self.separation.trials else self.separation.base
 
     def line(self) -> str:
-        """Says how many rows differ."""
-        return (
+        """Says how many rows differ, and whether that may be chance."""
+        counts = (
             f"answers by {self.metric}: {self.first.name} is better than {self.other.name} on {len(self.better)} of "
             f"{counted(len(self.rows), 'answered row')}, and worse on {len(self.worse)}"
         )
+        if (found := self.compared) is None:
+            return counts
+        told = {True: "beyond chance", False: "this may be chance", None: "whether by chance cannot be told"}
+        why = found.chance_in_words(self.separation.confidence, self.separation.rows_in_words)
+        return f"{counts}: {told[found.apart]}, {why}"
 
     def pairs(self) -> list[tuple[AnsweredRow, AnsweredRow]]:
         """Returns (answer of `first`, answer of `other`) for each row that differs, worse ones first."""
@@ -88,8 +104,10 @@ class Changes:
             | {own: mine.answer, its: theirs.answer, "scores": {own: mine.scores, its: theirs.scores}}
             for mine, theirs in self.pairs()
         ]
-        counts = {"rows": len(self.rows), "better": len(self.better), "worse": len(self.worse)}
-        return {"metric": self.metric, "trial": own, "against": its, **counts, "differing": differing}
+        counts: dict[str, Any] = {"rows": len(self.rows), "better": len(self.better), "worse": len(self.worse)}
+        told = None if self.compared is None else difference_json(self.compared, self.separation)
+        counts |= {"compared": told, "differing": differing}
+        return {"metric": self.metric, "trial": own, "against": its, **counts}
 
     def table(self) -> dict[str, list[Any]]:
         """Returns all rows that differ as a table for MLflow (3.17.2, `MlflowClient.log_table`)."""
@@ -115,7 +133,12 @@ def of_base(folder: SweepFolder) -> Answers | None:
     return _answers(folder.path / samples.OF_BASE, BASE)
 
 
-def changes(first: Answers | None, other: Answers | None, objectives: Sequence[Objective]) -> Changes | None:
+def changes(
+    first: Answers | None,
+    other: Answers | None,
+    objectives: Sequence[Objective],
+    compare: Callable[[Objective], Separation],
+) -> Changes | None:
     """Compares two sets of answers by the first of `objectives` that scores both on some row; None if there is none."""
     if first is None or other is None:
         return None
@@ -129,7 +152,7 @@ def changes(first: Answers | None, other: Answers | None, objectives: Sequence[O
             gains = {place: objective.gain(*scores) for place, scores in found.items()}
             better = tuple(place for place, gain in gains.items() if gain > 0)
             worse = tuple(place for place, gain in gains.items() if gain < 0)
-            return Changes(objective.metric, first, other, tuple(gains), better, worse)
+            return Changes(objective.metric, first, other, tuple(gains), better, worse, compare(objective))
     return None
 
 
@@ -148,7 +171,14 @@ def scores_of(record: SweepRecord) -> list[Objective]:
 
 def best_against_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord | None) -> Changes | None:
     """Compares the answers of the best trial and of the base; returns None if that is not possible."""
-    return None if best is None else changes(of_trial(folder, best), of_base(folder), scores_of(record))
+    return None if best is None else of_two(folder, record, best, None)
+
+
+def of_two(folder: SweepFolder, record: SweepRecord, first: TrialRecord, other: TrialRecord | None) -> Changes | None:
+    """Compares the answers of two trials, or of a trial and the base for None; None if that is not possible."""
+    its = of_base(folder) if other is None else of_trial(folder, other)
+    compare = partial(compare_answers, first=Chosen(folder, record, first), other=other)
+    return changes(of_trial(folder, first), its, scores_of(record), compare)
 
 
 def confusion_of(answers: Answers | None) -> Confusion | None:

@@ -97,7 +97,7 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
     else:
         verdict = "better than" if gain > 0 else "not better than"
     way_out = "" if verdict == "better than" else "; more steps (budget.steps_per_trial) or other values may help"
-    return [f"{verdict} {base}: {amount}{interval_in_words(compared, separation)}{way_out}"]
+    return [f"{verdict} {base}: {amount}{evidence(compared, separation)}{way_out}"]
 
 
 def against_default(record: SweepRecord, best: TrialRecord, name: str, separation: Separation | None) -> list[str]:
@@ -125,7 +125,7 @@ def against_default(record: SweepRecord, best: TrialRecord, name: str, separatio
     return [
         f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
         f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(objective, gain, start)}"
-        f"{where(compared, default, best)}{interval_in_words(compared, separation)}"
+        f"{where(compared, default, best)}{evidence(compared, separation)}"
     ]
 
 
@@ -137,7 +137,7 @@ def against_next(record: SweepRecord, best: TrialRecord, separation: Separation 
 
     def amount(compared: Comparison) -> str:
         trial, other = record.trials[compared.key], record.objective.words(-compared.difference)
-        return f"{other}{where(compared, trial, best)}{interval_in_words(compared, separation)}"
+        return f"{other}{where(compared, trial, best)}{evidence(compared, separation, of_other=True)}"
 
     alike, ahead, nearest = _alike(separation), _ahead(separation), separation.trials[0]
     lines = [
@@ -237,10 +237,15 @@ def _share(objective: Objective, gain: float, start: float) -> str:
     return f" ({gain / abs(start):.0%})" if start and gain > 0 and objective.mode == "min" else ""
 
 
-def interval_in_words(compared: Comparison | None, separation: Separation | None) -> str:
-    """Formats the interval of how much better the better one is, to follow a difference; empty without an interval."""
+def evidence(compared: Comparison | None, separation: Separation | None, *, of_other: bool = False) -> str:
+    """Formats what tells a difference from chance, to follow the difference; empty if nothing does.
+
+    The interval is of how much better the better one is. With `of_other`, rows are counted for the other trial.
+    """
     if compared is None or separation is None or compared.apart is None:
         return ""
-    is_turned = compared.difference < 0
-    crosses = " (below 0: the other way round)" if compared.apart is False else ""
-    return f", {compared.interval_in_words(separation.confidence, separation.rows_in_words, is_turned)}{crosses}"
+    told = compared.evidence_in_words(
+        separation.confidence, separation.rows_in_words, is_turned=compared.difference < 0, of_other=of_other
+    )
+    crosses = " (below 0: the other way round)" if compared.apart is False and compared.shown()[0] else ""
+    return f", {told}{crosses}"

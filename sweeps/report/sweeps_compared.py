@@ -253,7 +253,8 @@ def _changes(first: Side, other: Side) -> Changes | None:
         for side in (first, other)
         for answered in [answers.of_trial(SweepFolder(side.status.folder), side.trial)]
     ]
-    return answers.changes(found[0], found[1], _shared_scores((first, other)))
+    chosen = [Chosen(SweepFolder(side.status.folder), side.record, side.trial) for side in (first, other)]
+    return answers.changes(found[0], found[1], _shared_scores((first, other)), lambda by: compare_sweeps(by, chosen))
 
 
 def _contents(record: SweepRecord, start: str | None) -> str:

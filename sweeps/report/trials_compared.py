@@ -147,7 +147,7 @@ def verdict(name: str, first: str, amount: str, compared: Comparison, separation
         return f"whether {name} differs from {first} cannot be told: {amount}, {compared.unknown}"
     word = "better" if compared.difference < 0 else "worse"
     told = "cannot be told apart from" if not compared.apart else f"is {word} than"
-    return f"{name} {told} {first}: {amount}{best_compared.interval_in_words(compared, separation)}"
+    return f"{name} {told} {first}: {amount}{best_compared.evidence(compared, separation, of_other=True)}"
 
 
 def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> list[Table]:

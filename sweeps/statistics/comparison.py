@@ -9,8 +9,9 @@ have been compared. Each interval therefore has the confidence with which the in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from sweeps.statistics.intervals import (
     widened,
 )
 from trainables.contract import Evaluation
-from trainables.objective import EVAL_LOSS, Objective, RowValues
+from trainables.objective import EVAL_BITS, EVAL_LOSS, Objective, RowValues
 from trainables.scoring.requests import BASE
 
 MOST = 10
@@ -69,8 +70,9 @@ class Comparison:
     """Gain of the first evaluation by the metric (`Objective.gain`); negative if the first one is worse."""
     low: float | None = None
     high: float | None = None
+    """`low` and `high` are the ends of the interval over rows and seeds; None if the exact test decides alone."""
     unknown: str = ""
-    """Why there is no interval."""
+    """Why neither an interval nor an exact test is there."""
     of_seeds: float = 0.0
     """Half the width of the interval from other seeds alone, with any number of rows."""
     carried_by: int | None = None
@@ -85,13 +87,17 @@ class Comparison:
     """Whether both evaluations have the same loss on each row, and so are of the same model."""
 
     @property
+    def is_told(self) -> bool:
+        """Tells whether there is an interval or an exact test."""
+        return self.exact is not None or (self.low is not None and self.high is not None)
+
+    @property
     def apart(self) -> bool | None:
-        """Tells whether the difference is more than chance on these rows; None without an interval."""
-        if self.low is None or self.high is None:
+        """Tells whether the difference is more than chance on these rows; None if chance is unknown."""
+        if not self.is_told:
             return None
-        if self.exact is None or self.is_same:
-            return self.low > 0 or self.high < 0
-        return self.above(0.0) is not None
+        told = self._by_interval(0.0) if self.exact is None else self.above(0.0)
+        return told is not None and not self.is_same
 
     def above(self, bound: float) -> bool | None:
         """Tells whether the difference is above `bound`, beyond chance on these rows; None if undecided.
@@ -102,10 +108,15 @@ class Comparison:
         if self.is_same:
             return bound < 0
         by_exact = None if self.exact is None else self.exact.above(bound)
-        if self.is_exact or self.low is None or self.high is None or self.carried_by == 0:
+        if self.is_exact or not self.is_told or self.carried_by == 0:
             return by_exact
-        by_interval = True if self.low > bound else False if self.high < bound else None
+        by_interval = self._by_interval(bound)
         return by_interval if self.exact is None or by_exact == by_interval else None
+
+    def _by_interval(self, bound: float) -> bool | None:
+        if self.low is None or self.high is None:
+            return None
+        return True if self.low > bound else False if self.high < bound else None
 
     @property
     def is_exact(self) -> bool:
@@ -114,39 +125,71 @@ class Comparison:
 
     def rows_needed(self, rows: int, bound: float = 0.0) -> int | None:
         """Estimates the rows that would decide on `bound`; None if no number of rows would, or the present ones do."""
+        by_exact = None if self.exact is None else self.exact.rows_needed(bound)
         is_untold = self.exact is None and self.carried_by == 0
         if self.low is None or self.high is None or is_untold or self.above(bound) is not None:
-            return None
+            return by_exact if self.above(bound) is None else None
         gap = self.difference - bound
         half = self.difference - self.low if gap > 0 else self.high - self.difference
         by_interval = rows_needed(gap, half, rows, self.of_seeds)
-        by_exact = by_interval if self.exact is None else self.exact.rows_needed(bound)
-        if self.is_exact:
-            return by_exact
+        if self.exact is None:
+            return by_interval
         return None if by_exact is None or by_interval is None else max(by_exact, by_interval)
 
-    def interval_in_words(self, confidence: float, rows: str, is_turned: bool = False) -> str:
-        """Formats the interval; empty if there is none. With `is_turned`, formats the other evaluation's gain."""
-        if self.low is None or self.high is None:
-            return ""
-        ends = (-self.high, -self.low) if is_turned else (self.low, self.high)
-        return in_words(ends, confidence, rows, self.carried_by)
+    def shown(self, bound: float = 0.0) -> tuple[tuple[float, float] | None, Exact | None]:
+        """Returns the interval and the exact test that say of `bound` what `above` says; None for what does not.
 
-    def evidence_in_words(self, confidence: float, rows: str) -> str:
-        """Formats the interval and the exact test, or why there is no interval."""
+        About 0 the exact test has a p value and no interval. About another bound it has the ends of `Exact`, and if the
+        interval over rows must agree, these are the wider ones of both.
+        """
+        spans = [] if self.low is None or self.high is None else [(self.low, self.high)]
+        if self.exact is None or self.is_same:
+            return spans[0] if spans and self.exact is None else None, None
+        if bound != 0:
+            lows, highs = zip((self.exact.low, self.exact.high), *spans, strict=True)
+            return (min(lows), max(highs)), None
+        told = self.above(0.0)
+        ends = spans[0] if spans and self._by_interval(0.0) == told else None
+        return ends, self.exact if self.exact.above(0.0) == told else None
+
+    def evidence_in_words(
+        self, confidence: float, rows: str, bound: float = 0.0, *, is_turned: bool = False, of_other: bool = False
+    ) -> str:
+        """Formats the counts of the exact test, if there is one, and `chance_in_words`.
+
+        Args:
+            rows: words of `counted_units`.
+            is_turned: whether the interval is that of the other evaluation's gain.
+            of_other: whether the counts are the other evaluation's.
+        """
+        chance = self.chance_in_words(confidence, rows, bound, is_turned=is_turned)
+        if self.exact is None or self.is_same:
+            return chance
+        return f"{self.exact.counts_in_words(of_other)}, {chance}"
+
+    def chance_in_words(self, confidence: float, rows: str, bound: float = 0.0, *, is_turned: bool = False) -> str:
+        """Formats what decides about `bound`: p of the exact test and the interval; or why there is neither."""
         if self.is_same:
             return "with the same loss on each row"
-        told = self.interval_in_words(confidence, rows) or self.unknown
-        if self.carried_by == 0 and self.exact is None:
-            told += ": chance cannot be told"
-        return told if self.exact is None else f"{told}; {self.exact.words}"
+        ends, test = self.shown(bound)
+        told = [self.unknown if test is None else test.p_in_words]
+        if ends is not None:
+            told.append(in_words((-ends[1], -ends[0]) if is_turned else ends, confidence, rows, self.carried_by))
+        return ", ".join(filter(None, told)) or "the exact test and the interval contradict each other"
 
     def as_json(self) -> dict[str, Any]:
         """Returns the comparison for the JSON line, without its key."""
         fields = asdict(self)
         del fields["key"], fields["of_seeds"], fields["is_same"], fields["exact"]
-        tested = {} if self.exact is None else {"exact": asdict(self.exact) | {"p_value": self.exact.p_value}}
-        return {**fields, "apart": self.apart, **tested}
+        return {**fields, **self.evidence_json(), "apart": self.apart}
+
+    def evidence_json(self, bound: float = 0.0) -> dict[str, Any]:
+        """Returns the evidence for the JSON line: `low` and `high`, None without an interval, and the exact test."""
+        ends, test = self.shown(bound)
+        told: dict[str, Any] = dict(zip(("low", "high"), ends or (None, None), strict=True))
+        if test is not None:
+            told["exact"] = asdict(test) | {"p_value": test.p_value, "must_be_below": 1 - test.confidence}
+        return told
 
 
 class Comparisons(NamedTuple):
@@ -187,15 +230,17 @@ def compare(
                 place: (other.parts, own.parts) if objective.mode == "min" else (own.parts, other.parts)
                 for place, (own, other) in values.items()
             }
-            gains, weights = [np.subtract(*each) for each in parts.values()], _values(firsts[0], metric).weights
-            spans = dict(zip(told, intervals(np.asarray(gains), weights, confidence, units), strict=True))
+            both, weights = np.asarray(list(parts.values())), _values(firsts[0], metric).weights
+            is_score = metric not in (EVAL_LOSS, EVAL_BITS) and both.min() >= 0 and both.max() <= 1
+            found = intervals(both[:, 0] - both[:, 1], weights, confidence, units, 1.0 if is_score else math.inf)
+            spans = dict(zip(told, found, strict=True))
             if not is_grouped and metric != EVAL_LOSS:
                 tests = {place: exact(*each, units, confidence) for place, each in parts.items()}
-    found = [
+    told_of = [
         _compared(pair, spans.get(place), why or few, tests.get(place), confidence, noise)
         for place, (pair, why) in enumerate(zip(pairs, unknown, strict=True))
     ]
-    return Comparisons(tuple(found), rows, is_grouped)
+    return Comparisons(tuple(told_of), rows, is_grouped)
 
 
 def _compared(
@@ -212,10 +257,11 @@ def _compared(
         span = span._replace(low=max(span.low, -1.0), high=min(span.high, 1.0))
     losses = [each.row_losses for each in (pair.first, pair.evaluation) if isinstance(each, Evaluation)]
     is_same = bool(losses[0]) and losses[0] == losses[1]
-    return Comparison(
+    found = Comparison(
         pair.key, pair.difference, span.low, span.high, "", margin, span.carried_by, pair.steps, pair.point, test,
         is_same,
     )  # fmt: skip
+    return replace(found, low=None, high=None, carried_by=None) if found.is_exact else found
 
 
 @dataclass(frozen=True)
@@ -242,7 +288,7 @@ class Separation:
 
     @property
     def is_told(self) -> bool:
-        """Tells whether there is an interval for any trial or the base."""
+        """Tells whether there is an interval or a test for any trial or the base."""
         return any(each.apart is not None for each in (*self.trials, *([self.base] if self.base is not None else [])))
 
     @property

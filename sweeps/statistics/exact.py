@@ -80,10 +80,14 @@ class Exact:
         return None
 
     @property
-    def words(self) -> str:
-        """Formats the test: "of 80 rows 9 are better and 2 worse, p = 0.065 in the exact test"."""
-        told = f"{self.higher} are better and {self.lower} worse"
-        return f"of {self.rows} rows {told}, p = {self.p_value:.2g} in the exact test"
+    def p_in_words(self) -> str:
+        """Formats the test: "p = 0.065 in the exact test, which must be below 0.01"."""
+        return f"p = {self.p_value:.3g} in the exact test, which must be below {1 - self.confidence:.2g}"
+
+    def counts_in_words(self, of_other: bool = False) -> str:
+        """Formats the rows: "better on 9 of 80 rows and worse on 2"; with `of_other`, as the other model sees them."""
+        better, worse = (self.lower, self.higher) if of_other else (self.higher, self.lower)
+        return f"better on {better} of {self.rows} rows and worse on {worse}"
 
 
 def exact(values: Sequence[float], others: Sequence[float], units: Sequence[int], confidence: float) -> Exact | None:

@@ -30,7 +30,7 @@ EXACT = 1e-6
 def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     """Compares the best trial with the next ones, trial 0 and the base; None if there is nothing to compare."""
     ranked = _with_value(record)
-    if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0]) is None):
+    if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0], record.objective) is None):
         return None
     best, *rest = ranked
     compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
@@ -113,10 +113,18 @@ def compare_sweeps(objective: Objective, chosen: Sequence[Chosen]) -> Separation
     return separate(objective, pairs, None, ranked, pooled(groups))
 
 
+def compare_answers(objective: Objective, first: Chosen, other: TrialRecord | None) -> Separation:
+    """Compares scores of a trial with those of another trial of the sweep, or of the base for None, at best steps."""
+    if other is not None:
+        return compare_sweeps(objective, [first, first._replace(trial=other)])
+    seeds = noise(first.record.trials.values(), objective.metric)
+    return separate(objective, [], _of_base(*first, objective), len(_with_value(first.record)), seeds)
+
+
 def _across(objective: Objective, first: Chosen, other: Chosen) -> Pair:
     metric, steps = objective.metric, (other.trial.best_step or 0, first.trial.best_step or 0)
     gain = objective.gain(other.trial.value(metric), first.trial.value(metric))
-    why = rows_differ(first.record, other.record)
+    why = "" if first.record is other.record else rows_differ(first.record, other.record)
     if not why and not math.isfinite(gain):
         why = f"not both have {metric}"
     if why:
@@ -139,7 +147,7 @@ def _separated(
     objective = record.objective
     pairs = [_pair(folder, objective, first, other) for other in others]
     seeds = noise(record.trials.values(), objective.metric)
-    return separate(objective, pairs, _of_base(folder, record, first), ranked, seeds)
+    return separate(objective, pairs, _of_base(folder, record, first, objective), ranked, seeds)
 
 
 def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Report) -> bool | None:
@@ -183,13 +191,13 @@ def _repeated(trials: Iterable[TrialRecord], metric: str) -> list[list[float]]:
     return [values for values in groups.values() if len(values) > 1]
 
 
-def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord) -> Pair | None:
-    metric = record.objective.metric
+def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord, objective: Objective) -> Pair | None:
+    metric = objective.metric
     if record.base is None or metric not in record.base.metrics:
         return None
     value = record.base.metrics[metric]
     rows = _read([folder.base_rows], metric, value, "the base")
-    gain = record.objective.gain(value, best.value(metric))
+    gain = objective.gain(value, best.value(metric))
     return Pair(BASE, gain, rows, _of_trial(folder, metric, best, best.best_step))
 
 

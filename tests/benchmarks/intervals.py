@@ -1,10 +1,15 @@
-"""How often the gate would pass candidates that are equal to the champion, and ones that are better, by each interval.
+"""How often the interval over rows errs, and how often the gate sees a gain.
 
-Gains of rows are drawn from distributions of mean 0, for 10 to 1,000 rows and the best of 1 to 5 candidates, chosen as
-the gate chooses it: the lowest loss. A cell is the percentage of repetitions in which the interval of the best one
-lies above zero: the worst of all numbers of candidates, and of both directions of each distribution. Rows of uneven
-length weigh 10 to 100 tokens. `product` is the interval of `sweeps.statistics.intervals` itself; `percentile` that of
-the bootstrap, as wide as Student's t. `power` is of one candidate that is better, with the long tail on either side.
+Gains of rows are drawn from distributions of mean 0 with the long tail on the bad side. These columns are printed:
+
+- The gate: the percentage of repetitions in which the interval of a candidate that is equal lies above 0, and of the
+  best of three. Brackets: fewer than ten bad rows are expected. A bad row is one of the tail: worse than the mean, or
+  of the rare kind.
+- The closing table: the percentage in which not all intervals hold at once, of the best of 16 equal trials against the
+  base and the ten next ones.
+- Power: the percentage in which one candidate passes that is better on normal rows.
+
+With "uneven lengths" the tokens of a row are lognormal (log-sd 1), drawn anew for each ten repetitions.
 
     python -m tests.benchmarks.intervals
 """
@@ -12,104 +17,161 @@ the bootstrap, as wide as Student's t. `power` is of one candidate that is bette
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
-from statistics import NormalDist
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sweeps.statistics.intervals import ERROR_RATE, intervals, student
+from sweeps.statistics.comparison import MOST, comparisons
+from sweeps.statistics.intervals import confidence_of, intervals
 
 Numbers = npt.NDArray[np.float64]
-ROWS = (10, 20, 30, 80, 200, 1000)
-CANDIDATES = (1, 2, 3, 4, 5)
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]
+ROWS = (80, 200, 500)
+BEST_OF, TRIALS = 3, 16
+REPETITIONS = 2000
 SIDES = {"bad": 1.0, "good": -1.0}
 """Where the long tail is, and the sign that brings it there."""
-RESAMPLES = 2000
-BETTER = 0.25
-"""Gain of a candidate that is better, in standard deviations of a row's gain."""
+GROUPS = 20
+_UNEVEN = ", uneven lengths"
+_PART = 10
+"""Repetitions that share the lengths of their rows."""
 
 
-def _rare(rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
-    """3 % of the rows are 1 nat worse, the others 0.03 better, so that the mean is 0."""
-    return 0.03 - (rng.random(shape) < 0.03) + rng.normal(0, 0.02, shape)
+class Kind(NamedTuple):
+    """A distribution of the gain per token."""
+
+    draw: Draw
+    bad: float
+    """Share of bad rows."""
+    is_grouped: bool = False
+    """Whether two thirds of a row's variance belong to its group, one of `GROUPS`."""
 
 
-DRAWN: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Numbers]] = {
-    "normal": lambda rng, shape: rng.normal(size=shape),
-    "Student's t, 3 df": lambda rng, shape: rng.standard_t(3, shape) / 3**0.5,
-    "exponential": lambda rng, shape: 1 - rng.exponential(size=shape),
-    "lognormal": lambda rng, shape: (math.exp(0.5) - rng.lognormal(size=shape)) / math.sqrt(math.e * (math.e - 1)),
-    "0/1": lambda rng, shape: rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=shape) / 0.2**0.5,
-    "exponential, uneven lengths": lambda rng, shape: 1 - rng.exponential(size=shape),
-    "3 % rare bad rows": lambda rng, shape: _rare(rng, shape) / math.hypot(math.sqrt(0.03 * 0.97), 0.02),
+def _lognormal(deviation: float) -> Draw:
+    return lambda rng, shape: math.exp(deviation**2 / 2) - rng.lognormal(0, deviation, shape)
+
+
+def _some(share: float, draw: Draw, noise: float = 0.0) -> Draw:
+    """A share of the rows has the drawn gain minus its mean over all rows, which the others make up for."""
+
+    def drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+        return np.where(rng.random(shape) < share, draw(rng, shape), 0.0) + rng.normal(0, noise, shape)
+
+    return drawn
+
+
+def rare(share: float) -> Kind:
+    """This share of the rows is 1 nat worse, and the others are better by as much as makes the mean 0."""
+    worse = _some(share, lambda rng, shape: np.full(shape, -1.0), noise=2 / 3 * share)
+    return Kind(lambda rng, shape: share + worse(rng, shape), share)
+
+
+def _huge(rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    return 0.05 * math.exp(0.5) + _some(0.05, lambda r, s: -r.lognormal(size=s), noise=0.02)(rng, shape)
+
+
+_NORMAL: Draw = lambda rng, shape: rng.normal(size=shape)  # noqa: E731
+_BEYOND_HALF, _BEYOND_THREE_QUARTERS = 0.309, 0.227
+"""Share of a lognormal distribution beyond its mean, with log-sd 1 and 1.5."""
+_ALONE = {
+    "normal": Kind(_NORMAL, 0.5),
+    "Student's t, 3 df": Kind(lambda rng, shape: rng.standard_t(3, shape), 0.5),
+    "0/1": Kind(lambda rng, shape: rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=shape), 0.1),
+    "exponential": Kind(lambda rng, shape: 1 - rng.exponential(size=shape), 0.368),
+    "lognormal": Kind(_lognormal(1.0), _BEYOND_HALF),
+    "lognormal, log-sd 1.5": Kind(_lognormal(1.5), _BEYOND_THREE_QUARTERS),
+    "5% of the rows lognormal": Kind(_huge, 0.05),
+    "nine in ten unmoved, the others lognormal": Kind(_some(0.1, _lognormal(1.0)), 0.1 * _BEYOND_HALF),
 }
-"""Gains per token of mean 0 and standard deviation 1, whose long tail is on the bad side."""
+KINDS = {
+    **{name + end: kind for name, kind in _ALONE.items() for end in ("", _UNEVEN)},
+    "20 groups, normal": Kind(_NORMAL, 0.5, True),
+    "20 groups, lognormal": Kind(_lognormal(1.0), _BEYOND_HALF, True),
+    **{f"{100 * share:g}% of the rows 1 nat worse": rare(share) for share in (0.03, 0.02, 0.01, 0.005, 0.003)},
+}
 
 
-def of_groups(rng: np.random.Generator, groups: int, size: int = 5, shared: float = 2 / 3) -> Numbers:
-    """Normal gains of rows in groups, group after group, of which each shares a part of the variance."""
-    common, own = rng.normal(size=groups), rng.normal(size=(groups, size))
-    return (math.sqrt(shared) * common[:, None] + math.sqrt(1 - shared) * own).ravel()
+class Drawn(NamedTuple):
+    """Gains of rows."""
+
+    gains: Numbers
+    """[repetition, candidate, row]: per token times tokens, without the gain of `passing`."""
+    weights: Numbers
+    units: Sequence[int]
 
 
-def _product(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
-    return np.asarray([span.low for span in intervals(gains, weights.tolist(), 1 - rate)])
-
-
-@cache
-def _counts(rows: int) -> Numbers:
-    """How often each row is in each resample: [row, resample]."""
-    return np.random.default_rng(0).multinomial(rows, [1 / rows] * rows, RESAMPLES).T.astype(np.float32)
-
-
-def _percentile(gains: Numbers, weights: Numbers, rate: float) -> Numbers:
-    rows, ratio = gains.shape[1], gains.sum(axis=1) / weights.sum()
-    wider = math.sqrt(rows / (rows - 1)) * student(1 - rate / 2, rows - 1) / NormalDist().inv_cdf(1 - rate / 2)
-    counts = _counts(rows)
-    ratios = gains.astype(np.float32) @ counts / (weights @ counts)
-    return ratio + wider * (np.quantile(ratios, rate / 2, axis=1) - ratio)
-
-
-METHODS = {"product": _product, "percentile": _percentile}
+def drawn(name: str, rng: np.random.Generator, candidates: int, rows: int) -> Drawn:
+    """Draws the gains of one part."""
+    kind, shape = KINDS[name], (_PART, candidates, rows)
+    weights = rng.lognormal(size=rows) if name.endswith(_UNEVEN) else np.ones(rows)
+    if not kind.is_grouped:
+        return Drawn(kind.draw(rng, shape) * weights, weights, ())
+    units = np.arange(rows) % GROUPS
+    shared = kind.draw(rng, (_PART, candidates, GROUPS))[..., units]
+    gains = math.sqrt(2 / 3) * shared + math.sqrt(1 / 3) * kind.draw(rng, shape)
+    return Drawn(gains * weights, weights, units.tolist())
 
 
 def passing(
-    method: str, name: str, rows: int, rate: float, repetitions: int, gain: float = 0.0
+    name: str, rows: int, repetitions: int = REPETITIONS, gain: float = 0.0, candidates: Sequence[int] = (1,)
 ) -> dict[tuple[int, str], float]:
     """How many in 100 repetitions pass: of the best of so many candidates, with the long tail on so which side.
 
     Args:
-        rate: two-sided, of one comparison.
-        gain: by which all candidates are better, in standard deviations of a row's gain.
+        gain: by which all candidates are better, per token.
     """
-    passed = {(count, side): 0 for count in CANDIDATES for side in SIDES}
+    passed = {(count, side): 0 for count in candidates for side in SIDES}
     rng = np.random.default_rng([rows, *name.encode()])
-    part, done = 100, 0  # the repetitions of a part share the lengths of their rows
-    while done < repetitions:
-        weights = rng.uniform(10, 100, rows) if "uneven" in name else np.ones(rows)
-        drawn = DRAWN[name](rng, (part, max(CANDIDATES), rows))
-        for (count, side), _ in passed.items():
-            gains = (SIDES[side] * drawn + gain) * weights
-            best = gains[np.arange(part), gains[:, :count].sum(axis=2).argmax(axis=1)]
+    for _ in range(repetitions // _PART):
+        found = drawn(name, rng, max(candidates), rows)
+        for count, side in passed:
+            gains = SIDES[side] * found.gains + gain * found.weights
+            best = gains[np.arange(_PART), gains[:, :count].sum(axis=2).argmax(axis=1)]
+            spans = intervals(best, found.weights.tolist(), confidence_of(count), found.units)
             # Rounding of a sum of 0/1 differences is no gain.
-            passed[count, side] += int((METHODS[method](best, weights, rate / count) > 1e-12).sum())
-        done += part
-    return {key: 100 * count / done for key, count in passed.items()}
+            passed[count, side] += sum(span.low > 1e-12 for span in spans)
+    return {key: 100 * count / repetitions for key, count in passed.items()}
+
+
+def missing(name: str, rows: int, repetitions: int = REPETITIONS) -> float:
+    """How many in 100 closing tables of equal trials have an interval that excludes 0."""
+    rng = np.random.default_rng([rows, TRIALS, *name.encode()])
+    confidence, missed = confidence_of(comparisons(TRIALS, has_base=True)), 0
+    for _ in range(repetitions // _PART):
+        found = drawn(name, rng, TRIALS, rows)
+        order = (-found.gains.sum(axis=2)).argsort(axis=1)[:, : MOST + 1]
+        ranked = np.take_along_axis(found.gains, order[..., None], axis=1)
+        best = ranked[:, :1]
+        pairs = np.concatenate([best, best - ranked[:, 1:]], axis=1)  # the base gains nothing on itself
+        spans = intervals(pairs.reshape(-1, rows), found.weights.tolist(), confidence, found.units)
+        excludes = [span.low > 1e-12 or span.high < -1e-12 for span in spans]
+        missed += int(np.reshape(excludes, pairs.shape[:2]).any(axis=1).sum())
+    return 100 * missed / repetitions
 
 
 def main() -> None:
-    """Prints the table: both methods, where the percentile bootstrap has a nominal error of 5 in 100."""
-    print("| gains | rows | percentile 0.05 | product |\n|---|---|---|---|")
-    for name in DRAWN:
-        for rows in ROWS:
-            cells = []
-            for method, rate in (("percentile", 0.05), ("product", ERROR_RATE)):
-                equal = max(passing(method, name, rows, rate, 2000).values())
-                better = passing(method, name, rows, rate, 500, BETTER)
-                cells.append(f"{equal:.1f}, power {better[1, 'bad']:.0f} / {better[1, 'good']:.0f}")
-            print(f"| {name} | {rows} | {' | '.join(cells)} |", flush=True)
+    """Prints the tables."""
+    began = time.monotonic()
+    heads = " / ".join(map(str, ROWS))
+    print(f"Of {heads} rows\n\n| gains per row | bad rows | equal one passes | best of three | closing table misses |")
+    print("|---|---|---|---|---|")
+    for name, kind in KINDS.items():
+        cells = []
+        found = [passing(name, rows, candidates=(1, BEST_OF)) for rows in ROWS]
+        passed = [[each[count, "bad"] for each in found] for count in (1, BEST_OF)]
+        for shares in (*passed, [missing(name, rows) for rows in ROWS]):
+            told = zip(ROWS, shares, strict=True)
+            few = {rows: (GROUPS if kind.is_grouped else rows) * kind.bad < 10 for rows in ROWS}
+            cells.append(" / ".join(f"({share:.1f})" if few[rows] else f"{share:.1f}" for rows, share in told))
+        print(f"| {name} | {100 * kind.bad:.3g}% | {' | '.join(cells)} |", flush=True)
+    print(f"\n| gain of normal rows | better ones that pass, {heads} rows |\n|---|---|")
+    for gain in (0.5, 0.25):
+        powers = (f"{passing('normal', rows, gain=gain)[1, 'bad']:.0f}" for rows in ROWS)
+        print(f"| {gain} standard deviations | {' / '.join(powers)} |", flush=True)
+    print(f"\n{REPETITIONS} repetitions a cell; {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

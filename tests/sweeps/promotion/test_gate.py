@@ -59,7 +59,7 @@ def test_a_result_shows_in_one_line_whether_it_promoted_or_would():
     for dry_run, own, registered, ending in (
         (True, 2.0, Registered(), "a dry run that would promote; verdict on t00: better; eval_loss gain +1."),
         (False, 2.0, Registered("3", promoted=True), "promoted version 3; verdict on t00: better; eval_loss gain +1."),
-        (True, 3.1, Registered(), "not promoted; verdict on t00: not better; eval_loss gain -0."),
+        (True, 3.2, Registered(), "not promoted; verdict on t00: not better; eval_loss gain -0."),
         (True, 2.0, Registered(reasons=("rolled back",)), "not promoted; rolled back; verdict on t00: better; eval_"),
     ):
         found = verdict(base=scores(3.0), t00=scores(own, 0.3, 1))
@@ -252,7 +252,14 @@ def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, o
     assert found.outcome == outcome, found.reasons
     assert found.best.gains[0].difference == pytest.approx((up - down) / rows)
     if outcome != "better" and up + down:
-        assert f"of {rows} rows {up} are better and {down} worse, p = " in found.reasons[0]
+        counts = f"better on {up} of {rows} rows and worse on {down}, "
+        # About min_gain the exact interval decides, about 0 the test.
+        shown = (
+            "99% confidence interval"
+            if min_gain
+            else f"p = {2 ** (1 - max(up, down)):.3g} in the exact test, which must"
+        )
+        assert f"{counts}{shown}" in found.reasons[0]
 
 
 def test_all_wrong_before_and_all_right_now_is_better():
@@ -384,7 +391,7 @@ def test_an_adapter_that_never_ends_its_answer_is_caught_by_a_guard_on_that():
     base, own = ended(FURTHER[BASE], 0.95), FURTHER["t01"]
     verdict = decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.0)))
     assert verdict.outcome == "not_better"
-    assert "of 120 rows 0 are better and 114 worse, p = " in verdict.reasons[0]
+    assert "better on 0 of 120 rows and worse on 114, 99.5% confidence interval -0.9" in verdict.reasons[0]
     assert decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.95))).passed
 
 

@@ -108,7 +108,7 @@ def against_next(*trials: Comparison, **more: Any) -> list[str]:
             Comparison("a", 0.02, -0.01, 0.05),
             [
                 f"t00 cannot be told apart from it: 0.0200 higher{interval(-0.01, 0.05)}{TURNED}; "
-                "a difference of this size takes about 72 rows"
+                "a difference of this size takes about 62 rows"
             ],
         ),
         (UNTOLD, [f"whether it is better than t00 cannot be told: {ONE_ROW}"]),

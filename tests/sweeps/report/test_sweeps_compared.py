@@ -85,8 +85,9 @@ def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> N
     score: dict[str, Any] = {"objective": {"metric": "exact_match", "mode": "max"}}
     few = sweep(tmp_path, "few", fingerprint="a", right=38, **score)
     found = of(few, sweep(tmp_path, "many", fingerprint="b", tokens=20, size=0, right=10, **score))
-    worse = "many t00 (step 9) is worse than few t00 (step 9): exact_match 0.7000 lower, 99.83% confidence interval 0."
-    assert found.lines()[2].startswith(worse)
+    worse = "many t00 (step 9) is worse than few t00 (step 9): exact_match 0.7000 lower, "
+    test = "better on 0 of 40 rows and worse on 28, p = 7.45e-09 in the exact test, which must be below 0.0017"
+    assert found.lines()[2] == worse + test
     assert found.as_json()["differences"][0]["exact"]["p_value"] < 0.001
 
 
@@ -100,7 +101,8 @@ def answered(storage: Path, name: str, right: int, rows: str = "rows") -> SweepF
     row = AnsweredRow(row=0, prompt="?", expected="yes", answer="yes", is_ended=True, scores={"exact_match": 1.0})
     wrong = {"answer": "no", "scores": {"exact_match": 0.0}}
     told = [row.model_copy(update={"row": place, **({} if place < right else wrong)}) for place in range(4)]
-    folder.keep(f"aaa{name}", "best", 9, {samples.OF_TRIAL: samples.text(told).encode()})
+    rows_kept = (folder.kept(f"aaa{name}", "best", 9) / "eval_rows.json").read_bytes()
+    folder.keep(f"aaa{name}", "best", 9, {samples.OF_TRIAL: samples.text(told).encode(), "eval_rows.json": rows_kept})
     return folder
 
 
@@ -109,7 +111,10 @@ def test_scores_beside_the_objective_and_answers_that_differ_are_told(tmp_path: 
     found = of(first, answered(tmp_path, "qlora", 1))
     assert table(found, "The trials")["exact_match"] == ["0.0750", "0.0250"]
     line = "answers by exact_match: lora t00 (step 9) is better than qlora t00 (step 9) on 2 of 4 answered rows, and "
-    assert f"{line}worse on 0" in found.lines()
+    chance = "this may be chance, p = 0.5 in the exact test, which must be below 0.0017"
+    assert f"{line}worse on 0: {chance}" in found.lines()
+    (told,) = (each["compared"] for each in found.as_json()["answers"])
+    assert (told["apart"], told["exact"]["p_value"], told["low"]) == (False, 0.5, None)
     document = found.as_json()
     assert [each["scores"] for each in document["sweeps"]] == [{"exact_match": 0.075}, {"exact_match": 0.025}]
     assert [row["row"] for row in document["answers"][0]["differing"]] == [1, 2]

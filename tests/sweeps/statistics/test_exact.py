@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from sweeps.statistics.comparison import Comparison, Pair, compare
 from sweeps.statistics.exact import Exact, exact
+from sweeps.statistics.intervals import SeedNoise
 from trainables.contract import Evaluation
 from trainables.objective import Objective
 
@@ -80,7 +81,7 @@ def compared(pair: Pair, confidence: float) -> tuple[Comparison, int]:
 def test_the_interval_of_a_score_stays_between_scores() -> None:
     """Of few rows with one that is right under one model, the interval for skewed values would reach beyond 1."""
     five, one = (right(*(float(row < count) for row in range(10)), losses=range(10)) for count in (5, 1))
-    found, _ = compared(Pair("b", 0.4, five, one), 0.995)
+    (found,), *_ = compare(Objective(metric="right"), [Pair("b", 0.4, five, one)], 0.995, SeedNoise(0.01, 4, 2))
     assert found.low is not None and found.high is not None
     assert -1 <= found.low < 0.4 < found.high == 1
 
