@@ -124,7 +124,7 @@ Metrics = Annotated[dict[str, float], AfterValidator(_has_loss)]
 _TAKEN = {
     *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
     *("trainable_params", "peak_memory_bytes", "best_step"),
-    *("metrics", "row_losses", "row_tokens", "row_bytes", "row_groups", "row_values", "row_places"),
+    *("metrics", "row_losses", "row_tokens", "row_bytes", "row_groups", "row_values", "row_places", "unscored"),
     *("answers", "hardware"),
 }
 """Names that a sweep logs for a trial beside its metrics, and the other keys of a saved evaluation. A metric `step`

@@ -163,6 +163,18 @@ def card(facts: VersionFacts) -> str:
         f"- {place} of {own} trials of the sweep `{facts.sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
         "",
+        *_use(facts),
+        *_elsewhere(facts),
+    ]
+    install = model_package.install_base(facts.base)
+    if install is not None:
+        lines += ["", f"Beside requirements.txt it needs its base: `{install}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _use(facts: VersionFacts) -> list[str]:
+    """Returns the section on loading the version with MLflow, and on what `predict` answers."""
+    lines = [
         "## Use",
         "",
         "The base is not in this package. It is loaded from its source and quantised as in training. A base that is",
@@ -176,6 +188,7 @@ def card(facts: VersionFacts) -> str:
         "```",
         "",
     ]
+    data = facts.sweep.config.data
     if data is not None and data.messages is not None:
         lines += [f"`{data.messages}` is the JSON of a chat, with its system message, up to the message to answer.", ""]
     if facts.labels:
@@ -185,11 +198,7 @@ def card(facts: VersionFacts) -> str:
             'labels with `"structured_outputs": {"choice": [...]}`, but token by token, which can give another label.',
             "",
         ]
-    lines += [*_elsewhere(facts)]
-    install = model_package.install_base(facts.base)
-    if install is not None:
-        lines += ["", f"Beside requirements.txt it needs its base: `{install}`."]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def served_name(model: str, version: str) -> str:
