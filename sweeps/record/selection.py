@@ -108,8 +108,8 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
 
 
 def _is_open(record: SweepRecord) -> bool:
-    """Tells whether more may come: a trial that is no repeat has not ended, or the sweep was interrupted or failed."""
-    is_cut_short = record.ended is not None and record.ended.reason in ("interrupted", "failed")
+    """Tells whether more may come: the sweep or a trial that is no repeat has not ended, or the end was no orderly one."""
+    is_cut_short = record.ended is None or record.ended.reason in ("interrupted", "failed")
     return is_cut_short or any(not trial.state.is_final for trial in record.trials.values() if trial.repeats is None)
 
 

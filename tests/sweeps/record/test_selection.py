@@ -25,6 +25,7 @@ def trial(number: int, loss: float, state: TrialState = TrialState.COMPLETED, **
 
 def sweep(trials: Iterable[TrialRecord], *objectives: Objective, **fields: Any) -> SweepRecord:
     keys = {each.trial_key: each for each in trials}
+    fields.setdefault("ended", SweepEnded(time=9.0, reason="finished"))
     return SweepRecord(trials=keys, objectives=objectives or (LOWEST_LOSS,), **fields)
 
 
@@ -148,10 +149,11 @@ def test_a_trial_that_a_person_stopped_is_not_the_best_of_trials_that_go_on() ->
     assert numbers(sweep(over, trials_to_stop=frozenset({"key2"}))) == [2, 1, 6], "a sweep that has ended counts it"
 
 
-@pytest.mark.parametrize("reason", ["finished", "budget", "interrupted", "failed"])
-def test_a_sweep_that_was_interrupted_between_two_trials_has_a_best_so_far(reason: Any) -> None:
+@pytest.mark.parametrize("reason", ["finished", "budget", "interrupted", "failed", None])
+def test_a_sweep_that_was_interrupted_or_lost_between_two_trials_has_a_best_so_far(reason: Any) -> None:
+    end = None if reason is None else SweepEnded(time=1.0, reason=reason)
     trials = [at(0, TrialState.COMPLETED, (3, 2.0)), at(1, STOPPED, (3, 1.0))]
-    found = sweep(trials, trials_to_stop=frozenset({"key1"}), ended=SweepEnded(time=1.0, reason=reason))
+    found = sweep(trials, trials_to_stop=frozenset({"key1"}), ended=end)
     is_over = reason in ("finished", "budget")
     assert (choose(found).so_far, numbers(found)) == (not is_over, [1, 0] if is_over else [0])
 

@@ -9,7 +9,7 @@ from sweep_events import base, ended, record, reported, started
 from sweep_events import scored as finalist
 from sweep_files import toy
 
-from sweeps.record.events import DataPrepared, Event, SweepStarted, TrialReported, TrialState
+from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables
@@ -47,7 +47,8 @@ WHOLE += [ended("c", STOPPED)]
 
 
 def answer(found: SweepRecord) -> list[str]:
-    return closing_lines.best_lines(found, choose(found), None)
+    over = found.apply(SweepEnded(time=9.0, reason="finished"))
+    return closing_lines.best_lines(over, choose(over), None)
 
 
 def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:

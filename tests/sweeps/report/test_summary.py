@@ -12,7 +12,7 @@ from sweep_events import begun, ended, record, reported, started
 from sweep_files import toy
 
 from sweeps.config.load import Sweep
-from sweeps.record.events import Event, SweepPlanned, TrialState
+from sweeps.record.events import Event, SweepEnded, SweepPlanned, TrialState
 from sweeps.record.spent import spent
 from sweeps.report import summary, ui_links
 from sweeps.report.result import Result
@@ -20,7 +20,7 @@ from sweeps.report.result import Result
 PLAN = SweepPlanned(time=0.0, steps=100, seconds=10.0)
 BEGINNING: list[Event] = [begun(), PLAN, started("a"), reported("a", 9, 1.25)]
 INTERRUPTED = [*BEGINNING, ended("a", TrialState.PAUSED, "interrupted")]
-COMPLETED = [*BEGINNING, ended("a", TrialState.COMPLETED)]
+COMPLETED = [*BEGINNING, ended("a", TrialState.COMPLETED), SweepEnded(time=9.0, reason="finished")]
 Told = Callable[..., str]
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from sweep_events import base, begun, ended, parked, record, reported, started
 
-from sweeps.record.events import Event, TargetSettled, TrialState
+from sweeps.record.events import Event, SweepEnded, TargetSettled, TrialState
 from sweeps.record.run_names import run_name, short_run_name
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
@@ -31,6 +31,7 @@ EVENTS: list[Event] = [
     ended("b", TrialState.COMPLETED),
     ended("a", TrialState.STOPPED, "stopped by the scheduler"),
     ended("d", TrialState.FAILED),
+    SweepEnded(time=9.0, reason="finished"),
 ]
 
 
@@ -79,7 +80,7 @@ def test_mlflows_note_begins_with_the_answer_and_has_the_same_table() -> None:
 
 
 def test_mlflows_note_says_why_there_is_no_best_and_of_an_interrupted_sweep_names_the_best_so_far() -> None:
-    failed = record([started("a"), ended("a", TrialState.FAILED)])
+    failed = record([started("a"), ended("a", TrialState.FAILED), EVENTS[-1]])
     assert markdown(failed)[0].startswith("No best trial: no trial completed")
     first: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), parked("a", 3)]
     found = record([*first, started("b", 1, r=16), reported("b", 1, 2.5), ended("b", TrialState.PAUSED)])
