@@ -36,7 +36,7 @@ def choose(record: SweepRecord) -> Selection:
     """Chooses the best trial of a sweep, the first of `ranking`. Every command, file and call names this trial."""
     ranked, is_open, metric = ranking(record), _is_open(record), record.objective.metric
     lacking = [run_names.label(trial.number) for trial in record.trials.values() if metric in trial.lacking]
-    if lacking and (not ranked or metric not in ranked[0].best_metrics):
+    if lacking and not (ranked and (is_open or metric in ranked[0].best_metrics)):
         why = f"no trial has {metric}: the answers of {', '.join(lacking)} could not be scored"
         return Selection(None, why, is_open)
     if ranked:
@@ -108,7 +108,7 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
 
 
 def _is_open(record: SweepRecord) -> bool:
-    """Tells whether more may come: the sweep or a trial that is no repeat has not ended, or the end was no orderly one."""
+    """Tells whether more may come: the sweep, or a trial that is no repeat, has not ended, or not in order."""
     is_cut_short = record.ended is None or record.ended.reason in ("interrupted", "failed")
     return is_cut_short or any(not trial.state.is_final for trial in record.trials.values() if trial.repeats is None)
 

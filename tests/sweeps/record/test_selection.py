@@ -92,6 +92,8 @@ def test_a_trial_whose_answers_could_not_be_scored_has_no_rank_by_that_score() -
         "no trial has exact_match: the answers of t00 could not be scored"
     ), "a trial that was stopped early does not win by its loss"
     assert [found.number for found in rank([lacking, scored, stopped], LOWEST_LOSS)] == [0, 2, 1]
+    trains = trial(3, 0.8, TrialState.RUNNING)
+    assert choose(sweep([lacking, trains], MATCHES)).winner == trains, "until the end the loss names a best so far"
     made_up = replace(lacking, best_metrics={"eval_loss": 0.1, "exact_match": 0.6})
     assert choose(sweep([made_up, scored], MATCHES)).winner == made_up
 
