@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion.request import Context
 from sweeps.record import digests
+from sweeps.record.events import TrialState
 from sweeps.tracking.lookup import ReportedRows, TrackedSweep, TrialRun
 from trainables.contract import Evaluation
 from trainables.inputs.similar import did_you_mean
@@ -95,7 +97,11 @@ def ranked_together(sweep: TrackedSweep, trial: str | None) -> int:
     """
     named = [each for each in sweep.trials if trial in (each.trial_key, each.label)]
     with_repeats = any(each.repeats for each in named)
-    own = [each for each in sweep.trials if each.is_ranked(EVAL_LOSS) and (with_repeats or each.repeats is None)]
+    may_win = {state.value for state in TrialState if state.is_ranked or not state.is_final}
+    own = [
+        each for each in sweep.trials
+        if each.state in may_win and math.isfinite(each.best(EVAL_LOSS)) and (with_repeats or each.repeats is None)
+    ]  # fmt: skip
     return len({each.trial_key for each in (*own, *named)})
 
 

@@ -75,6 +75,11 @@ def test_all_trials_that_the_rows_ranked_are_counted_and_a_repeat_only_where_one
     found = sweep(*scored, trial(2, "k0", best_eval_loss=0.5), failed, trial(4))
     counted = {None: 2, "t00": 2, "k1": 2, "t02": 3, "t03": 3}
     assert {named: ranked_together(found, named) for named in counted} == counted
+    open_ones = [
+        dataclasses.replace(trial(n, best_eval_loss=0.9), state=state) for n, state in ((5, "PAUSED"), (6, "PARKED"))
+    ]
+    interrupted = sweep(*found.trials, *open_ones)
+    assert ranked_together(interrupted, "k5") == 4, "the best so far is chosen among trials that have not ended, too"
 
 
 def test_among_trials_of_one_score_the_loss_decides_as_in_the_sweep():
