@@ -6,7 +6,7 @@ The candidates are evaluated twice: once to confirm what their trials reported, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from sweeps.promotion.candidates import Candidate, ranked_together
 from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
 from sweeps.tracking.registry import IDENTITY, Version
-from trainables import catalogue
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
 from trainables.objective import EVAL_LOSS, Objective
@@ -258,7 +257,6 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
         adapters[CHAMPION] = content.champion_adapter
     announce(context, adapters, content)
     metric, slices, ranked = context.objective.metric, context.policy.slices, _ranked(context, rows)
-    beside = scores_beside(context)
     request = ScoringRequest(
         rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=MOST_SAMPLES,
         slice_by=None if slices is None else slices.by, leave_out=("train",) if ranked else ("train", "eval"),
@@ -281,7 +279,8 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"other rows with --eval-data, or {others}"
         )
     rule = Rule(
-        objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked, beside=beside,
+        objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked,
+        beside=scores_beside(context, answer.scores[BASE].row_values),
         candidates=tuple(candidate.label for candidate in left),
     )  # fmt: skip
     return Evidence(left, request, answer, words, content.base_identity, rule)
@@ -294,18 +293,22 @@ def _ranked(context: Context, rows: str) -> int:
     return ranked_together(context.sweep, context.request.trial) if is_seen else 0
 
 
-def scores_beside(context: Context) -> tuple[Objective, ...]:
-    """Returns `Rule.beside`: the file's main scores that neither decide nor have a guard. Raises as `direction`."""
+def scores_beside(context: Context, told: Iterable[str]) -> tuple[Objective, ...]:
+    """Returns `Rule.beside`: the main scores among those `told` that neither decide nor have a guard.
+
+    The main score of the grader that decides by a further score is none of them. Raises as `direction`.
+    """
     config, own, scored = context.sweep.config, context.objective.metric, context.sweep.config.evaluation
-    if not scored.metrics:
-        return ()
-    known = catalogue.metrics(catalogue.find(config.trainable), config.base)
-    guarded = {guard.metric for guard in context.policy.guards}
-    return tuple(
-        Objective(metric=name, mode=known[name])
-        for name in scored.main_among(known)
-        if name not in (*guarded, scored.names[-1]) and name != own and not own.startswith(f"{name}_")
-    )
+    graders = [name for name in scored.names if own == name or own.startswith(f"{name}_")]
+    # `json_valid` is of the grader of this name, and not of a function `json`. `answers_ended` comes by itself.
+    left_out = {
+        own,
+        max(graders, key=len, default=own),
+        scored.names[-1],
+        *(each.metric for each in context.policy.guards),
+    }
+    names = dict.fromkeys(scored.main_among(told) if scored.metrics else ())
+    return tuple(Objective(metric=name, mode=direction(config, name)) for name in names if name not in left_out)
 
 
 def _left_out(answer: ScoringResult, words: str) -> tuple[str, ...]:

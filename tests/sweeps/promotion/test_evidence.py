@@ -131,7 +131,29 @@ def test_scores_of_the_file_that_neither_decide_nor_have_a_guard_are_limits(metr
     made = config(tmp_path, "sqlite:///none.db", evaluation={"metrics": ["choice", "exact_match"]})
     policy = Promotion.model_validate({"guards": guards})
     context, _ = context_of(made, objective=Objective(metric=metric, mode="max"), policy=policy)
-    assert {each.metric: each.mode for each in evidence.scores_beside(context)} == beside
+    names = ["choice", "choice_macro_f1", "exact_match", "answers_ended"]
+    assert {each.metric: each.mode for each in evidence.scores_beside(context, names)} == beside
+
+
+@pytest.mark.parametrize(
+    ("metric", "beside"),
+    [
+        ("eval_loss", ["plain_right", "plain_words", "json_valid", "json"]),
+        ("json_valid", ["plain_right", "plain_words", "json"]),
+        ("plain_right", ["plain_words", "json_valid", "json"]),
+    ],
+)
+def test_scores_that_a_function_did_not_declare_are_limits_and_so_is_one_whose_name_begins_another(
+    metric: str, beside: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "fns.py").write_text(
+        "def plain(row, answer):\n    return {}\n\n\ndef json(row, answer):\n    return 1\n"
+    )
+    metrics = [f"{tmp_path}/fns.py:plain", "json_valid", f"{tmp_path}/fns.py:json"]
+    made = config(tmp_path, "sqlite:///none.db", evaluation={"metrics": metrics})
+    context, _ = context_of(made, objective=Objective(metric=metric, mode="max"), policy=Promotion())
+    names = ["json", "json_valid", "plain_right", "plain_words", "answers_ended"]
+    assert [each.metric for each in evidence.scores_beside(context, names)] == beside
 
 
 @pytest.mark.parametrize(
