@@ -90,7 +90,7 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
     if data.text is not None:
         return [_NO_ANSWERS]
     problems: list[str] = []
-    for split in sources.SPLITS:
+    for split in ("eval", "test", "train"):  # rows to train on answer only where test rows are drawn from them
         source: str | None = getattr(data, split)
         if source is None or not sources.is_local(source) or row_files.is_large_array(Path(source)):
             continue
@@ -103,10 +103,10 @@ def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
                 looked = () if absent else rows[:LOOKED_ANSWERS]
                 wrong = (catalogue.wrong_row(graders, row, templates.answer(data, row)) for row in looked)
                 found = absent + [f"{line} ({source})" for line in islice(filter(None, wrong), 1)]
+                if split != "test" and rows and not (problems or found):
+                    found = _broken_functions(data, graders, placed[0], source)
                 drawn = "" if split_is_asked else "; test rows are drawn from it: data.test_examples=null draws none"
                 problems += [line + drawn for line in found]
-                if split != "test" and rows and not problems:
-                    problems += _broken_functions(data, graders, placed[0], source)
             if split == "train":
                 seen = set(_counted_labels(data, graders, placed, source))
                 # A longer file that begins with a single label may have others further down.

@@ -64,6 +64,20 @@ def check(of: DataSpec, *metrics: Any) -> list[str]:
     return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))
 
 
+def test_a_function_that_reads_a_column_of_the_evaluation_rows_alone_is_told_what_draws_its_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reads_hint.py").write_text("def same(row, answer):\n    return float(row['hint'] == answer)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [{"question": f"Is {n}?", "answer": "1"} for n in range(30)]
+    hinted = [{"question": f"And {n}?", "answer": "1", "hint": "1"} for n in range(4)]
+    files = {"eval": write(tmp_path / "eval.jsonl", hinted)}
+    assert check(data(tmp_path, rows, **files), "reads_hint:same") == []
+    drawn = data(tmp_path, rows, **files, test_examples=12, hold_out="last")
+    (problem,) = check(drawn, "reads_hint:same")
+    assert "KeyError: 'hint'; test rows are drawn from it: data.test_examples=null draws none" in problem
+
+
 def test_test_rows_that_are_drawn_must_be_rows_to_answer(tmp_path: Path) -> None:
     """Promotion alone asks them, after all trials: what is wrong with them is told before."""
     rows = [{"question": f"Is {n}?", "answer": "1" if n < 25 else "yes"} for n in range(30)]
