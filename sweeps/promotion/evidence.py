@@ -304,7 +304,7 @@ def scores_beside(context: Context, told: Iterable[str]) -> tuple[Objective, ...
     left_out = {
         own,
         max(graders, key=len, default=own),
-        scored.names[-1],
+        *scored.names[-1:],
         *(each.metric for each in context.policy.guards),
     }
     names = dict.fromkeys(scored.main_among(told) if scored.metrics else ())
@@ -396,7 +396,7 @@ def guard(context: Context, contender: Contender, content: Content, scored: Scor
             rows, file = str(Path(each.data).absolute()), content.guards[each.data]
             by_answers = context.sweep.config.evaluation.scores_by
             request = ScoringRequest(
-                rows=rows, content=file, adapters=adapters, with_base=True, leave_out=("train",),
+                rows=rows, content=file, adapters=adapters, with_base=True, leave_out=("train", "eval"),
                 with_answers=any(by_answers(of.metric) for of in context.policy.guards if of.data == each.data),
             )  # fmt: skip
             answers[each.data] = _scored(scored, request, field)

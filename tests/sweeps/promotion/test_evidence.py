@@ -154,6 +154,8 @@ def test_scores_that_a_function_did_not_declare_are_limits_and_so_is_one_whose_n
     context, _ = context_of(made, objective=Objective(metric=metric, mode="max"), policy=Promotion())
     names = ["json", "json_valid", "plain_right", "plain_words", "answers_ended"]
     assert [each.metric for each in evidence.scores_beside(context, names)] == beside
+    bare, _ = context_of(config(tmp_path, "sqlite:///none.db"), objective=LOWEST_LOSS, policy=Promotion())
+    assert evidence.scores_beside(bare, ["eval_row_loss"]) == (), "the file scores no answers"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def test_better_on_the_rows_of_the_search_and_worse_on_all_is_refused(world):
 
 def test_a_guard_on_further_rows_and_slices_are_scored_and_refuse(world, shared):
     """On rows that break its rule the strong adapter is worse than the base."""
-    rows = rows_of(world.root / "general.jsonl", *map(promotions.odd, range(30)))
+    ranked = json.loads((shared / "eval.jsonl").read_text().splitlines()[0])  # by this row the sweep chose its best
+    rows = rows_of(world.root / "general.jsonl", *map(promotions.odd, range(30)), ranked)
     test = [json.loads(line) for line in (shared / "test.jsonl").read_text().splitlines()]
     marked = [{**row, "parity": ["even", "odd"][place % 2]} for place, row in enumerate(test)]
     own = rows_of(world.root / "mine.jsonl", *marked)
@@ -148,6 +149,8 @@ def test_a_guard_on_further_rows_and_slices_are_scored_and_refuse(world, shared)
     outcome = run(world.sweep("twin"), said, eval_data=own, **limits)
     assert (outcome.exit_code, outcome.verdict.outcome) == (1, "not_better")
     assert "evaluating base, t00 on the guard general.jsonl" in said
+    left_out = "30 of 31 rows decide; left out: 1 among the rows that ranked the trials"
+    assert f"warning: guard general.jsonl: {left_out}" in said
     assert said[-1] == "verdict: not better (guard general.jsonl)"
     assert [(each.name, each.rows, each.holds) for each in outcome.verdict.slices] == [
         ("slice parity=even", 20, True), ("slice parity=odd", 20, True),
@@ -221,17 +224,17 @@ def test_rows_that_were_trained_on_or_ranked_the_trials_decide_nothing(world, sh
 
 
 def test_rows_that_chose_the_winner_count_all_trials_that_they_ranked(world, shared):
-    """Two trials were ranked, one is promoted by name; the file has the bytes of data.eval."""
+    """Two trials were ranked, and one that was interrupted has a loss; the file has the bytes of data.eval."""
     rows, said = world.root / "copy.jsonl", list[str]()
     shutil.copy(shared / "eval.jsonl", rows)
     outcome = run(world.sweep("second"), said, eval_data=rows, trial="k0", dry_run=True)
-    assert (outcome.verdict.best.rows, outcome.verdict.best.confidence) == (68, 1 - 0.01 / 2)
+    assert (outcome.verdict.best.rows, outcome.verdict.best.confidence) == (68, 1 - 0.01 / 3)
     line = (
-        "the rows that decide have ranked the 2 trials of the sweep: the confidence, 99.5%, counts all of them as "
+        "the rows that decide have ranked the 3 trials of the sweep: the confidence, 99.67%, counts all of them as "
         "comparisons"
     )
     assert f"warning: {line}" in said
-    assert outcome.as_json()["verdict"]["comparisons_counted"] == 2
+    assert outcome.as_json()["verdict"]["comparisons_counted"] == 3
     assert run(world.sweep("second"), trial="k0", dry_run=True).verdict.best.confidence == 0.99
 
 
