@@ -279,7 +279,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"other rows with --eval-data, or {others}"
         )
     rule = Rule(
-        objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked,
+        objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked, method=gate.METHOD,
         beside=scores_beside(context, answer.scores[BASE].row_values),
         candidates=tuple(candidate.label for candidate in left),
     )  # fmt: skip

@@ -33,6 +33,8 @@ from trainables.specs import Spec
 CHAMPION = "champion"
 """Name of the present champion among the scores."""
 Outcome = Literal["better", "not_better", "cannot_tell"]
+METHOD = 2
+"""Raise this number when the same values give another interval or verdict. 2: intervals with one further unit."""
 OUTCOMES: Mapping[bool | None, Outcome] = {True: "better", False: "not_better", None: "cannot_tell"}
 """Whether all gains are large enough (None: undecided) -> the verdict."""
 
@@ -312,6 +314,8 @@ class Rule(Spec):
     """Number of trials that the sweep ranked on the deciding rows, the candidates among them; 0 for fresh rows."""
     beside: Annotated[tuple[Objective, ...], Field(strict=False)] = ()
     """Scores that do not decide. The winner must not be worse by any of them beyond chance."""
+    method: int = 1
+    """`METHOD` of the version of qsweep that decided; records of earlier versions do not hold it."""
 
     @property
     def comparisons(self) -> int:

@@ -135,6 +135,9 @@ def test_a_verdict_that_the_values_do_not_give_is_seen_and_one_that_says_no_is_n
     for verdict in (gain, {**record.verdict, "winner": "t00"}, {**record.verdict, "reasons": ["none"]}):
         write(folder, record, verdict=verdict)
         assert "verdict" in wrong(str(folder))
+    earlier = record.rule.model_copy(update={"method": gate.METHOD - 1})
+    write(folder, record, rule=earlier, verdict=gain)
+    assert wrong(str(folder)) == {}, "what another version decided is not told to be wrong"
     # All agrees with the values, under a rule by which the gate says no.
     rule = record.rule.model_copy(update={"min_gain": 99.0})
     found = gate.decide(record.scores, rule)
