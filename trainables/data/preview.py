@@ -77,7 +77,7 @@ def _many_held(data: DataSpec, held: int, total: int) -> list[str]:
     """Returns a warning if more rows are held out than trained on."""
     if not total - held < held < total:
         return []
-    name = "eval" if data.eval is None else "test"
+    name = next(iter(sources.asked_of_train(data)), "test")
     return [
         f"data.{name}_examples: {held} of the {total} rows of data.train are held out, and only {total - held} are "
         f"trained on: lower data.{name}_examples, or give data.{name}"

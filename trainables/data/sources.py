@@ -320,10 +320,16 @@ def _in_proportion(groups: Sequence[int], labels: Mapping[int, str | None]) -> l
     return sorted(groups, key=places.__getitem__)
 
 
-def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
-    """Returns the message about a data.train whose rows would all be held out, for evaluation or for promotion."""
+def asked_of_train(data: DataSpec) -> dict[str, int]:
+    """Returns eval and test -> the number of rows that data.train is asked for, the largest first."""
     parts = [name for name in ("eval", "test") if getattr(data, name) is None]
     counts = {name: many for name in parts if isinstance(many := getattr(data, f"{name}_examples"), int)}
+    return dict(sorted(counts.items(), key=lambda each: -each[1]))
+
+
+def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
+    """Returns the message about a data.train whose rows would all be held out, for evaluation or for promotion."""
+    counts = asked_of_train(data)
     fields, ways = (" or ".join(f"data.{name}{end}" for name in counts) for end in ("_examples", ""))
     return (
         f"data.{next(iter(counts))}_examples: {sum(counts.values())} rows are held out of data.train, which has "

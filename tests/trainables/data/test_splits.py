@@ -190,8 +190,8 @@ def test_a_test_file_and_test_rows_exclude_each_other(tmp_path: Path) -> None:
     ("of", "fields", "says"),
     [
         (rows(30), {"eval_examples": 10, "test_examples": 20},
-         "data.eval_examples: 30 rows are held out of data.train, which has 30: lower data.eval_examples or "
-         "data.test_examples, or give data.eval or data.test"),
+         "data.test_examples: 30 rows are held out of data.train, which has 30: lower data.test_examples or "
+         "data.eval_examples, or give data.test or data.eval"),
         (rows(2) * 50, {"eval_examples": 10},
          "data.eval_examples: no 10 of the 100 rows of data.train can be held out, as equal rows and groups stay "
          "together (2 are different): raise it, or give data.eval"),
@@ -230,6 +230,8 @@ def test_more_rows_to_evaluate_on_than_to_train_on_are_a_warning(tmp_path: Path)
         "data.eval_examples: 31 of the 60 rows of data.train are held out, and only 29 are trained on: lower "
         "data.eval_examples, or give data.eval",
     )
+    (line,) = preview.preview(spec(train, eval_examples=5, test_examples=40, hold_out="drawn")).warnings
+    assert line.endswith("only 15 are trained on: lower data.test_examples, or give data.test"), "most rows are its"
 
 
 @pytest.mark.parametrize("hold_out", ["drawn", "last"])
