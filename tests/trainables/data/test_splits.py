@@ -230,7 +230,7 @@ def test_more_rows_to_evaluate_on_than_to_train_on_are_a_warning(tmp_path: Path)
         "data.eval_examples: 31 of the 60 rows of data.train are held out, and only 29 are trained on: lower "
         "data.eval_examples, or give data.eval",
     )
-    (line,) = preview.preview(spec(train, eval_examples=5, test_examples=40, hold_out="drawn")).warnings
+    line, *_ = preview.preview(spec(train, eval_examples=5, test_examples=40, hold_out="drawn")).warnings
     assert line.endswith("only 15 are trained on: lower data.test_examples, or give data.test"), "most rows are its"
 
 
