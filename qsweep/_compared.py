@@ -29,8 +29,8 @@ class Compared:
     """Key of the sweep file -> its value in each sweep, if these differ. Data and models are compared by content."""
     differences: tuple[Mapping[str, Any], ...]
     """For each other trial: `difference`, how much better the first trial is, in the metric's unit (None: unknown); the
-    ends of its interval `low` and `high`, `confidence` and `rows`; `apart`, whether they differ by more than chance;
-    `unknown`, why there is no difference."""
+    ends of its interval `low` and `high` (None where the test in `exact` decides), `confidence` and `rows`; `apart`,
+    whether they differ by more than chance; `unknown`, why there is no difference."""
     spent: tuple[Mapping[str, Any], ...]
     """The cost of each sweep: steps, examples, tokens, seconds, gpu_hours."""
     lines: tuple[str, ...]
