@@ -18,13 +18,15 @@ from sweep_events import begun
 from sweeps.config.model import SweepConfig
 from sweeps.mirror.contents import TrialFolders
 from sweeps.record import digests, samples
-from sweeps.record.events import TrialScored, TrialState
+from sweeps.record.events import SweepEnded, TrialScored, TrialState
 from sweeps.record.folder import read_events
 from sweeps.record.selection import FINALISTS, choose, rank, unscored
 from sweeps.record.sweep_record import TrialRecord
 from trainables.contract import Failure
 from trainables.objective import LOWEST_LOSS
 from trainables.specs import TrialSpec
+
+OVER = SweepEnded(time=9.0, reason="finished")
 
 
 def config(trials: int) -> SweepConfig:
@@ -124,14 +126,14 @@ def test_the_next_driver_scores_what_had_no_score_at_a_trials_last_step(tmp_path
         trials = first.journal.record.trials.values()
         lacking = [trial.trial_key for trial in trials if trial.lacking]
         assert lacking and TrialState.FAILED not in {trial.state for trial in trials}
-        selection = choose(replace(first.journal.record, objectives=config.objectives))
+        selection = choose(replace(first.journal.record, objectives=config.objectives, ended=OVER))
         assert selection.winner is None and selection.why.endswith("could not be scored")
         assert with_scores(first) == [], "the driver that could not score them does not try again"
     with driver(tmp_path, config) as again:
         again.journal.add(begun())
         again.score_finalists()
         assert {trial.trial_key for trial in with_scores(again)} == set(lacking)
-        assert choose(replace(again.journal.record, objectives=config.objectives)).winner is not None
+        assert choose(replace(again.journal.record, objectives=config.objectives, ended=OVER)).winner is not None
         assert unscored(config, again.journal.record) == []
 
 
