@@ -21,12 +21,20 @@ from sweeps.record import digests, samples
 from sweeps.record.events import SweepEnded, TrialScored, TrialState
 from sweeps.record.folder import read_events
 from sweeps.record.selection import FINALISTS, choose, rank, unscored
-from sweeps.record.sweep_record import TrialRecord
+from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from trainables.contract import Failure
 from trainables.objective import LOWEST_LOSS
 from trainables.specs import TrialSpec
 
-OVER = SweepEnded(time=9.0, reason="finished")
+
+def at_its_end(played: Driver, of: SweepConfig) -> SweepRecord:
+    """The record as a launch leaves it: what is parked has stopped."""
+    trials = {
+        key: each if each.state.is_final else replace(each, state=TrialState.STOPPED)
+        for key, each in played.journal.record.trials.items()
+    }
+    ended = SweepEnded(time=9.0, reason="finished")
+    return replace(played.journal.record, trials=trials, objectives=of.objectives, ended=ended)
 
 
 def config(trials: int) -> SweepConfig:
@@ -126,14 +134,14 @@ def test_the_next_driver_scores_what_had_no_score_at_a_trials_last_step(tmp_path
         trials = first.journal.record.trials.values()
         lacking = [trial.trial_key for trial in trials if trial.lacking]
         assert lacking and TrialState.FAILED not in {trial.state for trial in trials}
-        selection = choose(replace(first.journal.record, objectives=config.objectives, ended=OVER))
+        selection = choose(at_its_end(first, config))
         assert selection.winner is None and selection.why.endswith("could not be scored")
         assert with_scores(first) == [], "the driver that could not score them does not try again"
     with driver(tmp_path, config) as again:
         again.journal.add(begun())
         again.score_finalists()
         assert {trial.trial_key for trial in with_scores(again)} == set(lacking)
-        assert choose(replace(again.journal.record, objectives=config.objectives, ended=OVER)).winner is not None
+        assert choose(at_its_end(again, config)).winner is not None
         assert unscored(config, again.journal.record) == []
 
 
