@@ -84,8 +84,8 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     # One row at a time against many with padding, through 30 layers in single precision: as much for each token.
     of_page, found = json.loads(shown.splitlines()[-1])
     tokens = kept["row_tokens"]
-    # docs/models.md: up to 9e-4 by the kernel in bfloat16, whatever its rows say.
-    assert sum(of_page) / sum(tokens) == pytest.approx(best["value"], abs=2e-3)
+    # docs/models.md: the kernel in bfloat16 moved a row by 4e-3 per token, and rows together by less than the furthest.
+    assert sum(of_page) / sum(tokens) == pytest.approx(best["value"], abs=4e-3)
     assert len(found) == len(tokens) == 8
     assert [loss / count for loss, count in zip(found, tokens, strict=True)] == pytest.approx(
         [loss / count for loss, count in zip(kept["row_losses"], tokens, strict=True)], abs=1e-3
