@@ -3,7 +3,7 @@
 Rounding grows over the steps: in its first ones AdamW divides a gradient by about its own size, and where that is
 nearly zero its rounding becomes an update of full size. How far that goes is measured here: the reference engine trains
 once more on the same base, with each frozen weight moved to the next number that float32 can hold. That is the least
-that rounding does, and the engines may differ by a small multiple of what comes of it.
+that rounding does, and the engines may differ by a small multiple of what comes of it, or by 1e-5 of the losses.
 
 The reference computes its losses in double precision here. On a CPU torch's cross entropy adds up 49,152 numbers in
 float32 so that small ones are lost (2.13). Its losses are 8e-6 too low, and AdamW makes 4e-5 of the error in its
@@ -47,6 +47,9 @@ STEPS = 20
 FIRST = 1e-5
 ROUNDINGS = 3.0
 """How many times as far apart as the two runs of the reference the engines may be: 1.3 was measured."""
+SUMS = 3e-5
+"""How far apart they may be in any case: 1e-5 of the losses, which are about 3. A library that adds the terms of small
+and of large products in other orders (MKL_CBWR=COMPATIBLE) made 1.8e-5 of that over 20 steps."""
 TRIALS = [
     {"r": 16, "target_modules": "all-linear", "learning_rate": 1e-3, "batch_size": 1},
     {"r": 4, "target_modules": "attention-qv", "learning_rate": 2e-4, "lora_dropout": 0.1, "batch_size": 1},
@@ -110,7 +113,7 @@ def test_twenty_steps_of_a_real_model_differ_from_the_reference_as_rounding_does
     round_again(base.model)
     rounded = trained(reference, specs)
     by_engine, by_rounding = apart(found, expected), apart(rounded, expected)
-    assert by_engine <= ROUNDINGS * by_rounding
+    assert by_engine <= max(ROUNDINGS * by_rounding, SUMS)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours[:3] == pytest.approx(theirs[:3], abs=FIRST)
         # Updates matter here: the trial has learnt far more than rounding changes.
