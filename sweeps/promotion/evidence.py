@@ -209,7 +209,7 @@ def confirm(context: Context, candidates: Sequence[Candidate], scored: Scoring) 
     Raises:
         SweepError: a loss differs from the reported one; or tokens differ, and the request does not force.
     """
-    about = expected_time.in_words(context, len(candidates), lambda: len(candidates[0].reported.row_losses))
+    about = expected_time.in_words(context, lambda: len(candidates[0].reported.row_losses), len(candidates))
     context.say(f"evaluating candidates on the rows that the sweep was scored on{about}")
     adapters = {candidate.label: candidate.adapter for candidate in candidates}
     answer = scored.score(ScoringRequest(rows="eval", adapters=adapters, with_answers=False))
@@ -260,6 +260,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
     request = ScoringRequest(
         rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=MOST_SAMPLES,
         slice_by=None if slices is None else slices.by, leave_out=("train",) if ranked else ("train", "eval"),
+        with_answers=context.sweep.config.evaluation.scores_by(metric),
     )  # fmt: skip
     answer = scored.score(request)
     for name, shown in ((BASE, BASE), (CHAMPION, context.alias)):
@@ -284,6 +285,27 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
         candidates=tuple(candidate.label for candidate in left),
     )  # fmt: skip
     return Evidence(left, request, answer, words, content.base_identity, rule)
+
+
+def with_answers(context: Context, contender: Contender, scored: Scoring) -> Contender:
+    """Scores the answers of the winner, the base and the champion, where no score decides, and asks the gate again."""
+    evidence, config = contender.evidence, context.sweep.config.evaluation
+    if evidence.request.with_answers or not config.metrics:
+        return contender
+    names = [name for name in (contender.candidate.label, CHAMPION) if name in contender.verdict.scores]
+    context.say(f"scoring the answers of {', '.join((BASE, *names))}")
+    adapters = {name: evidence.request.adapters[name] for name in names}
+    request = evidence.request.model_copy(update={"adapters": adapters, "with_answers": True})
+    before, found = evidence.answer, scored.score(request)
+    merged = {
+        "scores": {**before.scores, **found.scores},
+        "logprobs": {**before.logprobs, **found.logprobs},
+        "not_finite": before.not_finite,
+    }
+    beside = scores_beside(context, found.scores[BASE].row_values)
+    rule = evidence.rule.model_copy(update={"beside": beside})
+    told = replace(evidence, request=request, answer=found.model_copy(update=merged), rule=rule)
+    return decide(contender.champion, told, context.policy.slices)
 
 
 def _ranked(context: Context, rows: str) -> int:
@@ -323,8 +345,14 @@ def announce(context: Context, adapters: Mapping[str, object], content: Content)
     """Says what is evaluated on which rows, the estimated time, and which scores do not decide."""
     (rows, words), config, metric = content.deciding, context.sweep.config, context.objective.metric
     graded = config.evaluation.names[:-1]  # answers_ended, the last one, comes with any answers
+    compared = len({BASE, CHAMPION} & {BASE, *adapters}) + 1
+    answered = len(adapters) + 1 if config.evaluation.scores_by(metric) else compared
+    # The winner once more, on the base without quantisation.
     about = expected_time.in_words(
-        context, len(adapters) + 1, lambda: requests.count_rows(config.base.data_spec, rows), bool(graded)
+        context,
+        lambda: requests.count_rows(config.base.data_spec, rows),
+        len(adapters) + 1 + (config.base.quantization.scheme != "none"),
+        answered if graded else 0,
     )
     context.say(f"evaluating base{', champion' if CHAMPION in adapters else ''} and candidates on {words}{about}")
     if beside := [name for name in graded if metric != name and not metric.startswith(f"{name}_")]:

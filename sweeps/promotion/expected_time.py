@@ -15,23 +15,27 @@ from trainables.scoring.requests import BASE, ScoringProgress
 from trainables.specs import EvaluationSpec
 
 
-def in_words(context: Context, adapters: int, rows: Callable[[], int | None], with_answers: bool = False) -> str:
-    """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, are not here.
+def in_words(context: Context, rows: Callable[[], int | None], losses: int, answers: int = 0) -> str:
+    """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, do not tell.
 
-    `adapters` counts the base too. `rows` counts the rows. `with_answers` tells whether answers are scored.
+    Args:
+        rows: counts the rows.
+        losses: how many models' losses are computed; the base is one.
+        answers: how many models' answers are scored.
     """
     folder, scores = context.request.place.folder, context.sweep.config.evaluation
     if folder is None:
         return ""
     try:
-        events = (event for event, _ in read_events(SweepFolder(folder).events))
-        each = seconds_of_a_row(events, scores, with_answers)
+        events = [event for event, _ in read_events(SweepFolder(folder).events)]
     except StorageError:
         return ""
-    count = None if each is None else rows()
-    if each is None or count is None:
+    models = {False: losses, True: answers}
+    each = {graded: seconds_of_a_row(events, scores, graded) for graded, count in models.items() if count}
+    if None in each.values() or (count := rows()) is None:
         return ""
-    return f", about {duration(max(1.0, each * count * adapters))} by this sweep's evaluations"
+    seconds = sum(models[graded] * (of_row or 0.0) * count for graded, of_row in each.items())
+    return f", about {duration(max(1.0, seconds))} by this sweep's evaluations"
 
 
 def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answers: bool) -> float | None:

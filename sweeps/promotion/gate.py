@@ -391,7 +391,8 @@ def _beside(scores: Mapping[str, Evaluation], beside: Sequence[Objective], winne
     Half of an interval's errors are on one side, and base and champion can each stop the winner: in 99 of 100
     promotions no score stops one that is as good. The trials do not count, because another metric chose the winner.
     """
-    there = [each for each in beside if all(scores[name].rows_of(each.metric) for name in scores)]
+    compared = [scores[name] for name in (winner, BASE, CHAMPION) if name in scores]
+    there = [each for each in beside if all(of.rows_of(each.metric) for of in compared)]
     return tuple(
         standing
         for each in there

@@ -115,7 +115,7 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
         "quantization": spec.quantization.model_copy(update=change),
         "model": spec.base_model.model_copy(update={"revision": base.revision}),
     }
-    asked = {"adapters": {label: winner.candidate.adapter}, "with_base": False, "samples": 0}
+    asked = {"adapters": {label: winner.candidate.adapter}, "with_base": False, "samples": 0, "with_answers": False}
     try:
         answer = scored.score_apart(spec.model_copy(update=plain), evidence.request.model_copy(update=asked))
     except (ClusterError, TrainableError) as error:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from torch.nn import functional
 from transformers import GenerationConfig, LogitsProcessor
 
 from trainables.data.dataset import TokenRow
@@ -203,12 +204,14 @@ def generate_plain(
 ) -> list[Answer]:
     """Returns the answer of each prompt, in order, by transformers' own `generate` in batches padded on the left.
 
+    A batch goes on without its ended rows whenever these are half of the batch: no row waits for a long answer.
+
     Args:
         model: a model of transformers, with or without an adapter.
         prompts: the tokens of each prompt, (length,).
         seeds: the seed of each prompt's draws.
-        route: called with the places of a batch's prompts before the batch passes through the model; what it returns
-            receives the progress of the batch.
+        route: called with the places of a batch's prompts before the batch passes through the model, and again with
+            the places that are left when others have ended; what it returns receives the progress of the batch.
     """
     answers: dict[int, Answer] = {}
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -216,36 +219,71 @@ def generate_plain(
     while waiting:
         count = rows_at_once(device, len(prompts[waiting[0]]) + how.most)
         places, waiting = waiting[:count], waiting[count:]
-        batch = [prompts[place] for place in places]
-        draws = _Draws([seeds[place] for place in places], how, len(batch[0]), route(places))
-        found = _generate(inner, batch, how, device, draws)
-        answers |= zip(places, found, strict=True)
+        batch = _Batch.of([prompts[place] for place in places], device)
+        while places:
+            draws = _Draws([seeds[place] for place in places], how, batch.prompt, route(places))
+            found = _generate(inner, batch, how, draws)
+            answers |= zip(places, found, strict=True)
+            left = [row for row, each in enumerate(found) if not each.is_ended and len(each.ids) < how.most]
+            places = [places[row] for row in left]
+            batch.keep(left)
     return [answers[place] for place in range(len(prompts))]
 
 
-def _generate(
-    model: Any, prompts: Sequence[np.ndarray], how: Answering, device: torch.device, draws: _Draws
-) -> list[Answer]:
-    longest = len(prompts[0])
-    ids_BT, mask_BT = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(2))
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
-        mask_BT[row, longest - len(prompt) :] = 1
+@dataclass
+class _Batch:
+    """Rows that are answered together, padded on the left, with what has been computed of them."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    prompt: int
+    """Tokens of a row before its answer, padding included."""
+    cache: Any = None
+    """The keys and values of all tokens but the last one; None before the first pass."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[np.ndarray], device: torch.device) -> _Batch:
+        """Pads prompts, the longest first."""
+        longest = len(prompts[0])
+        ids_BT, mask_BT = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(2))
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
+            mask_BT[row, longest - len(prompt) :] = 1
+        return cls(ids_BT.to(device), mask_BT.to(device), longest)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops the other rows, so that none of their tokens is computed any more."""
+        kept = torch.tensor(rows, dtype=torch.long, device=self.ids.device)
+        self.ids = self.ids[kept]
+        self.mask = functional.pad(self.mask[kept], (0, self.ids.shape[1] - self.mask.shape[1]), value=1)
+        if hasattr(self.cache, "batch_select_indices"):
+            self.cache.batch_select_indices(kept)
+        else:
+            self.cache = None  # a cache of another kind: the rows pass through the model again
+
+
+def _generate(model: Any, batch: _Batch, how: Answering, draws: _Draws) -> list[Answer]:
+    """Goes on with the answers until half of the rows have ended; returns them as far as they are."""
     # The model's own configuration would fill in settings that a given configuration leaves open, such as penalties of
     # repetition (generation/utils.py, _prepare_generation_config, 5.24). So it is put aside.
     own = model.generation_config
     model.generation_config = GenerationConfig(
-        max_new_tokens=how.most, do_sample=False, use_cache=True, eos_token_id=sorted(how.ends), pad_token_id=0
-    )
+        max_new_tokens=how.most - (batch.ids.shape[1] - batch.prompt), do_sample=False, use_cache=True,
+        eos_token_id=sorted(how.ends), pad_token_id=0, return_dict_in_generate=True,
+    )  # fmt: skip
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before 5.24
     try:
-        whole_BT = model.generate(
-            input_ids=ids_BT.to(device),
-            attention_mask=mask_BT.to(device),
+        made = model.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
             logits_processor=[draws],
+            stopping_criteria=[draws.are_half_ended],
+            **({} if batch.cache is None else {name: batch.cache}),
         )
     finally:
         model.generation_config = own
-    return [_cut(ids, how.ends) for ids in whole_BT[:, longest:].tolist()]
+    batch.ids, batch.cache = made.sequences, getattr(made, name, None)
+    return [_cut(ids, how.ends) for ids in made.sequences[:, batch.prompt :].tolist()]
 
 
 class _Draws(LogitsProcessor):
@@ -257,9 +295,17 @@ class _Draws(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         done = input_ids.shape[1] - self._prompt
         if self._tell is not None:
-            ends = torch.tensor(sorted(self._how.ends), device=input_ids.device)
-            self._tell(int(torch.isin(input_ids[:, self._prompt :], ends).any(dim=1).sum()), done)
+            self._tell(int(self._ended(input_ids).sum()), done)
         return scores(logits, self._how.temperature, [(seed, done) for seed in self._seeds])
+
+    def are_half_ended(self, input_ids: torch.Tensor, _scores: object) -> torch.Tensor:
+        """Tells each row to stop, or none (transformers/generation/stopping_criteria.py, 5.24)."""
+        ended = self._ended(input_ids)
+        return (2 * ended.sum() >= len(ended)).expand(len(ended))
+
+    def _ended(self, input_ids: torch.Tensor) -> torch.Tensor:
+        ends = torch.tensor(sorted(self._how.ends), device=input_ids.device)
+        return torch.isin(input_ids[:, self._prompt :], ends).any(dim=1)
 
 
 @torch.no_grad()

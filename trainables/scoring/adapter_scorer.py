@@ -111,8 +111,7 @@ class AdapterScorer:
         by = request.slice_by
         slices = () if by is None else slices_of(self._rows_of(rows, request.rows), by)
         adapters = {**({BASE: None} if request.with_base else {}), **request.adapters}
-        kept = self._kept(split, asked)
-        scored = {name: self._scored(name, files, split, asked, kept, tell) for name, files in adapters.items()}
+        scored = {name: self._scored(name, files, split, asked, tell) for name, files in adapters.items()}
         told = {name: each for name, each in scored.items() if each is not None}
         renderer = Renderer(self._spec.data_spec, self._tokenizer)
         return ScoringResult(
@@ -238,10 +237,8 @@ class AdapterScorer:
 
     # Losses and answers
 
-    def _kept(self, split: dataset.Split, asked: Questions | None) -> KeptScores | None:
-        """Returns the store for scores of these rows; None if a user's function grades answers, as it may change."""
-        if any(":" in "".join(entry) for entry in self._spec.evaluation.metrics):
-            return None
+    def _kept(self, split: dataset.Split, asked: Questions | None = None) -> KeptScores:
+        """Returns the store for scores of these rows: the losses, and the answers if `asked`."""
         conditions = [*self._conditions, dataset.split_fingerprint(split)]
         if asked is not None:
             told = self._spec.evaluation.model_dump_json() + asked.model_dump_json()
@@ -254,14 +251,16 @@ class AdapterScorer:
         files: Mapping[str, bytes] | None,
         split: dataset.Split,
         asked: Questions | None,
-        kept: KeptScores | None,
         tell: Tell,
     ) -> Scored | None:
         """Returns kept or new scores of an adapter, or of the base without `files`. None if a metric is not finite."""
         wrong = [] if files is None else problems(self._spec, files, same_source=False)
         if wrong:
             raise ModelError("\n".join(f"adapter {name}: {problem}" for problem in wrong))
-        known = None if kept is None else kept.read(files or {})
+        of_losses, kept, own = self._kept(split), self._kept(split, asked), files or {}
+        # A user's function may change.
+        has_function = asked is not None and any(":" in "".join(entry) for entry in self._spec.evaluation.metrics)
+        known = None if has_function else kept.read(own)
         if known is not None:
             return known
         base_checks.refuse_long_rows(self._base.model, self._spec, dataset.longest(split))
@@ -269,9 +268,15 @@ class AdapterScorer:
         if asked is not None:
             base_checks.refuse_long_rows(self._base.model, self._spec, asked.longest_prompt, asked.longest_answer)
         with self._adapted(name, files) as model:
-            made = self._evaluated(name, model, split, asked, tell)
-        if made is not None and kept is not None:
-            kept.write(files or {}, made)
+            made = of_losses.read(own) or self._evaluated(name, model, split, tell)
+            if made is None:
+                return None
+            of_losses.write(own, made)
+            if asked is not None:
+                graded = self._graded(name, model, asked, made.evaluation, tell)
+                made = made.model_copy(update={"evaluation": graded})
+        if not has_function:
+            kept.write(own, made)
         return made
 
     @contextmanager
@@ -296,10 +301,8 @@ class AdapterScorer:
             # PEFT leaves this attribute behind, and warns about it at the next adapter (peft_model.py, 0.21.2).
             vars(self._base.model).pop("peft_config", None)
 
-    def _evaluated(
-        self, name: str, model: Any, split: dataset.Split, asked: Questions | None, tell: Tell
-    ) -> Scored | None:
-        """Scores a model; returns None if a metric is not finite. Raises `GradingError`."""
+    def _evaluated(self, name: str, model: Any, split: dataset.Split, tell: Tell) -> Scored | None:
+        """Computes a model's losses; returns None if a metric is not finite."""
         own = [split.row(i) for i in range(len(split))]
         told = _Told(tell, ScoringProgress(doing="computing losses", name=name, rows=len(own)))
         rows = self._losses(model, evaluation_passes(own), told)
@@ -307,8 +310,6 @@ class AdapterScorer:
         if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
             return None
         found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware, row_bytes=split.sizes)
-        if asked is not None:
-            found = self._graded(name, model, asked, found, tell)
         # Six decimals: the logits, in float32, are no more exact.
         logprobs = tuple(tuple(round(-loss, 6) for loss in row.tolist()) for row in rows[:MOST_SAMPLES])
         return Scored(evaluation=found, logprobs=logprobs)
@@ -348,11 +349,12 @@ class _Told:
 
     def __init__(self, tell: Tell, progress: ScoringProgress, copies: int = 1) -> None:
         self._tell, self._progress, self._copies = tell, progress, copies
-        self._done, self._under_way = 0, 0
+        self._done, self._under_way = 0, frozenset[int]()
 
     def begin(self, places: Sequence[int]) -> Answered:
-        """Notes that a pass over these rows begins, and so that the pass before is done; returns `reach`."""
-        self._done, self._under_way = self._done + self._under_way, len(places)
+        """Notes that a pass over these rows begins, and that others of the pass before are done; returns `reach`."""
+        self._done += len(self._under_way.difference(places))
+        self._under_way = frozenset(places)
         self.reach(0, 0)
         return self.reach
 

@@ -32,16 +32,17 @@ def test_answers_take_their_own_time():
 
 
 def test_the_line_is_empty_where_nothing_is_known(tmp_path):
-    def line(folder, rows: int | None) -> str:
+    def line(folder, rows: int | None, answers: int = 0) -> str:
         sweep = SimpleNamespace(config=SimpleNamespace(evaluation=EvaluationSpec()))
         context: Any = SimpleNamespace(request=SimpleNamespace(place=SimpleNamespace(folder=folder)), sweep=sweep)
-        return expected_time.in_words(context, 3, lambda: rows)
+        return expected_time.in_words(context, lambda: rows, losses=3, answers=answers)
 
     assert line(tmp_path, 20) == ""
     lines = [to_line(event) + "\n" for event in (base(4.0, rows=4), reported("a", 3, 2.0))]
     SweepFolder(tmp_path).events.write_text("".join(lines))
     assert line(tmp_path, 20) == ", about 2 min 30 s by this sweep's evaluations"
     assert line(tmp_path, None) == line(None, 20) == ""
+    assert line(tmp_path, 20, answers=1) == "", "no evaluation of the sweep has scored answers"
 
 
 @pytest.mark.parametrize(

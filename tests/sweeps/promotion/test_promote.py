@@ -19,6 +19,7 @@ from promotion_worlds import SECOND, break_losses, package_of
 from promotions import MODEL, run
 
 import qsweep as qs
+from cluster.scoring.host import ScoringHost
 from sweeps.errors import SweepError
 from sweeps.promotion import promote as promoting
 from sweeps.promotion import versions
@@ -27,6 +28,7 @@ from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
 from trainables import qlora
 from trainables.data import dataset, preview, sources
+from trainables.scoring.requests import ScoringRequest, ScoringResult
 
 
 def rows_of(file: Path, *rows: object) -> Path:
@@ -238,6 +240,18 @@ def test_rows_that_chose_the_winner_count_all_trials_that_they_ranked(world, sha
     assert run(world.sweep("second"), trial="k0", dry_run=True).verdict.best.confidence == 0.99
 
 
+def requests_of(monkeypatch: pytest.MonkeyPatch) -> list[ScoringRequest]:
+    """What the next promotions ask the scorer for."""
+    asked, score = list[ScoringRequest](), ScoringHost.score
+
+    def noted(host: ScoringHost, request: ScoringRequest) -> ScoringResult:
+        asked.append(request)
+        return score(host, request)
+
+    monkeypatch.setattr(ScoringHost, "score", noted)
+    return asked
+
+
 PLAIN = """
 def plain(row, answer):
     return float("total" not in answer)
@@ -247,19 +261,27 @@ def told(row, answer):
 """
 
 
-def test_a_worse_score_of_the_sweep_file_stops_a_better_loss_unless_a_guard_allows_it(world, trained, tmp_path):
+def test_a_worse_score_of_the_sweep_file_stops_a_better_loss_unless_a_guard_allows_it(
+    world, trained, tmp_path, monkeypatch
+):
     """The strong adapter says the total in each answer, the base in none."""
     own = tmp_path / "own.py"
     own.write_text(PLAIN)
     metrics = {"metrics": [f"{own}:plain", f"{own}:told"], "max_new_tokens": 8}
     config = promotions.config(trained.root, world.uri, evaluation=metrics, name="scored")
-    trials = [promotions.Trial(trained.adapters["strong"])]
+    trials = [promotions.Trial(trained.adapters[name]) for name in ("weak", "strong")]
     folder = world.root / "results/scored"
     promotions.deliver(config, "scored-20260106-000000-ffff", folder, trials, trained.fingerprint)
     said: list[str] = []
+    asked = requests_of(monkeypatch)
     outcome = run(folder, said)
+    # Answers are scored of the winner and the base alone.
+    assert [(each.with_answers, sorted(each.adapters)) for each in asked if each.rows == "test"] == [
+        (False, ["t00", "t01"]),
+        (True, ["t01"]),
+    ]
     assert (outcome.exit_code, said[-1]) == (1, "verdict: not better (plain)")
-    assert outcome.reasons[0].startswith("t00 is worse than the base on plain (40 rows): gain -1.0000, ")
+    assert outcome.reasons[0].startswith("t01 is worse than the base on plain (40 rows): gain -1.0000, ")
     assert run(folder, guards=[{"metric": "plain", "worse_by": 1.5}]).exit_code == 0
     record, checked = checks(versions.find(MODEL, world.uri))
     assert [each.metric for each in record.rule.beside] == ["told"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import packs
 import pytest
 import tiny_models
 import torch
@@ -63,6 +64,23 @@ def test_a_row_that_ends_gives_its_place_to_one_that_waits_and_places_are_filled
     _, model = answered([prompt(1, 3 + place % 5) for place in range(64)])
     assert (model.started[0], sum(model.started), max(model.stepped)) == (16, 64, 16)
     assert min(model.started[:-1]) >= 16 // pass_limits.REFILLED
+
+
+def test_a_batch_of_a_plain_model_goes_on_without_the_rows_that_have_ended() -> None:
+    model, how = packs.base().model, Answering(frozenset(range(0, tiny_models.VOCAB_SIZE, 9)), most=16)
+    rng = np.random.default_rng(0)
+    given = [rng.integers(1, tiny_models.VOCAB_SIZE, 3 + place) for place in range(16)]
+    passed: list[tuple[int, int]] = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _module, ids, _out: passed.append(ids[0].shape))
+    found = generation.generate_plain(model, given, [0] * 16, how, CPU)
+    hook.remove()
+    lengths = sorted(len(answer.ids) + answer.is_ended for answer in found)
+    assert lengths[0] < lengths[8] < lengths[-1], "answers end at different tokens"
+    # Prompts pass once; after that each pass has one token of each row, and at most twice as many rows as still answer.
+    assert [tokens for _, tokens in passed] == [18, *[1] * (lengths[-1] - 1)]
+    for place, (rows, _) in enumerate(passed):
+        assert rows <= 2 * sum(length > place for length in lengths)
+    assert [generation.generate_plain(model, [ids], [0], how, CPU)[0] for ids in given] == found
 
 
 def test_passes_have_no_more_tokens_than_evaluations_and_the_cache_no_more_than_its_bound(monkeypatch):
