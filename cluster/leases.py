@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from cluster.hosts import HostFacts
 from trainables.contract import Summary
-from trainables.inputs.legible import Words
-from trainables.specs import Spec
+from trainables.specs import Spec, Words
 
 
 class Ready(Spec):

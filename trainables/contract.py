@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from trainables.engine_paths import SelfTest, Settled
-from trainables.inputs.legible import Words
 from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues, named_metrics
-from trainables.specs import Spec, TrialSpec
+from trainables.specs import Spec, TrialSpec, Words
 
 Device = Literal["cpu", "cuda"]
 FailureKind = Literal["diverged", "infeasible", "out_of_memory", "failed"]

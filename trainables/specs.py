@@ -13,9 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from trainables.inputs.legible import legible
+
 MOST = 10**15
 """The largest whole number in a sweep file. Sums and products of a few such numbers are exact enough for plans."""
 Positive = Annotated[int, Field(gt=0, le=MOST)]
+MOST_KEPT = 5000
+"""The most characters of a text in the event log."""
+Words = Annotated[str, BeforeValidator(lambda value: legible(value, MOST_KEPT) if isinstance(value, str) else value)]
+"""The type of a field for foreign text, which is made legible when it is set."""
 DEFAULT_ALPHA_OVER_R = 2.0
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_SECONDS = 10_000 * 86400

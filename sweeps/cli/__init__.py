@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sweeps.cli import (
-    add,
-    check_serving,
-    compare,
-    doctor,
-    export,
-    extend,
-    launch,
-    logs,
-    ls,
-    models,
-    plan,
-    promote,
-    report,
-    resume,
-    rollback,
-    schema,
-    status,
-    stop,
-    submit,
-    ui,
-    validate,
-    verify,
-)
 from sweeps.cli.shared import say
 from sweeps.config.passwords import without_passwords
 from sweeps.report import streams
 
+VERBS = (
+    "ls", "validate", "plan", "doctor", "launch", "resume", "submit", "status", "stop", "logs", "compare", "ui", "add",
+    "extend", "report", "promote", "rollback", "models", "verify", "export", "check-serving", "schema",
+)  # fmt: skip
+"""The commands, as the help lists them. Each is a function of its own module."""
+
+
+class _Commands(Mapping[str, Any]):
+    """Name -> command. A command is loaded when it is asked for, so that no call waits for the imports of others."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in VERBS:
+            raise KeyError(name)
+        verb = name.replace("-", "_")
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command()(getattr(importlib.import_module(f"{__name__}.{verb}"), verb))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
+class _Group(typer.core.TyperGroup):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Commands()  # type: ignore[assignment]
+
+
 app = typer.Typer(
     name="qsweep",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,31 +70,6 @@ def _options(
     ] = False,
 ) -> None:
     """Hyperparameter sweeps for LoRA and QLoRA fine-tuning on Ray Tune and MLflow."""
-
-
-# The help lists the commands in this order.
-app.command()(ls.ls)
-app.command()(validate.validate)
-app.command()(plan.plan)
-app.command()(doctor.doctor)
-app.command()(launch.launch)
-app.command()(resume.resume)
-app.command()(submit.submit)
-app.command()(status.status)
-app.command()(stop.stop)
-app.command()(logs.logs)
-app.command()(compare.compare)
-app.command()(ui.ui)
-app.command()(add.add)
-app.command()(extend.extend)
-app.command()(report.report)
-app.command()(promote.promote)
-app.command()(rollback.rollback)
-app.command()(models.models)
-app.command()(verify.verify)
-app.command()(export.export)
-app.command()(check_serving.check_serving)
-app.command()(schema.schema)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.shared import Json, Store, ending_on_signals, mistakes
-from trainables.scoring.requests import Form
+from trainables.scoring import Form
 
 
 def export(

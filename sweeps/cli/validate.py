@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
-from sweeps.config.number_words import counted, parts
 
 
 def validate(file: File, changes: Changes = None) -> None:
     """Check a sweep file, and the local files it names, without starting anything."""
+    from sweeps.config.number_words import counted, parts
+
     with mistakes(""):
         sweep = load_sweep(file, changes)
         say(f"{file}: valid ({sweep.config.name}, {counted(len(sweep.space.domains), 'searched field')})")

@@ -19,7 +19,8 @@ from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
 from trainables.inputs import paths
-from trainables.scoring.requests import ExportRequest, ExportResult, Form, Sample
+from trainables.scoring import Form
+from trainables.scoring.requests import ExportRequest, ExportResult, Sample
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 

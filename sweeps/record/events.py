@@ -21,9 +21,8 @@ from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
 from trainables.engine_paths import Settled
 from trainables.inputs import json_text
-from trainables.inputs.legible import Words
 from trainables.objective import LOWEST_LOSS, Metrics, Objective
-from trainables.specs import Spec
+from trainables.specs import Spec, Words
 
 Told = Annotated[Words, AfterValidator(without_passwords)]
 """Text from a library or a trainable. The text is shown and kept, so passwords in its URIs are removed."""

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BeforeValidator
-
 MOST = 2000
 """The most characters of a line by default."""
-MOST_KEPT = 5000
-"""The most characters of a text in the event log."""
 MOST_SHOWN = 500
 """The most characters of a trial's failure on a terminal."""
 
@@ -32,7 +26,3 @@ def legible(text: str, most: int = MOST) -> str:
 
 def _legible(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
-
-
-Words = Annotated[str, BeforeValidator(lambda value: legible(value, MOST_KEPT) if isinstance(value, str) else value)]
-"""The type of a field for foreign text, which is made legible when it is set."""

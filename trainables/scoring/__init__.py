@@ -1,1 +1,6 @@
 """Scores adapters again, for promotion."""
+
+from typing import Literal
+
+Form = Literal["peft", "merged", "gguf"]
+"""peft: the PEFT folder. merged: base and adapter as one model in 16 bits. gguf: the adapter as llama.cpp reads it."""

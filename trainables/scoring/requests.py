@@ -20,6 +20,7 @@ from trainables.data.templates import Row
 from trainables.errors import DataError
 from trainables.inputs import json_text
 from trainables.inputs.legible import legible
+from trainables.scoring import Form
 from trainables.specs import DataSpec, Spec, TrialSpec
 
 BASE = "base"
@@ -154,10 +155,6 @@ class Scorer(Protocol):
 
     def base_facts(self) -> BaseFacts:
         """Describes the base for a package."""
-
-
-Form = Literal["peft", "merged", "gguf"]
-"""peft: the PEFT folder. merged: base and adapter as one model in 16 bits. gguf: the adapter as llama.cpp reads it."""
 
 
 class ExportRequest(Spec):

@@ -85,6 +85,31 @@ def test_looking_imports_nothing_heavy_and_writes_nothing(tmp_path: Path) -> Non
     assert sorted(tmp_path.rglob("*")) == before
 
 
+HELP = """
+import sys
+from sweeps.cli import app
+try:
+    app(["--help"])
+except SystemExit as end:
+    assert end.code == 0, end.code
+if sys.argv[1:]:
+    import sweeps.config.model
+waited = ("numpy", "pandas", "pydantic", "sweeps.config.model", "trainables.specs", *HEAVY)
+print("imported:", *(name for name in waited if name in sys.modules))
+""".replace("HEAVY", repr(python_imports.HEAVY))
+
+
+def test_the_help_waits_for_no_library_and_for_no_class_of_the_sweep_file() -> None:
+    def imported(*words: str) -> list[str]:
+        command = [sys.executable, "-c", HELP, *words]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        assert "check-serving" in told
+        return told.splitlines()[-1].split()[1:]
+
+    assert imported() == []
+    assert imported("too much") == ["pydantic", "sweeps.config.model", "trainables.specs"]
+
+
 def test_what_there_is_is_listed_and_the_schema_is_printed_whole() -> None:
     told = CliRunner().invoke(app, ["ls"]).stdout
     titles = [line for line in told.splitlines() if not line.startswith(" ")]
