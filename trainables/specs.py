@@ -32,7 +32,7 @@ class Spec(BaseModel):
     """Base of every specification: immutable, no unknown keys, no silent conversion, finite numbers only."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
     )
 
 

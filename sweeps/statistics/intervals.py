@@ -19,14 +19,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainables.objective import digits
 
-Numbers = npt.NDArray[np.float64]
+# NumPy is imported where it is used: plans and most pages read the words of this module alone.
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Numbers = npt.NDArray[np.float64]
 ERROR_RATE = 0.01
 """Error of all intervals together. Half of the error is on the side of equal candidates that pass. On skewed rows up to
 2.5 % pass, if ten bad rows are expected among 80 rows or more; with fewer bad rows more pass (docs/promotion.md)."""
@@ -172,6 +174,8 @@ def intervals(
         units: unit of each row from `units_of`; empty if each row is a unit.
         most: the largest gain or loss per weight that is possible, such as 1 for scores between 0 and 1.
     """
+    import numpy as np
+
     ratio_K, left_KU, weights_U = _residuals(gains, weights, units)
     low_K, high_K = (
         ratio_K + side * _lower(side * left_KU, weights_U, confidence, -most - side * ratio_K) for side in (1, -1)
@@ -190,6 +194,8 @@ def _lower(residuals: Numbers, weights: Numbers, confidence: float, least: Numbe
     Error and skewness are those of the residuals, in which the ratio is linear to first order. `least` is the lowest
     possible residual per weight.
     """
+    import numpy as np
+
     units, few = len(weights), min(_WORST, len(weights) - 1)
     sorted_KU = np.sort(residuals, axis=1)
     excess_K = sorted_KU[:, few] - sorted_KU[:, : max(1, few)].mean(axis=1)
@@ -243,6 +249,8 @@ def _residuals(
     gains: Sequence[Sequence[float]] | Numbers, weights: Sequence[float], units: Sequence[int]
 ) -> tuple[Numbers, Numbers, Numbers]:
     """Returns the ratio of each gain, the gain of each unit minus ratio x weight, and the weights of units."""
+    import numpy as np
+
     gains_KR, weights_R = np.asarray(gains, float), np.asarray(weights, float)
     if len(units):
         gains_KR, weights_R = (

@@ -12,6 +12,7 @@ import mmap
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from trainables.errors import ModelError
@@ -84,14 +85,21 @@ def of_tokenizer(folder: Path) -> list[Path]:
 
 
 def header(source: str, path: Path) -> tuple[Mapping[str, object], int]:
-    """Reads the key-value section of a GGUF file and counts the elements of all its tensors.
+    """Reads the key-value section of a GGUF file and counts the elements of all its tensors; once for each content.
 
     An array of strings is read as its length, an array of numbers as its largest number: sizes need no more.
 
     Raises:
         ModelError: the file is not GGUF of version 2 or 3, or the header ends early.
     """
-    with _whole(source, path, "GGUF"), path.open("rb") as file:
+    with _whole(source, path, "GGUF"):
+        seen = path.stat()
+        return _header(path, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _header(path: Path, *_content: int) -> tuple[Mapping[str, object], int]:
+    with path.open("rb") as file:
         magic = file.read(4)
         if magic != b"GGUF":
             raise ValueError(f"a GGUF file begins with b'GGUF', this one with {magic!r}")

@@ -14,7 +14,7 @@ from known_models import LLAMA_8B
 from model_folders import LLAMA, cached, gguf_file, gguf_pairs, gguf_text, gguf_uint32, write_folder, write_safetensors
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from trainables.base import model_source
+from trainables.base import model_files, model_source
 from trainables.specs import ModelFacts, ModelSpec
 
 
@@ -26,6 +26,16 @@ def sizes(source: Path | str) -> ModelFacts | None:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     return tmp_path
+
+
+def test_the_header_of_a_gguf_file_is_read_again_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "base.gguf"
+    path.write_bytes(gguf_file(*gguf_pairs()))
+    first = model_files.header("base", path)
+    assert model_files.header("base", path)[0] is first[0], "one content is read once"
+    path.write_bytes(gguf_file(*gguf_pairs(), gguf_uint32("llama.attention.key_length", 16)))
+    assert "llama.attention.key_length" not in first[0]
+    assert model_files.header("base", path)[0]["llama.attention.key_length"] == 16
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "phi", "gemma3_text", "bloom"])
