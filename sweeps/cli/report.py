@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeps.cli.shared import Json, LocalSweep, Price, Storage, mistakes, say
+from sweeps.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweeps.record.folder import SweepFolder
+
+TURN_SECONDS = 5.0
+"""Shortest time between two pages of a sweep that runs."""
 
 
-def report(
+def report(  # noqa: PLR0913 - its options
     sweep: LocalSweep,
     others: Annotated[
         list[str] | None,
@@ -26,6 +34,9 @@ def report(
         ),
     ] = None,
     price: Price = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Write the page again as the sweep goes on; a browser reloads it.")
+    ] = False,
     storage: Storage = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -38,11 +49,15 @@ def report(
         from sweeps.steering.naming import compare_named, named, parts
 
         if others or parts(sweep)[1] is not None:
+            if follow:
+                raise ConfigError(["--follow: goes with one sweep, not with a comparison: leave out one of the two"])
             sweeps = compare_named(named([sweep, *(others or ())], storage, time.time(), has_address=False))
             path = page_file.make_of_sweeps(sweeps, output, time.time(), price)
             print(json.dumps(sweeps.as_json() | {"report": str(path)}) if as_json else path)
             return
         folder = local_sweeps.find(sweep, storage, has_address=False)
+        if follow:
+            _follow(folder, output, price)
         path, found = page_file.make(folder, output, time.time(), price)
     if found.is_running:
         say(f"the sweep runs: the page shows it as of {found.made}")
@@ -50,3 +65,30 @@ def report(
         print(json.dumps({"sweep": found.sweep_id, "report": str(path), "state": found.status, "made": found.made}))
     else:
         print(path)
+
+
+def _follow(folder: SweepFolder, output: Path | None, price: float | None) -> None:
+    """Writes the page, which reloads itself, as events come, until the sweep has ended or a signal comes.
+
+    The pause is twice as long as a page took, so that the page of a large sweep does not use up a processor.
+    """
+    import threading
+    import time
+
+    from sweeps.report import page_file
+    from sweeps.steering.stop import Interrupted, raising_on_signals
+
+    path, pause, written = page_file.output_of(folder, output), threading.Event(), -1
+    with suppress(Interrupted), raising_on_signals():
+        while True:
+            began = time.monotonic()
+            size = folder.events.stat().st_size if folder.events.exists() else 0
+            found = page_file.read(folder, time.time(), price)
+            if not found.is_running:
+                return
+            if size != written:
+                page_file.write(path, page_file.render(found, TURN_SECONDS))
+                if written < 0:
+                    say(f"{path} follows the sweep: open it in a browser; Ctrl-C ends this, and the sweep goes on")
+            written = size
+            pause.wait(max(TURN_SECONDS, 2 * (time.monotonic() - began)))

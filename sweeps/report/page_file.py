@@ -27,7 +27,7 @@ def make(folder: SweepFolder, output: Path | None, now: float, price: float | No
     """Writes the page of the sweep in a folder; returns the file and the page. See also `output_of` and `read`."""
     path = output_of(folder, output)
     found = read(folder, now, price)
-    _write(path, render(found))
+    write(path, render(found))
     return path, found
 
 
@@ -55,13 +55,17 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
     return replace(found, outcome=(*found.outcome, *paid))
 
 
-def render(found: Page) -> str:
-    """Renders the page as HTML. All texts are escaped; only plotly's library and charts are not."""
+def render(found: Page, reload_seconds: float | None = None) -> str:
+    """Renders the page as HTML. All texts are escaped; only plotly's library and charts are not.
+
+    Args:
+        reload_seconds: time after which a browser loads the page again; None for a page that stays.
+    """
     from sweeps.report import charts  # plotly takes long to import
 
     drawn = [(chart, chart.html(f"chart-{place}")) for place, chart in enumerate(charts.charts(found))]
     library = charts.library() if drawn else ""
-    return _rendered("report.html.j2", page=found, charts=drawn, library=library)
+    return _rendered("report.html.j2", page=found, charts=drawn, library=library, reload_seconds=reload_seconds)
 
 
 def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float, price: float | None = None) -> Path:
@@ -89,7 +93,7 @@ def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float, pric
         plots=() if chart is None else chart.html("chart"),
         library="" if chart is None else charts.library(),
     )
-    _write(path, html)
+    write(path, html)
     return path
 
 
@@ -123,7 +127,8 @@ def output_of(folder: SweepFolder, given: Path | None) -> Path:
     raise StorageError(f"--output: {wrong}")
 
 
-def _write(path: Path, html: str) -> None:
+def write(path: Path, html: str) -> None:
+    """Writes a page whole. Raises StorageError if the file cannot be written."""
     try:
         write_whole(path, html.encode("utf-8", "replace"))
     except OSError as error:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -172,6 +176,31 @@ def test_the_command_writes_the_page_into_the_sweeps_folder_or_over_another_page
     html = folder.report.read_text()
     assert html.startswith("<!doctype html>") and "<p>cost: none, as the sweep has held no GPU</p>" in html
     assert small_files(folder.path) == before, "no mirror takes the page for a part of the sweep"
+
+
+@pytest.mark.usefixtures("library")
+def test_a_followed_page_reloads_while_the_sweep_runs_and_its_last_one_stays(folder: SweepFolder) -> None:
+    command = [sys.executable, "-m", "sweeps", "report", str(folder.path), "--follow"]
+    reloads = "location.reload()"
+    with locked(folder), subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as following:
+        assert following.stderr is not None and following.stdout is not None
+        told = following.stderr.readline()
+        assert (
+            told
+            == f"{folder.report} follows the sweep: open it in a browser; Ctrl-C ends this, and the sweep goes on\n"
+        )
+        assert reloads in folder.report.read_text()
+        following.send_signal(signal.SIGINT)
+        assert following.stdout.read() == f"{folder.report}\n"
+        assert following.stderr.read().startswith("the sweep runs: the page shows it as of ")
+    assert following.returncode == 0 and reloads not in folder.report.read_text()
+    folder.report.unlink()
+    assert run(str(folder.path), "--follow") == (0, f"{folder.report}\n", ""), (
+        "a sweep that has ended is not waited for"
+    )
+    assert reloads not in folder.report.read_text()
+    refused = "error: --follow: goes with one sweep, not with a comparison: leave out one of the two\n"
+    assert run(str(folder.path), str(folder.path), "--follow") == (2, "", f"{refused}1 problem; nothing was written\n")
 
 
 @pytest.mark.parametrize(
