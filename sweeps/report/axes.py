@@ -68,7 +68,8 @@ class Axis:
         texts = [UNSET if each is None else value_text(each) for each in self.options]
         most = max(characters, 8)
         cut = [escape(text if len(text) <= most else text[: most - 1] + "…") for text in texts]
-        return {"range": ends, "tickvals": list(range(len(cut))), "ticktext": cut}
+        # Slanted words end below their ticks: plotly hides a word that leaves the chart, as one to the right would.
+        return {"range": ends, "tickvals": list(range(len(cut))), "ticktext": cut, "autotickangles": [0, -60, -90]}
 
 
 def axis(name: str, domain: Domain, values: Iterable[Scalar | None]) -> Axis:

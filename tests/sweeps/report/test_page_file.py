@@ -61,7 +61,7 @@ def hostile(folder: Path) -> SweepFolder:
     """A sweep with code in every text that others write, its answers among them."""
     rows = {"train": EVIL, "eval": "rows", "prompt": f"{EVIL} {{q}}", "completion": "{a}"}
     document = sweeps.config(data=rows, evaluation={"metrics": ["exact_match"]})
-    document["search_space"] = {**sweeps.SPACE, "adapter.target_modules": {"choice": [EVIL, "b"]}}
+    document["search_space"] = {**sweeps.SPACE, "adapter.target_modules": {"choice": [EVIL, "attention", "mlp", "all-linear"]}}
     events: list[Event] = []
     for event in sweeps.events(6, document):
         if isinstance(event, TrialStarted):
@@ -114,12 +114,16 @@ def test_a_browser_shows_the_page_without_an_error_and_marks_a_trial_everywhere(
         shown.open((tmp_path / "page.html").as_uri(), f"document.readyState === 'complete' && {drawn_all}")
         places = "[...document.querySelectorAll('.small > div')]"
         widths = shown.run(f"{places}.map(each => [each.clientWidth, each.querySelector('.main-svg').clientWidth])")
+        ticks = "[...document.querySelectorAll('.small .xtick text')]"
+        hidden = shown.run(f"{ticks}.filter(each => each.style.display === 'none').map(each => each.textContent)")
+        names = shown.run(f"{ticks}.map(each => each.textContent)")
         shown.run("document.querySelector('#trials tbody tr').click()")
         assert shown.run("document.querySelectorAll('#trials .best.marked').length") == 1
         # The trial has a line in two charts.
         marked = "each => each.style.stroke === 'rgb(216, 27, 96)'"
         shown.wait(f"[...document.querySelectorAll('.js-line')].filter({marked}).length >= 2")
         assert shown.run("errors") == []
+    assert "all-linear" in names and hidden == [], "plotly hides a name that leaves its chart"
     assert len(widths) == 3
     for place, drawn in widths:
         assert place >= 320 and drawn == pytest.approx(place, abs=1)  # the browser rounds to whole pixels
