@@ -6,12 +6,18 @@ names its unit; the JSON schema of the sweep file is generated from these classe
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from trainables.inputs.legible import legible
 
@@ -31,9 +37,28 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 class Spec(BaseModel):
     """Base of every specification: immutable, no unknown keys, no silent conversion, finite numbers only."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # pydantic's use_attribute_docstrings would read the source of each class at its import.
+        schema = handler(core)
+        fields = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in _docstrings(cls):
+            if name in fields and "description" not in fields[name]:
+                fields[name]["description"] = text
+        return schema
+
+
+def _docstrings(kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Yields each field of a class and its bases that has a docstring, and the docstring."""
+    for each in kind.__mro__:
+        if issubclass(each, Spec) and each is not Spec:
+            (parsed,) = ast.parse(dedent(inspect.getsource(each))).body
+            for field, text in pairwise(getattr(parsed, "body", ())):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                        yield name, inspect.cleandoc(words)
 
 
 def seconds(duration: str) -> float:
