@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from cluster import devices, gpu_table
@@ -199,6 +200,7 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     # The question is what fits, so the base stays in 4 bits, which take the least memory.
     of_gpus = {"compute_dtype": "auto", "residency": "4bit"}
 
+    @cache  # GPUs of all sizes ask the same
     def estimate(scheme: str, recomputes: bool) -> Need | None:
         quantization = QuantizationSpec.model_validate(config.quantization.model_dump() | of_gpus | {"scheme": scheme})
         changed = config.model_copy(update={"quantization": quantization})
