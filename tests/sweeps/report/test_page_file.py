@@ -61,7 +61,10 @@ def hostile(folder: Path) -> SweepFolder:
     """A sweep with code in every text that others write, its answers among them."""
     rows = {"train": EVIL, "eval": "rows", "prompt": f"{EVIL} {{q}}", "completion": "{a}"}
     document = sweeps.config(data=rows, evaluation={"metrics": ["exact_match"]})
-    document["search_space"] = {**sweeps.SPACE, "adapter.target_modules": {"choice": [EVIL, "attention", "mlp", "all-linear"]}}
+    document["search_space"] = {
+        **sweeps.SPACE,
+        "adapter.target_modules": {"choice": [EVIL, "attention", "mlp", "all-linear"]},
+    }
     events: list[Event] = []
     for event in sweeps.events(6, document):
         if isinstance(event, TrialStarted):
