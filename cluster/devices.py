@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,8 @@ from trainables.contract import Device
 
 MEMORY_SHARE = 0.85
 """The part of the free memory that a plan may use."""
+BFLOAT16_CAPABILITY = (8, 0)
+"""Lowest capability with bfloat16 (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
 
 
 def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
@@ -138,6 +140,19 @@ def free_bytes(device: Device, own: Sequence[str] = ("0",)) -> int:
     sizes = [mebibytes(_nvidia_smi("memory.free", gpu)) for gpu in own]
     # A GPU without memory of its own (GB10, Jetson) shares the machine's.
     return min(free_bytes("cpu") if size is None else size for size in sizes)
+
+
+def lacks_bfloat16(own: Sequence[str] = ("0",)) -> bool:
+    """Tells whether one of these GPUs (index or UUID of each) has no bfloat16; False if nvidia-smi does not say."""
+    with suppress(OSError, subprocess.CalledProcessError):
+        return any(capability(_nvidia_smi("compute_cap", gpu)) < BFLOAT16_CAPABILITY for gpu in own)
+    return False
+
+
+def capability(text: str) -> tuple[int, int]:
+    """Parses a compute capability such as "8.6"; (0, 0) for anything else."""
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor or 0)) if major.isdigit() and (minor or "0").isdigit() else (0, 0)
 
 
 def mebibytes(number: str) -> int | None:

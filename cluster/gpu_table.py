@@ -12,7 +12,7 @@ Blackwell for RTX 3090, 4090 and 5090, and the data sheet of Instinct MI300X (AM
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -88,6 +88,11 @@ def types(device: str | None, memory_bytes: int | None) -> tuple[str, ...]:
     if memory_bytes is None:
         return ()
     return tuple(name for name in GPUS if not name.endswith("GB") and contradiction(name, memory_bytes) is None)
+
+
+def lack_bfloat16(names: Sequence[str]) -> bool:
+    """Tells whether a GPU that is one of these types has no bfloat16; False without types."""
+    return bool(names) and not any(GPUS[name].has_bfloat16 for name in names)
 
 
 def memory_gb(kind: str) -> int | None:

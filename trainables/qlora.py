@@ -159,7 +159,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
     device: Device = "cuda" if loaded.device.type == "cuda" else "cpu"
     if base.training.gradient_checkpointing is True:
         base_model.checkpoint_gradients(loaded.model)
-    if is_dequantised(_on_device(base, device, loaded.hardware), device):
+    if is_dequantised(devices.in_own_type(base), device):
         base_model.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     splits = rows_of_sweep.train, rows_of_sweep.eval
@@ -196,25 +196,18 @@ def settle_auto(
     count = max(1, len(devices.gpus()))
     if not isinstance(pack, AdapterPack):
         return need_of_gpus(base, largest, device, rows, count)
-    base, *trials = (_on_device(spec, device, pack.hardware) for spec in (base, *largest))
+    base, *trials = map(devices.in_own_type, (base, *largest))
     estimate = need_of_gpus(base, trials, device, rows, count)
     is_open = base.training.gradient_checkpointing == "auto"
     if estimate is None or not is_open or estimate.total(1) <= usable:
         return estimate
     pack.recompute()
-    base, *trials = (_with(spec, "training", gradient_checkpointing=True) for spec in (base, *trials))
+    base, *trials = map(_recomputing, (base, *trials))
     return need_of_gpus(base, trials, device, rows, count)
 
 
-def _on_device(spec: TrialSpec, device: Device, hardware: str) -> TrialSpec:
-    """Replaces `auto` with float32 on a GPU without bfloat16, because estimates take `auto` for bfloat16 on GPUs."""
-    if device == "cpu" or spec.quantization.compute_dtype != "auto" or not hardware.endswith("float32"):
-        return spec
-    return _with(spec, "quantization", compute_dtype="float32")
-
-
-def _with(spec: TrialSpec, section: str, **values: object) -> TrialSpec:
-    return spec.model_copy(update={section: getattr(spec, section).model_copy(update=values)})
+def _recomputing(spec: TrialSpec) -> TrialSpec:
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"gradient_checkpointing": True})})
 
 
 def blindness() -> str | None:

@@ -362,6 +362,13 @@ class TrialSpec(Spec):
         when = self.evaluation.when
         return bool(self.evaluation.metrics) and (when == "every" or (when == "last" and step == self.steps))
 
+    def without_bfloat16(self) -> TrialSpec:
+        """Returns the spec as a GPU without bfloat16 computes it: `compute_dtype: auto` is float32 there."""
+        if self.quantization.compute_dtype != "auto":
+            return self
+        quantization = self.quantization.model_copy(update={"compute_dtype": "float32"})
+        return self.model_copy(update={"quantization": quantization})
+
     @property
     def base_model(self) -> ModelSpec:
         """`model`, for trainables that need a model. Raises ValueError if `model` is missing."""

@@ -36,8 +36,8 @@ class Needs(Spec):
     """GPUs of one machine that a host takes, if there are GPUs; 0: hosts train on CPUs even if there are."""
     cpu_hosts: int = 1
     """Hosts that share a machine without a GPU."""
-    one_slot_bytes: dict[Device, int] = Field(default_factory=dict)
-    """Device -> memory of a host with one slot, of several GPUs on the fullest."""
+    one_slot_bytes: dict[Device | Literal["cuda float32"], int] = Field(default_factory=dict)
+    """Device -> memory of a host with one slot, of several GPUs on the fullest. `cuda float32`: without bfloat16."""
     planned_bytes: dict[Device, int] = Field(default_factory=dict)
     """Device -> memory of a host with the plan's slots."""
     disk_bytes: int | None = None

@@ -17,8 +17,6 @@ FIELDS = ("index", "name", "driver_version", "compute_cap", "memory.free", "memo
 """Fields of nvidia-smi; memory is in MiB."""
 LEAST_CAPABILITY, ADVISED_CAPABILITY = (6, 0), (7, 5)
 """Compute capabilities that bitsandbytes needs and recommends (its README of 0.50: SM60+, and SM75+)."""
-BFLOAT16_CAPABILITY = (8, 0)
-"""Lowest capability with bfloat16 (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
 MOST_ERROR = 0.15
 """Largest mean error of weights in NF4, which is 0.07 to 0.08 for normally distributed weights of deviation 1."""
 _SMI_HUNG = "nvidia-smi hangs when the driver does: look for Xid errors in `dmesg`, and restart the machine"
@@ -85,7 +83,7 @@ def judge_compute_capability(facts: Facts, _site: Site) -> Diagnosis:
     if not facts["gpus"]:
         return ok("no GPU")
     found = {gpu["compute_cap"]: gpu["name"] for gpu in facts["gpus"]}
-    least = min(map(_version, found))
+    least = min(map(devices.capability, found))
     seen = ", ".join(f"{capability} ({name})" for capability, name in found.items())
     if least < LEAST_CAPABILITY:
         return fail(seen, "bitsandbytes needs 6.0 or more: take this GPU out of the cluster")
@@ -94,10 +92,10 @@ def judge_compute_capability(facts: Facts, _site: Site) -> Diagnosis:
     return ok(seen)
 
 
-def _version(capability: str) -> tuple[int, int]:
-    """Parses a compute capability such as "8.6"; (0, 0) for anything else."""
-    major, _, minor = capability.partition(".")
-    return (int(major), int(minor or 0)) if major.isdigit() and (minor or "0").isdigit() else (0, 0)
+def _lacking(facts: Facts) -> set[str]:
+    """Returns the names of the GPUs without bfloat16."""
+    of = devices.BFLOAT16_CAPABILITY
+    return {gpu["name"] for gpu in facts["gpus"] if devices.capability(gpu["compute_cap"]) < of}
 
 
 def judge_memory(facts: Facts, site: Site) -> Diagnosis:
@@ -114,7 +112,8 @@ def judge_memory(facts: Facts, site: Site) -> Diagnosis:
     if 1 < needs.gpus_per_host > there:
         too_few = f"{shown}; a host takes {needs.gpus_per_host} GPUs of one machine, so none is placed here"
         return (fail if site.declared_gpus is None else warn)(too_few, "lower cluster.gpus_per_host")
-    needed, planned = needs.one_slot_bytes.get(device), needs.planned_bytes.get(device)
+    kind = "cuda float32" if device == "cuda" and _lacking(facts) else device
+    needed, planned = needs.one_slot_bytes.get(kind), needs.planned_bytes.get(device)
     if needed is None:
         return Diagnosis("unknown", f"{shown}; what the sweep needs is not known here", "give model.facts in the file")
     usable = {place: size * devices.MEMORY_SHARE for place, size in free.items()}
@@ -149,7 +148,7 @@ def judge_bf16(facts: Facts, site: Site) -> Diagnosis:
     named = "auto" if site.needs.base is None else site.needs.base.quantization.compute_dtype
     if site.trains_on(len(facts["gpus"])) == "cpu":
         return _bfloat16_of_cpu(facts["bfloat16_speed"], named)
-    lacking = sorted({gpu["name"] for gpu in facts["gpus"] if _version(gpu["compute_cap"]) < BFLOAT16_CAPABILITY})
+    lacking = sorted(_lacking(facts))
     if not lacking:
         return ok("every GPU has it")
     seen = f"not on {', '.join(lacking)} (it comes with compute capability 8.0)"

@@ -39,6 +39,8 @@ class Machine:
     """CPU threads that all hosts share; None if hosts have GPUs, or if unknown here."""
     spread: int = 1
     """GPUs over which each host with GPUs spreads its base."""
+    lacks_bfloat16: bool = False
+    """Whether `compute_dtype: auto` is float32 although hosts have GPUs."""
 
     @property
     def gpus(self) -> int:
@@ -126,6 +128,13 @@ def memory_warnings(config: SweepConfig, machine: Machine, need: Need | None, me
             f"model.facts are of {model.facts.of}, not of model.source {model.source}: they are not used; give those "
             "of this model, with of: its source, or leave them out"
         )
+    named, gpu = config.quantization.compute_dtype, machine.device_name
+    if model is not None and machine.lacks_bfloat16 and (named == "auto" or (named == "bfloat16" and gpu is not None)):
+        mend = (
+            "set float32" if named != "auto" else "planned in float32" if gpu else "bfloat16 plans for one that has it"
+        )
+        of = gpu or f"planned in float32, since a common GPU of {config.cluster.gpu_memory}"
+        warnings.append(f"quantization.compute_dtype {named}: {of} has no bfloat16: {mend}")
     if machine.threads is not None and machine.hosts > machine.threads:
         warnings.append(
             f"cluster.hosts {machine.hosts} on this machine's CPU of {counted(machine.threads, 'thread')}: hosts share "

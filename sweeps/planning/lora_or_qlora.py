@@ -10,7 +10,9 @@ from sweeps.config.number_words import counted
 from trainables.contract import Need
 
 GPU_GB = (12, 16, 24, 40, 80)
-"""Memory of common GPUs: RTX 3060 to 4070, T4 and A4000, A10G, L4 and RTX 4090, A100, H100."""
+"""Memory of common GPUs: RTX 3060 to 4070, A4000, A10G, L4 and RTX 4090, A100, H100."""
+OLD_GPU_GB = (16,)
+"""Memory of common GPUs without bfloat16: T4 and V100."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class GpuAdvice:
     gpu_gb: int
     lora: Fit
     qlora: Fit
+    lacks_bfloat16: bool = False
 
     @property
     def advice(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 from cluster import devices, gpu_table
 from cluster.libraries import silence
@@ -18,7 +20,7 @@ from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, auto_trials, capacity, plan, rates
 from sweeps.planning.forecast import RowsAndRates
-from sweeps.planning.lora_or_qlora import GpuAdvice, choices
+from sweeps.planning.lora_or_qlora import GPU_GB, OLD_GPU_GB, GpuAdvice, choices
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
 from trainables.contract import Device, Need, RowShape, Summary
@@ -62,7 +64,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
-    alone = _need(sweep, "cuda", known.rows) if machine.gpus > 1 else None
+    alone = _need(sweep, replace(machine, spread=1), known.rows) if machine.gpus > 1 else None
     spread = advice.spread_warnings(machine.spread, alone, machine.free_bytes)
     unseen = _unseen(sweep.config.cluster, machine)
     planned = replace(planned, engine=engine, warnings=(*unseen, *planned.warnings, *spread, *told, *sweep.notices))
@@ -89,10 +91,10 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
     store, told = rates.read(rates.file()), list[str]()
     shape = store.shape(sweep.config)
     try:
-        need = _need(sweep, machine.device, shape, machine.spread)
+        need = _need(sweep, machine, shape)
         is_auto = sweep.config.training.gradient_checkpointing == "auto"
         if is_auto and need is not None and machine.free_bytes is not None and need.total(1) > machine.free_bytes:
-            need = _need(sweep, machine.device, shape, machine.spread, gradient_checkpointing=True)
+            need = _need(sweep, machine, shape, gradient_checkpointing=True)
             told.append(
                 "training.gradient_checkpointing auto: not one of the largest trials fits otherwise, so hosts compute "
                 "activations anew in the backward pass, about a third more arithmetic"
@@ -100,7 +102,6 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
     except NotTrainable as error:
         raise NotTrainable(f"trainable: {sweep.config.trainable}: {error}") from error
     key = None if machine.device_name is None else rates.rate_key(sweep.config, machine.device_name)
-    memory = None if sweep.config.cluster.gpu_memory is None else size_bytes(sweep.config.cluster.gpu_memory)
     known = RowsAndRates(
         rates=store.rates,
         key=key,
@@ -108,26 +109,37 @@ def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAn
         eval_rows=sweep.preview.eval_rows,
         row_tokens=sweep.preview.row_tokens,
         work=None if need is None else need.work,
-        types=gpu_table.types(machine.device_name, memory) if machine.gpus else (),
+        types=_types(sweep.config.cluster, machine),
     )
     return need, known, told
 
 
-def _need(sweep: Sweep, device: Device, rows: RowShape | None, gpus: int = 1, **training: bool) -> Need | None:
+def _types(cluster: ClusterConfig, machine: capacity.Machine) -> tuple[str, ...]:
+    """Returns the types that the hosts' GPUs may be; see `gpu_table.types`."""
+    memory = None if cluster.gpu_memory is None else size_bytes(cluster.gpu_memory)
+    return gpu_table.types(machine.device_name, memory) if machine.gpus else ()
+
+
+def _need(sweep: Sweep, machine: capacity.Machine, rows: RowShape | None, **training: bool) -> Need | None:
     changed = sweep.config.training.model_copy(update=training)
     config, trainable = sweep.config.model_copy(update={"training": changed}), catalogue.find(sweep.config.trainable)
-    return catalogue.need(trainable, config.base, capacity.largest(config, sweep.space), device, rows, gpus)
+    base, *trials = (config.base, *capacity.largest(config, sweep.space))
+    if machine.lacks_bfloat16:
+        base, *trials = (spec.without_bfloat16() for spec in (base, *trials))
+    return catalogue.need(trainable, base, trials, machine.device, rows, machine.spread)
 
 
-def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device, int]:
-    """Estimates the bytes of a host with one adapter, on its fullest GPU, by device; omits devices without an estimate.
+def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device | Literal["cuda float32"], int]:
+    """Estimates the bytes of a host with one adapter, on its fullest GPU; omits devices without an estimate.
 
-    Raises NotTrainable if the trainable's estimate fails.
+    The keys are those of the doctor's `Needs`. Raises NotTrainable if the trainable's estimate fails.
     """
     shape = rates.read(rates.file()).shape(sweep.config)
-    kinds: tuple[Device, ...] = ("cpu", "cuda")
-    needs = {device: _need(sweep, device, shape, gpus) for device in kinds}
-    return {device: need.total(1) for device, need in needs.items() if need is not None}
+    cpu, gpu = capacity.Machine("cpu", 1, None), capacity.Machine("cuda", 1, None, spread=gpus)
+    kinds: dict[Device | Literal["cuda float32"], capacity.Machine]
+    kinds = {"cpu": cpu, "cuda": gpu, "cuda float32": replace(gpu, lacks_bfloat16=True)}
+    needs = {kind: _need(sweep, machine, shape) for kind, machine in kinds.items()}
+    return {kind: need.total(1) for kind, need in needs.items() if need is not None}
 
 
 def calibrate(sweep: Sweep) -> None:
@@ -201,13 +213,17 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     of_gpus = {"compute_dtype": "auto", "residency": "4bit"}
 
     @cache  # GPUs of all sizes ask the same
-    def estimate(scheme: str, recomputes: bool) -> Need | None:
+    def estimate(old: bool, scheme: str, recomputes: bool) -> Need | None:
         quantization = QuantizationSpec.model_validate(config.quantization.model_dump() | of_gpus | {"scheme": scheme})
-        changed = config.model_copy(update={"quantization": quantization})
-        return _need(replace(sweep, config=changed), "cuda", rows, gradient_checkpointing=recomputes)
+        changed = replace(sweep, config=config.model_copy(update={"quantization": quantization}))
+        machine = capacity.Machine("cuda", 1, None, lacks_bfloat16=old)
+        return _need(changed, machine, rows, gradient_checkpointing=recomputes)
 
-    recomputing = config.training.gradient_checkpointing
-    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS, recomputing=recomputing)
+    told = list[GpuAdvice]()
+    for old, sizes in ((True, OLD_GPU_GB), (False, GPU_GB)):
+        given = (partial(estimate, old), devices.MEMORY_SHARE, MAX_SLOTS, sizes, config.training.gradient_checkpointing)
+        told += [replace(each, lacks_bfloat16=old) for each in choices(*given)]
+    return tuple(sorted(told, key=attrgetter("gpu_gb")))
 
 
 def _check_disk(config: SweepConfig, need: Need | None) -> None:
@@ -229,8 +245,9 @@ def _free_disk(storage: Path) -> int | None:
 
 def machine_of(config: SweepConfig, to_launch: bool = False) -> capacity.Machine:
     """Returns the hosts for which the sweep is planned; see `plan_here` for `to_launch`."""
-    machine, spread = _machine(config, to_launch), config.cluster.spread
-    return replace(machine, disk_bytes=_free_disk(work_folder(config.storage)), spread=spread)
+    machine = replace(_machine(config, to_launch), spread=config.cluster.spread)
+    lacks = machine.lacks_bfloat16 or gpu_table.lack_bfloat16(_types(config.cluster, machine))
+    return replace(machine, disk_bytes=_free_disk(work_folder(config.storage)), lacks_bfloat16=lacks)
 
 
 def _machine(config: SweepConfig, to_launch: bool) -> capacity.Machine:
@@ -287,7 +304,8 @@ def _this_machine(cluster: ClusterConfig) -> capacity.Machine:
     count = max(1, gpus // cluster.spread) if cluster.hosts == "auto" else cluster.hosts
     name = devices.name(device, own, hosts=count)
     threads = None if gpus else devices.threads()
-    return capacity.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
+    machine = capacity.Machine(device, count, free if gpus else free // count, device_name=name, threads=threads)
+    return replace(machine, lacks_bfloat16=bool(gpus) and devices.lacks_bfloat16(own))
 
 
 def _unseen(cluster: ClusterConfig, machine: capacity.Machine) -> list[str]:

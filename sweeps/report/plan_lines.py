@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from sweeps.config.number_words import counted, duration, epochs, parts, size
@@ -206,10 +207,13 @@ def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     if choices:
         yield "LoRA or QLoRA, by GPU memory (slots: trials that train at once):"
         yield f"{'GPU':>8}  {'LoRA, 16-bit base':20}{'QLoRA, nf4 base':20}use"
-    for (lora, qlora, advice), alike in groupby(choices, lambda each: (each.lora.words, each.qlora.words, each.advice)):
-        sizes = [choice.gpu_gb for choice in alike]
-        span = f"{sizes[0]} GB" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]} GB"
+    alike = attrgetter("lora.words", "qlora.words", "advice", "lacks_bfloat16")
+    for (lora, qlora, advice, is_old), rows in groupby(choices, alike):
+        sizes = [choice.gpu_gb for choice in rows]
+        span = f"{sizes[0]} GB{'*' * is_old}" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]} GB"
         yield f"{span:>8}  {lora:20}{qlora:20}{advice}"
+    if any(choice.lacks_bfloat16 for choice in choices):
+        yield "* GPUs without bfloat16 (T4, V100), which compute in float32"
     fits = [fit for choice in choices for fit in (choice.lora, choice.qlora)]
     if any(fit.recomputes for fit in fits):
         yield "recompute: gradient checkpointing, a third more arithmetic for a fraction of the activations' memory"

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from trainables.specs import QuantizationSpec
+from trainables.specs import QuantizationSpec, TrialSpec
 
 if TYPE_CHECKING:
     import torch
@@ -81,3 +81,11 @@ def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch
         return dtype
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float32
+
+
+def in_own_type(spec: TrialSpec) -> TrialSpec:
+    """Returns the spec for estimates, which take `auto` for bfloat16 on GPUs; this process's GPU may not have it."""
+    import torch
+
+    has_it = compute_dtype(spec.quantization, device := first()) == torch.bfloat16
+    return spec if has_it or device.type == "cpu" else spec.without_bfloat16()

@@ -132,7 +132,7 @@ def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache
     def estimate(path: EnginePath) -> tuple[int, ...]:
         if facts is None:
             return ()
-        bounded = Settled(path=path, pass_tokens=pass_tokens).given_to(base)
+        bounded = devices.in_own_type(Settled(path=path, pass_tokens=pass_tokens).given_to(base))
         need = memory.need(bounded, (), facts, device, shape, kind, max(1, len(devices.gpus())))
         return tuple(each.total - each.process for each in need.by_slots[: memory.MAX_SLOTS])
 
@@ -157,7 +157,7 @@ def _is_dequantised(base: TrialSpec) -> bool:
     if facts is None or quantization.residency == "dequantised":
         return quantization.residency == "dequantised"
     is_open = base.model_copy(update={"quantization": quantization.model_copy(update={"residency": "auto"})})
-    return memory.is_dequantised(is_open, facts, _device())
+    return memory.is_dequantised(devices.in_own_type(is_open), facts, _device())
 
 
 def tested(question: Question, device: str, program: str = "trainables.packing.self_test") -> SelfTest:

@@ -45,6 +45,11 @@ def memory(needed: float, planned: float | None = None, site: Site = NODE, **mor
     return needing(site, **sizes, **more)
 
 
+def in_float32(bfloat16: float, float32: float) -> Site:
+    """A sweep that takes so many GB on a GPU with bfloat16, and so many on one without."""
+    return needing(NODE, one_slot_bytes={"cuda": int(bfloat16 * 1e9), "cuda float32": int(float32 * 1e9)})
+
+
 LOADED = {"listed": 1, "problem": None, "sees_gpus": True, "torch": "2.13.0", "cuda": "13.0", "bitsandbytes": "0.50.2"}
 
 
@@ -103,6 +108,8 @@ JUDGED: list[tuple[str, Facts, Site, str, str]] = [
     ("memory", gpu("9.0", free_gb=40), memory(20, 50), "warn", "the plan's slots take 50.0 GB"),
     ("memory", gpu("9.0", free_gb=20), memory(20), "fail", "too little on GPU 0"),  # 85% of 20 GB is too little
     ("memory", FULL, memory(20), "warn", "too little on GPU 1"),
+    ("memory", gpu("7.5", free_gb=15), in_float32(8, 16), "fail", "too little on GPU 0"),
+    ("memory", gpu("8.6", free_gb=15), in_float32(8, 16), "ok", "GPU 0: 15.0 GB free"),
     ("memory", gpu(), memory(8), "ok", "the machine: 10.0 GB free"),
     ("memory", gpu(), memory(8, cpu_hosts=2), "fail", "each of 2 hosts: 5.0 GB free"),
     ("memory", gpu(), NODE, "unknown", "not known here"),

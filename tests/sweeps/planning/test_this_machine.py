@@ -114,6 +114,41 @@ def test_a_recipe_is_estimated_before_a_gpu_is_rented(monkeypatch, tmp_path, cha
 
 
 @pytest.mark.parametrize(
+    ("changes", "slots", "warns"),
+    [
+        (["cluster.gpu=T4"], 1, "auto: T4 has no bfloat16: planned in float32"),
+        (["cluster.gpu=T4", "quantization.compute_dtype=float32"], 1, None),
+        (["cluster.gpu=T4", "quantization.compute_dtype=bfloat16"], 2, "bfloat16: T4 has no bfloat16: set float32"),
+        (["cluster.gpu_memory=16GB"], 1, "a common GPU of 16GB has no bfloat16: bfloat16 plans for one"),
+        (["cluster.gpu_memory=16GB", "quantization.compute_dtype=bfloat16"], 2, None),
+    ],
+)
+def test_a_gpu_without_bfloat16_is_planned_in_the_type_that_it_computes_in(tmp_path, changes, slots, warns) -> None:
+    planned = this_machine.plan_here(load.load("llama-3.1-8b-qlora", changes, tmp_path))
+    assert planned.slots_per_host == slots
+    said = told(planned, "quantization.compute_dtype ")
+    assert len(said) == (warns is not None) and all(warns in line for line in said)
+    lines = [" ".join(line.split()) for line in plan_lines(planned)]
+    assert {"16 GB* does not fit 1 slot, recompute QLoRA", "16 GB does not fit 2 slots, recompute QLoRA"} < set(lines)
+    assert "* GPUs without bfloat16 (T4, V100), which compute in float32" in lines
+
+
+def test_rows_that_a_gpu_without_bfloat16_does_not_hold_are_told(tmp_path) -> None:
+    changes = ["cluster.gpu=T4", "data.max_length=2048"]
+    planned = this_machine.plan_here(load.load("llama-3.1-8b-qlora", changes, tmp_path))
+    assert told(planned, "about 16.2 GB needed per host, 13.6 GB free: lower ")
+
+
+def test_this_machine_s_own_gpu_is_asked_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 2)
+    capabilities = {"0": "8.0", "1": "7.5"}
+    monkeypatch.setattr(devices, "_nvidia_smi", lambda field, gpu: capabilities[gpu] if "cap" in field else "A GPU")
+    assert not this_machine.machine_of(sweep(address="local").config).lacks_bfloat16
+    assert this_machine.machine_of(sweep(address="local", gpus_per_host=2).config).lacks_bfloat16
+    assert not this_machine.machine_of(sweep(address="local", gpus_per_host=0).config).lacks_bfloat16
+
+
+@pytest.mark.parametrize(
     ("gpus", "cluster", "field"),
     [
         (0, {"gpu_memory": "80GB"}, "cluster.gpu_memory: 80GB"),
