@@ -5,8 +5,8 @@ The peaks are those of dense matrix products, without sparsity, at the card's us
 float32, as torch does; GeForce cards do this at half of their advertised speed.
 
 Sources: the data sheets of T4, V100, A10, A10G, L4, L40S, A40, RTX A6000, A100, H100, H200 and HGX B200 (NVIDIA; where
-a sheet states sparse products alone, half of that), the white papers of the architectures GA102, AD102 and RTX
-Blackwell for RTX 3090, 4090 and 5090, and the data sheet of Instinct MI300X (AMD).
+a sheet states sparse products alone, half of that), and the white papers of the architectures GA102, AD102 and RTX
+Blackwell for RTX 3090, 4090 and 5090.
 """
 
 from __future__ import annotations
@@ -53,11 +53,9 @@ GPUS: Mapping[str, Gpu] = {
     "H100": Gpu((80, 94), 989, 67),
     "H200": Gpu((141,), 989, 67),
     "B200": Gpu((180, 192), 2250, 75),
-    "MI300X": Gpu((192,), 1307, 163.4),
 }
 NEAR = 0.15
 """Largest relative difference between a memory and a size of the type: nvidia-smi shows 80 GB as 85.9 GB or less."""
-_ALSO_NAMED = {"mi300": "mi300x"}
 _WORD = re.compile(r"[\w.]+")
 
 
@@ -72,7 +70,6 @@ def is_named(device: str, asked: str) -> bool:
 def named(kind: str) -> str | None:
     """Returns the table's name of a type of GPU, given in any capitals and with or without RTX; None if it has none."""
     asked = kind.strip().lower()
-    asked = _ALSO_NAMED.get(asked, asked)
     return next((name for name in GPUS if name.lower() in (asked, f"rtx {asked}")), None)
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from trainables.errors import NotTrainable
 from trainables.specs import QuantizationSpec, TrialSpec
 
 if TYPE_CHECKING:
@@ -47,10 +48,15 @@ def give_back() -> None:
 
 
 def gpus() -> tuple[torch.device, ...]:
-    """Returns the GPUs that this process sees, which share a base; none without CUDA."""
+    """Returns the GPUs that this process sees, which share a base; none without CUDA.
+
+    Raises NotTrainable for GPUs of AMD: their memory is not counted, since nvidia-smi does not list them.
+    """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count and torch.version.hip is not None:
+        raise NotTrainable("GPUs of AMD are not supported: use NVIDIA GPUs, or hide them with HIP_VISIBLE_DEVICES=-1")
     return tuple(torch.device("cuda", index) for index in range(count))
 
 
