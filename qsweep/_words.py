@@ -1,4 +1,4 @@
-"""Rewrites error messages for Python: options of the command line (--dry-run) become keyword arguments."""
+"""Rewrites error messages for Python: options (--dry-run) become keyword arguments, and domains become calls."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _KEYWORDS = (
 _SWITCHES = ("dry-run", "force", "offline", "resend")
 _OPTION = re.compile(rf"qsweep [a-z-]+ [^:;,()]*|--({'|'.join(_KEYWORDS)})(?![\w-])")
 """A whole command, which stays as it is, or an option outside of a command, which is rewritten."""
+_DOMAIN = re.compile(r"\{(q?(?:log)?uniform|q?randint|choice|grid): (\[[^{}]*\])\}")
 
 
 def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
@@ -39,7 +40,14 @@ def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _in_python(text: Any) -> Any:
-    return _OPTION.sub(_keyword, text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    text = re.sub(r'\b(prompt|completion): (?=")', r"\1=", _DOMAIN.sub(_domain, text))
+    return _OPTION.sub(_keyword, text)
+
+
+def _domain(found: re.Match[str]) -> str:
+    return f"qs.{found[1]}({found[2] if found[1] in ('choice', 'grid') else found[2][1:-1]})"
 
 
 def _keyword(option: re.Match[str]) -> str:

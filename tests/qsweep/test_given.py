@@ -191,3 +191,27 @@ def test_a_plan_takes_the_price_of_a_gpu_hour():
         qs.plan(FILE, price=2.5, cluster={"gpus_per_host": 0})
     with pytest.raises(ConfigError, match=r"^price: must be a finite number above 0, such as 2.5, not 'cheap'"):
         qs.plan(FILE, price="cheap")  # type: ignore[arg-type]
+
+
+PYTHON: Any = qs  # types alone do not keep a notebook from these calls
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: PYTHON.choice(8, 16), "but 2 were given: write qs.choice([8, 16])"),
+        (lambda: PYTHON.grid(8), "not iterable: write qs.grid([8, 16])"),
+        (lambda: PYTHON.uniform([0, 1]), "'high': write qs.uniform(low, high)"),
+        (lambda: PYTHON.validate("toy", space={"adapter.r": [8]}), "is not a domain: write qs.choice([8])"),
+        (lambda: PYTHON.validate("toy", space={"adapter.r": 8}), "write qs.choice([8]), or set it"),
+        (lambda: PYTHON.validate("toy", space={"adapter.r": {"randint": 8}}), "write qs.randint(low, high)"),
+        (
+            lambda: PYTHON.validate(model="a/b", train=ROWS),
+            'set, for example, prompt="{question}" and completion="{answer}"',
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_python(wrong, says):
+    with pytest.raises(qs.QsweepError) as raised:
+        wrong()
+    assert says in str(raised.value)
