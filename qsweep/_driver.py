@@ -88,17 +88,18 @@ def follow(folder: SweepFolder, process: Process | None, begin: int) -> None:
 
 def is_interactive() -> bool:
     """Tells whether a person types here: then an interrupted call still gives its result."""
-    return hasattr(sys, "ps1") or _shell() is not None
+    return hasattr(sys, "ps1") or shell() is not None
 
 
-def _shell() -> Any:
+def shell() -> Any:
+    """Returns the IPython shell of this process, of a notebook or a terminal; None outside of IPython."""
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()
 
 
 def has_displays() -> bool:
     """Tells whether this is a notebook."""
-    return hasattr(_shell(), "kernel")
+    return hasattr(shell(), "kernel")
 
 
 def _lines(log: Path, begin: int) -> Callable[[], None]:

@@ -121,6 +121,11 @@ def plan(config: Config = None, /, *, price: float | None = None, **keywords: An
     if how is not None:
         print(how)
     _say(plan_lines(planned))
+    if (shell := _driver.shell()) is not None:
+        # A cell that ends with this call has shown the plan; a later cell that ends with the plan shows it again.
+        cell, lines = shell.execution_count, plan_lines(planned)
+        again = {"_ipython_display_": lambda: None if shell.execution_count == cell else _say(lines)}
+        vars(planned).update(again)
     return planned
 
 

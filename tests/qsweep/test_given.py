@@ -215,3 +215,18 @@ def test_a_mistake_is_told_in_python(wrong, says):
     with pytest.raises(qs.QsweepError) as raised:
         wrong()
     assert says in str(raised.value)
+
+
+def test_a_cell_that_ends_with_a_plan_shows_the_plan_once(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        shown = []
+        for cell in ("import qsweep as qs", "plan = qs.plan('toy')", "qs.plan('toy')", "plan"):
+            assert shell.run_cell(cell, store_history=True).success
+            shown.append(capsys.readouterr().out)
+    finally:
+        InteractiveShell.clear_instance()
+    assert [text.count("plan: ") for text in shown] == [0, 1, 1, 1]
+    assert not any("<Plan" in text for text in shown)
