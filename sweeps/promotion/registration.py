@@ -127,9 +127,8 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
     found = answer.scores[label]
     agreement = gate.agreement(trained, found)
     told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
-    gaps = f"rows differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g}"
-    way_out = f"what was evaluated is {scheme}: serve it so"
-    context.say(told if agreement.holds else f"warning: {told}; {gaps}: {way_out}")
+    belongs = f"; this adapter belongs to the base in {scheme}: serve it so"
+    context.say(told if agreement.holds else f"{told}{belongs}")
     return found.loss
 
 

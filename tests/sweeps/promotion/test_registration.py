@@ -43,13 +43,13 @@ def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:
     return registration.unquantised(context, winner, base, scored), said
 
 
-def test_a_loss_beyond_the_gate_s_tolerance_is_warned_of() -> None:
+def test_a_loss_beyond_the_gate_s_tolerance_says_to_which_base_the_adapter_belongs() -> None:
     scored = Mock(score_apart=Mock(return_value=answer(6.0, 9.0)))
     loss, said = told(scored)
     assert loss == 0.75
     assert said[1:] == [
-        "warning: t01: loss 0.6000 on the base in nf4, 0.7500 on the base without quantisation; "
-        "rows differ by 0.15 per token, more than 0.0001: what was evaluated is nf4: serve it so"
+        "t01: loss 0.6000 on the base in nf4, 0.7500 on the base without quantisation; this adapter belongs to the "
+        "base in nf4: serve it so"
     ]
     base, request = scored.score_apart.call_args.args
     assert (base.quantization.scheme, base.quantization.compute_dtype) == ("none", "float32")
