@@ -40,7 +40,7 @@ def read(field: str, source: str, data: DataSpec, *, every_column: bool = False)
     path, where = Path(source), f"{field}: {source}"
     try:
         if not path.is_file():
-            raise DataError(f"{field}: {not_found(path)}")
+            raise DataError(f"{field}: {not_found(path, data)}")
         match path.suffix.lower():
             case ".csv":
                 yield from _csv(path, where, data)
@@ -79,12 +79,14 @@ def needed(data: DataSpec, present: list[str]) -> list[str]:
     return [column for column in present if column in wanted]
 
 
-def not_found(path: Path) -> str:
-    """Returns the message for a missing file, with similar names that exist."""
+def not_found(path: Path, data: DataSpec) -> str:
+    """Returns the message for a missing file, with similar names that exist and that no other split names."""
     place = path.absolute()
     if not place.parent.is_dir():
         return f"{place} does not exist (nor does the folder {place.parent})"
-    hint = did_you_mean(place.name, [entry.name for entry in place.parent.iterdir()], most=3)
+    named = {Path(source).name for source in (data.train, data.eval, data.test) if source is not None}
+    free = sorted({entry.name for entry in place.parent.iterdir()} - named)
+    hint = did_you_mean(place.name, free, most=3)
     return f"{place} {'is not a file' if place.exists() else 'does not exist'}{hint}"
 
 

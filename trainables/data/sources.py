@@ -400,7 +400,7 @@ def _content(data: DataSpec, split: SplitName) -> str:
     path = Path(source)
     try:
         if not path.is_file():
-            raise DataError(f"data.{split}: {row_files.not_found(path)}")
+            raise DataError(f"data.{split}: {row_files.not_found(path, data)}")
         return _digest(path)[:16]
     except OSError as error:
         raise DataError(f"data.{split}: {source} cannot be read: {error}") from error

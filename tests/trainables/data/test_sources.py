@@ -219,6 +219,11 @@ def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch
         read(data, "test")
 
 
+def test_a_file_that_another_split_names_is_not_offered_for_a_missing_one(train: Path) -> None:
+    problems = sources.check(spec(str(train), test=str(train.parent / "trains.jsonl")))
+    assert problems == [f"data.test: {train.parent}/trains.jsonl does not exist"]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
