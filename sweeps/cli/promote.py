@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeps.cli.shared import Json, Model, Store, ending_on_signals, mistakes
+from sweeps.cli.shared import Json, Model, StoreOfSweep, ending_on_signals, mistakes
 from sweeps.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def promote(  # noqa: PLR0913 - its options
     ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Rows that decide; data.test if not given.")] = None,
     trial: Annotated[str | None, typer.Option(metavar="KEY", help="The only candidate: a key, or t03.")] = None,
-    tracking_uri: Store = None,
+    tracking_uri: StoreOfSweep = None,
     address: Annotated[str | None, typer.Option(help="Evaluate on this Ray cluster; auto: the one here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do all but write.")] = False,
     force: Annotated[

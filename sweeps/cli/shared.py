@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,18 +48,15 @@ def not_empty(option: typer.CallbackParam, value: str | None) -> str | None:
 
 
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The registered model.")]
-Store = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri",
-        metavar="URI",
-        callback=not_empty,
-        help=(
-            "The MLflow store; if not given, that of the sweep's folder (where a sweep is named), else "
-            "MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."
-        ),
-    ),
-]
+
+
+def _store(first: str = "") -> Any:
+    text = f"The MLflow store; if not given, {first}MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."
+    return typer.Option("--tracking-uri", metavar="URI", callback=not_empty, help=text)
+
+
+Store = Annotated[str | None, _store()]
+StoreOfSweep = Annotated[str | None, _store("that of the sweep's folder, else ")]
 LocalSweep = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's folder, its id, or its name (the newest of it).")
 ]

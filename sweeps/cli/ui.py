@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.cli.shared import Storage, Store, mistakes, say
+from sweeps.cli.shared import Storage, StoreOfSweep, mistakes, say
 from sweeps.config.uris import is_web
 from sweeps.errors import SweepError
 
@@ -23,7 +23,7 @@ def ui(
         typer.Argument(metavar="[SWEEP]", help="A sweep's folder, id or name; all experiments if not given."),
     ] = None,
     storage: Storage = Path("results"),
-    tracking_uri: Store = None,
+    tracking_uri: StoreOfSweep = None,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="Where the UI listens; 5000, or the next free one, if not given."),

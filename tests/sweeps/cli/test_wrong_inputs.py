@@ -300,3 +300,13 @@ def test_an_earlier_sweep_that_is_not_there_is_told_with_the_key_of_the_store(fo
     (error,) = [line for line in lines if line.startswith("error: ")]
     assert error.startswith("error: searcher.warm_start: sqlite:///")
     assert "none.db: no such database; name another sweep, leave it out, or name the store with tracking.uri=" in error
+
+
+@pytest.mark.parametrize(
+    ("verb", "of_sweep"),
+    [("rollback", False), ("models", False), ("verify", False), ("export", False), ("promote", True), ("ui", True)],
+)
+def test_help_speaks_of_a_sweep_only_where_one_can_be_named(verb: str, of_sweep: bool) -> None:
+    option = " ".join(run(verb, "--help")[2].replace("│", " ").split())
+    assert "The MLflow store; if not given, " in option
+    assert ("that of the sweep's folder, else" in option) is of_sweep
