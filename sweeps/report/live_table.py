@@ -212,7 +212,8 @@ def describe(event: Event, record: SweepRecord) -> list[str]:
         case TrialReported() | TrialScored():
             return [_evaluated(event, record)]
         case TrialParked():
-            return [f"{label(record.trials[event.trial_key].number)} parked at step {event.step}: others train first"]
+            name = label(record.trials[event.trial_key].number)
+            return [f"{name} parked at step {event.step}: goes on if it is among the best"]
         case TrialEnded():
             trial = record.trials[event.trial_key]
             reason = f": {legible(event.reason, MOST_SHOWN)}" if event.reason else ""

@@ -72,7 +72,7 @@ asked = partial(answered, asked="stop the sweep", message="trials are saved")
     [
         (started("bbbb", 1, **NAMED), "t01 r8 a16 lr3.0e-4 attention-qv: started"),
         (started("aaaa", 0, **NAMED), "t00 r8 a16 lr3.0e-4 attention-qv: goes on from step 3"),
-        (parked("aaaa", 3), "t00 parked at step 3: others train first"),
+        (parked("aaaa", 3), "t00 parked at step 3: goes on if it is among the best"),
         (reported("aaaa", 3, 2.0), "t00 step 3: eval_loss 2.0000 (its best)"),
         (reported("aaaa", 9, 2.5, best=(3, 2.0)), "t00 step 9: eval_loss 2.5000 (its best: 2.0000)"),
         (scored("aaaa", 3, exact_match=0.75), "t00 scored at step 3: exact_match 0.7500"),
