@@ -101,7 +101,7 @@ class Registry:
             return None
         if registered.tags.get(OURS) != "1":
             raise SweepError(
-                f"--model: {name!r} is registered already and not by qsweep (it has no tag {OURS}): choose another name"
+                f"--model: {name!r} is registered already and not by qsweep (it has no tag {OURS}): name another model"
             )
         return _model(registered)
 

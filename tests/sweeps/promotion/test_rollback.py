@@ -154,7 +154,9 @@ def test_models_of_others_are_not_listed_and_one_of_which_no_alias_moved_has_no_
     world.client.create_registered_model("theirs")
     world.client.create_registered_model(MODEL, tags={"qsweep.model": "1"})
     assert [model.name for model, _ in models(None, world.uri)] == [MODEL]
-    with pytest.raises(SweepError, match=r"^--model: 'theirs' is registered already and not by qsweep"):
+    with pytest.raises(
+        SweepError, match=r"^--model: 'theirs' is registered already and not by qsweep .*: name another model$"
+    ):
         models("theirs", world.uri)
     with pytest.raises(SweepError, match=r"^no registered model 'nobody' \(there are: answers\)$"):
         models("nobody", world.uri)
