@@ -151,7 +151,8 @@ def cost_lines(record: SweepRecord, spent: Spent, plan: Planned | None) -> list[
     if plan is not None:
         lines.append(f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})")
         if plan.seconds is not None and plan.seconds_off is not None:
-            lines[-1] += f", {duration(plan.seconds)} ({_off(plan.seconds_off)})"
+            starts = f", {record.drivers} starts counted" if record.drivers > 1 else ""
+            lines[-1] += f", {duration(plan.seconds)} ({_off(plan.seconds_off)}{starts})"
     if peak := record.peak_memory_bytes:
         planned = record.planned.memory_bytes if record.planned is not None else None
         of_plan = "" if planned is None else f" (planned for training: {planned / 1e9:.1f} GB)"

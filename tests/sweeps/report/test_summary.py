@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_a_whole_sweep_tells_its_best_how_far_the_plan_was_off_and_its_repeats(t
     assert "planned: 100 steps (it took 91% less)" in text
     # The toy's files are no adapters that can be promoted.
     assert "the best trial's folder:\n  /results/x/trials/a\n" in text and "adapter:" not in text
+
+
+def test_the_time_against_the_plan_says_how_many_starts_it_counts(told: Told) -> None:
+    text = told([*INTERRUPTED, begun(9.0), *COMPLETED[len(BEGINNING) :]])
+    assert re.search(r"planned: 100 steps .*, 10 s \(.*, 2 starts counted\)", text)
+    assert "starts counted" not in told(COMPLETED)
 
 
 def test_what_mlflow_lacks_refuses_or_has_lost_is_told_with_the_way_out(told: Told) -> None:
