@@ -40,6 +40,7 @@ from sweeps.steering.stop import StopState, on_signals
 from sweeps.supply.amendments import Amendments
 from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
+from trainables.catalogue import is_own
 from trainables.errors import TrainableError
 from trainables.timeouts import SELF_TEST_PATH
 
@@ -71,6 +72,8 @@ def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]
     if not offline:
         _look_for_tracking(sweep.config.tracking.uri)
     told = this_machine.look_up(sweep)
+    if is_own(sweep.config.trainable):
+        saved_sweep.fingerprints(sweep.config, {})  # One that raises must leave no folder.
     sweep, how = this_machine.with_trials(sweep, to_launch=True)
     if how is not None:
         say(how)
@@ -217,8 +220,8 @@ def _run(
         _say_folder(running)
         sink, writer = _tracking(running, beginning.resend)
         record = running.journal.record
-        fingerprints = saved_sweep.fingerprints(sweep.config, record.fingerprints)
         is_over = record.is_finished and not unscored(sweep.config, record)
+        fingerprints = {} if is_over else saved_sweep.fingerprints(sweep.config, record.fingerprints)
         if record.started is not None and not is_over:
             checks.refuse_broken_graders(sweep.config)
         running.stop.is_scoring = record.is_finished

@@ -7,18 +7,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import report_sweeps
 from sweep_files import toy
 
+from sweeps import launch as launching
 from sweeps import saved_sweep
+from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record import folder as folders
 from sweeps.record.events import SweepStarted, to_line
 from sweeps.record.folder import SweepFolder
-from sweeps.report import status
+from sweeps.report import status, summary
 from sweeps.steering import local_sweeps
 from sweeps.tracking import stores
-from trainables.errors import DataError
+from trainables.errors import DataError, NotTrainable
 
 ID = "x-20260101-000000-abcd"
 
@@ -144,3 +147,31 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
         saved_sweep.fingerprints(config, began_with)
     with pytest.raises(DataError):
         saved_sweep.fingerprints(config, {})
+
+
+def test_a_finished_sweep_is_sent_again_without_its_data(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"train": str(tmp_path / "gone.jsonl"), "text": "{text}"}
+    document = report_sweeps.config(trainable="qlora", data=data, model={"source": "tiny/model"})
+    folder = report_sweeps.write(tmp_path / "x", report_sweeps.events(3, document), document)
+    monkeypatch.setattr(launching, "DRAIN_SECONDS", 0.1)
+    launching.resume(folder.path, summary.displays(0.0), resend=True)
+    assert "finished already: no trial is run" in capsys.readouterr().err
+
+
+OWN = """
+from trainables.toy import *
+from trainables.toy import REQUIRES, check, need, open_pack, prepare
+
+def fingerprint(base):
+    raise KeyError("broken")
+"""
+
+
+def test_a_broken_fingerprint_of_an_own_trainable_leaves_no_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    config, space = toy({}, trainable=str(tmp_path / "mine.py"), storage=str(tmp_path / "results"))
+    with pytest.raises(NotTrainable, match="its fingerprint"):
+        launching.prepare(Sweep(config, space), print, offline=True)
+    assert not (tmp_path / "results").exists()
