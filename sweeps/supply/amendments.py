@@ -19,6 +19,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import limit
 from sweeps.config.points import Scalar
 from sweeps.planning import capacity
+from sweeps.planning.forecast import distinct_trials
 from sweeps.record import limits
 from sweeps.record.events import Answer
 from sweeps.record.limits import CHANGEABLE
@@ -188,6 +189,9 @@ class Amendments:
             return ""
         if reached is not None:
             return f"{reached}: raise {reached.key} with it, or set it to null"
+        distinct = distinct_trials(self.config, self.space)
+        if distinct is not None and self._drawn(record) >= distinct:
+            return f"the search space has {distinct} points, which are all tried: ask for another point first: {ADD}"
         has_more = after.budget.count > current.budget.count
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
 

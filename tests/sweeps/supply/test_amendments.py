@@ -202,6 +202,19 @@ def test_a_finished_sweep_is_not_opened_again_for_what_trains_nothing(wanted: di
     assert sweep().changes(wanted, opened, None).is_accepted
 
 
+def test_a_finished_sweep_that_tried_its_whole_space_is_not_opened_for_more_trials() -> None:
+    amendments = sweep({"adapter.r": {"choice": [8, 16]}})
+    seen = [each for key in "ab" for each in (started(key), ended(key, TrialState.COMPLETED))]
+    whole = record([begun(), *seen, SweepEnded(time=50.0, reason="finished")])
+    answer = amendments.changes({"budget.trials": 9}, whole, None)
+    assert gist(answer) == REFUSED
+    told = f"budget.trials 9: {NOTHING}; the search space has 2 points, which are all tried: ask for "
+    assert answer.message.startswith(told)
+    opened = after(whole, amendments.point({"r": 4}, whole))
+    assert amendments.changes({"budget.trials": 9}, opened, None).is_accepted
+    assert sweep({"adapter.r": {"choice": [4, 8, 16]}}).changes({"budget.trials": 9}, whole, None).is_accepted
+
+
 def test_a_finished_sweep_takes_more_time_where_a_point_would_have_none() -> None:
     """Its time was used up while it ended."""
     whole = record([begun(), started("a"), ended("a", TrialState.COMPLETED), SweepEnded(time=61.0, reason="finished")])
