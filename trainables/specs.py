@@ -203,11 +203,13 @@ class DataSpec(Spec):
     last: the last rows."""
     # As hold_out: a saved configuration without these two fields is of a sweep that knew neither.
     test_examples: Positive | Literal["auto"] | None = Field(None, json_schema_extra={"default": "auto"})
-    """Number of rows of `train` that promotion alone sees, drawn like those held out, after these. auto: 200, where
-    there is no `test` and at least 1,200 rows of `train` are not held out; else none."""
+    """Number of rows of `train` that promotion alone sees, drawn like those held out, after these; null draws none.
+    auto: 200, where there is no `test` and at least 1,200 rows of `train` are not held out; else, and where groups or
+    equal rows are too large to be drawn, none."""
     copies: Literal["together", "apart"] = Field("apart", json_schema_extra={"default": "together"})
     """Equal rows of `train`, where rows are drawn from it. together: on one side, to train on, to evaluate on or to
-    test on. apart: each is drawn by itself, so that some rows are both trained on and evaluated on."""
+    test on. apart: each is drawn by itself, so that some rows are both trained on and evaluated on. With `group_by`,
+    groups are drawn whatever `copies` says, and equal rows of several groups are counted in a warning."""
     group_by: Annotated[str, Field(min_length=1)] | None = None
     """Column whose equal values mark rows that belong together, such as questions on one document."""
     stratify_by: Annotated[str, Field(min_length=1)] | None = None

@@ -50,6 +50,7 @@ _MAIN_KEYS = {
 """Section -> the key that is meant if the file gives a single word in place of the section."""
 _WAYS_OUT = {
     "scheduler.metric": ", or left out: with evaluation.when: every it then goes by the objective, a score among them",
+    "data.test_examples": ", or null for no test rows",
 }
 """Field with fixed words -> a further way out in the message."""
 _COMPARISONS = {

@@ -23,6 +23,7 @@ from trainables.data import sources
 from trainables.data.findings import Findings, Tally
 from trainables.data.rendering import Renderer, tokenizer_fingerprint
 from trainables.data.sources import SplitName
+from trainables.data.templates import Placed
 from trainables.data.tokenising import tokenise
 from trainables.errors import DataError
 from trainables.inputs import safetensors_header
@@ -199,9 +200,7 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     given = sources.divided(data)
     train = tokenise(renderer, "train", given["train"], findings)
     evaluation = tokenise(renderer, sources.split_of(data, "eval"), given["eval"], findings, "eval")
-    for row in given.get("test", ()):
-        findings.add("test", row)
-    lines = _compare_test(data, findings)
+    lines = _compare_test(data, findings, given.get("test", ()))
     if problems := findings.problems():
         raise DataError("\n".join(problems))
     rows = Splits(Split(*train.arrays()[:3]), Split(*evaluation.arrays()))
@@ -248,12 +247,14 @@ def highest_token(split: Split) -> int:
     return int(split.ids.max())
 
 
-def _compare_test(data: DataSpec, findings: Findings) -> list[str]:
-    """Adds the rows of data.test to the findings; returns a warning with the reason if this is impossible."""
+def _compare_test(data: DataSpec, findings: Findings, rows: Iterable[Placed]) -> list[str]:
+    """Adds the test rows to the findings; returns a warning with the reason if data.test makes this impossible."""
     try:
-        for row in sources.placed(data, "test") if data.test is not None else ():
+        for row in rows:
             findings.add("test", row)
     except DataError as error:
+        if data.test is None:
+            raise
         findings.parts["test"] = Tally()
         return [f"data.test was not compared with data.train: {error}"]
     return []

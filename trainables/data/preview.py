@@ -125,13 +125,13 @@ def _count(
     if look.is_cut:  # it is not known which rows are drawn
         take("train", rows)
         total = _rows(data, split, look)
-        held = (data.eval_examples or 0) if data.eval is None else 0
+        held = sources.asked_of_train(data).get("eval", 0)
         tests = sources.most_of(data, (total or look.rows) - held)
         uses: dict[Part, int | None] = {"eval": held, "test": tests, "train": total and total - held - tests}
     else:
         of_rows = sources.drawn(data, [placed.row for placed in rows])
         uses = {part: of_rows.count(part) for part in sources.SPLITS}
-        for part in sources.SPLITS if data.test is None else sources.SPLITS[:2]:
+        for part in sources.SPLITS:
             if uses[part]:
                 take(part, compress(rows, map(part.__eq__, of_rows)))
     return {part: uses[part] for part in sources.SPLITS if part == "train" or sources.split_of(data, part) == "train"}

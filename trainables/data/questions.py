@@ -135,7 +135,7 @@ def prepare(
     if data.text is not None:
         raise DataError(_NO_ANSWERS)
     given, renderer = sources.divided(data, every_column=True), Renderer(data, tokenizer)
-    rows, drawn = list(given["eval"]), list(given.get("test", ()))
+    rows, drawn = list(given["eval"]), list(given.get("test", ()) if data.test is None else ())
     completions = _completions(data, graders, (placed.row for placed in chain(given["train"], rows, drawn)))
     labels = catalogue.ranked_labels(graders, completions)
     asked = ask(renderer, rows, graders, labels, how.max_new_tokens, how.examples)

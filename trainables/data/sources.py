@@ -10,9 +10,9 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, compress, islice
+from itertools import chain, compress, islice, repeat
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,8 @@ from trainables.specs import DataSpec
 
 SplitName = Literal["train", "eval", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
+Unit = int | str
+"""What marks the rows that are drawn together: their group, their content, or the place of a row that is alone."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
@@ -115,33 +117,34 @@ def split_of(data: DataSpec, part: SplitName) -> SplitName:
 
 
 def divided(data: DataSpec, *, every_column: bool = False) -> dict[SplitName, Iterator[Placed]]:
-    """Reads the rows to train on and to evaluate on, and those drawn from data.train for promotion, if any may be.
+    """Reads the rows of each part that may have rows, in one draw. Raises `DataError` like `part_of`."""
+    uses = _uses(data)
+    parts = SPLITS if data.test is not None or data.test_examples is not None else SPLITS[:2]
+    return {part: part_of(data, part, every_column=every_column, uses=uses) for part in parts}
+
+
+def part_of(
+    data: DataSpec, part: SplitName, *, every_column: bool = False, uses: Iterable[SplitName] | None = None
+) -> Iterator[Placed]:
+    """Reads the rows of one part: of its own split, or drawn from data.train.
 
     Args:
         every_column: see `placed`; not for the rows to train on.
+        uses: the part of each row of data.train, if known.
 
     Raises:
         DataError: as `placed` and `drawn`.
     """
-    parts: dict[SplitName, Iterator[Placed]] = {}
-    if data.eval is not None:
-        parts["eval"] = islice(placed(data, "eval", every_column=every_column), data.eval_examples)
-    if not data.may_draw:
-        return {**parts, "train": placed(data, "train")}
-    uses = drawn(data, (row for _, row, _ in placed(data, "train")))
-    for part in SPLITS if data.test_examples is not None else SPLITS[:2]:
-        # Reads the file for each part, so that no rows need to be in memory.
-        rows = placed(data, "train", every_column=every_column and part != "train")
-        parts.setdefault(part, compress(rows, map(part.__eq__, uses)))
-    return parts
+    split = split_of(data, part)
+    rows = placed(data, split, every_column=every_column and part != "train")
+    if split != "train":
+        return islice(rows, data.eval_examples if part == "eval" else None)
+    return compress(rows, map(part.__eq__, _uses(data) if uses is None else uses))
 
 
-def part_of(data: DataSpec, part: SplitName, *, every_column: bool = False) -> Iterator[Placed]:
-    """Reads the rows of one part: of its own split, or drawn from data.train. Raises `DataError` like `divided`."""
-    if split_of(data, part) != part:
-        return divided(data, every_column=every_column).get(part, iter(()))
-    rows = placed(data, part, every_column=every_column)
-    return islice(rows, data.eval_examples) if part == "eval" else rows
+def _uses(data: DataSpec) -> Iterable[SplitName]:
+    """Returns the part of each row of data.train. Reads the rows for this alone, as memory may not hold them."""
+    return drawn(data, (row for _, row, _ in placed(data, "train"))) if data.may_draw else repeat("train")
 
 
 def fingerprint(data: DataSpec) -> dict[str, str]:
@@ -154,13 +157,9 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
     form = {field: getattr(data, field) for field in fields}
     # Only fields that are set count, which keeps the fingerprints of sweeps from before these fields existed.
-    if data.train_on != "last":
-        form["train_on"] = data.train_on
-    if data.may_draw:
-        unset = {"hold_out": "last", "copies": "apart"}
-        form |= {name: said for name, old in unset.items() if (said := getattr(data, name)) != old}
-    given = ("group_by", "stratify_by", "test_examples")
-    form |= {name: said for name in given if (said := getattr(data, name)) is not None}
+    unset = {"train_on": "last", "group_by": None, "stratify_by": None, "test_examples": None}
+    unset |= {"hold_out": "last", "copies": "apart"} if data.may_draw else {}
+    form |= {name: said for name, old in unset.items() if (said := getattr(data, name)) != old}
     return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}
 
 
@@ -192,7 +191,7 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
         return [f"data.{split}: {source} has no rows"]
     cells = dict(chain.from_iterable(row.items() for _, row, _ in rows))
     problems = templates.absent(data, cells, source) or _first_bad_row(data, split, rows)
-    held = ((data.eval_examples or 0) if data.eval is None else 0) + most_of(data, 0)
+    held = sum(asked_of_train(data).values())
     if split == "train" and held:
         total = len(rows) + sum(1 for _ in islice(stream, max(0, min(held + 1, COUNTED_ROWS) - len(rows))))
         if total <= held and total < COUNTED_ROWS:
@@ -203,30 +202,31 @@ def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
 def drawn(data: DataSpec, rows: Iterable[Row]) -> list[SplitName]:
     """Tells for each row of data.train whether it is trained on, held out (eval) or for promotion alone (test).
 
-    Whole groups are drawn, until they have `eval_examples` rows, and then others until they have `test_examples`. With
-    data.copies: together, equal rows and their groups are one group; it is passed over where others come nearer to
-    these numbers. The order of the groups, and with data.stratify_by their labels, alone decide the draw, so sweeps on
-    the same rows have the same parts, whatever their tokenizers. A group has the label of its first row.
+    Units are drawn until they have `eval_examples` rows, and then others until they have `test_examples`. A unit is a
+    group of data.group_by; without groups a row, and with data.copies: together its equals. The order of the units, and
+    with data.stratify_by their labels, alone decide the draw, so sweeps on the same rows have the same parts, whatever
+    their tokenizers. A unit has the label of its first row.
 
     Raises:
         DataError: no row would be left to train on; or groups with more rows than are to be drawn hold more than a
-            tenth of all rows, so that no evaluation would have rows like theirs.
+            tenth of all rows, so that no evaluation would have rows like theirs; or no unit has so few rows.
     """
-    units, labels, joined = _units(data, rows)
-    sizes, drawing = Counter(units), random.Random(0)
-    number = {unit: drawing.random() for unit in sizes}  # one for each unit: added rows change little of the draw
-    held = (data.eval_examples or 0) if data.eval is None else 0
-    if 0 < len(units) <= held + most_of(data, 0):
+    units: list[Unit] = []
+    labels: dict[Unit, str | None] = {}
+    for place, row in enumerate(rows):
+        units.append(_unit(data, row, place))
+        labels.setdefault(units[-1], None if data.stratify_by is None else str(row.get(data.stratify_by)))
+    sizes, drawing, asked = Counter(units), random.Random(0), asked_of_train(data)
+    if 0 < len(units) <= sum(asked.values()):
         raise DataError(too_few_to_hold_out(data, len(units)))
+    number = {unit: drawing.random() for unit in sizes}  # one for each unit: added rows change little of the draw
     in_turn = _in_proportion(sorted(sizes, key=number.__getitem__), labels)
     in_turn = in_turn if data.hold_out == "drawn" else list(reversed(sizes))
-    uses: dict[int, SplitName] = {}
-    if held:
-        uses |= dict.fromkeys(_taken(data, "eval", held, in_turn, sizes, joined), "eval")
-    if most := most_of(data, len(units) - sum(map(sizes.__getitem__, uses))):
-        left = [unit for unit in in_turn if unit not in uses]
-        with suppress(*(DataError,) if data.test_examples == "auto" else ()):
-            uses |= dict.fromkeys(_taken(data, "test", most, left, sizes, joined), "test")
+    uses: dict[Unit, SplitName] = dict.fromkeys(_taken(data, "eval", asked.get("eval", 0), in_turn, sizes), "eval")
+    left = [unit for unit in in_turn if unit not in uses]
+    with suppress(*(DataError,) if data.test_examples == "auto" else ()):
+        most = most_of(data, sum(map(sizes.__getitem__, left)))
+        uses |= dict.fromkeys(_taken(data, "test", most, left, sizes), "test")
     if units and len(uses) == len(sizes):
         raise DataError(too_few_to_hold_out(data, len(units)))
     return [uses.get(unit, "train") for unit in units]
@@ -239,78 +239,37 @@ def most_of(data: DataSpec, left: int) -> int:
     return data.test_examples or 0
 
 
-def _units(data: DataSpec, rows: Iterable[Row]) -> tuple[list[int], dict[int, str | None], set[int]]:
-    """Returns the unit of each row, numbered as they appear; their labels; and the units that equal rows join.
-
-    A unit is a row or a group, or several joined by equal rows. A row that cannot be used has no equals: it is refused
-    where it is read with its place.
-    """
-    root: list[int] = []
-    labels_of_rows: list[str | None] = []
-    group_of: list[int] = []
-    first: dict[str | int, int] = {}  # a group, or the key of a row -> its first row
-
-    def found(row: int) -> int:
-        while root[row] != row:
-            root[row] = row = root[root[row]]
-        return row
-
-    for place, row in enumerate(rows):
-        root.append(place)
-        labels_of_rows.append(None if data.stratify_by is None else str(row.get(data.stratify_by)))
-        group_of.append(place if data.group_by is None else first.setdefault(str(row.get(data.group_by)), place))
-        root[place] = found(group_of[place])
-        if data.copies == "together":
-            with suppress(DataError):
-                root[found(place)] = found(first.setdefault(templates.row_key(data, row), place))
-    numbers: dict[int, int] = {}
-    units = [numbers.setdefault(found(place), len(numbers)) for place in range(len(root))]
-    labels = dict(reversed(list(zip(units, labels_of_rows, strict=True))))
-    groups = Counter(dict(zip(group_of, units, strict=True)).values())
-    return units, labels, {unit for unit, count in groups.items() if count > 1}
+def _unit(data: DataSpec, row: Row, place: int) -> Unit:
+    """Returns what is equal for the rows of one unit; see `drawn`."""
+    if data.group_by is not None:
+        return str(row.get(data.group_by))
+    if data.copies == "together":
+        with suppress(DataError):  # a row that cannot be used is refused where it is read
+            return str(templates.row_key(data, row))
+    return place
 
 
-def _taken(
-    data: DataSpec, part: SplitName, most: int, in_turn: Sequence[int], sizes: Counter[int], joined: Collection[int]
-) -> list[int]:
-    """Returns whole units with about `most` rows: at least as many, or of joined units the nearest number."""
-    _refuse_large(data, part, most, sizes, joined)
-    taken: list[int] = []
-    passed: list[int] = []
+def _taken(data: DataSpec, part: SplitName, most: int, in_turn: Sequence[Unit], sizes: Counter[Unit]) -> list[Unit]:
+    """Returns groups with at least `most` rows in all; without groups, rows and their equals with at most so many."""
+    taken: list[Unit] = []
     rows = 0
     for unit in in_turn:
-        if rows >= most:
-            return taken
-        if unit in joined and rows + sizes[unit] > most:
-            passed.append(unit)
-        elif sizes[unit] <= most:
+        if rows < most and sizes[unit] <= (most - rows if data.group_by is None else most):
             taken.append(unit)
             rows += sizes[unit]
-    smallest = min(passed, key=sizes.__getitem__, default=None)
-    if smallest is not None and sizes[smallest] <= 2 * (most - rows):
-        taken.append(smallest)
-    if in_turn and not taken:
+    in_large = sum(size for size in sizes.values() if size > most)
+    is_unlike = data.group_by is not None and in_large > _MOST_IN_LARGE * sizes.total()
+    if most and in_turn and (is_unlike or not taken):
+        units = "sets of equal rows" if data.group_by is None else f"groups of data.group_by {data.group_by}"
         raise DataError(
-            f"data.{part}_examples: no {most} of the {sizes.total()} rows of data.train can be held out, as equal rows "
-            f"and groups stay together ({len(sizes)} are different): raise it, or give data.{part}"
+            f"data.{part}_examples: {units} with more than {most} rows have {in_large} of all {sizes.total()} rows, "
+            f"and could not be held out: raise it, to {max(sizes.values())} for all of them, or give data.{part}"
+            + ("; null draws none" if part == "test" else "")
         )
     return taken
 
 
-def _refuse_large(data: DataSpec, part: SplitName, most: int, sizes: Counter[int], joined: Collection[int]) -> None:
-    """Refuses groups of data.group_by that cannot be held out, where they have many of the rows."""
-    large = [unit for unit, size in sizes.items() if size > most and data.group_by is not None]
-    in_large = sum(map(sizes.__getitem__, large))
-    if in_large > _MOST_IN_LARGE * sizes.total():
-        apart = "; equal rows join groups, unless data.copies is apart" if any(unit in joined for unit in large) else ""
-        raise DataError(
-            f"data.{part}_examples: groups of data.group_by {data.group_by} with more than {most} rows have {in_large} "
-            f"of all {sizes.total()} rows, and could not be held out: raise it, to {max(sizes.values())} for all "
-            f"groups, or give data.{part}{apart}"
-        )
-
-
-def _in_proportion(groups: Sequence[int], labels: Mapping[int, str | None]) -> list[int]:
+def _in_proportion(groups: Sequence[Unit], labels: Mapping[Unit, str | None]) -> list[Unit]:
     """Orders groups so that every beginning of the list has the labels in proportion. Equal labels stay in order."""
     totals, seen = Counter(labels[group] for group in groups), Counter[str | None]()
     places = {}
@@ -329,11 +288,12 @@ def asked_of_train(data: DataSpec) -> dict[str, int]:
 
 def too_few_to_hold_out(data: DataSpec, rows: int) -> str:
     """Returns the message about a data.train whose rows would all be held out, for evaluation or for promotion."""
-    counts = asked_of_train(data)
-    fields, ways = (" or ".join(f"data.{name}{end}" for name in counts) for end in ("_examples", ""))
+    asked = asked_of_train(data)
+    unwanted = {"test": " (null draws none)"}
+    lower = " or ".join(f"data.{name}_examples={count}{unwanted.get(name, '')}" for name, count in asked.items())
     return (
-        f"data.{next(iter(counts))}_examples: {sum(counts.values())} rows are held out of data.train, which has "
-        f"{rows}: lower {fields}, or give {ways}"
+        f"data.{next(iter(asked))}_examples: {sum(asked.values())} rows are held out of data.train, which has {rows}: "
+        f"lower {lower}, or give {' or '.join(f'data.{name}' for name in asked)}"
     )
 
 

@@ -107,18 +107,21 @@ def test_copies_are_on_one_side_and_the_numbers_are_the_wanted_ones_where_rows_a
 
 
 @given(files(), st.sampled_from(["drawn", "last"]), st.booleans())
-def test_groups_and_copies_are_whole_together(of: list[dict[str, Any]], hold_out: str, is_stratified: bool) -> None:
+def test_groups_are_whole_and_a_row_that_many_share_does_not_join_them(
+    of: list[dict[str, Any]], hold_out: str, is_stratified: bool
+) -> None:
     data = spec(
-        "a.jsonl", eval_examples=40, test_examples=20, hold_out=hold_out, copies="together", group_by="doc",
+        "a.jsonl", eval_examples=40, test_examples=20, hold_out=hold_out, copies="apart", group_by="doc",
         stratify_by="label" if is_stratified and hold_out == "drawn" else None,
     )  # fmt: skip
-    of = [*of, {**of[0], "doc": of[1]["doc"]}]  # equal rows in two groups join both
+    of = [*of, *({**of[0], "doc": n} for n in {row["doc"] for row in of})]
     try:
         parts = sources.drawn(data, of)
     except DataError:
         assume(False)
-    assert sides(of, parts, "question") == sides(of, parts, "doc") == {1}
+    assert sides(of, parts, "doc") == {1}
     assert set(parts) == {"train", "eval", "test"}
+    assert sources.drawn(data.model_copy(update={"copies": "together"}), of) == parts
 
 
 @given(files(), st.integers(1, 30))
@@ -190,19 +193,14 @@ def test_a_test_file_and_test_rows_exclude_each_other(tmp_path: Path) -> None:
     ("of", "fields", "says"),
     [
         (rows(30), {"eval_examples": 10, "test_examples": 20},
-         "data.test_examples: 30 rows are held out of data.train, which has 30: lower data.test_examples or "
-         "data.eval_examples, or give data.test or data.eval"),
+         "data.test_examples: 30 rows are held out of data.train, which has 30: lower data.test_examples=20 (null "
+         "draws none) or data.eval_examples=10, or give data.test or data.eval"),
         (rows(2) * 50, {"eval_examples": 10},
-         "data.eval_examples: no 10 of the 100 rows of data.train can be held out, as equal rows and groups stay "
-         "together (2 are different): raise it, or give data.eval"),
+         "data.eval_examples: sets of equal rows with more than 10 rows have 100 of all 100 rows, and could not be "
+         "held out: raise it, to 50 for all of them, or give data.eval"),
         (rows(90, of_group=3), {"eval_examples": 10, "test_examples": 2, "group_by": "doc"},
          "data.test_examples: groups of data.group_by doc with more than 2 rows have 90 of all 90 rows, and could not "
-         "be held out: raise it, to 3 for all groups, or give data.test"),
-        ([{**row, "question": "same", "answer": "row"} if n % 3 == 0 else row for n, row in enumerate(rows(90, 3))],
-         {"eval_examples": 10, "group_by": "doc"},
-         "data.eval_examples: groups of data.group_by doc with more than 10 rows have 90 of all 90 rows, and could not "
-         "be held out: raise it, to 90 for all groups, or give data.eval; equal rows join groups, unless data.copies "
-         "is apart"),
+         "be held out: raise it, to 3 for all of them, or give data.test; null draws none"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_drawn_are_told_with_a_way_out(
@@ -264,7 +262,7 @@ def test_large_groups_are_held_out_as_often_as_small_ones(tmp_path: Path) -> Non
     assert problem.startswith(
         "data.eval_examples: groups of data.group_by doc with more than 100 rows have 4800 of all 5400 rows"
     )
-    assert "raise it, to 120 for all groups" in problem
+    assert "raise it, to 120 for all of them" in problem
 
 
 def test_groups_on_both_sides_of_given_files_and_few_of_them_are_told_of(tmp_path: Path) -> None:
