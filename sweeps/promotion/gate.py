@@ -118,23 +118,17 @@ class Standing:
         told = "" if test is None else f"p = {test.p_value:.2g}"
         return told if ends is None else " to ".join(digits(end, "+") for end in ends)
 
-    def gains_json(self, told_as: str) -> list[dict[str, Any]]:
-        """Returns the gains for the JSON line; the key `told_as` holds `is_large_enough` of each gain."""
-        return [
-            {
-                "against": each.key,
-                "gain": each.difference,
-                **each.evidence_json(self._bound(each)),
-                told_as: self.is_large_enough(each),
-            }
-            for each in self.gains
-        ]
+    def gain_json(self, gain: Comparison) -> dict[str, Any]:
+        """Returns a gain for the JSON line."""
+        told = {"against": gain.key, "gain": gain.difference, "carried_by": gain.carried_by}
+        return {**told, **gain.evidence_json(self._bound(gain)), "holds": self.is_large_enough(gain)}
 
     def limit_json(self) -> dict[str, Any]:
         """Returns the object of a limit for the JSON line."""
         fields = {name: getattr(self, name) for name in ("name", "value", "rows", "holds", "rows_needed", "confidence")}
         worse_by = None if self.least is None else abs(self.least)
-        return {**fields, "worse_by": worse_by, "metric": self.objective.metric, "gains": self.gains_json("holds")}
+        gains = [self.gain_json(each) for each in self.gains]
+        return {**fields, "worse_by": worse_by, "metric": self.objective.metric, "gains": gains}
 
     def reason(self, winner: str) -> str:
         """Says why a limit does not hold for the winner, or that the rows cannot tell."""
@@ -280,10 +274,10 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """Returns the object for the JSON line."""
         comparisons = [
-            {"candidate": own.name, **told, "passed": told["verdict"] is True, "verdict": OUTCOMES[told["verdict"]],
-             "carried_by": each.carried_by}
-            for own in self.candidates for told, each in zip(own.gains_json("verdict"), own.gains, strict=True)
-        ]  # fmt: skip
+            {"candidate": own.name, **told, "passed": told["holds"] is True, "verdict": OUTCOMES[told["holds"]]}
+            for own in self.candidates
+            for told in map(own.gain_json, own.gains)
+        ]
         fields = ("winner", "losses", "values", "rows_with_copies", "warnings", "rows_needed", "reasons")
         return {
             **{name: getattr(self, name) for name in fields},
@@ -296,9 +290,7 @@ class Verdict:
             "passed": self.passed,
             "decided_by": None if self.decided_by is None else self.decided_by.name,
             "comparisons": comparisons,
-            "guards": [each.limit_json() for each in self.guards],
-            "slices": [each.limit_json() for each in self.slices],
-            "beside": [each.limit_json() for each in self.beside],
+            **{name: [each.limit_json() for each in getattr(self, name)] for name in ("guards", "slices", "beside")},
         }
 
 
@@ -355,18 +347,20 @@ def decide(
     ordered = [winner, *(name for name in candidates if name != winner)]
     values = scores[winner].rows_of(objective.metric)
 
-    def under(guard: Guarded) -> tuple[Standing, ...]:
+    def under(guard: Guarded) -> Standing:
         # All intervals of all guards must hold at once. Rows of their own have not ranked the trials.
         own = count if guard.scores[BASE].row_losses == scores[BASE].row_losses else len(candidates)
         confidence = confidence_of(own * len(guarded))
-        return _standings({guard.name: winner}, guard.scores, guard.objective, -guard.worse_by, confidence)
+        return _standing(guard.name, winner, guard.scores, guard.objective, -guard.worse_by, confidence)
 
     told = Verdict(
-        candidates=_standings({name: name for name in ordered}, scores, objective, rule.min_gain, confidence_of(count)),
+        candidates=tuple(
+            _standing(name, name, scores, objective, rule.min_gain, confidence_of(count)) for name in ordered
+        ),
         scores=scores,
         rule=rule,
         rows_with_copies=0 if values is None else len(values.parts),
-        guards=tuple(standing for each in guarded for standing in under(each)),
+        guards=tuple(map(under, guarded)),
         slices=() if sliced is None else slices(sliced, objective, scores, winner, count),
         beside=_beside(scores, rule.beside, winner),
     )
@@ -393,30 +387,22 @@ def _beside(scores: Mapping[str, Evaluation], beside: Sequence[Objective], winne
     """
     compared = [scores[name] for name in (winner, BASE, CHAMPION) if name in scores]
     there = [each for each in beside if all(of.rows_of(each.metric) for of in compared)]
-    return tuple(
-        standing
-        for each in there
-        for standing in _standings({each.metric: winner}, scores, each, 0.0, confidence_of(len(there)))
-    )
+    confidence = confidence_of(max(1, len(there)))
+    return tuple(_standing(each.metric, winner, scores, each, 0.0, confidence) for each in there)
 
 
-def _standings(
-    names: Mapping[str, str],
+def _standing(
+    name: str,
+    own: str,
     scores: Mapping[str, Evaluation],
     objective: Objective,
     least: float | None,
     confidence: float,
-) -> tuple[Standing, ...]:
-    """Compares adapters (name of a standing -> name in `scores`) with base and champion, all on the same rows."""
-    references = [name for name in (BASE, CHAMPION) if name in scores]
-    pairs = [Pair.of_gain(objective, key, scores[key], scores[own]) for own in names.values() for key in references]
-    found = compare(objective, pairs, confidence)
-    standings = []
-    for place, (name, own) in enumerate(names.items()):
-        gains = found.pairs[place * len(references) : (place + 1) * len(references)]
-        value = objective.of(scores[own].metrics)
-        standings.append(Standing(name, objective, least, value, gains, confidence, found.rows, found.is_grouped))
-    return tuple(standings)
+) -> Standing:
+    """Compares the adapter `own` with the base and the champion, all on the same rows."""
+    pairs = [Pair.of_gain(objective, key, scores[key], scores[own]) for key in (BASE, CHAMPION) if key in scores]
+    gains, rows, is_grouped = compare(objective, pairs, confidence)
+    return Standing(name, objective, least, objective.of(scores[own].metrics), gains, confidence, rows, is_grouped)
 
 
 def slices(
@@ -432,11 +418,11 @@ def slices(
     confidence = confidence_of(count * len(places))
     names = [name for name in (winner, BASE, CHAMPION) if name in scores]
     least = None if sliced.of.worse_by is None else -sliced.of.worse_by
-    found: list[Standing] = []
+    found = []
     for value, its in places.items():
         own = {each: part(scores[each], objective.metric, its) for each in names}
         name = f"slice {sliced.of.by}={legible(value, 60)}"
-        found += _standings({name: winner}, own, objective, least, confidence)
+        found.append(_standing(name, winner, own, objective, least, confidence))
     return tuple(found)
 
 

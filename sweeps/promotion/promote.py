@@ -184,6 +184,8 @@ def _ended_without(context: Context, contender: Contender) -> Registered | None:
     champion, alias = contender.champion, context.alias
     if champion is not None and contender.is_champion:
         versions.package(context.lookup, context.model, champion)
+        for line in (*contender.verdict.reasons, f"verdict: {contender.verdict.words}"):
+            context.say(line)
         context.say(f"{context.model} version {champion.number} is the {alias} already")
         return Registered(champion.number, promoted=True)
     if not contender.verdict.passed:

@@ -219,10 +219,10 @@ def test_rows_that_were_trained_on_or_ranked_the_trials_decide_nothing(world, sh
     assert {check.holds for check in checked} == {True, None}
     few = run(world.sweep("second"), said, eval_data=rows_of(rows, *map(promotions.odd, range(90, 95)), *trained))
     assert "warning: mine.jsonl: 5 of 45 rows decide; left out: 40 in data.train" in said
-    assert (few.verdict.outcome, few.verdict.reasons[0]) == (
-        "cannot_tell",
-        "only 5 rows decide: at least 10 are needed",
-    )
+    needed = "only 5 rows decide: at least 10 are needed"
+    assert (few.verdict.outcome, few.verdict.reasons[0]) == ("cannot_tell", needed)
+    verdict = "verdict: cannot be told yet: about 5 more rows would tell"
+    assert said[-3:] == [needed, verdict, f"{MODEL} version 1 is the champion already"]
 
 
 def test_rows_that_chose_the_winner_count_all_trials_that_they_ranked(world, shared):
