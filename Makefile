@@ -12,7 +12,7 @@ LLAMA := $(VENV)/llama
 TESTS_MAY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics \
 	--no-warn-return-any --implicit-reexport --disable-error-code union-attr --cache-dir .mypy_cache/tests
 
-.PHONY: sweep test check chaos chaos-long serving serving-llama bench gpu pictures format clean
+.PHONY: sweep test check chaos chaos-long cluster serving serving-llama bench gpu pictures format clean
 
 sweep: $(READY) $(MODEL)  ## run the quickstart: a real QLoRA sweep on this machine
 	$(BIN)/qsweep launch quickstart
@@ -34,6 +34,10 @@ chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what
 
 chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedules of random ones from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest -m chaos_long -rP
+
+# As root, with Debian's packages: apt-get install slurm-wlm munge
+cluster: $(DEV)  ## launch files on a real Slurm, whose nodes are namespaces of this machine
+	$(BIN)/pytest tests/cluster/launch -m cluster -rs
 
 serving: $(DEV) $(MODEL) serving-llama  ## what a real vLLM and a real llama.cpp serve on this machine's CPU
 	-test -e $(VLLM)/.ready || $(MAKE) $(VLLM)/.ready

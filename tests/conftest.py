@@ -87,15 +87,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out tests that inject faults, unless -m speaks of them; files that may take longest come first.
+    """Leaves out tests of faults and of real clusters, unless -m speaks of them; the longest come first.
 
     pytest-xdist hands one file after the other to whoever has nothing left (`--dist loadfile`): a long one must not be
     the last, when nobody is left to share its time with.
     """
-    if "chaos" not in config.option.markexpr:
-        faults = [item for item in items if any(map(item.get_closest_marker, ("chaos", "chaos_long")))]
-        config.hook.pytest_deselected(items=faults)
-        items[:] = [item for item in items if item not in faults]
+    for word, markers in (("chaos", ("chaos", "chaos_long")), ("cluster", ("cluster",))):
+        if word not in config.option.markexpr:
+            left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
     longest: dict[Path, float] = {}
     for item in items:
         timeout = item.get_closest_marker("timeout")

@@ -14,15 +14,19 @@
 # their last snapshot. With nothing left to train, it says so and ends.
 #   sbatch --dependency=afterany:1234 cluster/launch/slurm.sh resume results/llama-3.1-8b-qlora
 #
+# The job's exit code is that of the sweep: 0 when it is finished (`--dependency=afterok` goes on), 130 after `qsweep
+# stop`, 2 for a mistake in your words. The job's log has what the sweep says, and qsweep-1234.ray.log what Ray says.
+#
 # Fifteen minutes before the job's time is over, Slurm sends USR1 to this script (`--signal` below), and the script sends
 # TERM to the sweep: trials save themselves at their next step, and the job ends with exit code 143. Without `B:`, Slurm
-# would signal Ray's own processes too; a TERM to `srun` kills them all at once. budget.wall_clock is not for this: what
-# it has ended goes on only after `qsweep extend` has given the sweep more.
+# would signal Ray's own processes too. budget.wall_clock is not for this: what it has ended goes on only after `qsweep
+# extend` has given the sweep more.
 #
-# After the loss of a node, or where another job takes the nodes, Slurm by itself would begin the job from its first
-# line: `launch` would be a second sweep. So it does not (`--no-requeue` below); go on with `resume`.
+# When a node is lost, the sweep goes on without it (`--no-kill` below). With the first node the job is lost. Then, or
+# where another job takes the nodes, Slurm by itself would begin the job from its first line: `launch` would be a second
+# sweep. So it does not (`--no-requeue` below); go on with `resume`.
 #
-# The nodes must be the job's alone: at its end `ray symmetric-run` ends every Ray of yours on them.
+# The nodes must be the job's alone: at its end every Ray of yours on the first of them ends.
 #SBATCH --job-name=qsweep
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -32,6 +36,7 @@
 #SBATCH --time=12:00:00
 #SBATCH --signal=B:USR1@900
 #SBATCH --no-requeue
+#SBATCH --no-kill
 #SBATCH --output=%x-%j.log
 #SBATCH --partition=gpu  # CHANGE: your partition, and account if need be
 
@@ -41,20 +46,6 @@ if [ $# -eq 0 ]; then
     exit 2
 fi
 
-# The sweep's own process runs on this node too, and writes down its number.
-sweep_pid="$PWD/qsweep-$SLURM_JOB_ID.pid"
-is_told=
-# shellcheck disable=SC2329  # the trap calls it
-tell_sweep() {
-    trap "" USR1
-    is_told=1
-    echo "the job's time is nearly over: the sweep is interrupted; go on with it with qsweep resume, in another job"
-    kill -TERM "$(cat "$sweep_pid")" 2> /dev/null ||
-        echo "no sweep was running yet, so none is interrupted: the time of a job must be longer than --signal says"
-}
-trap 'tell_sweep' USR1
-trap 'rm -f "$sweep_pid"' EXIT
-
 export PATH="$PWD/.venv/bin:$PATH"
 
 # Every process of the job has the same home, and so the same token.
@@ -63,26 +54,43 @@ export RAY_AUTH_MODE=token
 ray get-auth-token --generate > /dev/null
 chmod 600 ~/.ray/auth_token
 
-# Nodes of a large job arrive at different times; Ray alone would wait for 30 seconds.
-export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
-# Workers end within about 10 seconds after the head, not 70. The sweep's own process keeps its longer patience.
-export RAY_gcs_rpc_server_reconnect_timeout_s=5
-
 # This script runs on the first node. Set HEAD_IP where its first address is not in the network of the nodes.
 head_ip=${HEAD_IP:-$(hostname -I | cut -d " " -f 1)}
+ray_log="qsweep-$SLURM_JOB_ID.ray.log"
+own=("--num-cpus=${SLURM_CPUS_PER_TASK:-8}" "--num-gpus=${SLURM_GPUS_ON_NODE:-1}" --disable-usage-stats)
 
+# A node that says nothing for about 20 seconds counts as lost; Ray's own settings wait for a minute.
+RAY_health_check_period_ms=2000 RAY_health_check_timeout_ms=3000 RAY_health_check_failure_threshold=4 \
+    ray start --head --node-ip-address="$head_ip" --port=6379 "${own[@]}" > "$ray_log" 2>&1 || {
+    cat "$ray_log" >&2
+    exit 1
+}
+# The other nodes join while the sweep begins: it uses also those that come later.
+if [ "$SLURM_NNODES" -gt 1 ]; then
+    srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$SLURMD_NODENAME" --no-kill --wait=0 \
+        ray start --address="$head_ip:6379" --block "${own[@]}" >> "$ray_log" 2>&1 &
+    others=$!
+fi
 
-# shellcheck disable=SC2016  # for the shell that is started there
-srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
-    ray symmetric-run --address "$head_ip:6379" --min-nodes "$SLURM_NNODES" \
-    --num-cpus="${SLURM_CPUS_PER_TASK:-8}" --num-gpus="${SLURM_GPUS_ON_NODE:-1}" --disable-usage-stats \
-    -- env -u RAY_gcs_rpc_server_reconnect_timeout_s sh -c 'echo $$ > "$0"; exec qsweep "$@"' "$sweep_pid" "$@" &
+qsweep "$@" &
+sweep=$!
+is_told=
+# shellcheck disable=SC2329  # the trap calls it
+tell_sweep() {
+    trap "" USR1
+    is_told=1
+    echo "the job's time is nearly over: the sweep is interrupted; go on with it with qsweep resume, in another job"
+    kill -TERM "$sweep"
+}
+trap 'tell_sweep' USR1
 
 # In the background, because a shell hears no signal while it waits for a command. The exit code is that of the sweep.
 code=0
-wait $! || code=$?
+wait "$sweep" || code=$?
 if [ "$is_told" ]; then  # the signal has ended the wait
     code=0
-    wait $! || code=$?
+    wait "$sweep" || code=$?
 fi
+kill "${others:-}" 2> /dev/null || true
+ray stop --force > /dev/null 2>&1 || true
 exit "$code"

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from launch_files import LAUNCH, SCRIPTS
 from ray.scripts.scripts import start
-from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
 from sweeps.launch import DRAIN_SECONDS
 from sweeps.timeouts import STOP_SECONDS
@@ -22,11 +21,15 @@ from sweeps.timeouts import STOP_SECONDS
 SCRIPT = LAUNCH / "slurm.sh"
 STAND_INS = {
     "srun": 'while [ "${1#--}" != "$1" ]; do echo "$1" >> srun.txt; shift; done; exec "$@"',
-    "ray": """if [ "$1" = get-auth-token ]; then mkdir -p ~/.ray; echo secret > ~/.ray/auth_token; exit; fi
-printf '%s\\n' "$@" > ray.txt
-env > environment.txt
-while [ "$1" != -- ]; do shift; done; shift; exec "$@" """,
-    "qsweep": "printf '%s\\n' \"$@\" > qsweep.txt; env > sweep_environment.txt; exit 7",
+    "ray": """case "$1 ${2:-}" in
+get-auth-token*) mkdir -p ~/.ray; echo secret > ~/.ray/auth_token;;
+"start --head")
+    printf '%s\\n' "$@" > head.txt; env > environment.txt
+    test -z "${RAY_FAILS:-}" || { echo no port; exit 1; };;
+start*) printf '%s\\n' "$@" > worker.txt; echo joined > joined; exec sleep 600;;
+stop*) echo stopped > stopped;;
+esac""",
+    "qsweep": "printf '%s\\n' \"$@\" > qsweep.txt; cat joined > /dev/null; exit 7",
     "hostname": "echo 10.1.2.3 172.17.0.1",
 }
 
@@ -47,12 +50,13 @@ def folder(tmp_path) -> Path:
     for name, body in STAND_INS.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o755)
+    os.mkfifo(tmp_path / "joined")
     return tmp_path
 
 
 def surroundings(folder: Path, **more: str) -> dict[str, str]:
     job = {"SLURM_NNODES": "3", "SLURM_CPUS_PER_TASK": "6", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "1234"}
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), **job, **more}
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), **job, "SLURMD_NODENAME": "n1", **more}
 
 
 def run(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -79,24 +83,28 @@ def test_the_sweep_gets_its_words_on_a_ray_of_all_nodes_and_its_exit_code_is_the
     done = run(folder, *words)
     assert done.returncode == 7, done.stderr
     assert lines(folder / "qsweep.txt") == words
-    assert lines(folder / "srun.txt") == ["--nodes=3", "--ntasks=3", "--ntasks-per-node=1"]
-    given = lines(folder / "ray.txt")[1:]
-    options = given[: given.index("--")]
-    context = symmetric_run.make_context("symmetric-run", list(options))
-    assert (context.params["address"], context.params["min_nodes"]) == ("10.1.2.3:6379", 3)
-    rest = start.make_context("start", curate_and_validate_ray_start_args(options)).params
-    assert (rest["num_cpus"], rest["num_gpus"]) == (6, 2)
+    assert lines(folder / "srun.txt") == ["--nodes=2", "--ntasks=2", "--exclude=n1", "--no-kill", "--wait=0"]
+    head, worker = (
+        start.make_context("start", lines(folder / f"{name}.txt")[1:]).params for name in ("head", "worker")
+    )
+    assert (head["head"], head["node_ip_address"], head["port"]) == (True, "10.1.2.3", 6379)
+    assert (worker["address"], worker["block"]) == ("10.1.2.3:6379", True)
+    assert all((each["num_cpus"], each["num_gpus"]) == (6, 2) for each in (head, worker))
     # All nodes use one token that others cannot read.
     assert "RAY_AUTH_MODE=token" in lines(folder / "environment.txt")
     assert (folder / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
-    # Workers give up soon, and the sweep's own process does not.
-    assert "RAY_gcs_rpc_server_reconnect_timeout_s=5" in lines(folder / "environment.txt")
-    assert "RAY_gcs_rpc_server_reconnect_timeout_s" not in (folder / "sweep_environment.txt").read_text()
+    assert (folder / "stopped").exists()
+
+
+def test_a_ray_that_does_not_start_ends_the_job_with_1_and_what_ray_said(folder):
+    done = run(folder, "launch", "toy", RAY_FAILS="1")
+    assert (done.returncode, done.stderr) == (1, "no port\n")
+    assert not (folder / "qsweep.txt").exists()
 
 
 def test_the_heads_address_can_be_given(folder):
     run(folder, "launch", "toy", HEAD_IP="10.9.9.9")
-    assert "10.9.9.9:6379" in lines(folder / "ray.txt")
+    assert "--node-ip-address=10.9.9.9" in lines(folder / "head.txt")
 
 
 @pytest.fixture
@@ -107,7 +115,8 @@ def waiting(folder) -> Iterator[subprocess.Popen[str]]:
         os.mkfifo(folder / name)
     script = subprocess.Popen(
         ["bash", SCRIPT, "launch", "toy"],
-        cwd=folder, env=surroundings(folder), text=True, stdout=subprocess.PIPE, start_new_session=True,
+        cwd=folder, env=surroundings(folder, SLURM_NNODES="1"),
+        text=True, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     yield script
     with suppress(ProcessLookupError):
@@ -126,7 +135,7 @@ def test_a_job_whose_time_is_nearly_over_interrupts_the_sweep_alone_and_waits_fo
     output, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 128 + signal.SIGTERM, "one signal alone"
     assert "go on with it with qsweep resume" in output
-    assert not (folder / "qsweep-1234.pid").exists()
+    assert not (folder / "srun.txt").exists(), "a job of one node has no others"
 
 
 def test_slurm_signals_the_script_alone_and_early_enough():
@@ -140,17 +149,8 @@ def test_slurm_signals_the_script_alone_and_early_enough():
     assert int(seconds) >= STOP_SECONDS + 2 * DRAIN_SECONDS + 120
 
 
-def test_ray_reads_the_settings_that_the_script_makes():
-    """They are names in Ray's own files, of which none is documented as an interface."""
-    import ray.scripts.symmetric_run as module
-
-    settings = set(re.findall(r"\bRAY_SYMMETRIC\w+", SCRIPT.read_text()))
-    assert len(settings) == 1
-    assert all(name in Path(module.__file__).read_text() for name in settings)
-
-
 def test_without_words_the_script_says_how_it_is_used(folder):
     done = run(folder)
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr
-    assert not (folder / "ray.txt").exists()
+    assert not (folder / "head.txt").exists()
