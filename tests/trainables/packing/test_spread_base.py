@@ -191,7 +191,7 @@ def test_promotion_scores_on_two_gpus_as_on_one(monkeypatch, tmp_path):
         monkeypatch.setattr(base_model, "load_tokenizer", lambda *_: None)
         scorer = AdapterScorer(TRIALS[1], tmp_path)
         bare, found = (
-            scorer._scored(name, files, ROWS.eval, None, None, tell_nobody)
+            scorer._scored(name, files, ROWS.eval, None, tell_nobody)
             for name, files in ((BASE, None), ("one", whole.adapter(1)))
         )
     assert found.evaluation.row_losses == pytest.approx(evaluation.row_losses, rel=1e-5)
