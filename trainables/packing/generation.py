@@ -253,7 +253,7 @@ class _Batch:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops the other rows, so that none of their tokens is computed any more."""
-        kept = torch.tensor(rows, dtype=torch.long, device=self.ids.device)
+        kept = torch.tensor(rows, dtype=torch.long)  # on the CPU: the cache of a spread base lies on several GPUs
         self.ids = self.ids[kept]
         self.mask = functional.pad(self.mask[kept], (0, self.ids.shape[1] - self.mask.shape[1]), value=1)
         if hasattr(self.cache, "batch_select_indices"):

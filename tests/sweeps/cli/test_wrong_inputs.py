@@ -212,7 +212,7 @@ ROWS: list[Row] = [
     toy("unknown metric of a guard", "promotion: {guards: [{metric: acuracy, worse_by: 0.1}]}", "promotion.guards.0.metric: unknown metric 'acuracy'; did you mean eval_accuracy?"),
     toy("guard without a limit", "promotion: {guards: [{metric: eval_loss}]}", "promotion.guards.0.worse_by: is required"),
     toy("guard that nothing passes", "promotion: {guards: [{worse_by: 0}]}", "promotion.guards.0.worse_by: 0 must be greater than 0"),
-    Row("guard's file missing", QLORA + "promotion: {guards: [{data: rowz.jsonl, worse_by: 0.1}]}\n", ["rowz.jsonl does not exist; did you mean rows.jsonl"]),
+    Row("guard's file missing", QLORA + "promotion: {guards: [{data: rowz.jsonl, worse_by: 0.1}]}\n", ["rowz.jsonl does not exist"]),
     Row("guard of other columns", QLORA + "promotion: {guards: [{worse_by: 1}, {data: other.jsonl, worse_by: 1}]}\n", ["promotion.guards.1.data: data.prompt: {question} is not a column of", "promotion.guards.1.data: data.completion: {answer} is not a column of"]),
     Row("guard on what is trained on", QLORA + "promotion: {guards: [{data: rows.jsonl, worse_by: 0.1}]}\n", ["promotion.guards.0.data: is the same file as data.train"]),
     Row("slices by a column that is not there", QLORA + "promotion: {slices: {by: language}}\n", ["promotion.slices.by: has no column 'language'; columns: question, answer"]),
