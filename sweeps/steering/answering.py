@@ -117,7 +117,7 @@ def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, 
     if request is None:
         return "an unknown request", Answer(False, NOT_KNOWN)
     if isinstance(request, StopTrial):
-        return _stop_trial(request.trial, record)
+        return stop_trial(request.trial, record)
     if isinstance(request, AddPoint | ExtendSweep):
         given, verb = (request.values, "try") if isinstance(request, AddPoint) else (request.changes, "set")
         asked = f"{verb} {', '.join(f'{key}={value}' for key, value in given.items())}"
@@ -130,11 +130,14 @@ def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, 
     return "stop the sweep", Answer(True, STOPPING)
 
 
-def _stop_trial(name: str, record: SweepRecord) -> tuple[str, Answer]:
+def stop_trial(name: str, record: SweepRecord) -> tuple[str, Answer]:
+    """Returns the request in words, and its answer, which has no key if the trial is STOPPED already."""
     trial = trial_named(name, record)
     if trial is None:
         return f"stop {name}", Answer(False, no_trial_named(name, record))
     known = label(trial.number)
+    if trial.state is TrialState.STOPPED:
+        return f"stop {known}", Answer(True, f"{known} is STOPPED already")
     if trial.state not in (TrialState.RUNNING, TrialState.PARKED):
         told = f"{known} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
         return f"stop {known}", Answer(False, told)

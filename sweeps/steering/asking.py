@@ -14,7 +14,7 @@ from sweeps.record.folder import SweepFolder, is_driven, locked, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.steering import mailbox
-from sweeps.steering.answering import Decide, answer_to, no_trial_named, trial_named
+from sweeps.steering.answering import Decide, answer_to, no_trial_named, stop_trial, trial_named
 from sweeps.steering.mailbox import AddPoint, ExtendSweep, Letter, Request, StopTrial
 
 ANSWER_SECONDS = 30.0
@@ -47,6 +47,8 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
     for event, after in _events(folder):
         record, offset = record.apply(event), after
     if not was_driven:
+        if (found := _so_already(request, record)) is not None:
+            return found
         raise SweepError(f"{folder.path}: {_why_not_running(folder, request, record)}")
     if record.ended is not None:
         # A driver that goes on with a sweep says so in the log a few seconds after it has taken the folder.
@@ -65,6 +67,18 @@ def ask(folder: SweepFolder, request: Request, is_over: Callable[[], bool]) -> R
             raise SweepError(f"{folder.path}: the sweep ended before its driver saw the request")
         if is_over():
             return None
+
+
+def _so_already(request: Request, record: SweepRecord) -> RequestAnswered | None:
+    """Answers a request to stop a trial that is STOPPED; None for any other request."""
+    if not isinstance(request, StopTrial):
+        return None
+    asked, answer = stop_trial(request.trial, record)
+    if answer.trial_key is not None or not answer.is_accepted:
+        return None
+    return RequestAnswered(
+        time=time.time(), request="", sender=request.sender, asked=asked, is_accepted=True, message=answer.message
+    )
 
 
 def _why_not_running(folder: SweepFolder, request: Request, record: SweepRecord) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from sweep_events import begun
+from sweep_events import begun, ended, started
 
 from sweeps.errors import SweepError
-from sweeps.record.events import Event, RequestAnswered, SweepEnded
+from sweeps.record.events import Event, RequestAnswered, SweepEnded, TrialState
 from sweeps.record.folder import SweepFolder, locked
 from sweeps.record.journal import Journal
 from sweeps.steering.answering import Answerer
@@ -89,3 +89,11 @@ def test_a_sweep_that_goes_on_after_it_was_interrupted_is_asked(folder: SweepFol
     with locked(folder):
         assert ask(folder, STOP, lambda: True) is None
     assert len(list(folder.requests.iterdir())) == 1
+
+
+@pytest.mark.parametrize("end", [INTERRUPTED[-1], FINISHED[-1]])
+def test_a_trial_that_is_stopped_already_needs_no_driver(folder: SweepFolder, end: Event) -> None:
+    logged(folder, begun(), started("aaa"), ended("aaa", TrialState.STOPPED), end)
+    found = ask(folder, StopTrial(sender="a test", trial="t00"), lambda: pytest.fail("nothing will be answered"))
+    assert found is not None and (found.is_accepted, found.message) == (True, "t00 is STOPPED already")
+    assert not folder.requests.exists()
