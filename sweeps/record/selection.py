@@ -49,9 +49,8 @@ def ranking(record: SweepRecord, objective: Objective | None = None) -> list[Tri
     """Returns the trials that may be the best, best first, by the sweep's objective or another one.
 
     If the sweep has ended, the trials are those of `rank`. Until then they are all trials that have not failed and that
-    no person has stopped, and they are compared after equal steps: a trial that has not ended, and has gone further
-    than all others, counts with its best value up to the furthest report point that another trial has reached too. A
-    trial that has not come so far counts with the best value that it has.
+    no person has stopped. Each counts with its best value, but a trial that has not ended, and has gone further than
+    all others, only with its best value up to the furthest report point that another trial has reached.
     """
     trials, objective = record.trials.values(), objective or record.objective
     if not _is_open(record):
