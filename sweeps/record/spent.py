@@ -82,10 +82,6 @@ class Planned:
     memory_off: float | None
     """None if no memory was planned, or none was reported."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns the value of `planned` in the JSON line."""
-        return asdict(self)
-
 
 def planned(record: SweepRecord, taken: Spent) -> Planned | None:
     """Compares a sweep's plan with what it took; None without a plan, and if limits or points were changed since."""

@@ -308,7 +308,7 @@ class Separation:
             "confidence": self.confidence,
             "trials": [{"trial_key": each.key, **each.as_json()} for each in self.trials],
             "base": self.base and self.base.as_json(),
-            "seeds": self.seeds and self.seeds.as_json(),
+            "seeds": self.seeds and asdict(self.seeds),
             "not_compared": self.not_compared,
         }
 

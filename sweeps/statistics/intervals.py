@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist, fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trainables.objective import digits
 
@@ -70,10 +70,6 @@ class SeedNoise:
     def margin(self, confidence: float, trials: int) -> float:
         """Returns half the width of the interval over seeds, of one trial's value or of the difference of two."""
         return student(0.5 + confidence / 2, self.freedom) * self.deviation * math.sqrt(trials)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the object for the JSON line."""
-        return asdict(self)
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> SeedNoise | None:
