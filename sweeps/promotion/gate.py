@@ -368,7 +368,7 @@ def decide(
     is_seen = rule.ranked > len(candidates)
     seen = [f"the rows that decide have ranked the {rule.ranked} trials of the sweep: {counted}"] if is_seen else []
     worse = [each.reason(winner) for each in told.beside if each.lowest < 0 and each is not told.decided_by]
-    is_few = told.best.rows < FEW_ROWS
+    is_few = LEAST_ROWS <= told.best.rows < FEW_ROWS
     few = [f"{told.only}: with fewer than {FEW_ROWS} the interval may be too narrow"] if is_few else []
     uneven = [
         f"{winner}'s gain on the {each.key} has the {told.best.evidence_of(each)}: "

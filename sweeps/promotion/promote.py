@@ -20,6 +20,7 @@ from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
 from sweeps.promotion.request import Context, PromotionRequest, settle
+from sweeps.statistics.intervals import LEAST_ROWS
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
@@ -136,7 +137,8 @@ def promote(
             show(contender.verdict)
             for line in cards.other_metrics(contender.verdict, context.sweep.config.evaluation):
                 say(line)
-            say(contender.verdict.unseen)
+            if contender.verdict.best.rows >= LEAST_ROWS:
+                say(contender.verdict.unseen)
             registered = _ended_without(context, contender)
             if registered is None:
                 registered = registration.register(context, contender, scored, clock)
@@ -181,17 +183,16 @@ def _looked_before(context: Context, contender: Contender) -> Contender:
 
 def _ended_without(context: Context, contender: Contender) -> Registered | None:
     """Returns the result of a promotion with nothing to register; None if the winner is to be registered."""
-    champion, alias = contender.champion, context.alias
+    champion, alias, verdict = contender.champion, context.alias, contender.verdict
+    for reason in verdict.reasons if contender.is_champion else ():  # it stays the champion, and nobody else says them
+        context.say(reason)
+    context.say(f"verdict: {f'{verdict.winner} is ' if verdict.passed else ''}{verdict.words}")
     if champion is not None and contender.is_champion:
         versions.package(context.lookup, context.model, champion)
-        for line in (*contender.verdict.reasons, f"verdict: {contender.verdict.words}"):
-            context.say(line)
         context.say(f"{context.model} version {champion.number} is the {alias} already")
         return Registered(champion.number, promoted=True)
-    if not contender.verdict.passed:
-        context.say(f"verdict: {contender.verdict.words}")
+    if not verdict.passed:
         return Registered()
-    context.say(f"verdict: {contender.verdict.winner} is {contender.verdict.words}")
     model = context.registry.model(context.model)
     known = None if model is None else context.registry.of_identity(context.model, contender.candidate.identity)
     back = None if model is None or known is None else versions.taken_back(model, alias, known.number)

@@ -223,6 +223,7 @@ def test_rows_that_were_trained_on_or_ranked_the_trials_decide_nothing(world, sh
     assert (few.verdict.outcome, few.verdict.reasons[0]) == ("cannot_tell", needed)
     verdict = "verdict: cannot be told yet: about 5 more rows would tell"
     assert said[-3:] == [needed, verdict, f"{MODEL} version 1 is the champion already"]
+    assert not any("may be worse by any amount" in line or "too narrow" in line for line in said[-6:])
 
 
 def test_rows_that_chose_the_winner_count_all_trials_that_they_ranked(world, shared):
