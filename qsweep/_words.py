@@ -20,7 +20,7 @@ _KEYWORDS = (
 _SWITCHES = ("dry-run", "force", "offline", "resend")
 _OPTION = re.compile(rf"qsweep [a-z-]+ [^:;,()]*|--({'|'.join(_KEYWORDS)})(?![\w-])")
 """A whole command, which stays as it is, or an option outside of a command, which is rewritten."""
-_DOMAIN = re.compile(r"\{(q?(?:log)?uniform|q?randint|choice|grid): (\[[^{}]*\])\}")
+_DOMAIN = re.compile(r"\{(q?(?:log)?uniform|q?randint|choice|grid): (\[[^]]*\])(?:, prior: ([^{}]*))?\}")
 
 
 def with_keywords(function: Callable[P, R]) -> Callable[P, R]:
@@ -47,7 +47,8 @@ def _in_python(text: Any) -> Any:
 
 
 def _domain(found: re.Match[str]) -> str:
-    return f"qs.{found[1]}({found[2] if found[1] in ('choice', 'grid') else found[2][1:-1]})"
+    prior = "" if found[3] is None else f", prior={found[3]}"
+    return f"qs.{found[1]}({found[2] if found[1] in ('choice', 'grid') else found[2][1:-1]}{prior})"
 
 
 def _keyword(option: re.Match[str]) -> str:

@@ -206,6 +206,10 @@ PYTHON: Any = qs  # types alone do not keep a notebook from these calls
         (lambda: PYTHON.validate("toy", space={"adapter.r": 8}), "write qs.choice([8]), or set it"),
         (lambda: PYTHON.validate("toy", space={"adapter.r": {"randint": 8}}), "write qs.randint(low, high)"),
         (
+            lambda: PYTHON.validate("toy", space={"adapter.r": qs.choice([4, 8])}, searcher={"kind": "prior"}),
+            "such as qs.loguniform(2.0e-5, 2.0e-3, prior=3.0e-4)",
+        ),
+        (
             lambda: PYTHON.validate(model="a/b", train=ROWS),
             'set, for example, prompt="{question}" and completion="{answer}"',
         ),

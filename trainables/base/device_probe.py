@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from trainables import timeouts
-from trainables.base import model_source
+from trainables.base import devices, model_source
 from trainables.errors import TrainableError
 from trainables.specs import ModelSpec
 
@@ -30,6 +30,10 @@ def probe() -> dict[str, Any]:
         import torch
     except Exception as error:  # a library that does not load: whatever its loader raises
         return {**found, "problem": f"PyTorch does not load: {_line(error)}"}
+    try:
+        devices.gpus()
+    except TrainableError as error:
+        return {**found, "problem": str(error)}
     found |= {"torch": torch.__version__, "cuda": torch.version.cuda, "sees_gpus": torch.cuda.is_available()}
     try:
         import bitsandbytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainables.base import devices
+from trainables.base import device_probe, devices
 from trainables.errors import NotTrainable
 from trainables.specs import QuantizationSpec, TrialSpec
 
@@ -21,6 +21,7 @@ def test_a_gpu_of_amd_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.hip", "6.4")
     with pytest.raises(NotTrainable, match=r"^GPUs of AMD are not supported: use NVIDIA GPUs, or hide them with "):
         devices.gpus()
+    assert device_probe.probe()["problem"].startswith("GPUs of AMD are not supported")
 
 
 @pytest.mark.parametrize(("native", "named", "computes"), [

@@ -97,6 +97,16 @@ def test_the_rows_go_from_the_shortest_to_the_longest_and_no_pass_is_cut_unless_
     assert free.paths[0][1][-1] > bounded.paths[0][1][-1]
 
 
+def test_paths_are_estimated_in_the_type_that_the_gpu_has(gpu, monkeypatch, tiny):
+    base, data, cache = tiny
+    for has_it in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda has_it=has_it, **_: has_it)
+        qlora.self_test(changed(base, "quantization", compute_dtype="auto"), data, cache, anew=True)
+    qlora.self_test(base, data, cache, anew=True)  # The file says float32.
+    narrow, old, single = ([sizes[0] for _, sizes in question.paths] for question in gpu.asked)
+    assert narrow < old == single
+
+
 def test_passes_have_as_many_tokens_as_were_settled(tiny):
     base, data, cache = tiny
     settled = Settled(path=EnginePath(engine="flat", residency="4bit"), pass_tokens=123)
