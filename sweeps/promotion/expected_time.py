@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from sweeps.config.number_words import counted, duration
+from sweeps.config.uris import WORK_FOLDER
 from sweeps.errors import StorageError
 from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.request import Context
@@ -18,16 +20,19 @@ from trainables.specs import EvaluationSpec
 def in_words(context: Context, rows: Callable[[], int | None], losses: int, answers: int = 0) -> str:
     """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, do not tell.
 
+    The log of a sweep that is named by its id or name is looked for in `results`.
+
     Args:
         rows: counts the rows.
         losses: how many models' losses are computed; the base is one.
         answers: how many models' answers are scored.
     """
-    folder, scores = context.request.place.folder, context.sweep.config.evaluation
-    if folder is None:
+    sweep, scores = context.sweep, context.sweep.config.evaluation
+    folder = SweepFolder(context.request.place.folder or Path(WORK_FOLDER, sweep.config.name))
+    if not folder.holds(sweep.sweep_id):
         return ""
     try:
-        events = [event for event, _ in read_events(SweepFolder(folder).events)]
+        events = [event for event, _ in read_events(folder.events)]
     except StorageError:
         return ""
     models = {False: losses, True: answers}

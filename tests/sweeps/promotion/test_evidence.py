@@ -99,7 +99,7 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_
 def context_of(config: Any, **more: Any) -> tuple[Any, list[str]]:
     """A promotion of a sweep of this configuration, and what it says."""
     said: list[str] = []
-    return SimpleNamespace(sweep=SimpleNamespace(config=config), say=said.append, **more), said
+    return SimpleNamespace(sweep=SimpleNamespace(config=config, sweep_id="demo-1"), say=said.append, **more), said
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_scores_that_a_function_did_not_declare_are_limits_and_so_is_one_whose_n
 )
 def test_what_is_scored_beside_what_decides_is_told(objective: Objective, beside: list[str]) -> None:
     base = SimpleNamespace(quantization=SimpleNamespace(scheme="nf4"))
-    config = SimpleNamespace(evaluation=EvaluationSpec(metrics=("choice", "own:tone")), base=base)
+    config = SimpleNamespace(name="demo", evaluation=EvaluationSpec(metrics=("choice", "own:tone")), base=base)
     request = SimpleNamespace(place=SimpleNamespace(folder=None))
     context, said = context_of(config, request=request, objective=objective)
     evidence.announce(context, {"t01": {}}, evidence.Content("", None, ("test", "data.test"), None, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,18 +32,25 @@ def test_answers_take_their_own_time():
     assert expected_time.seconds_of_a_row(events, graded, False) is None
 
 
-def test_the_line_is_empty_where_nothing_is_known(tmp_path):
+def test_the_line_is_empty_where_nothing_is_known(tmp_path, monkeypatch):
     def line(folder, rows: int | None, answers: int = 0) -> str:
-        sweep = SimpleNamespace(config=SimpleNamespace(evaluation=EvaluationSpec()))
+        sweep = SimpleNamespace(config=SimpleNamespace(name="demo", evaluation=EvaluationSpec()), sweep_id="demo-1")
         context: Any = SimpleNamespace(request=SimpleNamespace(place=SimpleNamespace(folder=folder)), sweep=sweep)
         return expected_time.in_words(context, lambda: rows, losses=3, answers=answers)
 
     assert line(tmp_path, 20) == ""
     lines = [to_line(event) + "\n" for event in (base(4.0, rows=4), reported("a", 3, 2.0))]
-    SweepFolder(tmp_path).events.write_text("".join(lines))
-    assert line(tmp_path, 20) == ", about 2 min 30 s by this sweep's evaluations"
-    assert line(tmp_path, None) == line(None, 20) == ""
-    assert line(tmp_path, 20, answers=1) == "", "no evaluation of the sweep has scored answers"
+    folder = SweepFolder(tmp_path / "results/demo")
+    folder.path.mkdir(parents=True)
+    folder.events.write_text("".join(lines))
+    (folder.path / "config.json").write_text(json.dumps({"sweep_id": "demo-1", "config": {}}))
+    assert line(folder.path, 20) == ", about 2 min 30 s by this sweep's evaluations"
+    assert line(folder.path, None) == line(None, 20) == ""
+    assert line(folder.path, 20, answers=1) == "", "no evaluation of the sweep has scored answers"
+    monkeypatch.chdir(tmp_path)
+    assert line(None, 20) == line(folder.path, 20), "a sweep that is named by its id"
+    (folder.path / "config.json").write_text(json.dumps({"sweep_id": "demo-2", "config": {}}))
+    assert line(None, 20) == "", "a later sweep of the same name"
 
 
 @pytest.mark.parametrize(
