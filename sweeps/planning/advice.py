@@ -14,7 +14,6 @@ from sweeps.planning.forecast import Forecast, distinct_trials, shortest_budget
 from sweeps.statistics.intervals import times_as_many
 from trainables.contract import Need, RowShape
 from trainables.data.findings import FEW_ROWS
-from trainables.data.sources import LEAST_FOR_AUTO
 from trainables.grading import catalogue as grading
 from trainables.specs import warmup_steps
 
@@ -199,7 +198,7 @@ def cost_of_seen_rows(config: SweepConfig, test_rows: int) -> list[str]:
         return []
     return [
         f"promotion will decide on rows that chose the winner: about {times} times as many rows for the same certainty "
-        f"(data.test, or {LEAST_FOR_AUTO:,} rows of data.train beside those held out, give it rows of its own)"
+        "(data.test, or data.test_examples=N of data.train, gives it rows of its own)"
     ]
 
 

@@ -179,6 +179,9 @@ def test_a_launch_says_what_it_costs_to_decide_on_rows_that_chose(
         f"promotion will decide on rows that chose the winner: about {times} times as many rows for the same certainty"
     )
     assert [line.startswith(says) for line in lines] == ([] if times is None else [True])
+    assert all(
+        line.endswith(" (data.test, or data.test_examples=N of data.train, gives it rows of its own)") for line in lines
+    )
 
 
 def sweep(**sections: Any) -> Sweep:
