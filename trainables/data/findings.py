@@ -347,6 +347,8 @@ class Findings:
 
     def _way_out(self, part: Part) -> str:
         if self._is_drawn(part):
+            if self._data.group_by is not None:
+                return "give equal rows one group, or take them out"
             return "data.copies: together keeps equal rows on one side"
         return "take them out of one of the two"
 

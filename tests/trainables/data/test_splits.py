@@ -124,6 +124,15 @@ def test_groups_are_whole_and_a_row_that_many_share_does_not_join_them(
     assert sources.drawn(data.model_copy(update={"copies": "together"}), of) == parts
 
 
+def test_equal_rows_of_groups_on_both_sides_are_counted_with_a_way_out(tmp_path: Path) -> None:
+    of = rows(60, of_group=3)
+    of = [{**row, **data_rows.pairs(1)[0]} if n % 3 == 0 else row for n, row in enumerate(of)]
+    data = spec(write(tmp_path / "a.jsonl", of), hold_out="drawn", group_by="doc", copies="together")
+    (line,) = [line for line in preview.preview(data).warnings if "also in data.train" in line]
+    assert "rows that are also in data.train, 4 of 12, " in line
+    assert line.endswith("; give equal rows one group, or take them out")
+
+
 @given(files(), st.integers(1, 30))
 def test_a_file_without_copies_is_drawn_as_ever_whatever_is_drawn_for_promotion(
     of: list[dict[str, Any]], held: int
