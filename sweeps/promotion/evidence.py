@@ -345,8 +345,8 @@ def announce(context: Context, adapters: Mapping[str, object], content: Content)
     """Says what is evaluated on which rows, the estimated time, and which scores do not decide."""
     (rows, words), config, metric = content.deciding, context.sweep.config, context.objective.metric
     graded = config.evaluation.names[:-1]  # answers_ended, the last one, comes with any answers
-    compared = len({BASE, CHAMPION} & {BASE, *adapters}) + 1
-    answered = len(adapters) + 1 if config.evaluation.scores_by(metric) else compared
+    # All, or the base, the winner and the champion.
+    answered = len(adapters) + 1 if config.evaluation.scores_by(metric) else 2 + (CHAMPION in adapters)
     # The winner once more, on the base without quantisation.
     about = expected_time.in_words(
         context,

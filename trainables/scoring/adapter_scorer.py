@@ -272,9 +272,10 @@ class AdapterScorer:
             if made is None:
                 return None
             of_losses.write(own, made)
-            if asked is not None:
-                graded = self._graded(name, model, asked, made.evaluation, tell)
-                made = made.model_copy(update={"evaluation": graded})
+            if asked is None:
+                return made
+            graded = self._graded(name, model, asked, made.evaluation, tell)
+        made = made.model_copy(update={"evaluation": graded})
         if not has_function:
             kept.write(own, made)
         return made
