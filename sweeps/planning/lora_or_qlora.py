@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sweeps.config.number_words import counted
 from trainables.contract import Need
 
-GPU_GB = (12, 16, 24, 40, 80)
-"""Memory of common GPUs: RTX 3060 to 4070, A4000, A10G, L4 and RTX 4090, A100, H100."""
-OLD_GPU_GB = (16,)
-"""Memory of common GPUs without bfloat16: T4 and V100."""
+GPUS = ((12, False), (16, True), (16, False), (24, False), (40, False), (80, False))
+"""Memory in GB of common GPUs, and whether they lack bfloat16: RTX 3060 to 4070, T4 and V100, A4000, L4, A100, H100."""
 
 
 @dataclass(frozen=True)
@@ -56,36 +55,36 @@ class GpuAdvice:
         return "LoRA" if 2 * self.lora.slots >= self.qlora.slots else "QLoRA for more slots"
 
 
-Estimate = Callable[[str, bool], Need | None]
-"""Estimates the memory of a host from a quantisation scheme and whether it uses gradient checkpointing."""
+Estimate = Callable[[bool, str, bool], Need | None]
+"""Estimates a host's memory, from whether its GPU lacks bfloat16, a quantisation scheme, and whether it recomputes."""
 
 
 def choices(
     estimate: Estimate,
     share: float,
     at_most: int,
-    sizes: Sequence[int] = GPU_GB,
+    gpus: Sequence[tuple[int, bool]] = GPUS,
     recomputing: Literal["auto"] | bool = "auto",
 ) -> tuple[GpuAdvice, ...]:
     """Compares LoRA with QLoRA on GPUs of these sizes; empty if the model's sizes are unknown.
 
-    Plans with a `share` of the memory; `sizes` are in GB of 10^9 bytes. `recomputing` is the sweep file's
+    Plans with a `share` of the memory; `gpus` are as in `GPUS`, in GB of 10^9 bytes. `recomputing` is the sweep file's
     `training.gradient_checkpointing`; auto, as on a host, recomputes only if not one slot fits without.
     """
     ways = (False, True) if recomputing == "auto" else (recomputing,)
     rows = []
-    for size in sizes:
+    for size, is_old in gpus:
         free = int(size * 1e9 * share)
-        lora, qlora = (_fit(estimate, scheme, free, at_most, ways) for scheme in ("none", "nf4"))
+        lora, qlora = (_fit(partial(estimate, is_old, scheme), free, at_most, ways) for scheme in ("none", "nf4"))
         if lora is None or qlora is None:
             return ()
-        rows.append(GpuAdvice(size, lora, qlora))
+        rows.append(GpuAdvice(size, lora, qlora, is_old))
     return tuple(rows)
 
 
-def _fit(estimate: Estimate, scheme: str, free_bytes: int, at_most: int, ways: Sequence[bool]) -> Fit | None:
+def _fit(estimate: Callable[[bool], Need | None], free_bytes: int, at_most: int, ways: Sequence[bool]) -> Fit | None:
     for recomputes in ways:
-        need = estimate(scheme, recomputes)
+        need = estimate(recomputes)
         if need is None:
             return None
         if need.total(1) <= free_bytes:

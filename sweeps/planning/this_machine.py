@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
-from operator import attrgetter
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,7 @@ from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, auto_trials, capacity, plan, rates
 from sweeps.planning.forecast import RowsAndRates
-from sweeps.planning.lora_or_qlora import GPU_GB, OLD_GPU_GB, GpuAdvice, choices
+from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
 from trainables.contract import Device, Need, RowShape, Summary
@@ -219,11 +218,8 @@ def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
         machine = capacity.Machine("cuda", 1, None, lacks_bfloat16=old)
         return _need(changed, machine, rows, gradient_checkpointing=recomputes)
 
-    told = list[GpuAdvice]()
-    for old, sizes in ((True, OLD_GPU_GB), (False, GPU_GB)):
-        given = (partial(estimate, old), devices.MEMORY_SHARE, MAX_SLOTS, sizes, config.training.gradient_checkpointing)
-        told += [replace(each, lacks_bfloat16=old) for each in choices(*given)]
-    return tuple(sorted(told, key=attrgetter("gpu_gb")))
+    recomputing = config.training.gradient_checkpointing
+    return choices(estimate, devices.MEMORY_SHARE, MAX_SLOTS, recomputing=recomputing)
 
 
 def _check_disk(config: SweepConfig, need: Need | None) -> None:
