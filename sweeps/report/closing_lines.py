@@ -48,7 +48,7 @@ def best_lines(record: SweepRecord, selection: Selection, separation: Separation
     compared = best_compared.comparison_lines(record, best, separation)
     if best is None:
         return [f"best: {selection.why}", *compared, *_unclean_rows(record)]
-    compared += _default(record, best, separation) + scores(record, best) + _unclean_rows(record)
+    compared += _default(record, best, separation) + scores(record, best, separation) + _unclean_rows(record)
     return [f"best{' so far' if selection.so_far else ''}: {in_words(record, best)}", *compared]
 
 
@@ -62,7 +62,7 @@ def _unclean_rows(record: SweepRecord) -> list[str]:
     return [f"{sum(some)} of {rows or '?'} {words}" for words, (rows, *some) in found.items() if any(some)]
 
 
-def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
+def scores(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
     """Says what the base, the default configuration and the best trial score, a line for each grader.
 
     A last line follows if the scheduler stopped trials by another metric than the objective.
@@ -75,9 +75,10 @@ def scores(record: SweepRecord, best: TrialRecord) -> list[str]:
     if config.searcher.start_with_default and default is not None and default.trial_key != best.trial_key:
         others[f"default configuration ({label(0)})"] = default.best_metrics
     given = dict.fromkeys(name for metrics in (*others.values(), best.best_metrics) for name in metrics)
-    verdicts = grading.verdicts(config.evaluation)
+    verdicts = dict.fromkeys(separation.counted if separation else (), "with 1")
+    verdicts |= grading.verdicts(config.evaluation)
     answered = 0 if record.base is None else record.base.answered
-    shown = {*config.evaluation.main_among(given), *verdicts}
+    shown = {*config.evaluation.main_among(given), *grading.verdicts(config.evaluation)}
     lines = [
         _score_line(name, best, others, verdicts.get(name), answered if name in verdicts else 0)
         for name in given

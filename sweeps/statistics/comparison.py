@@ -280,6 +280,8 @@ class Separation:
     seeds: SeedNoise | None = None
     """Spread over seeds, which the intervals include; None if no trial was repeated."""
     is_grouped: bool = False
+    counted: frozenset[str] = frozenset()
+    """Metrics whose rows are 0 or 1 in each compared evaluation."""
 
     @property
     def rows_in_words(self) -> str:
@@ -328,8 +330,10 @@ def separate(
 ) -> Separation:
     """Compares trials, best first, and the base with the best of `ranked` trials."""
     confidence = confidence_of(comparisons(ranked, base is not None))
-    found = compare(objective, [*others, *([] if base is None else [base])], confidence, noise)
+    pairs = [*others, *([] if base is None else [base])]
+    found = compare(objective, pairs, confidence, noise)
     return Separation(
+        counted=_counted(pairs),
         rows=found.rows,
         confidence=confidence,
         trials=found.pairs[: len(others)],
@@ -338,6 +342,14 @@ def separate(
         is_grouped=found.is_grouped,
         not_compared=ranked - 1 - len(others),
     )
+
+
+def _counted(pairs: Sequence[Pair]) -> frozenset[str]:
+    known = [
+        rows.row_values for pair in pairs for rows in (pair.first, pair.evaluation) if isinstance(rows, Evaluation)
+    ]
+    names = {name for values in known for name in values}
+    return frozenset(n for n in names if all({*values.get(n, (-1.0,))} <= {0.0, 1.0} for values in known))
 
 
 def _unknown(metric: str, firsts: Sequence[Evaluation], pair: Pair) -> str:

@@ -15,6 +15,9 @@ from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import closing_lines, trial_tables
 from sweeps.report.best_compared import in_words
 from sweeps.report.live_table import describe
+from sweeps.statistics.comparison import Pair, Separation, separate
+from trainables.contract import Evaluation
+from trainables.objective import Objective
 
 STOPPED, COMPLETED = TrialState.STOPPED, TrialState.COMPLETED
 BASE = base(4.5).model_copy(update={"metrics": {"eval_loss": 4.5, "exact_match": 0.125}, "answered": 32})
@@ -46,9 +49,9 @@ WHOLE += [scored("b", 9, eval_loss=1.25, exact_match=0.75), ended("a", COMPLETED
 WHOLE += [ended("c", STOPPED)]
 
 
-def answer(found: SweepRecord) -> list[str]:
+def answer(found: SweepRecord, separation: Separation | None = None) -> list[str]:
     over = found.apply(SweepEnded(time=9.0, reason="finished"))
-    return closing_lines.best_lines(over, choose(over), None)
+    return closing_lines.best_lines(over, choose(over), separation)
 
 
 def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:
@@ -91,6 +94,21 @@ def test_a_graders_verdicts_are_counted_below_its_main_metric_and_other_scores_a
         "json_valid: best (t00) 32 of 32 answers valid (base 0)",
         "lengths_words: best (t00) 3.0000 (base 0.0000)",
         "of_a_foreign_trainable: best (t00) 0.5000 (base 0.0000)",
+    ]
+
+
+def test_a_function_whose_rows_are_0_or_1_in_each_evaluation_is_told_as_counts() -> None:
+    start = begun(["mine:whole", "mine:half"])
+    of_base = BASE.model_copy(update={"metrics": {"eval_loss": 2.0, "whole": 0.25, "half": 0.0}, "answered": 4})
+    own = {"eval_loss": 1.0, "whole": 0.5, "half": 0.25}
+    whole = record([start, of_base, started("a", 0), scored("a", 9, **own), ended("a", COMPLETED)])
+    rows: dict[str, Any] = {"metrics": {"eval_loss": 1.0}, "row_losses": (1.0,) * 4, "row_tokens": (1,) * 4}
+    best = Evaluation(row_values={"whole": (1.0, 0.0, 1.0, 0.0), "half": (0.5, 0.5, 0.0, 0.0)}, **rows)
+    its = Evaluation(row_values={"whole": (1.0, 0.0, 0.0, 0.0), "half": (0.0,) * 4}, **rows)
+    told = separate(Objective(metric="eval_loss"), [], Pair("base", 1.0, its, best), 1)
+    assert answer(whole, told)[-2:] == [
+        "whole: best (t00) 2 of 4 answers with 1 (base 1)",
+        "half: best (t00) 0.2500 (base 0.0000)",
     ]
 
 
