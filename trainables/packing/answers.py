@@ -110,7 +110,7 @@ class Grading:
         # A ranked label is text of the data. Decoded tokens can differ from the data, as in their Unicode form.
         own = [each.label if grader.ranks_labels else None for each in self._questions]
         expected = [label or each.expected for label, each in zip(own, self._questions, strict=True)]
-        name = where = next(iter(grader.metrics))
+        name = where = " and ".join(grader.metrics)
         rows = []
         try:
             for question, right, answer in zip(self._questions, expected, answers, strict=True):

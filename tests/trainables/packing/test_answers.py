@@ -27,7 +27,14 @@ from trainables.scoring.requests import BASE, ScoringRequest
 from trainables.specs import DataSpec, EvaluationSpec, ModelSpec, TrialSpec
 
 LABELS = ("no", "the printer", "yes")
-RAISES = "def shouts(row, answer):\n    if answer == 'yes':\n        raise KeyError('loud')\n    return 1.0\n"
+RAISES = """
+def shouts(row, answer):
+    if answer == 'yes':
+        raise KeyError('loud')
+    return {"len": 1.0, "one": 1.0}
+
+shouts.metrics = {"len": "max", "one": "max"}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +188,13 @@ def test_where_a_grader_raises_its_scores_are_missing_in_that_slot_alone(root: P
     pack = opened(of, root, 0, 40, 0)
     found = pack.evaluate([0, 1, 2], [0, 1, 2])
     loud = evaluation(found[1])
-    assert loud.unscored == {"shouts": "shouts, evaluation row, line 1: KeyError: 'loud'"}
-    assert (loud.metrics["exact_match"], "shouts" in loud.metrics, loud.answers[0].answer) == (0.0, False, "yes")
+    both = "shouts_len and shouts_one, evaluation row, line 1: KeyError: 'loud'"
+    assert loud.unscored == {"shouts_len": both, "shouts_one": both}, "the row lacks both"
+    assert (loud.metrics["exact_match"], "shouts_len" in loud.metrics, loud.answers[0].answer) == (0.0, False, "yes")
     assert loud.metrics["eval_loss"] == evaluation(pack.evaluate([1])[1]).metrics["eval_loss"]
     assert "unscored" not in loud.document()
     for slot in (0, 2):
-        assert (evaluation(found[slot]).metrics["shouts"], evaluation(found[slot]).unscored) == (1.0, {})
+        assert (evaluation(found[slot]).metrics["shouts_one"], evaluation(found[slot]).unscored) == (1.0, {})
 
 
 def test_where_memory_is_lacking_fewer_slots_answer_together_and_one_that_lacks_it_alone_has_no_score(
