@@ -136,8 +136,10 @@ def validate(config: Config = None, /, **keywords: Any) -> list[str]:
     Raises:
         ConfigError: with a line for each mistake.
     """
+    from sweeps.planning.advice import never_early
+
     sweep = _given.sweep_of(config, keywords)
-    return [*sweep.notices, *sweep.preview.warnings]
+    return [*never_early(sweep.config), *sweep.notices, *sweep.preview.warnings]
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
 def validate(file: File, changes: Changes = None) -> None:
     """Check a sweep file, and the local files it names, without starting anything."""
     from sweeps.config.number_words import counted, parts
+    from sweeps.planning.advice import never_early
 
     with mistakes(""):
         sweep = load_sweep(file, changes)
@@ -15,5 +16,5 @@ def validate(file: File, changes: Changes = None) -> None:
         seen = sweep.preview
         if seen.train_rows is not None:
             say(f"data: {parts(seen.train_rows, seen.eval_rows, seen.test_rows)}")
-        for warning in (*sweep.notices, *sweep.preview.warnings):
+        for warning in (*never_early(sweep.config), *sweep.notices, *sweep.preview.warnings):
             say(f"warning: {warning}")

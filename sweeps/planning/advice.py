@@ -36,20 +36,26 @@ USUAL_SCORE_GAP = 0.05
 """USUAL_GAP for a share of right answers. The rows of a sweep should tell twice the usual gap."""
 
 
+def never_early(config: SweepConfig) -> list[str]:
+    """Warns where the first report point of a trial is also the last one, so that the scheduler stops none."""
+    compared = resource.of(config)
+    if not config.scheduler.compares or len(compared.points) > 1:
+        return []
+    total, longer = f"budget.steps_per_trial {compared.points[0]}", "steps_per_trial"
+    if compared.unit == "example":
+        total = f"the {counted(compared.points[0], compared.unit)} of a trial"
+        longer = "budget.examples_per_trial, or what is given in its place"
+    return [
+        f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
+    ]
+
+
 def search_warnings(config: SweepConfig, space: SearchSpace, trials: int, slots: int) -> list[str]:
     """Warns where the search cannot save steps, compares unlike trials, or leaves points untried.
 
     `trials` are the different trials of the sweep, `slots` those of all hosts.
     """
-    compared, warnings = resource.of(config), []
-    if config.scheduler.compares and len(compared.points) < 2:
-        total, longer = f"budget.steps_per_trial {compared.points[0]}", "steps_per_trial"
-        if compared.unit == "example":
-            total = f"the {counted(compared.points[0], compared.unit)} of a trial"
-            longer = "budget.examples_per_trial, or what is given in its place"
-        warnings.append(
-            f"scheduler.grace_steps reaches {total}: no trial can be stopped early; lower grace_steps or raise {longer}"
-        )
+    compared, warnings = resource.of(config), never_early(config)
     if config.scheduler.compares and len(compared.points) > 1:
         warnings += _warmup_warnings(config, space, compared.steps(config.training)[0])
         before, last = compared.points[-2:]

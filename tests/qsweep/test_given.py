@@ -173,6 +173,8 @@ def test_what_is_missing_is_told_with_its_keyword():
     with pytest.raises(ConfigError, match="the sweep: is of type int: give the path of a sweep file"):
         qs.validate(5)  # type: ignore[arg-type]
     assert qs.validate("toy") == []
+    (told,) = qs.validate("toy", steps=3)
+    assert told.startswith("scheduler.grace_steps reaches budget.steps_per_trial 3: no trial can be stopped early")
 
 
 def test_all_mistakes_are_told_at_once():

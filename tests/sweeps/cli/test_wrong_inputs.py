@@ -270,6 +270,13 @@ def test_the_rows_are_right_but_for_their_mistakes(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
+def test_validate_warns_of_trials_that_none_can_stop_as_plan_does() -> None:
+    told = [run(verb, "toy", "scheduler.grace_steps=27", "budget.steps_per_trial=27")[1] for verb in ("validate", "plan")]
+    of_validate, of_plan = ([line for line in lines if "no trial can be stopped early" in line] for lines in told)
+    assert of_validate == of_plan
+    assert of_validate[0].startswith("warning: scheduler.grace_steps reaches budget.steps_per_trial 27: ")
+
+
 def test_an_unknown_recipe_names_those_there_are() -> None:
     told = {
         "toi": "and no recipe of that name; did you mean toy? (recipes: gsm8k,",
