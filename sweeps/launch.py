@@ -73,7 +73,8 @@ def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]
         _look_for_tracking(sweep.config.tracking.uri)
     told = this_machine.look_up(sweep)
     if is_own(sweep.config.trainable):
-        saved_sweep.fingerprints(sweep.config, {})  # One that raises must leave no folder.
+        # One that raises must leave no folder.
+        sweep = replace(sweep, fingerprints=saved_sweep.fingerprints(sweep, {}))
     sweep, how = this_machine.with_trials(sweep, to_launch=True)
     if how is not None:
         say(how)
@@ -221,7 +222,7 @@ def _run(
         sink, writer = _tracking(running, beginning.resend)
         record = running.journal.record
         is_over = record.is_finished and not unscored(sweep.config, record)
-        fingerprints = {} if is_over else saved_sweep.fingerprints(sweep.config, record.fingerprints)
+        fingerprints = {} if is_over else saved_sweep.fingerprints(sweep, record.fingerprints)
         if record.started is not None and not is_over:
             checks.refuse_broken_graders(sweep.config)
         running.stop.is_scoring = record.is_finished

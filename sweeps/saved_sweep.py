@@ -71,8 +71,8 @@ def as_kept(config: SweepConfig) -> str:
     return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
 
 
-def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, str]:
-    """Returns the fingerprints of the base model and the data.
+def fingerprints(sweep: Sweep, before: Mapping[str, str]) -> dict[str, str]:
+    """Returns the fingerprints of the base model and the data, computed once for a sweep that begins.
 
     Args:
         before: their fingerprints when the sweep began; empty for a sweep that begins.
@@ -81,6 +81,9 @@ def fingerprints(config: SweepConfig, before: Mapping[str, str]) -> dict[str, st
         ConfigError: the model or the data changed since the sweep began, or are gone.
         TrainableError: the model or the data of a sweep that begins are not there.
     """
+    if sweep.fingerprints is not None:
+        return dict(sweep.fingerprints)
+    config = sweep.config
     try:
         with catalogue.answering(f"trainable: {config.trainable}: its fingerprint"):
             now = dict(catalogue.find(config.trainable).fingerprint(config.base))

@@ -87,7 +87,7 @@ def test_the_adapter_shown_is_that_of_the_quickstart_s_first_point(tmp_path):
     sweep = load.load("quickstart", [], tmp_path)
     point = {field: domain.prior for field, domain in sweep.space.domains.items() if domain.prior is not None}
     best = points.apply(sweep.config.base, point, sweep.config.seed)
-    key = points.trial_key(best, saved_sweep.fingerprints(sweep.config, {}))
+    key = points.trial_key(best, saved_sweep.fingerprints(sweep, {}))
     assert set(re.findall(r"trials/(\w+)/best", TEXTS["docs/models.md"])) == {key}
 
 

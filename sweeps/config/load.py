@@ -45,6 +45,8 @@ class Sweep:
     """Preview of the local data."""
     notices: tuple[str, ...] = ()
     """Lines on parts of the search space that are left out, and on ranks that a server does not take."""
+    fingerprints: Mapping[str, str] | None = None
+    """Those of a sweep that begins, where they were computed before its folder was made."""
 
 
 def recipes() -> dict[str, str]:

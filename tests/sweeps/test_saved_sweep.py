@@ -136,17 +136,18 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
     data = tmp_path / "train.jsonl"
     given = {"train": str(data), "text": "{text}"}
     config = SweepConfig.model_validate({"name": "x", "data": given, "model": {"source": "tiny/model"}})
+    sweep = Sweep(config, toy()[1])
     data.write_text('{"text": "a"}\n')
-    began_with = saved_sweep.fingerprints(config, {})
-    assert saved_sweep.fingerprints(config, began_with) == began_with
+    began_with = saved_sweep.fingerprints(sweep, {})
+    assert saved_sweep.fingerprints(sweep, began_with) == began_with
     data.write_text('{"text": "b"}\n')
     with pytest.raises(ConfigError, match=r"data\.train: its content is not what the sweep began with"):
-        saved_sweep.fingerprints(config, began_with)
+        saved_sweep.fingerprints(sweep, began_with)
     data.unlink()
     with pytest.raises(ConfigError, match=r"^data\.train: .*\.jsonl does not exist; put .* there again: "):
-        saved_sweep.fingerprints(config, began_with)
+        saved_sweep.fingerprints(sweep, began_with)
     with pytest.raises(DataError):
-        saved_sweep.fingerprints(config, {})
+        saved_sweep.fingerprints(sweep, {})
 
 
 def test_a_finished_sweep_is_sent_again_without_its_data(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -175,3 +176,18 @@ def test_a_broken_fingerprint_of_an_own_trainable_leaves_no_folder(tmp_path: Pat
     with pytest.raises(NotTrainable, match="its fingerprint"):
         launching.prepare(Sweep(config, space), print, offline=True)
     assert not (tmp_path / "results").exists()
+
+
+COUNTED = OWN.replace(
+    'raise KeyError("broken")',
+    'with open(__file__ + ".log", "a") as log:\n        log.write("once")\n    return {"rows": "5"}',
+)
+
+
+def test_a_sweep_that_begins_asks_an_own_trainable_for_its_fingerprint_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(COUNTED)
+    config, space = toy({}, trainable=str(tmp_path / "mine.py"), storage=str(tmp_path / "results"))
+    sweep, _ = launching.prepare(Sweep(config, space), print, offline=True)
+    assert saved_sweep.fingerprints(sweep, {}) == {"rows": "5"}
+    assert (tmp_path / "mine.py.log").read_text() == "once"

@@ -271,7 +271,9 @@ def test_the_rows_are_right_but_for_their_mistakes(folder: Path) -> None:
 
 
 def test_validate_warns_of_trials_that_none_can_stop_as_plan_does() -> None:
-    told = [run(verb, "toy", "scheduler.grace_steps=27", "budget.steps_per_trial=27")[1] for verb in ("validate", "plan")]
+    told = [
+        run(verb, "toy", "scheduler.grace_steps=27", "budget.steps_per_trial=27")[1] for verb in ("validate", "plan")
+    ]
     of_validate, of_plan = ([line for line in lines if "no trial can be stopped early" in line] for lines in told)
     assert of_validate == of_plan
     assert of_validate[0].startswith("warning: scheduler.grace_steps reaches budget.steps_per_trial 27: ")
