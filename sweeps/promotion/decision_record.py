@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -20,6 +19,7 @@ from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
+from trainables.inputs.installed import version
 from trainables.scoring.requests import BASE
 from trainables.specs import Spec
 

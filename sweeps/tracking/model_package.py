@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from trainables.inputs.installed import version
 from trainables.scoring.requests import BaseFacts, Sample
 
 CODE = Path(__file__).parent / "served.py"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 from sweeps.record.events import SweepEnded, SweepStarted, TrialStarted, TrialState
@@ -15,6 +15,7 @@ from sweeps.record.selection import Selection
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report.trial_tables import ending, markdown
 from sweeps.statistics.comparison import Separation
+from trainables.inputs.installed import version
 
 SWEEP_ID = "sweep.id"
 """Tag of the sweep's run and of each trial's run, and of no other run."""

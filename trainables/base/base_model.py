@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.base import base_checks, devices, model_files, model_source, spread
 from trainables.cache_files import lock, told_as_cache, work_folder
 from trainables.errors import ModelError
+from trainables.inputs.installed import version
 from trainables.inputs.legible import legible
 from trainables.specs import TrialSpec
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trainables.data import templates
 from trainables.errors import DataError
+from trainables.inputs.installed import version
 from trainables.specs import DataSpec
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         "rules": rules,
         "chat_template": tokenizer.chat_template,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "versions": [importlib.metadata.version(library) for library in ("tokenizers", "transformers")],
+        "versions": [version(library) for library in ("tokenizers", "transformers")],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

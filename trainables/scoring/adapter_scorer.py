@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +33,7 @@ from trainables.data.questions import Questions
 from trainables.data.rendering import Renderer, end_tokens
 from trainables.errors import DataError, GradingError, ModelError
 from trainables.grading import catalogue
+from trainables.inputs.installed import version
 from trainables.inputs.legible import legible
 from trainables.packing.answers import Grading
 from trainables.packing.batches import pad, padded_losses
