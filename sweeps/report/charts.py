@@ -18,14 +18,12 @@ from plotly.offline import get_plotlyjs
 from sweeps.config.number_words import counted, duration
 from sweeps.report import importance, page_facts
 from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, without_outliers
-from sweeps.report.page import BEST_CURVES, WENT_ON, ChartTrial, Page
+from sweeps.report.page import BEST_CURVES, MOST_LINES, WENT_ON, ChartTrial, Page
 from sweeps.report.sweeps_compared import Curve
 from sweeps.report.trial_tables import value_text
 from trainables.objective import COSTS, Objective
 
 Lines = Callable[[ChartTrial], tuple[Sequence[float], Sequence[float | None]]]
-MOST_LINES = 100
-"""Number of best trials that are drawn in colour. The others are thin grey lines."""
 BINS = 24
 """Number of line colours. Lines of nearly the same colour are one trace."""
 MOST_TICKS = 12
@@ -153,7 +151,7 @@ def parallel(page: Page) -> Chart | None:
     several = len(outcomes) > 1
     thick = "; the thick line is the best trial" if any(trial.is_best for trial in page.trials) else ""
     last = f"last {len(outcomes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
-    beyond = _beyond((outcomes[0].low, outcomes[0].high), [trial.value for trial in page.trials])
+    beyond = _beyond((outcomes[0].low, outcomes[0].high), [trial.value for trial in page.drawn])
     clipped = f" {counted(beyond, 'value')} far from the others: drawn at the end of the axis." if beyond else ""
     return Chart(
         "Settings and outcome",
@@ -165,7 +163,7 @@ def parallel(page: Page) -> Chart | None:
 
 def by_step(page: Page) -> Chart | None:
     """Draws the objective at each report of each trial; None if trials have several reports but only one value each."""
-    values = [value for trial in page.trials for _, value in trial.evals]
+    values = [value for trial in page.drawn for _, value in trial.evals]
     steps = sorted({step for trial in page.trials for step, _ in trial.evals})
     is_scored_once = all(len(trial.evals) < 2 for trial in page.trials)
     if not values or (is_scored_once and any(len(trial.record.evals) > 1 for trial in page.trials)):
@@ -200,12 +198,13 @@ def by_field(page: Page) -> Chart | None:
     trials = [trial for trial in page.trials if math.isfinite(trial.value)]
     if not trials or not page.axes:
         return None
-    values = [value for trial in trials for value in trial.reports.values()]
+    drawn = [trial for trial in page.drawn if math.isfinite(trial.value)]
+    values = [value for trial in drawn for value in trial.reports.values()]
     shown = _range(values)
     shares, lines = _importance(page, trials)
     figures: list[Figure] = []
     for one in page.axes:
-        figure = _figure(_by_report(page, one, trials), 320, showlegend=not figures)
+        figure = _figure(_by_report(page, one, drawn), 320, showlegend=not figures)
         figure.update_layout(margin={"l": 60, "r": 15, "t": 60}, legend={"title": {"text": "step"}})
         figure.update_xaxes(title_text=escape(one.title) + shares.get(one.name, ""), **one.layout(16))
         figure.update_yaxes(title_text=escape(page.metric), range=shown)
@@ -263,7 +262,7 @@ def _importance(page: Page, trials: Sequence[ChartTrial]) -> tuple[dict[str, str
 
 def two_objectives(page: Page) -> Chart | None:
     """Draws the first two objectives against each other."""
-    trials = [trial for trial in page.trials if all(map(math.isfinite, trial.values[:2]))]
+    trials = [trial for trial in page.drawn if all(map(math.isfinite, trial.values[:2]))]
     if len(page.objectives) < 2 or not trials:
         return None
     first, second = page.objectives[:2]
@@ -344,7 +343,7 @@ def rungs(page: Page) -> Chart | None:
 
 def times(page: Page) -> Chart | None:
     """Draws when each trial held a slot."""
-    trials = sorted((trial for trial in page.trials if trial.slot_times), key=lambda trial: trial.record.number)
+    trials = sorted((trial for trial in page.drawn if trial.slot_times), key=lambda trial: trial.record.number)
     if not trials:
         return None
     last = max(slot.until for trial in trials for slot in trial.slot_times)
@@ -410,7 +409,7 @@ def _figure(traces: Iterable[Any], height: int, **layout: Any) -> Figure:
 
 def _split(page: Page) -> tuple[list[ChartTrial], list[ChartTrial]]:
     """Splits the trials with a finite value into those that are drawn in colour and those in grey."""
-    told = [trial for trial in page.trials if math.isfinite(trial.value)]
+    told = [trial for trial in page.drawn if math.isfinite(trial.value)]
     return told[:MOST_LINES], told[MOST_LINES:]
 
 
@@ -489,7 +488,7 @@ def _text(trial: ChartTrial, more: str = "") -> str:
 def _left_out(page: Page) -> str:
     coloured, others = _split(page)
     words = f" The best {len(coloured)} trials are in colour, the other {len(others)} in grey." if others else ""
-    missing = len(page.trials) - len(coloured) - len(others)
+    missing = len(page.drawn) - len(coloured) - len(others)
     return words + (f" Not drawn: {counted(missing, 'trial')} without a finite {page.metric}." if missing else "")
 
 

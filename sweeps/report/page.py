@@ -32,6 +32,10 @@ BEST_CURVES = 5
 """Number of best trials whose train loss is drawn."""
 MOST_STEPS = 400
 """Most steps of a train loss that are drawn; a longer curve is thinned evenly."""
+MOST_LINES = 100
+"""Number of best trials that are drawn in colour. The others are thin grey lines."""
+MOST_DRAWN = 500
+"""Charts draw about this many trials at most, or a page would grow by 2 kB with each trial."""
 WENT_ON = "went on"
 
 
@@ -151,6 +155,16 @@ class Page:
     def metric(self) -> str:
         """Returns the metric of the first objective, which ranks the trials."""
         return self.objectives[0].metric
+
+    @property
+    def drawn(self) -> tuple[ChartTrial, ...]:
+        """Returns the trials in the charts: the best ones, the Pareto set, and an even share of the others."""
+        every = math.ceil((len(self.trials) - MOST_LINES) / (MOST_DRAWN - MOST_LINES))
+        return tuple(
+            trial
+            for place, trial in enumerate(self.trials)
+            if place < MOST_LINES or place % every == 0 or trial.is_in_pareto_set
+        )
 
 
 def page(status: Status, story: Story, separation: Separation | None, answers: Changes | None, now: float) -> Page:

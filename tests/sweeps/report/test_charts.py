@@ -14,8 +14,8 @@ import two_sweeps
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import read_events
 from sweeps.report import charts, page_file, status
-from sweeps.report.charts import BINS, MOST_LINES, Chart
-from sweeps.report.page import Page
+from sweeps.report.charts import BINS, Chart
+from sweeps.report.page import MOST_LINES, Page
 from sweeps.report.sweeps_compared import compared
 from sweeps.report.trial_story import SlotTime
 

@@ -132,6 +132,21 @@ def test_a_browser_shows_the_page_without_an_error_and_marks_a_trial_everywhere(
         assert place >= 320 and drawn == pytest.approx(place, abs=1)  # the browser rounds to whole pixels
 
 
+@pytest.mark.usefixtures("library")
+def test_the_page_of_many_trials_has_all_in_its_table_and_some_in_its_charts(tmp_path: Path) -> None:
+    """All trials drawn would take 5 MB beside the table and plotly's library."""
+    document = sweeps.config()
+    found = page_file.read(sweeps.write(tmp_path, sweeps.events(2500, document), document), 1000.0)
+    html = page_file.render(found)
+    begin = html.index('<table id="trials">')
+    table = html[begin : html.index("</table>", begin)]
+    assert table.count("<tr data-trial=") == 2501, "the base has a row too"
+    assert len(html) - len(table) < 2_000_000
+    # The best 100, and every sixth of all.
+    assert "The charts draw 500 of 2500 trials: the best ones, and an even share of the others." in html
+    assert found.drawn[:100] == found.trials[:100] and found.trials[2496] in found.drawn
+
+
 def run(*words: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["report", *words])
     return result.exit_code, result.stdout, result.stderr
