@@ -13,7 +13,6 @@ from sweeps.planning.forecast import Answers, Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.plan import Plan
 from sweeps.planning.rates import Range
-from trainables.contract import Memory
 
 CONTINUED = "      "
 SHOWN_WARNINGS = 3
@@ -35,7 +34,7 @@ _LENGTHS: Mapping[LengthsFrom, str] = {
 def plan_lines(plan: Plan) -> list[str]:
     """Describes the whole plan and its warnings."""
     disk = f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
-    rest = [f"where: {plan.place}: {_hosts(plan)}{disk}", *_memory(plan.memory)]
+    rest = [f"where: {plan.place}: {_hosts(plan)}{disk}", *_memory(plan)]
     rest += [*([] if plan.engine is None else [engine_line(plan.engine)]), *_data(plan)]
     rest += [*_stopping(plan), *_work(plan.forecast), *_time(plan), *_choices(plan.choices)]
     return [_first(plan), *(CONTINUED + line for line in rest), *(f"warning: {each}" for each in plan.warnings)]
@@ -87,11 +86,14 @@ def _hosts(plan: Plan) -> str:
     return f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')} ({at_once}){memory}"
 
 
-def _memory(memory: Memory | None) -> Iterator[str]:
+def _memory(plan: Plan) -> Iterator[str]:
     """Says the parts of a host's memory that take 1 MB or more; empty if there is only one such part."""
-    parts = {part: held for part, held in memory.model_dump().items() if held >= 1e6} if memory is not None else {}
-    if len(parts) > 1:
-        yield f"memory by part: {', '.join(f'{_PARTS.get(part, part)} {size(held)}' for part, held in parts.items())}"
+    held = {} if plan.memory is None else plan.memory.model_dump()
+    told = [f"{_PARTS.get(part, part)} {size(taken)}" for part, taken in held.items() if taken >= 1e6]
+    is_guess = plan.rows_per_trial is not None and plan.forecast.lengths_from != "tokens"
+    rows = ", if each row has data.max_length tokens: the rows are not tokenised yet" if is_guess else ""
+    if len(told) > 1:
+        yield f"memory by part: {', '.join(told)}{rows}"
 
 
 def engine_line(engine: str) -> str:

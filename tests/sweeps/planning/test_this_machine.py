@@ -201,9 +201,12 @@ def test_a_calibration_has_as_many_slots_as_a_sweep_on_these_rows(monkeypatch, t
     monkeypatch.setattr("sweeps.planning.measuring.prepare", lambda _: Prepared(summary=summary, payload=b""))
     monkeypatch.setattr("sweeps.planning.measuring.calibrate", measure)
     quickstart = load.load("quickstart", ["budget.trials=16"], load.RECIPES)
-    before = this_machine.plan_here(quickstart).slots_per_host
+    before = this_machine.plan_here(quickstart)
     this_machine.calibrate(quickstart)
-    assert [before] != seen == [this_machine.plan_here(quickstart).slots_per_host]
+    after = this_machine.plan_here(quickstart)
+    assert [before.slots_per_host] != seen == [after.slots_per_host]
+    assert "GB, if each row has data.max_length tokens: the rows are not tokenised yet" in plan_lines(before)[2]
+    assert plan_lines(after)[2].startswith("      memory by part: ") and "max_length" not in plan_lines(after)[2]
 
 
 def recipe(name: str, *changes: str, to_launch: bool = False) -> tuple[Plan, str]:
