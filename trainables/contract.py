@@ -504,7 +504,7 @@ class Trainable:
         return None
 
     def preview(self, base: TrialSpec) -> Preview:
-        """Looks into local data, for `validate` and `plan`. Uses no network."""
+        """Looks into local data in which `check` finds no mistake, for `validate` and `plan`. Uses no network."""
         return Preview()
 
     def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:

@@ -6,6 +6,7 @@ Functions import torch and the Hugging Face libraries where they use them, so th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainables import hub, qlora_metrics
@@ -37,27 +38,22 @@ METRICS = qlora_metrics.directions()
 
 
 def check(base: TrialSpec) -> list[str]:
-    """Lists problems with the local model, the local data files and the names of target modules."""
-    problems = []
-    if base.model is not None:
-        problems += model_source.check(base.model)
-    if base.data is not None:
-        in_data = sources.check(base.data)
-        problems += in_data or _check_evaluation(base)
+    """Lists problems with the local model, the local data files, the graders and the names of target modules."""
+    in_model = [] if base.model is None else model_source.check(base.model)
+    in_data = [] if base.data is None else sources.check(base.data)
     wrong = targets.check_name(base.adapter.target_modules)
-    if wrong is not None:
-        problems.append(wrong)
-    if base.model is not None and not problems:
-        problems += _check_layers(base.model, base.adapter.target_modules)
-    return problems
+    if wrong is None and base.model is not None and not in_model:
+        wrong = _wrong_layers(base.model, base.adapter.target_modules)
+    in_scores = [] if base.data is None else _check_evaluation(base, reads_rows=not in_data)
+    return [*in_model, *in_data, *in_scores, *([] if wrong is None else [wrong])]
 
 
-def _check_evaluation(base: TrialSpec) -> list[str]:
+def _check_evaluation(base: TrialSpec, reads_rows: bool) -> list[str]:
     try:
         graders = catalogue.graders(base.evaluation)
     except GradingError as error:
         return list(error.problems)
-    return questions.check(base.data_spec, graders) if graders else []
+    return questions.check(base.data_spec, graders) if graders and reads_rows else []
 
 
 def metrics(base: TrialSpec) -> Mapping[str, Direction]:
@@ -65,17 +61,16 @@ def metrics(base: TrialSpec) -> Mapping[str, Direction]:
     return {**METRICS, **catalogue.directions(base.evaluation)}
 
 
-def _check_layers(model: ModelSpec, target_modules: TargetModules) -> list[str]:
+def _wrong_layers(model: ModelSpec, target_modules: TargetModules) -> str | None:
     kind = model_source.model_type(model)
     if kind is None or model.trust_remote_code:
-        return []
+        return None
     if isinstance(target_modules, str) and architectures.is_state_space(kind):
-        return [
+        return (
             f"adapter.target_modules: {target_modules!r} matches no layer of model_type {kind!r}: presets mean "
             "attention and feed-forward layers, and it has neither; list the names of the linear layers to adapt"
-        ]
-    wrong = targets.check_known(target_modules, kind)
-    return [] if wrong is None else [wrong]
+        )
+    return targets.check_known(target_modules, kind)
 
 
 def look_up(base: TrialSpec, cache: Path) -> LookedUp:
@@ -86,7 +81,9 @@ def look_up(base: TrialSpec, cache: Path) -> LookedUp:
 def preview(base: TrialSpec) -> Preview:
     """Looks at the place of the model and at the first rows of local data; at doubtful rows as tokens too."""
     seen = preview_rows.preview(base.data_spec)
-    labels = questions.rare_labels(base.data_spec, catalogue.graders(base.evaluation))
+    labels: list[str] = []
+    with suppress(GradingError):  # the check says why
+        labels = questions.rare_labels(base.data_spec, catalogue.graders(base.evaluation))
     if base.model is None:
         return seen.model_copy(update={"warnings": (*labels, *seen.warnings)})
     if seen.is_doubtful:

@@ -257,7 +257,7 @@ def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainabl
         if raw.get(section) is None
     ]
     wrong += searched_fields.refused_by(trainable, config.base)
-    if wrong or config.data is None:
-        return Preview(), wrong
+    if config.data is None or any(line.startswith(("data", "model", "trainable")) for line in wrong):
+        return Preview(), wrong  # what is to be read is wrong itself
     preview = trainable.preview(config.base)
-    return preview, list(preview.problems)
+    return preview, wrong + list(preview.problems)

@@ -270,6 +270,35 @@ def test_the_rows_are_right_but_for_their_mistakes(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
+ALL_AT_ONCE = """
+name: x
+model: {source: Qwen/Qwen3-8B}
+data: {train: rows.jsonl, eval: some.jsonl, prompt: "{question}", completion: "{answer}"}
+adapter: {target_modules: [q_prj]}
+evaluation: {metrics: [exct_match]}
+budget: {trails: 4}
+promotion: {alias: latest}
+"""
+
+
+def test_mistakes_that_do_not_hide_each_other_are_told_in_one_round(folder: Path) -> None:
+    (folder / "s.yaml").write_text(ALL_AT_ONCE)
+    code, lines, _ = run("validate", "s.yaml")
+    starts = [
+        "budget.trails: unknown key",
+        "evaluation.metrics.0: exct_match: no such grader; did you mean exact_match?",
+        "adapter.target_modules: 'q_prj' matches no linear layer",
+        "data.eval: all 3 rows are also in data.train",
+        "promotion.alias: 'latest' is kept for other uses",
+    ]
+    assert (code, len(lines)) == (2, len(starts) + 1)
+    for line, start in zip(lines, starts, strict=False):
+        assert line.startswith(f"error: {start}")
+    (folder / "s.yaml").write_text(ALL_AT_ONCE.replace("some.jsonl", "rowz.jsonl"))
+    told = "\n".join(run("validate", "s.yaml")[1])
+    assert all(start in told for start in ("rowz.jsonl does not exist", *starts[:3], starts[-1]))
+
+
 def test_validate_warns_of_trials_that_none_can_stop_as_plan_does() -> None:
     told = [
         run(verb, "toy", "scheduler.grace_steps=27", "budget.steps_per_trial=27")[1] for verb in ("validate", "plan")
