@@ -219,12 +219,12 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         train_row_deviation=float(_lengths(rows.train).std()),
         truncated_rows=train.truncated + evaluation.truncated,
         dropped_rows=train.dropped + evaluation.dropped,
-        empty_rows=parts["train"].empty.rows + parts["eval"].empty.rows,
-        missing_value_rows=parts["train"].missing.rows + parts["eval"].missing.rows,
-        repeated_rows=parts["train"].repeated.rows,
-        eval_rows_in_train=parts["eval"].trained_on.rows,
-        test_rows_in_train=parts["test"].trained_on.rows,
-        test_rows_in_eval=parts["test"].chosen_on.rows,
+        empty_rows=parts["train"].of("empty") + parts["eval"].of("empty"),
+        missing_value_rows=parts["train"].of("missing") + parts["eval"].of("missing"),
+        repeated_rows=parts["train"].of("repeated"),
+        eval_rows_in_train=parts["eval"].of("trained_on"),
+        test_rows_in_train=parts["test"].of("trained_on"),
+        test_rows_in_eval=parts["test"].of("chosen_on"),
         warnings=(*findings.warnings(), *lines),
     )
     payload = save(_arrays(rows), metadata={"summary": summary.model_dump_json()})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,19 +37,92 @@ _CHANCE = 1e-6
 _LEAST_EXPECTED = 5
 """Values expected less often in the smaller part count together, or the chi-square distribution would not hold."""
 _OWN_TEMPLATE = "change the template in a copy of the model, or write the whole text with data.text"
+_MOSTLY = "(reasoning up to </think> or tool calls, mostly)"
+Doubt = tuple[str, str]
+"""A key of `FINDINGS` that holds for a row, and the value that stands for {value} in its words; "" without one."""
+
+
+class Finding(NamedTuple):
+    """How a doubtful property of rows is told, as "NAME: ROWS, 2 of 30, the first on line 4: MEANS"."""
+
+    rows: str
+    means: str
+    all_rows: str = ""
+    """In place of `rows` where all rows have the property, which makes every result worthless: then it is an error."""
+    way_out: str = ""
+    """In place of `means`, after `all_rows`."""
+    is_of_train: bool = False
+    """Whether it is told of data.train alone."""
+    is_by_value: bool = False
+    """Whether rows with different values are counted apart."""
+
+
+FINDINGS: Mapping[str, Finding] = {
+    "empty": Finding(
+        "empty {answers}", "they teach to answer nothing", "all {answers} are empty", "check data.{field}"
+    ),
+    "missing": Finding(
+        "{answers} that say {value!r} and no more",
+        "they are learnt as words; where they stand for a missing value, leave the rows out",
+    ),
+    "repeated": Finding("repeated rows", "{repeated}"),
+    "trained_on": Finding(
+        "rows that are also in data.train", "their loss says nothing about new rows; {apart}",
+        "all rows are also in data.train", "give other rows",
+    ),
+    "of_trained": Finding(
+        "rows of which data.train has the group (data.group_by: {group_by})",
+        "their loss says little about new groups; take each group out of one of the two",
+    ),
+    "chosen_on": Finding(
+        "rows that are also in {chosen_on}",
+        "they chose the best trial, so they are not a test of it; give other rows",
+    ),
+    "cut_away": Finding("rows left out", "data.max_length {max_length} leaves nothing of their {answers}"),
+    "special": Finding(
+        "rows that hold special tokens of the model as text, {value!r} first",
+        "it takes them for the bounds of turns; leave them out, as each row gets its own (an end token behind an "
+        "answer is not doubled)",
+    ),
+    "unlearnt": Finding(
+        "chats with several answers", "the last one counts (data.train_on: all counts each)", is_of_train=True
+    ),
+    "beside": Finding(
+        "a column {value!r} beside the chats",
+        "it is not read, the model sees data.messages alone; write it into a system message of the chat",
+        is_by_value=True,
+    ),
+    "shortened": Finding(
+        f"{{answers}} of which the model's chat template leaves out part {_MOSTLY}",
+        f"only the rest is learnt; {_OWN_TEMPLATE}",
+        f"the model's chat template leaves out part of all {{answers}} {_MOSTLY}", _OWN_TEMPLATE,
+    ),
+    "left_out": Finding(
+        "{value} that the model's chat template leaves out", f"the model never sees them; {_OWN_TEMPLATE}",
+        is_by_value=True,
+    ),
+    "split_tokens": Finding(
+        "{answers} that begin inside a token",
+        "the prompt ends in other tokens when the model is served; where data.prompt ends in a blank, move it to the "
+        "start of data.completion",
+        is_of_train=True,
+    ),
+    "unserved": Finding(
+        "{answers} before which the model's chat template writes another text than where it asks for an answer",
+        f"the text that the served model gets is never trained; {_OWN_TEMPLATE}",
+        is_of_train=True,
+    ),
+}  # fmt: skip
+"""Findings about single rows, in the order in which they are told."""
 
 
 @dataclass
 class Count:
-    """The number of rows with some property, and the place of the first one."""
+    """The number of rows with some property, and the place and the value of the first one."""
 
     rows: int = 0
     first: str = ""
-
-    def add(self, place: str) -> None:
-        """Counts one more row."""
-        self.rows += 1
-        self.first = self.first or place
+    value: str = ""
 
 
 @dataclass
@@ -59,44 +132,23 @@ class Tally:
     rows: int = 0
     characters: int = 0
     """Characters of all rows, without those of a chat template."""
-    empty: Count = field(default_factory=Count)
-    """Rows with an empty answer."""
-    missing: Count = field(default_factory=Count)
-    """Rows whose answer is a word for a missing value."""
-    word: str = ""
-    """The first word for a missing value."""
-    repeated: Count = field(default_factory=Count)
-    """Rows that are equal to an earlier row of this part."""
-    trained_on: Count = field(default_factory=Count)
-    """Rows of eval or test that are also in train."""
-    chosen_on: Count = field(default_factory=Count)
-    """Rows of test that are also in eval and not in train."""
-    unlearnt: Count = field(default_factory=Count)
-    """Chats with answers that do not count in the loss."""
-    unanswered: Count = field(default_factory=Count)
-    """Chats with messages after the last answer, which are left out."""
-    cut_away: Count = field(default_factory=Count)
-    """Rows left out because data.max_length cuts off all their labels."""
-    shortened: Count = field(default_factory=Count)
-    """Rows with an answer that the chat template shortens."""
-    unserved: Count = field(default_factory=Count)
-    """Rows with an answer whose prompt in training differs from the prompt of the served model."""
-    special: Count = field(default_factory=Count)
-    """Rows whose text holds a special token of the model."""
-    token: str = ""
-    """The first special token found in a row."""
+    counts: dict[Doubt, Count] = field(default_factory=lambda: defaultdict(Count))
+    """Doubt, without its value unless `is_by_value` -> the rows for which it holds."""
     groups: set[str] = field(default_factory=set)
     """Groups of the rows by data.group_by."""
-    of_trained: Count = field(default_factory=Count)
-    """Rows of eval or test whose group also has rows in train."""
     compared: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Property of rows, such as "completions" -> value -> number of different rows. Holds only the first values."""
-    split_tokens: Count = field(default_factory=Count)
-    """Rows whose completion begins inside a token, without a chat template."""
-    left_out: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    """Part of a chat, such as "system messages" -> rows whose chat template leaves the part out."""
-    beside: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    """Column beside a chat, such as "tools" -> rows with this column."""
+
+    def add(self, name: str, value: str, place: str) -> None:
+        """Counts one more row for which a finding holds."""
+        count = self.counts[name, value if FINDINGS[name].is_by_value else ""]
+        if not count.rows:
+            count.first, count.value = place, value
+        count.rows += 1
+
+    def of(self, name: str) -> int:
+        """Returns the number of rows for which a finding holds that is not `is_by_value`."""
+        return self.counts.get((name, ""), Count()).rows
 
 
 class Findings:
@@ -110,54 +162,40 @@ class Findings:
         self._may_be_marked = False
         self._shortest_prompt: int | None = None
 
-    def add(self, part: Part, placed: Placed) -> None:
-        """Counts a row. Raises `DataError` for an unusable row; names file and line."""
+    def add(self, part: Part, placed: Placed, doubts: Iterable[Doubt] = ()) -> None:
+        """Counts a row, with further doubts about it. Raises `DataError` for an unusable row; names file and line."""
         try:
             content = self._content(placed.row)
         except DataError as error:
             split = sources.split_of(self._data, part)
             raise DataError(f"data.{split}: {getattr(self._data, split)}, {placed.place}: {error}") from error
-        tally, place = self.parts[part], placed.place
+        tally = self.parts[part]
         tally.rows += 1
         tally.characters += content.characters
         self._may_be_marked = self._may_be_marked or content.may_be_marked
         self._shortest_prompt = min(self._shortest_prompt or content.prompt, content.prompt)
-        if content.empty:
-            tally.empty.add(place)
-        if content.missing is not None:
-            tally.word = tally.word or content.missing
-            tally.missing.add(place)
-        if self._data.messages is not None:
-            self._add_chat(tally, content, placed)
-        self._compare(part, content, place)
+        for name, value in (*content.doubts, *self._of_others(part, content), *doubts):
+            tally.add(name, value, placed.place)
 
-    def _compare(self, part: Part, content: _Content, place: str) -> None:
+    def _of_others(self, part: Part, content: _Content) -> list[Doubt]:
         """Compares a row with earlier rows of its part, of train and of eval."""
-        tally = self.parts[part]
+        tally, train, is_train = self.parts[part], self.parts["train"], part == "train"
         if content.group:
             tally.groups.add(content.group)
-        if part != "train" and content.group in self.parts["train"].groups:
-            tally.of_trained.add(place)
-        if content.key in self._seen[part]:
-            tally.repeated.add(place)
-        else:  # copies do not count as independent
+        is_repeated = content.key in self._seen[part]
+        if not is_repeated:  # copies do not count as independent
+            self._seen[part].add(content.key)
             for what, value in content.compared.items():
                 if len(tally.compared[what]) <= _MOST_VALUES:
                     tally.compared[what][value] += 1
-        self._seen[part].add(content.key)
-        if part != "train" and content.key in self._seen["train"]:
-            tally.trained_on.add(place)
-        elif part == "test" and content.key in self._seen["eval"]:
-            tally.chosen_on.add(place)
-
-    def _add_chat(self, tally: Tally, content: _Content, placed: Placed) -> None:
-        for column in templates.UNREAD_COLUMNS:
-            if column != self._data.messages and placed.row.get(column):
-                tally.beside[column].add(placed.place)
-        if content.is_partly_learnt:
-            tally.unlearnt.add(placed.place)
-        if content.is_unanswered:
-            tally.unanswered.add(placed.place)
+        is_trained_on = not is_train and content.key in self._seen["train"]
+        holds = {
+            "repeated": is_repeated,
+            "of_trained": not is_train and content.group in train.groups,
+            "trained_on": is_trained_on,
+            "chosen_on": part == "test" and not is_trained_on and content.key in self._seen["eval"],
+        }
+        return [(name, "") for name, is_so in holds.items() if is_so]
 
     @property
     def row_tokens(self) -> float | None:
@@ -175,79 +213,42 @@ class Findings:
         return self._may_be_marked or cuts_all
 
     def problems(self) -> list[str]:
-        """Lists the faults that make every result worthless.
-
-        All answers are empty, or the chat template shortens all of them, or all eval or test rows are trained on.
-        """
-        problems = []
-        field, answers = _answers(self._data)
-        for part, tally in self.parts.items():
-            if tally.rows and tally.empty.rows == tally.rows:
-                problems.append(
-                    f"{self._name(part)}: all {answers} are empty, {_of(tally, tally.empty)}: check data.{field}"
-                )
-            if tally.rows and tally.shortened.rows == tally.rows:
-                problems.append(
-                    f"{self._name(part)}: the model's chat template leaves out part of all {answers} (reasoning up to "
-                    f"</think> or tool calls, mostly), {_of(tally, tally.shortened)}: {_OWN_TEMPLATE}"
-                )
-        for part in ("eval", "test"):
-            tally = self.parts[part]
-            if tally.rows and tally.trained_on.rows == tally.rows:
-                name = self._name(part)
-                rows = f"all {tally.rows} rows are" if tally.rows > 1 else "the only row is"
-                problems.append(f"{name}: {rows} also in data.train, so all is trained on: give other rows")
-        return problems
+        """Lists the faults that make every result worthless; see `Finding.all_rows`."""
+        return [
+            self._told(part, finding.all_rows, count, finding.way_out)
+            for part, tally in self.parts.items()
+            for finding, count in self._found(part)
+            if finding.all_rows and count.rows == tally.rows
+        ]
 
     def warnings(self) -> list[str]:
         """Lists doubtful findings that may be intended, one line each."""
         return [line for part in self.parts for line in self._warnings(part)]
 
     def _warnings(self, part: Part) -> list[str]:
-        tally, name = self.parts[part], self._name(part)
-        field, answers = _answers(self._data)
-        warnings = []
-        if tally.empty.rows * 2 > tally.rows:
-            warnings.append(f"{name}: most {answers} are empty, {_of(tally, tally.empty)}: check data.{field}")
-        elif tally.empty.rows:
-            warnings.append(f"{name}: empty {answers}, {_of(tally, tally.empty)}: they teach to answer nothing")
-        if tally.missing.rows:
-            warnings.append(
-                f"{name}: {answers} that say {tally.word!r} and no more, {_of(tally, tally.missing)}: they are learnt "
-                "as words; where they stand for a missing value, leave the rows out"
-            )
-        if tally.repeated.rows:
-            warnings.append(f"{name}: repeated rows, {_of(tally, tally.repeated)}: {self._of_repeated(part)}")
-        if tally.trained_on.rows:
-            warnings.append(
-                f"{name}: rows that are also in data.train, {_of(tally, tally.trained_on)}: their loss says nothing "
-                f"about new rows; {self._way_out(part)}"
-            )
-        if tally.of_trained.rows:
-            warnings.append(
-                f"{name}: rows of which data.train has the group (data.group_by: {self._data.group_by}), "
-                f"{_of(tally, tally.of_trained)}: their loss says little about new groups; take each group out of one "
-                "of the two"
-            )
-        if tally.chosen_on.rows:
-            where = "those held out of data.train" if self._data.eval is None else "data.eval"
-            warnings.append(
-                f"{name}: rows that are also in {where}, {_of(tally, tally.chosen_on)}: they chose the best trial, so "
-                "they are not a test of it; give other rows"
-            )
-        if tally.cut_away.rows:
-            warnings.append(
-                f"{name}: rows left out, {_of(tally, tally.cut_away)}: data.max_length {self._data.max_length} leaves "
-                f"nothing of their {answers}"
-            )
-        if tally.special.rows:
-            warnings.append(
-                f"{name}: rows that hold special tokens of the model as text, {tally.token!r} first, "
-                f"{_of(tally, tally.special)}: it takes them for the bounds of turns; leave them out, as each row "
-                "gets its own (an end token behind an answer is not doubled)"
-            )
-        other = [] if part == "train" else [*self._unlike(part), *self._few(part)]
-        return [*warnings, *self._of_chats(part), *self._of_template(part), *other]
+        lines = [self._told(part, finding.rows, count, finding.means) for finding, count in self._found(part)]
+        return lines if part == "train" else [*lines, *self._unlike(part), *self._few(part)]
+
+    def _found(self, part: Part) -> Iterator[tuple[Finding, Count]]:
+        counts = self.parts[part].counts
+        for name, finding in FINDINGS.items():
+            if part == "train" or not finding.is_of_train:
+                yield from ((finding, count) for (found, _), count in counts.items() if found == name)
+
+    def _told(self, part: Part, rows: str, count: Count, means: str) -> str:
+        data, (of_answers, answers) = self._data, _answers(self._data)
+        words = {
+            "answers": answers,
+            "field": of_answers,
+            "value": count.value,
+            "group_by": data.group_by,
+            "max_length": data.max_length,
+            "chosen_on": "those held out of data.train" if data.eval is None else "data.eval",
+            "repeated": f"each {'is trained on' if part == 'train' else 'weighs in the mean'} that often",
+            "apart": self._apart(part),
+        }
+        counted = f"{count.rows} of {self.parts[part].rows}, the first on {count.first}"
+        return f"{self._name(part)}: {rows.format_map(words)}, {counted}: {means.format_map(words)}"
 
     def _unlike(self, part: Part) -> list[str]:
         tally, train = self.parts[part], self.parts["train"]
@@ -264,71 +265,16 @@ class Findings:
             f": their loss says little about rows like those trained on; {way_out}"
         ]
 
-    def _of_chats(self, part: Part) -> list[str]:
-        """Lists the parts of chats that are not learnt, or not read."""
-        tally, name = self.parts[part], self._name(part)
-        warnings = []
-        if part == "train" and tally.unlearnt.rows:
-            warnings.append(
-                f"data.messages: chats with several answers, {_of(tally, tally.unlearnt)}: the last one counts "
-                "(data.train_on: all counts each)"
-            )
-        if tally.unanswered.rows:
-            warnings.append(
-                f"{name}: chats with messages after the last answer, {_of(tally, tally.unanswered)}: these are left "
-                "out, as nothing answers them"
-            )
-        for column, rows in tally.beside.items():
-            warnings.append(
-                f"{name}: a column {column!r} beside the chats, {_of(tally, rows)}: it is not read, the model sees "
-                "data.messages alone; write it into a system message of the chat"
-            )
-        return warnings
-
-    def _of_template(self, part: Part) -> list[str]:
-        """Lists the changes that the chat template, or the tokenizer, makes to the rows."""
-        tally, name = self.parts[part], self._name(part)
-        _, answers = _answers(self._data)
-        warnings = []
-        if tally.shortened.rows:
-            warnings.append(
-                f"{name}: {answers} of which the model's chat template leaves out part (reasoning up to </think> "
-                f"or tool calls, mostly), {_of(tally, tally.shortened)}: only the rest is learnt; {_OWN_TEMPLATE}"
-            )
-        for what, rows in tally.left_out.items():
-            warnings.append(
-                f"{name}: {what} that the model's chat template leaves out, {_of(tally, rows)}: the model never sees "
-                f"them; {_OWN_TEMPLATE}"
-            )
-        if part == "train" and tally.split_tokens.rows:
-            warnings.append(
-                f"{name}: {answers} that begin inside a token, {_of(tally, tally.split_tokens)}: the prompt ends in "
-                "other tokens when the model is served; where data.prompt ends in a blank, move it to the start of "
-                "data.completion"
-            )
-        if part == "train" and tally.unserved.rows:
-            warnings.append(
-                f"{name}: {answers} before which the model's chat template writes another text than where it asks for "
-                f"an answer, {_of(tally, tally.unserved)}: the text that the served model gets is never trained; "
-                f"{_OWN_TEMPLATE}"
-            )
-        return warnings
-
     def _few(self, part: Part) -> list[str]:
-        tally = self.parts[part]
-        rows = tally.rows - tally.repeated.rows
-        more = "give 30 or more, and hundreds for small differences"
-        if 0 < len(tally.groups) < FEW_ROWS <= rows:
-            return [f"{self._name(part)}: {len(tally.groups)} groups can hardly tell adapters apart: {more}"]
+        copies = self.parts[part].of("repeated")
+        rows = self.parts[part].rows - copies
         if not 0 < rows < FEW_ROWS:
             return []
-        counted = "1 row" if rows == 1 else f"{rows} rows"
-        if tally.repeated.rows:
-            counted += " without its copies" if rows == 1 else " without copies"
+        counted = f"{rows} {'row' if rows == 1 else 'rows'}{' without copies' if copies else ''}"
         if part == "test":
             return [f"{self._name(part)}: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
-        how = "cannot" if rows == 1 else "can hardly"
-        return [f"{self._name(part)}: {counted} to evaluate on {how} tell adapters apart: {more}"]
+        more = "give 30 or more, and hundreds for small differences"
+        return [f"{self._name(part)}: {counted} to evaluate on can hardly tell adapters apart: {more}"]
 
     def _name(self, part: Part) -> str:
         if not self._is_drawn(part):
@@ -338,19 +284,13 @@ class Findings:
     def _is_drawn(self, part: Part) -> bool:
         return sources.split_of(self._data, part) != part
 
-    def _of_repeated(self, part: Part) -> str:
-        if part == "train":
-            return "each is trained on that often"
-        if self._data.group_by is None:
-            return "each counts as several; take them out"
-        return "each weighs in the mean; intervals count a group once"
-
-    def _way_out(self, part: Part) -> str:
-        if self._is_drawn(part):
-            if self._data.group_by is not None:
-                return "give equal rows one group, or take them out"
-            return "data.copies: together keeps equal rows on one side"
-        return "take them out of one of the two"
+    def _apart(self, part: Part) -> str:
+        """Says how equal rows come to stand on one side."""
+        if not self._is_drawn(part):
+            return "take them out of one of the two"
+        if self._data.group_by is not None:
+            return "give equal rows one group, or take them out"
+        return "data.copies: together keeps equal rows on one side"
 
 
 class _Content(NamedTuple):
@@ -358,8 +298,6 @@ class _Content(NamedTuple):
 
     key: int
     """Equal for equal rows."""
-    empty: bool
-    missing: str | None
     group: str
     prompt: int
     """Characters before the first learnt answer."""
@@ -368,9 +306,7 @@ class _Content(NamedTuple):
     compared: dict[str, str]
     """Property -> value; see `Tally.compared`."""
     may_be_marked: bool
-    is_partly_learnt: bool = False
-    is_unanswered: bool = False
-    """Whether the row is a chat with messages after the last answer."""
+    doubts: list[Doubt]
 
 
 def _reader(data: DataSpec) -> Callable[[Row], _Content]:
@@ -382,47 +318,45 @@ def _reader(data: DataSpec) -> Callable[[Row], _Content]:
 
     def content(row: Row) -> _Content:
         filled = {field: template.fill(row) for field, template in parsed.items()}
-        values = [templates.value(row, name).strip() for name in learnt]
-        missing = next((each for each in values if each in _MISSING), None)
         texts = list(filled.values())
+        values = [templates.value(row, name).strip() for name in learnt]
         before = f"{data.system or ''}{filled.get('prompt', '')}"
-        return _Content(templates.key(texts), not any(values), missing, *_compared(data, row, texts, len(before)))
+        doubts = _of_answers(not any(values), values)
+        return _of_texts(data, row, templates.key(texts), texts, len(before), doubts)
 
     return content
 
 
 def _of_chat(data: DataSpec, row: Row, column: str) -> _Content:
-    messages, whole = templates.chat(row, column), row[column]
+    messages = templates.chat(row, column)
     answers = templates.answers(messages)
     counted = answers if data.train_on == "all" else answers[-1:]
     learnt = [messages[number - 1] for number in counted]
     values = [message["content"].strip() for message in learnt]
     texts = [message["content"] for message in messages]
-    return _Content(
-        templates.key([templates.chat_text(messages)]),
-        not all(value or message.get("tool_calls") for value, message in zip(values, learnt, strict=True)),
-        next((each for each in values if each in _MISSING), None),
-        *_compared(data, row, texts, sum(map(len, texts[: counted[0] - 1]))),
-        len(counted) < len(answers),
-        isinstance(whole, Sized) and len(whole) > len(messages),
-    )
+    are_there = all(value or message.get("tool_calls") for value, message in zip(values, learnt, strict=True))
+    doubts = _of_answers(not are_there, values)
+    if len(counted) < len(answers):
+        doubts.append(("unlearnt", ""))
+    doubts += [("beside", name) for name in templates.UNREAD_COLUMNS if name != column and row.get(name)]
+    before = sum(map(len, texts[: counted[0] - 1]))
+    return _of_texts(data, row, templates.key([templates.chat_text(messages)]), texts, before, doubts)
 
 
-def _compared(data: DataSpec, row: Row, texts: list[str], prompt: int) -> tuple[str, int, int, dict[str, str], bool]:
-    """Returns the fields of `_Content` from `group` to `may_be_marked`."""
-    characters = sum(map(len, texts)) + len(data.system or "")
-    longest = 2 ** sum(map(len, texts)).bit_length()
-    values = {"lengths": f"{longest // 2} to {longest - 1} characters"}
+def _of_answers(is_empty: bool, values: Sequence[str]) -> list[Doubt]:
+    missing = next((each for each in values if each in _MISSING), "")
+    return [*([("empty", "")] if is_empty else []), *([("missing", missing)] if missing else [])]
+
+
+def _of_texts(data: DataSpec, row: Row, key: int, texts: list[str], prompt: int, doubts: list[Doubt]) -> _Content:
+    characters = sum(map(len, texts))
+    longest = 2 ** characters.bit_length()
+    compared = {"lengths": f"{longest // 2} to {longest - 1} characters"}
     if data.text is None:
-        values[_answers(data)[1]] = texts[-1].strip()
-    if isinstance(source := row.get(templates.SOURCE_COLUMN), str):
-        values["sources"] = source
+        compared[_answers(data)[1]] = texts[-1].strip()
     is_marked = data.text is None and any(map(_MARKUP.search, texts))
-    return templates.group(data, row), prompt, characters, values, is_marked
-
-
-def _of(tally: Tally, count: Count) -> str:
-    return f"{count.rows} of {tally.rows}, the first on {count.first}"
+    whole = characters + len(data.system or "")
+    return _Content(key, templates.group(data, row), prompt, whole, compared, is_marked, doubts)
 
 
 def _answers(data: DataSpec) -> tuple[str, str]:

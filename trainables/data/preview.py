@@ -36,7 +36,6 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
     findings = Findings(data)
     renderer = None if tokenizer is None else Renderer(data, tokenizer)
     problems, partly = [], []
-    many_held: list[str] = []
     rows: dict[Part, int | None] = {"eval": data.eval_examples if data.eval is None else None}
     for split in sources.SPLITS:
         source: str | None = getattr(data, split)
@@ -61,27 +60,15 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
                 held = sum(count or 0 for part, count in drawn.items() if part != "train")
                 if drawn["train"] <= 0 < held:
                     problems.append(sources.too_few_to_hold_out(data, held + drawn["train"]))
-                many_held = _many_held(data, held, held + drawn["train"])
     return Preview(
         problems=tuple(problems + findings.problems()),
-        warnings=tuple(many_held + findings.warnings() + partly),
+        warnings=tuple(findings.warnings() + partly),
         train_rows=rows.get("train"),
         eval_rows=rows["eval"],
         test_rows=rows.get("test"),
         row_tokens=findings.row_tokens,
         is_doubtful=not problems and not partly and findings.are_doubtful,
     )
-
-
-def _many_held(data: DataSpec, held: int, total: int) -> list[str]:
-    """Returns a warning if more rows are held out than trained on."""
-    if not total - held < held < total:
-        return []
-    name = next(iter(sources.asked_of_train(data)), "test")
-    return [
-        f"data.{name}_examples: {held} of the {total} rows of data.train are held out, and only {total - held} are "
-        f"trained on: lower data.{name}_examples, or give data.{name}"
-    ]
 
 
 class _Look:

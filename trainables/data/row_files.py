@@ -73,9 +73,8 @@ def needed(data: DataSpec, present: list[str]) -> list[str]:
     if not wanted <= set(present):
         return present
     # A prompt that is only the name of a column is an error, which is noticed only if that column is read. A column
-    # beside a chat gives a warning that nothing of it is learnt. Sources are compared.
+    # beside a chat gives a warning that nothing of it is learnt.
     wanted |= {(data.prompt or "").strip()} if data.messages is None else set(templates.UNREAD_COLUMNS)
-    wanted.add(templates.SOURCE_COLUMN)
     return [column for column in present if column in wanted]
 
 

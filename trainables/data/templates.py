@@ -43,8 +43,6 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"} | {
 TEMPLATES = ("prompt", "completion", "text")
 UNREAD_COLUMNS = ("system", "tools")
 """Columns beside a chat that other trainers read and this project does not."""
-SOURCE_COLUMN = "source"
-"""Column that names the origin of a row. The origins of evaluation rows are compared with those of training rows."""
 _NO_PAIR = "data.prompt=null data.completion=null"
 _BRACES = "write {{ and }} for braces of the text itself"
 

@@ -102,20 +102,15 @@ def tokenise(
                 tokenised.content.update(templates.content(data, placed.row).encode())
             if findings is None:
                 continue
-            findings.add(part or split, placed)
-            tally = findings.parts[part or split]
-            tally.token = tally.token or text.special
-            doubts = (
-                (is_cut_away, tally.cut_away),
-                (text.loses_words, tally.shortened),
-                (not text.follows_its_prompt, tally.unserved),
-                (row.splits_a_token, tally.split_tokens),
-                (text.special != "", tally.special),
-                *((True, tally.left_out[what]) for what in text.left_out),
-            )
-            for is_so, count in doubts:
-                if is_so:
-                    count.add(placed.place)
+            holds = {
+                "cut_away": is_cut_away,
+                "shortened": text.loses_words,
+                "unserved": not text.follows_its_prompt,
+                "split_tokens": row.splits_a_token,
+            }
+            doubts = [(name, "") for name, is_so in holds.items() if is_so]
+            doubts += [("special", text.special)] if text.special else []
+            findings.add(part or split, placed, [*doubts, *(("left_out", what) for what in text.left_out)])
     if not tokenised.rows:
         raise DataError(_nothing_left(data, split, tokenised))
     return tokenised

@@ -204,7 +204,7 @@ ROWS: list[Row] = [
     qlora("completion alone", 'prompt: "{question}", ', "", "data: completion needs prompt: the template of the question"),
     qlora("more held out than there is", "eval_examples: 5", "eval_examples: 30", "data.eval_examples: 30 rows are held out of data.train, which has 30: lower data.eval_examples=30, or give data.eval"),
     qlora("NaN in a late row", "rows.jsonl", "late.jsonl", "late.jsonl, line 25: column 'answer' is nan, not a number"),
-    qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all 3 rows are also in data.train, so all is trained on: give other rows"),
+    qlora("evaluated on copies of rows", "rows.jsonl", "rows.jsonl, eval: some.jsonl", "data.eval: all rows are also in data.train, 3 of 3, the first on line 1: give other rows"),
     qlora("test rows that are no number", "eval_examples: 5", "eval_examples: 5, test_examples: none", "data.test_examples: 'none' must be a whole number or 'auto', or null for no test rows"),
     qlora("test rows beside a test file", "eval_examples: 5", "eval_examples: 5, test: some.jsonl, test_examples: 20", "data: test_examples: 20 goes without data.test: keep one of the two"),
     qlora("evaluated on what is trained on", "eval_examples: 5", "eval: rows.jsonl", "data.eval: is the same file as data.train"),
@@ -288,7 +288,7 @@ def test_mistakes_that_do_not_hide_each_other_are_told_in_one_round(folder: Path
         "budget.trails: unknown key",
         "evaluation.metrics.0: exct_match: no such grader; did you mean exact_match?",
         "adapter.target_modules: 'q_prj' matches no linear layer",
-        "data.eval: all 3 rows are also in data.train",
+        "data.eval: all rows are also in data.train, 3 of 3",
         "promotion.alias: 'latest' is kept for other uses",
     ]
     assert (code, len(lines)) == (2, len(starts) + 1)

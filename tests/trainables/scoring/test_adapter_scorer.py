@@ -139,7 +139,7 @@ def test_a_file_to_decide_by_is_compared_with_the_training_rows_by_content(train
     assert warning.startswith("--eval-data: rows that are also in data.train, 1 of 11, the first on line 11")
     write(file, *seen[3:5])
     (problem,) = requests.look_at_rows(data, str(file)).problems
-    assert problem.startswith("--eval-data: all 2 rows are also in data.train")
+    assert problem.startswith("--eval-data: all rows are also in data.train, 2 of 2, ")
     monkeypatch.setattr(preview, "LOOKED_ROWS", 20)
     write(file, *new, *seen[30:32])
     (line,) = requests.look_at_rows(data, str(file)).warnings
