@@ -153,7 +153,9 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
 def test_a_finished_sweep_is_sent_again_without_its_data(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     data = {"train": str(tmp_path / "gone.jsonl"), "text": "{text}"}
-    document = report_sweeps.config(trainable="qlora", data=data, model={"source": "tiny/model"})
+    # The writer may go on once the test is over: where it writes must not depend on where it stands.
+    tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    document = report_sweeps.config(trainable="qlora", data=data, model={"source": "tiny/model"}, tracking=tracking)
     folder = report_sweeps.write(tmp_path / "x", report_sweeps.events(3, document), document)
     monkeypatch.setattr(launching, "DRAIN_SECONDS", 0.1)
     launching.resume(folder.path, summary.displays(0.0), resend=True)
