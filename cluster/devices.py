@@ -12,12 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from trainables.contract import Device
+from trainables.contract import Device, has_bfloat16
 
 MEMORY_SHARE = 0.85
 """The part of the free memory that a plan may use."""
-BFLOAT16_CAPABILITY = (8, 0)
-"""Lowest capability with bfloat16 (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
 
 
 def name(device: Device, own: Sequence[str] = ("0",), hosts: int = 1) -> str:
@@ -145,7 +143,7 @@ def free_bytes(device: Device, own: Sequence[str] = ("0",)) -> int:
 def lacks_bfloat16(own: Sequence[str] = ("0",)) -> bool:
     """Tells whether one of these GPUs (index or UUID of each) has no bfloat16; False if nvidia-smi does not say."""
     with suppress(OSError, subprocess.CalledProcessError):
-        return any(capability(_nvidia_smi("compute_cap", gpu)) < BFLOAT16_CAPABILITY for gpu in own)
+        return not all(has_bfloat16(capability(_nvidia_smi("compute_cap", gpu))) for gpu in own)
     return False
 
 

@@ -1,4 +1,4 @@
-"""Memory and peak speed of common types of GPUs, as their makers state them. Pure.
+"""Memory, peak speed and compute capability of common types of GPUs, as their makers state them. Pure.
 
 The peaks are those of dense matrix products, without sparsity, at the card's usual clock. A type with several forms
 (H100, A100) has the peaks of SXM; PCIe cards reach about three quarters. Products of 16-bit numbers are summed in
@@ -6,7 +6,7 @@ float32, as torch does; GeForce cards do this at half of their advertised speed.
 
 Sources: the data sheets of T4, V100, A10, A10G, L4, L40S, A40, RTX A6000, A100, H100, H200 and HGX B200 (NVIDIA; where
 a sheet states sparse products alone, half of that), and the white papers of the architectures GA102, AD102 and RTX
-Blackwell for RTX 3090, 4090 and 5090.
+Blackwell for RTX 3090, 4090 and 5090; capabilities from NVIDIA's table of CUDA GPUs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from trainables.contract import has_bfloat16
 
 
 class Gpu(NamedTuple):
@@ -25,7 +27,13 @@ class Gpu(NamedTuple):
     """Peak of products of 16-bit numbers, in 10^12 floating point operations per second."""
     tflops_float32: float
     """Peak in float32, without TensorFloat-32, in the same unit."""
-    has_bfloat16: bool = True
+    capability: tuple[int, int]
+    """Compute capability."""
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether the type computes in bfloat16."""
+        return has_bfloat16(self.capability)
 
     def peak(self, dtype: str) -> float:
         """Returns the floating point operations per second if `quantization.compute_dtype` is `dtype`.
@@ -37,22 +45,22 @@ class Gpu(NamedTuple):
 
 
 GPUS: Mapping[str, Gpu] = {
-    "T4": Gpu((16,), 65, 8.1, has_bfloat16=False),
-    "V100": Gpu((16, 32), 125, 15.7, has_bfloat16=False),
-    "A10": Gpu((24,), 125, 31.2),
-    "A10G": Gpu((24,), 70, 35),
-    "L4": Gpu((24,), 121, 30.3),
-    "RTX 3090": Gpu((24,), 71, 35.6),
-    "RTX 4090": Gpu((24,), 165, 82.6),
-    "RTX 5090": Gpu((32,), 209, 104.8),
-    "RTX A6000": Gpu((48,), 155, 38.7),
-    "L40S": Gpu((48,), 362, 91.6),
-    "A40": Gpu((48,), 150, 37.4),
-    "A100": Gpu((40, 80), 312, 19.5),
-    "A100 80GB": Gpu((80,), 312, 19.5),
-    "H100": Gpu((80, 94), 989, 67),
-    "H200": Gpu((141,), 989, 67),
-    "B200": Gpu((180, 192), 2250, 75),
+    "T4": Gpu((16,), 65, 8.1, (7, 5)),
+    "V100": Gpu((16, 32), 125, 15.7, (7, 0)),
+    "A10": Gpu((24,), 125, 31.2, (8, 6)),
+    "A10G": Gpu((24,), 70, 35, (8, 6)),
+    "L4": Gpu((24,), 121, 30.3, (8, 9)),
+    "RTX 3090": Gpu((24,), 71, 35.6, (8, 6)),
+    "RTX 4090": Gpu((24,), 165, 82.6, (8, 9)),
+    "RTX 5090": Gpu((32,), 209, 104.8, (12, 0)),
+    "RTX A6000": Gpu((48,), 155, 38.7, (8, 6)),
+    "L40S": Gpu((48,), 362, 91.6, (8, 9)),
+    "A40": Gpu((48,), 150, 37.4, (8, 6)),
+    "A100": Gpu((40, 80), 312, 19.5, (8, 0)),
+    "A100 80GB": Gpu((80,), 312, 19.5, (8, 0)),
+    "H100": Gpu((80, 94), 989, 67, (9, 0)),
+    "H200": Gpu((141,), 989, 67, (9, 0)),
+    "B200": Gpu((180, 192), 2250, 75, (10, 0)),
 }
 NEAR = 0.15
 """Largest relative difference between a memory and a size of the type: nvidia-smi shows 80 GB as 85.9 GB or less."""

@@ -21,6 +21,13 @@ from trainables.specs import Spec, TrialSpec, Words
 
 Device = Literal["cpu", "cuda"]
 FailureKind = Literal["diverged", "infeasible", "out_of_memory", "failed"]
+BFLOAT16_CAPABILITY = (8, 0)
+"""Lowest compute capability with bfloat16 (torch/cuda/__init__.py, 2.13: `is_bf16_supported` without emulation)."""
+
+
+def has_bfloat16(capability: tuple[int, int]) -> bool:
+    """Tells whether a GPU of this compute capability computes in bfloat16."""
+    return capability >= BFLOAT16_CAPABILITY
 
 
 class Failure(Spec):

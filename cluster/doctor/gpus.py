@@ -12,6 +12,7 @@ from typing import Any
 from cluster import devices, timeouts
 from cluster.doctor.contract import Check, Diagnosis, Facts, Site, fail, ok, warn
 from trainables.base import device_probe
+from trainables.contract import has_bfloat16
 
 FIELDS = ("index", "name", "driver_version", "compute_cap", "memory.free", "memory.total")
 """Fields of nvidia-smi; memory is in MiB."""
@@ -94,8 +95,7 @@ def judge_compute_capability(facts: Facts, _site: Site) -> Diagnosis:
 
 def _lacking(facts: Facts) -> set[str]:
     """Returns the names of the GPUs without bfloat16."""
-    of = devices.BFLOAT16_CAPABILITY
-    return {gpu["name"] for gpu in facts["gpus"] if devices.capability(gpu["compute_cap"]) < of}
+    return {gpu["name"] for gpu in facts["gpus"] if not has_bfloat16(devices.capability(gpu["compute_cap"]))}
 
 
 def judge_memory(facts: Facts, site: Site) -> Diagnosis:

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from trainables.contract import has_bfloat16
 from trainables.errors import NotTrainable
 from trainables.specs import QuantizationSpec, TrialSpec
 
@@ -85,7 +86,7 @@ def compute_dtype(quantization: QuantizationSpec, device: torch.device) -> torch
     if quantization.compute_dtype != "auto":
         dtype: torch.dtype = getattr(torch, quantization.compute_dtype)
         return dtype
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    native = device.type == "cuda" and has_bfloat16(torch.cuda.get_device_capability(device))
     return torch.bfloat16 if native else torch.float32
 
 

@@ -92,7 +92,7 @@ def test_edited_code_of_a_model_makes_another_quantised_base(source: Path, tmp_p
 def test_auto_is_bfloat16_on_gpus_that_have_it_and_float32_on_every_cpu(monkeypatch, cuda_has_it):
     # What oneDNN says of every CPU with AVX-512, where it emulates bfloat16.
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_has_it)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0) if cuda_has_it else (7, 5))
     expected = {"float16": torch.float16, "bfloat16": torch.bfloat16, "auto": torch.float32}
     for device in ("cpu", "cuda"):
         asked = expected | ({"auto": torch.bfloat16} if device == "cuda" and cuda_has_it else {})

@@ -28,6 +28,6 @@ def test_a_gpu_of_amd_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     (True, "auto", "auto"), (False, "auto", "float32"), (False, "bfloat16", "bfloat16"), (False, "float16", "float16")
 ])  # fmt: skip
 def test_estimates_count_the_type_that_this_gpu_computes_in(monkeypatch, native, named, computes) -> None:
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (8, 0) if native else (7, 5))
     spec = TrialSpec(trainable="toy", quantization=QuantizationSpec(compute_dtype=named), steps=1)
     assert devices.in_own_type(spec).quantization.compute_dtype == computes

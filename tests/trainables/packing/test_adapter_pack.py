@@ -145,8 +145,8 @@ def test_a_gpu_without_bfloat16_is_counted_in_float32(monkeypatch):
         packs.spec().model_copy(update={"quantization": QuantizationSpec(compute_dtype=dtype)})
         for dtype in ("auto", "float32")
     )
-    for has_bfloat16, counted in ((False, single), (True, auto)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bfloat16: has)
+    for capability, counted in (((7, 5), single), ((8, 0), auto)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, has=capability: has)
         assert qlora.settle_auto(packs.pack(), auto, [auto], None, 10**15) == qlora.need(counted, [counted], "cuda")
 
 

@@ -99,8 +99,8 @@ def test_the_rows_go_from_the_shortest_to_the_longest_and_no_pass_is_cut_unless_
 
 def test_paths_are_estimated_in_the_type_that_the_gpu_has(gpu, monkeypatch, tiny):
     base, data, cache = tiny
-    for has_it in (True, False):
-        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda has_it=has_it, **_: has_it)
+    for capability in ((8, 0), (7, 5)):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda _, has=capability: has)
         qlora.self_test(changed(base, "quantization", compute_dtype="auto"), data, cache, anew=True)
     qlora.self_test(base, data, cache, anew=True)  # The file says float32.
     narrow, old, single = ([sizes[0] for _, sizes in question.paths] for question in gpu.asked)
