@@ -90,17 +90,14 @@ SERVING_SECONDS = 1800.0
 
 # The doctor
 
-DOCTOR_LOOK_SECONDS = 30.0
-"""How long a check may look at a machine: a busy machine may need seconds to start a process."""
-DOCTOR_HUB_SECONDS = 60.0
-"""The same for questions to the hub."""
-DOCTOR_TORCH_SECONDS = 120.0
-"""The same for a check that loads torch, and CUDA with it."""
+DOCTOR_LOOK_SECONDS = 180.0
+"""How long the checks of a machine may take together. torch, and CUDA with it, may need a minute on a busy machine to
+load, and the hub as long to be given up."""
 DOCTOR_CONNECT_SECONDS = 90.0
 """How long a connection to Ray may take."""
 DOCTOR_NODE_SECONDS = 240.0
 """How long the nodes may take for all checks but those on GPUs. A busy node may need a minute to start a process."""
-DOCTOR_GPU_SECONDS = 180.0
+DOCTOR_GPU_SECONDS = 240.0
 """How long to wait for GPUs that were free, and for the checks on them."""
 DOCTOR_NODES_SECONDS = 500.0
 """How long the nodes may take together, after the connection."""

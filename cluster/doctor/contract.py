@@ -1,22 +1,19 @@
-"""Defines a check of the doctor: `look` collects facts on a machine, and `judge` says what the facts mean."""
+"""Defines what a check of the doctor is asked, and its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pydantic import Field
 
-from cluster import timeouts
 from trainables.contract import Device
 from trainables.specs import Spec, TrialSpec
 
-Health = Literal["ok", "warn", "fail", "unknown"]
+State = Literal["ok", "warn", "fail", "unknown"]
 DRIVER, THIS_MACHINE = "driver", "this machine"
 """Names of machines. A node of a cluster has its address as its name."""
-Facts = Mapping[str, Any]
-"""JSON data, because the facts may come from another machine."""
 
 
 class Needs(Spec):
@@ -57,14 +54,12 @@ class Site(Spec):
     """Multiplies each time limit."""
     trains: bool = False
     """Whether to run only the test of how passes are computed (`training`)."""
+    driver_versions: dict[str, str | None] | None = None
+    """Versions of the driver's libraries (`machine.installed`), which those of a node must equal."""
 
     def trains_on(self, listed_gpus: int) -> Device:
         """Returns the device that trains here if nvidia-smi lists this many GPUs."""
         return "cuda" if listed_gpus and self.declared_gpus != 0 and self.needs.gpus_per_host else "cpu"
-
-    def on_node(self, node: str, declared_gpus: float) -> Site:
-        """Returns the site of the same sweep on a node of the cluster."""
-        return self.model_copy(update={"node": node, "declared_gpus": declared_gpus})
 
     def without_secrets(self) -> Site:
         """Returns the site without the fields that only the driver may know."""
@@ -72,63 +67,38 @@ class Site(Spec):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's answer: the result of a check on a machine."""
+class Answer:
+    """One line of the doctor: what a check found on a machine."""
 
-    check: str
-    node: str
-    state: Health
-    seen: str
-    mend: str = ""
-    rows: Sequence[Mapping[str, str]] = ()
-    """A table below the line, each row by the names of its columns."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The result of a check on one machine."""
-
-    state: Health
+    state: State
+    """`warn`: a sweep can run, but not as well as it might. `fail`: a sweep cannot run."""
     seen: str
     mend: str = ""
     """The way out; empty when all is well."""
     rows: Sequence[Mapping[str, str]] = ()
+    """A table below the line, each row by the names of its columns."""
+    check: str = ""
+    node: str = ""
 
-    def of(self, check: str, node: str) -> Finding:
-        """Returns the diagnosis as a line of the doctor's answer."""
-        return Finding(check, node, self.state, self.seen, self.mend, self.rows)
-
-
-def ok(seen: str) -> Diagnosis:
-    """Says that all is well."""
-    return Diagnosis("ok", seen)
-
-
-def warn(seen: str, mend: str) -> Diagnosis:
-    """Says that a sweep can run, but not as well as it might."""
-    return Diagnosis("warn", seen, mend)
-
-
-def fail(seen: str, mend: str) -> Diagnosis:
-    """Says that a sweep cannot run."""
-    return Diagnosis("fail", seen, mend)
+    def of(self, check: str, node: str) -> Answer:
+        """Returns the answer with the names of its check and machine."""
+        return replace(self, check=check, node=node)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check. The checks with the same `look` share its facts."""
+    """A check. Its name is that of its function."""
 
-    name: str
+    look: Callable[[Site], Answer]
     where: Literal["driver", "nodes", "both"]
     """The machines of the check: where the driver runs, where trials train, or both."""
-    look: Callable[[Site], Facts]
-    """A function of a module. Raises no foreseeable error."""
-    judge: Callable[[Facts, Site], Diagnosis]
-    """Pure. For a node of a cluster, the facts of `versions` hold the driver's facts under "driver"."""
-    hung: str = ""
-    """The way out if `look`, in its own process, hangs or crashes. Empty if `look` can do neither: it runs in place."""
-    seconds: float = timeouts.DOCTOR_LOOK_SECONDS
-    """The time limit of a `look` in a process of its own."""
+    hung: str = "end what else runs there and try again"
+    """The way out if `look` hangs or crashes."""
     needs_file: bool = False
     takes_gpu: bool = False
     """Whether `look` computes on the GPUs: on a cluster Ray is asked for them first."""
+
+    @property
+    def name(self) -> str:
+        """The name that people see."""
+        return self.look.__name__

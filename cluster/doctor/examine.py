@@ -1,102 +1,178 @@
-"""Examines this machine, or a driver and the nodes of its cluster, and yields one finding per check and machine."""
+"""Examines this machine, or a driver and the nodes of its cluster: one answer per check and machine.
+
+All checks of a machine run one after the other in one child process, which may hang or crash, and tells each answer as
+it comes. It ends with its caller, and cannot keep the caller waiting.
+"""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+import os
+import select
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict
 from subprocess import PIPE
 from tempfile import TemporaryFile
-from typing import Any
-
-from pydantic import Field
+from typing import Literal
 
 from cluster import timeouts
-from cluster.doctor import looking
-from cluster.doctor.contract import DRIVER, Finding, Site
-from trainables.asked_process import Process, asking, kill, last_line
+from cluster.doctor import gpus, machine, stores, training
+from cluster.doctor.contract import DRIVER, Answer, Check, Site
+from trainables.asked_process import asking, last_line, question
 from trainables.inputs.legible import legible
-from trainables.specs import Spec
 from trainables.timeouts import KILLED_PROCESS
 
-CONNECTION = "connection"
-"""The check whether the cluster and its nodes can be reached. It has no `look`."""
+_SMI = "nvidia-smi hangs when the driver does: look for Xid errors in `dmesg`, and restart the machine"
+_STORAGE = "the storage does not answer: check its mount, or the credentials and the network"
+_MLFLOW = "MLflow or a proxy before it does not answer: check the address, HTTP_PROXY and NO_PROXY"
+_TRAIN = "end what else runs there and try again; `qsweep launch` has the same limits and then leaves a path out"
+_CHECKS = (
+    Check(machine.versions, "both"),
+    Check(machine.import_names, "both"),
+    Check(machine.file_descriptors, "both"),
+    Check(machine.token, "driver"),
+    Check(stores.disk, "both", "a drive does not answer: check the mounts"),
+    Check(stores.storage, "driver", _STORAGE, needs_file=True),
+    Check(stores.mlflow, "driver", _MLFLOW, needs_file=True),
+    Check(stores.model_and_data, "nodes", stores.HUB, needs_file=True),
+    Check(gpus.gpu, "nodes", _SMI),
+    Check(gpus.compute_capability, "nodes", _SMI),
+    Check(gpus.memory, "nodes", _SMI, needs_file=True),
+    Check(gpus.bf16, "nodes", _SMI),
+    Check(gpus.bitsandbytes, "nodes", gpus.RUN_BITSANDBYTES, takes_gpu=True),
+    Check(training.train, "nodes", _TRAIN, needs_file=True, takes_gpu=True),
+)
+CHECKS = {each.name: each for each in _CHECKS}
+"""All checks in their order, but for `connection` and `clock`, which only a cluster has (on_cluster.py)."""
+TRAIN, CONNECTION = "train", "connection"
+NEED_FILE = tuple(sorted(name for name, check in CHECKS.items() if check.needs_file and name != TRAIN))
 _NOT_CONNECTED = (
     "run the doctor on a node of the cluster (the head node), or give the dashboard's address (--address "
     "http://HOST:8265), because Ray's own protocol works on nodes alone; check the address, and RAY_AUTH_MODE=token "
     "with the cluster's token"
 )
+_BUSY = "on a machine that is only busy, QSWEEP_DOCTOR_PATIENCE=4 waits four times as long"
 
 
-class Question(Spec):
-    """A question to the doctor's process on the cluster, which prints one finding a line (on_cluster.py)."""
-
-    address: str
-    site: Site
-    versions: dict[str, Any] = Field(default_factory=dict)
-    """The driver's facts of the check `versions`, with which nodes are compared."""
+class ProcessError(Exception):
+    """A process has not told all its answers; the words say why."""
 
 
-def this_machine(site: Site) -> Generator[Finding]:
-    """Yields the findings on this machine. Starts no Ray."""
-    names = sorted({*looking.chosen("driver", site), *looking.chosen("nodes", site)})
-    for name, look in looking.look_at(site, names):
-        yield looking.finding(name, look, site)
+def chosen(site: Site, *places: Literal["driver", "nodes"]) -> list[str]:
+    """Returns the names of the checks for places, in their order."""
+    there = [each for each in CHECKS.values() if each.where in ("both", *places)]
+    names = [each.name for each in there if site.needs.base is not None or not each.needs_file]
+    return [name for name in names if (name == TRAIN) == site.trains]
 
 
-def a_cluster(site: Site, address: str) -> Generator[Finding]:
-    """Yields the findings on the driver here and on each node of the cluster at `address`."""
-    site = site.model_copy(update={"node": DRIVER})
-    facts: dict[str, dict[str, Any] | None] = {}
-    for name, look in looking.look_at(site, looking.chosen("driver", site)):
-        facts[name] = look.facts
-        yield looking.finding(name, look, site)
-    yield from on_nodes(Question(address=address, site=site.without_secrets(), versions=facts.get("versions") or {}))
+def this_machine(site: Site) -> Generator[Answer]:
+    """Yields the answers on this machine. Starts no Ray."""
+    return answers(site, chosen(site, "driver", "nodes"))
 
 
-def on_nodes(question: Question, program: str = "cluster.doctor.on_cluster") -> Generator[Finding]:
-    """Yields the findings of a process that joins the cluster; ends in time, and says what is missing.
-
-    The process can be killed when it is late: a machine outside the cluster may need minutes to connect to Ray.
-    """
-    patience = question.site.patience
-    seconds, has_answered = timeouts.DOCTOR_CONNECT_SECONDS * patience, False
-    with (
-        TemporaryFile() as errors,
-        asking((program,), question.model_dump_json(), PIPE, errors) as process,
-        ExitStack() as limits,
-    ):
-        assert process.stdout is not None
-        limit = limits.enter_context(_killed_after(seconds, process))
-        for line in process.stdout:
-            try:
-                finding = Finding(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # a library has printed something
-            if not has_answered:
-                limits.close()
-                seconds, has_answered = timeouts.DOCTOR_NODES_SECONDS * patience, True
-                limit = limits.enter_context(_killed_after(seconds, process))
-            yield finding
-        is_late = limit.finished.is_set()
-        if process.wait(KILLED_PROCESS) != 0:
-            why = f"no answer within {seconds:.0f} s" if is_late else last_line(errors)
-            yield no_connection(f"{question.address}: {why or 'its process ended without an answer'}")
+def a_cluster(site: Site, address: str) -> Generator[Answer]:
+    """Yields the answers on the driver here and on each node of the cluster at `address`."""
+    site = site.model_copy(update={"node": DRIVER, "driver_versions": machine.installed()})
+    yield from answers(site, chosen(site, "driver"))
+    yield from on_nodes(site.without_secrets(), address)
 
 
-@contextmanager
-def _killed_after(seconds: float, process: Process) -> Iterator[threading.Timer]:
-    """Kills a process once the block has lasted `seconds`. In the block the timer's `finished` tells that it did."""
-    timer = threading.Timer(seconds, kill, (process,))
-    timer.daemon = True
-    timer.start()
+def on_nodes(site: Site, address: str, program: str = "cluster.doctor.on_cluster") -> Generator[Answer]:
+    """Yields the answers of a process that joins the cluster, which may need minutes to connect to Ray."""
+    connect, nodes = (each * site.patience for each in (timeouts.DOCTOR_CONNECT_SECONDS, timeouts.DOCTOR_NODES_SECONDS))
     try:
-        yield timer
-    finally:
-        timer.cancel()
+        yield from told((program, address), site, connect, nodes)
+    except ProcessError as error:
+        yield no_connection(f"{address}: {error}")
 
 
-def no_connection(words: str) -> Finding:
+def no_connection(words: str) -> Answer:
     """Says that the cluster cannot be reached."""
-    return Finding(CONNECTION, DRIVER, "fail", legible(words), _NOT_CONNECTED)
+    return Answer("fail", legible(words), _NOT_CONNECTED).of(CONNECTION, DRIVER)
+
+
+def answers(site: Site, names: Sequence[str]) -> Generator[Answer]:
+    """Yields one answer for each check. After a crash the next child goes on; after the time limit none does."""
+    left, limit = list(names), timeouts.DOCTOR_LOOK_SECONDS * site.patience
+    ends = time.monotonic() + limit
+    # Only nodes get the variables of the profile, as hosts do.
+    environment = site.needs.environment if site.declared_gpus is not None else {}
+    while left:
+        why = "its process ended without an answer"
+        try:
+            for answer in told((__name__, *left), site, ends - time.monotonic(), environment=environment):
+                left.remove(answer.check)
+                yield answer
+        except ProcessError as error:
+            why = str(error)
+        if left and time.monotonic() < ends:
+            name = left.pop(0)
+            yield Answer("fail", why, CHECKS[name].hung).of(name, site.node)
+        elif left:
+            late, *others = left
+            why = f"no answer within {limit:.0f} s, the limit for all checks of a machine"
+            yield Answer("fail", why, f"{CHECKS[late].hung}; {_BUSY}").of(late, site.node)
+            for name in others:
+                yield Answer("unknown", f"not looked at, because the check {late} gave no answer").of(name, site.node)
+            return
+
+
+def told(
+    words: Sequence[str],
+    site: Site,
+    seconds: float,
+    after_first: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Generator[Answer]:
+    """Yields the answers that a process tells (`tell`). Raises ProcessError if late or failed.
+
+    Args:
+        words: the process's module and arguments; it is asked for the site.
+        seconds: time limit.
+        after_first: time limit that holds from the first answer on, if another.
+    """
+    ends, rest = time.monotonic() + seconds, b""
+    with TemporaryFile() as errors, asking(words, site.model_dump_json(), PIPE, errors, environment) as process:
+        assert process.stdout is not None
+        pipe = process.stdout.fileno()
+        ready = select.poll()
+        ready.register(pipe)
+        while part := os.read(pipe, 65536) if ready.poll(max(0.0, ends - time.monotonic()) * 1000) else None:
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                try:
+                    answer = Answer(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue  # a library has printed something
+                if after_first is not None:
+                    seconds, ends, after_first = after_first, time.monotonic() + after_first, None
+                yield answer
+        if part is None:
+            raise ProcessError(f"no answer within {seconds:.0f} s")
+        code = process.wait(KILLED_PROCESS)
+        if code != 0:
+            ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise ProcessError(legible(f"its process ended with {ended}: {last_line(errors)}".rstrip(": "), 300))
+
+
+def tell(answer: Answer) -> None:
+    """Tells an answer to the process that asked."""
+    # Libraries may have printed something without a line's end.
+    print(f"\n{json.dumps(asdict(answer))}", flush=True)
+
+
+def main() -> None:
+    """Looks at this machine: python -m cluster.doctor.examine CHECK..., the site on standard input."""
+    site = Site.model_validate_json(question())
+    for name in sys.argv[1:]:
+        try:
+            answer = CHECKS[name].look(site)
+        except Exception as error:  # an error that the check did not foresee
+            answer = Answer("unknown", legible(f"{type(error).__name__}: {error}", 300))
+        tell(answer.of(name, site.node))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
-from cluster import devices, timeouts
-from cluster.doctor.contract import Check, Diagnosis, Facts, Site, ok
+from cluster import devices
+from cluster.doctor.contract import Answer, Site
 from trainables import catalogue
 from trainables.engine_paths import SelfTest, Tried
+from trainables.specs import TrialSpec
 
-TRAIN = "train"
 PATIENCE = 10.0
 """Multiplies each time limit: the base is loaded, and may have to be fetched and quantised first."""
-_HUNG = "end what else runs there and try again; `qsweep launch` has the same limits and then leaves a path out"
 
 
-def train(site: Site) -> Facts:
+def train(site: Site) -> Answer:
     """Has the trainable test its paths anew on this machine's GPUs, or on its CPU if there are none."""
     base = site.needs.base
     assert base is not None
@@ -23,15 +20,13 @@ def train(site: Site) -> Facts:
     devices.number_gpus_by_bus()
     data = trainable.prepare(base, devices.cache()).payload
     test = trainable.self_test(base, data, devices.cache(), True)
-    return {"test": None if test is None else test.model_dump(mode="json")}
+    if test is None:
+        return Answer("ok", "there is one way to compute passes, and nothing to test")
+    return told(test, base)
 
 
-def judge_train(facts: Facts, site: Site) -> Diagnosis:
+def told(test: SelfTest, base: TrialSpec) -> Answer:
     """Warns of the paths that sweeps leave out here."""
-    if facts["test"] is None:
-        return ok("there is one way to compute passes, and nothing to test")
-    test, base = SelfTest.model_validate_json(json.dumps(facts["test"])), site.needs.base
-    assert base is not None
     settled, rows = test.settled(base), tuple(map(_row, test.tried))
     taken = "flat in turn, as on every CPU" if test.device == "cpu" else settled.path.name
     seen = f"{test.device}: sweeps train with {taken}"
@@ -41,9 +36,9 @@ def judge_train(facts: Facts, site: Site) -> Diagnosis:
         seen += f", in passes of at most {settled.pass_tokens:,} tokens"
     seen += f" (tested in {test.seconds:.0f} s)"
     if not settled.refused:
-        return Diagnosis("ok", seen, rows=rows)
+        return Answer("ok", seen, rows=rows)
     mend = "sweeps leave these paths out: look for newer versions of torch and the driver"
-    return Diagnosis("warn", f"{seen}; {'; '.join(settled.refused)}", mend, rows)
+    return Answer("warn", f"{seen}; {'; '.join(settled.refused)}", mend, rows)
 
 
 def _row(tried: Tried) -> dict[str, str]:
@@ -61,8 +56,3 @@ def _row(tried: Tried) -> dict[str, str]:
         measured = "" if last.peak_bytes is None else f"{last.peak_bytes / 1e9:.2f} of "
         row["memory"] = f"{measured}{last.estimated_bytes / 1e9:.2f} GB estimated, {last.slots} slots"
     return row
-
-
-CHECKS = (
-    Check(TRAIN, "nodes", train, judge_train, _HUNG, timeouts.DOCTOR_TORCH_SECONDS, needs_file=True, takes_gpu=True),
-)

@@ -9,7 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -43,8 +43,6 @@ Address = Annotated[
         help="A Ray cluster to look at: its dashboard, http://HOST:8265; on one of its nodes also auto, or HOST:PORT.",
     ),
 ]
-
-
 Train = Annotated[
     bool,
     typer.Option(
@@ -69,7 +67,7 @@ def doctor(
     if address is not None and is_web(address):
         _from_outside(file, changes, address, no_files, as_json, train)
     from cluster import timeouts
-    from cluster.doctor import contract, examine, looking, training
+    from cluster.doctor import contract, examine, training
 
     with mistakes(""):
         if address is not None:
@@ -79,24 +77,24 @@ def doctor(
     patience *= training.PATIENCE if train else 1.0
     site = contract.Site(needs=needs, patience=patience, trains=train)
     if address is not None:
-        most = (timeouts.DOCTOR_CONNECT_SECONDS + timeouts.DOCTOR_NODES_SECONDS) * patience / 60
+        limits = (timeouts.DOCTOR_LOOK_SECONDS, timeouts.DOCTOR_CONNECT_SECONDS, timeouts.DOCTOR_NODES_SECONDS)
+        most = sum(limits) * patience / 60
         say(f"looking at the driver, then at all nodes at once: mostly 1 or 2 minutes, {most:.0f} at most")
     elif train:
-        most = timeouts.DOCTOR_TORCH_SECONDS * patience / 60
+        most = timeouts.DOCTOR_LOOK_SECONDS * patience / 60
         how_long = f"about a minute on a GPU, some minutes on a CPU, {most:.0f} minutes at most"
         say(f"testing each way to compute passes on this machine: {how_long}")
-    findings = examine.this_machine(site) if address is None else examine.a_cluster(site, address)
+    answers = examine.this_machine(site) if address is None else examine.a_cluster(site, address)
     found: list[dict[str, Any]] = []
-    with ending_on_signals(INTERRUPTED), closing(findings):
-        for finding in findings:
-            told = {name: text for name, text in asdict(finding).items() if name != "rows"}
-            found.append({name: legible(without_passwords(text)) for name, text in told.items()})
-            say(_line(found[-1], max(map(len, looking.CHECKS))))
-            rows = [{name: legible(text) for name, text in row.items()} for row in finding.rows]
-            found[-1] |= {"rows": rows} if rows else {}
-            for line in _table(rows):
+    with ending_on_signals(INTERRUPTED), closing(answers):
+        for answer in answers:
+            texts = {name: getattr(answer, name) for name in ("check", "node", "state", "seen", "mend")}
+            found.append({name: legible(without_passwords(text)) for name, text in texts.items()})
+            rows = [{name: legible(text) for name, text in row.items()} for row in answer.rows]
+            for line in (_line(found[-1], max(map(len, examine.CHECKS))), *_table(rows)):
                 say(line)
-    left_out = looking.NEED_FILE if file is None else ()
+            found[-1] |= {"rows": rows} if rows else {}
+    left_out = examine.NEED_FILE if file is None else ()
     if left_out:
         say(f"not looked at without a sweep file: {', '.join(left_out)}")
     counts = Counter(each["state"] for each in found)

@@ -49,9 +49,8 @@ def refusals(monkeypatch: pytest.MonkeyPatch, status: int, body: str) -> list[st
             with pytest.raises(StoreError) as told:
                 asks()
             shown.append(str(told.value))
-        site = Site(needs=Needs(storage="s3://bucket/sweeps"))
-        diagnosis = stores.judge_storage(stores.storage(site), site)
-    assert diagnosis.state == "fail"
-    shown.append(diagnosis.seen)
+        answer = stores.storage(Site(needs=Needs(storage="s3://bucket/sweeps")))
+    assert answer.state == "fail"
+    shown.append(answer.seen)
     assert [text for text in shown if any(secret in text for secret in SECRETS.values())] == []
     return shown

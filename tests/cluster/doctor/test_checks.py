@@ -1,21 +1,34 @@
-"""What each check says of facts. Nothing is looked at here."""
+"""What each check says of a machine. nvidia-smi and what libraries tell are made up, so that any GPU can be shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import namedtuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from cluster.doctor import gpus, looking, machine
-from cluster.doctor.contract import DRIVER, Diagnosis, Facts, Needs, Site
-from cluster.doctor.looking import CHECKS
+from cluster import devices
+from cluster.doctor import examine, gpus, machine, on_cluster, training
+from cluster.doctor.contract import DRIVER, Answer, Needs, Site
+from cluster.doctor.examine import CHECKS
+from trainables.base import device_probe
 from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
 from trainables.specs import QuantizationSpec, TrialSpec
 
+Facts = Mapping[str, Any]
 HERE = Site()
 NODE = Site(node="10.0.0.2", declared_gpus=1.0)
 CPU_NODE = Site(node="10.0.0.2", declared_gpus=0.0)
+
+
+@pytest.fixture(autouse=True)
+def other_gpus() -> Iterator[None]:
+    """The GPUs of one test are not those of the next."""
+    gpus.listed.cache_clear()
+    yield
+    gpus.listed.cache_clear()
 
 
 def needing(site: Site = NODE, **needs: Any) -> Site:
@@ -23,14 +36,13 @@ def needing(site: Site = NODE, **needs: Any) -> Site:
 
 
 def gpu(*capabilities: str, free_gb: float = 70, **more: object) -> dict[str, Any]:
-    """What is seen of a machine with such GPUs."""
+    """A machine with such GPUs, 8 threads and 10 GB of free memory."""
     free = str(int(free_gb * 1e9 / 2**20))
     told = {"driver_version": "580.1", "memory.free": free, "memory.total": "81920"}
     rows = [
         {"index": str(at), "name": f"GPU-{each}", "compute_cap": each, **told} for at, each in enumerate(capabilities)
     ]
-    seen = {"gpus": rows, "error": None, "has_device": bool(rows), "threads": 8, "host_free": 10 * 10**9}
-    return {**seen, "bfloat16_speed": None, **more}
+    return {"gpus": rows, **more}
 
 
 def computing_in(dtype: str, site: Site = NODE, **needs: Any) -> Site:
@@ -50,14 +62,14 @@ def in_float32(bfloat16: float, float32: float) -> Site:
     return needing(NODE, one_slot_bytes={"cuda": int(bfloat16 * 1e9), "cuda float32": int(float32 * 1e9)})
 
 
-LOADED = {"listed": 1, "problem": None, "sees_gpus": True, "torch": "2.13.0", "cuda": "13.0", "bitsandbytes": "0.50.2"}
+LOADED = {"problem": None, "sees_gpus": True, "torch": "2.13.0", "cuda": "13.0", "bitsandbytes": "0.50.2"}
 
 
-def bnb(*errors: float | str, **more: object) -> dict[str, Any]:
+def bnb(*errors: float | str, listed: tuple[str, ...] = ("9.0",), **more: object) -> dict[str, Any]:
     """bitsandbytes on devices: how far off the weights come back, or what keeps it from quantising."""
     told = [("error" if isinstance(each, float) else "problem", each) for each in errors]
-    devices = [{"name": "cuda:0", "error": None, "problem": None, what: each} for what, each in told]
-    return {**LOADED, "devices": devices, **more}
+    found = [{"name": "cuda:0", "error": None, "problem": None, what: each} for what, each in told]
+    return gpu(*listed, probe={**LOADED, "devices": found, **more})
 
 
 NAMES = ("python", "qlora-sweeps", "ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow")
@@ -66,17 +78,18 @@ NAMES = ("python", "qlora-sweeps", "ray", "torch", "transformers", "peft", "bits
 def versions(changed: Mapping[str, str | None], *unmet: str) -> dict[str, Any]:
     """A node's versions beside the driver's, which are 3.1.0."""
     same: dict[str, str | None] = dict.fromkeys(NAMES, "3.1.0")
-    return {"versions": same | dict(changed), "unmet": list(unmet), "driver": {"versions": same, "unmet": []}}
+    return {"versions": same | dict(changed), "unmet": list(unmet), "driver": same}
 
 
-def disk(**changed: tuple[str, int, float]) -> dict[str, Any]:
-    rooms = {"cache": ("/c", 30, 0.5), "temporary": ("/tmp", 30, 0.5), "storage": ("/data", 30, 0.5)} | changed
-    return {name: {"path": path, "free": gb * 10**9, "used": used} for name, (path, gb, used) in rooms.items()}
+def disk(**changed: tuple[int, float]) -> dict[str, Any]:
+    """A machine whose disks have so many GB free, and are used to such a share."""
+    return {"disks": {"cache": (30, 0.5), "tmp": (30, 0.5), "data": (30, 0.5), **changed}}
 
 
 GB = 10**9
 FULL = gpu("9.0", "9.0")
 FULL["gpus"][1]["memory.free"] = "1000"
+ON_DATA = needing(HERE, work_folder="/data")
 JUDGED: list[tuple[str, Facts, Site, str, str]] = [
     ("gpu", gpu("9.0"), NODE, "ok", "1 x GPU-9.0 with 80 GiB; driver 580.1"),
     ("gpu", gpu("9.0", "9.0"), NODE, "warn", "Ray counts only 1 of them"),
@@ -103,7 +116,7 @@ JUDGED: list[tuple[str, Facts, Site, str, str]] = [
     ("bitsandbytes", bnb("no kernel image is available"), NODE, "fail", "no kernel image"),
     ("bitsandbytes", bnb(problem="bitsandbytes does not load: x"), NODE, "fail", "bitsandbytes does not load"),
     ("bitsandbytes", bnb(sees_gpus=False, cuda=None), NODE, "fail", "built for CPUs only) sees no GPU"),
-    ("bitsandbytes", bnb(0.07, sees_gpus=False, listed=0), NODE, "ok", "quantises"),
+    ("bitsandbytes", bnb(0.07, sees_gpus=False, listed=()), NODE, "ok", "quantises"),
     ("memory", gpu("9.0", free_gb=70), memory(20, 50), "ok", "the plan takes 50.0 GB"),
     ("memory", gpu("9.0", free_gb=40), memory(20, 50), "warn", "the plan's slots take 50.0 GB"),
     ("memory", gpu("9.0", free_gb=20), memory(20), "fail", "too little on GPU 0"),  # 85% of 20 GB is too little
@@ -129,25 +142,53 @@ JUDGED: list[tuple[str, Facts, Site, str, str]] = [
     ("versions", versions({}, "mlflow 2.0 (needs >=3.17)"), NODE, "ok", ""),
     ("versions", versions({}, "mlflow 2.0 (needs >=3.17)"), Site(node=DRIVER), "fail", "mlflow 2.0 (needs >=3.17)"),
     # Ray raises the soft limit to the hard one.
-    ("file_descriptors", {"soft": 1024, "hard": 524288}, HERE, "ok", "ulimit -n: 1024, at most 524288"),
-    ("file_descriptors", {"soft": 1024, "hard": 4096}, HERE, "warn", ""),
-    ("file_descriptors", {"soft": 1024, "hard": 1024}, HERE, "fail", ""),
-    ("file_descriptors", {"soft": 1024, "hard": -1}, HERE, "ok", "at most unlimited"),
-    ("disk", disk(), HERE, "ok", "30.0 GB free in /data"),
-    ("disk", disk(), needing(HERE, disk_budget=40 * GB), "fail", "budget.disk may take 40.0 GB"),
-    ("disk", disk(), needing(HERE, disk_budget=20 * GB, disk_bytes=1000 * GB), "ok", ""),  # the budget bounds the plan
-    ("disk", disk(), needing(HERE, disk_bytes=40 * GB), "fail", "the plan may take 40.0 GB"),
-    ("disk", disk(temporary=("/tmp", 1, 0.96)), HERE, "warn", "96% full"),
-    ("disk", disk(cache=("/c", 1, 0.5)), HERE, "warn", "1.0 GB free in /c"),
-    ("disk", disk(cache=("/c", 1, 0.5)), Site(node=DRIVER), "ok", "1.0 GB free in /c"),
+    ("file_descriptors", {"files": (1024, 524288)}, HERE, "ok", "ulimit -n: 1024, at most 524288"),
+    ("file_descriptors", {"files": (1024, 4096)}, HERE, "warn", ""),
+    ("file_descriptors", {"files": (1024, 1024)}, HERE, "fail", ""),
+    ("file_descriptors", {"files": (1024, -1)}, HERE, "ok", "at most unlimited"),
+    ("disk", disk(), ON_DATA, "ok", "30.0 GB free in /data"),
+    ("disk", disk(), needing(HERE, disk_budget=40 * GB, work_folder="/data"), "fail", "budget.disk may take 40.0 GB"),
+    # The budget bounds the plan.
+    ("disk", disk(), needing(HERE, disk_budget=20 * GB, disk_bytes=1000 * GB, work_folder="/data"), "ok", ""),
+    ("disk", disk(), needing(HERE, disk_bytes=40 * GB, work_folder="/data"), "fail", "the plan may take 40.0 GB"),
+    ("disk", disk(tmp=(1, 0.96)), HERE, "warn", "96% full"),
+    ("disk", disk(cache=(1, 0.5)), HERE, "warn", "1.0 GB free in "),
+    ("disk", disk(cache=(1, 0.5)), Site(node=DRIVER), "ok", "1.0 GB free in "),
 ]
 
 
 @pytest.mark.parametrize(("check", "facts", "site", "state", "said"), JUDGED)
-def test_what_a_check_says_of_facts(check, facts, site, state, said):
-    diagnosis = CHECKS[check].judge(facts, site)
-    assert (diagnosis.state, said in diagnosis.seen) == (state, True), diagnosis
-    assert bool(diagnosis.mend) == (state != "ok")
+def test_what_a_check_says_of_a_machine(monkeypatch, tmp_path, check, facts, site, state, said):
+    shown(monkeypatch, tmp_path, facts)
+    answer = CHECKS[check].look(site.model_copy(update={"driver_versions": facts.get("driver")}))
+    assert (answer.state, said in answer.seen) == (state, True), answer
+    assert bool(answer.mend) == (state != "ok")
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, folder: Path, facts: Facts) -> None:
+    """Makes this machine look as `gpu`, `bnb`, `versions` and `disk` say."""
+    monkeypatch.setenv("PATH", str(folder))
+    if facts.get("gpus") or facts.get("error"):
+        table = "\n".join(", ".join(row[field] for field in gpus.FIELDS) for row in facts["gpus"])
+        says = f"echo '{facts['error']}'; exit 9" if facts.get("error") else f"echo '{table}'\necho 'not a row'"
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
+        (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setattr(gpus, "KERNEL_FILE", folder if facts.get("has_device") else folder / "none")
+    monkeypatch.setattr(devices, "threads", lambda: 8)
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 10 * GB)
+    monkeypatch.setattr(device_probe, "bfloat16_speed", lambda _: facts["bfloat16_speed"])
+    monkeypatch.setattr(device_probe, "probe", lambda: facts["probe"])
+    monkeypatch.setattr(machine, "installed", lambda: facts["versions"])
+    monkeypatch.setattr(machine, "unmet", lambda: facts["unmet"])
+    monkeypatch.setattr("resource.getrlimit", lambda _: facts["files"])
+    if "disks" in facts:
+        monkeypatch.setenv("QSWEEP_CACHE", str(folder / "cache"))
+        monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder / "tmp"))
+        monkeypatch.setattr("cluster.doctor.stores._nearest", lambda place: place)
+        usage = namedtuple("usage", "used free")
+        rooms = {name: (gb * GB, share) for name, (gb, share) in facts["disks"].items()}
+        sizes = {name: usage(free * share / (1 - share), free) for name, (free, share) in rooms.items()}
+        monkeypatch.setattr("shutil.disk_usage", lambda place: sizes[place.name])
 
 
 @pytest.mark.parametrize(
@@ -162,12 +203,13 @@ def test_what_a_check_says_of_facts(check, facts, site, state, said):
         ("bfloat16", None, "unknown", "how fast the CPU is in bfloat16 was not measured"),
     ],
 )
-def test_without_a_gpu_what_was_measured_on_the_processor_is_told(named, speed, state, said):
+def test_without_a_gpu_what_was_measured_on_the_processor_is_told(monkeypatch, tmp_path, named, speed, state, said):
     site = HERE if named is None else computing_in(named)
-    diagnosis = CHECKS["bf16"].judge(gpu(bfloat16_speed=speed), site)
-    assert (diagnosis.state, said in diagnosis.seen) == (state, True), diagnosis
-    assert ("to float32" in diagnosis.mend) == (state != "ok")
-    assert ("makes steps faster" in diagnosis.seen) == ("steps faster" in said or named is None)
+    shown(monkeypatch, tmp_path, gpu(bfloat16_speed=speed))
+    answer = CHECKS["bf16"].look(site)
+    assert (answer.state, said in answer.seen) == (state, True), answer
+    assert ("to float32" in answer.mend) == (state != "ok")
+    assert ("makes steps faster" in answer.seen) == ("steps faster" in said or named is None)
 
 
 @pytest.mark.parametrize(
@@ -180,28 +222,25 @@ def test_without_a_gpu_what_was_measured_on_the_processor_is_told(named, speed, 
     ],
 )
 def test_clocks_differ_by_no_less_than_the_answer_shows(least, most, state, said):
-    diagnosis = machine.judge_clock(least, most)
-    assert (diagnosis.state, said in diagnosis.seen) == (state, True), diagnosis
-
-
-def test_the_table_of_nvidia_smi_is_read():
-    (read,) = gpus.rows("0, NVIDIA H100 80GB HBM3, 580.65.06, 9.0, 80995, 81559\nnot a row\n")
-    assert (read["name"], read["compute_cap"], read["memory.free"]) == ("NVIDIA H100 80GB HBM3", "9.0", "80995")
+    answer = on_cluster.clock(least, most)
+    assert (answer.state, said in answer.seen) == (state, True), answer
 
 
 def test_checks_that_need_a_file_are_left_out_without_one():
-    assert looking.NEED_FILE == ("memory", "mlflow", "model_and_data", "storage")
-    with_file = computing_in("auto")
-    for place in ("driver", "nodes"):
-        left_out = set(looking.chosen(place, with_file)) - set(looking.chosen(place, NODE))
-        assert left_out == set(looking.NEED_FILE) & set(looking.chosen(place, with_file))
+    assert examine.NEED_FILE == ("memory", "mlflow", "model_and_data", "storage")
+    places: tuple[Literal["driver", "nodes"], ...] = ("driver", "nodes")
+    for place in places:
+        with_file, without = (examine.chosen(site, place) for site in (computing_in("auto"), NODE))
+        assert set(with_file) - set(without) == set(examine.NEED_FILE) & set(with_file)
+    everything = examine.chosen(computing_in("auto"), *places)
+    assert set(everything) == {name for place in places for name in examine.chosen(computing_in("auto"), place)}
 
 
 def test_a_node_is_sent_no_secret_of_the_driver_and_keeps_the_rest():
     site = needing(tracking_uri="http://me:secret@mlflow:5000", storage="/data")
-    sent = site.without_secrets().on_node("10.0.0.3", 2.0)
+    sent = site.without_secrets()
     assert "secret" not in sent.model_dump_json()
-    assert (sent.node, sent.declared_gpus, sent.needs.storage) == ("10.0.0.3", 2.0, "/data")
+    assert (sent.node, sent.needs.storage) == ("10.0.0.2", "/data")
 
 
 def test_paths_that_are_right_are_a_table_and_one_that_is_refused_is_warned_of():
@@ -213,9 +252,8 @@ def test_paths_that_are_right_are_a_table_and_one_that_is_refused_is_warned_of()
     faster = grouped.model_copy(update={"rates": (rate.model_copy(update={"tokens_per_second": 1800}),)})
     hung = grouped.model_copy(update={"problem": "it hung: no answer within 300 s", "rates": ()})
 
-    def train(*found: Tried) -> Diagnosis:
-        test = SelfTest(device="H100", seconds=42.0, tried=found)
-        return CHECKS["train"].judge({"test": test.model_dump(mode="json")}, needing(base=TrialSpec(steps=1)))
+    def train(*found: Tried) -> Answer:
+        return training.told(SelfTest(device="H100", seconds=42.0, tried=found), TrialSpec(steps=1))
 
     found = train(flat, faster)
     assert (found.state, found.mend) == ("ok", "")
@@ -234,6 +272,6 @@ def test_paths_that_are_right_are_a_table_and_one_that_is_refused_is_warned_of()
 @pytest.mark.parametrize(("trains", "chosen"), [(True, {"train"}), (False, set())])
 def test_the_self_test_is_made_when_it_is_asked_for_and_alone(trains, chosen):
     site = needing(base=TrialSpec(trainable="toy", steps=1)).model_copy(update={"trains": trains})
-    names = set(looking.chosen("nodes", site))
+    names = set(examine.chosen(site, "nodes"))
     assert names & {"train"} == chosen
     assert bool(names - {"train"}) != trains

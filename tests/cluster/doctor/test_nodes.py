@@ -16,8 +16,8 @@ import ray_clusters
 from ray_clusters import Nodes
 
 from cluster import timeouts
-from cluster.doctor import examine, looking, on_cluster
-from cluster.doctor.contract import DRIVER, Finding, Needs, Site
+from cluster.doctor import examine, on_cluster
+from cluster.doctor.contract import DRIVER, Answer, Needs, Site
 from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -53,10 +53,10 @@ def test_each_node_is_looked_at_and_left_as_it_was(tmp_path):
     for found in answer["findings"]:
         places.setdefault(found["node"], {})[found["check"]] = found
     driver = places.pop(DRIVER)
-    assert set(driver) == {*looking.chosen("driver", TOY), examine.CONNECTION}
+    assert set(driver) == {*examine.chosen(TOY, "driver"), examine.CONNECTION}
     assert driver["token"]["state"] == "warn", "this cluster asks for none"
     head, node = sorted(places.values(), key=len)
-    names = looking.chosen("nodes", TOY)
+    names = examine.chosen(TOY, "nodes")
     assert set(node) == {*names, "clock"}
     assert set(head) == {*on_cluster.checks_on(names, trains=False), "clock"}
     # No such GPU is there: the one failure, unless the machine of this test has one.
@@ -72,7 +72,7 @@ def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
     monkeypatch.setattr(timeouts, "DOCTOR_CONNECT_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        (found,) = examine.on_nodes(examine.Question(address=address, site=Site()))
+        (found,) = examine.on_nodes(Site(), address)
     assert (found.check, found.node, found.state) == (examine.CONNECTION, DRIVER, "fail")
     assert found.seen == f"{address}: no answer within 2 s"
     assert "run the doctor on a node" in found.mend
@@ -80,18 +80,18 @@ def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
 
 def test_a_process_on_the_cluster_that_ends_too_early_is_told(monkeypatch, tmp_path):
     """As when Ray takes it down before the GPUs have been tried."""
-    first = Finding("disk", "a", "ok", "free", rows=[])  # as JSON has no tuples
+    first = Answer("ok", "free", rows=[]).of("disk", "a")  # as JSON has no tuples
     (tmp_path / "breaking.py").write_text(f"print('a library')\nprint({json.dumps(asdict(first))!r})\n1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = list(examine.on_nodes(examine.Question(address="auto", site=Site()), "breaking"))
+    found = list(examine.on_nodes(Site(), "auto", "breaking"))
     assert found[0] == first
     assert [(each.check, each.state, each.seen) for each in found[1:]] == [
-        (examine.CONNECTION, "fail", "auto: ZeroDivisionError: division by zero")
+        (examine.CONNECTION, "fail", "auto: its process ended with exit code 1: ZeroDivisionError: division by zero")
     ]
 
 
 def test_where_nothing_trains_only_what_concerns_every_node_is_looked_at():
-    names = looking.chosen("nodes", TOY)
+    names = examine.chosen(TOY, "nodes")
     assert on_cluster.checks_on(names, trains=True) == names
     assert set(names) - set(on_cluster.checks_on(names, trains=False)) == {
         "bf16", "bitsandbytes", "compute_capability", "gpu", "memory", "model_and_data"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -19,19 +20,19 @@ import web_servers
 from killed_writers import kill_in_transaction
 
 from cluster import timeouts
-from cluster.doctor import looking, stores
-from cluster.doctor.contract import DRIVER, Diagnosis, Needs, Site
-from cluster.doctor.looking import CHECKS
+from cluster.doctor import examine, stores
+from cluster.doctor.contract import DRIVER, Answer, Needs, Site
+from cluster.doctor.examine import CHECKS
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 
-def diagnosis(check: str, site: Site | None = None, **needs: Any) -> Diagnosis:
+def diagnosis(check: str, site: Site | None = None, **needs: Any) -> Answer:
     """What a check says of this machine, looked at in this process."""
     site = site or Site(needs=Needs.model_validate(needs))
-    return CHECKS[check].judge(CHECKS[check].look(site), site)
+    return CHECKS[check].look(site)
 
 
-def fails(check: str, said: str, **needs: Any) -> Diagnosis:
+def fails(check: str, said: str, **needs: Any) -> Answer:
     found = diagnosis(check, **needs)
     assert (found.state, said in found.seen) == ("fail", True), found
     return found
@@ -182,33 +183,42 @@ def test_a_database_that_does_not_listen_is_a_failure_and_stops_a_launch_only_wh
     assert [stores.nothing_answers(uri) is None for uri in (there, *others)] == [False, True, True, True]
 
 
-def looked(check: str, site: Site | None = None) -> Diagnosis:
-    """What a check says of this machine, looked at as the doctor does."""
-    site = site or Site()
-    ((name, look),) = looking.look_at(site, [check])
-    found = looking.finding(name, look, site)
-    return Diagnosis(found.state, found.seen, found.mend)
+def looked(*checks: str, site: Site | None = None) -> list[Answer]:
+    """What checks say of this machine, looked at as the doctor does."""
+    return list(examine.answers(site or Site(), checks))
 
 
-def test_a_check_that_hangs_is_ended():
+def test_a_check_that_hangs_is_ended_and_named_beside_those_before_and_after(monkeypatch, tmp_path):
     """nvidia-smi is what hangs when a GPU's driver does."""
-    found = looked("gpu", Site(patience=0.0001))
-    assert (found.state, found.seen) == ("fail", "no answer within 0 s")
-    assert found.mend.startswith(CHECKS["gpu"].hung)
-    assert "QSWEEP_DOCTOR_PATIENCE=4" in found.mend, "the machine may be busy, and nothing else be wrong"
+    hangs = tmp_path / "nvidia-smi"
+    hangs.write_text(f"#!{sys.executable}\nimport threading\nthreading.Event().wait(300)\n")
+    hangs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    # The first check needs seconds at most; what hangs takes the rest of the limit.
+    monkeypatch.setattr(timeouts, "DOCTOR_LOOK_SECONDS", 15.0)
+    before, hung, after = looked("file_descriptors", "gpu", "bf16")
+    assert (before.check, before.state) == ("file_descriptors", "ok")
+    assert (hung.check, hung.state) == ("gpu", "fail")
+    assert hung.seen == "no answer within 15 s, the limit for all checks of a machine"
+    assert hung.mend.startswith(CHECKS["gpu"].hung)
+    assert "QSWEEP_DOCTOR_PATIENCE=4" in hung.mend, "the machine may be busy, and nothing else be wrong"
+    assert (after.check, after.state) == ("bf16", "unknown")
+    assert after.seen == "not looked at, because the check gpu gave no answer"
 
 
-def test_a_look_whose_process_dies_is_a_failure(tmp_path, monkeypatch):
+def test_a_check_whose_process_dies_is_a_failure_and_the_next_checks_are_made(tmp_path, monkeypatch):
     """A library may end the process that loads it."""
     (tmp_path / "bitsandbytes.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = looked("bitsandbytes")
-    assert (found.state, "signal 11" in found.seen) == ("fail", True)
+    found = {each.check: each for each in looked("token", "bitsandbytes", "file_descriptors")}
+    assert [each.state for each in found.values()] == ["ok", "fail", "ok"]
+    assert "signal 11" in found["bitsandbytes"].seen
+    assert found["bitsandbytes"].mend == CHECKS["bitsandbytes"].hung
 
 
 def test_a_look_on_a_node_sees_what_the_profile_sets_for_hosts(tmp_path):
     needs = Needs(environment={"QSWEEP_CACHE": f"{tmp_path}/there"})
-    assert f"{tmp_path}/there" in looked("disk", Site(node="10.0.0.2", declared_gpus=0.0, needs=needs)).seen
+    assert f"{tmp_path}/there" in looked("disk", site=Site(node="10.0.0.2", declared_gpus=0.0, needs=needs))[0].seen
 
 
 def test_a_look_ends_with_the_process_that_asked():

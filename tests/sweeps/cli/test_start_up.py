@@ -50,8 +50,8 @@ def test_what_is_built_is_the_packages() -> None:
 
 COMMANDS = f"""
 import json, sys
-from cluster.doctor import looking
-looking.look_at = lambda site, names: iter(())  # its checks run in processes of their own
+from cluster.doctor import examine
+examine.answers = lambda site, names: (_ for _ in ())  # its checks run in a process of their own
 import sweeps.cli, sweeps.config.load, sweeps.planning.plan, sweeps.supply.trial_source
 import sweeps.report.page_file, sweeps.report.charts
 found = {{}}
