@@ -37,7 +37,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks often."""
     monkeypatch.setattr(timeouts, "EVERY_SECONDS", 0.05)
     monkeypatch.setattr(timeouts, "LONGEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(timeouts, "LOOK_SECONDS", 0.1)
 
 
 @dataclass

@@ -47,9 +47,10 @@ def answering_by(answer: Callable[[Request], tuple[int, str] | Answer], **header
             for name, value in {**headers, **more, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
-        do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server calls
 
         def log_message(self, *_arguments: object) -> None:
             """Says nothing."""

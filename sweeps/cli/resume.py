@@ -10,6 +10,11 @@ import typer
 from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, ending_on_signals, mistakes, not_empty, say
 from sweeps.cli.sweep_end import check_promotion, finish
 
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="With a mirror: replace a driver that was heard of less than 2 minutes ago."),
+]
+
 
 def resume(  # noqa: PLR0913 - its options
     sweep: LocalSweep,
@@ -20,6 +25,7 @@ def resume(  # noqa: PLR0913 - its options
     resend: Annotated[
         bool, typer.Option("--resend", help="Send MLflow all events again: it has lost them, or is an older backup.")
     ] = False,
+    take_over: TakeOver = False,
     promote: Promoting = False,
     storage: Storage = Path("results"),
     address: Annotated[
@@ -44,10 +50,12 @@ def resume(  # noqa: PLR0913 - its options
     from sweeps.errors import ConfigError
 
     started = time.time()
+    if take_over:
+        _refuse_folder(sweep)
     if address is not None and not promote:
         from sweeps.cli.resume_there import resume_there
 
-        resume_there(sweep, storage, tracking_uri, resend, address, submission_id, detach, as_json)
+        resume_there(sweep, storage, tracking_uri, resend, take_over, address, submission_id, detach, as_json)
         return
     with mistakes():  # Also mistakes in environment variables that modules read when they are imported.
         if address is not None:
@@ -62,11 +70,21 @@ def resume(  # noqa: PLR0913 - its options
         from sweeps.record.folder import SweepFolder
         from sweeps.report import summary
 
-        folder = _fetched(sweep, storage) if is_object_store(sweep) else _named(sweep, storage)
+        folder = _fetched(sweep, storage, take_over) if is_object_store(sweep) else _named(sweep, storage)
         if promote:
             check_promotion(saved_sweep.load(SweepFolder(folder), tracking_uri)[0].config)
         resumed, result = launching.resume(folder, summary.displays(started), tracking_uri, resend=resend)
     finish(resumed, result, promote, as_json)
+
+
+def _refuse_folder(sweep: str) -> None:
+    from sweeps.config.uris import is_object_store
+    from sweeps.errors import ConfigError
+
+    with mistakes():
+        if not is_object_store(sweep):
+            way_out = "leave it out: the lock of a sweep's folder tells whether its driver lives"
+            raise ConfigError([f"--take-over: needs a mirror, s3://BUCKET/PREFIX/NAME, and not {sweep}; {way_out}"])
 
 
 def _named(sweep: str, storage: Path) -> Path:
@@ -86,9 +104,9 @@ def _named(sweep: str, storage: Path) -> Path:
         return here  # If the folder holds no sweep, a later error names the sweeps below it.
 
 
-def _fetched(mirror: str, storage: Path) -> Path:
-    """Fetches a sweep from an object store; returns its folder. A signal ends the wait for the sweep's driver."""
+def _fetched(mirror: str, storage: Path, take_over: bool) -> Path:
+    """Fetches a sweep from an object store; returns its folder."""
     from sweeps.mirror.fetching import fetch
 
     with ending_on_signals(f"interrupted: qsweep resume {mirror} begins anew"):
-        return fetch(mirror, storage, say)
+        return fetch(mirror, storage, say, take_over)

@@ -40,6 +40,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
     storage: Path,
     tracking_uri: str | None,
     resend: bool,
+    take_over: bool,
     address: str,
     submission_id: str | None,
     detach: bool,
@@ -62,7 +63,7 @@ def resume_there(  # noqa: PLR0913 - the command's options
             say(f"note: {line}")
         job_id = submission_id or _new_id(sweep)
         tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
-        options = (*tracking, *(("--resend",) if resend else ()))
+        options = (*tracking, *(("--resend",) if resend else ()), *(("--take-over",) if take_over else ()))
         _submit(jobs, job_id, there, options, files)
     follow_or_leave(jobs, job_id, detach, as_json)
 

@@ -12,63 +12,78 @@ from typing import Any
 
 from sweeps.config.uris import bucket_problem
 from sweeps.errors import ConfigError, StorageError
-from sweeps.mirror import lease
-from sweeps.mirror.lease import HeldLease
-from sweeps.mirror.manifest import Manifest, read_manifest, read_trials, take_over
+from sweeps.mirror import timeouts
+from sweeps.mirror.manifest import MANIFEST, Manifest, read_manifest, read_trials, signed, write_manifest
 from sweeps.mirror.opening import note, noted
-from sweeps.mirror.store import Store, StoreError
-from sweeps.record.folder import SweepFolder, is_driven, refuse_other_format
+from sweeps.mirror.store import Conflict, Store, StoreError, Version
+from sweeps.record.folder import SweepFolder, is_driven, locked, refuse_other_format
 from sweeps.record.whole_files import make_folder
 from trainables.inputs import json_text
 
 Say = Callable[[str], None]
 
 
-def fetch(uri: str, storage: Path, say: Say) -> Path:
+def fetch(uri: str, storage: Path, say: Say, take_over: bool = False) -> Path:
     """Returns the folder of a sweep with a mirror at `uri`, such as s3://bucket/prefix/NAME.
 
-    This is the folder on this machine if it is the newest, else a new folder in `storage` with the fetched files.
+    This is the folder on this machine if it is the newest, else a new folder in `storage` with the fetched files. A
+    driver elsewhere writes the mirror no more once the fetch has begun.
+
+    Args:
+        take_over: whether to replace a driver that seems to be alive.
 
     Raises:
         ConfigError: there is no sweep at `uri`.
-        StorageError: a driver of the sweep is alive, the store does not answer, or the folder cannot be written.
+        StorageError: a driver of the sweep seems to be alive, the store does not answer, or the folder cannot be
+            written.
     """
     problem = bucket_problem(uri)
     if problem is not None:
         raise ConfigError([f"{uri}: {problem}"])
     store = Store(uri)
-    document = _document(store, _manifest(store))
-    here = _here(document, storage, store.uri)
-    if here is not None and (is_driven(here) or noted(here).token >= _manifest(store).token):
-        say(f"the sweep's folder is on this machine: {here.path}")
-        return here.path
-    held = lease.take(store, say, floor=_manifest(store).token)
-    held.keep()
-    try:
-        return _fetched(store, held, here, storage.absolute(), say)
-    finally:
-        held.release()
+    while True:
+        manifest, version = _manifest(store)
+        here = _here(_document(store, manifest), storage, store.uri)
+        if here is not None and (is_driven(here) or noted(here).wrote(manifest)):
+            say(f"the sweep's folder is on this machine: {here.path}")
+            return here.path
+        if not (take_over or manifest.has_left):
+            _refuse_alive(store, manifest)
+        mine = signed(manifest.sweep_id, manifest, has_left=True)
+        try:
+            write_manifest(store, mine, version)
+        except Conflict:
+            continue  # The sweep's driver has written meanwhile, or another fetch has.
+        return _fetched(store, mine, here, storage.absolute(), say)
 
 
-def _manifest(store: Store) -> Manifest:
+def _refuse_alive(store: Store, manifest: Manifest) -> None:
+    age = store.age(MANIFEST)
+    if age < timeouts.SILENT_SECONDS:
+        raise StorageError(
+            f"{store.uri}: {manifest.who} drives this sweep, and was heard of {max(age, 0):.0f} s ago: wait until that "
+            "driver ends, or stop it there; if that driver is dead, go on with --take-over, or after "
+            f"{timeouts.SILENT_SECONDS:.0f} s without a word from it"
+        )
+
+
+def _manifest(store: Store) -> tuple[Manifest, Version]:
     found = read_manifest(store)
     if found is None:
         # The user may mean one of the sweeps in this folder.
         there = sorted(name for name in store.folders() if name != "objects")
-        hint = f"; in it are {', '.join(there)}" if there else _claimed(store)
+        hint = f"; in it are {', '.join(there)}" if there else ""
         raise ConfigError([f"{store.uri}: no sweep here{hint}"])
-    return found[0]
-
-
-def _claimed(store: Store) -> str:
-    """Hints at a launch that was killed, or has only begun: nobody else can tell the two apart."""
-    found = lease.read(store)
-    if found is None:
-        return ""
-    return (
-        f": {found[0].who} has taken this name, and has mirrored nothing yet; if it is over, go on with its folder on "
-        f"that machine, or delete {store.uri}/{lease.LEASE}, which frees the name"
-    )
+    if not found[0].files:
+        # Nobody else can tell a launch that was killed from one that has only begun.
+        raise ConfigError(
+            [
+                f"{store.uri}: no sweep here: {found[0].who} has taken this name, and has mirrored nothing yet; if it "
+                f"is over, go on with its folder on that machine, or delete {store.uri}/{MANIFEST}, which frees the "
+                "name"
+            ]
+        )
+    return found
 
 
 def _document(store: Store, manifest: Manifest) -> Mapping[str, Any]:
@@ -92,34 +107,35 @@ def _here(document: Mapping[str, Any], storage: Path, uri: str) -> SweepFolder |
     return next((folder for folder in folders if folder.holds(document["sweep_id"])), None)
 
 
-def _fetched(store: Store, held: HeldLease, here: SweepFolder | None, storage: Path, say: Say) -> Path:
+def _fetched(store: Store, manifest: Manifest, here: SweepFolder | None, storage: Path, say: Say) -> Path:
     """Fetches the folder, which appears whole, and returns its path."""
-    found = take_over(store, held)
-    if found is None:
-        raise StoreError(f"{store.uri}: the mirror was deleted")
-    manifest = found[0]
     make_folder(storage)
     mine = f".{Path(store.uri).name}.{hashlib.sha256(store.uri.encode()).hexdigest()[:8]}."
     draft = SweepFolder(storage / f"{mine}{uuid.uuid4().hex[:8]}")
     try:
         for left in [each for each in storage.iterdir() if each.name.startswith(mine)]:
-            shutil.rmtree(left, ignore_errors=True)  # left by a killed fetch: only this one holds the lease
+            if not is_driven(SweepFolder(left)):
+                shutil.rmtree(left, ignore_errors=True)  # left by a killed fetch
         make_folder(draft.path)
-        trials = read_trials(store, manifest)
-        files = [
-            *((draft.path / path, (part,)) for path, part in manifest.files.items()),
-            *((draft.trial(key) / path, (part,)) for key, each in trials.items() for path, part in each.files.items()),
-            (draft.events, manifest.log),
-        ]
-        size = sum(part.size for _, parts in files for part in parts)
-        say(f"fetching {store.uri}: {len(files)} files, {size / 1e6:.1f} MB")
-        store.fetch(files)
-        held.check()
-        note(draft, held.lease)
-        if here is not None:
-            say(f"{here.path} is behind, and is kept as {_set_aside(here.path)}")
-        target = here.path if here is not None else _free(storage / Path(store.uri).name)
-        draft.path.rename(target)
+        with locked(draft):
+            trials = read_trials(store, manifest)
+            files = [
+                *((draft.path / path, (part,)) for path, part in manifest.files.items()),
+                *(
+                    (draft.trial(key) / path, (part,))
+                    for key, each in trials.items()
+                    for path, part in each.files.items()
+                ),
+                (draft.events, manifest.log),
+            ]
+            size = sum(part.size for _, parts in files for part in parts)
+            say(f"fetching {store.uri}: {len(files)} files, {size / 1e6:.1f} MB")
+            store.fetch(files)
+            note(draft, manifest.driver)
+            if here is not None:
+                say(f"{here.path} is behind, and is kept as {_set_aside(here.path)}")
+            target = here.path if here is not None else _free(storage / Path(store.uri).name)
+            draft.path.rename(target)
     except OSError as error:
         if isinstance(error, StorageError):
             raise

@@ -15,9 +15,8 @@ from itertools import count
 
 from sweeps.mirror import timeouts
 from sweeps.mirror.contents import FileState, TrialFolders, small_files, trial_files
-from sweeps.mirror.lease import HeldLease
-from sweeps.mirror.manifest import MANIFEST, Manifest, TrialFiles, read_trials, take_over
-from sweeps.mirror.store import Conflict, Store, Stored, StoreError, Version
+from sweeps.mirror.manifest import Deleted, OwnManifest, TrialFiles, read_trials
+from sweeps.mirror.store import Store, Stored
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 
@@ -30,15 +29,14 @@ Part = Callable[[str], bool]
 class Sender:
     """Sends for one driver, from one thread."""
 
-    def __init__(self, store: Store, held: HeldLease, folder: SweepFolder, journal: Journal, sweep_id: str) -> None:
-        """Sends nothing yet; `held` is the driver's lease, without which nothing is sent."""
-        self._store, self._held, self._folder, self._journal = store, held, folder, journal
-        self.manifest = Manifest(token=held.token, sweep_id=sweep_id)
-        """The last manifest in the mirror."""
-        self._version: Version | None = None
+    def __init__(self, store: Store, manifest: OwnManifest, folder: SweepFolder, journal: Journal) -> None:
+        """Sends nothing yet."""
+        self._store, self._manifest, self._folder, self._journal = store, manifest, folder, journal
         self._is_known = False
         """Whether the content of the mirror is known."""
         self._numbers = count(1)
+        self._parts: tuple[Stored, ...] = ()
+        """Parts of the event log that this driver has sent, and the manifest names."""
         self._stored: dict[str, dict[str, Stored]] = {}
         """Trial key -> path -> its object. The manifest may not name all of them yet."""
         self._unnamed: set[str] = set()
@@ -51,11 +49,10 @@ class Sender:
         """Makes the mirror equal to the folder.
 
         Raises:
-            Fenced: another driver has taken over.
+            Fenced: another driver has taken over, or this one has left.
             StoreError: the store does not answer, or refuses.
             OSError: the folder is gone or cannot be read.
         """
-        self._held.check()
         if not self._is_known:
             self._learn()
         base = (self._folder.base_rows.name, self._folder.base_samples.name)
@@ -92,14 +89,10 @@ class Sender:
     # What the mirror holds
 
     def _learn(self) -> None:
-        manifest, self._version = take_over(self._store, self._held) or (
-            Manifest(token=self._held.token, sweep_id=self.manifest.sweep_id),
-            None,
-        )
+        manifest = self._manifest.now
         trials = {key: dict(each.files) for key, each in read_trials(self._store, manifest).items()}
         self._stored = {_OWN: dict(manifest.files), **trials}
-        # The log is sent anew: after a full disk it may have other lines.
-        self.manifest = manifest.model_copy(update={"log": ()})
+        self._parts = ()  # The log is sent anew: after a full disk it may have other lines.
         self._unnamed = {_OWN}
         used = {each.object for files in self._stored.values() for each in files.values()}
         # The other objects are from killed drivers, or parts of the log.
@@ -111,7 +104,7 @@ class Sender:
 
     def _name(self, path: str) -> str:
         """Returns a name that no object has had."""
-        return f"objects/{self._held.token}/{next(self._numbers):06d}/{path}"
+        return f"objects/{self._manifest.now.driver}/{next(self._numbers):06d}/{path}"
 
     def _send(self, key: str, seen: Mapping[str, FileState], is_part: Part) -> None:
         """Sends a part of a trial's files. Objects of files that are gone become superfluous."""
@@ -135,10 +128,10 @@ class Sender:
 
     def _log(self, length: int) -> tuple[Stored, ...]:
         """Sends the first `length` bytes of the event log as far as they are new; returns all parts."""
-        if length == self.manifest.log_bytes:
-            return self.manifest.log
-        parts = [part for part in self.manifest.log if part.size == timeouts.LOG_PART_BYTES]
-        self._drop(part.object for part in self.manifest.log if part not in parts)
+        if length == sum(part.size for part in self._parts):
+            return self._parts
+        parts = [part for part in self._parts if part.size == timeouts.LOG_PART_BYTES]
+        self._drop(part.object for part in self._parts if part not in parts)
         start = sum(part.size for part in parts)
         with self._folder.events.open("rb") as log:
             log.seek(start)
@@ -153,30 +146,23 @@ class Sender:
 
     def _publish(self, length: int) -> None:
         log = self._log(length)
-        if not self._unnamed and log == self.manifest.log:
+        if not self._unnamed and log == self._parts:
             return
         changed = {key: self._stored[key] for key in self._unnamed if key != _OWN}
         names = {key: self._name(f"trials/{key}.json") for key, files in changed.items() if files}
         self._store.send(
             {name: TrialFiles(files=changed[key]).model_dump_json().encode() for key, name in names.items()}
         )
-        kept = {key: name for key, name in self.manifest.trials.items() if key not in changed}
-        following = self.manifest.model_copy(
-            update={
-                "serial": self.manifest.serial + 1,
-                "files": self._stored[_OWN],
-                "log": log,
-                "trials": {**kept, **names},
-            }
-        )
-        self._held.check()
+        named = self._manifest.now.trials
+        kept = {key: name for key, name in named.items() if key not in changed}
         try:
-            self._version = self._store.write(MANIFEST, following.model_dump_json().encode(), self._version)
-        except Conflict:
-            self._learn()  # raises `Fenced` if it was another driver
-            raise StoreError(f"{self._store.uri}: the mirror was deleted or changed, and is made anew") from None
-        self._drop(name for key, name in self.manifest.trials.items() if key in changed)
-        self.manifest = following
+            self._manifest.replace(files=self._stored[_OWN], log=log, trials={**kept, **names})
+        except Deleted:
+            self._manifest.begin_anew()
+            self._is_known = False
+            raise
+        self._drop(name for key, name in named.items() if key in changed)
+        self._parts = log
         self._unnamed.clear()
 
     # What goes
@@ -187,7 +173,6 @@ class Sender:
     def _delete(self) -> None:
         """Deletes objects that no manifest names. If the store fails, a later call deletes them."""
         if self._superfluous:
-            self._held.check()
             self._store.remove(self._superfluous)
             self._superfluous.clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -121,6 +122,19 @@ class Store:
                     raise
                 raise Conflict(f"{self.uri}/{name}: is gone") from None
         return Version(done["e_tag"], done["version"])
+
+    def age(self, name: str) -> float:
+        """Returns the seconds since an object was written, by the store's clock, which a new object tells."""
+        import obstore
+
+        probe = f"objects/{uuid.uuid4().hex}"
+        with self._as_store_errors():
+            obstore.put(self._quick, probe, b"now")
+            try:
+                written, now = (obstore.head(self._quick, each)["last_modified"] for each in (name, probe))
+            finally:
+                obstore.delete(self._quick, probe)
+        return (now - written).total_seconds()
 
     def send(self, contents: Mapping[str, Path | bytes]) -> dict[str, Stored]:
         """Writes objects of any size, and returns them by name. Skips files that are gone."""

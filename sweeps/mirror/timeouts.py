@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sweeps.config import environment
-
 EVERY_SECONDS = 2.0
 """Seconds between two looks at the folder: a lost machine costs this time, and the time that sending takes."""
 LONGEST_PAUSE_SECONDS = 15.0
@@ -13,12 +11,10 @@ PATIENCE_SECONDS = 3.0
 SETTLED_SECONDS = 1.0
 """Seconds after a change for which a trial's folder is looked at again: its time is only exact to a tick."""
 
-LEASE_SECONDS = environment.number("QSWEEP_LEASE_SECONDS", 60.0, 1.0, 3600.0)
-"""Seconds that another driver waits before it takes over from a silent driver."""
-RENEWALS = 4
-"""Renewals of a lease while it lasts: two may fail before a living driver is taken for dead."""
-LOOK_SECONDS = 1.0
-"""Seconds between two looks at another driver's lease."""
+RENEW_SECONDS = 30.0
+"""Seconds between two renewals of the manifest: two may fail before a living driver is taken for dead."""
+SILENT_SECONDS = 120.0
+"""Age of a manifest from which its driver is taken for dead: `resume` elsewhere then needs no `--take-over`."""
 
 BULK_SECONDS = 300.0
 """Maximum seconds for the transfer of one part of a file."""

@@ -8,7 +8,7 @@ NAME/
 ├── driver.log            the output of a driver that was started from Python
 ├── report.html           the latest page of qsweep report; the folder is whole without it
 ├── requests/             requests of other processes that the driver has not answered yet
-├── mirror.json           the driver of this folder that last held the lease of its mirror, if there is a mirror
+├── mirror.json           the last drivers of this folder that wrote to its mirror, if there is a mirror
 ├── tracking.json         the tracking server, and how much of the event log it has acknowledged
 └── trials/TRIAL_KEY/     snapshot-STEP (to resume from), best-STEP (adapter/, eval_rows.json and, if answers are
                           scored, samples.jsonl), and rows-STEP of each report (eval_rows.json)

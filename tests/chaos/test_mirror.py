@@ -15,7 +15,6 @@ import pytest
 from sweeps.mirror.manifest import Manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
-LEASE_SECONDS = "6"
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def store():
 def start(store, folder, *words, **environment):
     """`qsweep WORDS` with what it needs to reach the store."""
     folder.mkdir(exist_ok=True)
-    return runs.start(folder, *words, QSWEEP_LEASE_SECONDS=LEASE_SECONDS, **store.environment, **environment)
+    return runs.start(folder, *words, **store.environment, **environment)
 
 
 def start_elsewhere(store, tmp_path, *words):
@@ -38,7 +37,7 @@ def start_elsewhere(store, tmp_path, *words):
     (tmp_path / "b").mkdir()
     command = f'mount -t tmpfs none {tmp_path}/a && exec "$0" -m sweeps "$@" --json'
     out, err = tmp_path / "b" / "out", tmp_path / "b" / "err"
-    environment = {**os.environ, "QSWEEP_LEASE_SECONDS": LEASE_SECONDS, **store.environment}
+    environment = {**os.environ, **store.environment}
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", command, sys.executable, *words],
@@ -85,8 +84,11 @@ def test_a_driver_that_was_frozen_and_replaced_ends_in_order(store, tmp_path):
     runs.wait_for(lambda: runs.reports(sweep) >= 1 and mirrored_bytes(store) > 0, run)
     frozen = psutil.Process(run.process.pid)
     frozen.suspend()
-    other = start_elsewhere(store, tmp_path, "resume", f"{store.uri}/toy")
-    runs.wait_for(lambda: store.document("toy/manifest.json")["token"] >= 4, other)
+    first = store.document("toy/manifest.json")["driver"]
+    other = start_elsewhere(store, tmp_path, "resume", f"{store.uri}/toy", "--take-over")
+    runs.wait_for(
+        lambda: (found := store.document("toy/manifest.json"))["driver"] != first and not found["has_left"], other
+    )
     frozen.resume()
     assert run.wait() == 1, run.err.read_text()
     runs.hurry(tmp_path)

@@ -79,7 +79,7 @@ class Cluster:
         """A head; what its driver needs of the store is in Ray's environment."""
         return self._with_ray(
             "head", "--head", "--dashboard-host=0.0.0.0", "--memory=100000000", **HEALTH, **object_stores.ENVIRONMENT,
-            AWS_ENDPOINT_URL=self.endpoint, QSWEEP_LEASE_SECONDS="6",
+            AWS_ENDPOINT_URL=self.endpoint,
         )  # fmt: skip
 
     def new_head(self) -> None:
@@ -208,10 +208,9 @@ def test_the_heads_machine_is_lost_and_the_sweep_goes_on_elsewhere(cluster, tmp_
     cluster.new_head()
     assert not sweep.exists()
     cluster.join()
-    words = ["resume", "s3://bucket/lost/toy", "--submission-id", "again", *cluster.of_laptop]
+    words = ["resume", "s3://bucket/lost/toy", "--take-over", "--submission-id", "again", *cluster.of_laptop]
     again = cluster.laptop.run("python", "-m", "sweeps", *words, RAY_AUTH_TOKEN=cluster.token)
     assert again.returncode == 0, again.stderr
-    assert "has not ended in order: this one waits until" in again.stderr
     assert "the whole folder is on s3://bucket/lost/toy" in again.stderr
     sweep = cluster.head.home / "results" / "toy"
     runs.assert_every_step_once(sweep)
@@ -220,6 +219,6 @@ def test_the_heads_machine_is_lost_and_the_sweep_goes_on_elsewhere(cluster, tmp_
     assert json.loads(again.stdout.splitlines()[-1])["best"]["trial_key"] == runs.undisturbed_best(sweep)
     assert cluster.from_laptop("status", "again")["state"] == "FINISHED"
     assert cluster.mirrored_bytes("lost") == (sweep / "events.jsonl").stat().st_size
-    assert json.loads(cluster.asked("/bucket/lost/toy/lease.json"))["is_released"]
+    assert json.loads(cluster.asked("/bucket/lost/toy/manifest.json"))["has_left"]
     runs.wait_for(lambda: "the connection is lost" in run.err.read_text())
     run.process.kill()

@@ -82,7 +82,7 @@ def test_a_sweep_ends_with_its_whole_folder_on_the_store(store, tmp_path, monkey
     assert result.exit_code == 0
     assert result.folder == tmp_path / "results" / "toy"
     assert f"the whole folder is on {store.uri}/toy" in closing(sweep, result, capsys)
-    assert store.document("toy/lease.json")["is_released"]
+    assert store.document("toy/manifest.json")["has_left"]
     assert [path.name for path in result.folder.iterdir() if path.name.startswith(".")] == []
     shutil.rmtree(tmp_path / "results")
     fetched = fetch(f"{store.uri}/toy", tmp_path / "elsewhere", print)
@@ -96,7 +96,7 @@ def test_what_the_store_lacks_at_the_end_is_told_and_sent_by_resume(store, monke
     monkeypatch.setattr(launching, "DRAIN_SECONDS", 0.6)
 
     def outage(_):
-        mirrors.until(lambda: "toy/manifest.json" in store.names("toy"))
+        mirrors.until(lambda: store.document("toy/manifest.json")["files"])
         store.stop()
 
     trials(monkeypatch, outage)
@@ -114,8 +114,9 @@ def test_what_the_store_lacks_at_the_end_is_told_and_sent_by_resume(store, monke
 
 def test_a_driver_that_is_replaced_ends_in_order_and_leaves_mlflow_alone(store, monkeypatch, capsys):
     def replaced(running):
-        mirrors.until(lambda: "toy/manifest.json" in store.names("toy"))
-        following_driver = {**store.document("toy/manifest.json"), "token": 77}
+        running.mirror._manifest._has_ended.set()  # a renewal could come between the next two lines
+        mirrors.until(lambda: store.document("toy/manifest.json")["files"])
+        following_driver = {**store.document("toy/manifest.json"), "driver": "other", "machine": "m", "process": 7}
         store.write("toy/manifest.json", json.dumps(following_driver).encode())
         # Something to send: by then the mirror may have had all, and look at the store no more.
         running.journal.add(DriverLives(time=1.5))
@@ -125,10 +126,10 @@ def test_a_driver_that_is_replaced_ends_in_order_and_leaves_mlflow_alone(store, 
     sweep, result = launched(store)
     assert result.exit_code == 1
     told = closing(sweep, result, capsys)
-    assert f"error: {store.uri}/toy: another driver has taken this sweep over" in told
+    assert f"error: {store.uri}/toy: the driver on m (process 7) has taken this sweep over" in told
     assert "go on with:" not in told
     assert "lacks" not in told
-    assert store.document("toy/manifest.json")["token"] == 77
+    assert store.document("toy/manifest.json")["driver"] == "other"
     assert set(states(sweep)) == {"RUNNING"}, "they are the other driver's"
 
 

@@ -52,6 +52,7 @@ def done(board: Dashboard, *words: str) -> str:
         (["HOME/results/toy"], "'~/results/NAME', in quotes"),  # as the shell finds it
         (["s3://B"], "must be s3://BUCKET/PREFIX"),
         (["toy", "--tracking-uri", "http://me:secret@mlflow"], "--tracking-uri: holds a password"),
+        (["toy", "--take-over"], "--take-over: needs a mirror, s3://BUCKET/PREFIX/NAME, and not toy; leave it out"),
         (["toy", "--promote"], "--promote: not with --address"),
     ],
 )
@@ -95,6 +96,11 @@ def test_a_sweep_that_ray_knows_nothing_of_is_looked_for_by_the_head_node(board:
     options = ("--tracking-uri", "http://mlflow:5000", "--resend")
     done(board, "resume", sweep, *options, "--submission-id", "mine")
     assert board.words() == ["mine", "resume", sweep, "--storage", "results", *options, "--json"]
+
+
+def test_the_head_node_is_told_to_take_a_mirror_over(board: Dashboard) -> None:
+    done(board, "resume", "s3://bucket/p/toy", "--take-over")
+    assert board.words()[2:] == ["s3://bucket/p/toy", "--storage", "results", "--take-over", "--json"]
 
 
 def test_a_trainable_of_ones_own_travels_again(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,72 +2,106 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from functools import partial
+from unittest.mock import Mock
 
 import mirrors
 import pytest
 from obstore.exceptions import GenericError
+from typer.testing import CliRunner
 
 from cluster.object_store import reason
+from sweeps.cli import app
 from sweeps.errors import StorageError
-from sweeps.mirror import fetching, lease, opening, timeouts
+from sweeps.mirror import fetching, timeouts
 from sweeps.mirror.fetching import fetch
-from sweeps.mirror.lease import HeldLease
+from sweeps.mirror.manifest import OwnManifest
 from sweeps.mirror.store import Store, StoreError
-
-OFTEN = 240
-"""Renewals of a lease of 60 s, which does not lapse however busy the machine is."""
+from sweeps.record.folder import SweepFolder
 
 
 def elsewhere(monkeypatch):
     """From now on this is another machine."""
-    monkeypatch.setattr(opening, "boot", lambda: "another machine")
     monkeypatch.setattr(fetching, "_here", lambda *_: None)
 
 
-def test_a_second_driver_is_refused_while_the_first_is_heard_of(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(timeouts, "RENEWALS", OFTEN)
-    folder = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
+def kill(monkeypatch):
+    """From now on a driver leaves as SIGKILL makes it."""
+    monkeypatch.setattr(OwnManifest, "leave", lambda self: self._has_ended.set())
+
+
+def test_a_second_driver_is_refused_while_the_first_is_heard_of(bucket, folder, tmp_path, monkeypatch):
     with mirrors.driving(folder) as drive:
         drive.report("k1", 3)
-        mirrors.until(lambda: "toy/manifest.json" in bucket.names())
+        drive.settle()
         elsewhere(monkeypatch)
-        said: list[str] = []
-        told = r"the driver on \S+ \(process \d+\) drives this sweep: its lease .* lives until ..:..:.. at least"
+        told = r"the driver on \S+ \(process \d+\) drives this sweep, and was heard of \d+ s ago: .* with --take-over"
         with pytest.raises(StorageError, match=told):
-            fetch(f"{bucket.uri}/toy", tmp_path / "b", said.append)
-        assert "waits until" in said[0]
+            fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
         assert drive.ended == []
         assert drive.drain() is None
     assert not (tmp_path / "b").exists()
 
 
-def test_a_driver_that_was_killed_is_replaced_once_its_lease_has_lapsed(bucket, folder, tmp_path, monkeypatch):
-    with mirrors.driving(folder) as drive:
-        drive.report("k1", 3)
-        assert drive.drain() is None
-        monkeypatch.setattr(HeldLease, "release", lambda _: None)  # as SIGKILL leaves it
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_driver_that_was_killed_is_replaced_when_asked_or_long_not_heard_of(
+    bucket, folder, tmp_path, monkeypatch, is_asked
+):
+    kill(monkeypatch)
+    mirrors.drive(folder, 3)
     kept = tmp_path / "lost"
     folder.path.rename(kept)
-    elsewhere(monkeypatch)
-    waited: list[float] = []
-    said: list[str] = []
-    monkeypatch.setattr(timeouts, "LOOK_SECONDS", 10.0)
-    monkeypatch.setattr(lease, "take", partial(lease.take, clock=lambda: sum(waited), pause=waited.append))
-    assert mirrors.files(fetch(f"{bucket.uri}/toy", tmp_path / "b", said.append)) == mirrors.files(kept)
-    assert 60.0 <= sum(waited) <= 68.0
-    assert "has not ended in order: this one waits until" in said[0]
+    before = bucket.names()
+    refused = CliRunner().invoke(app, ["resume", f"{bucket.uri}/toy", "--storage", str(tmp_path / "b")])
+    assert (refused.exit_code, "--take-over" in refused.stderr) == (2, True), refused.output
+    assert (bucket.names(), (tmp_path / "b").exists()) == (before, False)
+    if not is_asked:
+        monkeypatch.setattr(Store, "age", lambda *_: timeouts.SILENT_SECONDS)
+    fetched = fetch(f"{bucket.uri}/toy", tmp_path / "b", print, is_asked)
+    assert mirrors.files(fetched) == mirrors.files(kept)
+    mirrors.drive(SweepFolder(fetched), 9)
 
 
 def test_a_folder_whose_driver_was_killed_goes_on_at_once(folder, monkeypatch):
-    monkeypatch.setattr(HeldLease, "release", lambda _: None)  # as SIGKILL leaves it
-    mirrors.drive(folder, 3)
+    with monkeypatch.context() as killed:
+        kill(killed)
+        mirrors.drive(folder, 3)
+        # Killed right after its note, before it has replaced the manifest.
+        killed.setattr(Store, "write", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mirrors.drive(folder)
     with mirrors.driving(folder) as drive:
         drive.report("k1", 9)
         assert drive.drain() is None
         assert drive.said == []
+
+
+def test_a_driver_with_nothing_to_send_is_heard_of_and_ends_when_it_is_replaced(bucket, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(timeouts, "RENEW_SECONDS", 0.05)
+    with mirrors.driving(folder) as drive:
+        drive.report("k1", 3)
+        assert drive.drain() is None
+        first = bucket.document("toy/manifest.json")
+        mirrors.until(lambda: bucket.document("toy/manifest.json")["serial"] > first["serial"] + 3)
+        assert {**bucket.document("toy/manifest.json"), "serial": 0} == {**first, "serial": 0}
+        elsewhere(monkeypatch)
+        fetch(f"{bucket.uri}/toy", tmp_path / "b", print, take_over=True)
+        mirrors.until(lambda: drive.ended)
+
+
+def test_of_two_fetches_at_once_only_the_last_goes_on(bucket, folder, tmp_path, monkeypatch):
+    mirrors.drive(folder, 3)
+    folder.path.rename(tmp_path / "lost")
+    uri = f"{bucket.uri}/toy"
+
+    def as_another_does(line):
+        elsewhere(monkeypatch)
+        fetch(uri, tmp_path / "b", print)
+
+    first = fetch(uri, tmp_path / "b", as_another_does)
+    with pytest.raises(StorageError, match="has gone on elsewhere since"):
+        mirrors.drive(SweepFolder(first), 9)
+    mirrors.drive(SweepFolder(tmp_path / "b" / "toy"), 9)
 
 
 def test_a_sweep_that_was_fetched_under_another_name_is_not_fetched_again(bucket, folder, tmp_path, monkeypatch):
@@ -82,14 +116,12 @@ def test_a_sweep_that_was_fetched_under_another_name_is_not_fetched_again(bucket
     assert said == [f"the sweep's folder is on this machine: {fetched}"]
 
 
-def test_a_driver_that_was_cut_off_is_fenced(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(timeouts, "LEASE_SECONDS", 1.0)
-    folder = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
+def test_a_driver_that_was_cut_off_is_fenced(bucket, folder, tmp_path, monkeypatch):
     cut, here = threading.Event(), threading.get_ident()
     real = Store.write
 
     def write(self, name, content, before):
-        # The threads of the first driver are cut off; the second one's lease is taken in this thread.
+        # The threads of the first driver are cut off; the second one fetches in this thread.
         if cut.is_set() and threading.get_ident() != here:
             raise StoreError("cut off")
         return real(self, name, content, before)
@@ -100,9 +132,7 @@ def test_a_driver_that_was_cut_off_is_fenced(bucket, tmp_path, monkeypatch):
         drive.settle()
         cut.set()
         elsewhere(monkeypatch)
-        monkeypatch.setattr(HeldLease, "keep", lambda *_: None)  # the second driver is only to take the mirror
-        monkeypatch.setattr(timeouts, "LEASE_SECONDS", mirrors.DEADLINE_SECONDS)
-        fetched = fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
+        fetched = fetch(f"{bucket.uri}/toy", tmp_path / "b", print, take_over=True)
         before = bucket.names()
         manifest = bucket.read("toy/manifest.json")
         cut.clear()
@@ -114,32 +144,31 @@ def test_a_driver_that_was_cut_off_is_fenced(bucket, tmp_path, monkeypatch):
         assert not end.is_whole
     assert len(drive.ended) == 1
     assert bucket.read("toy/manifest.json") == manifest
-    assert [name for name in bucket.names() if "trials/k1/best-000009" in name] == []
     assert set(before) <= set(bucket.names())
     assert (fetched / "trials" / "k1" / "best-000003").is_dir()
 
 
-def test_a_renewal_whose_answer_was_lost_is_renewed_once_more(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(timeouts, "RENEWALS", OFTEN)
-    folder = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
+def test_a_manifest_whose_answer_was_lost_is_this_drivers_own(bucket, folder, monkeypatch):
     real = Store.write
-    written: list[int] = []
+    lost: list[bytes] = []
 
     def answer_lost(self, name, content, before):
         version = real(self, name, content, before)
-        if name == "lease.json":
-            written.append(json.loads(content)["beat"])
-            if len(written) == 1:
-                raise StoreError("does not answer in time")
+        if not lost:
+            lost.append(content)
+            raise StoreError("does not answer in time")
         return version
 
     with mirrors.driving(folder) as drive:
-        monkeypatch.setattr(Store, "write", answer_lost)
-        mirrors.until(lambda: len(written) >= 3)
-        assert written[:3] == [1, 2, 3]
         drive.report("k1", 3)
+        drive.settle()
+        monkeypatch.setattr(Store, "write", answer_lost)
+        drive.report("k1", 9)
+        mirrors.until(lambda: lost)
+        drive.report("k1", 12)
         assert drive.drain() is None
-        assert (drive.ended, drive.said) == ([], [])
+        assert drive.ended == []
+    assert bucket.document("toy/manifest.json")["has_left"]
 
 
 def test_an_outage_delays_the_mirror_and_nothing_else(server, bucket, folder, tmp_path):

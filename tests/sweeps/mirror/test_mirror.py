@@ -53,17 +53,16 @@ def test_what_is_fetched_is_what_was_there(bucket, folder, tmp_path):
         drive.report("k2", 27)
         assert drive.drain() is None
     assert of_k1 <= set(bucket.names("toy/objects")), "it goes on without sending everything again"
-    assert bucket.document("toy/manifest.json")["token"] == 4  # claimed, launched, fetched, and driven after that
 
 
 def test_a_sweep_or_a_mirror_of_another_format_is_refused_before_its_driver_is_fenced(bucket, folder, tmp_path):
     folder.config.write_text(json.dumps({**folder.described(), "format": 77, "qsweep": "9.1"}))
     mirrors.drive(folder, 3)
-    before = bucket.document("toy/manifest.json")["token"]
+    before = bucket.document("toy/manifest.json")
     with pytest.raises(StorageError, match=r"has format 77, .* go on with qsweep 9\.1"):
         fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
-    assert bucket.document("toy/manifest.json")["token"] == before
-    bucket.write("toy/manifest.json", json.dumps({**bucket.document("toy/manifest.json"), "format": 77}).encode())
+    assert bucket.document("toy/manifest.json") == before
+    bucket.write("toy/manifest.json", json.dumps({**before, "format": 77}).encode())
     told = f"has format 77, and this version of qsweep reads format {FORMAT} alone: go on with the version that wrote"
     with pytest.raises(StorageError, match=told):
         fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
@@ -90,8 +89,7 @@ def test_a_damaged_object_is_told_and_nothing_is_fetched(bucket, folder, tmp_pat
     with pytest.raises(StorageError, match=rf"objects/.*{name}: is not what was sent"):
         fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
     assert list((tmp_path / "b").iterdir()) == []
-    # The lease was given back.
-    assert bucket.document("toy/lease.json")["is_released"]
+    assert bucket.document("toy/manifest.json")["has_left"], "nobody has to be asked before the next try"
 
 
 def test_what_a_killed_fetch_has_left_is_removed_by_the_next(bucket, folder, tmp_path, monkeypatch):
@@ -117,10 +115,10 @@ def test_a_second_launch_of_a_name_is_another_sweep_on_the_store_too(bucket, tmp
     again = mirrors.created(bucket.uri, tmp_path / "a", monkeypatch)
     assert [folder.path.name for folder in (first, elsewhere, again)] == ["toy", "toy-2", "toy-3"]
     assert not (tmp_path / "b" / "results" / "toy").exists()
-    assert bucket.names() == [f"{name}/lease.json" for name in ("toy-2", "toy-3", "toy")]
-    # A sweep whose lease somebody deleted keeps its name; that of a launch which mirrored nothing is free again.
+    assert bucket.names() == [f"{name}/manifest.json" for name in ("toy-2", "toy-3", "toy")]
+    # The name of a launch which mirrored nothing can be freed.
     mirrors.drive(elsewhere)
-    Store(bucket.uri).remove(["toy/lease.json", "toy-2/lease.json"])
+    Store(bucket.uri).remove(["toy/manifest.json"])
     assert [mirrors.created(bucket.uri, tmp_path / name, monkeypatch).path.name for name in "cd"] == ["toy", "toy-4"]
 
 
@@ -138,7 +136,7 @@ def test_a_place_without_a_sweep_tells_which_sweeps_are_there(bucket, folder, tm
     with pytest.raises(
         ConfigError,
         match=r"toy: no sweep here: the driver on \S+ \(process \d+\) has taken this name, and has mirrored nothing "
-        r"yet; if it is over, .* delete .*/toy/lease.json, which frees the name$",
+        r"yet; if it is over, .* delete .*/toy/manifest.json, which frees the name$",
     ):
         fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
     with pytest.raises(ConfigError, match=r"other: no sweep here$"):

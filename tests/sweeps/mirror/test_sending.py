@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from unittest.mock import Mock
 
 import mirrors
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
+from pydantic import ValidationError
 from sweep_events import base, begun
 
-from sweeps.mirror import lease, timeouts
+from sweeps.mirror import timeouts
 from sweeps.mirror.contents import TrialFolders, small_files, trial_files
-from sweeps.mirror.manifest import read_manifest, read_trials
+from sweeps.mirror.manifest import OwnManifest, TrialFiles, read_manifest, read_trials, signed, write_manifest
 from sweeps.mirror.sending import Sender
-from sweeps.mirror.store import Store, StoreError
+from sweeps.mirror.store import Store, Stored, StoreError
 from sweeps.record.events import from_line
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -62,9 +64,9 @@ class World(mirrors.Drive):
         write_whole(folder.config, b"{}")
         super().__init__(folder, Journal(folder), None)
         self.store = Meddled()
-        held = lease.claim(self.store)
-        assert held is not None
-        self.sender = Sender(self.store, held, self.folder, self.journal, "toy-1")
+        first = signed("toy-1", None)
+        self.manifest = OwnManifest(self.store, first, write_manifest(self.store, first, None), self.ended.append)
+        self.sender = Sender(self.store, self.manifest, self.folder, self.journal)
         self.journal.add(begun())
 
     def mirrored(self):
@@ -146,9 +148,9 @@ def test_a_sweep_that_does_nothing_costs_no_request(world):
     world.report("k", 3)
     world.sender.send()
     assert world.is_whole()
-    taken, serial = list(world.store.taken), world.sender.manifest.serial
+    taken, serial = list(world.store.taken), world.manifest.now.serial
     world.sender.send()
-    assert (world.store.taken, world.sender.manifest.serial) == (taken, serial)
+    assert (world.store.taken, world.manifest.now.serial) == (taken, serial)
 
 
 def test_what_a_trial_has_no_longer_goes_from_the_store(world):
@@ -158,7 +160,7 @@ def test_what_a_trial_has_no_longer_goes_from_the_store(world):
     world.finish("k")
     world.sender.send()
     assert world.is_whole()
-    manifest = world.sender.manifest
+    manifest = world.manifest.now
     named = {each.object for each in (*manifest.files.values(), *manifest.log)} | set(manifest.trials.values())
     named |= {each.object for each in world.mirrored()[1]["k"].values()}
     assert set(world.store.names("objects")) == named
@@ -202,7 +204,7 @@ def test_the_log_is_sent_in_parts_of_which_only_the_last_is_sent_again(world, mo
     for step in range(1, 6):
         world.report("k", step)
         world.sender.send()
-        assert [part.size for part in world.sender.manifest.log[:-1]] == [500] * (world.journal.log.length // 500)
+        assert [part.size for part in world.manifest.now.log[:-1]] == [500] * (world.journal.log.length // 500)
     assert world.is_whole()
     first = [name for name in world.store.taken if name.endswith("events-0.jsonl")]
     assert len(first) == 1, "it was whole at once"
@@ -232,15 +234,18 @@ def test_the_mirror_is_whole_whatever_happens_between_any_two_requests(tmp_path_
 
         world.store.meanwhile = happens
         for _ in range(4):
-            try:
+            with suppress(StoreError):
                 happens()
                 world.sender.send()
-            except StoreError:
-                if read_manifest(world.store) is None:
-                    continue
             world.mirrored()
         world.store.meanwhile = lambda _: None
         world.sender.send()
         assert world.is_whole()
         assert all(len(world.folder.all(key, "best")) <= 1 for key in steps)
         world.journal.close()
+
+
+@pytest.mark.parametrize("path", ["", "..", "/etc/passwd", "a/../../x", "a/./b", "a/"])
+def test_a_manifest_names_only_files_below_the_folder(path):
+    with pytest.raises(ValidationError, match="below the sweep's folder"):
+        TrialFiles(files={path: Stored(object="objects/1/1/a", size=1, sha256="0")})

@@ -1,4 +1,4 @@
-"""The conditional writes that leases and manifests rest on, on a real S3 server and on a stand-in of Google's."""
+"""The conditional writes that manifests rest on, on a real S3 server and on a stand-in of Google's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from email.utils import formatdate
+from itertools import count
 
 import pytest
 import web_servers
@@ -15,15 +17,19 @@ from sweeps.mirror.store import Conflict, Store, StoreError
 
 
 def google() -> Callable[[web_servers.Request], web_servers.Answer]:
-    """Answers as Google's XML API does for whole objects: generations, and writes under the condition of one."""
+    """Answers as Google's XML API does for whole objects: generations, and writes under the condition of one.
+
+    Its clock is wrong by far, and goes on by an hour with each write.
+    """
     objects: dict[str, tuple[int, bytes]] = {}
+    generations = count(1000, 1000)
 
     def answer(request: web_servers.Request) -> web_servers.Answer:
         generation, content = objects.get(request.path, (0, b""))
         if request.method == "PUT":
             if int(request.headers.get("x-goog-if-generation-match", generation)) != generation:
                 return web_servers.Answer(412, "<Error><Code>PreconditionFailed</Code></Error>")
-            generation, content = generation + 1000, b""
+            generation, content = next(generations), b""
             objects[request.path] = generation, request.body
         elif not generation:
             return web_servers.Answer(404, "<Error><Code>NoSuchKey</Code></Error>")
@@ -31,7 +37,7 @@ def google() -> Callable[[web_servers.Request], web_servers.Answer]:
             del objects[request.path]
             return web_servers.Answer(204, b"")
         told = {"x-goog-generation": str(generation), "ETag": f'"{generation}"'}
-        return web_servers.Answer(200, content, {**told, "Last-Modified": "Fri, 27 Nov 2026 04:00:00 GMT"})
+        return web_servers.Answer(200, content, {**told, "Last-Modified": formatdate(3.6 * generation, usegmt=True)})
 
     return answer
 
@@ -113,3 +119,10 @@ def test_objects_that_an_earlier_try_has_deleted_stop_no_other_from_being_delete
     store.remove(["b"])  # its answer is lost, so the caller tries again
     store.remove(["a", "b", "c"])
     assert store.read_all(["a", "b", "c"]) == [None] * 3
+
+
+def test_the_age_of_an_object_is_told_by_the_stores_own_clock(store):
+    store.write("a", b"1", None)
+    store.write("b", b"1", None)
+    hours = store.age("a") / 3600
+    assert hours == 2 if store.uri.startswith("gs") else 0 <= hours < 1
