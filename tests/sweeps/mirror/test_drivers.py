@@ -95,8 +95,10 @@ def test_of_two_fetches_at_once_only_the_last_goes_on(bucket, folder, tmp_path, 
     uri = f"{bucket.uri}/toy"
 
     def as_another_does(line):
+        (draft,) = (tmp_path / "b").iterdir()
         elsewhere(monkeypatch)
         fetch(uri, tmp_path / "b", print)
+        assert draft.is_dir(), "only what a killed fetch has left is removed"
 
     first = fetch(uri, tmp_path / "b", as_another_does)
     with pytest.raises(StorageError, match="has gone on elsewhere since"):
