@@ -35,8 +35,8 @@ chaos: $(DEV) $(MODEL)  ## faults: what a trial does to its neighbours, and what
 chaos-long: $(DEV) $(MODEL)  ## rare faults, and QSWEEP_CHAOS_SCHEDULES schedules of random ones from QSWEEP_CHAOS_SEED on
 	$(BIN)/pytest -m chaos_long -rP
 
-# As root, with Debian's packages: apt-get install slurm-wlm munge
-cluster: $(DEV)  ## launch files on a real Slurm, whose nodes are namespaces of this machine
+# As root, with Debian's packages: apt-get install slurm-wlm munge openssh-server rsync
+cluster: $(DEV)  ## launch files on a real Slurm and over SSH, on namespaces of this machine
 	$(BIN)/pytest tests/cluster/launch -m cluster -rs
 
 serving: $(DEV) $(MODEL) serving-llama  ## what a real vLLM and a real llama.cpp serve on this machine's CPU

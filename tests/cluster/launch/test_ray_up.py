@@ -14,7 +14,7 @@ import ray.autoscaler
 import yaml
 from botocore.validate import ParamValidator
 from jsonschema import Draft202012Validator
-from launch_files import LAUNCH, ROOT, strict
+from launch_files import LAUNCH, ROOT, header, strict
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 NAMES = ("aws", "gcp", "onprem")
@@ -101,3 +101,7 @@ def test_every_machine_of_ones_own_joins():
     config = prepared(read("onprem"))
     (node_type,) = config["available_node_types"].values()
     assert node_type["min_workers"] == len(config["provider"]["worker_ips"]) == config["max_workers"]
+    # Version 2 counts the head among the workers (ray 2.60, autoscaler/v2/scheduler.py, _enforce_min_workers_per_type).
+    assert "RAY_enable_autoscaler_v2=0" in config["head_start_ray_commands"][-1]
+    loop = f"for worker in {' '.join(config['provider']['worker_ips'])}; do ssh {config['auth']['ssh_user']}@$worker"
+    assert loop in "\n".join(header(LAUNCH / "onprem.yaml")), "the line that ends Ray on the workers names them all"
