@@ -149,8 +149,8 @@ class Broker:
     async def evaluate_base(self) -> Evaluation | Failure | None:
         """Evaluates the base without an adapter on the first host; None if the caller is to ask again.
 
-        The driver asks before there are trials, so that no trial waits for this evaluation later. The caller asks again
-        when the host dies; after a second death the answer is a Failure.
+        The host's trials wait meanwhile, as for the answers of other trials. The caller asks again when the host dies;
+        after a second death the answer is a Failure.
         """
         answer: Evaluation | Failure | None = await self._evaluated("evaluate_base")
         return answer
@@ -160,12 +160,12 @@ class Broker:
 
         The driver asks when no trial is left: see `PackLoop.evaluate_finalists`.
         """
-        self._revive()
         answer: list[Evaluation | Failure] | Failure | None = await self._evaluated("evaluate_finalists", finalists)
         return answer
 
     async def _evaluated(self, method: str, *arguments: object) -> Any:
         """Returns the first host's answer; None if there is no host or it died, a Failure once two hosts died of it."""
+        self._revive()
         if not self._hosts:
             return None
         host_id, host = next(iter(self._hosts.items()))

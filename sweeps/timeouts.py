@@ -26,8 +26,8 @@ noticed within this time."""
 
 BASE_AGAIN_SECONDS = 10.0
 """Pause before the base's evaluation is asked for again, after its host was lost or while there is no host."""
-BASE_END_SECONDS = 30.0
-"""How long the end of a sweep waits for the base's evaluation: the trials of other hosts may have been faster."""
+BASE_FIRST_SECONDS = 60.0
+"""How long the base's evaluation waits for the first report of a trial."""
 STEPS_SECONDS = 2.0
 """Pause between questions for the steps that trials have taken, for the live table."""
 COUNT_SECONDS = 5.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from sweeps.record.folder import writing
 from sweeps.record.journal import Journal
 from sweeps.record.whole_files import write_whole
 from sweeps.report.live_table import Display
+from sweeps.steering.stop import StopState
 from sweeps.supply import target_modules
 from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import TrialSource, refused_default
@@ -128,12 +130,13 @@ class Driver:
         base = None
         if self._journal.record.base is None:
             take = partial(write_base, self.trials, self.display.say)
-            base = BaseEvaluation(hosts.broker, take, self.calls)
+            base = BaseEvaluation(hosts.broker, take, self._has_report, self.calls)
         with experiment.scratch() as files:
             self._run_tune(hosts, source, base, files)
-        if base is not None and self.trials.stop.reason is None:
-            # Trials on other hosts may have ended before the base was evaluated.
-            base.look(timeouts.BASE_END_SECONDS)
+        if base is not None:
+            with self._scoring() as stop:  # The trials may have ended before the base was evaluated.
+                while not (base.is_over or stop.is_ending):
+                    base.wait(timeouts.START_LOOK_SECONDS)
         record = self._journal.record
         lacking, gave_up = source.lacking(record), source.gave_up(record) or source.out_of_patience(record)
         if lacking is not None:
@@ -149,11 +152,21 @@ class Driver:
         if not is_due or not scores.metrics or stop.reason not in (None, "budget"):
             return
         self._end_trials(stop.reason or "finished", stop.message)
+        with self._scoring():
+            Scoring(self.trials, broker, self.display.say, self.calls).run()
+
+    @contextmanager
+    def _scoring(self) -> Iterator[StopState]:
+        """Lets a person end the block, and no budget: all trials have ended."""
+        stop = self.trials.stop
         stop.is_scoring = True
         try:
-            Scoring(self.trials, broker, self.display.say, self.calls).run()
+            yield stop
         finally:
             stop.is_scoring = False
+
+    def _has_report(self) -> bool:
+        return any(trial.evals for trial in self._journal.record.trials.values())
 
     def _source(self, targets: Targets, space: SearchSpace) -> TrialSource:
         """Returns the source of the sweep's trials, including trials that an earlier driver began."""

@@ -166,18 +166,41 @@ class BrokerLines:
 
 
 class BaseEvaluation:
-    """Evaluates the base without an adapter once, before the first step of the first trial."""
+    """Evaluates the base without an adapter once, after the first report of a trial: no trial waits for a slot."""
 
-    def __init__(self, broker: Any, take: Callable[[Evaluation | Failure], None], calls: Calls = RAY) -> None:
-        """Asks a host. The host evaluates the base before it opens trials. `take` is called once, with the answer."""
-        self._asked: Repeated | None = Repeated(broker.evaluate_base.remote, calls)
-        self._take = take
+    def __init__(
+        self,
+        broker: Any,
+        take: Callable[[Evaluation | Failure], None],
+        is_due: Callable[[], bool],
+        calls: Calls = RAY,
+    ) -> None:
+        """Asks no host yet.
 
-    def look(self, wait_seconds: float = 0.0) -> None:
-        """Passes the answer on if it is there; waits `wait_seconds` for the answer."""
-        answer = None if self._asked is None else self._asked.answer(wait_seconds)
+        Args:
+            take: called once, with the answer.
+            is_due: tells whether a trial has reported. The base waits for this report `timeouts.BASE_FIRST_SECONDS` at
+                most, so that answers that cannot be scored end the sweep soon.
+        """
+        self._broker, self._take, self._is_due, self._calls = broker, take, is_due, calls
+        self._asked: Repeated | None = None
+        self._ask_at = calls.now() + timeouts.BASE_FIRST_SECONDS
+        self.is_over = False
+        """Whether the answer was passed on."""
+
+    def look(self) -> None:
+        """Asks a host once the evaluation is due, and passes the answer on if it is there. Never waits."""
+        if self._asked is not None or self._is_due() or self._calls.now() >= self._ask_at:
+            self.wait(0.0)
+
+    def wait(self, seconds: float) -> None:
+        """Asks a host now, unless one was asked; waits `seconds` for the answer and passes it on."""
+        if self.is_over:
+            return
+        self._asked = self._asked or Repeated(self._broker.evaluate_base.remote, self._calls)
+        answer = self._asked.answer(seconds)
         if answer is not None:
-            self._asked = None
+            self.is_over = True
             self._take(answer)
 
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from own import scored_toy
 
 from sweeps.record import samples
-from sweeps.record.events import TrialReported, TrialStarted, TrialState
+from sweeps.record.events import TrialStarted, TrialState
 from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -65,7 +65,9 @@ def test_the_score_of_each_finalist_chooses_whatever_stopped_the_others(tmp_path
     assert json.loads((folder / "config.json").read_text())["config"]["scheduler"]["metric"] == "eval_loss"
 
 
-def test_a_broken_score_costs_no_training_and_resume_makes_up_for_what_is_missing(tmp_path, empty_database):
+def test_a_broken_score_ends_the_sweep_with_its_first_report_and_resume_makes_up_for_what_is_missing(
+    tmp_path, empty_database
+):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     shutil.copytree(Path(scored_toy.__file__).parent, tmp_path / "own")
     limit, folder = tmp_path / "own" / "breaks_at", tmp_path / "results" / "toy"
@@ -74,7 +76,7 @@ def test_a_broken_score_costs_no_training_and_resume_makes_up_for_what_is_missin
     assert run.wait() == 2, run.err.read_text()
     told = "evaluation.metrics: the answers of the base cannot be scored: row 0: ValueError: no number: mend"
     assert f"error: {told}" in run.err.read_text()
-    assert not [event for event in runs.events(folder) if isinstance(event, TrialReported)]
+    assert any(trial.state is TrialState.PAUSED for trial in runs.record(folder).trials.values())
     assert runs.record(folder).base is None
 
     limit.write_text("9")

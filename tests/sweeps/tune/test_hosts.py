@@ -13,6 +13,7 @@ from sweep_events import begun, hosts, started
 from cluster.errors import HostError, HostsDied
 from cluster.leases import News, NotReady
 from cluster.pace import Silent
+from sweeps import timeouts
 from sweeps.record.events import HostsChanged
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
@@ -109,8 +110,39 @@ def test_hosts_that_die_while_they_start_are_told_of_at_once_and_only_once():
 def test_the_evaluation_of_the_base_is_asked_for_again_until_a_host_is_there_and_told_once():
     calls, told = FakeCalls(), list[object]()
     answers: list[object] = [None, ActorDiedError(), Evaluation(metrics={"eval_loss": 4.5})]
-    base = BaseEvaluation(actor(evaluate_base=lambda: answers.pop(0)), told.append, calls)
+    base = BaseEvaluation(actor(evaluate_base=lambda: answers.pop(0)), told.append, lambda: True, calls)
     for _ in range(40):
         base.look()
         calls.time += 1.0
+    assert told == [Evaluation(metrics={"eval_loss": 4.5})]
+    assert base.is_over
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_the_base_lets_the_first_report_of_a_trial_go_first_but_not_for_long(reports):
+    calls, told, asked, seen = FakeCalls(), list[object](), list[float](), list[bool]()
+
+    def evaluate_base() -> Evaluation:
+        asked.append(calls.time)
+        return Evaluation(metrics={"eval_loss": 4.5})
+
+    begun = calls.time
+    base = BaseEvaluation(actor(evaluate_base=evaluate_base), told.append, lambda: bool(seen), calls)
+    for second in range(90):
+        base.look()
+        calls.time += 1.0
+        seen += [True] if reports and second == 20 else []
+    assert [at - begun for at in asked] == [21.0 if reports else timeouts.BASE_FIRST_SECONDS]
+    assert len(told) == 1
+
+
+def test_the_end_of_a_sweep_asks_for_the_base_at_once():
+    told = list[object]()
+    base = BaseEvaluation(
+        actor(evaluate_base=lambda: Evaluation(metrics={"eval_loss": 4.5})), told.append, lambda: False, FakeCalls()
+    )
+    base.look()
+    assert not told
+    for _ in range(2):
+        base.wait(0.5)
     assert told == [Evaluation(metrics={"eval_loss": 4.5})]
