@@ -133,7 +133,7 @@ class Store:
             try:
                 written, now = (obstore.head(self._quick, each)["last_modified"] for each in (name, probe))
             finally:
-                obstore.delete(self._quick, probe)
+                self.remove([probe])
         return (now - written).total_seconds()
 
     def send(self, contents: Mapping[str, Path | bytes]) -> dict[str, Stored]:
