@@ -72,7 +72,8 @@ def test_a_broken_score_ends_the_sweep_with_its_first_report_and_resume_makes_up
     shutil.copytree(Path(scored_toy.__file__).parent, tmp_path / "own")
     limit, folder = tmp_path / "own" / "breaks_at", tmp_path / "results" / "toy"
     limit.write_text("1")
-    run = runs.start(tmp_path, "launch", *SWEEP)
+    # t00 has steps left when the base fails: the host evaluates the base between the first report and the next pass.
+    run = runs.start(tmp_path, "launch", *SWEEP, "training.step_seconds=0.5")
     assert run.wait() == 2, run.err.read_text()
     told = "evaluation.metrics: the answers of the base cannot be scored: row 0: ValueError: no number: mend"
     assert f"error: {told}" in run.err.read_text()
