@@ -33,18 +33,15 @@ def log_size(folder: SweepFolder) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> Process:
+def start(folder: SweepFolder, words: list[str]) -> Process:
     """Starts `qsweep resume FOLDER WORDS` in its own session: an end or an interrupt of this process does not reach it.
 
     Args:
         folder: folder of the sweep, which need not have begun.
         words: options of the command.
-        tracking_uri: the URI with its password, which the folder does not have; None if it has no password.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
-    if tracking_uri is not None:
-        environment["MLFLOW_TRACKING_URI"] = tracking_uri
     with log_of(folder).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "sweeps", "resume", str(folder.path), *words],

@@ -42,7 +42,7 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
     launching.earlier_of(sweep.config)
     folder, _ = launching.create_folder(sweep, planned)
     _say(launch_lines(planned, folder.path, "qs.plan(...), called as qs.launch was"))
-    return _driven(folder, [], sweep.config.tracking.uri, wait)
+    return _driven(folder, [], wait)
 
 
 @with_keywords
@@ -69,7 +69,6 @@ def resume(
         Failed: the driver failed.
     """
     from sweeps import saved_sweep
-    from sweeps.config.passwords import without_password
     from sweeps.config.uris import sqlite_file
     from sweeps.record.folder import is_driven
     from sweeps.tracking import stores
@@ -79,11 +78,10 @@ def resume(
     found = load(sweep, storage)
     if is_driven(found._folder):
         raise SweepError(f'{found.id} runs already: qs.load("{found.folder}").wait() follows it')
-    config = saved_sweep.load(found._folder, tracking_uri)[0].config
-    # All users of a machine see the arguments of its processes: the driver has the password from its environment.
-    place = ["--tracking-uri", without_password(tracking_uri)] if tracking_uri else []
+    saved_sweep.load(found._folder, tracking_uri)
+    place = ["--tracking-uri", tracking_uri] if tracking_uri else []
     words = [*place, *(["--resend"] if resend else [])]
-    return _driven(found._folder, words, config.tracking.uri, wait)
+    return _driven(found._folder, words, wait)
 
 
 @with_keywords
@@ -148,11 +146,10 @@ def _say(lines: Sequence[str]) -> None:
     print(*(fitted(line, sys.stdout) for line in lines), sep="\n")
 
 
-def _driven(folder: SweepFolder, words: list[str], tracking_uri: str, wait: bool) -> Sweep:
-    from sweeps.config.passwords import without_password
+def _driven(folder: SweepFolder, words: list[str], wait: bool) -> Sweep:
 
     shown = _driver.log_size(folder)
-    process = _driver.start(folder, words, tracking_uri if without_password(tracking_uri) != tracking_uri else None)
+    process = _driver.start(folder, words)
     sweep = Sweep(folder, process, shown)
     if not wait:
         _driver.wait_until_it_drives(folder, process)

@@ -229,7 +229,7 @@ class Sweep:
         return outcome
 
     def yaml(self, path: str | Path | None = None) -> str:
-        """Returns a sweep file for this same sweep, without the store's password; also writes it to `path` if given.
+        """Returns a sweep file for this same sweep; also writes it to `path` if given.
 
         Raises:
             StorageError: the file cannot be written.

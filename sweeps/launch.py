@@ -18,6 +18,7 @@ from sweeps.config import checks, environment, resource
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, epochs
+from sweeps.config.passwords import whole
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
 from sweeps.planning import advice, capacity, this_machine
@@ -86,7 +87,7 @@ def _look_for_tracking(uri: str) -> None:
     """Raises ConfigError if nothing answers at a tracking URI: else a mistyped URI would show at the sweep's end."""
     from cluster.doctor import stores
 
-    wrong = stores.nothing_answers(uri)
+    wrong = stores.nothing_answers(whole(uri))
     if wrong is not None:
         way_out = "or launch with --offline: MLflow gets all events once it answers, or by qsweep resume"
         raise ConfigError([f"tracking.uri: {wrong.seen}: {wrong.mend}, {way_out}"])
@@ -298,7 +299,7 @@ def _begin(running: _Running, writer: Writer, fingerprints: dict[str, str]) -> N
     journal.add(
         SweepStarted(
             time=running.clock(),
-            config=saved_sweep.as_kept(running.sweep.config),
+            config=running.sweep.config.model_dump_json(),
             fingerprints=fingerprints,
             sweep_id=running.sweep_id,
         )

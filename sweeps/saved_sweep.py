@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from search_spaces.space import SearchSpace
 from sweeps.config import messages, searched_fields
 from sweeps.config.load import Sweep
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.passwords import shown_store, whole
 from sweeps.config.uris import absolute_uri
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record.events import SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder, noted_by, read_events, stamp, writing
 from sweeps.record.whole_files import entries, write_whole
-from sweeps.tracking import stores
 from trainables import catalogue
 from trainables.errors import DataError, ModelError
 from trainables.inputs import json_text, paths
@@ -43,32 +41,25 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     raw, sweep_id = kept["config"], str(kept["sweep_id"])
     _refuse_copy(folder, kept)
     _refuse_changes(folder, raw, sweep_id)
-    raw = _tracked_by(raw, tracking_uri or noted_by(folder).get("uri"))
+    raw = _tracked_by(raw, shown_store(tracking_uri, {}) or noted_by(folder).get("uri"))
     try:
         config = SweepConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(messages.of_validation(error, raw)) from None
-    whole = stores.with_password(config.tracking.uri, os.environ)
-    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": whole})})
+    whole(config.tracking.uri)  # A store whose password is nowhere is a mistake now, and not in the middle.
     return Sweep(config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
 
 
 def document(config: SweepConfig, sweep_id: str, planned: SweepPlanned | None = None) -> dict[str, Any]:
     """Returns the content of config.json: the resolved configuration, the sweep's id, and its plan if there is one."""
     plan = {} if planned is None else {"planned": planned.model_dump(mode="json")}
-    return {**stamp(), "sweep_id": sweep_id, "config": json.loads(as_kept(config)), **plan}
+    return {**stamp(), "sweep_id": sweep_id, "config": config.model_dump(mode="json"), **plan}
 
 
 def planned(folder: SweepFolder) -> SweepPlanned | None:
     """Returns the plan with which the sweep in a folder was launched; None if there was none."""
     found = _document(folder).get("planned")
     return None if found is None else SweepPlanned.model_validate(found)
-
-
-def as_kept(config: SweepConfig) -> str:
-    """Returns the configuration as JSON for the disk, without the passwords of its URIs."""
-    tracking = config.tracking.model_copy(update={"uri": without_password(config.tracking.uri)})
-    return without_passwords(config.model_copy(update={"tracking": tracking}).model_dump_json())
 
 
 def fingerprints(sweep: Sweep, before: Mapping[str, str]) -> dict[str, str]:

@@ -135,7 +135,7 @@ def deliver(
     made.config.write_text(json.dumps(saved_sweep.document(of, sweep_id)))
     prints = dict(qlora.fingerprint(of.base))
     events: list[Event] = [
-        SweepStarted(sweep_id=sweep_id, time=begun, config=saved_sweep.as_kept(of), fingerprints=prints),
+        SweepStarted(sweep_id=sweep_id, time=begun, config=of.model_dump_json(), fingerprints=prints),
         DataPrepared(time=2.0, summary={"fingerprint": fingerprint, "test_rows": of.base.data_spec.test_examples or 0}),
     ]
     for number, trial in enumerate(trials):

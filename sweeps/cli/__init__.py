@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sweeps.cli.shared import say
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.report import streams
 
 VERBS = (
@@ -81,5 +81,5 @@ def main() -> None:
         app()
     except Exception:
         # The traceback without passwords: errors of libraries name the URIs that they were given.
-        say(without_passwords(traceback.format_exc()).rstrip())
+        say(hidden(traceback.format_exc()).rstrip())
         raise SystemExit(1) from None

@@ -17,7 +17,7 @@ import typer
 
 from sweeps.cli.shared import Changes, Json, NoFiles, ending_on_signals, load_sweep, mistakes, say
 from sweeps.config import environment
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden, whole
 from sweeps.config.uris import is_web
 from sweeps.errors import ConfigError
 from trainables.inputs.legible import legible
@@ -89,7 +89,7 @@ def doctor(
     with ending_on_signals(INTERRUPTED), closing(answers):
         for answer in answers:
             texts = {name: getattr(answer, name) for name in ("check", "node", "state", "seen", "mend")}
-            found.append({name: legible(without_passwords(text)) for name, text in texts.items()})
+            found.append({name: legible(hidden(text)) for name, text in texts.items()})
             rows = [{name: legible(text) for name, text in row.items()} for row in answer.rows]
             for line in (_line(found[-1], max(map(len, examine.CHECKS))), *_table(rows)):
                 say(line)
@@ -184,7 +184,7 @@ def _check_address(address: str) -> None:
         "of its head service (6379 unless `ray start` was given another port)"
     )
     why = "; ray:// is another protocol" if address.startswith("ray://") else ""
-    raise ConfigError([f"--address: {legible(repr(without_passwords(address)))} {rule}{why}"])
+    raise ConfigError([f"--address: {legible(repr(hidden(address)))} {rule}{why}"])
 
 
 def _needs(sweep: Sweep, address: str | None) -> Needs:
@@ -210,7 +210,7 @@ def _needs(sweep: Sweep, address: str | None) -> Needs:
         base=config.base,
         storage=config.storage,
         work_folder=str(work_folder(config.storage)),
-        tracking_uri=config.tracking.uri,
+        tracking_uri=whole(config.tracking.uri),
         environment=dict(config.cluster.runtime_env.env_vars),
         gpus_per_host=0 if config.cluster.gpus_per_host == 0 else config.cluster.spread,
         cpu_hosts=planned.hosts if address is None and planned.device == "cpu" else 1,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.cli.shared import mistakes, say
 from sweeps.cli.submitted import follow_or_leave, stop_it
-from sweeps.config.passwords import without_password
+from sweeps.config.passwords import shown_store
 from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
 from sweeps.errors import ConfigError
 
@@ -80,11 +80,7 @@ def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) ->
             "id, by its mirror (s3://BUCKET/PREFIX/NAME), or by its folder on the head node ('~/results/NAME', in "
             "quotes); without --address this machine goes on with it"
         )
-    if tracking_uri is not None and without_password(tracking_uri) != tracking_uri:
-        wrong.append(
-            "--tracking-uri: holds a password, and whoever reaches the cluster could read it: leave it out, and let "
-            "the head node have it (docs/cluster.md)"
-        )
+    shown_store(tracking_uri, {})
     return wrong
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search_spaces import SpaceError
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import ConfigError
 from sweeps.report import streams
 from trainables.errors import QsweepError
@@ -86,13 +86,13 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     except ConfigError as error:
         count = len(error.problems)
         for problem in error.problems[:MOST_MISTAKES]:
-            say(f"error: {legible(without_passwords(problem))}")
+            say(f"error: {legible(hidden(problem))}")
         if count > MOST_MISTAKES:
             say(f"and {count - MOST_MISTAKES} more")
         say(f"{count} {'problem' if count == 1 else 'problems'}{f'; {untouched}' if untouched else ''}")
         raise typer.Exit(2) from None
     except (QsweepError, SpaceError) as error:
-        say(f"error: {legible(without_passwords(str(error)))}")
+        say(f"error: {legible(hidden(str(error)))}")
         raise typer.Exit(getattr(error, "exit_code", 2)) from None
 
 

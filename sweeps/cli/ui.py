@@ -67,11 +67,10 @@ def _page(server: str, experiment: tuple[str, str] | None) -> str:
 
 
 def _serve(uri: str, port: int | None, experiment: tuple[str, str] | None) -> None:
-    from sweeps.config.passwords import without_password
     from sweeps.tracking import ui_server
 
     port = ui_server.free_port(port)
-    say(f"starting MLflow's server on {without_password(uri)}")
+    say(f"starting MLflow's server on {uri}")
     try:
         with ui_server.serving(uri, port) as server:
             say(_page(server.address, experiment))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +15,7 @@ from search_spaces.space import SearchSpace
 from sweeps.config import messages, searched_fields, yaml_files
 from sweeps.config.model import LENGTHS, SweepConfig, size_bytes
 from sweeps.config.number_words import counted
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import holds_secret, refusal
 from sweeps.config.uris import sqlite_file, work_folder
 from sweeps.errors import ConfigError
 from trainables import catalogue
@@ -186,20 +185,14 @@ def gpu(config: SweepConfig) -> list[str]:
     return [f"cluster.gpu_memory: {memory}, but cluster.gpu is {kind}, which has {has}: leave one of them out"]
 
 
-def texts_without_secrets(config: SweepConfig) -> list[str]:
-    """Refuses texts of `data` with a secret in a URL: the stored configuration would hold *** in its place.
-
-    The rows would then have another form than in training, and the sweep could be neither resumed nor promoted.
-    """
-    if config.data is None:
-        return []
-    texts = {name: getattr(config.data, name) for name in ("prompt", "completion", "text", "system")}
-    return [
-        f"data.{name}: holds a URL with a password, a token or a parameter such as key=, which is not kept on disk: "
-        "leave it out, or put the URL into a column of the rows"
-        for name, text in texts.items()
-        if text is not None and without_passwords(json.dumps(text)) != json.dumps(text)
-    ]
+def secrets(given: object, field: str = "") -> list[str]:
+    """Refuses each text of the file with a secret in an address: the folder, MLflow and Ray's logs would keep it."""
+    if isinstance(given, str):
+        is_address = field == "tracking.uri" or field.startswith("cluster.runtime_env.env_vars.")
+        is_wrong = holds_secret(given) or (is_address and holds_secret(f"x://{given}"))
+        return [f"{field}: {refusal(given, field)}"] if is_wrong else []
+    parts = given.items() if isinstance(given, Mapping) else enumerate(given) if isinstance(given, list | tuple) else ()
+    return [line for name, part in parts for line in secrets(part, f"{field}.{name}".removeprefix("."))]
 
 
 def writable_places(config: SweepConfig) -> list[str]:

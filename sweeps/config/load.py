@@ -76,6 +76,8 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
     """
     raw, wrong = read(file, changes, folder)
     wrong += apply_profile(raw)
+    if found := checks.secrets(raw):
+        raise ConfigError(found)  # Other messages would show the values.
     config, mistakes = _validate(raw, None if elsewhere is None else ELSEWHERE)
     wrong += mistakes
     trainable, mistakes = checks.find_trainable(raw, config)
@@ -97,7 +99,6 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
     wrong += checks.promotion_rows(config) if are_rows_right and elsewhere is None else []
     resolved = _with_absolute_places(config, folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
-    wrong += checks.texts_without_secrets(config)
     wrong += checks.alias("promotion.alias", config.promotion.alias)
     wrong += checks.budget(raw, config) + checks.gpu(config)
     if trainable is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from sweeps.config import components
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.passwords import hidden
 from trainables.inputs.legible import legible
 from trainables.inputs.similar import closest, did_you_mean
 
@@ -137,17 +137,7 @@ def _alternatives(rules: Sequence[str]) -> str:
 def _shown(value: object, field: str) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    is_uri = field == "tracking.uri" or field.startswith("cluster.runtime_env.env_vars.")
-    shown = _without_passwords(value, without_password if is_uri else without_passwords)
-    return legible(repr(shown), _MOST_SHOWN)
-
-
-def _without_passwords(value: object, shown: Callable[[str], str]) -> object:
-    if isinstance(value, str):
-        return shown(value)
-    if isinstance(value, Mapping):
-        return {_without_passwords(key, shown): _without_passwords(part, shown) for key, part in value.items()}
-    return [_without_passwords(part, shown) for part in value] if isinstance(value, list | tuple) else value
+    return legible(hidden(repr(list(value) if isinstance(value, tuple) else value)), _MOST_SHOWN)
 
 
 def _path(loc: Sequence[str | int], raw: object, keep_last: bool) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -52,13 +51,6 @@ LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 """Keys of `budget` that give the length of a trial; a sweep file gives one of them."""
 _UNIT_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MOST_BYTES = 10**18
-_SECRET_WORDS = {
-    "token", "secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn",
-    "jwt", "apikey", "accesskey",
-}  # fmt: skip
-"""Words of a variable's name that stand for a secret; `MAX_TOKENS` and `SECRETARY` have none of them."""
-_SECRET_KEYS = {"api", "access", "private", "secret", "account"}
-"""Words that make a `KEY` behind them a secret: `AWS_ACCESS_KEY_ID`."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)")
 
 
@@ -121,33 +113,12 @@ def _is_ray_address(value: object) -> object:
 
 
 def _is_public(name: object) -> object:
-    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower())
-    keys = {first for first, second in pairwise(words) if second == "key"}
-    if _SECRET_WORDS.intersection(words) or _SECRET_KEYS & keys:
+    if passwords.is_secret_name(str(name)):
         raise ValueError(
             "looks like the name of a secret, and Ray writes these variables into its logs: set it where Ray is "
             "started on the nodes"
         )
     return name
-
-
-def _has_no_password(value: object) -> object:
-    if isinstance(value, str) and not value == passwords.without_password(value) == passwords.without_passwords(value):
-        raise ValueError(
-            "holds a password or a token, and Ray writes these variables into its logs: set it where Ray is started on "
-            "the nodes"
-        )
-    return value
-
-
-def _has_no_password_in_its_address(package: object) -> object:
-    # Checked as a text: in `einops @ git+https://HOST/einops@v1` only the address is a URI, and v1 is no host.
-    if isinstance(package, str) and passwords.without_passwords(package) != package:
-        raise ValueError(
-            "holds a password or a token, and Ray writes packages into its logs: put the password into ~/.netrc on the "
-            "nodes, or take an image that has the package"
-        )
-    return package
 
 
 class Budget(Spec):
@@ -188,13 +159,9 @@ class Budget(Spec):
 class RuntimeEnv(Spec):
     """Environment variables and packages of the host processes."""
 
-    env_vars: dict[Annotated[str, BeforeValidator(_is_public)], Annotated[str, BeforeValidator(_has_no_password)]] = (
-        Field(default_factory=dict)
-    )
+    env_vars: dict[Annotated[str, BeforeValidator(_is_public)], str] = Field(default_factory=dict)
     """Environment variables. Ray writes them into its logs, so they must not hold a secret."""
-    pip: Annotated[
-        tuple[Annotated[str, BeforeValidator(_has_no_password_in_its_address)], ...], Field(strict=False)
-    ] = ()
+    pip: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Packages that Ray installs when the hosts start, such as "einops==0.8". This takes minutes on each node; an image
     that has the packages is better."""
 
@@ -276,7 +243,8 @@ class Tracking(Spec):
     """The MLflow server or database."""
 
     uri: Annotated[str, BeforeValidator(_is_store)] = "sqlite:///mlflow.db"
-    """An MLflow tracking URI; sqlite paths are relative to the current folder."""
+    """An MLflow tracking URI; sqlite paths are relative to the current folder. *** stands for a password: the whole
+    address is then in the variable MLFLOW_TRACKING_URI."""
     experiment: str | None = None
     """Name of the MLflow experiment; the sweep's name when left out."""
 

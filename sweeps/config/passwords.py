@@ -1,105 +1,106 @@
-"""Replaces secrets by *** in URIs, and in texts that hold URIs. Pure.
+"""Finds secrets in addresses and texts. Secrets come from the environment alone; what leaves the product has *** there.
 
-A password of a tracking store may hold "/", "?" and "@" unencoded (sqlalchemy/engine/url.py, 2.0, takes the first two).
-If a URI can be read in two ways, the reading that hides more counts: a password ends at the last @. SQLAlchemy's own
-`make_url` ends the password at the first @, rewrites the URI, and takes a third of a second to import.
+A password ends at the last @ of its address: drivers of databases take "/" and "?" in one (sqlalchemy/engine/url.py,
+2.0).
 """
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from urllib.parse import unquote
 
+from sweeps.errors import ConfigError
+
 HIDDEN = "***"
-
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,40}://"
-_ENDS = "\\s\"'`<>"
-"""Characters that end a URI in a text, outside of passwords."""
-_SCHEME_OR_NONE = re.compile(rf"^(?:{_SCHEME}|//|)")
-_PIECE = re.compile(rf"({_SCHEME})([^\n\r]*?)(?=[\n\r]|\Z|(?<=[\s\"'`(\[{{<,|]){_SCHEME})")
-"""A URI in a text, with the text after it up to the end of the line or the next URI."""
-_PORT = re.compile(rf":\d{{0,5}}(?:[(){{}}\[\],;.!|/?#\\][^{_ENDS}@]*)?(?=[{_ENDS}]|$)")
-"""A port, and the rest of its URI without an @."""
-_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
-_PARAMETER = re.compile(r"[?&#;]([^?&#;=]*)=")
-_VALUE = re.compile(r"[^&]*(?:&[^&=]*(?=&|$))*")
-"""The value of a parameter; includes parts behind an & that have no name."""
-_HIDDEN_VALUE = re.compile(r"\*\*\*(?=[\s\"'`)\]}>,;.]|$)|$")
-_SECRETS = ("password", "passwd", "passphrase", "pwd", "token", "secret", "apikey", "accesskey", "secretkey",
-            "privatekey", "credential", "credentials", "signature", "odbcconnect", "pass", "jwt")  # fmt: skip
-"""Endings of the names of secret parameters, in small letters without dashes, underscores, blanks and brackets."""
-_WHOLE_NAMES = ("auth", "key", "pw", "sig")
-"""Whole names of secret parameters. They are no endings, because names such as `sslkey`, of a file, end in them too."""
-
-
-def without_password(uri: str) -> str:
-    """Replaces the password, the token and the secret parameters of one URI by ***."""
-    scheme = _SCHEME_OR_NONE.findall(uri)[0]
-    return _shown(scheme, uri.removeprefix(scheme), "")
+STORE = "MLFLOW_TRACKING_URI"
+"""The variable that has the whole address of the MLflow store."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s\"'`<>\\]+")
+_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<name>[^:/?#]*)(?P<password>:(?!\d{1,5}(?:[/?#]|$)).*)?@")
+_PARAMETER = re.compile(
+    r"([?&#;](?:[^?&#;=]*(?:password|passwd|passphrase|pwd|token|secret|api_?key|access_?key|secret_?key|private_?key|"
+    r"credentials?|signature|odbc_connect)|auth|key|pw|sig|pass|jwt)=)(?!\*\*\*)[^&#;]+",
+    re.IGNORECASE,
+)
+_WORDS = {
+    "token", "secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn",
+    "jwt", "apikey", "accesskey",
+}  # fmt: skip
+"""Words of a variable's name that stand for a secret; `MAX_TOKENS` and `SECRETARY` have none of them."""
+_KEYS = {"api", "access", "private", "secret", "account"}
+"""Words that make a `KEY` behind them a secret: `AWS_ACCESS_KEY_ID`."""
+_FEWEST = 6
+"""Fewest letters of a variable's secret: a shorter one may be a word of any text."""
 
 
-def without_passwords(text: str, known: str = "") -> str:
-    """Replaces the secrets in all URIs of a text by ***.
+def is_secret_name(name: str) -> bool:
+    """Tells whether a variable of this name holds a secret."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return bool(_WORDS.intersection(words) or _KEYS & {first for first, second in pairwise(words) if second == "key"})
 
-    JSON stays JSON: a string in JSON that begins like a URI is one URI to its end.
 
-    The end of a password is not always known, so the text behind it on the line may be lost. A password that begins
-    like a port and goes on with a blank or a quote (`http://user:12 34@host`) is taken for a port, except in the URI
-    `known`.
+def hidden(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Replaces by *** what is secret in the addresses of a text, and the secrets of the environment."""
+    for secret in _secrets(environment):
+        text = text.replace(secret, HIDDEN)
+    return _ADDRESS.sub(lambda found: _shown(found[0]), text)
+
+
+def holds_secret(text: str) -> bool:
+    """Tells whether an address in the text holds a password, a token or a secret parameter."""
+    return hidden(text, {}) != text
+
+
+def whole(uri: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Returns the address of a store with the secrets that `STORE` has in place of ***.
+
+    Raises `ConfigError` if the variable has another address, or none.
     """
-    if known:
-        text = text.replace(known, without_password(known))
-    if "://" not in text:
-        return text
-    with suppress(ValueError, RecursionError):
-        json.loads(text)
-        return _LITERAL.sub(lambda literal: _literal(literal[0]), text)
-    return _PIECE.sub(lambda piece: _shown(piece[1], piece[2], _ENDS), text)
+    if HIDDEN not in uri or uri.startswith("sqlite:///"):
+        return uri
+    given = environment.get(STORE, "")
+    if _shown(given) != uri:
+        raise ConfigError([f"tracking.uri: {uri}: give the whole address, with its password, in {STORE}"])
+    return given
 
 
-def _literal(literal: str) -> str:
-    value = json.loads(literal)
-    shown = without_password(value) if re.match(_SCHEME, value) else without_passwords(value)
-    return literal if shown == value else json.dumps(shown)
+def shown_store(uri: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Returns the address that a command names, else that of `STORE` without secrets; None if there is none.
+
+    Raises `ConfigError` if the command names a secret: all users of a machine see the words of a command.
+    """
+    if uri and holds_secret(uri):
+        raise ConfigError([f"--tracking-uri: {refusal(uri, 'tracking.uri')}"])
+    return uri or _shown(environment.get(STORE, "")) or None
 
 
-def _shown(scheme: str, rest: str, ends: str) -> str:
-    """Replaces the secrets of a URI. `ends` are characters that end a URI in a text; empty if `rest` is the URI."""
-    before = ""
-    while (shown := _without_user(scheme, rest, ends)) == rest and (inner := re.search(_SCHEME, rest)):
-        before += scheme + _without_parameters(rest[: inner.start()])
-        scheme, rest = inner[0], rest[inner.end() :]
-    return before + scheme + _without_parameters(shown)
+def refusal(text: str, field: str) -> str:
+    """Says why a text with a secret is refused, and the way out."""
+    rule = "holds a password, a token or a parameter such as key=, and these come from the environment alone"
+    if field == "tracking.uri":
+        return f"{rule}: write {_shown(text)} here, and the whole address into {STORE}"
+    if field.startswith("data."):
+        return f"{rule}: leave it out, or put the address into a column of the rows"
+    return f"{rule}: leave it out, and set it where Ray is started on the nodes, or in ~/.netrc"
 
 
-def _without_user(scheme: str, rest: str, ends: str) -> str:
-    """Replaces the password in the text after the scheme; on the web also a user name, which may be a token."""
-    is_web = scheme.lower().endswith(("http://", "https://"))
-    name = re.split(rf"[:/?#{ends}]", rest, maxsplit=1)[0]
-    after = rest[len(name) :]
-    end = _end_of_password(after, bool(ends))
-    if end > 1:
-        return f"{HIDDEN if is_web and '@' in name else f'{name}:{HIDDEN}'}{after[end:]}"
-    if is_web and name and (end == 1 or "@" in name):
-        return HIDDEN + name[name.rfind("@") :] * (end < 0) + after
-    return rest
+def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
+    for name, value in environment.items():
+        if is_secret_name(name):
+            yield from (value,) if len(value) >= _FEWEST else ()
+    if (user := _USER.match(environment.get(STORE, ""))) and (password := user["password"]):
+        yield password[1:]
+        yield unquote(password[1:])
 
 
-def _end_of_password(after: str, in_text: bool) -> int:
-    """Returns the position of the @ that ends the password; -1 if `after` is a port or no password."""
-    if in_text and after.startswith(f":{HIDDEN}@"):
-        return len(HIDDEN) + 1
-    return -1 if not after.startswith(":") or (in_text and _PORT.match(after)) else after.rfind("@")
+def _shown(uri: str) -> str:
+    return _PARAMETER.sub(rf"\1{HIDDEN}", _USER.sub(_without_password, uri))
 
 
-def _without_parameters(rest: str) -> str:
-    kept, end = "", 0
-    for parameter in _PARAMETER.finditer(rest):
-        plain = re.sub(r"[-_ \[\]]", "", unquote(parameter[1])).lower()
-        is_secret = plain.endswith(_SECRETS) or plain in _WHOLE_NAMES
-        if is_secret and parameter.start() >= end and (value := _VALUE.match(rest, parameter.end())):
-            kept += rest[end : parameter.end()] + (value[0] if _HIDDEN_VALUE.match(value[0]) else HIDDEN)
-            end = value.end()
-    return kept + rest[end:]
+def _without_password(user: re.Match[str]) -> str:
+    if user["password"]:
+        return f"{user['scheme']}{user['name']}:{HIDDEN}@"
+    is_web = user["scheme"].lower().endswith(("http://", "https://"))  # a name alone may be a token there
+    return f"{user['scheme']}{HIDDEN}@" if is_web else user[0]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.domains import Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages
-from sweeps.config.passwords import without_passwords
 from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
@@ -155,12 +154,12 @@ def settings(spec: TrialSpec) -> dict[str, Scalar]:
             del values[name]
     else:
         quantization = spec.quantization
-        values |= {"base_model": without_passwords(spec.model.source), "base_revision": spec.model.revision}
+        values |= {"base_model": spec.model.source, "base_revision": spec.model.revision}
         values |= {"quantization": quantization.scheme, "compute_dtype": quantization.compute_dtype}
         values |= {"double_quant": quantization.double_quant and quantization.scheme != "none"}
     if spec.data is not None:
         data = spec.data.model_dump(include={"max_length", "eval_examples", "train_on"})
-        values |= {"train_data": without_passwords(spec.data.train), **data}
+        values |= {"train_data": spec.data.train, **data}
     return {name: "none" if value is None else word(value) for name, value in values.items()}
 
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from sweeps.config import load, yaml_files
 from sweeps.config.model import SweepConfig, Tracking
-from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, local_storage
 from sweeps.errors import ConfigError
 from trainables.inputs import own_code, paths
@@ -100,11 +99,6 @@ def refusals(config: SweepConfig) -> list[str]:
         wrong.append(
             f"cluster.profile: {config.cluster.profile} starts a Ray of the sweep's own, and a submitted sweep runs in "
             "the cluster that it is submitted to: write cluster.profile=attached, or leave it out"
-        )
-    if without_password(config.tracking.uri) != config.tracking.uri:
-        wrong.append(
-            "tracking.uri: holds a password, and whoever reaches the cluster could read it: leave it out, and let the "
-            "head node have it (docs/cluster.md)"
         )
     return wrong
 

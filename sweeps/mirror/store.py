@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import AfterValidator
 
 from cluster.object_store import is_bucket_missing, opened, reason
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import StorageError
 from sweeps.mirror import timeouts
 from sweeps.record.whole_files import make_folder, open_file
@@ -234,7 +234,7 @@ class Store:
         except (BaseError, OSError) as error:
             if isinstance(error, StorageError):
                 raise
-            raise StoreError(f"{self.uri}: {without_passwords(reason(error, self.uri))}") from None
+            raise StoreError(f"{self.uri}: {hidden(reason(error, self.uri))}") from None
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from cluster import gpu_table
 from cluster.devices import cache
 from sweeps.config import points
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_passwords
 from sweeps.record.whole_files import write_whole
 from trainables import catalogue
 from trainables.contract import RowShape
@@ -272,7 +271,7 @@ def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> N
 def rate_key(config: SweepConfig, device_name: str) -> RateKey:
     """Returns the key of this sweep's rate; `device_name` is a name by `cluster.devices.name`, or a part of one."""
     model = config.model
-    source = config.trainable if model is None else without_passwords(model.source)
+    source = config.trainable if model is None else model.source
     revision = f"@{model.revision}" if model is not None and model.revision is not None else ""
     scheme = f"{config.quantization.scheme} {config.quantization.compute_dtype}"
     return RateKey(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced
 from sweeps.tracking import model_package
@@ -181,7 +181,7 @@ def make(context: Context, winner: Contender, facts: VersionFacts, files: Mappin
         versions=dict(model_package.versions(facts.base)) | {"qlora-sweeps": version("qlora-sweeps")},
         serving_rows=_serving_rows(answer, candidate.label, labels),
     )  # fmt: skip
-    shown = read(without_passwords(found.content().decode()).encode())
+    shown = read(hidden(found.content().decode()).encode())
     return shown.model_copy(update={"sha256": shown.digest()})
 
 

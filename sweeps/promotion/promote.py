@@ -161,7 +161,7 @@ def _context(request: PromotionRequest, say: Say) -> Context:
     settled = settle(request, sweep.config)
     trials = sum(trial.repeats is None for trial in sweep.trials)
     size = f"{trials} trial{'' if trials == 1 else 's'}"
-    say(f"sweep: {sweep.sweep_id} ({size}, {sweep.state.lower()}) in {request.place.shown}")
+    say(f"sweep: {sweep.sweep_id} ({size}, {sweep.state.lower()}) in {request.place.uri}")
     return Context(request, *settled, sweep, lookup, Registry(uri), say)
 
 

@@ -12,7 +12,7 @@ from cluster.scoring.host import can_score
 from sweeps.config import checks, messages
 from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import ConfigError, SweepError
 from sweeps.tracking.client import Say
 from sweeps.tracking.lookup import Lookup, TrackedSweep
@@ -63,7 +63,7 @@ class Context:
 
     def force(self, objection: str) -> None:
         """Overrides an objection: says it, adds it to `forced`. Raises `SweepError` if the request does not force."""
-        objection = without_passwords(objection)
+        objection = hidden(objection)
         if not self.request.force:
             raise SweepError(f"{objection}; --force does it all the same, and the version says so")
         self.say(f"forced: {objection}")

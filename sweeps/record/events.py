@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from cluster.pace import Silent
 from search_spaces.domains import Value
 from search_spaces.space import Point
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, Report, StepRecord
 from trainables.engine_paths import Settled
@@ -24,7 +24,7 @@ from trainables.inputs import json_text
 from trainables.objective import LOWEST_LOSS, Metrics, Objective
 from trainables.specs import Spec, Words
 
-Told = Annotated[Words, AfterValidator(without_passwords)]
+Told = Annotated[Words, AfterValidator(hidden)]
 """Text from a library or a trainable. The text is shown and kept, so passwords in its URIs are removed."""
 
 
@@ -147,7 +147,7 @@ class DataPrepared(Spec):
     type: Literal["data_prepared"] = "data_prepared"
     time: float
     summary: dict[str, Scalar]
-    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    warnings: Annotated[tuple[Told, ...], Field(strict=False)] = ()
     """Oddities of the rows, a line each."""
 
 

@@ -13,7 +13,7 @@ from rich.live import Live
 
 from sweeps import timeouts
 from sweeps.config.number_words import counted, parts
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.record.events import (
     BaseEvaluated,
     DataPrepared,
@@ -184,7 +184,7 @@ class Table(AbstractContextManager["Table"]):
 
 def _shown(line: str) -> str:
     """Removes passwords and control characters: the line may hold an error of a library."""
-    return legible(without_passwords(line))
+    return legible(hidden(line))
 
 
 def _at(trial: TrialRecord, latest: StepRecord | None) -> TrialRecord:

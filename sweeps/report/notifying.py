@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from sweeps import timeouts
 from sweeps.config.model import Notify, SweepConfig
 from sweeps.config.number_words import counted
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import ConfigError
 from sweeps.record.events import Event, SweepEnded, TrialReported, TrialScored, TrialState
 from sweeps.record.journal import Journal
@@ -90,7 +90,7 @@ def message(kind: str, sweep_id: str, name: str, record: SweepRecord) -> dict[st
         "metric": metric,
         "value": None if best is None else best.value(metric),
         "step": None if best is None else best.best_step,
-        "text": without_passwords(f"sweep {name}: {_how(record)}{told}"),
+        "text": hidden(f"sweep {name}: {_how(record)}{told}"),
     }
 
 

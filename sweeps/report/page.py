@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sweeps.config.number_words import duration
-from sweeps.config.passwords import without_passwords
 from sweeps.record.run_names import label
 from sweeps.record.selection import choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
@@ -199,7 +198,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         confusion=None if answers is None else confusion_of(answers.first),
         cost=page_facts.cost(record, status.seconds),
         made_of=page_facts.made_of(record),
-        warnings=tuple(map(without_passwords, story.warnings)),
+        warnings=tuple(story.warnings),
         requests=tuple(
             f"{each.asked}: {'granted' if each.is_accepted else 'refused'}: {each.message}" for each in story.requests
         ),
@@ -254,7 +253,7 @@ def _table(
     best = None if winner is None else winner.trial_key
     rows = []
     for trial, cells in zip(trials, found.rows, strict=False):  # the base's row comes after those of the trials
-        why = without_passwords(trial.reason).removeprefix("stopped by the scheduler: ")
+        why = trial.reason.removeprefix("stopped by the scheduler: ")
         rest = (f"{trial.tokens:,}", f"{trial.seconds:.1f}", why, trial.trial_key)
         rows.append(Row(label(trial.number), (*cells, *rest), trial.trial_key == best))
     rows += [Row("", (*cells, "", "", "", ""), False) for cells in found.rows[len(trials) :]]

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from sweeps.config.number_words import counted, duration, size
-from sweeps.config.passwords import without_passwords
 from sweeps.record.spent import Planned, Spent, planned, spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables
@@ -56,8 +55,8 @@ def raw_config(record: SweepRecord) -> dict[str, Any]:
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """Formats the configuration as YAML, without passwords."""
-    return without_passwords(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
+    """Formats the configuration as YAML."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110)
 
 
 def unit(objective: Objective) -> str:
@@ -173,7 +172,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else without_passwords(str(value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _some(section: Mapping[str, Any], *names: str) -> Iterator[Fact]:

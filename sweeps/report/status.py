@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.pace import Silent
 from sweeps.config.number_words import counted, duration, limit
-from sweeps.config.passwords import without_password
 from sweeps.config.points import Scalar
 from sweeps.errors import StorageError, SweepError
 from sweeps.record.events import DataPrepared, DriverLives, Event, RequestAnswered, TrialState
@@ -247,7 +246,7 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
         seconds=record.seconds_spent(now if is_running else None),
         rates=rates,
         seconds_left=log.seconds_left(now, planned, at_launch) if is_running else None,
-        tracking_uri=without_password(str(note.get("uri") or uri)),
+        tracking_uri=str(note.get("uri") or uri),
         backlog=log.beyond(acknowledged_bytes(note)),
         refused=len(note.get("refused") or ()),
         waits_for=_waits_for(record, rates, now) if is_running else None,

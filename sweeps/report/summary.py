@@ -16,7 +16,6 @@ from rich.console import Console
 
 from sweeps.config.load import Sweep
 from sweeps.config.number_words import counted
-from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_web
 from sweeps.record.folder import SweepFolder
 from sweeps.record.sweep_record import SweepRecord
@@ -81,7 +80,7 @@ def tell(out: Console, lines: Sequence[str]) -> None:
 
 
 def _next_steps(sweep: Sweep, result: Result) -> list[str]:
-    uri = without_password(sweep.config.tracking.uri)
+    uri = sweep.config.tracking.uri
     error = result.failure or (None if result.mirror is None else result.mirror.lost)
     lines = [] if error is None else ["", f"error: {error}"]
     lines += _what_is_left(result, uri)

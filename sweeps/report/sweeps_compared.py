@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from sweeps.config.number_words import duration
-from sweeps.config.passwords import without_passwords
 from sweeps.errors import SweepError
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import SweepFolder
@@ -290,4 +289,4 @@ def _text(value: object) -> str:
     """Formats a value for tables; a key that a file lacks is "-"."""
     if isinstance(value, list | dict):
         value = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
-    return "-" if value is None else legible(without_passwords(value_text(value)), _LONGEST)
+    return "-" if value is None else legible(value_text(value), _LONGEST)

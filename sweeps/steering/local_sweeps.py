@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password
 from sweeps.config.uris import is_object_store, work_folder
 from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, is_driven, read_events
@@ -109,7 +108,7 @@ def new_id(
         raise SweepError(f"{mirror}: holds the sweep {given} already: go on with it with qsweep resume {mirror}")
     if is_tracked(config.tracking.uri, given):
         raise SweepError(
-            f"{given}: MLflow ({without_password(config.tracking.uri)}) has a sweep of this id already, and its folder "
+            f"{given}: MLflow ({config.tracking.uri}) has a sweep of this id already, and its folder "
             "is not here: go on with that sweep where its folder or its mirror is, with qsweep resume FOLDER or qsweep "
             "resume s3://BUCKET/PREFIX/NAME; a new sweep needs another --submission-id"
         )

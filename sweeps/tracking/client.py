@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sweeps.config.passwords import whole
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import StorageError
 from sweeps.record.whole_files import draft_of
@@ -168,7 +169,7 @@ class Runs:
         from mlflow import MlflowClient
 
         make_database(uri)
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = MlflowClient(tracking_uri=whole(uri))
         self._latest: dict[tuple[str, str], tuple[int, int, float]] = {}
         """Run id and metric -> step, time in milliseconds and value of the point that MLflow shows."""
         self.uri = uri

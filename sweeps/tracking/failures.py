@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.errors import ClusterError
-from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import Failed, SweepError
 from sweeps.tracking.client import patient, quiet
 
@@ -62,8 +62,8 @@ def answering(uri: str) -> Iterator[None]:
         raise
     # ModuleNotFoundError: the database's driver is not installed.
     except (MlflowException, RequestException, SQLAlchemyError, ModuleNotFoundError) as error:
-        reason = (without_passwords(str(error).strip(), uri).splitlines() or [type(error).__name__])[0]
-        raise (Failed if is_away(error) else SweepError)(f"MLflow ({without_password(uri)}): {reason}") from error
+        reason = (hidden(str(error).strip()).splitlines() or [type(error).__name__])[0]
+        raise (Failed if is_away(error) else SweepError)(f"MLflow ({uri}): {reason}") from error
     except OSError as error:
         raise Failed(f"this machine: {error}: mend that, and do it again") from error
 
@@ -83,5 +83,5 @@ def of_artifacts() -> Iterator[None]:
     except (MlflowException, OSError, ImportError, SweepError):
         raise
     except Exception as error:  # boto3 alone has several kinds, without a common base
-        said = without_passwords(f"{type(error).__name__}: {error}").splitlines()[0]
+        said = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
         raise Failed(f"the store of MLflow's artifacts: {said}") from error

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cluster.errors import first_line
 from sweeps.config import messages
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_password
+from sweeps.config.passwords import whole
 from sweeps.errors import ConfigError, Failed, NotStored, SweepError
 from sweeps.record import digests
 from sweeps.record.events import TrialState
@@ -115,7 +115,7 @@ def experiment_of(named: NamedSweep) -> tuple[str, str]:
     """
     noted = {} if named.folder is None else noted_by(SweepFolder(named.folder))
     experiment = noted.get("experiment_id")
-    if experiment is not None and without_password(str(noted.get("uri", ""))) == named.shown:
+    if experiment is not None and noted.get("uri") == named.uri:
         return str(experiment), named.sweep
     with answering(named.uri):
         return Lookup(named.uri).experiment(named)
@@ -128,8 +128,8 @@ class Lookup:
         quiet()
         from mlflow import MlflowClient
 
-        self._uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
+        self._uri = whole(uri)
+        self._client = MlflowClient(tracking_uri=self._uri)
 
     def sweep(
         self,
@@ -156,7 +156,7 @@ class Lookup:
             if with_trial is None or any(map(with_trial, trials)):
                 return self._tracked(parent, trials)
         ids = ", ".join(parent.data.tags[run_tags.SWEEP_ID] for parent in parents)
-        raise SweepError(f"{named.sweep}: no trial of it has a result in {named.shown} (looked at {ids}); {way_out}")
+        raise SweepError(f"{named.sweep}: no trial of it has a result in {named.uri} (looked at {ids}); {way_out}")
 
     def _tracked(self, parent: Any, trials: Iterable[TrialRun]) -> TrackedSweep:
         tags = parent.data.tags
@@ -259,7 +259,7 @@ class Lookup:
             others = [run for run in parents if run.data.tags[run_tags.SWEEP_ID] != other_than]
             if others:
                 return others
-        raise SweepError(f"{sweep}: no sweep of this id or name in {named.shown}; {way_out}")
+        raise SweepError(f"{sweep}: no sweep of this id or name in {named.uri}; {way_out}")
 
     def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:
         from mlflow.entities import ViewType

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cluster.errors import first_line
+from sweeps.config.passwords import whole
 from sweeps.config.uris import sqlite_file
 from sweeps.errors import SweepError
 from sweeps.tracking.client import paged, quiet
@@ -90,7 +91,8 @@ class Registry:
         from mlflow import MlflowClient
 
         self.uri = uri
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        store = whole(uri)
+        self._client = MlflowClient(tracking_uri=store, registry_uri=store)
 
     # Reading
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeps.config.model import SweepConfig
-from sweeps.config.passwords import without_passwords
 from sweeps.config.points import ALWAYS_LOGGED, settings
 from sweeps.record import digests, samples
 from sweeps.record.events import (
@@ -146,10 +145,10 @@ class MlflowSink:
             "seed": config.seed,
         }
         if config.model is not None:
-            params |= {"base_model": without_passwords(config.model.source), "quantization": config.quantization.scheme}
+            params |= {"base_model": config.model.source, "quantization": config.quantization.scheme}
         runs.running(parent)
         runs.log(parent, params=params, tags=run_tags.sweep_started(event))
-        runs.text(parent, "sweep/config.json", without_passwords(self._folder.config.read_text(encoding="utf-8")))
+        runs.text(parent, "sweep/config.json", self._folder.config.read_text(encoding="utf-8"))
         # alpha_over_r follows from r and lora_alpha, which are always there.
         searched = [field for field in config.searched if field != "adapter.alpha_over_r"]
         shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in searched)]

@@ -18,9 +18,9 @@ from urllib.request import getproxies, proxy_bypass
 
 from cluster.errors import first_cause
 from sweeps.config.model import is_tracking_uri
-from sweeps.config.passwords import HIDDEN, without_password
+from sweeps.config.passwords import shown_store, whole
 from sweeps.config.uris import absolute_uri, is_object_store, is_web, sqlite_file
-from sweeps.errors import ConfigError, SweepError
+from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, noted_by
 from trainables.inputs import paths
 from trainables.inputs.legible import legible
@@ -43,11 +43,6 @@ class NamedSweep:
     """The sweep's id or name."""
     folder: Path | None = None
     """The sweep's folder, if the command names it."""
-
-    @property
-    def shown(self) -> str:
-        """Returns the store without passwords."""
-        return without_password(self.uri)
 
     @property
     def way_out(self) -> str:
@@ -80,9 +75,9 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     except (ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{folder.config}: not the configuration of a sweep: {error}") from None
     # A sweep may have been sent to another MLflow since.
-    kept = tracking_uri or with_password(str(noted_by(folder).get("uri") or launched), environment)
-    uri = absolute(kept)
-    check(uri, BY_OPTION if tracking_uri else NOT_YET)
+    given = shown_store(tracking_uri, {})
+    uri = absolute(given or str(noted_by(folder).get("uri") or launched))
+    check(uri, BY_OPTION if tracking_uri else NOT_YET, environment)
     return NamedSweep(uri, sweep_id, folder.path)
 
 
@@ -101,21 +96,9 @@ def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:
 
 def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
     """Returns the store of a command without a sweep's folder. Raises `SweepError` if nothing answers there."""
-    uri = absolute(tracking_uri or environment.get("MLFLOW_TRACKING_URI") or DEFAULT)
-    check(uri)
+    uri = absolute(shown_store(tracking_uri, environment) or DEFAULT)
+    check(uri, environment=environment)
     return uri
-
-
-def with_password(uri: str, environment: Mapping[str, str]) -> str:
-    """Adds the password, which folders do not keep, from MLFLOW_TRACKING_URI. Raises `ConfigError` if it has none."""
-    if HIDDEN not in uri or sqlite_file(uri) is not None:
-        return uri
-    given = environment.get("MLFLOW_TRACKING_URI", "")
-    if without_password(given) != without_password(uri):
-        raise ConfigError(
-            [f"tracking.uri: the password of {uri} is not kept: give the whole URI in MLFLOW_TRACKING_URI"]
-        )
-    return given
 
 
 def absolute(uri: str) -> str:
@@ -123,20 +106,21 @@ def absolute(uri: str) -> str:
     return absolute_uri(uri, Path.cwd())
 
 
-def check(uri: str, way_out: str = BY_OPTION) -> None:
+def check(uri: str, way_out: str = BY_OPTION, environment: Mapping[str, str] = os.environ) -> None:
     """Connects to the store once.
 
     Raises `SweepError` if `uri` is no tracking URI, its database file is missing or cannot be read, or nothing answers.
     """
+    given = whole(uri, environment)
     try:
-        is_tracking_uri(uri)
+        is_tracking_uri(given)
     except ValueError as error:
-        raise SweepError(f"tracking URI: {legible(repr(without_password(uri)))} {error}") from None
+        raise SweepError(f"tracking URI: {legible(repr(uri))} {error}") from None
     file = sqlite_file(uri)
     if file is not None:
         _open(file, uri, way_out)
         return
-    listener = _listener(uri)
+    listener = _listener(given)
     if listener is None:
         return
     try:
@@ -145,7 +129,7 @@ def check(uri: str, way_out: str = BY_OPTION) -> None:
         kind, cause = "MLflow server" if is_web(uri) else "database", first_cause(error)
         why = getattr(cause, "strerror", None) or cause
         # `from None`: the error may name the whole URI.
-        raise SweepError(f"{without_password(uri)}: no {kind} answers there: {why}") from None
+        raise SweepError(f"{uri}: no {kind} answers there: {why}") from None
 
 
 def _open(file: Path, uri: str, way_out: str) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.passwords import hidden, whole
 from sweeps.config.uris import artifact_root
 from sweeps.errors import ConfigError, SweepError
 from trainables.inputs.legible import legible
@@ -104,7 +104,7 @@ class UiServer:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             text=True, errors="replace",
             env={name: value for name, value in os.environ.items() if name not in _NOT_OURS}
-            | {**_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},
+            | {**_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": whole(uri)},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, name="mlflow-server-output", daemon=True)
         self._reader.start()
@@ -147,8 +147,8 @@ class UiServer:
     def _failed(self, how: str) -> ServerFailed:
         if self._process.returncode is not None:
             self._reader.join(1.0)
-        lines = [legible(without_passwords(line, self._uri)) for line in tuple(self._last)]
-        return ServerFailed(f"MLflow's server on {without_password(self._uri)} {how}", lines)
+        lines = [legible(hidden(line)) for line in tuple(self._last)]
+        return ServerFailed(f"MLflow's server on {self._uri} {how}", lines)
 
     def _read(self) -> None:
         """Keeps the last lines of output, and reads all: a server whose output nobody reads stops."""

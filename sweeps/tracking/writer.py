@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from cluster.errors import first_cause
-from sweeps.config.passwords import without_password, without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.errors import StorageError
 from sweeps.record.delivery import Delivery, Over, Pace
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
@@ -40,7 +40,7 @@ REFUSED_AFTER = 3
 
 def forget_acknowledged(folder: SweepFolder, uri: str) -> None:
     """Notes that this server acknowledged no event: the next writer sends all. Raises `StorageError` if it cannot."""
-    note = {**noted_by(folder), "uri": without_password(uri), "acknowledged_bytes": 0, "refused": []}
+    note = {**noted_by(folder), "uri": uri, "acknowledged_bytes": 0, "refused": []}
     with writing(folder.tracking):
         write_whole(folder.tracking, json.dumps(note).encode())
 
@@ -90,7 +90,7 @@ class Writer:
 
         The offset is 0 if the note is about another server or another log.
         """
-        if without_password(str(noted.get("uri", self._uri))) != without_password(self._uri):
+        if noted.get("uri", self._uri) != self._uri:
             return 0, SweepRecord()
         refused = noted.get("refused")
         # Sends refused events of an earlier driver again, and all events after them: events may come twice.
@@ -187,7 +187,7 @@ class Writer:
 
     def _note(self) -> None:
         note = {
-            "uri": without_password(self._uri),
+            "uri": self._uri,
             "acknowledged_bytes": self._offset,
             "refused": self._refused,
             "experiment_id": self._sink.experiment_id,
@@ -211,12 +211,11 @@ class Writer:
     def _reason(self, error: Exception) -> str:
         cause = first_cause(error)
         if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
-            return f"no MLflow server answers at {without_password(self._uri)}: {cause.strerror}"
+            return f"no MLflow server answers at {self._uri}: {cause.strerror}"
         if isinstance(cause, sqlite3.Error):
             error = cause  # SQLAlchemy's words around it say less
-        # The client's errors name the server as it was configured, password included.
-        told = without_passwords(str(error).strip(), self._uri)
-        return f"{type(error).__name__}: {told.split(chr(10))[0][:200]}"
+        # The client's errors name the server with its password.
+        return f"{type(error).__name__}: {hidden(str(error).strip()).split(chr(10))[0][:200]}"
 
 
 def _record_at(wanted: int, events: Iterable[tuple[Event, int]]) -> SweepRecord | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cluster.loop import Outcome
-from sweeps.config.passwords import without_passwords
+from sweeps.config.passwords import hidden
 from sweeps.record.snapshots import SavedTrial
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.schedulers import next_point
@@ -158,7 +158,7 @@ class Progress:
             trainable_params=trainable_params,
             time=now,
             resource=self.assignment.examples.get(outcome.step),
-            unscored={name: without_passwords(why) for name, why in evaluation.unscored.items()},
+            unscored={name: hidden(why) for name, why in evaluation.unscored.items()},
         )
         return Judged(progress, report, is_new, is_best)
 

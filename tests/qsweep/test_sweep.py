@@ -18,7 +18,6 @@ import two_sweeps
 import qsweep as qs
 from qsweep import _driver
 from qsweep._words import with_keywords
-from sweeps import saved_sweep
 from sweeps.cli.compare import compare
 from sweeps.errors import ConfigError, StorageError, SweepError
 from sweeps.record.folder import SweepFolder
@@ -230,24 +229,25 @@ def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path, monkeypatch)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     program = "import importlib.util; assert importlib.util.find_spec('mine')"
     subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
-    process = _driver.start(SweepFolder(tmp_path), [], None)
+    process = _driver.start(SweepFolder(tmp_path), [])
     assert process.wait() == 2
     assert "no sweep here" in (tmp_path / "driver.log").read_text()
 
 
 def test_no_argument_of_the_driver_holds_a_password(sweep, monkeypatch):
-    seen: list[object] = []
+    seen: list[list[str]] = []
 
-    def start(folder: SweepFolder, words: list[str], tracking_uri: str | None) -> subprocess.Popen[bytes]:
-        seen.extend((words, tracking_uri))
+    def start(folder: SweepFolder, words: list[str]) -> subprocess.Popen[bytes]:
+        seen.append(words)
         return subprocess.Popen([sys.executable, "-c", ""])
 
     monkeypatch.setattr("qsweep._driver.start", start)
-    whole, shown = "http://user:secret@host:5000", "http://user:***@host:5000"
-    qs.resume(sweep, tracking_uri=whole, resend=True)
-    assert seen == [["--tracking-uri", shown, "--resend"], whole]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
-    assert saved_sweep.load(SweepFolder(sweep.folder), shown)[0].config.tracking.uri == whole
+    given, shown = "http://user:secret@host:5000", "http://user:***@host:5000"
+    with pytest.raises(qs.QsweepError, match="write http://user:\\*\\*\\*@host:5000 here"):
+        qs.resume(sweep, tracking_uri=given)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    qs.resume(sweep, tracking_uri=shown, resend=True)
+    assert seen == [["--tracking-uri", shown, "--resend"]]
 
 
 def test_a_resumed_sweep_is_sent_to_no_database_that_is_not_there(sweep, tmp_path):

@@ -30,7 +30,7 @@ def launched(storage: Path, kept: str | None = None) -> SweepFolder:
     """A sweep's folder after its driver began; its log keeps the configuration, or this text in its place."""
     config, _ = toy()
     folder = folders.create(storage, "x", saved_sweep.document(config, ID))
-    started = SweepStarted(time=0.0, config=kept or saved_sweep.as_kept(config), sweep_id=ID)
+    started = SweepStarted(time=0.0, config=kept or config.model_dump_json(), sweep_id=ID)
     folder.events.write_text(to_line(started) + "\n")
     return folder
 

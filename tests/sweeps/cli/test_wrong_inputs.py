@@ -121,18 +121,17 @@ ROWS: list[Row] = [
     toy("storage at the home of nobody", "storage: ~nobodyx/results", "storage: '~nobodyx/results' must not begin with $"),
     toy("storage without a bucket", "storage: s3:///sweeps", "storage: 's3:///sweeps' must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
     toy("storage beside its bucket", "storage: s3://bucket/../other", "storage: 's3://bucket/../other' must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
-    toy("storage with a password", "storage: s3://me:secret@bucket/x", "storage: 's3://me:***@bucket/x' must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
+    toy("storage with a password", "storage: s3://me:secret@bucket/x", "storage: holds a password, a token"),
     toy("storage that is a file", "storage: notes.txt", "notes.txt is a file; choose another: storage=DIR"),
     toy("storage below a file", "storage: notes.txt/results", "notes.txt is a file; choose another: storage=DIR"),
     toy("database below a file", "tracking: {uri: 'sqlite:///notes.txt/mlflow.db'}", "notes.txt is a file; choose another: tracking.uri=sqlite:///FILE"),
     toy("folder for tracking", "tracking: {uri: ./mlruns}", "tracking.uri: './mlruns' must be a database or a server: sqlite:///mlflow.db, http://HOST:5000,"),
     toy("file for tracking", "tracking: {uri: 'file:///mlruns'}", "tracking.uri: 'file:///mlruns' must be a database or a server"),
-    toy("password in the parameters of a wrong URI", "tracking: {uri: 'postgres://host/db?password=x'}", "tracking.uri: 'postgres://host/db?password=***' must be a database or a server"),
-    toy("password in a URI without //", "tracking: {uri: 'http:/me:secret@host'}", "tracking.uri: 'http:***@host' must be a database or a server"),
-    toy("password in a list", "tracking: {uri: ['http://me:secret@host']}", "tracking.uri: ['http://me:***@host'] must be a database"),
-    toy("slash in the password of a server", "tracking: {uri: 'http://me:sec/ret@host'}", "tracking.uri: 'http://me:***@host' is not a web address: in a user name or password write / as %2F"),
+    toy("password in the parameters of a URI", "tracking: {uri: 'postgres://host/db?password=x'}", "tracking.uri: holds a password, a token or a parameter such as key=, and these come from the environment alone: write postgres://host/db?password=*** here, and the whole address into MLFLOW_TRACKING_URI"),
+    toy("password in a URI without //", "tracking: {uri: 'http:/me:secret@host'}", "tracking.uri: holds a password"),
+    toy("password in a list", "tracking: {uri: ['http://me:secret@host']}", "tracking.uri.0: holds a password"),
+    toy("slash in the password of a server", "tracking: {uri: 'http://me:sec/ret@host'}", "tracking.uri: holds a password"),
     change("tracking.uri=http://", "tracking.uri: 'http://' is not a web address"),
-    toy("password in a wrong URI", "tracking: {uri: 'postgres://me:secret@host/db'}", "tracking.uri: 'postgres://me:***@host/db' must be a database or a server"),
     # Promotion
     toy("key misspelt in promotion", "promotion: {modle: x}", "promotion.modle: unknown key; did you mean promotion.model?"),
     toy("name of no model", "promotion: {model: a/b}", "promotion.model: 'a/b' must hold only letters, digits,"),
@@ -195,8 +194,8 @@ ROWS: list[Row] = [
     qlora("column is not there", "{answer}", "{reply}", "data.completion: {reply} is not a column of "),
     qlora("template without quotes", '"{question}"', "{question}", f"data.prompt: {BRACES}"),
     qlora("template in two braces", '"{question}"', "{{question}}", "s.yaml: not valid YAML: line 3, column 36: a key is text: braces need quotes"),
-    qlora("secret in a prompt", '"{question}"', '"see http://host/a?key=1 {question}"', "data.prompt: holds a URL with a password, a token or a parameter such as key="),
-    qlora("secret in a system message", "eval_examples", 'system: "ask http://me:word@host/", eval_examples', "data.system: holds a URL with a password, a token"),
+    qlora("secret in a prompt", '"{question}"', '"see http://host/a?key=1 {question}"', "data.prompt: holds a password, a token or a parameter such as key="),
+    qlora("secret in a system message", "eval_examples", 'system: "ask http://me:word@host/", eval_examples', "data.system: holds a password, a token"),
     qlora("no form", ', prompt: "{question}", completion: "{answer}"', "", f"data: {FORMS}: none of them given"),
     qlora("two forms", "eval_examples", 'text: "{answer}", eval_examples', f"data: {FORMS}: prompt, completion and text given; keep one of these three, and leave out the others"),
     qlora("prompt and another form", 'completion: "{answer}"', "messages: question", f"data: {FORMS}: prompt and messages given; keep one"),
@@ -321,7 +320,7 @@ def test_an_unknown_recipe_names_those_there_are() -> None:
 
 
 def test_a_tracking_server_that_does_not_answer_is_told_before_anything_starts(folder: Path, monkeypatch) -> None:
-    code, lines, _ = run("launch", "toy", "tracking.uri=http://me:secret@127.0.0.1:1")
+    code, lines, _ = run("launch", "toy", "tracking.uri=http://127.0.0.1:1")
     assert code == 2
     assert lines[-2].startswith("error: tracking.uri: http://127.0.0.1:1: no answer: Connection refused: start the ")
     assert "or launch with --offline" in lines[-2]

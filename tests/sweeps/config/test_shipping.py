@@ -149,10 +149,9 @@ def test_a_key_that_is_no_text_is_a_mistake(folder: Path, key: str) -> None:
 
 
 def test_what_cannot_be_submitted(folder: Path) -> None:
-    _, sweep = shipped(folder, "cluster.address=local", "tracking.uri=http://me:secret@mlflow:5000")
+    _, sweep = shipped(folder, "cluster.address=local")
     told = list(shipping.refusals(sweep.config))
-    assert [problem.partition(":")[0] for problem in told] == ["cluster.profile", "tracking.uri"]
-    assert "secret" not in "".join(told)
+    assert [problem.partition(":")[0] for problem in told] == ["cluster.profile"]
 
 
 def test_a_server_on_this_machine_is_told(folder: Path) -> None:

@@ -14,6 +14,7 @@ from promotions import MODEL, Trial, run
 from typer.testing import CliRunner
 
 from sweeps.cli import app
+from sweeps.config.passwords import STORE
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import promote as promoting
 from sweeps.tracking import stores
@@ -45,20 +46,22 @@ def uri(mlflow):
 
 
 def invoke(*words: str, tracking_uri: str) -> tuple[int, str, Any]:
-    """The exit code, what people read, and the JSON of a command."""
-    done = CliRunner().invoke(app, [*words, "--tracking-uri", tracking_uri, "--json"])
+    """The exit code, what people read, and the JSON of a command that has the store from the environment."""
+    done = CliRunner().invoke(app, [*words, "--json"], env={STORE: tracking_uri})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert not any(part in done.output for part in ("cr@t", "cr%40t")), done.output
     return done.exit_code, done.stderr, json.loads(done.stdout) if done.stdout else None
 
 
-def test_a_sweep_is_looked_for_with_the_password(uri):
-    assert experiment_of(stores.find("first-1", uri, {}))[1] == "first-1"
+def test_a_sweep_is_looked_for_with_the_password(uri, monkeypatch):
+    monkeypatch.setenv(STORE, uri)
+    assert experiment_of(stores.find("first-1"))[1] == "first-1"
     with pytest.raises(SweepError, match="y: no sweep of this id or name in http://me:\\*\\*\\*@127"):
-        experiment_of(stores.find("y", uri, {}))
+        experiment_of(stores.find("y"))
+    monkeypatch.setenv(STORE, uri.replace(ENCODED, "other"))
     with pytest.raises(SweepError, match="401"):
-        experiment_of(stores.find("first-1", uri.replace(ENCODED, "other"), {}))
+        experiment_of(stores.find("first-1"))
 
 
 def test_the_commands_print_what_happened(uri, here, monkeypatch):

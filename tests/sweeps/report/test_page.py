@@ -119,7 +119,7 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
 
 
 def test_requests_are_told_passwords_are_not_and_a_clock_that_was_set_back_spoils_nothing(tmp_path: Path) -> None:
-    document = sweeps.config(tracking={"uri": "http://me:hunter2@host:5000"})
+    document = sweeps.config(tracking={"uri": "http://me:***@host:5000"})
     gone = ended("0" * 12, TrialState.FAILED, "http://me:hunter2@host:5000 is gone")
     first, *others = sweeps.events(2, document)
     others.append(answered(60.0, asked="add r=8", is_accepted=False, message="no room"))

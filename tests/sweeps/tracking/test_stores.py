@@ -17,6 +17,7 @@ from mlflow_servers import free_port
 from sweep_files import toy
 
 from sweeps import cli, saved_sweep
+from sweeps.config.passwords import STORE
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import FORMAT, SweepFolder
 from sweeps.tracking import stores
@@ -86,10 +87,10 @@ def test_the_folders_store_goes_before_the_environments(tmp_path, listening):
     folder = str(sweep_folder(tmp_path / "x", f"postgresql://me:***@{listening}/db"))
     given = {"MLFLOW_TRACKING_URI": f"postgresql://me:secret@{listening}/db"}
     found = stores.find(folder, None, given)
-    assert (found.uri, found.shown) == (given["MLFLOW_TRACKING_URI"], f"postgresql://me:***@{listening}/db")
+    assert found.uri == f"postgresql://me:***@{listening}/db"
     other = {"MLFLOW_TRACKING_URI": f"postgresql://{listening}/other"}
     for environment in ({}, other):
-        with pytest.raises(SweepError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+        with pytest.raises(SweepError, match="give the whole address, with its password, in MLFLOW"):
             stores.find(folder, None, environment)
     assert stores.find("x-1", None, other).uri == f"postgresql://{listening}/other"
     third = f"postgresql://{listening}/third"
@@ -102,9 +103,9 @@ def test_a_database_that_does_not_listen_is_told_at_once_where_it_can_be_known(l
         monkeypatch.setenv("PGPORT", closed.partition(":")[2])
         place = f"127.0.0.1{port}"
         with pytest.raises(SweepError, match=rf"^postgresql://me:\*\*\*@{place}/db: no database answers there: Conn"):
-            stores.check(f"postgresql://me:se/cret@{place}/db")
+            stores.check(f"postgresql://me:***@{place}/db", environment={STORE: f"postgresql://me:se/cret@{place}/db"})
     monkeypatch.setenv("PGPORT", listening.partition(":")[2])
-    stores.check("postgresql+psycopg://me:se/cret@127.0.0.1/db")
+    stores.check("postgresql+psycopg://me@127.0.0.1/db")
     # One of a socket or of several servers is left to MLflow.
     for words in ("/db", "/db?host=/run", "a:1,b:1/db", "a,b/db"):
         stores.check(f"postgresql://{words}")
@@ -121,34 +122,15 @@ def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_
         stores.find("./", None, {})
 
 
-@pytest.mark.parametrize(
-    ("kept", "given"),
-    [
-        ("postgresql://me:***@host/db", "postgresql://me:sec/ret@host/db"),
-        ("postgresql://host/db?password=***&a=b", "postgresql://host/db?password=secret&a=b"),
-    ],
-)
-def test_a_password_that_the_folder_does_not_keep_comes_from_the_environment(kept, given):
-    assert stores.with_password(kept, {"MLFLOW_TRACKING_URI": given}) == given
-    with pytest.raises(SweepError, match="is not kept: give the whole URI in MLFLOW_TRACKING_URI"):
-        stores.with_password(kept, {"MLFLOW_TRACKING_URI": "http://host"})
-    for whole in ("http://me:secret@host", "sqlite:////a***b.db"):
-        assert stores.with_password(whole, {}) == whole
-
-
-def test_a_saved_sweep_goes_on_with_the_password_from_the_command_line_or_the_environment(tmp_path, monkeypatch):
-    uri = "http://me:se%2Fcret@host"
-    config, _ = toy(tracking={"uri": uri})
+def test_a_saved_sweep_goes_on_with_the_password_from_the_environment(tmp_path, monkeypatch):
+    shown = "http://me:***@host"
+    config, _ = toy(tracking={"uri": shown})
     folder = SweepFolder(tmp_path)
     folder.config.write_text(json.dumps(saved_sweep.document(config, "x-1")))
-    assert "cret" not in folder.config.read_text()
-    assert saved_sweep.load(folder, uri)[0].config.tracking.uri == uri
-    with pytest.raises(ConfigError, match=r"^tracking.uri: 'http:\*\*\*@host' must be a database or a server"):
-        saved_sweep.load(folder, "http:/me:secret@host")
-    with pytest.raises(ConfigError, match="give the whole URI in MLFLOW_TRACKING_URI"):
+    with pytest.raises(ConfigError, match="give the whole address, with its password, in MLFLOW_TRACKING_URI"):
         saved_sweep.load(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert saved_sweep.load(folder)[0].config.tracking.uri == uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:se%2Fcret@host")
+    assert saved_sweep.load(folder)[0].config.tracking.uri == shown
 
 
 def test_a_traceback_has_no_password(monkeypatch, capsys):

@@ -119,8 +119,8 @@ def test_what_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.M
         (["x"], "x: no folder of a sweep, nor can its id or name be looked up: sqlite:///"),
         (["--tracking-uri", "nonsense"], "tracking URI: 'nonsense' must be a database or a server"),
         (
-            ["--tracking-uri", "postgresql://me:secret@127.0.0.1:1/db"],
-            "postgresql://me:***@127.0.0.1:1/db: no database answers there: Connection refused",
+            ["--tracking-uri", "postgresql://me@127.0.0.1:1/db"],
+            "postgresql://me@127.0.0.1:1/db: no database answers there: Connection refused",
         ),
     ):
         done = CliRunner().invoke(app, ["ui", *words])

@@ -147,7 +147,7 @@ OF_SERVER = "http://me:secret@host:5000"
 )
 def test_trouble_is_said_once_in_a_line_without_a_password_and_its_end_once(deliver, error, told):
     sink = FakeSink(5, error())
-    _, said = deliver(sink, EVENTS, OF_SERVER)
+    _, said = deliver(sink, EVENTS, "http://me:***@host:5000")
     assert sink.taken == EVENTS
     assert said == [f"tracking: {told}; events are kept and sent again", "tracking: back, everything is delivered"]
 
