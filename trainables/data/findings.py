@@ -64,6 +64,7 @@ FINDINGS: Mapping[str, Finding] = {
     "missing": Finding(
         "{answers} that say {value!r} and no more",
         "they are learnt as words; where they stand for a missing value, leave the rows out",
+        is_by_value=True,
     ),
     "repeated": Finding("repeated rows", "{repeated}"),
     "trained_on": Finding(
@@ -147,8 +148,8 @@ class Tally:
         count.rows += 1
 
     def of(self, name: str) -> int:
-        """Returns the number of rows for which a finding holds that is not `is_by_value`."""
-        return self.counts.get((name, ""), Count()).rows
+        """Returns the number of rows for which a finding holds, with whatever value."""
+        return sum(count.rows for (found, _), count in self.counts.items() if found == name)
 
 
 class Findings:

@@ -46,13 +46,17 @@ def prepared(data: DataSpec, cache: Path) -> Summary:
 
 SAME = {"id": 7, "answer": "It is 3.", "question": "What is 3?"}
 """Other columns, another order of keys, another file: the same row as one of `pairs`."""
-WORDS = changed(pairs(30), {8 + n: {"answer": word} for n, word in enumerate(("nan", "NaN", "null", "None", "N/A"))})
+MISSING = ("nan", "NaN", "null", "None", "N/A")
+WORDS = changed(pairs(30), {8 + n: {"answer": word} for n, word in enumerate(MISSING)})
 MORE = "tell adapters apart: give 30 or more, and hundreds for small differences"
 TOLD: list[tuple[Any, ...]] = [
     ({"test": pairs(10, 40)},),
     ({"eval": None, "eval_examples": 10},),
     ({"train": [*pairs(1), *EMPTY[1:20], *pairs(10, 20)]}, "data.train: empty completions, 19 of 30, the first on li"),
-    ({"train": WORDS, "completion": ">{answer}"}, "data.train: completions that say 'nan' and no more, 5 of 30"),
+    (
+        {"train": WORDS, "completion": ">{answer}"},
+        *(f"data.train: completions that say {word!r} and no more, 1 of 30, the first on line " for word in MISSING),
+    ),
     ({"eval": changed(pairs(10, 30), {2: {"answer": " NaN"}})}, "data.eval: completions that say 'NaN' and no more, 1"),
     ({"train": [*pairs(20), *pairs(2), *pairs(1)]}, "data.train: repeated rows, 3 of 23, the first on line 21: "),
     ({"eval": [*pairs(20, 40), *pairs(3, 40)]}, "data.eval: repeated rows, 3 of 23, the first on line 21: each weigh"),
