@@ -511,7 +511,10 @@ class Trainable:
         return None
 
     def preview(self, base: TrialSpec) -> Preview:
-        """Looks into local data in which `check` finds no mistake, for `validate` and `plan`. Uses no network."""
+        """Looks into local data in which `check` finds no mistake, for `validate` and `plan`. Uses no network.
+
+        `base` has no model if that of the sweep file is wrong.
+        """
         return Preview()
 
     def look_up(self, base: TrialSpec, cache: Path) -> LookedUp:

@@ -250,7 +250,8 @@ def local_files(raw: Mapping[str, Any], config: SweepConfig, trainable: Trainabl
         if raw.get(section) is None
     ]
     wrong += searched_fields.refused_by(trainable, config.base)
-    if config.data is None or any(line.startswith(("data", "model", "trainable")) for line in wrong):
+    if config.data is None or any(line.startswith(("data", "trainable")) for line in wrong):
         return Preview(), wrong  # what is to be read is wrong itself
-    preview = trainable.preview(config.base)
+    is_model_wrong = any(line.startswith("model") for line in wrong)
+    preview = trainable.preview(config.base.model_copy(update={"model": None}) if is_model_wrong else config.base)
     return preview, wrong + list(preview.problems)

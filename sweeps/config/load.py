@@ -95,7 +95,7 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
-    are_rows_right = not any(line.startswith(("data", "model", "trainable")) for line in mistakes)
+    are_rows_right = not any(line.startswith(("data", "trainable")) for line in mistakes)
     wrong += checks.promotion_rows(config) if are_rows_right and elsewhere is None else []
     resolved = _with_absolute_places(config, folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])

@@ -296,6 +296,9 @@ def test_mistakes_that_do_not_hide_each_other_are_told_in_one_round(folder: Path
     (folder / "s.yaml").write_text(ALL_AT_ONCE.replace("some.jsonl", "rowz.jsonl"))
     told = "\n".join(run("validate", "s.yaml")[1])
     assert all(start in told for start in ("rowz.jsonl does not exist", *starts[:3], starts[-1]))
+    (folder / "s.yaml").write_text(ALL_AT_ONCE.replace("Qwen/Qwen3-8B", "./no_model"))
+    told = "\n".join(run("validate", "s.yaml")[1])
+    assert all(start in told for start in ("no_model': no such file or folder", *starts[:2], *starts[3:]))
 
 
 def test_validate_warns_of_trials_that_none_can_stop_as_plan_does() -> None:
