@@ -16,6 +16,10 @@ EVAL_LOSS = "eval_loss"
 """Total negative log-likelihood of the evaluation rows' completion tokens / number of those tokens."""
 EVAL_BITS = "eval_bits_per_byte"
 """The same total in bits / UTF-8 bytes of the completions. Unlike `eval_loss`, comparable between tokenizers."""
+PER_TOKEN = (EVAL_LOSS, "eval_row_loss")
+"""Losses that count tokens, so that the same rows with other tokens have other losses."""
+LOSSES = (*PER_TOKEN, EVAL_BITS)
+"""Metrics whose value on a row has no upper bound, also where it is below 1 on each row."""
 
 COSTS = ("trainable_params",)
 """Costs of a trial that can be a second objective beside the metrics of evaluations; lower is better. Tokens and

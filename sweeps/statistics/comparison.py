@@ -31,7 +31,7 @@ from sweeps.statistics.intervals import (
     widened,
 )
 from trainables.contract import Evaluation
-from trainables.objective import EVAL_BITS, EVAL_LOSS, Objective, RowValues
+from trainables.objective import LOSSES, Objective, RowValues
 from trainables.scoring.requests import BASE
 
 MOST = 10
@@ -231,10 +231,10 @@ def compare(
                 for place, (own, other) in values.items()
             }
             both, weights = np.asarray(list(parts.values())), _values(firsts[0], metric).weights
-            is_score = metric not in (EVAL_LOSS, EVAL_BITS) and both.min() >= 0 and both.max() <= 1
+            is_score = metric not in LOSSES and both.min() >= 0 and both.max() <= 1
             found = intervals(both[:, 0] - both[:, 1], weights, confidence, units, 1.0 if is_score else math.inf)
             spans = dict(zip(told, found, strict=True))
-            if not is_grouped and metric != EVAL_LOSS:
+            if is_score and not is_grouped:
                 tests = {place: exact(*each, units, confidence) for place, each in parts.items()}
     told_of = [
         _compared(pair, spans.get(place), why or few, tests.get(place), confidence, noise)

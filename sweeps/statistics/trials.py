@@ -17,12 +17,11 @@ from sweeps.statistics.comparison import MOST, Pair, Separation, compare, separa
 from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
 from trainables.contract import Evaluation, Report
 from trainables.inputs import json_text
-from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
+from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, PER_TOKEN, Objective
 from trainables.scoring.requests import BASE
 
 OTHER_ROWS = "they were evaluated on other rows"
 UNKNOWN_ROWS = "it is not known whether they were evaluated on the same rows"
-_PER_TOKEN = (EVAL_LOSS, "eval_row_loss")
 EXACT = 1e-6
 """Share by which a metric may differ from the mean of its rows: a trainable may compute in single precision."""
 
@@ -87,7 +86,7 @@ def common_objective(chosen: Sequence[Chosen]) -> Objective:
     """
     first, *others = {each.record.judges(each.trial) for each in chosen}
     objective = LOWEST_LOSS if others else first
-    if objective.metric not in _PER_TOKEN:
+    if objective.metric not in PER_TOKEN:
         return objective
     found = [_of_trial(each.folder, EVAL_LOSS, each.trial, each.trial.best_step) for each in chosen]
     tokens = [
@@ -133,7 +132,7 @@ def _across(objective: Objective, first: Chosen, other: Chosen) -> Pair:
         _of_trial(each.folder, metric, each.trial, each.trial.best_step, f"{each.folder.path.name} ")
         for each in (first, other)
     )
-    if isinstance(mine, Evaluation) and isinstance(its, Evaluation) and metric not in _PER_TOKEN:
+    if isinstance(mine, Evaluation) and isinstance(its, Evaluation) and metric not in PER_TOKEN:
         if mine.row_bytes != its.row_bytes and metric == EVAL_BITS:
             its = "data.max_length cuts their rows at other places"
         else:

@@ -15,7 +15,7 @@ from sweeps.statistics.comparison import Comparison, Pair, compare
 from sweeps.statistics.exact import Exact, exact
 from sweeps.statistics.intervals import SeedNoise
 from trainables.contract import Evaluation
-from trainables.objective import Objective
+from trainables.objective import EVAL_BITS, Objective
 
 MOVED = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200)).filter(lambda each: sum(each) >= 10)
 """Rows that rise, that fall, and that stay."""
@@ -110,3 +110,17 @@ def test_verdicts_by_scores_err_no_more_often_than_they_may(kind, gain: float, w
     found = share(kind, 40, gain, gain, wrong, repetitions=300, most=2)
     # Half of the 1 in 100 that both sides together may err, and three standard errors of a share of 300.
     assert found.by_gate <= 0.5 + 3 * 100 * math.sqrt(0.005 * 0.995 / 300), found
+
+
+@pytest.mark.parametrize("loss", ["eval_row_loss", EVAL_BITS])
+def test_a_loss_has_no_exact_test_also_where_it_is_below_1_on_every_row(loss: str) -> None:
+    """A row of a loss may change by any amount, so that its rows are not bounded as those of a score are."""
+    mine, its = (
+        Evaluation(
+            metrics={"eval_loss": 0.05}, row_losses=losses, row_tokens=(1,) * 12, row_bytes=(1,) * 12,
+            row_values={"eval_row_loss": losses},
+        )
+        for losses in ((0.1,) * 12, tuple(0.3 + place / 100 for place in range(12)))
+    )  # fmt: skip
+    (found,), *_ = compare(Objective(metric=loss), [Pair("b", 0.2, its, mine)], 0.99)
+    assert found.exact is None and found.low is not None
