@@ -10,6 +10,8 @@ from sweeps.tune.actor_calls import Calls
 
 NEVER = object()
 """The answer that does not come."""
+NONE = object()
+"""The answer None: a call is open until it is answered, and None is no call."""
 
 
 class FakeCalls(Calls):
@@ -31,7 +33,7 @@ class FakeCalls(Calls):
     def answer(self, asked: Any) -> Any:
         if isinstance(asked, Exception):
             raise asked
-        return asked
+        return None if asked is NONE else asked
 
     def now(self) -> float:
         return self.time

@@ -12,6 +12,7 @@ import ray
 
 from cluster.hosts import PROCESS_LOST
 from sweeps import timeouts
+from trainables.contract import Failure
 
 T = TypeVar("T")
 
@@ -105,9 +106,14 @@ class Repeated:
         self._question.ask(ask())
         self._ask_at = 0.0
         """Monotonic seconds of the next call."""
+        self._without_host = 0.0
+        """Seconds for which callers that wait have found no host."""
 
     def answer(self, wait_seconds: float = 0.0) -> Any:
-        """Returns the answer, or None if it is not there; waits `wait_seconds` for the answer."""
+        """Returns the answer, or None if it is not there; waits `wait_seconds` for the answer.
+
+        A caller that waits has nothing else to do. It gets a Failure after `timeouts.NO_HOST_SECONDS` without a host.
+        """
         if not self._question.is_open:
             left = self._ask_at - self._calls.now()
             if left > 0:
@@ -118,6 +124,12 @@ class Repeated:
             return None
         self._ask_at = self._calls.now() + timeouts.BASE_AGAIN_SECONDS
         try:
-            return self._question.answer()
+            answer = self._question.answer()
         except PROCESS_LOST:
-            return None  # Ray restarts the broker.
+            answer = None  # Ray restarts the broker.
+        if answer is None and wait_seconds > 0:
+            self._without_host += timeouts.BASE_AGAIN_SECONDS
+            if self._without_host > timeouts.NO_HOST_SECONDS:
+                words = f"no host was there for {timeouts.NO_HOST_SECONDS / 60:.0f} minutes"
+                answer = Failure(kind="failed", message=words)
+        return answer

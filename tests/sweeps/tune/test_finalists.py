@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_actors import NEVER
+from fake_actors import NEVER, NONE
 from own import scored_toy
 from played_sweeps import Driver, driver, score, scored, sweep
 from ray.exceptions import ActorDiedError
@@ -175,6 +175,15 @@ def test_a_lost_host_is_asked_again_and_two_that_died_fail_the_sweep_which_goes_
     with driver(tmp_path, played.config) as again:
         again.run()
         assert len(with_scores(again)) == FINALISTS + 1
+
+
+def test_finalists_that_no_host_scores_fail_the_sweep_after_ten_minutes_and_resume_goes_on(played: Driver) -> None:
+    left = iter(range(1000))
+    played.score = lambda _finalists: NONE if next(left, None) is not None else stopped(played)
+    played.run()
+    assert played.stop.message == (
+        "the finalists could not be scored: no host was there for 10 minutes; go on with qsweep resume"
+    )
 
 
 def test_a_budget_that_is_used_up_does_not_end_the_scoring_and_a_person_does(played: Driver, tmp_path: Path) -> None:

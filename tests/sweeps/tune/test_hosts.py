@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_actors import NEVER, FakeCalls, actor
+from fake_actors import NEVER, NONE, FakeCalls, actor
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from sweep_events import begun, hosts, started
 
@@ -20,7 +20,7 @@ from sweeps.record.journal import Journal
 from sweeps.record.limits import Reached
 from sweeps.steering.stop import StopState
 from sweeps.tune.hosts import BaseEvaluation, StartingBroker, tell_changes
-from trainables.contract import Evaluation
+from trainables.contract import Evaluation, Failure
 
 HANGS = Silent(pid=7, node="10.0.0.1", trials=("aaa",), what="step", usual=2.0, since=100.0)
 
@@ -146,3 +146,17 @@ def test_the_end_of_a_sweep_asks_for_the_base_at_once():
     for _ in range(2):
         base.wait(0.5)
     assert told == [Evaluation(metrics={"eval_loss": 4.5})]
+
+
+def test_a_base_that_no_host_evaluates_is_waited_for_while_trials_go_on_and_for_ten_minutes_at_the_end():
+    calls, told = FakeCalls(), list[object]()
+    base = BaseEvaluation(actor(evaluate_base=lambda: NONE), told.append, lambda: True, calls)
+    while calls.time < 2000.0:
+        base.look()
+        calls.time += 5.0
+    assert not told, "hosts may come back for the trials"
+    ended = calls.time
+    while not base.is_over and calls.time < ended + 2000.0:
+        base.wait(0.5)
+    assert told == [Failure(kind="failed", message="no host was there for 10 minutes")]
+    assert calls.time == pytest.approx(ended + 600.0, abs=20.0)
