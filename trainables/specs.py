@@ -317,7 +317,7 @@ class EvaluationSpec(Spec):
     """last: a trial's answers are scored at its last report point, where the trial is complete. every: at each report
     point. best: the answers of the finalists (the 4 best trials by what stops trials, and the default configuration)
     are scored when the sweep ends, at their best steps, in one batch. The base is scored after the first report of a
-    trial."""
+    trial, and after a minute without one."""
     examples: Positive | None = None
     """Number of rows to answer, drawn at random from the evaluation rows, the same for all trials; all when left
     out."""
