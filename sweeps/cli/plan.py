@@ -18,7 +18,7 @@ Calibrating = Annotated[
 def plan(
     file: File, changes: Changes = None, calibrate: Calibrating = False, price: Price = None, as_json: Json = False
 ) -> None:
-    """Show what a sweep will do and cost, without starting anything."""
+    """Show what a sweep will do and cost, without starting anything. What cannot run is exit code 2."""
     from sweeps.planning import this_machine
     from sweeps.report.plan_lines import plan_lines
 
@@ -37,3 +37,5 @@ def plan(
         say(line)
     if as_json:
         print(json.dumps(planned.as_json()))
+    if not planned.fits:
+        raise typer.Exit(2)

@@ -45,6 +45,8 @@ class Plan:
     """Estimated memory of one host with these slots, or of the fullest of its GPUs; None if unknown."""
     memory: Memory | None
     """`memory_bytes` by part."""
+    fits: bool
+    """Whether a host has the memory, as far as this is known here. A plan that does not fit cannot run."""
     disk_bytes: int | None
     """Estimated maximum on disk: each trial's best adapter, and snapshots of trials that train or are parked."""
     warnings: tuple[str, ...]
@@ -142,6 +144,7 @@ def plan(
         place=machine.place,
         memory_bytes=None if memory is None else memory.total,
         memory=memory,
+        fits=memory is None or machine.free_bytes is None or memory.total <= machine.free_bytes,
         disk_bytes=None if need is None else capacity.disk_bytes(config, need, trials, total),
         ends_alone=compared.scheduler.needs_tail(compared.total, trials),
         warnings=(),

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from measured_rates import rate
 from sweep_files import RATES, toy
+from typer.testing import CliRunner
 
 from cluster import devices
+from sweeps.cli import app
 from sweeps.config import load
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
@@ -137,6 +139,10 @@ def test_rows_that_a_gpu_without_bfloat16_does_not_hold_are_told(tmp_path) -> No
     changes = ["cluster.gpu=T4", "data.max_length=2048"]
     planned = this_machine.plan_here(load.load("llama-3.1-8b-qlora", changes, tmp_path))
     assert told(planned, "about 16.2 GB needed per host, 13.6 GB free: lower ")
+    codes = [
+        CliRunner().invoke(app, ["plan", "llama-3.1-8b-qlora", *some]).exit_code for some in (changes, changes[:1])
+    ]
+    assert codes == [2, 0], "a plan that cannot run has the exit code of a mistake"
 
 
 def test_this_machine_s_own_gpu_is_asked_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
