@@ -36,7 +36,6 @@ SelectTypeParameters=CR_CPU
 GresTypes=gpu
 SlurmdParameters=config_overrides
 SlurmdTimeout=10
-KillWait=5
 {nodes}
 PartitionName=gpu Nodes=ALL Default=YES State=UP
 """

@@ -22,9 +22,12 @@
 # would signal Ray's own processes too. budget.wall_clock is not for this: what it has ended goes on only after `qsweep
 # extend` has given the sweep more.
 #
-# When a node is lost, the sweep goes on without it (`--no-kill` below). With the first node the job is lost. Then, or
-# where another job takes the nodes, Slurm by itself would begin the job from its first line: `launch` would be a second
-# sweep. So it does not (`--no-requeue` below); go on with `resume`.
+# `scancel` alone ends Ray at the same time: trials go on from their last snapshots. Slurm leaves the sweep KillWait,
+# mostly 30 seconds, to close its runs; `resume` closes them later.
+#
+# When a node is lost, the sweep goes on without it (`--no-kill` below). With the first node the sweep is lost: the
+# others cancel the job once Slurm knows. Then, or where another job takes the nodes, Slurm by itself would begin the job
+# from its first line: `launch` would be a second sweep. So it does not (`--no-requeue` below); go on with `resume`.
 #
 # The nodes must be the job's alone: at its end every Ray of yours on the first of them ends.
 #SBATCH --job-name=qsweep
@@ -65,9 +68,15 @@ RAY_health_check_period_ms=2000 RAY_health_check_timeout_ms=3000 RAY_health_chec
     cat "$ray_log" >&2
     exit 1
 }
-# The other nodes join while the sweep begins: it uses also those that come later.
+# The other nodes join while the sweep begins: it uses also those that come later. When Slurm has taken the first node
+# from the job, nothing would end the job before its time is over (`--no-kill`): the others do.
+# shellcheck disable=SC2016  # the other nodes expand it
+other='"${@:2}" &
+until its_first=$(squeue --noheader --jobs="$SLURM_JOB_ID" --nodelist="$1") && [ -z "$its_first" ]; do sleep 30; done
+scancel "$SLURM_JOB_ID"'
 if [ "$SLURM_NNODES" -gt 1 ]; then
     srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$SLURMD_NODENAME" --no-kill --wait=0 \
+        bash -c "$other" other "$SLURMD_NODENAME" \
         ray start --address="$head_ip:6379" --block "${own[@]}" >> "$ray_log" 2>&1 &
     others=$!
 fi
@@ -77,12 +86,14 @@ sweep=$!
 is_told=
 # shellcheck disable=SC2329  # the trap calls it
 tell_sweep() {
-    trap "" USR1
+    trap "" USR1 TERM
     is_told=1
     echo "the job's time is nearly over: the sweep is interrupted; go on with it with qsweep resume, in another job"
     kill -TERM "$sweep"
 }
 trap 'tell_sweep' USR1
+# `scancel` sends TERM to the sweep too: a second one would end the sweep at once.
+trap 'trap "" USR1 TERM; is_told=1' TERM
 
 # In the background, because a shell hears no signal while it waits for a command. The exit code is that of the sweep.
 code=0

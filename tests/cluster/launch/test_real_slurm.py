@@ -103,6 +103,37 @@ def test_a_sweep_is_stopped_from_the_login_node_then_its_time_is_over_and_it_goe
     assert_nothing_left(slurm)
 
 
+def test_a_sweep_whose_job_is_cancelled_closes_itself_and_goes_on_in_the_next_job(slurm):
+    sweep = slurm.project / "results" / "cancelled"
+    job = slurm.job("launch", *SLOW, "name=cancelled")
+    after = slurm.job("resume", "results/cancelled", options=(f"--dependency=afterany:{job.number}",))
+    runs.wait_for(lambda: len(reported(sweep)) == 4)
+    slurm.asked("scancel", job.number)
+    state, _ = job.code()
+    assert state == "CANCELLED", job.log
+    assert "stopping: trials are saved" in job.log and "go on with:" in job.log
+    assert after.code() == ("COMPLETED", "0:0"), after.log
+    runs.assert_whole(sweep, f"sqlite:///{slurm.project}/mlflow.db", 4)
+    runs.assert_every_step_once(sweep)
+    assert_nothing_left(slurm)
+
+
+def test_a_job_that_loses_its_first_node_is_cancelled_and_the_sweep_goes_on_in_the_next_job():
+    with slurm_clusters.slurm(2) as slurm:
+        sweep = slurm.project / "results" / "toy"
+        job = slurm.job("launch", *SLOW, "budget.steps_per_trial=60")
+        options = ("--nodes=1", f"--dependency=afterany:{job.number}")
+        after = slurm.job("resume", "results/toy", options=options)
+        runs.wait_for(lambda: len(reported(sweep)) == 4)
+        slurm.lose("n1")
+        state, _ = job.code()
+        assert state == "CANCELLED", job.log
+        assert after.code() == ("COMPLETED", "0:0"), after.log
+        runs.assert_whole(sweep, f"sqlite:///{slurm.project}/mlflow.db", 4)
+        runs.assert_every_step_once(sweep)
+        assert_nothing_left(slurm)
+
+
 def test_a_sweep_goes_on_without_a_node_that_is_lost_and_its_job_ends_with_0():
     with slurm_clusters.slurm(2) as slurm:
         sweep = slurm.project / "results" / "toy"

@@ -26,10 +26,14 @@ get-auth-token*) mkdir -p ~/.ray; echo secret > ~/.ray/auth_token;;
 "start --head")
     printf '%s\\n' "$@" > head.txt; env > environment.txt
     test -z "${RAY_FAILS:-}" || { echo no port; exit 1; };;
-start*) printf '%s\\n' "$@" > worker.txt; echo joined > joined; exec sleep 600;;
+start*) printf '%s\\n' "$@" > worker.txt; echo joined > joined;;
 stop*) echo stopped > stopped;;
 esac""",
-    "qsweep": "printf '%s\\n' \"$@\" > qsweep.txt; cat joined > /dev/null; exit 7",
+    # The job has its first node, then it has not.
+    "squeue": 'echo "$@" >> squeue.txt; test -e slept || echo 1234',
+    "sleep": "touch slept",
+    "scancel": 'echo "$@" > cancelled.txt; echo cancelled > cancelled',
+    "qsweep": "printf '%s\\n' \"$@\" > qsweep.txt; cat joined cancelled > /dev/null; exit 7",
     "hostname": "echo 10.1.2.3 172.17.0.1",
 }
 
@@ -50,7 +54,8 @@ def folder(tmp_path) -> Path:
     for name, body in STAND_INS.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o755)
-    os.mkfifo(tmp_path / "joined")
+    for name in ("joined", "cancelled"):
+        os.mkfifo(tmp_path / name)
     return tmp_path
 
 
@@ -90,6 +95,9 @@ def test_the_sweep_gets_its_words_on_a_ray_of_all_nodes_and_its_exit_code_is_the
     assert (head["head"], head["node_ip_address"], head["port"]) == (True, "10.1.2.3", 6379)
     assert (worker["address"], worker["block"]) == ("10.1.2.3:6379", True)
     assert all((each["num_cpus"], each["num_gpus"]) == (6, 2) for each in (head, worker))
+    # The other nodes cancel the job once it has its first node no more.
+    assert lines(folder / "squeue.txt")[0] == "--noheader --jobs=1234 --nodelist=n1"
+    assert (folder / "slept").exists() and lines(folder / "cancelled.txt")[-1] == "1234"
     # All nodes use one token that others cannot read.
     assert "RAY_AUTH_MODE=token" in lines(folder / "environment.txt")
     assert (folder / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
