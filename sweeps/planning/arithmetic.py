@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from cluster.gpu_table import GPUS
 from sweeps.config.number_words import size
-from sweeps.planning.rates import RAY_SECONDS, TRIAL_SECONDS, Load, Range, Speed, overhead
+from sweeps.planning.rates import RAY_SECONDS, TRIAL_SECONDS, Load, Range, Speed
 from trainables.contract import Work
 
 MOST = 0.4
@@ -43,19 +43,23 @@ def speed(work: Work, types: Sequence[str], dtype: str, load: Load, answered: fl
     peaks = [GPUS[name].peak(dtype) for name in types]
     best, worst = (_least(work, peak, load, answered) for peak in (max(peaks), min(peaks)))
     slower = SLOWER * max(slow / fast for slow, fast in zip(worst, best, strict=True) if fast)
-    middle = math.sqrt(slower)
+    factor = math.sqrt(slower)
     used = work.trained * load.tokens_per_step / best[0] / max(peaks)
     peak = "its peak speed" if len(types) == 1 else "their peak speeds"
     of_peak = f"{_percent(used / SLOWER)} to {_percent(used)}% of {peak}"
-    start, each = overhead([], RAY_SECONDS), overhead([], TRIAL_SECONDS)
-    words = f"by arithmetic, not measured: {_either(types)} at {of_peak}"
     slowest, fastest = (work.loaded_bytes / speed for speed in LOADED)
-    start = start.plus(Range(math.sqrt(slowest * fastest), fastest, slowest))
     speeds = " to ".join(f"{speed / 1e9:g}" for speed in LOADED)
-    loading = f"by arithmetic: {size(work.loaded_bytes)} from disk or network at {speeds} GB/s"
-    step, evaluation, answers = (seconds * middle for seconds in best)
-    known = None if answered is None else answers
-    return Speed(step, evaluation, start, each, Range(1, 1 / middle, middle), words, False, known, loading)
+    step, evaluation, answers = (seconds * factor for seconds in best)
+    return Speed(
+        step_seconds=step,
+        evaluation_seconds=evaluation,
+        start_seconds=Range.about(RAY_SECONDS, factor).plus(Range(math.sqrt(slowest * fastest), fastest, slowest)),
+        trial_seconds=TRIAL_SECONDS,
+        factor=factor,
+        source=f"by arithmetic, not measured: {_either(types)} at {of_peak}",
+        answer_seconds=None if answered is None else answers,
+        start_source=f"by arithmetic: {size(work.loaded_bytes)} from disk or network at {speeds} GB/s",
+    )
 
 
 def _least(work: Work, peak: float, load: Load, answered: float | None) -> tuple[float, float, float]:

@@ -4,8 +4,9 @@ Each trial has a quality that never changes. A trial reports when its host has c
 to the trial's next point. Crossing loss curves and noise are left to the simulator: they hardly change how many trials
 the rule lets through.
 
-The order in which good trials arrive decides how many steps a sweep takes (24 trials on 16 slots: 173 to 219). So the
-rule is played in many random orders. The mean of these plays is the expected value, their middle part the range.
+The order in which good trials arrive decides how many steps a sweep takes. So the rule is played in a few random
+orders. Their mean is the expected value; the fewest and the most steps are the range of the steps. The time has a range
+of its own, a factor up and down, because it depends more on the speed of the hosts than on the order.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import heapq
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise, permutations
-from statistics import fmean, quantiles
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from search_spaces.space import SearchSpace
@@ -33,16 +34,13 @@ from trainables.grading.catalogue import needs_answers
 from trainables.packing.memory import MEAN_OF_LONGEST
 from trainables.specs import seconds as in_seconds
 
-MOST_PLAYED = 1_000
+ORDERS = 9
+"""Orders that are played. Of ten sweeps in random orders, two have the fewest or the most steps, so the range of nine
+holds the tenth in four of five cases."""
+MOST_PLAYED = 300
 """Maximum number of trials that are played. The work of a larger sweep is scaled up in proportion."""
-MOST_REPORTS = 6_000
-"""Maximum number of reports in all plays together. They take 0.1 to 0.2 seconds."""
-MOST_PLAYS = 120
-"""For 24 trials on 16 slots, the mean of 120 plays is within 2 % of the mean of 2,000. 5 trials have 120 orders."""
 LEAST_SECONDS = 1e-9
 """Least seconds of a step: no clock can measure a step of the toy."""
-LEAST_FOR_QUANTILES = 20
-"""With this many plays or more, a range is the middle 80 % of them; with fewer, it spans all of them."""
 FORWARD_SHARE = 0.5
 """Work of an evaluated token over the work of a trained one. A frozen base needs no gradients of its weights, so the
 backward pass costs about as much as the forward pass (2 + 2 FLOP per parameter and token against 2)."""
@@ -103,57 +101,24 @@ class Play(NamedTuple):
         return sum(self.counts) + self.repeats * len(self.counts)
 
 
-@dataclass
-class _Host:
-    """A host, whose time its trials share equally."""
-
-    running: list[tuple[float, int, int]] = field(default_factory=list)
-    """Heap of the next reports: value of `had` at the report, trial, point."""
-    had: float = 0.0
-    """Time that each running trial has received. A later trial starts from the present value."""
-    since: float = 0.0
-    """Time on the virtual clock at which `had` was updated."""
-
-    def begin(self, now: float, length: float, trial: int, point: int) -> None:
-        """Trains a trial to this point. Of trials that finish at the same time, the lowest number reports first."""
-        if self.running:
-            self.had += (now - self.since) / len(self.running)
-        self.since = now
-        heapq.heappush(self.running, (self.had + length, trial, point))
-
-    def next_report(self) -> tuple[float, int]:
-        """Returns the time of the next report and its trial; infinity and 0 where no trial trains."""
-        if not self.running:
-            return math.inf, 0
-        goal, trial, _ = self.running[0]
-        return self.since + (goal - self.had) * len(self.running), trial
-
-    def report(self) -> tuple[float, int, int]:
-        """Advances to the next report; returns its time, trial and point."""
-        self.since, _ = self.next_report()
-        self.had, trial, point = heapq.heappop(self.running)
-        return self.since, trial, point
-
-    def load(self) -> int:
-        return len(self.running)
-
-
 def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: bool, lengths: UnitTimes) -> Play:
-    """Plays one sweep without repeats. Trials begin in this order, each on the host with the fewest trials.
+    """Plays one sweep without repeats. Trials begin in this order.
 
-    The rule has taken no event. Each trial reports its quality at every point; lower is better.
+    The rule has taken no event. Each trial reports its quality at every point; lower is better. Trials share the time
+    of their host equally, and each has as much of it as on the host with the most trials.
     """
-    every = [_Host() for _ in range(hosts.number)]
+    running: list[tuple[float, int, int]] = []  # heap of the next reports: value of `had` at the report, trial, point
     counts = dict.fromkeys(rule.points, 0)
-    begun, now = 0, 0.0
+    # A trial that begins later counts from what each running trial has had of its host until then.
+    begun, now, had = 0, 0.0, 0.0
 
-    def begin(host: _Host, trial: int) -> None:
+    def begin(trial: int) -> None:
         before, point = rule.resource(str(trial)), rule.next_point(str(trial))
         assert point is not None, "a trial that has reported at the last point is over"
-        host.begin(now, lengths.time_for(point - before, 1), trial, point)
+        heapq.heappush(running, (had + lengths.time_for(point - before, 1), trial, point))
 
     while True:
-        while (emptiest := min(every, key=_Host.load)).load() < hosts.slots:
+        while len(running) < hosts.number * hosts.slots:
             work = rule.next(begun >= len(qualities))
             if isinstance(work, Resume):
                 trial = int(work.trial)
@@ -162,42 +127,41 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
             else:
                 break
             rule.take(Started(str(trial), protects_first and trial == 0))
-            begin(emptiest, trial)
-        host = min(every, key=_Host.next_report)
-        if not host.load():
+            begin(trial)
+        if not running:
             return Play(tuple(counts.values()), now)
-        now, trial, point = host.report()
+        sharing = math.ceil(len(running) / hosts.number)
+        goal, trial, point = heapq.heappop(running)
+        now, had = now + (goal - had) * sharing, goal
         counts[point] += 1
         if rule.take(Reported(str(trial), point, qualities[trial])) is Decision.GO_ON:
-            begin(host, trial)
+            begin(trial)
 
 
 def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: UnitTimes) -> list[Play]:
-    """Plays a checked sweep in random orders of arrival. Few trials are played in all orders, FIFO in one."""
+    """Plays a checked sweep in a few orders of arrival, and in one if its scheduler does not compare trials."""
     compared, protects_first = resource.of(config), config.searcher.start_with_default
     at, played = compared.points, min(trials, MOST_PLAYED)
-    larger, count = trials / played, min(hosts.number, played)
-    outcomes = []
-    for order in _orders(played, len(at)) if config.scheduler.compares else [range(played)]:
+    larger, outcomes = trials / played, list[Play]()
+    for order in _orders(played) if config.scheduler.compares else [range(played)]:
         rule, qualities = compared.scheduler.build(compared.total), list(map(float, order))
-        part = play(rule, qualities, Hosts(count, hosts.slots), protects_first, lengths)
+        part = play(rule, qualities, hosts, protects_first, lengths)
         counts = tuple(round(reached * larger) for reached in part.counts)
         repeats = config.searcher.most_repeats(counts[-1])
-        # All hosts share the work of the trials that were not played. The end of the sweep, when the last trials train
-        # and other hosts idle, is not scaled.
-        more = (larger - 1) * lengths.time_for(part.units(at), part.evaluations) / count
         again = math.ceil(repeats / hosts.number) * lengths.time_for(at[-1], len(at))
-        outcomes.append(Play(counts, part.makespan + more + again, repeats))
+        outcomes.append(Play(counts, part.makespan * larger + again, repeats))
     return outcomes
 
 
-def _orders(trials: int, reports: int) -> Iterable[Sequence[int]]:
-    """Returns orders in which the trials arrive: every order of few trials, else random ones."""
-    if math.factorial(min(trials, MOST_PLAYS)) <= MOST_PLAYS:
+def _orders(trials: int) -> Iterable[Sequence[int]]:
+    """Returns the ranks of the trials in the order in which they arrive: all orders of up to four trials, else ORDERS.
+
+    Each trial is good in some of them and bad in others, so they tell more than as many random ones.
+    """
+    if trials <= 4:
         return permutations(range(trials))
-    rng = random.Random(0)
-    count = max(3, min(MOST_PLAYS, MOST_REPORTS // (trials * reports)))
-    return (rng.sample(range(trials), trials) for _ in range(count))
+    ranks = random.Random(0).sample(range(trials), trials)
+    return ([(rank + order * trials // ORDERS) % trials for rank in ranks] for order in range(ORDERS))
 
 
 @dataclass(frozen=True)
@@ -281,7 +245,8 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     made = plays(config, trials, Hosts(hosts, slots), lengths)
     # A play of a part of very many trials is scaled up. Rounding may lift its steps above the possible number.
     most = most_steps(config, space, trials, hosts * slots)
-    steps = _range([min(float(most), per_unit * each.units(compared.points)) for each in made])
+    taken = [min(float(most), per_unit * each.units(compared.points)) for each in made]
+    steps = Range(fmean(taken), min(taken), max(taken))
     evaluations = fmean(each.evaluations for each in made) + 1
     work = lengths.time_for(steps.expected / per_unit, evaluations)
     scored = {
@@ -291,13 +256,12 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     }[config.evaluation.when]
     answering = scored * rate.answer_seconds if rate is not None and rate.answer_seconds is not None else None
     generated = None if answered is None else scored * answered
-    base = (lengths.evaluation + (answering or 0.0)) / hosts
-    worst = most_steps(config, space, trials, slots_in_all(config, slots, hosts)) / per_unit
+    worked = (lengths.evaluation + (answering or 0.0)) / hosts + fmean(each.makespan for each in made)
     # Later report points are further apart, so the work grows at most as the steps do.
-    longest = [(base + each.makespan) * max(1.0, worst / each.units(compared.points)) for each in made]
+    worst = most_steps(config, space, trials, slots_in_all(config, slots, hosts)) / steps.expected
+    begun = trials + fmean(each.repeats for each in made)
     seconds, most_seconds = (
-        None if rate is None else _seconds(rate, each, trials + fmean(play.repeats for play in made))
-        for each in ([base + each.makespan for each in made], longest)
+        None if rate is None else rate.seconds(worked * more, begun) for more in (1.0, max(1.0, worst))
     )
     is_share_known = bool(rate.step_seconds) if rate is not None else bool(row_tokens) and evaluated is not None
     return Forecast(
@@ -352,24 +316,6 @@ def _lengths(rate: Speed | None, load: Load, per_unit: float) -> UnitTimes:
     if load.row_tokens:
         return UnitTimes(load.tokens_per_step * per_unit, load.evaluation_rows * load.row_tokens * FORWARD_SHARE)
     return UnitTimes(per_unit)
-
-
-def _seconds(rate: Speed, worked: Sequence[float], begun: float) -> Range:
-    """Returns the seconds from the command to the result of `begun` trials and repeats.
-
-    `worked` are the seconds of each play with the base's evaluation and all answers. Other hosts do not shorten the
-    start or the fixed time of a trial.
-    """
-    work = _range(worked).by(rate.factor_range)
-    return work.plus(rate.start_seconds).plus(rate.trial_seconds.times(begun))
-
-
-def _range(values: Sequence[float]) -> Range:
-    """Returns the mean of the plays and a range of it and of most of them, see LEAST_FOR_QUANTILES."""
-    many = len(values) >= LEAST_FOR_QUANTILES
-    low, *_, high = quantiles(values, n=10) if many else (min(values), max(values))
-    mean = fmean(values)
-    return Range(mean, min(low, mean), max(high, mean))
 
 
 def _unknown(config: SweepConfig, known: RowsAndRates, machine: Machine) -> str:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice, takewhile
-from statistics import fmean, pstdev
 from typing import NamedTuple, TypeVar
 
 from cluster.devices import cache
@@ -164,8 +163,7 @@ def rate_of_steps(
     stepping, working = busy_seconds(times, hosts), busy_seconds([*times, *evaluations], hosts)
     answering = busy_seconds([*times, *evaluations, *answers], hosts) - working
     slots = max(1.0, sum(end - begin for begin, end in times) / stepping) if stepping else 1.0
-    per_token = [(step.end - step.begin) / step.tokens for step in steps if step.tokens > 0]
-    count, mean = max(1, len(steps)), fmean(per_token) if per_token else 0.0
+    count = max(1, len(steps))
     return Rate(
         key=key,
         tokens_per_step=sum(step.tokens for step in steps) / count,
@@ -177,7 +175,6 @@ def rate_of_steps(
         row_tokens=row_tokens,
         start_seconds=0.0,
         trial_seconds=0.0,
-        spread=pstdev(per_token) / mean if mean else 0.0,
         steps=len(steps),
         time=max((end for _, end in [*times, *evaluations, *answers]), default=0.0),
         answer_seconds=answering / len(answers) if answers else None,

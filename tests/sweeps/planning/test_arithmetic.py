@@ -26,9 +26,9 @@ def found(work: Work = WORK, types: tuple[str, ...] = ("H100",), slots: int = 1,
 
 def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
     seen = found()
-    assert seen.step_seconds * seen.factor_range.low == pytest.approx(30e9 * 2000 / (MOST * PEAK))
-    assert seen.evaluation_seconds * seen.factor_range.low == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
-    assert seen.factor_range.high / seen.factor_range.low == pytest.approx(SLOWER)
+    assert seen.step_seconds / seen.factor == pytest.approx(30e9 * 2000 / (MOST * PEAK))
+    assert seen.evaluation_seconds / seen.factor == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
+    assert seen.factor**2 == pytest.approx(SLOWER)
     assert seen.source == "by arithmetic, not measured: H100 at 12 to 40% of its peak speed"
     assert not seen.is_measured
 
@@ -36,14 +36,14 @@ def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
 def test_a_small_model_waits_for_its_operators_which_slots_share() -> None:
     """Two micro-batches of a step: each has a pass, and in it the operators of its trial."""
     alone, shared = found(SMALL), found(SMALL, slots=4)
-    assert alone.step_seconds * alone.factor_range.low == pytest.approx(2 * (3000 + 2700) * LAUNCH_SECONDS)
-    assert shared.step_seconds * shared.factor_range.low == pytest.approx(2 * (3000 / 4 + 2700) * LAUNCH_SECONDS)
+    assert alone.step_seconds / alone.factor == pytest.approx(2 * (3000 + 2700) * LAUNCH_SECONDS)
+    assert shared.step_seconds / shared.factor == pytest.approx(2 * (3000 / 4 + 2700) * LAUNCH_SECONDS)
     assert "H100 at 0.21 to 0.71% of its peak" in alone.source
 
 
 def test_of_several_types_the_range_has_the_fastest_and_the_slowest() -> None:
     seen = found(types=("A100", "H100"))
-    assert seen.factor_range.high / seen.factor_range.low == pytest.approx(SLOWER * 989 / 312)
+    assert seen.factor**2 == pytest.approx(SLOWER * 989 / 312)
     assert "A100 or H100 at 12 to 40% of their peak speeds" in seen.source
 
 
@@ -59,7 +59,7 @@ def test_a_host_loads_its_base_before_it_trains() -> None:
 def test_answers_take_what_their_tokens_take_and_are_unknown_where_nothing_bounds_them() -> None:
     seen = found(answered=1000.0)
     assert seen.answer_seconds is not None
-    assert seen.answer_seconds * seen.factor_range.low == pytest.approx(1000 * 16e9 / (GENERATED * PEAK))
+    assert seen.answer_seconds / seen.factor == pytest.approx(1000 * 16e9 / (GENERATED * PEAK))
     assert found(answered=None).answer_seconds is None
 
 

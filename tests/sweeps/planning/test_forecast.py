@@ -109,19 +109,21 @@ def test_repeats_follow_the_trials_and_hosts_share_them() -> None:
     assert repeated.evaluations == without.evaluations + 9 * 3
 
 
-def test_what_is_expected_is_the_mean_of_many_sweeps() -> None:
+@pytest.mark.parametrize(("trials", "slots"), [(3, 3), (6, 3), (24, 16)])
+def test_what_is_expected_is_the_mean_of_many_sweeps(trials: int, slots: int) -> None:
     """Simulated with curves that do not cross; the default configuration ranks anywhere.
 
-    The mean of the plays and the one here have standard errors of 1.2 % at most each, so 4 % are more than two of both.
+    The few plays are 3 % off at most as a rule, and the mean here has a standard error of 1.5 % at most: 6 % are more
+    than two of both.
     """
-    config = sweep("promote", 24, searcher={"start_with_default": True}, cluster={"slots_per_host": 16})
-    seen = forecast(*parsed(config), Machine("cuda", 1, None), 16, RowsAndRates()).steps
-    rng, setting, totals = random.Random(1), Setting(slots=16, protects_first=True), []
-    for _ in range(100):
-        flat = [Curve(rng.random(), 0.0, 1.0) for _ in range(24)]
+    config = sweep("promote", trials, searcher={"start_with_default": True}, cluster={"slots_per_host": slots})
+    seen = forecast(*parsed(config), Machine("cuda", 1, None), slots, RowsAndRates()).steps
+    rng, setting, totals = random.Random(1), Setting(slots=slots, protects_first=True), []
+    for _ in range(200):
+        flat = [Curve(rng.random(), 0.0, 1.0) for _ in range(trials)]
         totals.append(simulate(Promote(POINTS, 3), Listed(flat), setting, rng).steps)
-    assert seen.expected == pytest.approx(fmean(totals), rel=0.04)
-    assert fmean(seen.low <= total <= seen.high for total in totals) > 0.7, "it holds the middle 80 %"
+    assert seen.expected == pytest.approx(fmean(totals), rel=0.06)
+    assert fmean(seen.low <= total <= seen.high for total in totals) > 0.7, "nine of ten hold the tenth in four of five"
 
 
 @pytest.mark.parametrize(("trials", "slots"), [(12, 1), (12, 4), (16, 1)])
@@ -164,7 +166,7 @@ def test_the_most_steps_take_as_much_longer_as_they_are_more() -> None:
     # All steps of 2 s and all evaluations of 1 s, or a few more: early report points are close to each other.
     work = 9 * (27 * 2 + 3) + 1
     assert work <= stopped.most_seconds.expected - 29 < 1.15 * work
-    assert stopped.seconds.high < stopped.most_seconds.low
+    assert stopped.seconds.expected < stopped.most_seconds.expected
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sweeps.planning.rates import answers_key, rate_key
 from sweeps.report.plan_lines import launch_lines, plan_lines
 from trainables.contract import Need, RowShape
 
-HOURS = "0.071 (0.06 to 0.083) GPU-hours, which cost 0.18 (0.15 to 0.21) at 2.5 each"
+HOURS = "0.15 (0.077 to 0.31) GPU-hours, which cost 0.39 (0.19 to 0.77) at 2.5 each"
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
 SHAPE = RowShape(longest=9, mean=5.0, labelled=0.7, train_rows=30, eval_rows=9)
 CPU = Machine("cpu", 1, 10**6)
@@ -52,16 +52,16 @@ def test_a_launch_says_what_runs_where_and_how_long_in_five_lines() -> None:
     assert first_screen(replace(planned(), memory_bytes=None)) == [
         "plan: 4 trials, evaluated at steps 3, 9 and 27; about 108 steps in all",
         "      where: on this machine: 1 CPU host with 1 slot (one trial trains at a time)",
-        "      time: about 4 min 13 s (3 min 35 s to 4 min 51 s)",
+        "      time: about 4 min 13 s (2 min 06 s to 8 min 26 s)",
         "      sweep folder: /results/x",
         "      more: qsweep plan x.yaml",
     ]
     assert first_screen(planned(is_known=False))[2].strip() == "time: unknown: the whole plan says how to know it"
     calculated = replace(planned().forecast, is_measured=False)
-    assert first_screen(replace(planned(), forecast=calculated))[2].endswith("4 min 50 s, calculated and not measured")
+    assert first_screen(replace(planned(), forecast=calculated))[2].endswith("8 min 30 s, calculated and not measured")
     scored = replace(planned().forecast, answers=Answers(5.0, 900.0, None))
     told = first_screen(replace(planned(), forecast=scored))[2]
-    assert told.endswith("4 min 51 s); the time of scoring answers comes on top, and is unknown")
+    assert told.endswith("8 min 26 s); the time of scoring answers comes on top, and is unknown")
 
 
 @pytest.mark.parametrize(("count", "rest"), [(3, []), (4, ["1 more warning"]), (9, ["6 more warnings"])])
@@ -73,34 +73,34 @@ def test_a_launch_shows_three_warnings_and_how_to_see_the_rest(count: int, rest:
 
 
 def test_time_and_cost_are_told_with_their_range_and_where_they_come_from() -> None:
-    # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; 15 % either way.
-    took, source = "time: about 4 min 13 s (3 min 35 s to 4 min 51 s)", "; from 126 steps that were measured before"
+    # 20 s to start, 4 trials of 1 s, 108 steps of 2 s, 12 evaluations and that of the base of 1 s; half or twice of it.
+    took, source = "time: about 4 min 13 s (2 min 06 s to 8 min 26 s)", "; from 126 steps that were measured before"
     assert took + source in lines(planned())
-    assert f"{took}, 0.07 (0.06 to 0.081) GPU-hours{source}" in lines(planned("cuda"))
+    assert f"{took}, 0.07 (0.035 to 0.14) GPU-hours{source}" in lines(planned("cuda"))
     paid = planned("cuda").at(2.5)
-    cost = ", which cost 0.18 (0.15 to 0.2) at 2.5 each"
-    assert f"{took}, 0.07 (0.06 to 0.081) GPU-hours{cost}{source}" in lines(paid)
+    cost = ", which cost 0.18 (0.088 to 0.35) at 2.5 each"
+    assert f"{took}, 0.07 (0.035 to 0.14) GPU-hours{cost}{source}" in lines(paid)
     assert paid.as_json()["cost"]["expected"] == pytest.approx(2.5 * 253 / 3600)
     calculated = replace(planned("cuda").forecast, is_measured=False, rate="by arithmetic, not measured")
-    ranges = "about 3 min 40 s to 4 min 50 s, 0.06 to 0.081 GPU-hours, which cost 0.12 to 0.16 at 2 each"
+    ranges = "about 2 min 10 s to 8 min 30 s, 0.035 to 0.14 GPU-hours, which cost 0.07 to 0.28 at 2 each"
     told = lines(replace(planned("cuda"), forecast=calculated, price=2.0))
     assert f"time: {ranges}; by arithmetic, not measured" in told
-    start = "about 17 s to 23 s, 0.0047 to 0.0064 GPU-hours, which cost 0.0094 to 0.013 at 2 each; as measured before"
+    start = "about 10 s to 40 s, 0.0028 to 0.011 GPU-hours, which cost 0.0056 to 0.022 at 2 each; as measured before"
     assert f"of this, Ray starts and each host loads the base in {start}" in told
     assert "of this" not in lines(planned(is_known=False))
     assert "time: unknown: run `qsweep plan FILE --calibrate`" in lines(planned(is_known=False))
 
 
 def test_the_most_steps_are_told_with_their_time_and_price() -> None:
-    found = planned("cuda", kind="stop").at(2.5)
+    found = planned("cuda", kind="stop", trials=9).at(2.5)
     most = found.forecast.most_seconds
-    assert most is not None and found.worst_steps == 108
+    assert most is not None and found.worst_steps == 243
     cost = found.as_json()["most_cost"]
     assert cost["expected"] == pytest.approx(2.5 * most.expected / 3600)
-    (line,) = [line for line in lines(found).splitlines() if line.startswith("108 steps at most")]
-    # All of them take 4 min 13 s, see the test before; here the plays' evaluations are scaled up with their steps.
-    assert line.endswith("; they take about 4 min 17 s (3 min 36 s to 5 min 00 s), " + HOURS)
-    assert "fewer are stopped\n" in lines(planned(is_known=False, kind="stop"))
+    (line,) = [line for line in lines(found).splitlines() if line.startswith("243 steps at most")]
+    # All of them take 9 min 03 s; here the plays' evaluations are scaled up with their steps.
+    assert line.endswith("; they take about 9 min 15 s (4 min 38 s to 18 min 31 s), " + HOURS)
+    assert "fewer are stopped\n" in lines(planned(is_known=False, kind="stop", trials=9))
 
 
 @pytest.mark.parametrize(("price", "device"), [(0.0, "cuda"), (math.inf, "cuda"), (math.nan, "cuda"), (2.5, "cpu")])
