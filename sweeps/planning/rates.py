@@ -37,15 +37,13 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 MEASURED = 2.0
 """Factor by which a sweep may take less or more time than measured rates say: programs beside it decide most of it. Of
-past sweeps on a busy machine this range held 21 of 34 (`python -m tests.benchmarks.plans`)."""
+past sweeps on a busy machine this range held 22 of 34 (`python -m tests.benchmarks.plans`)."""
 ALIKE = 0.25
 """Two measurements this many doublings apart count as equally near: rows of a few steps vary in length by chance."""
 RAY_SECONDS = 10.0
 """Seconds to start Ray and its processes, where no sweep was seen here. Loading the base is not included."""
 TRIAL_SECONDS = 1.0
 """Seconds of a trial besides its steps and evaluations, where no sweep was seen here."""
-RECENT = 5
-"""Latest sweeps whose overheads count."""
 _SEVERAL = re.compile(r"\b\d+x ")
 """Matches the number of GPUs in the name of a device, "2x H100": a host spreads its base over these GPUs."""
 MOST_SHAPES = 200
@@ -166,7 +164,7 @@ class Speed:
 def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") -> Speed | None:
     """Returns the speed of a host under this load, from the nearest measurement; None if there is none.
 
-    Of measurements that are about equally near, the latest counts. Overheads are medians of the latest sweeps, because
+    Of measurements that are about equally near, the latest counts. Overheads are medians of all sweeps, because
     a calibration measures no overhead. The device of `key` may be part of a full name: "H100 80GB" for NVIDIA H100 80GB
     HBM3. `answers` is an `answers_key`.
     """
@@ -175,8 +173,8 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") ->
         return None
     least = min(_distance(rate, load) for rate in known)
     nearest = max((rate for rate in known if _distance(rate, load) <= least + ALIKE), key=lambda rate: rate.time)
-    recent = sorted((rate for rate in known if not rate.is_calibration), key=lambda rate: rate.time)[-RECENT:]
-    start = median([rate.start_seconds for rate in recent] or [nearest.start_seconds + RAY_SECONDS])
+    sweeps = [rate for rate in known if not rate.is_calibration]
+    start = median([rate.start_seconds for rate in sweeps] or [nearest.start_seconds + RAY_SECONDS])
     per_token = load.tokens_per_step / nearest.tokens_per_step if nearest.tokens_per_step else 1.0
     rows = load.evaluation_rows / nearest.evaluation_rows if nearest.evaluation_rows else 1.0
     longer = load.row_tokens / nearest.row_tokens if nearest.row_tokens and load.row_tokens else 1.0
@@ -185,7 +183,7 @@ def speed(rates: Sequence[Rate], key: RateKey, load: Load, answers: str = "") ->
         step_seconds=nearest.step_seconds / nearest.slots * per_token,
         evaluation_seconds=nearest.evaluation_seconds * rows * longer,
         start_seconds=Range.about(start, MEASURED),
-        trial_seconds=median([rate.trial_seconds for rate in recent] or [TRIAL_SECONDS]),
+        trial_seconds=median([rate.trial_seconds for rate in sweeps] or [TRIAL_SECONDS]),
         factor=MEASURED,
         source=f"from {nearest.steps} steps that were measured before",
         is_measured=True,

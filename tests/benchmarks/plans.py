@@ -21,7 +21,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.planning import measuring
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import Forecast, RowsAndRates, forecast
-from sweeps.planning.rates import Range, Rate, RateKey, answers_key, rate_key
+from sweeps.planning.rates import Range, Rate, RateKey, answers_key, rate_key, with_rate
 from sweeps.record.events import DataPrepared, HostsStarted
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.spent import spent
@@ -129,12 +129,12 @@ def _rounded(value: Any) -> Any:
 
 def compared(sweeps: Sequence[Past]) -> Iterator[Compared]:
     """Plans each sweep as it would have been planned when it began."""
-    rates: list[Rate] = []
+    rates: tuple[Rate, ...] = ()
     for each in sorted(sweeps, key=lambda each: each.began):
         config = SweepConfig.model_validate(each.config)
-        machine, known = Machine("cpu", each.hosts, None), RowsAndRates(tuple(rates), each.key, each.rows)
+        machine, known = Machine("cpu", each.hosts, None), RowsAndRates(rates, each.key, each.rows)
         yield Compared(each, forecast(config, SearchSpace.parse(config.search_space), machine, each.slots, known))
-        rates += [] if each.rate is None else [each.rate]
+        rates = rates if each.rate is None else with_rate(rates, each.rate)
 
 
 def lines(found: Sequence[Compared]) -> Iterator[str]:
