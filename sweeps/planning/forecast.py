@@ -72,14 +72,6 @@ class UnitTimes(NamedTuple):
         return units * self.unit + evaluations * self.evaluation
 
 
-class Hosts(NamedTuple):
-    """Hosts of a play."""
-
-    number: int
-    slots: int
-    """Maximum number of trials that share a host."""
-
-
 class Play(NamedTuple):
     """Result of one play of a sweep."""
 
@@ -101,8 +93,10 @@ class Play(NamedTuple):
         return sum(self.counts) + self.repeats * len(self.counts)
 
 
-def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: bool, lengths: UnitTimes) -> Play:
-    """Plays one sweep without repeats. Trials begin in this order.
+def play(
+    rule: Rule, qualities: Sequence[float], hosts: int, slots: int, protects_first: bool, lengths: UnitTimes
+) -> Play:
+    """Plays one sweep without repeats on `hosts` of `slots` each. Trials begin in this order.
 
     The rule has taken no event. Each trial reports its quality at every point; lower is better. Trials share the time
     of their host equally, and each has as much of it as on the host with the most trials.
@@ -118,7 +112,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
         heapq.heappush(running, (had + lengths.time_for(point - before, 1), trial, point))
 
     while True:
-        while len(running) < hosts.number * hosts.slots:
+        while len(running) < hosts * slots:
             work = rule.next(begun >= len(qualities))
             if isinstance(work, Resume):
                 trial = int(work.trial)
@@ -130,7 +124,7 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
             begin(trial)
         if not running:
             return Play(tuple(counts.values()), now)
-        sharing = math.ceil(len(running) / hosts.number)
+        sharing = math.ceil(len(running) / hosts)
         goal, trial, point = heapq.heappop(running)
         now, had = now + (goal - had) * sharing, goal
         counts[point] += 1
@@ -138,17 +132,17 @@ def play(rule: Rule, qualities: Sequence[float], hosts: Hosts, protects_first: b
             begin(trial)
 
 
-def plays(config: SweepConfig, trials: int, hosts: Hosts, lengths: UnitTimes) -> list[Play]:
+def plays(config: SweepConfig, trials: int, hosts: int, slots: int, lengths: UnitTimes) -> list[Play]:
     """Plays a checked sweep in a few orders of arrival, and in one if its scheduler does not compare trials."""
     compared, protects_first = resource.of(config), config.searcher.start_with_default
     at, played = compared.points, min(trials, MOST_PLAYED)
     larger, outcomes = trials / played, list[Play]()
     for order in _orders(played) if config.scheduler.compares else [range(played)]:
         rule, qualities = compared.scheduler.build(compared.total), list(map(float, order))
-        part = play(rule, qualities, hosts, protects_first, lengths)
+        part = play(rule, qualities, hosts, slots, protects_first, lengths)
         counts = tuple(round(reached * larger) for reached in part.counts)
         repeats = config.searcher.most_repeats(counts[-1])
-        again = math.ceil(repeats / hosts.number) * lengths.time_for(at[-1], len(at))
+        again = math.ceil(repeats / hosts) * lengths.time_for(at[-1], len(at))
         outcomes.append(Play(counts, part.makespan * larger + again, repeats))
     return outcomes
 
@@ -242,7 +236,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     scores, answered = answers_key(config), _answered_tokens(config, known)
     rate = None if evaluated is None else _speed(config, known, load, answered)
     lengths = _lengths(rate, load, per_unit)
-    made = plays(config, trials, Hosts(hosts, slots), lengths)
+    made = plays(config, trials, hosts, slots, lengths)
     # A play of a part of very many trials is scaled up. Rounding may lift its steps above the possible number.
     most = most_steps(config, space, trials, hosts * slots)
     taken = [min(float(most), per_unit * each.units(compared.points)) for each in made]

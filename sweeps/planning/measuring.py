@@ -69,12 +69,6 @@ class Trained(NamedTuple):
     """Whether the evaluation scored answers, which takes far longer than the loss."""
 
 
-class _Step(NamedTuple):
-    begin: float
-    end: float
-    tokens: int
-
-
 def rate_of_sweep(
     events: Iterable[Event], key: RateKey, scores: EvaluationSpec = NO_SCORES, answers: str = ""
 ) -> Rate | None:
@@ -98,7 +92,7 @@ def rate_of_sweep(
     evaluations = list(_evaluations(parts))
     if rate.steps < LEAST_STEPS or not any(_evaluations(part for part in parts if not part.is_scored)):
         return None
-    working = busy_seconds([*((step.begin, step.end) for step in _steps(parts)), *evaluations])
+    working = busy_seconds([*(time for time, _ in _steps(parts)), *evaluations])
     # After this event, the answers of the finalists are scored.
     last = [*takewhile(lambda event: not isinstance(event, TrialScored), own)][-1]
     idle = max(0.0, last.time - hosts.time - working)
@@ -132,8 +126,8 @@ def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[in
         latest.update({event.trial_key: history[-1]} if history else {})
 
 
-def _steps(parts: Iterable[Trained]) -> Iterator[_Step]:
-    """Yields the steps whose time is known, because the step before each is recorded too."""
+def _steps(parts: Iterable[Trained]) -> Iterator[tuple[Interval, int]]:
+    """Yields the time and the tokens of steps whose time is known, because the step before each is recorded too."""
     for part in parts:
         step, seconds, tokens = (
             (part.before.step, part.before.seconds, part.before.tokens) if part.before else (0, 0.0, 0)
@@ -141,7 +135,7 @@ def _steps(parts: Iterable[Trained]) -> Iterator[_Step]:
         for each in part.steps:
             taken = each.seconds - seconds
             if taken >= 0 and each.step == step + 1:
-                yield _Step(each.time - taken, each.time, each.tokens - tokens)
+                yield (each.time - taken, each.time), each.tokens - tokens
             step, seconds, tokens = each.step, each.seconds, each.tokens
 
 
@@ -159,14 +153,14 @@ def rate_of_steps(
     """Computes the rate from steps that trials took side by side; `row_tokens` is the mean of a row."""
     steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
     answers = list(_evaluations(part for part in parts if part.is_scored))
-    times = [(step.begin, step.end) for step in steps]
+    times = [time for time, _ in steps]
     stepping, working = busy_seconds(times, hosts), busy_seconds([*times, *evaluations], hosts)
     answering = busy_seconds([*times, *evaluations, *answers], hosts) - working
     slots = max(1.0, sum(end - begin for begin, end in times) / stepping) if stepping else 1.0
     count = max(1, len(steps))
     return Rate(
         key=key,
-        tokens_per_step=sum(step.tokens for step in steps) / count,
+        tokens_per_step=sum(tokens for _, tokens in steps) / count,
         slots=slots,
         host_slots=slots,
         step_seconds=stepping * slots / count,

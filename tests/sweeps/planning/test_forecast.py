@@ -17,7 +17,7 @@ from sweep_files import RATES, toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import Forecast, Hosts, RowsAndRates, UnitTimes, forecast, play, plays
+from sweeps.planning.forecast import Forecast, RowsAndRates, UnitTimes, forecast, play, plays
 from sweeps.planning.rates import Range, rate_key
 from sweeps.schedulers import Rule
 from sweeps.schedulers.asha import Promote, Stop
@@ -29,7 +29,7 @@ RULES: dict[str, Callable[[], Rule]] = {
     "stop": lambda: Stop(POINTS, 3),
     "promote": lambda: Promote(POINTS, 3),
 }
-ONE = Hosts(1, 1)
+ONE = 1, 1
 STEPS = UnitTimes()
 
 
@@ -52,10 +52,10 @@ def sweep(kind: str, trials: int, **sections: Any) -> SweepConfig:
     ],
 )
 def test_a_play_counts_who_comes_to_each_rung(rule: str, arrival: range, counts: tuple[int, ...]) -> None:
-    played = play(RULES[rule](), [float(quality) for quality in arrival], ONE, False, STEPS)
+    played = play(RULES[rule](), [float(quality) for quality in arrival], *ONE, False, STEPS)
     assert played.counts == counts
     assert played.makespan == played.units(POINTS)
-    protected = play(Promote(POINTS, 3), [9.0, *map(float, range(8))], ONE, True, STEPS)
+    protected = play(Promote(POINTS, 3), [9.0, *map(float, range(8))], *ONE, True, STEPS)
     assert protected.counts == (9, 4, 2), "the first is trained to the end"
 
 
@@ -65,7 +65,7 @@ def test_a_play_counts_who_comes_to_each_rung(rule: str, arrival: range, counts:
 )  # fmt: skip
 def test_a_play_ends_with_fewer_trials_at_each_rung(trials, hosts, slots, rule, protects_first, evaluation) -> None:
     lengths, qualities = UnitTimes(1.0, evaluation), [float(quality) for quality in range(trials)]
-    counts, makespan, _ = played = play(RULES[rule](), qualities, Hosts(hosts, slots), protects_first, lengths)
+    counts, makespan, _ = played = play(RULES[rule](), qualities, hosts, slots, protects_first, lengths)
     assert counts[0] == trials
     work, longest = lengths.time_for(played.units(POINTS), sum(counts)), lengths.time_for(POINTS[-1], len(POINTS))
     # No host trains more than one trial's steps at a time, and no trial's steps are trained side by side.
@@ -79,28 +79,29 @@ def test_a_play_ends_with_fewer_trials_at_each_rung(trials, hosts, slots, rule, 
 @pytest.mark.parametrize(
     ("rule", "trials", "hosts", "makespan"),
     [
-        ("fifo", 9, Hosts(4, 1), 81),  # a host trains three trials, one after the other
-        ("fifo", 9, Hosts(4, 3), 81),  # a host trains three trials, side by side
-        ("fifo", 4, Hosts(9, 2), 27),
-        ("promote", 9, Hosts(9, 1), 27),
-        ("promote", 9, Hosts(3, 1), 9 + 6 + 18),
+        ("fifo", 9, (4, 1), 81),  # a host trains three trials, one after the other
+        ("fifo", 9, (4, 3), 81),  # a host trains three trials, side by side
+        ("fifo", 4, (9, 2), 27),
+        ("promote", 9, (9, 1), 27),
+        ("promote", 9, (3, 1), 9 + 6 + 18),
     ],
 )
-def test_a_play_takes_as_long_as_what_follows_one_another(rule: str, trials: int, hosts: Hosts, makespan: int) -> None:
+def test_a_play_takes_as_long_as_what_follows_one_another(
+    rule: str, trials: int, hosts: tuple[int, int], makespan: int
+) -> None:
     qualities = [float(quality) for quality in range(trials)]
-    assert play(RULES[rule](), qualities, hosts, False, STEPS).makespan == makespan
+    assert play(RULES[rule](), qualities, *hosts, False, STEPS).makespan == makespan
 
 
 def test_many_trials_are_played_in_part() -> None:
-    made = plays(sweep("promote", 9_000), 9_000, Hosts(1, 4), STEPS)
+    made = plays(sweep("promote", 9_000), 9_000, 1, 4, STEPS)
     assert {each.counts[0] for each in made} == {9_000}
     assert all(2_900 < each.counts[1] < 3_100 for each in made)
 
 
 def test_repeats_follow_the_trials_and_hosts_share_them() -> None:
     (without,), (repeated,) = (
-        plays(sweep("fifo", 9, searcher={"repeats": repeats}), 9, Hosts(4, 1), UnitTimes(1.0, 2.0))
-        for repeats in (0, 3)
+        plays(sweep("fifo", 9, searcher={"repeats": repeats}), 9, 4, 1, UnitTimes(1.0, 2.0)) for repeats in (0, 3)
     )
     assert (repeated.repeats, repeated.counts) == (9, without.counts)
     # Nine more trials of 27 steps and three evaluations: one host trains three of them.
