@@ -92,7 +92,7 @@ def rate_of_sweep(
     evaluations = list(_evaluations(parts))
     if rate.steps < LEAST_STEPS or not any(_evaluations(part for part in parts if not part.is_scored)):
         return None
-    working = busy_seconds([*(time for time, _ in _steps(parts)), *evaluations])
+    working = busy_seconds([*(span for span, _ in _steps(parts)), *evaluations])
     # After this event, the answers of the finalists are scored.
     last = [*takewhile(lambda event: not isinstance(event, TrialScored), own)][-1]
     idle = max(0.0, last.time - hosts.time - working)
@@ -153,7 +153,7 @@ def rate_of_steps(
     """Computes the rate from steps that trials took side by side; `row_tokens` is the mean of a row."""
     steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
     answers = list(_evaluations(part for part in parts if part.is_scored))
-    times = [time for time, _ in steps]
+    times = [span for span, _ in steps]
     stepping, working = busy_seconds(times, hosts), busy_seconds([*times, *evaluations], hosts)
     answering = busy_seconds([*times, *evaluations, *answers], hosts) - working
     slots = max(1.0, sum(end - begin for begin, end in times) / stepping) if stepping else 1.0
