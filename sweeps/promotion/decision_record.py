@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 PROMOTED = "promoted"
 """Name of the promoted adapter in `ServingRow.logprobs`."""
-RECORDED = "artifacts/"
-"""Folder of the package whose files' digests a record holds: adapter, tokenizer with its template, base.json."""
 _Words = Annotated[tuple[str, ...], Field(strict=False)]
 _Numbers = Annotated[tuple[int, ...], Field(strict=False)]
 _Values = Annotated[tuple[float, ...], Field(strict=False)]
@@ -117,7 +115,7 @@ class Decision(Spec):
     adapter_sha256: str
     """As the version's tag adapter_sha256."""
     files: dict[str, str]
-    """File of the package below `RECORDED` -> its SHA-256."""
+    """File of the package, but this record -> its SHA-256. Records of earlier versions hold artifacts/ alone."""
     base: RecordedBase
     versions: dict[str, str]
     """Python package -> its version."""
@@ -215,5 +213,4 @@ def read(content: bytes) -> Decision:
 
 def file_digests(files: Mapping[str, bytes]) -> dict[str, str]:
     """Returns the `Decision.files` of a package's files."""
-    recorded = {name: content for name, content in files.items() if name.startswith(RECORDED)}
-    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(recorded.items())}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items()) if name != RECORD}

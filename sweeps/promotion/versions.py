@@ -36,7 +36,7 @@ class Found:
     version: Version | None
     """None for a folder."""
     files: Mapping[str, bytes]
-    """Path in the package -> content. Of a folder, only the decision record and artifacts/ are read."""
+    """Path in the package -> content."""
 
 
 # The files of a version's package
@@ -50,8 +50,7 @@ def find(reference: str, tracking_uri: str | None) -> Found:
     """
     folder = Path(reference)
     if (folder / model_package.RECORD).is_file():
-        below = {f"artifacts/{name}": content for name, content in digests.read(folder / "artifacts").items()}
-        return Found(reference, None, below | {model_package.RECORD: (folder / model_package.RECORD).read_bytes()})
+        return Found(reference, None, digests.read(folder))
     if folder.is_dir() or "/" in reference:
         what = f"the folder holds no {model_package.RECORD}" if folder.is_dir() else "there is no such folder"
         raise SweepError(f"{reference}: {what}: name a folder with a version's files, or a registered model")

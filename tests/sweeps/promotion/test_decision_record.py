@@ -62,7 +62,8 @@ def test_the_record_says_why_and_what_of_and_what_is_as_promoted_is_verified(str
     assert (len(record.rows.digests), len(record.serving_rows)) == (40, 32)
     assert {row.logprobs.keys() == {PROMOTED, "t00", BASE} for row in record.serving_rows} == {True}
     assert (record.champion, record.forced, list(record.base.files)) == (None, (), ["model.safetensors"])
-    files = {"artifacts/adapter/adapter_model.safetensors", "artifacts/tokenizer/chat_template.jinja"}
+    files = {"MLmodel", "served.py", "artifacts/adapter/adapter_model.safetensors"}
+    files |= {"artifacts/tokenizer/chat_template.jinja"}
     assert files <= record.files.keys()
     assert {"torch", "peft", "qlora-sweeps"} <= record.versions.keys()
     assert wrong(MODEL, strong.uri) == wrong(f"{MODEL}@challenger", strong.uri) == wrong(str(folder)) == {}
@@ -103,8 +104,10 @@ def test_a_forced_promotion_says_so_and_its_record_holds_no_password(world, monk
 
 
 def test_a_file_that_was_changed_or_is_gone_or_stands_beside_the_others_is_named(strong, folder):
-    for file in ("adapter/adapter_model.safetensors", "tokenizer/tokenizer.json", "base.json"):
-        file = f"artifacts/{file}"
+    (folder / "registered_model_meta").write_text("model_name: answers")  # `mlflow artifacts download` adds this file
+    assert wrong(str(folder)) == {}
+    artifacts = ("adapter/adapter_model.safetensors", "tokenizer/tokenizer.json", "base.json")
+    for file in ("MLmodel", "served.py", "requirements.txt", *(f"artifacts/{each}" for each in artifacts)):
         content = (folder / file).read_bytes()
         (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert wrong(str(folder)) == {"files": f"{file} is not the one that was promoted"}
