@@ -281,7 +281,7 @@ class Separation:
     """Spread over seeds, which the intervals include; None if no trial was repeated."""
     is_grouped: bool = False
     counted: frozenset[str] = frozenset()
-    """Metrics whose rows are 0 or 1 in each compared evaluation."""
+    """Metrics whose rows are 0 or 1 in each compared evaluation that has them."""
 
     @property
     def rows_in_words(self) -> str:
@@ -349,7 +349,7 @@ def _counted(pairs: Sequence[Pair]) -> frozenset[str]:
         rows.row_values for pair in pairs for rows in (pair.first, pair.evaluation) if isinstance(rows, Evaluation)
     ]
     names = {name for values in known for name in values}
-    return frozenset(n for n in names if all({*values.get(n, (-1.0,))} <= {0.0, 1.0} for values in known))
+    return frozenset(n for n in names if all({*values.get(n, ())} <= {0.0, 1.0} for values in known))
 
 
 def _unknown(metric: str, firsts: Sequence[Evaluation], pair: Pair) -> str:
