@@ -88,7 +88,7 @@ def refusal(text: str, field: str) -> str:
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
     for name, value in environment.items():
-        if is_secret_name(name):
+        if is_secret_name(name) and name != "PWD":  # the shell's folder
             yield from (value,) if len(value) >= _FEWEST else ()
     if (user := _USER.match(environment.get(STORE, ""))) and (password := user["password"]):
         yield password[1:]

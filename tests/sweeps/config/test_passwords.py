@@ -71,9 +71,15 @@ def test_no_password_survives_in_a_text(scheme, before, after):
 
 def test_the_secrets_of_the_environment_are_hidden_in_every_text():
     store = """http://me:se%2Fcr%40t@host"""
-    environment = {STORE: store, "HF_TOKEN": "hf_abcdef", "MAX_TOKENS": "wanted", "API_KEY": "short"}
-    text = f"Basic me:se/cr@t of {store}; hf_abcdef is wanted, in short"
-    assert hidden(text, environment) == "Basic me:*** of http://me:***@host; *** is wanted, in short"
+    environment = {
+        STORE: store,
+        "HF_TOKEN": "hf_abcdef",
+        "MAX_TOKENS": "wanted",
+        "API_KEY": "short",
+        "PWD": "/a/folder",
+    }
+    text = f"Basic me:se/cr@t of {store}; hf_abcdef is wanted, in short /a/folder"
+    assert hidden(text, environment) == "Basic me:*** of http://me:***@host; *** is wanted, in short /a/folder"
 
 
 @pytest.mark.parametrize(
