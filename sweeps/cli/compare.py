@@ -71,7 +71,7 @@ def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
 
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows all trials and the closing lines of a sweep; returns the same for the JSON line."""
-    from sweeps.report import answers, closing_lines, trial_tables
+    from sweeps.report import answers, closing_lines, facts, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
     from sweeps.report.trials_compared import trial_json
@@ -86,7 +86,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     changed = answers.best_against_base(folder, record, best_trial)
     if changed is not None:
         compared.append(f"{changed.line()} (qsweep compare {folder.path.name} {changed.first.name} base shows them)")
-    tell(out, [best, *(f"      {line}" for line in compared), *closing_lines.outcome(status)])
+    tell(out, [best, *(f"      {line}" for line in compared), *facts.lines_of(facts.taken(record, status.seconds))])
     return {
         "metric": record.objective.metric,
         "best": best_trial and trial_json(record, best_trial, folder.path) | selection.mark,

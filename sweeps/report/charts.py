@@ -16,7 +16,7 @@ from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.offline import get_plotlyjs
 
 from sweeps.config.number_words import counted, duration
-from sweeps.report import importance, page_facts
+from sweeps.report import facts, importance
 from sweeps.report.axes import UNSET, UNSET_PLACE, Axis, ends, without_outliers
 from sweeps.report.page import BEST_CURVES, MOST_LINES, WENT_ON, ChartTrial, Page
 from sweeps.report.sweeps_compared import Curve
@@ -187,7 +187,7 @@ def by_step(page: Page) -> Chart | None:
     return Chart(
         f"{page.metric} by step",
         "A point is a report: the trial was evaluated at that step. The symbol at the end of a line says how the trial "
-        f"stands. {page.metric}: {page_facts.unit(page.objectives[0])}."
+        f"stands. {page.metric}: {facts.unit(page.objectives[0])}."
         f"{base}{_left_out(page)}{_outside(shown, values)}",
         (figure,),
     )
@@ -285,7 +285,7 @@ def two_objectives(page: Page) -> Chart | None:
     return Chart(
         f"{first.metric} and {second.metric}",
         f"Each point is a trial. No other trial is better than one of the Pareto set in one objective and as good in "
-        f"the others. {first.metric}: {page_facts.unit(first)}. {second.metric}: {page_facts.unit(second)}.{also}",
+        f"the others. {first.metric}: {facts.unit(first)}. {second.metric}: {facts.unit(second)}.{also}",
         (figure,),
     )
 

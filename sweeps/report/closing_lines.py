@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.space import SearchSpace
 from sweeps.config import points, searched_fields
 from sweeps.config.model import SweepConfig
-from sweeps.config.number_words import counted, duration
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, ranking
-from sweeps.record.spent import Planned, Spent
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import best_compared, trial_tables
+from sweeps.report import best_compared
 from sweeps.report.best_compared import in_words
-from sweeps.report.page_facts import planned_of, spent_of
-from sweeps.report.status import Status
 from sweeps.statistics.comparison import Separation
 from trainables import catalogue
 from trainables.grading import catalogue as grading
@@ -128,40 +123,3 @@ def kept_of_best(selection: Selection, folder: Path, trainable: str) -> tuple[st
     if catalogue.has_adapters(trainable):
         return f"the best adapter{so_far}", folder / best.adapter / "adapter"
     return f"the best trial's folder{so_far}", (folder / best.adapter).parent
-
-
-def outcome(status: Status) -> list[str]:
-    """Says what the sweep took, how far its plan was off if the sweep is finished, and why the sweep ended early."""
-    record = status.record
-    # The log of a running sweep tells its time only until the latest event; the status tells it until now.
-    lines = cost_lines(record, replace(spent_of(record), seconds=status.seconds), planned_of(record))
-    if record.ended is not None and record.ended.message:
-        lines.append(f"the sweep ended early: {record.ended.message}")
-    return lines
-
-
-def cost_lines(record: SweepRecord, spent: Spent, plan: Planned | None) -> list[str]:
-    """Says how trials ended, what the sweep took, what early stopping saved, how far the plan was off, peak memory."""
-    counts = ", ".join(f"{count} {state}" for state, count in record.counts().items())
-    words = f"{trial_tables.how_many(record)}{f' ({counts})' if counts else ''}"
-    words += f" in {duration(spent.seconds)}, {counted(spent.steps, 'step')}"
-    if spent.full_steps > spent.steps:
-        saved = spent.full_steps - spent.steps
-        words += f"; early stopping saved {saved} of {spent.full_steps} steps ({saved / spent.full_steps:.0%})"
-    lines = [words]
-    if plan is not None:
-        lines.append(f"planned: {counted(plan.steps, 'step')} ({_off(plan.steps_off)})")
-        if plan.seconds is not None and plan.seconds_off is not None:
-            starts = f", {record.drivers} starts counted" if record.drivers > 1 else ""
-            lines[-1] += f", {duration(plan.seconds)} ({_off(plan.seconds_off)}{starts})"
-    if peak := record.peak_memory_bytes:
-        planned = record.planned.memory_bytes if record.planned is not None else None
-        of_plan = "" if planned is None else f" (planned for training: {planned / 1e9:.1f} GB)"
-        lines.append(f"peak memory of a host, loading included: {peak / 1e9:.1f} GB{of_plan}")
-    return lines
-
-
-def _off(share: float) -> str:
-    if abs(share) < 0.005:
-        return "as it came"
-    return f"it took {abs(share):.0%} {'more' if share > 0 else 'less'}"

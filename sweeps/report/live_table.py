@@ -161,7 +161,8 @@ class Table(AbstractContextManager["Table"]):
     def _status(self) -> str:
         now, planned = self._clock(), self._record.trials_in_all(self._planned)
         counts = " ".join(f"{count} {state.lower()}" for state, count in self._record.counts().items())
-        words = [_clock_text(self._record.seconds_spent(now)), trial_tables.how_many(self._record, planned), counts]
+        trials = trial_tables.how_many(self._record, planned, " trials")
+        words = [_clock_text(self._record.seconds_spent(now)), trials, counts]
         best = choose(self._record).winner
         if best is not None:
             metric = self._record.judges(best).metric

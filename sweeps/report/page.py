@@ -17,10 +17,10 @@ from sweeps.config.number_words import duration
 from sweeps.record.run_names import label
 from sweeps.record.selection import choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import closing_lines, page_facts, trial_tables
+from sweeps.report import closing_lines, facts, trial_tables
 from sweeps.report.answers import Changes, confusion_of
 from sweeps.report.axes import Axis, axis, untried
-from sweeps.report.page_facts import WHY, Fact
+from sweeps.report.facts import WHY, Fact
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import SlotTime, Story
 from sweeps.statistics.comparison import Separation
@@ -114,11 +114,10 @@ class Page:
     """How the best trial compares with others."""
     meanings: tuple[str, ...]
     """What the numbers in `best` and `compared` mean."""
+    taken: tuple[Fact, ...]
     best_settings: tuple[tuple[str, str], ...]
     kept: tuple[str, Path] | None
     """What is kept of the best trial, such as its adapter, and its folder."""
-    outcome: tuple[str, ...]
-    """Trials, cost and plan, as in the closing lines of `launch`."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -127,9 +126,7 @@ class Page:
     """Rows on which answers of the best trial and of the base differ; None if answers were not scored."""
     confusion: Confusion | None
     """Which label the best trial takes for which; None if its answers are not labels."""
-    cost: tuple[Fact, ...]
-    made_of: Mapping[str, tuple[Fact, ...]]
-    """Heading -> facts."""
+    made_of: tuple[Fact, ...]
     warnings: tuple[str, ...]
     requests: tuple[str, ...]
     config: str
@@ -166,8 +163,15 @@ class Page:
         )
 
 
-def page(status: Status, story: Story, separation: Separation | None, answers: Changes | None, now: float) -> Page:
-    """Returns the page of a sweep as it stands `now`, in seconds since the epoch."""
+def page(
+    status: Status,
+    story: Story,
+    separation: Separation | None,
+    answers: Changes | None,
+    now: float,
+    price: float | None = None,
+) -> Page:
+    """Returns the page of a sweep as it stands `now`, in seconds since the epoch; see also `facts.taken`."""
     record = status.record
     selection = choose(record)
     best = selection.winner
@@ -175,7 +179,7 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
     columns, rows = _table(record, separation, best)
     charted = _charted(record)
     by_loss = [] if charted is record else [f"The charts draw {EVAL_LOSS}: few trials have {record.objective.metric}."]
-    config = page_facts.raw_config(record)
+    config = facts.raw_config(record)
     axes, missing = _axes(record)
     base = math.nan if charted.base is None else charted.base.metrics.get(charted.objective.metric, math.nan)
     return Page(
@@ -187,22 +191,21 @@ def page(status: Status, story: Story, separation: Separation | None, answers: C
         when=_when(record, status),
         best=answer,
         compared=tuple(compared),
-        meanings=page_facts.meanings_of_answer(record, separation),
+        taken=tuple(fact for fact in facts.taken(record, status.seconds, price) if fact.value),
+        meanings=facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else settings(best),
         kept=closing_lines.kept_of_best(selection, status.folder, str(config.get("trainable", ""))),
-        outcome=tuple(_outcome(status)),
         columns=columns,
         rows=rows,
         notes=(*trial_tables.notes(record), *by_loss),
         answers=answers,
         confusion=None if answers is None else confusion_of(answers.first),
-        cost=page_facts.cost(record, status.seconds),
-        made_of=page_facts.made_of(record),
+        made_of=facts.made_of(record),
         warnings=tuple(story.warnings),
         requests=tuple(
             f"{each.asked}: {'granted' if each.is_accepted else 'refused'}: {each.message}" for each in story.requests
         ),
-        config=page_facts.as_yaml(config),
+        config=facts.as_yaml(config),
         objectives=charted.objectives,
         base=base if math.isfinite(base) else None,
         axes=axes,
@@ -217,21 +220,13 @@ def moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _outcome(status: Status) -> list[str]:
-    record = status.record
-    lines = closing_lines.outcome(status)
-    if status.state == "RUNNING":
-        left = f"; about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
-        lines.append(f"{len(record.trials) - record.repeats} of {status.planned_trials or '?'} trials have begun{left}")
-    return lines
-
-
 def _when(record: SweepRecord, status: Status) -> str:
     if record.started is None:
         return "not begun"
     until = "now" if status.state == "RUNNING" or record.latest is None else moment(record.known_until)
     drivers = f", by {record.drivers} drivers in turn" if record.drivers > 1 else ""
-    return f"{moment(record.started)} to {until}; it ran for {duration(status.seconds)}{drivers}"
+    left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+    return f"{moment(record.started)} to {until}; it ran for {duration(status.seconds)}{drivers}{left}"
 
 
 def settings(trial: TrialRecord) -> tuple[tuple[str, str], ...]:
@@ -245,7 +240,7 @@ def _table(
     """Returns the table that `launch` prints, with more columns: a page is wide."""
     trials = trial_tables.order(record)
     found = trial_tables.cells(record, trials, separation)
-    meanings = page_facts.meanings(record, separation)
+    meanings = facts.meanings(record, separation)
     columns = tuple(
         Column(head, meanings.get(head, ""), head in (*trial_tables.WORDS, WHY, "key"), head == WHY)
         for head in (*found.heads, "tokens", "seconds", WHY, "key")

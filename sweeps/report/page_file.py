@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sweeps.planning.plan import check_price
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import REPORT, SweepFolder, read_events
 from sweeps.record.whole_files import write_whole
-from sweeps.report import answers, page_facts, status
+from sweeps.report import answers, facts, status
 from sweeps.report.page import Page, moment, page
 from sweeps.report.sweeps_compared import SweepsCompared
 from sweeps.report.trial_story import Story
@@ -50,9 +49,7 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
     stands = status.read(folder, now, log)
     story.end(stands.seconds)
     changed = answers.best_against_base(folder, stands.record, stands.selection.winner)
-    found = page(stands, story, compare_best(folder, stands.record), changed, now)
-    paid = [] if price is None else [page_facts.money(stands.record, price)]
-    return replace(found, outcome=(*found.outcome, *paid))
+    return page(stands, story, compare_best(folder, stands.record), changed, now, price)
 
 
 def render(found: Page, reload_seconds: float | None = None) -> str:
@@ -87,7 +84,7 @@ def make_of_sweeps(sweeps: SweepsCompared, output: Path | None, now: float, pric
         sweeps=sweeps,
         tables=sweeps.tables(price),
         heads=[side.name for side in sweeps.sides],
-        unit=page_facts.unit(sweeps.objective),
+        unit=facts.unit(sweeps.objective),
         made=moment(now),
         chart=chart,
         plots=() if chart is None else chart.html("chart"),
@@ -105,7 +102,7 @@ def _rendered(template: str, **given: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(maker=page_facts.maker(), **given)
+    return environment.get_template(template).render(maker=facts.maker(), **given)
 
 
 def output_of(folder: SweepFolder, given: Path | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,9 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, is_driven, not
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, choose
 from sweeps.record.sweep_record import SweepRecord
+from sweeps.report import trial_tables
 from sweeps.report.best_compared import best_json, in_words
+from sweeps.report.facts import Fact, lines_of
 from sweeps.report.time_left import Rates, Trained, seconds_left
 
 if TYPE_CHECKING:
@@ -70,39 +72,73 @@ class Status:
         """Returns the best trial, or the best so far, or why there is none."""
         return choose(self.record)
 
-    def lines(self) -> list[str]:
-        """Returns the status in lines, without the table of trials."""
-        record, rates, hosts = self.record, self.rates, self.record.hosts
-        counts = ", ".join(f"{count} {state}" for state, count in record.counts().items()) or "none has begun"
-        again = f" and {counted(record.repeats, 'repeat')}" if record.repeats else ""
-        lines = [
-            f"{self.sweep_id}: {WORDS[self.state]}",
-            f"  folder    {self.folder}",
-            f"  trials    {len(record.trials) - record.repeats} of {self.planned_trials or '?'}{again} ({counts})",
-            *self._steered(),
-        ]
-        rungs = [
-            f"{reached} at step {step}{f' ({parked} parked)' if parked else ''}"
-            for step, reached, parked in record.rungs()
-        ]
-        if rungs:
-            lines.append(f"  reported  {', '.join(rungs)}")
-        if (best := self.selection).winner is not None:
-            lines.append(f"  best      {in_words(record, best.winner)}{', so far' if best.so_far else ''}")
-        if self.state == "RUNNING" and hosts is not None:
-            each = f" of {hosts.gpus_per_host} GPUs each" if hosts.device == "cuda" and hosts.gpus_per_host > 1 else ""
-            lines.append(f"  hosts     {hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all")
-            lines += [f"  warning   {silent(host, record, self.now)}" for host in hosts.silent]
-        if self.waits_for is not None:
-            lines.append(f"  waits     {self.waits_for}")
-        if rates is not None:
-            lines.append(f"  rate      {rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s")
+    def facts(self) -> list[Fact]:
+        """Returns where the sweep stands, without the table of trials."""
+        record, rates, best = self.record, self.rates, self.selection
+        hosts = record.hosts if self.state == "RUNNING" else None
+        folders = {key: trial.adapter_folder(self.folder) for key, trial in record.trials.items()}
+        adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
+        rungs = [{"step": step, "reported": came, "parked": parked} for step, came, parked in record.rungs()]
+        begun = [trial.point for trial in record.trials.values()]
+        added = {"points": len(record.added), "waiting": sum(point not in begun for point in record.added)}
+        extended = {
+            key: f"{key} is {limit(value)}, and was {limit(self.launched_with.get(key))} at launch"
+            for key, value in record.changes.items()
+        }
+        states = ", ".join(f"{count} {state}" for state, count in record.counts().items()) or "none has begun"
+        waiting = f", {added['waiting']} waiting for a slot" if added["waiting"] else ""
+        each = f" of {hosts.gpus_per_host} GPUs each" if hosts and hosts.gpus_per_host > 1 else ""
         left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
-        lines.append(f"  time      {duration(self.seconds)}{left}")
-        lines.append(f"  tracking  {self.tracking_uri} {self._tracked()}")
-        if self.waiting_requests:
-            lines.append(f"  requests  {self.waiting_requests} not answered yet")
-        return lines
+        return [
+            Fact.of("folder", str(self.folder), sweep=self.sweep_id, dir=str(self.folder), state=self.state),
+            Fact.of(
+                "trials",
+                f"{trial_tables.how_many(record, self.planned_trials or '?')} ({states})",
+                trials=len(record.trials),
+                planned_trials=self.planned_trials,
+                states=record.counts(),
+            ),
+            Fact.of("added", f"{counted(added['points'], 'point')}{waiting}" if record.added else "", added=added),
+            *(Fact.of("extended", words) for words in extended.values()),
+            Fact.of("reported", ", ".join(map(_rung, rungs)), rungs=rungs, extended=dict(record.changes)),
+            Fact.of(
+                "best",
+                f"{in_words(record, best.winner)}{', so far' if best.so_far else ''}" if best.winner else "",
+                best=best_json(record, best, adapter=best.winner and adapters.get(best.winner.trial_key)),
+                adapters=adapters,
+            ),
+            Fact.of(
+                "hosts",
+                f"{hosts.hosts}{each} on {hosts.device}, {counted(hosts.slots, 'slot')} in all" if hosts else "",
+                hosts=record.hosts and record.hosts.model_dump(include={"hosts", "slots", "device", "silent"}),
+            ),
+            *(Fact.of("warning", silent(host, record, self.now)) for host in (hosts.silent if hosts else ())),
+            Fact.of("waits", self.waits_for or "", waits_for=self.waits_for),
+            Fact.of(
+                "rate",
+                f"{rates.steps_per_second:.2f} steps/s, {rates.tokens_per_second:.0f} tokens/s" if rates else "",
+                **(asdict(rates) if rates else dict.fromkeys(Rates.__annotations__)),
+            ),
+            Fact.of("time", f"{duration(self.seconds)}{left}", seconds=self.seconds, seconds_left=self.seconds_left),
+            Fact.of(
+                "tracking",
+                f"{self.tracking_uri} {self._tracked()}",
+                tracking={"uri": self.tracking_uri, "backlog": self.backlog, "refused": self.refused},
+            ),
+            Fact.of(
+                "requests",
+                f"{self.waiting_requests} not answered yet" if self.waiting_requests else "",
+                waiting_requests=self.waiting_requests,
+            ),
+        ]
+
+    def lines(self) -> list[str]:
+        """Returns the facts in lines."""
+        return [f"{self.sweep_id}: {WORDS[self.state]}", *lines_of(self.facts(), "  ")]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the JSON line of `qsweep status`."""
+        return {name: number for fact in self.facts() for name, number in fact.numbers.items()}
 
     def _tracked(self) -> str:
         told = []
@@ -113,45 +149,9 @@ class Status:
             told.append(f"refused {counted(self.refused, 'event')}; the next `qsweep resume` tries again")
         return "; it ".join(told) or "holds all events"
 
-    def _steered(self) -> list[str]:
-        """Says what users have added and changed since the launch, in lines."""
-        record, lines = self.record, []
-        if record.added:
-            waiting = f", {_waiting(record)} waiting for a slot" if _waiting(record) else ""
-            lines.append(f"  added     {counted(len(record.added), 'point')}{waiting}")
-        for key, value in record.changes.items():
-            before = limit(self.launched_with.get(key))
-            lines.append(f"  extended  {key} is {limit(value)}, and was {before} at launch")
-        return lines
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns the JSON line of `qsweep status`."""
-        selection, best, hosts = self.selection, self.selection.winner, self.record.hosts
-        folders = {key: trial.adapter_folder(self.folder) for key, trial in self.record.trials.items()}
-        adapters = {key: str(folder) for key, folder in folders.items() if folder is not None}
-        return {
-            "sweep": self.sweep_id,
-            "dir": str(self.folder),
-            "state": self.state,
-            "trials": len(self.record.trials),
-            "planned_trials": self.planned_trials,
-            "states": self.record.counts(),
-            "rungs": [
-                {"step": step, "reported": reached, "parked": parked} for step, reached, parked in self.record.rungs()
-            ],
-            "added": {"points": len(self.record.added), "waiting": _waiting(self.record)},
-            "extended": dict(self.record.changes),
-            "best": best_json(self.record, selection, adapter=best and adapters.get(best.trial_key)),
-            "adapters": adapters,
-            "seconds": self.seconds,
-            "seconds_left": self.seconds_left,
-            "steps_per_second": self.rates and self.rates.steps_per_second,
-            "tokens_per_second": self.rates and self.rates.tokens_per_second,
-            "hosts": hosts and hosts.model_dump(include={"hosts", "slots", "device", "silent"}),
-            "waits_for": self.waits_for,
-            "tracking": {"uri": self.tracking_uri, "backlog": self.backlog, "refused": self.refused},
-            "waiting_requests": self.waiting_requests,
-        }
+def _rung(rung: Mapping[str, int]) -> str:
+    return "{reported} at step {step}".format_map(rung) + (f" ({rung['parked']} parked)" if rung["parked"] else "")
 
 
 class EventsRead:
@@ -256,11 +256,8 @@ def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None)
 
 def shown(status: Status) -> RenderableType:
     """Returns the status with the table of trials, for a terminal."""
-    # Imported here: the driver reads its own status without a terminal.
     from rich.console import Group
     from rich.text import Text
-
-    from sweeps.report import trial_tables
 
     rows = trial_tables.order(status.record)
     return Group(*map(Text, status.lines()), *([trial_tables.terminal(status.record, rows)] if rows else []))
@@ -282,12 +279,6 @@ def _at(config: Mapping[str, Any], key: str) -> Scalar | None:
     section, _, name = key.partition(".")
     value: Scalar | None = config.get(section, {}).get(name)
     return value
-
-
-def _waiting(record: SweepRecord) -> int:
-    """Counts the added points whose trials have not begun."""
-    begun = [trial.point for trial in record.trials.values()]
-    return sum(point not in begun for point in record.added)
 
 
 def _state(record: SweepRecord, is_running: bool) -> State:

@@ -19,7 +19,7 @@ from sweeps.config.number_words import counted
 from sweeps.config.uris import is_web
 from sweeps.record.folder import SweepFolder
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import closing_lines, streams, trial_tables, ui_links
+from sweeps.report import closing_lines, facts, streams, trial_tables, ui_links
 from sweeps.report.live_table import Display, Lines, Table
 from sweeps.statistics.comparison import Separation
 
@@ -56,13 +56,10 @@ def show(sweep: Sweep, result: Result) -> None:
     """Prints the table of trials, the best trial, and what to do next."""
     out, record = console(), result.record
     show_trials(out, record, result.separation)
-    is_cut_short = result.stopped_by is not None or result.failure is not None
     best, *compared = closing_lines.best_lines(record, result.selection, result.separation)
     lines = [best, *(f"      {line}" for line in compared)]
-    lines += closing_lines.cost_lines(record, result.spent, None if is_cut_short else result.planned)
-    if record.ended is not None and record.ended.reason == "budget":
-        lines.append(f"the sweep ended early: {record.ended.message}")
-    tell(out, lines + _next_steps(sweep, result))
+    taken = facts.taken(record, result.spent.seconds)
+    tell(out, lines + facts.lines_of(taken) + _next_steps(sweep, result))
 
 
 def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sweeps.config.number_words import duration
 from sweeps.errors import SweepError
 from sweeps.record.events import TrialReported
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import answers, best_compared, page_facts, trial_tables
+from sweeps.report import answers, best_compared, facts
 from sweeps.report.answers import Changes
 from sweeps.report.status import WORDS, Status
 from sweeps.report.trial_tables import number_text, value_text
@@ -97,7 +96,7 @@ class SweepsCompared:
 
     def settings(self) -> dict[str, list[Any]]:
         """Returns key of the sweep file -> its differing values, one per sweep. Data and models differ by content."""
-        flat = [{**_flat(page_facts.raw_config(side.record)), **side.record.changes} for side in self.sides]
+        flat = [{**_flat(facts.raw_config(side.record)), **side.record.changes} for side in self.sides]
         differing = {}
         for key in dict.fromkeys(key for each in flat for key in each):
             values = [each.get(key) for each in flat]
@@ -140,7 +139,7 @@ class SweepsCompared:
                     "value": finite(side.trial.value(self.objective.metric)),
                     "scores": {name: side.trial.value(name) for name in self._scores()},
                     "trials": len(side.record.trials),
-                    "spent": page_facts.spent_of(side.record).as_json(),
+                    "spent": facts.spent_of(side.record).as_json(),
                 }
                 for side in self.sides
             ],
@@ -184,22 +183,10 @@ class SweepsCompared:
         ]
 
     def _cost(self, price: float | None) -> Rows:
-        spent = [page_facts.spent_of(side.record) for side in self.sides]
-        held = ("host time", [duration(each.host_seconds) for each in spent])
-        if any(each.gpu_hours for each in spent):
-            held = ("GPU-hours", [f"{each.gpu_hours:.2f}" for each in spent])
-        rows = [
-            ("state", [WORDS[side.status.state].partition(":")[0] for side in self.sides]),
-            ("trials", [trial_tables.how_many(side.record).removesuffix(" trials") for side in self.sides]),
-            ("steps", [f"{each.steps:,}" for each in spent]),
-            ("tokens", [f"{each.tokens:,}" for each in spent]),
-            ("time", [duration(side.status.seconds) for side in self.sides]),
-            held,
-        ]
-        if price is not None:
-            paid = [f"{each.gpu_hours * price:,.2f}" if each.gpu_hours else "none: it held no GPU" for each in spent]
-            rows.append((f"cost at {price:g} a GPU-hour", paid))
-        return rows
+        told = [{f.name: f.value for f in facts.taken(side.record, side.status.seconds, price)} for side in self.sides]
+        states = [WORDS[side.status.state].partition(":")[0] for side in self.sides]
+        rows = [(name, [each[name] for each in told]) for name in told[0]]
+        return [("state", states), *(row for row in rows if any(row[1]))]
 
     def _difference(self, other: Side, found: Comparison) -> str:
         name, first = other.trial_name, self.sides[0].trial_name
@@ -214,7 +201,7 @@ def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompar
     Raises:
         SweepError: a trial to compare, or each trial of a sweep, has not reported yet.
     """
-    names = [str(page_facts.raw_config(status.record).get("name", status.folder.name)) for status, _ in named]
+    names = [str(facts.raw_config(status.record).get("name", status.folder.name)) for status, _ in named]
     for others in ([status.folder.name for status, _ in named], [str(status.folder) for status, _ in named]):
         names = names if len(set(names)) == len(names) else others
     sides = tuple(

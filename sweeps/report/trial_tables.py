@@ -45,11 +45,10 @@ def order(record: SweepRecord) -> list[TrialRecord]:
     return ranked + sorted(rest, key=lambda trial: trial.number)
 
 
-def how_many(record: SweepRecord, planned: int | None = None) -> str:
+def how_many(record: SweepRecord, planned: int | str | None = None, noun: str = "") -> str:
     """Says how many trials there are, of how many `planned`. Repeats stand apart: the budget does not count them."""
-    own = len(record.trials) - record.repeats
-    trials = counted(own, "trial") if planned is None else f"{own}/{planned} trials"
-    return trials + (f" and {counted(record.repeats, 'repeat')}" if record.repeats else "")
+    again = f" and {counted(record.repeats, 'repeat')}" if record.repeats else ""
+    return f"{len(record.trials) - record.repeats}{'' if planned is None else f'/{planned}'}{noun}{again}"
 
 
 def name_of(record: SweepRecord, trial: TrialRecord) -> str:

@@ -213,7 +213,7 @@ def test_wrong_options_of_a_promotion_are_told_at_once(sweep):
 
 def test_the_report_is_written_and_a_file_that_cannot_be_is_told(sweep, tmp_path):
     assert sweep.report(price=2.5) == sweep.folder / "report.html"
-    assert "cost: none, as the sweep has held no GPU" in (sweep.folder / "report.html").read_text()
+    assert "none: the sweep has held no GPU" in (sweep.folder / "report.html").read_text()
     assert sweep.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
     with pytest.raises(qs.QsweepError, match=r"/nodir/x\.yaml: cannot be written: No such file or directory: name"):
         sweep.yaml(tmp_path / "nodir" / "x.yaml")

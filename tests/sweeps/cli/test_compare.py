@@ -63,7 +63,7 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
     assert text.startswith("x-1: finished\n")
     assert "best: t00, eval_loss 1.2500 at step 3\n      whether it is better than the base" in text
     assert "      better than the next: t01 is 0.2500 higher, 99.5% confidence interval 0.2500 to 0.2500 on " in text
-    assert "2 trials (2 COMPLETED) in 1 min 40 s, 6 steps" in text
+    assert "trials    2 (2 COMPLETED)\ntime      1 min 40 s\nsteps     6\n" in text
     assert (document["sweep"], document["state"], document["best"]["name"]) == ("x-1", "FINISHED", "t00")
     assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
     trials = tmp_path / "results" / "x" / "trials"

@@ -39,7 +39,8 @@ def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
     assert found.best_settings == (("r", "8"),)
     assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
     assert [line.partition(" per ")[0] for line in found.meanings] == ["eval_loss: mean negative log-likelihood"]
-    assert found.outcome[0].startswith("1 trial (1 COMPLETED) in 1 min 40 s, 3 steps")
+    facts = [(fact.name, fact.value) for fact in found.taken[:3]]
+    assert facts == [("trials", "1 (1 COMPLETED)"), ("time", "1 min 40 s"), ("steps", "3")]
     assert found.kept == ("the best trial's folder", tmp_path / "trials/a"), "of an unknown trainable"
     adapters = begun(config='{"trainable": "qlora"}')
     again = made(tmp_path / "again", [adapters, *trained])
@@ -92,13 +93,12 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     with locked(folder):
         found = page_file.read(folder, 200.0)
     assert (found.state, found.is_running) == ("running", True)
-    facts = {fact.name: fact.value for fact in found.cost}
-    assert f"ran for {facts['time']}" in found.when and f" in {facts['time']}, " in found.outcome[0]
-    assert facts["time"] == "1 min 40 s", "until now, in all three"
+    facts = {fact.name: fact.value for fact in found.taken}
+    assert facts["time"].startswith("1 min 40 s (planned: ") and "ran for 1 min 40 s" in found.when, "until now"
     assert re.fullmatch(r"best so far: t06, eval_loss \d\.\d{4} at step 3", found.best), "t00 was behind at step 3"
     assert re.fullmatch(r"t00, eval_loss \d\.\d{4} at step 27 has gone further alone: .*", found.compared[0])
     assert found.best_settings and found.trials[0].is_best
-    assert any(line.startswith("8 of 8 trials have begun") for line in found.outcome)
+    assert facts["trials"].startswith("8/8 (")
     assert found.rungs[1] == Rung(3, Counter({"went on": 1, "PARKED": 2}))
     shown = captions(found)["Settings and outcome"]
     assert "thick line is the best trial" in shown and "Not drawn: 1 trial without a finite eval_loss." in shown

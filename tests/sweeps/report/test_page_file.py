@@ -163,7 +163,7 @@ def test_several_sweeps_are_one_page(tmp_path: Path) -> None:
     found = Parts(html)
     assert "<script>alert" not in html and "<img" not in html and html.startswith("<!doctype html>")
     assert "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher" in found.text
-    told = ("Their files differ in", "The trials", "The sweeps", "cost at 2.5 a GPU-hour")
+    told = ("Their files differ in", "The trials", "The sweeps", "none: the sweep has held no GPU")
     assert all(title in found.text for title in told)
     assert html.count('class="plotly-graph-div"') == 3
     code, _, errors = run(*both, "--price", "-1")
@@ -196,7 +196,7 @@ def test_the_command_writes_the_page_into_the_sweeps_folder_or_over_another_page
     assert small_files(folder.path) == before and not folder.report.exists()
     assert run(str(folder.path), "--price", "2.5") == (0, f"{folder.report}\n", "")
     html = folder.report.read_text()
-    assert html.startswith("<!doctype html>") and "<p>cost: none, as the sweep has held no GPU</p>" in html
+    assert html.startswith("<!doctype html>") and "<td>none: the sweep has held no GPU</td>" in html
     assert small_files(folder.path) == before, "no mirror takes the page for a part of the sweep"
 
 

@@ -70,7 +70,7 @@ def test_lines_and_json_say_the_same_of_a_sweep_that_somebody_drives(tmp_path: P
     assert status.lines() == [
         "x-1: running",
         f"  folder    {tmp_path}",
-        "  trials    2 of 4 (2 RUNNING)",
+        "  trials    2/4 (2 RUNNING)",
         "  reported  2 at step 5",
         "  best      t01, eval_loss 1.5000 at step 5, so far",
         "  hosts     2 on cpu, 6 slots in all",
@@ -210,7 +210,7 @@ def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
     status = read(write(tmp_path, [*TRAINED, *more]), now=20.0)
     assert status.planned_trials == 10
     assert status.lines()[2:6] == [
-        "  trials    3 of 10 (3 RUNNING)",
+        "  trials    3/10 (3 RUNNING)",
         "  added     2 points, 1 waiting for a slot",
         "  extended  budget.trials is 8, and was 4 at launch",
         "  extended  budget.wall_clock is unlimited, and was unlimited at launch",
@@ -227,7 +227,7 @@ def test_how_many_trials_came_to_each_rung_is_told(tmp_path: Path) -> None:
     more = parked("aaa", 5), started("bbb", 1), reported("bbb", 15, 1.2, since=5), again, reported("rep", 15, 1.0)
     told = "\n".join(read(write(tmp_path, [*TRAINED, *more]), now=30.0).lines())
     assert "reported  2 at step 5 (1 parked), 1 at step 15" in told
-    assert "trials    2 of 4 and 1 repeat (" in told
+    assert "trials    2/4 and 1 repeat (" in told
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
         read(SweepFolder(tmp_path), now=0.0)

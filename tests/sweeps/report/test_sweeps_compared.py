@@ -39,8 +39,8 @@ def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
     assert found.settings() == table(found, "Their files differ in") == {"quantization.scheme": ["none", "nf4"]}
     values = {"eval_loss": ["1.0000", "1.2500"], "trial": ["t00", "t00"], "at step": ["9", "9"]}
     assert table(found, "The trials").items() >= values.items()
-    spent = {"state": "finished", "trials": "2", "steps": "18", "tokens": "1,800"}
-    spent |= {"time": "1 min 40 s", "host time": "0 s"}
+    spent = {"state": "finished", "trials": "2/2 (2 COMPLETED)", "time": "1 min 40 s", "steps": "18"}
+    spent |= {"trained": "0 rows, 1,800 tokens", "held": "0 s of hosts", "memory": "0 MB"}
     assert table(found, "The sweeps") == {name: [value] * 2 for name, value in spent.items()}
     same, settings, worse, _seeds = found.lines()
     assert settings == "the same in all: r 8, lr 0.0001"
@@ -59,8 +59,8 @@ def test_a_price_tells_what_the_gpu_hours_of_each_cost(tmp_path: Path) -> None:
     held = hosts(10.0, device="cuda", gpus_per_host=8)  # for 90 s
     change(gpu, lambda lines: [*lines[:-1], to_line(held), lines[-1]])
     rows = table(of(cpu, gpu), "The sweeps", 2.5)
-    assert rows["GPU-hours"] == ["0.00", "0.20"]
-    assert rows["cost at 2.5 a GPU-hour"] == ["none: it held no GPU", "0.50"]
+    assert rows["held"] == ["0 s of hosts", "0.20 GPU-hours"]
+    assert rows["cost"] == ["none: the sweep has held no GPU", "0.50 at 2.5 a GPU-hour"]
 
 
 def test_other_tokens_for_the_same_rows_are_compared_by_bits_per_byte(tmp_path: Path) -> None:
