@@ -71,7 +71,7 @@ def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
 
 def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     """Shows all trials and the closing lines of a sweep; returns the same for the JSON line."""
-    from sweeps.report import answers, closing_lines, facts, trial_tables
+    from sweeps.report import answers, best_compared, facts, trial_tables
     from sweeps.report.status import WORDS
     from sweeps.report.summary import console, show_trials, tell
     from sweeps.report.trials_compared import trial_json
@@ -81,7 +81,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     selection, separation = status.selection, compare_best(folder, record)
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
-    best, *compared = closing_lines.best_lines(record, selection, separation)
+    best, *compared = best_compared.best_lines(record, selection, separation)
     best_trial = selection.winner
     changed = answers.best_against_base(folder, record, best_trial)
     if changed is not None:
@@ -99,7 +99,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
 def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record.run_names import label
-    from sweeps.report import answers, closing_lines
+    from sweeps.report import answers, best_compared
     from sweeps.report.summary import console, tell
     from sweeps.report.trials_compared import TrialsCompared, to_compare
     from sweeps.statistics.trials import compare_chosen
@@ -124,7 +124,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     if not others and BASE not in names:
         tell(out, ["there is no other trial with a value to compare it with"])
     if BASE in names and answers.of_base(folder) is None:
-        tell(out, [closing_lines.base_without_answers(record)])
+        tell(out, [best_compared.base_without_answers(record)])
     against = [*([None] if BASE in names else []), *others]
     changed = [each for other in against if (each := answers.of_two(folder, record, first, other))]
     for each in changed:

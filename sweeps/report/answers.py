@@ -18,7 +18,7 @@ from sweeps.record import samples
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import closing_lines
+from sweeps.report import best_compared
 from sweeps.report.trials_compared import difference_json
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.trials import Chosen, compare_answers
@@ -161,7 +161,7 @@ def scores_of(record: SweepRecord) -> list[Objective]:
 
     Scores of a user's function that cannot be imported here are left out, because their direction is unknown.
     """
-    found, scores = closing_lines.configuration(record), [record.objective]
+    found, scores = best_compared.configuration(record), [record.objective]
     for entry in () if found is None else found[0].evaluation.metrics:
         with suppress(GradingError):
             known = catalogue.directions(EvaluationSpec(metrics=(entry,)))

@@ -1,9 +1,15 @@
-"""Compares a sweep's best trial in words: with the base, the default configuration and the next trials. Pure."""
+"""Says which trial of a sweep is the best, and compares trials with others and with the base, in words. Pure."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from search_spaces.space import SearchSpace
+from sweeps.config import searched_fields
+from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted
 from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
@@ -11,19 +17,35 @@ from sweeps.record.selection import Selection, pareto, ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.intervals import FEW_ROWS
-from trainables.objective import Objective
+from trainables import catalogue
+from trainables.grading import catalogue as grading
+from trainables.inputs import json_text
+from trainables.objective import EVAL_LOSS, Objective
 
 SHOWN = 3
 """Most trials with their own line among those that cannot be told apart from the best one."""
 
 
-def comparison_lines(record: SweepRecord, best: TrialRecord | None, separation: Separation | None) -> list[str]:
-    """Names the Pareto set, and compares the best trial with one that is ahead, repeats, the base and the next ones."""
-    lines = pareto_set(record)
-    if best is not None:
-        lines += further(record, best) + repeated(record, best) + against_base(record, best, separation)
-        lines += against_next(record, best, separation)
-    return lines
+def configuration(record: SweepRecord) -> tuple[SweepConfig, SearchSpace] | None:
+    """Reads the sweep's configuration and space from its record; returns None if this version cannot read them."""
+    try:
+        config = SweepConfig.model_validate(json_text.parse(record.config or ""))
+        return config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))
+    except ValueError:
+        return None
+
+
+def best_lines(record: SweepRecord, selection: Selection, separation: Separation | None) -> list[str]:
+    """Names and compares the best trial, or the best so far, or says why there is none."""
+    best, found, lines = selection.winner, configuration(record), pareto_set(record)
+    if best is None:
+        return [f"best: {selection.why}", *lines, *_unclean_rows(record)]
+    config = None if found is None else found[0]
+    default = config is not None and config.searcher.start_with_default
+    lines += further(record, best) + repeated(record, best) + against_base(record, best, separation)
+    lines += against_others(record, best, separation, default)
+    lines += [] if config is None else scores(record, best, config, separation)
+    return [f"best{' so far' if selection.so_far else ''}: {in_words(record, best)}", *lines, *_unclean_rows(record)]
 
 
 def in_words(record: SweepRecord, trial: TrialRecord) -> str:
@@ -87,165 +109,163 @@ def against_base(record: SweepRecord, best: TrialRecord, separation: Separation 
         return []
     start = objective.of(record.base.metrics)
     gain = objective.gain(start, best.value(objective.metric))
-    compared = separation.base if separation is not None else None
-    base = f"the base without an adapter ({start:.4f})"
-    amount = objective.words(gain) + _share(objective, gain, start)
-    if compared is not None and compared.apart is None and gain > 0:
-        return [f"whether it is better than {base} cannot be told: {amount}, {compared.unknown}"]
-    if compared is not None and compared.apart is False:
-        verdict = "cannot be told apart from"
-    else:
-        verdict = "better than" if gain > 0 else "not better than"
-    way_out = "" if verdict == "better than" else "; more steps (budget.steps_per_trial) or other values may help"
-    return [f"{verdict} {base}: {amount}{evidence(compared, separation)}{way_out}"]
+    found = separation.base if separation is not None else None
+    line = verdict(
+        label(best.number),
+        f"the base without an adapter ({start:.4f})",
+        objective,
+        found or Comparison("base", gain),
+        separation,
+    )
+    is_better = gain > 0 and (found is None or found.apart is not False)
+    more = "" if is_better else "; more steps (budget.steps_per_trial) or other values may help"
+    return [line + more]
 
 
-def against_default(record: SweepRecord, best: TrialRecord, name: str, separation: Separation | None) -> list[str]:
-    """Compares the best trial with the default configuration, trial 0, in a line; empty if that is not possible.
-
-    If `against_next` has a line about trial 0, this line says only its value.
-
-    Args:
-        name: name of the default configuration: "t00", or "t00, outside the space".
-    """
-    objective = record.judges(best)
-    default = next((trial for trial in record.trials.values() if trial.number == 0), None)
-    if default is None or default not in ranking(record) or record.judges(default) != objective:
-        return []
-    start = default.value(objective.metric)
-    if default.trial_key == best.trial_key:
-        return [f"the default configuration ({name}) is the best: {objective.metric} {start:.4f}"]
-    until = f"stopped at step {default.step}" if default.state.value == "STOPPED" else counted(default.step, "step")
-    if separation is not None and default.trial_key in _told_alone(separation):
-        return [f"the default configuration ({name}, {until}) has {objective.metric} {start:.4f}"]
-    compared = None if separation is None else separation.of(default.trial_key)
-    own, of_best = (compared and compared.steps) or (default.best_step, best.best_step)
-    start, value = default.value_at(own, objective.metric), best.value_at(of_best, objective.metric)
-    gain = objective.gain(start, value)
-    return [
-        f"{label(best.number)} has {objective.metric} {value:.4f}, the default configuration "
-        f"({name}, {until}) {start:.4f}: {objective.words(gain)}{_share(objective, gain, start)}"
-        f"{where(compared, default, best)}{evidence(compared, separation)}"
-    ]
-
-
-def against_next(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """Compares the best trial with the next ones, in lines: which cannot be told apart, and how far the nearest is."""
-    if separation is None or not separation.trials:
-        return []
-    names = {key: label(trial.number) for key, trial in record.trials.items()}
-
-    def amount(compared: Comparison) -> str:
-        trial, other = record.trials[compared.key], record.objective.words(-compared.difference)
-        return f"{other}{where(compared, trial, best)}{evidence(compared, separation, of_other=True)}"
-
-    alike, ahead, nearest = _alike(separation), _ahead(separation), separation.trials[0]
-    lines = [
-        f"{names[each.key]} cannot be told apart from it: {amount(each)}{_more(each, separation)}"
-        for each in alike[:SHOWN]
-    ]
+def against_others(
+    record: SweepRecord, best: TrialRecord, separation: Separation | None, has_default: bool
+) -> list[str]:
+    """Compares the best trial with the next one, trials that are like it or were ahead, and trial 0, the default."""
+    objective, ranked = record.judges(best), ranking(record)
+    told = () if separation is None else separation.trials
+    alike = [each for each in told if each.apart is False]
+    ahead = [each for each in told if each.apart is not False and each.difference < 0]
+    chosen = {each.key: each for each in (*told[:1], *alike[:SHOWN], *ahead)}
+    default = next((trial for trial in ranked if trial.number == 0 and has_default), None)
+    lines = []
+    if default is not None and default.trial_key == best.trial_key:
+        lines.append(f"{label(0)} is the default configuration")
+    elif default is not None and record.judges(default) == objective and default.trial_key not in chosen:
+        known = separation.of(default.trial_key) if separation is not None else None
+        gain = objective.gain(default.value(objective.metric), best.value(objective.metric))
+        chosen[default.trial_key] = known or Comparison(default.trial_key, gain)
+    for key, found in chosen.items():
+        trial = record.trials[key]
+        own, of_best = found.steps or (trial.best_step, best.best_step)
+        name = f"{label(trial.number)} (step {own}{', the default configuration' if trial == default else ''})"
+        line = verdict(f"{label(best.number)} (step {of_best})", name, objective, found, separation)
+        lines.append(line + (_more(found, separation) if found.apart is False and separation is not None else ""))
     if alike[SHOWN:]:
-        lines.append(f"nor can {', '.join(names[each.key] for each in alike[SHOWN:])}")
-    lines += [f"{names[each.key]} was ahead of it: {amount(each)}" for each in ahead]
-    if nearest.apart and nearest not in ahead:
-        lines.append(f"better than the next: {names[nearest.key]} is {amount(nearest)}")
-    lines += of_seeds(separation)
-    untold = [each for each in separation.trials if each.apart is None]
-    if untold:
-        which = ", ".join(names[each.key] for each in untold[:SHOWN]) + (" and others" if untold[SHOWN:] else "")
-        lines.append(f"whether it is better than {which} cannot be told: {untold[0].unknown}")
-    if alike or nearest.apart:
-        beyond = separation.not_compared
-        lines += [f"{beyond} more trials, further behind, were not compared"] if beyond else []
-        lines += of_few_rows(separation)
-    return lines
+        lines.append(f"nor from {', '.join(label(record.trials[each.key].number) for each in alike[SHOWN:])}")
+    return lines + ([] if separation is None else notes(separation))
 
 
-def _alike(separation: Separation) -> list[Comparison]:
-    return [each for each in separation.trials if each.apart is False]
+def verdict(first: str, other: str, objective: Objective, found: Comparison, separation: Separation | None) -> str:
+    """Says in a line how the trial `first` compares with another one. The interval is of how much the better gains.
 
-
-def _ahead(separation: Separation) -> list[Comparison]:
-    """Returns the trials that are better than the best one at the compared steps, unless this may be chance."""
-    return [each for each in separation.trials if each.apart is not False and each.difference < 0]
-
-
-def _told_alone(separation: Separation) -> set[str]:
-    """Returns the keys of the trials that have their own line in `against_next`."""
-    next_apart = [each for each in separation.trials[:1] if each.apart]
-    return {each.key for each in (*_alike(separation)[:SHOWN], *_ahead(separation), *next_apart)}
+    Without a separation, the line says nothing of chance.
+    """
+    gain = found.difference
+    if not math.isfinite(gain):
+        why = found.unknown or f"not both have {objective.metric} yet"
+        return f"{first} cannot be compared with {other}: {why}"
+    amount = f"{objective.metric} {objective.words(gain)}"
+    if found.steps is not None and found.steps[0] != found.steps[1]:
+        amount += " at unequal steps" if found.point is None else f" after {found.point} examples"
+    if found.unknown:
+        return f"whether {first} is better than {other} cannot be told: {amount}, {found.unknown}"
+    word = "is better than" if gain > 0 else "is worse than" if gain < 0 else "is equal to"
+    if found.apart is None or separation is None:
+        return f"{first} {word} {other}: {amount}"
+    told = found.evidence_in_words(separation.confidence, separation.rows_in_words, is_turned=gain < 0)
+    if found.apart:
+        return f"{first} {word} {other}: {amount}, {told}"
+    crosses = " (below 0: the other way round)" if found.shown()[0] else ""
+    return f"{first} cannot be told apart from {other}: {amount}, {told}{crosses}"
 
 
 def notes(separation: Separation) -> list[str]:
     """Returns notes on other seeds and few rows; empty if there are no intervals."""
-    return [*of_seeds(separation), *of_few_rows(separation)] if separation.is_told else []
-
-
-def of_seeds(separation: Separation) -> list[str]:
-    """Says whether the intervals include the effect of other seeds; empty if they do not and nothing is apart."""
-    noise = separation.seeds
+    if not separation.is_told:
+        return []
+    lines, noise = [], separation.seeds
     if noise is not None:
         trials = counted(noise.freedom + noise.points, "trial")
         spread = f"a standard deviation of {noise.deviation:.4f} within a point, each at its best step"
-        return [f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have {spread}"]
-    if any(each.apart for each in separation.trials):
-        return ["each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)"]
-    return []
+        lines.append(f"other seeds are counted in: {trials} of {counted(noise.points, 'point')} have {spread}")
+    elif any(each.apart for each in separation.trials):
+        once = "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)"
+        lines.append(once)
+    if separation.is_narrow:
+        lines.append(
+            f"{separation.rows_in_words} are few: where some differ far more than the rest, the intervals claim too "
+            f"much; take {FEW_ROWS} or more (data.eval_examples); small differences take hundreds"
+        )
+    return lines
 
 
-def of_few_rows(separation: Separation) -> list[str]:
-    """Warns that the intervals may be too narrow, if rows are few."""
-    if not separation.is_narrow:
-        return []
-    return [
-        f"{separation.rows_in_words} are few: where some differ far more than the rest, the intervals claim too "
-        f"much; take {FEW_ROWS} or more (data.eval_examples); small differences take hundreds"
-    ]
-
-
-def _more(compared: Comparison, separation: Separation) -> str:
+def _more(found: Comparison, separation: Separation) -> str:
     """Says how many rows would tell a trial apart from the best one, or that rows would not; empty if unknown."""
-    if 0 < abs(compared.difference) <= compared.of_seeds:
+    if 0 < abs(found.difference) <= found.of_seeds:
         return "; other seeds alone may make as much, and more rows would not tell"
-    needed = compared.rows_needed(separation.rows)
+    needed = found.rows_needed(separation.rows)
     # A larger estimate would be only a guess.
     told = needed is not None and needed <= 50 * separation.rows
     return f"; a difference of this size takes about {needed} rows" if told else ""
 
 
-def where(compared: Comparison | None, trial: TrialRecord, best: TrialRecord) -> str:
-    """Says at which steps a trial is compared with the best one.
+def scores(record: SweepRecord, best: TrialRecord, config: SweepConfig, separation: Separation | None) -> list[str]:
+    """Says what the best trial, the base and the default configuration score, a line for each grader.
 
-    Empty without a comparison, and if both are compared at their best steps, which are at one report point.
+    A last line follows if the scheduler stopped trials by another metric than the objective.
     """
-    if compared is None or compared.steps is None:
-        return ""
-    own, of_best = compared.steps
-    if compared.point is None:
-        return f" at unequal steps ({label(trial.number)} at {own}, {label(best.number)} at {of_best})"
-    if compared.steps == (trial.best_step, best.best_step):
-        return ""
-    at = f"at step {own}" if own == of_best else f"after {compared.point} examples"
-    return f" {at}, where both were evaluated"
+    if not config.evaluation.metrics:
+        return []
+    given: dict[str, Mapping[str, float]] = {f"best ({label(best.number)})": best.best_metrics}
+    if record.base is not None:
+        given["base"] = record.base.metrics
+    for trial in record.trials.values():
+        if trial.number == 0 and config.searcher.start_with_default and trial.trial_key != best.trial_key:
+            given[f"default configuration ({label(0)})"] = trial.best_metrics
+    names = dict.fromkeys(name for metrics in (*list(given.values())[1:], best.best_metrics) for name in metrics)
+    of_graders = grading.verdicts(config.evaluation)
+    verdicts = {**dict.fromkeys(separation.counted if separation else (), "with 1"), **of_graders}
+    answered = 0 if record.base is None else record.base.answered
+    lines = []
+    for name in names:
+        if name not in of_graders and name not in config.evaluation.main_among(names):
+            continue
+        counts = answered if name in verdicts else 0
+        told = [f"{who} {_score(metrics.get(name), counts)}" for who, metrics in given.items()]
+        of = f" of {counts} answers {verdicts[name]}" if counts and name in best.best_metrics else ""
+        lines.append(f"{name}: {told[0]}{of}" + (f" ({', '.join(told[1:])})" if told[1:] else ""))
+    if config.stops != record.objective and config.scheduler.compares:
+        lowest = ranking(record, config.stops)[0]
+        value = f"{lowest.value(config.stops.metric):.4f}"
+        lines.append(
+            f"trials were stopped by {config.stops.metric}, and {record.objective.metric} chose the best of those that "
+            f"were scored; {label(lowest.number)} has the lowest {config.stops.metric} ({value})"
+        )
+    return lines
 
 
-def _share(objective: Objective, gain: float, start: float) -> str:
-    """Formats the gain as a percentage of the compared loss; empty without a gain, and if higher is better.
-
-    A score is a share itself, so a percentage of a score would be read as a difference of scores.
-    """
-    return f" ({gain / abs(start):.0%})" if start and gain > 0 and objective.mode == "min" else ""
+def _score(value: float | None, answered: int) -> str:
+    """Formats a score, or the number of right answers. Trials are scored at the last step; the best may lack one."""
+    return "not scored" if value is None else f"{value * answered:.0f}" if answered else f"{value:.4f}"
 
 
-def evidence(compared: Comparison | None, separation: Separation | None, *, of_other: bool = False) -> str:
-    """Formats what tells a difference from chance, to follow the difference; empty if nothing does.
+def _unclean_rows(record: SweepRecord) -> list[str]:
+    """Says how many rows to evaluate on, and how many test rows, the sweep has trained on or chosen by."""
+    unclean = {
+        "evaluation rows are also trained on": ("eval_rows", "eval_rows_in_train"),
+        "test rows are also trained on or evaluated on": ("test_rows", "test_rows_in_train", "test_rows_in_eval"),
+    }
+    found = {words: [int(record.data.get(name, 0)) for name in names] for words, names in unclean.items()}
+    return [f"{sum(some)} of {rows or '?'} {words}" for words, (rows, *some) in found.items() if any(some)]
 
-    The interval is of how much better the better one is. With `of_other`, rows are counted for the other trial.
-    """
-    if compared is None or separation is None or compared.apart is None:
-        return ""
-    told = compared.evidence_in_words(
-        separation.confidence, separation.rows_in_words, is_turned=compared.difference < 0, of_other=of_other
-    )
-    crosses = " (below 0: the other way round)" if compared.apart is False and compared.shown()[0] else ""
-    return f", {told}{crosses}"
+
+def kept_of_best(selection: Selection, folder: Path, trainable: str) -> tuple[str, Path] | None:
+    """Returns what is kept of the best trial, in words, and its folder; None if nothing is kept."""
+    best, so_far = selection.winner, " so far" if selection.so_far else ""
+    if best is None or best.adapter is None:
+        return None
+    if catalogue.has_adapters(trainable):
+        return f"the best adapter{so_far}", folder / best.adapter / "adapter"
+    return f"the best trial's folder{so_far}", (folder / best.adapter).parent
+
+
+def base_without_answers(record: SweepRecord) -> str:
+    """Says what is known of a base without answers."""
+    loss = None if record.base is None else record.base.metrics.get(EVAL_LOSS)
+    known = "" if loss is None else f"{EVAL_LOSS} {loss:.4f}; "
+    return f"base: {known}no answers are here: graders in evaluation.metrics have it answer the rows"

@@ -149,7 +149,7 @@ def made_of(record: SweepRecord) -> tuple[Fact, ...]:
         *(
             Fact(words, f"{told:,}" if isinstance(told, int) else str(told), meaning)
             for name, told, words, meaning in rows
-            if told or (name in _ALWAYS and told is not None)
+            if record.data.get("train_rows") and (told or (name in _ALWAYS and told is not None))
         ),
         *([Fact("hosts", place + gpus, "processes that hold the base, as of the latest event")] if hosts else ()),
         *([Fact("engine", hosts.engine, "what computes the losses of trials")] if hosts and hosts.engine else ()),

@@ -17,7 +17,7 @@ from sweeps.config.number_words import duration
 from sweeps.record.run_names import label
 from sweeps.record.selection import choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.report import closing_lines, facts, trial_tables
+from sweeps.report import best_compared, facts, trial_tables
 from sweeps.report.answers import Changes, confusion_of
 from sweeps.report.axes import Axis, axis, untried
 from sweeps.report.facts import WHY, Fact
@@ -175,7 +175,7 @@ def page(
     record = status.record
     selection = choose(record)
     best = selection.winner
-    answer, *compared = closing_lines.best_lines(record, selection, separation)
+    answer, *compared = best_compared.best_lines(record, selection, separation)
     columns, rows = _table(record, separation, best)
     charted = _charted(record)
     by_loss = [] if charted is record else [f"The charts draw {EVAL_LOSS}: few trials have {record.objective.metric}."]
@@ -194,7 +194,7 @@ def page(
         taken=tuple(fact for fact in facts.taken(record, status.seconds, price) if fact.value),
         meanings=facts.meanings_of_answer(record, separation),
         best_settings=() if best is None else settings(best),
-        kept=closing_lines.kept_of_best(selection, status.folder, str(config.get("trainable", ""))),
+        kept=best_compared.kept_of_best(selection, status.folder, str(config.get("trainable", ""))),
         columns=columns,
         rows=rows,
         notes=(*trial_tables.notes(record), *by_loss),
@@ -257,7 +257,7 @@ def _table(
 
 def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
     """Returns an axis for each searched field, and each field with untried values."""
-    known, trials = closing_lines.configuration(record), record.trials.values()
+    known, trials = best_compared.configuration(record), record.trials.values()
     axes, missing = [], []
     for field, domain in () if known is None else known[1].domains.items():
         name = field.partition(".")[2]

@@ -19,7 +19,7 @@ from sweeps.config.number_words import counted
 from sweeps.config.uris import is_web
 from sweeps.record.folder import SweepFolder
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import closing_lines, facts, streams, trial_tables, ui_links
+from sweeps.report import best_compared, facts, streams, trial_tables, ui_links
 from sweeps.report.live_table import Display, Lines, Table
 from sweeps.statistics.comparison import Separation
 
@@ -56,7 +56,7 @@ def show(sweep: Sweep, result: Result) -> None:
     """Prints the table of trials, the best trial, and what to do next."""
     out, record = console(), result.record
     show_trials(out, record, result.separation)
-    best, *compared = closing_lines.best_lines(record, result.selection, result.separation)
+    best, *compared = best_compared.best_lines(record, result.selection, result.separation)
     lines = [best, *(f"      {line}" for line in compared)]
     taken = facts.taken(record, result.spent.seconds)
     tell(out, lines + facts.lines_of(taken) + _next_steps(sweep, result))
@@ -81,7 +81,7 @@ def _next_steps(sweep: Sweep, result: Result) -> list[str]:
     error = result.failure or (None if result.mirror is None else result.mirror.lost)
     lines = [] if error is None else ["", f"error: {error}"]
     lines += _what_is_left(result, uri)
-    kept = closing_lines.kept_of_best(result.selection, result.folder, sweep.config.trainable)
+    kept = best_compared.kept_of_best(result.selection, result.folder, sweep.config.trainable)
     if kept is not None:
         lines += ["", f"{kept[0]}:", f"  {kept[1]}"]
     if result.parent_run is not None:

@@ -19,14 +19,12 @@ from sweeps.report.answers import Changes
 from sweeps.report.status import WORDS, Status
 from sweeps.report.trial_tables import number_text, value_text
 from sweeps.report.trials_compared import (
-    amount_of,
     difference_json,
     finite,
     same_settings,
     settings_of,
     spent_of,
     trial_json,
-    verdict,
 )
 from sweeps.statistics.comparison import Comparison, Separation
 from sweeps.statistics.trials import Chosen, common_objective, compare_sweeps, rows_differ
@@ -189,10 +187,8 @@ class SweepsCompared:
         return [("state", states), *(row for row in rows if any(row[1]))]
 
     def _difference(self, other: Side, found: Comparison) -> str:
-        name, first = other.trial_name, self.sides[0].trial_name
-        if not math.isfinite(found.difference):
-            return f"{name} cannot be compared with {first}: {found.unknown}"
-        return verdict(name, first, amount_of(found, self.objective), found, self.separation)
+        first = self.sides[0].trial_name
+        return best_compared.verdict(first, other.trial_name, self.objective, found, self.separation)
 
 
 def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompared:

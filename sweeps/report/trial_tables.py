@@ -143,8 +143,10 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
 
     The answer comes first, because MLflow folds a note after its first lines.
     """
-    lines = [f"- {line}" for line in best_compared.comparison_lines(record, selection.winner, separation)]
-    lines = [_answer(record, selection), "", *lines, *([""] if lines else [])]
+    answer, *compared = best_compared.best_lines(record, selection, separation)
+    shown = {} if selection.winner is None else selection.winner.params
+    settings = ", ".join(f"{name} {value_text(value)}" for name, value in shown.items())
+    lines = [f"**{answer}**{f' ({settings})' if settings else ''}", "", *(f"- {line}" for line in compared), ""]
     every = order(record)
     trials = every[:MOST_ROWS]
     found = cells(record, trials, separation)
@@ -154,17 +156,6 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
         lines.append(f"\n{len(every) - len(trials)} more trials are in the table of runs.")
     lines += [f"\n{note}" for note in notes(record)]
     return "\n".join(lines)
-
-
-def _answer(record: SweepRecord, selection: Selection) -> str:
-    """Names the best trial, or the best so far, or says why there is none."""
-    best = selection.winner
-    if best is None:
-        return f"No best trial: {selection.why}."
-    shown = ", ".join(f"{name} {value_text(value)}" for name, value in best.params.items())
-    metric = record.judges(best).metric
-    told = f"{label(best.number)}, {metric} {best.value(metric):.4f}** at step {best.best_step} ({shown})"
-    return f"**Best{' so far' if selection.so_far else ''}: {told}."
 
 
 def notes(record: SweepRecord) -> list[str]:

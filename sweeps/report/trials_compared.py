@@ -17,7 +17,7 @@ from sweeps.report import best_compared, trial_tables
 from sweeps.report.trial_tables import number_text
 from sweeps.statistics.comparison import Comparison, Separation
 from trainables.inputs.legible import MOST_SHOWN, legible
-from trainables.objective import EVAL_LOSS, Objective
+from trainables.objective import EVAL_LOSS
 
 _BETWEEN = 2
 """Blanks between two columns."""
@@ -91,15 +91,14 @@ class TrialsCompared:
         return found or Comparison(trial.trial_key, objective.gain(*values))
 
     def _difference(self, trial: TrialRecord) -> str:
-        objective, compared, first = self.record.objective, self._compared(trial), self.trials[0]
-        without = [label(t.number) for t in (first, trial) if not math.isfinite(t.value(objective.metric))]
-        if without:
-            told = f"{label(trial.number)} cannot be compared with {label(first.number)}"
-            return f"{told}: there is no {objective.metric} of {' and '.join(without)} yet"
-        own, of_first = compared.steps or (trial.best_step, first.best_step)
-        name, other = f"{label(trial.number)} (step {own})", f"{label(first.number)} (step {of_first})"
-        after = f" after {compared.point} examples" if compared.point is not None and own != of_first else ""
-        return verdict(name, other, amount_of(compared, objective) + after, compared, self.separation)
+        found, first = self._compared(trial), self.trials[0]
+        own, of_first = found.steps or (trial.best_step, first.best_step)
+        name, other = _at(first, of_first), _at(trial, own)
+        return best_compared.verdict(name, other, self.record.objective, found, self.separation)
+
+
+def _at(trial: TrialRecord, step: int | None) -> str:
+    return label(trial.number) + (f" (step {step})" if step is not None else "")
 
 
 def settings_of(trials: Sequence[TrialRecord]) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
@@ -134,20 +133,6 @@ def spent_of(trials: Sequence[TrialRecord]) -> list[tuple[str, list[str]]]:
         weights = [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in trials]
         rows.append(("trainable parameters", weights))
     return [*rows, ("state", [trial.state.value for trial in trials])]
-
-
-def amount_of(compared: Comparison, objective: Objective) -> str:
-    """Says how far another trial is from the first one: "eval_loss 0.2649 higher"."""
-    return f"{objective.metric} {objective.words(-compared.difference)}"
-
-
-def verdict(name: str, first: str, amount: str, compared: Comparison, separation: Separation) -> str:
-    """Says in a line how another trial, `name`, compares with the first one."""
-    if compared.apart is None:
-        return f"whether {name} differs from {first} cannot be told: {amount}, {compared.unknown}"
-    word = "better" if compared.difference < 0 else "worse"
-    told = "cannot be told apart from" if not compared.apart else f"is {word} than"
-    return f"{name} {told} {first}: {amount}{best_compared.evidence(compared, separation, of_other=True)}"
 
 
 def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> list[Table]:

@@ -152,20 +152,17 @@ class Comparison:
         ends = spans[0] if spans and self._by_interval(0.0) == told else None
         return ends, self.exact if self.exact.above(0.0) == told else None
 
-    def evidence_in_words(
-        self, confidence: float, rows: str, bound: float = 0.0, *, is_turned: bool = False, of_other: bool = False
-    ) -> str:
+    def evidence_in_words(self, confidence: float, rows: str, bound: float = 0.0, *, is_turned: bool = False) -> str:
         """Formats the counts of the exact test, if there is one, and `chance_in_words`.
 
         Args:
             rows: words of `counted_units`.
             is_turned: whether the interval is that of the other evaluation's gain.
-            of_other: whether the counts are the other evaluation's.
         """
         chance = self.chance_in_words(confidence, rows, bound, is_turned=is_turned)
         if self.exact is None or self.is_same:
             return chance
-        return f"{self.exact.counts_in_words(of_other)}, {chance}"
+        return f"{self.exact.counts_in_words}, {chance}"
 
     def chance_in_words(self, confidence: float, rows: str, bound: float = 0.0, *, is_turned: bool = False) -> str:
         """Formats what decides about `bound`: p of the exact test and the interval; or why there is neither."""

@@ -84,10 +84,10 @@ class Exact:
         """Formats the test: "p = 0.065 in the exact test, which must be below 0.01"."""
         return f"p = {self.p_value:.3g} in the exact test, which must be below {1 - self.confidence:.2g}"
 
-    def counts_in_words(self, of_other: bool = False) -> str:
-        """Formats the rows: "better on 9 of 80 rows and worse on 2"; with `of_other`, as the other model sees them."""
-        better, worse = (self.lower, self.higher) if of_other else (self.higher, self.lower)
-        return f"better on {better} of {self.rows} rows and worse on {worse}"
+    @property
+    def counts_in_words(self) -> str:
+        """Formats the rows: "better on 9 of 80 rows and worse on 2"."""
+        return f"better on {self.higher} of {self.rows} rows and worse on {self.lower}"
 
 
 def exact(values: Sequence[float], others: Sequence[float], units: Sequence[int], confidence: float) -> Exact | None:

@@ -98,7 +98,7 @@ def test_sweeps_are_compared(tmp_path):
     (difference,) = found.differences
     assert (difference["difference"], difference["apart"]) == (pytest.approx(0.75), True)
     assert [each["steps"] for each in found.spent] == [18, 18]
-    assert "b t01 (step 9) is worse than a t00 (step 9): eval_loss 0.7500 higher" in str(found)
+    assert "a t00 (step 9) is better than b t01 (step 9): eval_loss 0.7500 lower" in str(found)
     assert found.report(tmp_path / "page.html").read_text().startswith("<!doctype html>")
     with pytest.raises(qs.QsweepError, match="a: there is no other sweep to compare it with"):
         qs.compare("a", storage=tmp_path)

@@ -63,7 +63,7 @@ def test_quickstart_finds_an_adapter_that_peft_loads_with_the_same_loss(tmp_path
     best, default = answer["best"], first_trial(Path(answer["dir"]))
     # The default is one that people would use, and trains: the base without an adapter has 4.5.
     assert best["value"] <= default < 2.5, done.stderr
-    assert "the default configuration (t00" in done.stderr
+    assert "the default configuration" in done.stderr
     assert runs.record(Path(answer["dir"])).peak_memory_bytes < 6e9
     assert_mlflow_says_the_same(answer, tmp_path)
     assert pickles(tmp_path) == []

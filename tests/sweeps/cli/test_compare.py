@@ -61,8 +61,11 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
     sweep(tmp_path, FINISHED)
     text, document = compare(tmp_path)
     assert text.startswith("x-1: finished\n")
-    assert "best: t00, eval_loss 1.2500 at step 3\n      whether it is better than the base" in text
-    assert "      better than the next: t01 is 0.2500 higher, 99.5% confidence interval 0.2500 to 0.2500 on " in text
+    assert "best: t00, eval_loss 1.2500 at step 3\n      whether t00 is better than the base" in text
+    assert (
+        "      t00 (step 3) is better than t01 (step 3): eval_loss 0.2500 lower, 99.5% confidence interval 0.2500"
+        in text
+    )
     assert "trials    2 (2 COMPLETED)\ntime      1 min 40 s\nsteps     6\n" in text
     assert (document["sweep"], document["state"], document["best"]["name"]) == ("x-1", "FINISHED", "t00")
     assert [trial["name"] for trial in document["trials"]] == ["t00", "t01"]
@@ -75,7 +78,7 @@ def test_all_trials_are_compared_as_launch_does_at_its_end(tmp_path: Path) -> No
 def test_trials_are_named_by_number_or_key(tmp_path: Path) -> None:
     sweep(tmp_path, FINISHED)
     text, document = compare(tmp_path, "T01", "aaa")
-    assert "t00 (step 3) is better than t01 (step 3): eval_loss 0.2500 lower, 99.5% confidence interval" in text
+    assert "t01 (step 3) is worse than t00 (step 3): eval_loss 0.2500 higher, 99.5% confidence interval" in text
     (difference,) = document["differences"]
     assert (difference["against"], difference["trial_key"], difference["rows"]) == ("bbb", "aaa", ROWS)
 
@@ -86,7 +89,7 @@ def test_a_sweep_that_runs_tells_the_best_so_far(tmp_path: Path) -> None:
         assert text.startswith("x-1: running\n")
         assert "best so far: t00, eval_loss 1.2500 at step 3\n" in text
         assert (document["state"], document["best"]["name"], document["best"]["so_far"]) == ("RUNNING", "t00", True)
-        assert "t01 (step 3) is worse than t00 (step 3)" in compare(tmp_path, "t01")[0]
+        assert "t00 (step 3) is better than t01 (step 3)" in compare(tmp_path, "t01")[0]
 
 
 def test_a_trial_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
@@ -109,14 +112,14 @@ def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare", "lora", "qlora", "--storage", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     assert "Their files differ in\n                     lora  qlora\nquantization.scheme  none    nf4\n" in done.stderr
-    assert "\nqlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% con" in done.stderr
+    assert "\nlora t00 (step 9) is better than qlora t00 (step 9): eval_loss 0.2500 lower, 99.83% con" in done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["settings"] == {"quantization.scheme": ["none", "nf4"]}
     assert [each["value"] for each in document["sweeps"]] == [pytest.approx(1.0), pytest.approx(1.25)]
     words = ["compare", "lora", "t01", "qlora:t00", "--storage", str(tmp_path)]
-    assert "qlora t00 (step 9) is better than lora t01 (step 9): " in CliRunner().invoke(app, words).stderr
+    assert "lora t01 (step 9) is worse than qlora t00 (step 9): " in CliRunner().invoke(app, words).stderr
     alone = CliRunner().invoke(app, ["compare", "lora:t00", "lora:t01", "--storage", str(tmp_path)])
-    assert "t01 (step 9) is worse than t00 (step 9): eval_loss 0.5000 higher" in alone.stderr
+    assert "t00 (step 9) is better than t01 (step 9): eval_loss 0.5000 lower" in alone.stderr
 
 
 def answers(*told: tuple[str, str, float], **fields: str) -> bytes:

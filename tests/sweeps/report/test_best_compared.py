@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,8 +45,8 @@ def best_of(found: SweepRecord) -> TrialRecord:
     return best
 
 
-def separation(*trials: Comparison, base: Comparison | None = None, rows: int = 32, left_out: int = 0) -> Separation:
-    return Separation(rows, 0.975, trials, base, left_out)
+def separation(*trials: Comparison, base: Comparison | None = None, rows: int = 32) -> Separation:
+    return Separation(rows, 0.975, trials, base, 0)
 
 
 def interval(low: float, high: float) -> str:
@@ -58,25 +59,32 @@ TURNED = " (below 0: the other way round)"
 
 of_base = partial(Comparison, "base")
 MORE = "; more steps (budget.steps_per_trial) or other values may help"
-UNKNOWN = f"cannot be told: 3.2500 lower (72%), {ONE_ROW}"
 
 
 @pytest.mark.parametrize(
     ("loss", "compared", "line"),
     [
-        (4.5, None, "better than BASE (4.5000): 3.2500 lower (72%)"),
-        (4.5, of_base(3.25, 3.1, 3.4), f"better than BASE (4.5000): 3.2500 lower (72%){interval(3.1, 3.4)}"),
+        (4.5, None, "t01 is better than BASE (4.5000): eval_loss 3.2500 lower"),
+        (
+            4.5,
+            of_base(3.25, 3.1, 3.4),
+            f"t01 is better than BASE (4.5000): eval_loss 3.2500 lower{interval(3.1, 3.4)}",
+        ),
         (
             1.26,
             of_base(0.01, -0.02, 0.04),
-            f"cannot be told apart from BASE (1.2600): 0.0100 lower (1%){interval(-0.02, 0.04)}{TURNED}{MORE}",
+            f"t01 cannot be told apart from BASE (1.2600): eval_loss 0.0100 lower{interval(-0.02, 0.04)}{TURNED}{MORE}",
         ),
         (
             1.2,
             of_base(-0.05, -0.06, -0.04),
-            f"not better than BASE (1.2000): 0.0500 higher{interval(0.04, 0.06)}{MORE}",
+            f"t01 is worse than BASE (1.2000): eval_loss 0.0500 higher{interval(0.04, 0.06)}{MORE}",
         ),
-        (4.5, of_base(3.25, None, None, ONE_ROW), f"whether it is better than BASE (4.5000) {UNKNOWN}"),
+        (
+            4.5,
+            of_base(3.25, None, None, ONE_ROW),
+            f"whether t01 is better than BASE (4.5000) cannot be told: eval_loss 3.2500 lower, {ONE_ROW}",
+        ),
     ],
 )
 def test_the_best_is_compared_with_the_base(loss: float, compared: Comparison | None, line: str) -> None:
@@ -86,65 +94,75 @@ def test_the_best_is_compared_with_the_base(loss: float, compared: Comparison | 
 
 
 def test_without_base_or_best_there_is_nothing_to_compare() -> None:
-    assert best_compared.comparison_lines(sweep(), best_of(sweep()), None) == []
-    assert best_compared.comparison_lines(record([base(2.0)]), None, None) == []
+    assert best_compared.best_lines(sweep(), choose(sweep()), None) == ["best so far: t01, eval_loss 1.2500 at step 9"]
+    alone = record([base(2.0)])
+    assert best_compared.best_lines(alone, choose(alone), None) == ["best: no trial began"]
 
 
 # Against the next ones
 
 ONE_SEED = "each point was trained with one seed: other seeds may change the order (searcher.repeats tries them)"
-BOTH = "where both were evaluated"
 
 
-def against_next(*trials: Comparison, **more: Any) -> list[str]:
-    return best_compared.against_next(sweep(), best_of(sweep()), separation(*trials, **more))
+def against(*trials: Comparison, has_default: bool = False, changes: Sequence[Event] = (), **more: Any) -> list[str]:
+    found = sweep(*changes)
+    compared = separation(*trials, **more) if trials else None
+    return best_compared.against_others(found, best_of(found), compared, has_default)
 
 
 @pytest.mark.parametrize(
     ("compared", "lines"),
     [
-        (APART, [f"better than the next: t00 is 0.7500 higher{interval(0.5, 1.0)}", ONE_SEED]),
+        (APART, [f"t01 (step 9) is better than t00 (step 3): eval_loss 0.7500 lower{interval(0.5, 1.0)}", ONE_SEED]),
         (
             Comparison("a", 0.02, -0.01, 0.05),
             [
-                f"t00 cannot be told apart from it: 0.0200 higher{interval(-0.01, 0.05)}{TURNED}; "
-                "a difference of this size takes about 62 rows"
+                f"t01 (step 9) cannot be told apart from t00 (step 3): eval_loss 0.0200 lower{interval(-0.01, 0.05)}"
+                f"{TURNED}; a difference of this size takes about 62 rows"
             ],
         ),
-        (UNTOLD, [f"whether it is better than t00 cannot be told: {ONE_ROW}"]),
-        (AT_3, [f"better than the next: t00 is 0.5000 higher at step 3, {BOTH}{interval(0.25, 0.75)}", ONE_SEED]),
+        (
+            UNTOLD,
+            [f"whether t01 (step 9) is better than t00 (step 3) cannot be told: eval_loss 0.7500 lower, {ONE_ROW}"],
+        ),
+        (AT_3, [f"t01 (step 3) is better than t00 (step 3): eval_loss 0.5000 lower{interval(0.25, 0.75)}", ONE_SEED]),
         (
             replace(AT_3, steps=(3, 1), point=24),
-            [f"better than the next: t00 is 0.5000 higher after 24 examples, {BOTH}{interval(0.25, 0.75)}", ONE_SEED],
+            [
+                "t01 (step 1) is better than t00 (step 3): eval_loss 0.5000 lower after 24 examples"
+                f"{interval(0.25, 0.75)}",
+                ONE_SEED,
+            ],
         ),
         (
             replace(APART, steps=(3, 9)),
             [
-                f"better than the next: t00 is 0.7500 higher at unequal steps (t00 at 3, t01 at 9){interval(0.5, 1.0)}",
+                "t01 (step 9) is better than t00 (step 3): eval_loss 0.7500 lower at unequal steps"
+                f"{interval(0.5, 1.0)}",
                 ONE_SEED,
             ],
         ),
         # The best may owe its place to the steps that the other one did not get.
         (
             replace(AT_3, difference=-0.5, low=-0.75, high=-0.25),
-            [f"t00 was ahead of it: 0.5000 lower at step 3, {BOTH}{interval(0.25, 0.75)}", ONE_SEED],
+            [f"t01 (step 3) is worse than t00 (step 3): eval_loss 0.5000 higher{interval(0.25, 0.75)}", ONE_SEED],
         ),
     ],
 )
 def test_the_best_is_compared_with_the_next(compared: Comparison, lines: list[str]) -> None:
-    assert against_next(compared) == lines
+    assert against(compared) == lines
 
 
 def test_where_a_guess_of_the_rows_would_be_wild_there_is_none_and_many_alike_are_named_together() -> None:
-    (line,) = against_next(Comparison("a", 0.001, -0.05, 0.05))
+    (line,) = against(Comparison("a", 0.001, -0.05, 0.05))
     assert "takes about" not in line
-    lines = against_next(*(Comparison(key, 0.1, -0.1, 0.3) for key in ("a", "c", "a", "c", "a")))
-    assert len(lines) == best_compared.SHOWN + 1 and lines[-1] == "nor can t02, t00"
+    more = [started(key, number) for key, number in (("d", 3), ("e", 4))]
+    lines = against(*(Comparison(key, 0.1, -0.1, 0.3) for key in ("a", "c", "d", "e")), changes=more)
+    assert len(lines) == best_compared.SHOWN + 1 and lines[-1] == "nor from t04"
 
 
-def test_few_rows_other_seeds_and_trials_that_were_left_out_are_said() -> None:
-    assert against_next(APART, rows=20, left_out=4)[2:] == [
-        "4 more trials, further behind, were not compared",
+def test_few_rows_and_other_seeds_are_said() -> None:
+    assert against(APART, rows=20)[2:] == [
         "20 rows are few: where some differ far more than the rest, the intervals claim too much; take "
         "30 or more (data.eval_examples); small differences take hundreds",
     ]
@@ -154,44 +172,31 @@ def test_few_rows_other_seeds_and_trials_that_were_left_out_are_said() -> None:
     assert best_compared.notes(separation(UNTOLD, rows=20)) == []
 
 
-def against_default(found: SweepRecord, compared: Separation | None = None, name: str = "t00") -> list[str]:
-    return best_compared.against_default(found, best_of(found), name, compared)
-
-
 THE_C = Comparison("c", 0.25, 0.1, 0.4)
+DEFAULT = "(step 3, the default configuration)"
 
 
 @pytest.mark.parametrize(
     ("compared", "line"),
     [
-        (None, "t01 has eval_loss 1.2500, DEFAULT 2.0000: 0.7500 lower (38%)"),
-        (
-            separation(THE_C, Comparison("a", 0.75, 0.6, 0.9)),
-            f"t01 has eval_loss 1.2500, DEFAULT 2.0000: 0.7500 lower (38%){interval(0.6, 0.9)}",
-        ),
-        (
-            separation(THE_C, AT_3),
-            f"t01 has eval_loss 1.5000, DEFAULT 2.0000: 0.5000 lower (25%) at step 3, {BOTH}{interval(0.25, 0.75)}",
-        ),
-        # As the next one it has a line of its own.
-        (separation(APART), "DEFAULT has eval_loss 2.0000"),
-        (separation(replace(APART, low=-0.1)), "DEFAULT has eval_loss 2.0000"),
+        ((), f"t01 (step 9) is better than t00 {DEFAULT}: eval_loss 0.7500 lower"),
+        ((THE_C, APART), f"t01 (step 9) is better than t00 {DEFAULT}: eval_loss 0.7500 lower{interval(0.5, 1.0)}"),
+        ((THE_C, AT_3), f"t01 (step 3) is better than t00 {DEFAULT}: eval_loss 0.5000 lower{interval(0.25, 0.75)}"),
+        # As the next one it has no second line.
+        ((APART,), f"t01 (step 9) is better than t00 {DEFAULT}: eval_loss 0.7500 lower{interval(0.5, 1.0)}"),
     ],
 )
-def test_the_best_is_compared_with_the_default_once(compared: Separation | None, line: str) -> None:
-    assert against_default(sweep(), compared) == [
-        line.replace("DEFAULT", "the default configuration (t00, stopped at step 3)")
-    ]
+def test_the_best_is_compared_with_the_default_once(compared: tuple[Comparison, ...], line: str) -> None:
+    told = against(*compared, has_default=True)
+    assert line in told and sum("t00" in each for each in told) == 1
 
 
-def test_a_default_that_went_to_its_end_is_the_best_or_lies_outside_says_so_or_is_no_yardstick() -> None:
-    (line,) = against_default(sweep(ended("a", TrialState.COMPLETED)), name="t00, outside the space")
-    assert "(t00, outside the space, 3 steps)" in line
-    found = sweep(reported("a", 9, 0.5), ended("a", TrialState.COMPLETED))
-    assert against_default(found) == ["the default configuration (t00) is the best: eval_loss 0.5000"]
+def test_a_default_that_is_the_best_says_so_and_one_that_failed_is_no_yardstick() -> None:
+    best: list[Event] = [reported("a", 9, 0.5), ended("a", TrialState.COMPLETED)]
+    assert against(has_default=True, changes=best) == ["t00 is the default configuration"]
     for state in (TrialState.DIVERGED, TrialState.FAILED):
         # Its loss may even be the lowest, before it diverged.
-        assert against_default(sweep(reported("a", 9, 0.1), ended("a", state))) == []
+        assert against(has_default=True, changes=[reported("a", 9, 0.1), ended("a", state)]) == []
 
 
 def test_what_the_best_point_came_to_with_other_seeds_is_told() -> None:

@@ -90,5 +90,5 @@ def test_every_command_file_and_call_names_the_same_best_trial(
         " ".join(trial.name for trial in sweep.trials) == " ".join(each["name"] for each in compared["trials"]) == names
     )
     assert [row.trial for row in page.rows if row.is_best] == ["t03"] and " ".join(r.trial for r in page.rows) == names
-    assert trial_tables.markdown(result.record, result.selection).startswith(f"**Best{' so far' * so_far}: t03, ")
+    assert trial_tables.markdown(result.record, result.selection).startswith(f"**best{' so far' * so_far}: t03, ")
     assert result.exit_code == (130 if result.stopped_by else 0)

@@ -37,7 +37,9 @@ def test_the_page_begins_with_what_launch_says(tmp_path: Path) -> None:
     found = made(tmp_path, [begun(), base(4.5), *trained])
     assert found.best == "best: t00, eval_loss 2.0000 at step 3"
     assert found.best_settings == (("r", "8"),)
-    assert found.compared[0].startswith("whether it is better than the base without an adapter (4.5000) cannot be told")
+    assert found.compared[0].startswith(
+        "whether t00 is better than the base without an adapter (4.5000) cannot be told"
+    )
     assert [line.partition(" per ")[0] for line in found.meanings] == ["eval_loss: mean negative log-likelihood"]
     facts = [(fact.name, fact.value) for fact in found.taken[:3]]
     assert facts == [("trials", "1 (1 COMPLETED)"), ("time", "1 min 40 s"), ("steps", "3")]

@@ -162,7 +162,7 @@ def test_several_sweeps_are_one_page(tmp_path: Path) -> None:
     html = (tmp_path / "lora-qlora.html").read_text()
     found = Parts(html)
     assert "<script>alert" not in html and "<img" not in html and html.startswith("<!doctype html>")
-    assert "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher" in found.text
+    assert "lora t00 (step 9) is better than qlora t00 (step 9): eval_loss 0.2500 lower" in found.text
     told = ("Their files differ in", "The trials", "The sweeps", "none: the sweep has held no GPU")
     assert all(title in found.text for title in told)
     assert html.count('class="plotly-graph-div"') == 3

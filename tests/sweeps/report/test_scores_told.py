@@ -12,8 +12,8 @@ from sweep_files import toy
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialReported, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import closing_lines, trial_tables
-from sweeps.report.best_compared import in_words
+from sweeps.report import trial_tables
+from sweeps.report.best_compared import best_lines, in_words
 from sweeps.report.live_table import describe
 from sweeps.statistics.comparison import Pair, Separation, separate
 from trainables.contract import Evaluation
@@ -51,13 +51,13 @@ WHOLE += [ended("c", STOPPED)]
 
 def answer(found: SweepRecord, separation: Separation | None = None) -> list[str]:
     over = found.apply(SweepEnded(time=9.0, reason="finished"))
-    return closing_lines.best_lines(over, choose(over), separation)
+    return best_lines(over, choose(over), separation)
 
 
 def test_the_answer_says_what_base_default_and_best_score_and_that_the_loss_stopped_trials() -> None:
     best, *lines = answer(record(WHOLE))
     assert best == "best: t01, exact_match 0.7500 at step 9"
-    assert lines[0] == "better than the base without an adapter (0.1250): 0.6250 higher"
+    assert lines[0] == "t01 is better than the base without an adapter (0.1250): exact_match 0.6250 higher"
     assert lines[-2:] == [
         "exact_match: best (t01) 24 of 32 answers right (base 4, default configuration (t00) 16)",
         "trials were stopped by eval_loss, and exact_match chose the best of those that were scored; "

@@ -42,12 +42,12 @@ def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
     spent = {"state": "finished", "trials": "2/2 (2 COMPLETED)", "time": "1 min 40 s", "steps": "18"}
     spent |= {"trained": "0 rows, 1,800 tokens", "held": "0 s of hosts", "memory": "0 MB"}
     assert table(found, "The sweeps") == {name: [value] * 2 for name, value in spent.items()}
-    same, settings, worse, _seeds = found.lines()
+    same, settings, better, _seeds = found.lines()
     assert settings == "the same in all: r 8, lr 0.0001"
     assert same == "the same 600 rows to train on, and 40 to evaluate on"
     # Four trials were chosen from: six pairs.
-    start = "qlora t00 (step 9) is worse than lora t00 (step 9): eval_loss 0.2500 higher, 99.83% confidence interval 0."
-    assert worse.startswith(start) and worse.endswith(" on 40 rows")
+    start = "lora t00 (step 9) is better than qlora t00 (step 9): eval_loss 0.2500 lower, 99.83% confidence interval 0."
+    assert better.startswith(start) and better.endswith(" on 40 rows")
     (difference,) = found.as_json()["differences"]
     told = {"sweep": "qlora-1", "against": "lora-1", "apart": True, "rows": 40, "steps": (9, 9)}
     assert difference.items() >= told.items() and difference["difference"] == pytest.approx(0.25)
@@ -74,7 +74,7 @@ def test_other_tokens_for_the_same_rows_are_compared_by_bits_per_byte(tmp_path: 
         "the same in all: r 8, lr 0.0001",
         "their tokens differ, and so does what eval_loss counts: compared by eval_bits_per_byte",
     ]
-    assert "many t00 (step 9) is worse than few t00 (step 9): eval_bits_per_byte 0.1154 higher, " in found.lines()[3]
+    assert "few t00 (step 9) is better than many t00 (step 9): eval_bits_per_byte 0.1154 lower, " in found.lines()[3]
     (difference,) = found.as_json()["differences"]
     assert difference["difference"] == pytest.approx(bits[1] - bits[0]) and difference["low"] > 0
     cut = of(few, sweep(tmp_path, "cut", tokens=20, fingerprint="b", size=20))
@@ -85,8 +85,8 @@ def test_scores_of_answers_are_compared_whatever_the_tokens(tmp_path: Path) -> N
     score: dict[str, Any] = {"objective": {"metric": "exact_match", "mode": "max"}}
     few = sweep(tmp_path, "few", fingerprint="a", right=38, **score)
     found = of(few, sweep(tmp_path, "many", fingerprint="b", tokens=20, size=0, right=10, **score))
-    worse = "many t00 (step 9) is worse than few t00 (step 9): exact_match 0.7000 lower, "
-    test = "better on 0 of 40 rows and worse on 28, p = 7.45e-09 in the exact test, which must be below 0.0017"
+    worse = "few t00 (step 9) is better than many t00 (step 9): exact_match 0.7000 higher, "
+    test = "better on 28 of 40 rows and worse on 0, p = 7.45e-09 in the exact test, which must be below 0.0017"
     assert found.lines()[2] == worse + test
     assert found.as_json()["differences"][0]["exact"]["p_value"] < 0.001
 
@@ -134,7 +134,7 @@ def test_scores_beside_the_objective_and_answers_that_differ_are_told(tmp_path: 
 )
 def test_values_on_other_rows_are_not_compared(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
     found = of(sweep(tmp_path, "a", fingerprint="a"), sweep(tmp_path, "b", fingerprint="b", **changed))
-    assert found.lines()[-1] == f"b t00 (step 9) cannot be compared with a t00 (step 9): {why}"
+    assert found.lines()[-1] == f"a t00 (step 9) cannot be compared with b t00 (step 9): {why}"
     told = found.as_json()["differences"][0]
     assert (told["difference"], told["apart"], why in told["unknown"]) == (None, None, True)
 

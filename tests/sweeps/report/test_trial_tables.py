@@ -72,8 +72,8 @@ def test_a_value_of_a_space_neither_moves_the_cursor_nor_colours_the_table() -> 
 
 def test_mlflows_note_begins_with_the_answer_and_has_the_same_table() -> None:
     lines = markdown(sweep(base(4.57114)))
-    assert lines[0].startswith("**Best: t01, eval_loss 1.2500** at step 9 (r 8, lora_alpha 32,")
-    assert lines[2].startswith("- better than the base without an adapter (4.5711)")
+    assert lines[0].startswith("**best: t01, eval_loss 1.2500 at step 9** (r 8, lora_alpha 32,")
+    assert lines[2].startswith("- t01 is better than the base without an adapter (4.5711)")
     assert lines[4] == "| trial | r | alpha | modules | lr | steps | best eval_loss | at | state |"
     assert lines[-1] == "| base |  |  |  |  | 0 | 4.5711 | 0 | no adapter |"
     assert {line.count("|") for line in lines[4:]} == {10} and len(lines) == 11
@@ -81,15 +81,15 @@ def test_mlflows_note_begins_with_the_answer_and_has_the_same_table() -> None:
 
 def test_mlflows_note_says_why_there_is_no_best_and_of_an_interrupted_sweep_names_the_best_so_far() -> None:
     failed = record([started("a"), ended("a", TrialState.FAILED), EVENTS[-1]])
-    assert markdown(failed)[0].startswith("No best trial: no trial completed")
+    assert markdown(failed)[0].startswith("**best: no trial completed")
     first: list[Event] = [started("a", 0, r=8), reported("a", 3, 2.0), parked("a", 3)]
     found = record([*first, started("b", 1, r=16), reported("b", 1, 2.5), ended("b", TrialState.PAUSED)])
     lines = markdown(found)
-    assert lines[0].startswith("**Best so far: t00, eval_loss 2.0000** at step 3 (r 8).")
+    assert lines[0].startswith("**best so far: t00, eval_loss 2.0000 at step 3** (r 8)")
     lines = markdown(found.apply(reported("a", 9, 1.5)))
-    assert lines[0] == "**Best so far: t00, eval_loss 1.5000** at step 9 (r 8)."
+    assert lines[0] == "**best so far: t00, eval_loss 1.5000 at step 9** (r 8)"
     behind = record([*first, reported("a", 9, 1.5), started("b", 1, r=16), reported("b", 3, 1.75)])
-    assert markdown(behind)[0] == "**Best so far: t01, eval_loss 1.7500** at step 3 (r 16)."
+    assert markdown(behind)[0] == "**best so far: t01, eval_loss 1.7500 at step 3** (r 16)"
     alone = "- t00, eval_loss 1.5000 at step 9 has gone further alone: trials that have not ended are compared after "
     assert markdown(behind)[2] == f"{alone}equal steps"
 

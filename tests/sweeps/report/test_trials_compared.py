@@ -91,23 +91,23 @@ HIGHER, LOWER = "eval_loss 0.2500 higher", "eval_loss 0.2500 lower"
 @pytest.mark.parametrize(
     ("other", "line"),
     [
-        (Comparison("bbb", 0.25, 0.125, 0.5), f"t01 (step 3) is worse than t00 (step 9): {HIGHER}{INTERVAL}"),
+        (Comparison("bbb", 0.25, 0.125, 0.5), f"t00 (step 9) is better than t01 (step 3): {LOWER}{INTERVAL}"),
         (
             Comparison("bbb", 0.25, -0.125, 0.5),
-            f"t01 (step 3) cannot be told apart from t00 (step 9): {HIGHER}, "
+            f"t00 (step 9) cannot be told apart from t01 (step 3): {LOWER}, "
             "97.5% confidence interval -0.1250 to 0.5000 on 32 rows (below 0: the other way round)",
         ),
         (
             Comparison("bbb", 0.25, unknown=MISSING),
-            f"whether t01 (step 3) differs from t00 (step 9) cannot be told: {HIGHER}, {MISSING}",
+            f"whether t00 (step 9) is better than t01 (step 3) cannot be told: {LOWER}, {MISSING}",
         ),
         (
             Comparison("bbb", -0.25, -0.5, -0.125, steps=(3, 3), point=3),
-            f"t01 (step 3) is better than t00 (step 3): {LOWER}{INTERVAL}",
+            f"t00 (step 3) is worse than t01 (step 3): {HIGHER}{INTERVAL}",
         ),
         (
             Comparison("bbb", 0.25, 0.125, 0.5, steps=(3, 1), point=24),
-            f"t01 (step 3) is worse than t00 (step 1): {HIGHER} after 24 examples{INTERVAL}",
+            f"t00 (step 1) is better than t01 (step 3): {LOWER} after 24 examples{INTERVAL}",
         ),
     ],
     ids=["worse", "not apart", "unknown", "better", "after examples"],
@@ -119,14 +119,14 @@ def test_a_difference_is_told_with_its_interval(other: Comparison, line: str) ->
 def test_a_metric_to_maximise_is_better_where_it_is_higher() -> None:
     whole = replace(WHOLE, objectives=(Objective(metric="eval_loss", mode="max"),))
     found = compared("aaa", "bbb", whole=whole, by=(Comparison("bbb", -0.25, -0.5, -0.125),))
-    assert f"t01 (step 3) is better than t00 (step 9): {HIGHER}{INTERVAL}" in found.lines()
+    assert f"t00 (step 9) is worse than t01 (step 3): {LOWER}{INTERVAL}" in found.lines()
 
 
 def test_few_rows_one_seed_and_what_cannot_be_compared_are_told_below() -> None:
     lines = compared("bbb", "aaa", by=(Comparison("aaa", -0.25, -0.5, -0.125),), rows=16).lines()
     assert lines[-2].startswith("each point was trained with one seed: ") and lines[-1].startswith("16 rows are few: ")
     found = compared("aaa", "ccc")
-    assert found.lines()[-1] == "t02 cannot be compared with t00: there is no eval_loss of t02 yet"
+    assert found.lines()[-1] == "t00 (step 9) cannot be compared with t02: not both have eval_loss yet"
     (difference,) = found.as_json(Path("x"))["differences"]
     assert (difference["difference"], difference["low"]) == (None, None)
 

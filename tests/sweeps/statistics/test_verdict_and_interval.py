@@ -104,12 +104,12 @@ def test_only_what_leaves_it_open_is_shown_of_an_open_verdict(pair: Pair, noise:
     assert re.fullmatch(f"better on {words}", found.evidence_in_words(confidence_of(4), "40 rows"))
 
 
-def test_both_are_shown_where_both_decide_and_counts_and_ends_turn_with_the_side_that_is_told() -> None:
+def test_both_are_shown_where_both_decide_and_ends_turn_with_the_side_that_is_told() -> None:
     found = compared(right(25, 1, 40), 4, 0.001)
     words = found.evidence_in_words(confidence_of(4), "40 rows")
     assert found.apart and "p = 8.05e-07 in the exact test" in words and "confidence interval 0." in words
-    turned = found.evidence_in_words(confidence_of(4), "40 rows", is_turned=True, of_other=True)
-    assert turned.startswith("better on 1 of 40 rows and worse on 25") and "interval -0." in turned
+    turned = found.evidence_in_words(confidence_of(4), "40 rows", is_turned=True)
+    assert turned.startswith("better on 25 of 40 rows and worse on 1") and "interval -0." in turned
 
 
 def test_about_another_bound_the_exact_interval_decides_and_is_shown() -> None:

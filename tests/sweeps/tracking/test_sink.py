@@ -223,7 +223,7 @@ def test_the_parent_says_what_the_sweep_is_and_names_the_best_trial(whole):
     assert json.loads(entry.dataset.source) == {"train": "train.jsonl", "eval": None, "test": None}
     assert (tags["sweep.best_trial_key"], tags["sweep.best_run"]) == ("aaaa", run_of(client, "aaaa").info.run_id)
     assert history(client, parent.info.run_id, "best_eval_loss") == [(12, 0.7)]  # by the steps of both trials
-    assert tags["mlflow.note.content"].startswith("**Best: t00, eval_loss 0.7000** at step 3")
+    assert tags["mlflow.note.content"].startswith("**best: t00, eval_loss 0.7000 at step 3**")
 
 
 def test_the_parent_shows_a_better_trial_that_a_resumed_sweep_finds_at_an_earlier_step(sink, folder, client):
@@ -241,7 +241,7 @@ def test_a_sweep_without_a_best_trial_says_so(sink, client):
     deliver(sink, [begun(), started("aaaa", **NAMED), ended("aaaa", TrialState.DIVERGED), over()])
     parent = run_of(client, None)
     assert "sweep.best_run" not in parent.data.tags
-    assert parent.data.tags["mlflow.note.content"].startswith("No best trial")
+    assert parent.data.tags["mlflow.note.content"].startswith("**best: no trial completed")
 
 
 def test_statuses_tell_failures_from_ends_that_were_asked_for(sink, client):
@@ -329,5 +329,5 @@ def test_a_parked_trial_is_not_over_and_is_parked_again_when_an_interrupted_swee
     paused = ended("aaaa", TrialState.PAUSED, by_person_or_budget=True)
     state, status, note = shown(parked("aaaa", 3), paused, over("interrupted"))
     assert (state, status) == ("PAUSED", "KILLED")
-    assert note.startswith("**Best so far: t00, eval_loss 0.7000** at step 3")
+    assert note.startswith("**best so far: t00, eval_loss 0.7000 at step 3**")
     assert shown(begun(200.0), parked("aaaa", 3)) == ("PARKED", "RUNNING", runs_on)
