@@ -19,11 +19,6 @@ SHOWN_WARNINGS = 3
 """Warnings that a launch shows; further warnings are counted."""
 _PARTS = {"kept": "snapshots"}
 """Parts of a host's memory whose names differ from their fields' names."""
-_ENGINES = {
-    "flat": "the adapters of a host share passes over its base",
-    "flat, grouped": "the adapters of a host share passes over its base, and are computed together",
-    "peft": "PEFT's own layers",
-}
 _LENGTHS: Mapping[LengthsFrom, str] = {
     "tokens": "",
     "characters": " (estimated from the characters of the rows)",
@@ -42,7 +37,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def launch_lines(plan: Plan, folder: Path, more: str) -> list[str]:
     """Describes the plan in five lines, and the first warnings; `more` is the command that shows the whole plan."""
-    rest = [f"where: {plan.place}: {_hosts(plan)}", f"time: {_short_time(plan)}", f"sweep folder: {folder}"]
+    rest = [f"where: {plan.place}: {_hosts(plan)}", next(_time(plan)), f"sweep folder: {folder}"]
     beyond = len(plan.warnings) - SHOWN_WARNINGS
     lines = [_first(plan), *(CONTINUED + line for line in (*rest, f"more: {more}"))]
     lines += [f"warning: {each}" for each in plan.warnings[:SHOWN_WARNINGS]]
@@ -97,9 +92,8 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 
 def engine_line(engine: str) -> str:
-    """Names an engine and says what it is."""
-    means = _ENGINES.get(engine)
-    return f"engine, which computes the losses: {engine}{f' ({means})' if means else ''}"
+    """Names the engine."""
+    return f"engine, which computes the losses: {engine}"
 
 
 def _data(plan: Plan) -> Iterator[str]:
@@ -119,9 +113,6 @@ def _stopping(plan: Plan) -> Iterator[str]:
         (left, end), *rest = ((max(1, round(trials)), _end(plan, point)) for trials, point in later)
         further = "".join(f", {trials} for {point}" for trials, point in rest)
         yield f"early stopping leaves about {left} of {counted(plan.trials, 'trial')} for {end}{further}"
-    if plan.ends_alone and plan.trials > 1:
-        default = " and t00 (the sweep file's own values) train" if plan.trains_default else " trains"
-        yield f"with so few trials only the best one{default} to {_end(plan, plan.points[-1])}"
     if plan.worst_steps > round(plan.forecast.steps.high):
         most = plan.forecast.most_seconds
         taken = "" if most is None else f"; they take {_spent(plan, most)}"
@@ -152,7 +143,7 @@ def _answers(answers: Answers) -> str:
         told = f"{count} with answers, of about {_tokens(tokens)} tokens at most in all"
     else:
         told = f"{count} that rank labels and generate no answers"
-    share = "their time is unknown, and not counted: the first sweep with these rows measures it"
+    share = "their time is unknown: the first sweep with these rows measures it"
     return f"scores: {told}; {share if answers.share is None else f'they are {answers.share:.0%} of the work'}"
 
 
@@ -162,7 +153,9 @@ def _time(plan: Plan) -> Iterator[str]:
     if seen.seconds is None or seen.start_seconds is None:
         yield f"time: {seen.rate}"
         return
-    yield f"time: {_spent(plan, seen.seconds)}; {seen.rate}"
+    is_open = seen.answers is not None and seen.answers.share is None
+    open_ = ", and that of scoring answers on top, which is unknown" if is_open else ""
+    yield f"time: {_spent(plan, seen.seconds)}{open_}; {seen.rate}"
     yield f"of this, Ray starts and each host loads the base in {_spent(plan, seen.start_seconds)}; {seen.start_source}"
 
 
@@ -176,15 +169,6 @@ def _spent(plan: Plan, taken: Range) -> str:
         low, expected, high = (f"{_rounded(each):,g}" for each in (amount.low, amount.expected, amount.high))
         told.append(form.format(f"{expected} ({low} to {high})" if plan.forecast.is_measured else f"{low} to {high}"))
     return ", ".join(told)
-
-
-def _short_time(plan: Plan) -> str:
-    seen = plan.forecast
-    if seen.seconds is None:
-        return "unknown: the whole plan says how to know it"
-    is_open = seen.answers is not None and seen.answers.share is None
-    unseen = "; the time of scoring answers comes on top, and is unknown" if is_open else ""
-    return f"{_range(plan, seen.seconds)}{'' if seen.is_measured else ', calculated and not measured'}{unseen}"
 
 
 def _range(plan: Plan, taken: Range) -> str:

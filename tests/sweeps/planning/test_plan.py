@@ -296,12 +296,9 @@ def test_slots_and_the_default_configuration_may_add_to_it() -> None:
 
 
 @pytest.mark.parametrize(("trials", "alone"), [(26, True), (27, False)])
-def test_too_few_trials_for_a_rank_at_the_last_rung_are_told(trials: int, alone: bool) -> None:
+def test_too_few_trials_for_a_rank_at_the_last_rung_are_marked(trials: int, alone: bool) -> None:
     found = promoted(budget={"trials": trials})
     assert found.ends_alone is alone is found.as_json()["ends_alone"]
-    told = plan_lines(promoted(start_with_default=True, budget={"trials": trials}))
-    line = "      with so few trials only the best one and t00 (the sweep file's own values) train to step 81"
-    assert (line in told) is alone
     assert promoted(budget={"trials": trials}, scheduler={"kind": "fifo"}).ends_alone is False
 
 
