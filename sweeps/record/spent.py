@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import Field
+
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from trainables.specs import Spec
 
 HOUR = 3600.0
 
 
-@dataclass(frozen=True)
-class Spent:
+class Spent(Spec):
     """What a sweep has spent so far, under all of its drivers."""
 
     steps: int
@@ -23,18 +24,12 @@ class Spent:
     """Tokens of these steps, without padding."""
     seconds: float
     """Seconds from the start to the latest event, without the time between two drivers."""
-    host_seconds: float
-    """Number of hosts times the seconds for which they were held."""
+    host_seconds: float = Field(exclude=True)
+    """Number of hosts times the seconds for which they were held. JSON lines leave it out."""
     gpu_hours: float
     """Number of GPUs times the hours for which they were held; 0 on a CPU."""
     full_steps: int
     """Steps that the trials would have taken if the scheduler had stopped none."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the value of `spent` in the JSON line, without `host_seconds`."""
-        fields = asdict(self)
-        del fields["host_seconds"]
-        return fields
 
 
 def spent(record: SweepRecord, steps_per_trial: int) -> Spent:
@@ -68,8 +63,7 @@ def _spec(trial: TrialRecord) -> dict[str, Any]:
     return spec
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(Spec):
     """The plan, and its errors as shares: 0.1 if the sweep took 10 % more than planned, -0.1 if 10 % less."""
 
     steps: int

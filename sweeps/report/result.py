@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ class Result:
             **several,
             "base": base and {"metric": metric, "value": base.metrics.get(metric), "rows": base.rows},
             "comparisons": self.separation and self.separation.as_json(),
-            "spent": self.spent.as_json(),
-            "planned": self.planned and asdict(self.planned),
+            "spent": self.spent.model_dump(),
+            "planned": self.planned and self.planned.model_dump(),
         }
 
 

@@ -137,7 +137,7 @@ class SweepsCompared:
                     "value": finite(side.trial.value(self.objective.metric)),
                     "scores": {name: side.trial.value(name) for name in self._scores()},
                     "trials": len(side.record.trials),
-                    "spent": facts.spent_of(side.record).as_json(),
+                    "spent": facts.spent_of(side.record).model_dump(),
                 }
                 for side in self.sides
             ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import NamedTuple
 
 from sweeps.record.events import TrialReported, TrialScored
@@ -98,6 +97,6 @@ def step_points(history: Iterable[StepRecord]) -> list[MetricPoint]:
 
 def spent_points(record: SweepRecord, steps_per_trial: int) -> list[MetricPoint]:
     """Returns what the sweep has spent, as points of its parent run. The number of drivers so far is the step."""
-    values = asdict(spent(record, steps_per_trial))
+    values = dict(spent(record, steps_per_trial))
     time, step = record.latest or 0.0, record.drivers
     return [MetricPoint(key, float(value), time, step) for key, value in values.items() if value is not None]

@@ -129,7 +129,7 @@ def test_examples_are_rows_of_all_steps_and_a_trial_that_was_stopped_would_have_
     trials = of_batch("a", 4, 9), reported("a", 9, 1.0), of_batch("b", 1, 72), reported("b", 3, 1.0)
     found = spent(sweep(*trials, ended("b", TrialState.STOPPED)), FULL)
     assert (found.examples, found.full_steps) == (9 * 8 + 3 * 2, 9 + 72)
-    assert list(found.as_json()) == ["steps", "examples", "tokens", "seconds", "gpu_hours", "full_steps"]
+    assert list(found.model_dump()) == ["steps", "examples", "tokens", "seconds", "gpu_hours", "full_steps"]
 
 
 def against(*events: Event) -> Planned | None:
