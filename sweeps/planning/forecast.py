@@ -15,10 +15,10 @@ import heapq
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise, permutations
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from search_spaces.space import SearchSpace
 from sweeps.config import points, resource
@@ -220,10 +220,6 @@ class Forecast:
     """Source of `start_seconds`, in words."""
     answers: Answers | None = None
     """None if answers are not scored. Time and GPU-hours include the answers if their share is known."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns plain data with the same names."""
-        return {**asdict(self), "are_tokens_known": self.lengths_from == "tokens"}
 
 
 def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: int, known: RowsAndRates) -> Forecast:

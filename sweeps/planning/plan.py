@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
@@ -105,11 +107,10 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain data with the same names, the epochs, the cost, and that of the most steps (`most_cost`)."""
-        plain = {**asdict(self), "memory": self.memory and self.memory.model_dump(), "epochs": self.epochs}
-        most = self.cost_of(self.forecast.most_seconds)
-        plain |= {"cost": self.cost and asdict(self.cost), "most_cost": most and asdict(most)}
-        del plain["forecast"]
-        return {**plain, **self.forecast.as_json()}
+        more = {"epochs": self.epochs, "cost": self.cost, "most_cost": self.cost_of(self.forecast.most_seconds)}
+        plain: dict[str, Any] = to_jsonable_python(self)
+        plain |= plain.pop("forecast") | to_jsonable_python(more)
+        return plain | {"are_tokens_known": self.forecast.lengths_from == "tokens"}
 
 
 def check_price(price: float | None) -> None:
