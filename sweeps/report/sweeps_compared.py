@@ -17,13 +17,12 @@ from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import answers, best_compared, facts
 from sweeps.report.answers import Changes
 from sweeps.report.status import WORDS, Status
-from sweeps.report.trial_tables import number_text, value_text
+from sweeps.report.trial_tables import value_text
 from sweeps.report.trials_compared import (
     difference_json,
     finite,
+    rows_of,
     same_settings,
-    settings_of,
-    spent_of,
     trial_json,
 )
 from sweeps.statistics.comparison import Comparison, Separation
@@ -171,14 +170,7 @@ class SweepsCompared:
         trials = [side.trial for side in self.sides]
         own = (side.record.judges(side.trial).metric for side in self.sides)
         metrics = dict.fromkeys([self.objective.metric, *own, EVAL_LOSS, EVAL_BITS, *self._scores()])
-        values = [(metric, [trial.value(metric) for trial in trials]) for metric in metrics]
-        return [
-            ("trial", [label(trial.number) for trial in trials]),
-            *settings_of(trials)[0],
-            *((metric, [*map(number_text, each)]) for metric, each in values if any(map(math.isfinite, each))),
-            ("at step", [str(trial.best_step) for trial in trials]),
-            *spent_of(trials),
-        ]
+        return [("trial", [label(trial.number) for trial in trials]), *rows_of(trials, metrics)]
 
     def _cost(self, price: float | None) -> Rows:
         told = [{f.name: f.value for f in facts.taken(side.record, side.status.seconds, price)} for side in self.sides]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class TrialsCompared:
 
     def tables(self, width: int) -> list[Table]:
         """Returns tables with a column for each trial: see `tables_of`."""
-        rows = [*settings_of(self.trials)[0], *self._values(), *spent_of(self.trials)]
+        rows = rows_of(self.trials, [objective.metric for objective in self.record.objectives])
         return tables_of([trial_tables.name_of(self.record, trial) for trial in self.trials], rows, width)
 
     def lines(self) -> list[str]:
@@ -71,19 +71,6 @@ class TrialsCompared:
                 for trial in self.trials[1:]
             ],
         }
-
-    def _values(self) -> list[tuple[str, list[str]]]:
-        first, *others = (objective.metric for objective in self.record.objectives)
-        told = [dict(trial.evals) for trial in self.trials]
-        rows = []
-        for step in sorted({step for each in told for step in each}):
-            # Answers may be scored only at the last step.
-            name = first if any(first in each.get(step, {}) for each in told) else EVAL_LOSS
-            values = [number_text(each.get(step, {}).get(name, math.nan)) for each in told]
-            rows.append((f"{name} at step {step}", values))
-        rows.append((f"best {first}", [number_text(trial.value(first)) for trial in self.trials]))
-        rows.append(("at step", ["-" if t.best_step is None else str(t.best_step) for t in self.trials]))
-        return rows + [(name, [number_text(t.value(name)) for t in self.trials]) for name in others]
 
     def _compared(self, trial: TrialRecord) -> Comparison:
         objective, found = self.record.objective, self.separation.of(trial.trial_key)
@@ -122,17 +109,31 @@ def same_settings(trials: Sequence[TrialRecord]) -> list[str]:
     return [f"{'the same in all' if trials[1:] else 'settings'}: {same}"] if same else []
 
 
-def spent_of(trials: Sequence[TrialRecord]) -> list[tuple[str, list[str]]]:
-    """Returns rows of what each trial took, and of its state."""
-    rows = [
+def rows_of(trials: Sequence[TrialRecord], metrics: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Returns rows of what differs in the trials' settings, of their values, of what each took, and of its state.
+
+    The first metric has its value at each report, too; the others may be missing.
+    """
+    first, *others = metrics
+    told, rows = [dict(trial.evals) for trial in trials], settings_of(trials)[0]
+    for step in sorted({step for each in told for step in each}):
+        # Answers may be scored only at the last step.
+        name = first if any(first in each.get(step, {}) for each in told) else EVAL_LOSS
+        rows.append((f"{name} at step {step}", [number_text(each.get(step, {}).get(name, math.nan)) for each in told]))
+    rows.append((f"best {first}", [number_text(trial.value(first)) for trial in trials]))
+    rows.append(("at step", ["-" if trial.best_step is None else str(trial.best_step) for trial in trials]))
+    for name in others:
+        values = [trial.value(name) for trial in trials]
+        rows += [(name, [*map(number_text, values)])] if any(map(math.isfinite, values)) else []
+    weights = [f"{trial.trainable_params:,}" if trial.trainable_params else "-" for trial in trials]
+    return [
+        *rows,
         ("steps", [f"{trial.step:,}" for trial in trials]),
         ("tokens", [f"{trial.tokens:,}" for trial in trials]),
         ("seconds", [f"{trial.seconds:,.0f}" for trial in trials]),
+        *([("trainable parameters", weights)] if set(weights) != {"-"} else []),
+        ("state", [trial.state.value for trial in trials]),
     ]
-    if any(trial.trainable_params for trial in trials):
-        weights = [f"{t.trainable_params:,}" if t.trainable_params else "-" for t in trials]
-        rows.append(("trainable parameters", weights))
-    return [*rows, ("state", [trial.state.value for trial in trials])]
 
 
 def tables_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> list[Table]:

@@ -37,7 +37,7 @@ def test_the_best_trials_are_compared_on_the_same_rows(tmp_path: Path) -> None:
     first = sweep(tmp_path, "lora", 1.0, quantization={"scheme": "none"})
     found = of(first, sweep(tmp_path, "qlora", 1.25, quantization={"scheme": "nf4"}))
     assert found.settings() == table(found, "Their files differ in") == {"quantization.scheme": ["none", "nf4"]}
-    values = {"eval_loss": ["1.0000", "1.2500"], "trial": ["t00", "t00"], "at step": ["9", "9"]}
+    values = {"best eval_loss": ["1.0000", "1.2500"], "trial": ["t00", "t00"], "at step": ["9", "9"]}
     assert table(found, "The trials").items() >= values.items()
     spent = {"state": "finished", "trials": "2/2 (2 COMPLETED)", "time": "1 min 40 s", "steps": "18"}
     spent |= {"trained": "0 rows, 1,800 tokens", "held": "0 s of hosts", "memory": "0 MB"}
@@ -194,4 +194,4 @@ def test_without_data_nothing_is_said_of_rows_and_objectives_that_differ_give_wa
     assert found.objective.metric == "eval_loss"
     assert "their objectives differ: the trials are compared by eval_loss" in found.lines()
     rows = table(found, "The trials")
-    assert (rows["eval_loss"], rows["eval_row_loss"]) == (["1.2500"] * 2,) * 2
+    assert (rows["best eval_loss"], rows["eval_row_loss"]) == (["1.2500"] * 2,) * 2
