@@ -25,7 +25,7 @@ from sweeps.report.trials_compared import (
     same_settings,
     trial_json,
 )
-from sweeps.statistics.comparison import Comparison, Separation
+from sweeps.statistics.comparison import Separation
 from sweeps.statistics.trials import Chosen, common_objective, compare_sweeps, rows_differ
 from trainables.inputs.legible import legible
 from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, Objective
@@ -108,9 +108,16 @@ class SweepsCompared:
 
     def tables(self, price: float | None = None) -> list[tuple[str, Rows]]:
         """Returns the tables of settings, trials and cost: titles, with rows of a name and a text for each sweep."""
-        told = {key: [_text(value) for value in values] for key, values in self.settings().items()}
-        found = [("Their files differ in", list(told.items())), ("The trials", self._trials())]
-        return [(title, rows) for title, rows in (*found, ("The sweeps", self._cost(price))) if rows]
+        files = [(key, [_text(value) for value in values]) for key, values in self.settings().items()]
+        trials = [side.trial for side in self.sides]
+        own = (side.record.judges(side.trial).metric for side in self.sides)
+        metrics = dict.fromkeys([self.objective.metric, *own, EVAL_LOSS, EVAL_BITS, *self._scores()])
+        values = [("trial", [label(trial.number) for trial in trials]), *rows_of(trials, metrics)]
+        told = [{f.name: f.value for f in facts.taken(side.record, side.status.seconds, price)} for side in self.sides]
+        states = [WORDS[side.status.state].partition(":")[0] for side in self.sides]
+        cost = [("state", states), *((name, [each[name] for each in told]) for name in told[0])]
+        tables = {"Their files differ in": files, "The trials": values, "The sweeps": [r for r in cost if any(r[1])]}
+        return [(title, rows) for title, rows in tables.items() if rows]
 
     def lines(self) -> list[str]:
         """Says which rows and settings the sweeps share, and how each trial compares with the first one."""
@@ -119,7 +126,11 @@ class SweepsCompared:
             lines.append(f"their objectives differ: the trials are compared by {EVAL_LOSS}")
         if self.objective.metric == EVAL_BITS:
             lines.append(f"their tokens differ, and so does what {EVAL_LOSS} counts: compared by {EVAL_BITS}")
-        lines += [self._difference(*each) for each in zip(self.sides[1:], self.separation.trials, strict=True)]
+        first = self.sides[0].trial_name
+        lines += [
+            best_compared.verdict(first, other.trial_name, self.objective, found, self.separation)
+            for other, found in zip(self.sides[1:], self.separation.trials, strict=True)
+        ]
         return lines + best_compared.notes(self.separation) + [each.line() for each in self.changes]
 
     def as_json(self) -> dict[str, Any]:
@@ -165,22 +176,6 @@ class SweepsCompared:
     def _scores(self) -> list[str]:
         found = [objective.metric for objective in _shared_scores(self.sides)]
         return [name for name in found if all(math.isfinite(side.trial.value(name)) for side in self.sides)]
-
-    def _trials(self) -> Rows:
-        trials = [side.trial for side in self.sides]
-        own = (side.record.judges(side.trial).metric for side in self.sides)
-        metrics = dict.fromkeys([self.objective.metric, *own, EVAL_LOSS, EVAL_BITS, *self._scores()])
-        return [("trial", [label(trial.number) for trial in trials]), *rows_of(trials, metrics)]
-
-    def _cost(self, price: float | None) -> Rows:
-        told = [{f.name: f.value for f in facts.taken(side.record, side.status.seconds, price)} for side in self.sides]
-        states = [WORDS[side.status.state].partition(":")[0] for side in self.sides]
-        rows = [(name, [each[name] for each in told]) for name in told[0]]
-        return [("state", states), *(row for row in rows if any(row[1]))]
-
-    def _difference(self, other: Side, found: Comparison) -> str:
-        first = self.sides[0].trial_name
-        return best_compared.verdict(first, other.trial_name, self.objective, found, self.separation)
 
 
 def compared(named: Sequence[tuple[Status, TrialRecord | None]]) -> SweepsCompared:
