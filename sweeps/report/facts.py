@@ -139,26 +139,21 @@ def _off(share: float | None) -> str:
 
 def made_of(record: SweepRecord) -> tuple[Fact, ...]:
     """Returns what decides the sweep's numbers beside its configuration."""
-    rows = [(name, record.data.get(name), *words) for name, words in _DATA.items()]
-    hosts, hardware = record.hosts, record.base and record.base.hardware
-    place = f"{hosts.hosts} on {hosts.device}, {counted(hosts.slots, 'slot')} in all" if hosts else ""
+    hosts, data = record.hosts, record.data if record.data.get("train_rows") else {}
     gpus = f", {hosts.gpus_per_host} GPUs each" if hosts and hosts.gpus_per_host > 1 else ""
-    return (
-        *(Fact(key, limit(value), "changed since the launch") for key, value in record.changes.items()),
-        *(Fact(f"fingerprint of {name}", told, "of its content") for name, told in record.fingerprints.items()),
-        *(
-            Fact(words, f"{told:,}" if isinstance(told, int) else str(told), meaning)
-            for name, told, words, meaning in rows
-            if record.data.get("train_rows") and (told or (name in _ALWAYS and told is not None))
-        ),
-        *([Fact("hosts", place + gpus, "processes that hold the base, as of the latest event")] if hosts else ()),
-        *([Fact("engine", hosts.engine, "what computes the losses of trials")] if hosts and hosts.engine else ()),
-        *(
-            [Fact("hardware", hardware, "what the base was evaluated on, with the type of activations")]
-            if hardware
-            else ()
-        ),
-    )
+    place = f"{hosts.hosts} on {hosts.device}, {counted(hosts.slots, 'slot')} in all{gpus}" if hosts else ""
+    found = [Fact(key, limit(value), "changed since the launch") for key, value in record.changes.items()]
+    found += [Fact(f"fingerprint of {name}", told, "of its content") for name, told in record.fingerprints.items()]
+    for name, words in _DATA.items():
+        told = data.get(name)
+        if told or (name in _ALWAYS and told is not None):
+            found.append(Fact(words[0], f"{told:,}" if isinstance(told, int) else str(told), words[1]))
+    found += [
+        Fact("hosts", place, "processes that hold the base, as of the latest event"),
+        Fact("engine", hosts.engine if hosts else "", "what computes the losses of trials"),
+        Fact("hardware", record.base.hardware if record.base else "", "on which the base was evaluated"),
+    ]
+    return tuple(fact for fact in found if fact.value)
 
 
 def maker() -> str:

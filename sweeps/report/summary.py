@@ -59,6 +59,7 @@ def show(sweep: Sweep, result: Result) -> None:
     best, *compared = best_compared.best_lines(record, result.selection, result.separation)
     lines = [best, *(f"      {line}" for line in compared)]
     taken = facts.taken(record, result.spent.seconds)
+    taken = taken if result.failure is None else taken[:-1]  # the next steps begin with the error
     tell(out, lines + facts.lines_of(taken) + _next_steps(sweep, result))
 
 
