@@ -21,6 +21,7 @@ from trainables import catalogue
 from trainables.grading import catalogue as grading
 from trainables.inputs import json_text
 from trainables.objective import EVAL_LOSS, Objective
+from trainables.scoring.requests import BASE
 
 SHOWN = 3
 """Most trials with their own line among those that cannot be told apart from the best one."""
@@ -41,9 +42,8 @@ def best_lines(record: SweepRecord, selection: Selection, separation: Separation
     if best is None:
         return [f"best: {selection.why}", *lines, *_unclean_rows(record)]
     config = None if found is None else found[0]
-    default = config is not None and config.searcher.start_with_default
-    lines += further(record, best) + repeated(record, best) + against_base(record, best, separation)
-    lines += against_others(record, best, separation, default)
+    has_default = config is not None and config.searcher.start_with_default
+    lines += further(record, best) + repeated(record, best) + comparisons(record, best, separation, has_default)
     lines += [] if config is None else scores(record, best, config, separation)
     return [f"best{' so far' if selection.so_far else ''}: {in_words(record, best)}", *lines, *_unclean_rows(record)]
 
@@ -102,49 +102,33 @@ def repeated(record: SweepRecord, best: TrialRecord) -> list[str]:
     return [f"the same point with other seeds: {', '.join(again)}"] if again else []
 
 
-def against_base(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
-    """Compares the best trial with the base without an adapter, in a line; empty if the base has no value."""
-    objective = record.judges(best)
-    if record.base is None or objective.metric not in record.base.metrics:
-        return []
-    start = objective.of(record.base.metrics)
-    gain = objective.gain(start, best.value(objective.metric))
-    found = separation.base if separation is not None else None
-    line = verdict(
-        label(best.number),
-        f"the base without an adapter ({start:.4f})",
-        objective,
-        found or Comparison("base", gain),
-        separation,
-    )
-    is_better = gain > 0 and (found is None or found.apart is not False)
-    more = "" if is_better else "; more steps (budget.steps_per_trial) or other values may help"
-    return [line + more]
-
-
-def against_others(
-    record: SweepRecord, best: TrialRecord, separation: Separation | None, has_default: bool
-) -> list[str]:
-    """Compares the best trial with the next one, trials that are like it or were ahead, and trial 0, the default."""
-    objective, ranked = record.judges(best), ranking(record)
+def comparisons(record: SweepRecord, best: TrialRecord, separation: Separation | None, has_default: bool) -> list[str]:
+    """Compares the best trial with the base, the next one, those alike, those that were ahead, and the default."""
+    objective, name, lines = record.judges(best), label(best.number), []
+    value = best.value(objective.metric)
+    if record.base is not None and objective.metric in record.base.metrics:
+        start = objective.of(record.base.metrics)
+        found = (separation and separation.base) or Comparison(BASE, objective.gain(start, value))
+        line = verdict(name, f"the base without an adapter ({start:.4f})", objective, found, separation)
+        is_better = found.difference > 0 and found.apart is not False
+        lines.append(line if is_better else f"{line}; more steps (budget.steps_per_trial) or other values may help")
     told = () if separation is None else separation.trials
     alike = [each for each in told if each.apart is False]
     ahead = [each for each in told if each.apart is not False and each.difference < 0]
     chosen = {each.key: each for each in (*told[:1], *alike[:SHOWN], *ahead)}
-    default = next((trial for trial in ranked if trial.number == 0 and has_default), None)
-    lines = []
+    default = next((trial for trial in ranking(record) if trial.number == 0 and has_default), None)
     if default is not None and default.trial_key == best.trial_key:
-        lines.append(f"{label(0)} is the default configuration")
-    elif default is not None and record.judges(default) == objective and default.trial_key not in chosen:
-        known = separation.of(default.trial_key) if separation is not None else None
-        gain = objective.gain(default.value(objective.metric), best.value(objective.metric))
-        chosen[default.trial_key] = known or Comparison(default.trial_key, gain)
+        lines.append(f"{name} is the default configuration")
+    elif default is not None and record.judges(default) == objective:
+        gain = objective.gain(default.value(objective.metric), value)
+        known = {each.key: each for each in told}.get(default.trial_key, Comparison(default.trial_key, gain))
+        chosen.setdefault(default.trial_key, known)
     for key, found in chosen.items():
         trial = record.trials[key]
         own, of_best = found.steps or (trial.best_step, best.best_step)
-        name = f"{label(trial.number)} (step {own}{', the default configuration' if trial == default else ''})"
-        line = verdict(f"{label(best.number)} (step {of_best})", name, objective, found, separation)
-        lines.append(line + (_more(found, separation) if found.apart is False and separation is not None else ""))
+        other = f"{label(trial.number)} (step {own}{', the default configuration' if trial == default else ''})"
+        more = _more(found, separation) if separation is not None and found.apart is False else ""
+        lines.append(verdict(f"{name} (step {of_best})", other, objective, found, separation) + more)
     if alike[SHOWN:]:
         lines.append(f"nor from {', '.join(label(record.trials[each.key].number) for each in alike[SHOWN:])}")
     return lines + ([] if separation is None else notes(separation))

@@ -89,7 +89,7 @@ MORE = "; more steps (budget.steps_per_trial) or other values may help"
 )
 def test_the_best_is_compared_with_the_base(loss: float, compared: Comparison | None, line: str) -> None:
     found = sweep(base(loss))
-    told = best_compared.against_base(found, best_of(found), separation(base=compared))
+    told = best_compared.comparisons(found, best_of(found), separation(base=compared), False)
     assert told == [line.replace("BASE", "the base without an adapter")]
 
 
@@ -107,7 +107,7 @@ ONE_SEED = "each point was trained with one seed: other seeds may change the ord
 def against(*trials: Comparison, has_default: bool = False, changes: Sequence[Event] = (), **more: Any) -> list[str]:
     found = sweep(*changes)
     compared = separation(*trials, **more) if trials else None
-    return best_compared.against_others(found, best_of(found), compared, has_default)
+    return best_compared.comparisons(found, best_of(found), compared, has_default)
 
 
 @pytest.mark.parametrize(
