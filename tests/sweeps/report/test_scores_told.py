@@ -101,7 +101,7 @@ def test_a_function_whose_rows_are_0_or_1_in_each_evaluation_is_told_as_counts()
     start = begun(["mine:whole", "mine:half"])
     of_base = BASE.model_copy(update={"metrics": {"eval_loss": 2.0, "whole": 0.25, "half": 0.0}, "answered": 4})
     own = {"eval_loss": 1.0, "whole": 0.5, "half": 0.25}
-    stopped = [started("b", 1), reported("b", 3, 1.5), ended("b", STOPPED)]
+    stopped: list[Event] = [started("b", 1), reported("b", 3, 1.5), ended("b", STOPPED)]
     whole = record([start, of_base, started("a", 0), scored("a", 9, **own), ended("a", COMPLETED), *stopped])
     rows: dict[str, Any] = {"metrics": {"eval_loss": 1.0}, "row_losses": (1.0,) * 4, "row_tokens": (1,) * 4}
     best = Evaluation(row_values={"whole": (1.0, 0.0, 1.0, 0.0), "half": (0.5, 0.5, 0.0, 0.0)}, **rows)
