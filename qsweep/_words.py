@@ -43,6 +43,7 @@ def _in_python(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     text = re.sub(r'\b(prompt|completion): (?=")', r"\1=", _DOMAIN.sub(_domain, text))
+    text = re.sub(r"\bwrite \{(\w+): ", r'write {"\1": ', text)
     return _OPTION.sub(_keyword, text)
 
 

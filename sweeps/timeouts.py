@@ -42,6 +42,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 NO_HOST_SECONDS = 600.0
 """How long the evaluation of the base, or the scoring of finalists, waits for a host once all trials have ended: one
 that must still be started may take this long."""
+STILL_SCORING_SECONDS = 30.0
+"""Pause between two lines while the finalists are scored."""
 LEAVE_SECONDS = 120.0
 """How long trials have to end their step and save themselves once the sweep is asked to end."""
 STOP_SECONDS = 240.0

@@ -137,8 +137,8 @@ class Driver:
 
     def score_finalists(self) -> None:
         """What follows after Tune."""
-        display = create_autospec(Display, instance=True)
-        whole = sweep_driver.Driver(self.trials, display, calls=FakeCalls())
+        self.display = create_autospec(Display, instance=True)
+        whole = sweep_driver.Driver(self.trials, self.display, calls=FakeCalls())
         whole.score_finalists(actor(evaluate_finalists=lambda finalists: self.score(finalists)))
 
     def queue(self) -> TrialQueue:

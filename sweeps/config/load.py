@@ -32,6 +32,8 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 PROFILES = Path(__file__).parents[2] / "cluster" / "profiles"
 _TEXTS = ("data.prompt", "data.completion", "data.text", "data.system")
 _LENGTH_KEYS = [f"budget.{name}" for name in LENGTHS]
+_OF_LENGTHS = ("budget", "scheduler", "training", "search_space", "data", "trainable")
+"""Sections whose mistakes hide where a trial's report points lie."""
 _UNSEEN = Preview()
 
 
@@ -103,9 +105,9 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
     wrong += checks.budget(raw, config) + checks.gpu(config)
     if trainable is not None:
         resolved = checks.stopping_metric(resolved, trainable)
-    if space is not None and not wrong:
-        resolved, wrong = resource.with_examples(resolved, space, preview.train_rows)
-        wrong += checks.grace(raw, resolved)
+    if space is not None and not any(line.startswith(_OF_LENGTHS) for line in wrong):
+        resolved, mistakes = resource.with_examples(resolved, space, preview.train_rows)
+        wrong += mistakes + checks.grace(raw, resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
     return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))

@@ -114,7 +114,7 @@ def meant_field(name: str, known: Sequence[str]) -> str:
 
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
-    is_secret = field == "notify.url_env"  # a URL that was written there by mistake
+    is_secret = field in ("notify", "notify.url_env")  # a URL that was written there by mistake
     silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0] or is_secret
     shown = "" if silent else f" {_shown(value, field)}"
     return f"{field or 'the sweep file'}:{shown} {_alternatives(rules)}{_without_quotes(value, rules)}"

@@ -25,7 +25,7 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _WORDS = {
-    "token", "secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn",
+    "token", "secret", "secrets", "passwd", "pwd", "passphrase", "credential", "credentials", "pat", "conn", "dsn",
     "jwt", "apikey", "accesskey",
 }  # fmt: skip
 """Words of a variable's name that stand for a secret; `MAX_TOKENS` and `SECRETARY` have none of them."""
@@ -38,7 +38,9 @@ _FEWEST = 6
 def is_secret_name(name: str) -> bool:
     """Tells whether a variable of this name holds a secret."""
     words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    return bool(_WORDS.intersection(words) or _KEYS & {first for first, second in pairwise(words) if second == "key"})
+    pairs = set(pairwise(words))
+    is_key = ("connection", "string") in pairs or not pairs.isdisjoint((word, "key") for word in _KEYS)
+    return is_key or any(word in _WORDS or word.endswith(("password", "passwords")) for word in words)
 
 
 def hidden(text: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -191,7 +191,7 @@ def _tokens(count: float) -> str:
 def _choices(choices: Sequence[GpuAdvice]) -> Iterator[str]:
     """Yields the table of advice by GPU memory. Sizes with equal advice share a row."""
     if choices:
-        yield "LoRA or QLoRA, by GPU memory (slots: trials that train at once):"
+        yield "LoRA or QLoRA, by GPU memory, with compute_dtype auto (slots: trials that train at once):"
         yield f"{'GPU':>8}  {'LoRA, 16-bit base':20}{'QLoRA, nf4 base':20}use"
     alike = attrgetter("lora.words", "qlora.words", "advice", "lacks_bfloat16")
     for (lora, qlora, advice, is_old), rows in groupby(choices, alike):

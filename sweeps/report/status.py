@@ -303,7 +303,10 @@ def _waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | No
     if record.started is None:
         return "for its driver to check the model and the data"
     if record.hosts is None:
-        since, what = record.resumed or now, "for Ray and the hosts: the terminal of its launch says why"
+        since, what = (
+            record.resumed or now,
+            "for Ray and the hosts: what its launch prints says why (from Python: driver.log in its folder)",
+        )
     elif training:
         since, what = record.hosts.time, f"for the first report: {counted(training, 'trial')} in training"
     else:

@@ -190,7 +190,7 @@ class Amendments:
         if reached is not None:
             return f"{reached}: raise {reached.key} with it, or set it to null"
         distinct = distinct_trials(self.config, self.space)
-        if distinct is not None and self._drawn(record) >= distinct:
+        if distinct is not None and len(self._own(record)) >= distinct:
             return f"the search space has {distinct} points, which are all tried: ask for another point first: {ADD}"
         has_more = after.budget.count > current.budget.count
         return "" if has_more else f"raise budget.trials with it, or ask for a point first: {ADD}"
@@ -242,9 +242,12 @@ class Amendments:
 
     def _drawn(self, record: SweepRecord) -> int:
         """Counts the trials that have begun and count towards budget.trials."""
+        return sum(trial.state.counts_as_trial for trial in self._own(record))
+
+    def _own(self, record: SweepRecord) -> list[TrialRecord]:
+        """Returns the trials of the sweep's own points, infeasible points too."""
         added = self._added(record)
-        own = [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
-        return sum(trial.state.counts_as_trial for trial in own)
+        return [trial for key, trial in record.trials.items() if trial.repeats is None and key not in added]
 
     def _too_many(self, hosts: Scalar | None) -> list[str]:
         """Refuses more hosts than this machine's GPUs can hold: no node joins the sweep's own Ray."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.loop import Finalist
 from sweeps import timeouts
-from sweeps.config.number_words import counted
+from sweeps.config.number_words import counted, duration
 from sweeps.record import digests, samples
 from sweeps.record.events import TrialScored
 from sweeps.record.folder import writing
@@ -68,8 +68,12 @@ class Scoring:
         """Returns the broker's answer; asks again after the loss of a host. Returns None if somebody ends the sweep."""
         question = Repeated(lambda: self.broker.evaluate_finalists.remote(asked), self.calls)
         answer: list[Evaluation | Failure] | Failure | None = None
+        began = told = self.calls.now()
         while answer is None and not self.trials.stop.is_ending:
             answer = question.answer(timeouts.START_LOOK_SECONDS)
+            if answer is None and (now := self.calls.now()) - told >= timeouts.STILL_SCORING_SECONDS:
+                told = now
+                self.say(f"still scoring the answers of {counted(len(asked), 'trial')}, {duration(now - began)} so far")
         return answer
 
     def _take(self, trial: TrialRecord, found: Evaluation | Failure) -> None:

@@ -206,6 +206,7 @@ PYTHON: Any = qs  # types alone do not keep a notebook from these calls
         (lambda: PYTHON.uniform([0, 1]), "'high': write qs.uniform(low, high)"),
         (lambda: PYTHON.validate("toy", space={"adapter.r": [8]}), "is not a domain: write qs.choice([8])"),
         (lambda: PYTHON.validate("toy", space={"adapter.r": 8}), "write qs.choice([8]), or set it"),
+        (lambda: PYTHON.validate("toy", objective="eval_loss"), """write {"metric": 'eval_loss'}"""),
         (lambda: PYTHON.validate("toy", space={"adapter.r": {"randint": 8}}), "write qs.randint(low, high)"),
         (
             lambda: PYTHON.validate("toy", space={"adapter.r": qs.choice([4, 8])}, searcher={"kind": "prior"}),

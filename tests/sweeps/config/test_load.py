@@ -153,6 +153,8 @@ def test_a_profile_brings_storage_tracking_and_variables_and_the_file_wins(here:
         ("cluster.runtime_env.env_vars.HF_TOKEN=hf_abc", "'HF_TOKEN' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.GITHUB_PAT=abc", "'GITHUB_PAT' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.DB_CONN=abc", "'DB_CONN' looks like the name of a secret"),
+        ("cluster.runtime_env.env_vars.PGPASSWORD=abc", "'PGPASSWORD' looks like the name of a secret"),
+        ("cluster.runtime_env.env_vars.CONNECTION_STRING=abc", "'CONNECTION_STRING' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.AWS_ACCESS_KEY_ID=abc", "'AWS_ACCESS_KEY_ID' looks like the name of a secret"),
         ("cluster.runtime_env.env_vars.N=1", "cluster.runtime_env.env_vars.N: 1 must be text"),
         ("cluster.runtime_env.env_vars.HTTPS_PROXY='bob:hf_abc@proxy:3128'", "HTTPS_PROXY: holds a password"),
@@ -241,7 +243,8 @@ def test_ranks_that_vllm_does_not_take_as_they_are_are_told(here: Path, change: 
 def test_a_webhooks_url_in_place_of_a_variables_name_is_refused_and_not_shown(here: Path) -> None:
     (line,) = wrong(here, TOY, "notify.url_env='https://hooks.example/T0/hf_abc'")
     assert line.startswith("notify.url_env: must be the name of an environment variable that holds the URL")
-    assert "hf_abc" not in line and "hooks" not in line
+    (section,) = wrong(here, TOY, "notify='https://hooks.example/T0/hf_abc'")
+    assert "hf_abc" not in line + section and "hooks" not in line + section
 
 
 def test_a_secrets_letters_in_another_word_are_no_secret(here: Path) -> None:

@@ -181,6 +181,8 @@ def test_finalists_that_no_host_scores_fail_the_sweep_after_ten_minutes_and_resu
     left = iter(range(1000))
     played.score = lambda _finalists: NONE if next(left, None) is not None else stopped(played)
     played.run()
+    said = [call.args[0] for call in played.display.say.call_args_list]
+    assert f"still scoring the answers of {FINALISTS + 1} trials, 30 s so far" in said
     assert played.stop.message == (
         "the finalists could not be scored: no host was there for 10 minutes; go on with qsweep resume"
     )
