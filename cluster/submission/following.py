@@ -21,10 +21,9 @@ SHORT_SECONDS = 120.0
 """How long a short job may take; see `wait`."""
 TURN_SECONDS = 0.3
 """Pause between two looks at a short job."""
-CLOSING_KEY = "dir"
-"""Key of the JSON object that --json prints of a sweep: its folder. Other lines of JSON are a trainable's own."""
-FINDINGS_KEY = "findings"
-"""Key of the JSON object that `qsweep doctor --json` prints."""
+CLOSING_KEYS = {"dir", "findings"}
+"""One of these is in the JSON object that --json prints of a sweep, or of the doctor's findings. Other lines of JSON
+are a trainable's own."""
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
@@ -46,7 +45,6 @@ def follow(
     jobs: Jobs,
     job_id: str,
     say: Callable[[str], None],
-    closing_key: str = CLOSING_KEY,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = rest,
 ) -> Ended:
@@ -76,7 +74,7 @@ def follow(
         else:
             lost = None
             whole = len(text) if state.has_ended else text.rfind("\n") + 1
-            closing = _say(text[said:whole], say, closing_key) or closing
+            closing = _say(text[said:whole], say) or closing
             said = max(said, whole)
             if state.has_ended:
                 return Ended(state, closing)
@@ -91,10 +89,7 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = rest,
 ) -> Ended:
-    """Waits for a short job, says its lines at its end, and removes it from the cluster's list.
-
-    Ray may list the job again as FAILED: Ray's monitor looks once a second, and takes an ended job without an entry for
-    a dead one (dashboard/modules/job/job_manager.py, 2.60: `_monitor_job_internal`).
+    """Waits for a short job, and says its lines at its end.
 
     Raises:
         ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; the job may have
@@ -104,10 +99,7 @@ def wait(
     while True:
         state = jobs.look_up(job_id)
         if state is not None and state.has_ended:
-            closing = _say(jobs.logs(job_id), say, CLOSING_KEY)
-            with suppress(ClusterError):  # the answer is there
-                jobs.delete(job_id)
-            return Ended(state, closing)
+            return Ended(state, _say(jobs.logs(job_id), say))
         if clock() - began > SHORT_SECONDS:
             raise ConnectionFailed(
                 f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
@@ -116,18 +108,22 @@ def wait(
 
 
 def put_away(jobs: Jobs, job_id: str) -> None:
-    """Removes an ended job from the cluster's list; asks a running job to end, and leaves it in the list."""
+    """Removes an ended job from the cluster's list; asks a running job to end, and leaves it in the list.
+
+    Ray may list the job again as FAILED: Ray's monitor looks once a second, and takes an ended job without an entry for
+    a dead one (dashboard/modules/job/job_manager.py, 2.60: `_monitor_job_internal`).
+    """
     with suppress(ClusterError):  # nobody waits for it any more
         jobs.stop(job_id)
         jobs.delete(job_id)
 
 
-def _say(text: str, say: Callable[[str], None], closing_key: str) -> dict[str, Any] | None:
+def _say(text: str, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Says the lines for people; returns the JSON object that a command prints at its end, if the text has it."""
     closing = None
     for line in lines_of(text):
         found = _object(line)
-        if found is not None and closing_key in found:
+        if found is not None and CLOSING_KEYS & found.keys():
             closing = found
         else:
             say(line)

@@ -31,8 +31,7 @@ def add(
 
     with mistakes(untouched="nothing was added"):
         request = AddPoint(sender="qsweep add", values=requests.values_of(values))
-        if address is not None:
-            ask_there(sweep, address, ("add", *values), as_json)
+        ask_there(address, as_json, "add", sweep, *values)
         folder = local_sweeps.find(sweep, storage)
         answer = launching.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

@@ -37,8 +37,7 @@ def compare(
     """Compare trials of a sweep, also while it runs: all with the best one, or some side by side; or several sweeps."""
     import time
 
-    if address is not None:
-        ask_there(sweep, address, ("compare", *(trials or ())), as_json)
+    ask_there(address, as_json, "compare", sweep, *(trials or ()))
     from sweeps.steering.naming import compare_named, named
 
     with mistakes(""):

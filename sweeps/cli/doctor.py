@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sweeps.cli.shared import Changes, Json, NoFiles, ending_on_signals, load_sweep, mistakes, say
+from sweeps.cli.submitted import end_with, ending_if_lost, run_small
 from sweeps.config import environment
 from sweeps.config.passwords import hidden, whole
 from sweeps.config.uris import is_web
@@ -24,7 +25,6 @@ from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
     from cluster.doctor.contract import Needs
-    from cluster.submission.jobs import Job
     from sweeps.config.load import Sweep
 
 PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
@@ -108,56 +108,26 @@ def _from_outside(
     file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool, train: bool
 ) -> NoReturn:
     """Runs the doctor as a Ray job on the head node of a cluster that this machine is not part of."""
-    from cluster.errors import ClusterError
-    from cluster.submission import following
-    from cluster.submission.jobs import connect
-    from sweeps.cli.sending import say_other_version
-    from sweeps.steering.stop import Interrupted, raising_on_signals
-
-    closing = None
-    with mistakes(""):
-        job, brings = _job(file, changes, address, no_files)
-        if train:
-            job = replace(job, words=(*job.words, "--train"))
-        jobs = connect(address)
-        say_other_version(jobs)
-        say("a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute")
-        try:
-            with raising_on_signals():
-                jobs.submit(job, brings)
-                state, closing = following.follow(jobs, job.job_id, say, following.FINDINGS_KEY)
-            code = state.exit_code
-            for line in state.end_lines:
-                say(line)
-        except ClusterError as error:
-            say(f"error: {error}")
-            code = 1
-        except Interrupted as interrupted:
-            say(INTERRUPTED)
-            code = interrupted.exit_code
-        following.put_away(jobs, job.job_id)
-    if as_json and closing is not None:
-        print(json.dumps(closing))
-    raise typer.Exit(code)
-
-
-def _job(
-    file: str | None, changes: list[str] | None, address: str, no_files: bool
-) -> tuple[Job, dict[str, bytes | Path]]:
-    from cluster.submission import on_node, package
-    from cluster.submission.jobs import Job
+    from cluster.submission import following, on_node, package
+    from cluster.submission.jobs import Job, connect
     from sweeps.cli import sending
 
-    words: tuple[str, ...] = ("doctor", "--address", "auto", "--json")
+    words = ("--address", "auto", "--json", *(["--train"] if train else []))
     contents: dict[str, bytes | Path] = {**package.code()}
-    if file is not None:
-        sweep, shipment = sending.check(file, changes, address, no_files)
-        identity, files = package.sweep_files(shipment.text(), shipment.files)
-        contents |= {**package.own_module(sweep.config.trainable), **files}
-        words = ("doctor", f"{on_node.SHIPPED}:{identity}", *words[1:])
-    job_id = f"qsweep-doctor-{secrets.token_hex(4)}"
-    patience = {name: value for name, value in os.environ.items() if name == PATIENCE}
-    return Job(job_id, words, variables=patience), contents
+    with mistakes(""):
+        if file is not None:
+            sweep, shipment = sending.check(file, changes, address, no_files)
+            identity, files = package.sweep_files(shipment.text(), shipment.files)
+            contents |= {**package.own_module(sweep.config.trainable), **files}
+            words = (f"{on_node.SHIPPED}:{identity}", *words)
+        patience = {name: value for name, value in os.environ.items() if name == PATIENCE}
+        job = Job(f"qsweep-doctor-{secrets.token_hex(4)}", ("doctor", *words), variables=patience)
+        jobs = connect(address)
+        sending.say_other_version(jobs)
+        say("a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute")
+        with ending_if_lost(INTERRUPTED):
+            answer = run_small(jobs, job, contents, following.follow, say)
+    end_with(answer, as_json)
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:

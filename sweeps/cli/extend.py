@@ -29,8 +29,7 @@ def extend(
 
     with mistakes(untouched="nothing was changed"):
         request = ExtendSweep(sender="qsweep extend", changes=requests.values_of(changes))
-        if address is not None:
-            ask_there(sweep, address, ("extend", *changes), as_json)
+        ask_there(address, as_json, "extend", sweep, *changes)
         folder = local_sweeps.find(sweep, storage)
         answer = launching.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

@@ -67,21 +67,13 @@ def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
 def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
     from rich.text import Text
 
-    from cluster.errors import ConnectionFailed, ServiceFailed
     from cluster.submission.jobs import connect
     from sweeps.cli.submitted import answer_there, end_with
 
-    jobs, was_there = connect(address), False
+    jobs = connect(address)
 
     def look() -> _View:
-        nonlocal was_there
-        try:
-            answer = answer_there(jobs, sweep, ("status",))
-        except ConnectionFailed as error:
-            if not was_there:
-                raise
-            raise ServiceFailed(f"{error}; the sweep may go on") from None
-        was_there = True
+        answer = answer_there(jobs, "status", sweep)
         if answer.exit_code:
             end_with(answer, as_json=False)
         news = {key: value for key, value in answer.closing.items() if not key.startswith("seconds")}

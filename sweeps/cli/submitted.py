@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from sweeps.cli.shared import mistakes, say
-from sweeps.config.uris import local_storage
 
 if TYPE_CHECKING:
     from cluster.submission.following import Ended
@@ -47,41 +49,72 @@ def end_with(answer: Answer, as_json: bool) -> NoReturn:
     raise typer.Exit(answer.exit_code)
 
 
-def ask_there(sweep: str, address: str, words: tuple[str, ...], as_json: bool) -> NoReturn:
-    """Prints the answer of a command about a submitted sweep, and ends with its exit code. See `answer_there`."""
-    with mistakes(""):
-        from cluster.submission.jobs import connect
+def ask_there(address: str | None, as_json: bool, verb: str, sweep: str, *words: str) -> None:
+    """Ends the command with the answer of the cluster's head node; does nothing without an address.
 
-        answer = answer_there(connect(address), sweep, words)
-    end_with(answer, as_json)
+    Each verb about a submitted sweep calls this function before it looks on this machine. See `answer_there`.
+    """
+    if address is not None:
+        with mistakes(""):
+            from cluster.submission.jobs import connect
+
+            answer = answer_there(connect(address), verb, sweep, *words)
+        end_with(answer, as_json)
 
 
-def answer_there(jobs: Jobs, sweep: str, words: tuple[str, ...]) -> Answer:
+def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
     """Runs a command about a submitted sweep on its head node, and returns the answer.
 
     Args:
+        verb: the command.
         sweep: id of the sweep's job, or of a job that has resumed the sweep.
-        words: status, compare, stop, add or extend, and the arguments after the sweep's id.
+        words: the arguments after the sweep's id.
 
     Raises:
-        ConnectionFailed, SubmissionFailed: the command was not submitted.
+        SubmissionFailed: the command was not submitted.
         typer.Exit: the answer is unknown; a message was printed.
     """
-    from cluster.submission.jobs import Job
-    from sweeps.report.summary import console
+    seen = f"qsweep status {sweep} --address {jobs.address} shows it"
+    not_known = f"it is not known whether the request was taken: {seen}"
+    with ending_if_lost("the sweep may go on" if verb in _READS else not_known):
+        state = jobs.find(sweep)
+        if (verb, *words) == ("stop",) and not state.has_ended and jobs.stop(sweep):
+            return _stopping(sweep)
+        answer = _answer(jobs, state, verb, *words)
+        return replace(answer, lines=(*answer.lines, *_from_here(jobs, state, answer)))
 
-    state = jobs.find(sweep)
-    verb, *rest = words
-    storage = local_storage(state.metadata.get("storage", "results"))
-    command = (verb, state.sweep, *rest, "--storage", storage, "--json")
-    columns = {"COLUMNS": str(console().width)}
-    job = Job(f"{sweep}-{verb}-{secrets.token_hex(3)}", command, {"of": sweep}, columns)
-    lines: list[str] = []
-    ended = _ended(jobs, job, state, lines)
-    answer = Answer((*lines, *ended.state.end_lines), ended.closing or {}, ended.state.exit_code)
-    if verb in _READS:
-        answer = _before_the_folder(jobs, state, words, answer)
-    return replace(answer, lines=(*answer.lines, *_from_here(jobs, state, answer)))
+
+def run_small(
+    jobs: Jobs,
+    job: Job,
+    brings: Mapping[str, bytes | Path] | str,
+    wait: Callable[[Jobs, str, Callable[[str], None]], Ended],
+    tell: Callable[[str], None],
+) -> Answer:
+    """Runs a job, and removes it from the cluster's list; gives its lines to `tell`. Returns the rest of its answer."""
+    from cluster.submission.following import put_away
+
+    try:
+        jobs.submit(job, brings)
+        state, closing = wait(jobs, job.job_id, tell)
+    finally:
+        put_away(jobs, job.job_id)
+    return Answer(tuple(state.end_lines), closing or {}, state.exit_code)
+
+
+@contextmanager
+def ending_if_lost(line: str) -> Iterator[None]:
+    """Ends the command, with a line for people, if the connection is lost (exit code 1) or a signal comes."""
+    from cluster.errors import ConnectionFailed
+    from sweeps.cli.shared import ending_on_signals
+
+    with ending_on_signals(line):
+        try:
+            yield
+        except ConnectionFailed as error:
+            say(f"error: {error}")
+            say(line)
+            raise typer.Exit(1) from None
 
 
 def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> None:
@@ -131,54 +164,37 @@ def stop_it(job_id: str, address: str) -> str:
     return f"qsweep stop {job_id} --address {address}"
 
 
-def say_not_known(jobs: Jobs, sweep: str) -> None:
-    """Says how to see whether a submitted sweep has taken a request. Perhaps only the answer was lost."""
-    say(f"it is not known whether the request was taken: qsweep status {sweep} --address {jobs.address} shows it")
+def _stopping(sweep: str) -> Answer:
+    """Answers for Ray, which sends the driver SIGTERM: the effect is that of a request, with or without a folder."""
+    from cluster.submission.jobs import STOP_SECONDS
+
+    message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+    return Answer((message,), {"submission_id": sweep, "accepted": True, "message": message}, 0)
 
 
-def _ended(jobs: Jobs, job: Job, of: JobState, lines: list[str]) -> Ended:
-    """Runs a small job and adds its lines to `lines`; returns how it ended. Ends this command if that is unknown."""
-    from cluster.errors import ConnectionFailed
-    from cluster.submission import package
-    from cluster.submission.following import put_away, wait
-    from sweeps.steering.stop import Interrupted, raising_on_signals
-
-    # The package of the sweep's own job may be gone once the sweep has ended.
-    brings = package.code() if of.package is None or of.has_ended else of.package
-    try:
-        with raising_on_signals():
-            jobs.submit(job, brings)
-            return wait(jobs, job.job_id, lines.append)
-    except ConnectionFailed as error:
-        say(f"error: {error}")
-        code = 1
-    except Interrupted as interrupted:
-        code = interrupted.exit_code
-    if job.words[0] not in _READS:
-        say_not_known(jobs, of.job_id)
-    put_away(jobs, job.job_id)
-    raise typer.Exit(code)
-
-
-def _before_the_folder(jobs: Jobs, state: JobState, words: tuple[str, ...], answer: Answer) -> Answer:
-    """Replaces the answer if the sweep's job has not made the sweep's folder yet; else returns the given answer.
-
-    Args:
-        state: state of the sweep's job when the command was given.
-        words: status or compare, and named trials. As in any sweep that lacks the trials, naming some is exit code 2.
-    """
-    from cluster.submission.jobs import MARK
+def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> Answer:
+    """Runs the command, on the folder of the job's sweep. While the job has not made the folder, says so instead."""
+    from cluster.submission import following, package
+    from cluster.submission.jobs import MARK, Job
+    from sweeps.report.summary import console
     from sweeps.steering.local_sweeps import NO_SWEEP
 
-    is_missing = answer.exit_code == 2 and any(NO_SWEEP in line for line in answer.lines)
-    now = jobs.look_up(state.job_id) if is_missing and state.metadata.get(MARK) == "launch" else None
+    command = (verb, of.sweep, *words, "--storage", of.metadata.get("storage", "results"), "--json")
+    columns = {"COLUMNS": str(console().width)}
+    job = Job(f"{of.job_id}-{verb}-{secrets.token_hex(3)}", command, {"of": of.job_id}, columns)
+    # The package of the sweep's own job may be gone once the sweep has ended.
+    brings = package.code() if of.package is None or of.has_ended else of.package
+    lines: list[str] = []
+    answer = run_small(jobs, job, brings, following.wait, lines.append)
+    is_missing = answer.exit_code == 2 and any(NO_SWEEP in line for line in lines)
+    now = jobs.look_up(of.job_id) if is_missing and of.metadata.get(MARK) == "launch" else None
     if now is None or now.has_ended:
-        return answer
+        return replace(answer, lines=(*lines, *answer.lines))
     waits_for = f"its job, which is {now.status} and has not made the sweep's folder yet"
-    verb, *named = words
-    none: dict[str, object] = {"trials": []} if verb == "compare" else {"trials": 0, "states": {}}
-    closing = {"sweep": state.job_id, "dir": None, "state": "RUNNING", **none, "waits_for": waits_for}
-    return Answer((f"{state.job_id}: waits for {waits_for}",), closing, 2 if named else 0)
+    none: dict[str, object] = {"trials": [] if verb == "compare" else 0, "states": {}}
+    closing = {"sweep": of.job_id, "dir": None, "state": "RUNNING", **none, "waits_for": waits_for}
+    # As in any sweep that lacks the trials, naming some is a mistake.
+    return Answer((f"{of.job_id}: waits for {waits_for}",), closing, 2 if words else 0)
 
 
 def _from_here(jobs: Jobs, state: JobState, answer: Answer) -> list[str]:

@@ -216,19 +216,23 @@ def test_ctrl_c_stops_the_job(board: Dashboard) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "stopped", "code", "said"),
+    ("status", "stopped", "code", "said", "jobs"),
     [
-        ("RUNNING", None, 0, "stopping: trials are saved at their next step; after 900 s Ray ends what is left"),
-        ("RUNNING", (502, "<html>"), 1, NOT_KNOWN),
-        ("SUCCEEDED", None, 2, "refused: its job has ended: SUCCEEDED; where another job, or a machine, has resumed"),
+        ("RUNNING", None, 0, "stopping: trials are saved at their next step; after 900 s Ray ends what is left", 0),
+        ("RUNNING", (502, "<html>"), 1, NOT_KNOWN, 0),
+        ("RUNNING", (200, {"stopped": False}), 2, "refused: the sweep is not running", 1),
+        ("SUCCEEDED", None, 2, "refused: the sweep is not running", 1),
     ],
 )
-def test_a_sweep_is_stopped_by_ray(board: Dashboard, status: str, stopped: Answer, code: int, said: str) -> None:
+def test_a_sweep_whose_job_runs_is_stopped_by_ray_and_any_other_is_asked_where_its_folder_is(
+    board: Dashboard, status: str, stopped: Answer, code: int, said: str, jobs: int
+) -> None:
     board.knows("x-1", status)
-    board.answers = lambda _method, path: stopped if path.endswith("/stop") else None
+    board.prints("refused: the sweep is not running\n", 2)
+    board.answers = lambda _method, path: stopped if path.endswith("x-1/stop") else None
     got, told = asked(board, "stop", "x-1", "--json")
-    assert (got, said in told) == (code, True), told
-    assert board.submitted == []
+    assert (got, said in told, len(board.submitted)) == (code, True, jobs), told
+    assert jobs == 0 or board.words()[1:] == ["stop", "x-1", "--storage", "results", "--json"]
 
 
 def test_a_submitted_sweep_is_watched_until_it_has_ended(board: Dashboard) -> None:
