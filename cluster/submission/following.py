@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from cluster.errors import ClusterError, ConnectionFailed, SubmissionFailed
+from cluster.errors import ClusterError, ConnectionFailed, NoSuchJob
 from cluster.submission.jobs import Jobs, JobState, rest
 
 PAUSE_SECONDS = 2.0
@@ -52,7 +52,7 @@ def follow(
 
     Raises:
         ConnectionFailed: the cluster has not answered for `PATIENCE_SECONDS`; the job may go on.
-        SubmissionFailed: the cluster does not know the job any more.
+        NoSuchJob: the cluster does not know the job any more.
     """
     said, closing, lost = 0, None, None
     while True:
@@ -61,7 +61,7 @@ def follow(
             # In this order, so that the output of an ended job is whole.
             state = jobs.look_up(job_id)
             if state is None:
-                raise SubmissionFailed(f"{job_id}: {jobs.address} does not know this job any more")
+                raise NoSuchJob(f"{job_id}: {jobs.address} does not know this job any more")
             text = jobs.logs(job_id)
         except ConnectionFailed as error:
             if lost is None:

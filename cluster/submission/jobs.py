@@ -145,14 +145,11 @@ class Jobs:
             ConnectionFailed: it is not known whether the job was submitted.
             SubmissionFailed: the job was not submitted.
         """
-        if isinstance(brings, str):
-            return self._submit(job, brings, pause, clock)
-        with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
-            archive = Path(folder) / "package.zip"
-            package.write(archive, brings)
-            return self._submit(job, str(archive), pause, clock)
-
-    def _submit(self, job: Job, working_dir: str, pause: Callable[[float], object], clock: Callable[[], float]) -> bool:
+        if not isinstance(brings, str):
+            with tempfile.TemporaryDirectory(prefix="qsweep-submit-") as folder:
+                archive = Path(folder) / "package.zip"
+                package.write(archive, brings)
+                return self.submit(job, str(archive), pause, clock)
         metadata, began = {MARK: job.words[0], **job.metadata}, clock()
         variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables}
         while True:
@@ -161,7 +158,7 @@ class Jobs:
                     entrypoint=job.entrypoint,
                     submission_id=job.job_id,
                     runtime_env={
-                        "working_dir": working_dir, "worker_process_setup_hook": HOOK, "env_vars": variables,
+                        "working_dir": brings, "worker_process_setup_hook": HOOK, "env_vars": variables,
                     },
                     metadata=dict(metadata),
                 )  # fmt: skip

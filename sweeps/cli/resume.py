@@ -54,8 +54,12 @@ def resume(  # noqa: PLR0913 - its options
         _refuse_folder(sweep)
     if address is not None and not promote:
         from sweeps.cli.resume_there import resume_there
+        from sweeps.cli.submitted import follow_or_leave
 
-        resume_there(sweep, storage, tracking_uri, resend, take_over, address, submission_id, detach, as_json)
+        with mistakes():
+            options = (*(["--resend"] if resend else []), *(["--take-over"] if take_over else []))
+            jobs, job_id = resume_there(sweep, str(storage), tracking_uri, options, address, submission_id)
+        follow_or_leave(jobs, job_id, detach, as_json)
         return
     with mistakes():  # Also mistakes in environment variables that modules read when they are imported.
         if address is not None:

@@ -4,68 +4,67 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.cli.shared import mistakes, say
-from sweeps.cli.submitted import follow_or_leave, stop_it
+from sweeps.cli.shared import say
+from sweeps.cli.submitted import stop_it
 from sweeps.config.passwords import shown_store
 from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
 from sweeps.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cluster.submission.jobs import Jobs
+    from cluster.submission.jobs import Jobs, JobState
 
 MOST_OF_NAME = 90
 """Most characters of a sweep's name or id in the id of its job."""
 
 
-@dataclass(frozen=True)
-class There:
-    """A sweep as its head node knows it."""
-
-    sweep: str
-    """Id, name, folder on the head node, or mirror."""
-    storage: str
-    """Folder where the sweep is looked for or fetched to, relative to the home folder on the head node."""
-    trainable: str = ""
-    """Trainable of the sweep, if known. A user's own trainable travels with the job."""
-
-
-def resume_there(  # noqa: PLR0913 - the command's options
+def resume_there(
     sweep: str,
-    storage: Path,
+    storage: str,
     tracking_uri: str | None,
-    resend: bool,
-    take_over: bool,
+    options: tuple[str, ...],
     address: str,
     submission_id: str | None,
-    detach: bool,
-    as_json: bool,
-) -> None:
-    """Submits a job that goes on with the sweep, and follows it unless `detach`."""
-    with mistakes():
-        from cluster.submission.jobs import check_id, connect
-        from sweeps.cli import sending
+) -> tuple[Jobs, str]:
+    """Submits a job that goes on with the sweep; returns the cluster's jobs, and the job's id.
 
-        if submission_id is not None:
-            check_id(submission_id)
-        wrong = problems(sweep, tracking_uri, (Path.cwd(), Path.home()))
-        if wrong:
-            raise ConfigError(wrong)
-        jobs = connect(address)
-        there = _look_up(jobs, sweep, str(storage), submission_id)
-        files, told = sending.files_to_resend(there.sweep)
-        for line in (_place(there), told):
-            say(f"note: {line}")
-        job_id = submission_id or _new_id(sweep)
-        tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
-        options = (*tracking, *(("--resend",) if resend else ()), *(("--take-over",) if take_over else ()))
-        _submit(jobs, job_id, there, options, files)
-    follow_or_leave(jobs, job_id, detach, as_json)
+    Args:
+        sweep: id of the job that launched or resumed the sweep; or the sweep's id, name, folder on the head node, or
+            mirror.
+        storage: folder where the sweep is looked for or fetched to, relative to the home folder on the head node.
+        options: more words of the command.
+    """
+    from cluster.submission import package
+    from cluster.submission.jobs import Job, check_id, connect
+    from sweeps.cli import sending
+
+    if submission_id is not None:
+        check_id(submission_id)
+    wrong = problems(sweep, tracking_uri, (Path.cwd(), Path.home()))
+    if wrong:
+        raise ConfigError(wrong)
+    jobs = connect(address)
+    state = _look_up(jobs, sweep, submission_id)
+    known = {} if state is None else state.metadata
+    there = sweep if state is None else state.sweep
+    place = known.get("storage", storage) if storage == WORK_FOLDER else storage
+    files, told = sending.files_to_resend(there)
+    where = f"the sweep's folder must be on the head node: {there}, looked for in {place} there"
+    if is_object_store(there):
+        where = f"the head node fetches the sweep into {place} in its home folder, with its own credentials"
+    for line in (where, told):
+        say(f"note: {line}")
+    job_id = submission_id or _new_id(sweep)
+    tracking = () if tracking_uri is None else ("--tracking-uri", tracking_uri)
+    # A user's own trainable travels with the job.
+    metadata = {"sweep": there, "storage": place, "trainable": known.get("trainable", "")}
+    contents = {**package.code(), **package.own_module(metadata["trainable"]), **files}
+    words = ("resume", there, "--storage", place, *tracking, *options, "--json")
+    sending.send(jobs, Job(job_id, words, metadata), contents)
+    return jobs, job_id
 
 
 def problems(sweep: str, tracking_uri: str | None, folders: tuple[Path, ...]) -> list[str]:
@@ -88,8 +87,8 @@ def _is_here(path: Path, folders: tuple[Path, ...]) -> bool:
     return not path.is_absolute() or path.exists() or any(path.is_relative_to(folder) for folder in folders)
 
 
-def _look_up(jobs: Jobs, sweep: str, storage: str, submission_id: str | None) -> There:
-    """Looks up the sweep by the job that launched or resumed it, else takes the sweep as it is named here.
+def _look_up(jobs: Jobs, sweep: str, submission_id: str | None) -> JobState | None:
+    """Returns the job that launched or resumed the sweep; None if the cluster knows no such job.
 
     Raises:
         SubmissionFailed: the job is no sweep or still runs, or another job runs its sweep. The last is no error if a
@@ -100,40 +99,18 @@ def _look_up(jobs: Jobs, sweep: str, storage: str, submission_id: str | None) ->
 
     # Only the head node can find a mirror, a folder, or a sweep whose job Ray has forgotten.
     if not is_id(sweep) or jobs.look_up(sweep) is None:
-        return There(sweep, storage)
+        return None
     state = jobs.find(sweep)
-    if not state.has_ended:
+    running = jobs.running_instead(state) if state.has_ended else sweep
+    why = f"the job {running} runs it" if state.has_ended else f"its job has not ended ({state.status})"
+    if running is not None and (running == sweep or submission_id is None or jobs.look_up(submission_id) is None):
         raise SubmissionFailed(
-            f"{sweep}: its job has not ended ({state.status}): qsweep status {sweep} --address {jobs.address} shows "
-            "it, and qsweep stop ends it"
-        )
-    running = jobs.running_instead(state)
-    if running is not None and (submission_id is None or jobs.look_up(submission_id) is None):
-        raise SubmissionFailed(
-            f"{sweep}: the job {running} runs it: qsweep status {running} --address {jobs.address} shows it, and "
+            f"{sweep}: {why}: qsweep status {running} --address {jobs.address} shows it, and "
             f"{stop_it(running, jobs.address)} ends it"
         )
-    place = state.metadata.get("storage", storage) if storage == WORK_FOLDER else storage
-    return There(state.sweep, place, state.metadata.get("trainable", ""))
-
-
-def _place(there: There) -> str:
-    if is_object_store(there.sweep):
-        return f"the head node fetches the sweep into {there.storage} in its home folder, with its own credentials"
-    return f"the sweep's folder must be on the head node: {there.sweep}, looked for in {there.storage} there"
+    return state
 
 
 def _new_id(sweep: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", sweep.rstrip("/").rpartition("/")[2]).strip("._-")[:MOST_OF_NAME]
     return f"{name or 'sweep'}-resumed-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _submit(jobs: Jobs, job_id: str, there: There, options: tuple[str, ...], files: Mapping[str, bytes | Path]) -> None:
-    from cluster.submission import package
-    from cluster.submission.jobs import Job
-    from sweeps.cli.sending import send
-
-    words = ("resume", there.sweep, "--storage", there.storage, *options, "--json")
-    metadata = {"sweep": there.sweep, "storage": there.storage, "trainable": there.trainable}
-    contents = {**package.code(), **package.own_module(there.trainable), **files}
-    send(jobs, Job(job_id, words, metadata), contents)

@@ -97,15 +97,16 @@ def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
 
 
 @contextmanager
-def ending_on_signals(line: str) -> Iterator[None]:
-    """Ends the command on Ctrl-C, SIGTERM and SIGHUP: prints `line`, and exits with the code of the signal."""
+def ending_on_signals(*lines: str) -> Iterator[None]:
+    """Ends the command on Ctrl-C, SIGTERM and SIGHUP: prints the lines, and exits with the code of the signal."""
     from sweeps.steering.stop import Interrupted, raising_on_signals
 
     try:
         with raising_on_signals():
             yield
     except Interrupted as interrupted:
-        say(line)
+        for line in lines:
+            say(line)
         raise typer.Exit(interrupted.exit_code) from None
 
 

@@ -12,7 +12,6 @@ from sweeps.cli.shared import Changes, File, Json, NoFiles, Offline, mistakes, s
 from sweeps.cli.submitted import follow_or_leave
 
 if TYPE_CHECKING:
-    from cluster.submission.jobs import Jobs
     from sweeps.config.load import Sweep
     from sweeps.config.shipping import Shipment
 
@@ -33,8 +32,10 @@ def submit(  # noqa: PLR0913 - its options
 ) -> None:
     """Run a sweep on a Ray cluster that this machine is not part of, as a job of Ray's, and follow it."""
     with mistakes():
-        from cluster.submission.jobs import check_id
+        from cluster.submission import on_node, package
+        from cluster.submission.jobs import Job, check_id, connect
         from sweeps.cli import sending
+        from sweeps.config import shipping
 
         if submission_id is not None:
             check_id(submission_id)
@@ -44,7 +45,15 @@ def submit(  # noqa: PLR0913 - its options
         name = sweep.config.name
         job_id = submission_id or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         check_id(job_id)
-        jobs = _submit(sweep, shipment, str(address), job_id, offline)
+        identity, files = package.sweep_files(shipment.text(), shipment.files)
+        trainable, storage = sweep.config.trainable, shipping.storage(shipment)
+        contents = {**package.code(), **package.own_module(trainable), **files}
+        jobs = connect(str(address))
+        metadata = {"name": name, "storage": storage, "content": identity, "trainable": trainable}
+        words = ("launch", f"{on_node.SHIPPED}:{identity}", *(["--offline"] if offline else []), "--json")
+        sending.send(jobs, Job(job_id, words, metadata), contents)
+        mirror, text = shipping.mirror(shipment), shipment.text()
+        sending.note(sending.Sent(sweep_id=job_id, mirror=mirror, content=identity, text=text, files=shipment.files))
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
@@ -61,25 +70,3 @@ def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
         f"MLflow there: {store}",
         *shipping.notices(shipment, sweep.config),
     ]
-
-
-def _submit(sweep: Sweep, shipment: Shipment, address: str, job_id: str, offline: bool) -> Jobs:
-    """Submits the sweep's job; returns the jobs of the cluster."""
-    from cluster.submission import on_node, package
-    from cluster.submission.jobs import Job, connect
-    from sweeps.cli import sending
-    from sweeps.config import shipping
-
-    name, trainable = sweep.config.name, sweep.config.trainable
-    identity, files = package.sweep_files(shipment.text(), shipment.files)
-    contents = {**package.code(), **package.own_module(trainable), **files}
-    jobs = connect(address)
-    metadata = {"name": name, "storage": shipping.storage(shipment), "content": identity, "trainable": trainable}
-    sent = sending.Sent(
-        sweep_id=job_id, mirror=shipping.mirror(shipment), content=identity,
-        text=shipment.text(), files=shipment.files,
-    )  # fmt: skip
-    words = ("launch", f"{on_node.SHIPPED}:{identity}", *(["--offline"] if offline else []), "--json")
-    sending.send(jobs, Job(job_id, words, metadata), contents)
-    sending.note(sent)
-    return jobs

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from sweeps.cli.shared import mistakes, say
+from sweeps.cli.shared import ending_on_signals, mistakes, say
 
 if TYPE_CHECKING:
     from cluster.submission.following import Ended
@@ -103,23 +103,26 @@ def run_small(
 
 
 @contextmanager
-def ending_if_lost(line: str) -> Iterator[None]:
-    """Ends the command, with a line for people, if the connection is lost (exit code 1) or a signal comes."""
-    from cluster.errors import ConnectionFailed
-    from sweeps.cli.shared import ending_on_signals
+def ending_if_lost(*lines: str) -> Iterator[None]:
+    """Ends the command, with lines for people, if a signal comes or the cluster does not answer or know its job.
 
-    with ending_on_signals(line):
+    The exit code is that of the signal, or 1: the cluster may have done what it was asked to do.
+    """
+    from cluster.errors import ConnectionFailed, NoSuchJob
+
+    with ending_on_signals(*lines):
         try:
             yield
-        except ConnectionFailed as error:
-            say(f"error: {error}")
-            say(line)
+        except (ConnectionFailed, NoSuchJob) as error:
+            for line in (f"error: {error}", *lines):
+                say(line)
             raise typer.Exit(1) from None
 
 
 def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> None:
     """Says how to reach a sweep that was just submitted, and follows it unless `detach`."""
-    _leave(jobs, job_id)
+    for line in _ways(jobs, job_id):
+        say(line)
     if not detach:
         follow(jobs, job_id, as_json)
     elif as_json:
@@ -128,35 +131,19 @@ def follow_or_leave(jobs: Jobs, job_id: str, detach: bool, as_json: bool) -> Non
 
 def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
     """Prints the output of a submitted sweep, and ends with its exit code. Ctrl-C leaves the sweep running."""
-    from cluster.errors import ClusterError
     from cluster.submission import following
-    from sweeps.steering.stop import Interrupted, raising_on_signals
 
-    try:
-        with raising_on_signals():
-            state, closing = following.follow(jobs, job_id, say)
-    except Interrupted as interrupted:
-        _leave(jobs, job_id, f"{job_id} goes on without being followed")
-        raise typer.Exit(interrupted.exit_code) from None
-    except ClusterError as error:
-        _leave(jobs, job_id, f"error: {error}")
-        raise typer.Exit(1) from None
-    for line in state.end_lines:
-        say(line)
-    if closing is not None:
-        say("the folders and commands above are those of the cluster's head node")
-    if as_json:
-        print(json.dumps({**(closing or {}), "submission_id": job_id, "address": jobs.address}), flush=True)
-    raise typer.Exit(state.exit_code)
+    with ending_if_lost("this ends the following, and not the sweep", *_ways(jobs, job_id)):
+        state, closing = following.follow(jobs, job_id, say)
+    there = [] if closing is None else ["the folders and commands above are those of the cluster's head node"]
+    document = {**(closing or {}), "submission_id": job_id, "address": jobs.address}
+    end_with(Answer((*state.end_lines, *there), document, state.exit_code), as_json)
 
 
-def _leave(jobs: Jobs, job_id: str, line: str | None = None) -> None:
-    if line is not None:
-        say(line)
-    say("see, follow and stop it with")
-    say(f"  qsweep status {job_id} --address {jobs.address}")
-    say(f"  qsweep logs {job_id} --address {jobs.address} --follow")
-    say(f"  {stop_it(job_id, jobs.address)}")
+def _ways(jobs: Jobs, job_id: str) -> tuple[str, ...]:
+    asked = f"{job_id} --address {jobs.address}"
+    verbs = (f"status {asked}", f"logs {asked} --follow", f"stop {asked}")
+    return ("see, follow and stop it with", *(f"  qsweep {verb}" for verb in verbs))
 
 
 def stop_it(job_id: str, address: str) -> str:
