@@ -18,7 +18,7 @@ MOST_RATE = 500_000
 PATIENCE_SECONDS = 300.0
 """How long a cluster may be silent before it is given up."""
 SHORT_SECONDS = 120.0
-"""How long a short job may take; see `wait`."""
+"""How long a short job may take."""
 TURN_SECONDS = 0.3
 """Pause between two looks at a short job."""
 CLOSING_KEYS = {"dir", "findings"}
@@ -45,18 +45,24 @@ def follow(
     jobs: Jobs,
     job_id: str,
     say: Callable[[str], None],
+    is_short: bool = False,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = rest,
 ) -> Ended:
     """Says each line that a job prints for people, and returns how the job has ended.
 
     Raises:
-        ConnectionFailed: the cluster has not answered for `PATIENCE_SECONDS`; the job may go on.
+        ConnectionFailed: the cluster has not answered for `PATIENCE_SECONDS`, or at once if the job is short; or a
+            short job has not ended after `SHORT_SECONDS`. The job may go on.
         NoSuchJob: the cluster does not know the job any more.
     """
-    said, closing, lost = 0, None, None
+    said, closing, lost, start = 0, None, None, clock()
     while True:
-        began, seconds = clock(), PAUSE_SECONDS
+        began, seconds = clock(), TURN_SECONDS if is_short else PAUSE_SECONDS
+        if is_short and began - start > SHORT_SECONDS:
+            raise ConnectionFailed(
+                f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
+            )
         try:
             # In this order, so that the output of an ended job is whole.
             state = jobs.look_up(job_id)
@@ -64,6 +70,8 @@ def follow(
                 raise NoSuchJob(f"{job_id}: {jobs.address} does not know this job any more")
             text = jobs.logs(job_id)
         except ConnectionFailed as error:
+            if is_short:
+                raise
             if lost is None:
                 say("the connection is lost; the job goes on; trying to connect again")
             lost = began if lost is None else lost
@@ -78,33 +86,8 @@ def follow(
             said = max(said, whole)
             if state.has_ended:
                 return Ended(state, closing)
-            seconds = max(PAUSE_SECONDS, len(text) / MOST_RATE)
+            seconds = max(seconds, len(text) / MOST_RATE)
         pause(seconds)
-
-
-def wait(
-    jobs: Jobs,
-    job_id: str,
-    say: Callable[[str], None],
-    clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], object] = rest,
-) -> Ended:
-    """Waits for a short job, and says its lines at its end.
-
-    Raises:
-        ConnectionFailed: the cluster does not answer, or the job has not ended after `SHORT_SECONDS`; the job may have
-            done its work.
-    """
-    began = clock()
-    while True:
-        state = jobs.look_up(job_id)
-        if state is not None and state.has_ended:
-            return Ended(state, _say(jobs.logs(job_id), say))
-        if clock() - began > SHORT_SECONDS:
-            raise ConnectionFailed(
-                f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
-            )
-        pause(TURN_SECONDS)
 
 
 def put_away(jobs: Jobs, job_id: str) -> None:

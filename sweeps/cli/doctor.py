@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sweeps.cli.shared import Changes, Json, NoFiles, ending_on_signals, load_sweep, mistakes, say
-from sweeps.cli.submitted import end_with, ending_if_lost, run_small
+from sweeps.cli.submitted import end_with, ending_if_lost, run
 from sweeps.config import environment
 from sweeps.config.passwords import hidden, whole
 from sweeps.config.uris import is_web
@@ -108,7 +108,7 @@ def _from_outside(
     file: str | None, changes: list[str] | None, address: str, no_files: bool, as_json: bool, train: bool
 ) -> NoReturn:
     """Runs the doctor as a Ray job on the head node of a cluster that this machine is not part of."""
-    from cluster.submission import following, on_node, package
+    from cluster.submission import on_node, package
     from cluster.submission.jobs import Job, connect
     from sweeps.cli import sending
 
@@ -126,7 +126,7 @@ def _from_outside(
         sending.say_other_version(jobs)
         say("a job on the head node looks at the cluster: it starts in some seconds, on a busy node in a minute")
         with ending_if_lost(INTERRUPTED):
-            answer = run_small(jobs, job, contents, following.follow, say)
+            answer = run(jobs, job, contents, say, is_short=False)
     end_with(answer, as_json)
 
 

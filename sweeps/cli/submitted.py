@@ -19,7 +19,6 @@ import typer
 from sweeps.cli.shared import ending_on_signals, mistakes, say
 
 if TYPE_CHECKING:
-    from cluster.submission.following import Ended
     from cluster.submission.jobs import Job, Jobs, JobState
 
 Address = Annotated[
@@ -84,21 +83,17 @@ def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
         return replace(answer, lines=(*answer.lines, *_from_here(jobs, state, answer)))
 
 
-def run_small(
-    jobs: Jobs,
-    job: Job,
-    brings: Mapping[str, bytes | Path] | str,
-    wait: Callable[[Jobs, str, Callable[[str], None]], Ended],
-    tell: Callable[[str], None],
+def run(
+    jobs: Jobs, job: Job, brings: Mapping[str, bytes | Path] | str, tell: Callable[[str], None], is_short: bool
 ) -> Answer:
     """Runs a job, and removes it from the cluster's list; gives its lines to `tell`. Returns the rest of its answer."""
-    from cluster.submission.following import put_away
+    from cluster.submission import following
 
     try:
         jobs.submit(job, brings)
-        state, closing = wait(jobs, job.job_id, tell)
+        state, closing = following.follow(jobs, job.job_id, tell, is_short)
     finally:
-        put_away(jobs, job.job_id)
+        following.put_away(jobs, job.job_id)
     return Answer(tuple(state.end_lines), closing or {}, state.exit_code)
 
 
@@ -133,7 +128,7 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
     """Prints the output of a submitted sweep, and ends with its exit code. Ctrl-C leaves the sweep running."""
     from cluster.submission import following
 
-    with ending_if_lost("this ends the following, and not the sweep", *_ways(jobs, job_id)):
+    with mistakes(""), ending_if_lost("this ends the following, and not the sweep", *_ways(jobs, job_id)):
         state, closing = following.follow(jobs, job_id, say)
     there = [] if closing is None else ["the folders and commands above are those of the cluster's head node"]
     document = {**(closing or {}), "submission_id": job_id, "address": jobs.address}
@@ -161,7 +156,7 @@ def _stopping(sweep: str) -> Answer:
 
 def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> Answer:
     """Runs the command, on the folder of the job's sweep. While the job has not made the folder, says so instead."""
-    from cluster.submission import following, package
+    from cluster.submission import package
     from cluster.submission.jobs import MARK, Job
     from sweeps.report.summary import console
     from sweeps.steering.local_sweeps import NO_SWEEP
@@ -172,7 +167,7 @@ def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> Answer:
     # The package of the sweep's own job may be gone once the sweep has ended.
     brings = package.code() if of.package is None or of.has_ended else of.package
     lines: list[str] = []
-    answer = run_small(jobs, job, brings, following.wait, lines.append)
+    answer = run(jobs, job, brings, lines.append, is_short=True)
     is_missing = answer.exit_code == 2 and any(NO_SWEEP in line for line in lines)
     now = jobs.look_up(of.job_id) if is_missing and of.metadata.get(MARK) == "launch" else None
     if now is None or now.has_ended:

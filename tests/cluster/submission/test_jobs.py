@@ -11,7 +11,7 @@ import pytest
 from ray_dashboards import LOST, Dashboard, dashboard
 
 from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
-from cluster.submission.following import follow, put_away, wait
+from cluster.submission.following import follow, put_away
 from cluster.submission.jobs import RETRY_SECONDS, Job, JobState, check_address, check_id, connect
 
 JOB = Job("x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
@@ -189,10 +189,10 @@ def test_a_short_job_leaves_no_trace_in_the_clusters_list_and_one_that_is_given_
     board.logs["x"] = 'a\n{"dir": "r"}\n'
     times = iter([0.0, 60.0, 121.0])
     with pytest.raises(ConnectionFailed, match="no answer within 120 s"):
-        wait(jobs, "x", print, lambda: next(times), lambda _seconds: None)
+        follow(jobs, "x", print, True, lambda: next(times), lambda _seconds: None)
     put_away(jobs, "x")
     assert ("POST", "/api/jobs/x/stop") in board.asked
-    ended = wait(jobs, "x", lines.append, pause=lambda _seconds: board.jobs["x"].update(status="SUCCEEDED"))
+    ended = follow(jobs, "x", lines.append, True, pause=lambda _seconds: board.jobs["x"].update(status="SUCCEEDED"))
     put_away(jobs, "x")
     assert (ended.closing, lines, board.jobs) == ({"dir": "r"}, ["a"], {})
     put_away(jobs, "x")  # somebody else has removed it
