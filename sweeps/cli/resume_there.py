@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.cli.shared import say
-from sweeps.cli.submitted import stop_it
 from sweeps.config.passwords import shown_store
 from sweeps.config.uris import WORK_FOLDER, bucket_problem, is_object_store
 from sweeps.errors import ConfigError
@@ -106,7 +105,7 @@ def _look_up(jobs: Jobs, sweep: str, submission_id: str | None) -> JobState | No
     if running is not None and (running == sweep or submission_id is None or jobs.look_up(submission_id) is None):
         raise SubmissionFailed(
             f"{sweep}: {why}: qsweep status {running} --address {jobs.address} shows it, and "
-            f"{stop_it(running, jobs.address)} ends it"
+            f"qsweep stop {running} --address {jobs.address} ends it"
         )
     return state
 

@@ -141,11 +141,6 @@ def _ways(jobs: Jobs, job_id: str) -> tuple[str, ...]:
     return ("see, follow and stop it with", *(f"  qsweep {verb}" for verb in verbs))
 
 
-def stop_it(job_id: str, address: str) -> str:
-    """Returns the command that ends a submitted sweep."""
-    return f"qsweep stop {job_id} --address {address}"
-
-
 def _stopping(sweep: str) -> Answer:
     """Answers for Ray, which sends the driver SIGTERM: the effect is that of a request, with or without a folder."""
     from cluster.submission.jobs import STOP_SECONDS
@@ -187,4 +182,8 @@ def _from_here(jobs: Jobs, state: JobState, answer: Answer) -> list[str]:
         goes_on = any("qsweep resume" in line for line in answer.lines)
         return [f"from here: qsweep resume {state.job_id} --address {jobs.address}"] if goes_on else []
     running = jobs.running_instead(state)
-    return [] if running is None else [f"the job {running} runs it: {stop_it(running, jobs.address)} ends it"]
+    return (
+        []
+        if running is None
+        else [f"the job {running} runs it: qsweep stop {running} --address {jobs.address} ends it"]
+    )
