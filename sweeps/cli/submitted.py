@@ -73,13 +73,20 @@ def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
         SubmissionFailed: the command was not submitted.
         typer.Exit: the answer is unknown; a message was printed.
     """
+    from cluster.submission.jobs import STOP_SECONDS
+
     seen = f"qsweep status {sweep} --address {jobs.address} shows it"
     not_known = f"it is not known whether the request was taken: {seen}"
     with ending_if_lost("the sweep may go on" if verb in _READS else not_known):
         state = jobs.find(sweep)
         if (verb, *words) == ("stop",) and not state.has_ended and jobs.stop(sweep):
-            return _stopping(sweep)
+            # Ray sends the driver SIGTERM, which has the effect of a request, also before there is a folder.
+            message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+            return Answer((message,), {"submission_id": sweep, "accepted": True, "message": message}, 0)
         answer = _answer(jobs, state, verb, *words)
+        if answer.exit_code == 2 and verb not in _READS and not answer.closing:
+            refusal = {"submission_id": sweep, "accepted": False, "message": "; ".join(answer.lines)}
+            answer = replace(answer, closing=refusal)
         return replace(answer, lines=(*answer.lines, *_from_here(jobs, state, answer)))
 
 
@@ -139,14 +146,6 @@ def _ways(jobs: Jobs, job_id: str) -> tuple[str, ...]:
     asked = f"{job_id} --address {jobs.address}"
     verbs = (f"status {asked}", f"logs {asked} --follow", f"stop {asked}")
     return ("see, follow and stop it with", *(f"  qsweep {verb}" for verb in verbs))
-
-
-def _stopping(sweep: str) -> Answer:
-    """Answers for Ray, which sends the driver SIGTERM: the effect is that of a request, with or without a folder."""
-    from cluster.submission.jobs import STOP_SECONDS
-
-    message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
-    return Answer((message,), {"submission_id": sweep, "accepted": True, "message": message}, 0)
 
 
 def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> Answer:

@@ -230,8 +230,9 @@ def test_a_sweep_whose_job_runs_is_stopped_by_ray_and_any_other_is_asked_where_i
     board.knows("x-1", status)
     board.prints("refused: the sweep is not running\n", 2)
     board.answers = lambda _method, path: stopped if path.endswith("x-1/stop") else None
-    got, told = asked(board, "stop", "x-1", "--json")
-    assert (got, said in told, len(board.submitted)) == (code, True, jobs), told
+    done = CliRunner().invoke(app, ["stop", "x-1", "--address", board.address, "--json"])
+    assert (done.exit_code, said in done.stderr, len(board.submitted)) == (code, True, jobs), done.stderr
+    assert code == 1 or json.loads(done.stdout) == {"submission_id": "x-1", "accepted": code == 0, "message": said}
     assert jobs == 0 or board.words()[1:] == ["stop", "x-1", "--storage", "results", "--json"]
 
 
