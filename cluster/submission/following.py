@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from cluster.errors import ClusterError, ConnectionFailed, NoSuchJob
 from cluster.submission.jobs import Jobs, JobState, rest
@@ -27,14 +27,6 @@ are a trainable's own."""
 _OF_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")
 
 
-class Ended(NamedTuple):
-    """The end of a job."""
-
-    state: JobState
-    closing: dict[str, Any] | None
-    """The JSON object that --json prints at a command's end."""
-
-
 def lines_of(text: str) -> list[str]:
     """Returns the lines that a job has printed, without Ray's own."""
     lines = text.removesuffix("\n").split("\n") if text else []
@@ -48,8 +40,8 @@ def follow(
     is_short: bool = False,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = rest,
-) -> Ended:
-    """Says each line that a job prints for people, and returns how the job has ended.
+) -> tuple[JobState, dict[str, Any] | None]:
+    """Says each line that a job prints for people; returns its last state, and the JSON object that --json prints.
 
     Raises:
         ConnectionFailed: the cluster has not answered for `PATIENCE_SECONDS`, or at once if the job is short; or a
@@ -85,7 +77,7 @@ def follow(
             closing = _say(text[said:whole], say) or closing
             said = max(said, whole)
             if state.has_ended:
-                return Ended(state, closing)
+                return state, closing
             seconds = max(seconds, len(text) / MOST_RATE)
         pause(seconds)
 

@@ -192,9 +192,11 @@ def test_a_short_job_leaves_no_trace_in_the_clusters_list_and_one_that_is_given_
         follow(jobs, "x", print, True, lambda: next(times), lambda _seconds: None)
     put_away(jobs, "x")
     assert ("POST", "/api/jobs/x/stop") in board.asked
-    ended = follow(jobs, "x", lines.append, True, pause=lambda _seconds: board.jobs["x"].update(status="SUCCEEDED"))
+    _, closing = follow(
+        jobs, "x", lines.append, True, pause=lambda _seconds: board.jobs["x"].update(status="SUCCEEDED")
+    )
     put_away(jobs, "x")
-    assert (ended.closing, lines, board.jobs) == ({"dir": "r"}, ["a"], {})
+    assert (closing, lines, board.jobs) == ({"dir": "r"}, ["a"], {})
     put_away(jobs, "x")  # somebody else has removed it
     board.knows("x", "SUCCEEDED", "doctor")
     put_away(jobs, "x")
