@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweeps.config.checks import VLLM_RANKS
-from sweeps.promotion.gate import CHAMPION, OUTCOMES, Verdict
+from sweeps.promotion import words
+from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.statistics.intervals import percent
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
-from trainables.objective import EVAL_LOSS, digits
+from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE, BaseFacts
 from trainables.specs import EvaluationSpec
 
@@ -21,7 +22,6 @@ NO_ENDS = (
     "it is not known where an answer ends: no row that decided ends in a special token before data.max_length; the "
     "model answers up to an end token of the base or max_new_tokens"
 )
-_OF_LIMITS = {True: "holds", False: "worse", None: "cannot tell"}
 _SAID_ELSEWHERE = {
     "log10_learning_rate", "base_model", "base_revision", "quantization", "compute_dtype", "train_data",
 }  # fmt: skip
@@ -56,18 +56,9 @@ def table(verdict: Verdict) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", _metric(verdict), "gain on", "", f"{percent(verdict.best.confidence)} interval", "verdict"):
         shown.add_column(name, justify="left" if name in ("", "gain on", "verdict") else "right", no_wrap=True)
-    for name in (BASE, CHAMPION):
-        if name in verdict.values:
-            shown.add_row(name, f"{verdict.values[name]:.4f}", "", "", "", "")
-    said = {told: word.replace("_", " ") for told, word in OUTCOMES.items()}
-    rows = [(own, own.name, said) for own in verdict.candidates]
-    rows += [(own, own.words, {} if own.least is None else _OF_LIMITS) for own in verdict.shown_limits]
-    for own, name, words in rows:
-        whose = [escape(name), f"{own.value:.4f}"]
-        for each in own.gains:
-            end = words.get(own.is_large_enough(each), "")
-            shown.add_row(*whose, each.key, digits(each.difference, "+"), own.span_of(each), end)
-            whose = ["", ""]
+    for line in words.lines(verdict):
+        whose = ("", "") if line.against == CHAMPION else (escape(line.name), line.value)
+        shown.add_row(*whose, line.against, line.gain, line.span, line.verdict)
     return shown
 
 
@@ -94,7 +85,7 @@ def headline(facts: VersionFacts) -> str:
     """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
     verdict, metric = facts.verdict, _metric(facts.verdict)
     gains = ", ".join(
-        f"{verdict.objective.words(gain.difference)} than the {gain.key} ({verdict.best.evidence_of(gain)})"
+        f"{verdict.objective.words(gain.difference)} than the {gain.key} ({words.evidence(verdict.best, gain)})"
         for gain in verdict.best.gains
     )
     return f"{metric[0].upper()}{metric[1:]} {verdict.values[verdict.winner]:.4f} on {facts.rows}: {gains}."
@@ -141,16 +132,11 @@ def card(facts: VersionFacts) -> str:
     if facts.forced:
         lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
     lines += [f"| | {_metric(verdict)} | gain | interval |", "|---|---|---|---|"]
-    lines += [f"| {name} | {verdict.values[name]:.4f} | | |" for name in (BASE, CHAMPION) if name in verdict.values]
-    compared = [(each.name, each) for each in verdict.candidates]
-    compared += [(each.words.replace("|", r"\|"), each) for each in verdict.shown_limits]
-    lines += [
-        f"| {name} | {own.value:.4f} | {digits(each.difference, '+')} on the {each.key} | {own.span_of(each)} |"
-        for name, own in compared
-        for each in own.gains
-    ]
+    for line in words.lines(verdict):
+        name, gain = line.name.replace("|", r"\|"), f"{line.gain} on the {line.against} | {line.span}"
+        lines.append(f"| {name} | {line.value} | {gain if line.gain else '|'} |")
     lines += ["", "Loss is the negative log-likelihood per completion token, in nats."]
-    lines += [_bases(facts), "", f"{verdict.unseen}.", ""]
+    lines += [_bases(facts), "", f"{words.unseen(verdict)}.", ""]
     lines += [*(f"**Warning**: {warning}." for warning in verdict.warnings), *([""] if verdict.warnings else [])]
     lines += ["## Training", ""]
     if data is not None:

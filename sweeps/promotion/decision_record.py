@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from sweeps.config.passwords import hidden
 from sweeps.errors import Failed, SweepError
+from sweeps.promotion import words
 from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced
 from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
@@ -105,7 +106,7 @@ class Decision(Spec):
     """Division of the rows into slices; None without slices."""
     guarded: Annotated[tuple[Guarded, ...], Field(strict=False)]
     verdict: dict[str, Any]
-    """As `Verdict.as_json`."""
+    """As `words.as_json`."""
     forced: _Words
     """The objections that --force overrode."""
     champion: str | None
@@ -169,7 +170,7 @@ def make(context: Context, winner: Contender, facts: VersionFacts, files: Mappin
         scores={name: answer.scores[name] for name in (*labels, BASE, CHAMPION) if name in answer.scores},
         sliced=winner.sliced,
         guarded=winner.guarded,
-        verdict=winner.verdict.as_json(),
+        verdict=words.as_json(winner.verdict),
         forced=tuple(facts.forced),
         champion=None if champion is None else champion.number,
         champion_sha256=None if champion is None else champion.tags["adapter_sha256"],

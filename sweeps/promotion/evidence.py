@@ -19,6 +19,7 @@ from sweeps.promotion import expected_time, gate, versions
 from sweeps.promotion.candidates import Candidate, ranked_together
 from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
+from sweeps.promotion.words import warnings
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
@@ -397,7 +398,7 @@ def decide(
 
     def asked() -> Contender:
         verdict = gate.decide(scores, evidence.rule, sliced, guarded)
-        verdict = replace(verdict, warnings=(*_left_out(evidence.answer, evidence.rows), *verdict.warnings))
+        verdict = replace(verdict, warnings=(*_left_out(evidence.answer, evidence.rows), *warnings(verdict)))
         return Contender(labels[verdict.winner], verdict, evidence, champion, sliced, tuple(guarded))
 
     contender = asked()

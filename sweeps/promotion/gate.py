@@ -16,17 +16,17 @@ decide stops the winner only if the rows show that the winner is worse.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sweeps.config.model import Slices
 from sweeps.statistics.comparison import Comparison, Pair, compare
-from sweeps.statistics.intervals import FEW_ROWS, LEAST_ROWS, confidence_of, counted_units, percent, unseen
+from sweeps.statistics.intervals import LEAST_ROWS, confidence_of
 from trainables.contract import Evaluation
 from trainables.inputs.legible import legible
-from trainables.objective import EVAL_LOSS, Objective, digits
+from trainables.objective import EVAL_LOSS, Objective
 from trainables.scoring.requests import BASE
 from trainables.specs import Spec
 
@@ -58,13 +58,13 @@ class Standing:
 
     def is_large_enough(self, gain: Comparison) -> bool | None:
         """Tells whether a gain is large enough, beyond chance on these rows; None if undecided."""
-        return True if self.least is None else gain.above(self._bound(gain))
+        return True if self.least is None else gain.above(self.bound(gain))
 
     def is_enough(self, gain: Comparison) -> bool:
         """Tells whether a gain reaches `least`, apart from rounding: 0.3 - 0.2 is less than 0.1."""
         return self.least is None or gain.difference >= self.least - 1e-9
 
-    def _bound(self, gain: Comparison) -> float:
+    def bound(self, gain: Comparison) -> float:
         """Returns the value that the gain must exceed beyond chance: `least`, or 0 for a gain that reaches min_gain."""
         least = self.least or 0.0
         return min(least, 0.0) if self.is_enough(gain) else least
@@ -85,83 +85,9 @@ class Standing:
         untold = [each for each in self.gains if self.is_large_enough(each) is None]
         if untold and self.rows < LEAST_ROWS:
             return LEAST_ROWS - self.rows
-        needed = [each.rows_needed(self.rows, self._bound(each)) for each in untold]
+        needed = [each.rows_needed(self.rows, self.bound(each)) for each in untold]
         counts = [count - self.rows for count in needed if count is not None]
         return max(1, *counts) if counts and len(counts) == len(needed) else None
-
-    @property
-    def needed_in_words(self) -> str:
-        """Formats `rows_needed`: "about 120 more rows would tell"."""
-        if (needed := self.rows_needed) is None:
-            return "more rows like these would not tell"
-        return f"about {needed} more {'group' if self.is_grouped else 'row'}{'' if needed == 1 else 's'} would tell"
-
-    @property
-    def rows_in_words(self) -> str:
-        """Formats the number of rows: "80 rows", "16 groups of rows"."""
-        return counted_units(self.rows, self.is_grouped)
-
-    @property
-    def words(self) -> str:
-        """Formats the name of a limit: "slice language=de (exact_match, 12 rows)", "choice (80 rows)"."""
-        metric = "" if self.name == self.objective.metric else f"{self.objective.metric}, "
-        return f"{self.name} ({metric}{self.rows_in_words})"
-
-    def evidence_of(self, gain: Comparison) -> str:
-        """Formats what decides on a gain: its interval with confidence and rows, or the exact test."""
-        told = gain.evidence_in_words(self.confidence, self.rows_in_words, self._bound(gain))
-        return told + (": chance cannot be told" if gain.carried_by == 0 and not (gain.exact or gain.is_same) else "")
-
-    def span_of(self, gain: Comparison) -> str:
-        """Formats the interval of a gain for a table, or the p value if the exact test decides; empty without both."""
-        ends, test = gain.shown(self._bound(gain))
-        told = "" if test is None else f"p = {test.p_value:.2g}"
-        return told if ends is None else " to ".join(digits(end, "+") for end in ends)
-
-    def gain_json(self, gain: Comparison) -> dict[str, Any]:
-        """Returns a gain for the JSON line."""
-        told = {"against": gain.key, "gain": gain.difference, "carried_by": gain.carried_by}
-        return {**told, **gain.evidence_json(self._bound(gain)), "holds": self.is_large_enough(gain)}
-
-    def limit_json(self) -> dict[str, Any]:
-        """Returns the object of a limit for the JSON line."""
-        fields = {name: getattr(self, name) for name in ("name", "value", "rows", "holds", "rows_needed", "confidence")}
-        worse_by = None if self.least is None else abs(self.least)
-        gains = [self.gain_json(each) for each in self.gains]
-        return {**fields, "worse_by": worse_by, "metric": self.objective.metric, "gains": gains}
-
-    def reason(self, winner: str) -> str:
-        """Says why a limit does not hold for the winner, or that the rows cannot tell."""
-        which = min(
-            (each for each in self.gains if self.is_large_enough(each) is self.holds), key=lambda each: each.difference
-        )
-        by = f" by more than worse_by {-self.least:g}" if self.least else ""
-        may_be, more = ("is", "") if self.holds is False else ("may be", f"; {self.needed_in_words}")
-        if not by:
-            more += "; a guard on this metric says with worse_by how much worse it may be"
-        return f"{winner} {may_be} worse than the {which.key} on {self.words}{by}: {self._amount(which)}{more}"
-
-    def reasons(self) -> list[str]:
-        """Lists why the candidate does not pass, decided gains first."""
-        open_last = sorted(self.gains, key=lambda each: self.is_large_enough(each) is None)
-        found = [self._reason(each) for each in open_last if self.is_large_enough(each) is not True]
-        return [why for why in found if why is not None]
-
-    def _reason(self, gain: Comparison) -> str | None:
-        """Says why a gain does not pass; None if the rows are too few for an interval."""
-        name, least, is_open = self.name, self.least or 0.0, self.is_large_enough(gain) is None
-        whether = f"whether {name} is better than the {gain.key} cannot be told"
-        if not gain.is_told:
-            return None if self.rows < LEAST_ROWS else f"{whether}: {gain.unknown}"
-        if is_open and gain.difference > 0 and self.is_enough(gain):
-            return f"{name}'s gain on the {gain.key} may be chance: {self._amount(gain)}"
-        if gain.difference > 0 and least:
-            chance = ", which may be chance" if is_open else ""
-            return f"{name} gains less than min_gain {least:g} on the {gain.key}{chance}: {self._amount(gain)}"
-        return f"{whether if is_open else f'{name} is not better than the {gain.key}'}: {self._amount(gain)}"
-
-    def _amount(self, gain: Comparison) -> str:
-        return f"gain {digits(gain.difference, '+')}, {self.evidence_of(gain)}"
 
 
 @dataclass(frozen=True)
@@ -180,6 +106,7 @@ class Verdict:
     beside: tuple[Standing, ...] = ()
     """The winner's standing by each of `Rule.beside`."""
     warnings: tuple[str, ...] = ()
+    """For people: they decide nothing, and the gate gives none."""
 
     @property
     def best(self) -> Standing:
@@ -242,57 +169,6 @@ class Verdict:
         """Estimates how many more rows would decide; None if no number of rows would, or if these rows do."""
         return (self.decided_by or self.best).rows_needed if self.outcome == "cannot_tell" else None
 
-    @property
-    def words(self) -> str:
-        """Formats the verdict for people: "better", "cannot be told yet: about 120 more rows would tell"."""
-        of = "" if self.decided_by is None else f" ({self.decided_by.name})"
-        if self.outcome != "cannot_tell":
-            return f"{'better' if self.passed else 'not better'}{of}"
-        more = (self.decided_by or self.best).needed_in_words
-        return f"cannot be told{' yet' if self.rows_needed else ''}: {more}{of}"
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Lists why the winner does not pass; empty if it passes."""
-        if self.decided_by is not None:
-            return (self.decided_by.reason(self.winner),)
-        few = [f"{self.only}: at least {LEAST_ROWS} are needed"] if self.best.rows < LEAST_ROWS else []
-        return (*few, *self.best.reasons())
-
-    @property
-    def only(self) -> str:
-        """Formats how few rows decide: "only 8 rows decide (12 with copies)"."""
-        is_copied = self.rows_with_copies > self.best.rows and not self.best.is_grouped
-        copies = f" ({self.rows_with_copies} with copies)" if is_copied else ""
-        return f"only {self.best.rows_in_words} decide{copies}"
-
-    @property
-    def unseen(self) -> str:
-        """Says what share of bad cases these rows may miss."""
-        return unseen(self.best.rows, self.best.is_grouped)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the object for the JSON line."""
-        comparisons = [
-            {"candidate": own.name, **told, "passed": told["holds"] is True, "verdict": OUTCOMES[told["holds"]]}
-            for own in self.candidates
-            for told in map(own.gain_json, own.gains)
-        ]
-        fields = ("winner", "losses", "values", "rows_with_copies", "warnings", "rows_needed", "reasons")
-        return {
-            **{name: getattr(self, name) for name in fields},
-            "min_gain": self.rule.min_gain,
-            "comparisons_counted": self.rule.comparisons,
-            **{name: getattr(self.best, name) for name in ("confidence", "rows", "is_grouped")},
-            "objective": self.objective.model_dump(),
-            "metrics": {name: each.metrics for name, each in self.scores.items()},
-            "verdict": self.outcome,
-            "passed": self.passed,
-            "decided_by": None if self.decided_by is None else self.decided_by.name,
-            "comparisons": comparisons,
-            **{name: [each.limit_json() for each in getattr(self, name)] for name in ("guards", "slices", "beside")},
-        }
-
 
 class Rule(Spec):
     """The rule by which the gate decides."""
@@ -344,7 +220,7 @@ def decide(
     """
     candidates, objective, count = rule.candidates, rule.objective, rule.comparisons
     winner = min(candidates, key=lambda name: objective.standing(scores[name].metrics))
-    ordered = [winner, *(name for name in candidates if name != winner)]
+    best_first = sorted(candidates, key=lambda name: name != winner)
     values = scores[winner].rows_of(objective.metric)
 
     def under(guard: Guarded) -> Standing:
@@ -353,30 +229,15 @@ def decide(
         confidence = confidence_of(own * len(guarded))
         return _standing(guard.name, winner, guard.scores, guard.objective, -guard.worse_by, confidence)
 
-    told = Verdict(
-        candidates=tuple(
-            _standing(name, name, scores, objective, rule.min_gain, confidence_of(count)) for name in ordered
-        ),
-        scores=scores,
-        rule=rule,
+    return Verdict(
+        tuple(_standing(each, each, scores, objective, rule.min_gain, confidence_of(count)) for each in best_first),
+        scores,
+        rule,
         rows_with_copies=0 if values is None else len(values.parts),
         guards=tuple(map(under, guarded)),
         slices=() if sliced is None else slices(sliced, objective, scores, winner, count),
         beside=_beside(scores, rule.beside, winner),
     )
-    counted = f"the confidence, {percent(told.best.confidence)}, counts all of them as comparisons"
-    is_seen = rule.ranked > len(candidates)
-    seen = [f"the rows that decide have ranked the {rule.ranked} trials of the sweep: {counted}"] if is_seen else []
-    worse = [each.reason(winner) for each in told.beside if each.lowest < 0 and each is not told.decided_by]
-    is_few = LEAST_ROWS <= told.best.rows < FEW_ROWS
-    few = [f"{told.only}: with fewer than {FEW_ROWS} the interval may be too narrow"] if is_few else []
-    uneven = [
-        f"{winner}'s gain on the {each.key} has the {told.best.evidence_of(each)}: "
-        "the interval hangs on how many such rows there are"
-        for each in told.best.gains
-        if each.carried_by and each.exact is None
-    ]
-    return replace(told, warnings=(*seen, *few, *uneven, *worse))
 
 
 def _beside(scores: Mapping[str, Evaluation], beside: Sequence[Objective], winner: str) -> tuple[Standing, ...]:
@@ -392,12 +253,7 @@ def _beside(scores: Mapping[str, Evaluation], beside: Sequence[Objective], winne
 
 
 def _standing(
-    name: str,
-    own: str,
-    scores: Mapping[str, Evaluation],
-    objective: Objective,
-    least: float | None,
-    confidence: float,
+    name: str, own: str, scores: Mapping[str, Evaluation], objective: Objective, least: float | None, confidence: float
 ) -> Standing:
     """Compares the adapter `own` with the base and the champion, all on the same rows."""
     pairs = [Pair.of_gain(objective, key, scores[key], scores[own]) for key in (BASE, CHAMPION) if key in scores]
@@ -434,21 +290,12 @@ def part(evaluation: Evaluation, metric: str, places: Collection[int]) -> Evalua
     """Returns the evaluation of the rows at `places` alone. Drops rows without a value of the metric."""
     values = evaluation.rows_of(metric)
     assert values is not None, "places_of found rows"
-    kept = [(number, place) for number, place in enumerate(evaluation.places_of(metric)) if place in places]
-    own = tuple(values.parts[number] for number, _ in kept)
-
-    def chosen(rows: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(rows[place] for _, place in kept) if rows else ()
-
-    value = sum(own) / sum(values.weights[number] for number, _ in kept)
-    return evaluation.model_copy(
-        update={
-            "metrics": evaluation.metrics | {metric: value},
-            "row_values": {} if metric == EVAL_LOSS else {metric: own},
-            "row_places": (),
-            **{name: chosen(getattr(evaluation, name)) for name in _OF_ROWS},
-        }
-    )
+    kept = {place: number for number, place in enumerate(evaluation.places_of(metric)) if place in places}
+    own = tuple(values.parts[number] for number in kept.values())
+    metrics = evaluation.metrics | {metric: sum(own) / sum(values.weights[number] for number in kept.values())}
+    rows = {name: tuple(all_R[place] for place in kept) for name in _OF_ROWS if (all_R := getattr(evaluation, name))}
+    told = {"metrics": metrics, "row_values": {} if metric == EVAL_LOSS else {metric: own}, "row_places": ()}
+    return evaluation.model_copy(update=told | rows)
 
 
 def _worst(limits: Iterable[Standing]) -> Standing | None:

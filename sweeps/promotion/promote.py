@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.scoring import Scoring, scoring
-from sweeps.promotion import candidates, cards, evidence, registration, versions
+from sweeps.promotion import candidates, cards, evidence, registration, versions, words
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import Registered
@@ -51,7 +51,7 @@ class PromotionResult:
     def reasons(self) -> tuple[str, ...]:
         """Returns why the alias does not point to the winner; empty if the alias does, or if a dry run passes."""
         passed = self.verdict.passed or self.already
-        return self.registered.reasons if passed else self.verdict.reasons
+        return self.registered.reasons if passed else words.reasons(self.verdict)
 
     @property
     def would_promote(self) -> bool:
@@ -60,8 +60,8 @@ class PromotionResult:
 
     def __repr__(self) -> str:
         best = self.verdict.best
-        gains = (f"gain {digits(g.difference, '+')} on the {g.key}, {best.evidence_of(g)}" for g in best.gains)
-        told = f"verdict on {best.name}: {self.verdict.words}; {best.objective.metric} {'; '.join(gains)}"
+        gains = (f"gain {digits(g.difference, '+')} on the {g.key}, {words.evidence(best, g)}" for g in best.gains)
+        told = f"verdict on {best.name}: {words.of(self.verdict)}; {best.objective.metric} {'; '.join(gains)}"
         return f"<PromotionResult {self.model}: {self._ending}; {told}>"
 
     @property
@@ -91,7 +91,7 @@ class PromotionResult:
             "dry_run": self.dry_run,
             "reasons": list(self.reasons),
             "unquantised_loss": self.registered.unquantised_loss,
-            "verdict": self.verdict.as_json(),
+            "verdict": words.as_json(self.verdict),
         }
 
 
@@ -138,7 +138,7 @@ def promote(
             for line in cards.other_metrics(contender.verdict, context.sweep.config.evaluation):
                 say(line)
             if contender.verdict.best.rows >= LEAST_ROWS:
-                say(contender.verdict.unseen)
+                say(words.unseen(contender.verdict))
             registered = _ended_without(context, contender)
             if registered is None:
                 registered = registration.register(context, contender, scored, clock)
@@ -184,9 +184,11 @@ def _looked_before(context: Context, contender: Contender) -> Contender:
 def _ended_without(context: Context, contender: Contender) -> Registered | None:
     """Returns the result of a promotion with nothing to register; None if the winner is to be registered."""
     champion, alias, verdict = contender.champion, context.alias, contender.verdict
-    for reason in verdict.reasons if contender.is_champion else ():  # it stays the champion, and nobody else says them
+    for reason in (
+        words.reasons(verdict) if contender.is_champion else ()
+    ):  # it stays the champion, and nobody else says them
         context.say(reason)
-    context.say(f"verdict: {f'{verdict.winner} is ' if verdict.passed else ''}{verdict.words}")
+    context.say(f"verdict: {f'{verdict.winner} is ' if verdict.passed else ''}{words.of(verdict)}")
     if champion is not None and contender.is_champion:
         versions.package(context.lookup, context.model, champion)
         context.say(f"{context.model} version {champion.number} is the {alias} already")

@@ -18,7 +18,7 @@ from cluster import PACKAGES
 from cluster.errors import ClusterError
 from cluster.scoring import Scoring
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import cards, decision_record, gate, versions
+from sweeps.promotion import cards, decision_record, gate, versions, words
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import CHAMPION
@@ -329,7 +329,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
         "base": cards.base_of(facts),
         "base.identity": winner.evidence.base_identity,
         "data.fingerprint": sweep.data_fingerprint or "",
-        "promotion.rows": f"{facts.rows}, {verdict.best.rows_in_words}",
+        "promotion.rows": f"{facts.rows}, {words.rows(verdict.best)}",
         ROWS: answer.fingerprint,
         "promotion.hardware": answer.hardware,
         "promotion.metric": verdict.objective.metric,
@@ -340,7 +340,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
     tags |= {f"loss.{name}": f"{verdict.losses[name]:.6f}" for name in (BASE, CHAMPION) if name in verdict.losses}
     tags["loss"] = f"{verdict.losses[candidate.label]:.6f}"
     for comparison in verdict.best.gains:
-        tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({verdict.best.span_of(comparison)})"
+        tags[f"gain.{comparison.key}"] = f"{comparison.difference:.6f} ({words.span(verdict.best, comparison)})"
     tags |= {f"version.{name}": number for name, number in model_package.versions(facts.base).items()}
     if facts.forced:
         tags[FORCED] = "; ".join(facts.forced)[:5000]

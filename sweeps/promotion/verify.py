@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from sweeps.promotion import decision_record, gate, versions
+from sweeps.promotion import decision_record, gate, versions, words
 from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.versions import Found
 from sweeps.tracking.model_package import RECORD
@@ -130,7 +130,7 @@ def _verdict(record: Decision) -> Check:
     except (LookupError, ValueError, ZeroDivisionError) as error:
         return Check("verdict", False, f"the gate cannot decide by these values: {error!r}")
     told = {name: value for name, value in record.verdict.items() if name != "warnings"}
-    if not _is_same(told, json.loads(json.dumps(found.as_json()))):
+    if not _is_same(told, json.loads(json.dumps(words.as_json(found)))):
         return Check("verdict", False, "the gate's rule does not give it from the values per row")
     return _of(
         "verdict", None if found.passed else "the gate says no", f"{found.winner} passes, from the values per row"

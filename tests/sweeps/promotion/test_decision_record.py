@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import decision_record, gate, versions
+from sweeps.promotion import decision_record, gate, versions, words
 from sweeps.promotion.decision_record import PROMOTED, Decision
 from sweeps.promotion.verify import checks
 from sweeps.tracking import model_package
@@ -144,7 +144,7 @@ def test_a_verdict_that_the_values_do_not_give_is_seen_and_one_that_says_no_is_n
     # All agrees with the values, under a rule by which the gate says no.
     rule = record.rule.model_copy(update={"min_gain": 99.0})
     found = gate.decide(record.scores, rule)
-    write(folder, record, rule=rule, verdict=json.loads(json.dumps(found.as_json())))
+    write(folder, record, rule=rule, verdict=json.loads(json.dumps(words.as_json(found))))
     assert wrong(str(folder)) == {"verdict": "the gate says no"}
 
 
@@ -181,14 +181,14 @@ def test_what_is_no_record_is_told(folder):
 
 def test_wrong_input_is_told(strong, folder):
     (folder / RECORD).unlink()
-    for words, told in (
+    for named, told in (
         ("nobody", "error: no registered model 'nobody' (there are: answers)\n"),
         (f"{MODEL}@none", "error: answers has no none (its aliases: challenger, champion)"),
         (str(folder), f"{folder}: the folder holds no decision.json"),
         ("./nowhere", "error: ./nowhere: there is no such folder: name a folder with"),
         (MODEL, "version 1 has no decision.json: promote its trial again"),
     ):
-        done = CliRunner().invoke(app, ["verify", words, "--tracking-uri", strong.uri])
+        done = CliRunner().invoke(app, ["verify", named, "--tracking-uri", strong.uri])
         assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
 
 

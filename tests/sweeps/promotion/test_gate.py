@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from sweeps.config.model import Promotion, Slices
-from sweeps.promotion import cards
+from sweeps.promotion import cards, words
 from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict, agreement, decide, slices, tolerance
 from sweeps.promotion.promote import PromotionResult
 from sweeps.promotion.registration import Registered
@@ -49,7 +49,7 @@ def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Eva
 
 def test_a_clear_gain_on_base_and_champion_passes():
     found = verdict(base=scores(3.0), champion=scores(2.5), t00=scores(2.0, 0.3, 1), t01=scores(2.2, 0.3, 2))
-    assert (found.winner, found.passed, found.reasons) == ("t00", True, ())
+    assert (found.winner, found.passed, words.reasons(found)) == ("t00", True, ())
     keys = {own.name: [each.key for each in own.gains] for own in found.candidates}
     assert keys == {"t00": [BASE, CHAMPION], "t01": [BASE, CHAMPION]}
     assert found.best.gains[1].difference == pytest.approx(0.5, abs=0.1)
@@ -65,7 +65,7 @@ def test_a_result_shows_in_one_line_whether_it_promoted_or_would():
         found = verdict(base=scores(3.0), t00=scores(own, 0.3, 1))
         result = PromotionResult("m", "champion", found, registered, already=False, previous=None, dry_run=dry_run)
         assert repr(result).startswith(f"<PromotionResult m: {ending}")
-        assert f" on the base, {found.best.evidence_of(found.best.gains[0])}>" in repr(result)
+        assert f" on the base, {words.evidence(found.best, found.best.gains[0])}>" in repr(result)
         assert result.would_promote == ending.startswith("a dry run")
 
 
@@ -100,7 +100,7 @@ SAME = "t00 is not better than the base: gain +0.0000, with the same loss on eac
 def test_what_does_not_pass_says_why_and_whether_more_rows_would_tell(found, min_gain, outcome, reason):
     told = verdict(min_gain, **found)
     assert (told.passed, told.outcome) == (False, outcome)
-    assert told.reasons[0].startswith(reason), told.reasons
+    assert words.reasons(told)[0].startswith(reason), words.reasons(told)
     assert (told.rows_needed is None) == (outcome == "not_better")
 
 
@@ -120,7 +120,7 @@ def test_the_rows_that_are_said_to_be_needed_tell():
     gains = np.random.default_rng(6).normal(0.1, 0.5, 80) * TOKENS[:80]
     found = verdict(base=base, t00=evaluation(tuple((base.row_losses - gains).tolist()), base.row_tokens))
     assert found.outcome == "cannot_tell"
-    assert found.words == f"cannot be told yet: about {found.rows_needed} more rows would tell"
+    assert words.of(found) == f"cannot be told yet: about {found.rows_needed} more rows would tell"
     times = -(-(80 + found.rows_needed) // 80)
     # Each copy is told apart from the others by how hard its row is, which weighs on neither side.
     hard = np.concatenate([np.array(base.row_losses) + number for number in range(times)])
@@ -153,9 +153,9 @@ def test_on_rows_that_ranked_the_trials_all_of_them_count_whatever_is_promoted()
         "the rows that decide have ranked the 32 trials of the sweep: the confidence, 99.969%, counts all of them as "
         "comparisons"
     )
-    assert (seen.warnings, fresh.warnings) == ((line,), ())
-    assert (seen.as_json()["comparisons_counted"], fresh.as_json()["comparisons_counted"]) == (32, 1)
-    assert seen.as_json()["confidence"] == 1 - 0.01 / 32
+    assert (words.warnings(seen), words.warnings(fresh)) == ((line,), ())
+    assert (words.as_json(seen)["comparisons_counted"], words.as_json(fresh)["comparisons_counted"]) == (32, 1)
+    assert words.as_json(seen)["confidence"] == 1 - 0.01 / 32
 
 
 def test_copies_of_a_row_are_no_further_evidence_and_few_rows_are_warned_of():
@@ -166,8 +166,8 @@ def test_copies_of_a_row_are_no_further_evidence_and_few_rows_are_warned_of():
 
     found = of(3, 4)
     assert (found.passed, found.best.rows, found.best.gains[0].low) == (False, 3, None), "three rows have no interval"
-    assert found.reasons[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
-    assert of(29, 2).warnings and not of(30, 2).warnings
+    assert words.reasons(found)[0] == "only 3 rows decide (12 with copies): at least 10 are needed"
+    assert words.warnings(of(29, 2)) and not words.warnings(of(30, 2))
 
 
 def test_rows_of_a_group_are_one_unit():
@@ -178,10 +178,11 @@ def test_rows_of_a_group_are_one_unit():
     base = evaluation(hard, (10,) * 50)
     better = evaluation([loss - 10 * own[row // 5] - 0.1 * (row % 5) for row, loss in enumerate(hard)], (10,) * 50)
     alone, grouped = verdict(base=base, t00=better), verdict(0.0, groups, base=base, t00=better)
-    assert (alone.passed, alone.best.rows, alone.best.rows_in_words) == (True, 50, "50 rows")
-    assert (grouped.passed, grouped.best.rows, grouped.best.rows_in_words) == (False, 10, "10 groups of rows")
-    assert grouped.warnings == ("only 10 groups of rows decide: with fewer than 30 the interval may be too narrow",)
-    assert "1 group in 3 (30.0%)" in grouped.unseen
+    assert (alone.passed, alone.best.rows, words.rows(alone.best)) == (True, 50, "50 rows")
+    assert (grouped.passed, grouped.best.rows, words.rows(grouped.best)) == (False, 10, "10 groups of rows")
+    few = ("only 10 groups of rows decide: with fewer than 30 the interval may be too narrow",)
+    assert words.warnings(grouped) == few
+    assert "1 group in 3 (30.0%)" in words.unseen(grouped)
 
 
 def test_a_few_rows_that_carry_the_gain_are_warned_of():
@@ -189,7 +190,7 @@ def test_a_few_rows_that_carry_the_gain_are_warned_of():
     gains = np.random.default_rng(2).normal(0.05, 0.01, 100)
     gains[[3, 50]] = -30 / TOKENS[3], 30 / TOKENS[50]
     losses = tuple(loss - gain * count for loss, gain, count in zip(base.row_losses, gains, TOKENS[:100], strict=True))
-    (warning,) = verdict(base=base, t00=evaluation(losses, base.row_tokens)).warnings
+    (warning,) = words.warnings(verdict(base=base, t00=evaluation(losses, base.row_tokens)))
     assert warning.startswith("t00's gain on the base has the 99% confidence interval ")
     assert "on 100 rows, of which 2 carry 80% of its variance: the interval hangs on how many such rows" in warning
 
@@ -197,16 +198,17 @@ def test_a_few_rows_that_carry_the_gain_are_warned_of():
 def test_a_gain_that_is_the_same_on_every_row_does_not_pass():
     """One distinct value says nothing of chance: an interval without width would call any gain real."""
     found = verdict(base=scores(3.0), champion=scores(2.8, 0.3), t00=scores(2.5))
-    (reason,) = found.reasons
+    (reason,) = words.reasons(found)
     told = "t00's gain on the base may be chance: gain +0.5000, 99% confidence interval 0.5000 to 0.5"
     assert reason.startswith(told) and reason.endswith(" rows, the same on each: chance cannot be told")
-    assert (found.words, found.rows_needed) == ("cannot be told: more rows like these would not tell", None)
-    assert [each["passed"] for each in found.as_json()["comparisons"]] == [False, True]
+    assert (words.of(found), found.rows_needed) == ("cannot be told: more rows like these would not tell", None)
+    assert [each["passed"] for each in words.as_json(found)["comparisons"]] == [False, True]
 
 
 def test_other_rows_are_never_compared():
     found = verdict(base=scores(3.0), t00=scores(2.0, rows=50))
-    assert found.reasons == ("whether t00 is better than the base cannot be told: it was evaluated on other rows",)
+    other = "whether t00 is better than the base cannot be told: it was evaluated on other rows"
+    assert words.reasons(found) == (other,)
 
 
 ACCURACY = Objective(metric="accuracy", mode="max")
@@ -249,7 +251,7 @@ def half_right(rows: int, up: int = 0, down: int = 0) -> tuple[Evaluation, Evalu
 def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, outcome):
     base, own = half_right(rows, up, down)
     found = decide({BASE: base, "t00": own}, rule("t00", min_gain=min_gain, objective=ACCURACY))
-    assert found.outcome == outcome, found.reasons
+    assert found.outcome == outcome, words.reasons(found)
     assert found.best.gains[0].difference == pytest.approx((up - down) / rows)
     if outcome != "better" and up + down:
         counts = f"better on {up} of {rows} rows and worse on {down}, "
@@ -259,7 +261,7 @@ def test_right_and_wrong_answers_have_the_exact_test(rows, up, down, min_gain, o
             if min_gain
             else f"p = {2 ** (1 - max(up, down)):.3g} in the exact test, which must"
         )
-        assert f"{counts}{shown}" in found.reasons[0]
+        assert f"{counts}{shown}" in words.reasons(found)[0]
 
 
 def test_all_wrong_before_and_all_right_now_is_better():
@@ -286,7 +288,7 @@ def test_only_the_rows_that_were_answered_decide():
 
 def test_the_json_of_a_verdict_says_which_it_is_and_what_would_tell():
     base, own = half_right(200, 7, 0)
-    told = json.loads(json.dumps(decide({BASE: base, "t00": own}, rule("t00", objective=ACCURACY)).as_json()))
+    told = json.loads(json.dumps(words.as_json(decide({BASE: base, "t00": own}, rule("t00", objective=ACCURACY)))))
     assert (told["verdict"], told["passed"], told["decided_by"]) == ("cannot_tell", False, None)
     assert (told["objective"], [each["verdict"] for each in told["comparisons"]]) == (
         ACCURACY.model_dump(),
@@ -361,17 +363,18 @@ GENERAL = "guard general.jsonl (eval_loss, 120 rows)"
 def test_an_adapter_that_forgot_another_task_is_caught_by_the_guard():
     plain = decided(FURTHER)
     verdict = decided(FURTHER, guard(0.05, base=gained(0, 3), t01=gained(-0.3, 4)))
-    assert (plain.passed, verdict.outcome, verdict.words) == (True, "not_better", "not better (guard general.jsonl)")
-    (reason,) = verdict.reasons
+    assert (plain.passed, verdict.outcome) == (True, "not_better")
+    assert words.of(verdict) == "not better (guard general.jsonl)"
+    (reason,) = words.reasons(verdict)
     assert reason.startswith(f"t01 is worse than the base on {GENERAL} by more than worse_by 0.05: gain -0.3")
     passed = decided(FURTHER, guard(0.05, base=gained(0, 3), t01=gained(0, 4)))
-    assert passed.as_json()["guards"][0]["holds"] is True
+    assert words.as_json(passed)["guards"][0]["holds"] is True
     assert dataclasses.replace(passed, guards=()) == plain
     # Against the champion too.
     there = guard(0.1, base=gained(0), champion=gained(0.4, 5), t01=gained(0.1, 2))
     verdict = decided({**FURTHER, CHAMPION: gained(0.2, 5)}, there)
     assert verdict.outcome == "not_better"
-    assert verdict.reasons[0].startswith(f"t01 is worse than the champion on {GENERAL}")
+    assert words.reasons(verdict)[0].startswith(f"t01 is worse than the champion on {GENERAL}")
 
 
 def test_a_guard_on_rows_that_are_too_few_says_how_many_more_would_tell():
@@ -379,8 +382,8 @@ def test_a_guard_on_rows_that_are_too_few_says_how_many_more_would_tell():
     assert verdict.outcome == "cannot_tell"
     assert verdict.rows_needed is not None and 5 < verdict.rows_needed < 200
     more = f"cannot be told yet: about {verdict.rows_needed} more rows would tell"
-    assert verdict.words == f"{more} (guard general.jsonl)"
-    assert verdict.reasons[0].startswith(
+    assert words.of(verdict) == f"{more} (guard general.jsonl)"
+    assert words.reasons(verdict)[0].startswith(
         "t01 may be worse than the base on guard general.jsonl (eval_loss, 20 rows) by"
     )
     verdict = decided(FURTHER, guard(0.05, base=gained(0, 3, 4), t01=gained(0, 4, 4)))
@@ -391,7 +394,7 @@ def test_an_adapter_that_never_ends_its_answer_is_caught_by_a_guard_on_that():
     base, own = ended(FURTHER[BASE], 0.95), FURTHER["t01"]
     verdict = decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.0)))
     assert verdict.outcome == "not_better"
-    assert "better on 0 of 120 rows and worse on 114, 99.5% confidence interval -0.9" in verdict.reasons[0]
+    assert "better on 0 of 120 rows and worse on 114, 99.5% confidence interval -0.9" in words.reasons(verdict)[0]
     assert decided(FURTHER, guard(0.1, ANSWERS_ENDED, base=base, t01=ended(own, 0.95))).passed
 
 
@@ -407,7 +410,7 @@ def with_choice(one: Evaluation, right: int) -> Evaluation:
 
 
 @pytest.mark.parametrize(
-    ("base", "own", "champion", "words", "told"),
+    ("base", "own", "champion", "said", "told"),
     [
         # The sign test of 8 rows has p = 0.0078, of 7 rows 0.0156.
         (60, 52, None, "not better (choice)", "t01 is worse than the base on choice (120 rows): gain -0.0667, "),
@@ -418,21 +421,21 @@ def with_choice(one: Evaluation, right: int) -> Evaluation:
         (60, 68, 70, "better", "t01 may be worse than the champion on choice (120 rows): gain -0.0167, "),
     ],
 )
-def test_a_better_loss_does_not_hide_a_worse_score(base, own, champion, words, told):
+def test_a_better_loss_does_not_hide_a_worse_score(base, own, champion, said, told):
     """A score that is worse beyond chance stops the winner; within chance it is a warning."""
     found = {BASE: with_choice(gained(0), base), "t01": with_choice(gained(0.5, 2), own)}
     if champion is not None:
         found[CHAMPION] = with_choice(gained(0.2, 5), champion)
     verdict = decide(found, rule("t01", beside=[CHOICE]))
-    lines = (*verdict.reasons, *verdict.warnings)
-    assert (verdict.words, len(lines)) == (words, int(told is not None))
+    lines = (*words.reasons(verdict), *words.warnings(verdict))
+    assert (words.of(verdict), len(lines)) == (said, int(told is not None))
     for line in lines:
         assert line.startswith(told)
         assert line.endswith("; a guard on this metric says with worse_by how much worse it may be")
-    assert len(verdict.shown_limits) == len(verdict.reasons)
-    (beside,) = verdict.as_json()["beside"]
+    assert len(verdict.shown_limits) == len(words.reasons(verdict))
+    (beside,) = words.as_json(verdict)["beside"]
     assert (beside["metric"], beside["worse_by"], beside["confidence"]) == ("choice", 0.0, 0.99)
-    assert decide(found, rule("t01")).words == "better"
+    assert words.of(decide(found, rule("t01"))) == "better"
 
 
 def test_all_scores_that_do_not_decide_hold_at_once_and_the_trials_do_not_count():
@@ -440,7 +443,7 @@ def test_all_scores_that_do_not_decide_hold_at_once_and_the_trials_do_not_count(
     found = {BASE: with_choice(gained(0), 60), "t01": with_choice(gained(0.5, 2), 52)}
     found = {name: ended(each, 0.5) for name, each in found.items()}
     verdict = decide(found, rule("t01", ranked=32, beside=[CHOICE, ANSWERS_ENDED, Objective(metric="untold")]))
-    assert (verdict.words, [each.confidence for each in verdict.beside]) == ("better", [0.995, 0.995])
+    assert (words.of(verdict), [each.confidence for each in verdict.beside]) == ("better", [0.995, 0.995])
 
 
 def test_an_adapter_that_is_worse_in_one_language_is_caught_by_the_slice():
@@ -449,18 +452,18 @@ def test_an_adapter_that_is_worse_in_one_language_is_caught_by_the_slice():
     shown = decided(scores, worse_by=None)
     assert shown.passed, "without worse_by the worst is only named"
     (worst,) = shown.shown_limits
-    assert (worst.words, worst.rows) == ("slice language=de (eval_loss, 40 rows)", 40)
+    assert (words.limit(worst), worst.rows) == ("slice language=de (eval_loss, 40 rows)", 40)
     assert worst.lowest == pytest.approx(-0.3, abs=0.1)
     verdict = decided(scores, worse_by=0.1)
-    assert (verdict.outcome, verdict.words) == ("not_better", "not better (slice language=de)")
-    assert verdict.reasons[0].startswith(f"t01 is worse than the base on {worst.words} by more")
-    told = verdict.as_json()
+    assert (verdict.outcome, words.of(verdict)) == ("not_better", "not better (slice language=de)")
+    assert words.reasons(verdict)[0].startswith(f"t01 is worse than the base on {words.limit(worst)} by more")
+    told = words.as_json(verdict)
     assert told["decided_by"] == "slice language=de"
     assert [each["holds"] for each in told["slices"]] == [False, True, True]
     # A broken slice decides also where the metric cannot be told.
     of = [-0.6 if language == "de" else 0.3 for language in LANGUAGES]
     verdict = decided({BASE: gained(0), "t01": gained(of, 2)}, worse_by=0.1)
-    assert (verdict.best.holds, verdict.words) == (None, "not better (slice language=de)")
+    assert (verdict.best.holds, words.of(verdict)) == (None, "not better (slice language=de)")
 
 
 def test_a_slice_has_the_rows_and_the_values_of_its_own():
@@ -487,7 +490,7 @@ def test_the_table_shows_guards_and_the_worst_slice_and_leaves_no_candidate_with
     verdict = decided(scores, guard(0.1, base=scores[BASE], t01=scores["t01"]), worse_by=None)
     columns = [list(column.cells) for column in cards.table(verdict).columns]
     assert [each for each in columns[-1] if each] == ["better", "cannot tell", "holds"]
-    assert columns[0][-2:] == ["guard general.jsonl (eval_loss, 120 rows)", verdict.shown_limits[-1].words]
+    assert columns[0][-2:] == ["guard general.jsonl (eval_loss, 120 rows)", words.limit(verdict.shown_limits[-1])]
 
 
 def test_a_limit_without_what_it_needs_is_refused():

@@ -22,7 +22,7 @@ import qsweep as qs
 from cluster.scoring.host import ScoringHost
 from sweeps.errors import SweepError
 from sweeps.promotion import promote as promoting
-from sweeps.promotion import versions
+from sweeps.promotion import versions, words
 from sweeps.promotion.verify import checks
 from sweeps.tracking import stores
 from sweeps.tracking.lookup import Lookup
@@ -220,7 +220,7 @@ def test_rows_that_were_trained_on_or_ranked_the_trials_decide_nothing(world, sh
     few = run(world.sweep("second"), said, eval_data=rows_of(rows, *map(promotions.odd, range(90, 95)), *trained))
     assert "warning: mine.jsonl: 5 of 45 rows decide; left out: 40 in data.train" in said
     needed = "only 5 rows decide: at least 10 are needed"
-    assert (few.verdict.outcome, few.verdict.reasons[0]) == ("cannot_tell", needed)
+    assert (few.verdict.outcome, words.reasons(few.verdict)[0]) == ("cannot_tell", needed)
     verdict = "verdict: cannot be told yet: about 5 more rows would tell"
     assert said[-3:] == [needed, verdict, f"{MODEL} version 1 is the champion already"]
     assert not any("may be worse by any amount" in line or "too narrow" in line for line in said[-6:])
