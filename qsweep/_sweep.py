@@ -16,7 +16,7 @@ from trainables.inputs.similar import did_you_mean
 if TYPE_CHECKING:
     import pandas
 
-    from sweeps.promotion.promote import PromotionResult
+    from sweeps.promotion.registration import PromotionResult
     from sweeps.record.events import RequestAnswered
     from sweeps.record.folder import SweepFolder
     from sweeps.report.status import Status

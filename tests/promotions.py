@@ -23,7 +23,8 @@ from sweeps import saved_sweep
 from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.promotion import versions
-from sweeps.promotion.promote import PromotionResult, promote
+from sweeps.promotion.promote import promote
+from sweeps.promotion.registration import PromotionResult
 from sweeps.promotion.request import PromotionRequest
 from sweeps.record import digests
 from sweeps.record.events import (

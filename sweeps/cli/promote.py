@@ -13,7 +13,7 @@ from sweeps.cli.shared import Json, Model, StoreOfSweep, ending_on_signals, mist
 from sweeps.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
-    from sweeps.promotion.promote import PromotionResult
+    from sweeps.promotion.registration import PromotionResult
     from sweeps.promotion.request import PromotionRequest
 
 ALIAS_IS_WHOLE = "the alias is where it was, or moved whole"

@@ -6,13 +6,13 @@ promotion. The alias moves only while it still points to the champion that the w
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cluster import PACKAGES
 from cluster.errors import ClusterError
@@ -21,14 +21,15 @@ from sweeps.errors import Failed, SweepError
 from sweeps.promotion import cards, decision_record, gate, versions, words
 from sweeps.promotion.cards import VersionFacts
 from sweeps.promotion.evidence import Contender
-from sweeps.promotion.gate import CHAMPION
+from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.promotion.request import Context
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep
-from sweeps.tracking.registry import COMPLETE, IDENTITY, ROWS, STATE, Entry, Version, previous
+from sweeps.tracking.registry import COMPLETE, IDENTITY, ROWS, STATE, Entry, previous
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
+from trainables.objective import digits
 from trainables.scoring.requests import BASE, BaseFacts
 
 SERVED_ROWS = 4
@@ -40,32 +41,89 @@ ONE_ROW = 4
 """Factor on the tolerance for a single row, if all rows together are within the tolerance."""
 FORCED = "promotion.forced"
 """Tag of a version: the objections that --force overrode in any of its promotions."""
-OF_A_CHAMPION = (f"loss.{CHAMPION}", f"gain.{CHAMPION}")
-"""Tags that a version has only if its last promotion compared it with a champion."""
 
 
 @dataclass(frozen=True)
-class Registered:
-    """Outcome of a registration."""
+class PromotionResult:
+    """Result of a promotion."""
 
+    model: str
+    alias: str
+    verdict: Verdict
     version: str | None = None
     """None if nothing was registered."""
     promoted: bool = False
     """Whether the alias points to the version."""
+    already_champion: bool = False
+    """Whether the alias pointed to the winner before."""
+    previous: str | None = None
+    """Version that the alias pointed to before."""
+    dry_run: bool = False
     reasons: tuple[str, ...] = ()
-    """Why the alias does not point to the winner; empty if the verdict says why."""
+    """Why the alias does not point to the winner; empty if the alias does, or if a dry run passes."""
     unquantised_loss: float | None = None
     """See `unquantised`."""
 
+    @property
+    def would_promote(self) -> bool:
+        """Tells whether this was a dry run that would have moved the alias to a new winner."""
+        return self.dry_run and not self.reasons and not self.already_champion
 
-def register(context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float]) -> Registered:
-    """Packages and registers the winner, checks that it serves, and moves the aliases.
+    def __repr__(self) -> str:
+        best = self.verdict.best
+        gains = (f"gain {digits(g.difference, '+')} on the {g.key}, {words.evidence(best, g)}" for g in best.gains)
+        told = f"verdict on {best.name}: {words.of(self.verdict)}; {best.objective.metric} {'; '.join(gains)}"
+        if self.would_promote:
+            ending = "a dry run that would promote"
+        elif self.already_champion:
+            ending = f"version {self.version} is the {self.alias} already"
+        elif self.promoted:
+            ending = f"promoted version {self.version}"
+        else:
+            ending = "; ".join(("not promoted", *(self.reasons if self.verdict.passed else ())))
+        return f"<PromotionResult {self.model}: {ending}; {told}>"
+
+    @property
+    def exit_code(self) -> int:
+        """Returns 0 if the winner was promoted, is champion already, or passes in a dry run; else 1."""
+        return 0 if self.promoted or (self.dry_run and not self.reasons) else 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the object for the JSON line."""
+        return vars(self) | {"reasons": list(self.reasons), "verdict": words.as_json(self.verdict)}
+
+
+def register(context: Context, winner: Contender, scored: Scoring, clock: Callable[[], float]) -> PromotionResult:
+    """Says the verdict. If the winner passes, packages and registers it, checks that it serves, and moves the aliases.
 
     A dry run serves the package, and writes nothing. `scored` holds the base, and also serves the packaged model.
 
     Raises:
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
+    champion, verdict, alias = winner.champion, winner.verdict, context.alias
+    before = None if champion is None else champion.number
+    result = PromotionResult(context.model, alias, verdict, previous=before, dry_run=context.request.dry_run)
+    for reason in words.reasons(verdict) if winner.is_champion else ():  # it stays the champion: nobody else says them
+        context.say(reason)
+    context.say(f"verdict: {f'{verdict.winner} is ' if verdict.passed else ''}{words.of(verdict)}")
+    if champion is not None and winner.is_champion:
+        versions.package(context.lookup, context.model, champion)
+        context.say(f"{context.model} version {champion.number} is the {alias} already")
+        return replace(result, version=before, promoted=True, already_champion=True)
+    if not verdict.passed:
+        return replace(result, reasons=words.reasons(verdict))
+    model = context.registry.model(context.model)
+    known = None if model is None else context.registry.of_identity(context.model, winner.candidate.identity)
+    back = None if model is None or known is None else versions.taken_back(model, alias, known.number)
+    if back is not None:  # whoever rolled the winner back may know what the rows do not show
+        objection = f"version {back.previous} was rolled back at {versions.in_words(back.time)} UTC"
+        if not context.request.force:
+            again = f"qsweep rollback --model {context.model} --to {back.previous}"
+            again += "" if alias == "champion" else f" --alias {alias}"
+            why = f"{objection}: {again} makes it the {alias} again, and so does --force"
+            return replace(result, version=back.previous, reasons=(why,))
+        context.force(objection)
     base = scored.base_facts()
     answer, loss = winner.evidence.answer, unquantised(context, winner, base, scored)
     facts = VersionFacts(
@@ -89,14 +147,15 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
         example = next(iter(answer.samples), None)
         adapter, card = winner.candidate.adapter, cards.card(facts)
         model_package.write(folder, model_package.Contents(adapter, base, card, example, facts.ends, facts.labels))
-        if context.request.dry_run:
+        if result.dry_run:
             context.say("serving the package in a fresh process")
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
             context.say("dry run: nothing was written")
-            return Registered(unquantised_loss=loss)
+            return replace(result, unquantised_loss=loss)
         with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
-            version = _complete_version(context, winner, facts, folder, scored, clock)
-            return dataclasses.replace(_move(context, winner, version.number, clock), unquantised_loss=loss)
+            number = _complete(context, winner, facts, folder, scored, clock)
+            reasons = _move(context, winner, number, clock)
+    return replace(result, version=number, promoted=not reasons, reasons=reasons, unquantised_loss=loss)
 
 
 def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Scoring) -> float | None:
@@ -132,79 +191,54 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
     return found.loss
 
 
-def _complete_version(
-    context: Context,
-    winner: Contender,
-    facts: VersionFacts,
-    folder: Path,
-    scored: Scoring,
-    clock: Callable[[], float],
-) -> Version:
-    """Returns the winner's complete version: keeps it, or makes and serves it. Adds the decision record to `folder`."""
+def _complete(
+    context: Context, winner: Contender, facts: VersionFacts, folder: Path, scored: Scoring, clock: Callable[[], float]
+) -> str:
+    """Registers the winner, and serves it from the registry once. Returns the number of its version.
+
+    Adds the decision record to `folder`. A version that is complete keeps its files. Its record, tags and description
+    become those of this promotion: an earlier one may have used another alias, champion or rows. What was forced once
+    stays in the tags.
+    """
     registry, model, identity = context.registry, context.model, winner.candidate.identity
+    path = versions.package_path(model, identity)
     registry.make_model(model)
     fault_points.point("promote.after_model")
     known = registry.of_identity(model, identity)
-    if known is not None and known.is_complete:
-        _describe_again(context, winner, facts, known, clock)
-        context.say(f"registered: {model} version {known.number} is there already")
-        return known
-    record = decision_record.make(context, winner, facts, digests.read(folder), clock())
+    complete = known if known is not None and known.is_complete else None
+    if complete is None:
+        files = digests.read(folder)
+    else:
+        files, folder = versions.package(context.lookup, model, complete), folder.with_name("record")
+        folder.mkdir()
+        before = complete.tags.get(FORCED)
+        forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
+        facts = replace(facts, forced=forced)
+    record = decision_record.make(context, winner, facts, files, clock())
     (folder / model_package.RECORD).write_bytes(record.content())
-    run_id, path = winner.candidate.trial.run_id, versions.package_path(model, identity)
+    run_id = winner.candidate.trial.run_id if known is None else known.run_id
     registry.upload(run_id, folder, path)
     fault_points.point("promote.after_upload")
     tags = {IDENTITY: identity, versions.RECORD_DIGEST: record.sha256, **tags_of(context.sweep, winner, facts)}
+    tags = {name: text for name, text in tags.items() if complete is None or not _is_of_files(name)}
     version = registry.make_version(model, run_id, path, tags, cards.description(facts))
     fault_points.point("promote.after_version")
     registry.describe_model(model, cards.model_description(facts))
     fault_points.point("promote.after_description")
-    context.say(f"registered: {model} version {version.number}")
-    _complete(context, winner, scored, version, digests.read(folder))
-    return version
-
-
-def _describe_again(
-    context: Context, winner: Contender, facts: VersionFacts, known: Version, clock: Callable[[], float]
-) -> None:
-    """Writes the results of this promotion to a complete version, in place of those of an earlier promotion.
-
-    The earlier one may have used another alias, champion or rows. What was forced once stays in the tags.
-    """
-    files = versions.package(context.lookup, context.model, known)
-    before = known.tags.get(FORCED)
-    forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
-    facts = dataclasses.replace(facts, forced=forced)
-    record = decision_record.make(context, winner, facts, files, clock())
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / model_package.RECORD).write_bytes(record.content())
-        path = versions.package_path(context.model, winner.candidate.identity)
-        context.registry.upload(known.run_id, Path(folder), path)
-    tags = tags_of(context.sweep, winner, facts)
-    # The files do not change, so the tags that describe them stay.
-    tags = {name: text for name, text in tags.items() if not _is_of_files(name)}
-    tags[versions.RECORD_DIGEST] = record.sha256
-    stale = [name for name in OF_A_CHAMPION if name in known.tags and name not in tags]
-    context.registry.tag(context.model, known.number, tags, cards.description(facts), stale)
-    context.registry.describe_model(context.model, cards.model_description(facts))
-
-
-def _complete(
-    context: Context, winner: Contender, scored: Scoring, version: Version, uploaded: Mapping[str, bytes]
-) -> None:
-    """Serves the version from the registry, and marks it as complete."""
+    context.say(f"registered: {model} version {version.number}{'' if complete is None else ' is there already'}")
+    if complete is not None:
+        return version.number
     context.say("serving it in a fresh process")
-    path = versions.package_path(context.model, winner.candidate.identity)
     fetched = context.lookup.files(version.run_id, path)
-    if fetched != uploaded:
+    if fetched != digests.read(folder):
         raise SweepError(
             f"run {version.run_id}: among its artifacts, {path} holds other files than were uploaded: somebody "
             "else writes there; remove the folder and promote again"
         )
     context.say("served from the registry: " + _serve(winner, scored, fetched))
-    tags = {versions.DIGEST: versions.digest_of(fetched), STATE: COMPLETE}
-    context.registry.tag(context.model, version.number, tags)
+    registry.tag(model, version.number, {versions.DIGEST: versions.digest_of(fetched), STATE: COMPLETE})
     fault_points.point("promote.after_serving")
+    return version.number
 
 
 def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> str:
@@ -269,45 +303,42 @@ def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> s
     return f"{counted} by {sum(gaps) / tokens:.2g} per token, row {worst + 1} the most, and {allowed:.2g} is allowed"
 
 
-def _move(context: Context, winner: Contender, number: str, clock: Callable[[], float]) -> Registered:
+def _move(context: Context, winner: Contender, number: str, clock: Callable[[], float]) -> tuple[str, ...]:
     """Moves the challenger alias, writes the history, moves the previous alias, and last the asked alias.
 
-    Asks the registry right before the last move: the alias must still point to the champion of the comparison.
+    Asks the registry right before the last move: the alias must still point to the champion of the comparison. Returns
+    why the alias does not point to the version; empty if it does.
     """
     registry, model, alias = context.registry, context.model, context.alias
     before = winner.champion.number if winner.champion is not None else None
+    overtaken = (f"the {alias} changed meanwhile: run it again, to compare with the one that is there now",)
+
+    def is_at(expected: str | None) -> bool:
+        version = registry.at(model, alias)
+        return (None if version is None else version.number) == expected
+
     is_compared = before is None or CHAMPION in winner.verdict.scores
     gain = round(winner.verdict.best.gains[-1].difference, 6) if is_compared else None
     entry = Entry(clock(), "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
     fault_points.point("promote.after_challenger")
-    if not _alias_is_at(context, before):
-        return _overtaken(alias, number)
+    if not is_at(before):
+        return overtaken
     registry.remember(model, entry)
     fault_points.point("promote.after_history")
     if before is not None:
         registry.point(model, previous(alias), before)
     fault_points.point("promote.after_previous")
-    if not _alias_is_at(context, before):
+    if not is_at(before):
         registry.forget_last(model, entry)
-        return _overtaken(alias, number)
+        return overtaken
     registry.point(model, alias, number)
     fault_points.point("promote.after_alias")
     registry.mark_done(model, entry)
-    if not _alias_is_at(context, number):
-        return _overtaken(alias, number)
+    if not is_at(number):
+        return overtaken
     context.say(f"{alias}: version {number}" + (f" (before: version {before})" if before is not None else ""))
-    return Registered(number, promoted=True)
-
-
-def _alias_is_at(context: Context, expected: str | None) -> bool:
-    version = context.registry.at(context.model, context.alias)
-    return (None if version is None else version.number) == expected
-
-
-def _overtaken(alias: str, number: str) -> Registered:
-    reason = f"the {alias} changed meanwhile: run it again, to compare with the one that is there now"
-    return Registered(number, promoted=False, reasons=(reason,))
+    return ()
 
 
 def _is_of_files(tag: str) -> bool:

@@ -32,6 +32,8 @@ ROWS = "promotion.rows_fingerprint"
 """Tag of a version: fingerprint of the rows that decided."""
 STATE = "promotion.state"
 COMPLETE = "complete"
+_COMPARED = ("loss.", "gain.")
+"""Prefixes of tags of a version that only its last promotion has, which may have had no champion to compare with."""
 _HISTORY = "promotion.history."
 _DONE = "promotion.done."
 """Prefix of tags that mark entries as completed. Earlier versions of qsweep read the entries without these tags."""
@@ -169,14 +171,19 @@ class Registry:
             self._client.log_artifacts(run_id, str(folder), path)
 
     def make_version(self, name: str, run_id: str, path: str, tags: Mapping[str, str], text: str) -> Version:
-        """Returns the version with the identity in `tags`. Makes it from the run's artifacts if there is none.
+        """Returns the version with the identity in `tags`, made from the run's artifacts.
 
-        One request makes the version with its tags, so that no version is ever without its identity.
+        One request makes the version with its tags, so that no version is ever without its identity. If the version is
+        there, it gets the tags and the text.
         """
         identity = tags[IDENTITY]
         known = self.of_identity(name, identity)
         if known is not None:
-            self.tag(name, known.number, tags, text)
+            self.tag(name, known.number, tags)
+            for key in known.tags:
+                if key.startswith(_COMPARED) and key not in tags:
+                    self._client.delete_model_version_tag(name, known.number, key)
+            self._client.update_model_version(name, known.number, text)
             return known
         made = self._client.create_model_version(
             name, f"runs:/{run_id}/{path}", run_id, tags=dict(tags), description=text, await_creation_for=0
@@ -188,16 +195,10 @@ class Registry:
         self._client.delete_model_version(name, str(made.version))
         return first
 
-    def tag(
-        self, name: str, version: str, tags: Mapping[str, str], text: str | None = None, stale: Sequence[str] = ()
-    ) -> None:
-        """Sets tags of a version, and its description; removes the `stale` tags, which must exist."""
+    def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Sets tags of a version."""
         for key, value in tags.items():
             self._client.set_model_version_tag(name, version, key, value)
-        for key in stale:
-            self._client.delete_model_version_tag(name, version, key)
-        if text is not None:
-            self._client.update_model_version(name, version, text)
 
     def point(self, name: str, alias: str, version: str) -> None:
         """Makes an alias point to a version."""

@@ -99,7 +99,7 @@ def test_promotion_and_rollback(known, tmp_path, monkeypatch):
     assert run("first-1", tracking_uri=known.uri).exit_code == 0
     assert run("second", tracking_uri=known.uri).exit_code == 0
     assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-    assert run(tmp_path / "results" / "second").already
+    assert run(tmp_path / "results" / "second").already_champion
     assert run("first", tracking_uri=known.uri).exit_code == 1
     assert rollback(MODEL, None, "champion", known.uri).version == "1"
     assert aliases() == {"challenger": "2", "champion": "1", "previous": "2"}

@@ -77,7 +77,7 @@ def test_a_better_challenger_replaces_the_champion_and_the_record_is_of_the_last
     assert champion.tags("2")["promotion.compared_with"] == "base"
     assert (record_of(champion, "2").alias, record_of(champion, "2").champion) == ("staging", None)
     outcome = run(champion.sweep("second"))
-    assert (outcome.exit_code, outcome.registered.version, outcome.previous) == (0, "2", "1")
+    assert (outcome.exit_code, outcome.version, outcome.previous) == (0, "2", "1")
     assert champion.aliases() == {"challenger": "2", "champion": "2", "previous": "1", "staging": "2"}
     assert "@champion" in champion.client.get_registered_model(MODEL).description
     assert {found.key for found in outcome.verdict.best.gains} == {"base", "champion"}

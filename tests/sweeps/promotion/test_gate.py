@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from sweeps.config.model import Promotion, Slices
 from sweeps.promotion import cards, words
 from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict, agreement, decide, slices, tolerance
-from sweeps.promotion.promote import PromotionResult
-from sweeps.promotion.registration import Registered
+from sweeps.promotion.registration import PromotionResult
 from trainables import qlora_metrics
 from trainables.contract import Evaluation
 from trainables.objective import LOWEST_LOSS, Objective
@@ -56,14 +55,20 @@ def test_a_clear_gain_on_base_and_champion_passes():
 
 
 def test_a_result_shows_in_one_line_whether_it_promoted_or_would():
-    for dry_run, own, registered, ending in (
-        (True, 2.0, Registered(), "a dry run that would promote; verdict on t00: better; eval_loss gain +1."),
-        (False, 2.0, Registered("3", promoted=True), "promoted version 3; verdict on t00: better; eval_loss gain +1."),
-        (True, 3.2, Registered(), "not promoted; verdict on t00: not better; eval_loss gain -0."),
-        (True, 2.0, Registered(reasons=("rolled back",)), "not promoted; rolled back; verdict on t00: better; eval_"),
+    refused, rolled_back = "t00 is not better than the base", "rolled back"
+    for dry_run, own, outcome, ending in (
+        (True, 2.0, {}, "a dry run that would promote; verdict on t00: better; eval_loss gain +1."),
+        (
+            False,
+            2.0,
+            {"version": "3", "promoted": True},
+            "promoted version 3; verdict on t00: better; eval_loss gain +1.",
+        ),
+        (True, 3.2, {"reasons": (refused,)}, "not promoted; verdict on t00: not better; eval_loss gain -0."),
+        (True, 2.0, {"reasons": (rolled_back,)}, "not promoted; rolled back; verdict on t00: better; eval_"),
     ):
         found = verdict(base=scores(3.0), t00=scores(own, 0.3, 1))
-        result = PromotionResult("m", "champion", found, registered, already=False, previous=None, dry_run=dry_run)
+        result = PromotionResult("m", "champion", found, **outcome, dry_run=dry_run)
         assert repr(result).startswith(f"<PromotionResult m: {ending}")
         assert f" on the base, {words.evidence(found.best, found.best.gains[0])}>" in repr(result)
         assert result.would_promote == ending.startswith("a dry run")

@@ -15,7 +15,7 @@ from promotions import MODEL, run
 
 from sweeps.errors import Failed
 from sweeps.promotion import registration
-from sweeps.promotion.promote import PromotionResult
+from sweeps.promotion.registration import PromotionResult
 from sweeps.promotion.verify import checks
 from sweeps.promotion.versions import as_json, find, models
 from sweeps.tracking.registry import Registry
@@ -29,11 +29,11 @@ def test_the_same_promotion_twice_gives_the_same_version_and_evaluates_nothing(r
         monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
     before, tags = replaced.aliases(), replaced.tags("2")
     again = run(replaced.sweep("second"))
-    assert (again.exit_code, again.already, again.registered.version) == (0, True, "2")
+    assert (again.exit_code, again.already_champion, again.version) == (0, True, "2")
     assert again.as_json()["already_champion"] is True
     assert (replaced.aliases(), replaced.tags("2"), replaced.versions()) == (before, tags, ["1", "2"])
     assert len(models(MODEL, replaced.uri)[0][0].history) == 2
-    assert run(replaced.sweep("second"), alias="staging").registered.version == "2"
+    assert run(replaced.sweep("second"), alias="staging").version == "2"
     assert run(replaced.sweep("first")).exit_code == 1
     assert calls == []
 
@@ -72,7 +72,7 @@ def test_a_promotion_that_the_disk_ends_is_ended_by_doing_it_again(champion, mon
         with pytest.raises(Failed, match="No space left on device"):
             run(champion.sweep("second"))
     assert champion.aliases()["champion"] == "1"
-    assert run(champion.sweep("second")).registered.version == "2"
+    assert run(champion.sweep("second")).version == "2"
 
 
 def test_every_fault_point_is_tried():
@@ -107,8 +107,8 @@ def test_of_two_at_once_one_wins(champion, monkeypatch, moment):
     assert others[0].exit_code == 0
     assert outcome.exit_code == 1
     assert "the champion changed meanwhile" in outcome.reasons[0]
-    winner = others[0].registered.version
-    assert champion.aliases()["champion"] == winner != outcome.registered.version
+    winner = others[0].version
+    assert champion.aliases()["champion"] == winner != outcome.version
     history = as_json(models(MODEL, champion.uri)[0][0])["history"]
     assert [(each["version"], each["completed"]) for each in history] == [("1", True), (winner, True)]
 

@@ -147,7 +147,7 @@ def test_a_champion_on_another_base_is_refused_unless_forced(replaced):
     refused(replaced, "its champion, version 1, is on another base")
     outcome = run(replaced.sweep("second"), force=True)
     assert outcome.exit_code == 0
-    assert (outcome.registered.version, replaced.versions()) == ("2", ["1", "2"])
+    assert (outcome.version, replaced.versions()) == ("2", ["1", "2"])
     assert "another base" in replaced.tags("2")["promotion.forced"]
     assert "another base" in replaced.client.get_model_version(MODEL, "2").description
     assert "champion" not in outcome.verdict.losses
@@ -163,14 +163,14 @@ def test_a_champion_whose_files_are_gone_is_refused_unless_forced(replaced):
     gone = r"the files of version 1 are gone .* delete this version in MLflow and promote again"
     refused(replaced, f"its champion, version 1, cannot be compared with: .*{gone}")
     outcome = run(replaced.sweep("second"), force=True)
-    assert (outcome.exit_code, outcome.registered.version) == (0, "2")
+    assert (outcome.exit_code, outcome.version) == (0, "2")
     assert "the files of version 1 are gone" in replaced.tags("2")["promotion.forced"]
     # To promote its own trial again is no way to have them back.
     refused(replaced, gone, "first", force=True, alias="staging")
     replaced.client.set_registered_model_alias(MODEL, "champion", "1")
     refused(replaced, gone, "first", force=True)
     replaced.client.delete_model_version(MODEL, "1")
-    assert run(replaced.sweep("first")).registered.version == "3"
+    assert run(replaced.sweep("first")).version == "3"
 
 
 def test_a_rollback_says_that_it_waits_for_a_promotion(champion):

@@ -119,13 +119,13 @@ def test_after_a_rollback_the_same_version_is_promoted_again_only_by_force(repla
     """What is wrong with it the rows do not show: a promotion that runs every night would bring it back."""
     rollback(MODEL, None, "champion", replaced.uri, clock=lambda: 2000.0)
     outcome = run(replaced.sweep("second"))
-    assert (outcome.exit_code, outcome.registered.promoted, outcome.verdict.passed) == (1, False, True)
+    assert (outcome.exit_code, outcome.promoted, outcome.verdict.passed) == (1, False, True)
     assert outcome.reasons == (
         "version 2 was rolled back at 1970-01-01 00:33:20 UTC: qsweep rollback --model answers --to 2 makes it the "
         "champion again, and so does --force",
     )
     assert replaced.aliases()["champion"] == "1"
-    assert run(replaced.sweep("second"), force=True).registered.version == "2"
+    assert run(replaced.sweep("second"), force=True).version == "2"
     assert replaced.tags("2")["promotion.forced"] == "version 2 was rolled back at 1970-01-01 00:33:20 UTC"
     assert replaced.versions() == ["1", "2"]
     assert replaced.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
