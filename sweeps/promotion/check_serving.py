@@ -186,20 +186,14 @@ class Served:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the object for the JSON line."""
-        served = self.likeness.served
-        versions_of = {PROMOTED: self.version, "other_version": served}
-        return {
-            "model": self.model,
-            "version": self.version,
+        verdict, served = self.verdict, self.likeness.served
+        told = {name: value for name, value in vars(self).items() if name not in ("name", "likeness")}
+        return told | vars(self.likeness) | {
             "served_name": self.name,
-            "verdict": self.verdict,
-            "served_version": versions_of.get(self.verdict),
-            "served_trial": served if self.verdict == "other_candidate" else None,
-            "unclear": self.likeness.unclear,
-            "rows": self.rows,
-            "rounding": self.rounding,
-            "differences": dict(self.likeness.differences),
-        }
+            "verdict": verdict,
+            "served_version": {PROMOTED: self.version, "other_version": served}.get(verdict),
+            "served_trial": served if verdict == "other_candidate" else None,
+        }  # fmt: skip
 
 
 def check(named: str, server: Server, name: str | None, tracking_uri: str | None) -> Served:

@@ -152,7 +152,7 @@ def make(context: Context, winner: Contender, facts: VersionFacts, files: Mappin
     """Makes the record of a promotion that the gate has passed; `files` are those of the version's package."""
     evidence, candidate, sweep = winner.evidence, winner.candidate, context.sweep
     answer, labels = evidence.answer, tuple(each.label for each in evidence.candidates)
-    champion = winner.champion if CHAMPION in answer.scores else None
+    champion = evidence.champion if CHAMPION in answer.scores else None
     base = facts.base.model_dump(include={"source", "revision", "kind", "files", "quantization"})
     found = Decision(
         time=time,
@@ -168,8 +168,8 @@ def make(context: Context, winner: Contender, facts: VersionFacts, files: Mappin
             source=evidence.rows, fingerprint=answer.fingerprint, digests=answer.row_digests, left_out=answer.left_out
         ),
         scores={name: answer.scores[name] for name in (*labels, BASE, CHAMPION) if name in answer.scores},
-        sliced=winner.sliced,
-        guarded=winner.guarded,
+        sliced=evidence.sliced,
+        guarded=evidence.guarded,
         verdict=words.as_json(winner.verdict),
         forced=tuple(facts.forced),
         champion=None if champion is None else champion.number,

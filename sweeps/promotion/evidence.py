@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.errors import ClusterError, HostsDied
 from cluster.scoring import Scoring
-from sweeps.config.model import Slices, SweepConfig
+from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion import expected_time, gate, versions
 from sweeps.promotion.candidates import Candidate, ranked_together
@@ -42,6 +42,7 @@ class Content:
     """Content of the --eval-data file, read before its first rows were checked: the file may change later."""
     guards: Mapping[str, bytes]
     """File of a guard in `promotion.guards` -> its content, read in the same way."""
+    champion: Version | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Evidence:
     """Source of the rows, in words."""
     base_identity: str
     rule: Rule
+    champion: Version | None = None
+    sliced: Sliced | None = None
+    guarded: tuple[Guarded, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,12 @@ class Contender:
     candidate: Candidate
     verdict: Verdict
     evidence: Evidence
-    champion: Version | None
-    sliced: Sliced | None = None
-    guarded: tuple[Guarded, ...] = ()
 
     @property
     def is_champion(self) -> bool:
         """Tells whether the alias already points to the candidate."""
-        return self.champion is not None and self.champion.tags[IDENTITY] == self.candidate.identity
+        champion = self.evidence.champion
+        return champion is not None and champion.tags[IDENTITY] == self.candidate.identity
 
 
 # Checks of base, rows and champion
@@ -126,7 +128,7 @@ def check(context: Context, champion: Version | None, scored: Scoring) -> Conten
     if isinstance(adapter, str):
         context.force(adapter)
         adapter = None
-    return Content(identity, adapter, deciding, rows, guards)
+    return Content(identity, adapter, deciding, rows, guards, champion)
 
 
 def _check_rows(context: Context, file: Path, option: str) -> bytes:
@@ -233,17 +235,61 @@ def _confirmed(candidate: Candidate, answer: ScoringResult) -> str:
             f"({answer.hardware}): adapter, base, rows or libraries are not those of the sweep"
         )
     found = answer.scores[candidate.label]
-    agreement = gate.agreement(candidate.reported, found)
-    if not agreement.holds or abs(claimed - found.loss) > agreement.tolerance:
+    told = agreement(candidate.reported, found)
+    if not told.holds or abs(claimed - found.loss) > told.tolerance:
         raise SweepError(
             f"{candidate.label}: evaluates to {found.loss:.5f} and reported {claimed:.5f}; its rows "
-            f"differ by {agreement.difference:.2g} per token, more than {agreement.tolerance:g} "
-            f"({agreement.hardware}): adapter, base, rows or libraries are not those of the sweep"
+            f"differ by {told.difference:.2g} per token, more than {told.tolerance:g} "
+            f"({told.hardware}): adapter, base, rows or libraries are not those of the sweep"
         )
     return (
-        f"  {candidate.label}: {found.loss:.4f}, as reported (rows differ by {agreement.difference:.1g}, tolerance "
-        f"{agreement.tolerance:g} for {agreement.hardware})"
+        f"  {candidate.label}: {found.loss:.4f}, as reported (rows differ by {told.difference:.1g}, tolerance "
+        f"{told.tolerance:g} for {told.hardware})"
     )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Difference between a second evaluation and the one that a trial reported."""
+
+    difference: float
+    """Sum of the rows' absolute loss differences per token, in nats. Absolute: rows cannot cancel each other."""
+    tolerance: float
+    hardware: str
+    """Hardware of the second evaluation, and of the first one if it differs; or "other rows or tokens"."""
+
+    @property
+    def holds(self) -> bool:
+        """Tells whether adapter, base and rows are the same."""
+        return self.difference <= self.tolerance
+
+
+def agreement(reported: Evaluation, now: Evaluation) -> Agreement:
+    """Compares an adapter's losses with those that its trial reported.
+
+    The tolerance depends on the type of the activations. In float32, packed training and plain PEFT agree within 1e-5
+    (tests/trainables/packing/test_adapter_pack.py); the tolerance is ten times that, for other versions of the
+    libraries. 16-bit types keep 8 to 11 bits, and rounding depends on the other rows of a pass: the tolerance is 0.02.
+    Another device computes sums in another order: the tolerance is ten times as large in float32, and twice as large in
+    16 bits. If the hardware of the trial's evaluation is unknown, the widest tolerance holds.
+    """
+    if reported.row_tokens != now.row_tokens:
+        return Agreement(float("inf"), 0.0, "other rows or tokens")
+    gaps = (abs(ours - theirs) for ours, theirs in zip(now.row_losses, reported.row_losses, strict=True))
+    difference = sum(gaps) / sum(now.row_tokens)
+    before, after = reported.hardware, now.hardware
+    words = after if before == after else f"{before or 'unknown'}, now {after}"
+    return Agreement(difference, tolerance(before, after), words)
+
+
+def tolerance(reported_on: str, now_on: str) -> float:
+    """Returns the largest difference per token, in nats, at which two evaluations agree; see `agreement`."""
+    if not reported_on:
+        return 0.04
+    (device, dtype), (device_now, dtype_now) = reported_on.split(), now_on.split()
+    if dtype == dtype_now == "float32":
+        return 1e-4 if device == device_now else 1e-3
+    return 0.02 if (device, dtype) == (device_now, dtype_now) else 0.04
 
 
 def collect(context: Context, candidates: Sequence[Candidate], content: Content, scored: Scoring) -> Evidence:
@@ -285,7 +331,8 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
         beside=scores_beside(context, answer.scores[BASE].row_values),
         candidates=tuple(candidate.label for candidate in left),
     )  # fmt: skip
-    return Evidence(left, request, answer, words, content.base_identity, rule)
+    sliced = None if slices is None else Sliced(of=slices, values=answer.slices)
+    return Evidence(left, request, answer, words, content.base_identity, rule, content.champion, sliced)
 
 
 def with_answers(context: Context, contender: Contender, scored: Scoring) -> Contender:
@@ -306,7 +353,7 @@ def with_answers(context: Context, contender: Contender, scored: Scoring) -> Con
     beside = scores_beside(context, found.scores[BASE].row_values)
     rule = evidence.rule.model_copy(update={"beside": beside})
     told = replace(evidence, request=request, answer=found.model_copy(update=merged), rule=rule)
-    return decide(contender.champion, told, context.policy.slices)
+    return decide(told)
 
 
 def _ranked(context: Context, rows: str) -> int:
@@ -389,17 +436,14 @@ def refuse_unpaired(field: str, metric: str, evaluation: Evaluation) -> None:
         )
 
 
-def decide(
-    champion: Version | None, evidence: Evidence, by: Slices | None, guarded: Sequence[Guarded] = ()
-) -> Contender:
+def decide(evidence: Evidence) -> Contender:
     """Asks the gate about the best candidate. Pure."""
     labels, scores = {each.label: each for each in evidence.candidates}, dict(evidence.answer.scores)
-    sliced = None if by is None else Sliced(of=by, values=evidence.answer.slices)
 
     def asked() -> Contender:
-        verdict = gate.decide(scores, evidence.rule, sliced, guarded)
+        verdict = gate.decide(scores, evidence.rule, evidence.sliced, evidence.guarded)
         verdict = replace(verdict, warnings=(*_left_out(evidence.answer, evidence.rows), *warnings(verdict)))
-        return Contender(labels[verdict.winner], verdict, evidence, champion, sliced, tuple(guarded))
+        return Contender(labels[verdict.winner], verdict, evidence)
 
     contender = asked()
     if contender.is_champion and CHAMPION in scores:
@@ -436,7 +480,7 @@ def guard(context: Context, contender: Contender, content: Content, scored: Scor
         objective = Objective(metric=each.metric, mode=direction(context.sweep.config, each.metric))
         own = {name: scores[name] for name in (BASE, *adapters)}
         found.append(Guarded(name=f"guard {name}", objective=objective, worse_by=each.worse_by, scores=own))
-    return decide(contender.champion, evidence, context.policy.slices, found)
+    return decide(replace(evidence, guarded=tuple(found)))
 
 
 def _scored(scored: Scoring, request: ScoringRequest, field: str) -> ScoringResult:

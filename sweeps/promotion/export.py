@@ -11,9 +11,10 @@ from typing import Any
 
 from cluster.scoring import Scoring, scoring
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import check_serving, gate, versions
+from sweeps.promotion import check_serving, versions
 from sweeps.promotion.cards import served_name
 from sweeps.promotion.decision_record import PROMOTED, Decision
+from sweeps.promotion.evidence import tolerance
 from sweeps.tracking import stores
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
@@ -121,11 +122,11 @@ def _compared(model: str, version: str, form: Form, out: Path, record: Decision,
     rows = [row.logprobs[PROMOTED] for row in record.serving_rows]
     promoted, tokens = [-sum(row) for row in rows], sum(map(len, rows))
     gaps = [abs(ours - theirs) for ours, theirs in zip(told.row_losses, promoted, strict=True)]
-    tolerance = gate.tolerance(record.scores[record.winner].hardware, told.hardware)
+    allowed = tolerance(record.scores[record.winner].hardware, told.hardware)
     loss, promoted_loss = sum(told.row_losses) / tokens, sum(promoted) / tokens
     decided = len(record.scores[record.winner].row_losses)
     first = f"the first {len(rows)} of {decided} rows that decided ({record.rows.source})"
-    return Exported(model, version, form, out, first, loss, promoted_loss, sum(gaps) / tokens, tolerance)
+    return Exported(model, version, form, out, first, loss, promoted_loss, sum(gaps) / tokens, allowed)
 
 
 def _why(spec: TrialSpec, base: dict[str, Any]) -> str:

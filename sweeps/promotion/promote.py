@@ -64,7 +64,7 @@ def promote(
             checked = evidence.check(context, champion, scored)
             evidence.confirm(context, fetched, scored)
             found = evidence.collect(context, fetched, checked, scored)
-            contender = evidence.with_answers(context, evidence.decide(champion, found, context.policy.slices), scored)
+            contender = evidence.with_answers(context, evidence.decide(found), scored)
             if contender.verdict.passed and not contender.is_champion:
                 contender = evidence.guard(context, contender, checked, scored)
             contender = _looked_before(context, contender)

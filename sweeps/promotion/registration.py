@@ -18,15 +18,15 @@ from cluster import PACKAGES
 from cluster.errors import ClusterError
 from cluster.scoring import Scoring
 from sweeps.errors import Failed, SweepError
-from sweeps.promotion import cards, decision_record, gate, versions, words
+from sweeps.promotion import cards, decision_record, versions, words
 from sweeps.promotion.cards import VersionFacts
-from sweeps.promotion.evidence import Contender
+from sweeps.promotion.evidence import Contender, agreement, tolerance
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.promotion.request import Context
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrackedSweep
-from sweeps.tracking.registry import COMPLETE, IDENTITY, ROWS, STATE, Entry, previous
+from sweeps.tracking.registry import COMPLETE, IDENTITY, ROWS, STATE, Entry
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
 from trainables.objective import digits
@@ -101,7 +101,7 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
     Raises:
         Failed: the packaged model does not answer as the evaluation did; the alias was not moved.
     """
-    champion, verdict, alias = winner.champion, winner.verdict, context.alias
+    champion, verdict, alias = winner.evidence.champion, winner.verdict, context.alias
     before = None if champion is None else champion.number
     result = PromotionResult(context.model, alias, verdict, previous=before, dry_run=context.request.dry_run)
     for reason in words.reasons(verdict) if winner.is_champion else ():  # it stays the champion: nobody else says them
@@ -184,10 +184,9 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
         context.say(f"warning: the loss of {label} {where} is not finite: serve it in {scheme} only")
         return None
     found = answer.scores[label]
-    agreement = gate.agreement(trained, found)
     told = f"{label}: loss {trained.loss:.4f} on the base in {scheme}, {found.loss:.4f} {where}"
     belongs = f"; this adapter belongs to the base in {scheme}: serve it so"
-    context.say(told if agreement.holds else f"{told}{belongs}")
+    context.say(told if agreement(trained, found).holds else f"{told}{belongs}")
     return found.loss
 
 
@@ -254,7 +253,7 @@ def _serve(winner: Contender, scored: Scoring, files: Mapping[str, bytes]) -> st
     printed = scored.serve(model_package.CHECK.read_text(encoding="utf-8"), files, json.dumps(job))
     served = json.loads(printed.splitlines()[-1])
     expected = answer.scores[winner.candidate.label]
-    allowed = gate.tolerance(answer.hardware, answer.hardware)
+    allowed = tolerance(answer.hardware, answer.hardware)
     if not samples or len(served["losses"]) != len(samples):
         raise Failed("the packaged model scored none of the rows that it was to score: nothing is promoted")
     if (problem := difference(served["losses"], expected, allowed)) is not None:
@@ -304,14 +303,12 @@ def difference(served: Sequence[float], told: Evaluation, tolerance: float) -> s
 
 
 def _move(context: Context, winner: Contender, number: str, clock: Callable[[], float]) -> tuple[str, ...]:
-    """Moves the challenger alias, writes the history, moves the previous alias, and last the asked alias.
+    """Moves the challenger alias and then the asked alias, while that points to the champion of the comparison.
 
-    Asks the registry right before the last move: the alias must still point to the champion of the comparison. Returns
-    why the alias does not point to the version; empty if it does.
+    Returns why the alias does not point to the version; empty if it does.
     """
-    registry, model, alias = context.registry, context.model, context.alias
-    before = winner.champion.number if winner.champion is not None else None
-    overtaken = (f"the {alias} changed meanwhile: run it again, to compare with the one that is there now",)
+    registry, model, alias, champion = context.registry, context.model, context.alias, winner.evidence.champion
+    before = None if champion is None else champion.number
 
     def is_at(expected: str | None) -> bool:
         version = registry.at(model, alias)
@@ -322,21 +319,8 @@ def _move(context: Context, winner: Contender, number: str, clock: Callable[[], 
     entry = Entry(clock(), "promote", alias, number, before, context.sweep.sweep_id, gain)
     registry.point(model, "challenger", number)
     fault_points.point("promote.after_challenger")
-    if not is_at(before):
-        return overtaken
-    registry.remember(model, entry)
-    fault_points.point("promote.after_history")
-    if before is not None:
-        registry.point(model, previous(alias), before)
-    fault_points.point("promote.after_previous")
-    if not is_at(before):
-        registry.forget_last(model, entry)
-        return overtaken
-    registry.point(model, alias, number)
-    fault_points.point("promote.after_alias")
-    registry.mark_done(model, entry)
-    if not is_at(number):
-        return overtaken
+    if not (is_at(before) and versions.move(registry, model, entry, lambda: is_at(before)) and is_at(number)):
+        return (f"the {alias} changed meanwhile: run it again, to compare with the one that is there now",)
     context.say(f"{alias}: version {number}" + (f" (before: version {before})" if before is not None else ""))
     return ()
 
@@ -349,7 +333,7 @@ def _is_of_files(tag: str) -> bool:
 def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict[str, str]:
     """Returns the tags of a version: its sweep, run, base, rows, losses and gains, and the versions of libraries."""
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
-    compared = winner.champion if CHAMPION in verdict.scores else None
+    compared = winner.evidence.champion if CHAMPION in verdict.scores else None
     compared_with = f"version {compared.number}" if compared is not None else "base"
     tags = {
         "sweep.id": sweep.sweep_id,

@@ -323,11 +323,24 @@ def _roll_back(registry: Registry, name: str, to: str | None, alias: str, clock:
         raise SweepError(f"{name}: version {target} is the {alias} already: name another with --to")
     package(Lookup(registry.uri), name, version)
     entry = Entry(clock(), "rollback", alias, target, now, version.tags.get("sweep.id", ""))
-    registry.remember(name, entry)
-    fault_points.point("rollback.after_history")
-    if now is not None:
-        registry.point(name, previous(alias), now)
-    fault_points.point("rollback.after_previous")
-    registry.point(name, alias, target)
-    registry.mark_done(name, entry)
+    move(registry, name, entry)
     return entry
+
+
+def move(registry: Registry, name: str, entry: Entry, is_free: Callable[[], bool] = lambda: True) -> bool:
+    """Writes an entry to the history, moves the alias of the version before, and last the entry's alias.
+
+    Asks `is_free` right before the last move. If it says no, takes the entry back and returns False.
+    """
+    registry.remember(name, entry)
+    fault_points.point(f"{entry.action}.after_history")
+    if entry.previous is not None:
+        registry.point(name, previous(entry.alias), entry.previous)
+    fault_points.point(f"{entry.action}.after_previous")
+    if not is_free():
+        registry.forget_last(name, entry)
+        return False
+    registry.point(name, entry.alias, entry.version)
+    fault_points.point(f"{entry.action}.after_alias")
+    registry.mark_done(name, entry)
+    return True

@@ -32,8 +32,8 @@ ROWS = "promotion.rows_fingerprint"
 """Tag of a version: fingerprint of the rows that decided."""
 STATE = "promotion.state"
 COMPLETE = "complete"
-_COMPARED = ("loss.", "gain.")
-"""Prefixes of tags of a version that only its last promotion has, which may have had no champion to compare with."""
+_OF_A_CHAMPION = ("loss.champion", "gain.champion")
+"""Tags that a version has only if its last promotion compared it with a champion."""
 _HISTORY = "promotion.history."
 _DONE = "promotion.done."
 """Prefix of tags that mark entries as completed. Earlier versions of qsweep read the entries without these tags."""
@@ -180,9 +180,8 @@ class Registry:
         known = self.of_identity(name, identity)
         if known is not None:
             self.tag(name, known.number, tags)
-            for key in known.tags:
-                if key.startswith(_COMPARED) and key not in tags:
-                    self._client.delete_model_version_tag(name, known.number, key)
+            for key in known.tags.keys() & {*_OF_A_CHAMPION} - tags.keys():
+                self._client.delete_model_version_tag(name, known.number, key)
             self._client.update_model_version(name, known.number, text)
             return known
         made = self._client.create_model_version(

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from sweeps.config.model import Promotion, Slices
 from sweeps.promotion import cards, words
-from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict, agreement, decide, slices, tolerance
+from sweeps.promotion.evidence import agreement, tolerance
+from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict, decide, slices
 from sweeps.promotion.registration import PromotionResult
 from trainables import qlora_metrics
 from trainables.contract import Evaluation

@@ -14,7 +14,7 @@ from promotion_worlds import killed_at
 from promotions import MODEL, run
 
 from sweeps.errors import Failed
-from sweeps.promotion import registration
+from sweeps.promotion import registration, versions
 from sweeps.promotion.registration import PromotionResult
 from sweeps.promotion.verify import checks
 from sweeps.promotion.versions import as_json, find, models
@@ -76,8 +76,9 @@ def test_a_promotion_that_the_disk_ends_is_ended_by_doing_it_again(champion, mon
 
 
 def test_every_fault_point_is_tried():
-    code = Path(registration.__file__).read_text()
-    assert [point for point in POINTS if f'"promote.after_{point}"' not in code] == []
+    code = "".join(Path(module.__file__).read_text() for module in (registration, versions))
+    written = code.replace("{entry.action}", "promote")
+    assert [point for point in POINTS if f'"promote.after_{point}"' not in written] == []
     assert code.count("fault_points.point(") == len(POINTS)
 
 
