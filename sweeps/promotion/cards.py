@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.markup import escape
@@ -10,10 +10,12 @@ from rich.table import Table
 
 from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion import words
+from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import CHAMPION, Verdict
+from sweeps.promotion.request import Context
 from sweeps.statistics.intervals import percent
 from sweeps.tracking import model_package
-from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from sweeps.tracking.lookup import TrialRun
 from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE, BaseFacts
 from trainables.specs import EvaluationSpec
@@ -30,25 +32,19 @@ _SAID_ELSEWHERE = {
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """Facts about a version for the model card and the registry."""
+    """Facts about a version for its card, its tags and its decision record."""
 
-    model: str
-    alias: str
-    sweep: TrackedSweep
-    winner: TrialRun
-    is_chosen: bool
-    """Whether a person named the trial, which then need not be the sweep's best."""
-    verdict: Verdict
-    rows: str
-    """Source of the deciding rows, in words."""
+    context: Context
+    winner: Contender
     base: BaseFacts
     unquantised: float | None
     """The winner's loss on the base without quantisation; None if the base is not quantised, or the loss is unknown."""
     forced: Sequence[str]
-    ends: Mapping[str, int]
-    """See `ScoringResult.ends`."""
-    labels: tuple[str, ...]
-    """The labels that the packaged model ranks; empty if it generates its answers."""
+
+    @property
+    def trial(self) -> TrialRun:
+        """Returns the winner's trial."""
+        return self.winner.candidate.trial
 
 
 def table(verdict: Verdict) -> Table:
@@ -83,22 +79,22 @@ def _metric(verdict: Verdict) -> str:
 
 def headline(facts: VersionFacts) -> str:
     """Says in one sentence what the version gained, as plain text: MLflow's list of versions renders no Markdown."""
-    verdict, metric = facts.verdict, _metric(facts.verdict)
+    verdict, metric = facts.winner.verdict, _metric(facts.winner.verdict)
     gains = ", ".join(
         f"{verdict.objective.words(gain.difference)} than the {gain.key} ({words.evidence(verdict.best, gain)})"
         for gain in verdict.best.gains
     )
-    return f"{metric[0].upper()}{metric[1:]} {verdict.values[verdict.winner]:.4f} on {facts.rows}: {gains}."
+    value, rows = verdict.values[verdict.winner], facts.winner.evidence.rows
+    return f"{metric[0].upper()}{metric[1:]} {value:.4f} on {rows}: {gains}."
 
 
 def description(facts: VersionFacts) -> str:
     """Returns a version's description in the registry: first its gain, then its origin."""
-    winner = facts.winner
     lines = [headline(facts), ""]
     lines += [f"**Forced**: {reason}." for reason in facts.forced]
     lines += [
-        f"- sweep `{facts.sweep.sweep_id}`, trial {winner.label} (`{winner.trial_key}`)",
-        f"- {_settings(winner)}",
+        f"- sweep `{facts.context.sweep.sweep_id}`, trial {facts.trial.label} (`{facts.trial.trial_key}`)",
+        f"- {_settings(facts.trial)}",
         f"- base `{base_of(facts)}`, {_quantization(facts)}",
         f"- {_bases(facts)}",
         "- the plain PEFT folder is `artifacts/adapter` of this version",
@@ -110,25 +106,26 @@ def model_description(facts: VersionFacts) -> str:
     """Returns the registered model's description."""
     return (
         f"LoRA adapters on `{base_of(facts)}`, promoted by `qsweep promote` after they were evaluated again.\n\n"
-        f'Load the present one with `mlflow.pyfunc.load_model("models:/{facts.model}@{facts.alias}")`. '
+        f'Load the present one with `mlflow.pyfunc.load_model("models:/{facts.context.model}@{facts.context.alias}")`. '
         "`qsweep models` shows the history, `qsweep rollback` takes the last promotion back."
     )
 
 
 def card(facts: VersionFacts) -> str:
     """Returns the model card of the package."""
-    config, verdict = facts.sweep.config, facts.verdict
-    data = config.data
-    own = sum(trial.repeats is None for trial in facts.sweep.trials)
+    sweep, verdict = facts.context.sweep, facts.winner.verdict
+    config, data = sweep.config, sweep.config.data
+    own = sum(trial.repeats is None for trial in sweep.trials)
     candidates = len(verdict.candidates)
     # Not the sweep's best: its trials are ranked on other rows, and perhaps by another metric.
     best = f"the best on the rows that decided of {candidates} candidate{'' if candidates == 1 else 's'}, out"
-    place = "a repeat of one" if facts.winner.repeats else "chosen by hand, one" if facts.is_chosen else best
+    is_chosen = facts.context.request.trial is not None
+    place = "a repeat of one" if facts.trial.repeats else "chosen by hand, one" if is_chosen else best
     lines = ["---"]
     # The hub links a model to its base by the bare id alone; the commit stands under Training.
     lines += [f"base_model: {facts.base.source}"] if facts.base.kind == "hub" else []
     lines += [f"license: {facts.base.licence}"] if facts.base.licence else []
-    lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.model}", "", headline(facts), ""]
+    lines += ["library_name: peft", "tags: [lora]", "---", "", f"# {facts.context.model}", "", headline(facts), ""]
     if facts.forced:
         lines += [*(f"**Forced**: {reason}." for reason in facts.forced), ""]
     lines += [f"| | {_metric(verdict)} | gain | interval |", "|---|---|---|---|"]
@@ -145,8 +142,8 @@ def card(facts: VersionFacts) -> str:
             lines += [f"- system message: {data.system}"]
     lines += [
         f"- base: `{base_of(facts)}`, {_quantization(facts)}; licence: {facts.base.licence or 'see the base'}",
-        f"- {_settings(facts.winner)}",
-        f"- {place} of {own} trials of the sweep `{facts.sweep.sweep_id}` "
+        f"- {_settings(facts.trial)}",
+        f"- {place} of {own} trials of the sweep `{sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
         "",
         *_use(facts),
@@ -169,15 +166,15 @@ def _use(facts: VersionFacts) -> list[str]:
         "```python",
         "import mlflow, pandas",
         # No alias: it moves, and a version may get several.
-        f'model = mlflow.pyfunc.load_model("models:/{facts.model}/VERSION")  # VERSION: the number of this one',
+        f'model = mlflow.pyfunc.load_model("models:/{facts.context.model}/VERSION")  # VERSION: the number of this one',
         "model.predict(pandas.DataFrame([{...}]))  # the columns of input_example.json",
         "```",
         "",
     ]
-    data = facts.sweep.config.data
+    data = facts.context.sweep.config.data
     if data is not None and data.messages is not None:
         lines += [f"`{data.messages}` is the JSON of a chat, with its system message, up to the message to answer.", ""]
-    if facts.labels:
+    if facts.winner.evidence.answer.labels:
         lines += [
             "`predict` answers with the likeliest label in `artifacts/base.json`, as the metric `choice` counts. With",
             '`params={"generate": True}` it generates. Other servers generate, and may give no label: vLLM keeps to',
@@ -211,7 +208,7 @@ def _bases(facts: VersionFacts) -> str:
     told = f"Losses are on the base as in training: {_quantization(facts)}."
     if facts.base.quantization["scheme"] == "none":
         return told
-    winner, loss = facts.verdict.winner, facts.unquantised
+    winner, loss = facts.winner.verdict.winner, facts.unquantised
     known = f"has loss {loss:.4f} on these rows" if loss is not None else "was not evaluated"
     return f"{told} On the base without quantisation {winner} {known}."
 
@@ -220,30 +217,32 @@ def _elsewhere(facts: VersionFacts) -> list[str]:
     """Says how to use the PEFT folder without this package, and where its answers end."""
     lines = [
         "`artifacts/adapter` is a plain PEFT folder. To bring it here:",
-        f"`mlflow artifacts download -u models:/{facts.model}/VERSION -d .`",
+        f"`mlflow artifacts download -u models:/{facts.context.model}/VERSION -d .`",
         "A prompt has the form that `artifacts/base.json` says, and goes through the chat template of",
         "`artifacts/tokenizer` where that has one. This loads the adapter on the base as in training:",
         "",
         "```python",
     ]
     lines += [*model_package.loading(facts.base), "```", ""]
-    rank = next((most for most in VLLM_RANKS if most >= int(facts.winner.params["r"])), None)
+    rank = next((most for most in VLLM_RANKS if most >= int(facts.trial.params["r"])), None)
     if rank is not None:
         # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
         quantised = " --quantization bitsandbytes" if facts.base.quantization["scheme"] == "nf4" else ""
         options = f"--tokenizer artifacts/tokenizer{quantised} --enable-lora --max-lora-rank {rank}"
-        name = served_name(facts.model, "VERSION")
+        name = served_name(facts.context.model, "VERSION")
         command = f"vllm serve BASE {options} --lora-modules {name}=artifacts/adapter"
         lines += [f"vLLM serves it: `{command}`. BASE is what the line `base = ` loads."]
         lines += [
             "The name holds the version's number: where the files under a name change, vLLM goes on answering with"
         ]
-        lines += [f"the old ones. `qsweep check-serving URL --model {facts.model}` tells what a server answers with."]
+        lines += [
+            f"the old ones. `qsweep check-serving URL --model {facts.context.model}` tells what a server answers with."
+        ]
         if facts.base.quantization["scheme"] == "fp4":
             lines += ["vLLM cannot quantise to fp4: the loss is the one on the base without quantisation."]
-    if not facts.ends:
+    if not (ended := facts.winner.evidence.answer.ends):
         return [*lines, "", f"{NO_ENDS[0].upper()}{NO_ENDS[1:]}."]
-    ends = ", ".join(f"`{text}` ({number})" for text, number in facts.ends.items())
+    ends = ", ".join(f"`{text}` ({number})" for text, number in ended.items())
     return [
         *lines,
         f"Training ended answers with the token {ends}. Not every base stops there: give it as `eos_token_id` to",

@@ -26,8 +26,6 @@ from trainables.specs import Spec
 
 if TYPE_CHECKING:
     from sweeps.promotion.cards import VersionFacts
-    from sweeps.promotion.evidence import Contender
-    from sweeps.promotion.request import Context
     from trainables.scoring.requests import ScoringResult
 
 PROMOTED = "promoted"
@@ -148,16 +146,17 @@ class Decision(Spec):
         return json.dumps({**self._document(), "sha256": self.sha256}).encode()
 
 
-def make(context: Context, winner: Contender, facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
+def make(facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
     """Makes the record of a promotion that the gate has passed; `files` are those of the version's package."""
-    evidence, candidate, sweep = winner.evidence, winner.candidate, context.sweep
+    winner, sweep = facts.winner, facts.context.sweep
+    evidence, candidate = winner.evidence, winner.candidate
     answer, labels = evidence.answer, tuple(each.label for each in evidence.candidates)
     champion = evidence.champion if CHAMPION in answer.scores else None
     base = facts.base.model_dump(include={"source", "revision", "kind", "files", "quantization"})
     found = Decision(
         time=time,
-        model=context.model,
-        alias=context.alias,
+        model=facts.context.model,
+        alias=facts.context.alias,
         identity=candidate.identity,
         origin=Origin(
             sweep_id=sweep.sweep_id, trial_key=candidate.trial.trial_key, run_id=candidate.trial.run_id,

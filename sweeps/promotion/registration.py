@@ -25,7 +25,6 @@ from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.promotion.request import Context
 from sweeps.record import digests, fault_points
 from sweeps.tracking import model_package
-from sweeps.tracking.lookup import TrackedSweep
 from sweeps.tracking.registry import COMPLETE, IDENTITY, ROWS, STATE, Entry
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
@@ -126,34 +125,21 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
         context.force(objection)
     base = scored.base_facts()
     answer, loss = winner.evidence.answer, unquantised(context, winner, base, scored)
-    facts = VersionFacts(
-        model=context.model,
-        alias=context.alias,
-        sweep=context.sweep,
-        winner=winner.candidate.trial,
-        is_chosen=context.request.trial is not None,
-        verdict=winner.verdict,
-        rows=winner.evidence.rows,
-        base=base,
-        unquantised=loss,
-        forced=tuple(context.forced),
-        ends=answer.ends,
-        labels=tuple(answer.labels.values()),
-    )
-    if not facts.ends:
+    facts = VersionFacts(context, winner, base, loss, tuple(context.forced))
+    if not answer.ends:
         context.say(f"warning: {cards.NO_ENDS}")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
+        adapter, card, labels = winner.candidate.adapter, cards.card(facts), tuple(answer.labels.values())
         example = next(iter(answer.samples), None)
-        adapter, card = winner.candidate.adapter, cards.card(facts)
-        model_package.write(folder, model_package.Contents(adapter, base, card, example, facts.ends, facts.labels))
+        model_package.write(folder, model_package.Contents(adapter, base, card, example, answer.ends, labels))
         if result.dry_run:
             context.say("serving the package in a fresh process")
             context.say("package: " + _serve(winner, scored, digests.read(folder)))
             context.say("dry run: nothing was written")
             return replace(result, unquantised_loss=loss)
         with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
-            number = _complete(context, winner, facts, folder, scored, clock)
+            number = _complete(facts, folder, scored, clock)
             reasons = _move(context, winner, number, clock)
     return replace(result, version=number, promoted=not reasons, reasons=reasons, unquantised_loss=loss)
 
@@ -190,16 +176,15 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
     return found.loss
 
 
-def _complete(
-    context: Context, winner: Contender, facts: VersionFacts, folder: Path, scored: Scoring, clock: Callable[[], float]
-) -> str:
+def _complete(facts: VersionFacts, folder: Path, scored: Scoring, clock: Callable[[], float]) -> str:
     """Registers the winner, and serves it from the registry once. Returns the number of its version.
 
     Adds the decision record to `folder`. A version that is complete keeps its files. Its record, tags and description
     become those of this promotion: an earlier one may have used another alias, champion or rows. What was forced once
     stays in the tags.
     """
-    registry, model, identity = context.registry, context.model, winner.candidate.identity
+    context, candidate = facts.context, facts.winner.candidate
+    registry, model, identity = context.registry, context.model, candidate.identity
     path = versions.package_path(model, identity)
     registry.make_model(model)
     fault_points.point("promote.after_model")
@@ -213,12 +198,12 @@ def _complete(
         before = complete.tags.get(FORCED)
         forced = tuple(dict.fromkeys([*(before.split("; ") if before else ()), *facts.forced]))
         facts = replace(facts, forced=forced)
-    record = decision_record.make(context, winner, facts, files, clock())
+    record = decision_record.make(facts, files, clock())
     (folder / model_package.RECORD).write_bytes(record.content())
-    run_id = winner.candidate.trial.run_id if known is None else known.run_id
+    run_id = candidate.trial.run_id if known is None else known.run_id
     registry.upload(run_id, folder, path)
     fault_points.point("promote.after_upload")
-    tags = {IDENTITY: identity, versions.RECORD_DIGEST: record.sha256, **tags_of(context.sweep, winner, facts)}
+    tags = {IDENTITY: identity, versions.RECORD_DIGEST: record.sha256, **tags_of(facts)}
     tags = {name: text for name, text in tags.items() if complete is None or not _is_of_files(name)}
     version = registry.make_version(model, run_id, path, tags, cards.description(facts))
     fault_points.point("promote.after_version")
@@ -234,7 +219,7 @@ def _complete(
             f"run {version.run_id}: among its artifacts, {path} holds other files than were uploaded: somebody "
             "else writes there; remove the folder and promote again"
         )
-    context.say("served from the registry: " + _serve(winner, scored, fetched))
+    context.say("served from the registry: " + _serve(facts.winner, scored, fetched))
     registry.tag(model, version.number, {versions.DIGEST: versions.digest_of(fetched), STATE: COMPLETE})
     fault_points.point("promote.after_serving")
     return version.number
@@ -330,8 +315,9 @@ def _is_of_files(tag: str) -> bool:
     return tag in ("adapter_sha256", "base", "base.identity") or tag.startswith("version.")
 
 
-def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict[str, str]:
+def tags_of(facts: VersionFacts) -> dict[str, str]:
     """Returns the tags of a version: its sweep, run, base, rows, losses and gains, and the versions of libraries."""
+    sweep, winner = facts.context.sweep, facts.winner
     candidate, verdict, answer = winner.candidate, winner.verdict, winner.evidence.answer
     compared = winner.evidence.champion if CHAMPION in verdict.scores else None
     compared_with = f"version {compared.number}" if compared is not None else "base"
@@ -344,7 +330,7 @@ def tags_of(sweep: TrackedSweep, winner: Contender, facts: VersionFacts) -> dict
         "base": cards.base_of(facts),
         "base.identity": winner.evidence.base_identity,
         "data.fingerprint": sweep.data_fingerprint or "",
-        "promotion.rows": f"{facts.rows}, {words.rows(verdict.best)}",
+        "promotion.rows": f"{winner.evidence.rows}, {words.rows(verdict.best)}",
         ROWS: answer.fingerprint,
         "promotion.hardware": answer.hardware,
         "promotion.metric": verdict.objective.metric,

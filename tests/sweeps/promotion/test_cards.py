@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -39,34 +40,39 @@ def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **
     quantization = {"scheme": scheme, "double_quant": True, "compute_dtype": "float32"}
     revision = COMMIT if kind == "hub" else None
     base = base_facts(source=source, revision=revision, kind=kind, quantization=quantization, licence="mit")
-    made = cards.VersionFacts(
-        model="answers",
-        alias="champion",
-        sweep=TrackedSweep("x-1", "parent", "FINISHED", toy()[0], {}, None, (trial,)),
-        winner=trial,
-        is_chosen=False,
-        verdict=Verdict((Standing("t01", LOWEST_LOSS, 0.0, 1.0, gains, 0.99, 40, False),), scores, RULE),
-        rows="data.test",
-        base=base,
-        unquantised=None,
-        forced=(),
-        ends={"<|im_end|>": 151645},
-        labels=(),
+    told = {
+        "sweep": TrackedSweep("x-1", "parent", "FINISHED", toy()[0], {}, None, (trial,)),
+        "winner": trial,
+        "chosen": None,
+        "verdict": Verdict((Standing("t01", LOWEST_LOSS, 0.0, 1.0, gains, 0.99, 40, False),), scores, RULE),
+        "unquantised": None,
+        "ends": {"<|im_end|>": 151645},
+        "labels": {},
+    } | changed
+    context: Any = SimpleNamespace(
+        model="answers", alias="champion", sweep=told["sweep"], request=SimpleNamespace(trial=told["chosen"])
     )
-    return dataclasses.replace(made, **changed)
+    answer = SimpleNamespace(ends=told["ends"], labels=told["labels"])
+    winner: Any = SimpleNamespace(
+        candidate=SimpleNamespace(trial=told["winner"]),
+        verdict=told["verdict"],
+        evidence=SimpleNamespace(rows="data.test", answer=answer),
+    )
+    return cards.VersionFacts(context, winner, base, told["unquantised"], ())
 
 
 FACTS = facts()
-AGAIN = dataclasses.replace(FACTS.winner, trial_key="other", number=2, repeats="key")
-REPEATED = dataclasses.replace(FACTS.sweep, trials=(FACTS.winner, AGAIN))
-WARNED = dataclasses.replace(FACTS.verdict, warnings=("only 3 rows carry it",))
-CHATS = FACTS.sweep.config.model_copy(update={"data": DataSpec(train="train.jsonl", messages="talk")})
+SWEEP, VERDICT = FACTS.context.sweep, FACTS.winner.verdict
+AGAIN = dataclasses.replace(FACTS.trial, trial_key="other", number=2, repeats="key")
+REPEATED = dataclasses.replace(SWEEP, trials=(FACTS.trial, AGAIN))
+WARNED = dataclasses.replace(VERDICT, warnings=("only 3 rows carry it",))
+CHATS = SWEEP.config.model_copy(update={"data": DataSpec(train="train.jsonl", messages="talk")})
 SETTINGS = {"r": "8", "learning_rate": "0.002", "log10_learning_rate": "-2.699", "train_data": "/home/ana/rows.jsonl"}
 UNQUANTISED = "On the base without quantisation t01"
 
 
 def ranked(rank: str) -> dict[str, Any]:
-    return {"winner": dataclasses.replace(FACTS.winner, params={"r": rank})}
+    return {"winner": dataclasses.replace(FACTS.trial, params={"r": rank})}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def ranked(rank: str) -> dict[str, Any]:
         ({"scheme": "fp4"}, f"in training: fp4, float32. {UNQUANTISED} was not evaluated.", "--quantization"),
         ({"scheme": "fp4"}, "vLLM cannot quantise to fp4", None),
         ({"scheme": "none"}, "in training: not quantised, float32.", "without quantisation"),
-        ({"labels": ("ham", "spam")}, "`predict` answers with the likeliest label in `artifacts", None),
+        ({"labels": {"ham": "ham", "spam": "spam"}}, "`predict` answers with the likeliest label in `artifacts", None),
         ({}, "", "likeliest"),
         # A rank that vLLM takes.
         (ranked("1"), "--max-lora-rank 1 --lora-modules answers-vVERSION=artifacts/adapter", None),
@@ -98,17 +104,17 @@ def ranked(rank: str) -> dict[str, Any]:
         ),
         ({"verdict": WARNED}, "**Warning**: only 3 rows carry it.\n\n## Training", None),
         # The settings do not repeat what other lines say.
-        ({"winner": dataclasses.replace(FACTS.winner, params=SETTINGS)}, "- r 8, learning_rate 0.002\n", "/home/ana"),
+        ({"winner": dataclasses.replace(FACTS.trial, params=SETTINGS)}, "- r 8, learning_rate 0.002\n", "/home/ana"),
         # Where answers end, and what a chat is.
         ({}, "ended answers with the token `<|im_end|>` (151645)", "JSON of a chat"),
         ({"ends": {}}, "It is not known where an answer ends: no row", None),
         (
-            {"sweep": dataclasses.replace(FACTS.sweep, config=CHATS)},
+            {"sweep": dataclasses.replace(SWEEP, config=CHATS)},
             *("`talk` is the JSON of a chat, with its system message", None),
         ),
         # Not the sweep's best: that is ranked on other rows. A repeat is no trial of its own.
         ({"sweep": REPEATED}, "- the best on the rows that decided of 1 candidate, out of 1 trials", None),
-        ({"sweep": REPEATED, "is_chosen": True}, "- chosen by hand, one of 1 trials", None),
+        ({"sweep": REPEATED, "chosen": "t01"}, "- chosen by hand, one of 1 trials", None),
         ({"sweep": REPEATED, "winner": AGAIN}, "- a repeat of one of 1 trials", None),
     ],
 )
@@ -119,7 +125,7 @@ def test_the_card_says(changed: dict[str, Any], there: str, not_there: str | Non
 
 
 def test_the_description_says_as_much_of_losses_and_settings() -> None:
-    winner = dataclasses.replace(FACTS.winner, params=SETTINGS)
+    winner = dataclasses.replace(FACTS.trial, params=SETTINGS)
     told = cards.description(facts(unquantised=1.25, winner=winner))
     assert f"in training: nf4, float32. {UNQUANTISED} has loss 1.2500 on" in told
     assert "- r 8, learning_rate 0.002\n" in told and "/home/ana" not in told
@@ -171,9 +177,9 @@ def test_the_scores_that_do_not_decide_are_told_beside_it() -> None:
     """A grader's first number, and all of a function's; nothing is evaluated for it."""
     scored = EvaluationSpec(metrics=("json_fields", "own:tone"))
     metrics = {"json_fields": 0.25, "json_fields_recall": 0.5, "tone_warm": 0.75, "answers_ended": 1.0}
-    scores = FACTS.verdict.scores
+    scores = VERDICT.scores
     own = Evaluation(metrics=scores["t01"].metrics | metrics)
-    verdict = dataclasses.replace(FACTS.verdict, scores={**scores, "t01": own})
+    verdict = dataclasses.replace(VERDICT, scores={**scores, "t01": own})
     told = [f"{name} (does not decide): t01 {metrics[name]:.4f}" for name in ("tone_warm", "answers_ended")]
     assert cards.other_metrics(verdict, scored) == ["json_fields (does not decide): t01 0.2500", *told]
     by_fields = dataclasses.replace(verdict.best, objective=Objective(metric="json_fields", mode="max"))

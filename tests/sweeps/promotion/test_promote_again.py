@@ -76,7 +76,7 @@ def test_a_promotion_that_the_disk_ends_is_ended_by_doing_it_again(champion, mon
 
 
 def test_every_fault_point_is_tried():
-    code = "".join(Path(module.__file__).read_text() for module in (registration, versions))
+    code = "".join(Path(str(module.__file__)).read_text() for module in (registration, versions))
     written = code.replace("{entry.action}", "promote")
     assert [point for point in POINTS if f'"promote.after_{point}"' not in written] == []
     assert code.count("fault_points.point(") == len(POINTS)
