@@ -40,7 +40,7 @@ def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **
     quantization = {"scheme": scheme, "double_quant": True, "compute_dtype": "float32"}
     revision = COMMIT if kind == "hub" else None
     base = base_facts(source=source, revision=revision, kind=kind, quantization=quantization, licence="mit")
-    told = {
+    told: dict[str, Any] = {
         "sweep": TrackedSweep("x-1", "parent", "FINISHED", toy()[0], {}, None, (trial,)),
         "winner": trial,
         "chosen": None,
