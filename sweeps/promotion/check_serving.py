@@ -212,7 +212,7 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
         model, version = versions.at(registry, named)
         record = decision_of(lookup, model, version)
         others = {}
-        for known in registry.versions(model):
+        for known in reversed(registry.versions(model)):
             if known.is_complete and known.number != version.number:
                 with suppress(SweepError):  # a version without a record cannot be compared with
                     others[known.number] = decision_of(lookup, model, known)

@@ -23,7 +23,7 @@ from sweeps.statistics.intervals import LEAST_ROWS
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
-from sweeps.tracking.registry import Registry
+from sweeps.tracking.registry import IDENTITY, ROWS, Registry
 from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -93,7 +93,8 @@ def _context(request: PromotionRequest, say: Say) -> Context:
 def _looked_before(context: Context, contender: Contender) -> Contender:
     """Warns if an earlier promotion used the same rows: each use is one more chance to win by luck."""
     fingerprint, own = contender.evidence.answer.fingerprint, contender.candidate.identity
-    earlier = [each.number for each in context.registry.decided_on(context.model, fingerprint, own)]
+    found = context.registry.versions(context.model, ROWS, fingerprint)
+    earlier = [each.number for each in found if each.tags.get(IDENTITY) != own]
     if not earlier:
         return contender
     which = f"version{'' if len(earlier) == 1 else 's'} {', '.join(earlier)}"

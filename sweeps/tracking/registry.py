@@ -131,21 +131,15 @@ class Registry:
             told = f"no version {number}: {first_line(error)}"
             raise SweepError(f"{name}: {told}; qsweep models --model {name} lists them") from error
 
-    def versions(self, name: str) -> list[Version]:
-        """Returns all versions of a model, newest first."""
-        found = paged(partial(self._client.search_model_versions, f"name = '{name}'"))
-        return sorted(map(_version, found), key=lambda version: -int(version.number))
+    def versions(self, name: str, tag: str | None = None, value: str = "") -> list[Version]:
+        """Returns the versions of a model, oldest first; with `tag`, those that have this value of the tag."""
+        has_tag = "" if tag is None else f" and tags.`{tag}` = '{value}'"
+        found = paged(partial(self._client.search_model_versions, f"name = '{name}'{has_tag}"))
+        return sorted(map(_version, found), key=lambda version: int(version.number))
 
     def of_identity(self, name: str, identity: str) -> Version | None:
         """Returns the oldest version of this identity; None if there is none."""
-        versions = self._client.search_model_versions(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'")
-        return min((_version(each) for each in versions), key=lambda version: int(version.number), default=None)
-
-    def decided_on(self, name: str, rows: str, identity: str) -> list[Version]:
-        """Returns the versions that were decided on the same rows, by the tag `ROWS`, except that of `identity`."""
-        found = map(_version, self._client.search_model_versions(f"name = '{name}' and tags.`{ROWS}` = '{rows}'"))
-        others = (each for each in found if each.tags.get(IDENTITY) != identity)
-        return sorted(others, key=lambda version: int(version.number))
+        return next(iter(self.versions(name, IDENTITY, identity)), None)
 
     # Writing: each of these can run twice
 
