@@ -1,7 +1,6 @@
-"""The broker owns the hosts and leases their slots to trials. It is an actor on the driver's node, and ends with it.
+"""The broker owns the hosts and the trials: it gives trials slots and answers what became of them.
 
-Each lease has its own id, which is never used again. When a trial asks again, the broker closes the trial's old lease
-and gives it a new one, so that no trial can train in the slot of another trial.
+It is an actor on the driver's node, and ends with it. It knows no files of trials: see `Run`.
 """
 
 from __future__ import annotations
@@ -9,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import timeouts
@@ -22,25 +22,50 @@ from cluster.deaths import SUSPECT_AFTER, HostDeaths, failure_message, one_line
 from cluster.fleet import Fleet
 from cluster.host_states import begin, hosts_and_slots
 from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
-from cluster.leases import Grant, Lease, News, NotReady, Ready, Refused
+from cluster.leases import Grant, News, NotReady, Ready, Refused
 from cluster.loop import Finalist
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
 from trainables.specs import TrialSpec
 
+T = TypeVar("T")
 NAME = "broker"
+WRITERS = 4
+"""Trials whose files are in the broker's memory at the same time. Further files wait in Ray's object store."""
+
+
+class Run(Protocol):
+    """A trial that runs in the broker's process. The broker knows neither its files nor what its results mean."""
+
+    async def answer(self, question: Any, wait_seconds: float) -> Any:
+        """Returns the result that a question asks for; None if it is not there in time."""
+
+    async def end(self) -> None:
+        """Ends the run and frees its slot."""
 
 
 class Broker:
     """The actor's class; see `create`.
 
-    When a broker dies, its hosts die too. Ray starts a new broker, which starts new hosts, and trials ask again.
+    When a broker dies, its hosts die too. Ray starts a new broker, which starts new hosts, and trials are asked for
+    again: their runs go on from their files.
     """
 
     def __init__(
-        self, base: TrialSpec, limits: SlotLimits, options: HostOptions, clock: Callable[[], float] = time.monotonic
+        self,
+        base: TrialSpec,
+        limits: SlotLimits,
+        options: HostOptions,
+        run: Callable[..., Run],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Starts nothing; `run` makes the run of a trial from this broker, a question, and the trial's run before."""
+        self._run = run
+        self._runs: dict[str, tuple[int, Run]] = {}
+        """Trial key -> number of its run, and the run."""
+        self._writers = asyncio.Semaphore(WRITERS)
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="files")
         self._clock = clock
         self._id = uuid.uuid4().hex
         self._news: list[str] = []
@@ -51,12 +76,10 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stopped_trials: set[str] = set()
-        self._leaving: frozenset[str] = frozenset()
-        """Ray's ids of the nodes that end soon."""
         self._deaths = HostDeaths(self._fleet.is_gone, self._staying)
         self._evaluation_deaths: dict[str, list[str]] = {}
         """Method (`evaluate_base`, `evaluate_finalists`) -> Ray's ids of the nodes whose hosts died in it."""
-        self._suspects_waiting: dict[str, float] = {}
+        self._suspects_waiting: set[str] = set()
         self._starting = asyncio.Lock()
         self._tried = -timeouts.HOST_RETRY_SECONDS
         self._ready: Ready | None = None
@@ -103,9 +126,7 @@ class Broker:
         while True:
             await asyncio.sleep(timeouts.FOLLOW_NODES_SECONDS)
             try:
-                seen = await _look()
-                self._leaving = frozenset(node.node_id for node in seen if node.is_leaving)
-                self._fleet.follow(seen)
+                self._fleet.follow(await _look())
             except Exception as error:  # What Ray raises when its head service does not answer, among others.
                 words = one_line(error)
                 if words != told:
@@ -125,19 +146,56 @@ class Broker:
         return *self._fleet.standing, self._fleet.held, tuple(filter(None, silent))
 
     async def stop(self) -> None:
-        """Makes `goes_on` false from now on, so that trials end at their next call."""
+        """Makes `goes_on` false from now on, so that trials save themselves and end."""
         self._stopping = True
 
     async def stop_trial(self, trial_key: str) -> None:
-        """Makes `goes_on` false for this trial from now on, so that it ends at its next call."""
+        """Makes `goes_on` false for this trial from now on, so that it saves itself and ends."""
         self._stopped_trials.add(trial_key)
 
-    async def goes_on(self, trial_key: str, node_id: str = "") -> bool:
-        """Tells whether the trial should go on training in its process on this node; renews its lease."""
-        for host in self._hosts.values():
-            if trial_key in host.leases:
-                host.leases[trial_key].renewed = self._clock()
-        return not self._stopping and trial_key not in self._stopped_trials and node_id not in self._leaving
+    async def next_result(self, trial_key: str, number: int, question: Any, wait_seconds: float) -> Any:
+        """Returns the next result of a trial; None if it is not there in time. See `Run.answer`.
+
+        Args:
+            number: the number of the trial's run, higher than those of its runs before it was parked.
+        """
+        present, run = self._runs.get(trial_key, (0, None))
+        if number < present:
+            await asyncio.sleep(wait_seconds)  # A process that was cut off asks again and again.
+            return None
+        if run is None or number > present:
+            run = self._run(self, question, run)
+            self._runs[trial_key] = number, run
+        return await run.answer(question, wait_seconds)
+
+    async def release(self, trial_key: str, number: int) -> None:
+        """Ends the run of a trial that is parked or over."""
+        held = self._runs.get(trial_key)
+        if held is not None and held[0] <= number:
+            await held[1].end()
+            if self._runs.get(trial_key) is held:
+                del self._runs[trial_key]
+
+    # For runs
+
+    def goes_on(self, trial_key: str) -> bool:
+        """Tells whether the trial should go on training."""
+        return not self._stopping and trial_key not in self._stopped_trials
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Runs work with files in a thread. References to Ray's objects become the objects.
+
+        Raises:
+            ObjectLostError: a reference's object was lost with its node.
+        """
+        async with self._writers:
+            there = [await each if isinstance(each, ray.ObjectRef) else each for each in arguments]
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *there)
+
+    @staticmethod
+    def put(large: Any) -> Any:
+        """Returns a reference to an object. Takes time: call it in a thread."""
+        return ray.put(large)
 
     async def news(self, known: int, wait_seconds: float) -> News:
         """Returns the lines about hosts from number `known` on; if there is none, waits `wait_seconds` for the next."""
@@ -170,9 +228,8 @@ class Broker:
             return None
         host_id, host = next(iter(self._hosts.items()))
         try:
-            answer = await self._answer(host_id, getattr(host.actor, method).remote, *arguments)
+            answer = await self.call(host_id, lambda actor: getattr(actor, method).remote(*arguments))
         except PROCESS_LOST:
-            await self.lost(host_id)
             deaths = self._evaluation_deaths.setdefault(method, [])
             deaths.append(host.facts.node_id)
             guilty = sum(not self._fleet.is_gone(node_id) for node_id in deaths) >= SUSPECT_AFTER
@@ -192,46 +249,39 @@ class Broker:
         return self._fleet.standing.slots
 
     async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
-        """Leases a free slot to the trial, whose former lease ends; None if no slot becomes free in time."""
+        """Gives the trial a free slot; None if no slot becomes free in time. The trial must hold no slot."""
         self._revive()
-        await self.release(trial_key)
-        self._expire()
         if self._deaths.is_guilty(trial_key):
             deaths = self._deaths.number(trial_key)
             return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
         if self._deaths.is_suspect(trial_key):
-            self._suspects_waiting[trial_key] = self._clock()
+            self._suspects_waiting.add(trial_key)
         else:
-            self._suspects_waiting.pop(trial_key, None)
+            self._suspects_waiting.discard(trial_key)
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._place(trial_key)), wait_seconds)
             host_id = self._place(trial_key)
-            if host_id is None or any(trial_key in host.leases for host in self._hosts.values()):
-                return None  # Another request of the trial was faster; its next one ends that lease first.
-            self._suspects_waiting.pop(trial_key, None)
-            lease = f"{trial_key}-{uuid.uuid4().hex[:8]}"
-            self._hosts[host_id].leases[trial_key] = Lease(lease, self._clock())
-            return Grant(lease, host_id, self._hosts[host_id].actor)
+            if host_id is None:
+                return None
+            self._suspects_waiting.discard(trial_key)
+            lease = self._hosts[host_id].leases[trial_key] = f"{trial_key}-{uuid.uuid4().hex[:8]}"
+            return Grant(lease, host_id)
 
-    async def release(self, trial_key: str, lease_id: str | None = None) -> None:
-        """Ends the trial's lease, if `lease_id` is its id or None. The slot is free once the host closed the lease."""
-        held = [(*each, each[1].leases.get(trial_key)) for each in self._hosts.items()]
-        for host_id, host, lease in held:  # A lease that is granted meanwhile stays.
-            if lease is None or lease_id not in (None, lease.lease_id):
+    async def vacate(self, trial_key: str) -> None:
+        """Frees the trial's slot, if it has one, or its place among those that wait."""
+        self._suspects_waiting.discard(trial_key)
+        for host_id, host in list(self._hosts.items()):
+            lease = host.leases.get(trial_key)
+            if lease is None:
                 continue
-            try:
-                await self._answer(host_id, host.actor.close.remote, lease.lease_id)
-            except PROCESS_LOST:
-                await self.lost(host_id)
-                return
-            # While the host closed it, another call may have released it and given the trial a new lease.
-            if host.leases.get(trial_key) is lease:
-                del host.leases[trial_key]
+            with suppress(*PROCESS_LOST):
+                await self.call(host_id, lambda actor: actor.close.remote(lease))  # noqa: B023 - awaited here
+            host.leases.pop(trial_key, None)
             self._fleet.end_if_empty(host_id)
             await self._tell()
 
-    async def reached(self, trial_key: str) -> None:
+    def reached(self, trial_key: str) -> None:
         """Forgets the deaths of the trial's hosts: a trial that came to a report point does not kill hosts."""
         self._deaths.forget(trial_key)
         for host in self._hosts.values():
@@ -246,7 +296,7 @@ class Broker:
         self._deaths.add(gone.facts, gone.leases)
         await self._tell()
 
-    async def not_reached(self, host_id: str) -> None:
+    async def _not_reached(self, host_id: str) -> None:
         """Removes a host that a caller cannot reach, unless the broker reaches it: the network may be at fault."""
         host, since = self._hosts.get(host_id), self._clock()
         while host is not None and self._hosts.get(host_id) is host:
@@ -261,15 +311,21 @@ class Broker:
                     return
             await asyncio.sleep(timeouts.LOST_HOST_AGAIN_SECONDS)
 
-    async def _answer(self, host_id: str, ask: Callable[..., Any], *arguments: object) -> Any:
-        """Returns a host's answer to a call that can be repeated. Raises one of PROCESS_LOST once the host is lost."""
-        while True:
+    async def call(self, host_id: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+        """Returns a host's answer to a call that can be repeated.
+
+        Raises:
+            RayActorError, NodeDiedError, OutOfMemoryError: the host is lost.
+        """
+        while (host := self._hosts.get(host_id)) is not None:
             try:
-                return await ask(*arguments)
+                return await ask(host.actor)
             except ActorUnavailableError:
-                await self.not_reached(host_id)
-                if host_id not in self._hosts:
-                    raise
+                await self._not_reached(host_id)
+            except PROCESS_LOST:
+                await self.lost(host_id)
+                raise
+        raise ActorDiedError
 
     async def _start_anew(self) -> None:
         try:
@@ -291,18 +347,6 @@ class Broker:
             return
         self._tried = self._clock()
         begin(self._start_anew(), self._tasks)
-
-    def _expire(self) -> None:
-        """Begins to release the leases that were not renewed in time. Waits for none, since a host may hang."""
-        now = self._clock()
-        for host in self._hosts.values():
-            for trial_key, lease in host.leases.items():
-                if now - lease.renewed > timeouts.LEASE_SECONDS:
-                    lease.renewed = now  # else the next call would end it once more
-                    begin(self.release(trial_key, lease.lease_id), self._tasks)
-        self._suspects_waiting = {
-            key: at for key, at in self._suspects_waiting.items() if now - at <= timeouts.LEASE_SECONDS
-        }
 
     def _place(self, trial_key: str) -> str | None:
         """Chooses the host for a trial: an empty host for a suspect, else the host with the most free slots.
@@ -341,13 +385,13 @@ async def _look() -> tuple[Node, ...]:
     return await asyncio.get_running_loop().run_in_executor(None, look)
 
 
-def create(base: TrialSpec, limits: SlotLimits, options: HostOptions) -> Any:
+def create(base: TrialSpec, limits: SlotLimits, options: HostOptions, run: Callable[..., Run]) -> Any:
     """Starts the broker on the driver's own node. Others find it under NAME in the driver's namespace.
 
-    Settles once whether hosts hold GPUs: a broker that Ray restarts may find all GPU nodes gone.
+    Settles once whether hosts hold GPUs: a broker that Ray restarts may find all GPU nodes gone. `run`: see `Broker`.
     """
     if options.gpus_per_host == "auto":
         options = options.model_copy(update={"gpus_per_host": 1 if gpus(look()) else 0})
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    settings = {"name": NAME, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here, "max_restarts": -1}
-    return ray.remote(Broker).options(**settings).remote(base, limits, options)
+    settings = {"name": NAME, "num_cpus": 0, "max_concurrency": 20_000, "scheduling_strategy": here, "max_restarts": -1}
+    return ray.remote(Broker).options(**settings).remote(base, limits, options, run)

@@ -99,8 +99,7 @@ class StartDeaths:
     def add(self, host: Starting, error: RayError) -> None:
         """Notes a host that died while it started, unless Ray says that its node died."""
         self._last = failure_message(error)
-        # Ray reports a node's end only in these words (libray, 2.60), or as a preemption.
-        if not getattr(error, "preempted", False) and "its node has died" not in str(error):
+        if not went_with_node(error):
             if host.attempt == self.attempts or not self._nodes:
                 self.attempts += 1
                 self._nodes.append([])
@@ -128,6 +127,12 @@ def is_mistake(error: RayError) -> bool:
     """Tells whether the reason of a failed start stays: an exception, or packages that cannot be installed."""
     is_in_init = isinstance(error, ActorDiedError) and error.actor_init_failed
     return is_in_init or isinstance(error, (RayTaskError, RuntimeEnvSetupError))
+
+
+def went_with_node(error: Exception) -> bool:
+    """Tells whether an actor ended with its node."""
+    # Ray reports a node's end only in these words (libray, 2.60), or as a preemption.
+    return getattr(error, "preempted", False) or "its node has died" in str(error)
 
 
 def one_line(error: Exception) -> str:

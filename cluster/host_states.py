@@ -13,7 +13,6 @@ from ray.exceptions import RayError
 
 from cluster import timeouts
 from cluster.hosts import HostFacts, SlotLimits
-from cluster.leases import Lease
 from cluster.pace import Pulse, Silent
 from trainables.contract import StepRecord
 
@@ -26,8 +25,8 @@ class Host:
     facts: HostFacts
     since: float = 0.0
     """Time at which the host was ready, in seconds of the fleet's clock."""
-    leases: dict[str, Lease] = field(default_factory=dict)
-    """Trial key -> its lease."""
+    leases: dict[str, str] = field(default_factory=dict)
+    """Trial key -> id of its lease. An id is never used again: an `open` may arrive after its `close`."""
     is_leaving: bool = False
     """Whether the host takes no further trials, and ends once its trials have moved."""
     pulse: Pulse = field(default_factory=Pulse)
@@ -48,7 +47,7 @@ class Host:
         except RayError:  # a lost host is found elsewhere
             return {}
         self.pulse.heard(doing)
-        return {key: steps[lease.lease_id] for key, lease in self.leases.items() if lease.lease_id in steps}
+        return {key: steps[lease] for key, lease in self.leases.items() if lease in steps}
 
     def silent(self, now: float) -> Silent | None:
         """Returns the host's work if it takes far too long; `now` is a time of the clock given to `latest`."""

@@ -28,7 +28,7 @@ from cluster.devices import (
 )
 from cluster.errors import HostError
 from cluster.libraries import silence
-from cluster.loop import Finalist, Outcome, PackLoop
+from cluster.loop import Finalist, Large, Outcome, PackLoop
 from cluster.pace import Doing
 from trainables import catalogue
 from trainables.contract import (
@@ -184,6 +184,7 @@ class Host:
         """See `PackLoop.open`; `spec` is JSON."""
         return await self._answered(self._running().open(lease, TrialSpec.model_validate_json(spec), snapshot))
 
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     async def advance(
         self,
         lease: str,
@@ -192,17 +193,19 @@ class Host:
         known: int,
         wait_seconds: float,
         objective: Objective = LOWEST_LOSS,
-    ) -> Outcome | None:
-        """See `PackLoop.advance`."""
+    ) -> tuple[Outcome | None, Large]:
+        """See `PackLoop.advance` and `Outcome.split`."""
         call = partial(self._running().advance, lease, target, best, known, wait_seconds, objective)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._calls, call)
+            outcome = await asyncio.get_running_loop().run_in_executor(self._calls, call)
         finally:
             self._running()
+        return (None, Large()) if outcome is None else outcome.split()
 
-    async def save(self, lease: str, known: int) -> Outcome:
-        """See `PackLoop.save`."""
-        return await self._answered(self._running().save(lease, known))
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    async def save(self, lease: str, known: int) -> tuple[Outcome, Large]:
+        """See `PackLoop.save` and `Outcome.split`."""
+        return (await self._answered(self._running().save(lease, known))).split()
 
     async def evaluate_base(self) -> Evaluation | Failure:
         """See `PackLoop.evaluate_base`."""

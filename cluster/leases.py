@@ -1,9 +1,8 @@
-"""The broker's answers: its hosts are ready or not, and a trial gets a lease on a slot or is refused."""
+"""The broker's answers: its hosts are ready or not, and a trial gets a slot or is refused."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster.hosts import HostFacts
 from trainables.contract import Summary
@@ -42,22 +41,11 @@ class News(NamedTuple):
     lines: list[str]
 
 
-@dataclass
-class Lease:
-    """A trial's right to a slot."""
-
-    lease_id: str
-    renewed: float
-
-
-@dataclass(frozen=True)
-class Grant:
-    """Gives a trial a lease on a slot of a host."""
+class Grant(NamedTuple):
+    """A trial's right to a slot of a host."""
 
     lease: str
     host_id: str
-    host: Any
-    """Ray's handle of the host."""
 
 
 class Refused(Spec):

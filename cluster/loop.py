@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, Work
@@ -38,6 +38,23 @@ class Outcome(Spec):
     adapter: dict[str, bytes] | None = None
     """File -> content; None unless this evaluation is better than the best one that the caller named."""
     peak_memory_bytes: int = 0
+    has_snapshot: bool = False
+    has_adapter: bool = False
+
+    def split(self) -> tuple[Outcome, Large]:
+        """Returns the outcome without its bytes, and the bytes, which travel apart to whoever writes them."""
+        small = {
+            "snapshot": None, "adapter": None,
+            "has_snapshot": self.snapshot is not None, "has_adapter": self.adapter is not None,
+        }  # fmt: skip
+        return self.model_copy(update=small), Large(self.snapshot, self.adapter)
+
+
+class Large(NamedTuple):
+    """The bytes of an outcome."""
+
+    snapshot: bytes | None = None
+    adapter: dict[str, bytes] | None = None
 
 
 class Finalist(Spec):

@@ -14,8 +14,6 @@ LOST_HOST_SECONDS = 20.0
 whose process Ray knows to be dead is not waited for."""
 LOST_HOST_AGAIN_SECONDS = 1.0
 """Pause before a host that is out of reach is asked again."""
-LEASE_SECONDS = 60.0
-"""A lease that was not renewed for this time is over: its trial is gone."""
 LOST_HEAD_SECONDS = 60.0
 """How long the driver waits for the lost head service of a joined cluster. It does not wait for the head of its own
 Ray, which nobody starts again."""

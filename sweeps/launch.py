@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], object]
 DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timeouts.DRAIN_SECONDS, 0.0, 604_800.0)
 """See `timeouts.DRAIN_SECONDS`."""
-TRIALS_ON_HEAD = int(environment.number("QSWEEP_TRIALS_ON_HEAD", -1.0, 0.0, 10_000.0))
-"""See `Driver.trials_on_head`."""
 
 
 def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]:
@@ -334,7 +332,7 @@ def _drive(running: _Running, deliver: Callable[[], None]) -> _Trained:
 
     config, journal, stop, say = running.sweep.config, running.journal, running.stop, running.display.say
     trials = SweepTrials(config, journal, running.folder, stop, running.clock)
-    driver = Driver(trials, running.display, trials_on_head=TRIALS_ON_HEAD)
+    driver = Driver(trials, running.display)
     decide = deciding(Amendments.of(running.sweep), running.clock)
     answerer = Answerer(running.mailbox, journal, stop, trials.to_stop.add, running.clock, decide)
     address = config.cluster.address or "local"

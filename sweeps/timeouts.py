@@ -6,15 +6,17 @@ for hosts that are lost, slow or silent stand in `cluster/timeouts.py`.
 
 from __future__ import annotations
 
-# A trial's process, the broker and its hosts
+# Stubs, the broker and its hosts
 
 CALL_SECONDS = 2.0
-"""How long one call of a trial's process to a host or to the broker may last. A trial notices a stop within this time.
-With shorter calls one broker serves fewer trials (docs/speed.md)."""
+"""How long one call of the broker to a host for a trial may last, and one wait for a slot. A trial notices a stop
+within this time. With shorter calls one broker serves fewer trials (docs/speed.md)."""
+RESULT_SECONDS = 60.0
+"""How long one question of a stub for the next result may last."""
 RETRY_SECONDS = 0.5
-"""Pause before a lost actor is called again, or another lease is asked for."""
+"""Pause before a lost actor is called again."""
 ANEW_SECONDS = 120.0
-"""How long a caller waits for Ray to make a lost broker, or a lost keeper of files, anew."""
+"""How long a caller waits for Ray to make a lost broker anew."""
 
 # The start of the hosts
 

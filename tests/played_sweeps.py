@@ -28,7 +28,7 @@ from sweeps.supply.trial_source import TrialSource
 from sweeps.tune import driver as sweep_driver
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback, RuleScheduler
-from sweeps.tune.trial_queue import FINISHED, ProcessPlaces, TrialQueue
+from sweeps.tune.trial_queue import FINISHED, TrialQueue
 from trainables import toy as curves
 from trainables.contract import Evaluation, Failure, Report
 from trainables.objective import Objective
@@ -82,7 +82,7 @@ class Driver:
         self.stop = StopState()
         self.trials = SweepTrials(config, self.journal, folder, self.stop, lambda: 1.0)
         self.released: list[str] = []
-        self.callback = JournalCallback(self.trials, unexpected, self.released.append)
+        self.callback = JournalCallback(self.trials, unexpected, lambda key, _run: self.released.append(key))
         self.scheduler = RuleScheduler(self.trials, self.callback.write)
         self.slots = slots
         self.infeasible: set[int] = set()
@@ -146,7 +146,7 @@ class Driver:
         self.trials.settle()
         _, space = toy(SPACE)
         source = TrialSource(self.config, space, self.journal.record)
-        return TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.trials, ProcessPlaces(None))
+        return TrialQueue(source, lambda _spec: {}, lambda: self.slots, self.trials)
 
     def first_there(self, live: list[Any]) -> Any:
         """The trial that reports next: its process is there later than its slot was given."""

@@ -131,10 +131,6 @@ class Nodes:
         """The processes of trials on a node."""
         return _titled(self.processes(place), "ray::SlotTrial")
 
-    def folder_keepers(self) -> list[psutil.Process]:
-        """The processes on all nodes, the head included, that write for trials on other nodes."""
-        return _titled(psutil.Process(self.process.pid).children(recursive=True), "ray::FolderKeeper")
-
     def _do(self, *words: str) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cluster import broker as brokers
@@ -29,12 +30,12 @@ from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import TrialSource, refused_default
 from sweeps.tune import experiment
 from sweeps.tune.actor_calls import RAY, Calls
-from sweeps.tune.experiment import Scratch
 from sweeps.tune.finalists import Scoring
 from sweeps.tune.hosts import BaseEvaluation, HostCount, StartedHosts, StartingBroker, hosts_started
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback
-from sweeps.tune.trial_queue import ProcessPlaces, TrialQueue, share_of_head
+from sweeps.tune.trial_queue import TrialQueue, room_anywhere
+from sweeps.tune.trial_run import TrialRun
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 from trainables.errors import GradingError
@@ -46,8 +47,6 @@ class Driver:
 
     trials: SweepTrials
     display: Display
-    trials_on_head: int = -1
-    """Most trial processes on this node before further ones may go to any node. Below 0: as many as memory allows."""
     create_broker: Callable[..., Any] = brokers.create
     calls: Calls = RAY
 
@@ -70,7 +69,7 @@ class Driver:
         base, path = self._config.base, self._journal.record.path
         if path is not None:  # Another path rounds differently, and new losses must compare with those in the log.
             base = path.given_to(base)
-        broker = self.create_broker(base, slot_limits, self._host_options(hosts))
+        broker = self.create_broker(base, slot_limits, self._host_options(hosts), TrialRun)
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
         if waits is not None:
@@ -176,7 +175,7 @@ class Driver:
             journal.add(refused)
         return TrialSource(self._config, space, journal.record, targets)
 
-    def _run_tune(self, hosts: StartedHosts, source: TrialSource, base: BaseEvaluation | None, files: Scratch) -> None:
+    def _run_tune(self, hosts: StartedHosts, source: TrialSource, base: BaseEvaluation | None, files: Path) -> None:
         compared, broker = resource.of(self._config), hosts.broker
         disk = self._config.budget.disk
         shared = {
@@ -190,20 +189,13 @@ class Driver:
             lambda spec: shared | compared.points_for(spec),
             lambda: self._slots(broker),
             self.trials,
-            self._places(files, shared),
+            (lambda: 0) if self._config.cluster.has_own_ray else room_anywhere,
         )
         callback = JournalCallback(self.trials, self.display.say, broker.release.remote)
         watch = Watch(hosts, self.trials, lambda: queue.live, self.display, base, self.calls)
         experiment.run(files, self.trials, queue, watch, callback)
         if callback.failure is not None:
             raise callback.failure
-
-    def _places(self, files: Scratch, shared: dict[str, Any]) -> ProcessPlaces:
-        """Returns the places of trial processes. In the sweep's own Ray all of them are on this node."""
-        if self._config.cluster.has_own_ray:
-            return ProcessPlaces(None)
-        on_head = self.trials_on_head if self.trials_on_head >= 0 else share_of_head()
-        return files.spread(on_head, shared, self.display.say)
 
     def _slots(self, broker: Any) -> int:
         try:

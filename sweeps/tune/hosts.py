@@ -25,8 +25,8 @@ BROKER_DIES = (
     "the broker, which starts the hosts, has died, and no other was made within two minutes, or that one has "
     "died too: is there enough memory on this node? qsweep resume tries again"
 )
-LOST = "the broker is lost: another is made, and trials lease again"
-AWAY = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
+LOST = "the broker is lost: another is made, and trials go on"
+AWAY = "the broker is lost, or out of reach for a moment: when another is made, trials go on"
 HostCount = int | Literal["auto"]
 
 

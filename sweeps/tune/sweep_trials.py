@@ -48,7 +48,7 @@ class SweepTrials:
         self._protects_first = config.searcher.start_with_default
         """Whether trial 0 is trained to its end, whatever it reports."""
         self._unit = compared.unit
-        self._attempts = count(1)
+        self._runs = count(1)
         self._is_settled = False
         for event, _ in journal.take_so_far():
             self._tell_rule(event, journal.record)
@@ -77,12 +77,6 @@ class SweepTrials:
     def last_report(self, trial_key: str) -> LastReport:
         """Returns the last report of a trial in the log."""
         return LastReport.of(self.record(trial_key))
-
-    def saved(self, trial_key: str) -> object:
-        """Returns a value that changes whenever a trial reports or saves a snapshot. Values only tell equal or not."""
-        known = self.record(trial_key)
-        # A trial that has just begun is at step 0, like a trial that has not begun.
-        return known.step if known is not None else 0, self.folder.all(trial_key, "snapshot")[:1]
 
     def is_parked(self, trial_key: str) -> bool:
         """Tells whether the rule has parked the trial."""
@@ -117,7 +111,7 @@ class SweepTrials:
                 self.journal.add(TrialParked(time=self.clock(), trial_key=trial.trial_key, step=trial.step))
 
     def begin(self, trial: PlannedTrial) -> bool:
-        """Tells the rule that this trial gets a slot, before the trial process exists. So no other trial gets the slot.
+        """Tells the rule that this trial gets a slot, before Tune has the trial. So no other trial gets the slot.
 
         Returns whether the trial is in the tail now. Its rank may change until the log says that the trial goes on,
         because other trials report meanwhile.
@@ -127,9 +121,9 @@ class SweepTrials:
         self.rule.take(Started(trial.trial_key, is_protected=self._protects_first and trial.number == 0))
         return self.rule.is_in_tail(trial.trial_key)
 
-    def next_attempt(self) -> int:
-        """Returns a number for the next trial process, higher than all before; see `trial_files.Holder`."""
-        return next(self._attempts)
+    def next_run(self) -> int:
+        """Returns a number for the next run of a trial, higher than all before; see `Broker.next_result`."""
+        return next(self._runs)
 
     def stop_parked(self, trial_key: str) -> bool:
         """Ends a trial that somebody asked to stop if the trial is parked; returns whether it was."""

@@ -43,7 +43,7 @@ def what_became(result: Mapping[str, Any], is_to_stop: bool, is_parked: bool) ->
     """Returns how a trial ended for Tune; None if the sweep ended before the trial's first report.
 
     Args:
-        result: the last result of the trial process.
+        result: the last result of the trial.
         is_to_stop: whether somebody asked to stop the trial.
         is_parked: whether the rule has parked the trial.
     """
@@ -82,12 +82,12 @@ def _in_order(told: Callable[..., None]) -> Callable[..., bool]:
 class JournalCallback(Callback):
     """Writes the events of the trials into the event log."""
 
-    def __init__(self, trials: SweepTrials, say: Callable[[str], None], release: Callable[[str], object]) -> None:
+    def __init__(self, trials: SweepTrials, say: Callable[[str], None], release: Callable[[str, int], object]) -> None:
         """Creates the callback.
 
         Args:
             say: shows a line to the user.
-            release: releases the slot of a trial, by the trial's key.
+            release: ends a run of a trial, by the trial's key and the number of the run.
         """
         self._trials, self._journal = trials, trials.journal
         self._say, self._release = say, release
@@ -139,20 +139,19 @@ class JournalCallback(Callback):
         elif self.failure is not None:
             return  # The log may lack the trial's last report. The trial repeats that report to the next driver.
         elif became.state is TrialState.PARKED:
-            self._park(key, result)
+            self._park(trial, result)
         else:
             self._end(trial, became, result.get("history", ()))
 
     @_in_order
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Updates the trial's configuration for its next process, after the last one failed."""
+        """Tells the trial's next stub what Tune knows."""
         trial.config["reported"] = self._trials.last_report(trial.config["trial_key"])._asdict()
-        trial.config["attempt"] = self._trials.next_attempt()
-        self._say(f"{label(trial.config['number'])}: its process is lost: another goes on from the last snapshot")
+        self._say(f"{label(trial.config['number'])}: its process is lost: another is made, and the trial goes on")
 
     @_in_order
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ends a trial whose process died `DEATHS` times in a row."""
+        """Ends a trial whose stub died `DEATHS` times in a row."""
         reason = f"its process died {DEATHS} times in a row with nothing saved in between: {_last_line(trial)}"
         self._end(trial, Became(TrialState.FAILED, reason))
 
@@ -163,9 +162,10 @@ class JournalCallback(Callback):
             told = {name: trial.config[name] for name in ("spec", "repeats", "is_in_tail")}
             self._journal.add(TrialStarted(**told, **self._who(trial)))
 
-    def _park(self, key: str, result: Mapping[str, Any]) -> None:
+    def _park(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        key = trial.config["trial_key"]
         self._journal.add(TrialParked(time=self._trials.clock(), trial_key=key, step=result["step"]))
-        self._release(key)
+        self._release(key, trial.config["run"])
         if not result["is_saved"]:
             self._trials.stop.ask("budget", NO_ROOM)
 
@@ -189,7 +189,7 @@ class JournalCallback(Callback):
             )
             self._journal.add(event)
         self._trials.to_stop.discard(key)
-        self._release(key)
+        self._release(key, trial.config["run"])
         self._trials.folder.drop_snapshots(key)
 
     def _who(self, trial: Trial) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The progress of a trial in its process: steps trained, the next step to reach, and reports. Pure."""
+"""The progress of a trial: steps trained, the next step to reach, and reports. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LastReport(NamedTuple):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the driver tells a trial process of its trial."""
+    """What the driver tells of a trial."""
 
     trial_key: str
     spec: str
@@ -45,7 +45,7 @@ class Assignment:
     reported: LastReport
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Assignment:
+    def of(cls, config: Mapping[str, Any], reported: LastReport) -> Assignment:
         """Reads the assignment from a trial's configuration in Tune; see `TrialQueue.suggest`."""
         points = tuple(config["points"])
         return cls(
@@ -55,7 +55,7 @@ class Assignment:
             examples=dict(zip(points, config.get("examples", ()), strict=False)),
             objective=Objective.model_validate(config["objective"]),
             is_repeat=config["repeats"] is not None,
-            reported=LastReport(**config["reported"]),
+            reported=reported,
         )
 
 
@@ -110,7 +110,7 @@ class Progress:
 
     @property
     def known(self) -> int:
-        """Returns the last step of which the process has a record."""
+        """Returns the last step of which there is a record."""
         return self.history[-1].step if self.history else self.step
 
     @property
@@ -141,7 +141,7 @@ class Progress:
         last = self.history[-1]
         is_new = outcome.step > self.reported
         is_better = self.assignment.objective.standing(evaluation.metrics) < self.best
-        is_best = is_new and is_better and outcome.adapter is not None
+        is_best = is_new and is_better and outcome.has_adapter
         progress = replace(self, history=())
         if is_best:
             progress = replace(progress, best_step=outcome.step, best_metrics=evaluation.metrics)

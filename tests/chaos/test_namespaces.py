@@ -177,7 +177,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
     run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", *two)
     sweep = cluster.head.home / "of-cut" / "toy"
     runs.wait_for(lambda: training(sweep) == 4, run)
-    assert all(worker.processes("ray::SlotTrial") for worker in workers), "one each, and one on the head"
+    assert all(worker.processes("ray::SlotTrial") for worker in workers), "one each, and one beside it"
     cut = next(worker for worker in workers if worker.processes("ray::Host"))
     cluster.network.cut(cut)
     runs.wait_for(lambda: f"on {cut.address}, 2 trials); another is made" in run.err.read_text(), run)
@@ -194,7 +194,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
     assert_nothing_lost(cluster, "cut", sweep, 6)
     told = run.err.read_text()
     assert "host started" in told, "in place of the one that was cut off"
-    assert "its process is lost: another goes on from the last snapshot" in told
+    assert "its process is lost: another is made, and the trial goes on" in told
     assert "Traceback" not in told
 
 

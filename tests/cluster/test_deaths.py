@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fake_actors import actor
 from fleets import TOY
@@ -19,9 +21,13 @@ def no_ray(monkeypatch):
     monkeypatch.setattr("ray.kill", lambda actor: None)
 
 
+def no_run(*_words: object) -> Any:
+    raise AssertionError("no trial is asked for")
+
+
 def broker(slots: int) -> Broker:
     """One that makes no host of its own."""
-    made = Broker(TOY, SlotLimits(slots=slots, at_most=8, largest=()), HostOptions(), clock=lambda: 0.0)
+    made = Broker(TOY, SlotLimits(slots=slots, at_most=8, largest=()), HostOptions(), no_run, clock=lambda: 0.0)
     made._tried = 0.0
     return made
 
@@ -53,6 +59,7 @@ class Gpus:
 
     async def place(self, trial: str) -> int | str:
         """The GPU that a trial is placed on, or why it is on none."""
+        await self.broker.vacate(trial)
         found = await self.broker.acquire(trial, 0.01)
         return int(found.host_id) if isinstance(found, Grant) else "waits" if found is None else found.message
 
@@ -65,14 +72,14 @@ async def test_a_gpu_that_kills_its_hosts_is_left_and_no_trial_is_to_blame():
     await gpus.die(1)
     assert [await gpus.place(trial) for trial in "bd"] == ["waits", "waits"]
     assert [await gpus.place(trial) for trial in "ef"] == [1, 1], "nobody waits for an empty host"
-    await gpus.broker.release("a")
+    await gpus.broker.vacate("a")
     assert await gpus.place("b") == 0
-    await gpus.broker.release("c")
+    await gpus.broker.vacate("c")
     assert await gpus.place("d") == 0
     await gpus.die(1)
     assert [await gpus.place(trial) for trial in "ef"] == [1, 1]
-    await gpus.broker.release("b")
-    await gpus.broker.reached("d")
+    await gpus.broker.vacate("b")
+    gpus.broker.reached("d")
     await gpus.die(0)
     assert await gpus.place("e") == 0, "one at which it has not died"
 
@@ -97,7 +104,7 @@ async def test_a_trial_that_kills_its_hosts_on_two_gpus_trains_alone_and_is_refu
         await gpus.die(0)
         placed = [await gpus.place(trial) for trial in "ac"]
     assert placed == ["waits", "waits"]
-    await gpus.broker.release("b")
+    await gpus.broker.vacate("b")
     assert await gpus.place("a") == 1
     await gpus.die(1)
     assert await gpus.place("a") == 0, "it has died with others alone, so it gets an empty host"
@@ -114,11 +121,11 @@ async def test_while_a_suspect_waits_only_the_emptiest_host_takes_no_others():
     for number in (0, 1):
         gpus.broker._deaths.add(gpus.broker._hosts[f"{number}"].facts, ["s"])
     assert await gpus.place("s") == "waits"
-    await gpus.broker.release("a")
+    await gpus.broker.vacate("a")
     assert await gpus.place("e") == "waits", "host 0 is the emptiest, and host 1 is full"
-    await gpus.broker.release("b")
+    await gpus.broker.vacate("b")
     assert await gpus.place("e") == 1
-    await gpus.broker.release("c")
+    await gpus.broker.vacate("c")
     assert await gpus.place("s") == 0
 
 

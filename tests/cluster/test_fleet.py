@@ -11,7 +11,6 @@ from fleets import PREPARED, Actors, World
 
 from cluster import fleet
 from cluster.hosts import HostPlace, memory_share
-from cluster.leases import Lease
 from cluster.nodes import Node
 from trainables.engine_paths import EnginePath, Settled
 
@@ -87,7 +86,7 @@ async def test_a_sweep_that_goes_on_with_hosts_of_another_type_is_told_once(begi
 async def test_a_host_whose_node_is_leaving_takes_no_trials_and_ends_when_those_it_has_have_moved(begin):
     world = await begin("a")
     [(host_id, host)] = world.fleet.hosts.items()
-    host.leases["t"] = Lease("t-1", 0.0)
+    host.leases["t"] = "t-1"
     world.actors.nodes["b"] = True
     world.actors.leaving.add("a")
     await world.follow()
@@ -147,7 +146,7 @@ async def test_hosts_are_not_made_twice_when_their_number_is_told_while_they_sta
 async def test_fewer_hosts_are_wanted_and_those_with_the_fewest_trials_go(begin):
     world = await begin("a", "b", "c")
     busy = next(host for host in world.fleet.hosts.values() if host.facts.node == "b")
-    busy.leases["t"] = Lease("t-1", 0.0)
+    busy.leases["t"] = "t-1"
     world.fleet.asked = 1
     await world.follow()
     assert world.hosts() == ["b"]

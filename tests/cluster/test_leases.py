@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from fleets import TOY
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
 from cluster import timeouts
-from cluster.broker import Broker
+from cluster.broker import WRITERS, Broker
 from cluster.fleet import Host
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.leases import Grant
@@ -55,7 +56,7 @@ def host(slots: int = 1, **methods: Any) -> Host:
 def broker_with(*hosts: Host, clock: Callable[[], float] = lambda: 0.0, auto: int = 0) -> Broker:
     """A broker that makes no host of its own; `auto` bounds the slots of hosts that find their number themselves."""
     limits = SlotLimits(slots="auto" if auto else 1, at_most=auto or 1, largest=())
-    broker = Broker(TOY, limits, HostOptions(), clock)
+    broker = Broker(TOY, limits, HostOptions(), Run, clock)
     broker._hosts |= {str(number): each for number, each in enumerate(hosts)}
     broker._tried = math.inf
     return broker
@@ -73,25 +74,24 @@ async def lease(broker: Broker, trial_key: str) -> str:
     return found.lease
 
 
-async def test_a_late_release_does_not_take_the_next_lease_of_the_same_trial_away():
+async def test_a_slot_is_free_once_its_host_has_closed_the_lease():
     close = Close(waits=True)
     broker = broker_with(host(close=close))
-    await lease(broker, "a")
-    releases = [asyncio.create_task(broker.release("a")) for _ in range(2)]
-    while len(close.gates) < 2:
+    first = await lease(broker, "a")
+    vacating = asyncio.create_task(broker.vacate("a"))
+    while not close.gates:
         await asyncio.sleep(0)
+    assert await granted(broker, "b") is None
     close.gates[0].set()
-    await releases[0]
-    await lease(broker, "a")
-    close.gates[1].set()
-    await releases[1]
-    assert await granted(broker, "b") is None, "one slot, two leases"
+    await vacating
+    assert close.closed == [first]
+    assert await lease(broker, "a") != first, "an id is never used again"
 
 
 async def test_a_host_that_the_memory_monitor_ended_is_a_lost_host():
     broker = broker_with(host(close=dies))
     await lease(broker, "a")
-    await broker.release("a")
+    await broker.vacate("a")
     assert broker._hosts == {}
     assert (await broker.news(0, 0.0)).lines == [
         "host lost (process 1 on 127.0.0.1, 1 trial); no host is left: trials wait until one is there"
@@ -111,53 +111,59 @@ async def test_what_takes_two_hosts_down_is_not_evaluated_again(method, argument
     assert found.message == "its host died, twice"
 
 
-async def test_a_lease_of_an_earlier_time_is_not_released_in_place_of_the_present_one():
-    """The process of a trial that was parked hears late that another process has the trial."""
-    close = Close()
-    broker = broker_with(host(close=close))
-    before, now = await lease(broker, "a"), await lease(broker, "a")
-    await broker.release("a", before)
-    assert close.closed == [before]
-    await broker.release("a", now)
-    assert close.closed == [before, now]
+class Run:
+    """A trial that answers with what it was made of."""
+
+    def __init__(self, _broker: Broker, question: Any, before: Run | None) -> None:
+        self.made_of, self.ends = (question, before), 0
+
+    async def answer(self, question: Any, wait_seconds: float) -> Any:
+        return self, question
+
+    async def end(self) -> None:
+        self.ends += 1
 
 
-async def test_a_lease_that_nobody_renews_expires_and_its_slot_goes_to_another():
-    close, now = Close(), [0.0]
-    broker = broker_with(host(close=close), clock=lambda: now[0])
-    first = await lease(broker, "a")
-    now[0] = timeouts.LEASE_SECONDS - 1
-    assert await broker.goes_on("a")
-    now[0] = 2 * timeouts.LEASE_SECONDS - 2
-    assert await granted(broker, "b") is None, "it was renewed"
-    now[0] = 2 * timeouts.LEASE_SECONDS
-    await lease(broker, "b")
-    assert close.closed == [first]
+async def test_a_stub_that_is_made_anew_asks_the_same_run_and_a_trial_that_was_parked_has_another():
+    broker = broker_with(host())
+    first, told = await broker.next_result("a", 1, "first", 0.0)
+    assert (first.made_of, told) == (("first", None), "first")
+    assert await broker.next_result("a", 1, "again", 0.0) == (first, "again")
+    second, _ = await broker.next_result("a", 3, "second", 0.0)
+    assert second.made_of == ("second", first)
+    assert await broker.next_result("a", 1, "late", 0.0) is None
+    await broker.release("a", 1)
+    assert await broker.next_result("a", 3, "", 0.0) == (second, ""), "a late release ends no later run"
+    await broker.release("a", 3)
+    assert (second.ends, broker._runs) == (1, {})
 
 
-async def test_a_host_that_hangs_keeps_no_trial_from_a_slot_of_another():
-    """A trial that was on it is not heard of: its lease is over, and the host does not say that it has closed it."""
-    close, now = Close(waits=True), [0.0]
-    broker = broker_with(host(close=close), clock=lambda: now[0])
-    await lease(broker, "a")
-    broker._hosts["other"] = host(slots=2)
-    now[0] = 2 * timeouts.LEASE_SECONDS
-    for trial in ("b", "c"):
-        found = await asyncio.wait_for(granted(broker, trial), 10)
-        assert found is not None
-        assert found.host_id == "other"
-    assert len(close.gates) == 1, "it is asked once"
-    close.gates[0].set()
-    assert await granted(broker, "d", 10.0) is not None, "and its slot is free once it answers"
+async def test_a_trial_that_somebody_stops_goes_on_no_further():
+    broker = broker_with()
+    await broker.stop_trial("a")
+    assert (broker.goes_on("a"), broker.goes_on("b")) == (False, True)
+    await broker.stop()
+    assert not broker.goes_on("b")
 
 
-async def test_a_trial_that_asks_again_while_its_first_request_waits_holds_one_slot():
-    """The network has lost the first answer, so the trial's process does not know of that lease."""
-    broker = broker_with(host(), host())
-    answers = await asyncio.gather(*(granted(broker, "a") for _ in range(2)))
-    assert sum(answer is not None for answer in answers) == 1
-    await lease(broker, "a")
-    assert [len(each.leases) for each in broker._hosts.values()].count(1) == 1
+async def test_a_few_writers_at_a_time_and_answers_meanwhile():
+    """Each of 32 trials has a snapshot to write, and the disk is slow."""
+    broker, may_write, writing, most = broker_with(host(slots=32)), threading.Event(), list[int](), list[int]()
+
+    def write(number: int) -> int:
+        writing.append(number)
+        most.append(len(writing))
+        assert may_write.wait(30)
+        writing.remove(number)
+        return number
+
+    writes = [asyncio.create_task(broker.in_thread(write, number)) for number in range(32)]
+    while len(writing) < WRITERS:
+        await asyncio.sleep(0.001)
+    assert await lease(broker, "a"), "the event loop is free"
+    may_write.set()
+    assert await asyncio.gather(*writes) == list(range(32))
+    assert max(most) == WRITERS
 
 
 async def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_as_trials_end():
@@ -173,10 +179,10 @@ async def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_
     assert await placed(*"jklmn") == [*4 * ["second"], None]
     for trial, left in zip("abcd", (12, 11, 10, 9), strict=True):
         assert await placed("n") == [None]
-        await broker.release(trial)
+        await broker.vacate(trial)
         assert await broker.slots() == left
     assert await placed("n") == [None], "each host has its share: the second has room for four, the first has five"
-    await broker.release("e")
+    await broker.vacate("e")
     assert await placed("n") == ["0"]
     await broker.lost("second")
     assert await broker.slots() == 9
@@ -218,7 +224,7 @@ async def test_a_host_that_is_out_of_reach_for_a_moment_keeps_its_trials_and_clo
     broker = broker_with(host(slots=2, close=reach, node_id=reach))
     leases = [await lease(broker, trial) for trial in ("a", "b")]
     reach.times = 5
-    await broker.release("a")
+    await broker.vacate("a")
     assert (list(broker._hosts), broker._deaths.of_trials) == (["0"], {})
     assert list(broker._hosts["0"].leases) == ["b"]
     assert [each for each in reach.closed if each] == leases[:1]
@@ -229,6 +235,6 @@ async def test_a_host_that_stays_out_of_reach_is_lost():
     broker = broker_with(host(close=reach, node_id=reach), clock=lambda: float(next(times)))
     await lease(broker, "a")
     reach.times = math.inf
-    await broker.not_reached("0")
+    await broker._not_reached("0")
     assert (broker._hosts, list(broker._deaths.of_trials)) == ({}, ["a"])
     assert next(times) >= timeouts.LOST_HOST_SECONDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -45,13 +46,17 @@ async def test_a_start_goes_on_with_the_hosts_that_it_has_when_another_dies(on, 
     assert (answer is None, world.hosts()) == (bool(hosts), hosts)
 
 
+def no_run(*_words: object) -> Any:
+    raise AssertionError("no trial is asked for")
+
+
 class FirstHost:
     """A broker on such actors, whose first host does something of its own when it prepares the data."""
 
     def __init__(self, actors: Actors) -> None:
         self.actors, self.prepared_on = actors, list[str]()
         limits = SlotLimits(slots=2, at_most=8, largest=())
-        self.broker = Broker(TOY, limits, HostOptions(may_grow=True), lambda: 0.0)
+        self.broker = Broker(TOY, limits, HostOptions(may_grow=True), no_run, lambda: 0.0)
 
     async def start(self, prepare: Callable[[str], object]) -> Ready | NotReady:
         def noted(node: str) -> object:

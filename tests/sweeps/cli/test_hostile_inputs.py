@@ -150,10 +150,10 @@ def qsweep(folder: Path, *commands: str, **environment: str) -> str:
 
 def test_a_number_in_the_environment_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     """These are read when a module is imported."""
-    wrong = "QSWEEP_TRIALS_ON_HEAD=1m launch toy", "QSWEEP_TRIALS_ON_HEAD=60 QSWEEP_DRAIN_SECONDS=nan resume toy"
+    wrong = "QSWEEP_DRAIN_SECONDS=1m launch toy", "QSWEEP_DRAIN_SECONDS=nan resume toy"
     ends = ["1 problem; nothing was started", "code 2"]
     assert qsweep(tmp_path, *wrong).splitlines() == [
-        *("error: QSWEEP_TRIALS_ON_HEAD: '1m' must be a number from 0 to 10000", *ends),
+        *("error: QSWEEP_DRAIN_SECONDS: '1m' must be a number from 0 to 604800", *ends),
         *("error: QSWEEP_DRAIN_SECONDS: 'nan' must be a number from 0 to 604800", *ends),
     ]
 

@@ -63,7 +63,7 @@ class Starting:
         self.bases: list[TrialSpec] = []
         self.driver = Driver(self.trials, display, create_broker=self._create, calls=FakeCalls())
 
-    def _create(self, base: TrialSpec, _limits: SlotLimits, options: HostOptions) -> Any:
+    def _create(self, base: TrialSpec, _limits: SlotLimits, options: HostOptions, _run: Any) -> Any:
         self.options.append(options)
         self.bases.append(base)
         return actor(outlook=lambda: None, resolve=lambda _values: (), start=lambda: READY)
@@ -113,13 +113,6 @@ def test_a_sweep_goes_on_with_the_way_to_compute_passes_that_it_began_with(start
     starting.start()
     assert [base.training.engine for base in starting.bases] == ["auto", "grouped"]
     assert starting.bases[1] == first.given_to(starting.bases[0])
-
-
-def test_a_trial_that_holds_a_slot_has_saved_nothing_by_that(starting: Starting) -> None:
-    trials = starting.trials
-    before = trials.saved("a")
-    starting.journal.add(sweep_events.started("a"))
-    assert trials.saved("a") == before, "else deaths of its process would count anew"
 
 
 def test_a_folder_that_takes_no_evaluation_of_the_base_ends_the_sweep_with_its_own_words(starting, tmp_path):

@@ -63,15 +63,15 @@ class OneAfterTheOther(Searcher):
             if not self.processes:
                 return None
             runs.kill(self.processes[0])
-        return {"trial_key": self.keys.pop(0), "attempt": 1}
+        return {"trial_key": self.keys.pop(0), "run": 1}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.processes.append((result or {}).get("process", 0))
 
 
 def test_a_trial_that_gets_a_process_which_is_dead_gets_another(tmp_path: Path) -> None:
-    searcher, deaths = OneAfterTheOther(), tune_hooks.Deaths(lambda _key: 0)
-    with tune_hooks.survived(deaths), tune_hooks.without_secrets():
+    searcher = OneAfterTheOther()
+    with tune_hooks.survived(), tune_hooks.without_secrets():
         done = tune.run(
             ends_at_once(), name="tune", storage_path=str(tmp_path), num_samples=-1,
             search_alg=SearchGenerator(searcher),

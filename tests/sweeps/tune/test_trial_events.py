@@ -60,12 +60,12 @@ def events(journal) -> list:
 
 @pytest.fixture
 def callback(trials) -> JournalCallback:
-    return JournalCallback(trials, lambda _line: None, lambda _key: None)
+    return JournalCallback(trials, lambda _line: None, lambda _key, _run: None)
 
 
 def trial(key: str = "a", **last_result: Any) -> Any:
     config = {"trial_key": key, "number": 3, "params": {"r": 8}, "point": {"adapter.r": 8}, "spec": "{}"}
-    config |= {"repeats": None, "is_in_tail": False}
+    config |= {"repeats": None, "is_in_tail": False, "run": 1}
     return SimpleNamespace(config=config, last_result=last_result, get_error=lambda: None)
 
 
@@ -201,14 +201,12 @@ def test_what_became_of_a_trial_whose_process_has_ended(result, is_to_stop, is_p
     assert what_became(result, is_to_stop, is_parked) == became
 
 
-def test_a_process_that_is_started_again_is_told_what_the_log_has_by_then_and_a_higher_number(callback):
-    """Else it would overwrite the adapter that the log names, when it goes on from before that report."""
+def test_a_stub_that_is_made_anew_is_told_what_the_log_has_by_then(callback):
+    """Else Tune would get a report again."""
     tuned = trial()
     callback.on_trial_result(0, [], tuned, OPENED)
     callback.on_trial_recover(0, [], tuned)
     assert tuned.config["reported"] == {"step": 0, "best_step": 0, "best_metrics": None}
-    attempt = tuned.config["attempt"]
     callback.on_trial_result(0, [], tuned, report(3))
     callback.on_trial_recover(0, [], tuned)
     assert (tuned.config["reported"]["step"], tuned.config["reported"]["best_metrics"]) == (3, {"eval_loss": 2.0})
-    assert tuned.config["attempt"] > attempt

@@ -23,7 +23,7 @@ from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.watch import Watch
 from trainables.contract import Summary
 
-LOST = "the broker is lost: another is made, and trials lease again"
+LOST = "the broker is lost: another is made, and trials go on"
 
 READY = Ready(
     data=Summary(fingerprint="1", train_rows=4, eval_rows=2),
@@ -115,7 +115,7 @@ def test_a_broker_that_was_out_of_reach_repeats_no_line_and_is_told_again_what_i
     world.is_lost, world.lines = False, [*world.lines, "host started C"]
     world.want(None)
     world.run(3.0)
-    away = "the broker is lost, or out of reach for a moment: when another is made, trials lease again"
+    away = "the broker is lost, or out of reach for a moment: when another is made, trials go on"
     assert world.said == ["host lost A", "host started B", away, "host started C"]
     assert world.wanted == [2, "auto"]
 
