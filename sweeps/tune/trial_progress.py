@@ -31,50 +31,14 @@ class LastReport(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """What the driver tells of a trial."""
+class Progress:
+    """The progress of a trial. Each event of the trial gives a new `Progress`."""
 
-    trial_key: str
-    spec: str
     points: tuple[int, ...]
     """The trial's report points, in its optimizer steps."""
     examples: Mapping[int, int]
     """Report point -> its rung in examples; empty if rungs count steps."""
     objective: Objective
-    is_repeat: bool
-    reported: LastReport
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], reported: LastReport) -> Assignment:
-        """Reads the assignment from a trial's configuration in Tune; see `TrialQueue.suggest`."""
-        points = tuple(config["points"])
-        return cls(
-            trial_key=config["trial_key"],
-            spec=config["spec"],
-            points=points,
-            examples=dict(zip(points, config.get("examples", ()), strict=False)),
-            objective=Objective.model_validate(config["objective"]),
-            is_repeat=config["repeats"] is not None,
-            reported=reported,
-        )
-
-
-class Judged(NamedTuple):
-    """The result of an evaluation at a report point."""
-
-    progress: Progress
-    report: Report
-    is_new: bool
-    """Whether the log has no report of this step."""
-    is_best: bool
-    """Whether the adapter is to be kept: no earlier evaluation of the trial was as good."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a trial. Each event of the trial gives a new `Progress`."""
-
-    assignment: Assignment
     step: int
     """The step of the trial's last snapshot."""
     is_unevaluated: bool
@@ -88,15 +52,22 @@ class Progress:
     """Steps since the last report."""
 
     @classmethod
-    def of(cls, assignment: Assignment, saved: SavedTrial) -> Progress:
-        """Returns the progress of a trial that goes on from a snapshot; an empty snapshot is the beginning."""
-        log = assignment.reported
+    def of(cls, config: Mapping[str, Any], log: LastReport, saved: SavedTrial) -> Progress:
+        """Returns the progress of a trial that goes on from a snapshot; an empty snapshot is the beginning.
+
+        Args:
+            config: the trial's configuration in Tune; see `TrialQueue.suggest`.
+            log: the last report that Tune has.
+        """
+        points = tuple(config["points"])
         # If the snapshot is older than the last report, the best adapter is the one that the log names.
         is_behind = saved.step <= log.step
         return cls(
-            assignment,
+            points,
+            examples=dict(zip(points, config.get("examples", ()), strict=False)),
+            objective=Objective.model_validate(config["objective"]),
             step=saved.step,
-            is_unevaluated=saved.step in assignment.points and saved.report is None,
+            is_unevaluated=saved.step in points and saved.report is None,
             reported=log.step,
             best_step=log.best_step if is_behind else saved.best_step,
             best_metrics=log.best_metrics if is_behind else saved.best_metrics,
@@ -106,7 +77,7 @@ class Progress:
     @property
     def best(self) -> Standing:
         """Returns the standing of the best evaluation so far."""
-        return self.assignment.objective.standing(self.best_metrics)
+        return self.objective.standing(self.best_metrics)
 
     @property
     def known(self) -> int:
@@ -116,13 +87,13 @@ class Progress:
     @property
     def target(self) -> int:
         """Returns the step to train to next."""
-        point = self.step if self.is_unevaluated else next_point(self.assignment.points, self.step)
+        point = self.step if self.is_unevaluated else next_point(self.points, self.step)
         assert point is not None, "a trial at its last point is not asked to train"
         return point
 
     def is_last(self, step: int) -> bool:
         """Tells whether the trial is complete at this step."""
-        return step == self.assignment.points[-1]
+        return step == self.points[-1]
 
     def with_steps(self, steps: Sequence[StepRecord]) -> Progress:
         """Adds the steps that are new. A new host trains the steps since the snapshot a second time."""
@@ -136,14 +107,17 @@ class Progress:
         """Returns the progress after this report."""
         return replace(self, reported=report.step)
 
-    def evaluated(self, outcome: Outcome, evaluation: Evaluation, trainable_params: int, now: float) -> Judged:
-        """Returns progress and report after an evaluation at a report point; `now` is seconds since the epoch."""
+    def evaluated(
+        self, outcome: Outcome, evaluation: Evaluation, trainable_params: int, now: float
+    ) -> tuple[Progress, Report]:
+        """Returns progress and report after an evaluation at a report point; `now` is seconds since the epoch.
+
+        The adapter is to be kept if the report's best step is the outcome's.
+        """
         last = self.history[-1]
-        is_new = outcome.step > self.reported
-        is_better = self.assignment.objective.standing(evaluation.metrics) < self.best
-        is_best = is_new and is_better and outcome.has_adapter
+        is_better = self.objective.standing(evaluation.metrics) < self.best
         progress = replace(self, history=())
-        if is_best:
+        if outcome.step > self.reported and is_better and outcome.has_adapter:
             progress = replace(progress, best_step=outcome.step, best_metrics=evaluation.metrics)
         assert progress.best_metrics is not None, "a trial's first evaluation is its best"
         report = Report(
@@ -157,10 +131,10 @@ class Progress:
             peak_memory_bytes=outcome.peak_memory_bytes,
             trainable_params=trainable_params,
             time=now,
-            resource=self.assignment.examples.get(outcome.step),
+            resource=self.examples.get(outcome.step),
             unscored={name: hidden(why) for name, why in evaluation.unscored.items()},
         )
-        return Judged(progress, report, is_new, is_best)
+        return progress, report
 
     def saved(self, report: Report | None, adapter: str | None) -> SavedTrial:
         """Returns the state for the trial's snapshot, with the report at its step and that report's adapter, if any."""

@@ -22,7 +22,7 @@ from sweeps import timeouts
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.record.events import TrialState
 from sweeps.tune.trial_files import FolderFiles
-from sweeps.tune.trial_progress import Assignment, LastReport, Progress
+from sweeps.tune.trial_progress import LastReport, Progress
 from trainables.contract import Evaluation, Failure, Opened, Report
 from trainables.inputs.legible import legible
 
@@ -122,9 +122,8 @@ class TrialRun:
         if self._before is not None:
             await self._before.end()
             self._before = None
-        assignment = Assignment.of(self._first.config, self._first.reported)
         saved = await self._broker.in_thread(self._files.saved)
-        progress = Progress.of(assignment, saved)
+        progress = Progress.of(self._first.config, self._first.reported, saved)
         if saved.report is not None and saved.report.step > progress.reported:
             # The snapshot was written, and the driver or the broker died before the driver wrote the report.
             progress = await self._tell(progress, saved.report, saved.adapter)
@@ -194,20 +193,21 @@ class TrialRun:
 
         Returns the report, and the adapter's folder if the adapter is the trial's best.
         """
-        judged = self._now.evaluated(outcome, evaluation, self._trainable_params, time.time())
+        now = self._now
+        progress, report = now.evaluated(outcome, evaluation, self._trainable_params, time.time())
 
         def written(large: Large) -> str | None:
-            rows = evaluation.document()
-            if judged.is_new:
-                self._files.keep_rows(outcome.step, rows)
-            if not judged.is_best or large.adapter is None:
+            if outcome.step <= now.reported:
+                return None  # The log has this report, from before the snapshot was lost.
+            rows, is_repeat = evaluation.document(), self._first.config["repeats"] is not None
+            self._files.keep_rows(outcome.step, rows)
+            if report.best_step != outcome.step or large.adapter is None:
                 return None
-            is_repeat, before = self._now.assignment.is_repeat, self._now.best
-            return self._files.keep_best(outcome.step, large.adapter, rows, before, is_repeat, evaluation.answers)
+            return self._files.keep_best(outcome.step, large.adapter, rows, now.best, is_repeat, evaluation.answers)
 
         adapter = await self._broker.in_thread(written, large)
-        await self._save(judged.progress, outcome, large, judged.report, adapter)
-        return judged.report, adapter
+        await self._save(progress, outcome, large, report, adapter)
+        return report, adapter
 
     async def _save(
         self, progress: Progress, outcome: Outcome, large: Any, report: Report | None = None, adapter: str | None = None
@@ -260,7 +260,7 @@ class TrialRun:
             if opened is None or self._grant is None:
                 return None
         now = self._now
-        words = self._grant.lease, target, now.best, now.known, timeouts.CALL_SECONDS, now.assignment.objective
+        words = self._grant.lease, target, now.best, now.known, timeouts.CALL_SECONDS, now.objective
         outcome, large = await self._called(lambda host: host.advance.remote(*words))
         if outcome is None:
             return None
@@ -313,7 +313,7 @@ class TrialRun:
         if isinstance(granted, Refused):
             return Failure(kind="failed", message=granted.message)
         self._grant = granted
-        spec, snapshot = self._now.assignment.spec, await self._latest()
+        spec, snapshot = self._first.config["spec"], await self._latest()
         try:
             opened: Opened | Failure = await self._broker.call(
                 granted.host_id, lambda host: host.open.remote(granted.lease, spec, snapshot)
