@@ -328,7 +328,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
         )
     rule = Rule(
         objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked, method=gate.METHOD,
-        beside=scores_beside(context, answer.scores[BASE].row_values),
+        beside=scores_beside(context, answer.scores[BASE].row_values), scores_limit=context.policy.metric is None,
         candidates=tuple(candidate.label for candidate in left),
     )  # fmt: skip
     sliced = None if slices is None else Sliced(of=slices, values=answer.slices)
@@ -395,12 +395,13 @@ def announce(context: Context, adapters: Mapping[str, object], content: Content)
     graded = config.evaluation.names[:-1]  # answers_ended, the last one, comes with any answers
     # All, or the base, the winner and the champion.
     answered = len(adapters) + 1 if config.evaluation.scores_by(metric) else 2 + (CHAMPION in adapters)
-    # The winner once more, on the base without quantisation.
+    is_quantised = config.base.quantization.scheme != "none"  # then the winner once more, on the base without it
     about = expected_time.in_words(
         context,
         lambda: requests.count_rows(config.base.data_spec, rows),
-        len(adapters) + 1 + (config.base.quantization.scheme != "none"),
+        len(adapters) + 1 + is_quantised,
         answered if graded else 0,
+        loads=1 + is_quantised,  # the fresh process that serves loads one too
     )
     context.say(f"evaluating base{', champion' if CHAMPION in adapters else ''} and candidates on {words}{about}")
     if beside := [name for name in graded if metric != name and not metric.startswith(f"{name}_")]:

@@ -7,39 +7,43 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sweeps.config.number_words import counted, duration
-from sweeps.config.uris import WORK_FOLDER
-from sweeps.errors import StorageError
+from sweeps.config.uris import local_storage
+from sweeps.errors import SweepError
 from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.request import Context
-from sweeps.record.events import BaseEvaluated, Event, TrialReported
-from sweeps.record.folder import SweepFolder, read_events
+from sweeps.record.events import BaseEvaluated, Event, HostsStarted, TrialReported
+from sweeps.record.folder import read_events
+from sweeps.steering import local_sweeps
 from trainables.scoring.requests import BASE, ScoringProgress
 from trainables.specs import EvaluationSpec
 
 
-def in_words(context: Context, rows: Callable[[], int | None], losses: int, answers: int = 0) -> str:
+def in_words(context: Context, rows: Callable[[], int | None], losses: int, answers: int = 0, loads: int = 0) -> str:
     """Formats the expected time as ", about 2 min 05 s ..."; empty if the sweep's log, or the rows, do not tell.
 
-    The log of a sweep that is named by its id or name is looked for in `results`.
+    The log of a sweep that is named by its id or name is looked for in its `storage`. Of each load of the base it is
+    known how long it took the sweep's hosts.
 
     Args:
         rows: counts the rows.
         losses: how many models' losses are computed; the base is one.
         answers: how many models' answers are scored.
+        loads: how many times a base is loaded.
     """
     sweep, scores = context.sweep, context.sweep.config.evaluation
-    folder = SweepFolder(context.request.place.folder or Path(WORK_FOLDER, sweep.config.name))
-    if not folder.holds(sweep.sweep_id):
-        return ""
     try:
-        events = [event for event, _ in read_events(folder.events)]
-    except StorageError:
+        named = context.request.place.folder or sweep.sweep_id
+        folder = local_sweeps.find(str(named), Path(local_storage(sweep.config.storage)))
+        events = [event for event, _ in read_events(folder.events)] if folder.holds(sweep.sweep_id) else []
+    except SweepError:
         return ""
     models = {False: losses, True: answers}
     each = {graded: seconds_of_a_row(events, scores, graded) for graded, count in models.items() if count}
     if None in each.values() or (count := rows()) is None:
         return ""
     seconds = sum(models[graded] * (of_row or 0.0) * count for graded, of_row in each.items())
+    starts = [event.time - event.since for event in events if isinstance(event, HostsStarted)]
+    seconds += loads * min(starts, default=0.0)
     return f", about {duration(max(1.0, seconds))} by this sweep's evaluations"
 
 

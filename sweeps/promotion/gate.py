@@ -162,7 +162,7 @@ class Verdict:
 
     @property
     def _worse(self) -> tuple[Standing, ...]:
-        return tuple(each for each in self.beside if each.holds is False)
+        return tuple(each for each in self.beside if each.holds is False and self.rule.scores_limit)
 
     @property
     def rows_needed(self) -> int | None:
@@ -182,6 +182,8 @@ class Rule(Spec):
     """Number of trials that the sweep ranked on the deciding rows, the candidates among them; 0 for fresh rows."""
     beside: Annotated[tuple[Objective, ...], Field(strict=False)] = ()
     """Scores that do not decide. The winner must not be worse by any of them beyond chance."""
+    scores_limit: bool = True
+    """Whether a worse score of `beside` refuses the winner. Where a person named the metric, it is only told."""
     method: int = 1
     """`METHOD` of the version of qsweep that decided; records of earlier versions do not hold it."""
 

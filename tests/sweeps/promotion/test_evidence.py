@@ -168,7 +168,9 @@ def test_scores_that_a_function_did_not_declare_are_limits_and_so_is_one_whose_n
 )
 def test_what_is_scored_beside_what_decides_is_told(objective: Objective, beside: list[str]) -> None:
     base = SimpleNamespace(quantization=SimpleNamespace(scheme="nf4"))
-    config = SimpleNamespace(name="demo", evaluation=EvaluationSpec(metrics=("choice", "own:tone")), base=base)
+    config = SimpleNamespace(
+        name="demo", evaluation=EvaluationSpec(metrics=("choice", "own:tone")), base=base, storage="none"
+    )
     request = SimpleNamespace(place=SimpleNamespace(folder=None))
     context, said = context_of(config, request=request, objective=objective)
     evidence.announce(context, {"t01": {}}, evidence.Content("", None, ("test", "data.test"), None, {}))

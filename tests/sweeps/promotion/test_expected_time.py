@@ -10,7 +10,7 @@ import pytest
 from sweep_events import base, reported
 
 from sweeps.promotion import expected_time
-from sweeps.record.events import Event, to_line
+from sweeps.record.events import Event, HostsStarted, to_line
 from sweeps.record.folder import SweepFolder
 from trainables.scoring.requests import ScoringProgress
 from trainables.specs import EvaluationSpec
@@ -33,23 +33,26 @@ def test_answers_take_their_own_time():
 
 
 def test_the_line_is_empty_where_nothing_is_known(tmp_path, monkeypatch):
-    def line(folder, rows: int | None, answers: int = 0) -> str:
-        sweep = SimpleNamespace(config=SimpleNamespace(name="demo", evaluation=EvaluationSpec()), sweep_id="demo-1")
+    def line(folder, rows: int | None, answers: int = 0, loads: int = 0) -> str:
+        config = SimpleNamespace(name="demo", evaluation=EvaluationSpec(), storage="elsewhere")
+        sweep = SimpleNamespace(config=config, sweep_id="demo-1")
         context: Any = SimpleNamespace(request=SimpleNamespace(place=SimpleNamespace(folder=folder)), sweep=sweep)
-        return expected_time.in_words(context, lambda: rows, losses=3, answers=answers)
+        return expected_time.in_words(context, lambda: rows, losses=3, answers=answers, loads=loads)
 
     assert line(tmp_path, 20) == ""
-    lines = [to_line(event) + "\n" for event in (base(4.0, rows=4), reported("a", 3, 2.0))]
-    folder = SweepFolder(tmp_path / "results/demo")
+    started = HostsStarted(time=19.0, since=4.0, hosts=1, slots=1, held=1, held_seconds=15.0, device="cpu")
+    lines = [to_line(event) + "\n" for event in (started, base(4.0, rows=4), reported("a", 3, 2.0))]
+    folder = SweepFolder(tmp_path / "elsewhere/demo-2")
     folder.path.mkdir(parents=True)
     folder.events.write_text("".join(lines))
-    (folder.path / "config.json").write_text(json.dumps({"sweep_id": "demo-1", "config": {}}))
+    (folder.path / "config.json").write_text(json.dumps({"sweep_id": "demo-1", "config": {"name": "demo"}}))
     assert line(folder.path, 20) == ", about 2 min 30 s by this sweep's evaluations"
+    assert line(folder.path, 20, loads=2) == ", about 3 min 00 s by this sweep's evaluations"
     assert line(folder.path, None) == line(None, 20) == ""
     assert line(folder.path, 20, answers=1) == "", "no evaluation of the sweep has scored answers"
     monkeypatch.chdir(tmp_path)
     assert line(None, 20) == line(folder.path, 20), "a sweep that is named by its id"
-    (folder.path / "config.json").write_text(json.dumps({"sweep_id": "demo-2", "config": {}}))
+    (folder.path / "config.json").write_text(json.dumps({"sweep_id": "demo-2", "config": {"name": "demo"}}))
     assert line(None, 20) == "", "a later sweep of the same name"
 
 

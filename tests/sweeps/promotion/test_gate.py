@@ -442,6 +442,8 @@ def test_a_better_loss_does_not_hide_a_worse_score(base, own, champion, said, to
     (beside,) = words.as_json(verdict)["beside"]
     assert (beside["metric"], beside["worse_by"], beside["confidence"]) == ("choice", 0.0, 0.99)
     assert words.of(decide(found, rule("t01"))) == "better"
+    named = decide(found, rule("t01", beside=[CHOICE], scores_limit=False))
+    assert (words.of(named), words.reasons(named), len(words.warnings(named))) == ("better", (), int(told is not None))
 
 
 def test_all_scores_that_do_not_decide_hold_at_once_and_the_trials_do_not_count():

@@ -210,7 +210,12 @@ def test_a_finished_sweep_that_tried_its_whole_space_is_not_opened_for_more_tria
     assert gist(answer) == REFUSED
     told = f"budget.trials 9: {NOTHING}; the search space has 2 points, which are all tried: ask for "
     assert answer.message.startswith(told)
-    states = [started("a"), ended("a", TrialState.COMPLETED), started("b"), ended("b", TrialState.INFEASIBLE)]
+    states: list[Event] = [
+        started("a"),
+        ended("a", TrialState.COMPLETED),
+        started("b"),
+        ended("b", TrialState.INFEASIBLE),
+    ]
     half = record([begun(), *states, SweepEnded(time=50.0, reason="finished")])
     assert amendments.changes({"budget.trials": 9}, half, None).message.startswith(told)
     opened = after(whole, amendments.point({"r": 4}, whole))
