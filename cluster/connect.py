@@ -154,7 +154,10 @@ class Cluster:
         except AuthenticationError as error:
             raise ConnectionFailed(f"{named}: {not_let_in(str(error)) or error}") from error
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConnectionFailed(f"{named}: no Ray cluster there: {error}") from error
+            way_out = "start Ray (docs/cluster.md), or train on this machine alone with cluster.profile=local"
+            raise ConnectionFailed(
+                f"{named}: no Ray cluster there: {first_line(error).partition('. ')[0]}: {way_out}"
+            ) from error
         self.joined = str(ray.get_runtime_context().gcs_address)
         host, _, port = self.joined.rpartition(":")
         self._service, self.patience_seconds = (host.strip("[]"), int(port)), timeouts.LOST_HEAD_SECONDS

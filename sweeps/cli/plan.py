@@ -38,4 +38,5 @@ def plan(
     if as_json:
         print(json.dumps(planned.as_json()))
     if not planned.fits:
+        say("error: a host does not have the memory that this plan needs (a warning above has both numbers)")
         raise typer.Exit(2)

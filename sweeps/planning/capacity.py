@@ -148,7 +148,8 @@ def memory_warnings(config: SweepConfig, machine: Machine, need: Need | None, me
     if memory is not None and machine.free_bytes is not None and memory > machine.free_bytes:
         warnings.append(
             f"about {memory / 1e9:.1f} GB needed per host, {machine.free_bytes / 1e9:.1f} GB free: lower "
-            "cluster.slots_per_host, training.batch_size or data.max_length"
+            "cluster.slots_per_host, training.batch_size or data.max_length, or take a larger cluster.gpu or more of "
+            "cluster.gpus_per_host"
         )
     return warnings
 

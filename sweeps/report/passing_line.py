@@ -19,6 +19,7 @@ class PassingLine:
         self._console = console
         self._clock = clock
         self._said = clock()
+        self._latest = ""
         self._is_shown = False
         self._rewrites = console.is_terminal and not console.is_dumb_terminal
 
@@ -29,9 +30,9 @@ class PassingLine:
             # Not into the last column, where terminals begin a new line.
             self._print(line[: self._console.width - 1], end="")
             self._is_shown = True
-        elif self._clock() - self._said >= timeouts.PASSING_SECONDS:
+        elif line != self._latest and self._clock() - self._said >= timeouts.PASSING_SECONDS:
             self._print(line, end="\n")
-            self._said = self._clock()
+            self._said, self._latest = self._clock(), line
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
