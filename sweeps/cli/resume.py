@@ -47,8 +47,6 @@ def resume(  # noqa: PLR0913 - its options
     """
     import time
 
-    from sweeps.errors import ConfigError
-
     started = time.time()
     if take_over:
         _refuse_folder(sweep)
@@ -62,12 +60,7 @@ def resume(  # noqa: PLR0913 - its options
         follow_or_leave(jobs, job_id, detach, as_json)
         return
     with mistakes():  # Also mistakes in environment variables that modules read when they are imported.
-        if address is not None:
-            raise ConfigError(["--promote: not with --address: run qsweep promote on the head node afterwards"])
-        if detach or submission_id is not None:
-            raise ConfigError(
-                [f"--{'detach' if detach else 'submission-id'}: needs --address, the cluster's dashboard"]
-            )
+        _refuse_options(address, detach, submission_id)
         from sweeps import launch as launching
         from sweeps import saved_sweep
         from sweeps.config.uris import is_object_store
@@ -79,6 +72,15 @@ def resume(  # noqa: PLR0913 - its options
             check_promotion(saved_sweep.load(SweepFolder(folder), tracking_uri)[0].config)
         resumed, result = launching.resume(folder, summary.displays(started), tracking_uri, resend=resend)
     finish(resumed, result, promote, as_json)
+
+
+def _refuse_options(address: str | None, detach: bool, submission_id: str | None) -> None:
+    from sweeps.errors import ConfigError
+
+    if address is not None:
+        raise ConfigError(["--promote: not with --address: run qsweep promote on the head node afterwards"])
+    if detach or submission_id is not None:
+        raise ConfigError([f"--{'detach' if detach else 'submission-id'}: needs --address, the cluster's dashboard"])
 
 
 def _refuse_folder(sweep: str) -> None:
