@@ -143,6 +143,16 @@ def test_a_cluster_that_wants_a_token_says_how_to_give_one(monkeypatch):
         pass
 
 
+def test_no_ray_at_the_address_says_how_to_start_one_and_not_what_ray_advises(monkeypatch):
+    def init(address: str, namespace: str, **options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
+
+    monkeypatch.setattr(connect, "_init", init)
+    told = "no Ray cluster there: Could not find any running Ray instance: start Ray .*or train on this machine alone"
+    with pytest.raises(ConnectionFailed, match=told), connect.connected("auto", "sweep"):
+        pass
+
+
 def test_ray_of_the_sweeps_own_has_the_environment_without_the_drivers_secrets(tmp_path, monkeypatch):
     for name in connect.DRIVERS_SECRETS:
         monkeypatch.setenv(name, "canary-7f31")

@@ -139,10 +139,9 @@ def test_rows_that_a_gpu_without_bfloat16_does_not_hold_are_told(tmp_path) -> No
     changes = ["cluster.gpu=T4", "data.max_length=2048"]
     planned = this_machine.plan_here(load.load("llama-3.1-8b-qlora", changes, tmp_path))
     assert told(planned, "about 16.2 GB needed per host, 13.6 GB free: lower ")
-    codes = [
-        CliRunner().invoke(app, ["plan", "llama-3.1-8b-qlora", *some]).exit_code for some in (changes, changes[:1])
-    ]
-    assert codes == [2, 0], "a plan that cannot run has the exit code of a mistake"
+    done = [CliRunner().invoke(app, ["plan", "llama-3.1-8b-qlora", *some]) for some in (changes, changes[:1])]
+    assert [each.exit_code for each in done] == [2, 0], "a plan that cannot run has the exit code of a mistake"
+    assert ["error: a host does not have the memory" in each.stderr for each in done] == [True, False]
 
 
 def test_this_machine_s_own_gpu_is_asked_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,4 +220,6 @@ def test_of_a_line_that_passes_a_terminal_shows_the_latest_alone_and_a_log_one_n
     clock.now += PASSING_SECONDS
     line.end()  # another line is printed
     line.show("24 of 80 rows")
-    assert out.getvalue() == "8 of 80 rows\n"
+    clock.now += PASSING_SECONDS
+    line.show("8 of 80 rows")
+    assert out.getvalue() == "8 of 80 rows\n", "nothing has moved on"
