@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from trainables.quantization import Residency
 from trainables.specs import Spec, TrialSpec
 
 LEAST_GAIN = 1.05
@@ -22,7 +23,7 @@ class EnginePath(Spec):
 
     engine: Literal["flat", "grouped", "peft"]
     """See `TrainingSpec.engine`."""
-    residency: Literal["4bit", "dequantised"]
+    residency: Residency
     """See `QuantizationSpec.residency`; "dequantised" also for a base that is not quantised."""
 
     @property
@@ -110,7 +111,7 @@ class SelfTest(Spec):
     def settled(self, base: TrialSpec) -> Settled:
         """Returns the fastest right path that the specification allows; the reference if there is none."""
         engine, residency = base.training.engine, base.quantization.residency
-        if base.quantization.scheme == "none":
+        if residency not in base.quantization.traits.residencies:
             residency = "auto"
         own = [
             each
@@ -133,4 +134,4 @@ class SelfTest(Spec):
 
 def reference(base: TrialSpec) -> EnginePath:
     """Returns the path of PEFT's own layers on the base as loaded. It needs no test."""
-    return EnginePath(engine="peft", residency="dequantised" if base.quantization.scheme == "none" else "4bit")
+    return EnginePath(engine="peft", residency=base.quantization.traits.residencies[0])

@@ -224,7 +224,7 @@ def is_dequantised(base: TrialSpec, device: Device) -> bool:
     """Tells whether `open_pack` dequantises the base once; with `auto` False if the model's sizes are unknown."""
     facts = model_source.facts(base.base_model)
     if facts is None:
-        return base.quantization.residency == "dequantised" and base.quantization.scheme != "none"
+        return base.quantization.residency == "dequantised" and base.quantization.traits.is_quantised
     return memory.is_dequantised(base, facts, device)
 
 

@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from trainables.inputs.legible import legible
+from trainables.quantization import SCHEMES, Residency, Scheme, SchemeName
 
 MOST = 10**15
 """The largest whole number in a sweep file. Sums and products of a few such numbers are exact enough for plans."""
@@ -121,16 +122,26 @@ class ModelSpec(Spec):
 class QuantizationSpec(Spec):
     """Precision of the frozen base (QLoRA, arXiv 2305.14314, section 3)."""
 
-    scheme: Literal["nf4", "fp4", "none"] = "nf4"
+    scheme: SchemeName = "nf4"
     """nf4 and fp4 are QLoRA; none is plain LoRA on an unquantised base."""
     double_quant: bool = True
     """Quantise the quantisation constants too, which saves about 0.4 bits per parameter."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base's activations. auto: bfloat16 on a GPU that has it, else float32, as on every CPU."""
-    residency: Literal["auto", "4bit", "dequantised"] = "auto"
+    residency: Literal["auto", Residency] = "auto"
     """Form of a 4-bit base in memory while adapters train. dequantised: the base is dequantised once, to compute_dtype,
     which makes steps faster. 4bit: every pass dequantises layer by layer. The numbers are equal. auto: dequantised if
     that takes at most 1 GB more (4 GB on a GPU)."""
+
+    @property
+    def traits(self) -> Scheme:
+        """What the scheme answers for itself."""
+        return SCHEMES[self.scheme]
+
+    @property
+    def is_double(self) -> bool:
+        """Whether the constants of quantisation are quantised too."""
+        return self.double_quant and self.traits.may_double
 
 
 class AdapterSpec(Spec):

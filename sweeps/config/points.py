@@ -156,7 +156,7 @@ def settings(spec: TrialSpec) -> dict[str, Scalar]:
         quantization = spec.quantization
         values |= {"base_model": spec.model.source, "base_revision": spec.model.revision}
         values |= {"quantization": quantization.scheme, "compute_dtype": quantization.compute_dtype}
-        values |= {"double_quant": quantization.double_quant and quantization.scheme != "none"}
+        values |= {"double_quant": quantization.is_double}
     if spec.data is not None:
         data = spec.data.model_dump(include={"max_length", "eval_examples", "train_on"})
         values |= {"train_data": spec.data.train, **data}

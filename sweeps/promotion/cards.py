@@ -195,8 +195,7 @@ def base_of(facts: VersionFacts) -> str:
 
 
 def _quantization(facts: VersionFacts) -> str:
-    scheme = facts.base.quantization["scheme"]
-    return f"{'not quantised' if scheme == 'none' else scheme}, {facts.base.quantization['compute_dtype']}"
+    return f"{facts.base.traits.words}, {facts.base.quantization['compute_dtype']}"
 
 
 def _settings(trial: TrialRun) -> str:
@@ -206,7 +205,7 @@ def _settings(trial: TrialRun) -> str:
 def _bases(facts: VersionFacts) -> str:
     """Says on which base each loss was computed."""
     told = f"Losses are on the base as in training: {_quantization(facts)}."
-    if facts.base.quantization["scheme"] == "none":
+    if not facts.base.traits.is_quantised:
         return told
     winner, loss = facts.winner.verdict.winner, facts.unquantised
     known = f"has loss {loss:.4f} on these rows" if loss is not None else "was not evaluated"
@@ -226,9 +225,9 @@ def _elsewhere(facts: VersionFacts) -> list[str]:
     lines += [*model_package.loading(facts.base), "```", ""]
     rank = next((most for most in VLLM_RANKS if most >= int(facts.trial.params["r"])), None)
     if rank is not None:
-        # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
-        quantised = " --quantization bitsandbytes" if facts.base.quantization["scheme"] == "nf4" else ""
-        options = f"--tokenizer artifacts/tokenizer{quantised} --enable-lora --max-lora-rank {rank}"
+        options = (
+            f"--tokenizer artifacts/tokenizer{facts.base.traits.vllm_option or ''} --enable-lora --max-lora-rank {rank}"
+        )
         name = served_name(facts.context.model, "VERSION")
         command = f"vllm serve BASE {options} --lora-modules {name}=artifacts/adapter"
         lines += [f"vLLM serves it: `{command}`. BASE is what the line `base = ` loads."]
@@ -238,8 +237,9 @@ def _elsewhere(facts: VersionFacts) -> list[str]:
         lines += [
             f"the old ones. `qsweep check-serving URL --model {facts.context.model}` tells what a server answers with."
         ]
-        if facts.base.quantization["scheme"] == "fp4":
-            lines += ["vLLM cannot quantise to fp4: the loss is the one on the base without quantisation."]
+        if facts.base.traits.vllm_option is None:
+            told = "the loss is the one on the base without quantisation"
+            lines += [f"vLLM cannot quantise to {facts.base.traits.words}: {told}."]
     if not (ended := facts.winner.evidence.answer.ends):
         return [*lines, "", f"{NO_ENDS[0].upper()}{NO_ENDS[1:]}."]
     ends = ", ".join(f"`{text}` ({number})" for text, number in ended.items())

@@ -30,6 +30,7 @@ from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.model_package import RECORD
 from sweeps.tracking.registry import IDENTITY, Registry, Version
 from trainables.inputs.legible import legible
+from trainables.quantization import SCHEMES
 from trainables.scoring.requests import BASE
 
 ROUNDED, QUANTISED = 0.1, 1.0
@@ -116,7 +117,7 @@ def allowed(record: Decision, rounding: float | None, is_quantised: bool = False
     """
     if rounding is not None:
         return 2 * rounding + 0.01
-    return QUANTISED if is_quantised or record.base.quantization["scheme"] != "none" else ROUNDED
+    return QUANTISED if is_quantised or SCHEMES[record.base.quantization["scheme"]].is_quantised else ROUNDED
 
 
 # A version, and what a server answers

@@ -148,7 +148,7 @@ def _check_rows(context: Context, file: Path, option: str) -> bytes:
 
 def _base_identity(config: SweepConfig, fingerprints: Mapping[str, str]) -> str:
     quantization = config.quantization
-    double = " double" if quantization.scheme != "none" and quantization.double_quant else ""
+    double = " double" if quantization.is_double else ""
     return f"{fingerprints['model']} {quantization.scheme}{double}"
 
 
@@ -395,7 +395,7 @@ def announce(context: Context, adapters: Mapping[str, object], content: Content)
     graded = config.evaluation.names[:-1]  # answers_ended, the last one, comes with any answers
     # All, or the base, the winner and the champion.
     answered = len(adapters) + 1 if config.evaluation.scores_by(metric) else 2 + (CHAMPION in adapters)
-    is_quantised = config.base.quantization.scheme != "none"  # then the winner once more, on the base without it
+    is_quantised = config.base.quantization.traits.is_quantised  # then the winner once more, on the base without it
     about = expected_time.in_words(
         context,
         lambda: requests.count_rows(config.base.data_spec, rows),

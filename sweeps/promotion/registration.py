@@ -150,7 +150,7 @@ def unquantised(context: Context, winner: Contender, base: BaseFacts, scored: Sc
     The loss only informs. None if the base is not quantised. None, and a line that says why, if the evaluation fails.
     """
     scheme, label, evidence = base.quantization["scheme"], winner.candidate.label, winner.evidence
-    if scheme == "none":
+    if not base.traits.is_quantised:
         return None
     where = "on the base without quantisation"
     context.say(f"evaluating {label} {where}")

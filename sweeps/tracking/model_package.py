@@ -94,9 +94,9 @@ def write(folder: Path, contents: Contents) -> None:
 
 
 def base_json(base: BaseFacts) -> dict[str, object]:
-    """Returns the content of base.json: source of the base, digests of its files, and the form of its prompts."""
+    """Returns the content of base.json: source of the base, how to load it, digests of files, the form of prompts."""
     facts: dict[str, object] = base.model_dump(exclude={"tokenizer", "columns", "licence"})
-    return facts
+    return facts | {"loading": base.loading}
 
 
 def requirements(base: BaseFacts) -> list[str]:
@@ -105,9 +105,7 @@ def requirements(base: BaseFacts) -> list[str]:
     A base inside a package is not among them, because pip would install the dependencies of that package too. The model
     card and a comment in requirements.txt say how to install it alone.
     """
-    names = [*_ALWAYS]
-    if base.quantization["scheme"] != "none":
-        names.append("bitsandbytes")
+    names = [*_ALWAYS, *base.traits.packages]
     if base.kind == "gguf":
         names.append("gguf")
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
@@ -120,8 +118,8 @@ def versions(base: BaseFacts) -> dict[str, str]:
 
 def loading(base: BaseFacts) -> list[str]:
     """Returns lines of Python that load the base as in training, and the package's adapter on it."""
-    quantization, origin, lines = base.quantization, f'"{base.source}"', ["from peft import PeftModel"]
-    options = f'dtype="{quantization["compute_dtype"]}"'
+    origin, lines = f'"{base.source}"', ["from peft import PeftModel"]
+    options = f'dtype="{base.quantization["compute_dtype"]}"'
     options += f', revision="{base.revision}"' if base.revision is not None else ""
     options += ", trust_remote_code=True" if base.trust_remote_code else ""
     lines += ["from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig"]
@@ -136,11 +134,11 @@ def loading(base: BaseFacts) -> list[str]:
         lines += ["# The weights of the GGUF file go to the folder base, which is enough once."]
         lines += [f'AutoModelForCausalLM.from_pretrained({folder}, {plain}).save_pretrained("base")']
         origin = '"base"'
-    if quantization["scheme"] != "none":
-        config = f'load_in_4bit=True, bnb_4bit_quant_type="{quantization["scheme"]}"'
-        config += f", bnb_4bit_use_double_quant={quantization['double_quant']}"
-        config += f', bnb_4bit_compute_dtype="{quantization["compute_dtype"]}"'
-        lines += [f"quantised = BitsAndBytesConfig({config})"]
+    if base.loading:
+        given = (
+            f'{name}="{value}"' if isinstance(value, str) else f"{name}={value}" for name, value in base.loading.items()
+        )
+        lines += [f"quantised = BitsAndBytesConfig({', '.join(given)})"]
         options += ", quantization_config=quantised"
     lines += [f"base = AutoModelForCausalLM.from_pretrained({origin}, {options})"]
     return [*lines, 'model = PeftModel.from_pretrained(base, "artifacts/adapter")']

@@ -191,19 +191,13 @@ def _load(base: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    quantization, trusted = base["quantization"], base["trust_remote_code"]
-    dtype = getattr(torch, quantization["compute_dtype"])
+    trusted, dtype = base["trust_remote_code"], getattr(torch, base["quantization"]["compute_dtype"])
     device: Any = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
     # Fills the first of several GPUs, and further ones only with the rest.
     device = "sequential" if torch.cuda.device_count() > 1 else device
     options: dict[str, Any] = {"dtype": dtype, "device_map": device, "trust_remote_code": trusted}
-    if quantization["scheme"] != "none":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=quantization["scheme"],
-            bnb_4bit_use_double_quant=quantization["double_quant"],
-            bnb_4bit_compute_dtype=dtype,
-        )
+    if base["loading"]:
+        options["quantization_config"] = BitsAndBytesConfig(**base["loading"])
     with tempfile.TemporaryDirectory() as work:
         origin = _located(base)
         if base["kind"] == "gguf":

@@ -19,6 +19,7 @@ from trainables.cache_files import lock, told_as_cache, work_folder
 from trainables.errors import ModelError
 from trainables.inputs.installed import version
 from trainables.inputs.legible import legible
+from trainables.quantization import is_quantised, weight
 from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def identity(
 
 def is_made(spec: TrialSpec, cache: Path) -> bool:
     """Tells whether `cache` may hold the quantised base, so that the hub is not needed."""
-    if spec.quantization.scheme == "none":
+    if not spec.quantization.traits.is_quantised:
         return False
     asked = spec.quantization.compute_dtype
     types = ("float32", "bfloat16", "float16") if asked == "auto" else (asked,)
@@ -195,24 +196,21 @@ def keep_gradients(model: PreTrainedModel) -> None:
 
 
 def dequantise(model: PreTrainedModel) -> None:
-    """Replaces each 4-bit linear layer with a plain one, so that no pass has to dequantise it.
+    """Replaces each quantised linear layer with a plain one, so that no pass has to dequantise it.
 
     The numbers stay equal: bitsandbytes computes a training pass with the same dequantised weights
     (autograd/_functions.py, matmul_4bit, 0.50.2). Layers that are not quantised stay.
     """
     import torch
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
 
     for name, layer in list(model.named_modules()):
-        if not isinstance(layer, Linear4bit):
+        if not isinstance(layer, torch.nn.Linear) or not is_quantised(layer):
             continue
-        whole = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        kind = layer.compute_dtype or whole.dtype
+        whole = weight(layer)
         plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        plain.weight = torch.nn.Parameter(whole.to(kind), requires_grad=False)
+        plain.weight = torch.nn.Parameter(whole, requires_grad=False)
         if layer.bias is not None:
-            plain.bias = torch.nn.Parameter(layer.bias.detach().to(kind), requires_grad=False)
+            plain.bias = torch.nn.Parameter(layer.bias.detach().to(whole.dtype), requires_grad=False)
         plain.train(layer.training)
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, plain)
@@ -237,7 +235,7 @@ def _folder(spec: TrialSpec, dtype: torch.dtype, cache: Path) -> tuple[str, str 
     """Returns the folder or hub id for `from_pretrained`, and the revision. Makes a cached folder if needed."""
     model = spec.base_model
     source = model_source.locate(model.source)
-    if spec.quantization.scheme == "none" and source.kind != "gguf":
+    if not spec.quantization.traits.is_quantised and source.kind != "gguf":
         return str(source.path or model.source), _commit(spec, source)
     target = cache / "bases" / _key(spec, str(dtype))
     if not target.is_dir():
@@ -277,7 +275,7 @@ def _origin(spec: TrialSpec, folder: str, revision: str | None) -> Origin | None
     """Returns the origin of a base that was loaded from `folder` at `revision`; see `Base.origin`."""
     if model_source.locate(spec.base_model.source).kind != "hub":
         return None
-    if spec.quantization.scheme == "none":
+    if not spec.quantization.traits.is_quantised:
         return _at(spec, revision)
     try:
         return Origin(**json.loads((Path(folder) / ORIGIN).read_text(encoding="utf-8")))
@@ -321,9 +319,11 @@ def _make(
     import torch
     from transformers import BitsAndBytesConfig, GgufConfig
 
-    scheme = spec.quantization.scheme
+    quantization = spec.quantization
+    loading = quantization.traits.options(quantization.double_quant, str(dtype).removeprefix("torch."))
     with work_folder(target) as work:
-        origin, options = str(source.path or spec.base_model.source), {"revision": _commit(spec, source)}
+        origin = str(source.path or spec.base_model.source)
+        options: dict[str, Any] = {"revision": _commit(spec, source)}
         if source.kind == "gguf" and source.path is not None:
             folder, file = str(source.path.parent), source.path.name
             dequantised = GgufConfig(dequantize=True)
@@ -334,18 +334,11 @@ def _make(
         else:
             tokenizer = _tokenizer(spec, origin, **options)
         made = work / "made"
-        if scheme == "none":
+        if not loading:
             (work / "plain").rename(made)
         else:
-            config = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type=scheme,
-                bnb_4bit_use_double_quant=spec.quantization.double_quant,
-                bnb_4bit_compute_dtype=dtype,
-            )
-            quantised = _from_pretrained(
-                spec, origin, quantization_config=config, dtype=dtype, device_map=mapped, **options
-            )
+            options |= {"quantization_config": BitsAndBytesConfig(**loading), "dtype": dtype, "device_map": mapped}
+            quantised = _from_pretrained(spec, origin, **options)
             quantised.save_pretrained(made)
             known = _at(spec, options["revision"]) if source.kind == "hub" else None
             if known is not None:

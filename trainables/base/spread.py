@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 def linear_bytes(quantization: QuantizationSpec, width: int) -> float:
     """Returns the bytes that a weight of a linear layer counts when blocks are distributed.
 
-    A 4-bit weight counts without its constants, which are the same for every block. `residency: auto` counts as 4 bits,
-    since it dequantises only small bases.
+    `residency: auto` counts as quantised, since it dequantises only small bases.
     """
-    return width if quantization.scheme == "none" or quantization.residency == "dequantised" else 0.5
+    if not quantization.traits.is_quantised or quantization.residency == "dequantised":
+        return width
+    return quantization.traits.linear_bytes(quantization.double_quant)
 
 
 def places(blocks: Sequence[float], outside: float, gpus: int) -> list[int]:

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
 
 from trainables.base.base_model import Base
 from trainables.packing import fewer_operators, flat_attention, generation, grouped_product, lora_product
@@ -28,6 +27,7 @@ from trainables.packing.batches import FlatBatch, Span, flatten
 from trainables.packing.engine import Answer, Answering, Prompt, Segment, dropout_mask
 from trainables.packing.pass_limits import EXPONENT_TOKENS, FLAT_KINDS, LOGIT_TOKENS, PARALLEL_PASSES, SHARED_INPUT
 from trainables.packing.peft_adapters import PeftAdapters, adapter_name
+from trainables.quantization import is_quantised
 from trainables.specs import TrialSpec
 
 
@@ -44,7 +44,7 @@ def uncovered(base: Base) -> str | None:
     if type(head) is not torch.nn.Linear:
         return f"its head is a {type(head).__name__}"
     for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear) and type(layer) not in (torch.nn.Linear, Linear4bit):
+        if isinstance(layer, torch.nn.Linear) and type(layer) is not torch.nn.Linear and not is_quantised(layer):
             return f"its layer {name} is a {type(layer).__name__}"
     # Adapters compute in the type of the activations, and small gradients vanish in float16.
     return "its activations are float16" if base.dtype == torch.float16 else None

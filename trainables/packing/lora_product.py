@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from trainables.quantization import weight
+
 
 class Part(NamedTuple):
     """One adapter's tokens in the sequence."""
@@ -85,7 +87,7 @@ def products(
 
     Args:
         x: (tokens, in).
-        layers: the frozen layers: torch.nn.Linear or bitsandbytes' Linear4bit.
+        layers: the frozen layers: plain or quantised.
         parts: the adapters that change the layers.
         matrices: A (rank, in) and B (out, rank) for each layer of the first part, then of the second, and so on, in the
             type of `x`.
@@ -94,19 +96,6 @@ def products(
         return _without_gradients(x, layers, _adapters(parts, matrices))
     outputs: tuple[torch.Tensor, ...] = _Products.apply(x, layers, tuple(parts), *matrices)  # type: ignore[no-untyped-call]
     return outputs
-
-
-def weight(layer: torch.nn.Module) -> torch.Tensor:
-    """Returns the (out, in) weight of a linear layer; a 4-bit weight is dequantised."""
-    stored: Any = layer.weight
-    state = getattr(stored, "quant_state", None)
-    if state is None:
-        plain: torch.Tensor = stored.detach()
-        return plain
-    from bitsandbytes.functional import dequantize_4bit
-
-    whole: torch.Tensor = dequantize_4bit(stored.data, state)
-    return whole.to(getattr(layer, "compute_dtype", None) or whole.dtype)
 
 
 def device(layer: torch.nn.Module) -> torch.device:

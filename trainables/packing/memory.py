@@ -212,7 +212,7 @@ def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int 
 def is_dequantised(base: TrialSpec, facts: ModelFacts, device: Device) -> bool:
     """Tells whether the 4-bit base of `base` is dequantised once; see `QuantizationSpec.residency`."""
     quantization = base.quantization
-    if quantization.scheme == "none" or quantization.residency == "4bit":
+    if not quantization.traits.is_quantised or quantization.residency == "4bit":
         return False
     width = _dtype_bytes(quantization, device)
     more = _dequantised_bytes(facts, width) - _base_bytes(facts, quantization, width)
@@ -244,23 +244,21 @@ def _dtype_bytes(quantization: QuantizationSpec, device: Device) -> int:
 def _base_bytes(facts: ModelFacts, quantization: QuantizationSpec, width: int, passes: int = 1) -> int:
     """Estimates the bytes of the frozen weights. Weights that are not quantised take `width` bytes each.
 
-    bitsandbytes 0.50 quantises the linear layers of the blocks to half a byte per parameter, plus a constant per 64
-    parameters. The constant is fp32, or with double quantisation one byte plus an fp32 constant per 256 of them (QLoRA,
-    arXiv 2305.14314, section 3). Each of the parallel passes has one whole layer dequantised.
+    The linear layers of the blocks are quantised. Each of the parallel passes has one whole layer dequantised.
     """
-    if quantization.scheme == "none":
+    if not quantization.traits.is_quantised:
         return _dequantised_bytes(facts, width)
     shapes = [inputs * outputs for inputs, outputs in layer_shapes(facts).values()]
     linear = min(facts.layers * sum(shapes), facts.parameters)
-    constants = (1 + 4 / 256) / 64 if quantization.double_quant else 4 / 64
-    return round(linear * (0.5 + constants)) + (facts.parameters - linear) * width + passes * max(shapes) * width
+    held = round(linear * quantization.traits.linear_bytes(quantization.double_quant))
+    return held + (facts.parameters - linear) * width + passes * max(shapes) * width
 
 
 def loaded_bytes(facts: ModelFacts, quantization: QuantizationSpec) -> int:
     """Estimates the bytes that a host reads and writes before its base is ready, from weights of 16 bits."""
-    # The base in 4 bits is written to the cache once and loaded from there (`base_model.load`).
-    in_4_bits = 0 if quantization.scheme == "none" else _base_bytes(facts, quantization, 2, passes=0)
-    return 2 * (facts.parameters + in_4_bits)
+    # A quantised base is written to the cache once and loaded from there (`base_model.load`).
+    made = _base_bytes(facts, quantization, 2, passes=0) if quantization.traits.is_quantised else 0
+    return 2 * (facts.parameters + made)
 
 
 def _dequantised_bytes(facts: ModelFacts, width: int) -> int:

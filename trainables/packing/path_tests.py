@@ -58,8 +58,7 @@ def candidates(base: TrialSpec, is_dequantised: bool) -> tuple[EnginePath, ...]:
     Args:
         is_dequantised: whether the base may be dequantised.
     """
-    is_plain = base.quantization.scheme == "none"
-    residencies = [*(() if is_plain else ("4bit",)), *(("dequantised",) if is_plain or is_dequantised else ())]
+    residencies = base.quantization.traits.residencies[: 2 if is_dequantised else 1]
     return tuple(
         EnginePath(engine=engine, residency=residency) for residency in residencies for engine in ("flat", "grouped")
     )
@@ -152,7 +151,7 @@ def _device() -> Device:
 def _is_dequantised(base: TrialSpec) -> bool:
     """Tells whether the base may be dequantised. "4bit" counts as `auto`, since a settled path may have set it."""
     facts, quantization = model_source.facts(base.base_model), base.quantization
-    if quantization.scheme == "none":
+    if "4bit" not in quantization.traits.residencies:
         return False
     if facts is None or quantization.residency == "dequantised":
         return quantization.residency == "dequantised"

@@ -20,6 +20,7 @@ from trainables.data.templates import Row
 from trainables.errors import DataError
 from trainables.inputs import json_text
 from trainables.inputs.legible import legible
+from trainables.quantization import SCHEMES, Scheme
 from trainables.scoring import Form
 from trainables.specs import DataSpec, Spec, TrialSpec
 
@@ -145,6 +146,16 @@ class BaseFacts(Spec):
     """The columns of a row that a caller gives."""
     tokenizer: dict[str, bytes] = Field(repr=False)
     """File name -> content of the tokenizer, with its chat template."""
+
+    @property
+    def traits(self) -> Scheme:
+        """What the scheme of quantisation answers for itself."""
+        return SCHEMES[self.quantization["scheme"]]
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `BitsAndBytesConfig` is given to load the base as in training; empty if it is not quantised."""
+        return self.traits.options(self.quantization["double_quant"], self.quantization["compute_dtype"])
 
 
 class Scorer(Protocol):

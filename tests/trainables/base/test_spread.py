@@ -45,7 +45,7 @@ def test_no_gpu_holds_more_than_one_block_beyond_its_part(size, gpus):
 
 def test_four_bits_make_a_block_light_beside_the_embeddings():
     assert spread.linear_bytes(PLAIN, 2) == spread.linear_bytes(QuantizationSpec(residency="dequantised"), 2) == 2
-    assert spread.linear_bytes(NF4, 2) == 0.5
+    assert 0.5 < spread.linear_bytes(NF4, 2) < 0.52  # four bits, and a byte of constants per 64 weights
     model = tiny_models.build("llama", layers=8)
     for how, on_first in ((PLAIN, 1), (NF4, 0)):
         mapped = spread.device_map("m", model, GPUS, 4, how)
