@@ -52,8 +52,7 @@ def temporary_folder(purpose: str, longest_path: int | None = None) -> Iterator[
     lock = os.open(folder, os.O_RDONLY)
     _open.append(folder)
     try:
-        # The folder itself is locked. filelock would need a lock file in the folder. A process of an earlier version
-        # has no such file, so it would look ended while it still runs.
+        # The folder itself is locked: filelock would need a lock file in the folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:

@@ -164,7 +164,7 @@ def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> l
     )  # fmt: skip
     adapter = str(best.relative_to(folder.path))
     return [
-        TrialStarted(time=10.0, trial_key=key, number=number, params=params, spec="{}"),
+        TrialStarted(time=10.0, trial_key=key, number=number, params=params, spec="{}", point={}),
         TrialReported(time=20.0, trial_key=key, report=report, adapter=adapter, adapter_sha256=digest),
         TrialEnded(time=30.0, trial_key=key, state=trial.state, reason=""),
     ]

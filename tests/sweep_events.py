@@ -48,12 +48,12 @@ def base(loss: float, rows: int = 32) -> BaseEvaluated:
 
 def started(key: str, number: int = 0, time: float = 1.0, **params: bool | int | float | str) -> TrialStarted:
     """A trial holds a slot."""
-    return TrialStarted(time=time, trial_key=key, number=number, params=params, spec="{}")
+    return TrialStarted(time=time, trial_key=key, number=number, params=params, spec="{}", point={})
 
 
 def infeasible(key: str, number: int = 0, reason: str = "no such layer", **params: Any) -> PointInfeasible:
     """A point that never held a slot."""
-    return PointInfeasible(time=1.0, trial_key=key, number=number, params=params, reason=reason)
+    return PointInfeasible(time=1.0, trial_key=key, number=number, params=params, reason=reason, point={})
 
 
 def recorded(*trials: tuple[PlannedTrial, TrialState]) -> dict[str, TrialRecord]:

@@ -13,10 +13,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trainables.engine_paths import SelfTest, Settled
-from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues, named_metrics
+from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues
 from trainables.specs import Spec, TrialSpec, Words
 
 Device = Literal["cpu", "cuda"]
@@ -98,11 +98,6 @@ class Evaluation(Spec):
     hardware: str = ""
     """Device and type of the activations, such as "cpu float32"; empty if the numbers depend on neither."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw)
-
     @property
     def loss(self) -> float:
         """Mean negative log-likelihood of the completion tokens. Every trainable gives this metric."""
@@ -133,7 +128,8 @@ class Evaluation(Spec):
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
         """Reads the loss and the rows from a result of `document`. Raises ValueError or TypeError on failure."""
-        return cls.model_validate({key: raw[key] for key in (EVAL_LOSS, *cls.model_fields) if key in raw})
+        told = {key: raw[key] for key in cls.model_fields if key in raw}
+        return cls.model_validate({**told, "metrics": {EVAL_LOSS: raw.get(EVAL_LOSS)}})
 
 
 class Opened(Spec):
@@ -170,11 +166,6 @@ class Report(Spec):
     def point(self) -> int:
         """The report point in the unit of the rungs: examples or steps."""
         return self.step if self.resource is None else self.resource
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_versions(cls, raw: Any) -> Any:
-        return named_metrics(raw)
 
 
 class Summary(Spec):

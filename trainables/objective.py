@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -163,16 +163,3 @@ def _has_names(metrics: dict[str, float]) -> dict[str, float]:
 
 EvaluationMetrics = Annotated[Metrics, AfterValidator(_has_names)]
 """Metrics of a trainable's evaluation. All names can be logged, including names that the trainable does not declare."""
-
-
-_OF_EARLIER_VERSIONS = {EVAL_LOSS: "metrics", f"best_{EVAL_LOSS}": "best_metrics"}
-"""Field of earlier versions with a bare loss -> present field with a mapping of metrics."""
-
-
-def named_metrics(raw: Any) -> Any:
-    """Rewrites fields of earlier versions: each bare loss becomes a mapping of metrics. `raw` is validated next."""
-    if not isinstance(raw, Mapping) or not _OF_EARLIER_VERSIONS.keys() & raw.keys():
-        return raw
-    kept = {key: value for key, value in raw.items() if key not in _OF_EARLIER_VERSIONS}
-    told = {new: {EVAL_LOSS: raw[old]} for old, new in _OF_EARLIER_VERSIONS.items() if raw.get(old) is not None}
-    return kept | told

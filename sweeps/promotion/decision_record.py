@@ -114,7 +114,7 @@ class Decision(Spec):
     adapter_sha256: str
     """As the version's tag adapter_sha256."""
     files: dict[str, str]
-    """File of the package, but this record -> its SHA-256. Records of earlier versions hold artifacts/ alone."""
+    """File of the package, but this record -> its SHA-256."""
     base: RecordedBase
     versions: dict[str, str]
     """Python package -> its version."""

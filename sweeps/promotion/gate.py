@@ -185,7 +185,7 @@ class Rule(Spec):
     scores_limit: bool = True
     """Whether a worse score of `beside` refuses the winner. Where a person named the metric, it is only told."""
     method: int = 1
-    """`METHOD` of the version of qsweep that decided; records of earlier versions do not hold it."""
+    """`METHOD` of the version of qsweep that decided."""
 
     @property
     def comparisons(self) -> int:

@@ -166,8 +166,8 @@ def moves(model: Model, alias: str) -> list[Entry]:
 def _is_completed(model: Model, place: int) -> bool:
     """Tells whether the alias moved as an entry says. An entry is written right before the alias moves.
 
-    An entry without a `done` mark may have been interrupted, or an earlier version of qsweep wrote it. The alias's next
-    entry, or else the present alias, then shows whether the alias moved. A person may have moved the alias since.
+    An entry without a `done` mark may have been interrupted. The alias's next entry, or else the present alias, then
+    shows whether the alias moved. A person may have moved the alias since.
     """
     entry = model.history[place]
     if entry.done:

@@ -226,12 +226,12 @@ class TrialStarted(Spec):
     """Short name -> value of the searched fields and of the fields that are always shown."""
     spec: str
     """The resolved TrialSpec as JSON."""
-    point: dict[str, Value] | None = None
+    point: dict[str, Value]
     """Searched field -> value."""
     repeats: str | None = None
     """Key of the trial whose point this one repeats with another seed."""
-    is_in_tail: bool | None = None
-    """Whether the trial was ever resumed although its rank was too low. None leaves this to the trial's rank."""
+    is_in_tail: bool = False
+    """Whether the trial was ever resumed although its rank was too low."""
 
 
 class PointInfeasible(Spec):
@@ -243,7 +243,7 @@ class PointInfeasible(Spec):
     number: int
     params: dict[str, Scalar]
     reason: Told
-    point: dict[str, Value] | None = None
+    point: dict[str, Value]
     repeats: str | None = None
 
 

@@ -70,7 +70,7 @@ class TrialRecord:
     """See `TrialEnded`."""
     spec: str = field(default="", compare=False)
     """See `TrialStarted`; empty if the trial never held a slot. Not compared, because the key identifies it."""
-    point: Point | None = None
+    point: Point = field(default_factory=dict)
     repeats: str | None = None
     """See `TrialStarted`."""
 

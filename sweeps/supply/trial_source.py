@@ -43,8 +43,8 @@ class PlannedTrial:
     trial_key: str
     spec: TrialSpec
     params: Mapping[str, Scalar]
-    point: Point | None
-    """Searched field -> value; None for a trial from a log of an earlier version."""
+    point: Point
+    """Searched field -> value."""
     repeats: str | None = None
     """Key of the trial whose point is repeated with another seed."""
 
@@ -73,7 +73,7 @@ def refused_default(
         number=0,
         params=dict(trial.params),
         reason=reason,
-        point=dict(trial.point or {}),
+        point=dict(trial.point),
     )
 
 
@@ -155,8 +155,8 @@ class TrialSource:
         whole = [trial for trial in ranked if trial.state is TrialState.COMPLETED]
         for repeat in range(1, self._config.searcher.repeats + 1):
             for trial in whole[:REPEATED]:
-                repeated = self._at(trial.point, repeat) if trial.point is not None else None
-                if repeated is not None and repeated.trial_key not in self._seen:
+                repeated = self._at(trial.point, repeat)
+                if repeated.trial_key not in self._seen:
                     self._seen.add(repeated.trial_key)
                     self._numbers.add(repeated.number)
                     return dataclasses.replace(repeated, repeats=trial.trial_key)
@@ -209,14 +209,14 @@ class TrialSource:
         self._seen.add(trial.trial_key)
         self._numbers.add(trial.number)
         self._handed_out.add(trial.trial_key)
-        self._searcher.tell(trial.point or {}, 0, None, False)
+        self._searcher.tell(trial.point, 0, None, False)
         return trial
 
     def _learn(self, record: SweepRecord) -> None:
-        """Tells the searcher all new results. Trials without a point are from logs of earlier versions."""
+        """Tells the searcher all new results."""
         for key, trial in sorted(record.trials.items(), key=lambda item: item[1].number):
             earlier, self._learned[key] = self._learned.get(key), trial
-            if trial.point is None or trial.repeats is not None or trial is earlier:
+            if trial.repeats is not None or trial is earlier:
                 continue
             self._is_used_up = False
             if earlier is None:
@@ -263,11 +263,9 @@ class TrialSource:
 
     def _new(self, trial: PlannedTrial) -> PlannedTrial | None:
         """Returns the trial with the first equal target modules; None if it exists or cannot be trained."""
-        if trial.trial_key in self._seen:  # an earlier version may have begun a trial for each name of equal modules
-            return None
         if self._targets.problem(trial.spec.adapter.target_modules) is not None:
             return None
-        trial = self._at(self._targets.represent(trial.point or {}))
+        trial = self._at(self._targets.represent(trial.point))
         return None if trial.trial_key in self._seen else trial
 
     def _at(self, point: Point, repeat: int = 0) -> PlannedTrial:

@@ -36,7 +36,7 @@ _OF_A_CHAMPION = ("loss.champion", "gain.champion")
 """Tags that a version has only if its last promotion compared it with a champion."""
 _HISTORY = "promotion.history."
 _DONE = "promotion.done."
-"""Prefix of tags that mark entries as completed. Earlier versions of qsweep read the entries without these tags."""
+"""Prefix of tags that mark entries as completed."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Entry:
     None for a rollback, and if --force promoted without a comparison with the champion.
     """
     done: bool = False
-    """Whether the move is marked as completed. Earlier versions of qsweep marked none."""
+    """Whether the move is marked as completed."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class TrialQueue(Searcher):
             "params": dict(trial.params),
             "repeats": trial.repeats,
             "is_in_tail": is_in_tail,
-            "point": None if trial.point is None else dict(trial.point),
+            "point": dict(trial.point),
             "spec": trial.spec.model_dump_json(),
             "is_anywhere": is_anywhere,
         }

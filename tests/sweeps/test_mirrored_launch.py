@@ -44,7 +44,7 @@ def trials(monkeypatch, meanwhile=lambda running: None):
     def drive(running, deliver):
         deliver()
         spec = TrialSpec(trainable="toy", seed=5).model_dump_json()
-        running.journal.add(TrialStarted(time=1.0, trial_key="k1", number=0, params=PARAMS, spec=spec))
+        running.journal.add(TrialStarted(time=1.0, trial_key="k1", number=0, params=PARAMS, spec=spec, point={}))
         driver = mirrors.Drive(running.folder, running.journal, running.mirror)
         driver.report("k1", 3)
         meanwhile(running)

@@ -55,8 +55,7 @@ def test_an_evaluation_has_no_metric_that_cannot_be_logged() -> None:
             Evaluation(metrics={"eval_loss": 1.0, metric: value})
 
 
-def test_an_evaluation_without_groups_and_values_is_written_as_before():
-    """Files of earlier versions, and what their digests stand for, stay as they are."""
+def test_an_evaluation_without_groups_and_values_is_written_without_them():
     bare = Evaluation(metrics={"eval_loss": 1.0}, row_losses=(2.0,), row_tokens=(2,))
     assert bare.document() == {"eval_loss": 1.0, "row_losses": [2.0], "row_tokens": [2], "hardware": ""}
     whole = bare.model_copy(update={"row_groups": (0,), "row_values": {"f1": (0.5,)}})

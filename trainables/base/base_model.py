@@ -279,7 +279,7 @@ def _origin(spec: TrialSpec, folder: str, revision: str | None) -> Origin | None
         return _at(spec, revision)
     try:
         return Origin(**json.loads((Path(folder) / ORIGIN).read_text(encoding="utf-8")))
-    except FileNotFoundError:  # made by an earlier version, or the commit was not known
+    except FileNotFoundError:  # the commit was not known when the base was made
         return _at(spec, spec.base_model.revision)
 
 

@@ -276,10 +276,7 @@ def _fingerprint(rows: Splits) -> str:
 
 
 def _content(split: Split) -> list[np.ndarray]:
-    """Returns the arrays to hash.
-
-    Rows that are labelled to their end, without groups, keep the fingerprints of earlier versions.
-    """
+    """Returns the arrays to hash. Tracked sweeps hold the hashes: promotion refuses a sweep whose rows have others."""
     import numpy as np
 
     positions = np.flatnonzero(split.labelled)

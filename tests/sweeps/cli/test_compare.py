@@ -46,7 +46,7 @@ def sweep(folder: Path, events: list[Event]) -> SweepFolder:
     found = report_sweeps.write(folder / "results" / "x", events, config)
     for key, loss in (("aaa", 1.25), ("bbb", 1.5)):
         losses = [10 * loss + row % 5 - 2 + row / 100 - 0.195 for row in range(ROWS)]
-        rows = {"metrics": {"eval_loss": loss}, "row_losses": losses, "row_tokens": [10] * ROWS, "hardware": "cpu f"}
+        rows = {"eval_loss": loss, "row_losses": losses, "row_tokens": [10] * ROWS, "hardware": "cpu f"}
         found.keep(key, "best", 3, {"eval_rows.json": json.dumps(rows).encode()})
     return found
 

@@ -40,7 +40,7 @@ def trial(folder: SweepFolder, key: str, number: int, loss: float) -> list[Event
 
 
 def trial_of(folder: SweepFolder, key: str, number: int, found: Evaluation) -> list[Event]:
-    kept = {"step": 3, "adapter_sha256": "0", **found.model_dump()}
+    kept = {"step": 3, "adapter_sha256": "0", **found.document()}
     folder.keep(key, "best", 3, {"eval_rows.json": json.dumps(kept).encode()})
     return [started(key, number), reported(key, 3, found.loss), ended(key, TrialState.COMPLETED)]
 
@@ -82,7 +82,7 @@ def test_a_first_report_that_is_better_beyond_chance_is_a_gain(folder, losses, k
             found = evaluation(loss)
             rows = np.asarray(found.row_losses) + noise - noise.mean()
             found = found.model_copy(update={"row_losses": tuple(rows.tolist())})
-            folder.keep(f"k{place}", "rows", 3, {"eval_rows.json": found.model_dump_json().encode()})
+            folder.keep(f"k{place}", "rows", 3, {"eval_rows.json": json.dumps(found.document()).encode()})
         events.append(started(f"k{place}", place))
         told = reported(f"k{place}", 3, loss)
         gain = is_gain(folder, record(events), f"k{place}", told.report)
@@ -143,7 +143,7 @@ def test_while_a_sweep_runs_a_pair_has_the_same_interval_whoever_is_named_beside
 def test_rows_that_only_the_base_tells_apart_are_no_copies_for_chosen_trials(folder: SweepFolder) -> None:
     """On easy rows the losses of good adapters are a few steps of rounding."""
     start = evaluation(4.5)
-    folder.base_rows.write_text(start.model_dump_json())
+    folder.base_rows.write_text(json.dumps(start.document()))
 
     def good(above: int) -> Evaluation:
         losses = tuple((above + row % 3) * 2**-19 for row in range(ROWS))

@@ -34,7 +34,7 @@ def happens(trial: PlannedTrial, record: SweepRecord) -> Iterable[Event]:
     """What becomes of a trial from where the record leaves it: it depends on its point alone."""
     key, spec = trial.trial_key, trial.spec
     who: dict[str, Any] = {"time": 1.0, "trial_key": key, "number": trial.number, "params": dict(trial.params)}
-    who["point"] = None if trial.point is None else dict(trial.point)
+    who["point"] = dict(trial.point)
     if spec.adapter.r == 64 and spec.adapter.target_modules == "all-linear":
         yield PointInfeasible(**who, reason="no such layer")
         return
