@@ -21,6 +21,11 @@ PER_TOKEN = (EVAL_LOSS, "eval_row_loss")
 LOSSES = (*PER_TOKEN, EVAL_BITS)
 """Metrics whose value on a row has no upper bound, also where it is below 1 on each row."""
 
+LEAST_ROWS = 10
+"""With fewer evaluation rows there is no interval: the interval of one row would have no width. Promotion passes
+nothing then."""
+FEW_ROWS = 30
+"""On fewer rows intervals hold if differences are about normal; a few large differences make them too narrow."""
 COSTS = ("trainable_params",)
 """Costs of a trial that can be a second objective beside the metrics of evaluations; lower is better. Tokens and
 seconds cannot: a trial that is stopped early has fewer."""

@@ -13,8 +13,8 @@ from sweeps.planning.capacity import highest
 from sweeps.planning.forecast import Forecast, distinct_trials, shortest_budget
 from sweeps.statistics.intervals import times_as_many
 from trainables.contract import Need, RowShape
-from trainables.data.findings import FEW_ROWS
 from trainables.grading import catalogue as grading
+from trainables.objective import LEAST_ROWS
 from trainables.specs import warmup_steps
 
 LEAST_UNEVEN = 0.01
@@ -190,8 +190,8 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
     if gap <= 2 * usual:
         return []
     told = f"{count} rows tell two trials apart only where their {what} by about {gap:.2f}{unit}"
-    if count < FEW_ROWS:
-        told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {FEW_ROWS} there is no interval"
+    if count < LEAST_ROWS:
+        told = f"{counted(count, 'row')} cannot tell trials apart: of fewer than {LEAST_ROWS} there is no interval"
     needed = math.ceil((QUANTILE * spread / usual) ** 2)
     return [f"{field}: {told}; the best trials often differ by {usual:g}, which takes about {needed} rows"]
 

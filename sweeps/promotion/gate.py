@@ -23,10 +23,10 @@ from pydantic import Field
 
 from sweeps.config.model import Slices
 from sweeps.statistics.comparison import Comparison, Pair, compare
-from sweeps.statistics.intervals import LEAST_ROWS, confidence_of
+from sweeps.statistics.intervals import confidence_of
 from trainables.contract import Evaluation
 from trainables.inputs.legible import legible
-from trainables.objective import EVAL_LOSS, Objective
+from trainables.objective import EVAL_LOSS, LEAST_ROWS, Objective
 from trainables.scoring.requests import BASE
 from trainables.specs import Spec
 

@@ -19,11 +19,11 @@ from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import PromotionResult
 from sweeps.promotion.request import Context, PromotionRequest, settle
-from sweeps.statistics.intervals import LEAST_ROWS
 from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import IDENTITY, ROWS, Registry
+from trainables.objective import LEAST_ROWS
 from trainables.scoring.requests import Tell, tell_nobody
 from trainables.specs import TrialSpec
 

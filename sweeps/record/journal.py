@@ -20,7 +20,8 @@ from sweeps.record.folder import EventLog, SweepFolder
 from sweeps.record.sweep_record import SweepRecord, new_events
 from trainables.objective import Objective
 
-QUIET_SECONDS = 60.0
+ALIVE_SECONDS = 60.0
+"""Time without an event after which an event says that the driver lives: so much of a killed driver's time is lost."""
 Listener = Callable[[Event, SweepRecord], None]
 
 
@@ -65,7 +66,7 @@ class Journal:
         Otherwise the time of a killed driver would count only until its latest report, and a driver that is started and
         killed again and again would use up no budget.
         """
-        if now - self.record.known_until >= QUIET_SECONDS:
+        if now - self.record.known_until >= ALIVE_SECONDS:
             self.add(DriverLives(time=now))
 
     def add(self, event: Event) -> None:

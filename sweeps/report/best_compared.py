@@ -16,11 +16,10 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, pareto, ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import Comparison, Separation
-from sweeps.statistics.intervals import FEW_ROWS
 from trainables import catalogue
 from trainables.grading import catalogue as grading
 from trainables.inputs import json_text
-from trainables.objective import EVAL_LOSS, Objective
+from trainables.objective import EVAL_LOSS, FEW_ROWS, Objective
 from trainables.scoring.requests import BASE
 
 SHOWN = 3

@@ -18,8 +18,6 @@ import numpy as np
 
 from sweeps.statistics.exact import Exact, exact
 from sweeps.statistics.intervals import (
-    FEW_ROWS,
-    LEAST_ROWS,
     Interval,
     SeedNoise,
     confidence_of,
@@ -31,7 +29,7 @@ from sweeps.statistics.intervals import (
     widened,
 )
 from trainables.contract import Evaluation
-from trainables.objective import LOSSES, Objective, RowValues
+from trainables.objective import FEW_ROWS, LEAST_ROWS, LOSSES, Objective, RowValues
 from trainables.scoring.requests import BASE
 
 MOST = 10

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.statistics.intervals import FEW_ROWS
+from trainables.objective import FEW_ROWS
 
 _MOST_TIMES = 1000
 """No larger multiple of the present rows is tried in `rows_needed`."""

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 ERROR_RATE = 0.01
 """Error of all intervals together. Half of the error is on the side of equal candidates that pass. On skewed rows up to
 2.5 % pass, if ten bad rows are expected among 80 rows or more; with fewer bad rows more pass (docs/promotion.md)."""
-LEAST_ROWS = 10
-"""With fewer rows there is no interval: the interval of one row would have no width."""
-FEW_ROWS = 30
-"""On fewer rows intervals hold if differences are about normal; a few large differences make them too narrow."""
 _MOST, _FEW = 0.8, 0.1
 """If a tenth of the rows carries 80 % of the variance, the interval depends on how many such rows there happen to be.
 A tenth does so never on normal rows, in 4 % of cases on exponential rows, and in 87 to 100 % of cases if 3 % of the

@@ -14,12 +14,11 @@ from typing import NamedTuple
 from trainables.data import sources, templates
 from trainables.data.templates import Placed, Row
 from trainables.errors import DataError
+from trainables.objective import FEW_ROWS, LEAST_ROWS
 from trainables.specs import DataSpec
 
 Part = sources.SplitName
 """The use of a row. Rows held out of data.train are eval, and those drawn for promotion test."""
-FEW_ROWS = 10
-"""With fewer rows, differences between adapters are mostly chance, and promotion passes nothing."""
 _MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "#N/A", "<NA>", "NaT"})
 """Words that programs write for a missing value."""
 _MARKUP = re.compile(r"<[|｜]|</?s>|<\w+_of_turn>|\[/?INST\]|<(bos|eos|pad|unk)>")  # noqa: RUF001
@@ -269,12 +268,12 @@ class Findings:
     def _few(self, part: Part) -> list[str]:
         copies = self.parts[part].of("repeated")
         rows = self.parts[part].rows - copies
-        if not 0 < rows < FEW_ROWS:
+        if not 0 < rows < LEAST_ROWS:
             return []
         counted = f"{rows} {'row' if rows == 1 else 'rows'}{' without copies' if copies else ''}"
         if part == "test":
-            return [f"{self._name(part)}: {counted}: promotion passes nothing with fewer than {FEW_ROWS}"]
-        more = "give 30 or more, and hundreds for small differences"
+            return [f"{self._name(part)}: {counted}: promotion passes nothing with fewer than {LEAST_ROWS}"]
+        more = f"give {FEW_ROWS} or more, and hundreds for small differences"
         return [f"{self._name(part)}: {counted} to evaluate on can hardly tell adapters apart: {more}"]
 
     def _name(self, part: Part) -> str:

@@ -19,9 +19,7 @@ from sweeps.planning.forecast import Forecast, RowsAndRates
 from sweeps.planning.plan import plan
 from sweeps.planning.rates import Range, rate_key
 from sweeps.report.plan_lines import plan_lines
-from sweeps.statistics.intervals import LEAST_ROWS
 from trainables.contract import Need, RowShape
-from trainables.data.findings import FEW_ROWS
 from trainables.data.preview import preview
 from trainables.specs import DataSpec
 
@@ -39,10 +37,6 @@ def seen(share: float | None) -> Forecast:
     unknown: dict[str, Any] = {"tokens": None, "seconds": None, "gpu_hours": None, "is_measured": False, "rate": ""}
     told: dict[str, Any] = {"reaching": (1.0,), "steps": Range(1, 1, 1), "evaluations": 2.0, "lengths_from": "tokens"}
     return Forecast(**unknown, **told, evaluation_share=share)
-
-
-def test_a_plan_warns_of_as_few_rows_as_have_no_interval() -> None:
-    assert FEW_ROWS == LEAST_ROWS
 
 
 @pytest.mark.parametrize(("share", "is_told"), [(None, False), (0.5, False), (0.51, True)])

@@ -73,7 +73,7 @@ def test_slots_keep_their_processes_and_nothing_is_left_or_told_to_others(tmp_pa
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         monkeypatch.chdir(tmp_path)
         sweep = load.load("toy", [f"cluster.slots_per_host={SLOTS}", f"budget.trials={TRIALS}"], tmp_path)
-        monkeypatch.setattr(journal, "QUIET_SECONDS", 0.0)
+        monkeypatch.setattr(journal, "ALIVE_SECONDS", 0.0)
         seen = Looking(Path(place))
         record = launch(sweep, lambda _folder: nullcontext(seen)).record
         assert list(Path(place).glob("qsweep-*")) == []
