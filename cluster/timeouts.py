@@ -1,8 +1,7 @@
 """How long this package waits for hosts, nodes, Ray and stores, and how often it looks: seconds, each with its reason.
 
 No key of a sweep file sets these times. Two environment variables do: `RAY_gcs_rpc_server_reconnect_timeout_s` replaces
-`RAY_ENDS_ITSELF_SECONDS`, and `qsweep doctor` multiplies its limits by `QSWEEP_DOCTOR_PATIENCE`. The times for
-submitted jobs stand in `cluster/submission`.
+`RAY_ENDS_ITSELF_SECONDS`, and `qsweep doctor` multiplies its limits by `QSWEEP_DOCTOR_PATIENCE`.
 """
 
 from __future__ import annotations
@@ -86,8 +85,34 @@ SCORING_END_SECONDS = 5.0
 SERVING_SECONDS = 1800.0
 """How long a packaged model may take to answer in a fresh process, which loads it first."""
 
+# Submitted jobs
+
+JOB_CONNECT_SECONDS = 5.0
+"""How long a head node may take to accept a connection."""
+JOB_ANSWER_SECONDS = 30.0
+"""How long the dashboard may take for one answer; Ray's client would wait for ever."""
+JOB_UPLOAD_SECONDS = 600.0
+"""How long the dashboard may take to answer once files were sent to it."""
+JOB_STOP_SECONDS = 900
+"""How long a stopped job may save its trials and deliver to MLflow before Ray kills it. Ray's default is 3 s
+(dashboard/modules/job/job_supervisor.py, 2.60)."""
+AGENT_START_SECONDS = 60.0
+"""How long a new head node may take to start its agent, which starts jobs."""
+AGENT_AGAIN_SECONDS = 2.0
+"""Pause before a head node without an agent is asked again."""
+JOB_LOOK_SECONDS = 2.0
+"""Pause between two looks at a job that is followed."""
+JOB_SILENT_SECONDS = 300.0
+"""How long a cluster may be silent before it is given up."""
+SHORT_JOB_SECONDS = 120.0
+"""How long a short job may take."""
+SHORT_JOB_LOOK_SECONDS = 0.3
+"""Pause between two looks at a short job."""
+
 # The doctor
 
+DOCTOR_TRAINS_FACTOR = 10.0
+"""Multiplies each time limit if passes are tested: the base is loaded, and perhaps fetched and quantised first."""
 DOCTOR_LOOK_SECONDS = 180.0
 """How long the checks of a machine may take together. torch, and CUDA with it, may need a minute on a busy machine to
 load, and the hub as long to be given up."""

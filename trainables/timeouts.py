@@ -8,6 +8,8 @@ SELF_TEST_PATH = 300.0
 """Limit to compare and time one path. A path takes an estimated 10 s for 8 billion parameters on an H100, or hangs."""
 FIRST_CALL = 60.0
 """Limit for a user's function to score one row before a sweep starts, with the imports of its module."""
+EQUAL_ANSWERS = 5
+"""Limit to tell whether two mathematical answers are equal. An answer that takes longer is wrong."""
 KILLED_PROCESS = 5.0
 """Limit for a killed process to end. A process that waits for a dead network drive never ends."""
 BFLOAT16_PROBE = 0.05

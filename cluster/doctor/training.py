@@ -8,9 +8,6 @@ from trainables import catalogue
 from trainables.engine_paths import SelfTest, Tried
 from trainables.specs import TrialSpec
 
-PATIENCE = 10.0
-"""Multiplies each time limit: the base is loaded, and may have to be fetched and quantised first."""
-
 
 def train(site: Site) -> Answer:
     """Has the trainable test its paths anew on this machine's GPUs, or on its CPU if there are none."""

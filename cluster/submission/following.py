@@ -8,19 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from cluster import timeouts
 from cluster.errors import ClusterError, ConnectionFailed, NoSuchJob
 from cluster.submission.jobs import Jobs, JobState, rest
 
-PAUSE_SECONDS = 2.0
-"""Pause between two looks at a job that is followed."""
 MOST_RATE = 500_000
 """Most characters to fetch per second. Each look fetches all that was printed, so long output makes pauses longer."""
-PATIENCE_SECONDS = 300.0
-"""How long a cluster may be silent before it is given up."""
-SHORT_SECONDS = 120.0
-"""How long a short job may take."""
-TURN_SECONDS = 0.3
-"""Pause between two looks at a short job."""
 CLOSING_KEYS = {"dir", "findings"}
 """One of these is in the JSON object that --json prints of a sweep, or of the doctor's findings. Other lines of JSON
 are a trainable's own."""
@@ -44,17 +37,16 @@ def follow(
     """Says each line that a job prints for people; returns its last state, and the JSON object that --json prints.
 
     Raises:
-        ConnectionFailed: the cluster has not answered for `PATIENCE_SECONDS`, or at once if the job is short; or a
-            short job has not ended after `SHORT_SECONDS`. The job may go on.
+        ConnectionFailed: the cluster has not answered for `timeouts.JOB_SILENT_SECONDS`, or at once if the job is
+            short; or a short job has not ended after `timeouts.SHORT_JOB_SECONDS`. The job may go on.
         NoSuchJob: the cluster does not know the job any more.
     """
     said, closing, lost, start = 0, None, None, clock()
     while True:
-        began, seconds = clock(), TURN_SECONDS if is_short else PAUSE_SECONDS
-        if is_short and began - start > SHORT_SECONDS:
-            raise ConnectionFailed(
-                f"{jobs.address}: no answer within {SHORT_SECONDS:.0f} s: the head node may be too busy to start a job"
-            )
+        began, seconds = clock(), timeouts.SHORT_JOB_LOOK_SECONDS if is_short else timeouts.JOB_LOOK_SECONDS
+        if is_short and began - start > timeouts.SHORT_JOB_SECONDS:
+            late = f"no answer within {timeouts.SHORT_JOB_SECONDS:.0f} s"
+            raise ConnectionFailed(f"{jobs.address}: {late}: the head node may be too busy to start a job")
         try:
             # In this order, so that the output of an ended job is whole.
             state = jobs.look_up(job_id)
@@ -67,9 +59,9 @@ def follow(
             if lost is None:
                 say("the connection is lost; the job goes on; trying to connect again")
             lost = began if lost is None else lost
-            if clock() - lost > PATIENCE_SECONDS:
+            if clock() - lost > timeouts.JOB_SILENT_SECONDS:
                 raise ConnectionFailed(
-                    f"{jobs.address}: no answer for {PATIENCE_SECONDS:.0f} s: {error}; the job may go on"
+                    f"{jobs.address}: no answer for {timeouts.JOB_SILENT_SECONDS:.0f} s: {error}; the job may go on"
                 ) from None
         else:
             lost = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cluster import timeouts
 from cluster.errors import ClusterError, NoSuchJob, ServiceFailed, SubmissionFailed
 from cluster.submission import package
 from cluster.submission.on_node import ENTRY, HOOK
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
 
 MARK = "qsweep"
 """Key of a job's metadata whose value is the job's `qsweep` command."""
-STOP_SECONDS = 900
-"""How long a stopped job may save its trials and deliver to MLflow before Ray kills it. Ray's default is 3 s
-(dashboard/modules/job/job_supervisor.py, 2.60)."""
-START_SECONDS = 60.0
-"""How long a new head node may take to start its agent, which starts jobs."""
-RETRY_SECONDS = 2.0
-"""Pause before a head node without an agent is asked again."""
 rest: Callable[[float], object] = threading.Event().wait
 """Waits for the given seconds."""
 _NO_AGENT = "No available agent to submit job"
@@ -151,7 +145,7 @@ class Jobs:
                 package.write(archive, brings)
                 return self.submit(job, str(archive), pause, clock)
         metadata, began = {MARK: job.words[0], **job.metadata}, clock()
-        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **job.variables}
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(timeouts.JOB_STOP_SECONDS), **job.variables}
         while True:
             try:
                 self._client.submit_job(
@@ -171,10 +165,10 @@ class Jobs:
                     ) from None
                 if there is not None:
                     return False
-                if _NO_AGENT not in str(error) or clock() - began >= START_SECONDS:
+                if _NO_AGENT not in str(error) or clock() - began >= timeouts.AGENT_START_SECONDS:
                     # The cluster has answered, and knows no such job.
                     raise SubmissionFailed(str(error)) if isinstance(error, ServiceFailed) else error from None
-            pause(RETRY_SECONDS)
+            pause(timeouts.AGENT_AGAIN_SECONDS)
 
     def look_up(self, job_id: str) -> JobState | None:
         """Returns the state of a job; None if the cluster does not know the job."""

@@ -11,6 +11,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from cluster import timeouts
 from cluster.errors import (
     ClusterError,
     ConnectionFailed,
@@ -21,10 +22,6 @@ from cluster.errors import (
     not_let_in,
 )
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 30.0
-"""How long the dashboard may take for one answer; Ray's client would wait for ever."""
-UPLOAD_SECONDS = 600.0
 _FAILURES = 500
 """Lowest HTTP status of a failing server, or of a failing proxy before it."""
 
@@ -61,10 +58,10 @@ class Client(JobSubmissionClient):
         return self.version.split(".")[:2] == str(ray.__version__).split(".")[:2]
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        seconds = UPLOAD_SECONDS if method == "PUT" else ANSWER_SECONDS
+        seconds = timeouts.JOB_UPLOAD_SECONDS if method == "PUT" else timeouts.JOB_ANSWER_SECONDS
         try:
             response: requests.Response = super()._do_request(
-                method, endpoint, timeout=(CONNECT_SECONDS, seconds), **options
+                method, endpoint, timeout=(timeouts.JOB_CONNECT_SECONDS, seconds), **options
             )
         except AuthenticationError as error:
             raise ConnectionFailed(f"{self._address}: {not_let_in(str(error)) or _last_line(str(error))}") from None

@@ -67,14 +67,14 @@ def doctor(
     if address is not None and is_web(address):
         _from_outside(file, changes, address, no_files, as_json, train)
     from cluster import timeouts
-    from cluster.doctor import contract, examine, training
+    from cluster.doctor import contract, examine
 
     with mistakes(""):
         if address is not None:
             _check_address(address)
         patience = environment.number(PATIENCE, 1.0, 0.1, 100.0)
         needs = contract.Needs() if file is None else _needs(load_sweep(file, changes), address)
-    patience *= training.PATIENCE if train else 1.0
+    patience *= timeouts.DOCTOR_TRAINS_FACTOR if train else 1.0
     site = contract.Site(needs=needs, patience=patience, trains=train)
     if address is not None:
         limits = (timeouts.DOCTOR_LOOK_SECONDS, timeouts.DOCTOR_CONNECT_SECONDS, timeouts.DOCTOR_NODES_SECONDS)

@@ -73,7 +73,7 @@ def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
         SubmissionFailed: the command was not submitted.
         typer.Exit: the answer is unknown; a message was printed.
     """
-    from cluster.submission.jobs import STOP_SECONDS
+    from cluster.timeouts import JOB_STOP_SECONDS
 
     seen = f"qsweep status {sweep} --address {jobs.address} shows it"
     not_known = f"it is not known whether the request was taken: {seen}"
@@ -81,7 +81,7 @@ def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
         state = jobs.find(sweep)
         if (verb, *words) == ("stop",) and not state.has_ended and jobs.stop(sweep):
             # Ray sends the driver SIGTERM, which has the effect of a request, also before there is a folder.
-            message = f"stopping: trials are saved at their next step; after {STOP_SECONDS} s Ray ends what is left"
+            message = f"stopping: trials are saved at their next step; after {JOB_STOP_SECONDS} s Ray ends what is left"
             return Answer((message,), {"submission_id": sweep, "accepted": True, "message": message}, 0)
         answer = _answer(jobs, state, verb, *words)
         if answer.exit_code == 2 and verb not in _READS and not answer.closing:

@@ -18,7 +18,7 @@ from sweeps.config.passwords import whole
 from sweeps.config.uris import artifact_root, sqlite_file
 from sweeps.errors import StorageError
 from sweeps.record.whole_files import draft_of
-from sweeps.tracking import run_tags
+from sweeps.tracking import run_tags, timeouts
 from sweeps.tracking.metric_points import MetricPoint
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -29,13 +29,6 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Defaults of MLflow's environment variables; values that users set stay."""
-ARTIFACT_SECONDS = 600
-"""Seconds in which a server must answer a request for a file.
-
-A server that keeps artifacts in a bucket answers an upload once the bucket has the whole file, and a download once the
-server has the whole file (`_upload_artifact` and `_download_artifact` in mlflow/server/handlers.py, 3.17.2). An adapter
-of r 64 for a base of 70 billion parameters has 3.3 GB.
-"""
 LONGEST_PARAM = 6000
 """Maximum characters of a param's value (mlflow/utils/validation.py, 3.17.2)."""
 Say = Callable[[str], None]
@@ -73,13 +66,13 @@ def without_retries() -> Iterator[None]:
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Gives the requests of the block, which send or fetch artifacts, `ARTIFACT_SECONDS`; more if users set more.
+    """Gives the requests of the block, which send or fetch artifacts, `timeouts.FILE_SECONDS`; more if users set more.
 
     Sets the environment of the process, so requests of other threads get as much time. MLflow has no separate timeout
     for artifacts, and fetches them in threads of its own (`_download_file` in
     mlflow/store/artifact/http_artifact_repo.py and `download_artifacts` in artifact_repo.py beside it, 3.17.2).
     """
-    with _set(_TIMEOUT, str(max(ARTIFACT_SECONDS, int(os.environ[_TIMEOUT])))):
+    with _set(_TIMEOUT, str(max(timeouts.FILE_SECONDS, int(os.environ[_TIMEOUT])))):
         yield
 
 

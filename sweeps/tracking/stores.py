@@ -22,6 +22,7 @@ from sweeps.config.passwords import shown_store, whole
 from sweeps.config.uris import absolute_uri, is_object_store, is_web, sqlite_file
 from sweeps.errors import SweepError
 from sweeps.record.folder import SweepFolder, noted_by
+from sweeps.tracking import timeouts
 from trainables.inputs import paths
 from trainables.inputs.legible import legible
 
@@ -30,8 +31,6 @@ BY_OPTION = "name the store with --tracking-uri"
 """Way out on the command line, if a store does not hold the sweep."""
 NOT_YET = f"a sweep that has just begun creates its database within a minute; otherwise {BY_OPTION}"
 """Way out if a sweep's folder names the store."""
-CONNECT_SECONDS = 2.0
-"""Seconds in which a store must accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def check(uri: str, way_out: str = BY_OPTION, environment: Mapping[str, str] = o
     if listener is None:
         return
     try:
-        socket.create_connection(listener, CONNECT_SECONDS).close()
+        socket.create_connection(listener, timeouts.CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         kind, cause = "MLflow server" if is_web(uri) else "database", first_cause(error)
         why = getattr(cause, "strerror", None) or cause
@@ -138,7 +137,7 @@ def _open(file: Path, uri: str, way_out: str) -> None:
     try:
         # Not mode=ro: SQLite must first undo the transaction of a writer that was killed.
         there = f"{file.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(there, uri=True, timeout=CONNECT_SECONDS)) as database:
+        with closing(sqlite3.connect(there, uri=True, timeout=timeouts.CONNECT_SECONDS)) as database:
             database.execute("pragma schema_version")
     except sqlite3.DatabaseError as error:
         # A locked database is no error: MLflow waits for it.

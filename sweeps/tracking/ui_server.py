@@ -16,15 +16,13 @@ from contextlib import contextmanager, suppress
 from sweeps.config.passwords import hidden, whole
 from sweeps.config.uris import artifact_root
 from sweeps.errors import ConfigError, SweepError
+from sweeps.tracking import timeouts
 from trainables.inputs.legible import legible
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 5000
 """MLflow's default port."""
 _MORE_PORTS = 100
-START_SECONDS = 120.0
-"""Seconds in which MLflow must answer; it takes about 5 on an idle machine."""
-_END_SECONDS = 3.0
 _LAST_LINES = 10
 # The kernel sends SIGTERM to the server when this process dies (prctl(2), PR_SET_PDEATHSIG), also after execve.
 _UNTIL_WE_DIE = (
@@ -115,13 +113,13 @@ class UiServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def wait_until_it_answers(self) -> None:
-        """Waits until the server listens. Raises `ServerFailed` if it ends, or after `START_SECONDS`."""
-        deadline = time.monotonic() + START_SECONDS
+        """Waits until the server listens. Raises `ServerFailed` if it ends, or after `timeouts.UI_START_SECONDS`."""
+        deadline = time.monotonic() + timeouts.UI_START_SECONDS
         while not self._listens():
             if self._process.poll() is not None:
                 raise self._failed(f"has ended (exit code {self._process.returncode})")
             if time.monotonic() > deadline:
-                raise self._failed(f"does not answer after {START_SECONDS:.0f} s")
+                raise self._failed(f"does not answer after {timeouts.UI_START_SECONDS:.0f} s")
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.1)
 
@@ -136,7 +134,7 @@ class UiServer:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_SECONDS)
+                self._process.wait(timeouts.UI_END_SECONDS)
 
     def _listens(self) -> bool:
         with suppress(OSError):

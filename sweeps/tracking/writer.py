@@ -24,16 +24,11 @@ from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.record.whole_files import write_whole
+from sweeps.tracking import timeouts
 from sweeps.tracking.client import without_retries
 from sweeps.tracking.failures import is_refusal
 from sweeps.tracking.sink import MlflowSink, RunsGone
 
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 15.0
-PATIENCE_SECONDS = 3.0
-"""Seconds after which a drain says that it waits."""
-NOTE_SECONDS = 0.5
-"""Minimum seconds between two notes of the offset in the folder. The next event waits until a note is on disk."""
 REFUSED_AFTER = 3
 """Tries of an event that the server refuses for good, before the event is left out."""
 
@@ -82,7 +77,7 @@ class Writer:
         self._tries = 0
         self._noted = -math.inf
         """Time of the last note, on the monotonic clock."""
-        pace = Pace(None, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS)
+        pace = Pace(None, timeouts.FIRST_PAUSE_SECONDS, timeouts.LONGEST_PAUSE_SECONDS, timeouts.PATIENCE_SECONDS)
         self._delivery = Delivery("tracking-writer", self._deliver, self._report, pace)
 
     def _begin(self, noted: Mapping[str, object], journal: Journal | None) -> tuple[int, SweepRecord]:
@@ -175,7 +170,7 @@ class Writer:
                 self._refuse(event, error)
             self._tries = 0
             self._record, self._offset = record, offset
-            if time.monotonic() - self._noted >= NOTE_SECONDS:
+            if time.monotonic() - self._noted >= timeouts.NOTE_SECONDS:
                 # Not after each event: a disk takes 10 ms for a note, and after a kill events come twice anyway.
                 self._note()
 

@@ -19,10 +19,9 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
+from trainables import timeouts
 from trainables.grading.grader import RightOrWrong
 
-SECONDS = 5
-"""An answer that takes longer is wrong."""
 _PROSE = re.compile(r"[$#]|\\[(\[]|\\boxed|(?<![\\A-Za-z])[A-Za-z]{3,}")
 """Matches a word or the mark of a formula: a text without either is all formula."""
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from trainables.grading.mathematics import serve; serve()"
@@ -80,7 +79,7 @@ def serve() -> None:
 
     logging.disable()  # of what it cannot read, and that it sets no limit of time
     for line in sys.stdin:
-        signal.alarm(SECONDS)
+        signal.alarm(timeouts.EQUAL_ANSWERS)
         expected, answer = json.loads(line)
         wanted = read(expected)
         is_equal = verify(wanted, read(answer), timeout_seconds=None) if wanted else None

@@ -12,7 +12,8 @@ from ray_dashboards import LOST, Dashboard, dashboard
 
 from cluster.errors import ConnectionFailed, ServiceFailed, SubmissionFailed
 from cluster.submission.following import follow, put_away
-from cluster.submission.jobs import RETRY_SECONDS, Job, JobState, check_address, check_id, connect
+from cluster.submission.jobs import Job, JobState, check_address, check_id, connect
+from cluster.timeouts import AGENT_AGAIN_SECONDS
 
 JOB = Job("x-1", ("launch", "submitted:abc", "--json"), {"content": "abc"})
 PACKAGE = "gcs://_ray_pkg_abc.zip"
@@ -82,7 +83,7 @@ def test_a_head_node_that_starts_is_waited_for_a_minute_and_no_other(board, refu
     with nullcontext() if error is None else pytest.raises(error) as told:
         jobs.submit(JOB, PACKAGE, paused.append, lambda: sum(paused))
     assert told is None or told.type is error, "a head node that answers says that it has no such job"
-    assert paused == [RETRY_SECONDS] * pauses
+    assert paused == [AGENT_AGAIN_SECONDS] * pauses
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sweep_events import begun
 from sweeps.config.uris import artifact_root
 from sweeps.errors import StorageError
 from sweeps.record.folder import EventLog
-from sweeps.tracking import writer as writing
+from sweeps.tracking import timeouts
 from sweeps.tracking.client import Runs, make_database
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.metric_points import MetricPoint
@@ -117,7 +117,7 @@ def test_a_promotion_goes_on_after_an_answer_that_says_later(busy):
 
 def test_the_writer_alone_repeats_what_it_sends(busy, folder, monkeypatch):
     uri, asked = busy
-    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(timeouts, "FIRST_PAUSE_SECONDS", 0.001)
     with closing(EventLog(folder.events)) as log:
         log.append(begun())
     said: list[str] = []

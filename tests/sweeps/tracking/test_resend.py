@@ -17,7 +17,7 @@ from tracked_sweeps import PARAMS, SWEEP, everything, over, run_of, runs, sweep_
 
 from sweeps.record.events import TrialState
 from sweeps.record.folder import EventLog, noted_by
-from sweeps.tracking import writer as writing
+from sweeps.tracking import timeouts
 from sweeps.tracking.sink import MlflowSink
 from sweeps.tracking.writer import Writer, forget_acknowledged
 
@@ -77,8 +77,8 @@ class Sweep:
 
 @pytest.fixture
 def sweep(stored, empty_database, monkeypatch) -> Sweep:
-    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
+    monkeypatch.setattr(timeouts, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(timeouts, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
     return Sweep(stored, empty_database)
 
 

@@ -20,7 +20,7 @@ from sweeps import cli, saved_sweep
 from sweeps.config.passwords import STORE
 from sweeps.errors import ConfigError, SweepError
 from sweeps.record.folder import FORMAT, SweepFolder
-from sweeps.tracking import stores
+from sweeps.tracking import stores, timeouts
 from sweeps.tracking.lookup import experiment_of
 
 
@@ -62,7 +62,7 @@ def test_what_is_no_database_is_told_at_once_and_a_locked_one_is_left_to_mlflow(
     """MLflow itself asks for it for 100 seconds."""
     file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
     uri, unreadable = f"sqlite:///{file}", r"mlflow\.db: cannot be read as a database \(.+\); name the store with --tr"
-    monkeypatch.setattr(stores, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(timeouts, "CONNECT_SECONDS", 0.0)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("begin exclusive")
         assert stores.find("x-1", uri, {}).sweep == "x-1"

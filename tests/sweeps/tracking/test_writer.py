@@ -19,6 +19,7 @@ from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
 from sweeps.record.folder import EventLog, acknowledged_bytes, noted_by, read_events
 from sweeps.record.journal import Journal
 from sweeps.record.sweep_record import new_events
+from sweeps.tracking import timeouts
 from sweeps.tracking import writer as writing
 from sweeps.tracking.writer import Writer
 
@@ -81,8 +82,8 @@ def log(folder):
 @pytest.fixture
 def start(folder, monkeypatch):
     """Starts a writer on a sink; every sink is healed after the test, so that no thread stays behind."""
-    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
+    monkeypatch.setattr(timeouts, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(timeouts, "PATIENCE_SECONDS", 600.0)  # a busy machine is no news
     begun: list[tuple] = []
 
     def begin(sink, uri: str = "") -> tuple[Writer, Said]:
@@ -206,7 +207,7 @@ def test_a_writer_that_never_began_has_all_events_left(log, folder):
 
 
 def test_a_driver_that_ends_has_one_more_try_at_once(log, start, monkeypatch):
-    monkeypatch.setattr(writing, "FIRST_PAUSE_SECONDS", 10 * DEADLINE)
+    monkeypatch.setattr(timeouts, "FIRST_PAUSE_SECONDS", 10 * DEADLINE)
     sink = FakeSink(failures=1)
     log(EVENTS[:1])
     writer, said = start(sink)
@@ -267,7 +268,7 @@ def test_as_long_as_events_are_taken_however_long_all_of_them_take(log, start, m
         return False
 
     monkeypatch.setattr(delivery, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(timeouts, "PATIENCE_SECONDS", 3.0)
     log(EVENTS)
     writer, said = start(Mock(apply=slow, experiment_id="7"))
     try:

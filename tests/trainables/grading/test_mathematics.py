@@ -73,7 +73,7 @@ def test_an_answer_that_takes_forever_is_wrong_and_holds_nobody_up(monkeypatch):
         mathematics,
         "_CHILD",
         mathematics._CHILD.replace(
-            "; serve()", "; from trainables.grading import mathematics; mathematics.SECONDS = 1; serve()"
+            "; serve()", "; from trainables import timeouts; timeouts.EQUAL_ANSWERS = 1; serve()"
         ),
     )
     grader = made()
