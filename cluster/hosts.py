@@ -44,7 +44,7 @@ from trainables.contract import (
 )
 from trainables.engine_paths import Settled
 from trainables.errors import TrainableError
-from trainables.objective import LOWEST_LOSS, Objective, Standing
+from trainables.objective import LOWEST_LOSS, Objective, SortKey
 from trainables.specs import Spec, TrialSpec
 
 T = TypeVar("T")
@@ -189,7 +189,7 @@ class Host:
         self,
         lease: str,
         target: int,
-        best: Standing,
+        best: SortKey,
         known: int,
         wait_seconds: float,
         objective: Objective = LOWEST_LOSS,

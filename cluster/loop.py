@@ -17,7 +17,7 @@ from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, Work
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
-from trainables.objective import LOWEST_LOSS, Objective, Standing
+from trainables.objective import LOWEST_LOSS, Objective, SortKey
 from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")
@@ -74,7 +74,7 @@ class Training:
     opened: Opened
     step: int
     target: int = 0
-    best: Standing = field(default_factory=Standing)
+    best: SortKey = field(default_factory=SortKey)
     objective: Objective = LOWEST_LOSS
     history: list[StepRecord] = field(default_factory=list)
     """Steps that the owner has not confirmed."""
@@ -188,7 +188,7 @@ class PackLoop:
         self,
         lease: str,
         target: int,
-        best: Standing,
+        best: SortKey,
         known: int,
         wait_seconds: float,
         objective: Objective = LOWEST_LOSS,
@@ -196,7 +196,7 @@ class PackLoop:
         """Trains the lease to step `target` and evaluates it there; None if there is no outcome in time.
 
         Args:
-            best: standing of the trial's best evaluation so far; a better evaluation comes with its adapter.
+            best: sort key of the trial's best evaluation so far; a better evaluation comes with its adapter.
             known: the last step whose record the caller has; the outcome's history begins after this step.
 
         Raises:
@@ -436,7 +436,7 @@ class PackLoop:
         try:
             if (lease.is_scored and not evaluation.unscored) or not lease.spec.evaluation.metrics:
                 lease.objective.of(evaluation.metrics)
-            better = lease.objective.standing(evaluation.metrics) < lease.best
+            better = lease.objective.sort_key(evaluation.metrics) < lease.best
             return Outcome(
                 step=lease.step,
                 history=tuple(lease.history),

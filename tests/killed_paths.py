@@ -8,11 +8,11 @@ import threading
 
 from trainables import asked_process
 from trainables.engine_paths import Tried
-from trainables.packing.path_tests import READY, Question
+from trainables.packing.path_tests import READY, PathsToTest
 
 
 def main() -> None:
-    question = Question.model_validate_json(asked_process.question())
+    question = PathsToTest.model_validate_json(asked_process.question())
     doing = dict(each.split("=") for each in os.environ["DOING"].split())
     print(READY, flush=True)
     for path, _ in question.paths:

@@ -7,7 +7,7 @@ import threading
 from cluster.loop import PackLoop
 from trainables import toy
 from trainables.contract import Failure
-from trainables.objective import Standing
+from trainables.objective import SortKey
 from trainables.specs import AdapterSpec, TrainingSpec, TrialSpec
 
 DEADLINE = 120.0
@@ -103,11 +103,11 @@ def opened(loop: PackLoop, lease: str, spec: TrialSpec | None = None, snapshot: 
     return loop.open(lease, spec or trial(), snapshot).result(DEADLINE)
 
 
-NONE = Standing()
+NONE = SortKey()
 """No evaluation yet."""
 
 
-def advanced(loop: PackLoop, lease: str, target: int, best: Standing = NONE, known: int = 0):
+def advanced(loop: PackLoop, lease: str, target: int, best: SortKey = NONE, known: int = 0):
     outcome = loop.advance(lease, target, best, known, DEADLINE)
     assert outcome is not None, f"{lease} never came to step {target}"
     return outcome

@@ -41,7 +41,7 @@ class RowValues(NamedTuple):
     weights: Sequence[float]
 
 
-class Standing(NamedTuple):
+class SortKey(NamedTuple):
     """A sort key of evaluations: the lower the better, compared from the first field on.
 
     An evaluation without the objective's value, as at report points without scored answers, sorts behind all others.
@@ -78,12 +78,12 @@ class Objective(Spec):
             return math.inf
         return value if self.mode == "min" else -value
 
-    def standing(self, metrics: Mapping[str, float] | None) -> Standing:
+    def sort_key(self, metrics: Mapping[str, float] | None) -> SortKey:
         """Returns the sort key of an evaluation with these metrics; the worst key for None."""
         if metrics is None:
-            return Standing()
+            return SortKey()
         loss = metrics.get(EVAL_LOSS, math.inf)
-        return Standing(self.loss(metrics.get(self.metric, math.nan)), loss if math.isfinite(loss) else math.inf)
+        return SortKey(self.loss(metrics.get(self.metric, math.nan)), loss if math.isfinite(loss) else math.inf)
 
     def judging(self, metrics: Mapping[str, float]) -> Objective:
         """Returns the objective that judges these metrics: this one, or the loss if this one has no value."""

@@ -39,7 +39,7 @@ from sweeps.record.events import (
 from trainables import catalogue
 from trainables.contract import Failure, Prepared, StepRecord
 from trainables.errors import TrainableError
-from trainables.objective import Standing
+from trainables.objective import SortKey
 from trainables.specs import EvaluationSpec, TrialSpec
 
 LEAST_STEPS = 6
@@ -259,7 +259,7 @@ def _first_specs(sweep: Sweep) -> Iterator[TrialSpec]:
 def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
     """Trains a lease to step `target` and evaluates it there; a failure ends it. Returns the outcome and its time."""
     while True:
-        outcome = loop.advance(lease, target, Standing(), 0, WAIT_SECONDS)
+        outcome = loop.advance(lease, target, SortKey(), 0, WAIT_SECONDS)
         if outcome is not None and (outcome.evaluation is not None or outcome.failure is not None):
             return outcome, time.time()
 

@@ -14,7 +14,7 @@ from sweeps.record.events import TrialState
 from sweeps.tracking.lookup import ReportedRows, TrackedSweep, TrialRun
 from trainables.contract import Evaluation
 from trainables.inputs.similar import did_you_mean
-from trainables.objective import COSTS, EVAL_LOSS, Objective, Standing
+from trainables.objective import COSTS, EVAL_LOSS, Objective, SortKey
 from trainables.scoring import requests
 from trainables.specs import TrialSpec
 
@@ -66,12 +66,12 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
             f"{sweep.sweep_id}: no trial may be promoted: one must be COMPLETED or STOPPED, with a finite "
             f"best_{metric} and its adapter in MLflow ({states})"
         )
-    return sorted(found, key=lambda each: (_standing(each, objective), each.number))
+    return sorted(found, key=lambda each: (_sort_key(each, objective), each.number))
 
 
-def _standing(trial: TrialRun, objective: Objective) -> Standing:
+def _sort_key(trial: TrialRun, objective: Objective) -> SortKey:
     """Ranks a trial as the sweep does: between equal values the loss decides."""
-    return objective.standing({name: trial.best(name) for name in (EVAL_LOSS, objective.metric)})
+    return objective.sort_key({name: trial.best(name) for name in (EVAL_LOSS, objective.metric)})
 
 
 def _named(sweep: TrackedSweep, metric: str, trial: str, force: bool) -> TrialRun:

@@ -221,7 +221,7 @@ def decide(
         scores: evaluations of the candidates, `BASE` and, if there is one, `CHAMPION`, all on the same rows.
     """
     candidates, objective, count = rule.candidates, rule.objective, rule.comparisons
-    winner = min(candidates, key=lambda name: objective.standing(scores[name].metrics))
+    winner = min(candidates, key=lambda name: objective.sort_key(scores[name].metrics))
     best_first = sorted(candidates, key=lambda name: name != winner)
     values = scores[winner].rows_of(objective.metric)
 

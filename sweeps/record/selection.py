@@ -11,7 +11,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.record import run_names
 from sweeps.record.events import TrialState
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from trainables.objective import Objective, Standing
+from trainables.objective import Objective, SortKey
 
 FINALISTS = 4
 """Number of best trials that are scored with `evaluation.when: best`, besides the default configuration."""
@@ -129,12 +129,12 @@ def _point(trial: TrialRecord, step: int) -> int:
     return trial.points.get(step, step)
 
 
-def _standings(trial: TrialRecord, objective: Objective, shared: float) -> tuple[Standing, Standing]:
-    """Returns the trial's best standing up to the shared report point, then its best one of all."""
-    own = objective.standing(trial.best_metrics)
+def _sort_keys(trial: TrialRecord, objective: Objective, shared: float) -> tuple[SortKey, SortKey]:
+    """Returns the trial's best sort key up to the shared report point, then its best one of all."""
+    own = objective.sort_key(trial.best_metrics)
     if trial.state.is_final or _point(trial, trial.reported_step) <= shared:
         return own, own
-    until = (objective.standing(metrics) for step, metrics in trial.evals if _point(trial, step) <= shared)
+    until = (objective.sort_key(metrics) for step, metrics in trial.evals if _point(trial, step) <= shared)
     return min(until, default=own), own
 
 
@@ -145,6 +145,6 @@ def _sorted(trials: Iterable[TrialRecord], objective: Objective, shared: float =
     luckiest of several seeds would pass for a better point.
     """
     own = (trial for trial in trials if trial.repeats is None and objective.metric not in trial.lacking)
-    standings = [(_standings(trial, objective, shared), trial) for trial in own]
-    fit = [(found, trial) for found, trial in standings if found[1] < Standing()]
+    keyed = [(_sort_keys(trial, objective, shared), trial) for trial in own]
+    fit = [(found, trial) for found, trial in keyed if found[1] < SortKey()]
     return [trial for _, trial in sorted(fit, key=lambda each: (each[0], each[1].number))]

@@ -22,7 +22,7 @@ from sweeps.errors import StorageError
 from sweeps.record.folder import Kind, SweepFolder
 from sweeps.record.whole_files import file_lock, listed, remove_folder
 from trainables.contract import Report, StepRecord
-from trainables.objective import LOWEST_LOSS, Metrics, Objective, Standing
+from trainables.objective import LOWEST_LOSS, Metrics, Objective, SortKey
 from trainables.specs import Spec
 
 KEPT = 2
@@ -96,7 +96,7 @@ class KeptSnapshot:
     size: int
     """Bytes."""
     is_latest: bool
-    best: Standing
+    best: SortKey
     """The trial's best evaluation when the snapshot was written."""
     is_parked: bool = False
     """Whether a parked trial would resume from the snapshot."""
@@ -108,7 +108,7 @@ def _place(kept: KeptSnapshot) -> tuple[bool, float, float, str]:
 
 
 def to_remove(
-    kept: Sequence[KeptSnapshot], missing: int, worse_than: Standing | None, takes_parked: bool = False
+    kept: Sequence[KeptSnapshot], missing: int, worse_than: SortKey | None, takes_parked: bool = False
 ) -> list[KeptSnapshot] | None:
     """Chooses the snapshots to remove for `missing` more bytes; returns None if they cannot make enough room. Pure.
 
@@ -145,7 +145,7 @@ class Disk:
         self._parks = parks
 
     @contextmanager
-    def room(self, kind: Kind, needed: int, best: Standing, takes_parked: bool = False) -> Iterator[bool]:
+    def room(self, kind: Kind, needed: int, best: SortKey, takes_parked: bool = False) -> Iterator[bool]:
         """Makes room for `needed` bytes and reserves it while the block runs. Yields False if there is no room.
 
         Args:
@@ -171,7 +171,7 @@ class Disk:
         for trial in self._folder.trials():
             for place, path in enumerate(self._folder.all(trial.name, "snapshot")):
                 known, is_latest = saved_trial(path), place == 0
-                best = self._objective.standing(known.best_metrics)
+                best = self._objective.sort_key(known.best_metrics)
                 is_parked = self._parks and is_latest and known.report is not None
                 kept.append(KeptSnapshot(path, trial.name, size(path), is_latest, best, is_parked))
         return kept

@@ -154,8 +154,8 @@ class Table(AbstractContextManager["Table"]):
 
         The limit also saves the driver's time: 1000 rows twice a second would take more than the driver has.
         """
-        room, standing = max(FEWEST_ROWS, self._console.height - OTHER_LINES), self._record.objective.standing
-        first = sorted(trials, key=lambda trial: (trial.state is not TrialState.RUNNING, standing(trial.best_metrics)))
+        room, sort_key = max(FEWEST_ROWS, self._console.height - OTHER_LINES), self._record.objective.sort_key
+        first = sorted(trials, key=lambda trial: (trial.state is not TrialState.RUNNING, sort_key(trial.best_metrics)))
         return sorted(first[:room], key=lambda trial: trial.number)
 
     def _status(self) -> str:

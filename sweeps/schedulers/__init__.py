@@ -102,7 +102,7 @@ class Idle(StrEnum):
 Work = Resume | Idle
 
 
-class Standing(StrEnum):
+class TrialStatus(StrEnum):
     """State of a trial in its rule."""
 
     RUNNING = "running"
@@ -115,7 +115,7 @@ class TrialHistory:
     """A trial's state and reports in a rule."""
 
     is_protected: bool
-    standing: Standing = Standing.RUNNING
+    status: TrialStatus = TrialStatus.RUNNING
     resource: int = 0
     """Steps or examples at the last report."""
     losses: list[float] = field(default_factory=list)
@@ -173,10 +173,10 @@ class Rule:
             return Idle.NEW
         return Idle.WAIT if self._running else Idle.OVER
 
-    def standing(self, trial: str) -> Standing | None:
+    def status(self, trial: str) -> TrialStatus | None:
         """Returns the state of a trial; None if the rule does not know the trial."""
         known = self._trials.get(trial)
-        return known.standing if known is not None else None
+        return known.status if known is not None else None
 
     def resource(self, trial: str) -> int:
         """Returns the steps or examples at the trial's last report; 0 before the first."""
@@ -215,16 +215,16 @@ class Rule:
         trial = self._trials.get(event.trial)
         if trial is None:
             trial = self._trials[event.trial] = TrialHistory(event.is_protected)
-        elif trial.standing is Standing.OVER:
+        elif trial.status is TrialStatus.OVER:
             return Decision.STOP
-        self._stand(event.trial, trial, Standing.RUNNING)
+        self._set_status(event.trial, trial, TrialStatus.RUNNING)
         return Decision.GO_ON
 
     def _end(self, event: Ended) -> Decision:
         trial = self._trials.get(event.trial)
-        if trial is None or trial.standing is Standing.OVER:
+        if trial is None or trial.status is TrialStatus.OVER:
             return Decision.STOP
-        self._stand(event.trial, trial, Standing.OVER)
+        self._set_status(event.trial, trial, TrialStatus.OVER)
         point = self.next_point(event.trial)
         if event.is_diverged and point is not None:
             trial.losses.append(math.inf)
@@ -235,11 +235,11 @@ class Rule:
         trial = self._trials.get(event.trial)
         if trial is None:
             raise ValueError(f"{event.trial} reports at {event.resource} and has not started")
-        if trial.standing is Standing.OVER:
+        if trial.status is TrialStatus.OVER:
             return Decision.STOP
         if event.resource <= trial.resource:
             return Decision.GO_ON
-        self._stand(event.trial, trial, Standing.RUNNING)
+        self._set_status(event.trial, trial, TrialStatus.RUNNING)
         loss = self._sign * event.value if math.isfinite(event.value) else math.inf
         trial.worse_in_a_row = trial.worse_in_a_row + 1 if loss > trial.best else 0
         trial.losses.append(loss)
@@ -251,9 +251,9 @@ class Rule:
         trial.resource = event.resource
         decision = self._settled(trial, decision)
         if decision is Decision.STOP:
-            self._stand(event.trial, trial, Standing.OVER)
+            self._set_status(event.trial, trial, TrialStatus.OVER)
         elif decision is Decision.PARK:
-            self._stand(event.trial, trial, Standing.PARKED)
+            self._set_status(event.trial, trial, TrialStatus.PARKED)
         return decision
 
     def _settled(self, trial: TrialHistory, decision: Decision) -> Decision:
@@ -265,12 +265,12 @@ class Rule:
         is_overfit = self._patience is not None and trial.worse_in_a_row >= self._patience
         return Decision.STOP if is_overfit else decision
 
-    def _stand(self, name: str, trial: TrialHistory, standing: Standing) -> None:
-        was_parked, trial.standing = trial.standing is Standing.PARKED, standing
-        if was_parked and standing is not Standing.PARKED:
+    def _set_status(self, name: str, trial: TrialHistory, status: TrialStatus) -> None:
+        was_parked, trial.status = trial.status is TrialStatus.PARKED, status
+        if was_parked and status is not TrialStatus.PARKED:
             self._unparked(name)
-        (self._running.add if standing is Standing.RUNNING else self._running.discard)(name)
-        if standing is Standing.PARKED:
+        (self._running.add if status is TrialStatus.RUNNING else self._running.discard)(name)
+        if status is TrialStatus.PARKED:
             self._parked(name)
 
 

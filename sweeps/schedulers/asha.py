@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
-from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, SchedulerSettings, Standing, Started, Work
+from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, SchedulerSettings, Started, TrialStatus, Work
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
@@ -131,7 +131,7 @@ class Promote(Rule):
         return None
 
     def _start(self, event: Started) -> Decision:
-        if self.standing(event.trial) is Standing.PARKED:
+        if self.status(event.trial) is TrialStatus.PARKED:
             is_in_tail = event.is_in_tail
             if is_in_tail is None:
                 is_in_tail = not self._is_promotable(*self._places[event.trial])

@@ -66,7 +66,7 @@ def ask(actor: Any, method: str, *arguments: Any, calls: Calls = RAY) -> Any:
     return until_there(lambda: calls.answer(getattr(actor, method).remote(*arguments)), calls=calls)
 
 
-class Question:
+class OpenCall:
     """A call that nobody waits for: the caller looks now and then whether the answer is there."""
 
     def __init__(self, calls: Calls) -> None:
@@ -102,7 +102,7 @@ class Repeated:
 
     def __init__(self, ask: Callable[[], Any], calls: Calls) -> None:
         """Makes the first call; `ask` returns the result of a method's `remote`."""
-        self._ask, self._calls, self._question = ask, calls, Question(calls)
+        self._ask, self._calls, self._question = ask, calls, OpenCall(calls)
         self._question.ask(ask())
         self._ask_at = 0.0
         """Monotonic seconds of the next call."""

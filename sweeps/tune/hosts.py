@@ -18,7 +18,7 @@ from sweeps.record.journal import Journal
 from sweeps.report.status import silent
 from sweeps.steering.stop import StopState
 from sweeps.supply.target_modules import Targets
-from sweeps.tune.actor_calls import RAY, Calls, Question, Repeated, until_there
+from sweeps.tune.actor_calls import RAY, Calls, OpenCall, Repeated, until_there
 from trainables.contract import Evaluation, Failure
 
 BROKER_DIES = (
@@ -51,7 +51,7 @@ class StartingBroker:
     def __init__(self, broker: Any, stop: StopState, say: Callable[[str], None], calls: Calls = RAY) -> None:
         """Starts with no line shown; `say` shows a line."""
         self._broker, self._stop, self._say, self._calls = broker, stop, say, calls
-        self._news = Question(calls)
+        self._news = OpenCall(calls)
         self.lines_said = 0
         """Number of the broker's lines that were shown."""
 

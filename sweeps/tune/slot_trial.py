@@ -14,7 +14,7 @@ from sweeps import timeouts
 from sweeps.record.events import TrialState
 from sweeps.tune.actor_calls import ask
 from sweeps.tune.trial_progress import LastReport
-from sweeps.tune.trial_run import Question, final
+from sweeps.tune.trial_run import ResultRequest, final
 
 PROCESS_BYTES = 128 * 2**20
 """Memory of one stub; see docs/speed.md."""
@@ -46,7 +46,7 @@ class SlotTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Returns the trial's next result for Tune. Ends the sweep in order if there is no broker any more."""
-        question = Question(self.config, self._reported, self._is_open)
+        question = ResultRequest(self.config, self._reported, self._is_open)
         key, number = self.config["trial_key"], self.config["run"]
         told: dict[str, Any] | None = None
         try:

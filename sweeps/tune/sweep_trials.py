@@ -15,7 +15,7 @@ from sweeps.record.events import Event, TrialEnded, TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal, rule_event
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.schedulers import Rule, Standing, Started
+from sweeps.schedulers import Rule, Started, TrialStatus
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import PlannedTrial, planned_again
@@ -80,7 +80,7 @@ class SweepTrials:
 
     def is_parked(self, trial_key: str) -> bool:
         """Tells whether the rule has parked the trial."""
-        return self.rule.standing(trial_key) is Standing.PARKED
+        return self.rule.status(trial_key) is TrialStatus.PARKED
 
     def interrupted(self) -> set[str]:
         """Returns the keys of the trials that an earlier driver left unfinished and not parked."""
@@ -100,14 +100,14 @@ class SweepTrials:
         self._is_settled = True
         to_stop = self.journal.record.trials_to_stop
         for trial in list(self.journal.record.trials.values()):
-            standing = None if trial.state.is_final else self._standing(trial)
-            if standing is Standing.OVER and (trial.repeats or self._is_at_last_point(trial)):
+            status = None if trial.state.is_final else self._status(trial)
+            if status is TrialStatus.OVER and (trial.repeats or self._is_at_last_point(trial)):
                 self._end(trial, TrialState.COMPLETED, "")
-            elif standing is Standing.OVER:
+            elif status is TrialStatus.OVER:
                 self._end(trial, TrialState.STOPPED, STOPPED_BY_SCHEDULER)
-            elif standing is not None and trial.trial_key in to_stop:
+            elif status is not None and trial.trial_key in to_stop:
                 self._end(trial, TrialState.STOPPED, STOPPED_BY_REQUEST, by_person=True)
-            elif standing is Standing.PARKED and trial.state is not TrialState.PARKED:
+            elif status is TrialStatus.PARKED and trial.state is not TrialState.PARKED:
                 self.journal.add(TrialParked(time=self.clock(), trial_key=trial.trial_key, step=trial.step))
 
     def begin(self, trial: PlannedTrial) -> bool:
@@ -181,11 +181,11 @@ class SweepTrials:
         if state.is_final and not may_go_on:
             self.folder.drop_snapshots(trial.trial_key)
 
-    def _standing(self, trial: TrialRecord) -> Standing | None:
+    def _status(self, trial: TrialRecord) -> TrialStatus | None:
         if trial.repeats is None:
-            return self.rule.standing(trial.trial_key)
+            return self.rule.status(trial.trial_key)
         steps = TrialSpec.model_validate_json(trial.spec).steps
-        return Standing.OVER if trial.reported_step == steps else Standing.RUNNING
+        return TrialStatus.OVER if trial.reported_step == steps else TrialStatus.RUNNING
 
     def _is_at_last_point(self, trial: TrialRecord) -> bool:
         return self.rule.resource(trial.trial_key) == self.rule.points[-1]

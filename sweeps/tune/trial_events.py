@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 from sweeps.errors import SweepError
 from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
 from sweeps.record.run_names import label
-from sweeps.schedulers import Standing
+from sweeps.schedulers import TrialStatus
 from sweeps.statistics.trials import is_gain
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
@@ -220,7 +220,7 @@ class RuleScheduler(FIFOScheduler):
             return str(self.STOP)
         if trial.config.get("repeats") is not None:
             return str(self.CONTINUE)  # A repeat is always trained to its end.
-        is_over = "report" in result and self._rule.standing(trial.config["trial_key"]) is not Standing.RUNNING
+        is_over = "report" in result and self._rule.status(trial.config["trial_key"]) is not TrialStatus.RUNNING
         return str(self.STOP if is_over else self.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:

@@ -13,7 +13,7 @@ from sweeps.record import digests, samples, snapshots
 from sweeps.record.folder import Kind, SweepFolder, writing
 from sweeps.record.snapshots import Disk, SavedTrial
 from trainables.contract import AnsweredRow
-from trainables.objective import Objective, Standing
+from trainables.objective import Objective, SortKey
 
 
 class FolderFiles:
@@ -47,7 +47,7 @@ class FolderFiles:
         step: int,
         adapter: Mapping[str, bytes],
         rows: Mapping[str, Any],
-        best: Standing,
+        best: SortKey,
         is_repeat: bool = False,
         answers: Sequence[AnsweredRow] = (),
     ) -> str:
@@ -83,11 +83,11 @@ class FolderFiles:
             StorageError: the disk cannot be written.
         """
         files = {"eval_rows.json": json.dumps({"step": step, **rows}).encode()}
-        with self._room("snapshot", files, Standing()) as is_room:
+        with self._room("snapshot", files, SortKey()) as is_room:
             if is_room:
                 self._folder.keep(self._key, "rows", step, files)
 
-    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, best: Standing) -> bool:
+    def keep_snapshot(self, progress: SavedTrial, snapshot: bytes, best: SortKey) -> bool:
         """Writes a snapshot and removes older ones; returns False if budget.disk has no room for the snapshot.
 
         Args:
@@ -105,7 +105,7 @@ class FolderFiles:
 
     @contextmanager
     def _room(
-        self, kind: Kind, files: Mapping[str, bytes], best: Standing, takes_parked: bool = False
+        self, kind: Kind, files: Mapping[str, bytes], best: SortKey, takes_parked: bool = False
     ) -> Iterator[bool]:
         """Yields whether budget.disk has room for the files. Turns an error of the disk into a `StorageError`."""
         with (

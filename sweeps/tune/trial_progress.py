@@ -12,7 +12,7 @@ from sweeps.record.snapshots import SavedTrial
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.schedulers import next_point
 from trainables.contract import Evaluation, Report, StepRecord
-from trainables.objective import Objective, Standing
+from trainables.objective import Objective, SortKey
 
 
 class LastReport(NamedTuple):
@@ -75,9 +75,9 @@ class Progress:
         )
 
     @property
-    def best(self) -> Standing:
-        """Returns the standing of the best evaluation so far."""
-        return self.objective.standing(self.best_metrics)
+    def best(self) -> SortKey:
+        """Returns the sort key of the best evaluation so far."""
+        return self.objective.sort_key(self.best_metrics)
 
     @property
     def known(self) -> int:
@@ -115,7 +115,7 @@ class Progress:
         The adapter is to be kept if the report's best step is the outcome's.
         """
         last = self.history[-1]
-        is_better = self.objective.standing(evaluation.metrics) < self.best
+        is_better = self.objective.sort_key(evaluation.metrics) < self.best
         progress = replace(self, history=())
         if outcome.step > self.reported and is_better and outcome.has_adapter:
             progress = replace(progress, best_step=outcome.step, best_metrics=evaluation.metrics)

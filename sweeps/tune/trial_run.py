@@ -29,7 +29,7 @@ from trainables.inputs.legible import legible
 NO_BYTES = Large()
 
 
-class Question(NamedTuple):
+class ResultRequest(NamedTuple):
     """Asks for the result of a trial that follows the results that Tune has."""
 
     config: Mapping[str, Any]
@@ -54,7 +54,7 @@ def last_words(error: Exception) -> str:
 class TrialRun:
     """Runs one trial between two parkings. The same question gets the same answer."""
 
-    def __init__(self, broker: Broker, question: Question, before: TrialRun | None = None) -> None:
+    def __init__(self, broker: Broker, question: ResultRequest, before: TrialRun | None = None) -> None:
         """Does nothing yet. `before` is the trial's run until it was parked; that run ends first."""
         self._broker, self._first, self._before = broker, question, before
         self._key: str = question.config["trial_key"]
@@ -72,7 +72,7 @@ class TrialRun:
         self._working: asyncio.Task[None] | None = None
         self._is_ending = False
 
-    async def answer(self, question: Question, wait_seconds: float) -> dict[str, Any] | None:
+    async def answer(self, question: ResultRequest, wait_seconds: float) -> dict[str, Any] | None:
         """Returns the result that follows; None if it is not there in time. The trial trains on meanwhile."""
         deadline = time.monotonic() + wait_seconds
         while (known := self._known(question)) is None:
@@ -83,7 +83,7 @@ class TrialRun:
                 return self._known(question)
         return known
 
-    def _known(self, question: Question) -> dict[str, Any] | None:
+    def _known(self, question: ResultRequest) -> dict[str, Any] | None:
         told = self._told
         if told is not None and (told["done"] or told["step"] > question.reported.step):
             return told

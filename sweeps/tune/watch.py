@@ -16,11 +16,11 @@ from sweeps import timeouts
 from sweeps.config.number_words import counted
 from sweeps.record.events import HostsChanged
 from sweeps.report.live_table import Display
-from sweeps.tune.actor_calls import RAY, Calls, Question
+from sweeps.tune.actor_calls import RAY, Calls, OpenCall
 from sweeps.tune.hosts import BaseEvaluation, BrokerLines, HostCount, StartedHosts, tell_changes
 from sweeps.tune.sweep_trials import SweepTrials
 
-Standing = tuple[int, int, int, tuple[Silent, ...]]
+HostNumbers = tuple[int, int, int, tuple[Silent, ...]]
 """Numbers of hosts and slots, then `held` and `silent` as in `HostsStarted`."""
 
 
@@ -45,7 +45,7 @@ class Watch(Stopper):
         self._trials, self._live_trials, self._display, self._base = trials, live_trials, display, base
         self._broker, self._calls, self._hosts_at_start = hosts.broker, calls, hosts.hosts_at_start
         self._lines = BrokerLines(hosts.lines_said)
-        self._news, self._standing, self._latest = Question(calls), Question(calls), Question(calls)
+        self._news, self._standing, self._latest = OpenCall(calls), OpenCall(calls), OpenCall(calls)
         self._told_to_stop: frozenset[str] = frozenset()
         """Keys of the trials that the broker was told to stop."""
         self._hosts_told: HostCount | None = hosts.hosts_at_start
@@ -141,7 +141,7 @@ class Watch(Stopper):
             with suppress(*PROCESS_LOST):  # `_tell_news` reports a lost broker.
                 self._hosts_changed(self._standing.answer())
 
-    def _hosts_changed(self, standing: Standing) -> None:
+    def _hosts_changed(self, standing: HostNumbers) -> None:
         hosts, slots, held, silent = standing
         now = HostsChanged(time=self._trials.clock(), hosts=hosts, slots=slots, held=held, silent=silent)
         tell_changes(now, self._trials.journal, self._display.say)

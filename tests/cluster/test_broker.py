@@ -16,7 +16,7 @@ from cluster.hosts import HostOptions, SlotLimits
 from cluster.leases import Grant, Ready
 from trainables import toy
 from trainables.contract import Opened
-from trainables.objective import Standing
+from trainables.objective import SortKey
 from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -85,7 +85,7 @@ def opened(asked: Asked, grant: Grant) -> Any:
 
 
 def advanced(asked: Asked, grant: Grant, target: int) -> Any:
-    return called(asked, grant, "advance", grant.lease, target, Standing(), 0, DEADLINE)
+    return called(asked, grant, "advance", grant.lease, target, SortKey(), 0, DEADLINE)
 
 
 def test_start_says_what_hosts_and_slots_there_are(shared):

@@ -10,7 +10,7 @@ from pack_loops import DEADLINE, Blind, GatedPack, advanced, ask, failing, opene
 from cluster.errors import LeaseOver
 from trainables import toy
 from trainables.contract import Failure, Opened
-from trainables.objective import Standing
+from trainables.objective import SortKey
 
 
 def test_a_lease_is_trained_to_its_target_and_evaluated_there_once_however_often_it_is_asked(started):
@@ -216,7 +216,7 @@ def test_a_trial_that_cannot_be_opened_takes_no_slot(started, pack, kind):
 def test_the_adapter_is_handed_out_only_when_it_beats_the_best(started, best, handed_out):
     loop = started(toy.ToyPack())
     opened(loop, "a")
-    outcome = advanced(loop, "a", 3, Standing(best, best))
+    outcome = advanced(loop, "a", 3, SortKey(best, best))
     assert (outcome.adapter is not None) is handed_out
 
 

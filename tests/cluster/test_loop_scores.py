@@ -12,7 +12,7 @@ from cluster.errors import LeaseOver
 from cluster.loop import Finalist
 from trainables import toy
 from trainables.contract import Evaluation, Failure
-from trainables.objective import Objective, Standing
+from trainables.objective import Objective, SortKey
 from trainables.specs import AdapterSpec, EvaluationSpec
 
 MATCHES = Objective(metric="exact_match", mode="max")
@@ -23,7 +23,7 @@ def scored(when="last"):
 
 
 def advanced(loop, target, best=None):
-    outcome = loop.advance("a", target, best or Standing(), 0, DEADLINE, MATCHES)
+    outcome = loop.advance("a", target, best or SortKey(), 0, DEADLINE, MATCHES)
     assert outcome is not None
     return outcome
 
@@ -50,7 +50,7 @@ def test_answers_are_scored_at_the_last_point_at_every_one_or_at_none(started, w
     loop = started(pack)
     pack.doing = loop.doing
     opened(loop, "a", scored(when))
-    found = {step: advanced(loop, step, best=MATCHES.standing({"eval_loss": 0.1})) for step in (3, 9)}
+    found = {step: advanced(loop, step, best=MATCHES.sort_key({"eval_loss": 0.1})) for step in (3, 9)}
     assert [step for step, outcome in found.items() if "exact_match" in outcome.evaluation.metrics] == at
     assert [step for step, outcome in found.items() if outcome.evaluation.answers] == at
     assert [step for step, outcome in found.items() if outcome.adapter] == at, "a score beats a loss that is lower"
@@ -74,7 +74,7 @@ def test_a_pack_that_knows_no_scores_trains_as_before(started):
 
     loop = started(Unscored())
     opened(loop, "a")
-    assert isinstance(loop.advance("a", 3, Standing(), 0, DEADLINE).evaluation, Evaluation)
+    assert isinstance(loop.advance("a", 3, SortKey(), 0, DEADLINE).evaluation, Evaluation)
 
 
 def test_a_score_that_is_missing_where_answers_are_scored_is_a_failure_with_its_reason(started):
@@ -115,7 +115,7 @@ def test_finalists_are_scored_together_in_all_slots_as_their_trials_would_have_b
         scored_toy.right_answers(scored(), step) / 10 for step in (9, 3, 9, 1)
     ]
     with pytest.raises(LeaseOver):  # A trial of which something lingers holds no slot any more.
-        loop.advance("a", 9, Standing(), 0, DEADLINE)
+        loop.advance("a", 9, SortKey(), 0, DEADLINE)
     assert opened(loop, "b").step == 0
 
 

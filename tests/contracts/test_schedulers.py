@@ -11,7 +11,7 @@ import pytest
 from rule_players import Play, after, play
 
 from sweeps.config import components
-from sweeps.schedulers import Decision, Direction, Reported, Rule, Standing, Started
+from sweeps.schedulers import Decision, Direction, Reported, Rule, Started, TrialStatus
 
 STEPS = 27
 POINTS = (3, 9, 27)
@@ -84,7 +84,7 @@ def test_a_replay_after_any_event_decides_as_the_rule_would_have(section: dict[s
         decisions += [again.take(event) for event in played.events[at:]]
         judged = [v for v, event in zip(decisions, played.events, strict=True) if isinstance(event, Reported)]
         assert judged == played.decisions
-        assert [again.standing(str(n)) for n in range(12)] == [rule.standing(str(n)) for n in range(12)]
+        assert [again.status(str(n)) for n in range(12)] == [rule.status(str(n)) for n in range(12)]
 
 
 @EVERY
@@ -105,7 +105,7 @@ def test_a_value_that_is_not_finite_ends_the_trial(section: dict[str, Any]) -> N
         rule = built(section, "max")
         rule.take(Started("a"))
         assert rule.take(Reported("a", 3, value)) is Decision.STOP
-        assert rule.standing("a") is Standing.OVER
+        assert rule.status("a") is TrialStatus.OVER
 
 
 @EVERY

@@ -39,7 +39,7 @@ ROWS = 16
 """Rows to train on that a self-test uses. Its comparison uses the first five."""
 
 
-class Question(Spec):
+class PathsToTest(Spec):
     """The input of the process that tests paths."""
 
     base: TrialSpec
@@ -117,7 +117,7 @@ def _read(path: Path) -> SelfTest | None:
     return None
 
 
-def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache: Path) -> Question:
+def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache: Path) -> PathsToTest:
     facts, device = model_source.facts(base.base_model), _device()
     tokens, labels = sum(len(row.ids) for row in rows), sum(row.labels for row in rows)
     longest = max(len(row.ids) for row in rows)
@@ -135,7 +135,7 @@ def _question(base: TrialSpec, kind: str | None, rows: Sequence[TokenRow], cache
         need = memory.need(bounded, (), facts, device, shape, kind, max(1, len(devices.gpus())))
         return tuple(each.total - each.process for each in need.by_slots[: memory.MAX_SLOTS])
 
-    return Question(
+    return PathsToTest(
         base=base,
         cache=str(cache),
         rows=tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in rows),
@@ -159,7 +159,7 @@ def _is_dequantised(base: TrialSpec) -> bool:
     return memory.is_dequantised(devices.in_own_type(is_open), facts, _device())
 
 
-def tested(question: Question, device: str, program: str = "trainables.packing.self_test") -> SelfTest:
+def tested(question: PathsToTest, device: str, program: str = "trainables.packing.self_test") -> SelfTest:
     """Tests the paths of a question in a process. If the process hangs or dies, tests the other paths in a new one.
 
     If an engine hung with one residency, its other residency is not tested, since each hang costs minutes.
@@ -177,7 +177,7 @@ def tested(question: Question, device: str, program: str = "trainables.packing.s
     return SelfTest(device=device, seconds=time.monotonic() - began, tried=tuple(found))
 
 
-def _tested(question: Question, program: str) -> Iterator[Tried]:
+def _tested(question: PathsToTest, program: str) -> Iterator[Tried]:
     """Yields the results of one process, up to the path at which the process hung or died."""
     with (
         TemporaryFile() as errors,

@@ -5,7 +5,7 @@ is tested on the machine that uses it. A path computes an evaluation and two tra
 ranks on a few real rows. PEFT's layers compute the same passes, and compute them again with embeddings moved by one
 rounding. A right path may differ as much as the moved embeddings do, since it rounds in other places.
 
-As a program, this module answers a `Question` on standard input with a line of JSON for each path; see `path_tests`.
+As a program, this module answers a `PathsToTest` on standard input with a line of JSON for each path; see `path_tests`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainables.isolation import is_sticky, lacks_memory
 from trainables.packing.adapter_pack import AdapterPack, choose_engine
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.memory import MAX_SLOTS
-from trainables.packing.path_tests import READY, Question
+from trainables.packing.path_tests import READY, PathsToTest
 from trainables.specs import TrialSpec
 
 ROUNDINGS = 8.0
@@ -168,7 +168,7 @@ def numbers(base: Base, path: EnginePath, spec: TrialSpec, rows: Sequence[TokenR
     return found
 
 
-def tried(reference: Reference, path: EnginePath, question: Question, estimates: Sequence[int]) -> Tried:
+def tried(reference: Reference, path: EnginePath, question: PathsToTest, estimates: Sequence[int]) -> Tried:
     """Tests and times a path. Raises only errors that break the whole process."""
     base = reference.base
     try:
@@ -189,7 +189,7 @@ def tried(reference: Reference, path: EnginePath, question: Question, estimates:
     return Tried(path=path, difference=difference, rates=rates)
 
 
-def _rates(base: Base, path: EnginePath, question: Question, estimates: Sequence[int]) -> Iterator[PassRate]:
+def _rates(base: Base, path: EnginePath, question: PathsToTest, estimates: Sequence[int]) -> Iterator[PassRate]:
     """Yields the rates of 1, 2, 4, ... slots, until more slots do not pay or memory ends."""
     split, before = _split(question), 0.0
     usual = {"gradient_accumulation_steps": 1, "learning_rate": _GENTLE}
@@ -232,7 +232,7 @@ def _tokens(pack: AdapterPack, slots: int) -> int | None:
     return None if failures else sum(each.tokens for each in records if isinstance(each, StepRecord))
 
 
-def _split(question: Question) -> Split:
+def _split(question: PathsToTest) -> Split:
     ids = [np.array(tokens, dtype=np.int32) for tokens, _ in question.rows]
     labelled = [np.array(counts, dtype=bool) for _, counts in question.rows]
     starts = np.cumsum([0, *map(len, ids)]).astype(np.int64)
@@ -241,7 +241,7 @@ def _split(question: Question) -> Split:
 
 def main() -> None:
     """Answers one question; see the module."""
-    question = Question.model_validate_json(asked_process.question())
+    question = PathsToTest.model_validate_json(asked_process.question())
     base = base_model.load(question.base, Path(question.cache))
     split = _split(question)
     reference = Reference(base, question.base, [split.row(i) for i in range(len(split))])

@@ -15,7 +15,7 @@ from sweeps.errors import StorageError
 from sweeps.record import snapshots
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import Disk, KeptSnapshot, to_remove
-from trainables.objective import Standing
+from trainables.objective import SortKey
 
 REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
 
@@ -42,8 +42,8 @@ def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, mo
         snapshots.read(folder, "a")
 
 
-def standing(loss: float) -> Standing:
-    return Standing(loss, loss)
+def standing(loss: float) -> SortKey:
+    return SortKey(loss, loss)
 
 
 def kept(name: str, loss: float, is_latest: bool = True, is_parked: bool = False) -> KeptSnapshot:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
-from sweeps.schedulers import Decision, Ended, Idle, Reported, Resume, Standing, Started, Work
+from sweeps.schedulers import Decision, Ended, Idle, Reported, Resume, Started, TrialStatus, Work
 from sweeps.schedulers.asha import TAIL_TRIALS, Config, Promote, most_steps
 
 POINTS = (3, 9, 27, 81)
@@ -198,7 +198,7 @@ def test_a_trial_that_diverged_ranks_last_where_it_would_have_reported() -> None
     assert rule.next(is_exhausted=True) is Idle.WAIT
     assert rule.take(Reported("c", 1, math.nan)) is Decision.STOP
     assert rule.next(is_exhausted=True) == Resume("a")  # 1 of 3
-    assert [rule.standing(name) for name in "abc"] == [Standing.PARKED, Standing.OVER, Standing.OVER]
+    assert [rule.status(name) for name in "abc"] == [TrialStatus.PARKED, TrialStatus.OVER, TrialStatus.OVER]
 
 
 def test_a_trial_that_overfits_is_not_resumed() -> None:

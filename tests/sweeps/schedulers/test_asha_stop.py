@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from sweeps.schedulers import Decision, Direction, Ended, Reported, Standing, Started
+from sweeps.schedulers import Decision, Direction, Ended, Reported, Started, TrialStatus
 from sweeps.schedulers.asha import Stop, cutoff
 
 POINTS = {2: (2, 4, 8, 16, 32), 3: (1, 3, 9, 27), 4: (3, 12, 48)}
@@ -63,4 +63,4 @@ def test_a_trial_that_diverged_moves_no_cutoff() -> None:
     assert rule.take(Reported("a", 1, float("nan"))) is Decision.STOP
     rule.take(Ended("b", is_diverged=True))
     assert rule.take(Reported("c", 1, 7.0)) is Decision.GO_ON  # the first one that counts there
-    assert [rule.standing(name) for name in "abcd"] == [Standing.OVER, Standing.OVER, Standing.RUNNING, None]
+    assert [rule.status(name) for name in "abcd"] == [TrialStatus.OVER, TrialStatus.OVER, TrialStatus.RUNNING, None]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, after, play
 
-from sweeps.schedulers import Decision, Ended, Idle, Reported, Rule, Standing, Started, next_point, rungs
+from sweeps.schedulers import Decision, Ended, Idle, Reported, Rule, Started, TrialStatus, next_point, rungs
 from sweeps.schedulers.asha import Promote, Stop
 from sweeps.schedulers.fifo import Fifo
 from sweeps.schedulers.median import Median
@@ -74,14 +74,14 @@ def test_a_late_report_is_ranked_at_each_point_that_it_passed(name: str) -> None
     assert rule.next_point("a") == 9
     rule.take(Started("a"))
     rule.take(Reported("a", 27, 1.0))
-    assert (rule.next_point("a"), rule.standing("a")) == (None, Standing.OVER)
+    assert (rule.next_point("a"), rule.status("a")) == (None, TrialStatus.OVER)
 
 
 def test_a_parked_trial_that_someone_ends_is_not_resumed() -> None:
     rule = Promote((1, 3), 3)
     for event in (Started("a"), Reported("a", 1, 2.0), Ended("a")):
         rule.take(event)
-    assert (rule.standing("a"), rule.next(is_exhausted=True)) == (Standing.OVER, Idle.OVER)
+    assert (rule.status("a"), rule.next(is_exhausted=True)) == (TrialStatus.OVER, Idle.OVER)
 
 
 def test_overfit_patience_counts_reports_in_a_row_that_are_worse_than_the_best() -> None:

@@ -13,11 +13,11 @@ from sweeps.record import digests, snapshots
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial, size
 from sweeps.tune.trial_files import FolderFiles
-from trainables.objective import Standing
+from trainables.objective import SortKey
 
 ADAPTER = {"adapter_model.safetensors": b"weights"}
 ROWS = {"row_losses": [1.0], "row_tokens": [2]}
-BEST = Standing(1.0, 1.0)
+BEST = SortKey(1.0, 1.0)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial
 from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import LastReport
-from sweeps.tune.trial_run import Question, TrialRun
+from sweeps.tune.trial_run import ResultRequest, TrialRun
 from trainables.contract import AnsweredRow, Evaluation, Failure, Opened
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class World:
     def take_up(self) -> None:
         """Ray has made the broker anew, and Tune the stub."""
         self.reported, self.is_open = LastReport(**self.config["reported"]), False
-        self.run = TrialRun(cast(Broker, self), Question(self.config, self.reported, False))
+        self.run = TrialRun(cast(Broker, self), ResultRequest(self.config, self.reported, False))
 
     def opened(self, *outcomes: Outcome | Exception) -> World:
         """The trial has said that it holds its slot; these are the host's next answers."""
@@ -73,7 +73,7 @@ class World:
         return told
 
     async def answered(self) -> dict[str, Any]:
-        told = await self.run.answer(Question(self.config, self.reported, self.is_open), 60.0)
+        told = await self.run.answer(ResultRequest(self.config, self.reported, self.is_open), 60.0)
         assert told is not None
         return told
 
@@ -312,11 +312,11 @@ def test_a_run_that_ends_leaves_the_slot_to_the_trials_next_run(tmp_path):
     world = World(tmp_path).opened()
     before, world.run = (
         world.run,
-        TrialRun(cast(Broker, world), Question(world.config, world.reported, False), world.run),
+        TrialRun(cast(Broker, world), ResultRequest(world.config, world.reported, False), world.run),
     )
     world.is_open = False
     assert world.step()["opened"]
     assert (world.asked, world.lease) == (["vacate a-1"], "a-2")
-    told = asyncio.run(before.answer(Question(world.config, world.reported, True), 60.0))
+    told = asyncio.run(before.answer(ResultRequest(world.config, world.reported, True), 60.0))
     assert told is not None
     assert told["state"] == "PAUSED"

@@ -16,7 +16,7 @@ from trainables.base import devices
 from trainables.contract import Opened, StepRecord
 from trainables.engine_paths import EnginePath, SelfTest, Settled, Tried
 from trainables.packing import path_tests
-from trainables.packing.path_tests import Question
+from trainables.packing.path_tests import PathsToTest
 from trainables.specs import TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -26,9 +26,9 @@ class Gpu:
     """A GPU that is none: its self-tests answer what they are told."""
 
     def __init__(self) -> None:
-        self.problem, self.may_pass, self.asked = "", False, list[Question]()
+        self.problem, self.may_pass, self.asked = "", False, list[PathsToTest]()
 
-    def tested(self, question: Question, device: str) -> SelfTest:
+    def tested(self, question: PathsToTest, device: str) -> SelfTest:
         self.asked.append(question)
         found = tuple(Tried(path=path, problem=self.problem, may_pass=self.may_pass) for path, _ in question.paths)
         return SelfTest(device=device, seconds=1.0, tried=found)

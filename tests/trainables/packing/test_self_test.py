@@ -15,7 +15,7 @@ from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
 from trainables.packing import grouped_product, path_tests, self_test
 from trainables.packing.flat_engine import FlatEngine
 from trainables.packing.pass_limits import TRAINED_TOKENS
-from trainables.packing.path_tests import Question
+from trainables.packing.path_tests import PathsToTest
 from trainables.specs import TrialSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -25,9 +25,9 @@ NF4 = packs.spec().model_copy(update={"quantization": TrialSpec(steps=1).quantiz
 FLAT, GROUPED, PEFT = (EnginePath(engine=engine, residency="4bit") for engine in ("flat", "grouped", "peft"))
 
 
-def question(*paths: EnginePath) -> Question:
+def question(*paths: EnginePath) -> PathsToTest:
     rows = tuple((tuple(map(int, row.ids)), tuple(map(bool, row.labelled))) for row in ROWS)
-    return Question(
+    return PathsToTest(
         base=packs.spec(),
         cache="",
         rows=rows,
