@@ -18,13 +18,13 @@ from ray.exceptions import RayError
 
 from cluster import host_states, nodes, timeouts
 from cluster.deaths import StartDeaths, failure_message, is_mistake
-from cluster.host_states import ComputeTypes, FleetSize, Host, HostSeconds, Starting, begin, hosts_and_slots
+from cluster.host_states import ComputeTypes, FleetSize, HostSeconds, HostState, Starting, begin, hosts_and_slots
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
 from cluster.leases import NotReady
 from trainables.contract import Prepared, RowShape
 from trainables.specs import TrialSpec
 
-Answer = TypeVar("Answer")
+Got = TypeVar("Got")
 Look = Callable[[], Awaitable[Sequence[nodes.Node]]]
 """Returns the present nodes."""
 
@@ -44,7 +44,7 @@ class Fleet:
         self._base, self._limits, self._options = base.model_dump_json(), limits, options
         self._clock, self._tell = clock, tell
         self.asked = options.hosts
-        self.hosts: dict[str, Host] = {}
+        self.hosts: dict[str, HostState] = {}
         """Host id -> host that is ready or leaving."""
         self._starting: list[Starting] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +84,7 @@ class Fleet:
         return host_states.standing(self.hosts.values(), self.shares)
 
     @property
-    def shares(self) -> Mapping[Host, int]:
+    def shares(self) -> Mapping[HostState, int]:
         """See `host_states.shares`."""
         return host_states.shares(self.hosts.values(), self._limits)
 
@@ -119,7 +119,7 @@ class Fleet:
         """Returns, in words, what the start waits for; None if all wanted hosts have room. Call `lay_out` first."""
         return nodes.outlook(self.wanted, self._gpus_per_host, self._nodes) if self._gpus_per_host else None
 
-    async def ask_first(self, look: Look, ask: Callable[[Any], Awaitable[Answer]]) -> Answer | NotReady:
+    async def ask_first(self, look: Look, ask: Callable[[Any], Awaitable[Got]]) -> Got | NotReady:
         """Asks the first host, before any host loads. If it dies, asks another, until `StartDeaths` has a problem."""
         while True:
             problem = self.lay_out(await look())
@@ -215,7 +215,7 @@ class Fleet:
             del self.hosts[host_id]
             ray.kill(host.actor)
 
-    def lose(self, host_id: str) -> Host | None:
+    def lose(self, host_id: str) -> HostState | None:
         """Removes a host whose process is gone, and has another made; None if the host was removed before."""
         gone = self.hosts.pop(host_id, None)
         if gone is None:
@@ -267,7 +267,7 @@ class Fleet:
             for _ in range(-excess):
                 begin(self._bring(self._made()), self._tasks)
 
-    def _leave(self, host: Host, reason: str) -> None:
+    def _leave(self, host: HostState, reason: str) -> None:
         if host.is_leaving:
             return
         host.is_leaving = True
@@ -310,7 +310,7 @@ class Fleet:
         self._start_deaths.clear()
         for line in (*self._types.add(facts), *self._refusals(facts)):
             self._tell(line)
-        self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = Host(starting.actor, facts, self._clock())
+        self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = HostState(starting.actor, facts, self._clock())
         self.held_seconds()
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {hosts_and_slots(*self.standing)}")

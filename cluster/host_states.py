@@ -18,7 +18,7 @@ from trainables.contract import StepRecord
 
 
 @dataclass(eq=False)
-class Host:
+class HostState:
     """A host that is ready."""
 
     actor: Any
@@ -81,7 +81,7 @@ class Starting:
     attempt: int = 0
     """Attempts of the start that had failed when this host was made; see `StartDeaths`."""
 
-    def beside(self, hosts: Mapping[str, Host]) -> tuple[HostFacts, ...]:
+    def beside(self, hosts: Mapping[str, HostState]) -> tuple[HostFacts, ...]:
         """Returns the ready hosts on the same node that stay."""
         staying = (each.facts for each in hosts.values() if not each.is_leaving)
         return tuple(facts for facts in staying if facts.node_id == self.node_id)
@@ -116,13 +116,13 @@ class FleetSize(NamedTuple):
     slots: int
 
 
-def standing(hosts: Iterable[Host], shares: Mapping[Host, int]) -> FleetSize:
+def standing(hosts: Iterable[HostState], shares: Mapping[HostState, int]) -> FleetSize:
     """Counts the hosts that stay, and their slots under these shares, with the slots of trials beyond a share."""
     staying = [host for host in hosts if not host.is_leaving]
     return FleetSize(len(staying), sum(len(host.leases) + host.room(shares.get(host)) for host in staying))
 
 
-def shares(hosts: Iterable[Host], limits: SlotLimits) -> Mapping[Host, int]:
+def shares(hosts: Iterable[HostState], limits: SlotLimits) -> Mapping[HostState, int]:
     """Returns how many trials each host may have. A host that is left out may have as many as it has slots.
 
     The shares add up to the bound of all hosts: two hosts under at most 9 have 4 and 5, but each host has 1 at least.

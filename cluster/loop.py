@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from cluster.errors import LeaseOver
-from cluster.pace import Doing, Pace, Work
+from cluster.pace import Doing, Pace, WorkKind
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
 from trainables.isolation import failure_of, is_sticky
 from trainables.objective import LOWEST_LOSS, Objective, SortKey
@@ -130,7 +130,7 @@ class Command(Generic[Result]):
 
     action: Callable[[], Result]
     future: Future[Result]
-    what: Work = "change of trials"
+    what: WorkKind = "change of trials"
 
     def begin(self) -> bool:
         """Marks the command as begun; False if its caller went away, and cancelled the future."""
@@ -276,7 +276,7 @@ class PackLoop:
         # A move must reach also a trial that knows later steps, from a host that it lost.
         return saved if saved is not None and (saved.must_move or saved.step > known) else None
 
-    def _between_steps(self, action: Callable[[], Result], what: Work = "change of trials") -> Future[Result]:
+    def _between_steps(self, action: Callable[[], Result], what: WorkKind = "change of trials") -> Future[Result]:
         command = Command(action, Future(), what)
         with self._changed:
             self._check()
@@ -417,7 +417,7 @@ class PackLoop:
         due = {lease.slot: lease for lease in list(self._leases.values()) if lease.is_due}
         if not due:
             return
-        what: Work = "evaluation of answers" if any(lease.is_scored for lease in due.values()) else "evaluation"
+        what: WorkKind = "evaluation of answers" if any(lease.is_scored for lease in due.values()) else "evaluation"
         with self._pace.does(what, len(due)):
             for slot, result in _blamed(self._evaluated, sorted(due)).items():
                 lease = due[slot]

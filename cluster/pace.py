@@ -10,7 +10,7 @@ from typing import Literal
 from cluster import timeouts
 from trainables.specs import Spec
 
-Work = Literal["step", "evaluation", "evaluation of answers", "evaluation of the base", "change of trials"]
+WorkKind = Literal["step", "evaluation", "evaluation of answers", "evaluation of the base", "change of trials"]
 """Kinds of work, timed apart: the base's evaluation may be read from the disk, and the time for a loss tells nothing of
 the time for answers."""
 PATIENCE_FACTOR = 20
@@ -20,7 +20,7 @@ PATIENCE_FACTOR = 20
 class Doing(Spec):
     """The present work of a host."""
 
-    what: Work | Literal["answer"]
+    what: WorkKind | Literal["answer"]
     seconds: float
     """Time since the work began."""
     usual: float | None
@@ -37,7 +37,7 @@ class Silent(Spec):
     """IP address of its machine."""
     trials: tuple[str, ...]
     """The keys of its trials."""
-    what: Work | Literal["answer"]
+    what: WorkKind | Literal["answer"]
     usual: float | None
     """See `Doing`."""
     since: float
@@ -49,12 +49,12 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._now: tuple[Work, int, float] | None = None
-        self._slowest: dict[Work, tuple[float, float]] = {}
+        self._now: tuple[WorkKind, int, float] | None = None
+        self._slowest: dict[WorkKind, tuple[float, float]] = {}
         """Kind -> most seconds of a part, and most seconds per unit of a part's size."""
 
     @contextmanager
-    def does(self, what: Work, size: int = 1) -> Iterator[None]:
+    def does(self, what: WorkKind, size: int = 1) -> Iterator[None]:
         """Times the block; `size` is its amount of work, in any unit that is the same within a kind."""
         began = self._clock()
         self._now = what, size, began

@@ -12,7 +12,7 @@ from sweeps.errors import ConfigError
 from trainables.inputs.similar import did_you_mean
 
 if TYPE_CHECKING:
-    from sweeps.config.load import Change, Sweep
+    from sweeps.config.load import Change, LoadedSweep
 
 KEYS = {
     "model": "model.source",
@@ -32,7 +32,7 @@ _WHOLE = ("search_space", "objective")
 """Sections that replace a file's whole section. In other sections each key replaces a key."""
 
 
-def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Sweep:
+def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> LoadedSweep:
     """Makes the sweep that a caller describes. Writes rows and functions as files into the sweep's storage.
 
     Raises:
@@ -67,7 +67,7 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
 
 
 def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns dotted key of the sweep file -> value, for `Sweep.add` and `Sweep.extend`."""
+    """Returns dotted key of the sweep file -> value, for `LoadedSweep.add` and `LoadedSweep.extend`."""
     named = {_key(name, value): value for name, value in keywords.items()}
     return {key: _travel.plain(value) for key, value in _flat({**changes, **named})}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cluster.errors import ClusterError, NotStarted
 from sweeps import saved_sweep, timeouts
 from sweeps.config import checks, environment, resource
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, epochs
 from sweeps.config.passwords import whole
@@ -58,7 +58,7 @@ DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timeouts.DRAIN_SECOND
 """See `timeouts.DRAIN_SECONDS`."""
 
 
-def prepare(sweep: Sweep, say: Say, offline: bool = False) -> tuple[Sweep, Plan]:
+def prepare(sweep: LoadedSweep, say: Say, offline: bool = False) -> tuple[LoadedSweep, Plan]:
     """Returns the sweep to launch here, with `budget.trials: auto` settled, and its plan. Starts nothing.
 
     Args:
@@ -92,7 +92,7 @@ def _look_for_tracking(uri: str) -> None:
 
 
 def create_folder(
-    sweep: Sweep, planned: Plan | None = None, clock: Callable[[], float] = time.time
+    sweep: LoadedSweep, planned: Plan | None = None, clock: Callable[[], float] = time.time
 ) -> tuple[SweepFolder, str]:
     """Makes the folder of a new sweep, from which `resume` begins the sweep; returns the folder and the sweep's id.
 
@@ -115,7 +115,7 @@ def create_folder(
 
 
 def launch(
-    sweep: Sweep, progress: Displays, clock: Callable[[], float] = time.time, planned: Plan | None = None
+    sweep: LoadedSweep, progress: Displays, clock: Callable[[], float] = time.time, planned: Plan | None = None
 ) -> Result:
     """Runs a sweep in a new folder; other arguments as in `create_folder`.
 
@@ -135,7 +135,7 @@ def resume(
     tracking_uri: str | None = None,
     clock: Callable[[], float] = time.time,
     resend: bool = False,
-) -> tuple[Sweep, Result]:
+) -> tuple[LoadedSweep, Result]:
     """Goes on with the sweep in a folder: finished trials stay, the others go on from their last snapshot.
 
     Runs no trial of a finished sweep, scores answers that have no score, and sends MLflow the events that it lacks.
@@ -172,7 +172,7 @@ class _Beginning(NamedTuple):
 class _Running:
     """A sweep that only this process drives: the process holds the lock of the sweep's folder."""
 
-    sweep: Sweep
+    sweep: LoadedSweep
     sweep_id: str
     folder: SweepFolder
     journal: Journal
@@ -206,7 +206,7 @@ def earlier_of(config: SweepConfig) -> TrackedSweep | None:
 
 
 def _run(
-    sweep: Sweep,
+    sweep: LoadedSweep,
     sweep_id: str,
     folder: SweepFolder,
     progress: Displays,
@@ -248,7 +248,7 @@ def _run(
 
 @contextmanager
 def _driving(
-    sweep: Sweep, sweep_id: str, folder: SweepFolder, progress: Displays, clock: Callable[[], float]
+    sweep: LoadedSweep, sweep_id: str, folder: SweepFolder, progress: Displays, clock: Callable[[], float]
 ) -> Iterator[_Running]:
     """Holds the sweep's folder, its event log, its display and this process's signals while the block runs."""
     with folders.locked(folder), closing(Journal(folder)) as journal:

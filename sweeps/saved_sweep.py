@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from search_spaces.space import SearchSpace
 from sweeps.config import messages, searched_fields
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import shown_store, whole
 from sweeps.config.uris import absolute_uri
@@ -26,7 +26,7 @@ from trainables.inputs import json_text, paths
 _PUT_BACK = "put the same file there again: a sweep goes on with the data and the model that it began with"
 
 
-def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, str]:
+def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[LoadedSweep, str]:
     """Returns the sweep in a folder, and its id.
 
     Args:
@@ -47,7 +47,7 @@ def load(folder: SweepFolder, tracking_uri: str | None = None) -> tuple[Sweep, s
     except ValidationError as error:
         raise ConfigError(messages.of_validation(error, raw)) from None
     whole(config.tracking.uri)  # A store whose password is nowhere is a mistake now, and not in the middle.
-    return Sweep(config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
+    return LoadedSweep(config, searched_fields.with_base(config, SearchSpace.parse(config.search_space))), sweep_id
 
 
 def document(config: SweepConfig, sweep_id: str, planned: SweepPlanned | None = None) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def planned(folder: SweepFolder) -> SweepPlanned | None:
     return None if found is None else SweepPlanned.model_validate(found)
 
 
-def fingerprints(sweep: Sweep, before: Mapping[str, str]) -> dict[str, str]:
+def fingerprints(sweep: LoadedSweep, before: Mapping[str, str]) -> dict[str, str]:
     """Returns the fingerprints of the base model and the data, computed once for a sweep that begins.
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sweeps.schedulers import Decision, Ended, Event, Idle, Reported, Resume, Rule, Started
+from sweeps.schedulers import Decision, Ended, Idle, Reported, Resume, Rule, RuleEvent, Started
 
 
 @dataclass
 class Play:
     """What happened: the events in order, and each piece of work that was begun."""
 
-    events: list[Event] = field(default_factory=list)
+    events: list[RuleEvent] = field(default_factory=list)
     work: list[tuple[str, int]] = field(default_factory=list)
     """(trial, the point that it trains to)."""
     decisions: list[Decision] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Play:
         return [event for event in self.events if isinstance(event, Reported)]
 
 
-def after(rule: Rule, events: Iterable[Event]) -> Rule:
+def after(rule: Rule, events: Iterable[RuleEvent]) -> Rule:
     """The rule once it has taken all these events."""
     for event in events:
         rule.take(event)
@@ -46,7 +46,7 @@ def play(
     done, begun = Play(), 0
     busy: list[str] = []
 
-    def tell(event: Event) -> Decision:
+    def tell(event: RuleEvent) -> Decision:
         done.events.append(event)
         return rule.take(event)
 

@@ -41,7 +41,7 @@ def toy(space: dict[str, Any] | None = None, **sections: Any) -> tuple[SweepConf
     return config, SearchSpace.parse(space)
 
 
-def loaded(folder: Path, text: str, *changes: str) -> load.Sweep:
+def loaded(folder: Path, text: str, *changes: str) -> load.LoadedSweep:
     """The sweep of s.yaml in `folder`, which holds `text`, loaded there with these overrides."""
     (folder / "s.yaml").write_text(text)
     return load.load("s.yaml", changes, folder)

@@ -67,7 +67,7 @@ class Site(Spec):
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckResult:
     """One line of the doctor: what a check found on a machine."""
 
     state: State
@@ -80,7 +80,7 @@ class Answer:
     check: str = ""
     node: str = ""
 
-    def of(self, check: str, node: str) -> Answer:
+    def of(self, check: str, node: str) -> CheckResult:
         """Returns the answer with the names of its check and machine."""
         return replace(self, check=check, node=node)
 
@@ -89,7 +89,7 @@ class Answer:
 class Check:
     """A check. Its name is that of its function."""
 
-    look: Callable[[Site], Answer]
+    look: Callable[[Site], CheckResult]
     where: Literal["driver", "nodes", "both"]
     """The machines of the check: where the driver runs, where trials train, or both."""
     hung: str = "end what else runs there and try again"

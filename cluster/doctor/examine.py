@@ -19,7 +19,7 @@ from typing import Literal
 
 from cluster import timeouts
 from cluster.doctor import gpus, machine, stores, training
-from cluster.doctor.contract import DRIVER, Answer, Check, Site
+from cluster.doctor.contract import DRIVER, Check, CheckResult, Site
 from trainables.asked_process import asking, last_line, question
 from trainables.inputs.legible import legible
 from trainables.timeouts import KILLED_PROCESS
@@ -67,19 +67,19 @@ def chosen(site: Site, *places: Literal["driver", "nodes"]) -> list[str]:
     return [name for name in names if (name == TRAIN) == site.trains]
 
 
-def this_machine(site: Site) -> Generator[Answer]:
+def this_machine(site: Site) -> Generator[CheckResult]:
     """Yields the answers on this machine. Starts no Ray."""
     return answers(site, chosen(site, "driver", "nodes"))
 
 
-def a_cluster(site: Site, address: str) -> Generator[Answer]:
+def a_cluster(site: Site, address: str) -> Generator[CheckResult]:
     """Yields the answers on the driver here and on each node of the cluster at `address`."""
     site = site.model_copy(update={"node": DRIVER, "driver_versions": machine.installed()})
     yield from answers(site, chosen(site, "driver"))
     yield from on_nodes(site.without_secrets(), address)
 
 
-def on_nodes(site: Site, address: str, program: str = "cluster.doctor.on_cluster") -> Generator[Answer]:
+def on_nodes(site: Site, address: str, program: str = "cluster.doctor.on_cluster") -> Generator[CheckResult]:
     """Yields the answers of a process that joins the cluster, which may need minutes to connect to Ray."""
     connect, nodes = (each * site.patience for each in (timeouts.DOCTOR_CONNECT_SECONDS, timeouts.DOCTOR_NODES_SECONDS))
     try:
@@ -88,12 +88,12 @@ def on_nodes(site: Site, address: str, program: str = "cluster.doctor.on_cluster
         yield no_connection(f"{address}: {error}")
 
 
-def no_connection(words: str) -> Answer:
+def no_connection(words: str) -> CheckResult:
     """Says that the cluster cannot be reached."""
-    return Answer("fail", legible(words), _NOT_CONNECTED).of(CONNECTION, DRIVER)
+    return CheckResult("fail", legible(words), _NOT_CONNECTED).of(CONNECTION, DRIVER)
 
 
-def answers(site: Site, names: Sequence[str]) -> Generator[Answer]:
+def answers(site: Site, names: Sequence[str]) -> Generator[CheckResult]:
     """Yields one answer for each check. After a crash the next child goes on; after the time limit none does."""
     left, limit = list(names), timeouts.DOCTOR_LOOK_SECONDS * site.patience
     ends = time.monotonic() + limit
@@ -109,13 +109,15 @@ def answers(site: Site, names: Sequence[str]) -> Generator[Answer]:
             why = str(error)
         if left and time.monotonic() < ends:
             name = left.pop(0)
-            yield Answer("fail", why, CHECKS[name].hung).of(name, site.node)
+            yield CheckResult("fail", why, CHECKS[name].hung).of(name, site.node)
         elif left:
             late, *others = left
             why = f"no answer within {limit:.0f} s, the limit for all checks of a machine"
-            yield Answer("fail", why, f"{CHECKS[late].hung}; {_BUSY}").of(late, site.node)
+            yield CheckResult("fail", why, f"{CHECKS[late].hung}; {_BUSY}").of(late, site.node)
             for name in others:
-                yield Answer("unknown", f"not looked at, because the check {late} gave no answer").of(name, site.node)
+                yield CheckResult("unknown", f"not looked at, because the check {late} gave no answer").of(
+                    name, site.node
+                )
             return
 
 
@@ -125,7 +127,7 @@ def told(
     seconds: float,
     after_first: float | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Generator[Answer]:
+) -> Generator[CheckResult]:
     """Yields the answers that a process tells (`tell`). Raises ProcessError if late or failed.
 
     Args:
@@ -143,7 +145,7 @@ def told(
             *lines, rest = (rest + part).split(b"\n")
             for line in lines:
                 try:
-                    answer = Answer(**json.loads(line))
+                    answer = CheckResult(**json.loads(line))
                 except (ValueError, TypeError):
                     continue  # a library has printed something
                 if after_first is not None:
@@ -157,7 +159,7 @@ def told(
             raise ProcessError(legible(f"its process ended with {ended}: {last_line(errors)}".rstrip(": "), 300))
 
 
-def tell(answer: Answer) -> None:
+def tell(answer: CheckResult) -> None:
     """Tells an answer to the process that asked."""
     # Libraries may have printed something without a line's end.
     print(f"\n{json.dumps(asdict(answer))}", flush=True)
@@ -170,7 +172,7 @@ def main() -> None:
         try:
             answer = CHECKS[name].look(site)
         except Exception as error:  # an error that the check did not foresee
-            answer = Answer("unknown", legible(f"{type(error).__name__}: {error}", 300))
+            answer = CheckResult("unknown", legible(f"{type(error).__name__}: {error}", 300))
         tell(answer.of(name, site.node))
 
 

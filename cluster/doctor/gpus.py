@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from cluster import devices
-from cluster.doctor.contract import Answer, Site
+from cluster.doctor.contract import CheckResult, Site
 from trainables.base import device_probe
 from trainables.contract import has_bfloat16
 
@@ -43,41 +43,43 @@ def listed() -> tuple[Listed, str | None]:
     return [dict(zip(FIELDS, row, strict=True)) for row in rows if len(row) == len(FIELDS)], None
 
 
-def gpu(site: Site) -> Answer:
+def gpu(site: Site) -> CheckResult:
     """Fails if nvidia-smi fails or is missing, or Ray counts too many GPUs; warns if Ray counts too few."""
     (gpus, error), declared = listed(), site.declared_gpus
     start = f"start Ray there with --num-gpus={len(gpus)}, or without that option and with CUDA_VISIBLE_DEVICES unset"
     if error is not None:
-        return Answer("fail", f"nvidia-smi: {error}", "install a driver that fits the kernel, or restart the machine")
+        return CheckResult(
+            "fail", f"nvidia-smi: {error}", "install a driver that fits the kernel, or restart the machine"
+        )
     if not gpus and KERNEL_FILE.exists():
         mend = "install the driver's tools; in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
-        return Answer("fail", f"there is a GPU ({KERNEL_FILE}), but no nvidia-smi in PATH", mend)
+        return CheckResult("fail", f"there is a GPU ({KERNEL_FILE}), but no nvidia-smi in PATH", mend)
     if declared and declared > len(gpus):
-        return Answer("fail", f"Ray counts {declared:g} GPUs, nvidia-smi lists {len(gpus)}", start)
+        return CheckResult("fail", f"Ray counts {declared:g} GPUs, nvidia-smi lists {len(gpus)}", start)
     if not gpus:
-        return Answer("ok", f"no GPU: trials train on the CPU with {devices.threads()} threads")
+        return CheckResult("ok", f"no GPU: trials train on the CPU with {devices.threads()} threads")
     kinds: Counter[str] = Counter()
     for each in gpus:
         size = devices.mebibytes(each["memory.total"])
         kinds[f"{each['name']} with {'memory of the machine' if size is None else f'{size / 2**30:.0f} GiB'}"] += 1
     seen = f"{', '.join(f'{count} x {kind}' for kind, count in kinds.items())}; driver {gpus[0]['driver_version']}"
     if declared is not None and declared < len(gpus):
-        return Answer("warn", f"{seen}; Ray counts only {declared:g} of them", start)
-    return Answer("ok", seen)
+        return CheckResult("warn", f"{seen}; Ray counts only {declared:g} of them", start)
+    return CheckResult("ok", seen)
 
 
-def compute_capability(_site: Site) -> Answer:
+def compute_capability(_site: Site) -> CheckResult:
     """Fails below the capability that bitsandbytes needs, and warns below the one that it recommends."""
     found = {each["compute_cap"]: each["name"] for each in listed()[0]}
     if not found:
-        return Answer("ok", "no GPU")
+        return CheckResult("ok", "no GPU")
     least = min(map(devices.capability, found))
     seen = ", ".join(f"{capability} ({name})" for capability, name in found.items())
     if least < LEAST_CAPABILITY:
-        return Answer("fail", seen, "bitsandbytes needs 6.0 or more: take this GPU out of the cluster")
+        return CheckResult("fail", seen, "bitsandbytes needs 6.0 or more: take this GPU out of the cluster")
     if least < ADVISED_CAPABILITY:
-        return Answer("warn", seen, "bitsandbytes recommends 7.5 or more, and PyTorch builds for CUDA 13 need it")
-    return Answer("ok", seen)
+        return CheckResult("warn", seen, "bitsandbytes recommends 7.5 or more, and PyTorch builds for CUDA 13 need it")
+    return CheckResult("ok", seen)
 
 
 def _lacking(gpus: Listed) -> list[str]:
@@ -85,7 +87,7 @@ def _lacking(gpus: Listed) -> list[str]:
     return sorted({each["name"] for each in gpus if not has_bfloat16(devices.capability(each["compute_cap"]))})
 
 
-def memory(site: Site) -> Answer:
+def memory(site: Site) -> CheckResult:
     """Fails if the base and one adapter fit nowhere; warns if they do not fit everywhere, or the plan does not fit."""
     gpus, needs = listed()[0], site.needs
     device, host_free = site.trains_on(len(gpus)), devices.free_bytes("cpu")
@@ -98,12 +100,12 @@ def memory(site: Site) -> Answer:
     shown = ", ".join(f"{place}: {size / 1e9:.1f} GB free" for place, size in free.items())
     if 1 < needs.gpus_per_host > (len(gpus) if site.declared_gpus is None else site.declared_gpus):
         too_few = f"{shown}; a host takes {needs.gpus_per_host} GPUs of one machine, so none is placed here"
-        return Answer("fail" if site.declared_gpus is None else "warn", too_few, "lower cluster.gpus_per_host")
+        return CheckResult("fail" if site.declared_gpus is None else "warn", too_few, "lower cluster.gpus_per_host")
     kind = "cuda float32" if device == "cuda" and _lacking(gpus) else device
     needed, planned = needs.one_slot_bytes.get(kind), needs.planned_bytes.get(device)
     if needed is None:
         mend = "give model.facts in the file"
-        return Answer("unknown", f"{shown}; what the sweep needs is not known here", mend)
+        return CheckResult("unknown", f"{shown}; what the sweep needs is not known here", mend)
     usable = {place: size * devices.MEMORY_SHARE for place, size in free.items()}
     too_small = [place for place, size in usable.items() if size < needed]
     on_each = " on each GPU of a host" if device == "cuda" and needs.gpus_per_host > 1 else ""
@@ -112,14 +114,14 @@ def memory(site: Site) -> Answer:
     if too_small:
         mend = "end what else runs there, or take a smaller model, rank or batch, or gradient checkpointing"
         seen = f"{one}: too little on {', '.join(too_small)}"
-        return Answer("fail" if len(too_small) == len(free) else "warn", seen, mend)
+        return CheckResult("fail" if len(too_small) == len(free) else "warn", seen, mend)
     if planned is not None and any(size < planned for size in usable.values()):
         mend = "end what else runs there, or set fewer cluster.slots_per_host (auto takes as many as fit)"
-        return Answer("warn", f"{one}; the plan's slots take {planned / 1e9:.1f} GB", mend)
-    return Answer("ok", one if planned is None else f"{shown}; the plan takes {planned / 1e9:.1f} GB")
+        return CheckResult("warn", f"{one}; the plan's slots take {planned / 1e9:.1f} GB", mend)
+    return CheckResult("ok", one if planned is None else f"{shown}; the plan takes {planned / 1e9:.1f} GB")
 
 
-def bf16(site: Site) -> Answer:
+def bf16(site: Site) -> CheckResult:
     """Judges the device that trains and the compute type in the file, which is `auto` without a file."""
     gpus, base = listed()[0], site.needs.base
     named = "auto" if base is None else base.quantization.compute_dtype
@@ -130,50 +132,50 @@ def bf16(site: Site) -> Answer:
         return _bfloat16_of_cpu(speed, named)
     lacking = _lacking(gpus)
     if not lacking:
-        return Answer("ok", "every GPU has it")
+        return CheckResult("ok", "every GPU has it")
     seen = f"not on {', '.join(lacking)} (it comes with compute capability 8.0)"
     if named == "bfloat16":
-        return Answer("fail", seen, "set quantization.compute_dtype to float32, or use other GPUs")
+        return CheckResult("fail", seen, "set quantization.compute_dtype to float32, or use other GPUs")
     if named != "auto":
-        return Answer("ok", f"{seen}, and quantization.compute_dtype is {named}")
+        return CheckResult("ok", f"{seen}, and quantization.compute_dtype is {named}")
     mend = (
         "trials train there in float32, which is slower; where other GPUs have it, set "
         "quantization.compute_dtype=float32, so that all trials are compared in one type"
     )
-    return Answer("warn", seen, mend)
+    return CheckResult("warn", seen, mend)
 
 
-def _bfloat16_of_cpu(speed: float | None, named: str) -> Answer:
+def _bfloat16_of_cpu(speed: float | None, named: str) -> CheckResult:
     """Warns if the file asks for bfloat16 and float32 is faster; says if bfloat16 would be faster."""
     computes = "auto is float32" if named == "auto" else f"is {named}"
     seen = f"trials train on the CPU, where quantization.compute_dtype {computes}; "
     mend = "set quantization.compute_dtype to float32"
     if speed is None:
         seen += "how fast the CPU is in bfloat16 was not measured"
-        return Answer("unknown", seen, mend) if named == "bfloat16" else Answer("ok", seen)
+        return CheckResult("unknown", seen, mend) if named == "bfloat16" else CheckResult("ok", seen)
     seen += f"the CPU {device_probe.in_words(speed)}"
     if named == "bfloat16" and device_probe.is_slow(speed):
-        return Answer("warn", seen, mend)
+        return CheckResult("warn", seen, mend)
     if device_probe.is_slow(1 / speed) and named in ("auto", "float32"):
         seen += ": quantization.compute_dtype=bfloat16 makes steps faster (docs/models.md)"
-    return Answer("ok", seen)
+    return CheckResult("ok", seen)
 
 
-def bitsandbytes(site: Site) -> Answer:
+def bitsandbytes(site: Site) -> CheckResult:
     """Fails if a library does not load, torch does not see the GPUs, or weights in NF4 come back wrong."""
     found = device_probe.probe()
     if found["problem"] is not None:
-        return Answer("fail", found["problem"], RUN_BITSANDBYTES)
+        return CheckResult("fail", found["problem"], RUN_BITSANDBYTES)
     if listed()[0] and site.declared_gpus != 0 and not found["sees_gpus"]:
         built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built for CPUs only"
         mend = "install the PyTorch build for the driver's CUDA (pytorch.org), or a newer driver"
-        return Answer("fail", f"PyTorch {found['torch']} ({built}) sees no GPU", mend)
+        return CheckResult("fail", f"PyTorch {found['torch']} ({built}) sees no GPU", mend)
     wrong = [
         f"{device['name']}: {device['problem'] or 'NF4 weights come back wrong'}"
         for device in found["devices"]
         if device["problem"] is not None or device["error"] > MOST_ERROR
     ]
     if wrong:
-        return Answer("fail", "; ".join(wrong), RUN_BITSANDBYTES)
+        return CheckResult("fail", "; ".join(wrong), RUN_BITSANDBYTES)
     names = ", ".join(device["name"] for device in found["devices"])
-    return Answer("ok", f"{found['bitsandbytes']} quantises to NF4 and back on {names}")
+    return CheckResult("ok", f"{found['bitsandbytes']} quantises to NF4 and back on {names}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from cluster import PACKAGES
-from cluster.doctor.contract import DRIVER, Answer, Site
+from cluster.doctor.contract import DRIVER, CheckResult, Site
 
 OURS = "qlora-sweeps"
 LIBRARIES = ("ray", "torch", "transformers", "peft", "bitsandbytes", "datasets", "mlflow")
@@ -48,7 +48,7 @@ def unmet() -> list[str]:
     return found
 
 
-def versions(site: Site) -> Answer:
+def versions(site: Site) -> CheckResult:
     """Fails if a requirement is not met, or a version is not the driver's; of Python's last number it only warns."""
     here = installed()
     there = site.driver_versions or here
@@ -56,17 +56,17 @@ def versions(site: Site) -> Answer:
     install = "pip install -c constraints.txt . in Ray's Python there"
     missing = [line for line in unmet() if site.node == DRIVER or not line.startswith(DRIVERS_ALONE)]
     if missing:
-        return Answer("fail", f"{'; '.join(missing)}; {shown}", install)
+        return CheckResult("fail", f"{'; '.join(missing)}; {shown}", install)
     other = [
         f"{name} {here[name] or 'missing'}, on the driver {there.get(name) or 'missing'}"
         for name in here
         if name not in DRIVERS_ALONE and _deciding(name, here[name]) != _deciding(name, there.get(name))
     ]
     if other:
-        return Answer("fail", "; ".join(other), f"{install}: trials must not depend on the node that trains them")
+        return CheckResult("fail", "; ".join(other), f"{install}: trials must not depend on the node that trains them")
     if here["python"] != there["python"]:
-        return Answer("warn", f"python {here['python']}, on the driver {there['python']}; else the same", install)
-    return Answer("ok", shown)
+        return CheckResult("warn", f"python {here['python']}, on the driver {there['python']}; else the same", install)
+    return CheckResult("ok", shown)
 
 
 def _deciding(name: str, version: str | None) -> str:
@@ -75,7 +75,7 @@ def _deciding(name: str, version: str | None) -> str:
     return ".".join(text.split(".")[:2]) if name == "python" else text.partition("+")[0]
 
 
-def import_names(_site: Site) -> Answer:
+def import_names(_site: Site) -> CheckResult:
     """Fails if another distribution has one of our names, or the names are not imported from one folder."""
     by_name = importlib.metadata.packages_distributions()
     # Unrelated packages on PyPI are imported as `sweeps` and `cluster` too.
@@ -86,7 +86,7 @@ def import_names(_site: Site) -> Answer:
     if words:
         remove = sorted({other for each in others.values() for other in each})
         mend = f"pip uninstall {' '.join(remove)}, then install this project again"
-        return Answer("fail", "; ".join(words), mend)
+        return CheckResult("fail", "; ".join(words), mend)
     specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
     folders = {
         name: "nowhere" if spec is None or spec.origin is None else str(Path(spec.origin).parent.parent)
@@ -95,22 +95,22 @@ def import_names(_site: Site) -> Answer:
     if len(set(folders.values())) > 1:
         seen = ", ".join(f"{name} from {folder}" for name, folder in folders.items())
         mend = "these names must come from one folder: rename files and folders of yours that have one"
-        return Answer("fail", seen, mend)
-    return Answer("ok", f"{', '.join(PACKAGES)} come from {folders[PACKAGES[0]]}")
+        return CheckResult("fail", seen, mend)
+    return CheckResult("ok", f"{', '.join(PACKAGES)} come from {folders[PACKAGES[0]]}")
 
 
-def file_descriptors(_site: Site) -> Answer:
+def file_descriptors(_site: Site) -> CheckResult:
     """Judges how many files a process may hold open by the hard limit: Ray raises the soft one to it, up to 65536."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (f"{value}" if value >= 0 else "unlimited" for value in limits)
     seen, most = f"ulimit -n: {soft}, at most {hard}", limits[1] if limits[1] >= 0 else 65536
     if most >= ADVISED_FILES:
-        return Answer("ok", seen)
+        return CheckResult("ok", seen)
     mend = "raise it before Ray starts: ulimit -n 65536 (limits.conf, LimitNOFILE= of a service, --ulimit of Docker)"
-    return Answer("fail" if most < LEAST_FILES else "warn", seen, mend)
+    return CheckResult("fail" if most < LEAST_FILES else "warn", seen, mend)
 
 
-def token(site: Site) -> Answer:
+def token(site: Site) -> CheckResult:
     """Fails if RAY_AUTH_MODE wants a token and there is none; warns if others can read it, or none is wanted.
 
     Ray finds the token in the same way (ray/_private/authentication, 2.60).
@@ -124,16 +124,16 @@ def token(site: Site) -> Answer:
         rights = None
     if mode == "token" and not in_environment and rights is None:
         mend = "copy the token of the head node, or make one there: ray get-auth-token --generate"
-        return Answer("fail", f"RAY_AUTH_MODE=token, but there is no {file} and no RAY_AUTH_TOKEN", mend)
+        return CheckResult("fail", f"RAY_AUTH_MODE=token, but there is no {file} and no RAY_AUTH_TOKEN", mend)
     if (rights or 0) & (stat.S_IRGRP | stat.S_IROTH) and not in_environment:
-        return Answer("warn", f"others can read {file}", f"chmod 600 {file}")
+        return CheckResult("warn", f"others can read {file}", f"chmod 600 {file}")
     if mode == "token":
-        return Answer("ok", "RAY_AUTH_MODE=token, and there is a token")
+        return CheckResult("ok", "RAY_AUTH_MODE=token, and there is a token")
     if site.node == DRIVER:
-        return Answer(
+        return CheckResult(
             "warn",
             f"RAY_AUTH_MODE is {mode or 'not set'}: a cluster that asks for a token refuses this driver, and one that "
             "does not runs the code of whoever reaches its ports",
             "start Ray with RAY_AUTH_MODE=token and set it here too (docs/cluster.md)",
         )
-    return Answer("ok", "a Ray of the sweep's own needs none")
+    return CheckResult("ok", "a Ray of the sweep's own needs none")

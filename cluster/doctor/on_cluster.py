@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import connect, timeouts
 from cluster.doctor import examine
-from cluster.doctor.contract import DRIVER, Answer, Site
+from cluster.doctor.contract import DRIVER, CheckResult, Site
 from cluster.errors import ClusterError
 from trainables.asked_process import question
 from trainables.inputs.legible import legible
@@ -56,7 +56,7 @@ def main() -> None:
         examine.tell(examine.no_connection(str(error)))
 
 
-def _on_nodes(site: Site, address: str) -> Iterator[Answer]:
+def _on_nodes(site: Site, address: str) -> Iterator[CheckResult]:
     free = ray._private.state.available_resources_per_node()
     alive = [node for node in ray.nodes() if node["Alive"]]
     gpus = [float(node.get("Resources", {}).get("GPU", 0)) for node in alive]
@@ -66,14 +66,14 @@ def _on_nodes(site: Site, address: str) -> Iterator[Answer]:
     for name, node, count in zip(names_of(alive), alive, gpus, strict=True):
         there = site.model_copy(update={"node": name, "declared_gpus": count})
         names = checks_on(examine.chosen(site, "nodes"), trains=count >= 1 or not on_gpus)
-        nodes.append(Node(there, node["NodeID"], int(free.get(node["NodeID"], {}).get("GPU", 0)), names))
+        nodes.append(NodeChecks(there, node["NodeID"], int(free.get(node["NodeID"], {}).get("GPU", 0)), names))
     for each in nodes:
         yield from each.answers(began + timeouts.DOCTOR_NODE_SECONDS * site.patience)
     for each in nodes:
         yield from each.gpu_answers(began + timeouts.DOCTOR_GPU_SECONDS * site.patience)
 
 
-class Node:
+class NodeChecks:
     """A node, with its running checks."""
 
     def __init__(self, site: Site, node_id: str, free_gpus: int, names: Sequence[str]) -> None:
@@ -88,16 +88,16 @@ class Node:
         if self._on_gpus and free_gpus:
             self._gpu = _LOOK.options(num_gpus=free_gpus, **self._there).remote(self._on_gpus, asked)
 
-    def answers(self, deadline: float) -> Iterator[Answer]:
+    def answers(self, deadline: float) -> Iterator[CheckResult]:
         """Yields the answers of the checks that take no GPU, and of the clock."""
         try:
             yield from _result(self._plain, deadline)
         except Exception as error:  # the answer is why the code does not run there
-            yield Answer("fail", _reason(error), _NOT_THERE).of(examine.CONNECTION, self._site.node)
+            yield CheckResult("fail", _reason(error), _NOT_THERE).of(examine.CONNECTION, self._site.node)
         else:
             yield self._clock().of("clock", self._site.node)
 
-    def gpu_answers(self, deadline: float) -> Iterator[Answer]:
+    def gpu_answers(self, deadline: float) -> Iterator[CheckResult]:
         """Yields the answers of the checks on the node's GPUs. Does not wait for GPUs that are in use."""
         why = "every GPU is busy: not looked at"
         try:
@@ -108,25 +108,25 @@ class Node:
             why = f"its {self._free} free GPUs were taken meanwhile: not looked at"
         except Exception as error:
             why = _reason(error)
-        yield from (Answer("unknown", why).of(name, self._site.node) for name in self._on_gpus)
+        yield from (CheckResult("unknown", why).of(name, self._site.node) for name in self._on_gpus)
 
-    def _clock(self) -> Answer:
+    def _clock(self) -> CheckResult:
         """Compares the node's clock with this machine's."""
         before = time.time()
         try:
             there = ray.get(_TIME.options(**self._there).remote(), timeout=timeouts.DOCTOR_CLOCK_SECONDS)
         except Exception as error:
-            return Answer("unknown", _reason(error))
+            return CheckResult("unknown", _reason(error))
         return clock(there - time.time(), there - before)
 
 
-def _result(asked: ray.ObjectRef, deadline: float) -> list[Answer]:
+def _result(asked: ray.ObjectRef, deadline: float) -> list[CheckResult]:
     try:
         found = ray.get(asked, timeout=max(0.0, deadline - time.monotonic()))
     except ray.exceptions.GetTimeoutError:
         ray.cancel(asked, force=True)
         raise
-    return [Answer(**each) for each in found]
+    return [CheckResult(**each) for each in found]
 
 
 def _reason(error: Exception) -> str:
@@ -137,7 +137,7 @@ def _reason(error: Exception) -> str:
     return legible(lines[-1] if lines else type(error).__name__, 300)
 
 
-def clock(least: float, most: float) -> Answer:
+def clock(least: float, most: float) -> CheckResult:
     """Warns if a node's clock certainly differs from the driver's by seconds, and fails if by minutes.
 
     The node's time was read between two readings on the driver, and is between `least` and `most` seconds ahead.
@@ -145,18 +145,18 @@ def clock(least: float, most: float) -> Answer:
     certain, side = max(0.0, least, -most), "ahead" if least > 0 else "behind"
     seen = f"{side} by at least {certain:.1f} s" if certain else "agrees with the driver's"
     if certain <= OFF_SECONDS:
-        return Answer("ok", f"{seen} (within {max(abs(least), abs(most)):.1f} s)")
+        return CheckResult("ok", f"{seen} (within {max(abs(least), abs(most)):.1f} s)")
     mend = "start a time service there (chrony, systemd-timesyncd): timedatectl set-ntp true"
-    return Answer("fail" if certain > FAR_OFF_SECONDS else "warn", seen, mend)
+    return CheckResult("fail" if certain > FAR_OFF_SECONDS else "warn", seen, mend)
 
 
-def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> Answer:
+def connected(gpus: Sequence[float], address: str, gpus_per_host: int) -> CheckResult:
     """Says what the cluster has (`gpus` of each node); fails if no machine with GPUs has enough of them for a host."""
     seen = f"{len(gpus)} {'node' if len(gpus) == 1 else 'nodes'} with {sum(gpus):g} GPUs at {address}"
     if gpus_per_host <= 1 or any(count >= gpus_per_host for count in gpus):
-        return Answer("ok", seen).of(examine.CONNECTION, DRIVER)
+        return CheckResult("ok", seen).of(examine.CONNECTION, DRIVER)
     # The autoscaler of a cluster without GPUs may bring machines when the sweep asks for them.
-    return Answer(
+    return CheckResult(
         "fail" if any(gpus) else "warn",
         f"{seen}; a host takes {gpus_per_host} GPUs of one machine, and none has so many: the sweep waits for one that "
         "has",

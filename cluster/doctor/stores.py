@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster import devices, object_store, timeouts
-from cluster.doctor.contract import DRIVER, Answer, Site
+from cluster.doctor.contract import DRIVER, CheckResult, Site
 from cluster.errors import first_cause
 from trainables import catalogue
 from trainables.contract import LookedUp
@@ -39,7 +39,7 @@ HUB = (
 """The way out if no model or data comes."""
 
 
-def disk(site: Site) -> Answer:
+def disk(site: Site) -> CheckResult:
     """Fails if the storage has less room than budget.disk or the plan; warns if little is left elsewhere.
 
     The cache and the folder for temporary files are looked at everywhere, the work folder where the driver runs.
@@ -55,14 +55,14 @@ def disk(site: Site) -> Answer:
         what, wanted, way_out = "budget.disk", needs.disk_budget, "lower budget.disk"
     if storage and wanted is not None and wanted > storage[0][1].free:
         mend = f"free room in {storage[0][0]}, {way_out}, or name another storage"
-        return Answer("fail", f"{what} may take {wanted / 1e9:.1f} GB; {shown}", mend)
+        return CheckResult("fail", f"{what} may take {wanted / 1e9:.1f} GB; {shown}", mend)
     share = used.used / max(1, used.used + used.free)
     if share >= RAY_STOPS:
         mend = "free some room: Ray writes no objects to a disk that is 95% full"
-        return Answer("warn", f"the disk of {temporary} is {share:.0%} full; {shown}", mend)
+        return CheckResult("warn", f"the disk of {temporary} is {share:.0%} full; {shown}", mend)
     if cache.free < CACHE_BYTES and site.node != DRIVER:
-        return Answer("warn", shown, "free room for bases, or set QSWEEP_CACHE and HF_HOME to a larger disk")
-    return Answer("ok", shown)
+        return CheckResult("warn", shown, "free room for bases, or set QSWEEP_CACHE and HF_HOME to a larger disk")
+    return CheckResult("ok", shown)
 
 
 def _nearest(place: Path) -> Path:
@@ -70,15 +70,15 @@ def _nearest(place: Path) -> Path:
     return next(path for path in (place, *place.parents) if path.is_dir())
 
 
-def storage(site: Site) -> Answer:
+def storage(site: Site) -> CheckResult:
     """Writes and locks a file where the sweep's folder would be made; uses an object store as a mirror does."""
     place = site.needs.storage or ""
     if "://" in place:
         problem = _try_store(place)
         mend = "mend the bucket, the credentials or AWS_REGION (docs/cluster.md), or name another storage"
         if problem is not None:
-            return Answer("fail", f"{place}: cannot be written: {problem}", mend)
-        return Answer("ok", f"{place}: used as by a mirror")
+            return CheckResult("fail", f"{place}: cannot be written: {problem}", mend)
+        return CheckResult("ok", f"{place}: used as by a mirror")
     folder = _nearest(Path(place))
     try:
         with tempfile.NamedTemporaryFile(prefix=f"{OBJECTS}-", dir=folder) as file:
@@ -89,11 +89,11 @@ def storage(site: Site) -> Answer:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 why = f"its file system has no locks ({error.strerror or error}), which let one process drive a sweep"
-                return Answer("fail", f"{folder}: {why}", "mount it with flock, or name another storage")
+                return CheckResult("fail", f"{folder}: {why}", "mount it with flock, or name another storage")
     except OSError as error:
         mend = f"let this user write to {folder}, or name another storage"
-        return Answer("fail", f"{folder}: cannot be written: {error.strerror or error}", mend)
-    return Answer("ok", f"{folder}: written and locked")
+        return CheckResult("fail", f"{folder}: cannot be written: {error.strerror or error}", mend)
+    return CheckResult("ok", f"{folder}: written and locked")
 
 
 def _try_store(uri: str) -> str | None:
@@ -141,7 +141,7 @@ def _is_written(store: Any, name: str, content: bytes, mode: Any) -> bool:
     return True
 
 
-def model_and_data(site: Site) -> Answer:
+def model_and_data(site: Site) -> CheckResult:
     """Has the trainable check the local files, and then ask the hub; warns of the trainable's notices."""
     base = site.needs.base
     assert base is not None
@@ -151,37 +151,37 @@ def model_and_data(site: Site) -> Answer:
         looked_up = trainable.look_up(base, devices.cache())
         problems = list(looked_up.problems)
     if problems:
-        return Answer("fail", "; ".join(problems), "put it at the same path on each node, or mend the file")
+        return CheckResult("fail", "; ".join(problems), "put it at the same path on each node, or mend the file")
     if looked_up.unreachable:
-        return Answer("fail", "; ".join(looked_up.unreachable), HUB)
+        return CheckResult("fail", "; ".join(looked_up.unreachable), HUB)
     if base.model is None and base.data is None:
-        return Answer("ok", "the sweep reads no model and no data")
+        return CheckResult("ok", "the sweep reads no model and no data")
     if looked_up.notices:
-        return Answer("warn", "; ".join(looked_up.notices))
+        return CheckResult("warn", "; ".join(looked_up.notices))
     named = [] if base.model is None else [f"model {base.model.source}"]
     named += [] if base.data is None else [f"data {base.data.train}"]
-    return Answer("ok", f"{' and '.join(named)}: reached")
+    return CheckResult("ok", f"{' and '.join(named)}: reached")
 
 
-def mlflow(site: Site) -> Answer:
+def mlflow(site: Site) -> CheckResult:
     """Fails if runs could not be written at the tracking URI. The answer leaves the URI out: it may hold a password."""
     return _tracking(site.needs.tracking_uri or "")[0]
 
 
-def nothing_answers(uri: str) -> Answer | None:
+def nothing_answers(uri: str) -> CheckResult | None:
     """Returns the problem of a tracking URI at whose place nothing answers; None if something answers, or may."""
     answer, is_there = _tracking(uri)
     return None if is_there else answer
 
 
-def _tracking(uri: str) -> tuple[Answer, bool]:
+def _tracking(uri: str) -> tuple[CheckResult, bool]:
     """Asks the tracking URI; also returns whether something answers, or may, at the place that the URI names."""
     if uri.startswith("sqlite:///"):
         return _database_file(Path(uri.removeprefix("sqlite:///").partition("?")[0])), True
     return _server(uri) if uri.startswith(("http://", "https://")) else _database(uri)
 
 
-def _server(uri: str) -> tuple[Answer, bool]:
+def _server(uri: str) -> tuple[CheckResult, bool]:
     import requests
 
     parts = urlsplit(uri)
@@ -200,14 +200,14 @@ def _server(uri: str) -> tuple[Answer, bool]:
         )
     except (requests.RequestException, ValueError) as error:
         mend = "start the server, or mend tracking.uri, HTTP_PROXY or NO_PROXY"
-        return Answer("fail", f"{place}: no answer: {_cause(error)}", mend), False
+        return CheckResult("fail", f"{place}: no answer: {_cause(error)}", mend), False
     return _answered(place, host, answer.status_code, " ".join(answer.text[:200].split())), True
 
 
-def _answered(place: str, host: str, status: int, said: str) -> Answer:
+def _answered(place: str, host: str, status: int, said: str) -> CheckResult:
     """Judges what a server answers to a question that MLflow answers."""
     if status == 200:
-        return Answer("ok", f"{place} answers, and accepts the name {host}")
+        return CheckResult("ok", f"{place} answers, and accepts the name {host}")
     seen, mend = f"{status}: {said}", "read the server's log"
     if status == 403 and REFUSED_HOST in said:
         seen = f"403 {REFUSED_HOST}: the server does not accept the name {host}"
@@ -217,7 +217,7 @@ def _answered(place: str, host: str, status: int, said: str) -> Answer:
         mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for the driver"
     elif status == 404:
         seen, mend = "404: no MLflow server", "mend tracking.uri: another program answers there"
-    return Answer("fail", f"{place}: {seen}", mend)
+    return CheckResult("fail", f"{place}: {seen}", mend)
 
 
 def _cause(error: BaseException) -> str:
@@ -228,38 +228,38 @@ def _cause(error: BaseException) -> str:
     return getattr(cause, "strerror", None) or type(cause).__name__
 
 
-def _database_file(file: Path) -> Answer:
+def _database_file(file: Path) -> CheckResult:
     mend = "name another file in tracking.uri"
     if not file.exists():
         folder = _nearest(file.absolute().parent)
         if os.access(folder, os.W_OK):
-            return Answer("ok", f"sqlite:///{file} will be made")
-        return Answer("fail", f"{folder}: not writable", mend)
+            return CheckResult("ok", f"sqlite:///{file} will be made")
+        return CheckResult("fail", f"{folder}: not writable", mend)
     try:
         # Not mode=ro: SQLite must first undo the writes of a process that was killed in a transaction.
         there = f"{file.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(there, uri=True, timeout=timeouts.MLFLOW_ANSWER_SECONDS)) as database:
             database.execute("select name from sqlite_master limit 1").fetchone()
     except sqlite3.Error as error:
-        return Answer("fail", f"{file}: {error}", mend)
+        return CheckResult("fail", f"{file}: {error}", mend)
     if not os.access(file, os.W_OK):
-        return Answer("fail", f"{file}: not writable", f"chmod u+w {file}, or name another file")
-    return Answer("ok", f"sqlite:///{file}")
+        return CheckResult("fail", f"{file}: not writable", f"chmod u+w {file}, or name another file")
+    return CheckResult("ok", f"sqlite:///{file}")
 
 
-def _database(uri: str) -> tuple[Answer, bool]:
+def _database(uri: str) -> tuple[CheckResult, bool]:
     kind, _, client = uri.partition("://")[0].partition("+")
     if kind not in PORTS:
-        return Answer("ok", f"{kind}: not looked at"), True
+        return CheckResult("ok", f"{kind}: not looked at"), True
     module = client or CLIENTS[kind]
     if find_spec(module) is None:
-        return Answer("fail", f"{kind}: Python's package {module} is missing", f"install {module}"), True
+        return CheckResult("fail", f"{kind}: Python's package {module} is missing", f"install {module}"), True
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname or "localhost", parts.port or PORTS[kind]
         with socket.create_connection((host, port), timeouts.MLFLOW_ANSWER_SECONDS):
-            return Answer("ok", f"{kind} listens at {host}:{port}"), True
+            return CheckResult("ok", f"{kind} listens at {host}:{port}"), True
     except (OSError, ValueError) as error:
         # Parameters may name another place, such as a socket or several hosts.
         may_answer = isinstance(error, ValueError) or urlsplit(uri).hostname is None
-        return Answer("fail", f"{kind}: {_cause(error)}", "start the database, or mend tracking.uri"), may_answer
+        return CheckResult("fail", f"{kind}: {_cause(error)}", "start the database, or mend tracking.uri"), may_answer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from cluster import devices
-from cluster.doctor.contract import Answer, Site
+from cluster.doctor.contract import CheckResult, Site
 from trainables import catalogue
 from trainables.engine_paths import SelfTest, Tried
 from trainables.specs import TrialSpec
 
 
-def train(site: Site) -> Answer:
+def train(site: Site) -> CheckResult:
     """Has the trainable test its paths anew on this machine's GPUs, or on its CPU if there are none."""
     base = site.needs.base
     assert base is not None
@@ -18,11 +18,11 @@ def train(site: Site) -> Answer:
     data = trainable.prepare(base, devices.cache()).payload
     test = trainable.self_test(base, data, devices.cache(), True)
     if test is None:
-        return Answer("ok", "there is one way to compute passes, and nothing to test")
+        return CheckResult("ok", "there is one way to compute passes, and nothing to test")
     return told(test, base)
 
 
-def told(test: SelfTest, base: TrialSpec) -> Answer:
+def told(test: SelfTest, base: TrialSpec) -> CheckResult:
     """Warns of the paths that sweeps leave out here."""
     settled, rows = test.settled(base), tuple(map(_row, test.tried))
     taken = "flat in turn, as on every CPU" if test.device == "cpu" else settled.path.name
@@ -33,9 +33,9 @@ def told(test: SelfTest, base: TrialSpec) -> Answer:
         seen += f", in passes of at most {settled.pass_tokens:,} tokens"
     seen += f" (tested in {test.seconds:.0f} s)"
     if not settled.refused:
-        return Answer("ok", seen, rows=rows)
+        return CheckResult("ok", seen, rows=rows)
     mend = "sweeps leave these paths out: look for newer versions of torch and the driver"
-    return Answer("warn", f"{seen}; {'; '.join(settled.refused)}", mend, rows)
+    return CheckResult("warn", f"{seen}; {'; '.join(settled.refused)}", mend, rows)
 
 
 def _row(tried: Tried) -> dict[str, str]:

@@ -25,7 +25,7 @@ from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
     from cluster.doctor.contract import Needs
-    from sweeps.config.load import Sweep
+    from sweeps.config.load import LoadedSweep
 
 PATIENCE = "QSWEEP_DOCTOR_PATIENCE"
 """Environment variable with a factor for all time limits."""
@@ -157,7 +157,7 @@ def _check_address(address: str) -> None:
     raise ConfigError([f"--address: {legible(repr(hidden(address)))} {rule}{why}"])
 
 
-def _needs(sweep: Sweep, address: str | None) -> Needs:
+def _needs(sweep: LoadedSweep, address: str | None) -> Needs:
     from cluster import devices
     from cluster.doctor.contract import Needs
     from sweeps.config.model import size_bytes

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sweeps.cli.shared import as_words, say
-from sweeps.cli.submitted import Answer, end_with
+from sweeps.cli.submitted import CommandOutput, end_with
 
 if TYPE_CHECKING:
     from sweeps.record.events import RequestAnswered
@@ -23,7 +23,7 @@ def tell(folder: SweepFolder, answer: RequestAnswered, as_json: bool) -> None:
         say(f"the sweep is not running: qsweep resume {folder.path} goes on with it")
     line = f"{'' if answer.is_accepted else 'refused: '}{answer.message}"
     closing = {"dir": str(folder.path), "accepted": answer.is_accepted, "message": answer.message}
-    end_with(Answer((line,), closing, 0 if answer.is_accepted else 2), as_json)
+    end_with(CommandOutput((line,), closing, 0 if answer.is_accepted else 2), as_json)
 
 
 def values_of(words: list[str]) -> dict[str, Any]:

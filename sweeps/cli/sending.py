@@ -25,7 +25,7 @@ from trainables.specs import Spec
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Job, Jobs
-    from sweeps.config.load import Sweep
+    from sweeps.config.load import LoadedSweep
     from sweeps.config.shipping import Shipment
 
 FOLDER = "sent"
@@ -48,7 +48,7 @@ class Sent(Spec):
     """Path beside the sweep file -> file or folder on this machine."""
 
 
-def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[Sweep, Shipment]:
+def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[LoadedSweep, Shipment]:
     """Returns a checked sweep and its shipment, and sends nothing. Raises ConfigError or SubmissionFailed."""
     if not address:
         raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])

@@ -19,7 +19,7 @@ from trainables.errors import QsweepError
 from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
-    from sweeps.config.load import Sweep
+    from sweeps.config.load import LoadedSweep
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A sweep file (YAML), or the name of a recipe (see `qsweep ls`).")
@@ -110,7 +110,7 @@ def ending_on_signals(*lines: str) -> Iterator[None]:
         raise typer.Exit(interrupted.exit_code) from None
 
 
-def load_sweep(file: str, changes: list[str] | None) -> Sweep:
+def load_sweep(file: str, changes: list[str] | None) -> LoadedSweep:
     """Loads and checks the sweep of a file and its overrides; raises ConfigError with a message for each mistake."""
     from sweeps.config import load
 

@@ -12,7 +12,7 @@ from sweeps.cli.shared import Changes, File, Json, NoFiles, Offline, mistakes, s
 from sweeps.cli.submitted import follow_or_leave
 
 if TYPE_CHECKING:
-    from sweeps.config.load import Sweep
+    from sweeps.config.load import LoadedSweep
     from sweeps.config.shipping import Shipment
 
 
@@ -57,7 +57,7 @@ def submit(  # noqa: PLR0913 - its options
     follow_or_leave(jobs, job_id, detach, as_json)
 
 
-def _notices(sweep: Sweep, shipment: Shipment) -> list[str]:
+def _notices(sweep: LoadedSweep, shipment: Shipment) -> list[str]:
     from sweeps.config import shipping
 
     folder, store = shipping.places(shipment)

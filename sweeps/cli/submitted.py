@@ -30,7 +30,7 @@ _READS = ("status", "compare")
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandOutput:
     """The output of a command, and its exit code."""
 
     lines: tuple[str, ...]
@@ -39,7 +39,7 @@ class Answer:
     exit_code: int
 
 
-def end_with(answer: Answer, as_json: bool) -> NoReturn:
+def end_with(answer: CommandOutput, as_json: bool) -> NoReturn:
     """Prints the answer, and ends the command with its exit code."""
     for line in answer.lines:
         say(line)
@@ -61,7 +61,7 @@ def ask_there(address: str | None, as_json: bool, verb: str, sweep: str, *words:
         end_with(answer, as_json)
 
 
-def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
+def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> CommandOutput:
     """Runs a command about a submitted sweep on its head node, and returns the answer.
 
     Args:
@@ -82,7 +82,7 @@ def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
         if (verb, *words) == ("stop",) and not state.has_ended and jobs.stop(sweep):
             # Ray sends the driver SIGTERM, which has the effect of a request, also before there is a folder.
             message = f"stopping: trials are saved at their next step; after {JOB_STOP_SECONDS} s Ray ends what is left"
-            return Answer((message,), {"submission_id": sweep, "accepted": True, "message": message}, 0)
+            return CommandOutput((message,), {"submission_id": sweep, "accepted": True, "message": message}, 0)
         answer = _answer(jobs, state, verb, *words)
         if answer.exit_code == 2 and verb not in _READS and not answer.closing:
             refusal = {"submission_id": sweep, "accepted": False, "message": "; ".join(answer.lines)}
@@ -92,7 +92,7 @@ def answer_there(jobs: Jobs, verb: str, sweep: str, *words: str) -> Answer:
 
 def run(
     jobs: Jobs, job: Job, brings: Mapping[str, bytes | Path] | str, tell: Callable[[str], None], is_short: bool
-) -> Answer:
+) -> CommandOutput:
     """Runs a job, and removes it from the cluster's list; gives its lines to `tell`. Returns the rest of its answer."""
     from cluster.submission import following
 
@@ -101,7 +101,7 @@ def run(
         state, closing = following.follow(jobs, job.job_id, tell, is_short)
     finally:
         following.put_away(jobs, job.job_id)
-    return Answer(tuple(state.end_lines), closing or {}, state.exit_code)
+    return CommandOutput(tuple(state.end_lines), closing or {}, state.exit_code)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def follow(jobs: Jobs, job_id: str, as_json: bool) -> None:
         state, closing = following.follow(jobs, job_id, say)
     there = [] if closing is None else ["the folders and commands above are those of the cluster's head node"]
     document = {**(closing or {}), "submission_id": job_id, "address": jobs.address}
-    end_with(Answer((*state.end_lines, *there), document, state.exit_code), as_json)
+    end_with(CommandOutput((*state.end_lines, *there), document, state.exit_code), as_json)
 
 
 def _ways(jobs: Jobs, job_id: str) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ def _ways(jobs: Jobs, job_id: str) -> tuple[str, ...]:
     return ("see, follow and stop it with", *(f"  qsweep {verb}" for verb in verbs))
 
 
-def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> Answer:
+def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> CommandOutput:
     """Runs the command, on the folder of the job's sweep. While the job has not made the folder, says so instead."""
     from cluster.submission import package
     from cluster.submission.jobs import MARK, Job
@@ -170,10 +170,10 @@ def _answer(jobs: Jobs, of: JobState, verb: str, *words: str) -> Answer:
     none: dict[str, object] = {"trials": [] if verb == "compare" else 0, "states": {}}
     closing = {"sweep": of.job_id, "dir": None, "state": "RUNNING", **none, "waits_for": waits_for}
     # As in any sweep that lacks the trials, naming some is a mistake.
-    return Answer((f"{of.job_id}: waits for {waits_for}",), closing, 2 if words else 0)
+    return CommandOutput((f"{of.job_id}: waits for {waits_for}",), closing, 2 if words else 0)
 
 
-def _from_here(jobs: Jobs, state: JobState, answer: Answer) -> list[str]:
+def _from_here(jobs: Jobs, state: JobState, answer: CommandOutput) -> list[str]:
     """Says how this machine reaches a sweep whose job has ended. The head node that answered does not know this."""
     if not state.has_ended:
         return []

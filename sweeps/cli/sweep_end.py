@@ -14,7 +14,7 @@ from sweeps.errors import ConfigError
 from sweeps.report import streams
 
 if TYPE_CHECKING:
-    from sweeps.config.load import Sweep
+    from sweeps.config.load import LoadedSweep
     from sweeps.config.model import SweepConfig
     from sweeps.report.result import Result
 
@@ -35,7 +35,7 @@ def check_promotion(config: SweepConfig) -> None:
     can_score(config.trainable)
 
 
-def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
+def finish(sweep: LoadedSweep, result: Result, promote: bool, as_json: bool) -> None:
     """Prints how the sweep ended, promotes its best adapter if `promote`, and ends the command."""
     from sweeps.report import summary
 
@@ -57,7 +57,7 @@ def finish(sweep: Sweep, result: Result, promote: bool, as_json: bool) -> None:
     raise typer.Exit(code)
 
 
-def _promote(sweep: Sweep, result: Result) -> tuple[int, dict[str, Any]]:
+def _promote(sweep: LoadedSweep, result: Result) -> tuple[int, dict[str, Any]]:
     """Promotes a sweep that has just ended; returns the exit code, and entries for the JSON line.
 
     The exit code is never 2, which says that no trial was started.

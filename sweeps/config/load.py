@@ -38,7 +38,7 @@ _UNSEEN = Preview()
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LoadedSweep:
     """A sweep that may be launched: its resolved configuration and its search space."""
 
     config: SweepConfig
@@ -64,7 +64,9 @@ Change = str | tuple[str, Any]
 """An override: `dotted.key=YAML value`, or the key and the value itself."""
 
 
-def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: Sequence[str] | None = None) -> Sweep:
+def load(
+    file: str | None, changes: Sequence[Change], folder: Path, elsewhere: Sequence[str] | None = None
+) -> LoadedSweep:
     """Loads the sweep that a file and its overrides describe.
 
     Args:
@@ -110,7 +112,7 @@ def load(file: str | None, changes: Sequence[Change], folder: Path, elsewhere: S
         wrong += mistakes + checks.grace(raw, resolved)
     if wrong or space is None:
         raise ConfigError(wrong)
-    return Sweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))
+    return LoadedSweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))
 
 
 def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dict[str, Any], list[str]]:

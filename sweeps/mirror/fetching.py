@@ -15,7 +15,7 @@ from sweeps.errors import ConfigError, StorageError
 from sweeps.mirror import timeouts
 from sweeps.mirror.manifest import MANIFEST, Manifest, read_manifest, read_trials, signed, write_manifest
 from sweeps.mirror.opening import note, noted
-from sweeps.mirror.store import Conflict, Store, StoreError, Version
+from sweeps.mirror.store import Conflict, ObjectVersion, Store, StoreError
 from sweeps.record.folder import SweepFolder, is_driven, locked, refuse_other_format
 from sweeps.record.whole_files import make_folder
 from trainables.inputs import json_text
@@ -67,7 +67,7 @@ def _refuse_alive(store: Store, manifest: Manifest) -> None:
         )
 
 
-def _manifest(store: Store) -> tuple[Manifest, Version]:
+def _manifest(store: Store) -> tuple[Manifest, ObjectVersion]:
     found = read_manifest(store)
     if found is None:
         # The user may mean one of the sweeps in this folder.

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from sweeps.errors import StorageError
 from sweeps.mirror import timeouts
-from sweeps.mirror.store import Conflict, PathBelow, Store, Stored, StoreError, Version
+from sweeps.mirror.store import Conflict, ObjectVersion, PathBelow, Store, Stored, StoreError
 from trainables.inputs import json_text
 from trainables.specs import Spec
 
@@ -72,12 +72,12 @@ def signed(sweep_id: str, before: Manifest | None, has_left: bool = False) -> Ma
     return mine.model_copy(update={"files": before.files, "log": before.log, "trials": before.trials})
 
 
-def write_manifest(store: Store, manifest: Manifest, before: Version | None) -> Version:
+def write_manifest(store: Store, manifest: Manifest, before: ObjectVersion | None) -> ObjectVersion:
     """Writes the manifest in place of the one that was read; see `Store.write`."""
     return store.write(MANIFEST, manifest.model_dump_json().encode(), before)
 
 
-def read_manifest(store: Store) -> tuple[Manifest, Version] | None:
+def read_manifest(store: Store) -> tuple[Manifest, ObjectVersion] | None:
     """Returns the mirror's manifest; None if there is none.
 
     Raises `StoreError` if the store does not answer, or the manifest is damaged or of another version of qsweep.
@@ -120,10 +120,12 @@ class Deleted(StoreError):  # noqa: N818 - reads as what happened
 class OwnManifest:
     """The manifest that this driver wrote last. This driver replaces no other driver's manifest."""
 
-    def __init__(self, store: Store, manifest: Manifest, version: Version, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Store, manifest: Manifest, version: ObjectVersion, on_lost: Callable[[str], None]
+    ) -> None:
         """Holds a written manifest. `on_lost` is called once, in any thread, when another driver has replaced it."""
         self._store, self._on_lost = store, on_lost
-        self._version: Version | None = version
+        self._version: ObjectVersion | None = version
         self._lock, self._has_ended, self._serials = threading.Lock(), threading.Event(), count(1)
         self.now = manifest
         self.lost: str | None = None
@@ -159,7 +161,7 @@ class OwnManifest:
                     self._version = self._standing()
             self.now = following
 
-    def _standing(self) -> Version:
+    def _standing(self) -> ObjectVersion:
         """Returns the version of this driver's manifest in the store, after the answer to a write was lost."""
         found = read_manifest(self._store)
         if found is None:

@@ -18,7 +18,7 @@ from sweeps.mirror.manifest import Fenced, Manifest, OwnManifest, read_manifest,
 from sweeps.mirror.sending import Sender
 from sweeps.mirror.store import Conflict, Store
 from sweeps.record import folder as folders
-from sweeps.record.delivery import Delivery, Over, Pace
+from sweeps.record.delivery import Delivery, Over, RetryPace
 from sweeps.record.folder import MIRROR_NOTE, SweepFolder, writing
 from sweeps.record.journal import Journal
 from sweeps.record.whole_files import write_whole
@@ -101,7 +101,7 @@ class Mirror:
         self._sender = Sender(store, manifest, folder, journal)
         every, longest = timeouts.EVERY_SECONDS, timeouts.LONGEST_PAUSE_SECONDS
         self._delivery = Delivery(
-            "mirror", self._follow, self._failed, Pace(every, every, longest, timeouts.PATIENCE_SECONDS)
+            "mirror", self._follow, self._failed, RetryPace(every, every, longest, timeouts.PATIENCE_SECONDS)
         )
         self._has_trouble = False
         self._has_left = False

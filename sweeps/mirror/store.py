@@ -24,7 +24,7 @@ from sweeps.record.whole_files import make_folder, open_file
 from trainables.specs import Spec
 
 Value = TypeVar("Value")
-Answer = TypeVar("Answer")
+Got = TypeVar("Got")
 
 
 def _is_below(path: str) -> str:
@@ -57,7 +57,7 @@ class Conflict(StorageError):  # noqa: N818 - reads as what happened
     """Somebody else has written the object since it was read."""
 
 
-class Version(NamedTuple):
+class ObjectVersion(NamedTuple):
     """Identifies the content of an object."""
 
     e_tag: str | None
@@ -75,7 +75,7 @@ class Store:
             self._quick = open_store(self.uri)
             self._bulk = open_store(self.uri, timeouts.BULK_SECONDS, retries=3)
 
-    def read(self, name: str) -> tuple[bytes, Version] | None:
+    def read(self, name: str) -> tuple[bytes, ObjectVersion] | None:
         """Returns a small object; None if there is none.
 
         Uses no event loop: a process that ends right after an event loop may be aborted (obstore 0.12, Python 3.11).
@@ -84,22 +84,22 @@ class Store:
 
         with self._as_store_errors(), _skip_missing():
             got = obstore.get(self._quick, name)
-            return bytes(got.bytes()), Version(got.meta["e_tag"], got.meta["version"])
+            return bytes(got.bytes()), ObjectVersion(got.meta["e_tag"], got.meta["version"])
         return None
 
-    def read_all(self, names: Sequence[str]) -> list[tuple[bytes, Version] | None]:
+    def read_all(self, names: Sequence[str]) -> list[tuple[bytes, ObjectVersion] | None]:
         """Returns several small objects, as `read` does."""
         return asyncio.run(_at_once(self._read, names))
 
-    async def _read(self, name: str) -> tuple[bytes, Version] | None:
+    async def _read(self, name: str) -> tuple[bytes, ObjectVersion] | None:
         import obstore
 
         with self._as_store_errors(), _skip_missing():
             got = await obstore.get_async(self._quick, name)
-            return bytes(await got.bytes_async()), Version(got.meta["e_tag"], got.meta["version"])
+            return bytes(await got.bytes_async()), ObjectVersion(got.meta["e_tag"], got.meta["version"])
         return None
 
-    def write(self, name: str, content: bytes, before: Version | None) -> Version:
+    def write(self, name: str, content: bytes, before: ObjectVersion | None) -> ObjectVersion:
         """Writes a small object in place of the content that was read; None means that there was no object.
 
         No other driver writes the same content: if the store holds it, an earlier try succeeded and its answer was
@@ -121,7 +121,7 @@ class Store:
                 if is_bucket_missing(error):
                     raise
                 raise Conflict(f"{self.uri}/{name}: is gone") from None
-        return Version(done["e_tag"], done["version"])
+        return ObjectVersion(done["e_tag"], done["version"])
 
     def age(self, name: str) -> float:
         """Returns the seconds since an object was written, by the store's clock, which a new object tells."""
@@ -247,11 +247,11 @@ def _skip_missing() -> Iterator[None]:
             raise
 
 
-async def _at_once(function: Callable[[Value], Awaitable[Answer]], values: Iterable[Value]) -> list[Answer]:
+async def _at_once(function: Callable[[Value], Awaitable[Got]], values: Iterable[Value]) -> list[Got]:
     """Returns the function's answers in order, or raises its first error. No thread keeps the process from ending."""
     gate = asyncio.Semaphore(timeouts.PARALLEL_TRANSFERS)
 
-    async def one(value: Value) -> Answer:
+    async def one(value: Value) -> Got:
         async with gate:
             return await function(value)
 

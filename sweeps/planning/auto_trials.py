@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sweeps.config import resource
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import Budget
 from sweeps.config.number_words import counted, duration
 from sweeps.errors import ConfigError
@@ -23,8 +23,8 @@ FILLED = 0.95
 
 
 def with_auto_trials(
-    sweep: Sweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates
-) -> tuple[Sweep, str]:
+    sweep: LoadedSweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates
+) -> tuple[LoadedSweep, str]:
     """Returns the sweep with as many trials as fill the time budget, and a line that explains their number.
 
     Raises:
@@ -56,7 +56,7 @@ def with_auto_trials(
     return with_some(sweep, trials), told
 
 
-def with_some(sweep: Sweep, trials: int = USUAL_TRIALS) -> Sweep:
+def with_some(sweep: LoadedSweep, trials: int = USUAL_TRIALS) -> LoadedSweep:
     """Returns the sweep with this many trials; the default number serves to measure its speed."""
     budget = sweep.config.budget.model_copy(update={"trials": trials})
     return replace(sweep, config=sweep.config.model_copy(update={"budget": budget}))

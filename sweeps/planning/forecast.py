@@ -178,7 +178,7 @@ class RowsAndRates:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswersWork:
     """Work of scoring the answers."""
 
     evaluations: float
@@ -218,7 +218,7 @@ class Forecast:
     """Seconds of a sweep with the most steps that its rule can let through; see `most_steps`."""
     start_source: str = ""
     """Source of `start_seconds`, in words."""
-    answers: Answers | None = None
+    answers: AnswersWork | None = None
     """None if answers are not scored. Time and GPU-hours include the answers if their share is known."""
 
 
@@ -268,7 +268,9 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         is_measured=rate is not None and rate.is_measured,
         rate=rate.source if rate else _unknown(config, known, machine),
         start_source=rate.start_source if rate else "",
-        answers=Answers(round(scored, 1), generated, answering and answering / (work + answering)) if scores else None,
+        answers=AnswersWork(round(scored, 1), generated, answering and answering / (work + answering))
+        if scores
+        else None,
     )
 
 

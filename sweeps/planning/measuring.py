@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from cluster.devices import cache
 from cluster.loop import Outcome, PackLoop
 from sweeps.config import points, resource
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.errors import ConfigError
 from sweeps.planning.capacity import Machine, largest
 from sweeps.planning.rates import Rate, RateKey, rate_key
@@ -57,7 +57,7 @@ Interval = tuple[float, float]
 _Found = TypeVar("_Found", bound=Event)
 
 
-class Trained(NamedTuple):
+class TrainedStretch(NamedTuple):
     """Consecutive steps of one trial, and the evaluation after them."""
 
     before: StepRecord | None
@@ -111,7 +111,7 @@ def _last(events: Sequence[Event], kind: type[_Found]) -> _Found | None:
     return next((event for event in reversed(events) if isinstance(event, kind)), None)
 
 
-def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[int, str, Trained]]:
+def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[int, str, TrainedStretch]]:
     """Yields the number, the trial and the steps of each event that holds steps; parts of one trial are consecutive."""
     latest: dict[str, StepRecord] = {}
     for number, event in enumerate(events):
@@ -122,11 +122,11 @@ def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[in
             history, evaluated, is_scored = event.history, None, False
         else:
             continue
-        yield number, event.trial_key, Trained(latest.get(event.trial_key), history, evaluated, is_scored)
+        yield number, event.trial_key, TrainedStretch(latest.get(event.trial_key), history, evaluated, is_scored)
         latest.update({event.trial_key: history[-1]} if history else {})
 
 
-def _steps(parts: Iterable[Trained]) -> Iterator[tuple[Interval, int]]:
+def _steps(parts: Iterable[TrainedStretch]) -> Iterator[tuple[Interval, int]]:
     """Yields the time and the tokens of steps whose time is known, because the step before each is recorded too."""
     for part in parts:
         step, seconds, tokens = (
@@ -139,7 +139,7 @@ def _steps(parts: Iterable[Trained]) -> Iterator[tuple[Interval, int]]:
             step, seconds, tokens = each.step, each.seconds, each.tokens
 
 
-def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
+def _evaluations(parts: Iterable[TrainedStretch]) -> Iterator[Interval]:
     """Yields begin and end of each evaluation. Drops an end before its begin: two machines' clocks differ."""
     for part in parts:
         last = part.steps[-1] if part.steps else part.before
@@ -148,7 +148,7 @@ def _evaluations(parts: Iterable[Trained]) -> Iterator[Interval]:
 
 
 def rate_of_steps(
-    parts: Sequence[Trained], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1
+    parts: Sequence[TrainedStretch], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1
 ) -> Rate:
     """Computes the rate from steps that trials took side by side; `row_tokens` is the mean of a row."""
     steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
@@ -185,7 +185,7 @@ def busy_seconds(intervals: Iterable[Interval], most: int = 1) -> float:
     return total
 
 
-def prepare(sweep: Sweep) -> Prepared:
+def prepare(sweep: LoadedSweep) -> Prepared:
     """Prepares the rows of a sweep on this machine, as its hosts would; raises ConfigError if that fails."""
     config = sweep.config
     try:
@@ -194,7 +194,7 @@ def prepare(sweep: Sweep) -> Prepared:
         raise ConfigError([str(error)]) from None
 
 
-def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) -> Rate:
+def calibrate(sweep: LoadedSweep, prepared: Prepared, slots: int, machine: Machine) -> Rate:
     """Measures this machine's rate: loads the base, trains about 12 + `slots` steps of `slots` trials, evaluates them.
 
     Raises:
@@ -230,7 +230,7 @@ def calibrate(sweep: Sweep, prepared: Prepared, slots: int, machine: Machine) ->
     return rate.model_copy(update={"start_seconds": ready - started, "host_slots": slots, "is_calibration": True})
 
 
-def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
+def _open(loop: PackLoop, sweep: LoadedSweep, slots: int) -> list[str]:
     """Puts the sweep's first trials that can be trained into the slots; returns their leases."""
     leases: list[str] = []
     reason = "it has no point"
@@ -247,7 +247,7 @@ def _open(loop: PackLoop, sweep: Sweep, slots: int) -> list[str]:
     return leases
 
 
-def _first_specs(sweep: Sweep) -> Iterator[TrialSpec]:
+def _first_specs(sweep: LoadedSweep) -> Iterator[TrialSpec]:
     """Yields the trials that a launch would begin with. Equal trials may repeat, which does not change their speed."""
     config, space = sweep.config, sweep.space
     base = config.base.model_copy(update={"evaluation": NO_SCORES})  # a few steps do not tell how long answers become
@@ -264,7 +264,7 @@ def _reach(loop: PackLoop, lease: str, target: int) -> tuple[Outcome, float]:
             return outcome, time.time()
 
 
-def _warm(outcome: Outcome, ended: float) -> Trained:
+def _warm(outcome: Outcome, ended: float) -> TrainedStretch:
     """Returns the measured part of an outcome: all steps but the first, and the evaluation."""
     first, *rest = outcome.history or (None,)
-    return Trained(first, tuple(rest), ended if outcome.evaluation is not None else None)
+    return TrainedStretch(first, tuple(rest), ended if outcome.evaluation is not None else None)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from cluster import devices, gpu_table
 from cluster.libraries import silence
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.number_words import counted
 from sweeps.config.points import Scalar
@@ -28,7 +28,7 @@ from trainables.packing.memory import MAX_SLOTS
 from trainables.specs import QuantizationSpec
 
 
-def look_up(sweep: Sweep) -> list[str]:
+def look_up(sweep: LoadedSweep) -> list[str]:
     """Checks the model and data sets over the network; returns notices for the user.
 
     Raises:
@@ -45,14 +45,14 @@ def look_up(sweep: Sweep) -> list[str]:
     return [*elsewhere, *looked_up.notices]
 
 
-def fetch_config(sweep: Sweep) -> bool:
+def fetch_config(sweep: LoadedSweep) -> bool:
     """Fetches a configuration that the plan lacks. Returns True if it is there now: then read the sweep again."""
     config, trainable = sweep.config, catalogue.find(sweep.config.trainable)
     with catalogue.answering(f"trainable: {config.trainable}: its fetch_config"):
         return bool(trainable.fetch_config(config.base))
 
 
-def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
+def plan_here(sweep: LoadedSweep, to_launch: bool = False) -> plan.Plan:
     """Plans a sweep for this machine, for a Ray cluster, or for the GPU that `cluster.gpu` or `gpu_memory` names.
 
     With `to_launch`, a sweep that runs here is planned for this machine's own device. Raises ConfigError if
@@ -76,7 +76,7 @@ def plan_here(sweep: Sweep, to_launch: bool = False) -> plan.Plan:
     return replace(planned, **rows, warnings=warnings, choices=choices)
 
 
-def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | None]:
+def with_trials(sweep: LoadedSweep, to_launch: bool = False) -> tuple[LoadedSweep, str | None]:
     """Replaces `budget.trials: auto` with a number (see `auto_trials`); else returns the same sweep and None."""
     if sweep.config.budget.trials != "auto":
         return sweep, None
@@ -85,7 +85,7 @@ def with_trials(sweep: Sweep, to_launch: bool = False) -> tuple[Sweep, str | Non
     return auto_trials.with_auto_trials(sweep, need, machine, known)
 
 
-def _known(sweep: Sweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates, list[str]]:
+def _known(sweep: LoadedSweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates, list[str]]:
     """Returns the memory, the rows and rates, and a warning where `gradient_checkpointing: auto` will be on."""
     store, told = rates.read(rates.file()), list[str]()
     shape = store.shape(sweep.config)
@@ -119,7 +119,7 @@ def _types(cluster: ClusterConfig, machine: capacity.Machine) -> tuple[str, ...]
     return gpu_table.types(machine.device_name, memory) if machine.gpus else ()
 
 
-def _need(sweep: Sweep, machine: capacity.Machine, rows: RowShape | None, **training: bool) -> Need | None:
+def _need(sweep: LoadedSweep, machine: capacity.Machine, rows: RowShape | None, **training: bool) -> Need | None:
     changed = sweep.config.training.model_copy(update=training)
     config, trainable = sweep.config.model_copy(update={"training": changed}), catalogue.find(sweep.config.trainable)
     base, *trials = (config.base, *capacity.largest(config, sweep.space))
@@ -128,7 +128,7 @@ def _need(sweep: Sweep, machine: capacity.Machine, rows: RowShape | None, **trai
     return catalogue.need(trainable, base, trials, machine.device, rows, machine.spread)
 
 
-def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device | Literal["cuda float32"], int]:
+def with_one_slot(sweep: LoadedSweep, gpus: int) -> dict[Device | Literal["cuda float32"], int]:
     """Estimates the bytes of a host with one adapter, on its fullest GPU; omits devices without an estimate.
 
     The keys are those of the doctor's `Needs`. Raises NotTrainable if the trainable's estimate fails.
@@ -141,7 +141,7 @@ def with_one_slot(sweep: Sweep, gpus: int) -> dict[Device | Literal["cuda float3
     return {kind: need.total(1) for kind, need in needs.items() if need is not None}
 
 
-def calibrate(sweep: Sweep) -> None:
+def calibrate(sweep: LoadedSweep) -> None:
     """Measures this machine's rate for a sweep, and stores it with the shape of the rows.
 
     Raises:
@@ -204,7 +204,7 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     rates.remember(rates.file(), rate, shapes)
 
 
-def _choices(sweep: Sweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
+def _choices(sweep: LoadedSweep, rows: RowShape | None) -> tuple[GpuAdvice, ...]:
     config = sweep.config
     if config.model is None or "model" not in catalogue.find(config.trainable).REQUIRES:
         return ()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sweeps.errors import SweepError
 from sweeps.promotion import decision_record, versions
 from sweeps.promotion.cards import served_name
-from sweeps.promotion.decision_record import PROMOTED, Decision
+from sweeps.promotion.decision_record import PROMOTED, DecisionRecord
 from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.openai_client import Server
 from sweeps.statistics.intervals import confidence_of, intervals
@@ -102,7 +102,7 @@ def _gaps(served: LogProbabilities, recorded: LogProbabilities) -> npt.NDArray[n
     return np.array([np.nansum(np.abs(np.subtract(ours, theirs))) for ours, theirs in pairs])
 
 
-def allowed(record: Decision, rounding: float | None, is_quantised: bool = False) -> float:
+def allowed(record: DecisionRecord, rounding: float | None, is_quantised: bool = False) -> float:
     """Returns the largest mean absolute difference per token, in nats, of a served model from its record.
 
     A server does not say in which type it computes, and often serves without quantisation a base that was quantised in
@@ -123,7 +123,7 @@ def allowed(record: Decision, rounding: float | None, is_quantised: bool = False
 # A version, and what a server answers
 
 
-def decision_of(lookup: Lookup, model: str, version: Version) -> Decision:
+def decision_of(lookup: Lookup, model: str, version: Version) -> DecisionRecord:
     """Returns a version's decision record. Raises `SweepError` if it is missing, was changed, or holds no rows."""
     path = f"{versions.package_path(model, version.tags[IDENTITY])}/{RECORD}"
     record = decision_record.read(lookup.file(version.run_id, path))
@@ -224,7 +224,7 @@ def check(named: str, server: Server, name: str | None, tracking_uri: str | None
     return Served(model, version.number, name, len(record.serving_rows), likeness, rounding)
 
 
-def _rounding(server: Server, name: str, record: Decision) -> float | None:
+def _rounding(server: Server, name: str, record: DecisionRecord) -> float | None:
     """Returns `Served.rounding`; None also if the server's other model is not the recorded base."""
     base = server.base_of(name)
     with suppress(SweepError):  # the server may list a base, and refuse its rows
@@ -235,13 +235,13 @@ def _rounding(server: Server, name: str, record: Decision) -> float | None:
 
 
 def _likeness(
-    server: Server, name: str, record: Decision, others: Mapping[str, Decision], rounding: float | None
+    server: Server, name: str, record: DecisionRecord, others: Mapping[str, DecisionRecord], rounding: float | None
 ) -> Likeness:
     answers = [server.log_probabilities(name, row.ids, row.labelled) for row in record.serving_rows]
     return nearest(answers, recorded(record, others), allowed(record, rounding, server.is_quantised))
 
 
-def recorded(record: Decision, others: Mapping[str, Decision]) -> dict[str, LogProbabilities]:
+def recorded(record: DecisionRecord, others: Mapping[str, DecisionRecord]) -> dict[str, LogProbabilities]:
     """Returns the log-probabilities that were recorded for a record's serving rows, by the name of the model.
 
     The models are the record's own, and those of `others` (number of a version -> its record) with the same rows.

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from sweeps.config.passwords import hidden
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import words
-from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced
+from sweeps.promotion.gate import CHAMPION, GateRule, Guarded, Sliced
 from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
 from trainables.contract import Evaluation
@@ -48,7 +48,7 @@ class DecidingRows(Spec):
     """As `ScoringResult.left_out`."""
 
 
-class Origin(Spec):
+class AdapterOrigin(Spec):
     """Sweep and trial of the adapter."""
 
     sweep_id: str
@@ -84,7 +84,7 @@ class ServingRow(Spec):
     candidates, BASE, and CHAMPION if there was one."""
 
 
-class Decision(Spec):
+class DecisionRecord(Spec):
     """The decision record of a version's last promotion."""
 
     format: Literal[1] = 1
@@ -95,8 +95,8 @@ class Decision(Spec):
     """The alias that was to move."""
     identity: str
     """As the version's tag promotion.identity."""
-    origin: Origin
-    rule: Rule
+    origin: AdapterOrigin
+    rule: GateRule
     rows: DecidingRows
     scores: dict[str, Evaluation]
     """Label of a candidate, BASE or CHAMPION -> its evaluation on the deciding rows, row by row."""
@@ -146,19 +146,19 @@ class Decision(Spec):
         return json.dumps({**self._document(), "sha256": self.sha256}).encode()
 
 
-def make(facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decision:
+def make(facts: VersionFacts, files: Mapping[str, bytes], time: float) -> DecisionRecord:
     """Makes the record of a promotion that the gate has passed; `files` are those of the version's package."""
     winner, sweep = facts.winner, facts.context.sweep
     evidence, candidate = winner.evidence, winner.candidate
     answer, labels = evidence.answer, tuple(each.label for each in evidence.candidates)
     champion = evidence.champion if CHAMPION in answer.scores else None
     base = facts.base.model_dump(include={"source", "revision", "kind", "files", "quantization"})
-    found = Decision(
+    found = DecisionRecord(
         time=time,
         model=facts.context.model,
         alias=facts.context.alias,
         identity=candidate.identity,
-        origin=Origin(
+        origin=AdapterOrigin(
             sweep_id=sweep.sweep_id, trial_key=candidate.trial.trial_key, run_id=candidate.trial.run_id,
             data_fingerprint=sweep.data_fingerprint, fingerprints=dict(sweep.fingerprints),
         ),
@@ -196,13 +196,13 @@ def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str])
     )
 
 
-def read(content: bytes) -> Decision:
+def read(content: bytes) -> DecisionRecord:
     """Reads a record; `is_whole` is not checked. Raises `SweepError` for another format, `Failed` if it is damaged."""
     try:
         raw = json_text.parse(content)
         if isinstance(raw, dict) and raw.get("format") != 1:
             raise SweepError(f"{RECORD}: format {raw.get('format')!r} is not 1: another version of qsweep wrote it")
-        record = Decision.model_validate_json(content)
+        record = DecisionRecord.model_validate_json(content)
         if not {BASE, record.verdict.get("winner"), *record.rule.candidates} <= record.scores.keys():
             raise ValueError("scores")
         return record
@@ -212,5 +212,5 @@ def read(content: bytes) -> Decision:
 
 
 def file_digests(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Returns the `Decision.files` of a package's files."""
+    """Returns the `DecisionRecord.files` of a package's files."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items()) if name != RECORD}

@@ -17,7 +17,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion import expected_time, gate, versions
 from sweeps.promotion.candidates import Candidate, ranked_together
-from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict
+from sweeps.promotion.gate import CHAMPION, GateRule, Guarded, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
 from sweeps.promotion.words import warnings
 from sweeps.tracking.registry import IDENTITY, Version
@@ -56,7 +56,7 @@ class Evidence:
     rows: str
     """Source of the rows, in words."""
     base_identity: str
-    rule: Rule
+    rule: GateRule
     champion: Version | None = None
     sliced: Sliced | None = None
     guarded: tuple[Guarded, ...] = ()
@@ -326,7 +326,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
             f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
             f"other rows with --eval-data, or {others}"
         )
-    rule = Rule(
+    rule = GateRule(
         objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked, method=gate.METHOD,
         beside=scores_beside(context, answer.scores[BASE].row_values), scores_limit=context.policy.metric is None,
         candidates=tuple(candidate.label for candidate in left),
@@ -357,14 +357,14 @@ def with_answers(context: Context, contender: Contender, scored: Scoring) -> Con
 
 
 def _ranked(context: Context, rows: str) -> int:
-    """Returns `Rule.ranked` for the rows of a request."""
+    """Returns `GateRule.ranked` for the rows of a request."""
     data, file = context.sweep.config.base.data_spec, context.request.eval_data
     is_seen = rows == "held_out" or (file is not None and requests.seen_by_search(data, str(file)))
     return ranked_together(context.sweep, context.request.trial) if is_seen else 0
 
 
 def scores_beside(context: Context, told: Iterable[str]) -> tuple[Objective, ...]:
-    """Returns `Rule.beside`: the main scores among those `told` that neither decide nor have a guard.
+    """Returns `GateRule.beside`: the main scores among those `told` that neither decide nor have a guard.
 
     The main score of the grader that decides by a further score is none of them. Raises as `direction`.
     """

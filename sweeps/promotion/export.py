@@ -13,7 +13,7 @@ from cluster.scoring import Scoring, scoring
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import check_serving, versions
 from sweeps.promotion.cards import served_name
-from sweeps.promotion.decision_record import PROMOTED, Decision
+from sweeps.promotion.decision_record import PROMOTED, DecisionRecord
 from sweeps.promotion.evidence import tolerance
 from sweeps.tracking import stores
 from sweeps.tracking.failures import answering
@@ -118,7 +118,7 @@ def spec_for(base: dict[str, Any], form: Form) -> TrialSpec:
     )
 
 
-def _compared(model: str, version: str, form: Form, out: Path, record: Decision, told: ExportResult) -> Exported:
+def _compared(model: str, version: str, form: Form, out: Path, record: DecisionRecord, told: ExportResult) -> Exported:
     rows = [row.logprobs[PROMOTED] for row in record.serving_rows]
     promoted, tokens = [-sum(row) for row in rows], sum(map(len, rows))
     gaps = [abs(ours - theirs) for ours, theirs in zip(told.row_losses, promoted, strict=True)]

@@ -98,13 +98,13 @@ class Verdict:
     """All candidates, the winner first: the best by the deciding metric, and of equal ones the best by loss."""
     scores: Mapping[str, Evaluation]
     """Name of a candidate, BASE or CHAMPION -> its evaluation."""
-    rule: Rule
+    rule: GateRule
     rows_with_copies: int = 0
     guards: tuple[Standing, ...] = ()
     slices: tuple[Standing, ...] = ()
     """`guards` and `slices` hold the winner's standing under each limit."""
     beside: tuple[Standing, ...] = ()
-    """The winner's standing by each of `Rule.beside`."""
+    """The winner's standing by each of `GateRule.beside`."""
     warnings: tuple[str, ...] = ()
     """For people: they decide nothing, and the gate gives none."""
 
@@ -170,7 +170,7 @@ class Verdict:
         return (self.decided_by or self.best).rows_needed if self.outcome == "cannot_tell" else None
 
 
-class Rule(Spec):
+class GateRule(Spec):
     """The rule by which the gate decides."""
 
     objective: Objective
@@ -213,7 +213,7 @@ class Sliced(Spec):
 
 
 def decide(
-    scores: Mapping[str, Evaluation], rule: Rule, sliced: Sliced | None = None, guarded: Sequence[Guarded] = ()
+    scores: Mapping[str, Evaluation], rule: GateRule, sliced: Sliced | None = None, guarded: Sequence[Guarded] = ()
 ) -> Verdict:
     """Decides on the candidate with the best value. Of equally good ones (`Objective.standing`) the first one wins.
 

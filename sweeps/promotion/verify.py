@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from sweeps.promotion import decision_record, gate, versions, words
-from sweeps.promotion.decision_record import PROMOTED, Decision
+from sweeps.promotion.decision_record import PROMOTED, DecisionRecord
 from sweeps.promotion.versions import Found
 from sweeps.tracking.model_package import RECORD
 from sweeps.tracking.registry import IDENTITY
@@ -22,7 +22,7 @@ _SAME = 1e-6
 
 
 @dataclass(frozen=True)
-class Check:
+class Verified:
     """Result of one check."""
 
     name: str
@@ -32,7 +32,7 @@ class Check:
     """The finding, for people."""
 
 
-def checks(found: Found) -> tuple[Decision, list[Check]]:
+def checks(found: Found) -> tuple[DecisionRecord, list[Verified]]:
     """Checks a version's record by itself and against its files. Raises `SweepError` if the record cannot be read."""
     record = decision_record.read(found.files[RECORD])
     whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
@@ -43,19 +43,21 @@ def checks(found: Found) -> tuple[Decision, list[Check]]:
     )
     base, of = record.base, f"{record.rows.source} and {record.base.source}"
     unknown = [
-        Check("base", None, f"{base.source}: its weights are not looked at; the packaged model does it when it loads"),
-        Check("evaluation", None, f"whether {of} still give these values: qsweep promote evaluates them"),
+        Verified(
+            "base", None, f"{base.source}: its weights are not looked at; the packaged model does it when it loads"
+        ),
+        Verified("evaluation", None, f"whether {of} still give these values: qsweep promote evaluates them"),
     ]
     return record, [whole, _registered(record, found), _files(record, found.files), rows, _verdict(record), *unknown]
 
 
-def _of(name: str, problem: str | None, words: str) -> Check:
-    return Check(name, problem is None, problem or words)
+def _of(name: str, problem: str | None, words: str) -> Verified:
+    return Verified(name, problem is None, problem or words)
 
 
-def _registered(record: Decision, found: Found) -> Check:
+def _registered(record: DecisionRecord, found: Found) -> Verified:
     if found.version is None:
-        return Check("registry", None, "a folder was given: whether the registry names this record is not known")
+        return Verified("registry", None, "a folder was given: whether the registry names this record is not known")
     ours = {
         versions.RECORD_DIGEST: record.sha256, IDENTITY: record.identity, "adapter_sha256": record.adapter_sha256,
         versions.DIGEST: versions.digest_of(found.files),
@@ -65,7 +67,7 @@ def _registered(record: Decision, found: Found) -> Check:
     return _of("registry", problem, "its tags name this record and these files")
 
 
-def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
+def _files(record: DecisionRecord, files: Mapping[str, bytes]) -> Verified:
     here = decision_record.file_digests(files)
     # MLflow adds a file of its own beside artifacts/ to a folder that it fetches.
     checked = sorted({*record.files, *(path for path in here if path.startswith("artifacts/"))})
@@ -74,7 +76,7 @@ def _files(record: Decision, files: Mapping[str, bytes]) -> Check:
     return _of("files", ", ".join(how) or None, f"{', '.join(checked)}: sha256 as recorded")
 
 
-def _odd_rows(record: Decision) -> str | None:
+def _odd_rows(record: DecisionRecord) -> str | None:
     """Says what is wrong with the rows and their values; None if nothing is."""
     try:
         return next(chain(_odd_values(record), _odd_serving_rows(record)), None)
@@ -82,7 +84,7 @@ def _odd_rows(record: Decision) -> str | None:
         return f"they do not fit to each other: {error!r}"
 
 
-def _odd_values(record: Decision) -> Iterator[str]:
+def _odd_values(record: DecisionRecord) -> Iterator[str]:
     """Yields contradictions among the rows, their values and the metrics."""
     digests, count = record.rows.digests, len(record.scores[BASE].row_losses)
     if digests and len(digests) != count:
@@ -98,7 +100,7 @@ def _odd_values(record: Decision) -> Iterator[str]:
                 yield f"{guard.name}: {name}: its {wrong} is not what its rows give"
 
 
-def _odd_serving_rows(record: Decision) -> Iterator[str]:
+def _odd_serving_rows(record: DecisionRecord) -> Iterator[str]:
     """Yields contradictions between the serving rows and the scored rows."""
     digests, winner = record.rows.digests, record.winner
     for place, row in enumerate(record.serving_rows):
@@ -119,19 +121,19 @@ def _wrong_metric(evaluation: Evaluation) -> str | None:
     return None
 
 
-def _verdict(record: Decision) -> Check:
+def _verdict(record: DecisionRecord) -> Verified:
     """Asks the gate again, and compares its verdict with the recorded one but for warnings, which decide nothing."""
     if record.rule.method != gate.METHOD:
-        return Check(
+        return Verified(
             "verdict", None, "another version of qsweep decided, with other intervals: verify it with that one"
         )
     try:
         found = gate.decide(record.scores, record.rule, record.sliced, record.guarded)
     except (LookupError, ValueError, ZeroDivisionError) as error:
-        return Check("verdict", False, f"the gate cannot decide by these values: {error!r}")
+        return Verified("verdict", False, f"the gate cannot decide by these values: {error!r}")
     told = {name: value for name, value in record.verdict.items() if name != "warnings"}
     if not _is_same(told, json.loads(json.dumps(words.as_json(found)))):
-        return Check("verdict", False, "the gate's rule does not give it from the values per row")
+        return Verified("verdict", False, "the gate's rule does not give it from the values per row")
     return _of(
         "verdict", None if found.passed else "the gate says no", f"{found.winner} passes, from the values per row"
     )

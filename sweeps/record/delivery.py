@@ -18,7 +18,7 @@ class Over(Exception):  # noqa: N818 - reads as what happened
 
 
 @dataclass(frozen=True)
-class Pace:
+class RetryPace:
     """Pauses of a delivery, in seconds."""
 
     every: float | None
@@ -33,7 +33,9 @@ class Pace:
 class Delivery:
     """Delivers repeatedly, in its own thread, until it is drained."""
 
-    def __init__(self, name: str, deliver: Callable[[], None], failed: Callable[[Exception], None], pace: Pace) -> None:
+    def __init__(
+        self, name: str, deliver: Callable[[], None], failed: Callable[[Exception], None], pace: RetryPace
+    ) -> None:
         """Delivers nothing yet.
 
         Args:
@@ -76,7 +78,7 @@ class Delivery:
         """Waits until all is delivered, the caller leaves, or `seconds` are over. Returns whether they are over.
 
         Args:
-            say_waiting: is called once, after `Pace.patience`.
+            say_waiting: is called once, after `RetryPace.patience`.
             reached: measures progress, with which `seconds` begin anew. By default they limit the whole wait.
         """
         with self._changed:

@@ -326,7 +326,7 @@ class RequestAnswered(Spec):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """The answer to a request, before it is a `RequestAnswered`. A request for the present state is accepted."""
 
     is_accepted: bool

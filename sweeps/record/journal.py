@@ -109,7 +109,7 @@ def without_steps(event: Event) -> Event:
             return event
 
 
-def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedulers.Event | None:
+def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedulers.RuleEvent | None:
     """Converts an event for the scheduler's rule, live or from the log; returns None if the rule does not need it.
 
     Args:

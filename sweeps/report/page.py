@@ -68,7 +68,7 @@ class ChartTrial:
         return label(self.record.number)
 
 
-class Rung(NamedTuple):
+class ReportPoint(NamedTuple):
     """A report point, and what became of the trials that were evaluated there, without repeats."""
 
     step: int
@@ -140,7 +140,7 @@ class Page:
     """Each field with untried values, followed by these values."""
     trials: tuple[ChartTrial, ...]
     """The best trial first; trials without a finite value last."""
-    rungs: tuple[Rung, ...]
+    rungs: tuple[ReportPoint, ...]
 
     @property
     def is_running(self) -> bool:
@@ -267,12 +267,12 @@ def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
     return tuple(axes), tuple(missing)
 
 
-def _rungs(record: SweepRecord) -> tuple[Rung, ...]:
+def _rungs(record: SweepRecord) -> tuple[ReportPoint, ...]:
     found = []
     for place, (step, _, _) in enumerate(record.rungs(), 1):
         here = [trial for trial in record.trials.values() if trial.repeats is None and len(trial.evals) >= place]
         fates = Counter(WENT_ON if len(trial.evals) > place else trial.state.value for trial in here)
-        found.append(Rung(step, fates))
+        found.append(ReportPoint(step, fates))
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sweeps.config.number_words import counted, duration, epochs, parts, size
 from sweeps.planning.capacity import DEVICES
-from sweeps.planning.forecast import Answers, Forecast, LengthsFrom
+from sweeps.planning.forecast import AnswersWork, Forecast, LengthsFrom
 from sweeps.planning.lora_or_qlora import GpuAdvice
 from sweeps.planning.plan import Plan
 from sweeps.planning.rates import Range
@@ -135,7 +135,7 @@ def _work(seen: Forecast) -> Iterator[str]:
         yield _answers(seen.answers)
 
 
-def _answers(answers: Answers) -> str:
+def _answers(answers: AnswersWork) -> str:
     count, tokens = f"about {counted(round(answers.evaluations), 'evaluation')}", answers.tokens
     if tokens is None:
         told = f"{count} with answers, of unknown length before the rows are read: give evaluation.max_new_tokens"

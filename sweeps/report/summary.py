@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.number_words import counted
 from sweeps.config.uris import is_web
 from sweeps.record.folder import SweepFolder
@@ -52,7 +52,7 @@ def displays(
     return display
 
 
-def show(sweep: Sweep, result: Result) -> None:
+def show(sweep: LoadedSweep, result: Result) -> None:
     """Prints the table of trials, the best trial, and what to do next."""
     out, record = console(), result.record
     show_trials(out, record, result.separation)
@@ -77,7 +77,7 @@ def tell(out: Console, lines: Sequence[str]) -> None:
         out.print(streams.fitted(line, out.file), markup=False, soft_wrap=True)
 
 
-def _next_steps(sweep: Sweep, result: Result) -> list[str]:
+def _next_steps(sweep: LoadedSweep, result: Result) -> list[str]:
     uri = sweep.config.tracking.uri
     error = result.failure or (None if result.mirror is None else result.mirror.lost)
     lines = [] if error is None else ["", f"error: {error}"]

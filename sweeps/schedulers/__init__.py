@@ -68,7 +68,7 @@ class Ended:
     """A diverged trial ranks last at the point where it would have reported next."""
 
 
-Event = Started | Reported | Ended
+RuleEvent = Started | Reported | Ended
 
 
 class Decision(StrEnum):
@@ -99,7 +99,7 @@ class Idle(StrEnum):
     """No trial any more: the parked trials have ended."""
 
 
-Work = Resume | Idle
+SlotUse = Resume | Idle
 
 
 class TrialStatus(StrEnum):
@@ -147,7 +147,7 @@ class Rule:
         self._trials: dict[str, TrialHistory] = {}
         self._running: set[str] = set()
 
-    def take(self, event: Event) -> Decision:
+    def take(self, event: RuleEvent) -> Decision:
         """Folds an event into the state; returns the decision on its trial.
 
         A report at or before the trial's last one was judged already: the trial goes on. The end of an unknown trial
@@ -164,7 +164,7 @@ class Rule:
             case Reported():
                 return self._report(event)
 
-    def next(self, is_exhausted: bool) -> Work:
+    def next(self, is_exhausted: bool) -> SlotUse:
         """Returns the use of a free slot. Changes no state: `Started` tells the rule what was done.
 
         `is_exhausted` means that there is no new trial to begin now.

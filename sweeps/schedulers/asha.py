@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
-from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, SchedulerSettings, Started, TrialStatus, Work
+from sweeps.schedulers import Decision, Direction, Idle, Resume, Rule, SchedulerSettings, SlotUse, Started, TrialStatus
 
 Order = Literal["breadth", "paper"]
 TAIL_TRIALS = 3
@@ -75,7 +75,7 @@ class Promote(Rule):
         self._tail: set[str] = set()
         """Trials that were resumed although their rank was too low."""
 
-    def next(self, is_exhausted: bool) -> Work:
+    def next(self, is_exhausted: bool) -> SlotUse:
         """See `Rule.next`."""
         promotable = next(self._promotable(), None)
         if self._order == "paper" and promotable is not None:

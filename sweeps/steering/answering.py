@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sweeps.record.events import Answer, RequestAnswered, TrialState
+from sweeps.record.events import Reply, RequestAnswered, TrialState
 from sweeps.record.journal import Journal
 from sweeps.record.run_names import label
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
@@ -27,27 +27,27 @@ ENDING = "ask again once it has ended: qsweep resume then goes on with it"
 class Decides(Protocol):
     """See `sweeps.supply.amendments.Amendments`."""
 
-    def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
+    def point(self, values: Mapping[str, object], record: SweepRecord) -> Reply:
         """Decides whether a point is tried next."""
 
-    def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
+    def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Reply:
         """Decides whether keys of the sweep file get other values."""
 
 
-Decide = Callable[[AddPoint | ExtendSweep, SweepRecord], Answer]
+Decide = Callable[[AddPoint | ExtendSweep, SweepRecord], Reply]
 """Decides whether a request for more is granted, by the sweep's present record."""
 
 
 def deciding(amendments: Decides, clock: Callable[[], float | None]) -> Decide:
     """Makes a `Decide`; `clock` returns seconds since the epoch, None while nobody drives the sweep."""
 
-    def decide(request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
+    def decide(request: AddPoint | ExtendSweep, record: SweepRecord) -> Reply:
         try:
             if isinstance(request, AddPoint):
                 return amendments.point(request.values, record)
             return amendments.changes(request.changes, record, clock())
         except Exception as error:  # A request ends no sweep, whatever it holds.
-            return Answer(False, f"the request cannot be decided on: {type(error).__name__}: {error}")
+            return Reply(False, f"the request cannot be decided on: {type(error).__name__}: {error}")
 
     return decide
 
@@ -79,10 +79,10 @@ class Answerer:
                 self._act(letter, answer)
             self.mailbox.remove(letter)
 
-    def _decide(self, request: AddPoint | ExtendSweep, record: SweepRecord) -> Answer:
+    def _decide(self, request: AddPoint | ExtendSweep, record: SweepRecord) -> Reply:
         if self.stop.takes_more:
             return self.decide(request, record)
-        return Answer(False, f"the sweep is ending ({self.stop.message or 'its last trial is over'}): {ENDING}")
+        return Reply(False, f"the sweep is ending ({self.stop.message or 'its last trial is over'}): {ENDING}")
 
     def _act(self, letter: Letter, answer: RequestAnswered) -> None:
         if not answer.is_accepted:
@@ -112,10 +112,10 @@ def answer_to(letter: Letter, record: SweepRecord, now: float, decide: Decide) -
     )
 
 
-def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, Answer]:
+def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, Reply]:
     request = letter.request
     if request is None:
-        return "an unknown request", Answer(False, NOT_KNOWN)
+        return "an unknown request", Reply(False, NOT_KNOWN)
     if isinstance(request, StopTrial):
         return stop_trial(request.trial, record)
     if isinstance(request, AddPoint | ExtendSweep):
@@ -123,26 +123,26 @@ def _decided(letter: Letter, record: SweepRecord, decide: Decide) -> tuple[str, 
         asked = f"{verb} {', '.join(f'{key}={value}' for key, value in given.items())}"
         return legible(asked), decide(request, record)
     if record.ended is not None and record.ended.time >= (record.resumed or 0.0):
-        return "stop the sweep", Answer(False, "the sweep has ended already")
+        return "stop the sweep", Reply(False, "the sweep has ended already")
     if letter.is_left_over:
         told = "the sweep was not running when this was asked for; now it runs: ask again to stop it"
-        return "stop the sweep", Answer(False, told)
-    return "stop the sweep", Answer(True, STOPPING)
+        return "stop the sweep", Reply(False, told)
+    return "stop the sweep", Reply(True, STOPPING)
 
 
-def stop_trial(name: str, record: SweepRecord) -> tuple[str, Answer]:
+def stop_trial(name: str, record: SweepRecord) -> tuple[str, Reply]:
     """Returns the request in words, and its answer, which has no key if the trial is STOPPED already."""
     trial = trial_named(name, record)
     if trial is None:
-        return f"stop {name}", Answer(False, no_trial_named(name, record))
+        return f"stop {name}", Reply(False, no_trial_named(name, record))
     known = label(trial.number)
     if trial.state is TrialState.STOPPED:
-        return f"stop {known}", Answer(True, f"{known} is STOPPED already")
+        return f"stop {known}", Reply(True, f"{known} is STOPPED already")
     if trial.state not in (TrialState.RUNNING, TrialState.PARKED):
         told = f"{known} is {trial.state.value}: only a RUNNING or PARKED trial can be stopped"
-        return f"stop {known}", Answer(False, told)
+        return f"stop {known}", Reply(False, told)
     told = f"{known} ends {'now' if trial.state is TrialState.PARKED else 'at its next step'}"
-    return f"stop {known}", Answer(True, told, trial_key=trial.trial_key)
+    return f"stop {known}", Reply(True, told, trial_key=trial.trial_key)
 
 
 def trial_named(name: str, record: SweepRecord) -> TrialRecord | None:

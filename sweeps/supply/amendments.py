@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from cluster import devices
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points, resource, searched_fields
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import limit
 from sweeps.config.points import Scalar
 from sweeps.planning import capacity
 from sweeps.planning.forecast import distinct_trials
 from sweeps.record import limits
-from sweeps.record.events import Answer
+from sweeps.record.events import Reply
 from sweeps.record.limits import CHANGEABLE
 from sweeps.record.run_names import HEADINGS, label
 from sweeps.record.spent import HOUR
@@ -52,14 +52,14 @@ class Amendments:
     """GPUs of this machine, if the sweep runs its own Ray and hosts take GPUs; 0: any number of hosts is allowed."""
 
     @classmethod
-    def of(cls, sweep: Sweep) -> Amendments:
+    def of(cls, sweep: LoadedSweep) -> Amendments:
         """Decides for this sweep on this machine; raises NotTrainable if its trainable is gone."""
         cluster = sweep.config.cluster
         has_own_gpus = cluster.has_own_ray and cluster.gpus_per_host != 0
         trainable = catalogue.find(sweep.config.trainable)
         return cls(sweep.config, sweep.space, trainable, devices.gpus() if has_own_gpus else 0)
 
-    def point(self, values: Mapping[str, object], record: SweepRecord) -> Answer:
+    def point(self, values: Mapping[str, object], record: SweepRecord) -> Reply:
         """Decides whether a point is tried next.
 
         `values` maps fields to JSON values. A field is named in full, by the last part of its name, or by its heading
@@ -76,22 +76,22 @@ class Amendments:
         if trial is not None:
             wrong = resource.too_large(self.config, resource.rows_per_step(trial.spec.training))
         if trial is None or wrong:
-            return Answer(False, "; ".join(wrong))
+            return Reply(False, "; ".join(wrong))
         problem = self._targets(record).problem(trial.spec.adapter.target_modules)
         if problem is not None:
-            return Answer(False, f"{target_modules.FIELD}: {problem}")
+            return Reply(False, f"{target_modules.FIELD}: {problem}")
         known = record.trials.get(trial.trial_key)
         if known is not None:
             later = ", and goes on when the sweep has more time" if known.may_go_on else ""
-            return Answer(True, f"this point is {_standing(known, record)}: it is not tried again{later}")
+            return Reply(True, f"this point is {_standing(known, record)}: it is not tried again{later}")
         over = self._over(record, {}, None)
         if over:
-            return Answer(False, over)
+            return Reply(False, over)
         shown = ", ".join(f"{name}={legible(str(value))}" for name, value in trial.params.items())
         if trial.trial_key in self._added(record):
-            return Answer(True, f"{shown}: asked for already: it has the next free slot")
+            return Reply(True, f"{shown}: asked for already: it has the next free slot")
         told = f"{shown}: it has the next free slot, and is one trial beyond budget.trials"
-        return Answer(True, told, point=trial.point)
+        return Reply(True, told, point=trial.point)
 
     def _fields(self, values: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
         named: dict[str, Any] = {}
@@ -133,7 +133,7 @@ class Amendments:
         """Returns the keys of the trials that users asked for."""
         return {self._trial(point, record).trial_key for point in record.added}
 
-    def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Answer:
+    def changes(self, wanted: Mapping[str, object], record: SweepRecord, now: float | None) -> Reply:
         """Decides whether keys of the sweep file get other values.
 
         `wanted` maps dotted keys to JSON values. `now` is in seconds since the epoch; None if no driver runs.
@@ -143,7 +143,7 @@ class Amendments:
         wrong += [line for key in wanted for line in self._unchangeable(key)]
         wrong = wrong or _invalid(current, wanted)
         if wrong:
-            return Answer(False, "; ".join(wrong))
+            return Reply(False, "; ".join(wrong))
         values = {key: _checked(current, key, value) for key, value in wanted.items()}
         before = {key: _value(current, key) for key in values}
         new = {key: value for key, value in values.items() if value != before[key]}
@@ -155,7 +155,7 @@ class Amendments:
             nothing = "nothing would be trained: the sweep has finished, and none of its trials goes on"
             over = f"{keys}: {nothing}; {way_out}"
         if wrong or over:
-            return Answer(False, "; ".join(wrong) or over)
+            return Reply(False, "; ".join(wrong) or over)
         told = [
             f"{key} is {limit(value)}, and was {limit(before[key])}"
             if key in new
@@ -166,7 +166,7 @@ class Amendments:
         # A running driver keeps its number of slots; the next driver counts slots anew.
         if now is not None and has_more_slots and self.config.cluster.slots_per_host == "auto":
             told.append("there are no more slots for them yet: qsweep stop and qsweep resume count slots anew")
-        return Answer(True, "; ".join(told), changes=new)
+        return Reply(True, "; ".join(told), changes=new)
 
     def _over(self, record: SweepRecord, new: Mapping[str, Scalar | None], now: float | None) -> str:
         """Says why a driver would end the sweep at once, even with the new values; empty if it would go on."""

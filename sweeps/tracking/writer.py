@@ -18,7 +18,7 @@ from contextlib import suppress
 from cluster.errors import first_cause
 from sweeps.config.passwords import hidden
 from sweeps.errors import StorageError
-from sweeps.record.delivery import Delivery, Over, Pace
+from sweeps.record.delivery import Delivery, Over, RetryPace
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialStarted
 from sweeps.record.folder import SweepFolder, acknowledged_bytes, noted_by, read_events, writing
 from sweeps.record.journal import Journal
@@ -77,7 +77,7 @@ class Writer:
         self._tries = 0
         self._noted = -math.inf
         """Time of the last note, on the monotonic clock."""
-        pace = Pace(None, timeouts.FIRST_PAUSE_SECONDS, timeouts.LONGEST_PAUSE_SECONDS, timeouts.PATIENCE_SECONDS)
+        pace = RetryPace(None, timeouts.FIRST_PAUSE_SECONDS, timeouts.LONGEST_PAUSE_SECONDS, timeouts.PATIENCE_SECONDS)
         self._delivery = Delivery("tracking-writer", self._deliver, self._report, pace)
 
     def _begin(self, noted: Mapping[str, object], journal: Journal | None) -> tuple[int, SweepRecord]:

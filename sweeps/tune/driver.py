@@ -30,7 +30,7 @@ from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import TrialSource, refused_default
 from sweeps.tune import experiment
 from sweeps.tune.actor_calls import RAY, Calls
-from sweeps.tune.finalists import Scoring
+from sweeps.tune.finalists import FinalistScoring
 from sweeps.tune.hosts import BaseEvaluation, HostCount, StartedHosts, StartingBroker, hosts_started
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback
@@ -152,7 +152,7 @@ class Driver:
             return
         self._end_trials(stop.reason or "finished", stop.message)
         with self._scoring():
-            Scoring(self.trials, broker, self.display.say, self.calls).run()
+            FinalistScoring(self.trials, broker, self.display.say, self.calls).run()
 
     @contextmanager
     def _scoring(self) -> Iterator[StopState]:

@@ -27,7 +27,7 @@ from trainables.specs import TrialSpec
 
 
 @dataclass(frozen=True)
-class Scoring:
+class FinalistScoring:
     """Asks a host for the scores of the finalists, and writes them into folder and log."""
 
     trials: SweepTrials

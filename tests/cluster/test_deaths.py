@@ -32,13 +32,13 @@ def broker(slots: int) -> Broker:
     return made
 
 
-def host(node_id: str, slots: int = 1, gpu_ids: tuple[str, ...] = ()) -> host_states.Host:
+def host(node_id: str, slots: int = 1, gpu_ids: tuple[str, ...] = ()) -> host_states.HostState:
     async def close(lease: str) -> None: ...
 
     facts = HostFacts(
         pid=1, node=node_id, device="cpu", slots=slots, estimated_bytes=None, node_id=node_id, gpu_ids=gpu_ids
     )
-    return host_states.Host(actor(close=close), facts)
+    return host_states.HostState(actor(close=close), facts)
 
 
 class Gpus:

@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
 from cluster import timeouts
 from cluster.broker import WRITERS, Broker
-from cluster.fleet import Host
+from cluster.host_states import HostState
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.leases import Grant
 from trainables.contract import Failure
@@ -47,13 +47,13 @@ async def dies(*_arguments: object) -> None:
     raise OutOfMemoryError("Task was killed due to the node running low on memory.")
 
 
-def host(slots: int = 1, **methods: Any) -> Host:
+def host(slots: int = 1, **methods: Any) -> HostState:
     facts = HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=slots, estimated_bytes=None)
     methods.setdefault("close", Close())
-    return Host(actor(**methods), facts)
+    return HostState(actor(**methods), facts)
 
 
-def broker_with(*hosts: Host, clock: Callable[[], float] = lambda: 0.0, auto: int = 0) -> Broker:
+def broker_with(*hosts: HostState, clock: Callable[[], float] = lambda: 0.0, auto: int = 0) -> Broker:
     """A broker that makes no host of its own; `auto` bounds the slots of hosts that find their number themselves."""
     limits = SlotLimits(slots="auto" if auto else 1, at_most=auto or 1, largest=())
     broker = Broker(TOY, limits, HostOptions(), Run, clock)

@@ -91,7 +91,7 @@ async def test_a_host_that_may_hang_is_told_with_its_trials(monkeypatch, answers
     monkeypatch.setattr(timeouts, "HOST_ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(host_states.time, "time", lambda: 10_000.0)
     facts = HostFacts(pid=7, node="10.0.0.1", device="cpu", slots=2, estimated_bytes=None)
-    host = host_states.Host(actor(latest=latest), facts, leases={"aaa": "aaa-1"})
+    host = host_states.HostState(actor(latest=latest), facts, leases={"aaa": "aaa-1"})
     assert await host.latest(Clock()) == {}
     found = host.silent(timeouts.HANG_SECONDS + 1.0)
     assert found is not None

@@ -12,7 +12,7 @@ from sweep_files import toy
 
 from sweeps import launch as launching
 from sweeps import saved_sweep
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record import folder as folders
@@ -136,7 +136,7 @@ def test_a_sweep_whose_data_is_gone_says_where_to_put_it(tmp_path: Path) -> None
     data = tmp_path / "train.jsonl"
     given = {"train": str(data), "text": "{text}"}
     config = SweepConfig.model_validate({"name": "x", "data": given, "model": {"source": "tiny/model"}})
-    sweep = Sweep(config, toy()[1])
+    sweep = LoadedSweep(config, toy()[1])
     data.write_text('{"text": "a"}\n')
     began_with = saved_sweep.fingerprints(sweep, {})
     assert saved_sweep.fingerprints(sweep, began_with) == began_with
@@ -176,7 +176,7 @@ def test_a_broken_fingerprint_of_an_own_trainable_leaves_no_folder(tmp_path: Pat
     (tmp_path / "mine.py").write_text(OWN)
     config, space = toy({}, trainable=str(tmp_path / "mine.py"), storage=str(tmp_path / "results"))
     with pytest.raises(NotTrainable, match="its fingerprint"):
-        launching.prepare(Sweep(config, space), print, offline=True)
+        launching.prepare(LoadedSweep(config, space), print, offline=True)
     assert not (tmp_path / "results").exists()
 
 
@@ -190,6 +190,6 @@ def test_a_sweep_that_begins_asks_an_own_trainable_for_its_fingerprint_once(tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(COUNTED)
     config, space = toy({}, trainable=str(tmp_path / "mine.py"), storage=str(tmp_path / "results"))
-    sweep, _ = launching.prepare(Sweep(config, space), print, offline=True)
+    sweep, _ = launching.prepare(LoadedSweep(config, space), print, offline=True)
     assert saved_sweep.fingerprints(sweep, {}) == {"rows": "5"}
     assert (tmp_path / "mine.py.log").read_text() == "once"

@@ -321,7 +321,7 @@ class AdapterPack:
     def snapshot(self, slot: int) -> bytes:
         """Returns adapter, optimizer and progress as one safetensors file; see `Pack.snapshot`."""
         kept = self._slots[slot]
-        progress = peft_adapters.Progress(step=kept.step, tokens=kept.tokens, seconds=kept.seconds)
+        progress = peft_adapters.AdapterProgress(step=kept.step, tokens=kept.tokens, seconds=kept.seconds)
         return peft_adapters.snapshot(kept.parameters, kept.optimizer, progress)
 
     def adapter(self, slot: int) -> Mapping[str, bytes]:

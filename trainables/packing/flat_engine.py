@@ -235,11 +235,11 @@ class FlatEngine:
             for siblings, stack in zip(own, found, strict=True):
                 siblings.stack = stack
 
-    def _pair(self, siblings: _Siblings, place: int, span: Span) -> grouped_product.Pair | None:
+    def _pair(self, siblings: _Siblings, place: int, span: Span) -> grouped_product.LoraPair | None:
         adapter = siblings.adapters.get(span.segment.slot, {}).get(place)
         if adapter is None or not self._together(span, adapter):
             return None
-        return grouped_product.Pair(adapter.a, adapter.b, adapter.scaling)
+        return grouped_product.LoraPair(adapter.a, adapter.b, adapter.scaling)
 
     def _together(self, span: Span, adapter: _Adapter) -> bool:
         """Tells whether an adapter is computed together with others in a layer."""

@@ -24,7 +24,7 @@ ALIGNED = 8
 (aten/src/ATen/native/GroupedMMUtils.h, 2.13)."""
 
 
-class Pair(NamedTuple):
+class LoraPair(NamedTuple):
     """The matrices of one adapter for one layer."""
 
     a: torch.nn.Parameter
@@ -60,7 +60,10 @@ def fits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def stacks(
-    siblings: Sequence[Sequence[Sequence[Pair | None]]], ends: Sequence[int], device: torch.device, dtype: torch.dtype
+    siblings: Sequence[Sequence[Sequence[LoraPair | None]]],
+    ends: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> list[Stack | None]:
     """Returns a stack for each set of layers that share an input; None without an adapter. Gradients flow back.
 
@@ -133,7 +136,7 @@ class _Plan:
 
     def __init__(
         self,
-        layers: Sequence[Sequence[Pair | None]],
+        layers: Sequence[Sequence[LoraPair | None]],
         counts: Sequence[int],
         device: torch.device,
         dtype: torch.dtype,
@@ -144,7 +147,7 @@ class _Plan:
         self.ins, self.outs = [ins for ins, _ in shapes], [outs for _, outs in shapes]
         firsts = [0, *accumulate(self.outs)]
         self.places: list[_Place] = []
-        self.pairs: list[Pair] = []
+        self.pairs: list[LoraPair] = []
         for layer, pairs in enumerate(layers):
             for group, pair in enumerate(pairs):
                 if pair:

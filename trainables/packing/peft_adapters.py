@@ -93,7 +93,7 @@ def adapter_name(slot: int | None) -> str:
 # Files
 
 
-class Progress(Spec):
+class AdapterProgress(Spec):
     """The progress of a slot."""
 
     step: int
@@ -136,7 +136,7 @@ def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
 
 
 def snapshot(
-    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
+    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, progress: AdapterProgress
 ) -> bytes:
     """Returns weights, AdamW moments and progress. The step decides the position in the data and the dropout masks."""
     tensors: dict[str, torch.Tensor] = {}
@@ -152,12 +152,14 @@ def snapshot(
 def snapshot_of(folder: Mapping[str, bytes]) -> bytes:
     """Returns a snapshot of the weights in a PEFT folder, without moments or progress."""
     weights = safetensors.torch.load(folder["adapter_model.safetensors"])
-    metadata = {"progress": Progress(step=0, tokens=0, seconds=0.0).model_dump_json()}
+    metadata = {"progress": AdapterProgress(step=0, tokens=0, seconds=0.0).model_dump_json()}
     content: bytes = safetensors.torch.save({f"weight/{name}": value for name, value in weights.items()}, metadata)
     return content
 
 
-def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
+def restore(
+    content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> AdapterProgress:
     """Loads a snapshot and returns its progress. Raises ValueError for a snapshot of another adapter."""
     tensors = safetensors.torch.load(content)
     kept = {name.split("/", 1)[1] for name in tensors}
@@ -175,7 +177,7 @@ def restore(content: bytes, parameters: Mapping[str, torch.nn.Parameter], optimi
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
             }
-    return Progress.model_validate_json(safetensors_header.metadata(content)["progress"])
+    return AdapterProgress.model_validate_json(safetensors_header.metadata(content)["progress"])
 
 
 def _whole(alpha: float) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster import devices
 from cluster.doctor import examine, gpus, machine, on_cluster, training
-from cluster.doctor.contract import DRIVER, Answer, Needs, Site
+from cluster.doctor.contract import DRIVER, CheckResult, Needs, Site
 from cluster.doctor.examine import CHECKS
 from trainables.base import device_probe
 from trainables.engine_paths import EnginePath, PassRate, SelfTest, Tried
@@ -252,7 +252,7 @@ def test_paths_that_are_right_are_a_table_and_one_that_is_refused_is_warned_of()
     faster = grouped.model_copy(update={"rates": (rate.model_copy(update={"tokens_per_second": 1800}),)})
     hung = grouped.model_copy(update={"problem": "it hung: no answer within 300 s", "rates": ()})
 
-    def train(*found: Tried) -> Answer:
+    def train(*found: Tried) -> CheckResult:
         return training.told(SelfTest(device="H100", seconds=42.0, tried=found), TrialSpec(steps=1))
 
     found = train(flat, faster)

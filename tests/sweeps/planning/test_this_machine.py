@@ -30,8 +30,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "use_threads", lambda hosts: None)
 
 
-def sweep(**cluster: Any) -> load.Sweep:
-    return load.Sweep(*toy(RATES, cluster=cluster))
+def sweep(**cluster: Any) -> load.LoadedSweep:
+    return load.LoadedSweep(*toy(RATES, cluster=cluster))
 
 
 def here(to_launch: bool = False, **cluster: Any) -> Plan:

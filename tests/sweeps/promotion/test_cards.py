@@ -19,7 +19,7 @@ from sweep_files import toy
 from transformers import AutoModelForCausalLM
 
 from sweeps.promotion import cards
-from sweeps.promotion.gate import Rule, Standing, Verdict
+from sweeps.promotion.gate import GateRule, Standing, Verdict
 from sweeps.statistics.comparison import Comparison
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.contract import Evaluation
@@ -29,7 +29,7 @@ from trainables.specs import DataSpec, EvaluationSpec
 COMMIT = "0123abc"
 
 
-RULE = Rule(objective=LOWEST_LOSS, min_gain=0.0, candidates=("t01",))
+RULE = GateRule(objective=LOWEST_LOSS, min_gain=0.0, candidates=("t01",))
 
 
 def facts(source: str = "owner/name", scheme: str = "nf4", kind: str = "hub", **changed: Any) -> cards.VersionFacts:

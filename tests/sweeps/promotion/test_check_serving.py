@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sweeps.cli import app
 from sweeps.promotion import check_serving
 from sweeps.promotion.check_serving import nearest
-from sweeps.promotion.decision_record import Decision
+from sweeps.promotion.decision_record import DecisionRecord
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
 
@@ -89,11 +89,11 @@ def test_tokens_of_which_the_server_tells_nothing_do_not_count(models):
 # With versions and a server
 
 
-def record_of(world, version: str) -> Decision:
+def record_of(world, version: str) -> DecisionRecord:
     return check_serving.decision_of(Lookup(world.uri), MODEL, Registry(world.uri).version(MODEL, version))
 
 
-def answering_as(name: str, record: Decision, off: float = 0.0) -> openai_servers.Likely:
+def answering_as(name: str, record: DecisionRecord, off: float = 0.0) -> openai_servers.Likely:
     """What a server answers with a recorded model on the rows of its record; `off` nats a token from it."""
     known = {}
     for row in record.serving_rows:

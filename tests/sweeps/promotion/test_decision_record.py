@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sweeps.cli import app
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import decision_record, gate, versions, words
-from sweeps.promotion.decision_record import PROMOTED, Decision
+from sweeps.promotion.decision_record import PROMOTED, DecisionRecord
 from sweeps.promotion.verify import checks
 from sweeps.tracking import model_package
 from sweeps.tracking.model_package import RECORD
@@ -29,7 +29,7 @@ def wrong(reference: str, uri: str | None = None) -> dict[str, str]:
     return {check.name: check.words for check in checks(versions.find(reference, uri))[1] if check.holds is False}
 
 
-def record_of(world, version: str = "1") -> Decision:
+def record_of(world, version: str = "1") -> DecisionRecord:
     return decision_record.read((package_of(world, version) / RECORD).read_bytes())
 
 
@@ -40,11 +40,11 @@ def folder(strong) -> Path:
 
 
 @pytest.fixture
-def record(strong, folder) -> Decision:
+def record(strong, folder) -> DecisionRecord:
     return record_of(strong)
 
 
-def write(folder: Path, record: Decision, **changed: object) -> None:
+def write(folder: Path, record: DecisionRecord, **changed: object) -> None:
     """Writes a record that is changed, with the digest of what it says now."""
     made = record.model_copy(update=changed)
     (folder / RECORD).write_bytes(made.model_copy(update={"sha256": made.digest()}).content())

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sweeps.config.model import Promotion, Slices
 from sweeps.promotion import cards, words
 from sweeps.promotion.evidence import agreement, tolerance
-from sweeps.promotion.gate import CHAMPION, Guarded, Rule, Sliced, Verdict, decide, slices
+from sweeps.promotion.gate import CHAMPION, GateRule, Guarded, Sliced, Verdict, decide, slices
 from sweeps.promotion.registration import PromotionResult
 from trainables import qlora_metrics
 from trainables.contract import Evaluation
@@ -37,8 +37,8 @@ def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS
     return evaluation(tuple(losses.tolist()), tuple(TOKENS[:rows].tolist()))
 
 
-def rule(*candidates: str, min_gain: float = 0.0, objective: Objective = LOWEST_LOSS, **more: Any) -> Rule:
-    return Rule(objective=objective, min_gain=min_gain, candidates=candidates, **more)
+def rule(*candidates: str, min_gain: float = 0.0, objective: Objective = LOWEST_LOSS, **more: Any) -> GateRule:
+    return GateRule(objective=objective, min_gain=min_gain, candidates=candidates, **more)
 
 
 def verdict(min_gain: float = 0.0, groups: tuple[int, ...] = (), /, **found: Evaluation):

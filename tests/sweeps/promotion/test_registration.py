@@ -14,7 +14,7 @@ from sweep_files import toy
 
 from cluster.errors import HostError
 from sweeps.promotion import evidence, registration
-from sweeps.promotion.gate import Rule
+from sweeps.promotion.gate import GateRule
 from trainables import qlora_metrics
 from trainables.objective import LOWEST_LOSS
 from trainables.scoring.requests import ScoringRequest, ScoringResult
@@ -28,7 +28,7 @@ def answer(*losses: float) -> ScoringResult:
     return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="", not_finite=() if losses else ("t01",))
 
 
-RULE = Rule(objective=LOWEST_LOSS, min_gain=0.0, candidates=("t01",))
+RULE = GateRule(objective=LOWEST_LOSS, min_gain=0.0, candidates=("t01",))
 
 
 def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import qsweep as qs
 from sweeps.cli import app
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.record.events import Event, SweepEnded, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.spent import spent
@@ -70,7 +70,7 @@ def test_every_command_file_and_call_names_the_same_best_trial(
         assert done.exit_code == 0, done.output
         return done.stderr, json.loads(done.stdout.splitlines()[-1])
 
-    summary.show(Sweep(*toy()), result)
+    summary.show(LoadedSweep(*toy()), result)
     text = capsys.readouterr().err
     (told, compared), (_, stands) = document("compare"), document("status")
     answer = f"best{' so far' if so_far else ''}: t03, eval_loss 1.5000 at step 6"

@@ -16,7 +16,7 @@ from sweeps.record.events import Event, SweepEnded, TrialReported, TrialState
 from sweeps.record.folder import locked
 from sweeps.report import page_file, status
 from sweeps.report.charts import charts
-from sweeps.report.page import Page, Rung, page
+from sweeps.report.page import Page, ReportPoint, page
 from sweeps.report.trial_story import SlotTime, Story
 
 END = SweepEnded(time=100.0, reason="finished")
@@ -101,7 +101,7 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     assert re.fullmatch(r"t00, eval_loss \d\.\d{4} at step 27 has gone further alone: .*", found.compared[0])
     assert found.best_settings and found.trials[0].is_best
     assert facts["trials"].startswith("8/8 (")
-    assert found.rungs[1] == Rung(3, Counter({"went on": 1, "PARKED": 2}))
+    assert found.rungs[1] == ReportPoint(3, Counter({"went on": 1, "PARKED": 2}))
     shown = captions(found)["Settings and outcome"]
     assert "thick line is the best trial" in shown and "Not drawn: 1 trial without a finite eval_loss." in shown
 

@@ -14,7 +14,7 @@ from sweep_files import toy
 from sweeps.config.number_words import counted, duration, size
 from sweeps.errors import ConfigError
 from sweeps.planning.capacity import Machine
-from sweeps.planning.forecast import Answers, RowsAndRates
+from sweeps.planning.forecast import AnswersWork, RowsAndRates
 from sweeps.planning.lora_or_qlora import Fit, GpuAdvice
 from sweeps.planning.plan import Plan, plan
 from sweeps.planning.rates import answers_key, rate_key
@@ -58,7 +58,7 @@ def test_a_launch_says_what_runs_where_and_how_long_in_five_lines() -> None:
     ]
     unknown = first_screen(planned(is_known=False))[2].strip()
     assert unknown.startswith("time: unknown: run `qsweep plan FILE --calibrate`")
-    scored = replace(planned().forecast, answers=Answers(5.0, 900.0, None))
+    scored = replace(planned().forecast, answers=AnswersWork(5.0, 900.0, None))
     told = first_screen(replace(planned(), forecast=scored))[2]
     assert "8 min 26 s), and that of scoring answers on top, which is unknown; from 126 steps" in told
 

@@ -12,7 +12,7 @@ import pytest
 from sweep_events import begun, ended, record, reported, started
 from sweep_files import toy
 
-from sweeps.config.load import Sweep
+from sweeps.config.load import LoadedSweep
 from sweeps.record.events import Event, SweepEnded, SweepPlanned, TrialState
 from sweeps.record.spent import spent
 from sweeps.report import summary, ui_links
@@ -37,7 +37,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
             "undelivered": 0, "are_runs_gone": False, "refused": 0, "separation": None,
             "parent_run": None, "experiment_id": None, "run_ids": {},
         }  # fmt: skip
-        summary.show(Sweep(*toy()), Result(**result | end))
+        summary.show(LoadedSweep(*toy()), Result(**result | end))
         return capsys.readouterr().err
 
     return printed

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_players import Play, play
 
-from sweeps.schedulers import Decision, Ended, Idle, Reported, Resume, Started, TrialStatus, Work
+from sweeps.schedulers import Decision, Ended, Idle, Reported, Resume, SlotUse, Started, TrialStatus
 from sweeps.schedulers.asha import TAIL_TRIALS, Config, Promote, most_steps
 
 POINTS = (3, 9, 27, 81)
@@ -122,7 +122,7 @@ def test_a_protected_trial_that_leads_is_the_one_that_reaches_the_last_point(ran
 @pytest.mark.parametrize(
     ("loss", "work"), [(None, Idle.WAIT), (0.0, Idle.WAIT), (2.0, Resume("a"))], ids=["unknown", "leads", "does not"]
 )
-def test_the_tail_begins_beside_a_protected_trial_that_does_not_lead(loss: float | None, work: Work) -> None:
+def test_the_tail_begins_beside_a_protected_trial_that_does_not_lead(loss: float | None, work: SlotUse) -> None:
     rule = Promote((3, 9), 3)
     rule.take(Started("default", is_protected=True))
     rule.take(Started("a"))

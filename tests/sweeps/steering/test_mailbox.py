@@ -12,7 +12,7 @@ import pytest
 from sweep_events import begun, ended, started
 
 from sweeps.errors import StorageError
-from sweeps.record.events import Answer, Event, RequestAnswered, TrialState
+from sweeps.record.events import Event, Reply, RequestAnswered, TrialState
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import Journal
 from sweeps.steering import mailbox
@@ -29,8 +29,8 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path)
 
 
-def nothing_more(_request: object, _record: object) -> Answer:
-    return Answer(False, "no more")
+def nothing_more(_request: object, _record: object) -> Reply:
+    return Reply(False, "no more")
 
 
 class Driver:

@@ -11,7 +11,7 @@ from sweep_events import begun, ended, record, recorded, reported, started
 from sweep_files import RATES, toy
 
 from cluster import devices
-from sweeps.record.events import Answer, Event, HostsStarted, RequestAnswered, SweepEnded, TargetSettled, TrialState
+from sweeps.record.events import Event, HostsStarted, Reply, RequestAnswered, SweepEnded, TargetSettled, TrialState
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.supply.amendments import Amendments
 from sweeps.supply.trial_source import planned
@@ -38,11 +38,11 @@ def at(amendments: Amendments, state: TrialState, **values: Any) -> SweepRecord:
     return SweepRecord(trials=recorded((planned(0, amendments.config, point, {}), state)))
 
 
-def gist(answer: Answer) -> tuple[object, ...]:
+def gist(answer: Reply) -> tuple[object, ...]:
     return answer.is_accepted, answer.point, answer.changes
 
 
-def after(seen: SweepRecord, answer: Answer) -> SweepRecord:
+def after(seen: SweepRecord, answer: Reply) -> SweepRecord:
     told = RequestAnswered(
         time=1.0, request="1", sender="x", asked="x", is_accepted=answer.is_accepted, message=answer.message,
         point=None if answer.point is None else dict(answer.point), changes=dict(answer.changes),

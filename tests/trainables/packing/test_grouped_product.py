@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainables.packing import grouped_product, lora_product
-from trainables.packing.grouped_product import Pair
+from trainables.packing.grouped_product import LoraPair
 from trainables.packing.lora_product import Part
 
 SIZES = [(24, 40), (40, 16)]
@@ -16,26 +16,26 @@ RANKS: list[int | None] = [4, None, 16, 3]
 """By group; None for tokens of the base alone."""
 
 
-def drawn(dtype: torch.dtype, without: set[tuple[int, int]]) -> list[list[Pair | None]]:
+def drawn(dtype: torch.dtype, without: set[tuple[int, int]]) -> list[list[LoraPair | None]]:
     """The matrices of each layer and group; `without` are the (layer, group) that have none."""
     torch.manual_seed(0)
 
-    def pair(layer: int, group: int) -> Pair | None:
+    def pair(layer: int, group: int) -> LoraPair | None:
         rank, (ins, outs) = RANKS[group], SIZES[layer]
         if rank is None or (layer, group) in without:
             return None
         a, b = (torch.nn.Parameter(torch.randn(*size)) for size in ((rank, ins), (outs, rank)))
-        return Pair(a, b, 0.5 + group)
+        return LoraPair(a, b, 0.5 + group)
 
     return [[pair(layer, group) for group in range(len(RANKS))] for layer in range(len(SIZES))]
 
 
-def gradients(layers: list[list[Pair | None]], outputs: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
+def gradients(layers: list[list[LoraPair | None]], outputs: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
     matrices = [matrix for pairs in layers for pair in pairs if pair for matrix in (pair.a, pair.b)]
     return list(torch.autograd.grad(outputs.square().sum(), [x, *matrices]))
 
 
-def in_turn(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
+def in_turn(layers: list[list[LoraPair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
     for pairs, base in zip(layers, bases, strict=True):
         bounds = list(zip([0, *ENDS], ENDS, pairs, strict=False))
         parts = [Part(start, stop, pair.scaling, None) for start, stop, pair in bounds if pair]
@@ -44,7 +44,7 @@ def in_turn(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: to
     return x
 
 
-def together(layers: list[list[Pair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
+def together(layers: list[list[LoraPair | None]], bases: list[torch.nn.Linear], x: torch.Tensor) -> torch.Tensor:
     for stack, base in zip(
         grouped_product.stacks([[each] for each in layers], ENDS, x.device, x.dtype), bases, strict=True
     ):
