@@ -18,11 +18,11 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import timeouts
+from cluster.broker_answers import Grant, News, NotReady, Ready, Refused
 from cluster.deaths import SUSPECT_AFTER, HostDeaths, failure_message, one_line
 from cluster.fleet import Fleet
 from cluster.host_states import begin, hosts_and_slots
 from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
-from cluster.leases import Grant, News, NotReady, Ready, Refused
 from cluster.loop import Finalist
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, RuntimeEnvSetupError
 
+from cluster.broker_answers import NotReady
 from cluster.host_states import Starting
 from cluster.hosts import HostFacts, HostPlace
-from cluster.leases import NotReady
 
 SUSPECT_AFTER = 2
 """A trial whose hosts died this many times in a row trains alone, so that the next death has one cause."""

@@ -17,10 +17,10 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import host_states, nodes, timeouts
+from cluster.broker_answers import NotReady
 from cluster.deaths import StartDeaths, failure_message, is_mistake
 from cluster.host_states import ComputeTypes, FleetSize, HostSeconds, HostState, Starting, begin, hosts_and_slots
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
-from cluster.leases import NotReady
 from trainables.contract import Prepared, RowShape
 from trainables.specs import TrialSpec
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from cluster.broker_answers import NotReady
 from cluster.errors import HostError
 from cluster.fleet import Fleet
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
-from cluster.leases import NotReady
 from cluster.nodes import Node
 from trainables.contract import Prepared, Summary
 from trainables.engine_paths import Settled

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import broker as brokers
+from cluster.broker_answers import Ready
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
-from cluster.leases import Ready
 from search_spaces.space import SearchSpace
 from sweeps import timeouts
 from sweeps.config import resource
@@ -29,13 +29,13 @@ from sweeps.supply import target_modules
 from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import TrialSource, refused_default
 from sweeps.tune import experiment
+from sweeps.tune.active_trial import ActiveTrial
 from sweeps.tune.actor_calls import RAY, Calls
 from sweeps.tune.finalists import FinalistScoring
 from sweeps.tune.hosts import BaseEvaluation, HostCount, StartedHosts, StartingBroker, hosts_started
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback
 from sweeps.tune.trial_queue import TrialQueue, room_anywhere
-from sweeps.tune.trial_run import TrialRun
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 from trainables.errors import GradingError
@@ -69,7 +69,7 @@ class Driver:
         base, path = self._config.base, self._journal.record.path
         if path is not None:  # Another path rounds differently, and new losses must compare with those in the log.
             base = path.given_to(base)
-        broker = self.create_broker(base, slot_limits, self._host_options(hosts), TrialRun)
+        broker = self.create_broker(base, slot_limits, self._host_options(hosts), ActiveTrial)
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
         if waits is not None:

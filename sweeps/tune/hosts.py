@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from ray.exceptions import ActorUnavailableError
 
+from cluster.broker_answers import News, NotReady, Ready
 from cluster.errors import HostError, HostsDied
 from cluster.hosts import PROCESS_LOST
-from cluster.leases import News, NotReady, Ready
 from sweeps import timeouts
 from sweeps.record.events import HostsChanged, HostsStarted
 from sweeps.record.journal import Journal

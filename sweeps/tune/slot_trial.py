@@ -12,9 +12,9 @@ from cluster import broker
 from cluster.hosts import PROCESS_LOST
 from sweeps import timeouts
 from sweeps.record.events import TrialState
+from sweeps.tune.active_trial import ResultRequest, final
 from sweeps.tune.actor_calls import ask
 from sweeps.tune.trial_progress import LastReport
-from sweeps.tune.trial_run import ResultRequest, final
 
 PROCESS_BYTES = 128 * 2**20
 """Memory of one stub; see docs/speed.md."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from ray.tune import Stopper
 
+from cluster.broker_answers import News
 from cluster.hosts import PROCESS_LOST
-from cluster.leases import News
 from cluster.pace import Silent
 from sweeps import timeouts
 from sweeps.config.number_words import counted

@@ -10,10 +10,10 @@ import pytest
 import ray
 
 from cluster import broker
+from cluster.broker_answers import Grant, Ready
 from cluster.connect import connected
 from cluster.errors import LeaseOver
 from cluster.hosts import HostOptions, SlotLimits
-from cluster.leases import Grant, Ready
 from trainables import toy
 from trainables.contract import Opened
 from trainables.objective import SortKey

@@ -10,9 +10,9 @@ from fleets import TOY
 
 from cluster import host_states
 from cluster.broker import Broker
+from cluster.broker_answers import Grant, Refused
 from cluster.deaths import GUILTY_AFTER
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
-from cluster.leases import Grant, Refused
 from cluster.nodes import Node
 
 

@@ -16,9 +16,9 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
 from cluster import timeouts
 from cluster.broker import WRITERS, Broker
+from cluster.broker_answers import Grant
 from cluster.host_states import HostState
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
-from cluster.leases import Grant
 from trainables.contract import Failure
 
 

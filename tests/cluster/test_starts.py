@@ -14,9 +14,9 @@ from ray.exceptions import ActorDiedError, RayTaskError, RuntimeEnvSetupError
 
 from cluster import broker, fleet, timeouts
 from cluster.broker import Broker
+from cluster.broker_answers import Grant, NotReady, Ready
 from cluster.deaths import MOST_START_DEATHS, failure_message
 from cluster.hosts import HostOptions, SlotLimits
-from cluster.leases import Grant, NotReady, Ready
 from trainables.errors import DataError
 
 TRIED = "tried 3 times, and each time a host died while it started: The actor died"

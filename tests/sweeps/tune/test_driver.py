@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 from sweep_files import toy
 
+from cluster.broker_answers import Ready
 from cluster.connect import ENVIRONMENT
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
-from cluster.leases import Ready
 from sweeps.errors import ConfigError
 from sweeps.record import samples
 from sweeps.record.events import DataPrepared

@@ -10,8 +10,8 @@ from fake_actors import NEVER, NONE, FakeCalls, actor
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from sweep_events import begun, hosts, started
 
+from cluster.broker_answers import News, NotReady
 from cluster.errors import HostError, HostsDied
-from cluster.leases import News, NotReady
 from cluster.pace import Silent
 from sweeps import timeouts
 from sweeps.record.events import HostsChanged

@@ -11,8 +11,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from sweep_events import begun, hosts, reported, started
 from sweep_files import toy
 
+from cluster.broker_answers import News, Ready
 from cluster.hosts import HostFacts
-from cluster.leases import News, Ready
 from sweeps.record.events import HostsChanged, RequestAnswered, TrialParked, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from ray.exceptions import ObjectLostError, RayError
 
 from cluster.broker import Broker
+from cluster.broker_answers import Grant, Refused
 from cluster.hosts import PROCESS_LOST
-from cluster.leases import Grant, Refused
 from cluster.loop import Large, Outcome
 from sweeps import timeouts
 from sweeps.errors import BudgetUsedUp, StorageError
@@ -51,10 +51,10 @@ def last_words(error: Exception) -> str:
     return legible(f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__)
 
 
-class TrialRun:
+class ActiveTrial:
     """Runs one trial between two parkings. The same question gets the same answer."""
 
-    def __init__(self, broker: Broker, question: ResultRequest, before: TrialRun | None = None) -> None:
+    def __init__(self, broker: Broker, question: ResultRequest, before: ActiveTrial | None = None) -> None:
         """Does nothing yet. `before` is the trial's run until it was parked; that run ends first."""
         self._broker, self._first, self._before = broker, question, before
         self._key: str = question.config["trial_key"]

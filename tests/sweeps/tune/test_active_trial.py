@@ -14,16 +14,16 @@ from ray.exceptions import ActorDiedError, ObjectLostError
 from sweep_events import history, reported
 
 from cluster.broker import Broker
-from cluster.leases import Grant
+from cluster.broker_answers import Grant
 from cluster.loop import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.record import samples, snapshots
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial
+from sweeps.tune.active_trial import ActiveTrial, ResultRequest
 from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import LastReport
-from sweeps.tune.trial_run import ResultRequest, TrialRun
 from trainables.contract import AnsweredRow, Evaluation, Failure, Opened
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class World:
     def take_up(self) -> None:
         """Ray has made the broker anew, and Tune the stub."""
         self.reported, self.is_open = LastReport(**self.config["reported"]), False
-        self.run = TrialRun(cast(Broker, self), ResultRequest(self.config, self.reported, False))
+        self.run = ActiveTrial(cast(Broker, self), ResultRequest(self.config, self.reported, False))
 
     def opened(self, *outcomes: Outcome | Exception) -> World:
         """The trial has said that it holds its slot; these are the host's next answers."""
@@ -312,7 +312,7 @@ def test_a_run_that_ends_leaves_the_slot_to_the_trials_next_run(tmp_path):
     world = World(tmp_path).opened()
     before, world.run = (
         world.run,
-        TrialRun(cast(Broker, world), ResultRequest(world.config, world.reported, False), world.run),
+        ActiveTrial(cast(Broker, world), ResultRequest(world.config, world.reported, False), world.run),
     )
     world.is_open = False
     assert world.step()["opened"]
