@@ -22,9 +22,9 @@ from pydantic_core import CoreSchema
 from trainables.inputs.legible import legible
 from trainables.quantization import SCHEMES, Residency, Scheme, SchemeName
 
-MOST = 10**15
+LARGEST_NUMBER = 10**15
 """The largest whole number in a sweep file. Sums and products of a few such numbers are exact enough for plans."""
-Positive = Annotated[int, Field(gt=0, le=MOST)]
+Positive = Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
 MOST_KEPT = 5000
 """The most characters of a text in the event log."""
 Words = Annotated[str, BeforeValidator(lambda value: legible(value, MOST_KEPT) if isinstance(value, str) else value)]
@@ -149,10 +149,10 @@ class AdapterSpec(Spec):
 
     r: Positive = 16
     """Rank of the update."""
-    alpha_over_r: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    alpha_over_r: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] | None = None
     """lora_alpha as a ratio to r; 2 when lora_alpha is not given. With a fixed ratio the best learning rate falls as r
     grows; with a fixed lora_alpha one range of rates serves all ranks."""
-    lora_alpha: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    lora_alpha: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] | None = None
     """lora_alpha itself, in place of alpha_over_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of an adapter's inputs that are dropped in training."""
@@ -204,7 +204,7 @@ class DataSpec(Spec):
     works."""
     text: str | None = None
     """Template of plain text; the loss counts every token but the first."""
-    max_length: Annotated[int, Field(ge=8, le=MOST)] = 512
+    max_length: Annotated[int, Field(ge=8, le=LARGEST_NUMBER)] = 512
     """Tokens per row; longer rows are cut on the right, counted and reported."""
     eval_examples: Positive | None = 200
     """Number of rows to evaluate on, the first ones of `eval`; null takes all."""
@@ -368,7 +368,7 @@ class TrialSpec(Spec):
     evaluation: EvaluationSpec = EvaluationSpec()
     steps: Positive = 81
     """Optimizer steps of a trial that is not stopped; the schedule spans them."""
-    seed: Annotated[int, Field(ge=0, le=MOST)] = 0
+    seed: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] = 0
     """Seed of initialisation, data order and dropout."""
 
     def is_scored_at(self, step: int) -> bool:

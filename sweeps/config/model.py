@@ -19,7 +19,7 @@ from sweeps.config import components, passwords, uris
 from trainables.inputs import paths
 from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective
 from trainables.specs import (
-    MOST,
+    LARGEST_NUMBER,
     AdapterSpec,
     DataSpec,
     Duration,
@@ -45,7 +45,7 @@ Objectives = Annotated[
 ]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Count = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]
 
 LENGTHS = ("steps_per_trial", "examples_per_trial", "epochs_per_trial")
 """Keys of `budget` that give the length of a trial; a sweep file gives one of them."""
@@ -135,9 +135,9 @@ class Budget(Spec):
     examples_per_trial: Count | None = None
     """Rows that a trial trains on, in place of steps_per_trial. If the space searches the batch size, trials are always
     compared after equal examples; the default then follows from steps_per_trial."""
-    epochs_per_trial: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    epochs_per_trial: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] | None = None
     """Number of times that a trial sees all rows to train on, in place of steps_per_trial."""
-    gpu_hours: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] | None = None
     """GPUs times hours after which the sweep ends in order. A sweep on a CPU uses none."""
     target: float | None = None
     """Value of the objective's metric that ends the sweep when a trial reaches it."""

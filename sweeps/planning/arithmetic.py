@@ -3,8 +3,8 @@
 A pass takes at least the time of its operations at a part of the GPU's peak, and at least the time in which the process
 launches its operators. The launches decide for small models and few tokens. Ranges seen in training on one GPU:
 
-- MOST: 41 % of an H100's peak for LoRA on 8B (NVIDIA NeMo AutoModel), 33 % of an A100's for QLoRA on 3B (torchtune),
-  12 % of an A100's for QLoRA on 7B, one row of 512 tokens at a time (Qwen's README).
+- LARGEST_SHARE: 41 % of an H100's peak for LoRA on 8B (NVIDIA NeMo AutoModel), 33 % of an A100's for QLoRA on 3B
+  (torchtune), 12 % of an A100's for QLoRA on 7B, one row of 512 tokens at a time (Qwen's README).
 - LAUNCH_SECONDS: 7 to 25 microseconds of the process for each operator.
 - LOADED: Llama 2 70B, 138 GB of weights, is in 4 bits on an A6000 after about 60 s (bitsandbytes, issue 628), so a fast
   disk gives 2 GB/s and quantising takes no longer; a network of 1.6 Gbit/s gives 0.2 GB/s.
@@ -23,7 +23,7 @@ from sweeps.config.number_words import size
 from sweeps.planning.rates import RAY_SECONDS, TRIAL_SECONDS, Load, Range, Speed
 from trainables.contract import Work
 
-MOST = 0.4
+LARGEST_SHARE = 0.4
 """Largest part of the peak that training and evaluation reach."""
 GENERATED = 0.03
 """Largest part of the peak that generation reaches: each token, for all rows of a batch, reads all weights."""
@@ -71,8 +71,8 @@ def _least(work: Work, peak: float, load: Load, answered: float | None) -> tuple
     tokens = load.evaluation_rows * load.row_tokens
     forward = math.ceil(tokens / work.pass_tokens) * work.forward_operators
     return (
-        max(work.trained * load.tokens_per_step / (MOST * peak), operators * LAUNCH_SECONDS),
-        max(work.evaluated * tokens / (MOST * peak), forward * LAUNCH_SECONDS),
+        max(work.trained * load.tokens_per_step / (LARGEST_SHARE * peak), operators * LAUNCH_SECONDS),
+        max(work.evaluated * tokens / (LARGEST_SHARE * peak), forward * LAUNCH_SECONDS),
         work.generated * (answered or 0.0) / (GENERATED * peak),
     )
 

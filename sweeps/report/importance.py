@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LEAST = 20
 """Fewest trials. A field that decides nearly all is found in 6 of 10 sweeps with 20 trials, in 8 of 10 with 30."""
-MOST = 200
+MOST_TRIALS = 200
 """Most trials that count. If there are more, only every second counts, or every third and so on."""
 BEST = 5
 """Fewest trials that count as the best; Optuna advises no fewer. Of more than 50 trials, a tenth are the best."""
@@ -42,7 +42,7 @@ def shares(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    every = -(-len(trials) // MOST)
+    every = -(-len(trials) // MOST_TRIALS)
     trials, losses = trials[::every], losses[::every]
     study = optuna.study.create_study(sampler=optuna.samplers.RandomSampler())
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, BEST / len(trials)))

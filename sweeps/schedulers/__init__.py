@@ -33,7 +33,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from trainables.objective import Direction as Direction  # the rules take it from here
-from trainables.specs import MOST, Spec
+from trainables.specs import LARGEST_NUMBER, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +297,11 @@ def next_point(points: Sequence[int], step: int) -> int | None:
 class SchedulerSettings(Spec):
     """Report points at grace_steps, grace_steps x reduction_factor, ... and at the last step."""
 
-    grace_steps: Annotated[int, Field(ge=1, le=MOST)] = 3
+    grace_steps: Annotated[int, Field(ge=1, le=LARGEST_NUMBER)] = 3
     """Steps that every trial gets: the first report point."""
-    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
+    reduction_factor: Annotated[int, Field(ge=2, le=LARGEST_NUMBER)] = 3
     """Factor from each report point to the next. Under ASHA, one of this many trials goes on at a report point."""
-    overfit_patience: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    overfit_patience: Annotated[int, Field(ge=1, le=LARGEST_NUMBER)] | None = None
     """Reports in a row, all worse than a trial's best one, after which the trial ends and keeps the adapter of its best
     report (ALTO, arXiv 2604.05426). Left out: no trial ends this way."""
     metric: Literal["eval_loss"] | None = None

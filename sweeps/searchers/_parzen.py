@@ -21,7 +21,7 @@ from sweeps.searchers._learner import History, TriedPoint
 if TYPE_CHECKING:
     import optuna
 
-MOST = 250
+MOST_POINTS = 250
 """Maximum number of points for the estimator, unless more are open: each point adds work. From 250 on, the estimator
 takes 25 points as good (`default_gamma`), however many there are."""
 BEST = 50
@@ -61,11 +61,11 @@ def _study(space: SearchSpace, history: History, seed: int) -> optuna.Study:
 def _given(history: History) -> list[TriedPoint]:
     """Returns the points for the estimator: all points, or of many the best, the open and the latest other points."""
     seen = list(history.seen)
-    if len(seen) <= MOST:
+    if len(seen) <= MOST_POINTS:
         return seen
     chosen = {id(each) for each in history.ranked()[:BEST]} | {id(each) for each in seen if each.is_open}
     others = [each for each in seen if id(each) not in chosen]
-    chosen |= {id(each) for each in others[-max(1, MOST - len(chosen)) :]}
+    chosen |= {id(each) for each in others[-max(1, MOST_POINTS - len(chosen)) :]}
     return [each for each in seen if id(each) in chosen]
 
 

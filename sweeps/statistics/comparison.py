@@ -32,7 +32,7 @@ from trainables.contract import Evaluation
 from trainables.objective import FEW_ROWS, LEAST_ROWS, LOSSES, Objective, RowValues
 from trainables.scoring.requests import BASE
 
-MOST = 10
+MOST_COMPARED = 10
 """Trials after the best one that are compared with it."""
 FEW_COPIES = f"fewer than {LEAST_ROWS} different evaluation rows, or groups of rows"
 
@@ -313,10 +313,10 @@ class Separation:
 def comparisons(ranked: int, has_base: bool) -> int:
     """Counts the intervals that must hold at once when the best of `ranked` trials is compared with the next ones.
 
-    Counts all pairs among the best and the `MOST` next trials, or the best with every other trial if these are more.
-    The base adds one interval.
+    Counts all pairs among the best and the `MOST_COMPARED` next trials, or the best with every other trial if these are
+    more. The base adds one interval.
     """
-    near = min(ranked, MOST + 1)
+    near = min(ranked, MOST_COMPARED + 1)
     return max(1, ranked - 1 + has_base, near * (near - 1) // 2 + has_base)
 
 

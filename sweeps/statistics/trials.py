@@ -13,7 +13,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.selection import ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
-from sweeps.statistics.comparison import MOST, Pair, Separation, compare, separate
+from sweeps.statistics.comparison import MOST_COMPARED, Pair, Separation, compare, separate
 from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
 from trainables.contract import Evaluation, Report
 from trainables.inputs import json_text
@@ -32,7 +32,7 @@ def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0], record.objective) is None):
         return None
     best, *rest = ranked
-    compared = [trial for place, trial in enumerate(rest) if place < MOST or trial.number == 0]
+    compared = [trial for place, trial in enumerate(rest) if place < MOST_COMPARED or trial.number == 0]
     return _separated(folder, record, best, compared, len(ranked))
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sweeps.statistics.comparison import MOST, comparisons
+from sweeps.statistics.comparison import MOST_COMPARED, comparisons
 from sweeps.statistics.intervals import confidence_of, intervals
 
 Numbers = npt.NDArray[np.float64]
@@ -142,7 +142,7 @@ def missing(name: str, rows: int, repetitions: int = REPETITIONS) -> float:
     confidence, missed = confidence_of(comparisons(TRIALS, has_base=True)), 0
     for _ in range(repetitions // _PART):
         found = drawn(name, rng, TRIALS, rows)
-        order = (-found.gains.sum(axis=2)).argsort(axis=1)[:, : MOST + 1]
+        order = (-found.gains.sum(axis=2)).argsort(axis=1)[:, : MOST_COMPARED + 1]
         ranked = np.take_along_axis(found.gains, order[..., None], axis=1)
         best = ranked[:, :1]
         pairs = np.concatenate([best, best - ranked[:, 1:]], axis=1)  # the base gains nothing on itself

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-MOST = 2000
+LONGEST_LINE = 2000
 """The most characters of a line by default."""
 MOST_SHOWN = 500
 """The most characters of a trial's failure on a terminal."""
 
 
-def legible(text: str, most: int = MOST) -> str:
+def legible(text: str, most: int = LONGEST_LINE) -> str:
     """Returns one line of at most `most` characters. Escapes control characters; leaves out the middle of a long text.
 
     The line can be encoded in UTF-8, cannot move the cursor of a terminal, and does not change in a second call. The

@@ -38,7 +38,7 @@ from trainables.specs import TrialSpec
 
 ROUNDINGS = 8.0
 """The largest allowed difference / the change that moved embeddings cause."""
-MOST = 0.5
+LARGEST_DIFFERENCE = 0.5
 """The largest allowed difference as a share of the reference. A gradient of the wrong sign differs by 2."""
 _STARTED_B = 0.02
 """Standard deviation of the B matrices, which are zero at the start of a training. With this value adapters add a few
@@ -71,7 +71,8 @@ class Reference:
         middle = {kind: median(of_kind) for kind, of_kind in kinds.items()}
         least = torch.finfo(torch.float32).eps  # Losses and gradients are float32.
         self._allowed = {
-            name: min(MOST, ROUNDINGS * max(scale, middle[_kind(name)], least)) for name, scale in scales.items()
+            name: min(LARGEST_DIFFERENCE, ROUNDINGS * max(scale, middle[_kind(name)], least))
+            for name, scale in scales.items()
         }
 
     def difference(self, path: EnginePath) -> float:

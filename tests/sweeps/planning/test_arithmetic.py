@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sweep_files import toy
 
-from sweeps.planning.arithmetic import GENERATED, LAUNCH_SECONDS, MOST, SLOWER, speed
+from sweeps.planning.arithmetic import GENERATED, LARGEST_SHARE, LAUNCH_SECONDS, SLOWER, speed
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import RowsAndRates, forecast
 from sweeps.planning.rates import Load, Speed
@@ -26,8 +26,8 @@ def found(work: Work = WORK, types: tuple[str, ...] = ("H100",), slots: int = 1,
 
 def test_a_large_model_takes_its_operations_over_a_part_of_the_peak() -> None:
     seen = found()
-    assert seen.step_seconds / seen.factor == pytest.approx(30e9 * 2000 / (MOST * PEAK))
-    assert seen.evaluation_seconds / seen.factor == pytest.approx(15e9 * 200 * 500 / (MOST * PEAK))
+    assert seen.step_seconds / seen.factor == pytest.approx(30e9 * 2000 / (LARGEST_SHARE * PEAK))
+    assert seen.evaluation_seconds / seen.factor == pytest.approx(15e9 * 200 * 500 / (LARGEST_SHARE * PEAK))
     assert seen.factor**2 == pytest.approx(SLOWER)
     assert seen.source == "by arithmetic, not measured: H100 at 12 to 40% of its peak speed"
     assert not seen.is_measured

@@ -50,7 +50,7 @@ def test_where_nothing_decides_shares_are_rarely_told() -> None:
 
 
 def test_of_many_trials_some_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importance, "MOST", 25)
+    monkeypatch.setattr(importance, "MOST_TRIALS", 25)
     trials = tried(50)
     losses = by_rate(trials)
     assert importance.shares(AXES, trials, losses) == importance.shares(AXES, trials[::2], losses[::2])

@@ -99,7 +99,7 @@ def test_open_points_push_others_away() -> None:
 
 
 def test_of_many_points_the_best_the_open_and_the_latest_ones_are_learned_from(monkeypatch) -> None:
-    monkeypatch.setattr(_parzen, "MOST", 20)
+    monkeypatch.setattr(_parzen, "MOST_POINTS", 20)
     monkeypatch.setattr(_parzen, "BEST", 5)
     history = History()
     for number in range(100):
@@ -108,5 +108,5 @@ def test_of_many_points_the_best_the_open_and_the_latest_ones_are_learned_from(m
         history.tell(point, 3, outcome, False)
     given = [list(history.seen).index(seen) for seen in _parzen._given(history)]
     assert given == [*range(10, 15), 30, 31, *range(87, 100)]
-    monkeypatch.setattr(_parzen, "MOST", 100)
+    monkeypatch.setattr(_parzen, "MOST_POINTS", 100)
     assert _parzen._given(history) == list(history.seen)

@@ -96,7 +96,7 @@ def test_equal_trials_are_told_apart_no_more_often_the_more_there_are() -> None:
     for trials in (2, 3, 6, 11, 13):
         means = np.sort(np.random.default_rng(7).normal(size=(20_000, trials)), axis=1)
         quantile = NormalDist().inv_cdf(1 - 0.05 / comparison.comparisons(trials, False) / 2)
-        wrong = means[:, min(trials - 1, comparison.MOST)] - means[:, 0] > quantile * math.sqrt(2)
+        wrong = means[:, min(trials - 1, comparison.MOST_COMPARED)] - means[:, 0] > quantile * math.sqrt(2)
         assert wrong.mean() < 0.055, trials
 
 
