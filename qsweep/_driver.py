@@ -129,7 +129,7 @@ def _live_table(folder: SweepFolder) -> Callable[[], None]:
 
     def show() -> None:
         nonlocal shown
-        now = reading.read(folder, time.time(), events)
+        now = reading.read_status(folder, time.time(), events)
         if shown != (news := (now.record.latest, now.state)):
             shown, text = news, "\n".join(now.lines())
             table = table_of(now.record, folder.path).drop(columns="adapter", errors="ignore").head(MOST_ROWS)

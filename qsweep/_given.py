@@ -128,7 +128,7 @@ def _storage(file: str | None, given: list[tuple[str, Any]]) -> Path:
     from trainables.inputs import paths
 
     said = [(key, _travel.plain(value)) for key, value in given if key in ("storage", "cluster.profile")]
-    raw, _ = load.read(file, said, Path.cwd())
+    raw, _ = load.read_sweep_file(file, said, Path.cwd())
     load.apply_profile(raw)
     storage = local_storage(str(raw.get("storage") or SweepConfig.model_fields["storage"].default))
     return Path.cwd() / paths.at_home(Path(storage))

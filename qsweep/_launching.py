@@ -74,7 +74,7 @@ def resume(
     from sweeps.tracking import stores
 
     if tracking_uri is not None and sqlite_file(tracking_uri) is not None:  # a server may come back later
-        stores.check(stores.absolute(tracking_uri), "name one that is there")
+        stores.check_store(stores.absolute(tracking_uri), "name one that is there")
     found = load(sweep, storage)
     if is_driven(found._folder):
         raise SweepError(f'{found.id} runs already: qs.load("{found.folder}").wait() follows it')

@@ -252,7 +252,7 @@ class Sweep:
     def _read(self) -> Status:
         from sweeps.report import status
 
-        return status.read(self._folder, time.time())
+        return status.read_status(self._folder, time.time())
 
     def _refuse_failure(self) -> None:
         """Raises Failed if the driver failed. A stopped sweep is no failure."""

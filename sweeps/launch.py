@@ -67,7 +67,7 @@ def prepare(sweep: LoadedSweep, say: Say, offline: bool = False) -> tuple[Loaded
     Raises:
         ConfigError: MLflow, the model, the data or a target of `notify` is not there, or the budget is too small.
     """
-    notifying.check(sweep.config.notify)
+    notifying.check_notify(sweep.config.notify)
     if not offline:
         _look_for_tracking(sweep.config.tracking.uri)
     told = this_machine.look_up(sweep)

@@ -75,7 +75,7 @@ def qsweep(folder: Path, *words: str, stderr: int | None) -> str:
 
 def report_head(sweep: SweepFolder) -> str:
     """The report up to its first chart or table of answers."""
-    html = page_file.render(page_file.read(sweep, sweep.events.stat().st_mtime))
+    html = page_file.render(page_file.read_page(sweep, sweep.events.stat().st_mtime))
     return "<h2>".join(html.split("<h2>")[:2]).partition("<script>")[0]
 
 
@@ -85,7 +85,7 @@ def live_table(sweep: SweepFolder) -> str:
     last = max(place for place, event in enumerate(events) if isinstance(event, TrialStarted))
     now, record, steps = events[last].time, SweepRecord(), dict[str, StepRecord]()
     out = Console(file=io.StringIO(), force_terminal=True, highlight=False, width=COLUMNS, height=40)
-    table = Table(out, lambda: now, status.read(sweep, now).planned_trials)
+    table = Table(out, lambda: now, status.read_status(sweep, now).planned_trials)
     for event in events[: last + 1]:
         record = record.apply(event)
         if isinstance(event, DataPrepared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_functions_of_the_product_are_short():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     assert [(length, name) for length, name in functions if length > 60] == []
+
+
+def test_a_name_says_one_thing():
+    """`Config` is what a component of a sweep file is found by, and `check` what a trainable is."""
+    classes, functions = Counter[str](), []
+    for file in PRODUCT:
+        body = ast.parse(file.read_text()).body
+        classes.update(node.name for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
+        own = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        bare = {"read"} if {"prepare", "open_pack"} <= own else {"read", "check"}
+        functions += [f"{file.relative_to(ROOT)}: {name}" for name in own & bare]
+    assert [name for name, times in classes.items() if times > 1 and name != "Config"] == []
+    assert functions == []
 
 
 def test_every_folder_of_tests_is_a_room():

@@ -185,7 +185,7 @@ def metrics(trainable: Trainable, base: TrialSpec) -> Mapping[str, Direction]:
     return found
 
 
-def check(trainable: Trainable, base: TrialSpec) -> list[str]:
+def check_base(trainable: Trainable, base: TrialSpec) -> list[str]:
     """Lists the problems that the trainable finds. Raises `NotTrainable` if its check breaks, or returns no list."""
     with answering("its check"):
         problems = trainable.check(base)

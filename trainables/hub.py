@@ -66,7 +66,7 @@ def _model(base: TrialSpec, cache: Path) -> LookedUp:
     elif (lacking := model_files.lacking(answer.files, model.trust_remote_code)) is not None:
         return LookedUp(problems=(f"model.source: {model.source!r}: {lacking}",))
     # Checks again, because the configuration is in the cache now.
-    return LookedUp(problems=tuple(model_source.check(model)), notices=_doubts(model))
+    return LookedUp(problems=tuple(model_source.check_model(model)), notices=_doubts(model))
 
 
 def _doubts(model: ModelSpec) -> tuple[str, ...]:

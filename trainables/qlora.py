@@ -39,8 +39,8 @@ METRICS = qlora_metrics.directions()
 
 def check(base: TrialSpec) -> list[str]:
     """Lists problems with the local model, the local data files, the graders and the names of target modules."""
-    in_model = [] if base.model is None else model_source.check(base.model)
-    in_data = [] if base.data is None else sources.check(base.data)
+    in_model = [] if base.model is None else model_source.check_model(base.model)
+    in_data = [] if base.data is None else sources.check_data(base.data)
     wrong = targets.check_name(base.adapter.target_modules)
     if wrong is None and base.model is not None and not in_model:
         wrong = _wrong_layers(base.model, base.adapter.target_modules)
@@ -53,7 +53,7 @@ def _check_evaluation(base: TrialSpec, reads_rows: bool) -> list[str]:
         graders = catalogue.graders(base.evaluation)
     except GradingError as error:
         return list(error.problems)
-    return questions.check(base.data_spec, graders) if graders and reads_rows else []
+    return questions.check_questions(base.data_spec, graders) if graders and reads_rows else []
 
 
 def metrics(base: TrialSpec) -> Mapping[str, Direction]:
@@ -160,7 +160,7 @@ def open_pack(base: TrialSpec, data: bytes, cache: Path) -> Pack:
         base_model.dequantise(loaded.model)
     rows_of_sweep = dataset.load(data)
     splits = rows_of_sweep.train, rows_of_sweep.eval
-    asked = questions.read(data)
+    asked = questions.read_questions(data)
     base_checks.refuse_long_rows(loaded.model, base, max(map(dataset.longest, splits)))
     if asked is not None:
         base_checks.refuse_long_rows(loaded.model, base, asked.longest_prompt, asked.longest_answer)

@@ -146,7 +146,7 @@ def model_and_data(site: Site) -> CheckResult:
     base = site.needs.base
     assert base is not None
     trainable, looked_up = catalogue.find(base.trainable), LookedUp()
-    problems = catalogue.check(trainable, base)
+    problems = catalogue.check_base(trainable, base)
     if not problems:
         looked_up = trainable.look_up(base, devices.cache())
         problems = list(looked_up.problems)

@@ -30,11 +30,11 @@ def check_serving(
 
     with mistakes(""):
         stores.store(tracking_uri)  # Before the next import, which takes seconds.
-        from sweeps.promotion.check_serving import check
+        from sweeps.promotion.check_serving import check_server
         from sweeps.promotion.openai_client import Server
 
         server = Server(url, os.environ.get(api_key_env))
-        found = check(model, server, served_name, tracking_uri)
+        found = check_server(model, server, served_name, tracking_uri)
     console().print(found.in_words, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found.as_json()))

@@ -116,7 +116,7 @@ def _from_outside(
     contents: dict[str, bytes | Path] = {**package.code()}
     with mistakes(""):
         if file is not None:
-            sweep, shipment = sending.check(file, changes, address, no_files)
+            sweep, shipment = sending.check_shipment(file, changes, address, no_files)
             identity, files = package.sweep_files(shipment.text(), shipment.files)
             contents |= {**package.own_module(sweep.config.trainable), **files}
             words = (f"{on_node.SHIPPED}:{identity}", *words)

@@ -83,7 +83,7 @@ def _follow(folder: SweepFolder, output: Path | None, price: float | None) -> No
         while True:
             began = time.monotonic()
             size = folder.events.stat().st_size if folder.events.exists() else 0
-            found = page_file.read(folder, time.time(), price)
+            found = page_file.read_page(folder, time.time(), price)
             if not found.is_running:
                 return
             if size != written:

@@ -48,16 +48,18 @@ class Sent(Spec):
     """Path beside the sweep file -> file or folder on this machine."""
 
 
-def check(file: str, changes: list[str] | None, address: str | None, no_files: bool) -> tuple[LoadedSweep, Shipment]:
+def check_shipment(
+    file: str, changes: list[str] | None, address: str | None, no_files: bool
+) -> tuple[LoadedSweep, Shipment]:
     """Returns a checked sweep and its shipment, and sends nothing. Raises ConfigError or SubmissionFailed."""
     if not address:
         raise ConfigError(["--address: is needed: the cluster's dashboard, such as http://HOST:8265"])
     check_address(address)
     words, here = as_words(changes), Path.cwd()
-    given = load.read(file, words, here)[0].get("cluster")
+    given = load.read_sweep_file(file, words, here)[0].get("cluster")
     if not isinstance(given, dict) or "profile" not in given:
         words.append("cluster.profile=attached")
-    shipment = shipping.pack(load.read(file, words, here)[0], (here, Path.home()), not no_files)
+    shipment = shipping.pack(load.read_sweep_file(file, words, here)[0], (here, Path.home()), not no_files)
     sweep = load.load(file, words, here, shipment.there)
     wrong = shipping.refusals(sweep.config)
     if wrong:

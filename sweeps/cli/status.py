@@ -58,7 +58,7 @@ def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
     folder, events = local_sweeps.find(sweep, storage), reading.EventsRead()
 
     def look() -> _View:
-        now = reading.read(folder, time.time(), events)
+        now = reading.read_status(folder, time.time(), events)
         return _View(reading.shown(now), now.as_json(), (now.record.latest, now.record.answered, now.state))
 
     return look

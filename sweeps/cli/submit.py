@@ -39,7 +39,7 @@ def submit(  # noqa: PLR0913 - its options
 
         if submission_id is not None:
             check_id(submission_id)
-        sweep, shipment = sending.check(file, changes, address, no_files)
+        sweep, shipment = sending.check_shipment(file, changes, address, no_files)
         for line in _notices(sweep, shipment):
             say(f"note: {line}")
         name = sweep.config.name

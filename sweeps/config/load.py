@@ -78,7 +78,7 @@ def load(
     Raises:
         ConfigError: has a line for each mistake in the file and the overrides.
     """
-    raw, wrong = read(file, changes, folder)
+    raw, wrong = read_sweep_file(file, changes, folder)
     wrong += apply_profile(raw)
     if found := checks.secrets(raw):
         raise ConfigError(found)  # Other messages would show the values.
@@ -115,7 +115,7 @@ def load(
     return LoadedSweep(resolved.model_copy(update={"search_space": space.to_raw()}), space, preview, tuple(notices))
 
 
-def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dict[str, Any], list[str]]:
+def read_sweep_file(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Reads a file with its overrides; returns it with absolute paths, and a line for each wrong override.
 
     Raises:
@@ -124,7 +124,7 @@ def read(file: str | None, changes: Sequence[Change], folder: Path) -> tuple[dic
     beside, raw = folder, dict[str, Any]()
     if file is not None:
         path = _find(file, folder)
-        beside, raw = path.parent, yaml_files.read(path)
+        beside, raw = path.parent, yaml_files.read_yaml(path)
     _resolve_paths(raw, beside)
     _name_facts(raw)
     wrong = override(raw, changes, lambda part: _resolve_paths(part, folder))
@@ -395,7 +395,7 @@ def apply_profile(raw: dict[str, Any]) -> list[str]:
     if not paths.is_file(path):
         return [f"cluster.profile: {messages.unknown('profile', name, shipped)}"]
     try:
-        profile = yaml_files.read(path)
+        profile = yaml_files.read_yaml(path)
     except ConfigError as error:
         return list(error.problems)
     beside: dict[str, Any] = {key: profile.pop(key) for key in ("storage", "tracking") if key in profile}

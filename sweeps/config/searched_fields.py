@@ -158,6 +158,6 @@ def _value(base: TrialSpec, field: str, value: Value, trainable: Trainable | Non
 def refused_by(trainable: Trainable, spec: TrialSpec) -> list[str]:
     """Returns a line for each reason why the trainable refuses `spec`."""
     try:
-        return catalogue.check(trainable, spec)
+        return catalogue.check_base(trainable, spec)
     except NotTrainable as error:
         return [f"trainable: {spec.trainable}: {error}"]

@@ -100,7 +100,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Reads the mapping in a YAML file; raises ConfigError with line and reason for anything else."""
     try:
         with path.open("rb") as file:

@@ -238,7 +238,7 @@ def file() -> Path:
     return Path(os.environ.get("QSWEEP_RATES") or cache() / "rates.json")
 
 
-def read(path: Path) -> Remembered:
+def read_rates(path: Path) -> Remembered:
     """Reads a file; returns nothing remembered if the file is missing or unreadable."""
     try:
         return Remembered.model_validate_json(path.read_bytes())
@@ -250,7 +250,7 @@ def remember(path: Path, rate: Rate | None, shapes: Mapping[str, RowShape]) -> N
     """Adds a rate and shapes to the file, under a lock; raises OSError if the file cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
-        known = read(path)
+        known = read_rates(path)
         rates = with_rate(known.rates, rate) if rate is not None else known.rates
         older = {key: shape for key, shape in known.shapes.items() if key not in shapes}
         newest = dict([*older.items(), *shapes.items()][-MOST_SHAPES:])

@@ -87,7 +87,7 @@ def with_trials(sweep: LoadedSweep, to_launch: bool = False) -> tuple[LoadedSwee
 
 def _known(sweep: LoadedSweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates, list[str]]:
     """Returns the memory, the rows and rates, and a warning where `gradient_checkpointing: auto` will be on."""
-    store, told = rates.read(rates.file()), list[str]()
+    store, told = rates.read_rates(rates.file()), list[str]()
     shape = store.shape(sweep.config)
     try:
         need = _need(sweep, machine, shape)
@@ -133,7 +133,7 @@ def with_one_slot(sweep: LoadedSweep, gpus: int) -> dict[Device | Literal["cuda 
 
     The keys are those of the doctor's `Needs`. Raises NotTrainable if the trainable's estimate fails.
     """
-    shape = rates.read(rates.file()).shape(sweep.config)
+    shape = rates.read_rates(rates.file()).shape(sweep.config)
     cpu, gpu = capacity.Machine("cpu", 1, None), capacity.Machine("cuda", 1, None, spread=gpus)
     kinds: dict[Device | Literal["cuda float32"], capacity.Machine]
     kinds = {"cpu": cpu, "cuda": gpu, "cuda float32": replace(gpu, lacks_bfloat16=True)}

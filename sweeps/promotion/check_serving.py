@@ -126,7 +126,7 @@ def allowed(record: DecisionRecord, rounding: float | None, is_quantised: bool =
 def decision_of(lookup: Lookup, model: str, version: Version) -> DecisionRecord:
     """Returns a version's decision record. Raises `SweepError` if it is missing, was changed, or holds no rows."""
     path = f"{versions.package_path(model, version.tags[IDENTITY])}/{RECORD}"
-    record = decision_record.read(lookup.file(version.run_id, path))
+    record = decision_record.read_record(lookup.file(version.run_id, path))
     if not record.is_whole or record.sha256 != version.tags.get(versions.RECORD_DIGEST):
         raise SweepError(f"{model}: the decision record of version {version.number} is not the one that was written")
     if not any(row.labelled for row in record.serving_rows):
@@ -197,7 +197,7 @@ class Served:
         }  # fmt: skip
 
 
-def check(named: str, server: Server, name: str | None, tracking_uri: str | None) -> Served:
+def check_server(named: str, server: Server, name: str | None, tracking_uri: str | None) -> Served:
     """Asks a server for the rows of a version's record, and tells which model answers.
 
     Args:

@@ -1,6 +1,7 @@
 """Defines the decision record, `decision.json`: why a version was promoted, and what it was made of.
 
-`of` makes a record, `read` reads one, and `sweeps.promotion.verify` checks one. They need neither MLflow nor torch.
+`make` makes a record, `read_record` reads one, and `sweeps.promotion.verify` checks one. They need neither MLflow nor
+torch.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def make(facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decisi
         versions=dict(model_package.versions(facts.base)) | {"qlora-sweeps": version("qlora-sweeps")},
         serving_rows=_serving_rows(answer, candidate.label, labels),
     )  # fmt: skip
-    shown = read(hidden(found.content().decode()).encode())
+    shown = read_record(hidden(found.content().decode()).encode())
     return shown.model_copy(update={"sha256": shown.digest()})
 
 
@@ -196,7 +197,7 @@ def _serving_rows(answer: ScoringResult, winner: str, candidates: Sequence[str])
     )
 
 
-def read(content: bytes) -> DecisionRecord:
+def read_record(content: bytes) -> DecisionRecord:
     """Reads a record; `is_whole` is not checked. Raises `SweepError` for another format, `Failed` if it is damaged."""
     try:
         raw = json_text.parse(content)

@@ -30,7 +30,7 @@ from trainables.scoring.requests import BASE, MOST_SAMPLES, BaseFacts, ScoringRe
 
 @dataclass(frozen=True)
 class Content:
-    """Result of `check`: the base, the champion's adapter and the rows."""
+    """Result of `check_base_and_rows`: the base, the champion's adapter and the rows."""
 
     base_identity: str
     """Identifies base and quantisation. Only adapters on the same base can be compared."""
@@ -92,7 +92,7 @@ def find_champion(context: Context) -> Version | None:
     return champion
 
 
-def check(context: Context, champion: Version | None, scored: Scoring) -> Content:
+def check_base_and_rows(context: Context, champion: Version | None, scored: Scoring) -> Content:
     """Checks that base and rows are still those that the sweep began with, and that the champion is on this base.
 
     Raises:

@@ -61,7 +61,7 @@ def promote(
         base, gpus = candidates.base_of(context.sweep, fetched), context.sweep.config.cluster.spread
         with scored_by(base, request.address, tell, gpus) as scored:
             say("checking that base and rows are still those of the sweep")
-            checked = evidence.check(context, champion, scored)
+            checked = evidence.check_base_and_rows(context, champion, scored)
             evidence.confirm(context, fetched, scored)
             found = evidence.collect(context, fetched, checked, scored)
             contender = evidence.with_answers(context, evidence.decide(found), scored)

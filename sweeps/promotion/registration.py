@@ -135,7 +135,7 @@ def register(context: Context, winner: Contender, scored: Scoring, clock: Callab
         model_package.write(folder, model_package.Contents(adapter, base, card, example, answer.ends, labels))
         if result.dry_run:
             context.say("serving the package in a fresh process")
-            context.say("package: " + _serve(winner, scored, digests.read(folder)))
+            context.say("package: " + _serve(winner, scored, digests.read_files(folder)))
             context.say("dry run: nothing was written")
             return replace(result, unquantised_loss=loss)
         with context.registry.locked(lambda: context.say("waiting for another promotion to end")):
@@ -191,7 +191,7 @@ def _complete(facts: VersionFacts, folder: Path, scored: Scoring, clock: Callabl
     known = registry.of_identity(model, identity)
     complete = known if known is not None and known.is_complete else None
     if complete is None:
-        files = digests.read(folder)
+        files = digests.read_files(folder)
     else:
         files, folder = versions.package(context.lookup, model, complete), folder.with_name("record")
         folder.mkdir()
@@ -214,7 +214,7 @@ def _complete(facts: VersionFacts, folder: Path, scored: Scoring, clock: Callabl
         return version.number
     context.say("serving it in a fresh process")
     fetched = context.lookup.files(version.run_id, path)
-    if fetched != digests.read(folder):
+    if fetched != digests.read_files(folder):
         raise SweepError(
             f"run {version.run_id}: among its artifacts, {path} holds other files than were uploaded: somebody "
             "else writes there; remove the folder and promote again"

@@ -34,7 +34,7 @@ class Verified:
 
 def checks(found: Found) -> tuple[DecisionRecord, list[Verified]]:
     """Checks a version's record by itself and against its files. Raises `SweepError` if the record cannot be read."""
-    record = decision_record.read(found.files[RECORD])
+    record = decision_record.read_record(found.files[RECORD])
     whole = _of(RECORD, None if record.is_whole else "it is not as it was written: its sha256 differs", "as written")
     rows = _of(
         "rows",

@@ -50,7 +50,7 @@ def find(reference: str, tracking_uri: str | None) -> Found:
     """
     folder = Path(reference)
     if (folder / model_package.RECORD).is_file():
-        return Found(reference, None, digests.read(folder))
+        return Found(reference, None, digests.read_files(folder))
     if folder.is_dir() or "/" in reference:
         what = f"the folder holds no {model_package.RECORD}" if folder.is_dir() else "there is no such folder"
         raise SweepError(f"{reference}: {what}: name a folder with a version's files, or a registered model")

@@ -42,7 +42,7 @@ def as_written(folder: Path) -> str | None:
     return digest
 
 
-def read(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     """Returns all files of a folder: path in the folder -> content."""
     return {name: path.read_bytes() for name, path in _paths(folder)}
 

@@ -40,7 +40,7 @@ def _line(answered: AnsweredRow) -> str:
     return json.dumps({**answered.scores, **of_lm_eval, **own}, ensure_ascii=False)
 
 
-def read(path: Path) -> tuple[AnsweredRow, ...]:
+def read_samples(path: Path) -> tuple[AnsweredRow, ...]:
     """Returns the answered rows of a file; empty if the file is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return tuple(_row(line) for line in path.read_bytes().splitlines())

@@ -47,12 +47,12 @@ class SavedTrial(Spec):
 
 
 def files(known: SavedTrial, snapshot: bytes) -> dict[str, bytes]:
-    """Returns the files of a snapshot for `read`: name -> content."""
+    """Returns the files of a snapshot for `read_snapshot`: name -> content."""
     stamped = known.model_copy(update={"sha256": hashlib.sha256(snapshot).hexdigest()})
     return {"snapshot.bin": snapshot, "progress.json": stamped.model_dump_json().encode()}
 
 
-def read(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]:
+def read_snapshot(folder: SweepFolder, trial_key: str) -> tuple[SavedTrial, bytes | None]:
     """Returns the trial's latest undamaged snapshot; an empty state and None if there is none.
 
     Raises:

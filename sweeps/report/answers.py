@@ -192,5 +192,5 @@ def confusion_of(answers: Answers | None) -> Confusion | None:
 
 
 def _answers(path: Path, name: str) -> Answers | None:
-    rows = samples.read(path)
+    rows = samples.read_samples(path)
     return Answers(name, {row.row: row for row in rows}) if rows else None

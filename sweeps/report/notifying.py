@@ -38,7 +38,7 @@ from trainables.inputs.legible import MOST_SHOWN, legible
 _REASONS = {"finished": "finished", "budget": "ended by its budget", "interrupted": "interrupted", "failed": "failed"}
 
 
-def check(notify: Notify | None) -> None:
+def check_notify(notify: Notify | None) -> None:
     """Raises ConfigError if the webhook has no valid URL, or the command's program does not exist."""
     if notify is None:
         return

@@ -23,14 +23,14 @@ BEGINNING = b"<!doctype html>"
 
 
 def make(folder: SweepFolder, output: Path | None, now: float, price: float | None = None) -> tuple[Path, Page]:
-    """Writes the page of the sweep in a folder; returns the file and the page. See also `output_of` and `read`."""
+    """Writes the page of the sweep in a folder; returns the file and the page. See also `output_of` and `read_page`."""
     path = output_of(folder, output)
-    found = read(folder, now, price)
+    found = read_page(folder, now, price)
     write(path, render(found))
     return path, found
 
 
-def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
+def read_page(folder: SweepFolder, now: float, price: float | None = None) -> Page:
     """Returns the page of the sweep in a folder, also while the sweep runs.
 
     Args:
@@ -46,7 +46,7 @@ def read(folder: SweepFolder, now: float, price: float | None = None) -> Page:
         for event, offset in read_events(folder.events):
             log.take([(event, offset)])
             story.take(event, log.record)
-    stands = status.read(folder, now, log)
+    stands = status.read_status(folder, now, log)
     story.end(stands.seconds)
     changed = answers.best_against_base(folder, stands.record, stands.selection.winner)
     return page(stands, story, compare_best(folder, stands.record), changed, now, price)

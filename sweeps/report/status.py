@@ -217,7 +217,7 @@ def silent(host: Silent, record: SweepRecord, now: float) -> str:
     )
 
 
-def read(folder: SweepFolder, now: float, read_before: EventsRead | None = None) -> Status:
+def read_status(folder: SweepFolder, now: float, read_before: EventsRead | None = None) -> Status:
     """Returns the status of the sweep in a folder.
 
     Args:

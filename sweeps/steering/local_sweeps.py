@@ -129,7 +129,7 @@ def line_on_earlier(folder: SweepFolder, name: str, now: float) -> str | None:
     there = max(others, key=_rank)
     where = f"the sweep {beside[there][0]}, launched before"
     try:
-        state = status.read(there, now).state
+        state = status.read_status(there, now).state
     except SweepError as error:
         return f"{where}, cannot be read: {error}"
     if state == "RUNNING":

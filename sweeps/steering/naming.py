@@ -67,7 +67,7 @@ def named(words: Sequence[str], storage: Path, now: float, has_address: bool = T
         if is_beside and folder.path.name != sweep and "/" not in sweep and there.config.is_file():
             folder = there
         if folder.path not in read:
-            read[folder.path] = status.read(folder, now)
+            read[folder.path] = status.read_status(folder, now)
         return Named(folder, read[folder.path], trial)
 
     first = of(words[0], is_beside=False)

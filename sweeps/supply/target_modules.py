@@ -78,7 +78,7 @@ def from_log(settled: Mapping[str, TargetSettled], values: Sequence[TargetModule
     )
 
 
-def check(config: SweepConfig, space: SearchSpace, targets: Targets) -> list[str]:
+def check_targets(config: SweepConfig, space: SearchSpace, targets: Targets) -> list[str]:
     """Says why no value can be trained, a line for each problem; empty if one can."""
     values = [*_searched(space), *([config.adapter.target_modules] if _uses_own(space) else [])]
     problems = [targets.problem(value) for value in values]

@@ -35,7 +35,7 @@ def look_up(config: SweepConfig, own_id: str | None = None) -> TrackedSweep | No
         return trial.repeats is None and trial.is_ranked(metric)
 
     try:
-        stores.check(uri, _BY_KEY)
+        stores.check_store(uri, _BY_KEY)
         with answering(uri), without_retries():
             earlier = Lookup(uri).sweep(NamedSweep(uri, name), _BY_KEY, other_than=own_id, with_trial=is_ranked)
     except SweepError as error:

@@ -102,7 +102,7 @@ class TrackedSweep:
 def holds(uri: str, sweep_id: str) -> bool:
     """Tells whether the store has a run of the sweep, even a deleted one; False if no store answers."""
     with suppress(SweepError):
-        stores.check(uri)
+        stores.check_store(uri)
         with answering(uri), without_retries():
             return Lookup(uri).holds(sweep_id)
     return False
@@ -190,7 +190,7 @@ class Lookup:
         Raises `NotStored` if it is missing or empty, `Failed` if it cannot be fetched, else `SweepError`.
         """
         with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
-            files = digests.read(self._download(run_id, path, folder))
+            files = digests.read_files(self._download(run_id, path, folder))
         if not files:
             raise NotStored(f"run {run_id}: has no {path} in MLflow")
         return files

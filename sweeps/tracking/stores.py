@@ -76,7 +76,7 @@ def find(sweep: str, tracking_uri: str | None = None, environment: Mapping[str, 
     # A sweep may have been sent to another MLflow since.
     given = shown_store(tracking_uri, {})
     uri = absolute(given or str(noted_by(folder).get("uri") or launched))
-    check(uri, BY_OPTION if tracking_uri else NOT_YET, environment)
+    check_store(uri, BY_OPTION if tracking_uri else NOT_YET, environment)
     return NamedSweep(uri, sweep_id, folder.path)
 
 
@@ -96,7 +96,7 @@ def _is_of_sweep(folder: SweepFolder, sweep: str) -> bool:
 def store(tracking_uri: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
     """Returns the store of a command without a sweep's folder. Raises `SweepError` if nothing answers there."""
     uri = absolute(shown_store(tracking_uri, environment) or DEFAULT)
-    check(uri, environment=environment)
+    check_store(uri, environment=environment)
     return uri
 
 
@@ -105,7 +105,7 @@ def absolute(uri: str) -> str:
     return absolute_uri(uri, Path.cwd())
 
 
-def check(uri: str, way_out: str = BY_OPTION, environment: Mapping[str, str] = os.environ) -> None:
+def check_store(uri: str, way_out: str = BY_OPTION, environment: Mapping[str, str] = os.environ) -> None:
     """Connects to the store once.
 
     Raises `SweepError` if `uri` is no tracking URI, its database file is missing or cannot be read, or nothing answers.

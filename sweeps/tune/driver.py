@@ -96,7 +96,7 @@ class Driver:
     def _settled_targets(self, starting: StartingBroker, space: SearchSpace) -> Targets:
         answers = starting.ask("resolve", target_modules.possible_values(self._config, space))
         targets = target_modules.settle(answers or ())
-        problems = target_modules.check(self._config, space, targets)
+        problems = target_modules.check_targets(self._config, space, targets)
         if problems:
             raise ConfigError(problems)
         for event in targets.events(self.trials.clock()):

@@ -45,7 +45,7 @@ class FinalistScoring:
         """
         due = []
         for trial in unscored(self.trials.config, self.trials.journal.record):
-            adapter = digests.read(self._folder(trial) / "adapter")
+            adapter = digests.read_files(self._folder(trial) / "adapter")
             if digests.of_files(adapter) == trial.adapter_sha256:
                 due.append((trial, Finalist(spec=TrialSpec.model_validate_json(trial.spec), adapter=adapter)))
             else:

@@ -32,11 +32,11 @@ class FolderFiles:
 
     def saved(self) -> SavedTrial:
         """Returns the trial's state in its latest undamaged snapshot; an empty state if there is none."""
-        return snapshots.read(self._folder, self._key)[0]
+        return snapshots.read_snapshot(self._folder, self._key)[0]
 
     def snapshot(self) -> bytes | None:
         """Returns the pack's part of the latest undamaged snapshot."""
-        return snapshots.read(self._folder, self._key)[1]
+        return snapshots.read_snapshot(self._folder, self._key)[1]
 
     def digest(self, adapter: str) -> str | None:
         """Returns the digest that an adapter had when it was written; see `digests.as_written`."""

@@ -26,7 +26,7 @@ def test_a_driver_that_is_killed_while_trials_are_parked_is_resumed_without_loss
     runs.wait_for(lambda: len(parked()) >= 2, run)
     runs.kill(run.process.pid)
     waiting = parked()
-    kept = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in waiting}
+    kept = {key: snapshots.read_snapshot(SweepFolder(sweep), key)[0].step for key in waiting}
     assert kept == {key: runs.record(sweep).trials[key].step for key in waiting}
     runs.hurry(tmp_path)
     again = runs.start(tmp_path, "resume", "results/toy")
@@ -68,7 +68,7 @@ def test_a_driver_is_killed_before_a_report_then_its_machine_is_lost_and_a_copy_
     seen = runs.record(sweep).trials
 
     def unreported() -> bool:
-        kept = [snapshots.read(SweepFolder(sweep), key)[0].report for key in seen]
+        kept = [snapshots.read_snapshot(SweepFolder(sweep), key)[0].report for key in seen]
         return any(report is not None and report.step > seen[key].step for key, report in zip(seen, kept, strict=True))
 
     runs.wait_for(unreported)

@@ -38,7 +38,7 @@ def test_a_sweep_is_stopped_by_ctrl_c_and_by_the_loss_of_its_terminal_and_goes_o
     assert not any(loss in told for loss in ("Traceback", "GCS", "lost", "gone", "does not answer"))
     found = runs.record(sweep)
     paused = {key: trial.step for key, trial in found.trials.items() if trial.state == "PAUSED"}
-    saved = {key: snapshots.read(SweepFolder(sweep), key)[0] for key in paused}
+    saved = {key: snapshots.read_snapshot(SweepFolder(sweep), key)[0] for key in paused}
     # Nobody saved them on their way: budget and pace leave no other snapshot than the one of the stop.
     assert any(saved[key].step > step for key, step in paused.items()), (paused, saved)
     for key, progress in saved.items():
@@ -87,7 +87,7 @@ def test_a_used_up_wall_clock_ranks_what_was_trained_and_more_of_it_loses_no_ste
     tracked = {run.info.run_id: run for run in runs.assert_none_running(sweep, uri)}
     parent = tracked[run.answer()["parent_run"]]
     assert (parent.info.status, parent.data.tags["sweep.state"]) == ("FINISHED", "budget")
-    saved = {key: snapshots.read(SweepFolder(sweep), key)[0].step for key in found.trials}
+    saved = {key: snapshots.read_snapshot(SweepFolder(sweep), key)[0].step for key in found.trials}
     assert saved == {key: trial.step for key, trial in found.trials.items()}
     assert runs.start(tmp_path, "extend", "results/toy", "budget.wall_clock=null").wait() == 0
     runs.hurry(tmp_path)

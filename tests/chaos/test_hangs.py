@@ -9,7 +9,7 @@ import pytest
 
 from cluster.pace import Silent
 from sweeps.record.folder import SweepFolder
-from sweeps.report.status import read
+from sweeps.report.status import read_status
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 HANGING = '''
@@ -47,7 +47,7 @@ def test_a_host_that_hangs_is_told_and_once_it_is_killed_its_trials_go_on(tmp_pa
     runs.wait_for(lambda: silent() != (), run)  # it is said before it is written down
     (host,) = silent()
     assert f"(kill -9 {host.pid})" in run.err.read_text()
-    assert any("may hang" in line for line in read(SweepFolder(sweep), time.time()).lines())
+    assert any("may hang" in line for line in read_status(SweepFolder(sweep), time.time()).lines())
     runs.kill(host.pid)
     found = runs.assert_finished(run, sweep, f"sqlite:///{tmp_path}/mlflow.db")
     assert run.err.read_text().count("may hang") == 1

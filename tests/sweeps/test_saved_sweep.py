@@ -65,9 +65,9 @@ def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path, stamp
     edit(folder, **stamp)
     for asks in (
         lambda: saved_sweep.load(folder),
-        lambda: status.read(folder, 0.0),
-        lambda: status.read(local_sweeps.find("x", tmp_path), 0.0),
-        lambda: status.read(local_sweeps.find(ID, tmp_path), 0.0),
+        lambda: status.read_status(folder, 0.0),
+        lambda: status.read_status(local_sweeps.find("x", tmp_path), 0.0),
+        lambda: status.read_status(local_sweeps.find(ID, tmp_path), 0.0),
         lambda: stores.find(str(folder.path)),
     ):
         with pytest.raises(StorageError, match=rf"^{folder.config}: {told}.*$"):

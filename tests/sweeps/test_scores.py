@@ -52,7 +52,7 @@ def test_the_score_of_each_finalist_chooses_whatever_stopped_the_others(tmp_path
         right = scored_toy.right_answers(TrialSpec.model_validate_json(trial.spec), trial.best_step or 0)
         assert trial.value("exact_match") == right / 10, "a trial has the same answers at a step, whenever it is scored"
     winning = trials[best["trial_key"]]
-    answers = samples.read(folder / winning.adapter / samples.OF_TRIAL)
+    answers = samples.read_samples(folder / winning.adapter / samples.OF_TRIAL)
     answered = sum(each.scores["exact_match"] for each in answers)
     assert answered == 10 * best["value"] == 10 * winning.value("exact_match")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -82,7 +82,7 @@ def test_find_takes_a_class_of_a_file_and_keeps_what_the_class_does_not_say(tmp_
         with pytest.raises(NotTrainable, match=why):
             catalogue.find(f"{tmp_path}/mine.py:{kind}" if kind else f"{tmp_path}/mine.py")
     with pytest.raises(NotTrainable, match="its check raises ModuleNotFoundError: No module named 'nowhere_at_all'"):
-        catalogue.check(catalogue.find(f"{tmp_path}/mine.py:Lazy"), base)
+        catalogue.check_base(catalogue.find(f"{tmp_path}/mine.py:Lazy"), base)
     (tmp_path / "itself.py").write_text(f"from trainables import catalogue\ncatalogue.find('{tmp_path}/itself.py:A')\n")
     with pytest.raises(NotTrainable, match=r"itself\.py names itself while it runs: put what launches"):
         catalogue.find(f"{tmp_path}/itself.py:A")

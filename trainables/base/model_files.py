@@ -121,7 +121,7 @@ def parameters(source: str, path: Path) -> int:
     size = path.stat().st_size
     with _whole(source, path, "safetensors"):
         with path.open("rb") as file:
-            header, start = safetensors_header.read(file, size)
+            header, start = safetensors_header.read_header(file, size)
         try:
             tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
             end = start + max((tensor["data_offsets"][1] for tensor in tensors), default=0)

@@ -72,7 +72,7 @@ def locate(source: str) -> Source:
     raise error(source, f"neither a path (tried {path}{close_names(path)}) nor a hub id: {rule}")
 
 
-def check(model: ModelSpec) -> list[str]:
+def check_model(model: ModelSpec) -> list[str]:
     """Lists a model's problems as "field: what is wrong: what to do". Of a hub model, checks only the cached files."""
     try:
         source = locate(model.source)

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LOOKED_ROWS = 20_000
-"""The most rows of data.train whose answers `check` looks at for labels."""
+"""The most rows of data.train whose answers `check_questions` looks at for labels."""
 LOOKED_ANSWERS = 200
-"""The most rows of a file for which `check` tests whether any answer could be right."""
+"""The most rows of a file for which `check_questions` tests whether any answer could be right."""
 _NAME = "questions"
 _LEAST_TOKENS = 8
 _NO_ANSWERS = "evaluation.metrics: rows of data.text have no answers to score: give prompt and completion, or messages"
@@ -85,7 +85,7 @@ class Questions(Spec):
         return max([self.most, *(len(label) for each in self.rows for label in each.labels)])
 
 
-def check(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
+def check_questions(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
     """Lists reasons why answers to the rows of local files cannot be scored. Uses no network and no torch."""
     if data.text is not None:
         return [_NO_ANSWERS]
@@ -146,7 +146,7 @@ def prepare(
     return prepared.model_copy(update={"payload": payload})
 
 
-def read(payload: bytes) -> Questions | None:
+def read_questions(payload: bytes) -> Questions | None:
     """Reads the questions from the bytes of `prepare`; None if there are none."""
     from safetensors.numpy import load
 

@@ -26,7 +26,7 @@ ARRAY_BYTES = 100_000_000
 _BOM = b"\xef\xbb\xbf"
 
 
-def read(field: str, source: str, data: DataSpec, *, every_column: bool = False) -> Iterator[Placed]:
+def read_rows(field: str, source: str, data: DataSpec, *, every_column: bool = False) -> Iterator[Placed]:
     """Reads the rows of a file, in order; of Parquet only the needed columns. Values of a CSV file are strings.
 
     Args:

@@ -28,7 +28,7 @@ Unit = int | str
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
-"""The most rows that `check` counts to see whether rows are left to train on."""
+"""The most rows that `check_data` counts to see whether rows are left to train on."""
 AUTO_TEST_ROWS = 200
 LEAST_FOR_AUTO = 1200
 """data.test_examples: auto draws `AUTO_TEST_ROWS` if at least so many rows are not held out."""
@@ -61,7 +61,7 @@ def is_local(source: str) -> bool:
     return False
 
 
-def check(data: DataSpec) -> list[str]:
+def check_data(data: DataSpec) -> list[str]:
     """Lists the problems of local files and templates as "data.FIELD: what is wrong". Uses no network and no torch."""
     problems = templates.malformed(data)
     for split in SPLITS:
@@ -107,7 +107,7 @@ def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> I
         DataError: the file or data set is missing or cannot be read; names the file and the line.
     """
     if _is_local(data, split):
-        return row_files.read(f"data.{split}", getattr(data, split), data, every_column=every_column)
+        return row_files.read_rows(f"data.{split}", getattr(data, split), data, every_column=every_column)
     return _read_hub(data, split, every_column)
 
 

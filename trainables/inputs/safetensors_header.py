@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from trainables.inputs import json_text
 
 
-def read(file: BinaryIO, size: int) -> tuple[Any, int]:
+def read_header(file: BinaryIO, size: int) -> tuple[Any, int]:
     """Reads the header from the start of a file of `size` bytes; returns the header and the first byte of the tensors.
 
     Raises:
@@ -20,5 +20,5 @@ def read(file: BinaryIO, size: int) -> tuple[Any, int]:
 
 def metadata(content: bytes) -> dict[str, str]:
     """Returns the metadata in the header of a file. Raises ValueError or KeyError if there is none."""
-    texts: dict[str, str] = read(io.BytesIO(content), len(content))[0]["__metadata__"]
+    texts: dict[str, str] = read_header(io.BytesIO(content), len(content))[0]["__metadata__"]
     return texts

@@ -87,7 +87,7 @@ def _through_gguf(file: Path, model: Mapping[str, Any], request: ExportRequest) 
     config = json.loads(request.adapter[_CONFIG])
     tensors = {name: each.float().numpy() for name, each in safetensors.torch.load(request.adapter[_WEIGHTS]).items()}
     gguf_adapter.write(file, model, config, tensors)
-    alpha, read = gguf_adapter.read(file, model, tensors)
+    alpha, read = gguf_adapter.read_gguf(file, model, tensors)
     plain = config | {"lora_alpha": alpha, "use_rslora": False}
     return {_CONFIG: json.dumps(plain).encode(), _WEIGHTS: safetensors.numpy.save(read)}
 

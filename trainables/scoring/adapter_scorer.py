@@ -182,7 +182,7 @@ class AdapterScorer:
         how, tokenizer, own = self._spec.evaluation, self._tokenizer, self._spec.data_spec
         graders, (data, name) = catalogue.graders(how), source_of(own, which)
         prepared = questions.prepare(own, how, graders, tokenizer, self._cache) if graders else None
-        of_sweep = None if prepared is None else questions.read(prepared.payload)
+        of_sweep = None if prepared is None else questions.read_questions(prepared.payload)
         if of_sweep is None:
             return None
         rows = sources.part_of(data, name, every_column=True)

@@ -54,7 +54,9 @@ def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tens
     writer.close()
 
 
-def read(file: Path, model: Mapping[str, Any], tensors: Tensors) -> tuple[float, dict[str, npt.NDArray[np.float32]]]:
+def read_gguf(
+    file: Path, model: Mapping[str, Any], tensors: Tensors
+) -> tuple[float, dict[str, npt.NDArray[np.float32]]]:
     """Reads alpha, which llama.cpp divides by the rank, and the tensors, with names and row order of transformers.
 
     Args:

@@ -247,8 +247,8 @@ def _beyond_lora(config: Mapping[str, Any]) -> list[str]:
 
 def check_rows(data: DataSpec, file: str, option: str = "--eval-data") -> list[str]:
     """Lists the problems of a file of rows for promotion: missing, with other columns, or a copy of data.train."""
-    others = sources.check(data.model_copy(update={"test": None}))
-    with_file = sources.check(data.model_copy(update={"test": file}))
+    others = sources.check_data(data.model_copy(update={"test": None}))
+    with_file = sources.check_data(data.model_copy(update={"test": file}))
     return [of_option(problem, option) for problem in with_file if problem not in others]
 
 

@@ -77,7 +77,7 @@ def schema() -> dict[str, Any]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    return yaml_files.read(load.RECIPES / f"{name}.yaml")
+    return yaml_files.read_yaml(load.RECIPES / f"{name}.yaml")
 
 
 def test_the_schema_describes_every_section_and_what_it_allows() -> None:

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def packed(folder: Path, *changes: str, files: bool = True) -> shipping.Shipment:
-    return shipping.pack(load.read("sweep.yaml", changes, folder)[0], (folder,), files)
+    return shipping.pack(load.read_sweep_file("sweep.yaml", changes, folder)[0], (folder,), files)
 
 
 def shipped(folder: Path, *changes: str, files: bool = True) -> tuple[shipping.Shipment, load.LoadedSweep]:
@@ -76,7 +76,9 @@ def test_the_cluster_reads_the_same_sweep(folder: Path, tmp_path: Path) -> None:
 def test_a_model_and_a_profile_travel(folder: Path) -> None:
     (folder / "tiny-1.5").mkdir()
     (folder / "mine.yaml").write_text("address: auto\nhosts: 2\n")
-    raw: dict[str, Any] = load.read("sweep.yaml", ["model.source=./tiny-1.5", "cluster.profile=mine.yaml"], folder)[0]
+    raw: dict[str, Any] = load.read_sweep_file(
+        "sweep.yaml", ["model.source=./tiny-1.5", "cluster.profile=mine.yaml"], folder
+    )[0]
     raw["model"]["facts"] = {"of": raw["model"]["source"]}
     shipment = shipping.pack(raw, (folder,))
     assert shipment.document["model"]["source"].startswith("./")

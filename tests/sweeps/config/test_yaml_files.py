@@ -46,7 +46,7 @@ def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path
     path = tmp_path / "s.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        yaml_files.read(path)
+        yaml_files.read_yaml(path)
     (problem,) = caught.value.problems
     assert problem.startswith(f"{path}: not valid YAML: {message}")
 
@@ -58,10 +58,10 @@ def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path
 def test_what_is_no_mapping_in_utf_8_is_told(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     with pytest.raises(ConfigError, match="cannot be read"):
-        yaml_files.read(path)
+        yaml_files.read_yaml(path)
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=told):
-        yaml_files.read(path)
+        yaml_files.read_yaml(path)
 
 
 def test_what_is_as_deep_and_as_long_as_may_be_is_read() -> None:
@@ -73,7 +73,7 @@ def test_what_is_as_deep_and_as_long_as_may_be_is_read() -> None:
 def test_a_file_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_bytes("\ufeffname: größe\n".encode())
-    assert yaml_files.read(path) == {"name": "größe"}
+    assert yaml_files.read_yaml(path) == {"name": "größe"}
 
 
 @given(st.integers(2, 12), st.integers(2, 9), st.booleans())

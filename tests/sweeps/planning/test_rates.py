@@ -11,7 +11,7 @@ from sweep_files import toy
 
 from sweeps.config.model import SweepConfig
 from sweeps.planning import measuring, rates
-from sweeps.planning.rates import Load, Range, Rate, RateKey, Remembered, Speed, rate_key, read, remember, speed
+from sweeps.planning.rates import Load, Range, Rate, RateKey, Remembered, Speed, rate_key, read_rates, remember, speed
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported, TrialScored
 from trainables.contract import Report, RowShape, StepRecord
 from trainables.specs import EvaluationSpec
@@ -221,10 +221,10 @@ def config_with_rows(folder: Path, **data: Any) -> SweepConfig:
 def test_rates_and_shapes_are_remembered(tmp_path: Path) -> None:
     path, config = tmp_path / "deep" / "rates.json", config_with_rows(tmp_path)
     shape = RowShape(longest=9, mean=5.0, labelled=0.5, train_rows=3, eval_rows=2)
-    assert read(path) == Remembered()
+    assert read_rates(path) == Remembered()
     remember(path, rate(), {rates.data_key(config): shape})
     remember(path, rate(slots=8.0), {})
-    found = read(path)
+    found = read_rates(path)
     assert [known.slots for known in found.rates] == [2.0, 8.0]
     assert found.shape(config) == shape
 
@@ -233,16 +233,16 @@ def test_rates_of_another_version_that_measured_more_are_known(tmp_path: Path) -
     path = tmp_path / "rates.json"
     path.write_text(Remembered(rates=(rate(),)).model_dump_json().replace('"steps":30', '"steps":30,"spread":0.1'))
     assert "spread" in path.read_text()
-    assert read(path).rates == (rate(),)
+    assert read_rates(path).rates == (rate(),)
 
 
 @pytest.mark.parametrize("content", ["", '{"rates": [{"slots": 1}]}'])
 def test_a_file_that_cannot_be_read_counts_as_empty(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(content)
-    assert read(path) == Remembered()
+    assert read_rates(path) == Remembered()
     remember(path, rate(), {})
-    assert read(path).rates == (rate(),)
+    assert read_rates(path).rates == (rate(),)
 
 
 def test_a_rate_is_of_base_precision_and_device() -> None:

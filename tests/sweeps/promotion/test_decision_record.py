@@ -30,7 +30,7 @@ def wrong(reference: str, uri: str | None = None) -> dict[str, str]:
 
 
 def record_of(world, version: str = "1") -> DecisionRecord:
-    return decision_record.read((package_of(world, version) / RECORD).read_bytes())
+    return decision_record.read_record((package_of(world, version) / RECORD).read_bytes())
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def write(folder: Path, record: DecisionRecord, **changed: object) -> None:
 def test_the_record_says_why_and_what_of_and_what_is_as_promoted_is_verified(strong, folder, record):
     tags = strong.tags()
     assert record.is_whole
-    assert decision_record.read(record.content()) == record
+    assert decision_record.read_record(record.content()) == record
     assert (record.winner, record.origin.sweep_id, record.origin.trial_key) == ("t01", SECOND, "k1")
     assert (record.identity, record.sha256) == (tags["promotion.identity"], tags[versions.RECORD_DIGEST])
     assert record.scores.keys() == {"t00", "t01", BASE}

@@ -84,7 +84,7 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_
         """The adapter that is compared with, and what was forced."""
         asked: Any = SimpleNamespace(eval_data=None, force=force)
         context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
-        return evidence.check(context, Version("1", "run", tags), scored).champion_adapter, context.forced
+        return evidence.check_base_and_rows(context, Version("1", "run", tags), scored).champion_adapter, context.forced
 
     if told is None:
         assert checked(force=False) == ({}, [])

@@ -29,7 +29,7 @@ def exported(world, form, out, force=False, named=MODEL):
 def test_a_peft_folder_is_that_of_the_version_and_a_merged_model_is_in_16_bits(replaced, tmp_path):
     told = exported(replaced, "peft", tmp_path / "out", named=f"{MODEL}@previous")
     package = package_of(replaced, "1") / "artifacts" / "adapter"
-    assert digests.read(tmp_path / "out") == digests.read(package)
+    assert digests.read_files(tmp_path / "out") == digests.read_files(package)
     assert (told.version, told.tolerance, told.holds) == ("1", 1e-4, True)
     assert told.loss == pytest.approx(told.promoted_loss, abs=1e-5)
     told = exported(replaced, "merged", tmp_path / "merged")

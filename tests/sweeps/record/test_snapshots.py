@@ -22,14 +22,14 @@ REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
 
 def test_a_snapshot_is_read_as_it_was_written_and_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    assert snapshots.read(folder, "a") == (snapshots.SavedTrial(), None)
+    assert snapshots.read_snapshot(folder, "a") == (snapshots.SavedTrial(), None)
     known = snapshots.SavedTrial(step=3, best_step=3, best_metrics={"eval_loss": 2.0}, report=REPORT)
     folder.keep("a", "snapshot", 3, snapshots.files(known, b"weights"))
     damaged = folder.keep("a", "snapshot", 9, snapshots.files(snapshots.SavedTrial(step=9), b"later"))
-    assert snapshots.read(folder, "a")[1] == b"later"
+    assert snapshots.read_snapshot(folder, "a")[1] == b"later"
     (damaged / "snapshot.bin").write_bytes(b"late")
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert snapshots.read(folder, "a") == (known.model_copy(update={"sha256": digest}), b"weights")
+    assert snapshots.read_snapshot(folder, "a") == (known.model_copy(update={"sha256": digest}), b"weights")
 
 
 def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_disk_that_does_not_show_the_snapshots_is_not_one_without(tmp_path, mo
     monkeypatch.setattr(os, "listdir", refuse)
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(StorageError, match="trials/a: cannot be read: Stale file handle; go on with qsweep resume"):
-        snapshots.read(folder, "a")
+        snapshots.read_snapshot(folder, "a")
 
 
 def standing(loss: float) -> SortKey:

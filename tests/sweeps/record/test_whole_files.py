@@ -96,7 +96,7 @@ def test_the_owner_alone_unless_the_user_set_a_umask(tmp_path: Path, umask: int,
 def test_a_folder_has_the_digest_of_its_files(tmp_path: Path) -> None:
     files = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}", "more/rows.json": b"[1]"}
     write_folder(folder := tmp_path / "adapter", files)
-    assert digests.of_folder(folder) == digests.of_files(files) == digests.of_files(digests.read(folder))
+    assert digests.of_folder(folder) == digests.of_files(files) == digests.of_files(digests.read_files(folder))
     assert digests.of_file(folder / "adapter_config.json") == hashlib.sha256(b"{}").hexdigest()
     (folder / "adapter_config.json").write_bytes(b"{ }")
     assert digests.of_folder(folder) != digests.of_files(files)

@@ -46,7 +46,7 @@ FINISHED = [*TRIALS, *(ended(f"t0{n}", TrialState.STOPPED) for n in (1, 3, 4)), 
 
 def launched(folder: SweepFolder) -> Result:
     """What `launch` has of the sweep at its end."""
-    record = status.read(folder, 60.0).record
+    record = status.read_status(folder, 60.0).record
     stopped_by = 2 if record.ended is not None and record.ended.reason == "interrupted" else None
     return Result(
         sweep_id="x-1", folder=folder.path, record=record, stopped_by=stopped_by, failure=None,
@@ -74,12 +74,14 @@ def test_every_command_file_and_call_names_the_same_best_trial(
     text = capsys.readouterr().err
     (told, compared), (_, stands) = document("compare"), document("status")
     answer = f"best{' so far' if so_far else ''}: t03, eval_loss 1.5000 at step 6"
-    page = page_file.read(folder, 60.0)
+    page = page_file.read_page(folder, 60.0)
     for said in (text, told):
         assert answer in said.splitlines()
         assert so_far is ("so far" in said)
     assert page.best == sweep.lines[0] == answer
-    assert f"  best      t03, eval_loss 1.5000 at step 6{', so far' * so_far}" in status.read(folder, 60.0).lines()
+    assert (
+        f"  best      t03, eval_loss 1.5000 at step 6{', so far' * so_far}" in status.read_status(folder, 60.0).lines()
+    )
     kept = f"the best trial's folder{' so far' * so_far}"
     assert f"{kept}:\n" in text and page.kept is not None and page.kept[0] == kept
     for found in (result.as_json()["best"], stands["best"], compared["best"]):

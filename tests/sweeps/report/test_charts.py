@@ -23,7 +23,7 @@ from sweeps.report.trial_story import SlotTime
 def page_of(folder: Path, trials: int, document: dict[str, Any] | None = None, **metrics: float) -> Page:
     document = document or sweeps.config()
     written = sweeps.write(folder, sweeps.events(trials, document, ends=True, **metrics), document)
-    return page_file.read(written, 1000.0)
+    return page_file.read_page(written, 1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_what_is_told_of_a_trial_is_escaped(page: Page) -> None:
 
 def test_curves_of_several_sweeps_run_by_step_tokens_and_seconds(tmp_path: Path) -> None:
     folders = [two_sweeps.sweep(tmp_path, name, loss) for name, loss in (("a", 1.0), ("b", 2.0))]
-    whole = compared([(status.read(folder, 200.0), None) for folder in folders])
+    whole = compared([(status.read_status(folder, 200.0), None) for folder in folders])
     told = [[event for event, _ in read_events(each.events) if isinstance(event, TrialReported)] for each in folders]
     found = there(charts.of_sweeps(*whole.curves(told)))
     for figure, reports in zip(found.figures, ([3.0, 9.0], [300.0, 900.0], [1.5, 4.5]), strict=True):

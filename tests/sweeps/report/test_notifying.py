@@ -164,7 +164,7 @@ def test_a_command_gets_the_message_on_stdin_and_one_that_fails_or_hangs_is_one_
 def test_a_variable_without_a_url_is_refused_without_its_value(monkeypatch, url):
     monkeypatch.delenv("HOOK", raising=False) if url is None else monkeypatch.setenv("HOOK", url)
     with pytest.raises(ConfigError, match=r"^notify.url_env: the environment variable HOOK ") as error:
-        notifying.check(toy(notify={"url_env": "HOOK"})[0].notify)
+        notifying.check_notify(toy(notify={"url_env": "HOOK"})[0].notify)
     assert SECRET not in str(error.value)
 
 
@@ -173,9 +173,9 @@ def test_a_program_that_is_not_there_is_refused(tmp_path, monkeypatch, program):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "tell.sh").touch(0o700)
     with pytest.raises(ConfigError, match=rf"^notify.command: {program}: no such program: .*no shell expands ~"):
-        notifying.check(toy(notify={"command": f"{program} --now"})[0].notify)
+        notifying.check_notify(toy(notify={"command": f"{program} --now"})[0].notify)
     found = toy(notify={"command": f"{sys.executable} --to 'my team'", "events": ["best"]})[0].notify
-    notifying.check(found)
+    notifying.check_notify(found)
     assert (found.command, found.events) == ((sys.executable, "--to", "my team"), ("best",)), "split as a shell does"
 
 

@@ -24,7 +24,7 @@ END = SweepEnded(time=100.0, reason="finished")
 
 def made(folder: Path, events: Iterable[Event], document: dict[str, Any] | None = None) -> Page:
     """The page of a sweep with these events."""
-    return page_file.read(sweeps.write(folder, list(events), document), 200.0)
+    return page_file.read_page(sweeps.write(folder, list(events), document), 200.0)
 
 
 def captions(found: Page) -> dict[str, str]:
@@ -93,7 +93,7 @@ def test_a_sweep_that_runs_tells_what_is_so_far(tmp_path: Path) -> None:
     late = started("late", 7, 150.0, r=4)
     folder = sweeps.write(tmp_path, [*sweeps.events(7, sweeps.config(), ends=False), late])
     with locked(folder):
-        found = page_file.read(folder, 200.0)
+        found = page_file.read_page(folder, 200.0)
     assert (found.state, found.is_running) == ("running", True)
     facts = {fact.name: fact.value for fact in found.taken}
     assert facts["time"].startswith("1 min 40 s (planned: ") and "ran for 1 min 40 s" in found.when, "until now"
@@ -115,7 +115,7 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
             event = event.model_copy(update={"report": report})
         read.take([(event, 0)])
         story.take(event, read.record)
-    found = page(status.read(sweeps.write(tmp_path, []), 200.0, read), story, None, None, 200.0)
+    found = page(status.read_status(sweeps.write(tmp_path, []), 200.0, read), story, None, None, 200.0)
     assert [(trial.name, trial.evals) for trial in found.trials[2:]] == [("t01", ()), ("t02", ())]
     assert "Not drawn: 2 trials without a finite eval_loss." in captions(found)["eval_loss by step"]
 

@@ -84,7 +84,7 @@ def hostile(folder: Path) -> SweepFolder:
 
 @pytest.mark.usefixtures("library")
 def test_what_others_wrote_stays_text_and_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
-    html = page_file.render(page_file.read(hostile(tmp_path), 1000.0))
+    html = page_file.render(page_file.read_page(hostile(tmp_path), 1000.0))
     found = Parts(html)
     assert "<script>alert" not in html and "<img" not in html
     assert not any("alert(" in script and "newPlot" not in script for script in found.scripts)
@@ -110,7 +110,7 @@ def test_what_others_wrote_stays_text_and_the_page_refers_to_nothing_outside(tmp
 def test_a_browser_shows_the_page_without_an_error_and_marks_a_trial_everywhere(tmp_path: Path) -> None:
     listen = "const errors = []; addEventListener('error', each => errors.push(each.message));"
     listen += "addEventListener('securitypolicyviolation', each => errors.push(each.violatedDirective));"
-    html = page_file.render(page_file.read(hostile(tmp_path / "x"), 1000.0))
+    html = page_file.render(page_file.read_page(hostile(tmp_path / "x"), 1000.0))
     (tmp_path / "page.html").write_text(html.replace("<head>", f"<head><script>{listen}</script>", 1))
     with browser(1400) as shown:
         drawn_all = "document.querySelectorAll('.js-plotly-plot').length === 8"
@@ -136,7 +136,7 @@ def test_a_browser_shows_the_page_without_an_error_and_marks_a_trial_everywhere(
 def test_the_page_of_many_trials_has_all_in_its_table_and_some_in_its_charts(tmp_path: Path) -> None:
     """All trials drawn would take 5 MB beside the table and plotly's library."""
     document = sweeps.config()
-    found = page_file.read(sweeps.write(tmp_path, sweeps.events(2500, document), document), 1000.0)
+    found = page_file.read_page(sweeps.write(tmp_path, sweeps.events(2500, document), document), 1000.0)
     html = page_file.render(found)
     begin = html.index('<table id="trials">')
     table = html[begin : html.index("</table>", begin)]

@@ -16,7 +16,7 @@ from cluster.pace import Silent
 from sweeps.errors import SweepError
 from sweeps.record.events import DataPrepared, DriverLives, Event, SweepEnded, SweepPlanned, TrialState, to_line
 from sweeps.record.folder import SweepFolder, locked
-from sweeps.report.status import EventsRead, Status, read, silent
+from sweeps.report.status import EventsRead, Status, read_status, silent
 from sweeps.report.time_left import Rates, Trained, seconds_left
 
 URI = "http://me:***@127.0.0.1:5000"
@@ -34,7 +34,7 @@ def write(folder: Path, events: list[Event]) -> SweepFolder:
 
 def running(folder: SweepFolder, now: float = 20.0) -> Status:
     with locked(folder):
-        return read(folder, now)
+        return read_status(folder, now)
 
 
 def end(reason: str) -> SweepEnded:
@@ -60,7 +60,7 @@ EXTENDED = answered(150.0, changes={"budget.trials": 9})
     ],
 )
 def test_the_state_of_a_sweep_that_does_not_run(tmp_path: Path, events: list[Event], state: str) -> None:
-    status = read(write(tmp_path, events), now=300.0)
+    status = read_status(write(tmp_path, events), now=300.0)
     assert (status.state, status.seconds_left, status.waits_for) == (state, None, None)
 
 
@@ -160,10 +160,10 @@ def test_requests_that_go_while_they_are_looked_at_wait_no_longer(tmp_path, monk
         (folder.requests / name).touch()
     # A name that is not UTF-8: no driver ever answers it.
     (folder.requests / os.fsdecode(b"\xff.json")).touch()
-    assert read(folder, now=20.0).waiting_requests == 1
+    assert read_status(folder, now=20.0).waiting_requests == 1
     for look in ("listdir", "scandir"):
         monkeypatch.setattr(os, look, Mock(side_effect=FileNotFoundError))
-    assert read(folder, now=20.0).waiting_requests == 0
+    assert read_status(folder, now=20.0).waiting_requests == 0
 
 
 def test_rates_are_of_the_present_driver_and_none_of_what_is_trained_in_no_time_or_not_at_all() -> None:
@@ -194,7 +194,7 @@ def test_what_mlflow_has_not_taken_or_refused_is_counted(tmp_path, taken, refuse
     with folder.events.open("a") as log:
         log.writelines(f"{to_line(event)}\n" for event in (answered(200.0), DriverLives(time=260.0)))
     folder.tracking.write_text(json.dumps({"uri": URI, "acknowledged_bytes": size, "refused": refused}))
-    status = read(folder, now=300.0)
+    status = read_status(folder, now=300.0)
     again = " `qsweep resume` tries again" if refused else ""
     assert status.lines()[-1] == f"  tracking  http://me:***@127.0.0.1:5000 {told}{again}"
     assert (status.as_json()["tracking"]["backlog"], status.refused) == (8 - taken, len(refused))
@@ -207,7 +207,7 @@ def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
         answered(13.0, changes={"budget.trials": 8, "budget.wall_clock": None}),
         started("ccc", 2).model_copy(update={"point": {"adapter.r": 64}}),
     ]
-    status = read(write(tmp_path, [*TRAINED, *more]), now=20.0)
+    status = read_status(write(tmp_path, [*TRAINED, *more]), now=20.0)
     assert status.planned_trials == 10
     assert status.lines()[2:6] == [
         "  trials    3/10 (3 RUNNING)",
@@ -225,12 +225,12 @@ def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
 def test_how_many_trials_came_to_each_rung_is_told(tmp_path: Path) -> None:
     again = started("rep", 2).model_copy(update={"repeats": "bbb"})
     more = parked("aaa", 5), started("bbb", 1), reported("bbb", 15, 1.2, since=5), again, reported("rep", 15, 1.0)
-    told = "\n".join(read(write(tmp_path, [*TRAINED, *more]), now=30.0).lines())
+    told = "\n".join(read_status(write(tmp_path, [*TRAINED, *more]), now=30.0).lines())
     assert "reported  2 at step 5 (1 parked), 1 at step 15" in told
     assert "trials    2/4 and 1 repeat (" in told
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SweepError, match="not the configuration of a sweep"):
-        read(SweepFolder(tmp_path), now=0.0)
+        read_status(SweepFolder(tmp_path), now=0.0)
 
 
 HANGS = Silent(pid=7, node="10.0.0.1", trials=("bbb", "ccc", "aaa"), what="step", usual=21.0, since=100.0)

@@ -20,7 +20,7 @@ from trainables.contract import AnsweredRow
 
 
 def of(*folders: SweepFolder) -> SweepsCompared:
-    return compared([(status.read(folder, 200.0), None) for folder in folders])
+    return compared([(status.read_status(folder, 200.0), None) for folder in folders])
 
 
 def change(folder: SweepFolder, made: Callable[[list[str]], list[str]]) -> SweepFolder:
@@ -160,7 +160,7 @@ def test_data_and_model_count_by_their_content(tmp_path: Path) -> None:
 
 def test_a_sweep_without_a_report_is_refused(tmp_path: Path) -> None:
     begun = change(sweep(tmp_path, "begun"), lambda lines: lines[:3])
-    read = status.read(begun, 200.0)
+    read = status.read_status(begun, 200.0)
     with pytest.raises(SweepError, match="begun: t00 has not reported yet"):
         compared([(read, read.record.trials["aaabegun"]), (read, None)])
     with pytest.raises(SweepError, match="begun: no trial has reported yet"):

@@ -13,7 +13,7 @@ from sweeps.record.events import TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord, TrialRecord, new_events
 from sweeps.report import trial_tables
-from sweeps.supply.target_modules import Targets, check, possible_values, settle
+from sweeps.supply.target_modules import Targets, check_targets, possible_values, settle
 from sweeps.supply.trial_source import PlannedTrial, TrialSource, refused_default
 from trainables.contract import Target
 
@@ -70,14 +70,14 @@ def test_a_value_that_cannot_be_trained_is_never_drawn_and_takes_no_number(kind:
 def test_without_a_value_that_can_be_trained_the_space_is_empty() -> None:
     mlp = {"adapter": {"target_modules": "mlp"}}
     for none in (toy({"adapter.target_modules": {"choice": ["mlp"]}}), toy({"adapter.r": {"choice": [4]}}, **mlp)):
-        assert check(*none, settle(EXPERTS)) == ["adapter.target_modules: mlp matches no layer"]
-    assert check(*toy(SPACE, **mlp), settle(EXPERTS)) == []
+        assert check_targets(*none, settle(EXPERTS)) == ["adapter.target_modules: mlp matches no layer"]
+    assert check_targets(*toy(SPACE, **mlp), settle(EXPERTS)) == []
 
 
 def test_where_the_field_is_not_always_searched_the_files_own_value_counts_too() -> None:
     when = {"when": {"adapter.r": 4}}
     space = {"adapter.r": {"choice": [4, 8]}, "adapter.target_modules": {"choice": ["mlp"], **when}}
-    assert check(*toy(space), settle(EXPERTS)) == []
+    assert check_targets(*toy(space), settle(EXPERTS)) == []
     assert modules(drawn(settle(EXPERTS), space)) == [("attention-qv", 16), ("attention-qv", 8)]
 
 

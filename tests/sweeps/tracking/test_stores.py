@@ -103,12 +103,14 @@ def test_a_database_that_does_not_listen_is_told_at_once_where_it_can_be_known(l
         monkeypatch.setenv("PGPORT", closed.partition(":")[2])
         place = f"127.0.0.1{port}"
         with pytest.raises(SweepError, match=rf"^postgresql://me:\*\*\*@{place}/db: no database answers there: Conn"):
-            stores.check(f"postgresql://me:***@{place}/db", environment={STORE: f"postgresql://me:se/cret@{place}/db"})
+            stores.check_store(
+                f"postgresql://me:***@{place}/db", environment={STORE: f"postgresql://me:se/cret@{place}/db"}
+            )
     monkeypatch.setenv("PGPORT", listening.partition(":")[2])
-    stores.check("postgresql+psycopg://me@127.0.0.1/db")
+    stores.check_store("postgresql+psycopg://me@127.0.0.1/db")
     # One of a socket or of several servers is left to MLflow.
     for words in ("/db", "/db?host=/run", "a:1,b:1/db", "a,b/db"):
-        stores.check(f"postgresql://{words}")
+        stores.check_store(f"postgresql://{words}")
 
 
 def test_a_models_folder_of_the_name_of_a_sweep_is_no_sweep(empty_database, tmp_path, monkeypatch):

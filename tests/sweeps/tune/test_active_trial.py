@@ -235,7 +235,7 @@ def test_a_score_makes_a_step_the_best_although_its_loss_is_higher_and_its_answe
     told = [world.step() for _ in range(2)]
     assert [json.loads(each["report"])["best_step"] for each in told] == [3, 9]
     assert told[1]["adapter"] == "trials/a/best-000009"
-    assert samples.read(tmp_path / told[1]["adapter"] / "samples.jsonl") == (answered,)
+    assert samples.read_samples(tmp_path / told[1]["adapter"] / "samples.jsonl") == (answered,)
     assert not (tmp_path / told[0]["adapter"] / "samples.jsonl").exists()
     assert "answer" not in (tmp_path / told[1]["adapter"] / "eval_rows.json").read_text()
 

@@ -144,6 +144,6 @@ def test_a_base_whose_answers_cannot_be_scored_ends_the_sweep(starting: Starting
 def test_what_the_base_answers_lies_beside_what_it_evaluates_to(starting: Starting, tmp_path: Path) -> None:
     answered = AnsweredRow(row=0, prompt="a", expected="b", answer="c", is_ended=False, scores={"exact_match": 0.0})
     write_base(starting.trials, print, Evaluation(metrics={"eval_loss": 4.5, "exact_match": 0.0}, answers=(answered,)))
-    assert samples.read(tmp_path / "base_samples.jsonl") == (answered,)
+    assert samples.read_samples(tmp_path / "base_samples.jsonl") == (answered,)
     base = starting.journal.record.base
     assert base is not None and base.metrics == {"eval_loss": 4.5, "exact_match": 0.0}

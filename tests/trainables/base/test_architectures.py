@@ -102,10 +102,10 @@ def test_what_is_no_decoder_is_refused_in_a_gguf_file_and_in_the_cache_of_the_hu
     pairs = gguf_pairs()
     pairs[0] = gguf_text("general.architecture") + b"\x08\0\0\0" + gguf_text("bert")
     (file := tmp_path / "base.gguf").write_bytes(gguf_file(*pairs))
-    (problem,) = model_source.check(ModelSpec(source=str(file)))
+    (problem,) = model_source.check_model(ModelSpec(source=str(file)))
     assert problem.startswith(f"model.source: {str(file)!r}: a GGUF file of architecture 'bert' cannot be loaded")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert model_source.check(ModelSpec(source="owner/name")) == []
+    assert model_source.check_model(ModelSpec(source="owner/name")) == []
     cached(tmp_path, {"model_type": "bert"})
-    (problem,) = model_source.check(ModelSpec(source="owner/name"))
+    (problem,) = model_source.check_model(ModelSpec(source="owner/name"))
     assert problem.startswith("model.source: 'owner/name': model_type 'bert' is not a decoder")

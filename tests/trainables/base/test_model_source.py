@@ -28,7 +28,7 @@ def identity(source: Path | str) -> str:
 
 
 def problems(source: Path | str, **fields: Any) -> list[str]:
-    return model_source.check(ModelSpec(source=str(source), **fields))
+    return model_source.check_model(ModelSpec(source=str(source), **fields))
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ from trainables.packing import memory
 from trainables.specs import ModelSpec
 for source in sys.argv[1:]:
     model = ModelSpec(source=source)
-    assert not model_source.check(model) and model_source.fingerprint(model) and model_source.facts(model)
+    assert not model_source.check_model(model) and model_source.fingerprint(model) and model_source.facts(model)
 heavy = {"torch", "transformers", "numpy", "gguf", "safetensors", "huggingface_hub"}
 sys.exit(", ".join(sys.modules.keys() & heavy))
 """

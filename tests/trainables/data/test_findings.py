@@ -307,9 +307,9 @@ def test_a_large_json_array_is_left_to_the_launch(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text("[\n")
     data = data_rows.spec(path, eval_examples=10)
-    assert "is not JSON" in sources.check(data)[0]
+    assert "is not JSON" in sources.check_data(data)[0]
     monkeypatch.setattr(row_files, "ARRAY_BYTES", 1)
-    assert sources.check(data) == []
+    assert sources.check_data(data) == []
     found = preview.preview(data)
     assert (found.problems, found.train_rows) == ((), None)
     (line,) = found.warnings

@@ -55,13 +55,13 @@ def asked(
     prepared = questions.prepare(
         of, spec, catalogue.graders(spec), made or tokenizer(), Path(of.train).parent / "cache"
     )
-    found = questions.read(prepared.payload)
+    found = questions.read_questions(prepared.payload)
     assert found is not None
     return found, dataset.load(prepared.payload)
 
 
 def check(of: DataSpec, *metrics: Any) -> list[str]:
-    return questions.check(of, catalogue.graders(EvaluationSpec(metrics=metrics)))
+    return questions.check_questions(of, catalogue.graders(EvaluationSpec(metrics=metrics)))
 
 
 def test_a_function_that_reads_a_column_of_the_evaluation_rows_alone_is_told_what_draws_its_other_rows(
@@ -169,7 +169,7 @@ def test_nothing_changes_where_nothing_is_scored(tmp_path: Path) -> None:
     of, made = data(tmp_path, ROWS), tokenizer()
     plain = dataset.prepare(of, made, tmp_path / "cache")
     assert questions.prepare(of, EvaluationSpec(), (), made, tmp_path / "cache") == plain
-    assert questions.read(plain.payload) is None
+    assert questions.read_questions(plain.payload) is None
     spec = EvaluationSpec(metrics=("exact_match",))
     scored = questions.prepare(of, spec, catalogue.graders(spec), made, tmp_path / "cache")
     assert scored.summary == plain.summary
@@ -266,7 +266,7 @@ def test_a_function_is_called_on_one_row_with_its_own_completion_before_anything
 
     def told(*names: str) -> list[str]:
         how = EvaluationSpec(metrics=tuple(f"broken_scores:{name}" for name in names))
-        return questions.check(of, catalogue.graders(how))
+        return questions.check_questions(of, catalogue.graders(how))
 
     assert told("own", "by_name") == []
     called = f"called on {of.train}, line 1 (columns: question, answer, level, odd) with its completion as the answer"

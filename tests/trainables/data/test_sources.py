@@ -78,17 +78,17 @@ def test_csv_columns_may_stand_between_semicolons_or_tabs(tmp_path: Path, delimi
         writer.writerows([["id", "question", "answer"], *([n, *pair.values()] for n, pair in enumerate(PAIRS))])
     data = spec(tmp_path / "a.csv")
     assert list(read(data, "train")) == [{"id": str(n), **pair} for n, pair in enumerate(PAIRS)]
-    assert sources.check(data) == []
-    (problem,) = sources.check(spec(tmp_path / "a.csv", prompt="{qestion}"))
+    assert sources.check_data(data) == []
+    (problem,) = sources.check_data(spec(tmp_path / "a.csv", prompt="{qestion}"))
     assert problem.endswith("columns: id, question, answer; did you mean {question}?")
 
 
 def test_csv_is_read_with_commas_where_they_give_the_needed_columns(tmp_path: Path) -> None:
     """A semicolon is then a letter like any other."""
     (path := tmp_path / "a.csv").write_text("question,answer,a;b\n1,2,3\n1,2,3\n")
-    assert sources.check(spec(path, eval_examples=1)) == []
+    assert sources.check_data(spec(path, eval_examples=1)) == []
     path.write_text("question|answer\n1|2\n")
-    assert "{question} is not a column of" in sources.check(spec(path))[0]
+    assert "{question} is not a column of" in sources.check_data(spec(path))[0]
 
 
 LONG = "x" * 200_000
@@ -145,7 +145,7 @@ def test_parquet_reads_the_needed_columns_only(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_with_the_first_rows_is_named_with_the_place(tmp_path, name, content, says) -> None:
     (path := tmp_path / name).write_bytes(content)
-    problem, *_ = sources.check(spec(path, **({"messages": "chat"} if b"chat" in content else {})))
+    problem, *_ = sources.check_data(spec(path, **({"messages": "chat"} if b"chat" in content else {})))
     assert str(path) in problem and says in problem
 
 
@@ -202,7 +202,7 @@ def test_hub_rows_are_drawn_like_those_of_a_file(hub: list[tuple[Any, ...]]) -> 
 )
 def test_one_commit_for_two_repositories_is_refused(train, held, revision, is_wrong):
     for split in ("eval", "test"):
-        problems = sources.check(spec(train, revision=revision, **{split: held}))
+        problems = sources.check_data(spec(train, revision=revision, **{split: held}))
         assert [problem.partition(":")[0] for problem in problems] == ["data.revision"] * is_wrong
         assert all(f"data.train and data.{split} name 2 (a/b and c/d)" in problem for problem in problems)
 
@@ -212,7 +212,7 @@ def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch
     data = spec("trian.jsonl", eval="no/eval.jsonl")
     missing = f"data.train: {train.parent}/trian.jsonl does not exist; did you mean train.jsonl?"
     folder = f"data.eval: {train.parent}/no/eval.jsonl does not exist (nor does the folder {train.parent}/no)"
-    assert sources.check(data) == [missing, folder]
+    assert sources.check_data(data) == [missing, folder]
     with pytest.raises(DataError, match=re.escape(missing)):
         sources.fingerprint(data)
     with pytest.raises(DataError, match=r"data\.test: is not given"):
@@ -220,18 +220,18 @@ def test_missing_file_is_shown_whole_with_similar_names(train: Path, monkeypatch
 
 
 def test_a_file_that_another_split_names_is_not_offered_for_a_missing_one(train: Path) -> None:
-    problems = sources.check(spec(str(train), test=str(train.parent / "trains.jsonl")))
+    problems = sources.check_data(spec(str(train), test=str(train.parent / "trains.jsonl")))
     assert problems == [f"data.test: {train.parent}/trains.jsonl does not exist"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
-    assert sources.check(spec(path)) == []
-    assert sources.check(spec(path, prompt="{qestion}")) == [
+    assert sources.check_data(spec(path)) == []
+    assert sources.check_data(spec(path, prompt="{qestion}")) == [
         f"data.prompt: {{qestion}} is not a column of {path}; columns: question, answer; did you mean {{question}}?"
     ]
-    assert sources.check(spec(path, prompt="question")) == [
+    assert sources.check_data(spec(path, prompt="question")) == [
         "data.prompt: 'question' is a column, not a template: write \"{question}\""
     ]
 
@@ -239,29 +239,29 @@ def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path, name:
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", PAIRS)
     data = spec(path, eval="eval.txt", test="nowhere.csv", prompt="{question", completion="{answer[0]}")
-    fields = [problem.split(": ")[0] for problem in sources.check(data)]
+    fields = [problem.split(": ")[0] for problem in sources.check_data(data)]
     assert fields == ["data.prompt", "data.completion", "data.eval", "data.test"]
 
 
 def test_rows_trained_on_cannot_be_evaluated_on(train: Path, tmp_path: Path) -> None:
     (link := tmp_path / "link.jsonl").symlink_to(train)
     same = "is the same file as data.train: give rows that are not trained on, or leave it out"
-    assert sources.check(spec(train, eval=link)) == [f"data.eval: {same}"]
-    assert sources.check(spec(train, test=train)) == [f"data.test: {same}"]
-    assert sources.check(spec("a/b", eval="a/b", eval_split="train")) == [
+    assert sources.check_data(spec(train, eval=link)) == [f"data.eval: {same}"]
+    assert sources.check_data(spec(train, test=train)) == [f"data.test: {same}"]
+    assert sources.check_data(spec("a/b", eval="a/b", eval_split="train")) == [
         "data.eval: is the same split (train) as data.train: set data.eval_split, or leave it out"
     ]
-    assert sources.check(spec("a/b", eval="a/b")) == []
+    assert sources.check_data(spec("a/b", eval="a/b")) == []
 
 
 @pytest.mark.parametrize("split", ["eval", "test"])
 def test_a_copy_of_the_rows_trained_on_is_told_from_other_rows(train: Path, tmp_path: Path, split: str) -> None:
     copy = write(tmp_path / "copy.jsonl", PAIRS)
     problem = f"data.{split}: {copy} is a copy of data.train: give rows that are not trained on, or leave it out"
-    assert sources.check(spec(train, **{split: copy})) == [problem]
+    assert sources.check_data(spec(train, **{split: copy})) == [problem]
     # As long, one letter is another.
     copy.write_bytes(train.read_bytes().replace(b"roughly", b"rouhgly", 1))
-    assert sources.check(spec(train, **{split: copy})) == []
+    assert sources.check_data(spec(train, **{split: copy})) == []
 
 
 def test_files_of_other_sizes_are_not_read(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +275,7 @@ def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path)
     path = tmp_path / "test.jsonl"
 
     def problems(*rows: dict[str, Any], **fields: str) -> list[str]:
-        return sources.check(spec(train, test=write(path, list(rows)), **fields))
+        return sources.check_data(spec(train, test=write(path, list(rows)), **fields))
 
     other = {"other": 1}
     assert problems(PAIRS[0], other) == []
@@ -291,7 +291,7 @@ def test_test_file_is_checked_by_its_first_row_only(train: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("held_out", "problems"), [(29, 0), (30, 1), (200, 1), (10**9, 1)])
 def test_too_few_rows_to_hold_out_is_a_problem(train: Path, held_out: int, problems: int) -> None:
-    found = sources.check(spec(train, eval_examples=held_out))
+    found = sources.check_data(spec(train, eval_examples=held_out))
     assert len(found) == problems
     for problem in found:
         assert problem.startswith(f"data.eval_examples: {held_out} rows are held out of data.train, which has 30:")
@@ -301,7 +301,7 @@ def test_checking_reads_no_more_than_it_needs(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [*PAIRS[:20], *PAIRS])
     with path.open("a") as file:
         file.write("broken\n")
-    assert sources.check(spec(path, eval_examples=40)) == []
+    assert sources.check_data(spec(path, eval_examples=40)) == []
 
 
 # Fingerprints

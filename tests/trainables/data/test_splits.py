@@ -222,7 +222,7 @@ def test_rows_that_cannot_be_drawn_are_told_with_a_way_out(
 
 def test_labels_are_of_rows_that_are_drawn(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", rows(30))
-    (problem,) = sources.check(spec(train, hold_out="drawn", stratify_by="dox"))
+    (problem,) = sources.check_data(spec(train, hold_out="drawn", stratify_by="dox"))
     says = f"dox is not a column of {train}; columns: question, answer, doc; did you mean doc?"
     assert problem == f"data.stratify_by: {says}"
     for said in ({"hold_out": "last"}, {"hold_out": "drawn", "eval": train}):
@@ -280,13 +280,13 @@ def test_groups_on_both_sides_of_given_files_are_told_of(tmp_path: Path) -> None
 def test_a_column_of_groups_that_is_not_there_is_named(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", rows(30))
     held = write(tmp_path / "b.jsonl", [{"question": f"q{n}", "answer": "a", "dok": n} for n in range(12)])
-    (problem,) = sources.check(spec(train, eval=held, group_by="doc"))
+    (problem,) = sources.check_data(spec(train, eval=held, group_by="doc"))
     assert problem == f"data.group_by: doc is not a column of {held}; columns: question, answer, dok; did you mean dok?"
     rest = rows(30)
     rest[7]["doc"], rest[25]["doc"] = " ", None
     data = spec(write(tmp_path / "c.jsonl", rest), group_by="doc")
     says = f"data.train: {data.train}, line 8: column 'doc' is empty: name the row's group"
-    (problem,) = sources.check(data)
+    (problem,) = sources.check_data(data)
     assert problem.startswith(says)
     with pytest.raises(DataError, match=says):
         prepared(data, tmp_path)

@@ -134,7 +134,7 @@ def test_the_likeliest_label_is_the_one_of_the_highest_probability(root: Path) -
     pack = opened(of, root)
     base = evaluation(pack.evaluate_base())
     model = tiny_models.build("llama").eval()
-    asked = questions.read(qlora.prepare(of, root / "cache").payload)
+    asked = questions.read_questions(qlora.prepare(of, root / "cache").payload)
     assert asked is not None
     for question, row in zip(asked.rows, base.answers, strict=True):
         sums = []

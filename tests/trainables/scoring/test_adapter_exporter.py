@@ -118,8 +118,8 @@ def test_a_gguf_file_holds_the_adapter(base, adapter, promoted, tmp_path):
 
 
 def test_what_the_file_holds_is_scored_and_not_what_was_to_be_written(base, adapter, promoted, tmp_path, monkeypatch):
-    read = gguf_adapter.read
-    monkeypatch.setattr(gguf_adapter, "read", lambda *given: (read(*given)[0] / 2, read(*given)[1]))
+    read = gguf_adapter.read_gguf
+    monkeypatch.setattr(gguf_adapter, "read_gguf", lambda *given: (read(*given)[0] / 2, read(*given)[1]))
     _, told = exported(base, adapter, "gguf", tmp_path)
     assert told.row_losses != pytest.approx(promoted, abs=0.5)
 
