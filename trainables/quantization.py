@@ -5,9 +5,7 @@ Another scheme is an entry of `SCHEMES`, and a branch of `weight` if its layers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -22,16 +20,17 @@ class Scheme:
     """The form of the linear layers in the blocks. The defaults are those of a base that is not quantised."""
 
     words: str = "not quantised"
-    is_quantised: bool = False
-    may_double: bool = False
-    """Whether the constants of quantisation can be quantised too."""
     residencies: tuple[Residency, ...] = ("dequantised",)
     """Forms in memory while adapters train, the one as loaded first."""
     packages: tuple[str, ...] = ()
     """What loads and computes such a base, beside torch and transformers."""
     vllm_option: str | None = ""
     """The option with which vLLM quantises a base in the same way; None if it cannot."""
-    _options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the linear layers are quantised."""
+        return "4bit" in self.residencies
 
     def linear_bytes(self, is_double: bool) -> float:
         """Returns the bytes of a quantised weight in a linear layer, with its share of the constants.
@@ -42,29 +41,19 @@ class Scheme:
         return 0.5 + ((1 + 4 / 256) / 64 if is_double else 4 / 64)
 
     def options(self, is_double: bool, dtype: str) -> dict[str, Any]:
-        """Returns what `BitsAndBytesConfig` is given to load such a base; empty if it is not quantised.
-
-        Args:
-            dtype: the type of the activations, such as "bfloat16".
-        """
+        """Returns what `BitsAndBytesConfig` is given to load such a base with activations of type `dtype`; else {}."""
         if not self.is_quantised:
             return {}
-        return {**self._options, "bnb_4bit_use_double_quant": is_double, "bnb_4bit_compute_dtype": dtype}
+        kind = {"load_in_4bit": True, "bnb_4bit_quant_type": self.words}
+        return {**kind, "bnb_4bit_use_double_quant": is_double, "bnb_4bit_compute_dtype": dtype}
 
 
-def _in_4_bits(kind: SchemeName, vllm_option: str | None) -> Scheme:
-    options = {"load_in_4bit": True, "bnb_4bit_quant_type": kind}
-    return Scheme(kind, True, True, ("4bit", "dequantised"), ("bitsandbytes",), vllm_option, options)
-
-
-SCHEMES: Mapping[str, Scheme] = MappingProxyType(
-    {
-        # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
-        "nf4": _in_4_bits("nf4", " --quantization bitsandbytes"),
-        "fp4": _in_4_bits("fp4", None),
-        "none": Scheme(),
-    }
-)
+SCHEMES = {
+    # vLLM quantises to nf4 with double quantisation, and to nothing else (model_loader/bitsandbytes_loader.py).
+    "nf4": Scheme("nf4", ("4bit", "dequantised"), ("bitsandbytes",), " --quantization bitsandbytes"),
+    "fp4": Scheme("fp4", ("4bit", "dequantised"), ("bitsandbytes",), None),
+    "none": Scheme(),
+}
 
 
 def is_quantised(layer: torch.nn.Module) -> bool:

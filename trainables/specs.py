@@ -141,7 +141,7 @@ class QuantizationSpec(Spec):
     @property
     def is_double(self) -> bool:
         """Whether the constants of quantisation are quantised too."""
-        return self.double_quant and self.traits.may_double
+        return self.double_quant and self.traits.is_quantised
 
 
 class AdapterSpec(Spec):

@@ -19,7 +19,7 @@ def test_every_scheme_of_the_sweep_file_has_its_answers():
 def test_a_scheme_is_loaded_as_transformers_reads_its_options(name):
     scheme = SCHEMES[name]
     options = scheme.options(is_double=True, dtype="bfloat16")
-    assert bool(options) == scheme.is_quantised == ("4bit" in scheme.residencies)
+    assert bool(options) == bool(scheme.packages) == scheme.is_quantised
     if options:
         read = BitsAndBytesConfig(**options)
         assert read.quantization_method() == name

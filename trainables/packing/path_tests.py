@@ -151,7 +151,7 @@ def _device() -> Device:
 def _is_dequantised(base: TrialSpec) -> bool:
     """Tells whether the base may be dequantised. "4bit" counts as `auto`, since a settled path may have set it."""
     facts, quantization = model_source.facts(base.base_model), base.quantization
-    if "4bit" not in quantization.traits.residencies:
+    if not quantization.traits.is_quantised:
         return False
     if facts is None or quantization.residency == "dequantised":
         return quantization.residency == "dequantised"
