@@ -16,8 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, WorkKind
 from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
-from trainables.isolation import failure_of, is_sticky
 from trainables.objective import LOWEST_LOSS, Objective, SortKey
+from trainables.slot_failures import failure_of, is_sticky
 from trainables.specs import Spec, TrialSpec, seconds
 
 Result = TypeVar("Result")

@@ -20,7 +20,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, epochs
 from sweeps.config.passwords import whole
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
-from sweeps.mirror.opening import Mirror, create, mirror_with, mirrored
+from sweeps.mirror.keeping import Mirror, create, mirror_with, mirrored
 from sweeps.planning import advice, capacity, this_machine
 from sweeps.record import folder as folders
 from sweeps.record import limits

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sweep_events import begun, ended, reported, started
 
-from sweeps.mirror import opening, timeouts
+from sweeps.mirror import keeping, timeouts
+from sweeps.mirror.keeping import Mirror, mirrored
 from sweeps.mirror.manifest import read_manifest
-from sweeps.mirror.opening import Mirror, mirrored
 from sweeps.mirror.store import Store
 from sweeps.record import folder as folders
 from sweeps.record.events import TrialState
@@ -105,7 +105,7 @@ def created(storage: str, machine: Path, monkeypatch: pytest.MonkeyPatch, name: 
     """A new sweep on a machine that has nothing else."""
     machine.mkdir(exist_ok=True)
     monkeypatch.chdir(machine)
-    return opening.create(storage, name, {**folders.stamp(), "sweep_id": SWEEP, "config": {}})
+    return keeping.create(storage, name, {**folders.stamp(), "sweep_id": SWEEP, "config": {}})
 
 
 def files(folder: Path) -> dict[str, bytes]:

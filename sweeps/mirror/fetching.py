@@ -13,8 +13,8 @@ from typing import Any
 from sweeps.config.uris import bucket_problem
 from sweeps.errors import ConfigError, StorageError
 from sweeps.mirror import timeouts
+from sweeps.mirror.keeping import note, noted
 from sweeps.mirror.manifest import MANIFEST, Manifest, read_manifest, read_trials, signed, write_manifest
-from sweeps.mirror.opening import note, noted
 from sweeps.mirror.store import Conflict, ObjectVersion, Store, StoreError
 from sweeps.record.folder import SweepFolder, is_driven, locked, refuse_other_format
 from sweeps.record.whole_files import make_folder

@@ -25,7 +25,7 @@ from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
 from sweeps.tune.tune_hooks import DEATHS
 from trainables.contract import Report, StepRecord
-from trainables.isolation import failure_of
+from trainables.slot_failures import failure_of
 
 NO_ROOM = "budget.disk is used up: no room for the snapshot of one more parked trial"
 

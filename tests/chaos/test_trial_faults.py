@@ -12,7 +12,7 @@ FAULTY = '''
 """The toy, three trials of which go wrong at their fifth step, each in its own way."""
 from trainables import toy
 from trainables.contract import Failure
-from trainables.isolation import isolated
+from trainables.slot_failures import isolated
 from trainables.toy import REQUIRES, check, fingerprint, need, prepare
 
 class Pack(toy.ToyPack):

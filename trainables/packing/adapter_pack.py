@@ -21,7 +21,6 @@ from trainables.base import base_model
 from trainables.base.base_model import Base
 from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.data import dataset
-from trainables.isolation import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
 from trainables.packing import evaluation, grouped_product, peft_adapters
 from trainables.packing.answers import Grading
 from trainables.packing.engine import DropoutKey, Engine, Segment
@@ -30,6 +29,7 @@ from trainables.packing.pass_limits import FLAT, GROUPED, PEFT, TRAINED_TOKENS
 from trainables.packing.passes import PassThreads, PlacedRows, evaluation_passes, share_passes, training_passes
 from trainables.packing.peft_engine import PeftEngine
 from trainables.packing.training_loss import Loss
+from trainables.slot_failures import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
 from trainables.specs import TrialSpec, learning_rate
 
 

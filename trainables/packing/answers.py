@@ -17,9 +17,9 @@ from trainables.data.rendering import after_reasoning, decoded
 from trainables.grading import catalogue
 from trainables.grading.grader import Grader
 from trainables.inputs.legible import legible
-from trainables.isolation import SlotOrBase
 from trainables.packing.engine import Answer, Answering, Prompt
 from trainables.packing.passes import PlacedRows, evaluation_passes
+from trainables.slot_failures import SlotOrBase
 from trainables.specs import EvaluationSpec
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TypeVar
 import torch
 
 from trainables.data.dataset import TokenRow
-from trainables.isolation import SlotOrBase
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.pass_limits import EVALUATION_TOKENS, SHARED_TOKENS
+from trainables.slot_failures import SlotOrBase
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -29,11 +29,11 @@ from trainables.contract import Failure, StepRecord
 from trainables.data.dataset import Split, Splits, TokenRow
 from trainables.engine_paths import LEAST_GAIN, EnginePath, PassRate, Tried
 from trainables.inputs.legible import legible
-from trainables.isolation import is_sticky, lacks_memory
 from trainables.packing.adapter_pack import AdapterPack, choose_engine
 from trainables.packing.engine import Engine, Segment
 from trainables.packing.memory import MAX_SLOTS
 from trainables.packing.path_tests import READY, PathsToTest
+from trainables.slot_failures import is_sticky, lacks_memory
 from trainables.specs import TrialSpec
 
 ROUNDINGS = 8.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainables.contract import Failure
 from trainables.errors import DataError, InfeasibleError
-from trainables.isolation import failure_of, is_sticky, isolated
+from trainables.slot_failures import failure_of, is_sticky, isolated
 
 NO_MEMORY = (
     "CUDA error: out of memory",

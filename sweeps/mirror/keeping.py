@@ -1,4 +1,4 @@
-"""Claims the mirror of a new sweep, keeps the mirror of a running sweep, and notes its driver in the sweep's folder."""
+"""Keeps the mirror of a sweep: claims it for a new sweep, follows a running one, and says how far it is behind."""
 
 from __future__ import annotations
 
