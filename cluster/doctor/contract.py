@@ -11,7 +11,7 @@ from pydantic import Field
 from trainables.contract import Device
 from trainables.specs import Spec, TrialSpec
 
-State = Literal["ok", "warn", "fail", "unknown"]
+CheckState = Literal["ok", "warn", "fail", "unknown"]
 DRIVER, THIS_MACHINE = "driver", "this machine"
 """Names of machines. A node of a cluster has its address as its name."""
 
@@ -70,7 +70,7 @@ class Site(Spec):
 class CheckResult:
     """One line of the doctor: what a check found on a machine."""
 
-    state: State
+    state: CheckState
     """`warn`: a sweep can run, but not as well as it might. `fail`: a sweep cannot run."""
     seen: str
     mend: str = ""

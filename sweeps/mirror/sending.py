@@ -22,7 +22,7 @@ from sweeps.record.journal import Journal
 
 _OWN = ""
 """Stands in place of a trial's key, for the small files of the sweep's folder."""
-Part = Callable[[str], bool]
+IsPart = Callable[[str], bool]
 """Tells whether a file of a trial belongs to a part of its files."""
 
 
@@ -106,7 +106,7 @@ class Sender:
         """Returns a name that no object has had."""
         return f"objects/{self._manifest.now.driver}/{next(self._numbers):06d}/{path}"
 
-    def _send(self, key: str, seen: Mapping[str, FileState], is_part: Part) -> None:
+    def _send(self, key: str, seen: Mapping[str, FileState], is_part: IsPart) -> None:
         """Sends a part of a trial's files. Objects of files that are gone become superfluous."""
         below = f"trials/{key}/" if key else ""
         known = self._stored.get(key, {})

@@ -43,7 +43,7 @@ from sweeps.record.whole_files import (
 )
 from trainables.inputs import json_text, paths
 
-Kind = Literal["snapshot", "best", "rows"]
+FilesKind = Literal["snapshot", "best", "rows"]
 FORMAT = 1
 """Format of a sweep's folder and event log. A version of qsweep that cannot read the format before increases it."""
 REPORT = "report.html"
@@ -112,7 +112,7 @@ class SweepFolder:
             for draft in (path for path in entries(trial) if path.name.startswith(".")):
                 shutil.rmtree(draft, ignore_errors=True)
 
-    def keep(self, trial_key: str, kind: Kind, step: int, files: Mapping[str, bytes]) -> Path:
+    def keep(self, trial_key: str, kind: FilesKind, step: int, files: Mapping[str, bytes]) -> Path:
         """Writes a snapshot, best adapter or evaluation of the trial, and returns its folder."""
         # Does not make the sweep's own folder: a deleted folder must not come back half.
         self.trial(trial_key).parent.mkdir(FOLDER_MODE, exist_ok=True)
@@ -120,7 +120,7 @@ class SweepFolder:
         write_folder(path, files)
         return path
 
-    def kept(self, trial_key: str, kind: Kind, step: int) -> Path:
+    def kept(self, trial_key: str, kind: FilesKind, step: int) -> Path:
         """Returns the folder that `keep` writes."""
         return self.trial(trial_key) / f"{kind}-{step:06d}"
 
@@ -135,7 +135,7 @@ class SweepFolder:
         for path in self.all(trial_key, "snapshot")[but:]:
             remove_folder(path)
 
-    def all(self, trial_key: str, kind: Kind, look: Callable[[Path], list[Path]] = entries) -> list[Path]:
+    def all(self, trial_key: str, kind: FilesKind, look: Callable[[Path], list[Path]] = entries) -> list[Path]:
         """Returns the folders of a kind that are still there, latest step first. `look` lists the trial's folder."""
         named = [path for path in look(self.trial(trial_key)) if path.name.startswith(f"{kind}-")]
         return sorted((path for path in named if _step(path) >= 0), key=_step, reverse=True)

@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from sweeps.errors import StorageError
-from sweeps.record.folder import Kind, SweepFolder
+from sweeps.record.folder import FilesKind, SweepFolder
 from sweeps.record.whole_files import file_lock, listed, remove_folder
 from trainables.contract import Report, StepRecord
 from trainables.objective import LOWEST_LOSS, Metrics, Objective, SortKey
@@ -145,7 +145,7 @@ class Disk:
         self._parks = parks
 
     @contextmanager
-    def room(self, kind: Kind, needed: int, best: SortKey, takes_parked: bool = False) -> Iterator[bool]:
+    def room(self, kind: FilesKind, needed: int, best: SortKey, takes_parked: bool = False) -> Iterator[bool]:
         """Makes room for `needed` bytes and reserves it while the block runs. Yields False if there is no room.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeps.errors import BudgetUsedUp
 from sweeps.record import digests, samples, snapshots
-from sweeps.record.folder import Kind, SweepFolder, writing
+from sweeps.record.folder import FilesKind, SweepFolder, writing
 from sweeps.record.snapshots import Disk, SavedTrial
 from trainables.contract import AnsweredRow
 from trainables.objective import Objective, SortKey
@@ -105,7 +105,7 @@ class FolderFiles:
 
     @contextmanager
     def _room(
-        self, kind: Kind, files: Mapping[str, bytes], best: SortKey, takes_parked: bool = False
+        self, kind: FilesKind, files: Mapping[str, bytes], best: SortKey, takes_parked: bool = False
     ) -> Iterator[bool]:
         """Yields whether budget.disk has room for the files. Turns an error of the disk into a `StorageError`."""
         with (

@@ -23,7 +23,7 @@ from trainables.specs import DataSpec
 
 SplitName = Literal["train", "eval", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
-Unit = int | str
+RowGroup = int | str
 """What marks the rows that are drawn together: their group, their content, or the place of a row that is alone."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
@@ -211,8 +211,8 @@ def drawn(data: DataSpec, rows: Iterable[Row]) -> list[SplitName]:
         DataError: no row would be left to train on; or groups with more rows than are to be drawn hold more than a
             tenth of all rows, so that no evaluation would have rows like theirs; or no unit has so few rows.
     """
-    units: list[Unit] = []
-    labels: dict[Unit, str | None] = {}
+    units: list[RowGroup] = []
+    labels: dict[RowGroup, str | None] = {}
     for place, row in enumerate(rows):
         units.append(_unit(data, row, place))
         labels.setdefault(units[-1], None if data.stratify_by is None else str(row.get(data.stratify_by)))
@@ -222,7 +222,7 @@ def drawn(data: DataSpec, rows: Iterable[Row]) -> list[SplitName]:
     number = {unit: drawing.random() for unit in sizes}  # one for each unit: added rows change little of the draw
     in_turn = _in_proportion(sorted(sizes, key=number.__getitem__), labels)
     in_turn = in_turn if data.hold_out == "drawn" else list(reversed(sizes))
-    uses: dict[Unit, SplitName] = dict.fromkeys(_taken(data, "eval", asked.get("eval", 0), in_turn, sizes), "eval")
+    uses: dict[RowGroup, SplitName] = dict.fromkeys(_taken(data, "eval", asked.get("eval", 0), in_turn, sizes), "eval")
     left = [unit for unit in in_turn if unit not in uses]
     with suppress(*(DataError,) if data.test_examples == "auto" else ()):
         most = most_of(data, sum(map(sizes.__getitem__, left)))
@@ -239,7 +239,7 @@ def most_of(data: DataSpec, left: int) -> int:
     return data.test_examples or 0
 
 
-def _unit(data: DataSpec, row: Row, place: int) -> Unit:
+def _unit(data: DataSpec, row: Row, place: int) -> RowGroup:
     """Returns what is equal for the rows of one unit; see `drawn`."""
     if data.group_by is not None:
         return str(row.get(data.group_by))
@@ -249,9 +249,11 @@ def _unit(data: DataSpec, row: Row, place: int) -> Unit:
     return place
 
 
-def _taken(data: DataSpec, part: SplitName, most: int, in_turn: Sequence[Unit], sizes: Counter[Unit]) -> list[Unit]:
+def _taken(
+    data: DataSpec, part: SplitName, most: int, in_turn: Sequence[RowGroup], sizes: Counter[RowGroup]
+) -> list[RowGroup]:
     """Returns groups with at least `most` rows in all; without groups, rows and their equals with at most so many."""
-    taken: list[Unit] = []
+    taken: list[RowGroup] = []
     rows = 0
     for unit in in_turn:
         if rows < most and sizes[unit] <= (most - rows if data.group_by is None else most):
@@ -269,7 +271,7 @@ def _taken(data: DataSpec, part: SplitName, most: int, in_turn: Sequence[Unit], 
     return taken
 
 
-def _in_proportion(groups: Sequence[Unit], labels: Mapping[Unit, str | None]) -> list[Unit]:
+def _in_proportion(groups: Sequence[RowGroup], labels: Mapping[RowGroup, str | None]) -> list[RowGroup]:
     """Orders groups so that every beginning of the list has the labels in proportion. Equal labels stay in order."""
     totals, seen = Counter(labels[group] for group in groups), Counter[str | None]()
     places = {}

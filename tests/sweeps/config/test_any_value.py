@@ -44,7 +44,7 @@ def fields(model: type[BaseModel], before: str = "") -> Iterator[str]:
                 yield from fields(inner, f"{before}{name}.")
 
 
-def keys(kind: components.Kind, section: str) -> list[str]:
+def keys(kind: components.ComponentKind, section: str) -> list[str]:
     """The dotted keys of the components of a kind."""
     return [f"{section}.{key}" for name in components.modules(kind) for key in components.keys(kind, name)]
 

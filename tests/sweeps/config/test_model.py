@@ -16,7 +16,7 @@ from trainables.specs import seconds
 
 
 @pytest.mark.parametrize("kind", ["schedulers", "searchers"])
-def test_every_component_is_found_by_the_kind_that_it_says(kind: components.Kind) -> None:
+def test_every_component_is_found_by_the_kind_that_it_says(kind: components.ComponentKind) -> None:
     section = kind.removesuffix("s")
     found = components.modules(kind)
     assert components.DEFAULTS[kind] in found
