@@ -20,7 +20,7 @@ from sweeps.record import digests
 from sweeps.tracking.registry import IDENTITY, Version
 from trainables.objective import LOWEST_LOSS, Objective
 from trainables.scoring.requests import BaseFacts
-from trainables.specs import DataSpec, EvaluationSpec
+from trainables.specs import DataSpec, EvaluationSpec, QuantizationSpec
 
 OLD, NEW = "a" * 40, "b" * 40
 WEIGHTS, OTHERS = ({"model.safetensors": digit * 64} for digit in "12")
@@ -167,7 +167,7 @@ def test_scores_that_a_function_did_not_declare_are_limits_and_so_is_one_whose_n
     ],
 )
 def test_what_is_scored_beside_what_decides_is_told(objective: Objective, beside: list[str]) -> None:
-    base = SimpleNamespace(quantization=SimpleNamespace(scheme="nf4"))
+    base = SimpleNamespace(quantization=QuantizationSpec())
     config = SimpleNamespace(
         name="demo", evaluation=EvaluationSpec(metrics=("choice", "own:tone")), base=base, storage="none"
     )

@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from promotions import base_facts
 from sweep_files import toy
 
 from cluster.errors import HostError
@@ -38,7 +39,7 @@ def told(scored: Any, scheme: str = "nf4") -> tuple[float | None, list[str]]:
     context: Any = SimpleNamespace(sweep=SimpleNamespace(config=config), say=said.append)
     candidate: Any = SimpleNamespace(label="t01", adapter={"adapter_config.json": b"{}"})
     found = evidence.Evidence((candidate,), ROWS, answer(5.0, 7.0), "data.test", "base nf4", RULE)
-    base: Any = SimpleNamespace(quantization={"scheme": scheme, "compute_dtype": "float32"}, revision="0123abc")
+    base = base_facts(quantization={"scheme": scheme, "compute_dtype": "float32"}, revision="0123abc")
     winner: Any = SimpleNamespace(candidate=candidate, evidence=found)
     return registration.unquantised(context, winner, base, scored), said
 
