@@ -92,7 +92,8 @@ def runs(client: MlflowClient) -> list:
 
 
 def run_of(client: MlflowClient, key: str | None):
-    (found,) = [run for run in runs(client) if run.data.tags.get("sweep.trial_key") == key]
+    active = [run for run in runs(client) if run.info.lifecycle_stage == "active"]
+    (found,) = [run for run in active if run.data.tags.get("sweep.trial_key") == key]
     return found
 
 

@@ -19,7 +19,6 @@ from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import Verdict
 from sweeps.promotion.registration import PromotionResult
 from sweeps.promotion.request import Context, PromotionRequest, settle
-from sweeps.tracking.client import Say
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import IDENTITY, ROWS, Registry
@@ -33,7 +32,7 @@ ScoredBy = Callable[[TrialSpec, str | None, Tell, int], AbstractContextManager[S
 
 def promote(
     request: PromotionRequest,
-    say: Say,
+    say: Callable[[str], None],
     show: Show = lambda _verdict: None,
     scored_by: ScoredBy = scoring,
     clock: Callable[[], float] = time.time,
@@ -78,7 +77,7 @@ def promote(
             return registration.register(context, contender, scored, clock)
 
 
-def _context(request: PromotionRequest, say: Say) -> Context:
+def _context(request: PromotionRequest, say: Callable[[str], None]) -> Context:
     """Reads the sweep from MLflow. Raises `SweepError` or `HostError` if nothing can be promoted from it."""
     uri = request.place.uri
     lookup = Lookup(uri)

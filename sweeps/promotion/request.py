@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from sweeps.config.model import Promotion as Policy
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import hidden
 from sweeps.errors import ConfigError, SweepError
-from sweeps.tracking.client import Say
 from sweeps.tracking.lookup import Lookup, TrackedSweep
 from sweeps.tracking.registry import Registry
 from sweeps.tracking.stores import NamedSweep
@@ -52,7 +51,7 @@ class Context:
     sweep: TrackedSweep
     lookup: Lookup
     registry: Registry
-    say: Say
+    say: Callable[[str], None]
     forced: list[str] = field(default_factory=list)
     """Objections that --force has overridden so far, for the version's tags and description."""
 

@@ -31,8 +31,6 @@ ENVIRONMENT = {
 """Defaults of MLflow's environment variables; values that users set stay."""
 LONGEST_PARAM = 6000
 """Maximum characters of a param's value (mlflow/utils/validation.py, 3.17.2)."""
-Say = Callable[[str], None]
-"""Shows one line to the user."""
 
 
 def quiet() -> None:
@@ -149,50 +147,29 @@ def _written(data: Any) -> int:
 class Runs:
     """The runs of one sweep on one tracking server or database."""
 
-    def __init__(
-        self, uri: str, experiment: str, sweep_id: str = "", known: str | None = None, say: Say = lambda _line: None
-    ) -> None:
-        """Finds the experiment of this name, restores it if it was deleted, and makes it if there is none.
+    def __init__(self, uri: str, experiment: str, sweep_id: str = "", known: str | None = None) -> None:
+        """Finds the experiment of this name, and makes it if there is none.
 
         Args:
             known: id of the experiment that held the sweep's runs before; its name may have changed.
-            say: receives a line if people changed the experiment or the runs meanwhile.
+
+        Raises:
+            StorageError: people have deleted the experiment. MLflow makes no other of its name.
         """
         quiet()
         from mlflow import MlflowClient
 
         make_database(uri)
         self._client = MlflowClient(tracking_uri=whole(uri))
-        self._latest: dict[tuple[str, str], tuple[int, int, float]] = {}
-        """Run id and metric -> step, time in milliseconds and value of the point that MLflow shows."""
         self.uri = uri
-        self._sweep_id = sweep_id
-        self._say = say
-        stored = self._known(known, experiment) or self._named(experiment)
+        self._ours = run_tags.equals(run_tags.SWEEP_ID, sweep_id)
+        # A new database counts from 1 again: the experiment of a known id may be another sweep's.
+        is_ours = known is not None and bool(self._client.search_runs([known], self._ours, max_results=1))
+        stored = self._client.get_experiment(known) if is_ours else self._named(experiment)
         self.experiment_id = str(stored.experiment_id)
-        if stored.name != experiment:
-            say(f"tracking: the experiment {experiment} is called {stored.name} in MLflow now")
         if stored.lifecycle_stage == "deleted":
-            self._client.restore_experiment(self.experiment_id)
-            say(f"tracking: the experiment {stored.name} was deleted in MLflow: it is restored, with its runs")
-
-    def _known(self, experiment_id: str | None, name: str) -> Any:
-        """Returns the experiment of this id; None if it is another sweep's: a new database counts from 1 again."""
-        from mlflow.entities import ViewType
-        from mlflow.exceptions import MlflowException
-
-        if experiment_id is None:
-            return None
-        try:
-            stored = self._client.get_experiment(experiment_id)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            return None
-        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
-        if stored.name == name or self._client.search_runs([experiment_id], ours, ViewType.ALL, max_results=1):
-            return stored
-        return None
+            way_out = f"mlflow experiments restore --experiment-id {self.experiment_id} brings it back"
+            raise StorageError(f"the experiment {stored.name} is deleted in MLflow: {way_out}")
 
     def _named(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException
@@ -212,30 +189,19 @@ class Runs:
     def of_sweep(self, used: Collection[str] = ()) -> dict[str | None, Any]:
         """Returns the sweep's run, under None, and the run of each of its trials, by trial key.
 
-        Restores deleted runs, and deletes all but one of several runs of a trial: a create request whose answer was
-        lost may take effect after another run was made. Keeps the run in `used`, else the one with the most data.
+        Deletes all but one of several runs of a trial: a create request whose answer was lost may take effect after
+        another run was made. Keeps the run in `used`, else the one with the most data.
         """
-        from mlflow.entities import ViewType
-
         groups: dict[str | None, list[Any]] = {}
-        ours = run_tags.equals(run_tags.SWEEP_ID, self._sweep_id)
-        for run in paged(partial(self._client.search_runs, [self.experiment_id], ours, ViewType.ALL)):
+        for run in paged(partial(self._client.search_runs, [self.experiment_id], self._ours)):
             groups.setdefault(run.data.tags.get(run_tags.TRIAL_KEY), []).append(run)
         return {key: self._one_of(runs, used) for key, runs in groups.items()}
 
     def _one_of(self, runs: list[Any], used: Collection[str]) -> Any:
         runs.sort(key=lambda run: (run.info.run_id not in used, -_written(run.data), run.info.run_id))
-        active = [run for run in runs if run.info.lifecycle_stage == "active"]
-        for double in active[1:]:
+        for double in runs[1:]:
             self._client.delete_run(double.info.run_id)
-        if not active:
-            self._client.restore_run(runs[0].info.run_id)
-            self._say(f"tracking: the run {runs[0].info.run_name} was deleted in MLflow: it is restored")
-        chosen = (active or runs)[0]
-        # `RunData.metrics` leaves out steps and times (mlflow/entities/run_data.py, 3.17.2).
-        for metric in chosen.data.to_proto().metrics:
-            self._latest[chosen.info.run_id, metric.key] = metric.step, metric.timestamp, metric.value
-        return chosen
+        return runs[0]
 
     def create(self, name: str, tags: Mapping[str, str], time: float) -> str:
         """Makes a run, which is RUNNING, and returns its id."""
@@ -267,19 +233,17 @@ class Runs:
             )
 
     def show(self, run_id: str, points: Sequence[MetricPoint]) -> None:
-        """Makes MLflow show the values of these points, if it shows later points.
+        """Makes MLflow show the values of these points, where it shows others.
 
         A sweep that goes on from its mirror may end a trial before the last step that the lost machine sent. MLflow
-        shows the value of the highest step, and of the latest time within a step; promotion ranks by the shown value.
+        shows the value of the highest step; promotion ranks by the shown value.
         """
-        shown = []
-        for point in points:
-            step, time, value = self._latest.get((run_id, point.key), (-1, 0, math.nan))
-            is_hidden = (step, time) > (point.step, point.milliseconds) and value != point.value
-            if is_hidden and math.isfinite(point.value):
-                shown.append(point._replace(step=step, time=max(point.time, (time + 1.5) / 1000)))
-        if shown:
-            self.log(run_id, shown)
+        data = self._client.get_run(run_id).data
+        hidden = [p for p in points if data.metrics.get(p.key, p.value) != p.value and math.isfinite(p.value)]
+        if hidden:
+            # `RunData.metrics` leaves out steps (mlflow/entities/run_data.py, 3.17.2).
+            behind = 1 + max(metric.step for metric in data.to_proto().metrics)
+            self.log(run_id, [p._replace(step=behind) for p in hidden])
 
     def text(self, run_id: str, path: str, content: str) -> None:
         """Writes a text artifact."""

@@ -100,7 +100,7 @@ class TrackedSweep:
 
 
 def holds(uri: str, sweep_id: str) -> bool:
-    """Tells whether the store has a run of the sweep, even a deleted one; False if no store answers."""
+    """Tells whether the store has a run of the sweep; False if no store answers."""
     with suppress(SweepError):
         stores.check_store(uri)
         with answering(uri), without_retries():
@@ -181,8 +181,8 @@ class Lookup:
         return parent.info.experiment_id, parent.data.tags[run_tags.SWEEP_ID]
 
     def holds(self, sweep_id: str) -> bool:
-        """Tells whether there is a run of the sweep, even a deleted one."""
-        return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id), with_deleted=True))
+        """Tells whether there is a run of the sweep."""
+        return bool(self._search(run_tags.equals(run_tags.SWEEP_ID, sweep_id)))
 
     def files(self, run_id: str, path: str) -> dict[str, bytes]:
         """Returns the files of a folder of the run's artifacts.
@@ -261,14 +261,11 @@ class Lookup:
                 return others
         raise SweepError(f"{sweep}: no sweep of this id or name in {named.uri}; {way_out}")
 
-    def _search(self, condition: str, with_deleted: bool = False) -> list[Any]:
-        from mlflow.entities import ViewType
-
-        view = ViewType.ALL if with_deleted else ViewType.ACTIVE_ONLY
-        found = paged(partial(self._client.search_experiments, view, max_results=_PAGE))
+    def _search(self, condition: str) -> list[Any]:
+        found = paged(partial(self._client.search_experiments, max_results=_PAGE))
         experiments = [experiment.experiment_id for experiment in found]
         newest = {"max_results": _PAGE, "order_by": ["start_time DESC"]}
-        return list(paged(partial(self._client.search_runs, experiments, condition, view, **newest)))
+        return list(paged(partial(self._client.search_runs, experiments, condition, **newest)))
 
     def _config(self, run_id: str) -> SweepConfig:
         path = "sweep/config.json"

@@ -64,7 +64,6 @@ class MlflowSink:
         self.experiment_id: str | None = noted_by(folder).get("experiment_id")
         self.parent_run: str | None = None
         """`experiment_id` and `parent_run` are ids in MLflow; None until they are known."""
-        self._said: set[str] = set()
         self.run_ids: dict[str, str] = {}
         """Trial key -> run id."""
 
@@ -114,18 +113,12 @@ class MlflowSink:
         """Finds the sweep's runs by their tags at the first call: new runs are then made without a search."""
         if self._runs is None:
             config = self._config
-            runs = Runs(config.tracking.uri, config.experiment, self._sweep_id, self.experiment_id, self._say_once)
+            runs = Runs(config.tracking.uri, config.experiment, self._sweep_id, self.experiment_id)
             found = {key: run.info.run_id for key, run in runs.of_sweep().items()}
             self.experiment_id, self.parent_run = runs.experiment_id, found.get(None)
             self.run_ids = {key: run_id for key, run_id in found.items() if key is not None}
             self._runs = runs
         return self._runs
-
-    def _say_once(self, line: str) -> None:
-        """Says a line once, although each look finds it again."""
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
 
     def _open_parent(self, runs: Runs, time: float) -> str:
         if self.parent_run is None:

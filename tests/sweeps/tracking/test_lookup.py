@@ -23,16 +23,13 @@ from sweeps.tracking.lookup import Lookup, experiment_of, holds
 from sweeps.tracking.sink import MlflowSink
 
 
-def test_a_sweep_is_found_though_it_was_deleted_since_it_would_be_restored(
-    sink: MlflowSink, client: Any, uri: str
-) -> None:
+def test_a_sweep_is_found_by_its_id_until_its_run_is_deleted(sink: MlflowSink, client: Any, uri: str) -> None:
     assert not holds(uri, SWEEP)
     deliver(sink, [begun()])
     assert holds(uri, SWEEP)
-    client.delete_run(sink.parent_run)
-    client.delete_experiment(sink.experiment_id)
-    assert holds(uri, SWEEP)
     assert not holds(uri, "demo")
+    client.delete_run(sink.parent_run)
+    assert not holds(uri, SWEEP)
 
 
 @pytest.mark.parametrize("away", ["sqlite:///nowhere/mlflow.db", "http://127.0.0.1:1"])

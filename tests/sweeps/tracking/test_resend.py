@@ -1,12 +1,13 @@
 """Runs that MLflow has acknowledged and lost, or that people renamed or deleted: the event log has them all.
 
-A driver finds the runs that are there under whatever name, and restores those that were deleted. Where runs are gone,
-the driver says so, and another one sends all events again when it is told to.
+A driver finds the runs that are there under whatever name of their experiment. Where runs are gone, the driver says so,
+and another one sends all events again when it is told to.
 """
 
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from mlflow.entities import ViewType
 from sweep_events import begun, ended, hosts, parked, started
 from tracked_sweeps import PARAMS, SWEEP, everything, over, run_of, runs, sweep_events, with_digest
 
+from sweeps.errors import StorageError
 from sweeps.record.events import TrialState
 from sweeps.record.folder import EventLog, noted_by
+from sweeps.record.sweep_record import SweepRecord
 from sweeps.tracking import timeouts
 from sweeps.tracking.sink import MlflowSink
 from sweeps.tracking.writer import Writer, forget_acknowledged
@@ -69,6 +72,9 @@ class Sweep:
         self.client.delete_run(run)
         self.client._tracking_client.store._hard_delete_run(run)  # what `mlflow gc` does
 
+    def delete(self, key: str | None) -> None:
+        self.client.delete_run(run_of(self.client, key).info.run_id)
+
     def change_by_hand(self) -> None:
         run = run_of(self.client, "aaaa")
         self.client.set_tag(run.info.run_id, "sweep.state", "RUNNING")
@@ -117,6 +123,8 @@ def test_a_driver_that_goes_on_sends_nothing_twice(sweep, expected):
         (Sweep.lose_database, "the sweep's run"),
         (Sweep.put_backup_back, "the run of t01"),
         (Sweep.collect_garbage, "the sweep's run"),
+        (partial(Sweep.delete, key=None), "the sweep's run"),
+        (partial(Sweep.delete, key="aaaa"), "the run of t00"),
     ],
 )
 def test_a_driver_whose_runs_are_gone_says_so_and_another_sends_all_again(sweep, expected, lose, what):
@@ -181,21 +189,25 @@ def test_a_sweep_of_several_drivers_is_sent_again_as_it_was(sweep):
     assert but_for_ends() == before
 
 
-def test_an_experiment_that_was_renamed_and_runs_that_were_deleted_are_found_and_restored(sweep, expected):
+def test_the_runs_of_an_experiment_that_was_renamed_are_found(sweep, expected):
     sweep.drive(6)
-    before = {run.info.run_id for run in runs(sweep.client)}
-    experiment = run_of(sweep.client, None).info.experiment_id
-    sweep.client.rename_experiment(experiment, "old")
-    sweep.client.delete_experiment(experiment)
-    renamed, restored = sweep.drive(9)
-    assert "is called old in MLflow now" in renamed
-    assert restored == "tracking: the experiment old was deleted in MLflow: it is restored, with its runs"
-    for key in (None, "aaaa", "bbbb"):
-        sweep.client.delete_run(run_of(sweep.client, key).info.run_id)
-    assert f"tracking: the run {SWEEP} was deleted in MLflow: it is restored" in sweep.drive()
+    sweep.client.rename_experiment(run_of(sweep.client, None).info.experiment_id, "old")
+    assert sweep.drive() == []
     assert by_trial(sweep.client) == expected
-    assert before <= {run.info.run_id for run in runs(sweep.client)}
     assert {found.name for found in sweep.client.search_experiments()} == {"Default", "old"}
+
+
+def test_an_experiment_that_was_deleted_takes_all_events_once_people_have_restored_it(sweep, expected):
+    sweep.drive(6)
+    experiment = run_of(sweep.client, None).info.experiment_id
+    sweep.client.delete_experiment(experiment)
+    sink = MlflowSink(sweep._config, SWEEP, sweep.folder)
+    told = f"family is deleted in MLflow: mlflow experiments restore --experiment-id {experiment} brings it back"
+    with pytest.raises(StorageError, match=told):
+        sink.attach(SweepRecord())
+    sweep.client.restore_experiment(experiment)
+    assert sweep.drive() == []
+    assert by_trial(sweep.client) == expected
 
 
 def test_a_new_database_that_counts_from_one_again_is_not_taken_for_the_old_one(sweep, expected):

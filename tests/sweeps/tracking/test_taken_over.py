@@ -136,7 +136,7 @@ def test_a_trial_that_ends_before_what_was_lost_shows_its_own_values(config, fol
     assert {name: shown[name] for name in ("eval_loss", "best_eval_loss", "best_step", "steps", "seconds")} == {
         "eval_loss": 0.7, "best_eval_loss": 0.7, "best_step": 3, "steps": 3, "seconds": 1.5,
     }  # fmt: skip
-    assert history(client, lost, "eval_loss") == [(3, 0.7), (9, 0.6), (9, 0.7)]
+    assert history(client, lost, "eval_loss") == [(3, 0.7), (9, 0.6), (10, 0.7)]
     assert len(history(client, lost, "train_loss")) == 9
     once = everything(client)
     # The next driver takes nothing for lost, nor does it log anything twice.

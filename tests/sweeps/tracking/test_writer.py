@@ -12,7 +12,7 @@ import pytest
 import requests
 from mlflow_servers import free_port
 from sweep_events import begun, ended, record, reported, started
-from tracked_sweeps import PARAMS, keep_adapter, run_of, sweep_events
+from tracked_sweeps import PARAMS, run_of, sweep_events
 
 from sweeps.record import delivery
 from sweeps.record.events import Event, TrialEnded, TrialReported, TrialState
@@ -178,14 +178,17 @@ def test_a_trial_whose_end_was_refused_is_not_left_running(sink, folder, client)
     assert run_of(client, "aaaa").info.status == "FINISHED"
 
 
-def test_a_trial_whose_run_was_deleted_has_it_again(sink, folder, client, deliver):
-    keep_adapter(folder, "aaaa", 3)
-    deliver(sink, [begun(), started("aaaa", **PARAMS)])
+def test_a_run_that_people_delete_while_the_sweep_runs_is_said_to_be_gone(sink, client, start, log):
+    log([begun(), started("aaaa", **PARAMS)])
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) == 0
     client.delete_run(run_of(client, "aaaa").info.run_id)
-    writer, said = deliver(sink, EVENTS[2:])
-    run = run_of(client, "aaaa")
-    assert (run.info.lifecycle_stage, run.info.status, run.data.metrics["eval_loss"]) == ("active", "FINISHED", 0.7)
-    assert (writer.refused, len(said)) == (0, 2)
+    log(EVENTS[2:])
+    writer, said = start(sink)
+    assert writer.drain(DEADLINE) > 0 and writer.are_runs_gone
+    assert "tracking: MLflow no longer has the run of t00: " in said[-1] and said[-1].endswith(
+        "--resend sends all events again"
+    )
 
 
 @pytest.mark.parametrize(("of", "left"), [(object, 4), (TrialEnded, 1)])
