@@ -44,7 +44,7 @@ def test_machines_of_ones_own_become_a_cluster_that_trains_on_its_workers_and_en
     sweep = ssh.head.home / "qlora-sweeps" / "results" / "toy"
     runs.assert_whole(sweep, f"sqlite:///{ssh.head.home}/qlora-sweeps/mlflow.db", 4)
     runs.assert_every_step_once(sweep)
-    assert "4 of 4 (4 COMPLETED)" in done(ssh.on_head("cd qlora-sweeps && qsweep status toy"))
+    assert "4/4 (4 COMPLETED)" in done(ssh.on_head("cd qlora-sweeps && qsweep status toy"))
 
     # `ray exec` ends with 1, whatever the command's own code is.
     mistaken = ssh.on_head(
