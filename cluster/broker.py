@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import timeouts
-from cluster.broker_answers import Grant, News, NotReady, Ready, Refused
+from cluster.broker_answers import Lease, News, NotReady, Ready, Refused
 from cluster.deaths import SUSPECT_AFTER, HostDeaths, failure_message, one_line
 from cluster.fleet import Fleet
 from cluster.host_states import begin, hosts_and_slots
@@ -248,7 +248,7 @@ class Broker:
         self._revive()
         return self._fleet.standing.slots
 
-    async def acquire(self, trial_key: str, wait_seconds: float) -> Grant | Refused | None:
+    async def acquire(self, trial_key: str, wait_seconds: float) -> Lease | Refused | None:
         """Gives the trial a free slot; None if no slot becomes free in time. The trial must hold no slot."""
         self._revive()
         if self._deaths.is_guilty(trial_key):
@@ -266,7 +266,7 @@ class Broker:
                 return None
             self._suspects_waiting.discard(trial_key)
             lease = self._hosts[host_id].leases[trial_key] = f"{trial_key}-{uuid.uuid4().hex[:8]}"
-            return Grant(lease, host_id)
+            return Lease(lease, host_id)
 
     async def vacate(self, trial_key: str) -> None:
         """Frees the trial's slot, if it has one, or its place among those that wait."""

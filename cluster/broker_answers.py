@@ -41,10 +41,10 @@ class News(NamedTuple):
     lines: list[str]
 
 
-class Grant(NamedTuple):
+class Lease(NamedTuple):
     """A trial's right to a slot of a host."""
 
-    lease: str
+    id: str
     host_id: str
 
 

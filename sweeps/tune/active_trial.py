@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ray.exceptions import ObjectLostError, RayError
 
 from cluster.broker import Broker
-from cluster.broker_answers import Grant, Refused
+from cluster.broker_answers import Lease, Refused
 from cluster.hosts import PROCESS_LOST
 from cluster.loop import Large, Outcome
 from sweeps import timeouts
@@ -61,7 +61,7 @@ class ActiveTrial:
         self._files = FolderFiles(question.config, self._key)
         self._progress: Progress | None = None
         """None until the folder was read."""
-        self._grant: Grant | None = None
+        self._leased: Lease | None = None
         self._trainable_params = 0
         self._unwritten: Any = None
         """Ray's reference to the latest snapshot, if budget.disk had no room for this snapshot."""
@@ -243,7 +243,7 @@ class ActiveTrial:
             try:
                 found = await self._advance(target)
             except PROCESS_LOST:
-                self._grant = None
+                self._leased = None
             except ObjectLostError:
                 pass  # Large bytes were lost with the node that held them. The host, if it is alive, answers again.
             else:
@@ -253,14 +253,14 @@ class ActiveTrial:
 
     async def _advance(self, target: int) -> tuple[Outcome, Any] | None:
         """Calls the host once, after taking a slot if the trial has none. Returns None while there is no outcome."""
-        if self._grant is None:
+        if self._leased is None:
             opened = await self._lease()
             if isinstance(opened, Failure):
                 return Outcome(step=self._now.step, failure=opened), NO_BYTES
-            if opened is None or self._grant is None:
+            if opened is None or self._leased is None:
                 return None
         now = self._now
-        words = self._grant.lease, target, now.best, now.known, timeouts.CALL_SECONDS, now.objective
+        words = self._leased.id, target, now.best, now.known, timeouts.CALL_SECONDS, now.objective
         outcome, large = await self._called(lambda host: host.advance.remote(*words))
         if outcome is None:
             return None
@@ -276,9 +276,9 @@ class ActiveTrial:
 
     async def _leave(self) -> tuple[Outcome | None, Any]:
         """Saves the trial at its present step. Returns the outcome if the trial stands at a report point or failed."""
-        if self._grant is None:
+        if self._leased is None:
             return None, NO_BYTES
-        lease, known = self._grant.lease, self._now.known
+        lease, known = self._leased.id, self._now.known
         try:
             outcome, large = await self._called(lambda host: host.save.remote(lease, known))
             assert outcome is not None, "a host that saves has an outcome"
@@ -293,7 +293,7 @@ class ActiveTrial:
 
     async def _called(self, ask: Callable[[Any], Any]) -> tuple[Outcome | None, Any]:
         """Returns a host's outcome, and a reference to its large part."""
-        assert self._grant is not None, "the trial has a slot"
+        assert self._leased is not None, "the trial has a slot"
         larges: list[Any] = []
 
         async def answer(host: Any) -> Outcome | None:
@@ -302,7 +302,7 @@ class ActiveTrial:
             found: Outcome | None = await asked
             return found
 
-        outcome = await self._broker.call(self._grant.host_id, answer)
+        outcome = await self._broker.call(self._leased.host_id, answer)
         return outcome, larges[-1]
 
     async def _lease(self) -> Opened | Failure | None:
@@ -312,14 +312,14 @@ class ActiveTrial:
             return None
         if isinstance(granted, Refused):
             return Failure(kind="failed", message=granted.message)
-        self._grant = granted
+        self._leased = granted
         spec, snapshot = self._first.config["spec"], await self._latest()
         try:
             opened: Opened | Failure = await self._broker.call(
-                granted.host_id, lambda host: host.open.remote(granted.lease, spec, snapshot)
+                granted.host_id, lambda host: host.open.remote(granted.id, spec, snapshot)
             )
         except PROCESS_LOST:
-            self._grant = None
+            self._leased = None
             return None
         if isinstance(opened, Opened):
             self._trainable_params = opened.trainable_params
@@ -330,5 +330,5 @@ class ActiveTrial:
 
     async def _vacate(self) -> None:
         """Frees the slot, if the trial holds one."""
-        self._grant = None
+        self._leased = None
         await self._broker.vacate(self._key)

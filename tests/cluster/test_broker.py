@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from cluster import broker
-from cluster.broker_answers import Grant, Ready
+from cluster.broker_answers import Lease, Ready
 from cluster.connect import connected
 from cluster.errors import LeaseOver
 from cluster.hosts import HostOptions, SlotLimits
@@ -76,16 +76,16 @@ def hired(shared):
         shared[0].vacate(trial)
 
 
-def called(asked: Asked, grant: Grant, *question: Any) -> Any:
-    return asked.next_result(grant.lease, 1, (grant.host_id, *question), DEADLINE)
+def called(asked: Asked, lease: Lease, *question: Any) -> Any:
+    return asked.next_result(lease.id, 1, (lease.host_id, *question), DEADLINE)
 
 
-def opened(asked: Asked, grant: Grant) -> Any:
-    return called(asked, grant, "open", grant.lease, TOY.model_dump_json(), None)
+def opened(asked: Asked, lease: Lease) -> Any:
+    return called(asked, lease, "open", lease.id, TOY.model_dump_json(), None)
 
 
-def advanced(asked: Asked, grant: Grant, target: int) -> Any:
-    return called(asked, grant, "advance", grant.lease, target, SortKey(), 0, DEADLINE)
+def advanced(asked: Asked, lease: Lease, target: int) -> Any:
+    return called(asked, lease, "advance", lease.id, target, SortKey(), 0, DEADLINE)
 
 
 def test_start_says_what_hosts_and_slots_there_are(shared):
@@ -99,14 +99,14 @@ def test_start_says_what_hosts_and_slots_there_are(shared):
 
 
 def test_slots_spread_over_the_hosts_and_go_to_who_waits_as_they_become_free(hired):
-    grants = [hired.acquire(trial, DEADLINE) for trial in TRIALS[:4]]
-    assert len({grant.lease for grant in grants}) == 4
-    assert len({grant.host_id for grant in grants[:2]}) == 2
+    leases = [hired.acquire(trial, DEADLINE) for trial in TRIALS[:4]]
+    assert len({lease.id for lease in leases}) == 4
+    assert len({lease.host_id for lease in leases[:2]}) == 2
     assert hired.acquire("e", 0.05) is None
     waiting = hired.handle.acquire.remote("e", DEADLINE)
     assert ray.wait([waiting], timeout=0.05)[0] == []
     hired.vacate("b")
-    assert ray.get(waiting, timeout=DEADLINE).lease.startswith("e")
+    assert ray.get(waiting, timeout=DEADLINE).id.startswith("e")
     assert hired.acquire("b", 0.05) is None
 
 
@@ -128,8 +128,8 @@ def test_a_trial_trains_on_its_host_until_it_gives_its_slot_back(hired):
 
 
 def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(hired):
-    grants = [hired.acquire(trial, DEADLINE) for trial in TRIALS[:4]]
-    died, other = grants[:2]
+    leases = [hired.acquire(trial, DEADLINE) for trial in TRIALS[:4]]
+    died, other = leases[:2]
     opened(hired, died)
     opened(hired, other)
     called(hired, died, "kill")
@@ -137,8 +137,8 @@ def test_a_host_that_died_is_replaced_once_and_its_leases_are_gone(hired):
         while True:  # ray.kill returns before the process is gone
             advanced(hired, died, 3)
     again = hired.acquire("a", DEADLINE)
-    assert again.host_id not in {grant.host_id for grant in grants}
-    assert again.lease != died.lease
+    assert again.host_id not in {lease.host_id for lease in leases}
+    assert again.id != died.id
     assert opened(hired, again).step == 0
     assert advanced(hired, again, 3).step == 3
     assert advanced(hired, other, 3).step == 3, "the other host went on"

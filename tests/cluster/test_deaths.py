@@ -10,7 +10,7 @@ from fleets import TOY
 
 from cluster import host_states
 from cluster.broker import Broker
-from cluster.broker_answers import Grant, Refused
+from cluster.broker_answers import Lease, Refused
 from cluster.deaths import GUILTY_AFTER
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.nodes import Node
@@ -61,7 +61,7 @@ class Gpus:
         """The GPU that a trial is placed on, or why it is on none."""
         await self.broker.vacate(trial)
         found = await self.broker.acquire(trial, 0.01)
-        return int(found.host_id) if isinstance(found, Grant) else "waits" if found is None else found.message
+        return int(found.host_id) if isinstance(found, Lease) else "waits" if found is None else found.message
 
 
 async def test_a_gpu_that_kills_its_hosts_is_left_and_no_trial_is_to_blame():
@@ -133,12 +133,12 @@ async def test_a_trial_is_not_to_blame_for_hosts_that_went_with_their_nodes():
     one = broker(slots=1)
     for number in range(GUILTY_AFTER):
         one._hosts[str(number)] = host(f"spot{number}")
-        assert isinstance(await one.acquire("a", 0.05), Grant)
+        assert isinstance(await one.acquire("a", 0.05), Lease)
         await one.lost(str(number))
         one._fleet.follow((Node("head", 0.0, 0.0), Node("stays", 1.0, 0.0)))
     for number in range(GUILTY_AFTER):
         one._hosts[f"n{number}"] = host("stays")
-        assert isinstance(await one.acquire("a", 0.05), Grant), "its nodes are gone"
+        assert isinstance(await one.acquire("a", 0.05), Lease), "its nodes are gone"
         await one.lost(f"n{number}")
     one._hosts["last"] = host("stays")
     assert isinstance(await one.acquire("a", 0.05), Refused), "these nodes are there still"

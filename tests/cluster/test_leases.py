@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
 from cluster import timeouts
 from cluster.broker import WRITERS, Broker
-from cluster.broker_answers import Grant
+from cluster.broker_answers import Lease
 from cluster.host_states import HostState
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from trainables.contract import Failure
@@ -62,16 +62,16 @@ def broker_with(*hosts: HostState, clock: Callable[[], float] = lambda: 0.0, aut
     return broker
 
 
-async def granted(broker: Broker, trial_key: str, wait_seconds: float = 0.02) -> Grant | None:
+async def granted(broker: Broker, trial_key: str, wait_seconds: float = 0.02) -> Lease | None:
     found = await broker.acquire(trial_key, wait_seconds)
-    assert found is None or isinstance(found, Grant)
+    assert found is None or isinstance(found, Lease)
     return found
 
 
 async def lease(broker: Broker, trial_key: str) -> str:
     found = await granted(broker, trial_key)
     assert found is not None
-    return found.lease
+    return found.id
 
 
 async def test_a_slot_is_free_once_its_host_has_closed_the_lease():
@@ -170,8 +170,8 @@ async def test_hosts_that_join_take_their_share_of_auto_slots_from_those_before_
     broker = broker_with(host(slots=9), auto=9)
 
     async def placed(*trials: str) -> list[str | None]:
-        grants = [await granted(broker, trial) for trial in trials]
-        return [None if grant is None else grant.host_id for grant in grants]
+        leases = [await granted(broker, trial) for trial in trials]
+        return [None if each is None else each.host_id for each in leases]
 
     assert await placed(*"abcdefghij") == [*9 * ["0"], None]
     broker._hosts["second"] = host(slots=4)

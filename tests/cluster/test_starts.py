@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayTaskError, RuntimeEnvSetupError
 
 from cluster import broker, fleet, timeouts
 from cluster.broker import Broker
-from cluster.broker_answers import Grant, NotReady, Ready
+from cluster.broker_answers import Lease, NotReady, Ready
 from cluster.deaths import MOST_START_DEATHS, failure_message
 from cluster.hosts import HostOptions, SlotLimits
 from trainables.errors import DataError
@@ -154,7 +154,7 @@ async def test_a_broker_that_ray_has_restarted_starts_its_hosts_anew(on, monkeyp
     with monkeypatch.context() as lost:
         lost.setattr(broker, "_look", Mock(side_effect=ConnectionError("the head service is gone")))
         assert await first.broker.acquire("t", 0.05) is None
-    assert isinstance(await first.broker.acquire("t", 10.0), Grant)
+    assert isinstance(await first.broker.acquire("t", 10.0), Lease)
     assert (await first.broker.news(0, 0.0)).lines == [
         "no host could be made: ConnectionError: the head service is gone; trying again every 0 s",
         "hosts started: 1 host, 2 slots",

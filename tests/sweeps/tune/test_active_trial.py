@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError
 from sweep_events import history, reported
 
 from cluster.broker import Broker
-from cluster.broker_answers import Grant
+from cluster.broker_answers import Lease
 from cluster.loop import Outcome
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.record import samples, snapshots
@@ -79,10 +79,10 @@ class World:
 
     # The broker
 
-    async def acquire(self, trial_key: str, wait_seconds: float) -> Grant:
+    async def acquire(self, trial_key: str, wait_seconds: float) -> Lease:
         self.leases += 1
         self.lease = f"{trial_key}-{self.leases}"
-        return Grant(self.lease, f"host-{self.leases}")
+        return Lease(self.lease, f"host-{self.leases}")
 
     async def vacate(self, trial_key: str) -> None:
         if self.lease:
