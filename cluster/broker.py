@@ -70,7 +70,7 @@ class Broker:
         self._id = uuid.uuid4().hex
         self._news: list[str] = []
         self._changed = asyncio.Condition()
-        self._fleet = Fleet(base, limits, options, clock, self._news.append)
+        self._fleet = Fleet(base, limits, options, clock, self._say)
         self._hosts = self._fleet.hosts
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,11 +78,16 @@ class Broker:
         self._stopped_trials: set[str] = set()
         self._deaths = HostDeaths(self._fleet.is_gone, self._staying)
         self._evaluation_deaths: dict[str, list[str]] = {}
-        """Method (`evaluate_base`, `evaluate_finalists`) -> Ray's ids of the nodes whose hosts died in it."""
+        """Method (`evaluate_base`, `evaluate_finalists`) and base -> Ray's ids of the nodes whose hosts died in it."""
         self._suspects_waiting: set[str] = set()
         self._starting = asyncio.Lock()
         self._tried = -timeouts.HOST_RETRY_SECONDS
         self._ready: Ready | None = None
+
+    def _say(self, line: str) -> None:
+        """Adds a line about hosts, and lets those that wait for a slot look again."""
+        self._news.append(line)
+        begin(self._tell(), self._tasks)
 
     async def outlook(self) -> str | None:
         """Returns, in words, what the start waits for; None if there is room for all hosts now, or can never be."""
@@ -171,7 +176,9 @@ class Broker:
     async def release(self, trial_key: str, number: int) -> None:
         """Ends the run of a trial that is parked or over."""
         held = self._runs.get(trial_key)
-        if held is not None and held[0] <= number:
+        if held is None:
+            self._fleet.waiting.pop(trial_key, None)  # It was expected, and its stub never asked.
+        elif held[0] <= number:
             await held[1].end()
             if self._runs.get(trial_key) is held:
                 del self._runs[trial_key]
@@ -204,38 +211,55 @@ class Broker:
                 await asyncio.wait_for(self._changed.wait_for(lambda: len(self._news) > known), wait_seconds)
         return News(self._id, self._news[known:])
 
-    async def evaluate_base(self) -> Evaluation | Failure | None:
-        """Evaluates the base without an adapter on the first host; None if the caller is to ask again.
+    async def evaluate_base(self, base: TrialSpec | None = None) -> Evaluation | Failure | None:
+        """Evaluates a base without an adapter on its first host; None if the caller is to ask again.
 
         The host's trials wait meanwhile, as for the answers of other trials. The caller asks again when the host dies;
         after a second death the answer is a Failure.
+
+        Args:
+            base: a spec on this base; None for the first base.
         """
-        answer: Evaluation | Failure | None = await self._evaluated("evaluate_base")
+        answer: Evaluation | Failure | None = await self._evaluated("evaluate_base", base)
         return answer
 
     async def evaluate_finalists(self, finalists: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
-        """Scores the answers of adapters on the first host, in their order; None and Failure as in `evaluate_base`.
+        """Scores the answers of adapters of one base on its first host, in order; None, Failure as in `evaluate_base`.
 
         The driver asks when no trial is left: see `PackLoop.evaluate_finalists`.
         """
-        answer: list[Evaluation | Failure] | Failure | None = await self._evaluated("evaluate_finalists", finalists)
+        answer: list[Evaluation | Failure] | Failure | None = await self._evaluated(
+            "evaluate_finalists", finalists[0].spec if finalists else None, finalists
+        )
         return answer
 
-    async def _evaluated(self, method: str, *arguments: object) -> Any:
-        """Returns the first host's answer; None if there is no host or it died, a Failure once two hosts died of it."""
+    async def _evaluated(self, method: str, spec: TrialSpec | None, *arguments: object) -> Any:
+        """Returns the answer of the first host with the base; None if there is no host or it died, else a Failure."""
         self._revive()
-        if not self._hosts:
+        base = self._fleet.base_of(spec)
+        asked = f"{method} {base}"
+        if base in self._fleet.refused:
+            return Failure(kind="infeasible", message=self._fleet.refused[base])
+        found = next(((key, host) for key, host in self._hosts.items() if host.base == base), None)
+        if found is None:
+            self._fleet.waiting[asked] = base
+            self._fleet.turn()
             return None
-        host_id, host = next(iter(self._hosts.items()))
+        self._fleet.waiting.pop(asked, None)
+        host_id, host = found
+        host.evaluations += 1
         try:
             answer = await self.call(host_id, lambda actor: getattr(actor, method).remote(*arguments))
         except PROCESS_LOST:
-            deaths = self._evaluation_deaths.setdefault(method, [])
+            deaths = self._evaluation_deaths.setdefault(asked, [])
             deaths.append(host.facts.node_id)
             guilty = sum(not self._fleet.is_gone(node_id) for node_id in deaths) >= SUSPECT_AFTER
             return Failure(kind="failed", message="its host died, twice") if guilty else None
         except RayTaskError as error:
             return Failure(kind="failed", message=failure_message(error))
+        finally:
+            host.evaluations -= 1
+            self._fleet.turn()
         return answer
 
     async def latest(self) -> dict[str, StepRecord]:
@@ -248,16 +272,38 @@ class Broker:
         self._revive()
         return self._fleet.standing.slots
 
-    async def acquire(self, trial_key: str, wait_seconds: float) -> Lease | Refused | None:
-        """Gives the trial a free slot; None if no slot becomes free in time. The trial must hold no slot."""
+    async def slots_by_base(self) -> tuple[dict[str, int], frozenset[str]]:
+        """Returns `Fleet.slots_by_base`, and the bases that no host can hold. Else as `slots`."""
         self._revive()
+        return self._fleet.slots_by_base, frozenset(self._fleet.refused)
+
+    async def expect(self, trial_key: str, spec: TrialSpec) -> None:
+        """Counts the trial among those that wait for a slot on its base, before its stub is there to ask for one."""
+        if not any(trial_key in host.leases for host in self._hosts.values()):
+            self._fleet.waiting[trial_key] = self._fleet.base_of(spec)
+            self._fleet.turn()
+
+    async def acquire(
+        self, trial_key: str, wait_seconds: float, spec: TrialSpec | None = None
+    ) -> Lease | Refused | None:
+        """Gives the trial a free slot on its base; None if no slot becomes free in time. The trial must hold no slot.
+
+        Args:
+            spec: names the base; None for the first base.
+        """
+        self._revive()
+        base = self._fleet.base_of(spec)
+        if base in self._fleet.refused:
+            return Refused(message=f"no host can hold the base {base}: {self._fleet.refused[base]}", kind="infeasible")
         if self._deaths.is_guilty(trial_key):
             deaths = self._deaths.number(trial_key)
             return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
+        self._fleet.waiting[trial_key] = base
         if self._deaths.is_suspect(trial_key):
             self._suspects_waiting.add(trial_key)
         else:
             self._suspects_waiting.discard(trial_key)
+        self._fleet.turn()
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._place(trial_key)), wait_seconds)
@@ -265,12 +311,14 @@ class Broker:
             if host_id is None:
                 return None
             self._suspects_waiting.discard(trial_key)
+            self._fleet.waiting.pop(trial_key, None)
             lease = self._hosts[host_id].leases[trial_key] = f"{trial_key}-{uuid.uuid4().hex[:8]}"
             return Lease(lease, host_id)
 
     async def vacate(self, trial_key: str) -> None:
         """Frees the trial's slot, if it has one, or its place among those that wait."""
         self._suspects_waiting.discard(trial_key)
+        self._fleet.waiting.pop(trial_key, None)
         for host_id, host in list(self._hosts.items()):
             lease = host.leases.get(trial_key)
             if lease is None:
@@ -279,6 +327,7 @@ class Broker:
                 await self.call(host_id, lambda actor: actor.close.remote(lease))  # noqa: B023 - awaited here
             host.leases.pop(trial_key, None)
             self._fleet.end_if_empty(host_id)
+            self._fleet.turn()
             await self._tell()
 
     def reached(self, trial_key: str) -> None:
@@ -349,21 +398,22 @@ class Broker:
         begin(self._start_anew(), self._tasks)
 
     def _place(self, trial_key: str) -> str | None:
-        """Chooses the host for a trial: an empty host for a suspect, else the host with the most free slots.
+        """Chooses the host for a trial that waits: an empty one for a suspect, else the one with the most free slots.
 
         While a suspect waits, the emptiest host is kept for it. A host at a place where none of the trial's hosts died
         is better, and a must if all of them died at one place.
         """
-        suspect = self._deaths.is_suspect(trial_key)
-        if self._deaths.is_guilty(trial_key):
+        suspect, base = self._deaths.is_suspect(trial_key), self._fleet.waiting.get(trial_key)
+        if self._deaths.is_guilty(trial_key) or base in self._fleet.refused:
             return None
-        closed = {key for key, host in self._hosts.items() if any(map(self._deaths.is_suspect, host.leases))}
-        if self._suspects_waiting:
-            others = [key for key, host in self._hosts.items() if key not in closed and not host.is_leaving]
-            closed |= set(sorted(others, key=lambda each: len(self._hosts[each].leases))[:1])
+        hosts = {key: host for key, host in self._hosts.items() if host.base == base}
+        closed = {key for key, host in hosts.items() if any(map(self._deaths.is_suspect, host.leases))}
+        if base in map(self._fleet.waiting.get, self._suspects_waiting):
+            others = [key for key, host in hosts.items() if key not in closed and not host.is_leaving]
+            closed |= set(sorted(others, key=lambda each: len(hosts[each].leases))[:1])
         must_leave = self._deaths.must_leave(trial_key)
         best, most, shares = None, (False, 0), self._fleet.shares
-        for host_id, host in self._hosts.items():
+        for host_id, host in hosts.items():
             free = host.room(shares.get(host))
             taken = bool(host.leases) if suspect else host_id in closed
             is_other = not self._deaths.was_at(trial_key, host.facts.place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cluster.hosts import HostFacts
-from trainables.contract import Summary
+from trainables.contract import FailureKind, Summary
 from trainables.specs import Spec, Words
 
 
@@ -52,3 +52,4 @@ class Refused(Spec):
     """Says why a trial gets no slot any more."""
 
     message: Words
+    kind: FailureKind = "failed"

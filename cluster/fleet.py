@@ -16,13 +16,24 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from cluster import host_states, nodes, timeouts
+from cluster import host_states, nodes, placement, timeouts
 from cluster.broker_answers import NotReady
-from cluster.deaths import StartDeaths, failure_message, is_mistake
-from cluster.host_states import ComputeTypes, FleetSize, HostSeconds, HostState, Starting, begin, hosts_and_slots
+from cluster.deaths import MOST_START_DEATHS, StartDeaths, failure_message, is_mistake, went_with_node
+from cluster.host_states import (
+    BaseState,
+    ComputeTypes,
+    FleetSize,
+    HostSeconds,
+    HostState,
+    Starting,
+    begin,
+    hosts_and_slots,
+)
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
+from cluster.placement import Held
 from trainables.contract import Prepared, RowShape
-from trainables.specs import TrialSpec
+from trainables.engine_paths import Settled
+from trainables.specs import TrialSpec, short_names
 
 Got = TypeVar("Got")
 Look = Callable[[], Awaitable[Sequence[nodes.Node]]]
@@ -41,8 +52,15 @@ class Fleet:
         tell: Callable[[str], None],
     ) -> None:
         """Makes no host yet. `limits` bounds all hosts together; `tell` gets a line when a host starts or ends."""
-        self._base, self._limits, self._options = base.model_dump_json(), limits, options
+        self._limits, self._options = limits, options
         self._clock, self._tell = clock, tell
+        self._plain = base
+        self.bases = {base.base_name: BaseState(base, ComputeTypes(options.hardware_before))}
+        """Name -> base, for all bases that trials may name, the first one first."""
+        self.waiting: dict[str, str] = {}
+        """Trial that waits for a slot, or evaluation that waits for a host -> the name of its base."""
+        for each in options.bases:
+            self.base_of(each)
         self.asked = options.hosts
         self.hosts: dict[str, HostState] = {}
         """Host id -> host that is ready or leaving."""
@@ -66,7 +84,6 @@ class Fleet:
         self._has_started = False
         self._early_deaths: Counter[HostPlace] = Counter()
         """Hosts in a row that died at a place before any trial came to a report point there."""
-        self._types = ComputeTypes(options.hardware_before)
         self._refused: set[str] = set()
         """Lines that were told about hosts' self-tests."""
         self._last_loss = -math.inf
@@ -87,6 +104,53 @@ class Fleet:
     def shares(self) -> Mapping[HostState, int]:
         """See `host_states.shares`."""
         return host_states.shares(self.hosts.values(), self._limits)
+
+    def base_of(self, spec: TrialSpec | None) -> str:
+        """Returns the name of a trial's base; None is on the first base."""
+        name = (spec or self._plain).base_name
+        if spec is not None and name not in self.bases:
+            self.bases[name] = BaseState(self._plain.on_base_of(spec), ComputeTypes(""))
+        return name
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Returns base -> why no host can hold it."""
+        return {name: base.refused for name, base in self.bases.items() if base.refused}
+
+    @property
+    def slots_by_base(self) -> dict[str, int]:
+        """Returns base -> slots of the hosts that stay, and the expected slots of those that are being made."""
+        slots, shares = self._slots_to_come, self.shares
+        for host in self.hosts.values():
+            slots[host.base] += 0 if host.is_leaving else len(host.leases) + host.room(shares.get(host))
+        return dict(slots)
+
+    @property
+    def _slots_to_come(self) -> Counter[str]:
+        usual = max((base.slots or 1 for base in self.bases.values()), default=1)
+        slots: Counter[str] = Counter()
+        for each in self._starting:
+            slots[each.base] += 0 if each.is_given_up else self.bases[each.base].slots or usual
+        return slots
+
+    def turn(self) -> None:
+        """Has idle hosts change their base where trials wait for another one."""
+        if len(self.bases) == 1:
+            return
+        shares = self.shares
+        held = {
+            host_id: Held(host.base, host.room(shares.get(host)), not host.leases and not host.evaluations)
+            for host_id, host in self.hosts.items()
+            if not host.is_leaving
+        }
+        waiting = Counter(base for base in self.waiting.values() if not self.bases[base].refused)
+        for host_id, base in placement.changes(held, self._slots_to_come, waiting).items():
+            host = self.hosts.pop(host_id)
+            ray.kill(host.actor)
+            names, where = short_names(self.bases), f"process {host.facts.pid} on {host.facts.node}"
+            self._tell(f"host changes its base ({where}): no trial on {names[host.base]} is due, but on {names[base]}")
+            begin(self._bring(self._made(base)), self._tasks)
+        self.held_seconds()
 
     @property
     def held(self) -> int:
@@ -157,8 +221,12 @@ class Fleet:
         """Keeps the data for all hosts. Hosts that are made from now on compute passes as the first one does."""
         self._data, self._rows = ray.put(prepared.payload), prepared.summary.shape
         if prepared.settled is not None:
-            base = TrialSpec.model_validate_json(self._base)
-            self._base = prepared.settled.path.given_to(base).model_dump_json()
+            self._settle(self.bases[self._plain.base_name], prepared.settled)
+
+    def _settle(self, base: BaseState, settled: Settled) -> None:
+        """Has later hosts of a base compute passes as its first one does."""
+        if not base.is_settled:
+            base.is_settled, base.spec = True, settled.path.given_to(base.spec)
 
     async def start(self, look: Look) -> NotReady | None:
         """Begins to make all hosts; returns when those that the cluster has room for now are ready."""
@@ -275,18 +343,26 @@ class Fleet:
         self._tell(f"host given up (process {host.facts.pid} on {host.facts.node}, {trials}): {reason}")
         begin(host.move_out(), self._tasks)
 
-    def _made(self) -> Starting:
+    def _made(self, base: str = "") -> Starting:
+        """Makes a host with a base; without one, with the base that lacks a host most."""
+        made = Counter([*(host.base for host in self.hosts.values()), *(each.base for each in self._starting)])
+        left = [name for name in self.bases if name not in self.refused]
+        base = base or placement.of_new(made, Counter(self.waiting.values()), left)
+        spec = self.bases[base].spec
         machines = [node for node in self._nodes if not node.is_leaving and node.gpus >= self._gpus_per_host]
         update = {
             "hosts_per_machine": max(1, -(-self.wanted // max(1, len(machines)))),
             "at_most": self._limits.of_each(self.wanted),
+            "largest": tuple(
+                each if each.base_name == base else each.on_base_of(spec) for each in self._limits.largest
+            ),
         }
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "num_gpus": self._gpus_per_host}
         runtime: dict[str, Any] = {"env_vars": self._options.env_vars, "pip": list(self._options.pip)}
         if given := {name: value for name, value in runtime.items() if value}:
             options["runtime_env"] = given
-        actor = HostActor.options(**options).remote(self._base, self._limits.model_copy(update=update))
-        self._starting.append(Starting(actor, self._clock(), attempt=self._start_deaths.attempts))
+        actor = HostActor.options(**options).remote(spec.model_dump_json(), self._limits.model_copy(update=update))
+        self._starting.append(Starting(actor, self._clock(), base, attempt=self._start_deaths.attempts))
         return self._starting[-1]
 
     async def _bring(self, starting: Starting) -> None:
@@ -308,12 +384,29 @@ class Fleet:
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures, self._told_problem = 0, ""
         self._start_deaths.clear()
-        for line in (*self._types.add(facts), *self._refusals(facts)):
+        base = self.bases[starting.base]
+        base.failures, base.slots = 0, facts.slots
+        if facts.settled is not None:
+            self._settle(base, facts.settled)
+        for line in (*base.types.add(facts), *self._refusals(facts)):
             self._tell(line)
-        self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = HostState(starting.actor, facts, self._clock())
+        self.hosts[f"host-{uuid.uuid4().hex[:8]}"] = HostState(starting.actor, facts, self._clock(), starting.base)
         self.held_seconds()
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {hosts_and_slots(*self.standing)}")
+
+    def _refuses(self, base: BaseState, error: RayError, words: str) -> bool:
+        """Gives a base up, if there are others, once it is clear that no host can hold it; tells so once."""
+        base.failures += not went_with_node(error)
+        is_hopeless = is_mistake(error) or base.failures >= MOST_START_DEATHS
+        if not is_hopeless or all(each.refused for each in self.bases.values() if each is not base):
+            return False
+        if not base.refused:
+            base.refused = words
+            name = short_names(self.bases)[base.spec.base_name]
+            self._tell(f"no host can hold the base {name}, and its points are infeasible: {words}")
+        self._not_before = self._clock()
+        return True
 
     def _refusals(self, facts: HostFacts) -> list[str]:
         """Returns lines about what a host's self-test refuses, each once per node."""
@@ -330,6 +423,8 @@ class Fleet:
             timeouts.HOST_SOON_SECONDS if is_node_suspect else timeouts.HOST_RETRY_SECONDS
         )
         words = failure_message(error)
+        if self._refuses(self.bases[host.base], error, words):
+            return
         if is_mistake(error):
             self._problem = NotReady(message=words)
         elif not self._has_started:

@@ -15,6 +15,7 @@ from cluster import timeouts
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.pace import Pulse, Silent
 from trainables.contract import StepRecord
+from trainables.specs import TrialSpec
 
 
 @dataclass(eq=False)
@@ -25,10 +26,14 @@ class HostState:
     facts: HostFacts
     since: float = 0.0
     """Time at which the host was ready, in seconds of the fleet's clock."""
+    base: str = ""
+    """Name of its base."""
     leases: dict[str, str] = field(default_factory=dict)
     """Trial key -> id of its lease. An id is never used again: an `open` may arrive after its `close`."""
     is_leaving: bool = False
     """Whether the host takes no further trials, and ends once its trials have moved."""
+    evaluations: int = 0
+    """Evaluations of the base or of finalists that somebody waits for."""
     pulse: Pulse = field(default_factory=Pulse)
 
     def room(self, share: int | None) -> int:
@@ -75,6 +80,8 @@ class Starting:
 
     actor: Any
     since: float
+    base: str = ""
+    """Name of its base."""
     node_id: str | None = None
     """None until Ray has placed it."""
     is_given_up: bool = False
@@ -85,6 +92,23 @@ class Starting:
         """Returns the ready hosts on the same node that stay."""
         staying = (each.facts for each in hosts.values() if not each.is_leaving)
         return tuple(facts for facts in staying if facts.node_id == self.node_id)
+
+
+@dataclass
+class BaseState:
+    """What a fleet knows of a base that trials name."""
+
+    spec: TrialSpec
+    types: ComputeTypes
+    """The compute types of its hosts."""
+    is_settled: bool = False
+    """Whether its first host has settled how passes are computed."""
+    failures: int = 0
+    """Hosts in a row that could not be made with it."""
+    slots: int | None = None
+    """Slots of the latest host that held it; None before the first."""
+    refused: str = ""
+    """Why no host can hold it; empty if one may."""
 
 
 class HostSeconds:

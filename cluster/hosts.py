@@ -81,6 +81,8 @@ class HostOptions(Spec):
     env_vars: dict[str, str] = Field(default_factory=dict)
     pip: tuple[str, ...] = ()
     """Packages that Ray installs when the hosts start."""
+    bases: tuple[TrialSpec, ...] = ()
+    """Specs of the bases that trials may name beside the first one: hosts are shared out among them as they start."""
     hardware_before: str = ""
     """Hardware of a resumed sweep's former evaluations, see `Evaluation.hardware`; empty if not known."""
 

@@ -10,7 +10,7 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 from textwrap import dedent
 from typing import Annotated, Any, Literal
@@ -356,6 +356,13 @@ class EvaluationSpec(Spec):
         return any(metric == name or metric.startswith(f"{name}_") for name in self.names)
 
 
+def short_names(bases: Collection[str]) -> dict[str, str]:
+    """Returns name of a base -> the words of it in which the bases differ: "nf4" where all are of one model."""
+    words = {name: name.split() for name in bases}
+    shared = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
+    return {name: " ".join(word for word in own if word not in shared) or name for name, own in words.items()}
+
+
 class TrialSpec(Spec):
     """One trial, fully resolved. Two trials with the same spec compute the same numbers."""
 
@@ -382,6 +389,19 @@ class TrialSpec(Spec):
             return self
         quantization = self.quantization.model_copy(update={"compute_dtype": "float32"})
         return self.model_copy(update={"quantization": quantization})
+
+    @property
+    def base_name(self) -> str:
+        """The frozen base in words: trials of one name may share a host."""
+        how = self.quantization
+        source = [] if self.model is None else [self.model.source + (f"@{self.model.revision or ''}".rstrip("@"))]
+        double = ["without double_quant"] if how.traits.is_quantised and not how.double_quant else []
+        dtype = [] if how.compute_dtype == "auto" else [how.compute_dtype]
+        return " ".join([*source, how.scheme, *double, *dtype])
+
+    def on_base_of(self, other: TrialSpec) -> TrialSpec:
+        """Returns the spec with the base of another one."""
+        return self.model_copy(update={"model": other.model, "quantization": other.quantization})
 
     @property
     def base_model(self) -> ModelSpec:

@@ -122,7 +122,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     tell(out, found.lines())
     if not others and BASE not in names:
         tell(out, ["there is no other trial with a value to compare it with"])
-    if BASE in names and answers.of_base(folder) is None:
+    if BASE in names and answers.of_base(folder, record, first) is None:
         tell(out, [best_compared.base_without_answers(record)])
     against = [*([None] if BASE in names else []), *others]
     changed = [each for other in against if (each := answers.of_two(folder, record, first, other))]

@@ -337,8 +337,8 @@ class SweepConfig(Spec):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     search_space: str | dict[str, Any] = "lora_core"
-    """A space of search_spaces/, or a mapping from fields of adapter and training to domains. Its key `portfolio` lists
-    points to try first."""
+    """A space of search_spaces/, or a mapping from fields of adapter, training and quantization to domains. Its key
+    `portfolio` lists points to try first."""
     objective: Objectives = LOWEST_LOSS
     """One metric with its mode, or a list of several. The first one chooses the best step and stops trials early (see
     `scheduler.metric`). With several metrics the result is their Pareto set: the trials that no other trial beats in

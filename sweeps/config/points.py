@@ -31,6 +31,8 @@ PACING = (
 """Fields that change how long a step takes, but not its results, except for rounding."""
 _OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
 """Settings that a trainable without a model ignores."""
+_PARAMS = {"quantization.scheme": "quantization"}
+"""Searched field -> its param, where this is not the last part of the field's name."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
 
 
@@ -135,8 +137,13 @@ def params(spec: TrialSpec, point: Point) -> dict[str, Scalar]:
         "learning_rate": spec.training.learning_rate,
     }
     for field, value in point.items():
-        shown.setdefault(field.split(".", 1)[1], word(value))
+        shown.setdefault(param(field), word(value))
     return shown
+
+
+def param(field: str) -> str:
+    """Returns the short name of a searched field: its param in MLflow, and its column in tables."""
+    return _PARAMS.get(field, field.partition(".")[2])
 
 
 def settings(spec: TrialSpec) -> dict[str, Scalar]:

@@ -1,6 +1,7 @@
 """Checks the fields and values of the search space against the specification of a trial.
 
-All trials of a sweep share one base model and one data set, so a space holds only fields of `adapter` and `training`.
+All trials of a sweep share one model and one data set: a space holds fields of `adapter` and `training`, and those of
+`quantization` that make another base of the model.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from pydantic import ValidationError
 import search_spaces
 from search_spaces.domains import Domain, Value
 from search_spaces.space import PORTFOLIO, Point, SearchSpace
-from sweeps.config import messages, points
+from sweeps.config import bases, messages, points
 from sweeps.config.model import SweepConfig
 from trainables import catalogue
 from trainables.contract import Trainable
 from trainables.errors import NotTrainable
+from trainables.quantization import SCHEMES
 from trainables.specs import AdapterSpec, EvaluationSpec, TrainingSpec, TrialSpec
 
-_FIELDS = [f"adapter.{name}" for name in AdapterSpec.model_fields] + [
-    f"training.{name}" for name in TrainingSpec.model_fields
+_FIELDS = [
+    *(f"adapter.{name}" for name in AdapterSpec.model_fields),
+    *(f"training.{name}" for name in TrainingSpec.model_fields),
+    *bases.FIELDS,
 ]
 _SEARCHABLE = [field for field in _FIELDS if field not in points.PACING]
 
@@ -114,10 +118,21 @@ def _outside(space: SearchSpace, field: str, value: Value, is_given: bool) -> st
 
 
 def fields_together(space: SearchSpace) -> list[str]:
-    """Returns a line if two fields cannot be searched together; `space` comes from `with_base`."""
+    """Returns a line for each field that cannot be searched beside another; `space` comes from `with_base`."""
+    wrong = []
     if set(space.condition_fields()) <= set(_FIELDS) and space.may_meet("adapter.lora_alpha", "adapter.alpha_over_r"):
-        return ["search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them"]
-    return []
+        wrong.append("search_space.adapter.lora_alpha: says the same as adapter.alpha_over_r: search one of them")
+    double, scheme = (space.domains.get(f"quantization.{name}") for name in ("double_quant", "scheme"))
+    if double is not None and scheme is not None:
+        plain = [name for name, its in SCHEMES.items() if scheme.contains(name) and not its.is_quantised]
+        asked = [value for each in double.when if each.field == "quantization.scheme" for value in each.values]
+        if plain and (not asked or set(plain) & set(asked)):
+            others = ", ".join(str(each) for each in scheme.values() or () if each not in plain)
+            wrong.append(
+                f"search_space.quantization.double_quant: says nothing where quantization.scheme is {plain[0]}: add "
+                f"when: {{quantization.scheme: [{others}]}}"
+            )
+    return wrong
 
 
 def _field(field: str) -> str | None:
@@ -128,8 +143,9 @@ def _field(field: str) -> str | None:
     section = field.split(".", 1)[0]
     if section in ("model", "quantization", "data", "trainable"):
         return (
-            "all trials of a sweep share one base model and one data set, so only adapter.* and training.* may be "
-            "searched; run one sweep for each value"
+            "all trials of a sweep share one model and one data set, so only adapter.*, training.* and "
+            f"{', '.join(bases.FIELDS)} may be searched; run one sweep for each value, and qsweep compare tells them "
+            "apart"
         )
     return messages.unknown_field(field, _SEARCHABLE)
 

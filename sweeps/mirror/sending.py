@@ -55,8 +55,7 @@ class Sender:
         """
         if not self._is_known:
             self._learn()
-        base = (self._folder.base_rows.name, self._folder.base_samples.name)
-        self._send(_OWN, small_files(self._folder.path), lambda name: name not in base)
+        self._send(_OWN, small_files(self._folder.path), lambda name: not _is_of_base(name))
         looked = time.time()
         with_snapshots = self._trials.changed()
         for key in with_snapshots:
@@ -66,7 +65,7 @@ class Sender:
             named = [record.trials[key].adapter for key in changed if key in record.trials]
             self._folder.in_use = frozenset(self._folder.path / adapter for adapter in named if adapter is not None)
         try:
-            self._send(_OWN, small_files(self._folder.path), lambda name: name in base)
+            self._send(_OWN, small_files(self._folder.path), _is_of_base)
             for key in changed:
                 self._send(key, trial_files(self._folder.trial(key)), lambda path: not _is_snapshot(path))
             self._publish(length)
@@ -183,6 +182,10 @@ class Sender:
             adapter = self._journal.record.trials[path.parent.name].adapter
             if adapter is not None and self._folder.path / adapter != path:
                 self._folder.prune_adapters(path.parent.name, self._folder.path / adapter)
+
+
+def _is_of_base(name: str) -> bool:
+    return name.startswith("base_")
 
 
 def _is_snapshot(path: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from numbers import Real
 from typing import Any
 
@@ -12,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from search_spaces.space import SearchSpace
 from sweeps.config import resource
 from sweeps.config.model import SweepConfig
-from sweeps.config.number_words import counted
+from sweeps.config.number_words import counted, size
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, capacity
 from sweeps.planning.capacity import Machine
@@ -22,6 +24,21 @@ from sweeps.planning.rates import Range
 from sweeps.record.spent import HOUR
 from trainables.contract import Device, Memory, Need
 from trainables.inputs.legible import legible
+from trainables.specs import short_names
+
+
+@dataclass(frozen=True)
+class PlannedBase:
+    """A base of a sweep, and what a host with it takes."""
+
+    name: str
+    slots_per_host: int | None
+    memory_bytes: int | None
+    """See `Plan.memory_bytes`."""
+    fits: bool
+    """See `Plan.fits`. Points on a base that does not fit are infeasible."""
+    seconds: Range | None
+    """Time of its share of the trials, without the start of the hosts; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +89,17 @@ class Plan:
     """Engine that computes the losses; None if it is known only after the base is loaded."""
     patience: int | None = None
     """`budget.patience` may end the sweep earlier than the forecast."""
+    parks: bool = False
+    """Whether trials are parked at report points."""
     trains_default: bool = False
     """Whether trial 0 is the default configuration, which is trained to its end whatever it reports."""
     price: float | None = None
     """Price of a GPU-hour in any currency; None if not given."""
+    bases: tuple[PlannedBase, ...] = ()
+    """The bases, where the sweep searches its base. Slots, memory and steps of the plan are then those of the largest
+    base, and its time is that of equally many trials on each, with all changes."""
+    changes: int = 0
+    """The most times that a host changes its base in a sweep without failures."""
 
     def __repr__(self) -> str:
         return f"<Plan: {counted(self.trials, 'trial')}, about {counted(self.expected_steps, 'step')}, {self.place}>"
@@ -111,6 +135,39 @@ class Plan:
         plain: dict[str, Any] = to_jsonable_python(self)
         plain |= plain.pop("forecast") | to_jsonable_python(more)
         return plain | {"are_tokens_known": self.forecast.lengths_from == "tokens"}
+
+
+def on_bases(planned: Plan, each: Mapping[str, Plan]) -> tuple[Plan, list[str]]:
+    """Returns the plan of a sweep over several bases, and a warning for each base that does not fit.
+
+    Args:
+        each: base -> the plan as if all trials were on this base.
+    """
+    share = 1 / len(each)
+    shown, found, times = short_names([*each]), [], []
+    for name, own in each.items():
+        seen = own.forecast
+        alone = None
+        if seen.seconds is not None and seen.start_seconds is not None:
+            times.append(seen.seconds.times(share))
+            alone = seen.seconds.plus(seen.start_seconds.times(-1)).times(share)
+        found.append(PlannedBase(shown[name], own.slots_per_host, own.memory_bytes, own.fits, alone))
+    fitting = [own for own in each.values() if own.fits] or [*each.values()]
+    largest = max(fitting, key=lambda own: own.memory_bytes or 0)
+    parks = len(planned.points) if largest.parks else 1
+    changes = len(each) * parks - 1
+    seconds = None
+    if len(times) == len(each):
+        start = largest.forecast.start_seconds or Range(0.0, 0.0, 0.0)
+        seconds = reduce(Range.plus, times, Range(0.0, 0.0, start.high * changes))
+        seconds = replace(seconds, expected=seconds.expected + start.expected * changes / 2)
+    seen = replace(largest.forecast, seconds=seconds)
+    told = [
+        f"the base {base.name} takes about {size(base.memory_bytes or 0)}, more than is free: its points are infeasible"
+        for base in found
+        if not base.fits
+    ]
+    return replace(largest, bases=tuple(found), changes=changes, forecast=seen), told
 
 
 def check_price(price: float | None) -> None:
@@ -153,6 +210,7 @@ def plan(
         forecast=seen,
         group_by=None if config.data is None else config.data.group_by,
         patience=config.budget.patience,
+        parks=config.scheduler.parks,
         trains_default=config.searcher.start_with_default,
     )
     return replace(

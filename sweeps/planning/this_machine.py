@@ -11,6 +11,7 @@ from typing import Literal
 
 from cluster import devices, gpu_table
 from cluster.libraries import silence
+from sweeps.config import bases
 from sweeps.config.load import LoadedSweep
 from sweeps.config.model import ClusterConfig, SweepConfig, size_bytes
 from sweeps.config.number_words import counted
@@ -62,6 +63,9 @@ def plan_here(sweep: LoadedSweep, to_launch: bool = False) -> plan.Plan:
     need, known, told = _known(sweep, machine)
     _check_disk(sweep.config, need)
     planned = plan.plan(sweep.config, sweep.space, need, machine, known)
+    if bases.are_searched(sweep.config):
+        planned, more = plan.on_bases(planned, _on_each_base(sweep, machine))
+        told += more
     engine = catalogue.engine(catalogue.find(sweep.config.trainable), sweep.config.base)
     alone = _need(sweep, replace(machine, spread=1), known.rows) if machine.gpus > 1 else None
     spread = advice.spread_warnings(machine.spread, alone, machine.free_bytes)
@@ -74,6 +78,16 @@ def plan_here(sweep: LoadedSweep, to_launch: bool = False) -> plan.Plan:
     choices = _choices(sweep, known.rows)
     rows = sweep.preview.model_dump(include={"train_rows", "eval_rows", "test_rows"})
     return replace(planned, **rows, warnings=warnings, choices=choices)
+
+
+def _on_each_base(sweep: LoadedSweep, machine: capacity.Machine) -> dict[str, plan.Plan]:
+    """Returns base -> the plan of the sweep as if all its trials were on this base."""
+    found = {}
+    for spec in bases.of(sweep.config, sweep.space):
+        own = replace(sweep, config=sweep.config.model_copy(update={"quantization": spec.quantization}))
+        need, known, _ = _known(own, machine)
+        found[spec.base_name] = plan.plan(own.config, own.space, need, machine, known)
+    return found
 
 
 def with_trials(sweep: LoadedSweep, to_launch: bool = False) -> tuple[LoadedSweep, str | None]:
@@ -198,7 +212,9 @@ def remember(config: SweepConfig, folder: SweepFolder, data: Mapping[str, Scalar
     from sweeps.planning import measuring
 
     events, key = (event for event, _ in read_events(folder.events)), rates.rate_key(config, device_name)
-    rate = measuring.rate_of_sweep(events, key, config.evaluation, rates.answers_key(config))
+    rate = None  # Hosts that change their base have no rate of one base.
+    if not bases.are_searched(config):
+        rate = measuring.rate_of_sweep(events, key, config.evaluation, rates.answers_key(config))
     shape = Summary.model_validate(data).shape if config.data is not None and data else None
     shapes = {} if shape is None else {rates.data_key(config): shape}
     rates.remember(rates.file(), rate, shapes)

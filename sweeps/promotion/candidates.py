@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sweeps.config import bases
 from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion.request import Context
 from sweeps.record import digests
@@ -16,7 +17,7 @@ from trainables.contract import Evaluation
 from trainables.inputs.similar import did_you_mean
 from trainables.objective import COSTS, EVAL_LOSS, Objective, SortKey
 from trainables.scoring import requests
-from trainables.specs import TrialSpec
+from trainables.specs import QuantizationSpec, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,24 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
             f"best_{metric} and its adapter in MLflow ({states})"
         )
     return sorted(found, key=lambda each: (_sort_key(each, objective), each.number))
+
+
+def on_one_base(context: Context, trials: Sequence[TrialRun]) -> tuple[Context, list[TrialRun]]:
+    """Returns the promotion as one from a sweep on the base of the best trial, and the trials on this base."""
+    if not bases.are_searched(context.sweep.config):
+        return context, [*trials]
+    config, sweep = context.sweep.config, context.sweep
+    known = {name: trials[0].params[name] for name in ("quantization", "compute_dtype", "double_quant")}
+    own = [each for each in trials if {name: each.params.get(name) for name in known} == known]
+    change = {
+        "scheme": known["quantization"],
+        "compute_dtype": known["compute_dtype"],
+        "double_quant": known["double_quant"] == "True",
+    }
+    quantization = QuantizationSpec.model_validate(config.quantization.model_dump() | change)
+    context.say(f"base: {', '.join(known.values())} (quantization, compute_dtype, double_quant), as {trials[0].label}")
+    changed = replace(sweep, config=config.model_copy(update={"quantization": quantization}))
+    return replace(context, sweep=changed), own
 
 
 def _sort_key(trial: TrialRun, objective: Objective) -> SortKey:

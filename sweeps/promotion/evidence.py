@@ -26,6 +26,7 @@ from trainables.errors import TrainableError
 from trainables.objective import EVAL_LOSS, Objective
 from trainables.scoring import requests, tokenizer_files
 from trainables.scoring.requests import BASE, MOST_SAMPLES, BaseFacts, ScoringRequest, ScoringResult
+from trainables.specs import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Content:
     """Result of `check_base_and_rows`: the base, the champion's adapter and the rows."""
 
     base_identity: str
-    """Identifies base and quantisation. Only adapters on the same base can be compared."""
+    """Identifies base and quantisation. Only adapters on one model can be compared."""
     champion_adapter: Mapping[str, bytes] | None
     """Files of the PEFT folder; None if there is no champion, or if --force promotes without a comparison."""
     deciding: tuple[str, str]
@@ -43,6 +44,32 @@ class Content:
     guards: Mapping[str, bytes]
     """File of a guard in `promotion.guards` -> its content, read in the same way."""
     champion: Version | None = None
+    champion_base: TrialSpec | None = None
+    """The base of the champion, where it is the sweep's model in another quantisation."""
+
+
+class ChampionApart(Scoring):
+    """Scores the champion on its own base, in a process apart, and everything else on the sweep's base."""
+
+    def __init__(self, scored: Scoring, base: TrialSpec) -> None:
+        """`base`: the champion's."""
+        super().__init__(scored._call)
+        self._base = base
+
+    def score(self, request: ScoringRequest) -> ScoringResult:
+        """Returns the scores of all, on the same rows; see `Scoring.score`."""
+        others = {name: files for name, files in request.adapters.items() if name != CHAMPION}
+        found = super().score(request.model_copy(update={"adapters": others}))
+        if len(others) == len(request.adapters):
+            return found
+        alone = {"adapters": {CHAMPION: request.adapters[CHAMPION]}, "with_base": False}
+        own = self.score_apart(self._base, request.model_copy(update=alone))
+        merged = {
+            "scores": {**found.scores, **own.scores},
+            "logprobs": {**found.logprobs, **own.logprobs},
+            "not_finite": (*found.not_finite, *own.not_finite),
+        }
+        return found.model_copy(update=merged)
 
 
 @dataclass(frozen=True)
@@ -124,11 +151,12 @@ def check_base_and_rows(context: Context, champion: Version | None, scored: Scor
         if fingerprints.get(name, before) != before:
             context.force(f"{name}: its content is not what the sweep began with")
     identity = _base_identity(context.sweep.config, fingerprints)
-    adapter = None if champion is None else _champion_adapter(context, champion, identity, scored)
-    if isinstance(adapter, str):
-        context.force(adapter)
-        adapter = None
-    return Content(identity, adapter, deciding, rows, guards, champion)
+    found = None if champion is None else _champion(context, champion, identity, scored)
+    if isinstance(found, str):
+        context.force(found)
+        found = None
+    adapter, base = found or (None, None)
+    return Content(identity, adapter, deciding, rows, guards, champion, base)
 
 
 def _check_rows(context: Context, file: Path, option: str) -> bytes:
@@ -157,6 +185,11 @@ def _without_revision(identity: str) -> str:
     return re.sub(r"^(hub:\S+)@\S+", r"\1", identity)
 
 
+def _model_of(identity: str) -> str:
+    """Removes the revision and the quantisation from a base's identity."""
+    return _without_revision(identity).removesuffix(" double").rpartition(" ")[0]
+
+
 def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
     """Says how a champion's base differs from this sweep's base of the same source; None if it does not.
 
@@ -177,13 +210,14 @@ def moved_base(theirs: Mapping[str, Any], ours: BaseFacts) -> str | None:
     return f"{ours.source} of another version of the package, with other weights"
 
 
-def _champion_adapter(
+def _champion(
     context: Context, champion: Version, base_identity: str, scored: Scoring
-) -> dict[str, bytes] | str:
-    """Returns the files of the champion's adapter, or says why it cannot be compared with."""
+) -> tuple[dict[str, bytes], TrialSpec | None] | str:
+    """Returns the files of the champion's adapter and `Content.champion_base`; or why it cannot be compared with."""
     who = f"{context.model}: its {context.alias}, version {champion.number},"
     identity = champion.tags.get("base.identity", "unknown")
-    if _without_revision(identity) != _without_revision(base_identity):
+    is_alike = _without_revision(identity) == _without_revision(base_identity)
+    if not is_alike and _model_of(identity) != _model_of(base_identity):
         return f"{who} is on another base ({identity}) than this sweep ({base_identity})"
     try:
         files = versions.package(context.lookup, context.model, champion)
@@ -200,7 +234,15 @@ def _champion_adapter(
     other = tokenizer_files.difference(versions.tokenizer_in(files), ours.tokenizer, of_chats=data.text is None)
     if other is not None:
         return f"{who} was trained with another {other} than this sweep"
-    return versions.adapter_in(files)
+    if is_alike:
+        return versions.adapter_in(files), None
+    spec, its = context.sweep.config.base, versions.base_in(files)["quantization"]
+    own = {name: its[name] for name in ("scheme", "double_quant", "compute_dtype")}
+    base = spec.model_copy(update={"quantization": spec.quantization.model_copy(update=own)})
+    context.say(
+        f"the {context.alias} was trained in {own['scheme']}: it is evaluated on its own base, on the same rows"
+    )
+    return versions.adapter_in(files), base
 
 
 # Evaluations

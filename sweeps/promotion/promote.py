@@ -53,6 +53,7 @@ def promote(
         context = _context(request, say)
         champion = evidence.find_champion(context)
         trials = candidates.ranked(context.sweep, context.objective, request.trial, request.force)
+        context, trials = candidates.on_one_base(context, trials)
         fetched = candidates.fetch(context, trials)
         told = [each for each in fetched if math.isfinite(each.trial.best(context.objective.metric))]
         if told:
@@ -61,6 +62,8 @@ def promote(
         with scored_by(base, request.address, tell, gpus) as scored:
             say("checking that base and rows are still those of the sweep")
             checked = evidence.check_base_and_rows(context, champion, scored)
+            if checked.champion_base is not None:
+                scored = evidence.ChampionApart(scored, checked.champion_base)
             evidence.confirm(context, fetched, scored)
             found = evidence.collect(context, fetched, checked, scored)
             contender = evidence.with_answers(context, evidence.decide(found), scored)

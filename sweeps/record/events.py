@@ -163,6 +163,8 @@ class BaseEvaluated(Spec):
     """See `Evaluation.hardware`."""
     answered: int = 0
     """Rows that the base answered; 0 if answers are not scored."""
+    base: str = ""
+    """Name of the base, where the sweep searches it: `TrialSpec.base_name`."""
 
 
 class TargetSettled(Spec):

@@ -4,7 +4,8 @@ NAME/
 ├── config.json           the folder's format and the resolved configuration; a folder with this file is a sweep
 ├── events.jsonl          all events, one per line
 ├── base_eval_rows.json   the evaluation of the base without an adapter, row by row
-├── base_samples.jsonl    the answers of the base, if answers are scored
+├── base_samples.jsonl    the answers of the base, if answers are scored; both files have a digest of the base's name
+│                         before their ending where the sweep searches its base
 ├── driver.log            the output of a driver that was started from Python
 ├── report.html           the latest page of qsweep report; the folder is whole without it
 ├── requests/             requests of other processes that the driver has not answered yet
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -66,6 +68,14 @@ class SweepFolder:
         self.requests = path / "requests"
         self.in_use: frozenset[Path] = frozenset()
         """Best adapters that are being sent to the sweep's mirror: `prune_adapters` leaves them."""
+
+    def of_base(self, base: str) -> tuple[Path, Path]:
+        """Returns the files of the rows and of the answers of a base, named as in `BaseEvaluated.base`."""
+        if not base:
+            return self.base_rows, self.base_samples
+        digest = hashlib.sha256(base.encode()).hexdigest()[:8]
+        rows, answers = (path.with_stem(f"{path.stem}-{digest}") for path in (self.base_rows, self.base_samples))
+        return rows, answers
 
     def document(self) -> dict[str, Any]:
         """Returns the content of config.json. Raises StorageError if its format is another; see also `described`."""

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from search_spaces.space import Point
@@ -37,6 +38,7 @@ from sweeps.record.events import (
 from trainables.contract import Device
 from trainables.engine_paths import EnginePath
 from trainables.objective import COSTS, LOWEST_LOSS, Objective
+from trainables.specs import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class TrialRecord:
     point: Point = field(default_factory=dict)
     repeats: str | None = None
     """See `TrialStarted`."""
+
+    @property
+    def base_name(self) -> str:
+        """Returns the name of the trial's base; empty if the trial never held a slot."""
+        return _base_name(self.spec) if self.spec else ""
 
     @property
     def reported_step(self) -> int:
@@ -133,6 +140,9 @@ class SweepRecord:
     """The first objective ranks the trials. Several objectives give a Pareto set too."""
     data: Mapping[str, Scalar] = field(default_factory=dict)
     base: BaseEvaluated | None = None
+    """The base that was evaluated first; see `base_of`."""
+    bases: Mapping[str, BaseEvaluated] = field(default_factory=dict)
+    """`BaseEvaluated.base` -> the evaluation."""
     earlier: EarlierTrials | None = None
     targets: Mapping[str, TargetSettled] = field(default_factory=dict)
     """Values of adapter.target_modules that are left out, or run under another name."""
@@ -160,6 +170,10 @@ class SweepRecord:
         """Returns what a trial is judged by: the objective, or the loss as long as its answers are not scored."""
         return self.objective if trial is None else self.objective.judging(trial.best_metrics)
 
+    def base_of(self, trial: TrialRecord) -> BaseEvaluated | None:
+        """Returns the evaluation of the base that a trial started from; None if that was not evaluated."""
+        return self.base if "" in self.bases else self.bases.get(trial.base_name)
+
     @property
     def peak_memory_bytes(self) -> int:
         """Returns the most memory that a host has reported; 0 before the first report."""
@@ -181,7 +195,7 @@ class SweepRecord:
             case DataPrepared():
                 return replace(self, data=event.summary)
             case BaseEvaluated():
-                return replace(self, base=event)
+                return replace(self, base=self.base or event, bases={**self.bases, event.base: event})
             case TargetSettled():
                 return replace(self, targets={**self.targets, event.value: event})
             case RequestAnswered():
@@ -329,6 +343,11 @@ class SweepRecord:
         return {state.value: found[state] for state in TrialState if state in found}
 
 
+@lru_cache(maxsize=10_000)
+def _base_name(spec: str) -> str:
+    return TrialSpec.model_validate_json(spec).base_name
+
+
 def _lasted(since: float | None, until: float | None) -> float:
     """Returns the seconds between two times; 0 if one is unknown, or if a clock was set back in between."""
     return 0.0 if since is None or until is None else max(0.0, until - since)
@@ -398,7 +417,7 @@ def new_events(events: Iterable[Event], record: SweepRecord | None = None) -> It
             continue
         if isinstance(event, PointInfeasible) and event.trial_key in record.trials:
             continue
-        if isinstance(event, BaseEvaluated) and record.base is not None:
+        if isinstance(event, BaseEvaluated) and event.base in record.bases:
             continue
         if isinstance(event, TrialReported):
             known = record.trials[event.trial_key]

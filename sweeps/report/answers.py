@@ -128,9 +128,10 @@ def of_trial(folder: SweepFolder, trial: TrialRecord) -> Answers | None:
     return _answers(folder.kept(trial.trial_key, "best", trial.best_step) / samples.OF_TRIAL, label(trial.number))
 
 
-def of_base(folder: SweepFolder) -> Answers | None:
-    """Reads the answers of the base without an adapter; returns None if there are none."""
-    return _answers(folder.path / samples.OF_BASE, BASE)
+def of_base(folder: SweepFolder, record: SweepRecord, trial: TrialRecord) -> Answers | None:
+    """Reads the answers of a trial's base without an adapter; returns None if there are none."""
+    base = record.base_of(trial)
+    return _answers(folder.of_base("" if base is None else base.base)[1], BASE)
 
 
 def changes(
@@ -176,7 +177,7 @@ def best_against_base(folder: SweepFolder, record: SweepRecord, best: TrialRecor
 
 def of_two(folder: SweepFolder, record: SweepRecord, first: TrialRecord, other: TrialRecord | None) -> Changes | None:
     """Compares the answers of two trials, or of a trial and the base for None; None if that is not possible."""
-    its = of_base(folder) if other is None else of_trial(folder, other)
+    its = of_base(folder, record, first) if other is None else of_trial(folder, other)
     compare = partial(compare_answers, first=Chosen(folder, record, first), other=other)
     return changes(of_trial(folder, first), its, scores_of(record), compare)
 

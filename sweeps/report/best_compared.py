@@ -15,12 +15,14 @@ from sweeps.record.events import TrialState
 from sweeps.record.run_names import label
 from sweeps.record.selection import Selection, pareto, ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
+from sweeps.report import bases_compared
 from sweeps.statistics.comparison import Comparison, Separation
 from trainables import catalogue
 from trainables.grading import catalogue as grading
 from trainables.inputs import json_text
 from trainables.objective import EVAL_LOSS, FEW_ROWS, Objective
 from trainables.scoring.requests import BASE
+from trainables.specs import short_names
 
 SHOWN = 3
 """Most trials with their own line among those that cannot be told apart from the best one."""
@@ -104,11 +106,12 @@ def repeated(record: SweepRecord, best: TrialRecord) -> list[str]:
 def comparisons(record: SweepRecord, best: TrialRecord, separation: Separation | None, has_default: bool) -> list[str]:
     """Compares the best trial with the base, the next one, those alike, those that were ahead, and the default."""
     objective, name, lines = record.judges(best), label(best.number), []
-    value = best.value(objective.metric)
-    if record.base is not None and objective.metric in record.base.metrics:
-        start = objective.of(record.base.metrics)
+    value, base = best.value(objective.metric), record.base_of(best)
+    if base is not None and objective.metric in base.metrics:
+        start = objective.of(base.metrics)
         found = (separation and separation.base) or Comparison(BASE, objective.gain(start, value))
-        line = verdict(name, f"the base without an adapter ({start:.4f})", objective, found, separation)
+        which = f" {short_names(record.bases)[base.base]}" if len(record.bases) > 1 else ""
+        line = verdict(name, f"the base{which} without an adapter ({start:.4f})", objective, found, separation)
         is_better = found.difference > 0 and found.apart is not False
         lines.append(line if is_better else f"{line}; more steps (budget.steps_per_trial) or other values may help")
     told = () if separation is None else separation.trials
@@ -128,9 +131,25 @@ def comparisons(record: SweepRecord, best: TrialRecord, separation: Separation |
         other = f"{label(trial.number)} (step {own}{', the default configuration' if trial == default else ''})"
         more = _more(found, separation) if separation is not None and found.apart is False else ""
         lines.append(verdict(f"{name} (step {of_best})", other, objective, found, separation) + more)
+    lines += _of_bases(record, best, separation)
     if alike[SHOWN:]:
         lines.append(f"nor from {', '.join(label(record.trials[each.key].number) for each in alike[SHOWN:])}")
     return lines + ([] if separation is None else notes(separation))
+
+
+def _of_bases(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
+    """Compares the best trial of each base with the best of all, at equal steps; empty with one base."""
+    objective, known = record.judges(best), bases_compared.found(record)
+    verdicts = {}
+    for each in known:
+        if each.best is not None and each.best.trial_key != best.trial_key:
+            gain = objective.gain(each.best.value(objective.metric), best.value(objective.metric))
+            found = separation.of(each.best.trial_key) if separation is not None else None
+            found = found or Comparison(each.best.trial_key, gain)
+            own, of_best = found.steps or (each.best.best_step, best.best_step)
+            names = f"{label(best.number)} (step {of_best})", f"{label(each.best.number)} (step {own})"
+            verdicts[each.best.trial_key] = verdict(*names, objective, found, separation)
+    return bases_compared.lines(known, verdicts)
 
 
 def verdict(first: str, other: str, objective: Objective, found: Comparison, separation: Separation | None) -> str:
@@ -195,15 +214,16 @@ def scores(record: SweepRecord, best: TrialRecord, config: SweepConfig, separati
     if not config.evaluation.metrics:
         return []
     given: dict[str, Mapping[str, float]] = {f"best ({label(best.number)})": best.best_metrics}
-    if record.base is not None:
-        given["base"] = record.base.metrics
+    base = record.base_of(best)
+    if base is not None:
+        given["base"] = base.metrics
     for trial in record.trials.values():
         if trial.number == 0 and config.searcher.start_with_default and trial.trial_key != best.trial_key:
             given[f"default configuration ({label(0)})"] = trial.best_metrics
     names = dict.fromkeys(name for metrics in (*list(given.values())[1:], best.best_metrics) for name in metrics)
     of_graders = grading.verdicts(config.evaluation)
     verdicts = {**dict.fromkeys(separation.counted if separation else (), "with 1"), **of_graders}
-    answered = 0 if record.base is None else record.base.answered
+    answered = 0 if base is None else base.answered
     lines = []
     for name in names:
         if name not in of_graders and name not in config.evaluation.main_among(names):

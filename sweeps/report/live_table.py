@@ -36,6 +36,7 @@ from sweeps.report.time_left import Rates, Trained, seconds_left
 from trainables.contract import StepRecord
 from trainables.inputs.legible import MOST_SHOWN, legible
 from trainables.objective import EVAL_LOSS
+from trainables.specs import short_names
 
 FEWEST_ROWS = 5
 OTHER_LINES = 7
@@ -201,7 +202,8 @@ def describe(event: Event, record: SweepRecord) -> list[str]:
         case DataPrepared():
             return [*_data(event.summary), *(f"warning: {warning}" for warning in event.warnings)]
         case BaseEvaluated():
-            return [f"base without an adapter: {_values(event.metrics, record)} on {counted(event.rows, 'row')}"]
+            name = f"base {short_names([*record.bases, event.base])[event.base]}" if event.base else "base"
+            return [f"{name} without an adapter: {_values(event.metrics, record)} on {counted(event.rows, 'row')}"]
         case TargetSettled():
             return [event.line]
         case TrialStarted():

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from sweeps.config import points
 from sweeps.config.number_words import duration
 from sweeps.record.run_names import label
 from sweeps.record.selection import choose, pareto
@@ -260,7 +261,7 @@ def _axes(record: SweepRecord) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
     known, trials = best_compared.configuration(record), record.trials.values()
     axes, missing = [], []
     for field, domain in () if known is None else known[1].domains.items():
-        name = field.partition(".")[2]
+        name = points.param(field)
         axes.append(axis(name, domain, [trial.params.get(name) for trial in trials]))
         if found := untried(domain, [trial.params.get(name) for trial in trials if trial.step]):
             missing.append(f"{name} {found}")

@@ -30,6 +30,7 @@ def plan_lines(plan: Plan) -> list[str]:
     """Describes the whole plan and its warnings."""
     disk = f"; disk: {size(plan.disk_bytes)} at most" if plan.disk_bytes else ""
     rest = [f"where: {plan.place}: {_hosts(plan)}{disk}", *_memory(plan)]
+    rest += _bases(plan)
     rest += [*([] if plan.engine is None else [engine_line(plan.engine)]), *_data(plan)]
     rest += [*_stopping(plan), *_work(plan.forecast), *_time(plan), *_choices(plan.choices)]
     return [_first(plan), *(CONTINUED + line for line in rest), *(f"warning: {each}" for each in plan.warnings)]
@@ -79,6 +80,17 @@ def _hosts(plan: Plan) -> str:
     of_what = " on the fullest GPU" if each else " per host" if plan.hosts > 1 else ""
     memory = "" if plan.memory_bytes is None else f"; memory: about {plan.memory_bytes / 1e9:.1f} GB{of_what} at most"
     return f"{hosts} with {slots}{counted(plan.slots_per_host, 'slot')} ({at_once}){memory}"
+
+
+def _bases(plan: Plan) -> Iterator[str]:
+    """Says what a host with each base takes, and how often hosts change their base."""
+    for base in plan.bases:
+        slots = "slots as its memory allows" if base.slots_per_host is None else counted(base.slots_per_host, "slot")
+        memory = "" if base.memory_bytes is None else f", about {size(base.memory_bytes)} a host"
+        time = "" if base.seconds is None else f", {_range(plan, base.seconds)} for its share of the trials"
+        yield f"base {base.name}: {slots}{memory}{time}{'' if base.fits else ': does not fit'}"
+    if plan.bases:
+        yield f"a host changes its base {plan.changes} times at most, and loads it anew each time"
 
 
 def _memory(plan: Plan) -> Iterator[str]:

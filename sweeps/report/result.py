@@ -95,8 +95,9 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the line that --json prints; with several objectives, also the trials of the Pareto set."""
-        selection, base, objectives = self.selection, self.record.base, self.record.objectives
+        selection, objectives = self.selection, self.record.objectives
         best = selection.winner
+        base = self.record.base if best is None else self.record.base_of(best)
         metric = self.record.judges(best).metric
         several: dict[str, Any] = {}
         if len(objectives) > 1 and not self.is_folder_gone:

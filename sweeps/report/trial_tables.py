@@ -19,7 +19,7 @@ from trainables.inputs import json_text
 from trainables.inputs.legible import MOST_SHOWN, legible
 from trainables.objective import EVAL_LOSS
 from trainables.scoring.requests import BASE
-from trainables.specs import EvaluationSpec
+from trainables.specs import EvaluationSpec, short_names
 
 NO_ADAPTER = "no adapter"
 """Stands instead of a state in the row of the base."""
@@ -28,7 +28,7 @@ MOST_ROWS = 40
 _APART = {True: "yes", False: "no", None: "?"}
 APART = "differs"
 PARETO = "Pareto"
-WORDS = ("modules", "state", PARETO, APART)
+WORDS = ("modules", "quantization", "compute_dtype", "state", PARETO, APART)
 """Heads of the columns that hold words, which stand on the left."""
 
 
@@ -93,9 +93,13 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
         best, *shown = (number_text(trial.value(name)) for name in (metric, *others))
         end = (best, at, *shown, trial.state.value, *ends(trial.trial_key))
         rows.append((name_of(record, trial), *values, str(trial.step), *end))
-    if record.base is not None:
-        best, *shown = (number_text(record.base.metrics.get(name, math.nan)) for name in (metric, *others))
-        rows.append((BASE, *("" for _ in params), "0", best, "0", *shown, NO_ADAPTER, *ends(BASE)))
+    ranked, called = ranking(record), short_names(record.bases)
+    compared = record.base_of(ranked[0]) if ranked else record.base
+    for base in record.bases.values():
+        best, *shown = (number_text(base.metrics.get(name, math.nan)) for name in (metric, *others))
+        name = f"{BASE} {called[base.base]}" if len(called) > 1 else BASE
+        apart = ends(BASE if base is compared else "")
+        rows.append((name, *("" for _ in params), "0", best, "0", *shown, NO_ADAPTER, *apart))
     return Cells(heads, tuple(rows))
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -146,6 +146,9 @@ class Rule:
         self._patience = overfit_patience
         self._trials: dict[str, TrialHistory] = {}
         self._running: set[str] = set()
+        self.parks_protected = False
+        """Whether a protected trial too is parked where others are. It goes on whatever its rank, but gives its slot
+        back in between, so that a host whose trials are all parked can take another base."""
 
     def take(self, event: RuleEvent) -> Decision:
         """Folds an event into the state; returns the decision on its trial.
@@ -172,6 +175,10 @@ class Rule:
         if not is_exhausted:
             return Idle.NEW
         return Idle.WAIT if self._running else Idle.OVER
+
+    def resumable(self) -> Iterator[str]:
+        """Yields every parked trial that ranks high enough to go on, in the order of `next`."""
+        yield from ()
 
     def status(self, trial: str) -> TrialStatus | None:
         """Returns the state of a trial; None if the rule does not know the trial."""
@@ -261,7 +268,7 @@ class Rule:
         if trial.losses[-1] == math.inf or trial.resource >= self.points[-1]:
             return Decision.STOP
         if trial.is_protected:
-            return Decision.GO_ON
+            return decision if self.parks_protected and decision is Decision.PARK else Decision.GO_ON
         is_overfit = self._patience is not None and trial.worse_in_a_row >= self._patience
         return Decision.STOP if is_overfit else decision
 

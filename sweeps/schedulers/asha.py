@@ -77,7 +77,7 @@ class Promote(Rule):
 
     def next(self, is_exhausted: bool) -> SlotUse:
         """See `Rule.next`."""
-        promotable = next(self._promotable(), None)
+        promotable = next(self.resumable(), None)
         if self._order == "paper" and promotable is not None:
             return Resume(promotable)
         if not is_exhausted:
@@ -104,16 +104,19 @@ class Promote(Rule):
         """See `Rule.is_in_tail`."""
         return trial in self._tail
 
-    def _promotable(self) -> Iterator[str]:
-        """Yields the trial to resume at each rung that has one, rungs in the configured order."""
+    def resumable(self) -> Iterator[str]:
+        """Yields the trials that rank high enough: the rungs in the configured order, the best of each rung first."""
         rungs = list(self._rungs.values())
         for rung in reversed(rungs) if self._order == "paper" else rungs:
-            # If the best parked trial does not rank high enough, no other one does.
-            if rung.parked and self._is_promotable(rung, rung.parked[0]):
-                yield rung.parked[0].trial
+            for key in rung.parked:
+                if self._is_promotable(rung, key):
+                    yield key.trial
+                elif not self.parks_protected:
+                    break  # If a parked trial does not rank high enough, no worse one does.
 
     def _is_promotable(self, rung: Rung, key: Key) -> bool:
-        return bisect_left(rung.ranked, key) < len(rung.ranked) // self._factor
+        ranks_high = bisect_left(rung.ranked, key) < len(rung.ranked) // self._factor
+        return ranks_high or (self.parks_protected and self._trials[key.trial].is_protected)
 
     def _last_resort(self) -> str | None:
         """Returns the trial to resume in the tail; None if there is none."""

@@ -32,8 +32,19 @@ def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0], record.objective) is None):
         return None
     best, *rest = ranked
-    compared = [trial for place, trial in enumerate(rest) if place < MOST_COMPARED or trial.number == 0]
+    near = {trial.trial_key for trial in (*rest[:MOST_COMPARED], *_best_of_bases(record, ranked))}
+    compared = [trial for trial in rest if trial.number == 0 or trial.trial_key in near]
     return _separated(folder, record, best, compared, len(ranked))
+
+
+def _best_of_bases(record: SweepRecord, ranked: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the best trial of each base, where there are several."""
+    if len(record.bases) < 2:
+        return []
+    found: dict[str, TrialRecord] = {}
+    for trial in ranked:
+        found.setdefault(trial.base_name, trial)
+    return list(found.values())
 
 
 def _with_value(record: SweepRecord) -> list[TrialRecord]:
@@ -192,10 +203,11 @@ def _repeated(trials: Iterable[TrialRecord], metric: str) -> list[list[float]]:
 
 def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord, objective: Objective) -> Pair | None:
     metric = objective.metric
-    if record.base is None or metric not in record.base.metrics:
+    base = record.base_of(best)
+    if base is None or metric not in base.metrics:
         return None
-    value = record.base.metrics[metric]
-    rows = _read([folder.base_rows], metric, value, "the base")
+    value = base.metrics[metric]
+    rows = _read([folder.of_base(base.base)[0]], metric, value, "the base")
     gain = objective.gain(value, best.value(metric))
     return Pair(BASE, gain, rows, _of_trial(folder, metric, best, best.best_step))
 

@@ -262,7 +262,7 @@ class Amendments:
 
 def _short_names(field: str) -> tuple[str, str]:
     """Returns the last part of a field's name, as MLflow shows it, and the heading of its column in tables."""
-    name = field.partition(".")[2]
+    name = points.param(field)
     return name, HEADINGS.get(name, name)
 
 

@@ -111,6 +111,8 @@ class TrialSource:
         """All lower numbers are taken."""
         self._is_used_up = False
         """Whether no new point was found, and the searcher has learned nothing since."""
+        self._refused: frozenset[str] = frozenset()
+        """Names of the bases that no host can hold."""
         self._suggested: set[str] = set()
         """Keys of the trials that the searcher suggested under this driver."""
         earlier = record.earlier
@@ -137,6 +139,10 @@ class TrialSource:
                 return self._hand_out(trial)
         self._is_used_up = True
         return None
+
+    def refuse(self, bases: frozenset[str]) -> None:
+        """Hands out no new point of the searcher on these bases from now on."""
+        self._refused = bases
 
     def added(self, record: SweepRecord) -> PlannedTrial | None:
         """Returns the next trial that a user asked for and that was not handed out yet; None if there is none."""
@@ -264,6 +270,8 @@ class TrialSource:
     def _new(self, trial: PlannedTrial) -> PlannedTrial | None:
         """Returns the trial with the first equal target modules; None if it exists or cannot be trained."""
         if self._targets.problem(trial.spec.adapter.target_modules) is not None:
+            return None
+        if trial.spec.base_name in self._refused:
             return None
         trial = self._at(self._targets.represent(trial.point))
         return None if trial.trial_key in self._seen else trial

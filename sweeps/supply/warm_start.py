@@ -123,7 +123,7 @@ def _text(field: str, params: Mapping[str, str]) -> str | None:
     if field == "adapter.alpha_over_r":
         alpha, r = params.get("lora_alpha"), params.get("r")
         return str(float(alpha) / float(r)) if alpha is not None and r is not None else None
-    return params.get(field.split(".", 1)[1])
+    return params.get(points.param(field))
 
 
 def _value(domain: Domain, text: str | None) -> Value | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeps.config.model import SweepConfig
-from sweeps.config.points import ALWAYS_LOGGED, settings
+from sweeps.config.points import ALWAYS_LOGGED, param, settings
 from sweeps.record import digests, samples
 from sweeps.record.events import (
     BaseEvaluated,
@@ -144,7 +144,7 @@ class MlflowSink:
         runs.text(parent, "sweep/config.json", self._folder.config.read_text(encoding="utf-8"))
         # alpha_over_r follows from r and lora_alpha, which are always there.
         searched = [field for field in config.searched if field != "adapter.alpha_over_r"]
-        shown = [*ALWAYS_LOGGED, *(field.split(".", 1)[1] for field in searched)]
+        shown = [*ALWAYS_LOGGED, *map(param, searched)]
         view = shared_view(
             self._folder.path.name, parent, list(dict.fromkeys(shown)), event.objectives()[0], event.time
         )
@@ -158,8 +158,10 @@ class MlflowSink:
             runs.dataset(parent, self._config.name, str(summary["fingerprint"]), json.dumps(dict(summary)), source)
 
     def _base(self, runs: Runs, parent: str, event: BaseEvaluated) -> None:
-        runs.log(parent, [MetricPoint(f"base_{name}", value, event.time, 0) for name, value in event.metrics.items()])
-        for file in (self._folder.base_rows, self._folder.base_samples):
+        if event.base in ("", self._config.base.base_name):  # a run has one value of each metric
+            points = [MetricPoint(f"base_{name}", value, event.time, 0) for name, value in event.metrics.items()]
+            runs.log(parent, points)
+        for file in self._folder.of_base(event.base):
             if file.exists():
                 runs.text(parent, file.name, file.read_text(encoding="utf-8"))
 

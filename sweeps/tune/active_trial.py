@@ -25,6 +25,7 @@ from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import LastReport, Progress
 from trainables.contract import Evaluation, Failure, Opened, Report
 from trainables.inputs.legible import legible
+from trainables.specs import TrialSpec
 
 NO_BYTES = Large()
 
@@ -58,6 +59,7 @@ class ActiveTrial:
         """Does nothing yet. `before` is the trial's run until it was parked; that run ends first."""
         self._broker, self._first, self._before = broker, question, before
         self._key: str = question.config["trial_key"]
+        self._spec = TrialSpec.model_validate_json(question.config["spec"])
         self._files = FolderFiles(question.config, self._key)
         self._progress: Progress | None = None
         """None until the folder was read."""
@@ -307,11 +309,11 @@ class ActiveTrial:
 
     async def _lease(self) -> Opened | Failure | None:
         """Waits `CALL_SECONDS` for a slot and puts the trial into the slot. Returns None if there is none yet."""
-        granted = await self._broker.acquire(self._key, timeouts.CALL_SECONDS)
+        granted = await self._broker.acquire(self._key, timeouts.CALL_SECONDS, self._spec)
         if granted is None:
             return None
         if isinstance(granted, Refused):
-            return Failure(kind="failed", message=granted.message)
+            return Failure(kind=granted.kind, message=granted.message)
         self._leased = granted
         spec, snapshot = self._first.config["spec"], await self._latest()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from cluster.broker_answers import Ready
 from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from search_spaces.space import SearchSpace
 from sweeps import timeouts
-from sweeps.config import resource
+from sweeps.config import bases, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record import samples
@@ -32,13 +32,14 @@ from sweeps.tune import experiment
 from sweeps.tune.active_trial import ActiveTrial
 from sweeps.tune.actor_calls import RAY, Calls
 from sweeps.tune.finalists import FinalistScoring
-from sweeps.tune.hosts import BaseEvaluation, HostCount, StartedHosts, StartingBroker, hosts_started
+from sweeps.tune.hosts import BaseEvaluation, HostBases, HostCount, StartedHosts, StartingBroker, hosts_started
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback
 from sweeps.tune.trial_queue import TrialQueue, room_anywhere
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 from trainables.errors import GradingError
+from trainables.specs import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Driver:
             HostError: no host can run; the message says what to mend.
         """
         since, hosts = self.trials.clock(), self.trials.amended.cluster.hosts
-        base, path = self._config.base, self._journal.record.path
+        own, path = bases.of(self._config, space), self._journal.record.path
         if path is not None:  # Another path rounds differently, and new losses must compare with those in the log.
-            base = path.given_to(base)
-        broker = self.create_broker(base, slot_limits, self._host_options(hosts), ActiveTrial)
+            own = tuple(map(path.given_to, own))
+        broker = self.create_broker(own[0], slot_limits, self._host_options(hosts, own[1:]), ActiveTrial)
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
         if waits is not None:
@@ -82,7 +83,7 @@ class Driver:
         self._journal.add(DataPrepared(time=self.trials.clock(), summary=summary, warnings=warnings))
         return StartedHosts(ready, broker, targets, hosts, starting.lines_said)
 
-    def _host_options(self, hosts: HostCount) -> HostOptions:
+    def _host_options(self, hosts: HostCount, others: tuple[TrialSpec, ...]) -> HostOptions:
         cluster, base = self._config.cluster, self._journal.record.base
         return HostOptions(
             hosts=hosts,
@@ -90,6 +91,7 @@ class Driver:
             may_grow=not cluster.has_own_ray,
             env_vars=cluster.runtime_env.env_vars,
             pip=cluster.runtime_env.pip,
+            bases=others,
             hardware_before="" if base is None else base.hardware,
         )
 
@@ -126,15 +128,12 @@ class Driver:
         self.trials.settle()
         self.trials.folder.clean()
         source = self._source(hosts.targets, space)
-        base = None
-        if self._journal.record.base is None:
-            take = partial(write_base, self.trials, self.display.say)
-            base = BaseEvaluation(hosts.broker, take, self._has_report, self.calls)
+        evaluated = self._base_evaluations(hosts.broker, bases.of(self._config, space))
         with experiment.scratch() as files:
-            self._run_tune(hosts, source, base, files)
-        if base is not None:
+            self._run_tune(hosts, source, evaluated, files)
+        for base in evaluated:
             with self._scoring() as stop:  # The trials may have ended before the base was evaluated.
-                while not (base.is_over or stop.is_ending):
+                while base.is_wanted and not stop.is_ending:
                     base.wait(timeouts.START_LOOK_SECONDS)
         record = self._journal.record
         lacking, gave_up = source.lacking(record), source.gave_up(record) or source.out_of_patience(record)
@@ -164,8 +163,30 @@ class Driver:
         finally:
             stop.is_scoring = False
 
+    def _base_evaluations(self, broker: Any, own: Sequence[TrialSpec]) -> list[BaseEvaluation]:
+        """Returns the evaluations of bases that the log lacks. One of several is due once a trial is on the base."""
+        say, journal = self.display.say, self._journal
+        if len(own) == 1:
+            take = partial(write_base, self.trials, say)
+            lacks = journal.record.base is None
+            return [BaseEvaluation(broker, take, self._has_report, self.calls)] if lacks else []
+        return [
+            BaseEvaluation(
+                broker,
+                partial(write_base, self.trials, say, base=spec.base_name),
+                partial(self._is_begun_on, spec.base_name),
+                self.calls,
+                spec,
+            )
+            for spec in own
+            if spec.base_name not in journal.record.bases
+        ]
+
     def _has_report(self) -> bool:
         return any(trial.evals for trial in self._journal.record.trials.values())
+
+    def _is_begun_on(self, base: str) -> bool:
+        return any(trial.base_name == base for trial in self._journal.record.trials.values())
 
     def _source(self, targets: Targets, space: SearchSpace) -> TrialSource:
         """Returns the source of the sweep's trials, including trials that an earlier driver began."""
@@ -175,7 +196,7 @@ class Driver:
             journal.add(refused)
         return TrialSource(self._config, space, journal.record, targets)
 
-    def _run_tune(self, hosts: StartedHosts, source: TrialSource, base: BaseEvaluation | None, files: Path) -> None:
+    def _run_tune(self, hosts: StartedHosts, source: TrialSource, evaluated: list[BaseEvaluation], files: Path) -> None:
         compared, broker = resource.of(self._config), hosts.broker
         disk = self._config.budget.disk
         shared = {
@@ -190,9 +211,10 @@ class Driver:
             lambda: self._slots(broker),
             self.trials,
             (lambda: 0) if self._config.cluster.has_own_ray else room_anywhere,
+            HostBases(broker, source.refuse, self.calls) if bases.are_searched(self._config) else None,
         )
         callback = JournalCallback(self.trials, self.display.say, broker.release.remote)
-        watch = Watch(hosts, self.trials, lambda: queue.live, self.display, base, self.calls)
+        watch = Watch(hosts, self.trials, lambda: queue.live, self.display, evaluated, self.calls)
         experiment.run(files, self.trials, queue, watch, callback)
         if callback.failure is not None:
             raise callback.failure
@@ -226,13 +248,16 @@ class Driver:
                 self.trials.end_interrupted(trial, state, why, may_go_on)
 
 
-def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evaluation | Failure) -> None:
+def write_base(
+    trials: SweepTrials, say: Callable[[str], None], evaluated: Evaluation | Failure, base: str = ""
+) -> None:
     """Writes the evaluation of the base without an adapter, or says why there is none.
 
     Raises GradingError if its answers cannot be scored, as then hardly those of a trial can.
     """
     if isinstance(evaluated, Failure):
-        say(f"the base without an adapter could not be evaluated: {evaluated.message}")
+        name = f"the base {base}".rstrip()
+        say(f"{name} without an adapter could not be evaluated: {evaluated.message}")
         return
     metric, unscored = trials.config.objectives[0].metric, dict(evaluated.unscored)
     if trials.config.evaluation.scores_by(metric) and metric not in evaluated.metrics:
@@ -240,11 +265,11 @@ def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evalu
     for why in unscored.values():
         way_out = "mend what scores them, then qsweep resume goes on"
         raise GradingError([f"evaluation.metrics: the answers of the base cannot be scored: {why}: {way_out}"])
-    path = trials.folder.base_rows
+    path, answers = trials.folder.of_base(base)
     try:
         with writing(path):
             if evaluated.answers:
-                write_whole(trials.folder.base_samples, samples.text(evaluated.answers).encode())
+                write_whole(answers, samples.text(evaluated.answers).encode())
             write_whole(path, json.dumps(evaluated.document()).encode())
         event = BaseEvaluated(
             time=trials.clock(),
@@ -252,6 +277,7 @@ def write_base(trials: SweepTrials, say: Callable[[str], None], evaluated: Evalu
             rows=len(evaluated.row_losses),
             hardware=evaluated.hardware,
             answered=len(evaluated.answers),
+            base=base,
         )
         trials.journal.add(event)
     except StorageError as error:

@@ -55,14 +55,16 @@ class FinalistScoring:
             return
         names = ", ".join(label(trial.number) for trial, _ in due)
         self.say(f"scoring the answers of {counted(len(due), 'trial')}: {names}")
-        answer = self._asked(tuple(finalist for _, finalist in due))
-        if isinstance(answer, Failure):
-            self.trials.stop.ask(
-                "failed", f"the finalists could not be scored: {answer.message}; go on with qsweep resume"
-            )
-            return
-        for (trial, _), found in zip(due, answer or (), strict=answer is not None):
-            self._take(trial, found)
+        for base in dict.fromkeys(finalist.spec.base_name for _, finalist in due):  # a host holds one base
+            own = [each for each in due if each[1].spec.base_name == base]
+            answer = self._asked(tuple(finalist for _, finalist in own))
+            if isinstance(answer, Failure):
+                self.trials.stop.ask(
+                    "failed", f"the finalists could not be scored: {answer.message}; go on with qsweep resume"
+                )
+                return
+            for (trial, _), found in zip(own, answer or (), strict=answer is not None):
+                self._take(trial, found)
 
     def _asked(self, asked: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
         """Returns the broker's answer; asks again after the loss of a host. Returns None if somebody ends the sweep."""

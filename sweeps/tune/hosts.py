@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ray.exceptions import ActorUnavailableError
@@ -20,6 +21,7 @@ from sweeps.steering.stop import StopState
 from sweeps.supply.target_modules import Targets
 from sweeps.tune.actor_calls import RAY, Calls, OpenCall, Repeated, until_there
 from trainables.contract import Evaluation, Failure
+from trainables.specs import TrialSpec
 
 BROKER_DIES = (
     "the broker, which starts the hosts, has died, and no other was made within two minutes, or that one has "
@@ -174,6 +176,7 @@ class BaseEvaluation:
         take: Callable[[Evaluation | Failure], None],
         is_due: Callable[[], bool],
         calls: Calls = RAY,
+        spec: TrialSpec | None = None,
     ) -> None:
         """Asks no host yet.
 
@@ -181,12 +184,19 @@ class BaseEvaluation:
             take: called once, with the answer.
             is_due: tells whether a trial has reported. The base waits for this report `timeouts.BASE_FIRST_SECONDS` at
                 most, so that answers that cannot be scored end the sweep soon.
+            spec: names the base where there are several. It is never asked for before `is_due`: no host may hold it.
         """
-        self._broker, self._take, self._is_due, self._calls = broker, take, is_due, calls
+        self._take, self._is_due, self._calls, self._words = take, is_due, calls, () if spec is None else (spec,)
+        self._broker = broker
         self._asked: Repeated | None = None
-        self._ask_at = calls.now() + timeouts.BASE_FIRST_SECONDS
+        self._ask_at = math.inf if self._words else calls.now() + timeouts.BASE_FIRST_SECONDS
         self.is_over = False
         """Whether the answer was passed on."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tells whether the answer is still to come, and is not of a base that no trial was on."""
+        return not self.is_over and (not self._words or self._is_due())
 
     def look(self) -> None:
         """Asks a host once the evaluation is due, and passes the answer on if it is there. Never waits."""
@@ -197,11 +207,33 @@ class BaseEvaluation:
         """Asks a host now, unless one was asked; waits `seconds` for the answer and passes it on."""
         if self.is_over:
             return
-        self._asked = self._asked or Repeated(self._broker.evaluate_base.remote, self._calls)
+        self._asked = self._asked or Repeated(partial(self._broker.evaluate_base.remote, *self._words), self._calls)
         answer = self._asked.answer(seconds)
         if answer is not None:
             self.is_over = True
             self._take(answer)
+
+
+class HostBases:
+    """Asks the broker for the slots of each base, and tells it which trials come, in a sweep that searches its base."""
+
+    def __init__(self, broker: Any, refuse: Callable[[frozenset[str]], None], calls: Calls = RAY) -> None:
+        """`refuse` takes the names of the bases that no host can hold."""
+        self._broker, self._refuse, self._calls = broker, refuse, calls
+
+    def slots(self) -> Mapping[str, int]:
+        """Returns base -> slots, see `Broker.slots_by_base`; empty while Ray restarts the broker."""
+        try:
+            slots, refused = self._calls.answer(self._broker.slots_by_base.remote())
+        except PROCESS_LOST:
+            return {}
+        self._refuse(refused)
+        found: Mapping[str, int] = slots
+        return found
+
+    def expect(self, trial_key: str, spec: TrialSpec) -> None:
+        """Tells that a trial is handed out: its process may need seconds to start and ask for a slot."""
+        self._broker.expect.remote(trial_key, spec)
 
 
 def hosts_started(answer: Ready, since: float, time: float) -> HostsStarted:

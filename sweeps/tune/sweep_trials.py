@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from sweeps.config import resource
+from sweeps.config import bases, resource
 from sweeps.config.model import SweepConfig
 from sweeps.record import limits
 from sweeps.record.events import Event, TrialEnded, TrialParked, TrialState
@@ -41,6 +41,7 @@ class SweepTrials:
         self.config, self.journal, self.folder, self.stop, self.clock = config, journal, folder, stop, clock
         compared = resource.of(config)
         self.rule: Rule = compared.scheduler.build(compared.total, config.stops.mode)
+        self.rule.parks_protected = bases.are_searched(config)
         self.to_stop: set[str] = set()
         """Keys of the trials that somebody asked to stop and that have not ended."""
         self.unreported: dict[str, tuple[StepRecord, ...]] = {}

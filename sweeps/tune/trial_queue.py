@@ -6,14 +6,18 @@ names: a parked trial or a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from cluster.nodes import staying
 from sweeps.schedulers import Idle, Resume
+from sweeps.supply import base_turns
+from sweeps.supply.base_turns import TrialWork
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
+from sweeps.tune.hosts import HostBases
 from sweeps.tune.slot_trial import PROCESS_BYTES
 from sweeps.tune.sweep_trials import SweepTrials
 from trainables.specs import TrialSpec
@@ -34,6 +38,7 @@ class TrialQueue(Searcher):
         slots: Callable[[], int],
         trials: SweepTrials,
         room: Callable[[], int] = lambda: 0,
+        bases: HostBases | None = None,
     ) -> None:
         """Creates the queue.
 
@@ -46,6 +51,7 @@ class TrialQueue(Searcher):
                 the sweep is to end: then no trial begins.
             room: returns how many stubs may be on any node. Further stubs go to the head: they would wait for ever
                 elsewhere.
+            bases: the bases that hosts hold. None if all trials are on one base.
         """
         super().__init__()
         self._trials, self._rule, self._stop = trials, trials.rule, trials.stop
@@ -56,6 +62,9 @@ class TrialQueue(Searcher):
         self._source = source
         self._settings = settings
         self._slots = slots
+        self._bases = bases
+        self._pool: list[PlannedTrial] = []
+        """New trials that were drawn while no host with their base had a free slot."""
         self._live: dict[str, str] = {}
         """Tune's id -> trial key, for all trials that were handed out and are not over."""
         self._anywhere: set[str] = set()
@@ -76,20 +85,24 @@ class TrialQueue(Searcher):
         """Returns the next trial's configuration; None if no slot is free; FINISHED if there are no more trials."""
         if self._stop.reason is not None:
             return FINISHED
-        if self._live and len(self._live) >= self._slots():
+        by_base = None if self._bases is None else self._bases.slots()
+        slots = self._slots() if by_base is None else sum(by_base.values())
+        if self._live and len(self._live) >= slots:
             # A live trial waits for a slot by itself. Without a live trial the sweep must be able to end.
             return None
-        trial = self._next()
+        trial = self._next(by_base)
         if trial is None and self._live:
             # A live trial may turn out infeasible and be replaced, or its report may let a parked trial go on.
             return None
-        trial = trial or self._stop.last_call(self._next)
+        trial = trial or self._stop.last_call(lambda: self._next(by_base))
         if trial is None:
             return FINISHED
         self._live[trial_id] = trial.trial_key
         if trial.repeats is not None:
             self._repeating.add(trial_id)
         self._begun[trial.trial_key] = trial
+        if self._bases is not None:
+            self._bases.expect(trial.trial_key, trial.spec)
         is_in_tail = self._trials.begin(trial)
         is_anywhere = len(self._anywhere) < self._room()
         if is_anywhere:
@@ -108,7 +121,7 @@ class TrialQueue(Searcher):
             "is_anywhere": is_anywhere,
         }
 
-    def _next(self) -> PlannedTrial | None:
+    def _next(self, by_base: Mapping[str, int] | None) -> PlannedTrial | None:
         """Returns the trial that gets a free slot; None if no trial gets the slot now."""
         if self._interrupted:
             trial = self._source.next(self._trials.journal.record)
@@ -118,6 +131,9 @@ class TrialQueue(Searcher):
         added = self._source.added(self._trials.journal.record)
         if added is not None:
             return added
+        if by_base is not None:
+            trial = self._next_by_base(by_base)
+            return trial or self._repeat()
         work = self._rule.next(is_exhausted=False)
         if work is Idle.NEW:
             trial = self._source.next(self._trials.journal.record)
@@ -126,6 +142,34 @@ class TrialQueue(Searcher):
             work = self._rule.next(is_exhausted=True)
         if isinstance(work, Resume):
             return self._begun[work.trial]
+        return self._repeat()
+
+    def _next_by_base(self, slots: Mapping[str, int]) -> PlannedTrial | None:
+        """Returns the new or parked trial that gets a free slot, or that waits for a host to change its base."""
+        live = [self._work(self._begun[key]) for key in self._live.values()]
+        taken = Counter(work.base for work in live)
+        free = {base for base, count in slots.items() if count > taken[base]}
+        while not self._pool or (free and all(trial.spec.base_name not in free for trial in self._pool)):
+            drawn = self._source.next(self._trials.journal.record)
+            if drawn is None:
+                break
+            self._pool.append(drawn)
+        parked = list(self._rule.resumable())
+        work = self._rule.next(is_exhausted=True)
+        if not parked and not self._pool and isinstance(work, Resume):
+            parked = [work.trial]
+        due = {trial.trial_key: trial for trial in (*self._pool, *(self._begun[key] for key in parked))}
+        chosen = base_turns.choose([self._work(trial) for trial in due.values()], live, slots)
+        if chosen is None:
+            return None
+        self._pool = [trial for trial in self._pool if trial.trial_key != chosen.trial]
+        return due[chosen.trial]
+
+    def _work(self, trial: PlannedTrial) -> TrialWork:
+        key = trial.trial_key
+        return TrialWork(key, trial.spec.base_name, self._rule.resource(key) if self._rule.status(key) else 0)
+
+    def _repeat(self) -> PlannedTrial | None:
         # Repeats begin once no other trial trains, because only then the best trials are known.
         return self._source.repeat(self._trials.journal.record) if self._live.keys() <= self._repeating else None
 

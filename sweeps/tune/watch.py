@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,16 +33,16 @@ class Watch(Stopper):
         trials: SweepTrials,
         live_trials: Callable[[], int],
         display: Display,
-        base: BaseEvaluation | None,
+        bases: Sequence[BaseEvaluation],
         calls: Calls = RAY,
     ) -> None:
         """Watches a sweep whose hosts have started.
 
         Args:
             live_trials: returns the number of trials that were handed out and are not over.
-            base: None if the base was evaluated before.
+            bases: those that were not evaluated before.
         """
-        self._trials, self._live_trials, self._display, self._base = trials, live_trials, display, base
+        self._trials, self._live_trials, self._display, self._bases = trials, live_trials, display, bases
         self._broker, self._calls, self._hosts_at_start = hosts.broker, calls, hosts.hosts_at_start
         self._lines = BrokerLines(hosts.lines_said)
         self._news, self._standing, self._latest = OpenCall(calls), OpenCall(calls), OpenCall(calls)
@@ -74,8 +74,8 @@ class Watch(Stopper):
         self._show_steps()
         self._stop_trials()
         self._want_hosts()
-        if self._base is not None:
-            self._base.look()
+        for base in self._bases:
+            base.look()
         return self._trials.stop.check() is not None and self._may_end()
 
     def _may_end(self) -> bool:

@@ -38,7 +38,7 @@ def host(node_id: str, slots: int = 1, gpu_ids: tuple[str, ...] = ()) -> host_st
     facts = HostFacts(
         pid=1, node=node_id, device="cpu", slots=slots, estimated_bytes=None, node_id=node_id, gpu_ids=gpu_ids
     )
-    return host_states.HostState(actor(close=close), facts)
+    return host_states.HostState(actor(close=close), facts, base=TOY.base_name)
 
 
 class Gpus:

@@ -50,7 +50,7 @@ async def dies(*_arguments: object) -> None:
 def host(slots: int = 1, **methods: Any) -> HostState:
     facts = HostFacts(pid=1, node="127.0.0.1", device="cpu", slots=slots, estimated_bytes=None)
     methods.setdefault("close", Close())
-    return HostState(actor(**methods), facts)
+    return HostState(actor(**methods), facts, base=TOY.base_name)
 
 
 def broker_with(*hosts: HostState, clock: Callable[[], float] = lambda: 0.0, auto: int = 0) -> Broker:

@@ -14,7 +14,7 @@ import pytest
 import search_spaces
 from search_spaces.space import SearchSpace
 
-NAMES = ["lora_core", "lora_wide", "toy"]
+NAMES = ["lora_core", "lora_or_qlora", "lora_wide", "toy"]
 
 
 def test_available_are_the_modules_with_a_space_and_their_first_lines() -> None:

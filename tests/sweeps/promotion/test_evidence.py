@@ -12,14 +12,17 @@ import pytest
 from promotions import MODEL, base_facts, config
 from sweep_files import toy
 
+from cluster.scoring import Scoring
 from sweeps.config.model import Promotion
 from sweeps.errors import SweepError
 from sweeps.promotion import evidence, versions
+from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.request import Context
 from sweeps.record import digests
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables.contract import Evaluation
 from trainables.objective import LOWEST_LOSS, Objective
-from trainables.scoring.requests import BaseFacts
+from trainables.scoring.requests import BASE, BaseFacts, ScoringRequest, ScoringResult
 from trainables.specs import DataSpec, EvaluationSpec, QuantizationSpec
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -94,6 +97,46 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_
     adapter, (reason,) = checked(force=True)
     assert adapter is None
     assert re.search(told, reason)
+
+
+def test_a_champion_in_another_quantisation_of_the_model_is_scored_on_its_own_base_without_force(
+    tmp_path: Path,
+) -> None:
+    nf4 = {"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"}
+    ours = facts(OLD, WEIGHTS)
+    package = {"artifacts/base.json": json.dumps(facts(OLD, WEIGHTS, quantization=nf4).model_dump()).encode()}
+    tags = {"base.identity": f"{BRANCH} nf4 double", IDENTITY: "id", versions.DIGEST: digests.of_files(package)}
+    scored: Any = SimpleNamespace(fingerprint=lambda: {"model": BRANCH}, base_facts=lambda: ours, _call=None)
+    sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
+    policy: Any = SimpleNamespace(alias="champion", guards=(), slices=None)
+    unused: Any = None
+    asked: Any = SimpleNamespace(eval_data=None, force=False)
+    lookup: Any = SimpleNamespace(files=lambda *_: package)
+    said: list[str] = []
+    context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, said.append)
+    found = evidence.check_base_and_rows(context, Version("1", "run", tags), scored)
+    assert said == ["the champion was trained in nf4: it is evaluated on its own base, on the same rows"]
+    base = found.champion_base
+    assert base is not None
+    assert base.quantization.model_dump(exclude={"residency"}) == nf4
+    assert base.model == sweep.config.model
+
+    asked_of: list[tuple[str, tuple[str, ...]]] = []
+
+    def call(method: str, words: tuple[Any, ...]) -> ScoringResult:
+        request: ScoringRequest = words[-1]
+        asked_of.append((method, tuple(request.adapters)))
+        names = [*request.adapters, *([BASE] if request.with_base else [])]
+        losses = {name: Evaluation(metrics={"eval_loss": float(len(name))}) for name in names}
+        return ScoringResult(scores=losses, hardware="cpu float32", fingerprint="f")
+
+    apart = evidence.ChampionApart(Scoring(call), base)
+    request = ScoringRequest(rows="test", adapters={"t01": {}, CHAMPION: {}}, with_base=True)
+    assert set(apart.score(request).scores) == {"t01", BASE, CHAMPION}
+    assert asked_of == [("score", ("t01",)), ("score_apart", (CHAMPION,))]
+    asked_of.clear()
+    apart.score(request.model_copy(update={"adapters": {"t01": {}}}))
+    assert asked_of == [("score", ("t01",))], "nothing of the champion is asked for"
 
 
 def context_of(config: Any, **more: Any) -> tuple[Any, list[str]]:

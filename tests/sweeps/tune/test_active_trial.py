@@ -25,6 +25,9 @@ from sweeps.tune.active_trial import ActiveTrial, ResultRequest
 from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import LastReport
 from trainables.contract import AnsweredRow, Evaluation, Failure, Opened
+from trainables.specs import TrialSpec
+
+SPEC = TrialSpec().model_dump_json()
 
 T = TypeVar("T")
 REPORTED_NOTHING = {"step": 0, "best_step": 0, "best_metrics": None}
@@ -35,7 +38,7 @@ class World:
 
     def __init__(self, folder: Path, **told: Any) -> None:
         self.config: dict[str, Any] = {
-            "trial_key": "a", "spec": "", "points": [3, 9], "dir": str(folder), "disk_bytes": None, "parks": False,
+            "trial_key": "a", "spec": SPEC, "points": [3, 9], "dir": str(folder), "disk_bytes": None, "parks": False,
             "objective": {"metric": "eval_loss", "mode": "min"}, "repeats": None, "is_anywhere": False, "run": 1,
             "reported": REPORTED_NOTHING, **told,
         }  # fmt: skip
@@ -79,7 +82,7 @@ class World:
 
     # The broker
 
-    async def acquire(self, trial_key: str, wait_seconds: float) -> Lease:
+    async def acquire(self, trial_key: str, wait_seconds: float, spec: TrialSpec) -> Lease:
         self.leases += 1
         self.lease = f"{trial_key}-{self.leases}"
         return Lease(self.lease, f"host-{self.leases}")

@@ -57,7 +57,7 @@ class World:
         )  # fmt: skip
         display: Any = SimpleNamespace(say=self.said.append, latest=lambda _steps: None)
         started = StartedHosts(READY, broker, Targets(), "auto", lines_said=0)
-        self.watch = Watch(started, self.trials, lambda: self.live, display, None, self.calls)
+        self.watch = Watch(started, self.trials, lambda: self.live, display, (), self.calls)
 
     def want(self, hosts: int | None) -> None:
         """Somebody has asked for so many hosts; for as many as there are, where it is None."""

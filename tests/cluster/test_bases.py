@@ -1,0 +1,161 @@
+"""A host holds one base at a time, and takes another where trials wait for that one: without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fleets import Actors, World
+from ray.exceptions import RayTaskError
+
+from cluster.broker import Broker
+from cluster.broker_answers import Lease, Refused
+from cluster.errors import HostError
+from cluster.hosts import HostOptions, SlotLimits
+from trainables.contract import Failure
+from trainables.specs import QuantizationSpec, SchemeName, TrialSpec
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def on(scheme: SchemeName) -> TrialSpec:
+    return TrialSpec(trainable="toy", quantization=QuantizationSpec(scheme=scheme))
+
+
+FIRST, OTHER, THIRD = on("nf4"), on("none"), on("fp4")
+
+
+class Bases:
+    """A broker whose hosts are those of a `World`; nothing of it waits for long."""
+
+    def __init__(self, *nodes: str, bases: tuple[TrialSpec, ...] = (OTHER,)) -> None:
+        self.actors = Actors(*nodes)
+        self.world = World(self.actors, bases=bases)
+        limits = SlotLimits(slots=2, at_most=8, largest=(FIRST,))
+        self.broker = Broker(FIRST, limits, HostOptions(), self._no_run, lambda: self.world.now)
+        self.world.fleet._limits = limits
+        self.broker._fleet = self.world.fleet
+        self.broker._hosts = self.world.fleet.hosts
+        self.broker._tried = 1e9
+
+    @staticmethod
+    def _no_run(*_words: object) -> Any:
+        raise AssertionError("no trial is asked for")
+
+    async def begin(self) -> None:
+        assert await self.world.begin() is None
+
+    async def take(self, trial: str, spec: TrialSpec) -> str | None:
+        """The base of the host that gave the trial a slot; None if the trial waits."""
+        found = await self.broker.acquire(trial, 0.01, spec)
+        assert not isinstance(found, Refused), found
+        await self.world.settle()
+        return self.broker._hosts[found.host_id].base if isinstance(found, Lease) else None
+
+    def held(self) -> list[str]:
+        return sorted(host.base for host in self.broker._hosts.values())
+
+
+@pytest.fixture
+def made(monkeypatch):
+    def make(*nodes: str, **options: Any) -> Bases:
+        found = Bases(*nodes, **options)
+        monkeypatch.setattr("cluster.fleet.HostActor", found.actors)
+        monkeypatch.setattr("ray.kill", found.actors.kill)
+        return found
+
+    return make
+
+
+async def test_a_host_changes_its_base_when_no_trial_of_its_base_is_there_and_not_before(made):
+    bases = made("n")
+    await bases.begin()
+    assert bases.held() == ["nf4"]
+    assert await bases.take("a", FIRST) == "nf4"
+    assert await bases.take("b", OTHER) is None
+    assert bases.held() == ["nf4"], "a still trains there"
+    await bases.broker.vacate("a")
+    await bases.world.settle()
+    assert bases.held() == ["none"]
+    assert await bases.take("b", OTHER) == "none"
+    assert await bases.take("a", FIRST) is None
+    assert bases.actors.living[0].base.quantization == OTHER.quantization
+    assert [limits.base_name for limits in bases.actors.living[0].limits.largest] == ["none"]
+    assert [line for line in bases.world.news if "changes its base" in line] == [
+        "host changes its base (process 1 on n): no trial on nf4 is due, but on none"
+    ]
+
+
+async def test_hosts_are_shared_out_among_the_bases_as_they_start_and_one_may_take_a_base_that_nobody_named(made):
+    bases = made("m", "n")
+    await bases.begin()
+    assert bases.held() == ["nf4", "none"]
+    assert await bases.take("a", THIRD) == "fp4"
+    assert bases.broker._fleet.slots_by_base in ({"nf4": 2, "fp4": 2}, {"none": 2, "fp4": 2})
+
+
+async def test_a_host_that_evaluates_its_base_keeps_the_base_meanwhile(made):
+    bases = made("n")
+    await bases.begin()
+    (host,) = bases.broker._hosts.values()
+    host.evaluations += 1
+    assert await bases.take("b", OTHER) is None
+    assert bases.held() == ["nf4"]
+    host.evaluations -= 1
+    bases.broker._fleet.turn()
+    await bases.world.settle()
+    assert await bases.take("b", OTHER) == "none"
+
+
+async def test_a_host_that_dies_while_it_takes_another_base_is_made_again_with_that_base(made):
+    bases = made("n")
+    await bases.begin()
+    bases.actors.dies_loading = 1
+    assert await bases.take("b", OTHER) is None
+    assert bases.held() == []
+    await bases.world.follow(60.0)
+    assert await bases.take("b", OTHER) == "none"
+
+
+@pytest.mark.parametrize("how", ["mistake", "deaths"])
+async def test_a_base_that_no_host_can_hold_is_given_up_once_and_the_others_go_on(made, how, monkeypatch):
+    bases = made("n")
+    await bases.begin()
+    start = bases.actors.remote
+
+    def remote(base: str, limits: SlotLimits) -> Any:
+        actor = start(base, limits)
+        if actor.base.quantization == OTHER.quantization:
+
+            async def fails(*_words: object) -> Any:
+                raise RayTaskError("start", "", HostError("2.7 GB needed, 1.1 GB free"))
+
+            if how == "mistake":
+                actor.start.remote = fails
+        return actor
+
+    bases.actors.remote = remote
+    bases.actors.dies_loading = 3 if how == "deaths" else 0
+    assert await bases.take("b", OTHER) is None
+    for _ in range(4):
+        await bases.world.follow(120.0)
+    found = await bases.broker.acquire("b", 0.01, OTHER)
+    assert isinstance(found, Refused)
+    assert found.kind == "infeasible"
+    assert found.message.startswith("no host can hold the base none: ")
+    assert isinstance(await bases.broker.evaluate_base(OTHER), Failure)
+    assert len([line for line in bases.world.news if line.startswith("no host can hold the base none")]) == 1
+    assert await bases.take("a", FIRST) == "nf4"
+    assert (await bases.broker.slots_by_base())[1] == {"none"}
+
+
+async def test_one_base_is_never_given_up(made):
+    bases = made("n", bases=())
+    await bases.begin()
+    bases.actors.dies_loading = 5
+    await bases.broker.lost(next(iter(bases.broker._hosts)))
+    for _ in range(8):
+        await bases.world.follow(120.0)
+    await asyncio.sleep(0)
+    assert await bases.take("a", FIRST) == "nf4"
