@@ -200,10 +200,11 @@ def _shape(base: TrialSpec, rows: RowShape | None) -> RowShape:
 def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int = 1) -> int:
     """Estimates the bytes of the base and of one pass without gradients, which keeps the activations of one block.
 
-    With several GPUs, the bytes are those of the fullest one. Scoring does not dequantise the base.
+    With several GPUs, the bytes are those of the fullest one. Scoring on a GPU does not dequantise the base.
     """
     width = _dtype_bytes(base.quantization, device)
-    stays = base.model_copy(update={"quantization": base.quantization.model_copy(update={"residency": "4bit"})})
+    in_4_bits = base.model_copy(update={"quantization": base.quantization.model_copy(update={"residency": "4bit"})})
+    stays = base if device == "cpu" else in_4_bits
     tokens = max(EVALUATION_TOKENS, base.data_spec.max_length)
     passed = _scoring_pass(facts, base.adapter, width, tokens)
     return _PROCESS_BYTES[device] + _share(stays, facts, device, gpus).base_bytes + passed

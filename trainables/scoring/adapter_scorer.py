@@ -35,6 +35,7 @@ from trainables.errors import DataError, GradingError, ModelError
 from trainables.grading import catalogue
 from trainables.inputs.installed import version
 from trainables.inputs.legible import legible
+from trainables.packing import memory
 from trainables.packing.answers import Grading
 from trainables.packing.batches import pad, padded_losses
 from trainables.packing.generation import Answered, generate_plain, rank_plain
@@ -92,7 +93,11 @@ class AdapterScorer:
 
     @cached_property
     def _base(self) -> base_model.Base:
-        return base_model.load(self._spec, self._cache)
+        """The base as in training; a GPU keeps its 4 bits, which take less memory there."""
+        loaded, facts = base_model.load(self._spec, self._cache), model_source.facts(self._spec.base_model)
+        if self._device.type == "cpu" and facts is not None and memory.is_dequantised(self._spec, facts, "cpu"):
+            base_model.dequantise(loaded.model)
+        return loaded
 
     def score(self, request: ScoringRequest, tell: Tell = tell_nobody) -> ScoringResult:
         """See `Scorer.score`.

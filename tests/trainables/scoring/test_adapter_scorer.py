@@ -97,6 +97,17 @@ def test_plain_peft_gives_what_training_reported_and_adapters_leave_nothing_behi
     assert both.scores["strong"].loss < both.scores["weak"].loss < alone.loss
 
 
+def test_on_a_cpu_a_base_of_4_bits_is_dequantised_once_and_its_numbers_stay(quantised, tmp_path, monkeypatch):
+    base, dequantise, scored, models = quantised.base, base_model.dequantise, [], []
+    monkeypatch.setattr(base_model, "dequantise", lambda model: (models.append(model), dequantise(model)))
+    for residency in ("4bit", "auto"):
+        quantization = base.quantization.model_copy(update={"residency": residency})
+        spec = base.model_copy(update={"quantization": quantization})
+        scored.append(of_base(qlora.open_scorer(spec, tmp_path / residency), "eval", adapters=quantised.files).scores)
+    assert len(models) == 1
+    assert scored[0] == scored[1]
+
+
 def test_each_name_of_rows_means_its_rows(trained):
     data = trained.base.data_spec
     more, nowhere = write(trained.root / "more.jsonl", {"question": "q", "answer": "a"}), trained.root / "nowhere.jsonl"
