@@ -86,6 +86,7 @@ class Status:
             for key, value in record.changes.items()
         }
         states = ", ".join(f"{count} {state}" for state, count in record.counts().items()) or "none has begun"
+        states += " when the driver was lost" if self.state == "LOST" and record.trials else ""
         waiting = f", {added['waiting']} waiting for a slot" if added["waiting"] else ""
         each = f" of {hosts.gpus_per_host} GPUs each" if hosts and hosts.gpus_per_host > 1 else ""
         left = f", about {duration(self.seconds_left)} left" if self.seconds_left is not None else ""

@@ -64,6 +64,12 @@ def test_the_state_of_a_sweep_that_does_not_run(tmp_path: Path, events: list[Eve
     assert (status.state, status.seconds_left, status.waits_for) == (state, None, None)
 
 
+def test_trials_whose_driver_is_lost_are_not_said_to_run_now(tmp_path: Path) -> None:
+    assert (
+        "  trials    2/4 (2 RUNNING when the driver was lost)" in read_status(write(tmp_path, TRAINED), 300.0).lines()
+    )
+
+
 def test_lines_and_json_say_the_same_of_a_sweep_that_somebody_drives(tmp_path: Path) -> None:
     status = running(write(tmp_path, TRAINED))
     # Time on the log's clock, until now: the driver began at 0.
@@ -207,7 +213,7 @@ def test_what_was_asked_for_since_the_launch_is_told(tmp_path: Path) -> None:
         answered(13.0, changes={"budget.trials": 8, "budget.wall_clock": None}),
         started("ccc", 2).model_copy(update={"point": {"adapter.r": 64}}),
     ]
-    status = read_status(write(tmp_path, [*TRAINED, *more]), now=20.0)
+    status = running(write(tmp_path, [*TRAINED, *more]))
     assert status.planned_trials == 10
     assert status.lines()[2:6] == [
         "  trials    3/10 (3 RUNNING)",
