@@ -12,7 +12,8 @@ SPACE: dict[str, object] = {
     # Source: QLoRA (arXiv 2305.14314, section 4) finds nf4 as good as 16 bits, and fp4 worse. fp4 takes the same memory
     # as nf4, and is left out: add it where the question is about it.
     # Prior: nf4, which fits the smaller GPU.
-    "quantization.scheme": {"choice": ["nf4", "none"], "prior": "nf4"},
+    # A grid: random search gives each scheme as many trials.
+    "quantization.scheme": {"grid": ["nf4", "none"], "prior": "nf4"},
     # Source: these four are as in lora_core. No study finds that the best of them moves with the scheme.
     "adapter.r": lora_core.SPACE["adapter.r"],
     # Source: as above.

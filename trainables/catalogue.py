@@ -142,6 +142,10 @@ class Promotable(Trainable):
         """Loads the base onto this process's device, to evaluate adapters again for a promotion."""
         raise NotImplementedError
 
+    def weight_bytes(self, base: TrialSpec) -> int | None:
+        """Estimates the bytes of the base's weights on a server; None if unknown."""
+        return None
+
     def scoring_bytes(self, base: TrialSpec, device: Device, *gpus: int) -> int | None:
         """Estimates the memory of a scorer; None if unknown.
 

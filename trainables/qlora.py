@@ -251,6 +251,12 @@ def open_scorer(base: TrialSpec, cache: Path) -> Scorer:
     return AdapterScorer(base, cache)
 
 
+def weight_bytes(base: TrialSpec) -> int | None:
+    """Estimates the bytes of the base's weights on a server; None if the model's sizes are unknown."""
+    facts = model_source.facts(base.base_model)
+    return None if facts is None else memory.weight_bytes(facts, base.quantization)
+
+
 def scoring_bytes(base: TrialSpec, device: Device, gpus: int = 1) -> int | None:
     """Estimates the memory of a scorer, on the fullest of several GPUs; None if the model's sizes are unknown."""
     facts = model_source.facts(base.base_model)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search_spaces.space import SearchSpace
-from sweeps.config import searched_fields
+from sweeps.config import bases, searched_fields
 from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted
 from sweeps.record.events import TrialState
@@ -22,7 +22,7 @@ from trainables.grading import catalogue as grading
 from trainables.inputs import json_text
 from trainables.objective import EVAL_LOSS, FEW_ROWS, Objective
 from trainables.scoring.requests import BASE
-from trainables.specs import short_names
+from trainables.specs import TrialSpec, short_names
 
 SHOWN = 3
 """Most trials with their own line among those that cannot be told apart from the best one."""
@@ -45,6 +45,7 @@ def best_lines(record: SweepRecord, selection: Selection, separation: Separation
     config = None if found is None else found[0]
     has_default = config is not None and config.searcher.start_with_default
     lines += further(record, best) + repeated(record, best) + comparisons(record, best, separation, has_default)
+    lines += [] if found is None else _of_bases(record, best, separation, bases.of(*found))
     lines += [] if config is None else scores(record, best, config, separation)
     return [f"best{' so far' if selection.so_far else ''}: {in_words(record, best)}", *lines, *_unclean_rows(record)]
 
@@ -131,15 +132,18 @@ def comparisons(record: SweepRecord, best: TrialRecord, separation: Separation |
         other = f"{label(trial.number)} (step {own}{', the default configuration' if trial == default else ''})"
         more = _more(found, separation) if separation is not None and found.apart is False else ""
         lines.append(verdict(f"{name} (step {of_best})", other, objective, found, separation) + more)
-    lines += _of_bases(record, best, separation)
     if alike[SHOWN:]:
         lines.append(f"nor from {', '.join(label(record.trials[each.key].number) for each in alike[SHOWN:])}")
     return lines + ([] if separation is None else notes(separation))
 
 
-def _of_bases(record: SweepRecord, best: TrialRecord, separation: Separation | None) -> list[str]:
+def _of_bases(
+    record: SweepRecord, best: TrialRecord, separation: Separation | None, specs: Sequence[TrialSpec]
+) -> list[str]:
     """Compares the best trial of each base with the best of all, at equal steps; empty with one base."""
-    objective, known = record.judges(best), bases_compared.found(record)
+    if len(specs) == 1:
+        return []
+    objective, known = record.judges(best), bases_compared.found(record, specs)
     verdicts = {}
     for each in known:
         if each.best is not None and each.best.trial_key != best.trial_key:

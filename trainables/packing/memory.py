@@ -210,6 +210,11 @@ def scoring_bytes(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int 
     return _PROCESS_BYTES[device] + _share(stays, facts, device, gpus).base_bytes + passed
 
 
+def weight_bytes(facts: ModelFacts, quantization: QuantizationSpec) -> int:
+    """Estimates the bytes of the frozen weights on a server with a GPU that does not dequantise the base."""
+    return _base_bytes(facts, quantization, _dtype_bytes(quantization, "cuda"), passes=0)
+
+
 def is_dequantised(base: TrialSpec, facts: ModelFacts, device: Device) -> bool:
     """Tells whether the 4-bit base of `base` is dequantised once; see `QuantizationSpec.residency`."""
     quantization = base.quantization
