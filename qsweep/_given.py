@@ -73,8 +73,10 @@ def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    from sweeps.config import messages
+    from sweeps.config import messages, other_tools
 
+    if name in other_tools.NOT_HERE:
+        return f"{name}: not supported: {other_tools.NOT_HERE[name]}"
     section, _, key = (messages.elsewhere(name) or "").rpartition(".")
     meant = f': write {section}={{"{key}": ...}}' if section else did_you_mean(name, known)
     return f"{name}: unknown keyword{meant}"

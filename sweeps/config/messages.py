@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from sweeps.config import components
+from sweeps.config import components, other_tools
 from sweeps.config.model import SweepConfig
 from sweeps.config.passwords import hidden
 from trainables.inputs.legible import legible
@@ -59,23 +59,6 @@ _COMPARISONS = {
     "less_than": ("lt", "must be less than"),
     "less_than_equal": ("le", "must be at most"),
 }
-_SYNONYMS = {
-    "alpha": "lora_alpha",
-    "alpha_ratio": "alpha_over_r",
-    "bf16": "compute_dtype",
-    "dropout": "lora_dropout",
-    "epochs": "epochs_per_trial",
-    "fp16": "compute_dtype",
-    "lr": "learning_rate",
-    "max_steps": "steps_per_trial",
-    "modules": "target_modules",
-    "num_epochs": "epochs_per_trial",
-    "num_train_epochs": "epochs_per_trial",
-    "per_device_train_batch_size": "batch_size",
-    "rank": "r",
-    "rslora": "use_rslora",
-}
-"""Names of other tools for our keys."""
 
 
 def of_validation(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
@@ -103,19 +86,22 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def unknown_field(name: str, known: Sequence[str]) -> str:
     """Returns the message that a dotted field is unknown."""
+    if (last := name.rpartition(".")[2]) in other_tools.NOT_HERE:
+        return f"field {name!r} is not supported: {other_tools.NOT_HERE[last]}"
     return f"unknown field {name!r}{meant_field(name, known)} (there are: {', '.join(known)})"
 
 
 def meant_field(name: str, known: Sequence[str]) -> str:
     """Returns the end of a message with a similar field, first one of another section with the same last part."""
     last = name.rpartition(".")[2]
-    same = [field for field in known if field.rpartition(".")[2] == _SYNONYMS.get(last, last)]
+    same = [field for field in known if field in (name, other_tools.KEYS.get(last)) or field.endswith(f".{last}")]
     return f"; did you mean {same[0]}?" if same else did_you_mean(name, known)
 
 
 def _line(field: str, value: object, rules: Sequence[str]) -> str:
     is_secret = field in ("notify", "notify.url_env")  # a URL that was written there by mistake
-    silent = isinstance(value, Mapping) or rules == ["is required"] or "unknown key" in rules[0] or is_secret
+    silent = isinstance(value, Mapping) or rules == ["is required"] or is_secret
+    silent = silent or rules[0].startswith(("unknown key", "not supported"))
     shown = "" if silent else f" {_shown(value, field)}"
     return f"{field or 'the sweep file'}:{shown} {_alternatives(rules)}{_without_quotes(value, rules)}"
 
@@ -198,11 +184,11 @@ def _unknown_key(path: Sequence[str], raw: Mapping[str, Any]) -> str:
         section, own = path[0], components.named(components.SECTIONS[path[0]], raw.get(path[0]))
         kinds = " and ".join(others)
         return f"is for kind {kinds}, not {own}: leave it out, or set {section}.kind={others[0]}"
-    word = _SYNONYMS.get(name, name)
-    close = [word] if word in here else closest(name, here)
+    if name in other_tools.NOT_HERE:
+        return f"not supported: {other_tools.NOT_HERE[name]}"
+    close = closest(name, here)
     # The same name in another section is a better hint than a similar name here.
-    meant = None if word in here else elsewhere(word)
-    meant = meant or (".".join([*path[:-1], close[0]]) if close else None)
+    meant = elsewhere(name) or (".".join([*path[:-1], close[0]]) if close else None)
     hint = f"; did you mean {meant}?" if meant else ""
     return f"unknown key{hint} (keys here: {', '.join(here)})"
 
@@ -215,8 +201,9 @@ def _kinds_with(section: str, name: str) -> list[str]:
 
 
 def elsewhere(name: str) -> str | None:
-    """Returns the dotted key that ends in `name`, or in our word for it; None if no section has one."""
-    name = _SYNONYMS.get(name, name)
+    """Returns the dotted key that ends in `name`, or that another tool calls so; None if there is none."""
+    if name in other_tools.KEYS:
+        return other_tools.KEYS[name]
     for section in SweepConfig.model_fields:
         if name in _keys([section], {}):
             return f"{section}.{name}"
