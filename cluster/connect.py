@@ -18,13 +18,12 @@ from typing import Any, Literal
 
 import ray
 from ray._private import services
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from cluster import timeouts
 from cluster.errors import ConnectionFailed, NotStarted, first_line, not_let_in
 from cluster.libraries import replaced
-from cluster.ray_files import private_command_line, private_token, ray_folder
+from cluster.ray_files import private_token, ray_folder
 
 # Ray reads these at import or start. Without them its reporters, loggers and usage questions would hide the sweep's own
 # output, and its strict metric check would end a sweep whose trial diverged before its first evaluation.
@@ -102,7 +101,7 @@ class Cluster:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         own = ray_folder() if self._address == "local" else nullcontext()
-        with _undisturbed(), private_token(), private_command_line(), own as folder, _apart(self._daemons):
+        with _undisturbed(), private_token(), own as folder, _apart(self._daemons):
             if folder is not None:
                 self._start(namespace, folder)
             else:
@@ -175,7 +174,7 @@ class Cluster:
     def _try_to_start(self, namespace: str, folder: Path) -> None:
         try:
             options = {"include_dashboard": False, "object_store_memory": 512 * 2**20, "_temp_dir": str(folder)}
-            with _without_waits(), _without_idle_daemons():
+            with _without_idle_daemons():
                 _init("local", namespace, **options)
         except BaseException:
             ray.shutdown()
@@ -264,34 +263,12 @@ def _apart(daemons: list[subprocess.Popen[bytes]]) -> AbstractContextManager[Non
     return replaced(services, ConsolePopen=start)
 
 
-def _without_waits() -> AbstractContextManager[None]:
-    """Lets Ray start without two waits that no option of Ray's turns off (observed with 2.60).
-
-    Ray looks for its own node too early, and then again only every second (`get_node` of ray/_private/services.py
-    sleeps inside the C++ part). An agent of the node waits 3.5 seconds for a fixed port that another Ray of this
-    machine has, then works without it (ray/dashboard/http_server_agent.py). `ray.init` passes on no other port.
-    """
-    look, start, pause = services.get_node, services.start_raylet, threading.Event()
-
-    def get_node(address: str, node_id: str) -> Any:
-        # Ray's own look reports whatever fails here.
-        with suppress(Exception):
-            head, deadline = GcsClient(address=address), time.monotonic() + timeouts.OWN_NODE_SECONDS
-            while time.monotonic() < deadline and all(node.hex() != node_id for node in head.get_all_node_info()):
-                pause.wait(timeouts.OWN_NODE_TURN_SECONDS)
-        return look(address, node_id)
-
-    def start_raylet(*arguments: Any, **options: Any) -> Any:
-        return start(*arguments, **options | {"dashboard_agent_listen_port": 0})
-
-    return replaced(services, get_node=get_node, start_raylet=start_raylet)
-
-
 def _without_idle_daemons() -> AbstractContextManager[None]:
     """Lets Ray start without daemons that a sweep's own Ray does not need; Ray 2.60 has no option for this.
 
     They are the autoscaler's monitor, the dashboard's server, and the monitor that sends logs to a driver. Each is a
-    Python process of 60 MB, and together they take 2.4 seconds of a processor.
+    Python process of 60 MB, and together they take 2.4 seconds of a processor: on two busy cores Ray starts in 19
+    seconds without them, and in 26 with them.
     """
     daemons = ("start_monitor", "start_api_server", "start_log_monitor")
     return replaced(ray._private.node.Node, **dict.fromkeys(daemons, lambda *_arguments, **_options: None))

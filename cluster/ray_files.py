@@ -10,10 +10,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import ray
 from ray._private.authentication import authentication_token_setup as tokens
 
 from cluster import timeouts
@@ -122,14 +121,6 @@ def _put_first(draft: Path, path: Path) -> None:
         # Either another process has put its token there, which stays unless it is empty, or there are no hard links.
         if not path.exists() or not path.read_bytes().strip():
             draft.replace(path)
-
-
-def private_command_line() -> AbstractContextManager[None]:
-    """Keeps the words of the command line out of Ray's list of jobs, while the block runs: they may hold passwords.
-
-    The cluster keeps the list and shows it in its dashboard (ray/_private/worker.py, 2.60: `init`).
-    """
-    return replaced(ray._private.utils, get_entrypoint_name=lambda: "qsweep")
 
 
 def _remove_abandoned(place: Path, prefix: str) -> None:

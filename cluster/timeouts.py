@@ -54,10 +54,6 @@ ASK_FOR_GPUS_SECONDS = 10.0
 
 JOIN_SECONDS = 10.0
 """How long a cluster to join may take to accept a connection. Ray itself tries for minutes."""
-OWN_NODE_SECONDS = 10.0
-"""How long this process looks for the node of its own Ray before Ray does."""
-OWN_NODE_TURN_SECONDS = 0.02
-"""Time between two looks for that node."""
 DAEMON_END_SECONDS = 10.0
 """How long a daemon may take to end after Ray did not start."""
 FOLDER_ABANDONED_SECONDS = 60.0

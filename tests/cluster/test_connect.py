@@ -13,9 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from ray._private import services
@@ -53,21 +51,6 @@ def test_ray_that_does_not_start_is_started_once_more_and_then_told_of_in_one_li
     with pytest.raises(NotStarted, match=told) if failures == 2 else nullcontext():
         cluster._start("sweep", Path("/tmp/nowhere"))
     assert [daemon.poll() for daemon in left] == [-9] * failures, "what a start has left is gone"
-
-
-def test_an_own_ray_waits_for_its_node_before_it_looks_and_for_no_port_of_another_ray(monkeypatch):
-    answers = [{}, {b"\1": 1}, {b"\1": 1, b"\2": 1}, {}]
-    clients = {"head:1": SimpleNamespace(get_all_node_info=partial(answers.pop, 0))}
-    monkeypatch.setattr(connect, "GcsClient", lambda address: clients[address])
-    monkeypatch.setattr(services, "get_node", lambda _, node_id: f"{node_id} before {answers}")
-    monkeypatch.setattr(services, "start_raylet", lambda *_, **options: options)
-    rays_own = services.get_node, services.start_raylet
-    with connect._without_waits():
-        assert services.get_node("head:1", "02") == "02 before [{}]"
-        assert services.start_raylet("head:1", dashboard_agent_listen_port=52365, node_manager_port=1) == {
-            "dashboard_agent_listen_port": 0, "node_manager_port": 1,
-        }  # fmt: skip
-    assert (services.get_node, services.start_raylet) == rays_own
 
 
 def test_a_ray_that_is_left_behind_fails_in_silence(monkeypatch):
