@@ -289,6 +289,7 @@ class Fleet:
         if gone is None:
             return None
         ray.kill(gone.actor)
+        self.waiting |= dict.fromkeys(gone.leases, gone.base)  # they go on, so the next host has the same base
         trials = f"{len(gone.leases)} {'trial' if len(gone.leases) == 1 else 'trials'}"
         left = "another is made" if self.hosts else "no host is left: trials wait until one is there"
         self._tell(f"host lost (process {gone.facts.pid} on {gone.facts.node}, {trials}); {left}")

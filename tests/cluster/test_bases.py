@@ -118,6 +118,16 @@ async def test_a_host_that_dies_while_it_takes_another_base_is_made_again_with_t
     assert await bases.take("b", OTHER) == "none"
 
 
+async def test_a_host_that_is_lost_is_made_again_with_the_base_of_its_trials(made):
+    bases = made("n", bases=(OTHER, THIRD))
+    await bases.begin()
+    assert await bases.take("b", THIRD) == "fp4"
+    await bases.broker.lost(next(iter(bases.broker._hosts)))
+    await bases.world.settle()
+    assert bases.held() == ["fp4"], "before b asks for a slot again"
+    assert await bases.take("b", THIRD) == "fp4"
+
+
 @pytest.mark.parametrize("how", ["mistake", "deaths"])
 async def test_a_base_that_no_host_can_hold_is_given_up_once_and_the_others_go_on(made, how, monkeypatch):
     bases = made("n")

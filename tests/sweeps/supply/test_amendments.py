@@ -288,3 +288,13 @@ def test_what_holds_already_is_accepted_and_changes_nothing() -> None:
     answer = amendments.changes({"budget.trials": 8, "budget.wall_clock": None}, seen, 1.0)
     assert answer.changes == {"budget.wall_clock": None}
     assert answer.message == "budget.trials is 8 already; budget.wall_clock is unlimited, and was 1m"
+
+
+@pytest.mark.parametrize("name", ["quantization.scheme", "quantization"])
+def test_a_point_on_another_base_is_asked_for_as_any_other(name: str) -> None:
+    space = {"quantization.scheme": {"choice": ["nf4", "none"]}, **RATES}
+    answer = sweep(space).point({name: "none", "lr": 1e-3}, NEW)
+    assert answer.is_accepted
+    assert answer.point == {"quantization.scheme": "none", "training.learning_rate": 1e-3}
+    assert "quantization=none" in answer.message
+    assert "quantization.scheme: 'int8' must be" in sweep(space).point({name: "int8"}, NEW).message
