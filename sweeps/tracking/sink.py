@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sweeps.config import bases
 from sweeps.config.model import SweepConfig
 from sweeps.config.points import ALWAYS_LOGGED, param, settings
 from sweeps.record import digests, samples
@@ -138,7 +139,8 @@ class MlflowSink:
             "seed": config.seed,
         }
         if config.model is not None:
-            params |= {"base_model": config.model.source, "quantization": config.quantization.scheme}
+            params["base_model"] = config.model.source
+            params |= {} if bases.are_searched(config) else {"quantization": config.quantization.scheme}
         runs.running(parent)
         runs.log(parent, params=params, tags=run_tags.sweep_started(event))
         runs.text(parent, "sweep/config.json", self._folder.config.read_text(encoding="utf-8"))
