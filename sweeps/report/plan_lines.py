@@ -87,8 +87,11 @@ def _bases(plan: Plan) -> Iterator[str]:
     for base in plan.bases:
         slots = "slots as its memory allows" if base.slots_per_host is None else counted(base.slots_per_host, "slot")
         memory = "" if base.memory_bytes is None else f", about {size(base.memory_bytes)} a host"
+        if not base.fits:
+            yield f"base {base.name}: does not fit{memory}"
+            continue
         time = "" if base.seconds is None else f", {_range(plan, base.seconds)} for its share of the trials"
-        yield f"base {base.name}: {slots}{memory}{time}{'' if base.fits else ': does not fit'}"
+        yield f"base {base.name}: {slots}{memory}{time}"
     if plan.bases:
         yield f"a host changes its base {plan.changes} times at most, and loads it anew each time"
 

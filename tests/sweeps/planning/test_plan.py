@@ -16,7 +16,7 @@ from sweeps.config import load, resource
 from sweeps.errors import ConfigError
 from sweeps.planning import this_machine
 from sweeps.planning.capacity import Machine, at_most, largest
-from sweeps.planning.plan import Plan, plan
+from sweeps.planning.plan import Plan, on_bases, plan
 from sweeps.record.snapshots import KEPT
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report.plan_lines import plan_lines
@@ -54,6 +54,27 @@ def test_the_plan_says_as_many_trials_as_a_sweep_has() -> None:
     source = TrialSource(config, parsed, SweepRecord())
     handed_out = list(iter(partial(source.next, SweepRecord()), None))
     assert len(handed_out) == plan(config, parsed, NEED, SERVER).trials == 3
+
+
+def test_a_plan_over_bases_says_what_each_takes_and_how_often_a_host_changes() -> None:
+    space = {"quantization.scheme": {"choice": ["nf4", "none"]}, **RATES}
+    large = NEED.model_copy(update={"base_bytes": 2 * 10**6})
+    each = {"m nf4": planned(space), "m none": planned(space, large)}
+    found, told = on_bases(planned(space), each)
+    assert [(base.name, base.fits) for base in found.bases] == [("nf4", True), ("none", False)]
+    assert found.fits, "the other base does"
+    assert found.changes == 2 * len(found.points) - 1
+    assert [line.split(" takes ")[0] for line in told] == ["the base none"]
+    lines = [line.strip() for line in plan_lines(found)]
+    assert [line.split(":")[0] for line in lines if line.startswith("base ")] == ["base nf4", "base none"]
+    assert f"a host changes its base {found.changes} times at most, and loads it anew each time" in lines
+    assert (
+        on_bases(
+            planned(space, scheduler={"kind": "fifo"}),
+            {name: planned(space, scheduler={"kind": "fifo"}) for name in each},
+        )[0].changes
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
