@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from sweeps.errors import StorageError
 from sweeps.mirror import timeouts
 from sweeps.mirror.store import Conflict, ObjectVersion, PathBelow, Store, Stored, StoreError
+from sweeps.record.folder import refuse_other_format
 from trainables.inputs import json_text
 from trainables.specs import Spec
 
@@ -80,22 +81,17 @@ def write_manifest(store: Store, manifest: Manifest, before: ObjectVersion | Non
 def read_manifest(store: Store) -> tuple[Manifest, ObjectVersion] | None:
     """Returns the mirror's manifest; None if there is none.
 
-    Raises `StoreError` if the store does not answer, or the manifest is damaged or of another version of qsweep.
+    Raises `StorageError` if the store does not answer, or the manifest is damaged or of another version of qsweep.
     """
     found = store.read(MANIFEST)
     if found is None:
         return None
+    where = f"{store.uri}/{MANIFEST}"
     try:
-        document = json_text.parse(found[0])
-        if isinstance(document, dict) and document.get("format") == FORMAT:
-            return Manifest.model_validate_json(found[0]), found[1]
-    except ValueError:
-        raise StoreError(f"{store.uri}/{MANIFEST}: is damaged: go on with the folder on the driver's machine") from None
-    told = document.get("format") if isinstance(document, dict) else None
-    raise StoreError(
-        f"{store.uri}/{MANIFEST}: has format {told}, and this version of qsweep reads format {FORMAT} alone: go on "
-        "with the version that wrote it"
-    )
+        refuse_other_format(json_text.parse(found[0]), where, FORMAT)
+        return Manifest.model_validate_json(found[0]), found[1]
+    except (ValueError, AttributeError):  # AttributeError: it is no mapping
+        raise StoreError(f"{where}: is damaged: go on with the folder on the driver's machine") from None
 
 
 def read_trials(store: Store, manifest: Manifest) -> dict[str, TrialFiles]:

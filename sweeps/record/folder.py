@@ -165,12 +165,12 @@ def stamp() -> dict[str, Any]:
         return {"format": FORMAT}
 
 
-def refuse_other_format(document: Mapping[str, Any], where: str) -> None:
-    """Raises `StorageError` if config.json has another format. The message names the version that reads the format."""
-    if document.get("format") != FORMAT:
+def refuse_other_format(document: Mapping[str, Any], where: str, read: int = FORMAT) -> None:
+    """Raises `StorageError` if a document's format is not `read`. The message names the version that reads it."""
+    if document.get("format") != read:
         found = document.get("format", "none")
         writer = f"qsweep {document['qsweep']}" if "qsweep" in document else "the version that wrote it"
-        told = f"has format {found}, and this version reads format {FORMAT} alone: go on with {writer}"
+        told = f"has format {found}, and this version reads format {read} alone: go on with {writer}"
         raise StorageError(f"{where}: {told}")
 
 

@@ -140,10 +140,6 @@ def _short(value: str) -> str:
     return f"{value[: LONGEST_PARAM - 20]}... {hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
 
-def _written(data: Any) -> int:
-    return len(data.metrics) + len(data.params) + len(data.tags)
-
-
 class Runs:
     """The runs of one sweep on one tracking server or database."""
 
@@ -198,7 +194,11 @@ class Runs:
         return {key: self._one_of(runs, used) for key, runs in groups.items()}
 
     def _one_of(self, runs: list[Any], used: Collection[str]) -> Any:
-        runs.sort(key=lambda run: (run.info.run_id not in used, -_written(run.data), run.info.run_id))
+        def place(run: Any) -> tuple[bool, int, str]:
+            written = len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
+            return run.info.run_id not in used, -written, run.info.run_id
+
+        runs.sort(key=place)
         for double in runs[1:]:
             self._client.delete_run(double.info.run_id)
         return runs[0]

@@ -197,17 +197,13 @@ class Lookup:
 
     def file(self, run_id: str, path: str) -> bytes:
         """Returns one file of the run's artifacts. Raises as `files` does."""
-        with _readable(run_id, path):
-            return self._content(run_id, path)
-
-    def _content(self, run_id: str, path: str) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _readable(run_id, path):
             return self._download(run_id, path, folder).read_bytes()
 
     def reported(self, run_id: str) -> ReportedRows:
         """Returns the losses that the trial reported at its best step. Raises as `files` does."""
+        content = self.file(run_id, "eval_rows.json")
         with _readable(run_id, "eval_rows.json"):
-            content = self._content(run_id, "eval_rows.json")
             evaluation = Evaluation.of_document(json_text.parse(content))
             if not evaluation.row_losses or len(evaluation.row_losses) != len(evaluation.row_tokens):
                 raise ValueError("a row has no loss, or no number of tokens")
@@ -269,8 +265,9 @@ class Lookup:
 
     def _config(self, run_id: str) -> SweepConfig:
         path = "sweep/config.json"
+        content = self.file(run_id, path)
         with _readable(run_id, path):
-            raw = json_text.parse(self._content(run_id, path))["config"]
+            raw = json_text.parse(content)["config"]
         try:
             return SweepConfig.model_validate(raw)
         except ValidationError as error:

@@ -63,7 +63,7 @@ def test_a_sweep_or_a_mirror_of_another_format_is_refused_before_its_driver_is_f
         fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
     assert bucket.document("toy/manifest.json") == before
     bucket.write("toy/manifest.json", json.dumps({**before, "format": 77}).encode())
-    told = f"has format 77, and this version of qsweep reads format {FORMAT} alone: go on with the version that wrote"
+    told = f"has format 77, and this version reads format {FORMAT} alone: go on with the version that wrote"
     with pytest.raises(StorageError, match=told):
         fetch(f"{bucket.uri}/toy", tmp_path / "b", print)
 
