@@ -99,7 +99,12 @@ def test_plain_peft_gives_what_training_reported_and_adapters_leave_nothing_behi
 
 def test_on_a_cpu_a_base_of_4_bits_is_dequantised_once_and_its_numbers_stay(quantised, tmp_path, monkeypatch):
     base, dequantise, scored, models = quantised.base, base_model.dequantise, [], []
-    monkeypatch.setattr(base_model, "dequantise", lambda model: (models.append(model), dequantise(model)))
+
+    def counted(model):
+        models.append(model)
+        dequantise(model)
+
+    monkeypatch.setattr(base_model, "dequantise", counted)
     for residency in ("4bit", "auto"):
         quantization = base.quantization.model_copy(update={"residency": residency})
         spec = base.model_copy(update={"quantization": quantization})
