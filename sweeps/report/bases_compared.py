@@ -56,6 +56,18 @@ def found(record: SweepRecord, specs: Sequence[TrialSpec]) -> list[OfBase]:
     ]
 
 
+def as_json(bases: Sequence[OfBase]) -> list[dict[str, Any]]:
+    """Returns the bases for the JSON line: names, the key of the best trial, and what a step and a server take."""
+    return [
+        {
+            **each._asdict(),
+            "best": each.best and each.best.trial_key,
+            "step_seconds": each.step_seconds if math.isfinite(each.step_seconds) else None,
+        }
+        for each in bases
+    ]
+
+
 def _served_bytes(spec: TrialSpec) -> int | None:
     if catalogue.is_own(spec.trainable) or not catalogue.has_adapters(spec.trainable):
         return None

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.config import bases
 from sweeps.record.events import TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.selection import Selection, choose, pareto
 from sweeps.record.spent import Planned, Spent, planned
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report.best_compared import best_json
+from sweeps.report import bases_compared
+from sweeps.report.best_compared import best_json, configuration
 from sweeps.report.live_table import Display
 from sweeps.statistics.comparison import Separation
 
@@ -94,12 +96,15 @@ class Result:
         return planned(self.record, self.spent)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the line that --json prints; with several objectives, also the trials of the Pareto set."""
+        """Returns the line that --json prints; also the Pareto set of several objectives, and several bases."""
         selection, objectives = self.selection, self.record.objectives
         best = selection.winner
         base = self.record.base if best is None else self.record.base_of(best)
         metric = self.record.judges(best).metric
         several: dict[str, Any] = {}
+        known = configuration(self.record)
+        if known is not None and len(own := bases.of(*known)) > 1:
+            several["bases"] = bases_compared.as_json(bases_compared.found(self.record, own))
         if len(objectives) > 1 and not self.is_folder_gone:
             several["pareto"] = [
                 {

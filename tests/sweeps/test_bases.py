@@ -52,6 +52,8 @@ def test_the_end_says_which_base_is_best_and_how_the_others_compare(ended):
     assert all("t0" in line for line in answers[1:])
     best = run.answer()["best"]
     assert answers[0].startswith(best["params"]["quantization"])
+    assert {base["name"] for base in run.answer()["bases"]} == {"nf4", "fp4", "none"}
+    assert run.answer()["bases"][0]["best"] == best["trial_key"]
     assert run.answer()["base"]["value"] in [each.metrics["eval_loss"] for each in runs.record(sweep).bases.values()]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from sweep_events import base, begun, ended, record, reported, started
 from sweep_files import toy
 
+from sweeps.config import bases
 from sweeps.record.events import Event, TrialState
 from sweeps.record.selection import choose
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import best_compared, trial_tables
+from sweeps.report import bases_compared, best_compared, trial_tables
 from trainables.specs import QuantizationSpec, SchemeName, TrialSpec
 
 SPACE = {"quantization.scheme": {"choice": ["nf4", "fp4", "none"]}}
@@ -29,9 +30,9 @@ def trial(number: int, scheme: SchemeName, loss: float, memory: int) -> list[Eve
 
 def sweep() -> SweepRecord:
     config, _ = toy(SPACE)
-    bases = [base(loss).model_copy(update={"base": name}) for name, loss in (("nf4", 4.5), ("none", 4.25))]
+    evaluated = [base(loss).model_copy(update={"base": name}) for name, loss in (("nf4", 4.5), ("none", 4.25))]
     first, second = trial(0, "nf4", 1.25, 2_000_000_000), trial(1, "none", 1.0, 3_000_000_000)
-    return record([begun(config=config.model_dump_json()), *bases, *first, *second, *trial(2, "nf4", 1.5, 1)])
+    return record([begun(config=config.model_dump_json()), *evaluated, *first, *second, *trial(2, "nf4", 1.5, 1)])
 
 
 def test_each_base_is_told_with_its_best_trial_and_what_it_takes() -> None:
@@ -45,6 +46,17 @@ def test_each_base_is_told_with_its_best_trial_and_what_it_takes() -> None:
         "2.0 GB a host (0.67 times)",
         "fp4: no trial was on it",
     ]
+
+
+def test_programs_get_the_same() -> None:
+    config, space = toy(SPACE)
+    found = bases_compared.as_json(bases_compared.found(sweep(), bases.of(config, space)))
+    assert [(each["name"], each["best"], each["trials"]) for each in found] == [
+        ("none", "trial1", 1),
+        ("nf4", "trial0", 2),
+        ("fp4", None, 0),
+    ]
+    assert [each["step_seconds"] for each in found] == [0.5, 0.5, None]
 
 
 def test_the_table_has_a_row_for_each_base() -> None:
