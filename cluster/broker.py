@@ -19,10 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import timeouts
 from cluster.broker_answers import Lease, News, NotReady, Ready, Refused
-from cluster.deaths import SUSPECT_AFTER, HostDeaths, failure_message, one_line
+from cluster.deaths import SUSPECT_AFTER, failure_message, one_line
 from cluster.fleet import Fleet
 from cluster.host_states import begin, hosts_and_slots
-from cluster.hosts import PROCESS_LOST, HostOptions, HostPlace, SlotLimits
+from cluster.hosts import PROCESS_LOST, HostOptions, SlotLimits
 from cluster.loop import Finalist
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
@@ -76,9 +76,7 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stopped_trials: set[str] = set()
-        self._deaths = HostDeaths(self._fleet.is_gone, self._staying)
-        self._evaluation_deaths: dict[str, list[str]] = {}
-        """Method (`evaluate_base`, `evaluate_finalists`) and base -> Ray's ids of the nodes whose hosts died in it."""
+        self._deaths = self._fleet.deaths
         self._suspects_waiting: set[str] = set()
         self._starting = asyncio.Lock()
         self._tried = -timeouts.HOST_RETRY_SECONDS
@@ -251,10 +249,10 @@ class Broker:
         try:
             answer = await self.call(host_id, lambda actor: getattr(actor, method).remote(*arguments))
         except PROCESS_LOST:
-            deaths = self._evaluation_deaths.setdefault(asked, [])
-            deaths.append(host.facts.node_id)
-            guilty = sum(not self._fleet.is_gone(node_id) for node_id in deaths) >= SUSPECT_AFTER
-            return Failure(kind="failed", message="its host died, twice") if guilty else None
+            self._deaths.add(asked, host.facts.place)
+            # A third death might be blamed on a trial, which is alone on its host by then.
+            is_guilty = self._deaths.in_a_row(asked) >= SUSPECT_AFTER
+            return Failure(kind="failed", message="its host died, twice") if is_guilty else None
         except RayTaskError as error:
             return Failure(kind="failed", message=failure_message(error))
         finally:
@@ -296,7 +294,7 @@ class Broker:
         if base in self._fleet.refused:
             return Refused(message=f"no host can hold the base {base}: {self._fleet.refused[base]}", kind="infeasible")
         if self._deaths.is_guilty(trial_key):
-            deaths = self._deaths.number(trial_key)
+            deaths = self._deaths.in_a_row(trial_key)
             return Refused(message=f"its host died {deaths} times in a row, the last time with no other trial on it")
         self._fleet.waiting[trial_key] = base
         if self._deaths.is_suspect(trial_key):
@@ -335,15 +333,12 @@ class Broker:
         self._deaths.forget(trial_key)
         for host in self._hosts.values():
             if trial_key in host.leases:
-                self._fleet.proved(host.facts.place)
+                self._deaths.forget(host.facts.place)
 
     async def lost(self, host_id: str) -> None:
         """Removes a host that died, with its leases, and has another made. A second call does nothing."""
-        gone = self._fleet.lose(host_id)
-        if gone is None:
-            return
-        self._deaths.add(gone.facts, gone.leases)
-        await self._tell()
+        if self._fleet.lose(host_id):
+            await self._tell()
 
     async def _not_reached(self, host_id: str) -> None:
         """Removes a host that a caller cannot reach, unless the broker reaches it: the network may be at fault."""
@@ -420,10 +415,6 @@ class Broker:
             if free and not taken and (is_other or not must_leave) and (is_other, free) > most:
                 best, most = host_id, (is_other, free)
         return best
-
-    def _staying(self) -> set[HostPlace]:
-        ready = {host.facts.place for host in self._hosts.values() if not host.is_leaving}
-        return ready | self._fleet.loading
 
     async def _tell(self) -> None:
         async with self._changed:

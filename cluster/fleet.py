@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from cluster import host_states, nodes, placement, timeouts
 from cluster.broker_answers import NotReady
-from cluster.deaths import MOST_START_DEATHS, StartDeaths, failure_message, is_mistake, went_with_node
+from cluster.deaths import GUILTY_AFTER, Deaths, failure_message, is_mistake
 from cluster.host_states import (
     BaseState,
     ComputeTypes,
@@ -38,6 +38,8 @@ from trainables.specs import TrialSpec, short_names
 Got = TypeVar("Got")
 Look = Callable[[], Awaitable[Sequence[nodes.Node]]]
 """Returns the present nodes."""
+START = "start"
+"""The key of the start in `Fleet.deaths`."""
 
 
 class Fleet:
@@ -79,11 +81,10 @@ class Fleet:
         """The reason that was told last; it is not told twice in a row."""
         self._failures = 0
         """Hosts in a row that could not be made."""
-        self._start_deaths = StartDeaths()
+        self.deaths = Deaths(self.is_gone, self._places)
+        """Deaths of hosts at the start, under a trial, in an evaluation, and at a place before a report there."""
         self._host_seconds = HostSeconds(clock)
         self._has_started = False
-        self._early_deaths: Counter[HostPlace] = Counter()
-        """Hosts in a row that died at a place before any trial came to a report point there."""
         self._refused: set[str] = set()
         """Lines that were told about hosts' self-tests."""
         self._last_loss = -math.inf
@@ -157,11 +158,6 @@ class Fleet:
         """Returns how many hosts hold a place: those that are ready, leave, or are placed and load."""
         return len(self.hosts) + sum(each.node_id is not None and not each.is_given_up for each in self._starting)
 
-    @property
-    def loading(self) -> set[HostPlace]:
-        """Returns the places where hosts load. Their GPUs are not known yet."""
-        return {HostPlace(each.node_id, ("",)) for each in self._starting if each.node_id and not each.is_given_up}
-
     def held_seconds(self) -> float:
         """Returns the seconds that all hosts have held their places. Call it also when the number of hosts changes."""
         return self._host_seconds.note(self.held)
@@ -184,7 +180,7 @@ class Fleet:
         return nodes.outlook(self.wanted, self._gpus_per_host, self._nodes) if self._gpus_per_host else None
 
     async def ask_first(self, look: Look, ask: Callable[[Any], Awaitable[Got]]) -> Got | NotReady:
-        """Asks the first host, before any host loads. If it dies, asks another, until `StartDeaths` has a problem."""
+        """Asks the first host, before any host loads. If it dies, asks another, until too many have died in a row."""
         while True:
             problem = self.lay_out(await look())
             if problem is not None:
@@ -207,7 +203,15 @@ class Fleet:
         """Waits until another host may be made; returns why none is to be made, if so."""
         await asyncio.sleep(max(0.0, self._not_before - self._clock()))
         self._nodes = tuple(await look())
-        return self._start_deaths.problem(self.is_gone)
+        if not self.deaths.is_guilty(START):
+            return None
+        words = f"tried {self.deaths.in_a_row(START)} times, and each time {self._told_problem.rstrip('.')}"
+        self.deaths.forget(START)
+        return NotReady(
+            message=f"{words}; Ray has not found their nodes lost: is there enough memory for the base (qsweep plan "
+            "says how much it takes), and does the trainable end its process? qsweep resume tries again",
+            is_mistake=False,
+        )
 
     def forget_first(self) -> None:
         """Ends the first host, which has failed. The next attempt makes another."""
@@ -283,29 +287,33 @@ class Fleet:
             del self.hosts[host_id]
             ray.kill(host.actor)
 
-    def lose(self, host_id: str) -> HostState | None:
-        """Removes a host whose process is gone, and has another made; None if the host was removed before."""
+    def lose(self, host_id: str) -> bool:
+        """Removes a host whose process is gone, and has another made; False if the host was removed before."""
         gone = self.hosts.pop(host_id, None)
         if gone is None:
-            return None
+            return False
         ray.kill(gone.actor)
         self.waiting |= dict.fromkeys(gone.leases, gone.base)  # they go on, so the next host has the same base
+        for trial in gone.leases:
+            self.deaths.add(trial, gone.facts.place, was_alone=len(gone.leases) == 1)
         trials = f"{len(gone.leases)} {'trial' if len(gone.leases) == 1 else 'trials'}"
         left = "another is made" if self.hosts else "no host is left: trials wait until one is there"
         self._tell(f"host lost (process {gone.facts.pid} on {gone.facts.node}, {trials}); {left}")
         now = self._clock()
         if gone.since >= self._last_loss:  # else it was lost together with the one before
-            before = self._early_deaths[gone.facts.place]
+            before = self.deaths.in_a_row(gone.facts.place)
             pause = 0.0 if before == 0 else min(2.0 ** (before - 1), timeouts.HOST_LONGEST_PAUSE_SECONDS)
-            self._early_deaths[gone.facts.place] += 1
+            self.deaths.add(gone.facts.place, gone.facts.place)
             self._not_before = max(self._not_before, now + pause)
         self._last_loss = now
         self._fit()
-        return gone
+        return True
 
-    def proved(self, place: HostPlace) -> None:
-        """Forgets the early deaths at a place where a trial came to a report point."""
-        self._early_deaths.pop(place, None)
+    def _places(self) -> set[HostPlace]:
+        """Returns the places of the hosts that stay, also of those that load: their GPUs are not known yet."""
+        ready = {host.facts.place for host in self.hosts.values() if not host.is_leaving}
+        loading = (each.node_id for each in self._starting if each.node_id and not each.is_given_up)
+        return ready | {HostPlace(node_id, ("",)) for node_id in loading}
 
     def is_gone(self, node_id: str) -> bool:
         """Tells whether a node is gone or leaving; False for an empty id."""
@@ -363,7 +371,7 @@ class Fleet:
         if given := {name: value for name, value in runtime.items() if value}:
             options["runtime_env"] = given
         actor = HostActor.options(**options).remote(spec.model_dump_json(), self._limits.model_copy(update=update))
-        self._starting.append(Starting(actor, self._clock(), base, attempt=self._start_deaths.attempts))
+        self._starting.append(Starting(actor, self._clock(), base, deaths_before=self.deaths.in_a_row(START)))
         return self._starting[-1]
 
     async def _bring(self, starting: Starting) -> None:
@@ -384,9 +392,10 @@ class Fleet:
             return
         # An id is never used twice, also after Ray restarted the broker: trials name hosts that they lost.
         self._failures, self._told_problem = 0, ""
-        self._start_deaths.clear()
+        self.deaths.forget(START)
         base = self.bases[starting.base]
-        base.failures, base.slots = 0, facts.slots
+        self.deaths.forget(starting.base)
+        base.slots = facts.slots
         if facts.settled is not None:
             self._settle(base, facts.settled)
         for line in (*base.types.add(facts), *self._refusals(facts)):
@@ -396,10 +405,11 @@ class Fleet:
         if self._has_started:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {hosts_and_slots(*self.standing)}")
 
-    def _refuses(self, base: BaseState, error: RayError, words: str) -> bool:
-        """Gives a base up, if there are others, once it is clear that no host can hold it; tells so once."""
-        base.failures += not went_with_node(error)
-        is_hopeless = is_mistake(error) or base.failures >= MOST_START_DEATHS
+    def _refuses(self, host: Starting, error: RayError, words: str) -> bool:
+        """Gives the host's base up, if there are others, once it is clear that no host can hold it; tells so once."""
+        base = self.bases[host.base]
+        self.deaths.add(host.base, HostPlace(host.node_id or "", ()), error=error)
+        is_hopeless = is_mistake(error) or self.deaths.in_a_row(host.base) >= GUILTY_AFTER
         if not is_hopeless or all(each.refused for each in self.bases.values() if each is not base):
             return False
         if not base.refused:
@@ -424,12 +434,14 @@ class Fleet:
             timeouts.HOST_SOON_SECONDS if is_node_suspect else timeouts.HOST_RETRY_SECONDS
         )
         words = failure_message(error)
-        if self._refuses(self.bases[host.base], error, words):
+        if self._refuses(host, error, words):
             return
         if is_mistake(error):
             self._problem = NotReady(message=words)
         elif not self._has_started:
-            self._start_deaths.add(host, error)
+            self._told_problem = words
+            if host.deaths_before >= self.deaths.in_a_row(START):
+                self.deaths.add(START, HostPlace(host.node_id or "", ()), error=error)
             self._tell(f"{words}; another is made")
         if self._has_started and not is_node_suspect and words != self._told_problem:
             self._told_problem = words

@@ -85,8 +85,9 @@ class Starting:
     node_id: str | None = None
     """None until Ray has placed it."""
     is_given_up: bool = False
-    attempt: int = 0
-    """Attempts of the start that had failed when this host was made; see `StartDeaths`."""
+    deaths_before: int = 0
+    """Deaths at the start before this host was made. Hosts that begin together are one attempt: they may have one cause
+    of death."""
 
     def beside(self, hosts: Mapping[str, HostState]) -> tuple[HostFacts, ...]:
         """Returns the ready hosts on the same node that stay."""
@@ -103,8 +104,6 @@ class BaseState:
     """The compute types of its hosts."""
     is_settled: bool = False
     """Whether its first host has settled how passes are computed."""
-    failures: int = 0
-    """Hosts in a row that could not be made with it."""
     slots: int | None = None
     """Slots of the latest host that held it; None before the first."""
     refused: str = ""

@@ -16,6 +16,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from cluster.deaths import GUILTY_AFTER
 from sweeps.errors import SweepError
 from sweeps.record.events import PointInfeasible, TrialEnded, TrialParked, TrialReported, TrialStarted, TrialState
 from sweeps.record.run_names import label
@@ -23,7 +24,6 @@ from sweeps.schedulers import TrialStatus
 from sweeps.statistics.trials import is_gain
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
-from sweeps.tune.tune_hooks import DEATHS
 from trainables.contract import Report, StepRecord
 from trainables.slot_failures import failure_of
 
@@ -151,8 +151,8 @@ class JournalCallback(Callback):
 
     @_in_order
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ends a trial whose stub died `DEATHS` times in a row."""
-        reason = f"its process died {DEATHS} times in a row with nothing saved in between: {_last_line(trial)}"
+        """Ends a trial whose stub died too often in a row."""
+        reason = f"its process died {GUILTY_AFTER} times in a row with nothing saved in between: {_last_line(trial)}"
         self._end(trial, Became(TrialState.FAILED, reason))
 
     def _begin(self, trial: Trial) -> None:

@@ -22,19 +22,16 @@ from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
-from cluster.deaths import went_with_node
+from cluster.deaths import Deaths
 from cluster.libraries import replaced
-
-DEATHS = 3
-"""Deaths of a trial's stub in a row, with no step reached in between, that end the trial."""
 
 
 @contextmanager
 def survived() -> Iterator[None]:
     """While the block runs, a trial whose stub dies gets another stub, also after a kill by the memory monitor.
 
-    `DEATHS` in a row end the trial, else a stub that cannot live would be made for ever. A stub that went with its node
-    does not count. Tune has three defects here. First, Tune counts the deaths over the whole trial. Second, Tune gives
+    Deaths in a row with no result in between end the trial (see `Deaths`), else a stub that cannot live would be made
+    for ever. Tune has three defects here. First, Tune counts the deaths over the whole trial. Second, Tune gives
     up the experiment after a kill by the memory monitor, because a call to the killed process raises no RayActorError,
     and Tune's actor manager takes the error for an unexpected one (air/execution/_internal/actor_manager.py).
 
@@ -42,8 +39,7 @@ def survived() -> Iterator[None]:
     this process: Tune handles the death twice, the second time while the trial waits again, and the trial stays in
     `_resetting_trials` (tune/execution/tune_controller.py).
     """
-    deaths: dict[str, tuple[int, int]] = {}
-    """Tune's id of a trial -> its step at its stub's last death, and the deaths in a row at this step."""
+    deaths = Deaths()
     failed, trial_failed = RayActorManager._actor_task_failed, TuneController._trial_task_failure
 
     def told(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
@@ -56,11 +52,10 @@ def survived() -> Iterator[None]:
         if trial.status == Trial.PENDING and trial not in self._trial_to_actor:
             return
         if trial.status == Trial.RUNNING:
-            step = int((trial.last_result or {}).get("step", 0))
-            before, number = deaths.get(trial.trial_id, (step, 0))
-            deaths[trial.trial_id] = step, (number if step == before else 0) + (not went_with_node(exception))
+            stub = trial.trial_id, (trial.last_result or {}).get("step", 0)
+            deaths.add(stub, error=exception)
             # -1: Tune starts the trial again; 0: Tune ends the trial.
-            trial.max_failures = -1 if deaths[trial.trial_id][1] < DEATHS else 0
+            trial.max_failures = 0 if deaths.is_guilty(stub) else -1
         trial_failed(self, trial, exception)
 
     with replaced(RayActorManager, _actor_task_failed=told), replaced(TuneController, _trial_task_failure=told_once):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import chaos_runs as runs
 import pytest
 
-from sweeps.tune.tune_hooks import DEATHS
+from cluster.deaths import GUILTY_AFTER
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FAULTY = '''
@@ -72,8 +72,8 @@ def test_a_trial_whose_process_always_dies_fails_and_ends(tmp_path):
     runs.wait_for(ended)
     told = run.err.read_text()
     assert run.wait() == 1, told
-    assert len(died) == DEATHS
+    assert len(died) == GUILTY_AFTER
     [trial] = runs.record(tmp_path / "results" / "toy").trials.values()
     assert trial.state.value == "FAILED"
-    assert f"its process died {DEATHS} times in a row" in trial.reason
+    assert f"its process died {GUILTY_AFTER} times in a row" in trial.reason
     assert "Traceback" not in told

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from fake_actors import actor
 from fleets import TOY
+from ray.exceptions import ActorDiedError
 
 from cluster import host_states
 from cluster.broker import Broker
 from cluster.broker_answers import Lease, Refused
-from cluster.deaths import GUILTY_AFTER
+from cluster.deaths import GUILTY_AFTER, Deaths
 from cluster.hosts import HostFacts, HostOptions, SlotLimits
 from cluster.nodes import Node
 
@@ -30,6 +31,19 @@ def broker(slots: int) -> Broker:
     made = Broker(TOY, SlotLimits(slots=slots, at_most=8, largest=()), HostOptions(), no_run, clock=lambda: 0.0)
     made._tried = 0.0
     return made
+
+
+def test_a_row_of_deaths_begins_anew_after_a_result_and_a_death_with_its_node_is_none_of_it():
+    deaths = Deaths()
+    with_node = ActorDiedError()
+    with_node.error_msg = "The actor died because its node has died."
+    for error in (None, with_node, None):
+        deaths.add("stub", error=error)
+    assert (deaths.in_a_row("stub"), deaths.is_guilty("stub")) == (2, False)
+    deaths.add("stub")
+    assert deaths.is_guilty("stub")
+    deaths.forget("stub")
+    assert not deaths.is_guilty("stub")
 
 
 def host(node_id: str, slots: int = 1, gpu_ids: tuple[str, ...] = ()) -> host_states.HostState:
@@ -119,7 +133,7 @@ async def test_while_a_suspect_waits_only_the_emptiest_host_takes_no_others():
     gpus = Gpus(2)
     assert [await gpus.place(trial) for trial in "abcd"] == [0, 1, 0, 1]
     for number in (0, 1):
-        gpus.broker._deaths.add(gpus.broker._hosts[f"{number}"].facts, ["s"])
+        gpus.broker._deaths.add("s", gpus.broker._hosts[f"{number}"].facts.place)
     assert await gpus.place("s") == "waits"
     await gpus.broker.vacate("a")
     assert await gpus.place("e") == "waits", "host 0 is the emptiest, and host 1 is full"

@@ -203,10 +203,10 @@ async def test_hosts_that_die_at_once_are_made_again_less_and_less_often(begin):
         for host_id in list(world.fleet.hosts):
             world.actors.kill(world.fleet.hosts[host_id].actor)
             world.fleet.lose(host_id)
-        world.fleet.proved(HostPlace("b", ()))  # Another place is no evidence for this one.
+        world.fleet.deaths.forget(HostPlace("b", ()))  # Another place is no evidence for this one.
         await world.follow(1.0)
     assert world.actors.made < 10
-    world.fleet.proved(HostPlace("a", ()))
+    world.fleet.deaths.forget(HostPlace("a", ()))
     await world.follow(60.0)
     made = world.actors.made
     for host_id in list(world.fleet.hosts):

@@ -225,7 +225,7 @@ async def test_a_host_that_is_out_of_reach_for_a_moment_keeps_its_trials_and_clo
     leases = [await lease(broker, trial) for trial in ("a", "b")]
     reach.times = 5
     await broker.vacate("a")
-    assert (list(broker._hosts), broker._deaths.of_trials) == (["0"], {})
+    assert (list(broker._hosts), broker._deaths.in_a_row("a")) == (["0"], 0)
     assert list(broker._hosts["0"].leases) == ["b"]
     assert [each for each in reach.closed if each] == leases[:1]
 
@@ -236,5 +236,5 @@ async def test_a_host_that_stays_out_of_reach_is_lost():
     await lease(broker, "a")
     reach.times = math.inf
     await broker._not_reached("0")
-    assert (broker._hosts, list(broker._deaths.of_trials)) == ({}, ["a"])
+    assert (broker._hosts, broker._deaths.in_a_row("a")) == ({}, 1)
     assert next(times) >= timeouts.LOST_HOST_SECONDS

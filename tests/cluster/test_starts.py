@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, RayTaskError, RuntimeEnvSetupError
 from cluster import broker, fleet, timeouts
 from cluster.broker import Broker
 from cluster.broker_answers import Lease, NotReady, Ready
-from cluster.deaths import MOST_START_DEATHS, failure_message
+from cluster.deaths import GUILTY_AFTER, failure_message
 from cluster.hosts import HostOptions, SlotLimits
 from trainables.errors import DataError
 
@@ -68,7 +68,7 @@ class FirstHost:
 
 
 async def test_a_first_host_whose_node_goes_while_it_prepares_is_replaced_as_often_as_that_happens(on):
-    spots = [f"spot{number}" for number in range(2 * MOST_START_DEATHS)]
+    spots = [f"spot{number}" for number in range(2 * GUILTY_AFTER)]
     first = FirstHost(on(Actors(*spots, "stays")))
 
     def prepare(node: str) -> object:
@@ -95,12 +95,12 @@ async def test_first_hosts_that_die_on_nodes_that_stay_are_tried_three_times_and
     first = FirstHost(on(Actors("a")))
     answer = await first.start(dies)
     assert isinstance(answer, NotReady)
-    assert first.prepared_on == ["a"] * MOST_START_DEATHS == ["a"] * 3
+    assert first.prepared_on == ["a"] * GUILTY_AFTER == ["a"] * 3
     assert (answer.is_mistake, first.actors.living) == (False, [])
     assert answer.message.startswith(TRIED)
 
 
-@pytest.mark.parametrize(("deaths", "attempts"), [(4, 2), (4 * (MOST_START_DEATHS - 1), MOST_START_DEATHS), (100, 3)])
+@pytest.mark.parametrize(("deaths", "attempts"), [(4, 2), (4 * (GUILTY_AFTER - 1), GUILTY_AFTER), (100, 3)])
 async def test_hosts_that_die_together_are_one_attempt(on, deaths, attempts):
     actors = on(Actors(*"abcd"))
     actors.dies_loading = deaths
