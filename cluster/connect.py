@@ -26,7 +26,7 @@ from cluster.libraries import replaced
 from cluster.ray_files import private_token, ray_folder
 
 # Ray reads these at import or start. Without them its reporters, loggers and usage questions would hide the sweep's own
-# output, and its strict metric check would end a sweep whose trial diverged before its first evaluation.
+# output.
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -34,7 +34,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": f"{timeouts.RAY_ENDS_ITSELF_SECONDS:.0f}",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # How many trials may wait for their processes at once. Tune's default is 1 without a limiter of Tune's own. The
     # searcher hands out no more trials than there are slots; so the trials of hosts that join later start together.

@@ -161,11 +161,11 @@ class Sweep:
         for event, _ in read_events(self._folder.events) if self._folder.events.exists() else ():
             if isinstance(event, TrialReported):
                 name = names[event.trial_key]
-                for step in event.report.history:
+                for step in event.history:
                     kept = {"train_loss": step.train_loss, "tokens": step.tokens, "seconds": step.seconds}
                     rows[name, step.step] = {"trial": name, "step": step.step, **kept}
-                rows.setdefault((name, event.report.step), {"trial": name, "step": event.report.step})
-                rows[name, event.report.step] |= event.report.metrics
+                rows.setdefault((name, event.step), {"trial": name, "step": event.step})
+                rows[name, event.step] |= event.metrics
         return pandas.DataFrame([rows[place] for place in sorted(rows)], columns=None if rows else ["trial", "step"])
 
     @with_keywords

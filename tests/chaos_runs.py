@@ -281,8 +281,8 @@ def expected_points(sweep: Path) -> dict[str, dict[str, list[tuple[int, float]]]
     for event in events(sweep):
         if isinstance(event, TrialReported):
             mine = points[event.trial_key]
-            mine["eval_loss"].append((event.report.step, event.report.metrics["eval_loss"]))
-            mine["train_loss"] += [(step.step, step.train_loss) for step in event.report.history]
+            mine["eval_loss"].append((event.step, event.metrics["eval_loss"]))
+            mine["train_loss"] += [(step.step, step.train_loss) for step in event.history]
         if isinstance(event, TrialEnded):
             points[event.trial_key]["train_loss"] += [(step.step, step.train_loss) for step in event.history]
     return points

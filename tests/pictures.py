@@ -94,7 +94,7 @@ def live_table(sweep: SweepFolder) -> str:
     now = events[last].time
     for event in events:
         if isinstance(event, TrialReported):
-            taken = [step for step in event.report.history if step.time <= now]
+            taken = [step for step in event.history if step.time <= now]
             steps |= {event.trial_key: taken[-1]} if taken else {}
     table(events[last], record)
     table.latest(steps)

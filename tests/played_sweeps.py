@@ -30,7 +30,7 @@ from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.trial_events import JournalCallback, RuleScheduler
 from sweeps.tune.trial_queue import FINISHED, TrialQueue
 from trainables import toy as curves
-from trainables.contract import Evaluation, Failure, Report
+from trainables.contract import Evaluation, Failure
 from trainables.objective import Objective
 from trainables.specs import EvaluationSpec, TrialSpec
 
@@ -177,25 +177,28 @@ class Driver:
         spec, before = TrialSpec.model_validate_json(trial.config["spec"]), trial.last_result["step"]
         points = self.config.scheduler.points(9)
         step = min(point for point in points if point > before)
-        report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).report
+        report = reported(trial.config["trial_key"], step, curves.loss_at(spec, step)).model_copy(
+            update={"adapter": None}
+        )
         if spec.is_scored_at(step) and self.unscored:
             report = report.model_copy(update={"unscored": self.unscored})
         elif spec.is_scored_at(step):
             metrics = {**report.metrics, "exact_match": scored_toy.right_answers(spec, step) / 10}
             report = report.model_copy(update={"metrics": metrics, "best_metrics": metrics})
         state = "COMPLETED" if step == points[-1] else "RUNNING"
-        result = {"step": step, "state": state, "report": report.model_dump_json(), "is_saved": self.is_saved(trial)}
-        return self.tell(trial, result | self.kept(report, trial.config["trial_key"]) | {"done": step == points[-1]})
+        result = {"step": step, "state": state, "report": self.kept(report), "is_saved": self.is_saved(trial)}
+        return self.tell(trial, result | {"done": step == points[-1]})
 
-    def kept(self, report: Report, key: str) -> dict[str, str | None]:
-        """What a trial says of its best adapter; it is on disk where finalists are scored by it."""
+    def kept(self, report: TrialReported) -> TrialReported:
+        """The report with the trial's best adapter, which is on disk where finalists are scored by it."""
         if not self.keeps_adapters:
-            return {"adapter": None, "adapter_sha256": None}
+            return report
         adapter = {"toy_adapter.json": json.dumps({"step": report.step}).encode()}
         rows = {"step": report.step, "adapter_sha256": digests.of_files(adapter), **report.metrics, "row_losses": [7.0]}
         files = {"adapter/toy_adapter.json": adapter["toy_adapter.json"], "eval_rows.json": json.dumps(rows).encode()}
-        path = self.folder.keep(key, "best", report.step, files)
-        return {"adapter": str(path.relative_to(self.folder.path)), "adapter_sha256": digests.of_files(adapter)}
+        path = self.folder.keep(report.trial_key, "best", report.step, files)
+        told = {"adapter": str(path.relative_to(self.folder.path)), "adapter_sha256": digests.of_files(adapter)}
+        return report.model_copy(update=told)
 
     def tell(self, trial: Any, result: dict[str, Any]) -> bool:
         """What Tune does with a result (tune/execution/tune_controller.py, `_process_trial_result`, 2.60)."""
@@ -217,4 +220,4 @@ def driver(path: Path, config: SweepConfig, slots: int = 1) -> Iterator[Driver]:
 def story(path: Path) -> list[tuple[str, int]]:
     """Who reported where, in order."""
     events = [event for event, _ in read_events(path / "events.jsonl")]
-    return [(event.trial_key, event.report.step) for event in events if isinstance(event, TrialReported)]
+    return [(event.trial_key, event.step) for event in events if isinstance(event, TrialReported)]

@@ -42,7 +42,7 @@ from sweeps.record.sweep_record import new_events
 from sweeps.tracking import stores
 from sweeps.tracking.sink import MlflowSink
 from trainables import qlora
-from trainables.contract import Evaluation, Report, StepRecord
+from trainables.contract import Evaluation, StepRecord
 from trainables.scoring.requests import BaseFacts, ScoringRequest, ScoringResult, Tell, tell_nobody
 from trainables.specs import TrialSpec
 
@@ -157,15 +157,15 @@ def _trial_events(folder: SweepFolder, key: str, number: int, trial: Trial) -> l
     loss = kept.evaluation.loss if trial.reported_loss is None else trial.reported_loss
     metrics = kept.evaluation.metrics | {"eval_loss": loss}
     params: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "learning_rate": 1e-2}
-    report = Report(
+    report = TrialReported(
+        time=20.0, trial_key=key, adapter=str(best.relative_to(folder.path)), adapter_sha256=digest,
         step=kept.steps, metrics=metrics, best_step=kept.steps, best_metrics=metrics,
         history=(), tokens=1, seconds=1.0,
-        peak_memory_bytes=1, trainable_params=1, time=20.0,
+        peak_memory_bytes=1, trainable_params=1, evaluated_time=20.0,
     )  # fmt: skip
-    adapter = str(best.relative_to(folder.path))
     return [
         TrialStarted(time=10.0, trial_key=key, number=number, params=params, spec="{}", point={}),
-        TrialReported(time=20.0, trial_key=key, report=report, adapter=adapter, adapter_sha256=digest),
+        report,
         TrialEnded(time=30.0, trial_key=key, state=trial.state, reason=""),
     ]
 

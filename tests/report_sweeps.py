@@ -71,10 +71,10 @@ def events(trials: int, document: dict[str, Any], *, ends: bool = True, **metric
             yield TrialStarted(time=clock, trial_key=key, number=number, params=params, spec="{}", point=point)
             clock += 0.5 * (step - since)
             event = reported(key, step, level + 2.5 / step**0.5, since=since)
-            loss = event.report.metrics["eval_loss"]
+            loss = event.metrics["eval_loss"]
             found = {"eval_loss": loss, **{name: times * (5 - loss) for name, times in metrics.items()}}
             told = {"metrics": found, "best_metrics": found, "trainable_params": 1000 + number}
-            yield event.model_copy(update={"time": clock, "report": event.report.model_copy(update=told)})
+            yield event.model_copy(update={"time": clock, **told})
             yield TrialParked(time=clock + 0.1, trial_key=key, step=step)
         if ends:
             state = TrialState.COMPLETED if rungs == len(RUNGS) else TrialState.STOPPED

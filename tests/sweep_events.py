@@ -21,7 +21,7 @@ from sweeps.record.events import (
 )
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.supply.trial_source import PlannedTrial
-from trainables.contract import Report, StepRecord
+from trainables.contract import StepRecord
 
 
 def begun(time: float = 0.0, config: str = "{}") -> SweepStarted:
@@ -90,7 +90,10 @@ def reported(
     `more` are other fields of the report.
     """
     best_step, best_loss = best or (step, loss)
-    report = Report(
+    folder = f"trials/{key}/best-{step:06d}" if best_step == step else None
+    return TrialReported(
+        time=10.0 + step,
+        trial_key=key,
         step=step,
         metrics={"eval_loss": loss},
         best_step=best_step,
@@ -100,10 +103,9 @@ def reported(
         seconds=step * 0.5,
         peak_memory_bytes=1000 + step,
         trainable_params=64,
-        time=10.0 + step,
+        evaluated_time=10.0 + step,
+        adapter=folder,
     ).model_copy(update=more)
-    folder = f"trials/{key}/best-{step:06d}" if best_step == step else None
-    return TrialReported(time=report.time, trial_key=key, report=report, adapter=folder)
 
 
 def scored(key: str, step: int, **scores: float) -> TrialScored:

@@ -73,8 +73,8 @@ def sweep(
         events.append(started(f"{key}{name}", number, r=8, learning_rate=1e-4 * (1 + number)))
         for step, since in ((3, 0), (9, 3)):
             told = reported(f"{key}{name}", step, found.loss, since=since)
-            report = told.report.model_copy(update={"metrics": found.metrics, "best_metrics": found.metrics})
-            events.append(told.model_copy(update={"report": report}))
+            its = {"metrics": found.metrics, "best_metrics": found.metrics}
+            events.append(told.model_copy(update=its))
         folder.keep(f"{key}{name}", "best", 9, {"eval_rows.json": json.dumps(found.document()).encode()})
         events.append(ended(f"{key}{name}", TrialState.COMPLETED))
     events.append(SweepEnded(time=100.0, reason="finished"))

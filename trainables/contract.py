@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from trainables.engine_paths import SelfTest, Settled
-from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction, EvaluationMetrics, Metrics, RowValues
+from trainables.objective import EVAL_BITS, EVAL_LOSS, Direction, EvaluationMetrics, RowValues
 from trainables.specs import Spec, TrialSpec, Words
 
 Device = Literal["cpu", "cuda"]
@@ -138,34 +138,6 @@ class Opened(Spec):
     step: int
     """Steps done in its snapshot; 0 without a snapshot."""
     trainable_params: int
-
-
-class Report(Spec):
-    """The report of a trial at a report point."""
-
-    step: int
-    metrics: Metrics
-    best_step: int
-    """Step with the best objective so far."""
-    best_metrics: Metrics
-    history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
-    """Steps since the previous report."""
-    tokens: int
-    seconds: float
-    peak_memory_bytes: int
-    """Most memory used by the host so far: on the GPU (the fullest of several), or by the process on a CPU."""
-    trainable_params: int
-    time: float
-    """End of the evaluation, in seconds since the epoch."""
-    resource: int | None = None
-    """The report point in examples; None where rungs count steps."""
-    unscored: dict[str, Words] = Field(default_factory=dict)
-    """See `Evaluation.unscored`."""
-
-    @property
-    def point(self) -> int:
-        """The report point in the unit of the rungs: examples or steps."""
-        return self.step if self.resource is None else self.resource
 
 
 class Summary(Spec):

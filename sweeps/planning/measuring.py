@@ -116,8 +116,8 @@ def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[in
     latest: dict[str, StepRecord] = {}
     for number, event in enumerate(events):
         if isinstance(event, TrialReported):
-            history, evaluated = event.report.history, event.report.time if event.report.history else None
-            is_scored = any(map(scores.scores_by, event.report.metrics))
+            history, evaluated = event.history, event.evaluated_time if event.history else None
+            is_scored = any(map(scores.scores_by, event.metrics))
         elif isinstance(event, TrialEnded):
             history, evaluated, is_scored = event.history, None, False
         else:

@@ -58,9 +58,9 @@ def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answe
     for event in events:
         if isinstance(event, BaseEvaluated):
             rows = event.answered if with_answers else event.rows
-        elif isinstance(event, TrialReported) and (report := event.report).history:
-            is_scored = any(map(scores.scores_by, report.metrics))
-            spans += [(report.history[-1].time, report.time)] if is_scored == with_answers else []
+        elif isinstance(event, TrialReported) and event.history:
+            is_scored = any(map(scores.scores_by, event.metrics))
+            spans += [(event.history[-1].time, event.evaluated_time)] if is_scored == with_answers else []
     total, until = 0.0, -math.inf
     for begun, ended in sorted(spans):
         total += max(0.0, ended - max(begun, until))

@@ -18,7 +18,7 @@ from search_spaces.domains import Value
 from search_spaces.space import Point
 from sweeps.config.passwords import hidden
 from sweeps.config.points import Scalar
-from trainables.contract import Device, Failure, Report, StepRecord
+from trainables.contract import Device, Failure, StepRecord
 from trainables.engine_paths import Settled
 from trainables.inputs import json_text
 from trainables.objective import LOWEST_LOSS, Metrics, Objective
@@ -255,7 +255,24 @@ class TrialReported(Spec):
     type: Literal["trial_reported"] = "trial_reported"
     time: float
     trial_key: str
-    report: Report
+    step: int
+    metrics: Metrics
+    best_step: int
+    """Step with the best objective so far."""
+    best_metrics: Metrics
+    history: Annotated[tuple[StepRecord, ...], Field(strict=False)]
+    """Steps since the previous report."""
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
+    """Most memory used by the host so far: on the GPU (the fullest of several), or by the process on a CPU."""
+    trainable_params: int
+    evaluated_time: float
+    """End of the evaluation, in seconds since the epoch. `time` is when the driver wrote the report."""
+    resource: int | None = None
+    """The report point in examples; None where rungs count steps."""
+    unscored: dict[str, Told] = Field(default_factory=dict)
+    """See `Evaluation.unscored`."""
     adapter: str | None = None
     """Folder of the adapter, relative to the sweep's folder, if this is the best step so far."""
     adapter_sha256: str | None = None
@@ -265,6 +282,11 @@ class TrialReported(Spec):
 
     None for later reports and for repeats.
     """
+
+    @property
+    def report_point(self) -> int:
+        """Returns the report point in the unit of the rungs: examples or steps."""
+        return self.step if self.resource is None else self.resource
 
 
 class TrialScored(Spec):

@@ -46,7 +46,7 @@ from sweeps.record.whole_files import (
 from trainables.inputs import json_text, paths
 
 FilesKind = Literal["snapshot", "best", "rows"]
-FORMAT = 1
+FORMAT = 2
 """Format of a sweep's folder and event log. A version of qsweep that cannot read the format before increases it."""
 REPORT = "report.html"
 MIRROR_NOTE = "mirror.json"

@@ -102,7 +102,7 @@ def without_steps(event: Event) -> Event:
     """Returns the event without its optimizer steps, which are most of a log. `TrialEnded` keeps the last step."""
     match event:
         case TrialReported():
-            return event.model_copy(update={"report": event.report.model_copy(update={"history": ()})})
+            return event.model_copy(update={"history": ()})
         case TrialEnded():
             return event.model_copy(update={"history": event.history[-1:]})
         case _:
@@ -120,8 +120,8 @@ def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedule
         case TrialStarted():
             is_protected = protects_first and event.number == 0
             return schedulers.Started(event.trial_key, is_protected, event.is_in_tail)
-        case TrialReported() if stops.metric in event.report.metrics:
-            return schedulers.Reported(event.trial_key, event.report.point, stops.of(event.report.metrics))
+        case TrialReported() if stops.metric in event.metrics:
+            return schedulers.Reported(event.trial_key, event.report_point, stops.of(event.metrics))
         case PointInfeasible():
             return schedulers.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final and not event.may_go_on:

@@ -19,9 +19,10 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from sweeps.errors import StorageError
+from sweeps.record.events import TrialReported
 from sweeps.record.folder import FilesKind, SweepFolder
 from sweeps.record.whole_files import file_lock, listed, remove_folder
-from trainables.contract import Report, StepRecord
+from trainables.contract import StepRecord
 from trainables.objective import LOWEST_LOSS, Metrics, Objective, SortKey
 from trainables.specs import Spec
 
@@ -38,10 +39,8 @@ class SavedTrial(Spec):
     """Metrics at `best_step`; None before the first evaluation."""
     history: Annotated[tuple[StepRecord, ...], Field(strict=False)] = ()
     """Steps since the last report."""
-    report: Report | None = None
+    report: TrialReported | None = None
     """The report of this step, if there is one. It is sent again if the event log does not have it."""
-    adapter: str | None = None
-    """Folder of the adapter that belongs to the report."""
     sha256: str = ""
     """Digest of the pack's snapshot."""
 

@@ -375,8 +375,7 @@ def _trial_after(
             return _ended(known, event)
 
 
-def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
-    report = event.report
+def _reported(trial: TrialRecord, report: TrialReported) -> TrialRecord:
     return replace(
         trial,
         step=report.step,
@@ -384,9 +383,9 @@ def _reported(trial: TrialRecord, event: TrialReported) -> TrialRecord:
         best_metrics=report.best_metrics,
         unscored={**trial.unscored, **report.unscored},
         evals=(*trial.evals, (report.step, report.metrics)),
-        points={**trial.points, report.step: report.point},
-        adapter=event.adapter or trial.adapter,
-        adapter_sha256=event.adapter_sha256 if event.adapter else trial.adapter_sha256,
+        points={**trial.points, report.step: report.report_point},
+        adapter=report.adapter or trial.adapter,
+        adapter_sha256=report.adapter_sha256 if report.adapter else trial.adapter_sha256,
         tokens=report.tokens,
         seconds=report.seconds,
         peak_memory_bytes=max(trial.peak_memory_bytes, report.peak_memory_bytes),
@@ -421,10 +420,10 @@ def new_events(events: Iterable[Event], record: SweepRecord | None = None) -> It
             continue
         if isinstance(event, TrialReported):
             known = record.trials[event.trial_key]
-            if event.report.step <= known.reported_step:
+            if event.step <= known.reported_step:
                 continue
-            fresh = tuple(step for step in event.report.history if step.step > known.step)
-            event = event.model_copy(update={"report": event.report.model_copy(update={"history": fresh})})
+            fresh = tuple(step for step in event.history if step.step > known.step)
+            event = event.model_copy(update={"history": fresh})
         if isinstance(event, TrialScored):
             known = record.trials[event.trial_key]
             is_known = event.metrics.keys() <= known.best_metrics.keys() and event.unscored == known.unscored

@@ -235,10 +235,9 @@ def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
         scores = [f"{name} {value:.4f}" for name, value in event.metrics.items()]
         scores += [trial_tables.lacking(event.unscored)] if event.unscored else []
         return f"{label(trial.number)} scored at step {event.step}: {', '.join(scores)}"
-    report = event.report
-    missing = f"; {trial_tables.lacking(report.unscored)}" if report.unscored else ""
-    best = f": {record.judges(trial).of(report.best_metrics):.4f}" if report.best_step != report.step else ""
-    return f"{label(trial.number)} step {report.step}: {_values(report.metrics, record)} (its best{best}){missing}"
+    missing = f"; {trial_tables.lacking(event.unscored)}" if event.unscored else ""
+    best = f": {record.judges(trial).of(event.best_metrics):.4f}" if event.best_step != event.step else ""
+    return f"{label(trial.number)} step {event.step}: {_values(event.metrics, record)} (its best{best}){missing}"
 
 
 def _data(summary: Mapping[str, Any]) -> list[str]:

@@ -234,10 +234,10 @@ def _contents(record: SweepRecord, start: str | None) -> str:
 
 def _curves(side: Side, metric: str, reports: Sequence[TrialReported]) -> list[Curve]:
     points: dict[str, list[tuple[int, int, float, float]]] = {}
-    for event in reports:
-        told, value = event.report, event.report.metrics.get(metric, math.nan)
+    for told in reports:
+        value = told.metrics.get(metric, math.nan)
         if math.isfinite(value):
-            points.setdefault(event.trial_key, []).append((told.step, told.tokens, told.seconds, value))
+            points.setdefault(told.trial_key, []).append((told.step, told.tokens, told.seconds, value))
     numbers = {key: trial.number for key, trial in side.record.trials.items()}
     return [Curve(label(numbers[key]), key == side.trial.trial_key, tuple(each)) for key, each in points.items()]
 

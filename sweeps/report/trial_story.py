@@ -53,7 +53,7 @@ class Story:
             case TrialStarted():
                 self._since.setdefault(event.trial_key, now)
             case TrialReported():
-                self._steps(event.trial_key, event.report.history)
+                self._steps(event.trial_key, event.history)
             case TrialParked():
                 self._leaves(event.trial_key, now)
             case TrialEnded():

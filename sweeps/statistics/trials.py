@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sweeps.record.events import TrialState
+from sweeps.record.events import TrialReported, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.run_names import label
 from sweeps.record.selection import ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import MOST_COMPARED, Pair, Separation, compare, separate
 from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
-from trainables.contract import Evaluation, Report
+from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, PER_TOKEN, Objective
 from trainables.scoring.requests import BASE
@@ -160,13 +160,13 @@ def _separated(
     return separate(objective, pairs, _of_base(folder, record, first, objective), ranked, seeds)
 
 
-def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Report) -> bool | None:
+def is_gain(folder: SweepFolder, record: SweepRecord, report: TrialReported) -> bool | None:
     """Tells whether a trial's first report beats the first report of the last trial with a gain, beyond chance.
 
     Chance covers the evaluation rows, and seeds if trials were repeated. If there is no interval, any better value is a
     gain. None for a later report and for a repeat, which is not a new point. `record` is the one before this report.
     """
-    trial = record.trials[trial_key]
+    trial = record.trials[report.trial_key]
     if trial.evals or trial.repeats is not None:
         return None
     if record.last_gain is None:
@@ -179,7 +179,7 @@ def is_gain(folder: SweepFolder, record: SweepRecord, trial_key: str, report: Re
         return False
     rows, of_best = (
         _read([folder.kept(key, "rows", at) / "eval_rows.json"], objective.metric, its, key)
-        for key, at, its in ((trial_key, report.step, value), (best.trial_key, step, before))
+        for key, at, its in ((report.trial_key, report.step, value), (best.trial_key, step, before))
     )
     seeds = noise(record.trials.values(), objective.metric)
     pair = Pair(best.trial_key, objective.gain(before, value), of_best, rows)

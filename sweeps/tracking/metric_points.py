@@ -26,9 +26,8 @@ class MetricPoint(NamedTuple):
         return int(self.time * 1000)
 
 
-def metric_points(event: TrialReported) -> list[MetricPoint]:
+def metric_points(report: TrialReported) -> list[MetricPoint]:
     """Returns the metric points of a report. Its metrics come first: the UI's compare page keeps the order."""
-    report = event.report
     at = {
         **report.metrics,
         **best_of(report.best_metrics),
@@ -39,7 +38,7 @@ def metric_points(event: TrialReported) -> list[MetricPoint]:
         "seconds": report.seconds,
         "peak_memory_bytes": float(report.peak_memory_bytes),
     }
-    points = [MetricPoint(key, value, report.time, report.step) for key, value in at.items()]
+    points = [MetricPoint(key, value, report.evaluated_time, report.step) for key, value in at.items()]
     return points + step_points(report.history)
 
 

@@ -20,10 +20,10 @@ from cluster.hosts import PROCESS_LOST
 from cluster.loop import Large, Outcome
 from sweeps import timeouts
 from sweeps.errors import BudgetUsedUp, StorageError
-from sweeps.record.events import TrialState
+from sweeps.record.events import TrialReported, TrialState
 from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import LastReport, Progress
-from trainables.contract import Evaluation, Failure, Opened, Report
+from trainables.contract import Evaluation, Failure, Opened, StepRecord
 from trainables.inputs.legible import legible
 from trainables.specs import TrialSpec
 
@@ -41,9 +41,9 @@ class ResultRequest(NamedTuple):
     """Whether Tune knows that the trial holds a slot."""
 
 
-def final(state: TrialState, reason: str, step: int = 0, history: tuple[str, ...] = ()) -> dict[str, Any]:
+def final(state: TrialState, reason: str, step: int = 0, history: tuple[StepRecord, ...] = ()) -> dict[str, Any]:
     """Returns the last result of a trial for Tune."""
-    return {"step": step, "state": state.value, "reason": reason, "history": list(history), "done": True}
+    return {"step": step, "state": state.value, "reason": reason, "history": history, "done": True}
 
 
 def last_words(error: Exception) -> str:
@@ -91,7 +91,6 @@ class ActiveTrial:
             return told
         if question.is_open or not self._is_open:
             return None
-        # The result has no metric, so no scheduler judges the trial (ray async_hyperband.py, 2.60).
         return {"step": self._now.step, "state": TrialState.RUNNING.value, "opened": True, "done": False}
 
     async def end(self) -> None:
@@ -128,7 +127,7 @@ class ActiveTrial:
         progress = Progress.of(self._first.config, self._first.reported, saved)
         if saved.report is not None and saved.report.step > progress.reported:
             # The snapshot was written, and the driver or the broker died before the driver wrote the report.
-            progress = await self._tell(progress, saved.report, saved.adapter)
+            progress = self._tell(progress, saved.report)
         self._progress = progress
 
     async def _open(self) -> None:
@@ -152,11 +151,11 @@ class ActiveTrial:
                 failure = outcome.failure or Failure(kind="failed", message="no evaluation")
                 return await self._end(TrialState.after(failure), failure.message)
             with suppress(ObjectLostError):  # Large bytes were lost with their node. The host, if alive, answers again.
-                report, adapter = await self._keep(outcome, outcome.evaluation, large)
+                report = await self._keep(outcome, outcome.evaluation, large)
                 break
         if self._now.is_last(target):
             await self._vacate()
-        self._progress = await self._tell(self._now, report, adapter)
+        self._progress = self._tell(self._now, report)
         return None
 
     @property
@@ -170,19 +169,15 @@ class ActiveTrial:
     async def _end(self, state: TrialState, reason: str) -> None:
         """Frees the slot and makes the last result of the trial."""
         step, steps = (0, ()) if self._progress is None else (self._progress.step, self._progress.history)
-        self._told = final(state, reason, step, tuple(each.model_dump_json() for each in steps))
+        self._told = final(state, reason, step, steps)
         await self._vacate()
 
-    async def _tell(self, progress: Progress, report: Report, adapter: str | None) -> Progress:
+    def _tell(self, progress: Progress, report: TrialReported) -> Progress:
         done = progress.is_last(report.step)
-        digest = None if adapter is None else await self._broker.in_thread(self._files.digest, adapter)
         self._told = {
-            **report.metrics,
             "step": report.step,
             "state": (TrialState.COMPLETED if done else TrialState.RUNNING).value,
-            "report": report.model_dump_json(),
-            "adapter": adapter,
-            "adapter_sha256": digest,
+            "report": report,
             "is_saved": self._unwritten is None,
             "done": done,
         }
@@ -190,36 +185,38 @@ class ActiveTrial:
 
     # The trial's own folder
 
-    async def _keep(self, outcome: Outcome, evaluation: Evaluation, large: Any) -> tuple[Report, str | None]:
+    async def _keep(self, outcome: Outcome, evaluation: Evaluation, large: Any) -> TrialReported:
         """Writes rows, adapter and snapshot, in this order: a snapshot names only files that exist.
 
-        Returns the report, and the adapter's folder if the adapter is the trial's best.
+        Returns the report.
         """
         now = self._now
         progress, report = now.evaluated(outcome, evaluation, self._trainable_params, time.time())
 
-        def written(large: Large) -> str | None:
+        def written(large: Large) -> TrialReported:
             if outcome.step <= now.reported:
-                return None  # The log has this report, from before the snapshot was lost.
+                return report  # The log has this report, from before the snapshot was lost.
             rows, is_repeat = evaluation.document(), self._first.config["repeats"] is not None
             self._files.keep_rows(outcome.step, rows)
             if report.best_step != outcome.step or large.adapter is None:
-                return None
-            return self._files.keep_best(outcome.step, large.adapter, rows, now.best, is_repeat, evaluation.answers)
+                return report
+            kept = outcome.step, large.adapter, rows, now.best, is_repeat, evaluation.answers
+            adapter, digest = self._files.keep_best(*kept)
+            return report.model_copy(update={"adapter": adapter, "adapter_sha256": digest})
 
-        adapter = await self._broker.in_thread(written, large)
-        await self._save(progress, outcome, large, report, adapter)
-        return report, adapter
+        told = await self._broker.in_thread(written, large)
+        await self._save(progress, outcome, large, told)
+        return told
 
     async def _save(
-        self, progress: Progress, outcome: Outcome, large: Any, report: Report | None = None, adapter: str | None = None
+        self, progress: Progress, outcome: Outcome, large: Any, report: TrialReported | None = None
     ) -> None:
         """Writes the snapshot of an outcome, unless the trial is complete or budget.disk has no room."""
         progress = progress.after_snapshot(outcome.step)
 
         def written(large: Large) -> bool:
             assert large.snapshot is not None, "the outcome has one"
-            return self._files.keep_snapshot(progress.saved(report, adapter), large.snapshot, progress.best)
+            return self._files.keep_snapshot(progress.saved(report), large.snapshot, progress.best)
 
         is_due = outcome.has_snapshot and not progress.is_last(outcome.step)
         is_written = not is_due or await self._broker.in_thread(written, large)

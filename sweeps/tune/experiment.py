@@ -52,8 +52,6 @@ def run(
         tune.run(
             SlotTrial,
             name="tune",
-            metric=trials.config.stops.metric,
-            mode=trials.config.stops.mode,
             storage_path=str(files),
             num_samples=-1,
             search_alg=SearchGenerator(queue),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import ray
@@ -55,8 +54,8 @@ class SlotTrial(tune.Trainable):
         except PROCESS_LOST:
             return final(TrialState.PAUSED, LOST) | {"ends_sweep": "failed"}
         if "report" in told:
-            report = json.loads(told["report"])
-            self._reported = LastReport(report["step"], report["best_step"], report["best_metrics"])
+            report = told["report"]
+            self._reported = LastReport(report.step, report.best_step, report.best_metrics)
         self._is_open = self._is_open or "opened" in told
         return told
 

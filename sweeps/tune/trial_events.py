@@ -24,7 +24,7 @@ from sweeps.schedulers import TrialStatus
 from sweeps.statistics.trials import is_gain
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
-from trainables.contract import Report, StepRecord
+from trainables.contract import StepRecord
 from trainables.slot_failures import failure_of
 
 NO_ROOM = "budget.disk is used up: no room for the snapshot of one more parked trial"
@@ -106,24 +106,16 @@ class JournalCallback(Callback):
 
         The scheduler calls this method first, then Tune calls it again; the second call writes nothing new.
         """
-        key = trial.config["trial_key"]
         if "opened" in result or "report" in result:
             self._begin(trial)
         if "report" in result:
-            report = Report.model_validate_json(result["report"])
-            told = TrialReported(
-                time=self._trials.clock(),
-                trial_key=key,
-                report=report,
-                adapter=result["adapter"],
-                adapter_sha256=result["adapter_sha256"],
-                is_gain=is_gain(self._trials.folder, self._journal.record, key, report),
-            )
-            self._journal.add(told)
-            if told.adapter is not None:
+            report: TrialReported = result["report"]
+            folder = self._trials.folder
+            gain = is_gain(folder, self._journal.record, report)
+            self._journal.add(report.model_copy(update={"time": self._trials.clock(), "is_gain": gain}))
+            if report.adapter is not None:
                 # The log named the older adapter until now.
-                folder = self._trials.folder
-                folder.prune_adapters(key, folder.path / told.adapter)
+                folder.prune_adapters(report.trial_key, folder.path / report.adapter)
 
     @_in_order
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -133,7 +125,7 @@ class JournalCallback(Callback):
         if became is None:
             return
         if became.state is TrialState.PAUSED:
-            self._trials.unreported[key] = _steps(result.get("history", ()))
+            self._trials.unreported[key] = result.get("history", ())
             if "ends_sweep" in result:
                 self._trials.stop.ask(result["ends_sweep"], became.reason)
         elif self.failure is not None:
@@ -169,7 +161,7 @@ class JournalCallback(Callback):
         if not result["is_saved"]:
             self._trials.stop.ask("budget", NO_ROOM)
 
-    def _end(self, trial: Trial, ended: Became, history: Sequence[str] = ()) -> None:
+    def _end(self, trial: Trial, ended: Became, history: Sequence[StepRecord] = ()) -> None:
         key = trial.config["trial_key"]
         known = self._trials.record(key)
         if known is not None and known.state.is_final:
@@ -185,7 +177,7 @@ class JournalCallback(Callback):
                 state=ended.state,
                 reason=ended.reason,
                 by_person_or_budget=ended.by_person,
-                history=_steps(history),
+                history=tuple(history),
             )
             self._journal.add(event)
         self._trials.to_stop.discard(key)
@@ -230,10 +222,6 @@ class RuleScheduler(FIFOScheduler):
         starts for the trial (`_maybe_reuse_cached_actor`). Tune's own schedulers choose the oldest waiting trial. So
         whenever a trial ends while the process of another trial starts, that process is lost.
         """
-
-
-def _steps(history: Sequence[str]) -> tuple[StepRecord, ...]:
-    return tuple(StepRecord.model_validate_json(step) for step in history)
 
 
 def _last_line(trial: Trial) -> str:

@@ -38,10 +38,6 @@ class FolderFiles:
         """Returns the pack's part of the latest undamaged snapshot."""
         return snapshots.read_snapshot(self._folder, self._key)[1]
 
-    def digest(self, adapter: str) -> str | None:
-        """Returns the digest that an adapter had when it was written; see `digests.as_written`."""
-        return digests.as_written(self._folder.path / adapter)
-
     def keep_best(
         self,
         step: int,
@@ -50,8 +46,8 @@ class FolderFiles:
         best: SortKey,
         is_repeat: bool = False,
         answers: Sequence[AnsweredRow] = (),
-    ) -> str:
-        """Writes the trial's best adapter and its evaluation. Returns its folder, relative to the sweep's folder.
+    ) -> tuple[str, str]:
+        """Writes the trial's best adapter and its evaluation. Returns its folder in the sweep's folder, and its digest.
 
         Args:
             rows: the document of the evaluation.
@@ -64,7 +60,8 @@ class FolderFiles:
             StorageError: the disk cannot be written.
         """
         files = {f"adapter/{name}": content for name, content in adapter.items()}
-        document = {"step": step, "adapter_sha256": digests.of_files(adapter), **rows}
+        digest = digests.of_files(adapter)
+        document = {"step": step, "adapter_sha256": digest, **rows}
         files["eval_rows.json"] = json.dumps(document).encode()
         if answers:
             files[samples.OF_TRIAL] = samples.text(answers).encode()
@@ -72,7 +69,7 @@ class FolderFiles:
             if not is_room:
                 raise BudgetUsedUp("budget.disk is used up: no room for another adapter")
             kept = self._folder.keep(self._key, "best", step, files)
-        return str(kept.relative_to(self._folder.path))
+        return str(kept.relative_to(self._folder.path)), digest
 
     def keep_rows(self, step: int, rows: Mapping[str, Any]) -> None:
         """Writes the evaluation of a report, row by row, so that trials can be compared after equal steps.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cluster.loop import Outcome
-from sweeps.config.passwords import hidden
+from sweeps.record.events import TrialReported
 from sweeps.record.snapshots import SavedTrial
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.schedulers import next_point
-from trainables.contract import Evaluation, Report, StepRecord
+from trainables.contract import Evaluation, StepRecord
 from trainables.objective import Objective, SortKey
 
 
@@ -34,6 +34,7 @@ class LastReport(NamedTuple):
 class Progress:
     """The progress of a trial. Each event of the trial gives a new `Progress`."""
 
+    trial_key: str
     points: tuple[int, ...]
     """The trial's report points, in its optimizer steps."""
     examples: Mapping[int, int]
@@ -63,6 +64,7 @@ class Progress:
         # If the snapshot is older than the last report, the best adapter is the one that the log names.
         is_behind = saved.step <= log.step
         return cls(
+            config["trial_key"],
             points,
             examples=dict(zip(points, config.get("examples", ()), strict=False)),
             objective=Objective.model_validate(config["objective"]),
@@ -103,13 +105,13 @@ class Progress:
         """Returns the progress after a snapshot at this step."""
         return replace(self, step=step, is_unevaluated=False)
 
-    def after_report(self, report: Report) -> Progress:
+    def after_report(self, report: TrialReported) -> Progress:
         """Returns the progress after this report."""
         return replace(self, reported=report.step)
 
     def evaluated(
         self, outcome: Outcome, evaluation: Evaluation, trainable_params: int, now: float
-    ) -> tuple[Progress, Report]:
+    ) -> tuple[Progress, TrialReported]:
         """Returns progress and report after an evaluation at a report point; `now` is seconds since the epoch.
 
         The adapter is to be kept if the report's best step is the outcome's.
@@ -120,7 +122,9 @@ class Progress:
         if outcome.step > self.reported and is_better and outcome.has_adapter:
             progress = replace(progress, best_step=outcome.step, best_metrics=evaluation.metrics)
         assert progress.best_metrics is not None, "a trial's first evaluation is its best"
-        report = Report(
+        report = TrialReported(
+            time=now,
+            trial_key=self.trial_key,
             step=outcome.step,
             metrics=evaluation.metrics,
             best_step=progress.best_step,
@@ -130,19 +134,18 @@ class Progress:
             seconds=last.seconds,
             peak_memory_bytes=outcome.peak_memory_bytes,
             trainable_params=trainable_params,
-            time=now,
+            evaluated_time=now,
             resource=self.examples.get(outcome.step),
-            unscored={name: hidden(why) for name, why in evaluation.unscored.items()},
+            unscored=dict(evaluation.unscored),
         )
         return progress, report
 
-    def saved(self, report: Report | None, adapter: str | None) -> SavedTrial:
-        """Returns the state for the trial's snapshot, with the report at its step and that report's adapter, if any."""
+    def saved(self, report: TrialReported | None) -> SavedTrial:
+        """Returns the state for the trial's snapshot, with the report at its step, if any."""
         return SavedTrial(
             step=self.step,
             best_step=self.best_step,
             best_metrics=self.best_metrics,
             history=self.history,
             report=report,
-            adapter=adapter,
         )

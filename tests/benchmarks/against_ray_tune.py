@@ -150,7 +150,7 @@ def ours(folder: Path, content: dict[str, Any], job: dict[str, Any]) -> dict[str
     words = [sys.executable, "-m", "sweeps", "launch", "sweep.yaml", "--json"]
     seen = watched.run(words, folder, {**os.environ, "PYTHONPATH": str(Path.cwd())})
     told = [
-        Told(event.trial_key, event.report.step, event.report.metrics["eval_loss"], event.report.tokens)
+        Told(event.trial_key, event.step, event.metrics["eval_loss"], event.tokens)
         for event, _ in read_events(folder / "results" / content["name"] / "events.jsonl")
         if isinstance(event, TrialReported)
     ]

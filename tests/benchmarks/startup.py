@@ -52,7 +52,7 @@ def first_step(cache: Path) -> dict[str, float]:
         "the data is recorded": began["data_prepared"].time,
         "the base is evaluated": began["base_evaluated"].time,
         "a trial holds a slot": began["trial_started"].time,
-        "first optimizer step": began["trial_reported"].report.history[0].time,
+        "first optimizer step": began["trial_reported"].history[0].time,
     }
     return {name: time_ - started for name, time_ in sorted(at.items(), key=lambda item: item[1])}
 

@@ -237,5 +237,5 @@ def assert_every_trial_ran_to_its_end(answer: dict, trials: int) -> None:
     points: dict[str, list[int]] = {}
     for event in runs.events(Path(answer["dir"])):
         if isinstance(event, TrialReported):
-            points.setdefault(event.trial_key, []).append(event.report.step)
+            points.setdefault(event.trial_key, []).append(event.step)
     assert list(points.values()) == [[3, 9, 27]] * trials

@@ -56,8 +56,8 @@ def test_a_sweep_goes_on_under_its_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stamp", "told"),
     [
-        ({"format": None, "qsweep": None}, "has format none, and .* reads format 1 alone: go on with the version that"),
-        ({"format": 2, "qsweep": "0.2.0"}, "has format 2, and this version reads format 1 alone: go on with qsweep 0"),
+        ({"format": None, "qsweep": None}, "has format none, and .* reads format 2 alone: go on with the version that"),
+        ({"format": 1, "qsweep": "0.2.0"}, "has format 1, and this version reads format 2 alone: go on with qsweep 0"),
     ],
 )
 def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path, stamp: dict[str, object], told: str) -> None:

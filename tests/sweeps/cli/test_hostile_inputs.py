@@ -92,7 +92,7 @@ def test_a_sweep_goes_on_by_its_name_as_it_is_asked_after_by_its_name(folder: Pa
         assert "no sweep" in refused(folder, verb, "./toy", *words)
     sweep = folder / "results" / "toy"
     sweep.mkdir(parents=True)
-    (sweep / "config.json").write_text('{"format": 1, "sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
+    (sweep / "config.json").write_text('{"format": 2, "sweep_id": "toy-1", "config": {"name": "toy", "seed": -1}}')
     (folder / "toy").mkdir()  # a folder of that name that is no sweep's
     # Found, and then refused for what its configuration holds.
     for name in ("toy-1", "toy"):
@@ -110,7 +110,7 @@ def test_an_option_with_nothing_in_it_is_refused(folder: Path, words: str) -> No
 
 
 def test_a_folder_of_no_sweep_is_refused(folder: Path) -> None:
-    for content in (DEEP, "[]", "5", '{"format": 1, "config": {}, "sweep_id": [[]]}', "9" * 5000, "\xff"):
+    for content in (DEEP, "[]", "5", '{"format": 2, "config": {}, "sweep_id": [[]]}', "9" * 5000, "\xff"):
         (folder / "config.json").write_text(content, encoding="latin-1")
         for words in (["resume", "."], ["promote", "./", "--model", "m"]):
             refused(folder, *words)

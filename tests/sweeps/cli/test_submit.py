@@ -148,7 +148,7 @@ def test_logs_are_printed_as_they_are(board: Dashboard) -> None:
 def test_logs_of_a_sweep_here_say_where_its_events_are(folder: Path) -> None:
     sweep = folder / "results" / "x"
     sweep.mkdir(parents=True)
-    (sweep / "config.json").write_text('{"format": 1, "sweep_id": "x-1", "config": {"name": "x"}}')
+    (sweep / "config.json").write_text('{"format": 2, "sweep_id": "x-1", "config": {"name": "x"}}')
     result = CliRunner().invoke(app, ["logs", "x-1"])
     assert (result.exit_code, result.stdout.strip()) == (0, str(sweep / "events.jsonl"))
 

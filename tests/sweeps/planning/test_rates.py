@@ -13,7 +13,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.planning import measuring, rates
 from sweeps.planning.rates import Load, Range, Rate, RateKey, Remembered, Speed, rate_key, read_rates, remember, speed
 from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported, TrialScored
-from trainables.contract import Report, RowShape, StepRecord
+from trainables.contract import RowShape, StepRecord
 from trainables.specs import EvaluationSpec
 
 KEY = RateKey(trainable="qlora", model="hub/model", quantization="nf4 auto", device="NVIDIA H100 80GB HBM3")
@@ -123,12 +123,12 @@ def steps(first: int, last: int, ended: float, each: float, tokens: int = 10) ->
 def reported(key: str, first: int, last: int, ended: float, time: float, **scores: float) -> TrialReported:
     """A report at `time` of steps of 2 s each, the last of which ended at `ended`."""
     history = steps(first, last, ended, 2.0)
-    report = Report(
+    return TrialReported(
+        time=time, trial_key=key,
         step=last, metrics={"eval_loss": 1.0, **scores}, best_step=last, best_metrics={"eval_loss": 1.0},
         history=history, tokens=history[-1].tokens, seconds=history[-1].seconds, peak_memory_bytes=1,
-        trainable_params=1, time=time,
+        trainable_params=1, evaluated_time=time,
     )  # fmt: skip
-    return TrialReported(time=time, trial_key=key, report=report)
 
 
 def log(*events: Event, end: float) -> list[Event]:

@@ -25,9 +25,9 @@ def test_evaluations_that_share_their_time_are_counted_once():
 
 def test_answers_take_their_own_time():
     graded, event = EvaluationSpec(metrics=("choice",)), reported("a", 3, 2.0)
-    report = event.report.model_copy(update={"metrics": event.report.metrics | {"choice": 0.5}})
+    scored = event.model_copy(update={"metrics": event.metrics | {"choice": 0.5}})
     answered = base(4.0, rows=4).model_copy(update={"answered": 2})
-    events: list[Event] = [answered, event.model_copy(update={"report": report})]
+    events: list[Event] = [answered, scored]
     assert expected_time.seconds_of_a_row(events, graded, True) == pytest.approx(5)
     assert expected_time.seconds_of_a_row(events, graded, False) is None
 

@@ -43,7 +43,7 @@ from sweeps.record.events import (
     to_line,
 )  # fmt: skip
 from sweeps.record.sweep_record import new_events
-from trainables.contract import Report, StepRecord
+from trainables.contract import StepRecord
 from trainables.objective import Objective
 
 TEXT = "\n\u2028\x00\\ 'é' \N{GRINNING FACE}"
@@ -92,10 +92,10 @@ def test_a_line_that_is_no_event_is_refused(line: str | bytes) -> None:
 
 
 def test_a_report_holds_finite_numbers_only_and_a_loss() -> None:
-    report = reported("a", 3, 1.0).report.model_dump()
+    report = reported("a", 3, 1.0).model_dump()
     for metrics in ({"eval_loss": math.nan}, {"eval_accuracy": 0.5}):
         with pytest.raises(ValidationError):
-            Report.model_validate(report | {"metrics": metrics})
+            TrialReported.model_validate(report | {"metrics": metrics})
     with pytest.raises(ValidationError):
         StepRecord.model_validate(history(1, 1)[0].model_dump() | {"train_loss": math.inf})
 
@@ -208,7 +208,7 @@ def test_new_events_go_on_from_a_record() -> None:
     assert list(new_events([reported("a", 3, 0.5)], before)) == []
     ((event, after),) = new_events([reported("a", 5, 0.5)], before)
     assert isinstance(event, TrialReported)
-    assert [step.step for step in event.report.history] == [4, 5]
+    assert [step.step for step in event.history] == [4, 5]
     assert after.trials["a"].step == 5
 
 
@@ -222,7 +222,7 @@ def test_a_trial_that_may_go_on_keeps_its_steps_and_reports_where_it_was_not_eva
     assert (known.trials["a"].step, known.trials["a"].reported_step) == (9, 3)
     ((event, after),) = new_events([reported("a", 9, 0.5, since=3)], known)
     assert isinstance(event, TrialReported)
-    assert event.report.history == ()
+    assert event.history == ()
     assert after.trials["a"].evals[-1] == (9, {"eval_loss": 0.5})
 
 
@@ -239,6 +239,6 @@ def test_no_step_of_a_trial_is_passed_on_twice_and_telling_all_again_changes_not
     assert twice[-1][1].trials == once.trials
     for event, _ in twice:
         if isinstance(event, TrialReported):
-            told[event.trial_key] += [step.step for step in event.report.history]
+            told[event.trial_key] += [step.step for step in event.history]
     for key, steps in told.items():
         assert steps == list(range(1, max((step for other, step in reports if other == key), default=0) + 1))

@@ -159,7 +159,7 @@ def test_a_journal_reads_its_log_once_and_hands_it_on_without_steps(tmp_path, mo
         assert read.call_count == 2
         so_far = journal.take_so_far()
         assert [offset for _, offset in so_far] == [offset for _, offset in read_events(folder.events)]
-        assert sum(len(event.report.history) for event, _ in so_far if isinstance(event, TrialReported)) == 0
+        assert sum(len(event.history) for event, _ in so_far if isinstance(event, TrialReported)) == 0
         last = so_far[-1][0]
         assert isinstance(last, TrialEnded) and last.history == history(6, 6)
         assert record(event for event, _ in so_far) == journal.record

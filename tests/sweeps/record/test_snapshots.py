@@ -17,7 +17,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import Disk, KeptSnapshot, to_remove
 from trainables.objective import SortKey
 
-REPORT = reported("a", 9, 2.5, best=(3, 2.0)).report
+REPORT = reported("a", 9, 2.5, best=(3, 2.0))
 
 
 def test_a_snapshot_is_read_as_it_was_written_and_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_what_a_parked_trial_would_go_on_from_never_goes_but_for_a_repeat_after_
 @pytest.mark.parametrize(("parks", "is_at_report_point"), [(True, True), (True, False), (False, True)])
 def test_a_trial_is_parked_where_it_reported_if_the_scheduler_parks_trials(tmp_path, parks, is_at_report_point):
     folder = SweepFolder(tmp_path)
-    report = reported("a", 3, 2.0).report if is_at_report_point else None
+    report = reported("a", 3, 2.0) if is_at_report_point else None
     for step, told in ((2, None), (3, report)):
         known = snapshots.SavedTrial(step=step, report=told, best_metrics={"eval_loss": 2.0})
         folder.keep("a", "snapshot", step, snapshots.files(known, b"weights"))

@@ -21,9 +21,7 @@ def trial(number: int, scheme: SchemeName, loss: float, memory: int) -> list[Eve
     begins = started(key, number, quantization=scheme).model_copy(update={"spec": spec.model_dump_json()})
     return [
         begins,
-        reported(key, 9, loss).model_copy(
-            update={"report": reported(key, 9, loss).report.model_copy(update={"peak_memory_bytes": memory})}
-        ),
+        reported(key, 9, loss).model_copy(update={"peak_memory_bytes": memory}),
         ended(key, TrialState.COMPLETED),
     ]
 

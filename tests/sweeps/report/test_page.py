@@ -111,8 +111,7 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
     for event in sweeps.events(4, sweeps.config()):
         if isinstance(event, TrialReported) and event.trial_key[-1] in "12":
             bad = {"eval_loss": math.inf if event.trial_key[-1] == "1" else math.nan}
-            report = event.report.model_copy(update={"best_metrics": bad, "metrics": bad})
-            event = event.model_copy(update={"report": report})
+            event = event.model_copy(update={"best_metrics": bad, "metrics": bad})
         read.take([(event, 0)])
         story.take(event, read.record)
     found = page(status.read_status(sweeps.write(tmp_path, []), 200.0, read), story, None, None, 200.0)
@@ -155,9 +154,8 @@ def scored(trials: int, document: dict[str, Any], *told_in: str) -> Iterable[Eve
     """Three trials report their loss, and so many of them a score, in these metrics of the report."""
     for event in sweeps.events(3, document):
         if isinstance(event, TrialReported) and int(event.trial_key, 16) < trials:
-            metrics = event.report.metrics | {"exact_match": 0.5}
-            report = event.report.model_copy(update=dict.fromkeys(told_in, metrics))
-            event = event.model_copy(update={"report": report})
+            metrics = event.metrics | {"exact_match": 0.5}
+            event = event.model_copy(update=dict.fromkeys(told_in, metrics))
         yield event
 
 

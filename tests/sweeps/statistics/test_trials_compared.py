@@ -85,7 +85,7 @@ def test_a_first_report_that_is_better_beyond_chance_is_a_gain(folder, losses, k
             folder.keep(f"k{place}", "rows", 3, {"eval_rows.json": json.dumps(found.document()).encode()})
         events.append(started(f"k{place}", place))
         told = reported(f"k{place}", 3, loss)
-        gain = is_gain(folder, record(events), f"k{place}", told.report)
+        gain = is_gain(folder, record(events), told)
         assert gain is gains[place]
         events.append(told.model_copy(update={"is_gain": gain}))
 
@@ -93,8 +93,8 @@ def test_a_first_report_that_is_better_beyond_chance_is_a_gain(folder, losses, k
 def test_later_reports_and_repeats_bring_no_gain(folder: SweepFolder) -> None:
     again = started("b", 1).model_copy(update={"repeats": "a"})
     whole = record([begun(), started("a"), reported("a", 3, 2.0).model_copy(update={"is_gain": True}), again])
-    assert is_gain(folder, whole, "a", reported("a", 9, 1.0).report) is None
-    assert is_gain(folder, whole, "b", reported("b", 3, 1.0).report) is None
+    assert is_gain(folder, whole, reported("a", 9, 1.0)) is None
+    assert is_gain(folder, whole, reported("b", 3, 1.0)) is None
 
 
 ROWS_OF_T00 = "the rows of t00 at step 3"

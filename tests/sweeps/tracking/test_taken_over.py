@@ -95,12 +95,11 @@ LOST = reported("aaaa", 9, 0.6, since=3)
 
 def trained_again(event: TrialReported) -> TrialReported:
     """The event as another machine has it: later, and it took another time."""
-    report = event.report
     steps = tuple(
-        step.model_copy(update={"time": step.time + LATER, "seconds": step.seconds + 7.0}) for step in report.history
+        step.model_copy(update={"time": step.time + LATER, "seconds": step.seconds + 7.0}) for step in event.history
     )
-    update = {"time": report.time + LATER, "seconds": report.seconds + 7.0, "history": steps}
-    return event.model_copy(update={"time": event.time + LATER, "report": report.model_copy(update=update)})
+    times = {"time": event.time + LATER, "evaluated_time": event.evaluated_time + LATER}
+    return event.model_copy(update={**times, "seconds": event.seconds + 7.0, "history": steps})
 
 
 def go_on(config, folder, before: Sequence[Event], *events: Event) -> None:

@@ -70,8 +70,8 @@ class World:
         told, again = (asyncio.run(self.answered()) for _ in range(2))
         assert told == again, "the same question gets the same answer"
         if "report" in told:
-            report = json.loads(told["report"])
-            self.reported = LastReport(report["step"], report["best_step"], report["best_metrics"])
+            report = told["report"]
+            self.reported = LastReport(report.step, report.best_step, report.best_metrics)
         self.is_open = self.is_open or "opened" in told
         return told
 
@@ -162,10 +162,10 @@ def test_an_exception_in_a_trial_ends_it_and_is_never_raised_into_tune(tmp_path,
     world.opens = broken
     told = world.step()
     assert told.pop("ends_sweep", None) == ends
-    assert told == {"step": 0, "state": state.value, "reason": reason, "history": [], "done": True}
+    assert told == {"step": 0, "state": state.value, "reason": reason, "history": (), "done": True}
 
 
-@pytest.mark.parametrize(("report", "target"), [(None, 3), (reported("a", 3, 1.0).report, 9)])
+@pytest.mark.parametrize(("report", "target"), [(None, 3), (reported("a", 3, 1.0), 9)])
 def test_a_trial_is_evaluated_at_its_report_point_before_it_goes_on_to_the_next(tmp_path, report, target):
     saved = snapshots.files(SavedTrial(step=3, report=report, best_step=3, best_metrics=loss(1.0)), b"weights")
     SweepFolder(tmp_path).keep("a", "snapshot", 3, saved)
@@ -176,11 +176,11 @@ def test_a_trial_is_evaluated_at_its_report_point_before_it_goes_on_to_the_next(
 
 
 def test_a_report_that_may_not_have_arrived_is_told_again_first(tmp_path):
-    report = reported("a", 3, 1.0).report
+    report = reported("a", 3, 1.0)
     saved = SavedTrial(step=3, report=report, best_step=3, best_metrics=loss(1.0))
     SweepFolder(tmp_path).keep("a", "snapshot", 3, snapshots.files(saved, b"weights"))
     world = World(tmp_path)
-    assert json.loads(world.step()["report"]) == json.loads(report.model_dump_json())
+    assert world.step()["report"] == report
     assert world.step()["opened"]
 
 
@@ -202,14 +202,14 @@ def test_a_snapshot_that_could_not_be_read_at_first_is_no_reason_to_lose_steps(t
 
 
 def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that_the_log_names(tmp_path):
-    saved = SavedTrial(step=3, best_step=3, best_metrics=loss(1.0), report=reported("a", 3, 1.0).report)
+    saved = SavedTrial(step=3, best_step=3, best_metrics=loss(1.0), report=reported("a", 3, 1.0))
     SweepFolder(tmp_path).keep("a", "snapshot", 3, snapshots.files(saved, b""))
     known = {"step": 9, "best_step": 9, "best_metrics": loss(0.9)}
     world = World(tmp_path, points=[3, 9, 27], reported=known).opened(reaches(9, 0.8999), reaches(27, 0.8))
     told = world.step()
-    report = json.loads(told["report"])
-    assert (report["step"], report["best_step"], report["best_metrics"]) == (27, 27, loss(0.8)), "the log has step 9"
-    assert told["adapter"] == "trials/a/best-000027"
+    report = told["report"]
+    assert (report.step, report.best_step, report.best_metrics) == (27, 27, loss(0.8)), "the log has step 9"
+    assert report.adapter == "trials/a/best-000027"
     assert not (tmp_path / "trials/a/best-000009").exists()
 
 
@@ -236,11 +236,11 @@ def test_a_score_makes_a_step_the_best_although_its_loss_is_higher_and_its_answe
     scored = Evaluation(metrics={"eval_loss": 1.5, "exact_match": 0.0}, answers=(answered,))
     world = World(tmp_path, objective=SCORED).opened(reaches(3, 1.0), reaches(9, evaluation=scored, first=4))
     told = [world.step() for _ in range(2)]
-    assert [json.loads(each["report"])["best_step"] for each in told] == [3, 9]
-    assert told[1]["adapter"] == "trials/a/best-000009"
-    assert samples.read_samples(tmp_path / told[1]["adapter"] / "samples.jsonl") == (answered,)
-    assert not (tmp_path / told[0]["adapter"] / "samples.jsonl").exists()
-    assert "answer" not in (tmp_path / told[1]["adapter"] / "eval_rows.json").read_text()
+    assert [each["report"].best_step for each in told] == [3, 9]
+    assert told[1]["report"].adapter == "trials/a/best-000009"
+    assert samples.read_samples(tmp_path / told[1]["report"].adapter / "samples.jsonl") == (answered,)
+    assert not (tmp_path / told[0]["report"].adapter / "samples.jsonl").exists()
+    assert "answer" not in (tmp_path / told[1]["report"].adapter / "eval_rows.json").read_text()
 
 
 @pytest.mark.parametrize("size", [5000, 50])
@@ -249,18 +249,18 @@ def test_a_trial_reports_whether_there_was_room_for_what_it_would_go_on_from(tmp
     world = World(tmp_path, disk_bytes=3000, parks=True)
     world.opened(reaches(3, snapshot=b"x" * size), ActorDiedError(), reaches(9))
     told = world.step()
-    assert (told["step"], told["adapter"], told["is_saved"]) == (3, "trials/a/best-000003", size == 50)
+    assert (told["step"], told["report"].adapter, told["is_saved"]) == (3, "trials/a/best-000003", size == 50)
     world.opens = lambda snapshot: given.append(snapshot) or Opened(step=3, trainable_params=1)  # type: ignore[func-returns-value]
     world.step()
     assert given == [b"x" * size], "another host goes on from the same"
 
 
 def test_the_adapter_of_a_repeat_is_kept_where_parked_trials_fill_the_disk(tmp_path):
-    parked = SavedTrial(step=3, report=reported("b", 3, 1.0).report)
+    parked = SavedTrial(step=3, report=reported("b", 3, 1.0))
     SweepFolder(tmp_path).keep("b", "snapshot", 3, snapshots.files(parked, b"x" * 5000))
     world = World(tmp_path, disk_bytes=6000, parks=True, repeats="c")
     world.opened(reaches(3, adapter={"a": b"x" * 3000}, snapshot=b"x" * 5000))
-    assert world.step()["adapter"] == "trials/a/best-000003"
+    assert world.step()["report"].adapter == "trials/a/best-000003"
 
 
 def test_a_trial_that_must_move_saves_itself_gives_its_slot_back_and_keeps_each_step_once(tmp_path):
@@ -273,7 +273,7 @@ def test_a_trial_that_must_move_saves_itself_gives_its_slot_back_and_keeps_each_
     world.opens = lambda snapshot: given.append(snapshot) or Opened(step=2, trainable_params=1)  # type: ignore[func-returns-value]
     told = world.step()
     assert (world.asked, given) == (["vacate a-1"], [b"2"])
-    assert [step["step"] for step in json.loads(told["report"])["history"]] == [1, 2, 3]
+    assert [step.step for step in told["report"].history] == [1, 2, 3]
 
 
 def test_a_trial_whose_sweep_ends_saves_itself_where_it_stands(tmp_path):
@@ -295,8 +295,8 @@ def test_bytes_that_were_lost_with_their_node_are_asked_for_again_and_no_step_is
     world = World(tmp_path).opened(reaches(3, first=1))
     world.lost_bytes = [ObjectLostError("1" * 56, "", "")]
     told = world.step()
-    assert (world.targets, told["adapter"]) == ([3, 3], "trials/a/best-000003")
-    assert [step["step"] for step in json.loads(told["report"])["history"]] == [1, 2, 3]
+    assert (world.targets, told["report"].adapter) == ([3, 3], "trials/a/best-000003")
+    assert [step.step for step in told["report"].history] == [1, 2, 3]
 
 
 def test_a_broker_and_a_stub_that_are_made_anew_go_on_from_the_folder(tmp_path):

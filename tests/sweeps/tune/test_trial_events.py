@@ -70,9 +70,8 @@ def trial(key: str = "a", **last_result: Any) -> Any:
 
 
 def report(step: int) -> dict[str, Any]:
-    told = reported("a", step, 2.0).report.model_dump_json()
-    files = {"adapter": None, "adapter_sha256": None, "is_saved": True}
-    return {"step": step, "state": "RUNNING", "report": told, "done": False, **files}
+    told = reported("a", step, 2.0).model_copy(update={"adapter": None})
+    return {"step": step, "state": "RUNNING", "report": told, "done": False, "is_saved": True}
 
 
 def ending(state: str, reason: str) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def test_a_trial_begins_once_it_holds_a_slot(callback, events):
 def test_a_report_has_the_drivers_time_and_keeps_that_of_the_trials_process(callback, events, journal):
     """That may be on a node whose clock is ahead, or the report may have been made before an earlier driver died."""
     callback.on_trial_result(1, [], trial(), report(3))
-    assert (events[-1].time, events[-1].report.time) == (5.0, 13.0)
+    assert (events[-1].time, events[-1].evaluated_time) == (5.0, 13.0)
     assert journal.record.known_until == 5.0
 
 

@@ -30,12 +30,13 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 def test_what_is_kept_is_what_is_read(settings):
     files, folder = FolderFiles(settings, "a"), Path(settings["dir"])
-    adapter = files.keep_best(3, ADAPTER, ROWS, BEST)
+    adapter, digest = files.keep_best(3, ADAPTER, ROWS, BEST)
     files.keep_rows(3, ROWS)
     assert files.keep_snapshot(SavedTrial(step=3), b"state", BEST)
     assert json.loads((folder / "trials/a/rows-000003/eval_rows.json").read_bytes()) == {"step": 3} | ROWS
-    assert adapter == "trials/a/best-000003" == files.keep_best(3, ADAPTER, ROWS, BEST)
-    assert files.digest(adapter) == digests.of_files(ADAPTER) == digests.of_folder(folder / adapter / "adapter")
+    assert (adapter, digest) == files.keep_best(3, ADAPTER, ROWS, BEST)
+    assert adapter == "trials/a/best-000003"
+    assert digest == digests.of_files(ADAPTER) == digests.of_folder(folder / adapter / "adapter")
     assert (files.snapshot(), files.saved().step) == (b"state", 3)
 
 
