@@ -32,8 +32,6 @@ class Looking(Lines):
         """The folder for temporary files."""
         self.folders = set[str]()
         """How the names of temporary folders began."""
-        self.commands = set[str]()
-        """What Ray's list of jobs said."""
         self.looked_at, self.with_secret = set[Path](), set[Path]()
         """Ray's own files."""
 
@@ -42,8 +40,6 @@ class Looking(Lines):
         self.folders.update(path.name[:11] for path in self.place.glob("qsweep-*"))
         # While Ray is there: its folder goes with it.
         if ray.is_initialized():
-            [job] = ray._private.state.jobs()
-            self.commands.add(job["Entrypoint"])
             session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
             self.looked_at.update(path for path in session.rglob("*") if path.is_file())
             self.with_secret.update(filter(holds_secret, self.looked_at))
@@ -81,7 +77,6 @@ def test_slots_keep_their_processes_and_nothing_is_left_or_told_to_others(tmp_pa
     assert (len(record.trials), len(asked)) == (TRIALS, SLOTS)
     assert record.lived_until > 0.0, "the log says that the driver lives while nothing else happens"
     assert seen.folders == {"qsweep-ray-", "qsweep-tune"}
-    assert seen.commands == {"qsweep"}
     assert seen.looked_at
     assert seen.with_secret == set()
     assert [path for path in tmp_path.rglob("*") if path.is_file() and holds_secret(path)] == []
