@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from search_spaces.domains import Value
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import points
+from trainables.engine_paths import EnginePath
 from trainables.specs import TrialSpec
 
 if TYPE_CHECKING:
@@ -42,3 +43,12 @@ def of(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
         spec = config.base.on_base_of(points.apply(config.base, own, 0))
         found.setdefault(spec.base_name, spec)
     return tuple(found.values())
+
+
+def as_begun(own: tuple[TrialSpec, ...], path: EnginePath | None) -> tuple[TrialSpec, ...]:
+    """Returns the bases with the first one on the path that the sweep began with; each other base settles its own.
+
+    Another path rounds differently, and new losses must compare with those in the log. But a path says how the base is
+    kept, too: the path of a base that is not quantised would dequantise the others.
+    """
+    return own if path is None else (path.given_to(own[0]), *own[1:])

@@ -67,9 +67,7 @@ class Driver:
             HostError: no host can run; the message says what to mend.
         """
         since, hosts = self.trials.clock(), self.trials.amended.cluster.hosts
-        own, path = bases.of(self._config, space), self._journal.record.path
-        if path is not None:  # Another path rounds differently, and new losses must compare with those in the log.
-            own = tuple(map(path.given_to, own))
+        own = bases.as_begun(bases.of(self._config, space), self._journal.record.path)
         broker = self.create_broker(own[0], slot_limits, self._host_options(hosts, own[1:]), ActiveTrial)
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
