@@ -266,8 +266,7 @@ def _without_idle_daemons() -> AbstractContextManager[None]:
     """Lets Ray start without daemons that a sweep's own Ray does not need; Ray 2.60 has no option for this.
 
     They are the autoscaler's monitor, the dashboard's server, and the monitor that sends logs to a driver. Each is a
-    Python process of 60 MB, and together they take 2.4 seconds of a processor: on two busy cores Ray starts in 19
-    seconds without them, and in 26 with them.
+    Python process that a busy machine starts slowly: without them Ray starts some seconds sooner.
     """
     daemons = ("start_monitor", "start_api_server", "start_log_monitor")
     return replaced(ray._private.node.Node, **dict.fromkeys(daemons, lambda *_arguments, **_options: None))
