@@ -324,6 +324,7 @@ class Broker:
             with suppress(*PROCESS_LOST):
                 await self.call(host_id, lambda actor: actor.close.remote(lease))  # noqa: B023 - awaited here
             host.leases.pop(trial_key, None)
+            self._fleet.waiting.pop(trial_key, None)  # A host that died meanwhile has its trials wait for another.
             self._fleet.end_if_empty(host_id)
             self._fleet.turn()
             await self._tell()

@@ -35,13 +35,15 @@ class Deaths:
     """
 
     def __init__(
-        self, is_gone: Callable[[str], bool] = lambda _: False, staying: Callable[[], Collection[HostPlace]] = tuple
+        self,
+        is_gone: Callable[[str], bool] = lambda _: False,
+        staying: Callable[[Hashable], Collection[HostPlace]] = lambda _: (),
     ) -> None:
         """Starts without deaths.
 
         Args:
             is_gone: tells whether the node with this id is gone or leaving.
-            staying: returns the places of the hosts that take trials, whether they have a free slot or not.
+            staying: returns the places of the hosts that take this key, whether they have a free slot or not.
         """
         self._is_gone, self._staying = is_gone, staying
         self._of: dict[Hashable, list[Death]] = {}
@@ -73,7 +75,7 @@ class Deaths:
         deaths = self._counted(key)
         if len(deaths) < SUSPECT_AFTER or any(not death.place.overlaps(deaths[0].place) for death in deaths):
             return False
-        return any(not place.overlaps(deaths[0].place) for place in self._staying())
+        return any(not place.overlaps(deaths[0].place) for place in self._staying(key))
 
     def is_suspect(self, key: Hashable) -> bool:
         """Tells whether the key must be alone on its next host."""

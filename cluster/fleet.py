@@ -10,7 +10,7 @@ import asyncio
 import math
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -131,8 +131,15 @@ class Fleet:
         usual = max((base.slots or 1 for base in self.bases.values()), default=1)
         slots: Counter[str] = Counter()
         for each in self._starting:
-            slots[each.base] += 0 if each.is_given_up else self.bases[each.base].slots or usual
+            # There may be no room any more for a host that is not placed: no trial may wait for such a host for ever.
+            is_coming = not each.is_given_up and (each.node_id is not None or each.since > self._recent)
+            slots[each.base] += (self.bases[each.base].slots or usual) if is_coming else 0
         return slots
+
+    @property
+    def _recent(self) -> float:
+        """Returns the time since which a host may still be placed."""
+        return self._clock() - timeouts.HOST_PLACED_SECONDS
 
     def turn(self) -> None:
         """Has idle hosts change their base where trials wait for another one."""
@@ -309,11 +316,16 @@ class Fleet:
         self._fit()
         return True
 
-    def _places(self) -> set[HostPlace]:
-        """Returns the places of the hosts that stay, also of those that load: their GPUs are not known yet."""
-        ready = {host.facts.place for host in self.hosts.values() if not host.is_leaving}
-        loading = (each.node_id for each in self._starting if each.node_id and not each.is_given_up)
-        return ready | {HostPlace(node_id, ("",)) for node_id in loading}
+    def _places(self, trial: Hashable) -> set[HostPlace]:
+        """Returns the places of the hosts that stay and have a trial's base; for what is no trial, of all that stay.
+
+        Hosts that load are among them: their GPUs are not known yet.
+        """
+        held = (host.base for host in self.hosts.values() if trial in host.leases)
+        base = self.waiting.get(str(trial)) or next(held, None)
+        ready = {host.facts.place for host in self.hosts.values() if not host.is_leaving and base in (None, host.base)}
+        loading = [each for each in self._starting if not each.is_given_up and base in (None, each.base)]
+        return ready | {HostPlace(each.node_id, ("",)) for each in loading if each.node_id}
 
     def is_gone(self, node_id: str) -> bool:
         """Tells whether a node is gone or leaving; False for an empty id."""
@@ -323,8 +335,7 @@ class Fleet:
     def _count(self, asked: int | Literal["auto"]) -> int:
         held = Counter(host.facts.node_id for host in self.hosts.values() if not host.is_leaving)
         held.update(each.node_id for each in self._starting if each.node_id is not None)
-        recent = self._clock() - timeouts.HOST_PLACED_SECONDS
-        unplaced = sum(each.node_id is None and each.since > recent for each in self._starting)
+        unplaced = sum(each.node_id is None and each.since > self._recent for each in self._starting)
         return nodes.wanted(asked, self._gpus_per_host, self._nodes, held, unplaced)
 
     def _fit(self) -> None:
@@ -406,11 +417,18 @@ class Fleet:
             self._tell(f"host started (process {facts.pid} on {facts.node}): {hosts_and_slots(*self.standing)}")
 
     def _refuses(self, host: Starting, error: RayError, words: str) -> bool:
-        """Gives the host's base up, if there are others, once it is clear that no host can hold it; tells so once."""
+        """Gives the host's base up, if there are others, once it is clear that no host can hold it; tells so once.
+
+        A base that a host has held stays: what is wrong now may end.
+        """
         base = self.bases[host.base]
         self.deaths.add(host.base, HostPlace(host.node_id or "", ()), error=error)
         is_hopeless = is_mistake(error) or self.deaths.in_a_row(host.base) >= GUILTY_AFTER
-        if not is_hopeless or all(each.refused for each in self.bases.values() if each is not base):
+        if (
+            not is_hopeless
+            or base.slots is not None
+            or all(each.refused for each in self.bases.values() if each is not base)
+        ):
             return False
         if not base.refused:
             base.refused = words

@@ -9,6 +9,7 @@ import pytest
 from fleets import Actors, World
 from ray.exceptions import RayTaskError
 
+from cluster import timeouts
 from cluster.broker import Broker
 from cluster.broker_answers import Lease, Refused
 from cluster.errors import HostError
@@ -29,14 +30,15 @@ FIRST, OTHER, THIRD = on("nf4"), on("none"), on("fp4")
 class Bases:
     """A broker whose hosts are those of a `World`; nothing of it waits for long."""
 
-    def __init__(self, *nodes: str, bases: tuple[TrialSpec, ...] = (OTHER,)) -> None:
+    def __init__(self, *nodes: str, bases: tuple[TrialSpec, ...] = (OTHER,), **options: Any) -> None:
         self.actors = Actors(*nodes)
-        self.world = World(self.actors, bases=bases)
+        self.world = World(self.actors, bases=bases, **options)
         limits = SlotLimits(slots=2, at_most=8, largest=(FIRST,))
         self.broker = Broker(FIRST, limits, HostOptions(), self._no_run, lambda: self.world.now)
         self.world.fleet._limits = limits
         self.broker._fleet = self.world.fleet
         self.broker._hosts = self.world.fleet.hosts
+        self.broker._deaths = self.world.fleet.deaths
         self.broker._tried = 1e9
 
     @staticmethod
@@ -52,6 +54,13 @@ class Bases:
         assert not isinstance(found, Refused), found
         await self.world.settle()
         return self.broker._hosts[found.host_id].base if isinstance(found, Lease) else None
+
+    async def lose(self, base: str) -> str:
+        """A host with this base dies; its node."""
+        host_id, host = next((key, each) for key, each in self.broker._hosts.items() if each.base == base)
+        await self.broker.lost(host_id)
+        await self.world.settle()
+        return host.facts.node
 
     def held(self) -> list[str]:
         return sorted(host.base for host in self.broker._hosts.values())
@@ -126,6 +135,50 @@ async def test_a_host_that_is_lost_is_made_again_with_the_base_of_its_trials(mad
     await bases.world.settle()
     assert bases.held() == ["fp4"], "before b asks for a slot again"
     assert await bases.take("b", THIRD) == "fp4"
+
+
+async def test_an_idle_host_takes_the_base_of_a_host_for_which_there_is_no_room_any_more(made):
+    bases = made("m", "n", hosts=2)
+    await bases.begin()
+    bases.actors.nodes = {"m": True}
+    await bases.world.follow()
+    assert await bases.take("b", OTHER) is None
+    assert bases.held() == ["nf4"], "a host with the other base has just been asked for"
+    bases.world.now += timeouts.HOST_PLACED_SECONDS + 1
+    assert await bases.take("b", OTHER) == "none"
+
+
+async def test_a_trial_whose_hosts_died_at_one_place_waits_for_no_place_where_hosts_hold_another_base(made):
+    bases = made("m", "n", hosts=2)
+    await bases.begin()
+    for _ in range(2):
+        assert await bases.take("a", FIRST) == "nf4"
+        await bases.lose("nf4")
+        await bases.world.follow(60.0)
+    assert bases.held() == ["nf4", "none"]
+    assert await bases.take("a", FIRST) == "nf4"
+    assert await bases.take("b", FIRST) is None, "a is alone on its host"
+
+
+async def test_a_trial_that_gives_its_slot_back_while_its_host_dies_waits_for_nothing(made):
+    bases = made("n")
+    await bases.begin()
+    assert await bases.take("a", FIRST) == "nf4"
+    bases.actors.kill(bases.actors.living[0])
+    await bases.broker.vacate("a")
+    await bases.world.follow(60.0)
+    assert await bases.take("b", OTHER) == "none"
+
+
+async def test_a_base_that_hosts_have_held_is_not_given_up(made):
+    bases = made("n")
+    await bases.begin()
+    assert await bases.take("b", OTHER) == "none"
+    bases.actors.dies_loading = 3
+    await bases.lose("none")
+    for _ in range(4):
+        await bases.world.follow(120.0)
+    assert await bases.take("b", OTHER) == "none"
 
 
 @pytest.mark.parametrize("how", ["mistake", "deaths"])
