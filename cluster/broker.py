@@ -120,7 +120,12 @@ class Broker:
         problem = await self._fleet.start(_look)
         if problem is not None:
             return problem
-        hosts = tuple(host.facts for host in self._hosts.values())
+        first = self._fleet.base_of(None)
+        # The sweep keeps one path, and a path of another base is none of its first base.
+        hosts = tuple(
+            host.facts if host.base == first else host.facts.model_copy(update={"settled": None})
+            for host in sorted(self._hosts.values(), key=lambda host: host.base != first)
+        )
         return Ready(data=prepared.summary, hosts=hosts, held=self._fleet.held, held_seconds=self._fleet.held_seconds())
 
     async def _follow(self) -> None:

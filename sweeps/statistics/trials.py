@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,19 +32,14 @@ def compare_best(folder: SweepFolder, record: SweepRecord) -> Separation | None:
     if not ranked or (len(ranked) == 1 and _of_base(folder, record, ranked[0], record.objective) is None):
         return None
     best, *rest = ranked
-    near = {trial.trial_key for trial in (*rest[:MOST_COMPARED], *_best_of_bases(record, ranked))}
+    near = {trial.trial_key for trial in (*rest[:MOST_COMPARED], *_best_of_bases(ranked))}
     compared = [trial for trial in rest if trial.number == 0 or trial.trial_key in near]
     return _separated(folder, record, best, compared, len(ranked))
 
 
-def _best_of_bases(record: SweepRecord, ranked: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns the best trial of each base, where there are several."""
-    if len(record.bases) < 2:
-        return []
-    found: dict[str, TrialRecord] = {}
-    for trial in ranked:
-        found.setdefault(trial.base_name, trial)
-    return list(found.values())
+def _best_of_bases(ranked: Sequence[TrialRecord]) -> Collection[TrialRecord]:
+    """Returns the best trial of each base; of one base the best of all, which is compared with no other."""
+    return {trial.base_name: trial for trial in reversed(ranked)}.values()
 
 
 def _with_value(record: SweepRecord) -> list[TrialRecord]:

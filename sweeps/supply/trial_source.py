@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from search_spaces.space import Point, SearchSpace
@@ -141,8 +141,19 @@ class TrialSource:
         return None
 
     def refuse(self, bases: frozenset[str]) -> None:
-        """Hands out no new point of the searcher on these bases from now on."""
+        """Hands out no new point of the searcher on these bases from now on. Given points turn out infeasible."""
         self._refused = bases
+
+    def still_due(self, drawn: Sequence[PlannedTrial], record: SweepRecord) -> list[PlannedTrial]:
+        """Returns those of the trials that `next` returned, and that have not begun, that may still begin.
+
+        Takes the others back: budget.patience is used up meanwhile, say, or budget.trials lower.
+        """
+        self._handed_out -= {trial.trial_key for trial in drawn}
+        is_over = self.gave_up(record) is not None or self.out_of_patience(record) is not None
+        kept = [] if is_over else drawn[: max(0, self._left(record))]
+        self._handed_out |= {trial.trial_key for trial in kept}
+        return list(kept)
 
     def added(self, record: SweepRecord) -> PlannedTrial | None:
         """Returns the next trial that a user asked for and that was not handed out yet; None if there is none."""
@@ -265,13 +276,12 @@ class TrialSource:
             if repeated == USED_UP:
                 return
             self._suggested.add(trial.trial_key)
-            yield trial
+            if trial.spec.base_name not in self._refused:
+                yield trial
 
     def _new(self, trial: PlannedTrial) -> PlannedTrial | None:
         """Returns the trial with the first equal target modules; None if it exists or cannot be trained."""
         if self._targets.problem(trial.spec.adapter.target_modules) is not None:
-            return None
-        if trial.spec.base_name in self._refused:
             return None
         trial = self._at(self._targets.represent(trial.point))
         return None if trial.trial_key in self._seen else trial

@@ -68,7 +68,7 @@ class Driver:
         """
         since, hosts = self.trials.clock(), self.trials.amended.cluster.hosts
         own = bases.as_begun(bases.of(self._config, space), self._journal.record.path)
-        broker = self.create_broker(own[0], slot_limits, self._host_options(hosts, own[1:]), ActiveTrial)
+        broker = self.create_broker(own[0], slot_limits, self._host_options(hosts, own), ActiveTrial)
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
         if waits is not None:
@@ -81,15 +81,16 @@ class Driver:
         self._journal.add(DataPrepared(time=self.trials.clock(), summary=summary, warnings=warnings))
         return StartedHosts(ready, broker, targets, hosts, starting.lines_said)
 
-    def _host_options(self, hosts: HostCount, others: tuple[TrialSpec, ...]) -> HostOptions:
-        cluster, base = self._config.cluster, self._journal.record.base
+    def _host_options(self, hosts: HostCount, own: tuple[TrialSpec, ...]) -> HostOptions:
+        cluster, known = self._config.cluster, self._journal.record.bases
+        base = known.get("") or known.get(own[0].base_name)
         return HostOptions(
             hosts=hosts,
             gpus_per_host=cluster.gpus_per_host,
             may_grow=not cluster.has_own_ray,
             env_vars=cluster.runtime_env.env_vars,
             pip=cluster.runtime_env.pip,
-            bases=others,
+            bases=own[1:],
             hardware_before="" if base is None else base.hardware,
         )
 

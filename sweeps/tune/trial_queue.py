@@ -149,6 +149,7 @@ class TrialQueue(Searcher):
         live = [self._work(self._begun[key]) for key in self._live.values()]
         taken = Counter(work.base for work in live)
         free = {base for base, count in slots.items() if count > taken[base]}
+        self._pool = self._source.still_due(self._pool, self._trials.journal.record)
         while not self._pool or (free and all(trial.spec.base_name not in free for trial in self._pool)):
             drawn = self._source.next(self._trials.journal.record)
             if drawn is None:

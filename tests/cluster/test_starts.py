@@ -17,8 +17,12 @@ from cluster.broker import Broker
 from cluster.broker_answers import Lease, NotReady, Ready
 from cluster.deaths import GUILTY_AFTER, failure_message
 from cluster.hosts import HostOptions, SlotLimits
+from trainables.engine_paths import EnginePath, Settled
 from trainables.errors import DataError
+from trainables.specs import QuantizationSpec, TrialSpec
 
+QUANTISED, PLAIN = EnginePath(engine="flat", residency="4bit"), EnginePath(engine="flat", residency="dequantised")
+PLAIN_TOY = TrialSpec(trainable="toy", quantization=QuantizationSpec(scheme="none"))
 TRIED = "tried 3 times, and each time a host died while it started: The actor died"
 
 
@@ -53,10 +57,10 @@ def no_run(*_words: object) -> Any:
 class FirstHost:
     """A broker on such actors, whose first host does something of its own when it prepares the data."""
 
-    def __init__(self, actors: Actors) -> None:
+    def __init__(self, actors: Actors, bases: tuple[TrialSpec, ...] = ()) -> None:
         self.actors, self.prepared_on = actors, list[str]()
         limits = SlotLimits(slots=2, at_most=8, largest=())
-        self.broker = Broker(TOY, limits, HostOptions(may_grow=True), no_run, lambda: 0.0)
+        self.broker = Broker(TOY, limits, HostOptions(may_grow=True, bases=bases), no_run, lambda: 0.0)
 
     async def start(self, prepare: Callable[[str], object]) -> Ready | NotReady:
         def noted(node: str) -> object:
@@ -81,6 +85,16 @@ async def test_a_first_host_whose_node_goes_while_it_prepares_is_replaced_as_oft
     assert isinstance(answer, Ready)
     assert [host.node for host in answer.hosts] == ["stays"]
     assert first.prepared_on == [*spots, "stays"]
+
+
+@pytest.mark.parametrize(("deaths", "paths"), [(0, [QUANTISED, None]), (1, [None])])
+async def test_the_path_that_a_sweep_keeps_is_that_of_its_first_base(on, deaths, paths):
+    actors = on(Actors("a", "b"))
+    actors.settled, actors.dies_loading = {"a": Settled(path=QUANTISED), "b": Settled(path=PLAIN)}, deaths
+    first = FirstHost(actors, bases=(PLAIN_TOY,))
+    answer = await first.start(lambda _node: PREPARED)
+    assert isinstance(answer, Ready)
+    assert [host.settled and host.settled.path for host in answer.hosts] == paths
 
 
 async def test_first_hosts_that_die_on_nodes_that_stay_are_tried_three_times_and_it_is_no_mistake(on):

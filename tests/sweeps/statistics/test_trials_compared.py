@@ -17,6 +17,7 @@ from sweeps.statistics.comparison import Separation
 from sweeps.statistics.intervals import SeedNoise
 from sweeps.statistics.trials import compare_best, compare_chosen, is_gain, noise
 from trainables.contract import Evaluation
+from trainables.specs import QuantizationSpec, TrialSpec
 
 ROWS = 40
 HARD = np.random.default_rng(1).uniform(10, 30, ROWS)
@@ -61,6 +62,13 @@ def test_the_next_trials_are_compared_with_the_best_and_the_default(folder: Swee
     assert found.trials[0].difference == pytest.approx(0.01)
     assert (found.rows, found.base, found.not_compared) == (ROWS, None, 3)
     assert found.confidence == 1 - 0.01 / 55, "one for each pair of the best and the ten that are next"
+
+
+def test_the_best_of_each_base_is_compared_whether_its_base_was_evaluated_or_not(folder: SweepFolder) -> None:
+    trials = [trial(folder, f"k{n}", n, 1.0 + n / 100) for n in range(14)]
+    spec = TrialSpec(trainable="toy", quantization=QuantizationSpec(scheme="none")).model_dump_json()
+    trials[13] = [started("k13", 13).model_copy(update={"spec": spec}), *trials[13][1:]]
+    assert "k13" in [other.key for other in separated(folder, *trials).trials]
 
 
 @pytest.mark.parametrize(

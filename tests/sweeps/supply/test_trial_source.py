@@ -17,6 +17,7 @@ from sweeps.searchers._learner import Learner
 from sweeps.supply import trial_source
 from sweeps.supply.target_modules import Targets
 from sweeps.supply.trial_source import LEAST_REPLACED, PlannedTrial, TrialSource
+from trainables.specs import TrialSpec
 
 
 class Sweep:
@@ -75,6 +76,32 @@ def test_no_trial_begins_once_patience_is_used_up() -> None:
     assert len(drawn(trials)) == 6
     trials.record = replace(trials.record, changes={})
     assert trials.source.out_of_patience(trials.record) is None, "all were tried"
+
+
+SCHEMES = {"quantization.scheme": {"choice": ["none", "fp4"]}, **RATES}
+
+
+def test_the_default_and_given_points_on_a_refused_base_are_handed_out_and_the_searchers_are_not() -> None:
+    given = {"quantization.scheme": "nf4", "training.learning_rate": 1e-3}
+    space = {**SCHEMES, "quantization.scheme": {"choice": ["nf4", "none"]}}
+    sweep = Sweep(space, 6, searcher={"kind": "random", "points": [given]})
+    sweep.source.refuse(frozenset({TrialSpec(trainable="toy").base_name}))
+    found = drawn(sweep)
+    assert [trial.spec.quantization.scheme for trial in found] == ["nf4", "nf4", "none", "none", "none", "none"]
+    assert [trial.number for trial in found] == [0, 1, 2, 3, 4, 5]
+
+
+def test_drawn_trials_that_have_not_begun_go_back_when_no_trial_may_begin() -> None:
+    sweep = Sweep(SCHEMES, 6, budget={"patience": 2})
+    first: Any = sweep.next()
+    sweep.learns(first, TrialState.COMPLETED)
+    pool = [trial for trial in (sweep.next(), sweep.next(), sweep.next()) if trial is not None]
+    assert sweep.source.still_due(pool, sweep.record) == pool
+    sweep.record = replace(sweep.record, changes={"budget.trials": 3})
+    assert sweep.source.still_due(pool, sweep.record) == pool[:2]
+    sweep.record = replace(sweep.record, last_gain=first.trial_key, without_gain=2)
+    assert sweep.source.still_due(pool[:2], sweep.record) == []
+    assert "2 of budget.trials 3 were not tried" in (sweep.source.out_of_patience(sweep.record) or "")
 
 
 def test_an_infeasible_trial_makes_room_for_another() -> None:

@@ -105,6 +105,14 @@ def test_hosts_are_told_what_the_sweep_was_evaluated_on_before(starting: Startin
     assert [options.hardware_before for options in starting.options] == ["", "cpu float32"]
 
 
+def test_hosts_are_told_what_the_first_base_was_evaluated_on_and_not_another_one(starting: Starting) -> None:
+    other, first = (TrialSpec(trainable="toy", quantization={"scheme": scheme}).base_name for scheme in ("none", "nf4"))
+    for name, hardware in ((other, "cpu bfloat16"), (first, "cpu float32")):
+        starting.journal.add(sweep_events.base(4.5).model_copy(update={"base": name, "hardware": hardware}))
+    starting.start()
+    assert starting.options[0].hardware_before == "cpu float32"
+
+
 def test_a_sweep_goes_on_with_the_way_to_compute_passes_that_it_began_with(starting: Starting) -> None:
     starting.start()
     first = EnginePath(engine="grouped", residency="4bit")
