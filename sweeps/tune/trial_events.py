@@ -104,7 +104,9 @@ class JournalCallback(Callback):
     def write(self, trial: Trial, result: dict[str, Any]) -> None:
         """Writes that the trial holds a slot, or its report. `on_trial_complete` handles a trial's end.
 
-        The scheduler calls this method first, then Tune calls it again; the second call writes nothing new.
+        The scheduler calls this method first, then Tune calls it again; the second call writes nothing new. For a last
+        result (`done`) Tune asks no scheduler (tune/execution/tune_controller.py, `_process_trial_result`, 2.60), so
+        that Tune's call is the only one.
         """
         if "opened" in result or "report" in result:
             self._begin(trial)

@@ -33,7 +33,7 @@ from sweeps.tune.sweep_trials import SweepTrials
 from trainables.contract import AnsweredRow, Evaluation, Failure, Summary
 from trainables.engine_paths import EnginePath, Settled
 from trainables.errors import GradingError
-from trainables.specs import TrialSpec
+from trainables.specs import QuantizationSpec, TrialSpec
 
 PROCESSES = 10_000
 SUMMARY = Summary(fingerprint="1" * 16, train_rows=4, eval_rows=2)
@@ -106,9 +106,10 @@ def test_hosts_are_told_what_the_sweep_was_evaluated_on_before(starting: Startin
 
 
 def test_hosts_are_told_what_the_first_base_was_evaluated_on_and_not_another_one(starting: Starting) -> None:
-    other, first = (TrialSpec(trainable="toy", quantization={"scheme": scheme}).base_name for scheme in ("none", "nf4"))
-    for name, hardware in ((other, "cpu bfloat16"), (first, "cpu float32")):
-        starting.journal.add(sweep_events.base(4.5).model_copy(update={"base": name, "hardware": hardware}))
+    first = TrialSpec(trainable="toy")
+    other = TrialSpec(trainable="toy", quantization=QuantizationSpec(scheme="none"))
+    for spec, hardware in ((other, "cpu bfloat16"), (first, "cpu float32")):
+        starting.journal.add(sweep_events.base(4.5).model_copy(update={"base": spec.base_name, "hardware": hardware}))
     starting.start()
     assert starting.options[0].hardware_before == "cpu float32"
 
