@@ -23,7 +23,7 @@ from . import machines, speed_page
 
 COMMANDS = (["--help"], ["ls"], ["validate", "quickstart"], ["plan", "quickstart"])
 LAUNCH = ["launch", "quickstart", "budget.trials=1", "budget.steps_per_trial=2"]
-GOAL = 20.0
+GOAL = 8.0
 """Seconds to the first optimizer step, warm."""
 
 
