@@ -85,7 +85,7 @@ class Fleet:
         """Deaths of hosts at the start, under a trial, in an evaluation, and at a place before a report there."""
         self._host_seconds = HostSeconds(clock)
         self._has_started = False
-        self._refused: set[str] = set()
+        self._told_refusals: set[str] = set()
         """Lines that were told about hosts' self-tests."""
         self._last_loss = -math.inf
         self._not_before = clock()
@@ -440,8 +440,8 @@ class Fleet:
     def _refusals(self, facts: HostFacts) -> list[str]:
         """Returns lines about what a host's self-test refuses, each once per node."""
         lines = [] if facts.settled is None else [f"{facts.node}: {line}" for line in facts.settled.refused]
-        new = [line for line in lines if line not in self._refused]
-        self._refused.update(new)
+        new = [line for line in lines if line not in self._told_refusals]
+        self._told_refusals.update(new)
         return new
 
     def _failed(self, error: RayError, host: Starting) -> None:

@@ -18,7 +18,8 @@ from namespaces import Machine, Network
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # GPUs of which Slurm knows no file are not given to jobs. A job's processes are found by their parents: no cgroups.
-# `/tmp/...` is each machine's own disk. A node that says nothing for 10 seconds is lost.
+# `/tmp/...` is each machine's own disk. A node that says nothing for 30 seconds is lost; of less, Slurm would lose the
+# other nodes too, which it asks only after it has waited 10 seconds (MessageTimeout) for one that is gone.
 CONF = """
 ClusterName=test
 SlurmctldHost={host}({login})
@@ -35,7 +36,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 GresTypes=gpu
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=30
 {nodes}
 PartitionName=gpu Nodes=ALL Default=YES State=UP
 """
