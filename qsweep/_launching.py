@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsweep import _driver, _given
-from qsweep._sweep import Sweep
+from qsweep._sweep import Sweep, driven, run, say
 from qsweep._words import with_keywords
 from sweeps.errors import SweepError
 
 if TYPE_CHECKING:
     from sweeps.planning.plan import Plan
-    from sweeps.record.folder import SweepFolder
 
 Config = str | Path | Mapping[str, Any] | None
 
@@ -35,14 +33,7 @@ def launch(config: Config = None, /, *, wait: bool = True, offline: bool = False
         ConfigError: with a line for each mistake; nothing was started.
         Failed: the driver failed.
     """
-    from sweeps import launch as launching
-    from sweeps.report.plan_lines import launch_lines
-
-    sweep, planned = launching.prepare(_given.sweep_of(config, keywords), print, offline)
-    launching.earlier_of(sweep.config)
-    folder, _ = launching.create_folder(sweep, planned)
-    _say(launch_lines(planned, folder.path, "qs.plan(...), called as qs.launch was"))
-    return _driven(folder, [], wait)
+    return run(_given.sweep_of(config, keywords), "qs.plan(...), called as qs.launch was", wait, offline)
 
 
 @with_keywords
@@ -81,7 +72,7 @@ def resume(
     saved_sweep.load(found._folder, tracking_uri)
     place = ["--tracking-uri", tracking_uri] if tracking_uri else []
     words = [*place, *(["--resend"] if resend else [])]
-    return _driven(found._folder, words, wait)
+    return driven(found._folder, words, wait)
 
 
 @with_keywords
@@ -118,11 +109,11 @@ def plan(config: Config = None, /, *, price: float | None = None, **keywords: An
     planned = this_machine.plan_here(sweep).at(price)
     if how is not None:
         print(how)
-    _say(plan_lines(planned))
+    say(plan_lines(planned))
     if (shell := _driver.shell()) is not None:
         # A cell that ends with this call has shown the plan; a later cell that ends with the plan shows it again.
         cell, lines = shell.execution_count, plan_lines(planned)
-        again = {"_ipython_display_": lambda: None if shell.execution_count == cell else _say(lines)}
+        again = {"_ipython_display_": lambda: None if shell.execution_count == cell else say(lines)}
         vars(planned).update(again)
     return planned
 
@@ -138,19 +129,3 @@ def validate(config: Config = None, /, **keywords: Any) -> list[str]:
 
     sweep = _given.sweep_of(config, keywords)
     return [*never_early(sweep.config), *sweep.notices, *sweep.preview.warnings]
-
-
-def _say(lines: Sequence[str]) -> None:
-    from sweeps.report.streams import fitted
-
-    print(*(fitted(line, sys.stdout) for line in lines), sep="\n")
-
-
-def _driven(folder: SweepFolder, words: list[str], wait: bool) -> Sweep:
-
-    shown = _driver.log_size(folder)
-    process = _driver.start(folder, words)
-    sweep = Sweep(folder, process, shown)
-    if not wait:
-        _driver.wait_until_it_drives(folder, process)
-    return sweep.wait() if wait or process.poll() is not None else sweep

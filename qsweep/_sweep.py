@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from trainables.inputs.similar import did_you_mean
 if TYPE_CHECKING:
     import pandas
 
+    from sweeps.config.load import LoadedSweep
     from sweeps.promotion.registration import PromotionResult
     from sweeps.record.events import RequestAnswered
     from sweeps.record.folder import SweepFolder
@@ -116,6 +118,36 @@ class Sweep:
 
         told = _given.changes_of(changes or {}, keywords)
         return self._accepted(ask_for_more(self._folder, ExtendSweep(sender=_SENDER, changes=told)))
+
+    @with_keywords
+    def refit(
+        self,
+        trial: Trial | str | None = None,
+        *,
+        steps: int | None = None,
+        epochs: float | None = None,
+        all_rows: bool = False,
+        wait: bool = True,
+        offline: bool = False,
+    ) -> Sweep:
+        """Trains the best trial anew, or the named one, for longer; returns the sweep of this one trial.
+
+        Args:
+            trial: a trial of this sweep, its key, or t03.
+            steps: optimizer steps; `scheduler.reduction_factor` times those of the trial if left out.
+            epochs: in place of `steps`: times that the trial sees all rows.
+            all_rows: whether to train on the rows held out too, and to evaluate on data.test alone.
+            wait: as in `launch`.
+            offline: as in `launch`.
+
+        Raises:
+            QsweepError: there is no such trial, or it cannot be trained; nothing was started.
+        """
+        from sweeps.launch import refit
+
+        length = {"steps_per_trial": steps, "epochs_per_trial": epochs}
+        sweep = refit(self._folder, _key(trial), length, all_rows, time.time())
+        return run(sweep, f"qsweep refit {self.folder} --plan", wait, offline)
 
     @property
     def trials(self) -> list[Trial]:
@@ -281,3 +313,32 @@ class Sweep:
         return (
             f"{answer.message}; the sweep is not running: resume(SWEEP) or qsweep resume {self.folder} goes on with it"
         )
+
+
+def run(sweep: LoadedSweep, more: str, wait: bool, offline: bool) -> Sweep:
+    """Runs a sweep in its own process; see `qsweep.launch`. `more` is the call that shows its whole plan."""
+    from sweeps import launch as launching
+    from sweeps.report.plan_lines import launch_lines
+
+    sweep, planned = launching.prepare(sweep, print, offline)
+    launching.earlier_of(sweep.config)
+    folder, _ = launching.create_folder(sweep, planned)
+    say(launch_lines(planned, folder.path, more))
+    return driven(folder, [], wait)
+
+
+def say(lines: Sequence[str]) -> None:
+    """Prints lines, wrapped at words in a terminal."""
+    from sweeps.report.streams import fitted
+
+    print(*(fitted(line, sys.stdout) for line in lines), sep="\n")
+
+
+def driven(folder: SweepFolder, words: list[str], wait: bool) -> Sweep:
+    """Starts `qsweep resume FOLDER WORDS`, and follows it if `wait`."""
+    shown = _driver.log_size(folder)
+    process = _driver.start(folder, words)
+    sweep = Sweep(folder, process, shown)
+    if not wait:
+        _driver.wait_until_it_drives(folder, process)
+    return sweep.wait() if wait or process.poll() is not None else sweep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from cluster.errors import ClusterError, NotStarted
 from sweeps import saved_sweep, timeouts
 from sweeps.config import checks, environment, resource
-from sweeps.config.load import LoadedSweep
-from sweeps.config.model import SweepConfig
+from sweeps.config import refit as refits
+from sweeps.config.load import LoadedSweep, load
+from sweeps.config.model import RefitOf, SweepConfig
 from sweeps.config.number_words import counted, epochs
 from sweeps.config.passwords import whole
+from sweeps.config.uris import is_object_store
 from sweeps.errors import ConfigError, RayGone, StorageError, SweepError
 from sweeps.mirror.keeping import Mirror, create, mirror_with, mirrored
 from sweeps.planning import advice, capacity, this_machine
@@ -27,15 +29,16 @@ from sweeps.record import limits
 from sweeps.record.events import RequestAnswered, SweepPlanned, SweepStarted
 from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
+from sweeps.record.run_names import label
 from sweeps.record.selection import unscored
 from sweeps.record.spent import spent
-from sweeps.report import notifying
+from sweeps.report import notifying, status
 from sweeps.report.live_table import Display
 from sweeps.report.plan_lines import engine_line
 from sweeps.report.result import Displays, Result
 from sweeps.statistics.trials import compare_best
 from sweeps.steering import asking, local_sweeps
-from sweeps.steering.answering import Answerer, deciding
+from sweeps.steering.answering import Answerer, deciding, no_trial_named, trial_named
 from sweeps.steering.mailbox import AddPoint, ExtendSweep, Mailbox
 from sweeps.steering.stop import StopState, on_signals
 from sweeps.supply.amendments import Amendments
@@ -43,6 +46,7 @@ from sweeps.tracking.lookup import TrackedSweep, holds
 from sweeps.tune.supervision import supervise
 from trainables.catalogue import is_own
 from trainables.errors import TrainableError
+from trainables.specs import TrialSpec
 from trainables.timeouts import SELF_TEST_PATH
 
 if TYPE_CHECKING:
@@ -89,6 +93,42 @@ def _look_for_tracking(uri: str) -> None:
     if wrong is not None:
         way_out = "or launch with --offline: MLflow gets all events once it answers, or by qsweep resume"
         raise ConfigError([f"tracking.uri: {wrong.seen}: {wrong.mend}, {way_out}"])
+
+
+def refit(
+    folder: SweepFolder, trial: str | None, length: Mapping[str, float | None], all_rows: bool, now: float
+) -> LoadedSweep:
+    """Returns the sweep that trains one trial anew, the best one or the named one; starts nothing.
+
+    Args:
+        trial: a key, or a name such as t03.
+        length: keys of `budget` that say how long: see `refits.of_trial`.
+        all_rows: whether to train on the rows held out too, and to evaluate on the test rows alone.
+        now: seconds since the epoch.
+
+    Raises:
+        ConfigError: there is no such trial, or the refit's file has a mistake.
+        SweepError: no trial has a value, or the base or the rows are not those of the sweep.
+    """
+    before, sweep_id = saved_sweep.load(folder)
+    found = status.read_status(folder, now)
+    record, winner = found.record, found.selection.winner
+    chosen = winner if trial is None else trial_named(trial, record)
+    if trial is not None and (chosen is None or not chosen.spec):
+        raise ConfigError([f"{trial} never began" if chosen else no_trial_named(trial, record)])
+    if chosen is None:
+        raise SweepError(f"{folder.path}: there is no best trial to refit: {found.selection.why}")
+    origin = RefitOf(sweep=sweep_id, trial=label(chosen.number), trial_key=chosen.trial_key)
+    spec = TrialSpec.model_validate_json(chosen.spec)
+    raw = refits.of_trial(limits.changed(before.config, record.changes), origin, spec, chosen.point, length)
+    if not is_object_store(before.config.storage):
+        raw["storage"] = str(folder.path.parent)
+    if all_rows:
+        test_rows = before.config.data is not None and (before.config.data.test or (record.data or {}).get("test_rows"))
+        raw = refits.on_all_rows(raw, bool(test_rows))
+    sweep = load(None, list(raw.items()), Path.cwd())
+    known = {name: value for name, value in record.fingerprints.items() if not (all_rows and name == "data.form")}
+    return replace(sweep, fingerprints=saved_sweep.fingerprints(sweep, known))
 
 
 def create_folder(

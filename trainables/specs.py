@@ -221,6 +221,8 @@ class DataSpec(Spec):
     """Equal rows of `train`, where rows are drawn from it. together: on one side, to train on, to evaluate on or to
     test on. apart: each is drawn by itself, so that some rows are both trained on and evaluated on. With `group_by`,
     groups are drawn whatever `copies` says, and equal rows of several groups are counted in a warning."""
+    all_rows: bool = False
+    """Train on the rows to evaluate on too, and evaluate on the test rows: see `qsweep refit --all-rows`."""
     group_by: Annotated[str, Field(min_length=1)] | None = None
     """Column whose equal values mark rows that belong together, such as questions on one document."""
     stratify_by: Annotated[str, Field(min_length=1)] | None = None

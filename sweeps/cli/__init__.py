@@ -16,8 +16,8 @@ from sweeps.config.passwords import hidden
 from sweeps.report import streams
 
 VERBS = (
-    "ls", "validate", "plan", "doctor", "launch", "resume", "submit", "status", "stop", "logs", "compare", "ui", "add",
-    "extend", "report", "promote", "rollback", "models", "verify", "export", "check-serving", "schema",
+    "ls", "validate", "plan", "doctor", "launch", "resume", "submit", "refit", "status", "stop", "logs", "compare",
+    "ui", "add", "extend", "report", "promote", "rollback", "models", "verify", "export", "check-serving", "schema",
 )  # fmt: skip
 """The commands, as the help lists them. Each is a function of its own module."""
 

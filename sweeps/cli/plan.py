@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeps.cli.shared import Changes, File, Json, Price, load_sweep, mistakes, say
+
+if TYPE_CHECKING:
+    from sweeps.config.load import LoadedSweep
 
 Calibrating = Annotated[
     bool,
@@ -20,7 +23,6 @@ def plan(
 ) -> None:
     """Show what a sweep will do and cost, without starting anything. What cannot run is exit code 2."""
     from sweeps.planning import this_machine
-    from sweeps.report.plan_lines import plan_lines
 
     with mistakes(""):
         sweep = load_sweep(file, changes)
@@ -29,6 +31,15 @@ def plan(
         if calibrate:
             say("calibrating: the base is loaded, and about a dozen steps are trained")
             this_machine.calibrate(sweep)
+        show_plan(sweep, price, as_json)
+
+
+def show_plan(sweep: LoadedSweep, price: float | None, as_json: bool) -> None:
+    """Prints the plan of a sweep on this machine."""
+    from sweeps.planning import this_machine
+    from sweeps.report.plan_lines import plan_lines
+
+    with mistakes(""):
         sweep, how = this_machine.with_trials(sweep)
         planned = this_machine.plan_here(sweep).at(price)
     if how is not None:

@@ -136,6 +136,13 @@ def promotion_rows(config: SweepConfig) -> list[str]:
     return wrong
 
 
+def refit_keys(config: SweepConfig) -> list[str]:
+    """Refuses data.all_rows in a sweep that chooses among trials: its test rows would choose."""
+    if config.data is None or not config.data.all_rows or config.refit_of is not None:
+        return []
+    return ["data.all_rows: is for a trial that was chosen already: qsweep refit SWEEP --all-rows"]
+
+
 def stopping_metric(config: SweepConfig, trainable: Trainable) -> SweepConfig:
     """Sets `scheduler.metric` to the loss if the objective is a score that only some reports have."""
     is_scored_late = config.evaluation.when != "every" and config.objectives[0].metric not in trainable.METRICS

@@ -104,7 +104,7 @@ def load(
     resolved = _with_absolute_places(config, folder)
     wrong += checks.paths_are_text(resolved) or (checks.writable_places(resolved) if elsewhere is None else [])
     wrong += checks.alias("promotion.alias", config.promotion.alias)
-    wrong += checks.budget(raw, config) + checks.gpu(config)
+    wrong += checks.budget(raw, config) + checks.gpu(config) + checks.refit_keys(config)
     if trainable is not None:
         resolved = checks.stopping_metric(resolved, trainable)
     if space is not None and not any(line.startswith(_OF_LENGTHS) for line in wrong):

@@ -323,6 +323,17 @@ class Notify(Spec):
         return self
 
 
+class RefitOf(Spec):
+    """The trial that a refit trains anew. `qsweep refit` writes this section."""
+
+    sweep: str
+    """Id of the trial's sweep."""
+    trial: str
+    """Name of the trial there, such as t03."""
+    trial_key: str
+    """Key of the trial there."""
+
+
 class SweepConfig(Spec):
     """A whole sweep."""
 
@@ -350,6 +361,7 @@ class SweepConfig(Spec):
     tracking: Tracking = Tracking()
     promotion: Promotion = Promotion()
     notify: Notify | None = None
+    refit_of: RefitOf | None = None
     storage: Annotated[str, BeforeValidator(_is_storage)] = Field("results", min_length=1)
     """Folder for the sweep's own folder, local or mounted; relative to the current folder. Or an address on an object
     store, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: the sweep's folder is then results/NAME on this machine, and is

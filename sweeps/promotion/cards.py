@@ -92,8 +92,10 @@ def description(facts: VersionFacts) -> str:
     """Returns a version's description in the registry: first its gain, then its origin."""
     lines = [headline(facts), ""]
     lines += [f"**Forced**: {reason}." for reason in facts.forced]
+    of = facts.context.sweep.config.refit_of
+    refit = "" if of is None else f", a refit of {of.trial} of `{of.sweep}`"
     lines += [
-        f"- sweep `{facts.context.sweep.sweep_id}`, trial {facts.trial.label} (`{facts.trial.trial_key}`)",
+        f"- sweep `{facts.context.sweep.sweep_id}`, trial {facts.trial.label} (`{facts.trial.trial_key}`){refit}",
         f"- {_settings(facts.trial)}",
         f"- base `{base_of(facts)}`, {_quantization(facts)}",
         f"- {_bases(facts)}",
@@ -145,6 +147,7 @@ def card(facts: VersionFacts) -> str:
         f"- {_settings(facts.trial)}",
         f"- {place} of {own} trials of the sweep `{sweep.sweep_id}` "
         f"(space: {', '.join(config.searched) or config.search_space})",
+        *(() if (of := config.refit_of) is None else (f"- refit of trial {of.trial} of the sweep `{of.sweep}`",)),
         "",
         *_use(facts),
         *_elsewhere(facts),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from sweeps.config.model import RefitOf
 from sweeps.config.passwords import hidden
 from sweeps.errors import Failed, SweepError
 from sweeps.promotion import words
@@ -60,6 +61,8 @@ class AdapterOrigin(Spec):
     """Identifies the tokens that the sweep trained on."""
     fingerprints: dict[str, str]
     """Identify the base and the data files with which the sweep began."""
+    refit_of: RefitOf | None = None
+    """The trial that this one trained anew, of an earlier sweep."""
 
 
 class RecordedBase(Spec):
@@ -139,7 +142,9 @@ class DecisionRecord(Spec):
 
     def _document(self) -> dict[str, Any]:
         texts = {"__all__": {"answers"}}
-        left_out: dict[str, Any] = {"sha256": True, "scores": texts, "guarded": {"__all__": {"scores": texts}}}
+        # Without a refit as before there were refits: digests stay.
+        unset = {"origin": {"refit_of"}} if self.origin.refit_of is None else {}
+        left_out: dict[str, Any] = unset | {"sha256": True, "scores": texts, "guarded": {"__all__": {"scores": texts}}}
         return self.model_dump(mode="json", exclude=left_out)
 
     def content(self) -> bytes:
@@ -162,6 +167,7 @@ def make(facts: VersionFacts, files: Mapping[str, bytes], time: float) -> Decisi
         origin=AdapterOrigin(
             sweep_id=sweep.sweep_id, trial_key=candidate.trial.trial_key, run_id=candidate.trial.run_id,
             data_fingerprint=sweep.data_fingerprint, fingerprints=dict(sweep.fingerprints),
+            refit_of=sweep.config.refit_of,
         ),
         rule=evidence.rule,
         rows=DecidingRows(

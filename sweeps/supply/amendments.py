@@ -15,7 +15,7 @@ from cluster import devices
 from search_spaces.space import Point, SearchSpace
 from sweeps.config import messages, points, resource, searched_fields
 from sweeps.config.load import LoadedSweep
-from sweeps.config.model import SweepConfig
+from sweeps.config.model import LENGTHS, SweepConfig
 from sweeps.config.number_words import limit
 from sweeps.config.points import Scalar
 from sweeps.planning import capacity
@@ -212,6 +212,9 @@ class Amendments:
             return []
         these = f"these can change: {', '.join(CHANGEABLE)}"
         section, _, name = key.partition(".")
+        if section == "budget" and name in LENGTHS:
+            these = "qsweep refit SWEEP trains the best trial, or a named one, anew for longer"
+            return [f"{key}: the schedule of the learning rate spans the steps, so all trials keep theirs: {these}"]
         known = getattr(self.config, section, None) if section in SweepConfig.model_fields else None
         if (
             key in SweepConfig.model_fields

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
+from sweeps.config.model import SweepConfig
 from sweeps.record.events import SweepEnded, SweepStarted, TrialStarted, TrialState
 from sweeps.record.selection import Selection
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
@@ -24,6 +25,10 @@ NAME = "sweep.name"
 TRIAL_KEY = "sweep.trial_key"
 STATE = "sweep.state"
 """A trial's `TrialState`. On the sweep's run: RUNNING, or the reason of the sweep's end."""
+REFIT_OF = "sweep.refit_of"
+"""Tag of a refit's own run: the sweep of the trial that it trains anew."""
+REFIT_OF_TRIAL = "sweep.refit_of_trial"
+"""Key of that trial."""
 NUMBER = "sweep.number"
 REPEATS = "sweep.repeats"
 """Key of the trial whose point this trial trains again."""
@@ -61,9 +66,11 @@ def equals(name: str, value: str) -> str:
     return f"tags.`{name}` = '{value}'"
 
 
-def sweep_made(sweep_id: str, name: str) -> dict[str, str]:
+def sweep_made(sweep_id: str, config: SweepConfig) -> dict[str, str]:
     """Returns the tags with which the sweep's run is made."""
-    return {**_SOURCE, SWEEP_ID: sweep_id, NAME: name, "mlflow.runColor": "#5f6b7a"}
+    own, origin = {SWEEP_ID: sweep_id, NAME: config.name, "mlflow.runColor": "#5f6b7a"}, config.refit_of
+    of = {} if origin is None else {REFIT_OF: origin.sweep, REFIT_OF_TRIAL: origin.trial_key}
+    return _SOURCE | own | of
 
 
 def sweep_started(event: SweepStarted) -> dict[str, str]:

@@ -125,7 +125,7 @@ class MlflowSink:
         if self.parent_run is None:
             name = self._config.name
             shown = sweep_run_name(name, self._sweep_id)
-            self.parent_run = runs.create(shown, run_tags.sweep_made(self._sweep_id, name), time)
+            self.parent_run = runs.create(shown, run_tags.sweep_made(self._sweep_id, self._config), time)
         return self.parent_run
 
     def _start_sweep(self, runs: Runs, parent: str, event: SweepStarted) -> None:

@@ -199,8 +199,9 @@ def _prepare(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     renderer, findings = Renderer(data, tokenizer), Findings(data)
     given = sources.divided(data)
     train = tokenise(renderer, "train", given["train"], findings)
-    evaluation = tokenise(renderer, sources.split_of(data, "eval"), given["eval"], findings, "eval")
-    lines = _compare_test(data, findings, given.get("test", ()))
+    evaluated: SplitName = "test" if data.all_rows else "eval"
+    evaluation = tokenise(renderer, sources.split_of(data, "eval"), given["eval"], findings, evaluated)
+    lines = _compare_test(data, findings, () if data.all_rows else given.get("test", ()))
     if problems := findings.problems():
         raise DataError("\n".join(problems))
     rows = Splits(Split(*train.arrays()[:3]), Split(*evaluation.arrays()))
@@ -299,7 +300,7 @@ def _key(data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
     try:
         identity = sources.fingerprint(data)
     except DataError:
-        if data.test is None:
+        if data.test is None or data.all_rows:
             raise
         # Only promotion needs data.test, perhaps on another machine. A warning says that no rows were compared.
         identity = sources.fingerprint(data.model_copy(update={"test": None})) | {"test": "not here"}

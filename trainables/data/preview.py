@@ -60,6 +60,9 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
                 held = sum(count or 0 for part, count in drawn.items() if part != "train")
                 if drawn["train"] <= 0 < held:
                     problems.append(sources.too_few_to_hold_out(data, held + drawn["train"]))
+    if data.all_rows:
+        own = [rows.get("train"), rows["eval"]]
+        rows |= {"train": None if None in own else sum(count or 0 for count in own), "eval": rows.get("test")}
     return Preview(
         problems=tuple(problems + findings.problems()),
         warnings=tuple(findings.warnings() + partly),
@@ -104,7 +107,7 @@ def _count(
             findings.add(part, row)
 
     if split != "train" or not data.may_draw:
-        most = data.eval_examples if split == "eval" else None
+        most = data.eval_examples if split == "eval" and not data.all_rows else None
         take(split, islice(look, most))
         total = _rows(data, split, look)
         return {split: total if total is None or most is None else min(total, most)}

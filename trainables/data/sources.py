@@ -113,7 +113,12 @@ def placed(data: DataSpec, split: SplitName, *, every_column: bool = False) -> I
 
 def split_of(data: DataSpec, part: SplitName) -> SplitName:
     """Returns the split that the rows of a part are read from: train where they are drawn from it."""
+    part = _as_drawn(data, part)
     return part if getattr(data, part) is not None else "train"
+
+
+def _as_drawn(data: DataSpec, part: SplitName) -> SplitName:
+    return "test" if data.all_rows and part == "eval" else part
 
 
 def divided(data: DataSpec, *, every_column: bool = False) -> dict[SplitName, Iterator[Placed]]:
@@ -135,11 +140,14 @@ def part_of(
     Raises:
         DataError: as `placed` and `drawn`.
     """
-    split = split_of(data, part)
+    part, split = _as_drawn(data, part), split_of(data, part)
     rows = placed(data, split, every_column=every_column and part != "train")
     if split != "train":
         return islice(rows, data.eval_examples if part == "eval" else None)
-    return compress(rows, map(part.__eq__, _uses(data) if uses is None else uses))
+    is_all = data.all_rows and part == "train"
+    wanted = {part, "eval"} if is_all else {part}
+    chosen = compress(rows, map(wanted.__contains__, _uses(data) if uses is None else uses))
+    return chain(chosen, placed(data, "eval")) if is_all and data.eval is not None else chosen
 
 
 def _uses(data: DataSpec) -> Iterable[SplitName]:
@@ -157,7 +165,7 @@ def fingerprint(data: DataSpec) -> dict[str, str]:
     fields = ("prompt", "completion", "system", "messages", "text", "max_length", "eval_examples")
     form = {field: getattr(data, field) for field in fields}
     # Only fields that are set count, which keeps the fingerprints of sweeps from before these fields existed.
-    unset = {"train_on": "last", "group_by": None, "stratify_by": None, "test_examples": None}
+    unset = {"train_on": "last", "group_by": None, "stratify_by": None, "test_examples": None, "all_rows": False}
     unset |= {"hold_out": "last", "copies": "apart"} if data.may_draw else {}
     form |= {name: said for name, old in unset.items() if (said := getattr(data, name)) != old}
     return {**contents, "form": hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]}

@@ -18,6 +18,7 @@ from promotions import base_facts
 from sweep_files import toy
 from transformers import AutoModelForCausalLM
 
+from sweeps.config.model import RefitOf
 from sweeps.promotion import cards
 from sweeps.promotion.gate import GateRule, Standing, Verdict
 from sweeps.statistics.comparison import Comparison
@@ -185,3 +186,11 @@ def test_the_scores_that_do_not_decide_are_told_beside_it() -> None:
     by_fields = dataclasses.replace(verdict.best, objective=Objective(metric="json_fields", mode="max"))
     losses = "eval_loss (does not decide): base 2.0000, t01 1.0000"
     assert cards.other_metrics(dataclasses.replace(verdict, candidates=(by_fields,)), scored) == [losses, *told]
+
+
+def test_card_and_description_of_a_refit_name_the_trial_that_it_trained_anew():
+    config = SWEEP.config.model_copy(update={"refit_of": RefitOf(sweep="first-1", trial="t03", trial_key="abc")})
+    of = facts(sweep=dataclasses.replace(SWEEP, config=config))
+    assert "- refit of trial t03 of the sweep `first-1`" in cards.card(of).splitlines()
+    assert "- sweep `x-1`, trial t01 (`key`), a refit of t03 of `first-1`" in cards.description(of).splitlines()
+    assert "refit" not in cards.card(FACTS) + cards.description(FACTS)

@@ -53,6 +53,7 @@ def write(folder: Path, record: DecisionRecord, **changed: object) -> None:
 def test_the_record_says_why_and_what_of_and_what_is_as_promoted_is_verified(strong, folder, record):
     tags = strong.tags()
     assert record.is_whole
+    assert "refit_of" not in json.loads(record.content())["origin"], "records of before there were refits stay whole"
     assert decision_record.read_record(record.content()) == record
     assert (record.winner, record.origin.sweep_id, record.origin.trial_key) == ("t01", SECOND, "k1")
     assert (record.identity, record.sha256) == (tags["promotion.identity"], tags[versions.RECORD_DIGEST])

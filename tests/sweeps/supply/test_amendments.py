@@ -161,7 +161,11 @@ def test_modules_that_cannot_be_trained_are_refused_and_equal_ones_are_one_point
         ({"budget.trials": 0}, "budget.trials: 0: must be a whole number of at least 1"),
         ({"budget.trials": "auto"}, "budget.trials: auto: was made a number when the sweep was launched"),
         ({"budget.wall_clock": "soon"}, "budget.wall_clock: 'soon' must be"),
-        ({"budget.steps_per_trial": 18}, "budget.steps_per_trial: is the same for all trials of a sweep: launch ano"),
+        (
+            {"budget.steps_per_trial": 18},
+            "budget.steps_per_trial: the schedule of the learning rate spans the steps, so all trials keep theirs: "
+            "qsweep refit SWEEP trains the best trial, or a named one, anew for longer",
+        ),
         ({"search_space.adapter.r": 8}, "search_space.adapter.r: is the same for all trials"),
         ({"trials": 8}, "trials: unknown key; did you mean budget.trials?"),
         ({"budget.trials": 1}, "budget.trials: 1 is too few: 2 trials have begun already, and count also when they"),
