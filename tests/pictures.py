@@ -47,7 +47,7 @@ def main(given: list[str]) -> None:
         browsers.browser(WIDTH) as browser,
     ):
         if not given:
-            qsweep(Path(scratch), "launch", "quickstart", stderr=None)
+            qsweep(Path(scratch), "launch", "quickstart", stdout=None)
         folder = Path(given[0]).absolute() if given else Path(scratch)
         sweep = SweepFolder(folder / "results" / "quickstart")
         PICTURES.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def main(given: list[str]) -> None:
         for name, html in {
             "report": report_head(sweep),
             "live-table": terminal("qsweep launch quickstart", live_table(sweep)),
-            "plan": terminal("qsweep plan quickstart", qsweep(folder, "plan", "quickstart", stderr=subprocess.PIPE)),
+            "plan": terminal("qsweep plan quickstart", qsweep(folder, "plan", "quickstart", stdout=subprocess.PIPE)),
         }.items():
             page.write_text(html)
             browser.open(page.as_uri(), "document.readyState === 'complete'")
@@ -63,14 +63,14 @@ def main(given: list[str]) -> None:
         save("mlflow", mlflow_view(folder, browser))
 
 
-def qsweep(folder: Path, *words: str, stderr: int | None) -> str:
-    """Runs a command in a folder; what it prints for people, where `stderr` is a pipe."""
+def qsweep(folder: Path, *words: str, stdout: int | None) -> str:
+    """Runs a command in a folder; its result, where `stdout` is a pipe."""
     print("$ qsweep", *words, flush=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(COLUMNS)}
-    done = subprocess.run([*QSWEEP, *words], cwd=folder, env=environment, stderr=stderr, text=True, check=False)
+    done = subprocess.run([*QSWEEP, *words], cwd=folder, env=environment, stdout=stdout, text=True, check=False)
     if done.returncode:
-        sys.exit(done.stderr or f"qsweep {words[0]}: exit code {done.returncode}")
-    return done.stderr or ""
+        sys.exit(f"qsweep {words[0]}: exit code {done.returncode}")
+    return done.stdout or ""
 
 
 def report_head(sweep: SweepFolder) -> str:

@@ -1,4 +1,7 @@
-"""The command line: `qsweep`, one file per verb. People read stderr; --json prints one JSON object on stdout."""
+"""The command line: `qsweep`, one file per verb. Results go to stdout, all else to stderr.
+
+With --json stdout has one JSON object, and results go to stderr, too.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def check_serving(
 
         server = Server(url, os.environ.get(api_key_env))
         found = check_server(model, server, served_name, tracking_uri)
-    console().print(found.in_words, markup=False, soft_wrap=True)
+    console(as_json).print(found.in_words, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found.as_json()))
     raise typer.Exit(found.exit_code)

@@ -45,20 +45,20 @@ def compare(
         folder, status = found[0].folder, found[0].status
         names = [each.word for each in found if each.word is not None]
         if len(found) > 1 and any(each.word is None or each.folder.path != folder.path for each in found):
-            told = _sweeps(compare_named(found))
+            told = _sweeps(compare_named(found), as_json)
         else:
             head = {"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state}
-            told = head | (_some(folder, status, names) if names else _all(folder, status))
+            told = head | (_some(folder, status, names, as_json) if names else _all(folder, status, as_json))
     if as_json:
         print(json.dumps(told))
 
 
-def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
+def _sweeps(sweeps: SweepsCompared, as_json: bool) -> dict[str, Any]:
     """Shows several sweeps side by side; returns the same for the JSON line."""
     from sweeps.report.summary import console, tell
     from sweeps.report.trials_compared import tables_of
 
-    out = console()
+    out = console(as_json)
     for title, rows in sweeps.tables():
         tell(out, [title])
         for table in tables_of([side.name for side in sweeps.sides], rows, out.width):
@@ -68,7 +68,7 @@ def _sweeps(sweeps: SweepsCompared) -> dict[str, Any]:
     return sweeps.as_json()
 
 
-def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
+def _all(folder: SweepFolder, status: Status, as_json: bool) -> dict[str, Any]:
     """Shows all trials and the closing lines of a sweep; returns the same for the JSON line."""
     from sweeps.report import answers, best_compared, facts, trial_tables
     from sweeps.report.status import WORDS
@@ -76,7 +76,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     from sweeps.report.trials_compared import trial_json
     from sweeps.statistics.trials import compare_best
 
-    record, out = status.record, console()
+    record, out = status.record, console(as_json)
     selection, separation = status.selection, compare_best(folder, record)
     tell(out, [f"{status.sweep_id}: {WORDS[status.state]}"])
     show_trials(out, record, separation)
@@ -95,7 +95,7 @@ def _all(folder: SweepFolder, status: Status) -> dict[str, Any]:
     }
 
 
-def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, Any]:
+def _some(folder: SweepFolder, status: Status, names: list[str], as_json: bool) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
     from sweeps.record.run_names import label
     from sweeps.report import answers, best_compared
@@ -105,7 +105,7 @@ def _some(folder: SweepFolder, status: Status, names: list[str]) -> dict[str, An
     from sweeps.steering.answering import trial_named
     from trainables.scoring.requests import BASE
 
-    record, out = status.record, console()
+    record, out = status.record, console(as_json)
     named = [trial for name in names if (trial := trial_named(name, record)) is not None]
     if not named:
         raise ConfigError(["base: name a trial beside the base"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from sweeps.cli.shared import Changes, Json, NoFiles, ending_on_signals, load_sweep, mistakes, say
+from sweeps.cli.shared import Changes, Json, NoFiles, ending_on_signals, load_sweep, mistakes, print_result, say
 from sweeps.cli.submitted import end_with, ending_if_lost, run
 from sweeps.config import environment
 from sweeps.config.passwords import hidden, whole
@@ -92,13 +92,13 @@ def doctor(
             found.append({name: legible(hidden(text)) for name, text in texts.items()})
             rows = [{name: legible(text) for name, text in row.items()} for row in answer.rows]
             for line in (_line(found[-1], max(map(len, examine.CHECKS))), *_table(rows)):
-                say(line)
+                print_result(line, as_json)
             found[-1] |= {"rows": rows} if rows else {}
     left_out = examine.NEED_FILE if file is None else ()
     if left_out:
         say(f"not looked at without a sweep file: {', '.join(left_out)}")
     counts = Counter(each["state"] for each in found)
-    say(", ".join(f"{counts[state]} {state}" for state in ("ok", "warn", "fail", "unknown")))
+    print_result(", ".join(f"{counts[state]} {state}" for state in ("ok", "warn", "fail", "unknown")), as_json)
     if as_json:
         print(json.dumps({"ok": not counts["fail"], "findings": found, "not_looked_at": left_out}))
     raise typer.Exit(1 if counts["fail"] else 0)

@@ -33,6 +33,6 @@ def export(
         from sweeps.promotion.export import export as write
 
         found = write(model, form, out, force, tracking_uri)
-    console().print(f"{found.in_words}: {found.folder}", markup=False, soft_wrap=True)
+    console(as_json).print(f"{found.in_words}: {found.folder}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found.as_json()))

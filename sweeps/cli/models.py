@@ -11,12 +11,12 @@ from sweeps.cli.shared import Json, Model, Store, mistakes
 def models(model: Model = None, tracking_uri: Store = None, as_json: Json = False) -> None:
     """List promoted models, or one with the history of its promotions."""
     with mistakes():
-        shown = show_models(model, tracking_uri)
+        shown = show_models(model, tracking_uri, as_json)
     if as_json:
         print(json.dumps({"models": shown}))
 
 
-def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, Any]]:
+def show_models(model: str | None, tracking_uri: str | None, as_json: bool = False) -> list[dict[str, Any]]:
     """Prints the models, and the history of a named model; returns the models as JSON data."""
     from sweeps.report.summary import console
     from sweeps.tracking import stores
@@ -24,7 +24,7 @@ def show_models(model: str | None, tracking_uri: str | None) -> list[dict[str, A
     stores.store(tracking_uri)  # Before the next import, which takes seconds.
     from sweeps.promotion import versions
 
-    out = console()
+    out = console(as_json)
     promoted = versions.models(model, tracking_uri)
     if promoted:
         out.print(versions.table_of_models(promoted))

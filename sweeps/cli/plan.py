@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.cli.shared import Changes, File, Json, Price, load_sweep, mistakes, say
+from sweeps.cli.shared import Changes, File, Json, Price, load_sweep, mistakes, print_result, say
 
 if TYPE_CHECKING:
     from sweeps.config.load import LoadedSweep
@@ -45,7 +45,7 @@ def show_plan(sweep: LoadedSweep, price: float | None, as_json: bool) -> None:
     if how is not None:
         say(how)
     for line in plan_lines(planned):
-        say(line)
+        print_result(line, as_json or line.startswith("warning: "))
     if as_json:
         print(json.dumps(planned.as_json()))
     if not planned.fits:

@@ -52,7 +52,7 @@ def promote(  # noqa: PLR0913 - its options
             eval_data=eval_data, trial=trial, tracking_uri=tracking_uri, address=address, dry_run=dry_run,
             force=force,
         )  # fmt: skip
-        outcome = show_promotion(request)
+        outcome = show_promotion(request, as_json)
     if as_json:
         print(json.dumps(outcome.as_json()))
     raise typer.Exit(outcome.exit_code)
@@ -96,17 +96,17 @@ def request_of(sweep: str, policy: Mapping[str, object], **options: Any) -> Prom
     return PromotionRequest(place, policy, **options)
 
 
-def show_promotion(request: PromotionRequest) -> PromotionResult:
-    """Promotes. Prints a line for each step, the progress of evaluations, and the gate as a table."""
+def show_promotion(request: PromotionRequest, as_json: bool = False) -> PromotionResult:
+    """Promotes. Prints the gate as a table and the outcome; and steps and progress of evaluations, on stderr."""
     import time
 
     from sweeps.promotion import cards, expected_time
     from sweeps.promotion import promote as promoting
     from sweeps.report.passing_line import PassingLine
-    from sweeps.report.summary import console
+    from sweeps.report.summary import console, tell
 
-    out = console()
-    passing = PassingLine(out, time.monotonic)
+    out = console(as_json)
+    passing = PassingLine(console(), time.monotonic)
 
     def show(verdict: Any) -> None:
         passing.end()
@@ -120,6 +120,5 @@ def show_promotion(request: PromotionRequest) -> PromotionResult:
         )
     finally:
         passing.end()
-    for reason in outcome.reasons:
-        passing.say(f"not promoted: {reason}")
+    tell(out, [f"not promoted: {reason}" for reason in outcome.reasons] or [f"{outcome.model}: {outcome.ending}"])
     return outcome

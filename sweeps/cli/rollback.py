@@ -32,6 +32,6 @@ def rollback(
             model, to, alias, tracking_uri, say=lambda line: out.print(line, markup=False, soft_wrap=True)
         )
     before = f" (before: version {moved.previous})" if moved.previous is not None else ""
-    out.print(f"{model}: {alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
+    console(as_json).print(f"{model}: {alias} is version {moved.version}{before}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps({"model": model, "alias": alias, "version": moved.version, "previous": moved.previous}))

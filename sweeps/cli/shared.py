@@ -72,6 +72,12 @@ def say(line: str = "") -> None:
     print(streams.fitted(line, sys.stderr), file=sys.stderr)
 
 
+def print_result(line: str, as_json: bool = False) -> None:
+    """Prints a line of what was asked for: on stdout, or on stderr if stdout has the JSON line alone."""
+    stream = sys.stderr if as_json else sys.stdout
+    print(streams.fitted(line, stream), file=stream)
+
+
 @contextmanager
 def mistakes(untouched: str = "nothing was started") -> Iterator[None]:
     """Turns a user's mistake into its message and exit code 2; any other error keeps its traceback.

@@ -30,7 +30,7 @@ def status(
     """Show where a sweep stands: trials, the best one, rates, time left, hosts, what MLflow has not taken."""
     with mistakes(""):
         look = _looks_here(sweep, storage) if address is None else _looks_there(sweep, address)
-        last = _watch(look) if watch else _show(look())
+        last = _watch(look, as_json) if watch else _show(look(), as_json)
     if as_json:
         print(json.dumps(last.closing))
 
@@ -82,17 +82,17 @@ def _looks_there(sweep: str, address: str) -> Callable[[], _View]:
     return look
 
 
-def _show(view: _View) -> _View:
+def _show(view: _View, as_json: bool) -> _View:
     from rich.text import Text
 
     from sweeps.report.summary import console
 
     # The head node has wrapped its lines for this terminal. A command below these lines stays on one line.
-    console().print(view.shown, soft_wrap=isinstance(view.shown, Text))
+    console(as_json).print(view.shown, soft_wrap=isinstance(view.shown, Text))
     return view
 
 
-def _watch(look: Callable[[], _View]) -> _View:
+def _watch(look: Callable[[], _View], as_json: bool) -> _View:
     """Shows views of a sweep until it has ended, and returns the last one.
 
     In a terminal a view replaces the one before; elsewhere each view with news is printed. The pause is twice as long
@@ -105,7 +105,7 @@ def _watch(look: Callable[[], _View]) -> _View:
 
     from sweeps.report.summary import console
 
-    out, pause, view, took = console(), threading.Event(), look(), 0.0
+    out, pause, view, took = console(as_json), threading.Event(), look(), 0.0
 
     def again() -> _View:
         nonlocal took
@@ -121,9 +121,9 @@ def _watch(look: Callable[[], _View]) -> _View:
                 view = again()
                 live.update(view.shown, refresh=True)
         return view
-    _show(view)
+    _show(view, as_json)
     while view.is_running:
         before, view = view, again()
         if view.news != before.news:
-            _show(view)
+            _show(view, as_json)
     return view

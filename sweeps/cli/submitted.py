@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from sweeps.cli.shared import ending_on_signals, mistakes, say
+from sweeps.cli.shared import ending_on_signals, mistakes, print_result, say
 
 if TYPE_CHECKING:
     from cluster.submission.jobs import Job, Jobs, JobState
@@ -40,9 +40,9 @@ class CommandOutput:
 
 
 def end_with(answer: CommandOutput, as_json: bool) -> NoReturn:
-    """Prints the answer, and ends the command with its exit code."""
+    """Prints the answer, a refusal or a failure on stderr, and ends the command with its exit code."""
     for line in answer.lines:
-        say(line)
+        print_result(line, as_json or bool(answer.exit_code))
     if as_json:
         print(json.dumps(answer.closing), flush=True)
     raise typer.Exit(answer.exit_code)

@@ -39,10 +39,10 @@ def finish(sweep: LoadedSweep, result: Result, promote: bool, as_json: bool) -> 
     """Prints how the sweep ended, promotes its best adapter if `promote`, and ends the command."""
     from sweeps.report import summary
 
-    summary.show(sweep, result)
+    summary.show(sweep, result, as_json)
     code, document = result.exit_code, result.as_json()
     if promote and code == 0:
-        code, promotion = _promote(sweep, result)
+        code, promotion = _promote(sweep, result, as_json)
         document |= promotion
     elif promote:
         say(f"not promoted: the sweep did not end well (exit code {code})")
@@ -57,7 +57,7 @@ def finish(sweep: LoadedSweep, result: Result, promote: bool, as_json: bool) -> 
     raise typer.Exit(code)
 
 
-def _promote(sweep: LoadedSweep, result: Result) -> tuple[int, dict[str, Any]]:
+def _promote(sweep: LoadedSweep, result: Result, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Promotes a sweep that has just ended; returns the exit code, and entries for the JSON line.
 
     The exit code is never 2, which says that no trial was started.
@@ -67,7 +67,8 @@ def _promote(sweep: LoadedSweep, result: Result) -> tuple[int, dict[str, Any]]:
     say()
     try:
         with mistakes(""), raising_on_signals():
-            outcome = show_promotion(request_of(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri))
+            request = request_of(str(result.folder), {}, tracking_uri=sweep.config.tracking.uri)
+            outcome = show_promotion(request, as_json)
     except Interrupted as interrupted:
         say(f"interrupted: {ALIAS_IS_WHOLE}; qsweep promote {shlex.quote(str(result.folder))} does what is left")
         return interrupted.exit_code, {"promotion": None, "not_promoted": "interrupted"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.cli.shared import Changes, File, load_sweep, mistakes, say
+from sweeps.cli.shared import Changes, File, load_sweep, mistakes, print_result, say
 
 
 def validate(file: File, changes: Changes = None) -> None:
@@ -12,9 +12,9 @@ def validate(file: File, changes: Changes = None) -> None:
 
     with mistakes(""):
         sweep = load_sweep(file, changes)
-        say(f"{file}: valid ({sweep.config.name}, {counted(len(sweep.space.domains), 'searched field')})")
+        print_result(f"{file}: valid ({sweep.config.name}, {counted(len(sweep.space.domains), 'searched field')})")
         seen = sweep.preview
         if seen.train_rows is not None:
-            say(f"data: {parts(seen.train_rows, seen.eval_rows, seen.test_rows)}")
+            print_result(f"data: {parts(seen.train_rows, seen.eval_rows, seen.test_rows)}")
         for warning in (*never_early(sweep.config), *sweep.notices, *sweep.preview.warnings):
             say(f"warning: {warning}")

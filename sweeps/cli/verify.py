@@ -31,7 +31,7 @@ def verify(
 
         found = versions.find(model, tracking_uri)
         record, checks = verifying.checks(found)
-    out = console()
+    out = console(as_json)
     out.print(f"{found.name}: trial {record.origin.trial_key} of {record.origin.sweep_id}", markup=False)
     for check in checks:
         state = {True: "holds", False: "WRONG", None: "not known"}[check.holds]

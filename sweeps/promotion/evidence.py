@@ -346,11 +346,11 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
         adapters[CHAMPION] = content.champion_adapter
     announce(context, adapters, content)
     metric, slices, ranked = context.objective.metric, context.policy.slices, _ranked(context, rows)
-    is_refit = rows == "test" and context.sweep.config.base.data_spec.all_rows  # evaluated there alone, once
-    seen = ("train",) if ranked or is_refit else ("train", "eval")
+    # A refit on all rows was evaluated there alone, once.
+    are_own = ranked > 0 or (rows == "test" and context.sweep.config.base.data_spec.all_rows)
     request = ScoringRequest(
         rows=rows, content=content.eval_data, adapters=adapters, with_base=True, samples=MOST_SAMPLES,
-        slice_by=None if slices is None else slices.by, leave_out=seen,
+        slice_by=None if slices is None else slices.by, leave_out=("train",) if are_own else ("train", "eval"),
         with_answers=context.sweep.config.evaluation.scores_by(metric),
     )  # fmt: skip
     answer = scored.score(request)

@@ -68,19 +68,22 @@ class PromotionResult:
         """Tells whether this was a dry run that would have moved the alias to a new winner."""
         return self.dry_run and not self.reasons and not self.already_champion
 
+    @property
+    def ending(self) -> str:
+        """Returns in words what became of the alias."""
+        if self.would_promote:
+            return "a dry run that would promote"
+        if self.already_champion:
+            return f"version {self.version} is the {self.alias} already"
+        if self.promoted:
+            return f"promoted version {self.version}"
+        return "; ".join(("not promoted", *(self.reasons if self.verdict.passed else ())))
+
     def __repr__(self) -> str:
         best = self.verdict.best
         gains = (f"gain {digits(g.difference, '+')} on the {g.key}, {words.evidence(best, g)}" for g in best.gains)
         told = f"verdict on {best.name}: {words.of(self.verdict)}; {best.objective.metric} {'; '.join(gains)}"
-        if self.would_promote:
-            ending = "a dry run that would promote"
-        elif self.already_champion:
-            ending = f"version {self.version} is the {self.alias} already"
-        elif self.promoted:
-            ending = f"promoted version {self.version}"
-        else:
-            ending = "; ".join(("not promoted", *(self.reasons if self.verdict.passed else ())))
-        return f"<PromotionResult {self.model}: {ending}; {told}>"
+        return f"<PromotionResult {self.model}: {self.ending}; {told}>"
 
     @property
     def exit_code(self) -> int:

@@ -88,6 +88,7 @@ def quiet_standard_streams() -> None:
             to_nowhere(descriptor)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or os.fdopen(descriptor, "w")
+        stream.reconfigure(line_buffering=True)  # one log may take both: their lines stay in order
         setattr(sys, name, cast(TextIO, QuietStream(stream)))
 
 

@@ -1,4 +1,4 @@
-"""Prints on stderr what people read before and after a sweep."""
+"""Prints what people read before and after a sweep: its result on stdout, all else on stderr."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ if TYPE_CHECKING:
     from sweeps.report.result import Displays, Result
 
 
-def console() -> Console:
-    """Returns the console that people read: stderr."""
+def console(as_json: bool = True) -> Console:
+    """Returns a console on stderr; without `as_json` one on stdout, for what a command was asked for.
+
+    With --json stdout has the JSON line alone. A file or a pipe on stdout gets lines of any width.
+    """
+    if not as_json:
+        return Console(highlight=False, width=None if sys.stdout.isatty() else _ANY_WIDTH)
     is_known = sys.stderr.isatty() or "COLUMNS" in os.environ
     return Console(stderr=True, highlight=False, width=None if is_known else 140)
+
+
+_ANY_WIDTH = 10_000
 
 
 def _place(folder: Path) -> list[str]:
@@ -52,15 +60,16 @@ def displays(
     return display
 
 
-def show(sweep: LoadedSweep, result: Result) -> None:
-    """Prints the table of trials, the best trial, and what to do next."""
-    out, record = console(), result.record
+def show(sweep: LoadedSweep, result: Result, as_json: bool = False) -> None:
+    """Prints the table of trials and the best trial; and what to do next, on stderr."""
+    out, record = console(as_json), result.record
     show_trials(out, record, result.separation)
     best, *compared = best_compared.best_lines(record, result.selection, result.separation)
     lines = [best, *(f"      {line}" for line in compared)]
     taken = facts.taken(record, result.spent.seconds)
     taken = taken if result.failure is None else taken[:-1]  # the next steps begin with the error
-    tell(out, lines + facts.lines_of(taken) + _next_steps(sweep, result))
+    tell(out, lines + facts.lines_of(taken))
+    tell(console(), _next_steps(sweep, result))
 
 
 def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:

@@ -108,7 +108,7 @@ def test_sweeps_are_compared(tmp_path):
 
 def test_the_result_in_words_is_that_of_a_terminal_and_ends_what_a_notebook_shows(sweep, monkeypatch, capsys):
     compare(str(sweep.folder))
-    told = " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().out.split())
     assert sweep.lines[0].startswith(f"best: {sweep.best.name}, ")
     assert all(" ".join(line.split()) in told for line in sweep.lines)
     monkeypatch.setattr("qsweep._driver.follow", lambda *_: None)

@@ -73,7 +73,7 @@ def closing(sweep, result, capsys) -> str:
     """The closing lines."""
     capsys.readouterr()
     summary.show(sweep, result)
-    return capsys.readouterr().err
+    return "".join(capsys.readouterr())
 
 
 def test_a_sweep_ends_with_its_whole_folder_on_the_store(store, tmp_path, monkeypatch, capsys):

@@ -82,7 +82,7 @@ search_space:
   adapter.target_modules: {choice: [attention-qv, [q_proj, v_proj]]}
   training.learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
 """
-BEST = {"adapter.r": 8, "adapter.alpha_over_r": 1, "adapter.target_modules": ("q_proj", "v_proj")}
+BEST: dict[str, Any] = {"adapter.r": 8, "adapter.alpha_over_r": 1, "adapter.target_modules": ("q_proj", "v_proj")}
 
 
 def test_the_best_trial_is_trained_anew_for_longer_with_its_own_seed(tmp_path):
@@ -170,7 +170,7 @@ ROWS = sweep_files.QLORA + "search_space: {adapter.r: {choice: [4, 8]}}\n"
 def rows_of(sweep: LoadedSweep, part: sources.SplitName) -> list[str]:
     data = sweep.config.data
     assert data is not None
-    return [placed.row["question"] for placed in sources.part_of(data, part)]
+    return [str(placed.row["question"]) for placed in sources.part_of(data, part)]
 
 
 @pytest.fixture

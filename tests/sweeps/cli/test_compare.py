@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,9 +120,9 @@ def test_several_sweeps_stand_side_by_side(tmp_path: Path) -> None:
     assert document["settings"] == {"quantization.scheme": ["none", "nf4"]}
     assert [each["value"] for each in document["sweeps"]] == [pytest.approx(1.0), pytest.approx(1.25)]
     words = ["compare", "lora", "t01", "qlora:t00", "--storage", str(tmp_path)]
-    assert "lora t01 (step 9) is worse than qlora t00 (step 9): " in CliRunner().invoke(app, words).stderr
+    assert "lora t01 (step 9) is worse than qlora t00 (step 9): " in CliRunner().invoke(app, words).stdout
     alone = CliRunner().invoke(app, ["compare", "lora:t00", "lora:t01", "--storage", str(tmp_path)])
-    assert "t00 (step 9) is better than t01 (step 9): eval_loss 0.5000 lower" in alone.stderr
+    assert "t00 (step 9) is better than t01 (step 9): eval_loss 0.5000 lower" in alone.stdout
 
 
 def answers(*told: tuple[str, str, float], **fields: str) -> bytes:
@@ -198,3 +201,26 @@ def test_each_view_that_has_news_is_printed_until_the_sweep_has_ended(tmp_path, 
     assert [view.partition(" ")[2].partition(",")[0] for view in views] == ["running", "not running"]
     answer = json.loads(done.stdout)
     assert (answer["state"], answer["trials"]) == ("LOST", 1)
+
+
+@pytest.mark.parametrize("words", [["compare"], ["compare", "t00", "t01"], ["status"]])
+def test_what_was_asked_for_goes_to_stdout_and_with_json_its_line_alone(tmp_path: Path, words: list[str]) -> None:
+    verb, *trials = words
+    folder = sweep(tmp_path, FINISHED).path
+    plain, line = (CliRunner().invoke(app, [verb, str(folder), *trials, *more]) for more in ((), ("--json",)))
+    assert plain.stderr == "" and "t00" in plain.stdout
+    assert len(line.stdout.splitlines()) == 1 and json.loads(line.stdout)["sweep"] == "x-1"
+    assert line.stderr
+
+
+def test_a_pipe_gets_no_colours_and_lines_of_any_width_and_may_be_closed_early(tmp_path: Path) -> None:
+    sweep(tmp_path, FINISHED)
+    command = f"{sys.executable} -m sweeps compare results/x"
+    environment = os.environ | {"COLUMNS": "20", "LINES": "5"}
+    whole = subprocess.run(command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    first = next(line for line in whole.stdout.splitlines() if "trial" in line)
+    assert "eval_loss" in first and "state" in first and "\x1b" not in whole.stdout and "…" not in whole.stdout
+    assert whole.stderr == ""
+    cut = f"set -o pipefail; {command} | true"
+    closed = subprocess.run(["bash", "-c", cut], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")

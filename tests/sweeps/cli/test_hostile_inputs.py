@@ -143,9 +143,9 @@ for command in " ".join(sys.argv[1:]).split(" then "):
 
 
 def qsweep(folder: Path, *commands: str, **environment: str) -> str:
-    """What commands, which variables may stand before, say on stderr, one after the other, with their exit codes."""
+    """What commands, which variables may stand before, say, one after the other, with their exit codes."""
     given, command = {**os.environ, **environment}, [sys.executable, "-c", PROGRAM, " then ".join(commands)]
-    return subprocess.run(command, cwd=folder, env=given, capture_output=True, timeout=60, check=True).stderr.decode()
+    return subprocess.check_output(command, cwd=folder, env=given, stderr=subprocess.STDOUT, timeout=60).decode()
 
 
 def test_a_number_in_the_environment_that_is_none_is_a_mistake(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ NOT_KNOWN = "it is not known whether the request was taken: qsweep status x-1 --
 def run(*words: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, words)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stderr
+    return result.exit_code, result.output
 
 
 def asked(board: Dashboard, *words: str) -> tuple[int, str]:
@@ -247,7 +247,7 @@ def test_a_submitted_sweep_is_watched_until_it_has_ended(board: Dashboard) -> No
         return {"status": "SUCCEEDED", "driver_exit_code": 0}
 
     board.runs = run
-    assert asked(board, "status", "x-1", "--watch", "--json") == (0, "after 1.0\nafter 3.0\nafter 4.0\n")
+    assert asked(board, "status", "x-1", "--watch") == (0, "after 1.0\nafter 3.0\nafter 4.0\n")
 
 
 def test_a_connection_that_is_lost_while_one_watches_is_no_mistake(board: Dashboard) -> None:

@@ -16,14 +16,14 @@ from sweeps.errors import ConfigError, Failed, SweepError
 
 @pytest.mark.parametrize("error", [Failed("x"), HostsDied("x"), HostError("x"), SweepError("x")])
 def test_a_promotion_that_fails_after_a_sweep_is_no_wrong_input(error: Exception, monkeypatch: Any) -> None:
-    def fail(_request: object) -> None:
+    def fail(_request: object, _as_json: bool) -> None:
         raise error
 
     monkeypatch.setattr(sweep_end, "request_of", lambda *_, **__: None)
     monkeypatch.setattr(sweep_end, "show_promotion", fail)
     sweep: Any = SimpleNamespace(config=SimpleNamespace(tracking=SimpleNamespace(uri="sqlite:///a.db")))
     ended: Any = SimpleNamespace(folder="/results/x")
-    assert sweep_end._promote(sweep, ended) == (1, {"promotion": None, "not_promoted": "failed"})
+    assert sweep_end._promote(sweep, ended, as_json=True) == (1, {"promotion": None, "not_promoted": "failed"})
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_plan_reads_the_configuration_that_the_hub_has(tmp_path: Path, monkeyp
     with hub_servers.serving() as hub:
         hub_servers.use(monkeypatch, hub.url, tmp_path / "cached")
         hub.models["hub/model"] = {"config.json": json.dumps(LLAMA).encode(), "model.safetensors": b""}
-        told = CliRunner().invoke(app, ["plan", "s.yaml"]).stderr
+        told = CliRunner().invoke(app, ["plan", "s.yaml"]).output
     assert "engine, which computes the losses: flat" in told
     assert "      memory by part: " in told
     assert "not in the hub's cache" not in told
@@ -74,7 +74,7 @@ def test_an_own_file_is_planned_by_the_name_of_a_common_base_where_no_hub_answer
     hub_servers.use(monkeypatch, "http://127.0.0.1:9", tmp_path / "cached")
     write_rows(tmp_path)
     (tmp_path / "s.yaml").write_text(QLORA.replace("hub/model", "Qwen/Qwen3-8B"))
-    told = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=L4", "--price", "2"]).stderr
+    told = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=L4", "--price", "2"]).output
     assert "engine, which computes the losses: flat" in told
     assert "1 GPU host with 3 slots" in told and "memory by part: process 0.5 GB, base 6.2 GB" in told
     assert "by arithmetic, not measured: L4 at " in told and " GPU-hours, which cost " in told
@@ -82,7 +82,7 @@ def test_an_own_file_is_planned_by_the_name_of_a_common_base_where_no_hub_answer
     # Not one trial fits into 24 GB, unless its host recomputes activations, as hosts do.
     assert "warning: training.gradient_checkpointing auto: not one of the largest trials fits otherwise" in told
     assert "needed per host" not in told and "memory is not known" not in told
-    wide = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=H100"]).stderr
+    wide = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=H100"]).output
     assert "training.gradient_checkpointing" not in wide
 
 
@@ -93,7 +93,7 @@ def test_what_the_hub_says_of_a_common_base_counts_before_what_ships(tmp_path, m
     with hub_servers.serving() as hub:
         hub_servers.use(monkeypatch, hub.url, tmp_path / "cached")
         hub.models["Qwen/Qwen3-8B"] = {"config.json": json.dumps(LLAMA).encode(), "model.safetensors": b""}
-        told = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=L4"]).stderr
+        told = CliRunner().invoke(app, ["plan", "s.yaml", "cluster.gpu=L4"]).output
     assert "memory by part: process 0.5 GB, base" not in told, "the base of the hub has a few thousand parameters"
     assert "ship with this product" not in told
 

@@ -250,7 +250,7 @@ def test_a_sweep_that_did_not_end_well_is_not_promoted(monkeypatch, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_promotion_says_what_the_sweep_was_and_how_to_go_on(number, monkeypatch, capsys):
     monkeypatch.setattr(sweep_end, "request_of", lambda *_, **__: None)
-    monkeypatch.setattr(sweep_end, "show_promotion", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr(sweep_end, "show_promotion", lambda *_: signal.raise_signal(number))
     code, err, told = finished(0, monkeypatch, capsys)
     advice = "qsweep promote /results/x does what is left"
     assert (code, err) == (128 + number, f"\ninterrupted: the alias is where it was, or moved whole; {advice}\n")

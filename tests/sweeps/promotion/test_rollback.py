@@ -161,4 +161,4 @@ def test_models_of_others_are_not_listed_and_one_of_which_no_alias_moved_has_no_
     with pytest.raises(SweepError, match=r"^no registered model 'nobody' \(there are: answers\)$"):
         models("nobody", world.uri)
     show_models(MODEL, world.uri)
-    assert capsys.readouterr().err.splitlines()[-1] == "its history is empty: no alias move is written down"
+    assert capsys.readouterr().out.splitlines()[-1] == "its history is empty: no alias move is written down"

@@ -71,7 +71,7 @@ def test_every_command_file_and_call_names_the_same_best_trial(
         return done.stderr, json.loads(done.stdout.splitlines()[-1])
 
     summary.show(LoadedSweep(*toy()), result)
-    text = capsys.readouterr().err
+    text = "".join(capsys.readouterr())
     (told, compared), (_, stands) = document("compare"), document("status")
     answer = f"best{' so far' if so_far else ''}: t03, eval_loss 1.5000 at step 6"
     page = page_file.read_page(folder, 60.0)

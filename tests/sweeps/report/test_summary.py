@@ -38,7 +38,9 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
             "parent_run": None, "experiment_id": None, "run_ids": {},
         }  # fmt: skip
         summary.show(LoadedSweep(*toy()), Result(**result | end))
-        return capsys.readouterr().err
+        out, err = capsys.readouterr()
+        assert "best" in out and "best: " not in err and "error: " not in out
+        return out + err
 
     return printed
 
