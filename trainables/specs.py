@@ -144,6 +144,15 @@ class QuantizationSpec(Spec):
         return self.double_quant and self.traits.is_quantised
 
 
+_CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+
+
+def _keeps_base(init: object) -> object:
+    if isinstance(init, str) and init.startswith(_CHANGES_BASE):
+        raise ValueError("changes the weights of the base, which trials share: take default, gaussian or orthogonal")
+    return init
+
+
 class AdapterSpec(Spec):
     """One LoRA adapter (arXiv 2106.09685)."""
 
@@ -160,11 +169,16 @@ class AdapterSpec(Spec):
     """A preset (attention-qv, attention, mlp, all-linear) or a list of module names."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)."""
+    init: Annotated[Literal["default", "gaussian", "orthogonal"], BeforeValidator(_keeps_base)] = "default"
+    """How A and B start, as PEFT's init_lora_weights names it. default: A uniform (Kaiming), B 0. gaussian: A normal,
+    B 0. orthogonal: both random and small, their product starting near 0; r must be even."""
 
     @model_validator(mode="after")
     def _one_alpha(self) -> AdapterSpec:
         if self.lora_alpha is not None and self.alpha_over_r is not None:
             raise ValueError("lora_alpha and alpha_over_r say the same thing twice: keep one of them")
+        if self.init == "orthogonal" and self.r % 2:
+            raise ValueError(f"init: orthogonal needs an even r, and r is {self.r}")
         return self
 
     @property
@@ -269,6 +283,9 @@ class TrainingSpec(Spec):
     """Micro-batches per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
     """Highest learning rate of AdamW."""
+    lora_plus_ratio: Annotated[float, Field(gt=0)] | None = None
+    """LoRA+ (arXiv 2402.12354): the learning rate of B over that of A, which is learning_rate; null and 1 are plain
+    LoRA."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up, over the sweep's steps_per_trial."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.02

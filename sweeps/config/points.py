@@ -29,8 +29,10 @@ PACING = (
     "quantization.residency",
 )
 """Fields that change how long a step takes, but not its results, except for rounding."""
-_OF_MODELS = ("lora_dropout", "use_rslora", "weight_decay", "max_grad_norm")
+_OF_MODELS = ("lora_dropout", "use_rslora", "init", "weight_decay", "max_grad_norm", "lora_plus_ratio")
 """Settings that a trainable without a model ignores."""
+LATER: Mapping[str, object] = {"init": "default", "lora_plus_ratio": None}
+"""Field that came later -> the value that every trial had before. Keys leave out this value, so that they stay."""
 _PARAMS = {"quantization.scheme": "quantization"}
 """Searched field -> its param, where this is not the last part of the field's name."""
 _OTHER_ALPHA = {"adapter.lora_alpha": "alpha_over_r", "adapter.alpha_over_r": "lora_alpha"}
@@ -42,6 +44,8 @@ def base_value(base: TrialSpec, field: str) -> Value:
         return base.adapter.alpha / base.adapter.r
     if field == "adapter.lora_alpha":
         return base.adapter.alpha
+    if field == "training.lora_plus_ratio":
+        return base.training.lora_plus_ratio or 1.0
     section, name = field.split(".", 1)
     value: Value = getattr(getattr(base, section), name)
     return value
@@ -116,12 +120,16 @@ def trial_key(spec: TrialSpec, fingerprints: Mapping[str, str]) -> str:
         "trainable": spec.trainable.rpartition("/")[2],
         "fingerprints": dict(fingerprints),
         "quantization": spec.quantization.model_dump(exclude=_paced("quantization")),
-        "adapter": adapter,
-        "training": spec.training.model_dump(exclude=_paced("training")),
+        "adapter": _without_later(adapter),
+        "training": _without_later(spec.training.model_dump(exclude=_paced("training"))),
         "steps": spec.steps,
         "seed": spec.seed,
     }
     return _digest(identity)[:12]
+
+
+def _without_later(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
 
 def _paced(section: str) -> set[str]:
@@ -152,7 +160,7 @@ def settings(spec: TrialSpec) -> dict[str, Scalar]:
     Leaves out settings of a model or of data that the trial does not have. `log10_learning_rate` is for charts, whose
     axes are linear.
     """
-    lora = {"lora_dropout": spec.adapter.lora_dropout, "use_rslora": spec.adapter.use_rslora}
+    lora = spec.adapter.model_dump(include=set(_OF_MODELS))
     training = spec.training.model_dump(exclude={"learning_rate"} | _paced("training"))
     values: dict[str, Any] = {"log10_learning_rate": round(math.log10(spec.training.learning_rate), 4)}
     values |= {"steps_per_trial": spec.steps, "seed": spec.seed, **lora, **training}

@@ -19,6 +19,8 @@ FIRST = 3
 """Best points of the earlier sweep that are tried first."""
 _NOT_COMPARED = {"seed", "log10_learning_rate", "base_model", "base_revision", "train_data"}
 """Params that need not be equal: the seed, a copy of learning_rate, and names whose fingerprints are compared."""
+_EARLIEST = {name: "none" if value is None else str(value) for name, value in points.LATER.items()}
+"""Params of trials from before these settings."""
 
 
 def refusal(new: SweepConfig, earlier: SweepConfig) -> str | None:
@@ -58,7 +60,7 @@ def has_our_settings(config: SweepConfig, point: Point, params: Mapping[str, str
         spec = resource.of(config).with_steps(points.apply(config.base, point, config.seed))
     except ValidationError:  # the point lies outside the space and cannot be trained
         return False
-    ours = {**points.settings(spec), **points.params(spec, {})}
+    ours, params = {**points.settings(spec), **points.params(spec, {})}, {**_EARLIEST, **params}
     return all(_is_equal(str(value), params.get(name, "")) for name, value in ours.items() if name not in _NOT_COMPARED)
 
 
@@ -123,7 +125,9 @@ def _text(field: str, params: Mapping[str, str]) -> str | None:
     if field == "adapter.alpha_over_r":
         alpha, r = params.get("lora_alpha"), params.get("r")
         return str(float(alpha) / float(r)) if alpha is not None and r is not None else None
-    return params.get(points.param(field))
+    if field == "training.lora_plus_ratio" and params.get("lora_plus_ratio", "none") == "none":
+        return "1"
+    return {**_EARLIEST, **params}.get(points.param(field))
 
 
 def _value(domain: Domain, text: str | None) -> Value | None:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -58,6 +59,15 @@ def choose_engine(base: Base, wanted: str = "auto") -> tuple[Engine, str]:
     if problem is not None:
         return FlatEngine(base), f"{FLAT}, since {problem}"
     return FlatEngine(base, grouped=True), f"{FLAT}, {GROUPED}"
+
+
+def _groups(parameters: Mapping[str, torch.nn.Parameter], ratio: float | None) -> list[dict[str, Any]]:
+    """Returns AdamW's groups of parameters, with the learning rate of each over that of A."""
+    if ratio is None:
+        return [{"params": list(parameters.values()), "over_a": 1.0}]
+    of_b = {name for name in parameters if ".lora_B." in name}
+    a, b = ([p for name, p in parameters.items() if (name in of_b) is is_b] for is_b in (False, True))
+    return [{"params": a, "over_a": 1.0}, {"params": b, "over_a": ratio}]
 
 
 class AdapterPack:
@@ -121,7 +131,7 @@ class AdapterPack:
     def _open(self, slot: int, spec: TrialSpec, snapshot: bytes | None) -> Opened:
         parameters = self._engine.add(slot, spec)
         optimizer = torch.optim.AdamW(
-            parameters.values(),
+            _groups(parameters, spec.training.lora_plus_ratio),
             lr=spec.training.learning_rate,
             weight_decay=spec.training.weight_decay,
             # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. With None
@@ -205,7 +215,7 @@ class AdapterPack:
         if training.max_grad_norm is not None:
             clip_grad_norm_(slot.parameters.values(), training.max_grad_norm)
         for group in slot.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["over_a"]
         slot.optimizer.step()
         slot.optimizer.zero_grad(set_to_none=True)
         slot.step = step

@@ -46,6 +46,8 @@ class PeftAdapters:
                 self._model = get_peft_model(self._base.model, config, adapter_name=name)
             else:
                 self._model.add_adapter(name, config)
+        if spec.adapter.init == "orthogonal":
+            _start_orthogonal([layer for layer in self.layers() if name in layer.lora_A], name, spec.seed)
         return self.collect(slot)
 
     def collect(self, slot: int) -> Mapping[str, torch.nn.Parameter]:
@@ -90,6 +92,23 @@ def adapter_name(slot: int | None) -> str:
     return _NO_ADAPTER if slot is None else f"slot{slot}"
 
 
+@torch.no_grad()
+def _start_orthogonal(layers: Sequence[LoraLayer], name: str, seed: int) -> None:
+    """Draws A and B as PEFT's orthogonal_init (tuners/lora/layer.py, 0.21.2), in fp32.
+
+    PEFT rounds them to the type of the base's weights, which in 4 bits is uint8.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in layers:
+            a, b, half = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.r[name] // 2
+            torch.nn.Linear(a.shape[1], len(a), bias=False)  # PEFT draws these first
+            torch.nn.Linear(b.shape[1], len(b), bias=False)
+            q, _ = torch.linalg.qr(torch.randn(2 * half, 2 * half))
+            a.copy_(torch.randn(a.shape[1], half).mm(q[0::2]).T / 10.0)
+            b.copy_(torch.randn(half, len(b)).T.mm(q[1::2]) / 10.0)
+
+
 # Files
 
 
@@ -109,6 +128,7 @@ def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
         lora_dropout=spec.adapter.lora_dropout,
         target_modules=list(modules),
         use_rslora=spec.adapter.use_rslora,
+        init_lora_weights="gaussian" if spec.adapter.init == "gaussian" else True,
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=spec.base_model.source,
@@ -126,7 +146,8 @@ def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
     """
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in state.items()}
-    config = _plain(model.peft_config[adapter].to_dict()) | {"inference_mode": True}
+    # How A and B started is nothing to those who load them.
+    config = _plain(model.peft_config[adapter].to_dict()) | {"inference_mode": True, "init_lora_weights": True}
     if config["use_rslora"]:
         config |= {"lora_alpha": _whole(config["lora_alpha"] * math.sqrt(config["r"])), "use_rslora": False}
     return {

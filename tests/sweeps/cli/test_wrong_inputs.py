@@ -39,6 +39,8 @@ ROWS: list[Row] = [
     toy("text for a fraction", "training: {learning_rate: '2e-4'}", "training.learning_rate: '2e-4' must be a number: write 2e-4 without quotes"),
     toy("nothing for a number", "training: {learning_rate: }", "training.learning_rate: null must be a number"),
     toy("number for a flag", "adapter: {use_rslora: 1}", "adapter.use_rslora: 1 must be true or false"),
+    toy("a start that changes the base", "adapter: {init: pissa_niter_4}", "adapter.init: 'pissa_niter_4' changes the weights of the base, which trials share: take default, gaussian or orthogonal"),
+    toy("an odd rank for an orthogonal start", "adapter: {init: orthogonal, r: 5}", "init: orthogonal needs an even r, and r is 5"),
     toy("number for text", "storage: 5", "storage: 5 must be text"),
     toy("list for a section", "adapter: [8]", "adapter: [8] must be a mapping of keys to values"),
     toy("nothing for a section", "budget:", "budget: null must be a mapping of keys to values"),

@@ -104,11 +104,13 @@ CHANGES: dict[str, list[tuple[str, Any]]] = {
     "quantization": [("scheme", "fp4"), ("double_quant", False), ("compute_dtype", "float16")],
     "adapter": [
         *(("r", 8), ("alpha_over_r", 1), ("lora_alpha", 8), ("lora_dropout", 0.1), ("use_rslora", True)),
+        ("init", "gaussian"),
         *(("target_modules", "mlp"), ("target_modules", ("q_proj",))),
     ],
     "training": [
         *(("batch_size", 8), ("gradient_accumulation_steps", 2), ("learning_rate", 1e-4), ("schedule", "cosine")),
         *(("warmup_ratio", 0.0), ("weight_decay", 0.1), ("max_grad_norm", None)),
+        ("lora_plus_ratio", 16.0),
     ],
 }
 SECTIONS: dict[str, Any] = {"quantization": QuantizationSpec, "adapter": AdapterSpec, "training": TrainingSpec}

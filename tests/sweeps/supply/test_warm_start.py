@@ -62,6 +62,15 @@ def test_a_list_of_modules_is_found_again_and_a_trial_without_a_value_is_left_ou
         assert warm_start.point(space, params | wrong) is None
 
 
+def test_a_trial_from_before_a_setting_had_what_every_trial_had_then() -> None:
+    space = SearchSpace.parse({"training.lora_plus_ratio": {"choice": [1, 16]}, **RATES})
+    params = logged(config(), {"training.learning_rate": 3e-4})
+    old = {name: value for name, value in params.items() if name not in points.LATER}
+    assert warm_start.has_our_settings(config(), {"training.learning_rate": 3e-4}, old)
+    assert not warm_start.has_our_settings(config(adapter={"init": "gaussian"}), {"training.learning_rate": 3e-4}, old)
+    assert warm_start.point(space, old) == {"training.learning_rate": 3e-4, "training.lora_plus_ratio": 1}
+
+
 @pytest.mark.parametrize(
     ("sections", "why"),
     [

@@ -15,6 +15,7 @@ import torch
 from known_models import LLAMA_1B
 from packs import BF16, FP32, NEIGHBOURS, plain_losses
 from peft import get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from torch.nn import functional
 
 from trainables import qlora
@@ -215,17 +216,68 @@ def expected_of_peft(name: str, quantised: bool) -> list[float]:
     return plain_peft(packs.base(quantised=quantised).model, PLAIN[name], 10)
 
 
+LORA_PLUS = packs.spec(seed=6, r=4, weight_decay=0.1, lora_plus_ratio=8.0, schedule="cosine")
+
+
+def test_another_rate_for_b_trains_as_pefts_own_optimizer_of_lora_plus_also_from_a_snapshot():
+    def loraplus(model, spec):
+        return create_loraplus_optimizer(
+            model, torch.optim.AdamW, lr=1.0, loraplus_lr_ratio=8.0, loraplus_weight_decay=spec.training.weight_decay
+        )
+
+    expected = plain_peft(packs.base().model, LORA_PLUS, 20, optimizer_of=loraplus)
+    pack = among(NEIGHBOURS[0], LORA_PLUS)
+    found = packs.losses(pack, 1, 9, (0,))
+    kept, pack = pack.snapshot(1), packs.pack()
+    assert isinstance(pack.open(1, LORA_PLUS, kept), Opened)
+    assert found + packs.losses(pack, 1, 11) == pytest.approx(expected, abs=FP32)
+    plain = LORA_PLUS.model_copy(update={"training": LORA_PLUS.training.model_copy(update={"lora_plus_ratio": None})})
+    assert plain_peft(packs.base().model, plain, 20)[1:] != pytest.approx(expected[1:], abs=1e-3)
+
+
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
+def test_a_and_b_start_as_peft_draws_them_on_a_plain_base(tmp_path, init, quantised):
+    spec = packs.spec(seed=5, r=6, init=init)
+    config = peft_adapters.lora_config(spec, targets.resolve(packs.base().model, "all-linear"))
+    config.init_lora_weights = init
+    torch.manual_seed(spec.seed)
+    expected = {
+        name.removeprefix("base_model.model.").replace(".default.", "."): p
+        for name, p in get_peft_model(packs.base().model, config).named_parameters()
+        if p.requires_grad
+    }
+    pack = among(NEIGHBOURS[0], spec, quantised=quantised)
+    found = {name.removeprefix("base_model.model."): p for name, p in pack._slots[1].parameters.items()}
+    assert found.keys() == expected.keys()
+    for name, parameter in found.items():
+        assert torch.equal(parameter, expected[name]), name
+    assert any(float(p.detach().abs().max()) > 0 for name, p in found.items() if "lora_B" in name) is (
+        init == "orthogonal"
+    )
+    first = evaluation(pack, 1)
+    packs.losses(pack, 1, 2, (0,))
+    assert first.loss != evaluation(pack, 1).loss
+    assert requests.problems(spec, pack.adapter(1)) == [], "a folder that any scorer takes"
+
+
 def mean_loss(model, batch) -> torch.Tensor:
     return sum(plain_losses(model, row).sum() for row in batch) / sum(row.labels for row in batch)
 
 
-def plain_peft(model, spec, steps, of_example=1, loss=mean_loss):
+def adamw(model, spec):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=1.0, weight_decay=spec.training.weight_decay)
+
+
+def plain_peft(model, spec, steps, of_example=1, loss=mean_loss, optimizer_of=adamw):
     """PEFT, AdamW and a loop: what anyone would write for one adapter, one row after the other."""
     config = peft_adapters.lora_config(spec, targets.resolve(model, spec.adapter.target_modules))
     torch.manual_seed(spec.seed)
     model = get_peft_model(model, config)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, weight_decay=spec.training.weight_decay)
+    optimizer = optimizer_of(model, spec)
+    factors = [group["lr"] for group in optimizer.param_groups]
     data, count = packs.rows().train, spec.training.batch_size * spec.training.gradient_accumulation_steps
     found = []
     for step in range(steps):
@@ -235,8 +287,8 @@ def plain_peft(model, spec, steps, of_example=1, loss=mean_loss):
         mean.backward()
         if spec.training.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(trained, spec.training.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec.training, step + 1, spec.steps)
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = factor * learning_rate(spec.training, step + 1, spec.steps)
         optimizer.step()
         optimizer.zero_grad()
         found.append(mean.item())
