@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,12 +12,16 @@ from sweeps.cli.shared import Json, Store, ending_on_signals, mistakes
 from trainables.scoring import Form
 
 
-def export(
+def export(  # noqa: PLR0913 - each argument is an option
     model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS]", help="The registered model; its champion.")],
     form: Annotated[
         Form, typer.Option("--format", help="The PEFT folder; base and adapter in 16 bits; llama.cpp's adapter.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write, which is not there yet.")],
+    base: Annotated[
+        Literal["trained", "plain"],
+        typer.Option(help="For merged: the base's weights in training, dequantised; or the base without quantisation."),
+    ] = "trained",
     tracking_uri: Store = None,
     force: Annotated[
         bool, typer.Option("--force", help="Keep it, though it scores otherwise than what was promoted.")
@@ -32,7 +36,7 @@ def export(
         stores.store(tracking_uri)  # Before the next import, which takes seconds.
         from sweeps.promotion.export import export as write
 
-        found = write(model, form, out, force, tracking_uri)
+        found = write(model, form, out, force, tracking_uri, on_plain=base == "plain")
     console(as_json).print(f"{found.in_words}: {found.folder}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found.as_json()))

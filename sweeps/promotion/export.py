@@ -32,6 +32,8 @@ class Exported:
     model: str
     version: str
     form: Form
+    onto: str
+    """The base of a merged model in words, such as "on the nf4 base, dequantised"; empty for other forms."""
     folder: Path
     rows: str
     """The scored rows in words, such as "the first 32 of 80 rows that decided (data.test)"."""
@@ -50,9 +52,10 @@ class Exported:
     def in_words(self) -> str:
         """Formats the losses for people, in one line."""
         is_near = "within" if self.holds else "not within"
+        onto = f" {self.onto}" if self.onto else ""
         return (
-            f"{self.model} version {self.version} as {self.form}: on {self.rows} loss {self.loss:.4f}, promoted with "
-            f"{self.promoted_loss:.4f}; rows differ by {self.difference:.2g} a token, {is_near} {self.tolerance:g}"
+            f"{self.model} version {self.version} as {self.form}{onto}: on {self.rows} loss {self.loss:.4f}, promoted "
+            f"with {self.promoted_loss:.4f}; rows differ by {self.difference:.2g} a token, {is_near} {self.tolerance:g}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -60,12 +63,13 @@ class Exported:
         return {**vars(self), "folder": str(self.folder), "holds": self.holds}
 
 
-def export(
+def export(  # noqa: PLR0913 - what a person asks for
     named: str,
     form: Form,
     out: Path,
     force: bool,
     tracking_uri: str | None,
+    on_plain: bool = False,
     scored_by: Callable[[TrialSpec], AbstractContextManager[Scoring]] = scoring,
 ) -> Exported:
     """Writes a version to a folder that must not exist yet. Another process holds torch and does the work.
@@ -73,11 +77,14 @@ def export(
     Args:
         named: MODEL@ALIAS, or MODEL alone for the champion.
         force: keep an export that scores otherwise than the promoted version.
+        on_plain: merge onto the base without quantisation, and not onto its weights in training.
 
     Raises:
         SweepError, ClusterError: there is no such version, its files or base are others, or `form` cannot hold it.
         Failed: the export scores otherwise and `force` is not set; nothing is kept.
     """
+    if on_plain and form != "merged":
+        raise SweepError(f"--base: plain goes with --format merged only, and the format is {form}: leave it out")
     out = paths.absolute(out)
     if out.exists() or not out.parent.is_dir():
         problem = "is there already" if out.exists() else f"cannot be made: {out.parent} is no folder"
@@ -88,7 +95,7 @@ def export(
         model, version = versions.at(registry, named)
         record, files = check_serving.decision_of(lookup, model, version), versions.package(lookup, model, version)
     base = versions.base_in(files)
-    spec = spec_for(base, form)
+    spec = spec_for(base, form, on_plain)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qsweep-export-") as work:
         made = Path(work) / "made"
         made.mkdir()
@@ -98,17 +105,20 @@ def export(
             rows=tuple(Sample(columns={}, ids=row.ids, labelled=row.labelled) for row in record.serving_rows),
         )  # fmt: skip
         with scored_by(spec) as scored:
-            found = _compared(model, version.number, form, out, record, scored.export(request))
+            told = scored.export(request)
+        found = _compared(model, version.number, form, _onto(spec, form), out, record, told)
         if not found.holds and not force:
             raise Failed(f"{found.in_words}: nothing is kept; {_why(spec, base)}; --force keeps it all the same")
         made.rename(out)
     return found
 
 
-def spec_for(base: dict[str, Any], form: Form) -> TrialSpec:
-    """Returns the base for the export: as in training, or for a merged model in 16 bits without quantisation."""
+def spec_for(base: dict[str, Any], form: Form, on_plain: bool = False) -> TrialSpec:
+    """Returns the base for the export: as in training, or for a merged model of a plain base in 16 bits."""
     quantization = dict(base["quantization"])
-    if form == "merged":
+    if form == "merged" and not on_plain and QuantizationSpec(**quantization).traits.is_quantised:
+        quantization["residency"] = "dequantised"
+    elif form == "merged":
         dtype = "float16" if quantization["compute_dtype"] == "float16" else "bfloat16"
         quantization |= {"scheme": "none", "compute_dtype": dtype}
     return TrialSpec(
@@ -118,7 +128,16 @@ def spec_for(base: dict[str, Any], form: Form) -> TrialSpec:
     )
 
 
-def _compared(model: str, version: str, form: Form, out: Path, record: DecisionRecord, told: ExportResult) -> Exported:
+def _onto(spec: TrialSpec, form: Form) -> str:
+    if form != "merged":
+        return ""
+    how = spec.quantization
+    return f"on the {how.scheme} base, dequantised" if how.traits.is_quantised else "on the base without quantisation"
+
+
+def _compared(  # noqa: PLR0913 - the parts of the result
+    model: str, version: str, form: Form, onto: str, out: Path, record: DecisionRecord, told: ExportResult
+) -> Exported:
     rows = [row.logprobs[PROMOTED] for row in record.serving_rows]
     promoted, tokens = [-sum(row) for row in rows], sum(map(len, rows))
     gaps = [abs(ours - theirs) for ours, theirs in zip(told.row_losses, promoted, strict=True)]
@@ -126,12 +145,12 @@ def _compared(model: str, version: str, form: Form, out: Path, record: DecisionR
     loss, promoted_loss = sum(told.row_losses) / tokens, sum(promoted) / tokens
     decided = len(record.scores[record.winner].row_losses)
     first = f"the first {len(rows)} of {decided} rows that decided ({record.rows.source})"
-    return Exported(model, version, form, out, first, loss, promoted_loss, sum(gaps) / tokens, allowed)
+    return Exported(model, version, form, onto, out, first, loss, promoted_loss, sum(gaps) / tokens, allowed)
 
 
 def _why(spec: TrialSpec, base: dict[str, Any]) -> str:
     """Names the likely reason for an export that scores otherwise."""
     scheme = base["quantization"]["scheme"]
     if spec.quantization.scheme != scheme:
-        return f"the adapter was trained on the base in {scheme}, and a merged one is on the base without quantisation"
+        return f"the adapter was trained on the base in {scheme}: without --base plain it is merged onto that"
     return "libraries or hardware are not those of the promotion"

@@ -32,7 +32,7 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
     """Writes the files, and scores them.
 
     Args:
-        spec: gives the base and its quantisation, which is that of training, or none for a merged model.
+        spec: gives the base and its quantisation. A merged model of a quantised base has the dequantised weights.
 
     Raises:
         ModelError: the base has other weights than in the promotion, or the form cannot hold the adapter.
@@ -41,8 +41,10 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
     _check_base(spec, base, request)
     device, hardware = base.device, base.hardware
     if request.form == "merged":
-        _merge(base, request, out)
-        dtype, trusted = base.dtype, spec.base_model.trust_remote_code
+        dtype = base.dtype if base.dtype.itemsize == 2 else torch.bfloat16
+        hardware = base_model.hardware(device, dtype)
+        _merge(base, request, out, dtype)
+        trusted = spec.base_model.trust_remote_code
         del base  # keeps only one of the two models in memory
         model = AutoModelForCausalLM.from_pretrained(out, dtype=dtype, trust_remote_code=trusted).to(device)
     else:
@@ -59,10 +61,13 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
     return ExportResult(hardware=hardware, row_losses=tuple(map(float, losses)))
 
 
-def _merge(base: base_model.Base, request: ExportRequest, out: Path) -> None:
+def _merge(base: base_model.Base, request: ExportRequest, out: Path, dtype: torch.dtype) -> None:
     """Writes base and adapter as one model, which stops at the tokens that ended answers in training."""
+    if quantizer := getattr(base.model, "hf_quantizer", None):
+        base_model.dequantise(base.model)
+        quantizer.remove_quantization_config(base.model)
     with _folder_of(request.adapter) as folder:
-        merged = PeftModel.from_pretrained(base.model, folder).merge_and_unload(safe_merge=True)
+        merged = PeftModel.from_pretrained(base.model, folder).merge_and_unload(safe_merge=True).to(dtype)
     merged.config.use_cache = True
     own = merged.generation_config.eos_token_id
     ends = {*([own] if isinstance(own, int) else own or []), *request.ends}

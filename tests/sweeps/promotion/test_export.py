@@ -6,6 +6,7 @@ What each form holds is tested in `tests/trainables/scoring/test_adapter_exporte
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import gguf
 import pytest
@@ -36,6 +37,7 @@ def test_a_peft_folder_is_that_of_the_version_and_a_merged_model_is_in_16_bits(r
     assert (told.version, told.tolerance, told.holds) == ("2", 0.04, True)
     assert str(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype) == "torch.bfloat16"
     assert 0 < abs(told.loss - told.promoted_loss) < 0.04
+    assert f"{MODEL} version 2 as merged on the base without quantisation: on" in told.in_words
 
 
 def test_what_scores_otherwise_is_kept_by_force_only(replaced, tmp_path, monkeypatch):
@@ -58,14 +60,18 @@ def test_what_scores_otherwise_is_kept_by_force_only(replaced, tmp_path, monkeyp
     assert (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_a_merged_model_is_of_the_base_without_quantisation():
+def test_a_merged_model_is_of_the_base_as_in_training_or_on_request_without_quantisation():
     base = {
         "source": "org/base", "revision": "0" * 40, "trust_remote_code": False,
         "quantization": {"scheme": "nf4", "double_quant": True, "compute_dtype": "float16"},
         "form": {"prompt": "{q}", "completion": "{a}", "max_length": 64},
     }  # fmt: skip
-    merged, adapter = (spec_for(base, form).quantization for form in ("merged", "gguf"))
-    assert (merged.scheme, merged.compute_dtype, adapter.scheme) == ("none", "float16", "nf4")
+    plain, merged = (spec_for(base, "merged", on_plain).quantization for on_plain in (True, False))
+    adapter = spec_for(base, "gguf").quantization
+    assert (plain.scheme, plain.compute_dtype, adapter.scheme) == ("none", "float16", "nf4")
+    assert (merged.scheme, merged.compute_dtype, merged.residency) == ("nf4", "float16", "dequantised")
+    with pytest.raises(SweepError, match=r"^--base: plain goes with --format merged only, and the format is gguf"):
+        export(MODEL, "gguf", Path("out"), False, "sqlite:///nowhere.db", on_plain=True)
 
 
 def test_files_of_the_version_that_were_changed_are_refused(replaced, tmp_path):

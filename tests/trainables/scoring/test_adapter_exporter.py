@@ -47,15 +47,15 @@ def spec(base, compute_dtype="float32"):
     return TrialSpec(model=ModelSpec(source=str(base)), quantization=chosen)
 
 
-def exported(base, adapter, form, tmp_path, compute_dtype="float32", **fields):
+def exported(base, adapter, form, tmp_path, of=None, **fields):
     out = tmp_path / "out"
-    out.mkdir()
+    out.mkdir(parents=True)
     tokenizer = {name: (base / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
     request = ExportRequest(
         form=form, folder=str(out), name="tickets-v3", adapter=adapter, tokenizer=tokenizer, base_files={}, rows=ROWS,
         **fields,
     )  # fmt: skip
-    return out, adapter_exporter.export(spec(base, compute_dtype), request, tmp_path / "cache")
+    return out, adapter_exporter.export(of or spec(base), request, tmp_path / "cache")
 
 
 def losses(model):
@@ -85,7 +85,7 @@ def test_a_peft_folder_is_the_adapter(base, adapter, promoted, tmp_path):
 
 
 def test_a_merged_model_answers_as_the_adapter_and_stops_where_training_did(base, adapter, promoted, tmp_path):
-    out, told = exported(base, adapter, "merged", tmp_path, compute_dtype="bfloat16", ends=(7,))
+    out, told = exported(base, adapter, "merged", tmp_path, spec(base, "bfloat16"), ends=(7,))
     model = AutoModelForCausalLM.from_pretrained(out)
     assert (model.dtype, told.hardware) == (torch.bfloat16, "cpu bfloat16")
     assert told.row_losses == pytest.approx(losses(model), rel=0.01)
@@ -95,6 +95,23 @@ def test_a_merged_model_answers_as_the_adapter_and_stops_where_training_did(base
     assert model.generation_config.eos_token_id == [1, 7]
     assert model.config.use_cache
     assert AutoTokenizer.from_pretrained(out)("a")["input_ids"] == AutoTokenizer.from_pretrained(base)("a")["input_ids"]
+
+
+def test_what_is_merged_onto_a_base_in_4_bits_answers_as_on_that_base(base, adapter, tmp_path):
+    """Merged onto the plain base it is further off than rounding to 16 bits explains."""
+    trained = TrialSpec(
+        model=ModelSpec(source=str(base)), quantization=QuantizationSpec(scheme="nf4", compute_dtype="float32")
+    )
+    before = exported(base, adapter, "peft", tmp_path / "peft", trained)[1].row_losses
+    out, told = exported(base, adapter, "merged", tmp_path / "merged", trained)
+    _, plain = exported(base, adapter, "merged", tmp_path / "plain", spec(base, "bfloat16"))
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert (model.dtype, told.hardware) == (torch.bfloat16, "cpu bfloat16")
+    assert not hasattr(model.config, "quantization_config")
+    assert told.row_losses == pytest.approx(losses(model), rel=0.01)
+    off = [np.abs(np.subtract(each.row_losses, before)).mean() for each in (told, plain)]
+    assert told.row_losses == pytest.approx(before, abs=12 * 0.02)  # bfloat16
+    assert off[1] > 3 * off[0]
 
 
 def test_a_gguf_file_holds_the_adapter(base, adapter, promoted, tmp_path):
