@@ -70,10 +70,13 @@ def ranked(sweep: TrackedSweep, objective: Objective, trial: str | None, force: 
     return sorted(found, key=lambda each: (_sort_key(each, objective), each.number))
 
 
-def on_one_base(context: Context, trials: Sequence[TrialRun]) -> tuple[Context, list[TrialRun]]:
-    """Returns the promotion as one from a sweep on the base of the best trial, and the trials on this base."""
+def on_one_base(context: Context, trials: Sequence[TrialRun]) -> tuple[Context, tuple[Candidate, ...]]:
+    """Returns the promotion as one from a sweep on the base of the best trial, and the candidates on this base.
+
+    If MLflow has the adapter of no trial on this base, the next best base is taken. Raises as `fetch` does.
+    """
     if not bases.are_searched(context.sweep.config):
-        return context, [*trials]
+        return context, fetch(context, trials)
     config, sweep = context.sweep.config, context.sweep
     known = {name: trials[0].params[name] for name in ("quantization", "compute_dtype", "double_quant")}
     own = [each for each in trials if {name: each.params.get(name) for name in known} == known]
@@ -85,7 +88,14 @@ def on_one_base(context: Context, trials: Sequence[TrialRun]) -> tuple[Context, 
     quantization = QuantizationSpec.model_validate(config.quantization.model_dump() | change)
     context.say(f"base: {', '.join(known.values())} (quantization, compute_dtype, double_quant), as {trials[0].label}")
     changed = replace(sweep, config=config.model_copy(update={"quantization": quantization}))
-    return replace(context, sweep=changed), own
+    on_base, rest = replace(context, sweep=changed), [each for each in trials if each not in own]
+    try:
+        return on_base, fetch(on_base, own)
+    except NotStored as error:
+        if not rest:
+            raise
+        context.say(f"warning: {', '.join(known.values())}: {error}: the next base is taken")
+        return on_one_base(context, rest)
 
 
 def _sort_key(trial: TrialRun, objective: Objective) -> SortKey:
@@ -152,7 +162,7 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]
                 raise SweepError(f"--trial: {trial.label}: {error}") from None
             context.say(f"warning: {trial.label} is left out: {error}")
     if not candidates:
-        raise SweepError(f"{context.sweep.sweep_id}: no trial may be promoted: MLflow has the adapter of none of them")
+        raise NotStored(f"{context.sweep.sweep_id}: no trial may be promoted: MLflow has the adapter of none of them")
     context.say(f"adapters: fetched and verified ({', '.join(each.label for each in candidates)})")
     return tuple(candidates)
 

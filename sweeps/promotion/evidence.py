@@ -234,13 +234,14 @@ def _champion(
     other = tokenizer_files.difference(versions.tokenizer_in(files), ours.tokenizer, of_chats=data.text is None)
     if other is not None:
         return f"{who} was trained with another {other} than this sweep"
-    if is_alike:
-        return versions.adapter_in(files), None
     spec, its = context.sweep.config.base, versions.base_in(files)["quantization"]
+    if is_alike and its["compute_dtype"] == ours.quantization["compute_dtype"]:
+        return versions.adapter_in(files), None
     own = {name: its[name] for name in ("scheme", "double_quant", "compute_dtype")}
     base = spec.model_copy(update={"quantization": spec.quantization.model_copy(update=own)})
     context.say(
-        f"the {context.alias} was trained in {own['scheme']}: it is evaluated on its own base, on the same rows"
+        f"the {context.alias} was trained in {own['scheme']}, {own['compute_dtype']}: it is evaluated on its own base, "
+        "on the same rows"
     )
     return versions.adapter_in(files), base
 

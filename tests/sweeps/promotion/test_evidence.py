@@ -99,13 +99,20 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_
     assert re.search(told, reason)
 
 
-def test_a_champion_in_another_quantisation_of_the_model_is_scored_on_its_own_base_without_force(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("before", "its", "words"),
+    [
+        ("nf4 double", {"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"}, "nf4, float32"),
+        # The identity of a version does not name the type.
+        ("none", {"scheme": "none", "double_quant": True, "compute_dtype": "bfloat16"}, "none, bfloat16"),
+    ],
+)
+def test_a_champion_in_another_quantisation_or_type_of_the_model_is_scored_on_its_own_base_without_force(
+    tmp_path: Path, before: str, its: dict[str, Any], words: str
 ) -> None:
-    nf4 = {"scheme": "nf4", "double_quant": True, "compute_dtype": "float32"}
     ours = facts(OLD, WEIGHTS)
-    package = {"artifacts/base.json": json.dumps(facts(OLD, WEIGHTS, quantization=nf4).model_dump()).encode()}
-    tags = {"base.identity": f"{BRANCH} nf4 double", IDENTITY: "id", versions.DIGEST: digests.of_files(package)}
+    package = {"artifacts/base.json": json.dumps(facts(OLD, WEIGHTS, quantization=its).model_dump()).encode()}
+    tags = {"base.identity": f"{BRANCH} {before}", IDENTITY: "id", versions.DIGEST: digests.of_files(package)}
     scored: Any = SimpleNamespace(fingerprint=lambda: {"model": BRANCH}, base_facts=lambda: ours, _call=None)
     sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
     policy: Any = SimpleNamespace(alias="champion", guards=(), slices=None)
@@ -115,10 +122,10 @@ def test_a_champion_in_another_quantisation_of_the_model_is_scored_on_its_own_ba
     said: list[str] = []
     context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, said.append)
     found = evidence.check_base_and_rows(context, Version("1", "run", tags), scored)
-    assert said == ["the champion was trained in nf4: it is evaluated on its own base, on the same rows"]
+    assert said == [f"the champion was trained in {words}: it is evaluated on its own base, on the same rows"]
     base = found.champion_base
     assert base is not None
-    assert base.quantization.model_dump(exclude={"residency"}) == nf4
+    assert base.quantization.model_dump(exclude={"residency"}) == its
     assert base.model == sweep.config.model
 
     asked_of: list[tuple[str, tuple[str, ...]]] = []

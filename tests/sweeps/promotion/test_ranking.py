@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sweeps.config.model import SweepConfig
-from sweeps.errors import SweepError
-from sweeps.promotion.candidates import ranked, ranked_together
-from sweeps.promotion.request import ranking
+from sweeps.errors import NotStored, SweepError
+from sweeps.promotion.candidates import on_one_base, ranked, ranked_together
+from sweeps.promotion.request import Context, ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
 from trainables.errors import GradingError
 from trainables.objective import LOWEST_LOSS, Objective
@@ -95,3 +96,30 @@ def test_what_is_logged_under_a_name_that_begins_with_best_is_not_taken_for_a_me
     for metric in ("of_4", "step"):
         with pytest.raises(SweepError, match=rf"^--metric: no trial has {metric}.*\(there are: best_of_4, eval_loss\)"):
             ranked(found, Objective(metric=metric), None, False)
+
+
+def test_where_the_adapters_of_the_best_base_are_not_in_mlflow_the_next_base_is_taken():
+    settings = {"quantization": "nf4", "compute_dtype": "auto", "double_quant": "True"}
+    trials = [
+        dataclasses.replace(trial(number, best_eval_loss=float(number)), params=settings | {"quantization": scheme})
+        for number, scheme in enumerate(["nf4", "none", "nf4"])
+    ]
+    space = {"quantization.scheme": {"choice": ["nf4", "none"]}}
+    mixed = SweepConfig.model_validate({"name": "s", "trainable": "toy", "search_space": space})
+
+    def lost(run_id: str, path: str) -> Any:
+        raise NotStored(f"run {run_id}: has no {path} in MLflow")
+
+    lookup: Any = SimpleNamespace(files=lost)
+    policy: Any = SimpleNamespace(top=3)
+    asked: Any = SimpleNamespace(trial=None, force=False)
+    unused: Any = None
+    said: list[str] = []
+    found = dataclasses.replace(sweep(*trials), config=mixed)
+    context = Context(asked, policy, LOWEST_LOSS, "m", found, lookup, unused, said.append)
+    with pytest.raises(NotStored, match="MLflow has the adapter of none"):
+        on_one_base(context, trials)
+    left_out = [line.split(" is left out")[0] for line in said if "is left out" in line]
+    assert left_out == ["warning: t00", "warning: t02", "warning: t01"]
+    (told,) = [line for line in said if "next base" in line]
+    assert told.startswith("warning: nf4, auto, True: s-1: no trial may be promoted: MLflow has the adapter of none")
