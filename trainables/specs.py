@@ -169,6 +169,9 @@ class AdapterSpec(Spec):
     """A preset (attention-qv, attention, mlp, all-linear) or a list of module names."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)."""
+    use_dora: bool = False
+    """DoRA (arXiv 2402.09353): learn the length of each row of a weight apart from its direction, which B A changes.
+    Steps are slower, and servers take such an adapter merged only."""
     init: Annotated[Literal["default", "gaussian", "orthogonal"], BeforeValidator(_keeps_base)] = "default"
     """How A and B start, as PEFT's init_lora_weights names it. default: A uniform (Kaiming), B 0. gaussian: A normal,
     B 0. orthogonal: both random and small, their product starting near 0; r must be even."""

@@ -42,13 +42,11 @@ KEYS = {other: key for key, others in _OTHERS.items() for other in others.split(
 
 _ONE_BASE = "the base is shared and stays as it is"
 _LOSS = "the loss is that of data.completion, or with data.text that of the whole text"
-_NO_DORA = "adapters are plain LoRA, with adapter.use_rslora if you like"
 _NO_OPTIMIZER = "the optimizer is AdamW with PyTorch's settings; training.weight_decay is free"
 _NO_SPREAD = "a trial trains on one host; cluster.gpus_per_host spreads the base over the GPUs of a host"
 _NO_PACKING = "rows are not joined; the engines flat and grouped compute without padding anyway"
 NOT_HERE = {
-    "use_dora": _NO_DORA,
-    "use_qalora": _NO_DORA,
+    "use_qalora": "adapters are LoRA, with adapter.use_rslora or adapter.use_dora if you like",
     "modules_to_save": f"only adapters train: {_ONE_BASE}",
     "rank_pattern": "all modules of an adapter have one rank: adapter.r",
     "alpha_pattern": "all modules of an adapter have one alpha: adapter.lora_alpha",

@@ -86,6 +86,8 @@ def largest(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
             choices[field] = [highest(space.domains[field])]
     if "adapter.target_modules" in space.domains:
         choices["adapter.target_modules"] = space.domains["adapter.target_modules"].values() or ()
+    if "adapter.use_dora" in space.domains:
+        choices["adapter.use_dora"] = [True in (space.domains["adapter.use_dora"].values() or ())]
     combinations = product(*choices.values())
     specs = [points.apply(config.base, dict(zip(choices, values, strict=True)), 0) for values in combinations]
     own = [points.completed(config.base, space, point) for point in config.searcher.points]

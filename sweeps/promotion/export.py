@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -32,8 +33,8 @@ class Exported:
     model: str
     version: str
     form: Form
-    onto: str
-    """The base of a merged model in words, such as "on the nf4 base, dequantised"; empty for other forms."""
+    note: str
+    """What to know of the form in words, such as "on the nf4 base, dequantised" of a merged model; may be empty."""
     folder: Path
     rows: str
     """The scored rows in words, such as "the first 32 of 80 rows that decided (data.test)"."""
@@ -52,9 +53,9 @@ class Exported:
     def in_words(self) -> str:
         """Formats the losses for people, in one line."""
         is_near = "within" if self.holds else "not within"
-        onto = f" {self.onto}" if self.onto else ""
+        note = f" {self.note}" if self.note else ""
         return (
-            f"{self.model} version {self.version} as {self.form}{onto}: on {self.rows} loss {self.loss:.4f}, promoted "
+            f"{self.model} version {self.version} as {self.form}{note}: on {self.rows} loss {self.loss:.4f}, promoted "
             f"with {self.promoted_loss:.4f}; rows differ by {self.difference:.2g} a token, {is_near} {self.tolerance:g}"
         )
 
@@ -94,19 +95,20 @@ def export(  # noqa: PLR0913 - what a person asks for
         registry, lookup = Registry(uri), Lookup(uri)
         model, version = versions.at(registry, named)
         record, files = check_serving.decision_of(lookup, model, version), versions.package(lookup, model, version)
-    base = versions.base_in(files)
+    base, adapter = versions.base_in(files), versions.adapter_in(files)
+    is_dora = bool(json.loads(adapter["adapter_config.json"]).get("use_dora"))
     spec = spec_for(base, form, on_plain)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qsweep-export-") as work:
         made = Path(work) / "made"
         made.mkdir()
         request = ExportRequest(
-            form=form, folder=str(made), name=served_name(model, version.number), adapter=versions.adapter_in(files),
+            form=form, folder=str(made), name=served_name(model, version.number), adapter=adapter,
             tokenizer=versions.tokenizer_in(files), base_files=base["files"], ends=tuple(base["ends"].values()),
             rows=tuple(Sample(columns={}, ids=row.ids, labelled=row.labelled) for row in record.serving_rows),
         )  # fmt: skip
         with scored_by(spec) as scored:
             told = scored.export(request)
-        found = _compared(model, version.number, form, _onto(spec, form), out, record, told)
+        found = _compared(model, version.number, form, _note(spec, form, is_dora), out, record, told)
         if not found.holds and not force:
             raise Failed(f"{found.in_words}: nothing is kept; {_why(spec, base)}; --force keeps it all the same")
         made.rename(out)
@@ -128,15 +130,15 @@ def spec_for(base: dict[str, Any], form: Form, on_plain: bool = False) -> TrialS
     )
 
 
-def _onto(spec: TrialSpec, form: Form) -> str:
+def _note(spec: TrialSpec, form: Form, is_dora: bool) -> str:
     if form != "merged":
-        return ""
+        return "(DoRA, which vLLM and SGLang refuse: serve it merged)" if is_dora else ""
     how = spec.quantization
     return f"on the {how.scheme} base, dequantised" if how.traits.is_quantised else "on the base without quantisation"
 
 
 def _compared(  # noqa: PLR0913 - the parts of the result
-    model: str, version: str, form: Form, onto: str, out: Path, record: DecisionRecord, told: ExportResult
+    model: str, version: str, form: Form, note: str, out: Path, record: DecisionRecord, told: ExportResult
 ) -> Exported:
     rows = [row.logprobs[PROMOTED] for row in record.serving_rows]
     promoted, tokens = [-sum(row) for row in rows], sum(map(len, rows))
@@ -145,7 +147,7 @@ def _compared(  # noqa: PLR0913 - the parts of the result
     loss, promoted_loss = sum(told.row_losses) / tokens, sum(promoted) / tokens
     decided = len(record.scores[record.winner].row_losses)
     first = f"the first {len(rows)} of {decided} rows that decided ({record.rows.source})"
-    return Exported(model, version, form, onto, out, first, loss, promoted_loss, sum(gaps) / tokens, allowed)
+    return Exported(model, version, form, note, out, first, loss, promoted_loss, sum(gaps) / tokens, allowed)
 
 
 def _why(spec: TrialSpec, base: dict[str, Any]) -> str:

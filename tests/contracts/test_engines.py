@@ -30,7 +30,9 @@ WAYS: dict[str, Callable[[Base], Engine]] = {"flat_engine, grouped": partial(Fla
 """Other ways in which an engine computes."""
 
 TRIAL = packs.spec(seed=7, r=4, lora_dropout=0.2)
+DORA = packs.spec(seed=8, r=4, use_dora=True, target_modules="attention")
 SPECS = dict(zip(("all-linear", "rank-2", "rslora", "names"), (TRIAL, *NEIGHBOURS), strict=True))
+SPECS |= {"dora": DORA, "dora-dropout": packs.spec(seed=9, r=4, use_dora=True, lora_dropout=0.2)}
 OF_SPECS = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 QUANTISED = pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
 

@@ -65,7 +65,8 @@ def _groups(parameters: Mapping[str, torch.nn.Parameter], ratio: float | None) -
     """Returns AdamW's groups of parameters, with the learning rate of each over that of A."""
     if ratio is None:
         return [{"params": list(parameters.values()), "over_a": 1.0}]
-    of_b = {name for name in parameters if ".lora_B." in name}
+    # With B, as in PEFT: DoRA's lengths.
+    of_b = {name for name, parameter in parameters.items() if ".lora_B." in name or parameter.ndim == 1}
     a, b = ([p for name, p in parameters.items() if (name in of_b) is is_b] for is_b in (False, True))
     return [{"params": a, "over_a": 1.0}, {"params": b, "over_a": ratio}]
 

@@ -60,6 +60,8 @@ class _Adapter:
     dropout: float
     layer: int
     """Place of the layer among the layers of the adapter."""
+    lengths: torch.nn.Parameter | None = None
+    """DoRA's length of each row of the weight; None for plain LoRA."""
 
 
 @dataclass
@@ -129,6 +131,7 @@ class FlatEngine:
                     scaling=layer.scaling[name],
                     dropout=spec.adapter.lora_dropout,
                     layer=own[place],
+                    lengths=layer.lora_magnitude_vector[name].weight if spec.adapter.use_dora else None,
                 )
                 for place, layer in zip(own, wrapped, strict=True)
             }
@@ -243,7 +246,8 @@ class FlatEngine:
 
     def _together(self, span: Span, adapter: _Adapter) -> bool:
         """Tells whether an adapter is computed together with others in a layer."""
-        return self._grouped and span.segment.dropout is None and grouped_product.fits(adapter.a, adapter.b)
+        fits = adapter.lengths is None and grouped_product.fits(adapter.a, adapter.b)
+        return self._grouped and span.segment.dropout is None and fits
 
     def _in_turn(self, siblings: _Siblings, span: Span) -> list[tuple[int, _Adapter]]:
         """Returns place of a layer and adapter, for the adapters that are computed one after the other."""
@@ -266,12 +270,19 @@ class FlatEngine:
 
     def _outputs(self, siblings: _Siblings, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Returns the outputs, each (tokens, out), of layers that share the input x: (tokens, in)."""
-        parts, matrices = [], []
+        parts, matrices, decomposed = [], [], []
         for span in self._pass.spans:
             for places, adapters in _sharing(self._in_turn(siblings, span), span):
                 parts.append(_part(span, places, adapters[0], x))
-                matrices += [self._pass.cast.get(id(each), each) for own in adapters for each in (own.a, own.b)]
+                own = [[self._pass.cast.get(id(each), each) for each in (of.a, of.b)] for of in adapters]
+                matrices += [each for pair in own for each in pair]
+                if adapters[0].lengths is not None:
+                    decomposed += [(parts[-1], *each) for each in zip(places, adapters, own, strict=True)]
         outputs = list(lora_product.products(x, siblings.layers, parts, matrices))
+        for part, place, adapter, pair in decomposed:
+            assert adapter.lengths is not None
+            scaled = lora_product.Decomposed(siblings.layers[place], part._replace(of=(0,)), adapter.lengths, pair)
+            outputs[place] = lora_product.with_lengths(outputs[place], x, scaled)
         if siblings.stack is not None:
             of = siblings.stack.of
             added = grouped_product.add([outputs[place] for place in of], x, siblings.stack)

@@ -98,6 +98,44 @@ def products(
     return outputs
 
 
+class Decomposed(NamedTuple):
+    """An adapter of DoRA in one layer."""
+
+    layer: torch.nn.Module
+    part: Part
+    lengths: torch.Tensor
+    """(out,): the length that each row of the weight shall have."""
+    matrices: Sequence[torch.Tensor]
+    """A and B, in the type of the activations."""
+
+
+def with_lengths(outputs: torch.Tensor, x: torch.Tensor, dora: Decomposed) -> torch.Tensor:
+    """Returns the outputs of a layer, those of the adapter's tokens scaled to DoRA's lengths.
+
+    Each output without its bias is multiplied by the length that its row of the weight shall have / the length of that
+    row of W + scaling B A, which counts as constant (arXiv 2402.09353, section 4.3). As PEFT (tuners/lora/dora.py,
+    0.21.2), dropout leaves out inputs of this addition and none of the base's own.
+
+    Args:
+        outputs: (tokens, out), of the base and the plain LoRA of this adapter. They stay as they are.
+        x: (tokens, in).
+    """
+    part, layer, (a, b) = dora.part, dora.layer, dora.matrices
+    before, own, after = outputs.tensor_split((part.start, part.stop))
+    with torch.no_grad():
+        whole = weight(layer).float().addmm(b.float(), a.float(), alpha=part.scaling)
+        norms = torch.linalg.vector_norm(whole, dim=1)
+    factors = (dora.lengths / norms - 1.0).to(outputs.dtype)
+    added = own
+    if part.dropout is not None:
+        inputs = _inputs(x, part)
+        alone = part._replace(start=0, stop=len(inputs), dropout=None)
+        (added,) = products(inputs, [layer], [alone], dora.matrices)
+    bias = _bias(layer, x)
+    added = added if bias is None else added - bias
+    return torch.cat([before, own + factors * added, after])
+
+
 def device(layer: torch.nn.Module) -> torch.device:
     """Returns the device of a linear layer, and so of its inputs, its outputs and its adapters."""
     stored: Any = layer.weight

@@ -312,7 +312,9 @@ def training_pass(base: BaseShape, trial: TrialSpec, rows: RowShape, slots: int)
         block = tokens * _flat_saved(base, trial.adapter) + slots * _copied_matrices(base, trial.adapter)
         if base.is_grouped:  # Rows lie side by side, each as long as the longest.
             block += (rows.longest / rows.mean - 1) * tokens * _attended(base)
-        work = tokens * _flat_work(base)
+        # DoRA measures the rows of one weight at a time, in fp32 and beside the frozen weight in fp32.
+        measured = 8 * max(map(math.prod, layer_shapes(facts).values())) if trial.adapter.use_dora else 0
+        work = tokens * _flat_work(base) + passes * measured
         logits = _flat_logits(base, tokens * rows.labelled, passes)
     else:
         own = trial.training.batch_size * rows.longest
@@ -408,7 +410,14 @@ def _flat_saved(base: BaseShape, adapter: AdapterSpec) -> int:
     names = adapted_layers(shapes, adapter)
     kept = sum(shapes[name][0] for name in {SHARED_INPUT.get(name, name) for name in names})
     factors = sum(shapes[name][0] for name in names) if adapter.lora_dropout > 0 else 0
-    return norms + frozen + _more_saved(base) + (kept + factors + len(names) * adapter.r) * width
+    dora = _dora_saved(shapes, adapter)
+    return norms + frozen + _more_saved(base) + (kept + factors + dora + len(names) * adapter.r) * width
+
+
+def _dora_saved(of_block: Shapes, adapter: AdapterSpec) -> int:
+    """Returns the numbers per token that DoRA saves of a block: outputs of its layers, and with dropout inputs."""
+    names = adapted_layers(of_block, adapter) if adapter.use_dora else ()
+    return sum(of_block[name][1] + (of_block[name][0] if adapter.lora_dropout > 0 else 0) for name in names)
 
 
 def _attended(base: BaseShape) -> int:
@@ -474,7 +483,8 @@ def peft_saved(facts: ModelFacts, adapter: AdapterSpec, width: int) -> int:
     attention, hidden, inner = shapes["q_proj"][1], facts.hidden_size, facts.intermediate_size
     frozen = (2 * hidden + 4 * attention + 3 * inner) * width + (8 * hidden if width < 4 else 0)
     inputs = sum(shapes[name][0] for name in adapted_layers(shapes, adapter))
-    return frozen + inputs * (8 if adapter.lora_dropout > 0 else 4)
+    # With DoRA also both products that it scales and the scaled one, in fp32.
+    return frozen + inputs * (8 if adapter.lora_dropout > 0 else 4) + 12 * _dora_saved(shapes, adapter)
 
 
 # Blocks
@@ -505,6 +515,10 @@ def adapted_layers(of_block: Shapes, spec: AdapterSpec) -> Sequence[str]:
 
 
 def lora_parameters(facts: ModelFacts, spec: AdapterSpec) -> int:
-    """Counts the trainable parameters of an adapter: r x (in + out) per adapted layer, exact for a Llama-like model."""
-    of_block = layer_shapes(facts)
-    return facts.layers * spec.r * sum(sum(of_block[name]) for name in adapted_layers(of_block, spec))
+    """Counts the trainable parameters of an adapter, exact for a Llama-like model.
+
+    They are r x (in + out) per adapted layer, and with DoRA the length of each row.
+    """
+    shapes = list(map(layer_shapes(facts).__getitem__, adapted_layers(layer_shapes(facts), spec)))
+    lengths = sum(outs for _, outs in shapes) if spec.use_dora else 0
+    return facts.layers * (spec.r * sum(map(sum, shapes)) + lengths)

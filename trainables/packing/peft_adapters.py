@@ -107,6 +107,8 @@ def _start_orthogonal(layers: Sequence[LoraLayer], name: str, seed: int) -> None
             q, _ = torch.linalg.qr(torch.randn(2 * half, 2 * half))
             a.copy_(torch.randn(a.shape[1], half).mm(q[0::2]).T / 10.0)
             b.copy_(torch.randn(half, len(b)).T.mm(q[1::2]) / 10.0)
+            if name in layer.lora_variant:  # DoRA's lengths are those of the weight with A and B
+                layer.lora_variant[name].init(layer, adapter_name=name)
 
 
 # Files
@@ -128,6 +130,7 @@ def lora_config(spec: TrialSpec, modules: Sequence[str]) -> LoraConfig:
         lora_dropout=spec.adapter.lora_dropout,
         target_modules=list(modules),
         use_rslora=spec.adapter.use_rslora,
+        use_dora=spec.adapter.use_dora,
         init_lora_weights="gaussian" if spec.adapter.init == "gaussian" else True,
         bias="none",
         task_type="CAUSAL_LM",
@@ -172,7 +175,9 @@ def snapshot(
 
 def snapshot_of(folder: Mapping[str, bytes]) -> bytes:
     """Returns a snapshot of the weights in a PEFT folder, without moments or progress."""
-    weights = safetensors.torch.load(folder["adapter_model.safetensors"])
+    saved = safetensors.torch.load(folder["adapter_model.safetensors"])
+    # In a folder, PEFT names DoRA's lengths without the ending that their parameter has.
+    weights = {f"{name.removesuffix('.weight')}.weight": value for name, value in saved.items()}
     metadata = {"progress": AdapterProgress(step=0, tokens=0, seconds=0.0).model_dump_json()}
     content: bytes = safetensors.torch.save({f"weight/{name}": value for name, value in weights.items()}, metadata)
     return content

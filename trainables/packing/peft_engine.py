@@ -144,6 +144,8 @@ def _attach(wrapped: Sequence[LoraLayer], routes: Routes, adapter: str, p: float
             routes.hooked.add(id(layer))
         if adapter in layer.lora_A and p > 0:
             layer.lora_dropout[adapter] = SeededDropout(p, own, dropout)
+        # PEFT computes DoRA in batches of several adapters too; only a check refuses it (tuners/lora/layer.py, 0.21.2).
+        layer.use_dora.pop(adapter, None)
         own += adapter in layer.lora_A
 
 

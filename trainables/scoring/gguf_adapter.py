@@ -39,6 +39,10 @@ def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tens
     """
     import gguf
 
+    if adapter.get("use_dora"):
+        raise ModelError(
+            "--format gguf: llama.cpp has no form for DoRA: export merged, and convert that as a whole model"
+        )
     architecture, places = _places(model, tensors)
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)

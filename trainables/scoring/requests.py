@@ -34,12 +34,12 @@ _KEEPING = (True, False, None, "gaussian", "eva")
 pissa, olora, corda, loftq and lora_ga change these weights (peft 0.21 tuners/lora/layer.py, update_layer)."""
 _PLAIN = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights",
+    "r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "init_lora_weights",
     # These are in every file, without a meaning for plain LoRA (peft 0.21, tuners/lora/config.py).
     "fan_in_fan_out", "megatron_core", "qalora_group_size",
 }  # fmt: skip
-"""Fields that the configuration of plain LoRA may set. Other fields belong to other methods, or are regular expressions
-over module names, which may take for ever to match."""
+"""Fields that the configuration of LoRA, or of DoRA, may set. Other fields belong to other methods, or are regular
+expressions over module names, which may take for ever to match."""
 
 
 class ScoringRequest(Spec):

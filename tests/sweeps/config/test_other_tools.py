@@ -39,6 +39,6 @@ def test_a_word_is_answered_in_whatever_section_it_stands(tmp_path, word: str, s
 
 def test_a_searched_field_of_another_tool_is_answered(tmp_path) -> None:
     file = tmp_path / "s.yaml"
-    file.write_text("trainable: toy\nsearch_space: {adapter.use_dora: {choice: [true, false]}}\n")
-    with pytest.raises(ConfigError, match=r"adapter\.use_dora.* is not supported: adapters are plain LoRA"):
+    file.write_text("trainable: toy\nsearch_space: {adapter.use_qalora: {choice: [true, false]}}\n")
+    with pytest.raises(ConfigError, match=r"adapter\.use_qalora.* is not supported: adapters are LoRA, with"):
         load(str(file), [], tmp_path)

@@ -105,6 +105,7 @@ CHANGES: dict[str, list[tuple[str, Any]]] = {
     "adapter": [
         *(("r", 8), ("alpha_over_r", 1), ("lora_alpha", 8), ("lora_dropout", 0.1), ("use_rslora", True)),
         ("init", "gaussian"),
+        ("use_dora", True),
         *(("target_modules", "mlp"), ("target_modules", ("q_proj",))),
     ],
     "training": [

@@ -93,6 +93,14 @@ def test_a_block_saves_what_is_estimated_for_every_choice_of_modules(target_modu
     assert of_block("llama", spec) == estimated("llama", spec)
 
 
+@pytest.mark.parametrize("target_modules", ["attention", "mlp", "all-linear"])
+def test_a_block_with_dora_saves_what_is_estimated_and_has_the_parameters(target_modules: Any) -> None:
+    spec = trial(target_modules=target_modules, use_dora=True)
+    assert of_block("llama", spec) == pytest.approx(estimated("llama", spec), rel=0.02)
+    trained = flat("llama", 1).add(0, spec).values()
+    assert sum(parameter.numel() for parameter in trained) == memory.lora_parameters(FACTS, spec.adapter)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_grouped_block_saves_no_more_than_is_estimated_and_the_rest_is_for_gradients(dtype: torch.dtype) -> None:
     spec, width = trial(target_modules="all-linear"), dtype.itemsize

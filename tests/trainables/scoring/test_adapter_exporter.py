@@ -114,6 +114,24 @@ def test_what_is_merged_onto_a_base_in_4_bits_answers_as_on_that_base(base, adap
     assert off[1] > 3 * off[0]
 
 
+def test_dora_is_merged_and_is_no_gguf_adapter(base, tmp_path):
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules=LAYERS, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for name, values in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(values, std=0.3)
+    model.save_pretrained(tmp_path / "dora")
+    dora = {each.name: each.read_bytes() for each in (tmp_path / "dora").iterdir() if each.suffix != ".md"}
+    expected = losses(model.eval())
+    assert exported(base, dora, "peft", tmp_path / "peft")[1].row_losses == pytest.approx(expected, abs=1e-4)
+    _, told = exported(base, dora, "merged", tmp_path / "merged", spec(base, "bfloat16"))
+    assert told.row_losses == pytest.approx(expected, abs=12 * 0.02)  # bfloat16
+    assert losses(AutoModelForCausalLM.from_pretrained(base)) != pytest.approx(expected, abs=12 * 0.1)
+    with pytest.raises(ModelError, match=r"llama\.cpp has no form for DoRA: export merged"):
+        exported(base, dora, "gguf", tmp_path / "gguf")
+
+
 def test_a_gguf_file_holds_the_adapter(base, adapter, promoted, tmp_path):
     out, told = exported(base, adapter, "gguf", tmp_path)
     (file,) = out.iterdir()
