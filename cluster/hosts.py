@@ -28,7 +28,7 @@ from cluster.devices import (
 )
 from cluster.errors import HostError
 from cluster.libraries import silence
-from cluster.loop import Finalist, Large, Outcome, PackLoop
+from cluster.loop import BY_LOSS, Finalist, Judged, Large, Outcome, PackLoop
 from cluster.pace import Doing
 from trainables import catalogue
 from trainables.contract import (
@@ -44,7 +44,7 @@ from trainables.contract import (
 )
 from trainables.engine_paths import Settled
 from trainables.errors import TrainableError
-from trainables.objective import LOWEST_LOSS, Objective, SortKey
+from trainables.objective import SortKey
 from trainables.specs import Spec, TrialSpec
 
 T = TypeVar("T")
@@ -194,10 +194,10 @@ class Host:
         best: SortKey,
         known: int,
         wait_seconds: float,
-        objective: Objective = LOWEST_LOSS,
+        judged: Judged = BY_LOSS,
     ) -> tuple[Outcome | None, Large]:
         """See `PackLoop.advance` and `Outcome.split`."""
-        call = partial(self._running().advance, lease, target, best, known, wait_seconds, objective)
+        call = partial(self._running().advance, lease, target, best, known, wait_seconds, judged)
         try:
             outcome = await asyncio.get_running_loop().run_in_executor(self._calls, call)
         finally:
@@ -290,6 +290,9 @@ class Host:
         if self._base.evaluation.metrics and self._base.evaluation.when == "best" and not hasattr(pack, "restored"):
             rule = "needs a pack with the method `restored` (trainables/contract.py)"
             raise HostError(f"evaluation.when: best {rule}, and {self._base.trainable}'s has none: take last or every")
+        if self._base.evaluation.rows == "nested" and not hasattr(pack, "evaluate_parts"):
+            rule = "needs a pack with the method `evaluate_parts` (trainables/contract.py)"
+            raise HostError(f"evaluation.rows: nested {rule}, and {self._base.trainable}'s has none: take all")
         slots = self._limits.slots
         if slots == "auto":
             slots = need.slots(room.usable, at_most) if need is not None else 1

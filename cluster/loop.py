@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from cluster.errors import LeaseOver
 from cluster.pace import Doing, Pace, WorkKind
-from trainables.contract import Evaluation, Failure, Opened, Pack, StepRecord
+from trainables.contract import ALL_ROWS, Evaluation, Failure, Opened, Pack, RowsDue, StepRecord
 from trainables.objective import LOWEST_LOSS, Objective, SortKey
 from trainables.slot_failures import failure_of, is_sticky
 from trainables.specs import Spec, TrialSpec, seconds
@@ -50,6 +50,17 @@ class Outcome(Spec):
         return self.model_copy(update=small), Large(self.snapshot, self.adapter)
 
 
+class Judged(NamedTuple):
+    """Says how the next evaluation of a lease is judged."""
+
+    objective: Objective = LOWEST_LOSS
+    rows: RowsDue = ALL_ROWS
+    """The rows to evaluate on and to compare with."""
+
+
+BY_LOSS = Judged()
+
+
 class Large(NamedTuple):
     """The bytes of an outcome."""
 
@@ -58,11 +69,13 @@ class Large(NamedTuple):
 
 
 class Finalist(Spec):
-    """A trial whose best adapter is to be scored."""
+    """A trial whose best adapter is to be evaluated on all rows."""
 
     spec: TrialSpec
     adapter: dict[str, bytes]
     """File -> content."""
+    is_scored: bool = True
+    """Whether its answers are scored too."""
 
 
 @dataclass
@@ -75,7 +88,7 @@ class Training:
     step: int
     target: int = 0
     best: SortKey = field(default_factory=SortKey)
-    objective: Objective = LOWEST_LOSS
+    judged: Judged = BY_LOSS
     history: list[StepRecord] = field(default_factory=list)
     """Steps that the owner has not confirmed."""
     latest: StepRecord | None = None
@@ -191,13 +204,14 @@ class PackLoop:
         best: SortKey,
         known: int,
         wait_seconds: float,
-        objective: Objective = LOWEST_LOSS,
+        judged: Judged = BY_LOSS,
     ) -> Outcome | None:
         """Trains the lease to step `target` and evaluates it there; None if there is no outcome in time.
 
         Args:
             best: sort key of the trial's best evaluation so far; a better evaluation comes with its adapter.
             known: the last step whose record the caller has; the outcome's history begins after this step.
+            judged: of the evaluation at `target`.
 
         Raises:
             LeaseOver: the lease is not open here.
@@ -207,7 +221,7 @@ class PackLoop:
             self._check()
             training = self._lease(lease)
             training.target, training.is_leaving = max(training.target, target), False
-            training.best, training.objective = best, objective
+            training.best, training.judged = best, judged
             training.history = [step for step in training.history if step.step > known]
             self._changed.notify_all()
             self._changed.wait_for(
@@ -233,7 +247,7 @@ class PackLoop:
         return self._between_steps(self._evaluate_base, "evaluation of the base")
 
     def evaluate_finalists(self, finalists: Sequence[Finalist]) -> Future[list[Evaluation | Failure]]:
-        """Scores the answers of adapters, one adapter per slot at a time. Closes all leases first: training is over."""
+        """Evaluates adapters on all rows, one adapter per slot at a time. Closes all leases first: training is over."""
         return self._between_steps(lambda: self._evaluate_finalists(finalists), "evaluation of answers")
 
     def latest(self) -> dict[str, StepRecord]:
@@ -399,7 +413,8 @@ class PackLoop:
                 slot: each for slot, each in opened.items() if isinstance(each, Failure)
             }
             due = [slot for slot in slots if slot not in found]
-            found |= _blamed(lambda own: self._pack.evaluate(own, set(own)), due) if due else {}
+            scored = {slot for slot, each in zip(slots, finalists, strict=True) if each.is_scored}
+            found |= _blamed(lambda own: self._pack.evaluate(own, scored.intersection(own)), due) if due else {}
         finally:
             for slot in slots:
                 self._pack.close(slot)
@@ -428,15 +443,21 @@ class PackLoop:
                 self._settle(lease, outcome)
 
     def _evaluated(self, slots: Sequence[int]) -> Mapping[int, Evaluation | Failure]:
-        scored = {lease.slot for lease in self._leases.values() if lease.is_scored}.intersection(slots)
+        own = [lease for lease in self._leases.values() if lease.slot in slots]
+        scored = {lease.slot for lease in own if lease.is_scored}
+        rows = {lease.slot: lease.judged.rows for lease in own if lease.judged.rows != ALL_ROWS}
+        if rows:
+            # `evaluate_parts` is no part of the protocol: a trainable without it always takes all rows.
+            evaluate: Callable[..., Mapping[int, Evaluation | Failure]] = getattr(self._pack, "evaluate_parts")  # noqa: B009
+            return evaluate(slots, scored, rows)
         # A pack that scores no answers need not take the argument.
         return self._pack.evaluate(slots, scored) if scored else self._pack.evaluate(slots)
 
     def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
         try:
             if (lease.is_scored and not evaluation.unscored) or not lease.spec.evaluation.metrics:
-                lease.objective.of(evaluation.metrics)
-            better = lease.objective.sort_key(evaluation.metrics) < lease.best
+                lease.judged.objective.of(evaluation.metrics)
+            better = lease.judged.objective.sort_key(evaluation.beside(lease.judged.rows.of_best)) < lease.best
             return Outcome(
                 step=lease.step,
                 history=tuple(lease.history),

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -74,11 +74,35 @@ class AnsweredRow(Spec):
     """Metric -> value for this row."""
 
 
+class RowsDue(NamedTuple):
+    """Numbers of rows in an evaluation of `evaluation.rows: nested`. None stands for all rows."""
+
+    evaluated: int | None = None
+    """Rows to evaluate on."""
+    of_best: int | None = None
+    """Rows of the trial's best evaluation so far, with which this one is compared."""
+    of_rung: int | None = None
+    """Rows on which the trials are ranked at the report point."""
+
+
+ALL_ROWS = RowsDue()
+
+
 class Evaluation(Spec):
-    """One evaluation of one slot on the sweep's fixed rows."""
+    """One evaluation of one slot on the sweep's fixed rows, or on a part of them.
+
+    The metrics of a part are brought to all rows by the base as control variate: the value on the part, plus the
+    base's value on all rows, minus the base's value on the part.
+    """
 
     metrics: EvaluationMetrics
     """Metric -> value, the loss among them; see `Trainable.metrics`."""
+    raw: Mapping[str, float] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """The metrics on the evaluated part of the rows alone; empty if all rows were evaluated."""
+    by_rows: Mapping[int, Mapping[str, float]] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Number of rows -> the metrics on so many rows, brought to all rows, for comparisons. Not part of `document`."""
+    places: Annotated[tuple[int, ...], Field(strict=False)] = Field((), exclude_if=lambda value: not value)
+    """Places, among the evaluation rows, of the rows of this evaluation; empty if it has all."""
     row_losses: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Total negative log-likelihood of each row, in the order of the evaluation rows."""
     row_tokens: Annotated[tuple[int, ...], Field(strict=False)] = ()
@@ -106,7 +130,29 @@ class Evaluation(Spec):
     def document(self) -> dict[str, Any]:
         """Returns the evaluation as files hold it: each metric is a key, and empty optional row fields are left out."""
         empty = {name for name in ("row_bytes", "row_groups", "row_values", "row_places") if not getattr(self, name)}
-        return {**self.metrics, **self.model_dump(mode="json", exclude={"metrics", "answers", "unscored", *empty})}
+        left_out = {"metrics", "by_rows", "answers", "unscored", *empty}
+        return {**self.metrics, **self.model_dump(mode="json", exclude=left_out)}
+
+    def beside(self, rows: int | None) -> Mapping[str, float]:
+        """Returns the metrics that compare with an earlier evaluation on this number of rows."""
+        return self.by_rows.get(-1 if rows is None else rows, self.metrics)
+
+    def on(self, chosen: Collection[int]) -> Evaluation:
+        """Returns the evaluation as if only the rows at the places `chosen` were evaluation rows. Keeps the metrics."""
+        own = self.places or range(len(self.row_losses))
+        numbers = {place: number for number, place in enumerate(sorted(chosen))}
+        kept = [at for at, place in enumerate(own) if place in numbers]
+        scored = [at for at, place in enumerate(self.row_places) if place in numbers]
+
+        def of(values: Sequence[Any]) -> tuple[Any, ...]:
+            is_part = len(values) == len(self.row_places) != len(own)
+            return tuple(values[at] for at in (scored if is_part else kept)) if values else ()
+
+        names = ("row_losses", "row_tokens", "row_bytes", "row_groups")
+        update = {name: of(getattr(self, name)) for name in names} | {"places": ()}
+        places = tuple(numbers[self.row_places[at]] for at in scored)
+        values = {name: of(each) for name, each in self.row_values.items()}
+        return self.model_copy(update={**update, "row_places": places, "row_values": values})
 
     def rows_of(self, metric: str) -> RowValues | None:
         """Returns the values of a metric per row; None if the evaluation has none."""
@@ -123,7 +169,7 @@ class Evaluation(Spec):
         is_loss = metric in (EVAL_LOSS, EVAL_BITS)
         count = len(self.row_losses if is_loss else self.row_values.get(metric, ()))
         is_part = count == len(self.row_places) and count != len(self.row_tokens)
-        return self.row_places if is_part else tuple(range(count))
+        return self.row_places if is_part else self.places or tuple(range(count))
 
     @classmethod
     def of_document(cls, raw: Mapping[str, Any]) -> Evaluation:
@@ -360,6 +406,9 @@ class Pack(Protocol):
 
     For `evaluation.when: best` a pack also has `restored(adapter: Mapping[str, bytes]) -> bytes`, which returns a
     snapshot of the adapter in these files alone. Slots that `open` such a snapshot are evaluated, and never trained.
+
+    For `evaluation.rows: nested` a pack also has `evaluate_parts(slots, scored, rows: Mapping[int, RowsDue])`, which
+    evaluates each slot on its part of the rows; see `Trainable.NESTS_ROWS`.
     """
 
     def open(self, slot: int, spec: TrialSpec, snapshot: bytes | None = None) -> Opened | Failure:
@@ -401,6 +450,8 @@ class Trainable:
     """Sections of the sweep file that the trainable needs: `model`, `data`, both, or none."""
     METRICS: Mapping[str, Direction] = {EVAL_LOSS: "min"}
     """Metric of its evaluations, the loss among them -> which value is better ("min" or "max")."""
+    NESTS_ROWS = False
+    """Whether its packs evaluate parts of the rows: see `Pack`."""
     found_as = ""
     """The name under which `catalogue.find` found the trainable."""
     spreads = False

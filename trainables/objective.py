@@ -134,7 +134,7 @@ _TAKEN = {
     *("step", "steps", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"),
     *("trainable_params", "peak_memory_bytes", "best_step"),
     *("metrics", "row_losses", "row_tokens", "row_bytes", "row_groups", "row_values", "row_places", "unscored"),
-    *("answers", "hardware"),
+    *("answers", "hardware", "places", "raw", "by_rows", "eval_rows"),
 }
 """Names that a sweep logs for a trial beside its metrics, and the other keys of a saved evaluation. A metric `step`
 would be logged as best_step too, which is taken."""
@@ -147,7 +147,7 @@ def wrong_names(names: Collection[object]) -> str | None:
 
     With a name that MLflow refuses, a trial could log nothing. With a taken name, two numbers would be logged as one.
     """
-    taken = _TAKEN.union(*((f"best_{name}", f"base_{name}") for name in names))
+    taken = _TAKEN.union(*((f"best_{name}", f"base_{name}", f"part_{name}") for name in names))
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w .:-]*(/\w[\w .:-]*)*", name) or len(name) > _LONGEST:
             return (

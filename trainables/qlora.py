@@ -35,6 +35,7 @@ from trainables.specs import ModelSpec, TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
 METRICS = qlora_metrics.directions()
+NESTS_ROWS = True
 
 
 def check(base: TrialSpec) -> list[str]:

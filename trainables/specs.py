@@ -316,6 +316,10 @@ class TrainingSpec(Spec):
     """Toy only: seconds of one evaluation."""
 
 
+LEAST_PART = 16
+"""The fewest evaluation rows at a report point."""
+
+
 def warmup_steps(warmup_ratio: float, steps: int) -> int:
     """Returns the number of steps of the warm-up. Its last step has the full rate, so 1 means no warm-up."""
     return math.ceil(warmup_ratio * steps)
@@ -354,11 +358,30 @@ class EvaluationSpec(Spec):
     examples: Positive | None = None
     """Number of rows to answer, drawn at random from the evaluation rows, the same for all trials; all when left
     out."""
+    rows: Literal["all", "nested"] = "all"
+    """Evaluation rows at a report point. all: all of them. nested: a part, the same for all trials there: 1 /
+    rows_factor of the rows at the first report point, more at each later one, all at the last one. The parts are the
+    beginnings of one random order. The default configuration and the base are evaluated on all rows, and so is the
+    winner."""
+    rows_factor: Annotated[int, Field(ge=2, le=16)] = 4
+    """With `rows: nested`, the evaluation rows over those at the first report point, which are at least 16."""
     max_new_tokens: Positive | None = None
     """Tokens after which an answer is cut off; when left out, a quarter more than the longest completion has, and at
     least 8."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     """0 takes the most likely token each time. Above 0, tokens are drawn; each row has one seed for all trials."""
+
+    def parts(self, rows: int, points: int) -> tuple[int | None, ...]:
+        """Returns the number of `rows` evaluation rows at each of so many report points; None for all of them.
+
+        The numbers rise by the same factor from each report point to the next.
+        """
+        if self.rows == "all":
+            return (None,) * points
+        shares = (self.rows_factor ** (place / (points - 1) - 1) for place in range(points - 1))
+        # Rounded, because powers differ in their last digit between machines.
+        sizes = (max(LEAST_PART, math.ceil(round(rows * share, 6))) for share in shares)
+        return (*(size if size < rows else None for size in sizes), None)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -151,6 +151,18 @@ def stopping_metric(config: SweepConfig, trainable: Trainable) -> SweepConfig:
     return config.model_copy(update={"scheduler": config.scheduler.model_copy(update={"metric": EVAL_LOSS})})
 
 
+def nested_rows(config: SweepConfig, trainable: Trainable) -> list[str]:
+    """Refuses parts of the rows where the trainable, or the scoring of answers, needs all rows at each report point."""
+    field, way_out = "evaluation.rows: nested", "take evaluation.rows=all"
+    if config.evaluation.rows == "all":
+        return []
+    if not trainable.NESTS_ROWS:
+        return [f"{field}: the trainable {config.trainable} evaluates all rows at each report point: {way_out}"]
+    if config.evaluation.metrics and config.evaluation.when == "every":
+        return [f"{field}: evaluation.when: every scores the answers of all rows: {way_out}, or evaluation.when=last"]
+    return []
+
+
 def alias(field: str, value: str) -> list[str]:
     """Lists mistakes in an alias.
 

@@ -97,6 +97,7 @@ def load(
     # A mistake in evaluation hides valid metrics.
     if trainable is not None and not any(line.startswith("evaluation") for line in wrong):
         wrong += checks.objectives(config, trainable) + checks.promotion_metric(config, trainable)
+        wrong += checks.nested_rows(config, trainable)
     preview, mistakes = checks.local_files(raw, config, trainable) if trainable is not None else (Preview(), [])
     wrong += [line for line in mistakes if not line.startswith(tuple(f"{field}:" for field in elsewhere or ()))]
     are_rows_right = not any(line.startswith(("data", "trainable")) for line in mistakes)

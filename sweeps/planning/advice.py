@@ -172,12 +172,16 @@ def evaluation_warnings(config: SweepConfig, seen: Forecast, rows: RowShape | No
         )
     count = rows.eval_rows if rows is not None else config.data.eval_examples if config.data is not None else None
     if count is not None and config.data is not None and config.data.group_by is None:  # with groups, groups count
-        warnings += _few_rows(config, count)
+        parts = config.evaluation.parts(count, len(resource.of(config).points))
+        warnings += _few_rows(config, count, parts[0])
     return warnings
 
 
-def _few_rows(config: SweepConfig, count: int) -> list[str]:
-    """Judges the loss, or right answers if these are the objective: the spread of other scores is unknown."""
+def _few_rows(config: SweepConfig, count: int, first: int | None = None) -> list[str]:
+    """Judges the loss, or right answers if these are the objective: the spread of other scores is unknown.
+
+    `first` is the number of rows at the first report point, if these are a part of the `count` rows.
+    """
     metric, field = config.objectives[0].metric, "data.eval_examples"
     what, spread, usual, unit = "losses differ", PAIRED_SPREAD, USUAL_GAP, " nats per token"
     if config.evaluation.scores_by(metric):
@@ -185,7 +189,9 @@ def _few_rows(config: SweepConfig, count: int) -> list[str]:
             return []
         if config.evaluation.examples is not None and config.evaluation.examples < count:
             count, field = config.evaluation.examples, "evaluation.examples"
-        what, spread, usual, unit = f"{metric} differs", SCORE_SPREAD, USUAL_SCORE_GAP, ""
+        what, spread, usual, unit, first = f"{metric} differs", SCORE_SPREAD, USUAL_SCORE_GAP, "", None
+    if first is not None:
+        count, field = first, "evaluation.rows_factor"
     gap = QUANTILE * spread / math.sqrt(max(1, count))
     if gap <= 2 * usual:
         return []

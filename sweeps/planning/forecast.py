@@ -66,6 +66,13 @@ class UnitTimes(NamedTuple):
     unit: float = 1.0
     """Time of one unit of the resource: a step or an example."""
     evaluation: float = 0.0
+    """Time of an evaluation on all rows."""
+    shares: tuple[float, ...] = ()
+    """Share of the evaluation rows at each report point, for all trials but a protected one; empty for all rows."""
+
+    def share(self, place: int, is_protected: bool = False) -> float:
+        """Returns the share of the evaluation rows at a report point."""
+        return 1.0 if is_protected or not self.shares else self.shares[place]
 
     def time_for(self, units: float, evaluations: float) -> float:
         """Returns the time of a host for this many units and evaluations."""
@@ -92,6 +99,12 @@ class Play(NamedTuple):
         """Counts the evaluations of all trials and repeats."""
         return sum(self.counts) + self.repeats * len(self.counts)
 
+    def whole_evaluations(self, lengths: UnitTimes, protects_first: bool) -> float:
+        """Returns the evaluations on all rows that have as many rows as the evaluations of all trials and repeats."""
+        shares = [lengths.share(place) for place in range(len(self.counts))]
+        of_first = sum(1.0 - share for share in shares) if protects_first else 0.0
+        return of_first + sum((count + self.repeats) * own for count, own in zip(self.counts, shares, strict=True))
+
 
 def play(
     rule: Rule, qualities: Sequence[float], hosts: int, slots: int, protects_first: bool, lengths: UnitTimes
@@ -109,7 +122,8 @@ def play(
     def begin(trial: int) -> None:
         before, point = rule.resource(str(trial)), rule.next_point(str(trial))
         assert point is not None, "a trial that has reported at the last point is over"
-        heapq.heappush(running, (had + lengths.time_for(point - before, 1), trial, point))
+        share = lengths.share(rule.points.index(point), protects_first and trial == 0)
+        heapq.heappush(running, (had + lengths.time_for(point - before, share), trial, point))
 
     while True:
         while len(running) < hosts * slots:
@@ -142,7 +156,8 @@ def plays(config: SweepConfig, trials: int, hosts: int, slots: int, lengths: Uni
         part = play(rule, qualities, hosts, slots, protects_first, lengths)
         counts = tuple(round(reached * larger) for reached in part.counts)
         repeats = config.searcher.most_repeats(counts[-1])
-        again = math.ceil(repeats / hosts) * lengths.time_for(at[-1], len(at))
+        evaluations = sum(lengths.share(place) for place in range(len(at)))
+        again = math.ceil(repeats / hosts) * lengths.time_for(at[-1], evaluations)
         outcomes.append(Play(counts, part.makespan * larger + again, repeats))
     return outcomes
 
@@ -218,6 +233,8 @@ class Forecast:
     """Seconds of a sweep with the most steps that its rule can let through; see `most_steps`."""
     start_source: str = ""
     """Source of `start_seconds`, in words."""
+    parts: tuple[int, ...] = ()
+    """Evaluation rows at each report point, where these are parts of the rows; see `EvaluationSpec.rows`."""
     answers: AnswersWork | None = None
     """None if answers are not scored. Time and GPU-hours include the answers if their share is known."""
 
@@ -231,14 +248,17 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
     load = Load(rows_per_step * row_tokens, slots, evaluated or 0, row_tokens)
     scores, answered = answers_key(config), _answered_tokens(config, known)
     rate = None if evaluated is None else _speed(config, known, load, answered)
-    lengths = _lengths(rate, load, per_unit)
+    parts = config.evaluation.parts(evaluated or 0, len(compared.points))
+    shares = tuple(1.0 if part is None or not evaluated else part / evaluated for part in parts)
+    lengths = _lengths(rate, load, per_unit)._replace(shares=shares)
     made = plays(config, trials, hosts, slots, lengths)
     # A play of a part of very many trials is scaled up. Rounding may lift its steps above the possible number.
     most = most_steps(config, space, trials, hosts * slots)
     taken = [min(float(most), per_unit * each.units(compared.points)) for each in made]
     steps = Range(fmean(taken), min(taken), max(taken))
     evaluations = fmean(each.evaluations for each in made) + 1
-    work = lengths.time_for(steps.expected / per_unit, evaluations)
+    whole = fmean(each.whole_evaluations(lengths, config.searcher.start_with_default) for each in made) + 1
+    work = lengths.time_for(steps.expected / per_unit, whole)
     scored = {
         "every": evaluations,
         "last": fmean(each.counts[-1] + each.repeats for each in made) + 1,
@@ -260,7 +280,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         evaluations=round(evaluations, 1),
         tokens=steps.expected * load.tokens_per_step if row_tokens else None,
         lengths_from=lengths_from,
-        evaluation_share=evaluations * lengths.evaluation / work if is_share_known else None,
+        evaluation_share=whole * lengths.evaluation / work if is_share_known else None,
         seconds=seconds,
         start_seconds=None if rate is None else rate.start_seconds,
         most_seconds=most_seconds,
@@ -268,6 +288,7 @@ def forecast(config: SweepConfig, space: SearchSpace, machine: Machine, slots: i
         is_measured=rate is not None and rate.is_measured,
         rate=rate.source if rate else _unknown(config, known, machine),
         start_source=rate.start_source if rate else "",
+        parts=tuple(part or evaluated for part in parts) if evaluated and any(parts) else (),
         answers=AnswersWork(round(scored, 1), generated, answering and answering / (work + answering))
         if scores
         else None,

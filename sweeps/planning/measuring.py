@@ -67,6 +67,8 @@ class TrainedStretch(NamedTuple):
     """End of the evaluation after the last step, in seconds since the epoch; None without an evaluation."""
     is_scored: bool = False
     """Whether the evaluation scored answers, which takes far longer than the loss."""
+    rows: int | None = None
+    """Rows of the evaluation; None for all."""
 
 
 def rate_of_sweep(
@@ -117,12 +119,12 @@ def _parts(events: Iterable[Event], scores: EvaluationSpec) -> Iterator[tuple[in
     for number, event in enumerate(events):
         if isinstance(event, TrialReported):
             history, evaluated = event.history, event.evaluated_time if event.history else None
-            is_scored = any(map(scores.scores_by, event.metrics))
+            is_scored, rows = any(map(scores.scores_by, event.metrics)), None if event.part is None else event.part.rows
         elif isinstance(event, TrialEnded):
-            history, evaluated, is_scored = event.history, None, False
+            history, evaluated, is_scored, rows = event.history, None, False, None
         else:
             continue
-        yield number, event.trial_key, TrainedStretch(latest.get(event.trial_key), history, evaluated, is_scored)
+        yield number, event.trial_key, TrainedStretch(latest.get(event.trial_key), history, evaluated, is_scored, rows)
         latest.update({event.trial_key: history[-1]} if history else {})
 
 
@@ -151,7 +153,11 @@ def rate_of_steps(
     parts: Sequence[TrainedStretch], key: RateKey, evaluation_rows: int, row_tokens: float, hosts: int = 1
 ) -> Rate:
     """Computes the rate from steps that trials took side by side; `row_tokens` is the mean of a row."""
-    steps, evaluations = list(_steps(parts)), list(_evaluations(part for part in parts if not part.is_scored))
+    by_loss = [part for part in parts if not part.is_scored and list(_evaluations([part]))]
+    steps, evaluations = list(_steps(parts)), list(_evaluations(by_loss))
+    # The first evaluation of a part on a host is of the base too, on all rows.
+    of_bases = hosts if any(part.rows for part in by_loss) else 0
+    whole = of_bases + sum(1.0 if part.rows is None else part.rows / evaluation_rows for part in by_loss)
     answers = list(_evaluations(part for part in parts if part.is_scored))
     times = [span for span, _ in steps]
     stepping, working = busy_seconds(times, hosts), busy_seconds([*times, *evaluations], hosts)
@@ -164,7 +170,7 @@ def rate_of_steps(
         slots=slots,
         host_slots=slots,
         step_seconds=stepping * slots / count,
-        evaluation_seconds=(working - stepping) / max(1, len(evaluations)),
+        evaluation_seconds=(working - stepping) / (whole or 1),
         evaluation_rows=evaluation_rows,
         row_tokens=row_tokens,
         start_seconds=0.0,

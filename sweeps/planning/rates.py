@@ -277,7 +277,9 @@ def answers_key(config: SweepConfig) -> str:
     """Hashes what decides the time of answers, `evaluation` and the rows, to 12 hex digits; empty without answers."""
     if not config.evaluation.metrics:
         return ""
-    identity = config.evaluation.model_dump_json(exclude={"when"}) + (data_key(config) if config.data else "")
+    identity = config.evaluation.model_dump_json(exclude={"when", "rows", "rows_factor"}) + (
+        data_key(config) if config.data else ""
+    )
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
@@ -294,5 +296,7 @@ def data_key(config: SweepConfig) -> str:
     sources = [config.data.train, config.data.eval or ""]
     sizes = [path.stat().st_size if (path := Path(source)).is_file() else 0 for source in sources]
     model = config.model
-    identity = [config.data.model_dump(), sizes, model and [model.source, model.revision]]
+    # Left out where it is off: the rows that rates of earlier versions are known by had no such field.
+    rows = config.data.model_dump(exclude=set() if config.data.all_rows else {"all_rows"})
+    identity = [rows, sizes, model and [model.source, model.revision]]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

@@ -54,18 +54,19 @@ def seconds_of_a_row(events: Iterable[Event], scores: EvaluationSpec, with_answe
     therefore too short for a sweep whose hosts all evaluate at once. With `with_answers`, only evaluations that score
     answers too are used, and only answered rows count.
     """
-    rows, spans = 0, []
+    rows, spans, parts = 0, [], list[int]()
     for event in events:
         if isinstance(event, BaseEvaluated):
             rows = event.answered if with_answers else event.rows
         elif isinstance(event, TrialReported) and event.history:
             is_scored = any(map(scores.scores_by, event.metrics))
             spans += [(event.history[-1].time, event.evaluated_time)] if is_scored == with_answers else []
+            parts += [0 if event.part is None else event.part.rows] if is_scored == with_answers else []
     total, until = 0.0, -math.inf
     for begun, ended in sorted(spans):
         total += max(0.0, ended - max(begun, until))
         until = max(until, ended)
-    return total / len(spans) / rows if spans and rows else None
+    return total / sum(part or rows for part in parts) if spans and rows else None
 
 
 def so_far(progress: ScoringProgress) -> str:

@@ -249,6 +249,14 @@ class PointInfeasible(Spec):
     repeats: str | None = None
 
 
+class EvaluatedPart(Spec):
+    """An evaluation on a part of the evaluation rows."""
+
+    rows: int
+    metrics: Metrics
+    """See `Evaluation.raw`."""
+
+
 class TrialReported(Spec):
     """A trial reached a report point."""
 
@@ -282,6 +290,10 @@ class TrialReported(Spec):
 
     None for later reports and for repeats.
     """
+    part: EvaluatedPart | None = Field(None, exclude_if=lambda value: value is None)
+    """The rows of the evaluation, if these were a part: `metrics` are then brought to all rows, see `Evaluation`."""
+    at_rung: Metrics | None = Field(None, exclude_if=lambda value: value is None)
+    """The metrics on the rows of the other trials at this report point, if these are fewer."""
 
     @property
     def report_point(self) -> int:
@@ -290,7 +302,7 @@ class TrialReported(Spec):
 
 
 class TrialScored(Spec):
-    """A trial's answers were scored after the trial was over: those of a finalist, or those that had no score."""
+    """A trial's best adapter was evaluated again after the trial was over: its answers were scored, or all rows."""
 
     type: Literal["trial_scored"] = "trial_scored"
     time: float
@@ -298,9 +310,11 @@ class TrialScored(Spec):
     step: int
     """The best step of the trial, at which its adapter was kept."""
     metrics: dict[str, float]
-    """The scores only; the report has the loss."""
+    """The scores only, since the report has the loss; all metrics if the report was of a part of the rows."""
     unscored: dict[str, Told] = Field(default_factory=dict)
     """See `Evaluation.unscored`."""
+    has_all_rows: bool = Field(False, exclude_if=lambda value: not value)
+    """Whether the report was of a part of the rows, and this evaluation of all."""
 
 
 class TrialParked(Spec):

@@ -121,7 +121,8 @@ def rule_event(event: Event, stops: Objective, protects_first: bool) -> schedule
             is_protected = protects_first and event.number == 0
             return schedulers.Started(event.trial_key, is_protected, event.is_in_tail)
         case TrialReported() if stops.metric in event.metrics:
-            return schedulers.Reported(event.trial_key, event.report_point, stops.of(event.metrics))
+            value = stops.of(event.at_rung or event.metrics)
+            return schedulers.Reported(event.trial_key, event.report_point, value)
         case PointInfeasible():
             return schedulers.Ended(event.trial_key)
         case TrialEnded() if event.state.is_final and not event.may_go_on:

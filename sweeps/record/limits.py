@@ -78,6 +78,8 @@ def _target(target: float, record: SweepRecord) -> Reached | None:
     for trial in record.trials.values():
         if trial.repeats is not None or (trial.state.is_final and not trial.state.is_ranked):
             continue  # The trial cannot be the best one.
+        if trial.best_part is not None:
+            continue  # A value by a part of the rows may be luck.
         value = trial.value(objective.metric)
         if trial.best_step is not None and objective.loss(value) <= objective.loss(target):
             best = f"{label(trial.number)} has {objective.metric} {value:.4f} at step {trial.best_step}"

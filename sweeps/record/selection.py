@@ -106,6 +106,13 @@ def unscored(config: SweepConfig, record: SweepRecord) -> list[TrialRecord]:
     return [trial for trial in found if trial.lacking or not any(map(how.scores_by, trial.best_metrics))]
 
 
+def without_all_rows(record: SweepRecord) -> list[TrialRecord]:
+    """Returns the trials to evaluate on all rows next, before one is the best: those that rank before one with all."""
+    ranked = rank(record.trials.values(), record.objective)
+    first = next((place for place, trial in enumerate(ranked) if trial.best_part is None), len(ranked))
+    return [trial for trial in ranked[: min(first, FINALISTS)] if trial.adapter]
+
+
 def _is_open(record: SweepRecord) -> bool:
     """Tells whether more may come: the sweep, or a trial that is no repeat, has not ended, or not in order."""
     is_cut_short = record.ended is None or record.ended.reason in ("interrupted", "failed")

@@ -19,6 +19,7 @@ from sweeps.record.events import (
     DataPrepared,
     DriverLives,
     EarlierTrials,
+    EvaluatedPart,
     Event,
     HostsChanged,
     HostsStarted,
@@ -61,6 +62,10 @@ class TrialRecord:
     """(step, metrics) of each report."""
     points: Mapping[int, int] = field(default_factory=dict)
     """Step of each report -> its report point, in the unit of rungs: steps or examples."""
+    parts: Mapping[int, EvaluatedPart] = field(default_factory=dict)
+    """Step of each report on a part of the evaluation rows -> the part; see `best_part`."""
+    has_all_rows: bool = False
+    """Whether the best step was evaluated on all rows after the trial was over."""
     adapter: str | None = None
     adapter_sha256: str | None = None
     tokens: int = 0
@@ -90,6 +95,16 @@ class TrialRecord:
     def lacking(self) -> dict[str, str]:
         """Returns metric -> why it has no value at the best step. The next driver scores the answers again."""
         return {name: why for name, why in self.unscored.items() if name not in self.best_metrics}
+
+    @property
+    def best_part(self) -> EvaluatedPart | None:
+        """Returns the part of the rows behind `best_metrics`; None for all rows, and before the first report."""
+        return None if self.has_all_rows or self.best_step is None else self.parts.get(self.best_step)
+
+    def measured_at(self, step: int | None, metric: str) -> float:
+        """Returns the metric on the rows that were evaluated at the report of a step; NaN if there is none."""
+        part = self.best_part if step == self.best_step else self.parts.get(step or 0)
+        return self.value_at(step, metric) if part is None else part.metrics.get(metric, math.nan)
 
     def adapter_folder(self, sweep: Path) -> Path | None:
         """Returns the best adapter's folder below a sweep's folder, for PEFT to load; None before the first report."""
@@ -244,6 +259,7 @@ class SweepRecord:
                 reason="",
                 stopped_by_scheduler=False,
                 may_go_on=False,
+                has_all_rows=False,
                 best_metrics=dict(trial.evals).get(trial.best_step or 0, trial.best_metrics),
             )
             for key, trial in self.trials.items()
@@ -368,7 +384,8 @@ def _trial_after(
         case TrialReported():
             return _reported(known, event)
         case TrialScored():
-            return replace(known, best_metrics={**known.best_metrics, **event.metrics}, unscored=event.unscored)
+            whole, metrics = event.has_all_rows or known.has_all_rows, {**known.best_metrics, **event.metrics}
+            return replace(known, best_metrics=metrics, unscored=event.unscored, has_all_rows=whole)
         case TrialParked():
             return replace(known, state=TrialState.PARKED, reason="")
         case TrialEnded():
@@ -384,6 +401,7 @@ def _reported(trial: TrialRecord, report: TrialReported) -> TrialRecord:
         unscored={**trial.unscored, **report.unscored},
         evals=(*trial.evals, (report.step, report.metrics)),
         points={**trial.points, report.step: report.report_point},
+        parts={**trial.parts, report.step: report.part} if report.part is not None else trial.parts,
         adapter=report.adapter or trial.adapter,
         adapter_sha256=report.adapter_sha256 if report.adapter else trial.adapter_sha256,
         tokens=report.tokens,
@@ -427,6 +445,7 @@ def new_events(events: Iterable[Event], record: SweepRecord | None = None) -> It
         if isinstance(event, TrialScored):
             known = record.trials[event.trial_key]
             is_known = event.metrics.keys() <= known.best_metrics.keys() and event.unscored == known.unscored
+            is_known = is_known and (known.best_part is None or not event.has_all_rows)
             if event.step != known.best_step or is_known:
                 continue
         if isinstance(event, TrialEnded):

@@ -53,7 +53,9 @@ def best_lines(record: SweepRecord, selection: Selection, separation: Separation
 def in_words(record: SweepRecord, trial: TrialRecord) -> str:
     """Returns the trial and its best value, such as "t03, eval_loss 0.3121 at step 9"."""
     metric = record.judges(trial).metric
-    return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}"
+    part, of = trial.best_part, record.data.get("eval_rows", "?")
+    on = "" if part is None else f", by {part.rows} of {of} evaluation rows"
+    return f"{label(trial.number)}, {metric} {trial.value(metric):.4f} at step {trial.best_step}{on}"
 
 
 def best_json(record: SweepRecord, selection: Selection, **more: Any) -> dict[str, Any] | None:
@@ -173,7 +175,7 @@ def verdict(first: str, other: str, objective: Objective, found: Comparison, sep
     word = "is better than" if gain > 0 else "is worse than" if gain < 0 else "is equal to"
     if found.apart is None or separation is None:
         return f"{first} {word} {other}: {amount}"
-    told = found.evidence_in_words(separation.confidence, separation.rows_in_words, is_turned=gain < 0)
+    told = found.evidence_in_words(separation.confidence, separation.rows_of(found), is_turned=gain < 0)
     if found.apart:
         return f"{first} {word} {other}: {amount}, {told}"
     crosses = " (below 0: the other way round)" if found.shown()[0] else ""
@@ -204,9 +206,10 @@ def _more(found: Comparison, separation: Separation) -> str:
     """Says how many rows would tell a trial apart from the best one, or that rows would not; empty if unknown."""
     if 0 < abs(found.difference) <= found.of_seeds:
         return "; other seeds alone may make as much, and more rows would not tell"
-    needed = found.rows_needed(separation.rows)
+    rows = found.rows or separation.rows
+    needed = found.rows_needed(rows)
     # A larger estimate would be only a guess.
-    told = needed is not None and needed <= 50 * separation.rows
+    told = needed is not None and needed <= 50 * rows
     return f"; a difference of this size takes about {needed} rows" if told else ""
 
 

@@ -197,8 +197,9 @@ def meanings(record: SweepRecord, separation: Separation | None) -> dict[str, st
         "key": "names the trial in commands and in MLflow: equal trials have equal keys",
     }
     if separation is not None:
+        most = "at most " if any(each.rows for each in separation.trials) else ""
         words[trial_tables.APART] = (
-            f"whether the difference from the best trial after equal steps is beyond chance on "
+            f"whether the difference from the best trial after equal steps is beyond chance on {most}"
             f"{separation.rows_in_words} ({percent(separation.confidence)} interval each); the steps of both where "
             "they are unequal; ? where it cannot be told"
         )

@@ -234,10 +234,12 @@ def _evaluated(event: TrialReported | TrialScored, record: SweepRecord) -> str:
     if isinstance(event, TrialScored):
         scores = [f"{name} {value:.4f}" for name, value in event.metrics.items()]
         scores += [trial_tables.lacking(event.unscored)] if event.unscored else []
-        return f"{label(trial.number)} scored at step {event.step}: {', '.join(scores)}"
+        done = "evaluated on all rows" if event.has_all_rows else "scored"
+        return f"{label(trial.number)} {done} at step {event.step}: {', '.join(scores)}"
     missing = f"; {trial_tables.lacking(event.unscored)}" if event.unscored else ""
     best = f": {record.judges(trial).of(event.best_metrics):.4f}" if event.best_step != event.step else ""
-    return f"{label(trial.number)} step {event.step}: {_values(event.metrics, record)} (its best{best}){missing}"
+    on = f" by {event.part.rows} of {record.data['eval_rows']} rows" if event.part is not None else ""
+    return f"{label(trial.number)} step {event.step}: {_values(event.metrics, record)}{on} (its best{best}){missing}"
 
 
 def _data(summary: Mapping[str, Any]) -> list[str]:

@@ -146,6 +146,8 @@ def _work(seen: Forecast) -> Iterator[str]:
         work.append(f"evaluations are {seen.evaluation_share:.0%} of the work")
     if work:
         yield "; ".join(work)
+    if seen.parts:
+        yield f"evaluation rows at the report points: {', '.join(map(str, seen.parts))} (evaluation.rows: nested)"
     if seen.answers is not None:
         yield _answers(seen.answers)
 

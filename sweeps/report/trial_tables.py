@@ -166,6 +166,12 @@ def notes(record: SweepRecord) -> list[str]:
     """Says what the table cannot show: target modules that run under another name or not at all, missing scores."""
     lines = [legible(target.line) for target in record.targets.values()]
     scores, trials = set(_scores(record)), record.trials.values()
+    if parts := sorted({trial.best_part.rows for trial in trials if trial.best_part is not None}):
+        of = counted(sum(trial.best_part is not None for trial in trials), "trial")
+        lines.append(
+            f"best values of a part of the evaluation rows: {of} ({', '.join(map(str, parts))} rows); the base brings "
+            "them to all rows: value on the part + base on all rows - base on the part"
+        )
     lines += [f"{label(trial.number)}: {lacking(trial.lacking)}" for trial in trials if trial.lacking]
     if any(trial.best_metrics and scores - trial.best_metrics.keys() - trial.lacking.keys() for trial in trials):
         when = _evaluation(record).when

@@ -171,6 +171,7 @@ def trial_json(record: SweepRecord, trial: TrialRecord, folder: Path) -> dict[st
         "params": dict(trial.params),
         "values": {str(step): finite(told.get(metrics[0], math.nan)) for step, told in trial.evals},
         "best": {"step": trial.best_step, **{metric: finite(trial.value(metric)) for metric in metrics}},
+        **({} if trial.best_part is None else {"eval_rows": trial.best_part.rows}),
         "steps": trial.step,
         "tokens": trial.tokens,
         "seconds": trial.seconds,
@@ -185,7 +186,7 @@ def difference_json(found: Comparison, separation: Separation) -> dict[str, Any]
         **found.as_json(),
         "difference": finite(found.difference),
         "confidence": separation.confidence,
-        "rows": separation.rows,
+        "rows": found.rows or separation.rows,
     }
 
 

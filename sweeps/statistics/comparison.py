@@ -50,6 +50,8 @@ class Pair(NamedTuple):
     first: Evaluation | str
     steps: tuple[int, int] | None = None
     point: int | None = None
+    part: int | None = None
+    """Number of rows, if the two have only a part of the evaluation rows in common: their rows are then these."""
 
     @classmethod
     def of_gain(cls, objective: Objective, key: str, reference: Evaluation, candidate: Evaluation) -> Pair:
@@ -83,6 +85,8 @@ class Comparison:
     """The exact test; None for losses, for grouped rows, and where `exact` gives none."""
     is_same: bool = False
     """Whether both evaluations have the same loss on each row, and so are of the same model."""
+    rows: int | None = None
+    """Rows without copies, or groups, that both evaluations have, if these are a part of the evaluation rows."""
 
     @property
     def is_told(self) -> bool:
@@ -176,6 +180,8 @@ class Comparison:
         """Returns the comparison for the JSON line, without its key."""
         fields = asdict(self)
         del fields["key"], fields["of_seeds"], fields["is_same"], fields["exact"]
+        if self.rows is None:
+            del fields["rows"]
         return {**fields, **self.evidence_json(), "apart": self.apart}
 
     def evidence_json(self, bound: float = 0.0) -> dict[str, Any]:
@@ -201,6 +207,25 @@ def compare(
     objective: Objective, pairs: Sequence[Pair], confidence: float, noise: SeedNoise | None = None
 ) -> Comparisons:
     """Compares each pair of evaluations row by row. Each interval has this confidence; `noise` widens the intervals."""
+    groups: dict[int | None, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        groups.setdefault(pair.part, []).append(place)
+    if groups.keys() <= {None}:
+        return _on_equal_rows(objective, pairs, confidence, noise)
+    told: dict[int, Comparison] = {}
+    every = []
+    for part, places in groups.items():
+        found = _on_equal_rows(objective, [pairs[place] for place in places], confidence, noise)
+        rows = None if part is None else found.rows
+        told |= {place: replace(each, rows=rows) for place, each in zip(places, found.pairs, strict=True)}
+        every.append(found)
+    in_order = tuple(told[place] for place in range(len(pairs)))
+    return Comparisons(in_order, max(each.rows for each in every), any(each.is_grouped for each in every))
+
+
+def _on_equal_rows(
+    objective: Objective, pairs: Sequence[Pair], confidence: float, noise: SeedNoise | None
+) -> Comparisons:
     metric = objective.metric
     firsts = [each.first for each in pairs if isinstance(each.first, Evaluation)]
     unknown = [_unknown(metric, firsts, each) for each in pairs]
@@ -282,6 +307,10 @@ class Separation:
     def rows_in_words(self) -> str:
         """Formats the number of rows: "32 rows", "8 groups of rows"."""
         return counted_units(self.rows, self.is_grouped)
+
+    def rows_of(self, found: Comparison) -> str:
+        """Formats the number of rows of a comparison."""
+        return counted_units(found.rows or self.rows, self.is_grouped)
 
     @property
     def is_told(self) -> bool:

@@ -95,12 +95,15 @@ def common_objective(chosen: Sequence[Chosen]) -> Objective:
     if objective.metric not in PER_TOKEN:
         return objective
     found = [_of_trial(each.folder, EVAL_LOSS, each.trial, each.trial.best_step) for each in chosen]
-    tokens = [
-        evaluation.row_tokens
+    own = [
+        evaluation
         for each, evaluation in zip(chosen, found, strict=True)
         if isinstance(evaluation, Evaluation) and not rows_differ(chosen[0].record, each.record)
     ]
-    return objective if len(set(tokens)) < 2 else Objective(metric=EVAL_BITS)
+    if any(each.places for each in own):
+        common = set.intersection(*(set(each.places_of(EVAL_LOSS)) for each in own))
+        own = [each.on(common) for each in own]
+    return objective if len({each.row_tokens for each in own}) < 2 else Objective(metric=EVAL_BITS)
 
 
 def compare_sweeps(objective: Objective, chosen: Sequence[Chosen]) -> Separation:
@@ -138,12 +141,28 @@ def _across(objective: Objective, first: Chosen, other: Chosen) -> Pair:
         _of_trial(each.folder, metric, each.trial, each.trial.best_step, f"{each.folder.path.name} ")
         for each in (first, other)
     )
+    pair = _on_common_rows(objective, Pair(other.trial.trial_key, gain, its, mine, steps))
+    its, mine = pair.evaluation, pair.first
     if isinstance(mine, Evaluation) and isinstance(its, Evaluation) and metric not in PER_TOKEN:
         if mine.row_bytes != its.row_bytes and metric == EVAL_BITS:
             its = "data.max_length cuts their rows at other places"
         else:
             its = its.model_copy(update={"row_tokens": mine.row_tokens})  # a score counts rows, whatever their tokens
-    return Pair(other.trial.trial_key, gain, its, mine, steps)
+    return pair._replace(evaluation=its)
+
+
+def _on_common_rows(objective: Objective, pair: Pair) -> Pair:
+    """Returns the pair, and its difference, on the rows that both evaluations have."""
+    its, mine = pair.evaluation, pair.first
+    if isinstance(its, str) or isinstance(mine, str) or not (its.places or mine.places):
+        return pair
+    common = set(its.places_of(EVAL_LOSS)) & set(mine.places_of(EVAL_LOSS))
+    its, mine = its.on(common), mine.on(common)
+    found = [each.rows_of(objective.metric) for each in (its, mine)]
+    values = [sum(rows.parts) / sum(rows.weights) for rows in found if rows is not None and sum(rows.weights) > 0]
+    if len(values) < 2:
+        return pair._replace(evaluation=OTHER_ROWS)
+    return pair._replace(evaluation=its, first=mine, difference=objective.gain(*values), part=len(common))
 
 
 def _separated(
@@ -170,14 +189,20 @@ def is_gain(folder: SweepFolder, record: SweepRecord, report: TrialReported) -> 
     step, metrics = best.evals[0]
     objective = record.objective.judging(report.metrics).judging(metrics)
     value, before = objective.of(report.metrics), objective.of(metrics)
-    if not objective.is_better(value, before):
+    if not (report.part or best.parts or objective.is_better(value, before)):
         return False
+    measured = value if report.part is None else objective.of(report.part.metrics)
     rows, of_best = (
         _read([folder.kept(key, "rows", at) / "eval_rows.json"], objective.metric, its, key)
-        for key, at, its in ((report.trial_key, report.step, value), (best.trial_key, step, before))
+        for key, at, its in (
+            (report.trial_key, report.step, measured),
+            (best.trial_key, step, best.measured_at(step, objective.metric)),
+        )
     )
+    pair = _on_common_rows(objective, Pair(best.trial_key, objective.gain(before, value), of_best, rows))
+    if not pair.difference > 0:
+        return False
     seeds = noise(record.trials.values(), objective.metric)
-    pair = Pair(best.trial_key, objective.gain(before, value), of_best, rows)
     found = compare(objective, [pair], confidence_of(1), seeds)
     return found.pairs[0].apart is not False
 
@@ -204,7 +229,7 @@ def _of_base(folder: SweepFolder, record: SweepRecord, best: TrialRecord, object
     value = base.metrics[metric]
     rows = _read([folder.of_base(base.base)[0]], metric, value, "the base")
     gain = objective.gain(value, best.value(metric))
-    return Pair(BASE, gain, rows, _of_trial(folder, metric, best, best.best_step))
+    return _on_common_rows(objective, Pair(BASE, gain, rows, _of_trial(folder, metric, best, best.best_step)))
 
 
 def _pair(folder: SweepFolder, objective: Objective, first: TrialRecord, other: TrialRecord) -> Pair:
@@ -219,7 +244,7 @@ def _at(
 ) -> Pair:
     metric, (own, of_first) = objective.metric, steps
     points = other.points.get(own), first.points.get(of_first)
-    return Pair(
+    pair = Pair(
         other.trial_key,
         objective.gain(other.value_at(own, metric), first.value_at(of_first, metric)),
         _of_trial(folder, metric, other, own),
@@ -227,6 +252,7 @@ def _at(
         steps,
         points[0] if points[0] == points[1] else None,
     )
+    return _on_common_rows(objective, pair)
 
 
 def _steps(first: TrialRecord, other: TrialRecord) -> list[tuple[int, int]]:
@@ -252,9 +278,10 @@ def _of_trial(
     paths = [folder.kept(trial.trial_key, "rows", at)]
     if at == trial.best_step and trial.adapter is not None:
         # Rows beside the adapter have a finalist's scores, and are the only ones if budget.disk had no room for others.
-        paths.insert(0, folder.path / trial.adapter)
+        # A trial that went on after its evaluation on all rows compares by the part of its report again.
+        paths.insert(0 if trial.best_part is None else 1, folder.path / trial.adapter)
     name = f"{sweep}{label(trial.number)} at step {at}"
-    return _read([path / "eval_rows.json" for path in paths], metric, trial.value_at(at, metric), name)
+    return _read([path / "eval_rows.json" for path in paths], metric, trial.measured_at(at, metric), name)
 
 
 def _read(paths: Sequence[Path], metric: str, value: float, name: str) -> Evaluation | str:

@@ -38,6 +38,8 @@ def metric_points(report: TrialReported) -> list[MetricPoint]:
         "seconds": report.seconds,
         "peak_memory_bytes": float(report.peak_memory_bytes),
     }
+    if report.part is not None:
+        at |= {"eval_rows": float(report.part.rows)} | {f"part_{k}": v for k, v in report.part.metrics.items()}
     points = [MetricPoint(key, value, report.evaluated_time, report.step) for key, value in at.items()]
     return points + step_points(report.history)
 
@@ -49,7 +51,9 @@ def best_of(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def score_points(event: TrialScored, trial: TrialRecord) -> list[MetricPoint]:
     """Returns the metric points of a finalist's scores. As in a report, `best_` metrics get the trial's last step."""
-    points = [MetricPoint(name, value, event.time, event.step) for name, value in event.metrics.items()]
+    reported = dict(trial.evals).get(event.step, {})  # a metric has one value at a step
+    new = {name: value for name, value in event.metrics.items() if name not in reported}
+    points = [MetricPoint(name, value, event.time, event.step) for name, value in new.items()]
     best = best_of(event.metrics)
     return points + [MetricPoint(name, value, event.time, trial.step) for name, value in best.items()]
 

@@ -259,7 +259,7 @@ class ActiveTrial:
             if opened is None or self._leased is None:
                 return None
         now = self._now
-        words = self._leased.id, target, now.best, now.known, timeouts.CALL_SECONDS, now.objective
+        words = self._leased.id, target, now.best, now.known, timeouts.CALL_SECONDS, now.judged(target)
         outcome, large = await self._called(lambda host: host.advance.remote(*words))
         if outcome is None:
             return None

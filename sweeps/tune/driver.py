@@ -143,10 +143,13 @@ class Driver:
         self.score_finalists(hosts.broker)
 
     def score_finalists(self, broker: Any) -> None:
-        """Scores finalists, and what an earlier driver could not score, unless a person or a failure ends the sweep."""
+        """Scores finalists, and what an earlier driver could not score, and evaluates the best trial on all rows.
+
+        Does nothing if a person or a failure ends the sweep.
+        """
         scores, stop = self._config.evaluation, self.trials.stop
-        is_due = scores.when == "best" or self._journal.record.drivers > 1
-        if not is_due or not scores.metrics or stop.reason not in (None, "budget"):
+        is_due = bool(scores.metrics) and (scores.when == "best" or self._journal.record.drivers > 1)
+        if not (is_due or scores.rows == "nested") or stop.reason not in (None, "budget"):
             return
         self._end_trials(stop.reason or "finished", stop.message)
         with self._scoring():
@@ -203,6 +206,9 @@ class Driver:
             "disk_bytes": None if disk is None else size_bytes(disk),
             "objective": self._config.objectives[0].model_dump(),
             "parks": self._config.scheduler.parks,
+            "rows": self._config.evaluation.parts(
+                int(self._journal.record.data.get("eval_rows", 0)), len(compared.points)
+            ),
         }
         queue = TrialQueue(
             source,

@@ -1,10 +1,14 @@
-"""Scores answers when a sweep ends, in one batch: of finalists (`evaluation.when: best`), and where scores lack."""
+"""Evaluates adapters again when a sweep ends: scores answers, and takes all rows where reports took a part.
+
+The answers of finalists (`evaluation.when: best`) and missing scores are one batch. With `evaluation.rows: nested` the
+trials follow that rank before the first one with all rows, until the best one has all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from sweeps.record import digests, samples
 from sweeps.record.events import TrialScored
 from sweeps.record.folder import writing
 from sweeps.record.run_names import label
-from sweeps.record.selection import unscored
+from sweeps.record.selection import unscored, without_all_rows
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.record.whole_files import write_whole
 from sweeps.tune.actor_calls import RAY, Calls, Repeated
@@ -43,30 +47,43 @@ class FinalistScoring:
         Raises:
             StorageError: the disk cannot be written.
         """
+        is_done, tried = self._evaluate(unscored(self.trials.config, self.trials.journal.record), True), set[str]()
+        while is_done and (
+            due := [t for t in without_all_rows(self.trials.journal.record) if t.trial_key not in tried]
+        ):
+            tried |= {trial.trial_key for trial in due}
+            is_done = self._evaluate(due, False)
+
+    def _evaluate(self, trials: Sequence[TrialRecord], is_scored: bool) -> bool:
+        """Evaluates the trials' best adapters on all rows. Returns whether the sweep goes on to the next ones."""
         due = []
-        for trial in unscored(self.trials.config, self.trials.journal.record):
+        for trial in trials:
             adapter = digests.read_files(self._folder(trial) / "adapter")
             if digests.of_files(adapter) == trial.adapter_sha256:
-                due.append((trial, Finalist(spec=TrialSpec.model_validate_json(trial.spec), adapter=adapter)))
+                spec = TrialSpec.model_validate_json(trial.spec)
+                due.append((trial, Finalist(spec=spec, adapter=adapter, is_scored=is_scored)))
             else:
                 why = "the files of its adapter are not those that it wrote"
-                self._take(trial, Failure(kind="failed", message=why))
+                self._take(trial, Failure(kind="failed", message=why), is_scored)
         if not due:
-            return
-        names = ", ".join(label(trial.number) for trial, _ in due)
-        self.say(f"scoring the answers of {counted(len(due), 'trial')}: {names}")
+            return True
+        names, count = ", ".join(label(trial.number) for trial, _ in due), counted(len(due), "trial")
+        what = f"scoring the answers of {count}" if is_scored else f"evaluating {count} on all rows"
+        self.say(f"{what}: {names}")
         for base in dict.fromkeys(finalist.spec.base_name for _, finalist in due):  # a host holds one base
             own = [each for each in due if each[1].spec.base_name == base]
-            answer = self._asked(tuple(finalist for _, finalist in own))
+            answer = self._asked(tuple(finalist for _, finalist in own), what)
             if isinstance(answer, Failure):
+                done = "scored" if is_scored else "evaluated"
                 self.trials.stop.ask(
-                    "failed", f"the finalists could not be scored: {answer.message}; go on with qsweep resume"
+                    "failed", f"the finalists could not be {done}: {answer.message}; go on with qsweep resume"
                 )
-                return
+                return False
             for (trial, _), found in zip(own, answer or (), strict=answer is not None):
-                self._take(trial, found)
+                self._take(trial, found, is_scored)
+        return not self.trials.stop.is_ending
 
-    def _asked(self, asked: tuple[Finalist, ...]) -> list[Evaluation | Failure] | Failure | None:
+    def _asked(self, asked: tuple[Finalist, ...], what: str) -> list[Evaluation | Failure] | Failure | None:
         """Returns the broker's answer; asks again after the loss of a host. Returns None if somebody ends the sweep."""
         question = Repeated(lambda: self.broker.evaluate_finalists.remote(asked), self.calls)
         answer: list[Evaluation | Failure] | Failure | None = None
@@ -75,23 +92,34 @@ class FinalistScoring:
             answer = question.answer(timeouts.START_LOOK_SECONDS)
             if answer is None and (now := self.calls.now()) - told >= timeouts.STILL_SCORING_SECONDS:
                 told = now
-                self.say(f"still scoring the answers of {counted(len(asked), 'trial')}, {duration(now - began)} so far")
+                self.say(f"still {what}, {duration(now - began)} so far")
         return answer
 
-    def _take(self, trial: TrialRecord, found: Evaluation | Failure) -> None:
-        """Keeps the scores. The log gets them, and why others are missing."""
+    def _take(self, trial: TrialRecord, found: Evaluation | Failure, is_scored: bool) -> None:
+        """Keeps the scores and the values on all rows. The log gets them, and why scores are missing."""
+        if isinstance(found, Failure) and not is_scored:
+            self.say(f"{label(trial.number)} could not be evaluated on all rows: {found.message}")
+            return
         how, metric = self.trials.config.evaluation, self.trials.config.objectives[0].metric
-        scores, unscored = dict[str, float](), dict[str, str]()
+        scores, unscored, is_part = dict[str, float](), dict[str, str](), trial.best_part is not None
         if isinstance(found, Failure):
             why = found.message
         else:
-            scores = {name: found.metrics[name] for name in found.metrics if name not in trial.best_metrics}
+            scores = {name: found.metrics[name] for name in found.metrics if is_part or name not in trial.best_metrics}
             unscored, why = dict(found.unscored), f"the evaluation gives {', '.join(found.metrics)} only"
             self._keep(trial, found, scores)
-        if isinstance(found, Failure) or not (unscored or any(map(how.scores_by, found.metrics))):
+        if not is_scored:
+            unscored = dict(trial.unscored)
+        elif isinstance(found, Failure) or not (unscored or any(map(how.scores_by, found.metrics))):
             unscored = dict.fromkeys(trial.lacking or ([metric] if how.scores_by(metric) else how.names[:1]), why)
-        now, step = self.trials.clock(), trial.best_step or 0
-        told = TrialScored(time=now, trial_key=trial.trial_key, step=step, metrics=scores, unscored=unscored)
+        told = TrialScored(
+            time=self.trials.clock(),
+            trial_key=trial.trial_key,
+            step=trial.best_step or 0,
+            metrics=scores,
+            unscored=unscored,
+            has_all_rows=is_part and isinstance(found, Evaluation),
+        )
         self.trials.journal.add(told)
 
     def _keep(self, trial: TrialRecord, found: Evaluation, scores: Mapping[str, float]) -> None:
@@ -100,9 +128,12 @@ class FinalistScoring:
         with writing(folder):
             written: Mapping[str, Any] = json_text.parse((folder / "eval_rows.json").read_bytes())
             rows = found.document()
-            # The loss of the trial's own report stays.
+            if trial.best_part is not None:
+                written = {name: written[name] for name in ("step", "adapter_sha256")}
+            # The loss of the trial's own report stays if that was of all rows.
             of_scores = {name: rows[name] for name in (*scores, "row_values", "row_places") if name in rows}
-            write_whole(folder / samples.OF_TRIAL, samples.text(found.answers).encode())
+            if found.answers:
+                write_whole(folder / samples.OF_TRIAL, samples.text(found.answers).encode())
             write_whole(folder / "eval_rows.json", json.dumps({**rows, **written, **of_scores}).encode())
             os.utime(folder.parent)  # The mirror looks only into folders that have changed.
 

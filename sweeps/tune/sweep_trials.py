@@ -119,8 +119,12 @@ class SweepTrials:
         """
         if trial.repeats is not None:
             return False
-        self.rule.take(Started(trial.trial_key, is_protected=self._protects_first and trial.number == 0))
+        self.rule.take(Started(trial.trial_key, is_protected=self.protects(trial.number)))
         return self.rule.is_in_tail(trial.trial_key)
+
+    def protects(self, number: int) -> bool:
+        """Tells whether the trial of this number is the default configuration, trained to its end in any case."""
+        return self._protects_first and number == 0
 
     def next_run(self) -> int:
         """Returns a number for the next run of a trial, higher than all before; see `Broker.next_result`."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from cluster.loop import Outcome
-from sweeps.record.events import TrialReported
+from cluster.loop import Judged, Outcome
+from sweeps.record.events import EvaluatedPart, TrialReported
 from sweeps.record.snapshots import SavedTrial
 from sweeps.record.sweep_record import TrialRecord
 from sweeps.schedulers import next_point
-from trainables.contract import Evaluation, StepRecord
+from trainables.contract import Evaluation, RowsDue, StepRecord
 from trainables.objective import Objective, SortKey
 
 
@@ -51,6 +51,10 @@ class Progress:
     """None before the first evaluation."""
     history: tuple[StepRecord, ...]
     """Steps since the last report."""
+    rows: Mapping[int, int | None]
+    """Report point -> evaluation rows on which the trials are ranked there; None stands for all."""
+    has_all_rows: bool
+    """Whether the trial is evaluated on all rows at each report point."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], log: LastReport, saved: SavedTrial) -> Progress:
@@ -74,7 +78,14 @@ class Progress:
             best_step=log.best_step if is_behind else saved.best_step,
             best_metrics=log.best_metrics if is_behind else saved.best_metrics,
             history=saved.history,
+            rows=dict(zip(points, config.get("rows", ()), strict=False)),
+            has_all_rows=config.get("has_all_rows", False),
         )
+
+    def judged(self, step: int) -> Judged:
+        """Returns how the evaluation at a report point is judged."""
+        rung, of_best = self.rows.get(step), self.rows.get(self.best_step)
+        return Judged(self.objective, RowsDue(None, None, rung) if self.has_all_rows else RowsDue(rung, of_best))
 
     @property
     def best(self) -> SortKey:
@@ -116,8 +127,8 @@ class Progress:
 
         The adapter is to be kept if the report's best step is the outcome's.
         """
-        last = self.history[-1]
-        is_better = self.objective.sort_key(evaluation.metrics) < self.best
+        last, due = self.history[-1], self.judged(outcome.step).rows
+        is_better = self.objective.sort_key(evaluation.beside(due.of_best)) < self.best
         progress = replace(self, history=())
         if outcome.step > self.reported and is_better and outcome.has_adapter:
             progress = replace(progress, best_step=outcome.step, best_metrics=evaluation.metrics)
@@ -137,6 +148,8 @@ class Progress:
             evaluated_time=now,
             resource=self.examples.get(outcome.step),
             unscored=dict(evaluation.unscored),
+            part=EvaluatedPart(rows=len(evaluation.places), metrics=dict(evaluation.raw)) if evaluation.raw else None,
+            at_rung=dict(evaluation.beside(due.of_rung)) if due.of_rung is not None else None,
         )
         return progress, report
 

@@ -109,6 +109,7 @@ class TrialQueue(Searcher):
             self._anywhere.add(trial_id)
         return {
             **self._settings(trial.spec),
+            "has_all_rows": self._trials.protects(trial.number),
             "trial_key": trial.trial_key,
             "reported": self._trials.last_report(trial.trial_key)._asdict(),
             "run": self._trials.next_run(),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks import plans
+from benchmarks import nested_rows, plans
 from benchmarks.against_ray_tune import Told, compared, figures, measures
 from benchmarks.schedulers import BREADTH, Case, Outcome, simulated
 from benchmarks.watched import Watched
@@ -23,6 +23,20 @@ def test_a_trial_that_reports_twice_counts_once_and_ratios_are_of_the_slower_sid
     assert compared("eight", {"ours": ours, "plain": plain}) == {
         "goal": 3.5, "times_faster": 3.0, "times_faster_per_step": 4.0, "times_faster_per_token": 3.0,
     }  # fmt: skip
+
+
+def test_a_replay_on_parts_of_the_rows_evaluates_fewer_tokens_and_its_winner_on_all():
+    found = nested_rows.simulated(64, 3)
+    order = list(range(nested_rows.TRIALS))
+    whole, *parts = (nested_rows.Replay(found, factor).run(order) for factor in (None, 2, 8))
+    best = min(found.loss(trial, place) for trial in order for place in range(len(found.points)))
+    assert whole.tokens == 64 * (24 + 9 + 4 + 2), (
+        "of 24 trials 8 go on, of 9 then 3, then 1, each time with the default"
+    )
+    assert whole.tokens > parts[0].tokens > parts[1].tokens
+    for each in (whole, *parts):
+        places = range(len(found.points))
+        assert min(abs(found.loss(each.winner, place) - best - each.regret) for place in places) < 1e-9
 
 
 def test_a_simulated_sweep_has_the_answer_of_its_time():

@@ -9,7 +9,7 @@ from own import scored_toy
 from pack_loops import DEADLINE, opened, trial
 
 from cluster.errors import LeaseOver
-from cluster.loop import Finalist
+from cluster.loop import Finalist, Judged
 from trainables import toy
 from trainables.contract import Evaluation, Failure
 from trainables.objective import Objective, SortKey
@@ -23,7 +23,7 @@ def scored(when="last"):
 
 
 def advanced(loop, target, best=None):
-    outcome = loop.advance("a", target, best or SortKey(), 0, DEADLINE, MATCHES)
+    outcome = loop.advance("a", target, best or SortKey(), 0, DEADLINE, Judged(MATCHES))
     assert outcome is not None
     return outcome
 

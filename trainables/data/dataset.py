@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 7
+LAYOUT = 8
 """Raise this number when the same rows give other bytes, so that caches of an earlier layout are not used."""
 _ARRAYS = ("ids", "starts", "labelled")
-_OF_ROWS = ("groups", "sizes")
+_OF_ROWS = ("groups", "sizes", "strata")
 """Arrays that only evaluation rows have."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -69,6 +69,8 @@ class Split:
     """See `Evaluation.row_groups`."""
     sizes: tuple[int, ...] = ()
     """See `Evaluation.row_bytes`."""
+    strata: tuple[int, ...] = ()
+    """Number of each row's label; empty without data.stratify_by."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -158,6 +160,20 @@ def part(split: Split, places: Sequence[int]) -> Split:
     groups, sizes = (tuple(each[i] for i in places) if each else () for each in (split.groups, split.sizes))
     ids, labelled = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
     return Split(ids, starts, labelled, groups, sizes)
+
+
+def nested_order(split: Split) -> list[int]:
+    """Returns the places of the rows in one random order, whose beginnings are the parts of `evaluation.rows: nested`.
+
+    Rows of a group follow each other. With labels, each beginning has about the same share of each label.
+    """
+    places: list[int] = order(0, len(split), 0).tolist()
+    unit = split.groups or range(len(split))
+    units = list(dict.fromkeys(unit[place] for place in places))
+    if split.strata:
+        units = sources.in_proportion(units, {unit[place]: split.strata[place] for place in places})
+    turns = {each: turn for turn, each in enumerate(units)}
+    return sorted(places, key=lambda place: turns[unit[place]])
 
 
 def _row_key(split: Split, i: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, compress, islice, repeat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from trainables.data import row_files, templates
 from trainables.data.templates import Placed, Row
@@ -25,6 +25,7 @@ SplitName = Literal["train", "eval", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
 RowGroup = int | str
 """What marks the rows that are drawn together: their group, their content, or the place of a row that is alone."""
+Unit = TypeVar("Unit", int, str, int | str)
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
@@ -228,7 +229,7 @@ def drawn(data: DataSpec, rows: Iterable[Row]) -> list[SplitName]:
     if 0 < len(units) <= sum(asked.values()):
         raise DataError(too_few_to_hold_out(data, len(units)))
     number = {unit: drawing.random() for unit in sizes}  # one for each unit: added rows change little of the draw
-    in_turn = _in_proportion(sorted(sizes, key=number.__getitem__), labels)
+    in_turn = in_proportion(sorted(sizes, key=number.__getitem__), labels)
     in_turn = in_turn if data.hold_out == "drawn" else list(reversed(sizes))
     uses: dict[RowGroup, SplitName] = dict.fromkeys(_taken(data, "eval", asked.get("eval", 0), in_turn, sizes), "eval")
     left = [unit for unit in in_turn if unit not in uses]
@@ -279,9 +280,9 @@ def _taken(
     return taken
 
 
-def _in_proportion(groups: Sequence[RowGroup], labels: Mapping[RowGroup, str | None]) -> list[RowGroup]:
+def in_proportion(groups: Sequence[Unit], labels: Mapping[Unit, str | int | None]) -> list[Unit]:
     """Orders groups so that every beginning of the list has the labels in proportion. Equal labels stay in order."""
-    totals, seen = Counter(labels[group] for group in groups), Counter[str | None]()
+    totals, seen = Counter(labels[group] for group in groups), Counter[str | int | None]()
     places = {}
     for group in groups:
         seen[labels[group]] += 1

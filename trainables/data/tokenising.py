@@ -37,9 +37,12 @@ class Tokenised:
     """See `Evaluation.row_bytes`; empty for rows to train on."""
     groups: array[int] = field(default_factory=lambda: array("i"))
     """Number of each kept row's group; empty without data.group_by."""
+    strata: array[int] = field(default_factory=lambda: array("i"))
+    """Number of the label of each of the rows in `sizes`; empty without data.stratify_by."""
     content: hashlib._Hash = field(default_factory=hashlib.sha256)
     """Hash over `templates.content` of the rows in `sizes`."""
     numbers: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     """The columns of the first row."""
     least_length: int | None = None
@@ -67,13 +70,14 @@ class Tokenised:
             self.groups.append(self.numbers.setdefault(group, len(self.numbers)))
         return False
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...], tuple[int, ...]]:
-        """Returns the ids, starts, labelled, groups and sizes of `dataset.Split`."""
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, *tuple[tuple[int, ...], ...]]:
+        """Returns the ids, starts, labelled, groups, sizes and strata of `dataset.Split`."""
         import numpy as np
 
         # A copy, because torch warns about read-only arrays and the buffer may still grow.
         labelled = np.array(np.frombuffer(self.labelled, np.bool_))
-        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled, tuple(self.groups), tuple(self.sizes)
+        of_rows = (tuple(self.groups), tuple(self.sizes), tuple(self.strata))
+        return np.array(self.ids, "<i4"), np.array(self.starts, "<i8"), labelled, *of_rows
 
 
 def tokenise(
@@ -100,6 +104,9 @@ def tokenise(
             if is_evaluated and tokenised.rows > before:
                 tokenised.sizes.append(_size(renderer, text, row))
                 tokenised.content.update(templates.content(data, placed.row).encode())
+                if data.stratify_by is not None:
+                    label = str(placed.row.get(data.stratify_by))
+                    tokenised.strata.append(tokenised.labels.setdefault(label, len(tokenised.labels)))
             if findings is None:
                 continue
             holds = {

@@ -13,14 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainables.base import base_model
 from trainables.base.base_model import Base
-from trainables.contract import Evaluation, Failure, Opened, StepRecord
+from trainables.contract import ALL_ROWS, Evaluation, Failure, Opened, RowsDue, StepRecord
 from trainables.data import dataset
 from trainables.packing import evaluation, grouped_product, peft_adapters
 from trainables.packing.answers import Grading
@@ -32,6 +32,15 @@ from trainables.packing.peft_engine import PeftEngine
 from trainables.packing.training_loss import Loss
 from trainables.slot_failures import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
 from trainables.specs import TrialSpec, learning_rate
+
+
+class _Part(NamedTuple):
+    """The rows of an evaluation."""
+
+    places: tuple[int, ...]
+    """Places among the evaluation rows, rising."""
+    split: dataset.Split
+    passes: list[PlacedRows]
 
 
 @dataclass
@@ -100,8 +109,10 @@ class AdapterPack:
         self.pass_tokens = pass_tokens
         self._threads = PassThreads(engine.parallel_passes)
         self._slots: dict[int, _Slot] = {}
-        eval_rows = [data.eval.row(i) for i in range(len(data.eval))]
-        self._eval_passes = evaluation_passes(eval_rows, engine.parallel_passes)
+        self._parts: dict[int, _Part] = {}
+        """Number of rows -> the part of the evaluation rows with so many rows."""
+        self._base: Evaluation | Failure | None = None
+        """The evaluation of the base by its losses; None before the first one."""
         self._grading: Grading | None = None
         self._label_passes: list[PlacedRows] = []
 
@@ -249,22 +260,74 @@ class AdapterPack:
 
     def evaluate(self, slots: Sequence[int], scored: Collection[int] = ()) -> Mapping[int, Evaluation | Failure]:
         """Evaluates each slot on all evaluation rows; see `Pack.evaluate`."""
-        found = isolated(list(slots), self._on_eval_rows, self._clear)
+        found = isolated(list(slots), partial(self._on_part, self._part(None)), self._clear)
         return found | self._scored({slot: found[slot] for slot in slots if slot in scored})
+
+    def evaluate_parts(
+        self, slots: Sequence[int], scored: Collection[int], rows: Mapping[int, RowsDue]
+    ) -> Mapping[int, Evaluation | Failure]:
+        """Evaluates each slot on its part of the evaluation rows; see `Pack`. Slots of one part share passes."""
+        found: dict[int, Evaluation | Failure] = {}
+        for due in dict.fromkeys(rows.get(slot, ALL_ROWS).evaluated for slot in slots):
+            own, part = [slot for slot in slots if rows.get(slot, ALL_ROWS).evaluated == due], self._part(due)
+            if len(part.places) == len(self._data.eval):
+                found |= self.evaluate(own, scored)
+            else:
+                found |= isolated(own, partial(self._on_part, part), self._clear)
+        return {slot: self._compared(found[slot], rows.get(slot, ALL_ROWS)) for slot in slots}
 
     def evaluate_base(self) -> Evaluation | Failure:
         """Evaluates the base without an adapter, in the same passes as adapters; see `Pack.evaluate_base`."""
+        return self._scored({None: self._by_losses()})[None]
+
+    def _by_losses(self) -> Evaluation | Failure:
+        """Returns the evaluation of the base by its losses, and computes it once."""
 
         def made() -> Evaluation | Failure:
-            return isolated([None], self._on_eval_rows, self._clear)[None]
+            return isolated([None], partial(self._on_part, self._part(None)), self._clear)[None]
 
-        found = evaluation.read_or_make(self._known_base, made, self._data.eval, self._loss.metrics)
-        return self._scored({None: found})[None]
+        if not isinstance(self._base, Evaluation):
+            self._base = evaluation.read_or_make(self._known_base, made, self._data.eval, self._loss.metrics)
+        return self._base
 
-    def _on_eval_rows(self, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
-        losses = self._losses(slots, self._eval_passes)
+    def _compared(self, found: Evaluation | Failure, due: RowsDue) -> Evaluation | Failure:
+        """Brings the metrics of a part to all rows, and adds the metrics on the numbers of rows to compare on."""
+        whole = len(self._data.eval)
+        sizes = {size for size in due if size is not None and len(self._part(size).places) < whole}
+        if not sizes or isinstance(found, Failure):
+            return found
+        base = self._by_losses()
+        if isinstance(base, Failure):
+            return base
+        by_rows = {
+            size: {**found.metrics, **evaluation.brought(found, base, self._part(size).places, self._loss.metrics)}
+            for size in sizes
+        }
+        if due.evaluated not in sizes:
+            return found.model_copy(update={"by_rows": by_rows})
+        told = {"metrics": by_rows.pop(due.evaluated), "raw": found.metrics, "by_rows": by_rows}
+        return found.model_copy(update=told)
+
+    def _part(self, rows: int | None) -> _Part:
+        """Returns so many first rows of the nested order, or all: also where an example of the loss has several."""
+        split, size = self._data.eval, len(self._data.eval)
+        if rows is not None and rows < size and self._loss.rows_per_example == 1:
+            size = rows
+        if size not in self._parts:
+            places = tuple(range(size)) if size == len(split) else tuple(sorted(dataset.nested_order(split)[:size]))
+            own = split if size == len(split) else dataset.part(split, places)
+            passes = evaluation_passes([own.row(i) for i in range(size)], self._engine.parallel_passes)
+            self._parts[size] = _Part(places, own, passes)
+        return self._parts[size]
+
+    def _on_part(self, part: _Part, slots: Sequence[SlotOrBase]) -> dict[SlotOrBase, Evaluation | Failure]:
+        losses = self._losses(slots, part.passes)
+        found = {slot: evaluation.judge(losses[slot], part.split, self._loss.metrics, self.hardware) for slot in slots}
+        if part.split is self._data.eval:
+            return found
         return {
-            slot: evaluation.judge(losses[slot], self._data.eval, self._loss.metrics, self.hardware) for slot in slots
+            slot: each.model_copy(update={"places": part.places}) if isinstance(each, Evaluation) else each
+            for slot, each in found.items()
         }
 
     def _scored(self, evaluated: Mapping[SlotOrBase, Evaluation | Failure]) -> dict[SlotOrBase, Evaluation | Failure]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +48,24 @@ def judge(
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
     return qlora_metrics.evaluation(totals, tokens, split.groups, hardware, metrics, split.sizes)
+
+
+def brought(
+    found: Evaluation, base: Evaluation, places: Collection[int], metrics: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Returns the metrics of `found` on these rows, brought to all rows by the evaluation of the base on all rows.
+
+    The base is the control variate: the value on these rows + the base's on all - the base's on these rows.
+    """
+    mine, its = (_of_losses(each.on(places), metrics).metrics for each in (found, base))
+    whole = _of_losses(base, metrics).metrics
+    return {name: value + whole[name] - its[name] for name, value in mine.items() if name in whole and name in its}
+
+
+def _of_losses(found: Evaluation, metrics: Mapping[str, Metric]) -> Evaluation:
+    """Returns the evaluation with the metrics and values that follow from its losses alone."""
+    rows = found.row_losses, found.row_tokens, found.row_groups
+    return qlora_metrics.evaluation(*rows, found.hardware, metrics, found.row_bytes)
 
 
 def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[TokenRow]) -> bool:

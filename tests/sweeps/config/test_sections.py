@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from mistakes import run
-from sweep_files import TOY, loaded, refused
+from sweep_files import QLORA, TOY, loaded, refused, write_rows
 
 import search_spaces
 from sweeps.config.model import SweepConfig
@@ -47,6 +47,20 @@ def test_a_type_of_gpu_that_is_not_known_is_refused_with_those_that_are(tmp_path
     (problem,) = refused(tmp_path, TOY, "cluster.gpu=H1000")
     assert problem.startswith("cluster.gpu: 'H1000'") and "H100, H200" in problem
     assert loaded(tmp_path, TOY, "cluster.gpu=h100").config.cluster.gpu == "H100"
+
+
+def test_parts_of_the_rows_are_refused_where_all_rows_are_needed(tmp_path: Path) -> None:
+    (problem,) = refused(tmp_path, TOY, "evaluation.rows=nested")
+    toy = "the trainable toy evaluates all rows at each report point"
+    assert problem == f"evaluation.rows: nested: {toy}: take evaluation.rows=all"
+    write_rows(tmp_path)
+    every = ["evaluation.rows=nested", "evaluation.metrics=[exact_match]", "evaluation.when=every"]
+    problems = refused(tmp_path, QLORA, *every)
+    assert (
+        "evaluation.rows: nested: evaluation.when: every scores the answers of all rows: take evaluation.rows=all, or "
+        "evaluation.when=last"
+    ) in problems
+    assert not any(line.startswith("evaluation.rows:") for line in refused(tmp_path, QLORA, every[0], "name=-"))
 
 
 FILE = "name: x\ntrainable: own.scored_toy\n"

@@ -177,3 +177,15 @@ def test_answers_are_scored_at_each_report_at_the_last_one_or_of_finalists_and_o
     scores = {"metrics": ["exact_match"], "when": when}
     found = timed(sweep("fifo", trials, searcher={"start_with_default": when == "best"}, evaluation=scores)).answers
     assert found.evaluations == evaluations
+
+
+def test_evaluations_on_parts_of_the_rows_count_as_these_parts() -> None:
+    """Nine trials on a quarter, three on a half and one on all rows; the first trial is on all rows at each point."""
+    parts, qualities = UnitTimes(1.0, 8.0, (0.25, 0.5, 1.0)), [float(quality) for quality in range(9)]
+    played = play(Promote(POINTS, 3), qualities, *ONE, False, parts)
+    assert (played.counts, played.evaluations) == ((9, 3, 1), 13)
+    assert played.whole_evaluations(parts, False) == 9 / 4 + 3 / 2 + 1
+    assert played.makespan == played.units(POINTS) + 8 * played.whole_evaluations(parts, False)
+    protected = play(Promote(POINTS, 3), qualities, *ONE, True, parts)
+    assert protected.whole_evaluations(parts, True) == 9 / 4 + 3 / 2 + 1 + 3 / 4 + 1 / 2
+    assert protected.makespan == protected.units(POINTS) + 8 * protected.whole_evaluations(parts, True)

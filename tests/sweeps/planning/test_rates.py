@@ -12,7 +12,16 @@ from sweep_files import toy
 from sweeps.config.model import SweepConfig
 from sweeps.planning import measuring, rates
 from sweeps.planning.rates import Load, Range, Rate, RateKey, Remembered, Speed, rate_key, read_rates, remember, speed
-from sweeps.record.events import DataPrepared, Event, HostsStarted, SweepEnded, SweepStarted, TrialReported, TrialScored
+from sweeps.record.events import (
+    DataPrepared,
+    EvaluatedPart,
+    Event,
+    HostsStarted,
+    SweepEnded,
+    SweepStarted,
+    TrialReported,
+    TrialScored,
+)
 from trainables.contract import RowShape, StepRecord
 from trainables.specs import EvaluationSpec
 
@@ -154,6 +163,17 @@ def test_a_pass_that_two_trials_share_counts_once() -> None:
     assert (found.evaluation_seconds, found.evaluation_rows, found.row_tokens) == (1.5, 6, 10.0)
     assert (found.start_seconds, found.trial_seconds) == (10.0, 2.0)
     assert found.steps == 10
+
+
+def test_an_evaluation_on_a_part_of_the_rows_counts_as_that_part() -> None:
+    """Two evaluations of 2 of the 6 rows, and the one of the base on all rows before the first, take 5 s in all."""
+    part = {"part": EvaluatedPart(rows=2, metrics={"eval_loss": 1.0})}
+    both = [
+        reported("a", 1, 5, 120.0, 124.0).model_copy(update=part),
+        reported("b", 1, 5, 134.0, 135.0).model_copy(update=part),
+    ]
+    found = measured(*both, end=135.0)
+    assert (found.evaluation_seconds, found.evaluation_rows) == (pytest.approx(5 / (1 + 2 / 3)), 6)
 
 
 def test_a_host_that_idles_while_another_trains_makes_no_step_longer() -> None:

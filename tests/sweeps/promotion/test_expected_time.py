@@ -10,7 +10,7 @@ import pytest
 from sweep_events import base, reported
 
 from sweeps.promotion import expected_time
-from sweeps.record.events import Event, HostsStarted, to_line
+from sweeps.record.events import EvaluatedPart, Event, HostsStarted, to_line
 from sweeps.record.folder import SweepFolder
 from trainables.scoring.requests import ScoringProgress
 from trainables.specs import EvaluationSpec
@@ -21,6 +21,12 @@ def test_evaluations_that_share_their_time_are_counted_once():
     events: list[Event] = [base(4.0, rows=4), reported("a", 3, 2.0), reported("b", 5, 2.0)]
     assert expected_time.seconds_of_a_row(events, EvaluationSpec(), False) == pytest.approx(12 / 2 / 4)
     assert expected_time.seconds_of_a_row(events[1:], EvaluationSpec(), False) is None
+
+
+def test_an_evaluation_on_a_part_of_the_rows_took_the_time_of_these():
+    part = EvaluatedPart(rows=2, metrics={"eval_loss": 2.0})
+    events: list[Event] = [base(4.0, rows=4), reported("a", 3, 2.0, part=part), reported("b", 5, 2.0)]
+    assert expected_time.seconds_of_a_row(events, EvaluationSpec(), False) == pytest.approx(12 / (2 + 4))
 
 
 def test_answers_take_their_own_time():

@@ -314,6 +314,14 @@ def test_what_differs_cannot_cancel_out():
     assert not agreement(scores(3.0), scores(3.0, rows=50)).holds, "other rows"
 
 
+def test_a_trial_that_reported_a_part_of_the_rows_agrees_on_these():
+    now = evaluation((10.0, 20.0, 30.0), (10, 11, 12))
+    part = evaluation((10.0, 30.0), (10, 12)).model_copy(update={"places": (0, 2)})
+    assert agreement(part, now).difference == 0.0
+    assert not agreement(part.model_copy(update={"places": (1, 2)}), now).holds, "other rows"
+    assert not agreement(part.model_copy(update={"places": (0, 3)}), now).holds, "a row that is no longer there"
+
+
 def test_the_tolerance_is_per_type_and_hardware():
     for before, now, allowed in (
         ("cpu float32", "cpu float32", 1e-4),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sweep_events import base, begun, ended, record, reported, started
 
-from sweeps.record.events import Event, TrialState
+from sweeps.record.events import EvaluatedPart, Event, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.statistics.comparison import Separation
 from sweeps.statistics.intervals import SeedNoise
@@ -231,3 +231,41 @@ def test_another_metric_is_compared_by_the_trainables_value_of_each_row(folder: 
     whole = separated(folder, events)
     (other,) = whole.trials
     assert (other.key, other.difference, other.apart, whole.rows) == ("a", 0.5, True, ROWS), "the best is better"
+
+
+def part_of(found: Evaluation, size: int, told: float) -> Evaluation:
+    """The evaluation on the first rows alone, with a loss that was brought to all rows."""
+    own = found.on(range(size))
+    raw = sum(own.row_losses) / sum(own.row_tokens)
+    update = {"metrics": {"eval_loss": told}, "raw": {"eval_loss": raw}, "places": tuple(range(size))}
+    return own.model_copy(update=update)
+
+
+def test_trials_on_parts_of_the_rows_are_compared_on_the_rows_that_both_have(folder: SweepFolder) -> None:
+    """The values that are shown differ by less, because the base brings them to all rows."""
+    best, other, third = evaluation(1.0), part_of(evaluation(1.2), 16, 1.05), part_of(evaluation(1.3), 20, 1.1)
+    events = [begun(), *trial_of(folder, "best", 0, best)]
+    for number, (key, found) in enumerate({"other": other, "third": third}.items(), start=1):
+        events += trial_of(folder, key, number, found)
+        part = EvaluatedPart(rows=len(found.places), metrics=dict(found.raw))
+        events[-2] = reported(key, 3, found.loss, part=part)
+    told = separated(folder, events)
+    assert [(each.key, each.rows, each.apart) for each in told.trials] == [("other", 16, True), ("third", 20, True)]
+    assert [each.difference for each in told.trials] == pytest.approx([0.2, 0.3])
+    assert [told.rows_of(each) for each in told.trials] == ["16 rows", "20 rows"]
+    assert told.trials[0].as_json()["rows"] == 16
+
+
+def test_a_first_report_on_a_part_is_a_gain_by_the_rows_that_both_have(folder: SweepFolder) -> None:
+    """The default has all rows. What the base makes of a part decides nothing."""
+    rng, first = np.random.default_rng(0), evaluation(1.0)
+    noisy = tuple((np.asarray(first.row_losses) + rng.normal(0, 1, ROWS)).tolist())
+    events: list[Event] = [begun()]
+    whole = first.model_copy(update={"metrics": {"eval_loss": sum(noisy) / (10 * ROWS)}, "row_losses": noisy})
+    folder.keep("k0", "rows", 3, {"eval_rows.json": json.dumps(whole.document()).encode()})
+    events += [started("k0"), reported("k0", 3, whole.loss).model_copy(update={"is_gain": True})]
+    for key, loss, shown, gain in (("k1", 0.5, 1.5, True), ("k2", 1.5, 0.5, False)):
+        found = part_of(evaluation(loss), 16, shown)
+        folder.keep(key, "rows", 3, {"eval_rows.json": json.dumps(found.document()).encode()})
+        told = reported(key, 3, shown, part=EvaluatedPart(rows=16, metrics=dict(found.raw)))
+        assert is_gain(folder, record([*events, started(key, 1)]), told) is gain
