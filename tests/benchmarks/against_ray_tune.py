@@ -6,14 +6,16 @@
 - short: 32 random points of 1 to 3 steps, rungs at 1 and 3
 - engine: the eight points for 3 steps without early stopping on either side: what the engine alone gives
 
-Both sides run in one go, one after the other, each as a command of its own with a new MLflow database; the 4-bit base
-and the tokens of the quickstart's rows are made before. What DIR holds already is not measured again.
+`--rows 64` evaluates both sides on so many rows (16); with `--nested` this project's side takes `evaluation.rows:
+nested`. Both sides run in one go, one after the other, each as a command of its own with a new MLflow database; the
+4-bit base and the tokens of the quickstart's rows are made before. What DIR holds already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -100,7 +102,9 @@ def measures() -> dict[str, Measure]:
     }
 
 
-def sweep_file(name: str, measure: Measure, dtype: str) -> dict[str, Any]:
+def sweep_file(
+    name: str, measure: Measure, dtype: str, eval_rows: int = EVAL_ROWS, nested: bool = False
+) -> dict[str, Any]:
     """The sweep as this project's file."""
     rows = load.load("quickstart", [], Path.cwd()).config.base.data_spec
     early = {"kind": "asha", "variant": "promote"} if measure.early else {"kind": "fifo"}
@@ -108,7 +112,8 @@ def sweep_file(name: str, measure: Measure, dtype: str) -> dict[str, Any]:
         "name": name,
         **TRAINED,
         "quantization": {**TRAINED["quantization"], "compute_dtype": dtype},
-        "data": rows.model_dump(exclude={"test"}, exclude_defaults=True) | {"eval_examples": EVAL_ROWS},
+        "data": rows.model_dump(exclude={"test"}, exclude_defaults=True) | {"eval_examples": eval_rows},
+        "evaluation": {"rows": "nested" if nested else "all"},
         "search_space": SPACE,
         "searcher": {"kind": "random", "start_with_default": False, "points": measure.points},
         "budget": {"trials": len(measure.points), "steps_per_trial": measure.steps},
@@ -149,12 +154,16 @@ def ours(folder: Path, content: dict[str, Any], job: dict[str, Any]) -> dict[str
     (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     words = [sys.executable, "-m", "sweeps", "launch", "sweep.yaml", "--json"]
     seen = watched.run(words, folder, {**os.environ, "PYTHONPATH": str(Path.cwd())})
+    events = [event for event, _ in read_events(folder / "results" / content["name"] / "events.jsonl")]
+    reports = [event for event in events if isinstance(event, TrialReported)]
     told = [
-        Told(event.trial_key, event.step, event.metrics["eval_loss"], event.tokens)
-        for event, _ in read_events(folder / "results" / content["name"] / "events.jsonl")
-        if isinstance(event, TrialReported)
+        # A value by a part of the rows is not that of the other side's rows.
+        Told(each.trial_key, each.step, each.metrics["eval_loss"] if each.part is None else math.inf, each.tokens)
+        for each in reports
     ]
-    return figures(seen, told, job["eval_tokens"])
+    rows = content["data"]["eval_examples"]
+    evaluated = sum(rows if each.part is None else each.part.rows for each in reports) / rows
+    return figures(seen, told, job["eval_tokens"], evaluated)
 
 
 def plain(folder: Path, measure: Measure, job: dict[str, Any]) -> dict[str, float]:
@@ -172,10 +181,12 @@ def plain(folder: Path, measure: Measure, job: dict[str, Any]) -> dict[str, floa
     return figures(seen, told, job["eval_tokens"])
 
 
-def figures(seen: watched.Watched, told: list[Told], eval_tokens: int) -> dict[str, float]:
-    """What both sides are asked; the reports of each trial are in order."""
+def figures(
+    seen: watched.Watched, told: list[Told], eval_tokens: int, evaluated: float | None = None
+) -> dict[str, float]:
+    """What both sides are asked; the reports of each trial are in order. `evaluated` counts evaluations on all rows."""
     last = {each.trial: each for each in told}
-    read = sum(each.tokens for each in last.values()) + len(told) * eval_tokens
+    read = sum(each.tokens for each in last.values()) + (len(told) if evaluated is None else evaluated) * eval_tokens
     return {
         "seconds": seen.seconds,
         "steps": sum(each.step for each in last.values()),
@@ -196,17 +207,19 @@ def compared(name: str, both: dict[str, dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def run(name: str, results: Path, dtype: str, number: int) -> dict[str, Any]:
+def run(name: str, results: Path, given: argparse.Namespace, number: int) -> dict[str, Any]:
     """One run of both sides, or what is kept of it."""
-    folder, measure = results / f"{name}-{dtype}-{number}", measures()[name]
+    dtype, rows = given.dtype, given.rows
+    more = ("" if rows == EVAL_ROWS else f"-{rows}-rows") + ("-nested" if given.nested else "")
+    folder, measure = results / f"{name}-{dtype}{more}-{number}", measures()[name]
     kept = folder.with_suffix(".json")
     answer = machines.read(kept)
     if answer is not None:
         return answer
-    content = sweep_file(name, measure, dtype)
+    content = sweep_file(name, measure, dtype, rows, given.nested)
     job = prepare(results, content)
     both = {"ours": ours(folder / "ours", content, job), "plain": plain(folder / "plain", measure, job)}
-    told = {"measure": name, "eval_rows": EVAL_ROWS, "dtype": dtype, "sides": both}
+    told = {"measure": name, "eval_rows": rows, "dtype": dtype, "sides": both}
     return machines.keep(kept, told | compared(name, both))
 
 
@@ -217,9 +230,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--measures", nargs="*", default=list(measures()), choices=list(measures()))
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="both sides compute in it")
+    parser.add_argument("--rows", type=int, default=EVAL_ROWS, help="rows to evaluate on")
+    parser.add_argument("--nested", action="store_true", help="evaluation.rows: nested on this project's side")
     given = parser.parse_args(words)
     results, numbers = given.results.resolve(), range(1, given.runs + 1)
-    runs = {name: [run(name, results, given.dtype, number) for number in numbers] for name in given.measures}
+    runs = {name: [run(name, results, given, number) for number in numbers] for name in given.measures}
     lines = speed_page.against(runs)
     (results / "tables.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
