@@ -21,12 +21,13 @@ from sweeps.promotion.gate import CHAMPION, GateRule, Guarded, Sliced, Verdict
 from sweeps.promotion.request import Context, direction
 from sweeps.promotion.words import warnings
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables import catalogue
 from trainables.contract import Evaluation
 from trainables.errors import TrainableError
-from trainables.objective import EVAL_LOSS, Objective
+from trainables.objective import EVAL_BITS, EVAL_LOSS, PER_TOKEN, Objective
 from trainables.scoring import requests, tokenizer_files
 from trainables.scoring.requests import BASE, MOST_SAMPLES, BaseFacts, ScoringRequest, ScoringResult
-from trainables.specs import TrialSpec
+from trainables.specs import ModelSpec, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class ChampionApart(Scoring):
             return found
         alone = {"adapters": {CHAMPION: request.adapters[CHAMPION]}, "with_base": False}
         own = self.score_apart(self._base, request.model_copy(update=alone))
+        if (read := own.scores.get(CHAMPION)) is not None:
+            ours = next(iter(found.scores.values()))
+            if read.row_bytes != ours.row_bytes or len(read.row_losses) != len(ours.row_losses):
+                raise SweepError(
+                    f"the {CHAMPION} and the candidates do not read the same rows whole: data.max_length cuts them at "
+                    "other places; give rows that both read whole with --eval-data, or leave it uncompared with --force"
+                )
         merged = {
             "scores": {**found.scores, **own.scores},
             "logprobs": {**found.logprobs, **own.logprobs},
@@ -217,8 +225,13 @@ def _champion(
     who = f"{context.model}: its {context.alias}, version {champion.number},"
     identity = champion.tags.get("base.identity", "unknown")
     is_alike = _without_revision(identity) == _without_revision(base_identity)
-    if not is_alike and _model_of(identity) != _model_of(base_identity):
-        return f"{who} is on another base ({identity}) than this sweep ({base_identity})"
+    is_same_model = _model_of(identity) == _model_of(base_identity)
+    metrics = {context.objective.metric, *(each.metric for each in context.policy.guards)}
+    if not is_same_model and not metrics.isdisjoint(PER_TOKEN):
+        return (
+            f"{who} is on another base ({identity}) than this sweep ({base_identity}), and a loss per token does "
+            f"not compare models: give --metric {EVAL_BITS} or a score of answers, and such a metric to each guard"
+        )
     try:
         files = versions.package(context.lookup, context.model, champion)
     except NotStored as error:
@@ -227,6 +240,8 @@ def _champion(
     form, data = versions.row_form_in(files), context.sweep.config.base.data_spec
     if form != data.model_dump(include=set(form)):
         return f"{who} reads rows in another form (prompt, completion, messages, text or system) than this sweep"
+    if not is_same_model:
+        return _on_other_model(context, identity, files, who)
     ours = scored.base_facts()
     moved = moved_base(versions.base_in(files), ours)
     if moved is not None:
@@ -243,6 +258,27 @@ def _champion(
         f"the {context.alias} was trained in {own['scheme']}, {own['compute_dtype']}: it is evaluated on its own base, "
         "on the same rows"
     )
+    return versions.adapter_in(files), base
+
+
+def _on_other_model(
+    context: Context, identity: str, files: Mapping[str, bytes], who: str
+) -> tuple[dict[str, bytes], TrialSpec] | str:
+    """Returns what `_champion` does for a champion on another model, which is compared by what counts no tokens."""
+    its, spec, trainable = versions.base_in(files), context.sweep.config.base, context.sweep.config.trainable
+    if its["trust_remote_code"]:
+        return f"{who} is on a model that runs its own Python code ({its['source']}), which is not run here"
+    model = ModelSpec(source=its["source"], revision=its["revision"] if its["kind"] == "hub" else None)
+    own = {name: its["quantization"][name] for name in ("scheme", "double_quant", "compute_dtype")}
+    quantization = spec.quantization.model_copy(update=own)
+    base = spec.model_copy(update={"model": model, "quantization": quantization})
+    try:
+        now = catalogue.find(trainable).fingerprint(base)["model"]
+    except TrainableError as error:
+        return f"{who} is on a base that is not here: {error}"
+    if _without_revision(now) != _model_of(identity):
+        return f"{who} is on a base whose content has changed ({its['source']})"
+    context.say(f"the {context.alias} was trained on {its['source']}: it is evaluated there, on the same rows")
     return versions.adapter_in(files), base
 
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from promotions import MODEL, base_facts, config
+import tiny_models
+from promotions import MODEL, base_facts, config, write_data
 from sweep_files import toy
 
 from cluster.scoring import Scoring
@@ -20,10 +21,11 @@ from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.request import Context
 from sweeps.record import digests
 from sweeps.tracking.registry import IDENTITY, Version
+from trainables import qlora
 from trainables.contract import Evaluation
 from trainables.objective import LOWEST_LOSS, Objective
 from trainables.scoring.requests import BASE, BaseFacts, ScoringRequest, ScoringResult
-from trainables.specs import DataSpec, EvaluationSpec, QuantizationSpec
+from trainables.specs import DataSpec, EvaluationSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 OLD, NEW = "a" * 40, "b" * 40
 WEIGHTS, OTHERS = ({"model.safetensors": digit * 64} for digit in "12")
@@ -86,7 +88,7 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_
     def checked(force: bool) -> tuple[Any, list[str]]:
         """The adapter that is compared with, and what was forced."""
         asked: Any = SimpleNamespace(eval_data=None, force=force)
-        context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, print)
+        context = Context(asked, policy, LOWEST_LOSS, MODEL, sweep, lookup, unused, print)
         return evidence.check_base_and_rows(context, Version("1", "run", tags), scored).champion_adapter, context.forced
 
     if told is None:
@@ -97,6 +99,49 @@ def test_a_champion_is_compared_with_on_its_own_base_and_rows_only_and_left_out_
     adapter, (reason,) = checked(force=True)
     assert adapter is None
     assert re.search(told, reason)
+
+
+def test_a_champion_on_another_model_is_scored_there_by_bits_per_byte_or_a_score_and_refused_by_a_loss_per_token(
+    tmp_path: Path,
+) -> None:
+    write_data(tmp_path)
+    other, data = tmp_path / "other", config(tmp_path, "sqlite:///none.db").data
+    theirs = facts(None, {}, source=str(tiny_models.save("gpt2", other)), kind="folder")
+    identity = qlora.fingerprint(TrialSpec(model=ModelSpec(source=str(other)), data=data))["model"]
+    package = {"artifacts/base.json": json.dumps(theirs.model_dump(exclude={"tokenizer"})).encode()}
+    tags = {"base.identity": f"{identity} nf4 double", IDENTITY: "id", versions.DIGEST: digests.of_files(package)}
+    scored: Any = SimpleNamespace(fingerprint=lambda: {"model": BRANCH})
+    sweep: Any = SimpleNamespace(config=config(tmp_path, "sqlite:///none.db"), fingerprints=scored.fingerprint())
+    policy: Any = SimpleNamespace(alias="champion", guards=(), slices=None)
+    unused: Any = None
+    asked: Any = SimpleNamespace(eval_data=None, force=False)
+    lookup: Any = SimpleNamespace(files=lambda *_: package)
+    said: list[str] = []
+
+    def checked(metric: str) -> TrialSpec | None:
+        context = Context(asked, policy, Objective(metric=metric), MODEL, sweep, lookup, unused, said.append)
+        return evidence.check_base_and_rows(context, Version("1", "run", tags), scored).champion_base
+
+    with pytest.raises(
+        SweepError, match=r"another base .*a loss per token.*give --metric eval_bits_per_byte or a score"
+    ):
+        checked("eval_loss")
+    base = checked("eval_bits_per_byte")
+    assert base is not None and base.base_name == f"{other} nf4 float32"
+    assert base.data == sweep.config.data
+    assert said == [f"the champion was trained on {other}: it is evaluated there, on the same rows"]
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    with pytest.raises(SweepError, match="on a base whose content has changed"):
+        checked("exact_match")
+
+    def call(method: str, words: tuple[Any, ...]) -> ScoringResult:
+        cut = 4 if method == "score_apart" else 5
+        rows = Evaluation(metrics={"eval_loss": 1.0}, row_losses=(1.0, 1.0), row_tokens=(1, 1), row_bytes=(5, cut))
+        return ScoringResult(scores=dict.fromkeys(words[-1].adapters, rows), hardware="cpu float32", fingerprint="f")
+
+    request = ScoringRequest(rows="test", adapters={"t01": {}, CHAMPION: {}})
+    with pytest.raises(SweepError, match=r"do not read the same rows whole: data\.max_length cuts them"):
+        evidence.ChampionApart(Scoring(call), base).score(request)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +165,7 @@ def test_a_champion_in_another_quantisation_or_type_of_the_model_is_scored_on_it
     asked: Any = SimpleNamespace(eval_data=None, force=False)
     lookup: Any = SimpleNamespace(files=lambda *_: package)
     said: list[str] = []
-    context = Context(asked, policy, unused, MODEL, sweep, lookup, unused, said.append)
+    context = Context(asked, policy, LOWEST_LOSS, MODEL, sweep, lookup, unused, said.append)
     found = evidence.check_base_and_rows(context, Version("1", "run", tags), scored)
     assert said == [f"the champion was trained in {words}: it is evaluated on its own base, on the same rows"]
     base = found.champion_base
