@@ -27,6 +27,7 @@ from cluster.loop import Finalist
 from cluster.nodes import Node, gpus, look
 from cluster.pace import Silent
 from trainables.contract import Evaluation, Failure, StepRecord, Target, TargetModules
+from trainables.engine_paths import EnginePath
 from trainables.specs import TrialSpec
 
 T = TypeVar("T")
@@ -275,10 +276,10 @@ class Broker:
         self._revive()
         return self._fleet.standing.slots
 
-    async def slots_by_base(self) -> tuple[dict[str, int], frozenset[str]]:
-        """Returns `Fleet.slots_by_base`, and the bases that no host can hold. Else as `slots`."""
+    async def slots_by_base(self) -> tuple[dict[str, int], frozenset[str], dict[str, EnginePath]]:
+        """Returns `Fleet.slots_by_base`, the bases that no host can hold, and `Fleet.paths`. Else as `slots`."""
         self._revive()
-        return self._fleet.slots_by_base, frozenset(self._fleet.refused)
+        return self._fleet.slots_by_base, frozenset(self._fleet.refused), self._fleet.paths
 
     async def expect(self, trial_key: str, spec: TrialSpec) -> None:
         """Counts the trial among those that wait for a slot on its base, before its stub is there to ask for one."""

@@ -32,7 +32,7 @@ from cluster.host_states import (
 from cluster.hosts import HostActor, HostFacts, HostOptions, HostPlace, SlotLimits
 from cluster.placement import Held
 from trainables.contract import Prepared, RowShape
-from trainables.engine_paths import Settled
+from trainables.engine_paths import EnginePath, Settled
 from trainables.specs import TrialSpec, short_names
 
 Got = TypeVar("Got")
@@ -117,6 +117,11 @@ class Fleet:
     def refused(self) -> Mapping[str, str]:
         """Returns base -> why no host can hold it."""
         return {name: base.refused for name, base in self.bases.items() if base.refused}
+
+    @property
+    def paths(self) -> dict[str, EnginePath]:
+        """Returns base -> how its hosts compute passes, for the bases of which a host has settled that."""
+        return {name: base.path for name, base in self.bases.items() if base.path is not None}
 
     @property
     def slots_by_base(self) -> dict[str, int]:
@@ -236,8 +241,8 @@ class Fleet:
 
     def _settle(self, base: BaseState, settled: Settled) -> None:
         """Has later hosts of a base compute passes as its first one does."""
-        if not base.is_settled:
-            base.is_settled, base.spec = True, settled.path.given_to(base.spec)
+        if base.path is None:
+            base.path, base.spec = settled.path, settled.path.given_to(base.spec)
 
     async def start(self, look: Look) -> NotReady | None:
         """Begins to make all hosts; returns when those that the cluster has room for now are ready."""

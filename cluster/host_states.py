@@ -15,6 +15,7 @@ from cluster import timeouts
 from cluster.hosts import HostFacts, SlotLimits
 from cluster.pace import Pulse, Silent
 from trainables.contract import StepRecord
+from trainables.engine_paths import EnginePath
 from trainables.specs import TrialSpec
 
 
@@ -102,8 +103,8 @@ class BaseState:
     spec: TrialSpec
     types: ComputeTypes
     """The compute types of its hosts."""
-    is_settled: bool = False
-    """Whether its first host has settled how passes are computed."""
+    path: EnginePath | None = None
+    """How its hosts compute passes, as its first host has settled; None before."""
     slots: int | None = None
     """Slots of the latest host that held it; None before the first."""
     refused: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -45,10 +45,17 @@ def of(config: SweepConfig, space: SearchSpace) -> tuple[TrialSpec, ...]:
     return tuple(found.values())
 
 
-def as_begun(own: tuple[TrialSpec, ...], path: EnginePath | None) -> tuple[TrialSpec, ...]:
-    """Returns the bases with the first one on the path that the sweep began with; each other base settles its own.
+def as_begun(
+    own: tuple[TrialSpec, ...], path: EnginePath | None, paths: Mapping[str, EnginePath]
+) -> tuple[TrialSpec, ...]:
+    """Returns the bases on the paths that the sweep began with; a base that is in no log settles its own.
 
     Another path rounds differently, and new losses must compare with those in the log. But a path says how the base is
     kept, too: the path of a base that is not quantised would dequantise the others.
+
+    Args:
+        path: that of the first base.
+        paths: base -> its path.
     """
-    return own if path is None else (path.given_to(own[0]), *own[1:])
+    known = {**({} if path is None else {own[0].base_name: path}), **paths}
+    return tuple(known[spec.base_name].given_to(spec) if spec.base_name in known else spec for spec in own)

@@ -19,7 +19,7 @@ from search_spaces.space import Point
 from sweeps.config.passwords import hidden
 from sweeps.config.points import Scalar
 from trainables.contract import Device, Failure, StepRecord
-from trainables.engine_paths import Settled
+from trainables.engine_paths import EnginePath, Settled
 from trainables.inputs import json_text
 from trainables.objective import LOWEST_LOSS, Metrics, Objective
 from trainables.specs import Spec, Words
@@ -132,6 +132,16 @@ class HostsChanged(Spec):
     slots: int
     held: int
     silent: tuple[Silent, ...] = ()
+
+
+class PathSettled(Spec):
+    """The first host of a base has settled how passes are computed, in a sweep that searches its base."""
+
+    type: Literal["path_settled"] = "path_settled"
+    time: float
+    base: str
+    """See `TrialSpec.base_name`."""
+    path: EnginePath
 
 
 class DriverLives(Spec):
@@ -388,6 +398,7 @@ Event = (
     | SweepPlanned
     | HostsStarted
     | HostsChanged
+    | PathSettled
     | DriverLives
     | DataPrepared
     | BaseEvaluated

@@ -23,6 +23,7 @@ from sweeps.record.events import (
     Event,
     HostsChanged,
     HostsStarted,
+    PathSettled,
     PointInfeasible,
     RequestAnswered,
     SweepEnded,
@@ -145,6 +146,8 @@ class SweepRecord:
     """The hosts of the latest driver at their present number; None until they are ready."""
     path: EnginePath | None = None
     """How the first hosts computed passes; hosts of later drivers do the same. None if no hosts have reported it."""
+    paths: Mapping[str, EnginePath] = field(default_factory=dict)
+    """`PathSettled.base` -> how its first host computed passes, in a sweep that searches its base."""
     host_seconds: Mapping[Device, float] = field(default_factory=dict)
     """Device -> number of hosts times the seconds for which they were held, until `hosts.since`."""
     gpu_seconds: float = 0.0
@@ -205,7 +208,7 @@ class SweepRecord:
                 return self._started(event)
             case SweepPlanned():
                 return replace(self, planned=self.planned or event)
-            case HostsStarted() | HostsChanged() | DriverLives():
+            case HostsStarted() | HostsChanged() | PathSettled() | DriverLives():
                 return self._spends(event)
             case DataPrepared():
                 return replace(self, data=event.summary)
@@ -267,9 +270,11 @@ class SweepRecord:
         }
         return {**self.trials, **taken_up} if taken_up else self.trials
 
-    def _spends(self, event: HostsStarted | HostsChanged | DriverLives) -> SweepRecord:
+    def _spends(self, event: HostsStarted | HostsChanged | PathSettled | DriverLives) -> SweepRecord:
         if isinstance(event, DriverLives):
             return replace(self, lived_until=event.time)
+        if isinstance(event, PathSettled):
+            return replace(self, paths={event.base: event.path, **self.paths})
         if isinstance(event, HostsStarted):
             return replace(self._hosts_started(event), trials=self._going_on())
         if self.hosts is None:

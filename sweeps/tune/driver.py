@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from sweeps.config import bases, resource
 from sweeps.config.model import SweepConfig, size_bytes
 from sweeps.errors import ConfigError, StorageError
 from sweeps.record import samples
-from sweeps.record.events import BaseEvaluated, DataPrepared, SweepEnded, TrialState
+from sweeps.record.events import BaseEvaluated, DataPrepared, PathSettled, SweepEnded, TrialState
 from sweeps.record.folder import writing
 from sweeps.record.journal import Journal
 from sweeps.record.whole_files import write_whole
@@ -38,6 +38,7 @@ from sweeps.tune.trial_events import JournalCallback
 from sweeps.tune.trial_queue import TrialQueue, room_anywhere
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
+from trainables.engine_paths import EnginePath
 from trainables.errors import GradingError
 from trainables.specs import TrialSpec
 
@@ -67,7 +68,7 @@ class Driver:
             HostError: no host can run; the message says what to mend.
         """
         since, hosts = self.trials.clock(), self.trials.amended.cluster.hosts
-        own = bases.as_begun(bases.of(self._config, space), self._journal.record.path)
+        own = bases.as_begun(bases.of(self._config, space), self._journal.record.path, self._journal.record.paths)
         broker = self.create_broker(own[0], slot_limits, self._host_options(hosts, own), ActiveTrial)
         starting = StartingBroker(broker, self.trials.stop, self.display.say, self.calls)
         waits = starting.ask("outlook")
@@ -216,13 +217,18 @@ class Driver:
             lambda: self._slots(broker),
             self.trials,
             (lambda: 0) if self._config.cluster.has_own_ray else room_anywhere,
-            HostBases(broker, source.refuse, self.calls) if bases.are_searched(self._config) else None,
+            HostBases(broker, source.refuse, self._settle, self.calls) if bases.are_searched(self._config) else None,
         )
         callback = JournalCallback(self.trials, self.display.say, broker.release.remote)
         watch = Watch(hosts, self.trials, lambda: queue.live, self.display, evaluated, self.calls)
         experiment.run(files, self.trials, queue, watch, callback)
         if callback.failure is not None:
             raise callback.failure
+
+    def _settle(self, paths: Mapping[str, EnginePath]) -> None:
+        """Keeps the paths of bases in the log, so that hosts of a later driver compute as those of this one."""
+        for base in sorted(paths.keys() - self._journal.record.paths.keys()):
+            self._journal.add(PathSettled(time=self.trials.clock(), base=base, path=paths[base]))
 
     def _slots(self, broker: Any) -> int:
         try:

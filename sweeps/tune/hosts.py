@@ -21,6 +21,7 @@ from sweeps.steering.stop import StopState
 from sweeps.supply.target_modules import Targets
 from sweeps.tune.actor_calls import RAY, Calls, OpenCall, Repeated, until_there
 from trainables.contract import Evaluation, Failure
+from trainables.engine_paths import EnginePath
 from trainables.specs import TrialSpec
 
 BROKER_DIES = (
@@ -217,17 +218,24 @@ class BaseEvaluation:
 class HostBases:
     """Asks the broker for the slots of each base, and tells it which trials come, in a sweep that searches its base."""
 
-    def __init__(self, broker: Any, refuse: Callable[[frozenset[str]], None], calls: Calls = RAY) -> None:
-        """`refuse` takes the names of the bases that no host can hold."""
-        self._broker, self._refuse, self._calls = broker, refuse, calls
+    def __init__(
+        self,
+        broker: Any,
+        refuse: Callable[[frozenset[str]], None],
+        settle: Callable[[Mapping[str, EnginePath]], None],
+        calls: Calls = RAY,
+    ) -> None:
+        """`refuse` takes the names of the bases that no host can hold, `settle` the paths of those that hosts held."""
+        self._broker, self._refuse, self._settle, self._calls = broker, refuse, settle, calls
 
     def slots(self) -> Mapping[str, int]:
         """Returns base -> slots, see `Broker.slots_by_base`; empty while Ray restarts the broker."""
         try:
-            slots, refused = self._calls.answer(self._broker.slots_by_base.remote())
+            slots, refused, paths = self._calls.answer(self._broker.slots_by_base.remote())
         except PROCESS_LOST:
             return {}
         self._refuse(refused)
+        self._settle(paths)
         found: Mapping[str, int] = slots
         return found
 

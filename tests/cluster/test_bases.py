@@ -15,6 +15,7 @@ from cluster.broker_answers import Lease, Refused
 from cluster.errors import HostError
 from cluster.hosts import HostOptions, SlotLimits
 from trainables.contract import Failure
+from trainables.engine_paths import EnginePath, Settled
 from trainables.specs import QuantizationSpec, SchemeName, TrialSpec
 
 pytestmark = pytest.mark.timeout(60)
@@ -102,6 +103,17 @@ async def test_hosts_are_shared_out_among_the_bases_as_they_start_and_one_may_ta
     assert bases.held() == ["nf4", "none"]
     assert await bases.take("a", THIRD) == "fp4"
     assert bases.broker._fleet.slots_by_base in ({"nf4": 2, "fp4": 2}, {"none": 2, "fp4": 2})
+
+
+async def test_each_base_has_the_path_that_its_first_host_settled(made):
+    bases = made("m", "n")
+    paths = [EnginePath(engine=engine, residency="4bit") for engine in ("flat", "peft")]
+    bases.actors.settled = {node: Settled(path=path) for node, path in zip("mn", paths, strict=True)}
+    await bases.begin()
+    bases.actors.settled = {}
+    assert (await bases.broker.slots_by_base())[2] == {"nf4": paths[0], "none": paths[1]}
+    await bases.lose("none")
+    assert [actor.base.training.engine for actor in bases.actors.living] == ["auto", "peft"]
 
 
 async def test_a_host_that_evaluates_its_base_keeps_the_base_meanwhile(made):

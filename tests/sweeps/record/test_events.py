@@ -32,6 +32,7 @@ from sweeps.record.events import (
     EarlierTrials,
     Event,
     HostsChanged,
+    PathSettled,
     SweepEnded,
     SweepPlanned,
     SweepStarted,
@@ -44,6 +45,7 @@ from sweeps.record.events import (
 )  # fmt: skip
 from sweeps.record.sweep_record import new_events
 from trainables.contract import StepRecord
+from trainables.engine_paths import EnginePath
 from trainables.objective import Objective
 
 TEXT = "\n\u2028\x00\\ 'é' \N{GRINNING FACE}"
@@ -54,6 +56,7 @@ EACH: list[Event] = [
     SweepPlanned(time=0.0, steps=9, seconds=None),
     hosts(),
     HostsChanged(time=1.0, hosts=3, slots=3, held=3),
+    PathSettled(time=1.0, base=TEXT, path=EnginePath(engine="flat", residency="4bit")),
     DriverLives(time=1.0),
     DataPrepared(time=1.0, summary=SCALARS, warnings=(TEXT, "")),
     base(4.5),
