@@ -70,6 +70,7 @@ def best_json(record: SweepRecord, selection: Selection, **more: Any) -> dict[st
         "value": trial.value(metric),
         "step": trial.best_step,
         "params": dict(trial.params),
+        **({} if trial.best_part is None else {"eval_rows": trial.best_part.rows}),
         **selection.mark,
         **more,
     }

@@ -26,7 +26,7 @@ from sweeps.record.events import (
 )
 from sweeps.record.folder import SweepFolder, read_events
 from sweeps.record.journal import rule_event
-from sweeps.record.selection import rank, without_all_rows
+from sweeps.record.selection import Selection, rank, without_all_rows
 from sweeps.record.snapshots import SavedTrial
 from sweeps.record.sweep_record import new_events
 from sweeps.report import best_compared, trial_tables
@@ -197,6 +197,9 @@ def test_tables_and_lines_say_that_a_value_is_of_a_part() -> None:
     (trial,) = known.trials.values()
     assert (trial.value("eval_loss"), trial.measured_at(3, "eval_loss")) == (1.2, 1.5)
     assert best_compared.in_words(known, trial) == "t00, eval_loss 1.2000 at step 3, by 16 of ? evaluation rows"
+    best = best_compared.best_json(known, Selection(trial))
+    assert best is not None
+    assert (best["value"], best["eval_rows"]) == (1.2, 16)
     assert trial_tables.notes(known) == [
         "best values of a part of the evaluation rows: 1 trial (16 rows); the base brings them to all rows: value on "
         "the part + base on all rows - base on the part"
