@@ -65,6 +65,8 @@ class TrialRecord:
     """Step of each report -> its report point, in the unit of rungs: steps or examples."""
     parts: Mapping[int, EvaluatedPart] = field(default_factory=dict)
     """Step of each report on a part of the evaluation rows -> the part; see `best_part`."""
+    at_rung: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Step of each report -> `TrialReported.at_rung`, if there is one."""
     has_all_rows: bool = False
     """Whether the best step was evaluated on all rows after the trial was over."""
     adapter: str | None = None
@@ -407,6 +409,7 @@ def _reported(trial: TrialRecord, report: TrialReported) -> TrialRecord:
         evals=(*trial.evals, (report.step, report.metrics)),
         points={**trial.points, report.step: report.report_point},
         parts={**trial.parts, report.step: report.part} if report.part is not None else trial.parts,
+        at_rung={**trial.at_rung, report.step: report.at_rung} if report.at_rung is not None else trial.at_rung,
         adapter=report.adapter or trial.adapter,
         adapter_sha256=report.adapter_sha256 if report.adapter else trial.adapter_sha256,
         tokens=report.tokens,

@@ -244,7 +244,7 @@ class TrialSource:
                 # evaluation.when: best, no report has a score.
                 is_last = reached == self._compared.total and self._config.evaluation.when != "best"
                 goal = self._objective if is_last else self._config.stops
-                value = goal.loss(metrics.get(goal.metric, math.inf))
+                value = goal.loss(trial.at_rung.get(step, metrics).get(goal.metric, math.inf))
                 unscored: FailureKind = "diverged" if goal.metric in metrics else "failed"
                 outcome: float | FailureKind = value if math.isfinite(value) else unscored
                 self._searcher.tell(trial.point, reached, outcome, reached == self._compared.total)

@@ -130,6 +130,19 @@ def test_at_rungs_a_searcher_is_told_what_stops_trials_and_at_the_end_what_choos
     assert [each for each in heard if isinstance(each[1], float)] == told
 
 
+def test_a_searcher_is_told_of_the_default_by_the_rows_of_its_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = Sweep(RATES, searcher={"kind": "tpe"}, budget={"steps_per_trial": 9})
+    first: Any = trials.next()
+    heard: list[float] = []
+    monkeypatch.setattr(Learner, "tell", lambda _self, _point, _at, outcome, _is_final: heard.append(outcome))
+    (known,) = recorded((first, TrialState.COMPLETED)).values()
+    evals = ((3, {"eval_loss": 2.0}), (9, {"eval_loss": 1.5}))
+    known = replace(known, evals=evals, at_rung={3: {"eval_loss": 2.25}})
+    trials.record = replace(trials.record, trials={known.trial_key: known})
+    trials.next()
+    assert [each for each in heard if isinstance(each, float)] == [2.25, 1.5]
+
+
 def test_points_that_cannot_be_trained_do_not_use_up_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial_source, "USED_UP", 20)
     space = {"adapter.target_modules": {"choice": ["mlp", "all-linear"]}, "adapter.r": {"choice": [*range(1, 41)]}}
