@@ -28,6 +28,8 @@ KEYS = {
 }
 """Keyword -> key of the sweep file. All other keywords are keys of the sweep file themselves."""
 _SPLITS = ("data.train", "data.eval", "data.test")
+_OF_SPLIT = {"train": "train", "validation": "eval", "eval": "eval", "test": "test"}
+"""Split of a DatasetDict -> keyword."""
 _WHOLE = ("search_space", "objective")
 """Sections that replace a file's whole section. In other sections each key replaces a key."""
 
@@ -46,6 +48,7 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
         raise ConfigError([f"the sweep: is of type {type(config).__name__}: give {kinds}"])
     file = str(config) if isinstance(config, str | Path) else None
     given = list(_flat(config)) if isinstance(config, Mapping) else []
+    keywords = _with_splits(keywords)
     given += _flat({_key(name, value): value for name, value in keywords.items()})
     if file is None and "name" not in dict(given):
         given.append(("name", _name(dict(given).get("model.source"))))
@@ -64,6 +67,21 @@ def sweep_of(config: str | Path | Mapping[str, Any] | None, keywords: Mapping[st
         return load.load(file, changes, Path.cwd())
     except ConfigError as error:
         raise ConfigError([_with_keyword(problem) for problem in error.problems]) from None
+
+
+def _with_splits(keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the keywords with the splits of `train`, where this is a DatasetDict or another mapping of splits."""
+    splits = keywords.get("train")
+    if not isinstance(splits, Mapping):
+        return keywords
+    if "train" not in splits or (splits.keys() - _OF_SPLIT.keys()):
+        known = ", ".join(_OF_SPLIT)
+        there = ", ".join(map(str, splits))
+        raise ConfigError([f"train: has {there}, and splits are taken by the names {known}: give train=, eval=, test="])
+    return {
+        **{_OF_SPLIT[name]: rows for name, rows in splits.items()},
+        **{k: v for k, v in keywords.items() if k != "train"},
+    }
 
 
 def changes_of(changes: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,8 @@ class DataSpec(Spec):
     """Rows to train on and rows to evaluate on. Exactly one of completion, messages and text says how a row reads."""
 
     train: str = Field(min_length=1)
-    """A .jsonl, .csv or .parquet file, or a hub data set id (`owner/name`, optionally `owner/name:config`)."""
+    """A .jsonl, .csv or .parquet file, a folder of such files or of `save_to_disk`, or a hub data set id (`owner/name`,
+    optionally `owner/name:config`)."""
     eval: str | None = None
     """A file or a hub data set id, as `train`. Without it, `eval_examples` rows of `train` are held out."""
     test: str | None = None
@@ -202,11 +203,11 @@ class DataSpec(Spec):
     revision: str | None = None
     """Branch, tag or commit of the hub data sets. A commit needs all of them in one repository."""
     train_split: str = "train"
-    """Split of a hub data set that `train` reads."""
+    """Split of a hub data set, or of a saved DatasetDict, that `train` reads."""
     eval_split: str = "validation"
-    """Split of a hub data set that `eval` reads."""
+    """Split of a hub data set, or of a saved DatasetDict, that `eval` reads."""
     test_split: str = "test"
-    """Split of a hub data set that `test` reads."""
+    """Split of a hub data set, or of a saved DatasetDict, that `test` reads."""
     prompt: str | None = None
     """Template over the row's columns, for example "{question}"."""
     completion: str | None = None

@@ -375,7 +375,7 @@ def _is_model_path(source: str, folder: Path) -> bool:
 
 def _is_data_path(source: str, folder: Path) -> bool:
     try:
-        if not source or sources.is_local(source):
+        if not source or paths.is_folder(folder / source) or sources.is_local(source):
             return bool(source)
     except DataError:
         return False  # the check of the data says why

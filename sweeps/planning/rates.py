@@ -294,7 +294,8 @@ def data_key(config: SweepConfig) -> str:
     """Hashes a sweep's rows to 12 hex digits: `data`, the sizes of its files, and the model for its tokenizer."""
     assert config.data is not None, "a sweep without data has no rows"
     sources = [config.data.train, config.data.eval or ""]
-    sizes = [path.stat().st_size if (path := Path(source)).is_file() else 0 for source in sources]
+    files = [[Path(source), *Path(source).rglob("*")] if source else [] for source in sources]
+    sizes = [sum(each.stat().st_size for each in of if each.is_file()) for of in files]
     model = config.model
     # Left out where it is off: the rows that rates of earlier versions are known by had no such field.
     rows = config.data.model_dump(exclude=set() if config.data.all_rows else {"all_rows"})

@@ -113,6 +113,19 @@ def test_rows_are_written_once_into_the_storage_and_equal_rows_are_one_file(here
     assert Path(of_profile.data.train).parent == here / "shared" / "from_python"
 
 
+def test_the_splits_of_a_dataset_dict_are_taken_by_their_names(here):
+    from datasets import Dataset, DatasetDict
+
+    parts = DatasetDict(train=Dataset.from_list(ROWS[1:]), validation=Dataset.from_list(ROWS[:1]))
+    data = config_of(FILE, train=parts, data={"eval_examples": None}).data
+    written = [[json.loads(line) for line in Path(each).read_text().splitlines()] for each in (data.train, data.eval)]
+    assert written == [ROWS[1:], ROWS[:1]]
+    other = [{**ROWS[0], "question": "other"}]
+    assert config_of(FILE, train=parts, eval=other, data={"eval_examples": None}).data.eval != data.eval
+    with pytest.raises(ConfigError, match=r"^train: has dev, train, and splits are taken by the names train, valid"):
+        config_of(FILE, train={"dev": ROWS, "train": ROWS})
+
+
 def test_missing_values_and_dates_of_a_frame_are_those_of_json(here):
     import pandas
 

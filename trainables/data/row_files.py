@@ -9,7 +9,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from trainables.data import templates
 from trainables.data.templates import Placed, Row
@@ -18,6 +18,7 @@ from trainables.inputs import json_text
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import DataSpec
 
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _CSV_FIELD_CHARACTERS = 2**31 - 1
 COUNTED_BYTES = 1_000_000_000
 """Bytes of the largest file of JSON lines whose rows are counted. Counting takes about a second."""
@@ -37,23 +38,57 @@ def read_rows(field: str, source: str, data: DataSpec, *, every_column: bool = F
     Raises:
         DataError: the file is missing or cannot be read; names the line.
     """
-    path, where = Path(source), f"{field}: {source}"
-    try:
-        if not path.is_file():
-            raise DataError(f"{field}: {not_found(path, data)}")
-        match path.suffix.lower():
-            case ".csv":
-                yield from _csv(path, where, data)
-            case ".parquet":
-                yield from _parquet(path, where, None if every_column else data)
-            case _:
-                yield from _json(path, where)
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error}") from error
+    for path in files(field, source, data):
+        where = f"{field}: {path}"
+        try:
+            if not path.is_file():
+                raise DataError(f"{field}: {not_found(path, data)}")
+            match path.suffix.lower():
+                case ".csv":
+                    rows = _csv(path, where, data)
+                case ".parquet" | ".arrow":
+                    rows = _columns(path, where, None if every_column else data)
+                case _:
+                    rows = _json(path, where)
+            for placed in rows:
+                yield placed if path == Path(source) else placed._replace(place=f"{path.name}, {placed.place}")
+        except OSError as error:
+            raise DataError(f"{where} cannot be read: {error}") from error
+
+
+def files(field: str, source: str, data: DataSpec) -> list[Path]:
+    """Returns the files that hold the rows of a source: the file itself, or those of a folder in the order of names.
+
+    A folder holds files of one kind, or is what `save_to_disk` of `datasets` 5 writes: Arrow files named by
+    `state.json`, or a folder of them for each split, which `data.train_split` and its like name.
+
+    Raises:
+        DataError: the folder holds no rows, files of several kinds, or no such split.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return [folder]
+    if (folder / "dataset_dict.json").is_file():
+        split = str(getattr(data, f"{field.removeprefix('data.')}_split"))
+        there = sorted(each.parent.name for each in folder.glob("*/state.json"))
+        if split not in there:
+            raise DataError(f"{field}: {source} has no split {split!r}: set {field}_split (there: {', '.join(there)})")
+        folder /= split
+    if (folder / "state.json").is_file():
+        state: Any = _parsed((folder / "state.json").read_bytes(), f"{field}: {folder}/state.json")
+        return [folder / str(each["filename"]) for each in state["_data_files"]]
+    found = sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.name[0] not in "._")
+    kinds = sorted({each.suffix.lower() for each in found})
+    if len(kinds) != 1:
+        held = f"files of several kinds ({', '.join(kinds)})" if kinds else f"no file in {', '.join(SUFFIXES)}"
+        raise DataError(f"{field}: {source} is a folder with {held}: name a file in it, or a folder of one kind")
+    return found
 
 
 def count(path: Path) -> int | None:
     """Counts the rows of a file without parsing them; returns None if that is impossible or would take long."""
+    if path.is_dir():
+        return None
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
@@ -189,17 +224,32 @@ def _header(file: TextIO, delimiter: str) -> list[str]:
         return []
 
 
-def _parquet(path: Path, where: str, data: DataSpec | None) -> Iterator[Placed]:
-    """Reads the columns that `data` needs; all without `data`."""
-    from pyarrow import ArrowException, parquet
+def _columns(path: Path, where: str, data: DataSpec | None) -> Iterator[Placed]:
+    """Reads the columns that `data` needs of a Parquet or Arrow file; all without `data`."""
+    from pyarrow import ArrowException
 
     number = 0
+    kind, batches = ("Arrow", _arrow_batches) if path.suffix.lower() == ".arrow" else ("Parquet", _parquet_batches)
     try:
-        with parquet.ParquetFile(path) as file:
-            columns = None if data is None else needed(data, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Placed(f"row {number}", row, batch.nbytes // len(batch))
+        for batch in batches(path, data):
+            for row in batch.to_pylist():
+                number += 1
+                yield Placed(f"row {number}", row, batch.nbytes // len(batch))
     except ArrowException as error:
-        raise DataError(f"{where}: is not a Parquet file that can be read: {error}") from error
+        raise DataError(f"{where}: is not a {kind} file that can be read: {error}") from error
+
+
+def _parquet_batches(path: Path, data: DataSpec | None) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        columns = None if data is None else needed(data, file.schema_arrow.names)
+        yield from file.iter_batches(batch_size=1024, columns=columns)
+
+
+def _arrow_batches(path: Path, data: DataSpec | None) -> Iterator[Any]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+        columns = stream.schema.names if data is None else needed(data, stream.schema.names)
+        yield from (batch.select(columns) for batch in stream)

@@ -26,7 +26,6 @@ SPLITS: tuple[SplitName, ...] = ("train", "eval", "test")
 RowGroup = int | str
 """What marks the rows that are drawn together: their group, their content, or the place of a row that is alone."""
 Unit = TypeVar("Unit", int, str, int | str)
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 CHECKED_ROWS = 20
 COUNTED_ROWS = 2000
 """The most rows that `check_data` counts to see whether rows are left to train on."""
@@ -45,16 +44,16 @@ _FILE_SUFFIX = re.compile(r"\.[a-z]{2,9}\d?$", re.IGNORECASE)
 
 
 def is_local(source: str) -> bool:
-    """Returns True for a local file, False for the id of a hub data set. Raises `DataError` for anything else."""
-    accepted = f"a file ends in {', '.join(SUFFIXES)}; a hub data set is owner/name or owner/name:config"
-    if Path(source).suffix.lower() in SUFFIXES:
+    """Returns True for a local file or folder, False for the id of a hub data set; raises `DataError` otherwise."""
+    accepted = f"a file ends in {', '.join(row_files.SUFFIXES)}; a hub data set is owner/name or owner/name:config"
+    if Path(source).suffix.lower() in row_files.SUFFIXES:
         return True
     try:
-        is_folder, is_there = Path(source).is_dir(), Path(source).exists()
+        if Path(source).is_dir():
+            return True
+        is_there = Path(source).exists()
     except OSError as error:  # a name that is too long, for example
         raise DataError(f"{source} cannot be looked up: {error.strerror}; {accepted}") from None
-    if is_folder:
-        raise DataError(f"{source} is a folder: name a file in it ({accepted})")
     if source.startswith(("/", "./", "../", "~")) or _FILE_SUFFIX.search(source) or is_there:
         raise DataError(f"{source} is not a kind of file that is read here: {accepted}")
     if not _HUB_ID.fullmatch(source):
@@ -87,7 +86,7 @@ def _revision_problems(data: DataSpec) -> list[str]:
     hub = {
         f"data.{split}": source.partition(":")[0]
         for split, source in named.items()
-        if _HUB_ID.fullmatch(source) and Path(source).suffix.lower() not in SUFFIXES
+        if _HUB_ID.fullmatch(source) and Path(source).suffix.lower() not in row_files.SUFFIXES
     }
     repositories = dict.fromkeys(hub.values())
     if len(repositories) < 2 or _COMMIT.fullmatch(data.revision or "") is None:
@@ -329,6 +328,17 @@ def _same_file(one: Path, other: Path) -> bool:
         return False
 
 
+def _in_both(data: DataSpec, split: SplitName) -> list[Path]:
+    """Returns the first file that both data.train and another split read, where one is a folder."""
+    both: list[SplitName] = ["train", split]
+    with suppress(DataError, OSError):  # reported by the check of the split
+        read = [
+            {file.resolve() for file in row_files.files(f"data.{each}", getattr(data, each), data)} for each in both
+        ]
+        return sorted(read[0] & read[1])[:1]
+    return []
+
+
 def _shared_problems(data: DataSpec) -> list[str]:
     """Lists problems of splits with the same rows as data.train: trained rows must not be evaluated."""
     problems, way_out = [], "give rows that are not trained on, or leave it out"
@@ -338,7 +348,11 @@ def _shared_problems(data: DataSpec) -> list[str]:
         if source is None:
             continue
         train, other = Path(data.train), Path(source)
-        if other.suffix.lower() in SUFFIXES:
+        if train.is_dir() or other.is_dir():
+            problems += [
+                f"data.{split}: {file} is also read for data.train: {way_out}" for file in _in_both(data, split)
+            ]
+        elif other.suffix.lower() in row_files.SUFFIXES:
             if source == data.train or _same_file(train, other):
                 problems.append(f"data.{split}: is the same file as data.train: {way_out}")
             elif same_content(train, other):
@@ -368,11 +382,12 @@ def _content(data: DataSpec, split: SplitName) -> str:
     source = getattr(data, split)
     if not _is_local(data, split):
         return f"hub:{source}@{data.revision or 'main'}/{getattr(data, f'{split}_split')}"
-    path = Path(source)
     try:
-        if not path.is_file():
-            raise DataError(f"data.{split}: {row_files.not_found(path, data)}")
-        return _digest(path)[:16]
+        paths = row_files.files(f"data.{split}", source, data)
+        if not paths[0].is_file():
+            raise DataError(f"data.{split}: {row_files.not_found(paths[0], data)}")
+        digests = [_digest(path) for path in paths]
+        return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
     except OSError as error:
         raise DataError(f"data.{split}: {source} cannot be read: {error}") from error
 

@@ -291,7 +291,7 @@ def count_rows(data: DataSpec, which: str) -> int | None:
 
 def _is_here(data: DataSpec, which: str) -> bool:
     named, split = source_of(data, which)
-    return Path(getattr(named, split) or data.train).is_file()
+    return Path(getattr(named, split) or data.train).exists()
 
 
 def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:

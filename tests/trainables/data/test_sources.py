@@ -10,6 +10,7 @@ from typing import Any
 import data_rows
 import pytest
 from data_rows import write
+from datasets import Dataset, DatasetDict
 
 from trainables.data import sources
 from trainables.errors import DataError
@@ -48,11 +49,44 @@ def test_source_that_is_neither_is_refused_with_what_is_accepted(source: str) ->
         sources.is_local(source)
 
 
-def test_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "owner/name").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="owner/name is a folder: name a file in it"):
-        sources.is_local("owner/name")
+def test_a_folder_is_the_rows_of_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "part-2.jsonl", PAIRS[10:])
+    write(folder / "part-1.jsonl", PAIRS[:10])
+    (folder / ".hidden.csv").write_text("x")
+    (folder / "README.md").write_text("x")
+    data = spec(folder)
+    assert sources.check_data(data) == []
+    found = list(sources.placed(data, "train"))
+    assert [row for _, row, _ in found] == PAIRS
+    assert (found[0].place, found[10].place) == ("part-1.jsonl, line 1", "part-2.jsonl, line 1")
+    before = sources.fingerprint(data)
+    write(folder / "part-2.jsonl", PAIRS[11:])
+    assert sources.fingerprint(data)["train"] != before["train"]
+    assert sources.check_data(spec(folder, eval=str(folder / "part-1.jsonl"))) == [
+        f"data.eval: {folder}/part-1.jsonl is also read for data.train: give rows that are not trained on, or leave it "
+        "out"
+    ]
+    (folder / "more.csv").write_text("question,answer\n")
+    assert sources.check_data(data) == [
+        f"data.train: {folder} is a folder with files of several kinds (.csv, .jsonl): name a file in it, or a folder "
+        "of one kind"
+    ]
+
+
+def test_a_folder_that_datasets_saved_is_read_and_its_splits_are_taken_by_their_names(tmp_path: Path) -> None:
+    whole = Dataset.from_list(PAIRS)
+    whole.select(range(20, 30)).save_to_disk(tmp_path / "one", num_shards=2)
+    one = spec(tmp_path / "one")
+    assert [dict(row) for row in read(one, "train")] == PAIRS[20:]
+    DatasetDict(train=whole.select(range(20)), held=whole.select(range(20, 30))).save_to_disk(tmp_path / "both")
+    both = spec(tmp_path / "both", eval=str(tmp_path / "both"), eval_split="held")
+    assert sources.check_data(both) == []
+    assert [list(read(both, split)) for split in ("train", "eval")] == [PAIRS[:20], PAIRS[20:]]
+    assert sources.check_data(spec(tmp_path / "both", train_split="training")) == [
+        f"data.train: {tmp_path}/both has no split 'training': set data.train_split (there: held, train)"
+    ]
 
 
 # Reading
