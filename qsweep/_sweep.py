@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sweeps.record.events import RequestAnswered
     from sweeps.record.folder import SweepFolder
     from sweeps.report.status import Status
+    from sweeps.steering.driver_process import Process
 
 _SENDER = "qsweep in Python"
 _POLICY = ("top", "alias", "min_gain", "metric")
@@ -34,7 +35,7 @@ def _key(trial: Any) -> Any:
 class Sweep:
     """A sweep on this machine, which runs, waits to go on, or is over."""
 
-    def __init__(self, folder: SweepFolder, process: _driver.Process | None = None, shown: int | None = None) -> None:
+    def __init__(self, folder: SweepFolder, process: Process | None = None, shown: int | None = None) -> None:
         """Makes a handle of the sweep in a folder.
 
         Args:
@@ -290,7 +291,7 @@ class Sweep:
         """Raises Failed if the driver failed. A stopped sweep is no failure."""
         from sweeps.report.status import WORDS
 
-        status, log = self._read(), _driver.log_of(self._folder)
+        status, log = self._read(), self._folder.driver_log
         printed = log.read_bytes()[self._begin :].decode(errors="replace").splitlines() if log.exists() else []
         errors = [line.removeprefix("error: ") for line in printed[-60:] if line.startswith("error: ")]
         code = None if self._process is None else self._process.poll()
@@ -336,9 +337,11 @@ def say(lines: Sequence[str]) -> None:
 
 def driven(folder: SweepFolder, words: list[str], wait: bool) -> Sweep:
     """Starts `qsweep resume FOLDER WORDS`, and follows it if `wait`."""
+    from sweeps.steering import driver_process
+
     shown = _driver.log_size(folder)
-    process = _driver.start(folder, words)
+    process = driver_process.start(folder, words)
     sweep = Sweep(folder, process, shown)
     if not wait:
-        _driver.wait_until_it_drives(folder, process)
+        driver_process.wait_until_it_drives(folder, process)
     return sweep.wait() if wait or process.poll() is not None else sweep

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Storage, mistakes, say
+from sweeps.cli.shared import Storage, ending_on_signals, mistakes
 from sweeps.cli.submitted import Address
 from sweeps.cli.submitted import follow as follow_sweep
+from sweeps.errors import SweepError
 
 
 def logs(
@@ -20,9 +21,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the sweep has ended.")] = False,
     storage: Storage = Path("results"),
 ) -> None:
-    """Print what a submitted sweep has printed, or say where a sweep of this machine keeps its events."""
+    """Print what the drivers of a sweep have printed, whether it runs or not; of a submitted sweep, its job."""
     if address is None:
-        _of_this_machine(sweep, storage)
+        _of_this_machine(sweep, storage, follow)
         return
     with mistakes():
         from cluster.submission.following import lines_of
@@ -37,11 +38,14 @@ def logs(
         print(line)
 
 
-def _of_this_machine(sweep: str, storage: Path) -> None:
-    from sweeps.steering import local_sweeps
+def _of_this_machine(sweep: str, storage: Path, follow: bool) -> None:
+    from sweeps.steering import driver_process, local_sweeps
 
-    with mistakes():
+    with ending_on_signals("this ends the following, and not the sweep"), mistakes():
         folder = local_sweeps.find(sweep, storage)
-    say("a sweep of this machine prints to the terminal that it was launched in; every event of it is in")
-    print(folder.events)
-    say(f"qsweep status {folder.path} shows what they add up to; a submitted sweep needs --address")
+        show = driver_process.lines(folder.driver_log)
+        if follow:
+            driver_process.follow(folder, None, show)
+        show()
+        if not folder.driver_log.exists():
+            raise SweepError(f"{folder.driver_log}: is not there yet; qsweep status {folder.path} shows the sweep")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.cli.launch import run
+from sweeps.cli.launch import Asked, run
 from sweeps.cli.plan import show_plan
-from sweeps.cli.shared import Json, LocalSweep, Offline, Price, Promoting, Storage, mistakes
+from sweeps.cli.shared import Detach, Json, LocalSweep, Offline, Price, Promoting, Storage, mistakes
 
 if TYPE_CHECKING:
     from sweeps.config.load import LoadedSweep
@@ -34,6 +34,7 @@ def refit(  # noqa: PLR0913 - its options
     price: Price = None,
     promote: Promoting = False,
     offline: Offline = False,
+    detach: Detach = False,
     storage: Storage = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -56,4 +57,4 @@ def refit(  # noqa: PLR0913 - its options
     asked = {"--steps": steps, "--epochs": epochs, "--storage": None if storage == Path("results") else storage}
     words = [part for name, value in asked.items() if value is not None for part in (name, str(value))]
     words += [*([trial] if trial else []), *(["--all-rows"] if all_rows else [])]
-    run(made, ["refit", sweep, *words, "--plan"], promote, offline, as_json)
+    run(made, ["refit", sweep, *words, "--plan"], Asked(promote, offline, detach, as_json))

@@ -34,6 +34,9 @@ Promoting = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Start also where MLflow does not answer: it is sent all later.")
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Run it as a process of its own, and say how to follow and stop it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Price = Annotated[float | None, typer.Option("--price", help="What a GPU-hour costs, such as 2.5: the sum is told.")]
 NoFiles = Annotated[bool, typer.Option("--no-files", help="Send no data and no model: their paths are the cluster's.")]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sweeps.mirror import timeouts
 from sweeps.mirror.store import Stored
-from sweeps.record.folder import MIRROR_NOTE, REPORT
+from sweeps.record.folder import DRIVER_LOG, MIRROR_NOTE, REPORT
 
-_NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT)
-"""The log is sent in parts, the note is this machine's, and the report is made again."""
+_NOT_MIRRORED = ("events.jsonl", MIRROR_NOTE, REPORT, DRIVER_LOG)
+"""The log is sent in parts, the note and the drivers' output are this machine's, and the report is made again."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FileState:
 
 
 def small_files(folder: Path) -> dict[str, FileState]:
-    """Returns the files of a sweep's folder that are mirrored whole: all but log, locks, drafts, note and report."""
+    """Returns the files of a sweep's folder that are mirrored whole: all but `_NOT_MIRRORED`, locks and drafts."""
     found = {}
     with os.scandir(folder) as entries:
         for each in entries:

@@ -6,7 +6,7 @@ NAME/
 ├── base_eval_rows.json   the evaluation of the base without an adapter, row by row
 ├── base_samples.jsonl    the answers of the base, if answers are scored; both files have a digest of the base's name
 │                         before their ending where the sweep searches its base
-├── driver.log            the output of a driver that was started from Python
+├── driver.log            the output of the drivers
 ├── report.html           the latest page of qsweep report; the folder is whole without it
 ├── requests/             requests of other processes that the driver has not answered yet
 ├── mirror.json           the last drivers of this folder that wrote to its mirror, if there is a mirror
@@ -49,6 +49,7 @@ FilesKind = Literal["snapshot", "best", "rows"]
 FORMAT = 2
 """Format of a sweep's folder and event log. A version of qsweep that cannot read the format before increases it."""
 REPORT = "report.html"
+DRIVER_LOG = "driver.log"
 MIRROR_NOTE = "mirror.json"
 LOCK_SECONDS = 0.5
 """Seconds that a driver waits for its lock. `is_driven` in another process holds the lock for a moment."""
@@ -65,6 +66,7 @@ class SweepFolder:
         self.base_rows = path / "base_eval_rows.json"
         self.base_samples = path / samples.OF_BASE
         self.report = path / REPORT
+        self.driver_log = path / DRIVER_LOG
         self.requests = path / "requests"
         self.in_use: frozenset[Path] = frozenset()
         """Best adapters that are being sent to the sweep's mirror: `prune_adapters` leaves them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -182,6 +182,28 @@ class Table(AbstractContextManager["Table"]):
         if left is not None:
             words.append(f"about {_clock_text(left)} left")
         return words
+
+
+class Displayed:
+    """Shows a sweep on several displays."""
+
+    def __init__(self, displays: Sequence[Display]) -> None:
+        self._displays = displays
+
+    def __call__(self, event: Event, record: SweepRecord) -> None:
+        """See `Display`."""
+        for display in self._displays:
+            display(event, record)
+
+    def say(self, line: str) -> None:
+        """See `Display`."""
+        for display in self._displays:
+            display.say(line)
+
+    def latest(self, steps: Mapping[str, StepRecord]) -> None:
+        """See `Display`."""
+        for display in self._displays:
+            display.latest(steps)
 
 
 def _shown(line: str) -> str:

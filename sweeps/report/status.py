@@ -306,7 +306,7 @@ def _waits_for(record: SweepRecord, rates: Rates | None, now: float) -> str | No
     if record.hosts is None:
         since, what = (
             record.resumed or now,
-            "for Ray and the hosts: what its launch prints says why (from Python: driver.log in its folder)",
+            "for Ray and the hosts: qsweep logs shows what they do",
         )
     elif training:
         since, what = record.hosts.time, f"for the first report: {counted(training, 'trial')} in training"

@@ -7,20 +7,20 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console
 
 from sweeps.config.load import LoadedSweep
 from sweeps.config.number_words import counted
 from sweeps.config.uris import is_web
-from sweeps.record.folder import SweepFolder
+from sweeps.record.folder import DRIVER_LOG, SweepFolder
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import best_compared, facts, streams, trial_tables, ui_links
-from sweeps.report.live_table import Display, Lines, Table
+from sweeps.report.live_table import Display, Displayed, Lines, Table
 from sweeps.statistics.comparison import Separation
 
 if TYPE_CHECKING:
@@ -50,26 +50,50 @@ def displays(
 ) -> Displays:
     """Returns a maker of displays: a live table in a terminal, lines elsewhere. `first_lines` are printed before."""
 
-    def display(folder: SweepFolder) -> AbstractContextManager[Display]:
+    @contextmanager
+    def display(folder: SweepFolder) -> Iterator[Display]:
         out = console()
-        tell(out, first_lines(folder.path))
-        if out.is_terminal:
-            return Table(out, time.time, trials)
-        return nullcontext(Lines(out, started, time.time))
+        with _kept(folder.path) as kept:
+            for each in (out, *kept):
+                tell(each, first_lines(folder.path))
+            lines = [Lines(each, started, time.time) for each in kept]
+            if out.is_terminal:
+                with Table(out, time.time, trials) as table:
+                    yield Displayed([table, *lines])
+            else:
+                yield Displayed([Lines(out, started, time.time), *lines])
 
     return display
 
 
+@contextmanager
+def _kept(folder: Path) -> Iterator[list[Console]]:
+    """Yields a console on the folder's driver.log; none if this process prints there anyway, or cannot write there."""
+    with ExitStack() as stack:
+        found = []
+        with suppress(OSError):
+            log = stack.enter_context((folder / DRIVER_LOG).open("a", buffering=1, encoding="utf-8"))
+            is_own = False
+            with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+                is_own = os.path.sameopenfile(log.fileno(), sys.stderr.fileno())
+            quiet = cast(TextIO, streams.QuietStream(log))
+            found = [] if is_own else [Console(file=quiet, highlight=False, width=_ANY_WIDTH, color_system=None)]
+        yield found
+
+
 def show(sweep: LoadedSweep, result: Result, as_json: bool = False) -> None:
-    """Prints the table of trials and the best trial; and what to do next, on stderr."""
-    out, record = console(as_json), result.record
-    show_trials(out, record, result.separation)
+    """Prints the table of trials and the best trial; and what to do next, on stderr. driver.log keeps all of it."""
+    record = result.record
     best, *compared = best_compared.best_lines(record, result.selection, result.separation)
     lines = [best, *(f"      {line}" for line in compared)]
     taken = facts.taken(record, result.spent.seconds)
     taken = taken if result.failure is None else taken[:-1]  # the next steps begin with the error
-    tell(out, lines + facts.lines_of(taken))
-    tell(console(), _next_steps(sweep, result))
+    steps = _next_steps(sweep, result)
+    with _kept(result.folder) as kept:
+        for out, after in ((console(as_json), console()), *((each, each) for each in kept)):
+            show_trials(out, record, result.separation)
+            tell(out, lines + facts.lines_of(taken))
+            tell(after, steps)
 
 
 def show_trials(out: Console, record: SweepRecord, separation: Separation | None) -> None:

@@ -16,11 +16,11 @@ import report_sweeps as sweeps
 import two_sweeps
 
 import qsweep as qs
-from qsweep import _driver
 from qsweep._words import with_keywords
 from sweeps.cli.compare import compare
 from sweeps.errors import ConfigError, StorageError, SweepError
 from sweeps.record.folder import SweepFolder
+from sweeps.steering import driver_process
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_request_to_a_sweep_that_does_not_run_is_refused_and_a_point_waits(swe
 
 
 def test_a_sweep_that_runs_is_not_resumed(sweep, monkeypatch):
-    monkeypatch.setattr("qsweep._driver.start", lambda *_: pytest.fail("a second driver was started"))
+    monkeypatch.setattr("sweeps.steering.driver_process.start", lambda *_: pytest.fail("a second driver was started"))
     with (sweep.folder / "driver.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(qs.QsweepError) as caught:
@@ -224,12 +224,12 @@ def test_the_current_folder_shadows_nothing_in_the_driver(tmp_path, monkeypatch)
     (tmp_path / "mine.py").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
-    places = _driver._import_path()
+    places = driver_process._import_path()
     assert places[-1] == str(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     program = "import importlib.util; assert importlib.util.find_spec('mine')"
     subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
-    process = _driver.start(SweepFolder(tmp_path), [])
+    process = driver_process.start(SweepFolder(tmp_path), [])
     assert process.wait() == 2
     assert "no sweep here" in (tmp_path / "driver.log").read_text()
 
@@ -241,7 +241,7 @@ def test_no_argument_of_the_driver_holds_a_password(sweep, monkeypatch):
         seen.append(words)
         return subprocess.Popen([sys.executable, "-c", ""])
 
-    monkeypatch.setattr("qsweep._driver.start", start)
+    monkeypatch.setattr("sweeps.steering.driver_process.start", start)
     given, shown = "http://user:secret@host:5000", "http://user:***@host:5000"
     with pytest.raises(qs.QsweepError, match="write http://user:\\*\\*\\*@host:5000 here"):
         qs.resume(sweep, tracking_uri=given)

@@ -145,12 +145,18 @@ def test_logs_are_printed_as_they_are(board: Dashboard) -> None:
     assert (done.exit_code, done.stdout, done.stderr) == (0, 'one\n\n{"dir": "r"}\n', "")
 
 
-def test_logs_of_a_sweep_here_say_where_its_events_are(folder: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--follow"]])
+def test_logs_of_a_sweep_here_are_those_of_its_drivers(folder: Path, more: list[str]) -> None:
     sweep = folder / "results" / "x"
     sweep.mkdir(parents=True)
     (sweep / "config.json").write_text('{"format": 2, "sweep_id": "x-1", "config": {"name": "x"}}')
-    result = CliRunner().invoke(app, ["logs", "x-1"])
-    assert (result.exit_code, result.stdout.strip()) == (0, str(sweep / "events.jsonl"))
+    result = CliRunner().invoke(app, ["logs", "x-1", *more])
+    assert (result.exit_code, result.stdout) == (2, "")
+    where = f"error: {sweep}/driver.log: is not there yet; qsweep status {sweep} shows the sweep"
+    assert result.stderr.splitlines()[0] == where
+    (sweep / "driver.log").write_text("one\ntwo\n")
+    result = CliRunner().invoke(app, ["logs", "x-1", *more])
+    assert (result.exit_code, result.output) == (0, "one\ntwo\n")
 
 
 @pytest.mark.parametrize(

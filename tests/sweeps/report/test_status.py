@@ -138,7 +138,7 @@ def test_the_time_left_goes_by_the_plan_of_the_launch_and_the_trials_that_there_
     assert running(folder, 17.0).seconds_left == pytest.approx(48.0)
 
 
-WAITING = "for Ray and the hosts: what its launch prints says why (from Python: driver.log in its folder); 17 s so far"
+WAITING = "for Ray and the hosts: qsweep logs shows what they do; 17 s so far"
 
 
 @pytest.mark.parametrize(

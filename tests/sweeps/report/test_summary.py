@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from sweep_files import toy
 
 from sweeps.config.load import LoadedSweep
 from sweeps.record.events import Event, SweepEnded, SweepPlanned, TrialState
+from sweeps.record.folder import SweepFolder
 from sweeps.record.spent import spent
 from sweeps.report import summary, ui_links
 from sweeps.report.result import Result
@@ -95,3 +98,29 @@ def test_a_link_into_mlflows_ui_begins_with_the_server_alone(server: str, base: 
     assert ui_links.experiments(server) == f"{base}/#/experiments?workflowType=machine_learning"
     view = f"{base}/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=x-1"
     assert ui_links.saved_view(server, "7", "x-1") == view
+
+
+def test_the_folder_keeps_what_a_driver_prints_and_once_where_it_prints_there(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    with summary.displays(0.0)(folder) as display:
+        display.say("the first line")
+    kept = folder.driver_log.read_text()
+    assert kept.startswith(f"sweep folder: {tmp_path}\n") and kept.endswith(" the first line\n")
+    program = """
+import sys
+from pathlib import Path
+from sweeps.record.folder import SweepFolder
+from sweeps.report import summary
+with summary.displays(0.0)(SweepFolder(Path(sys.argv[1]))) as display:
+    display.say("the second line")
+"""
+    with folder.driver_log.open("ab") as log:
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], stderr=log, check=True)
+    assert folder.driver_log.read_text().count("the second line\n") == 1
+
+
+def test_a_log_that_cannot_be_written_ends_no_sweep(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.driver_log.mkdir()
+    with summary.displays(0.0)(folder) as display:
+        display.say("a line")
