@@ -170,12 +170,13 @@ class Sweep:
     @property
     def lines(self) -> tuple[str, ...]:
         """Returns the result so far in words: the best trial, how it compares, its scores, and the sweep's cost."""
-        from sweeps.report import best_compared, facts
+        from sweeps.report import answers, best_compared, facts
         from sweeps.statistics.trials import compare_best
 
         status = self._read()
         separation = compare_best(self._folder, status.record)
         told = best_compared.best_lines(status.record, status.selection, separation)
+        told += answers.closing(self._folder, status.selection.winner)
         return (*told, *facts.lines_of(facts.taken(status.record, status.seconds)))
 
     def table(self) -> pandas.DataFrame:

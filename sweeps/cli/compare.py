@@ -11,6 +11,7 @@ import typer
 from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
 from sweeps.cli.submitted import Address, ask_there
 from sweeps.errors import ConfigError
+from sweeps.record.run_names import label
 
 if TYPE_CHECKING:
     from sweeps.record.folder import SweepFolder
@@ -30,6 +31,9 @@ def compare(
             ),
         ),
     ] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Show the rows that the trial, or the best one, answers wrong.")
+    ] = False,
     storage: Storage = Path("results"),
     address: Address = None,
     as_json: Json = False,
@@ -37,18 +41,22 @@ def compare(
     """Compare trials of a sweep, also while it runs: all with the best one, or some side by side; or several sweeps."""
     import time
 
-    ask_there(address, as_json, "compare", sweep, *(trials or ()))
+    ask_there(address, as_json, "compare", sweep, *(trials or ()), *(["--errors"] if errors else []))
     from sweeps.steering.naming import compare_named, named
 
     with mistakes(""):
         found = named([sweep, *(trials or ())], storage, time.time())
         folder, status = found[0].folder, found[0].status
         names = [each.word for each in found if each.word is not None]
-        if len(found) > 1 and any(each.word is None or each.folder.path != folder.path for each in found):
+        are_several = len(found) > 1 and any(each.word is None or each.folder.path != folder.path for each in found)
+        if are_several and errors:
+            raise ConfigError(["--errors: is of trials of one sweep: name no other sweep"])
+        if are_several:
             told = _sweeps(compare_named(found), as_json)
         else:
             head = {"sweep": status.sweep_id, "dir": str(folder.path), "state": status.state}
-            told = head | (_some(folder, status, names, as_json) if names else _all(folder, status, as_json))
+            some = _errors if errors else _some
+            told = head | (some(folder, status, names, as_json) if names or errors else _all(folder, status, as_json))
     if as_json:
         print(json.dumps(told))
 
@@ -85,6 +93,7 @@ def _all(folder: SweepFolder, status: Status, as_json: bool) -> dict[str, Any]:
     changed = answers.best_against_base(folder, record, best_trial)
     if changed is not None:
         compared.append(f"{changed.line()} (qsweep compare {folder.path.name} {changed.first.name} base shows them)")
+    compared += answers.closing(folder, best_trial)
     tell(out, [best, *(f"      {line}" for line in compared), *facts.lines_of(facts.taken(record, status.seconds))])
     return {
         "metric": record.objective.metric,
@@ -95,9 +104,28 @@ def _all(folder: SweepFolder, status: Status, as_json: bool) -> dict[str, Any]:
     }
 
 
+def _errors(folder: SweepFolder, status: Status, names: list[str], as_json: bool) -> dict[str, Any]:
+    """Shows the rows that trials, or the best one, answer wrong; returns the same for the JSON line."""
+    from sweeps.report import answers, best_compared
+    from sweeps.report.summary import console, tell
+    from sweeps.steering.answering import trial_named
+
+    record, out = status.record, console(as_json)
+    found: list[dict[str, Any]] = []
+    best = status.selection.winner
+    for trial in [trial_named(name, record) for name in names] or [best]:
+        if trial is None:
+            raise ConfigError([f"--errors: name a trial: {status.selection.why or 'the base is none'}"])
+        wrong = answers.errors(record, answers.of_trial(folder, trial))
+        if wrong is None:
+            raise ConfigError([f"--errors: {best_compared.without_answers(label(trial.number))}"])
+        tell(out, [*([""] if found else []), *wrong.lines()])
+        found.append(wrong.as_json())
+    return {"errors": found}
+
+
 def _some(folder: SweepFolder, status: Status, names: list[str], as_json: bool) -> dict[str, Any]:
     """Shows trials side by side; returns the same for the JSON line."""
-    from sweeps.record.run_names import label
     from sweeps.report import answers, best_compared
     from sweeps.report.summary import console, tell
     from sweeps.report.trials_compared import TrialsCompared, to_compare

@@ -33,6 +33,8 @@ from trainables.specs import EvaluationSpec
 
 MOST_SHOWN = 3
 """Number of rows with worse answers, and of rows with better ones, that a terminal shows; `--json` has all."""
+MOST_ERRORS = 10
+"""Number of wrong rows that a terminal shows."""
 _MOST_CHARACTERS = 300
 
 
@@ -119,6 +121,68 @@ class Changes:
         ]  # fmt: skip
         scores = [f"{self.metric} {name}" for name in (its, own)]
         return {"columns": ["place", "prompt", "expected", its, own, *scores], "data": data}
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The rows that a trial answers wrong, by one metric."""
+
+    metric: str
+    answers: Answers
+    rows: tuple[AnsweredRow, ...]
+    """The rows without the full score, the worst first."""
+    confusion: Confusion | None
+    """None if the answers are not those that `choice` scored."""
+
+    def summary(self) -> list[str]:
+        """Says how many rows are wrong, and how often each label is right."""
+        name, rows = self.answers.name, counted(len(self.answers.rows), "answered row")
+        lines = [f"{name} gets {len(self.rows)} of {rows} wrong, by {self.metric}"]
+        if self.confusion is not None:
+            head = f"confusion of {name} (rows: the expected label, columns: its answer):"
+            lines += ["", head, *self.confusion.text().splitlines(), self.confusion.recall()]
+            lines += self.confusion.never_answered()
+        return lines
+
+    def lines(self) -> list[str]:
+        """Returns the summary and the worst rows, for a terminal."""
+        shown = []
+        for row in self.rows[:MOST_ERRORS]:
+            texts = {"prompt": row.prompt, "expected": row.expected, self.answers.name: row.answer}
+            width = max(map(len, texts))
+            shown += ["", f"{row.place or f'row {row.row}'}: {self.metric} {row.scores[self.metric]:g}"]
+            shown += [f"  {title:<{width}}  {legible(text, _MOST_CHARACTERS)}" for title, text in texts.items()]
+        more = len(self.rows) - MOST_ERRORS
+        return [*self.summary(), *shown, *([f"{more} more rows are wrong: --json has them all"] if more > 0 else [])]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns an object for the JSON line, with all rows that are wrong."""
+        told = {"trial": self.answers.name, "metric": self.metric, "answered": len(self.answers.rows)}
+        rows = [row.model_dump(include={"row", "place", "prompt", "expected", "answer", "scores"}) for row in self.rows]
+        return {**told, "wrong": rows, "confusion": self.confusion and self.confusion.model_dump(mode="json")}
+
+
+def errors(record: SweepRecord, answers: Answers | None) -> Errors | None:
+    """Returns the rows that are answered wrong, by the first score of the sweep that they have; None without answers.
+
+    The full score is 1, or the best one of these rows if that is better; 0 where a lower score is better.
+    """
+    rows = [] if answers is None else list(answers.rows.values())
+    known = (each for each in scores_of(record) if rows and all(each.metric in row.scores for row in rows))
+    objective = next(known, None)
+    if answers is None or objective is None:
+        return None
+    value = {row.row: row.scores[objective.metric] for row in rows}
+    full = max(1.0, *value.values()) if objective.mode == "max" else min(0.0, *value.values())
+    wrong = [row for row in rows if value[row.row] != full]
+    wrong.sort(key=lambda row: (-objective.loss(value[row.row]), row.row))
+    return Errors(objective.metric, answers, tuple(wrong), confusion_of(answers))
+
+
+def closing(folder: SweepFolder, best: TrialRecord | None) -> list[str]:
+    """Returns a line for each label that the best trial never answers."""
+    found = None if best is None else confusion_of(of_trial(folder, best))
+    return [] if found is None else found.never_answered()
 
 
 def of_trial(folder: SweepFolder, trial: TrialRecord) -> Answers | None:

@@ -279,4 +279,9 @@ def base_without_answers(record: SweepRecord) -> str:
     """Says what is known of a base without answers."""
     loss = None if record.base is None else record.base.metrics.get(EVAL_LOSS)
     known = "" if loss is None else f"{EVAL_LOSS} {loss:.4f}; "
-    return f"base: {known}no answers are here: graders in evaluation.metrics have it answer the rows"
+    return without_answers(BASE, known)
+
+
+def without_answers(name: str, known: str = "") -> str:
+    """Says that a trial, or the base, has no answers here, and how it gets some."""
+    return f"{name}: {known}no answers are here: graders in evaluation.metrics have it answer the rows"

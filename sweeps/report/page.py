@@ -19,13 +19,12 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import choose, pareto
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.report import best_compared, facts, trial_tables
-from sweeps.report.answers import Changes, confusion_of
+from sweeps.report.answers import Changes, Errors, errors
 from sweeps.report.axes import Axis, axis, untried
 from sweeps.report.facts import WHY, Fact
 from sweeps.report.status import WORDS, State, Status
 from sweeps.report.trial_story import SlotTime, Story
 from sweeps.statistics.comparison import Separation
-from trainables.grading.choice import Confusion
 from trainables.objective import EVAL_LOSS, LOWEST_LOSS, Objective
 
 BEST_CURVES = 5
@@ -125,8 +124,8 @@ class Page:
     """Lines below the table."""
     answers: Changes | None
     """Rows on which answers of the best trial and of the base differ; None if answers were not scored."""
-    confusion: Confusion | None
-    """Which label the best trial takes for which; None if its answers are not labels."""
+    errors: Errors | None
+    """The rows that the best trial answers wrong; None if answers were not scored."""
     made_of: tuple[Fact, ...]
     warnings: tuple[str, ...]
     requests: tuple[str, ...]
@@ -200,7 +199,7 @@ def page(
         rows=rows,
         notes=(*trial_tables.notes(record), *by_loss),
         answers=answers,
-        confusion=None if answers is None else confusion_of(answers.first),
+        errors=None if answers is None else errors(record, answers.first),
         made_of=facts.made_of(record),
         warnings=tuple(story.warnings),
         requests=tuple(

@@ -19,7 +19,7 @@ from sweeps.config.number_words import counted
 from sweeps.config.uris import is_web
 from sweeps.record.folder import DRIVER_LOG, SweepFolder
 from sweeps.record.sweep_record import SweepRecord
-from sweeps.report import best_compared, facts, streams, trial_tables, ui_links
+from sweeps.report import answers, best_compared, facts, streams, trial_tables, ui_links
 from sweeps.report.live_table import Display, Displayed, Lines, Table
 from sweeps.statistics.comparison import Separation
 
@@ -85,6 +85,7 @@ def show(sweep: LoadedSweep, result: Result, as_json: bool = False) -> None:
     """Prints the table of trials and the best trial; and what to do next, on stderr. driver.log keeps all of it."""
     record = result.record
     best, *compared = best_compared.best_lines(record, result.selection, result.separation)
+    compared += answers.closing(SweepFolder(result.folder), result.selection.winner)
     lines = [best, *(f"      {line}" for line in compared)]
     taken = facts.taken(record, result.spent.seconds)
     taken = taken if result.failure is None else taken[:-1]  # the next steps begin with the error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import count
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
@@ -107,6 +108,22 @@ class Confusion(Spec):
         """The mean over labels of 2 x right / (rows that expect the label + rows that answer the label)."""
         answered = [sum(column) for column in zip(*self.counts, strict=True)]
         return fmean(2 * row[place] / (sum(row) + answered[place]) for place, row in enumerate(self.counts))
+
+    def recall(self) -> str:
+        """Says for each label how many of the rows that expect the label get it."""
+        told = (f"{legible(label, 30)} {row[place]} of {sum(row)}" for label, row, place in self._rows())
+        return f"recall: {', '.join(told)}"
+
+    def never_answered(self) -> list[str]:
+        """Returns a line for each label that no row gets."""
+        return [
+            f"`{legible(label, 30)}` is never answered ({sum(row)} row{'' if sum(row) == 1 else 's'})"
+            for label, row, place in self._rows()
+            if not any(each[place] for each in self.counts)
+        ]
+
+    def _rows(self) -> Iterator[tuple[str, tuple[int, ...], int]]:
+        return zip(self.labels, self.counts, count(), strict=False)
 
     def text(self) -> str:
         """Returns a table for people: a line for each expected label, a column for each answered label."""

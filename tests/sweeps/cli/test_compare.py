@@ -14,6 +14,7 @@ import two_sweeps
 from sweep_events import base, begun, ended, reported, started
 from typer.testing import CliRunner
 
+import qsweep as qs
 from sweeps.cli import app
 from sweeps.record import samples
 from sweeps.record.events import Event, SweepEnded, TrialState
@@ -180,6 +181,52 @@ def test_labels_have_a_table_of_which_is_taken_for_which(tmp_path: Path) -> None
     assert document["confusion"]["counts"] == [[1, 0, 0], [1, 0, 0]]
     assert compared("It is a.", "It is a.")[1]["confusion"] is None
     assert compared("{}", "{}", ranked="a")[1]["confusion"] == document["confusion"]
+
+
+def wrong_rows(found: SweepFolder) -> None:
+    told = [("a", "a", 1.0), ("b", "a", 0.0), ("b", "c", 0.0), ("c", "c", 1.0), ("a", "?", 0.0)]
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: answers(*told)})
+
+
+def test_what_a_trial_gets_wrong_is_shown_by_label_and_row_by_row(tmp_path: Path) -> None:
+    wrong_rows(sweep(tmp_path, FINISHED))
+    for words in ((), ("t00",)):
+        text, document = compare(tmp_path, "--errors", *words)
+        lines = text.splitlines()
+        assert lines[0] == "t00 gets 3 of 5 answered rows wrong, by exact_match"
+        assert lines[2:9] == [
+            "confusion of t00 (rows: the expected label, columns: its answer):",
+            "   a  b  c  (other)",
+            "a  1  0  0        1",
+            "b  1  0  1        0",
+            "c  0  0  1        0",
+            "recall: a 1 of 2, b 0 of 2, c 1 of 1",
+            "`b` is never answered (2 rows)",
+        ]
+        assert lines[10:14] == ["line 41: exact_match 0", "  prompt    question 1", "  expected  b", "  t00       a"]
+        (errors,) = document["errors"]
+        assert [row["place"] for row in errors["wrong"]] == ["line 41", "line 42", "line 44"]
+    assert "      `b` is never answered (2 rows)\n" in compare(tmp_path)[0]
+    assert qs.load("x", tmp_path / "results").lines.count("`b` is never answered (2 rows)") == 1
+
+
+def test_the_worst_rows_of_a_graded_score_come_first(tmp_path: Path) -> None:
+    found = sweep(tmp_path, FINISHED)
+    found.keep("aaa", "best", 3, {samples.OF_TRIAL: answers(("a", "b", 0.5), ("a", "a", 1.0), ("a", "c", 0.25))})
+    text, document = compare(tmp_path, "--errors")
+    assert [row["scores"]["exact_match"] for row in document["errors"][0]["wrong"]] == [0.25, 0.5]
+    assert "confusion" not in text and document["errors"][0]["confusion"] is None
+
+
+def test_errors_without_answers_or_of_several_sweeps_are_refused(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, FINISHED).path
+    two_sweeps.sweep(tmp_path / "results", "other", 1.0)
+    for words, told in (
+        (["t00"], "--errors: t00: no answers are here: graders in evaluation.metrics have it answer the rows"),
+        ([str(tmp_path / "results" / "other")], "--errors: is of trials of one sweep: name no other sweep"),
+    ):
+        done = CliRunner().invoke(app, ["compare", str(folder), *words, "--errors"])
+        assert (done.exit_code, done.stderr.splitlines()[0]) == (2, f"error: {told}")
 
 
 def test_each_view_that_has_news_is_printed_until_the_sweep_has_ended(tmp_path, monkeypatch) -> None:
