@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.shared import Json, LocalSweep, Storage, find_sweep, mistakes
 from sweeps.cli.submitted import Address, ask_there
 
 
@@ -26,12 +26,11 @@ def add(
     """Try a point next: one trial beyond budget.trials. If the sweep does not run, resume tries the point."""
     from sweeps import launch as launching
     from sweeps.cli import requests
-    from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import AddPoint
 
     with mistakes(untouched="nothing was added"):
         request = AddPoint(sender="qsweep add", values=requests.values_of(values))
         ask_there(address, as_json, "add", sweep, *values)
-        folder = local_sweeps.find(sweep, storage)
+        folder = find_sweep(sweep, storage)
         answer = launching.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

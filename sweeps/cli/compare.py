@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes, say
 from sweeps.cli.submitted import Address, ask_there
 from sweeps.errors import ConfigError
 from sweeps.record.run_names import label
@@ -42,6 +42,7 @@ def compare(
     import time
 
     ask_there(address, as_json, "compare", sweep, *(trials or ()), *(["--errors"] if errors else []))
+    from sweeps.steering import local_sweeps
     from sweeps.steering.naming import compare_named, named
 
     with mistakes(""):
@@ -49,6 +50,8 @@ def compare(
         folder, status = found[0].folder, found[0].status
         names = [each.word for each in found if each.word is not None]
         are_several = len(found) > 1 and any(each.word is None or each.folder.path != folder.path for each in found)
+        if not are_several and (line := local_sweeps.of_one_name(sweep, storage, folder)) is not None:
+            say(line)
         if are_several and errors:
             raise ConfigError(["--errors: is of trials of one sweep: name no other sweep"])
         if are_several:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.shared import Json, LocalSweep, Storage, find_sweep, mistakes
 from sweeps.cli.submitted import Address, ask_there
 
 
@@ -24,12 +24,11 @@ def extend(
     """Change the budgets of a sweep, or its number of hosts, while it runs or after it has ended."""
     from sweeps import launch as launching
     from sweeps.cli import requests
-    from sweeps.steering import local_sweeps
     from sweeps.steering.mailbox import ExtendSweep
 
     with mistakes(untouched="nothing was changed"):
         request = ExtendSweep(sender="qsweep extend", changes=requests.values_of(changes))
         ask_there(address, as_json, "extend", sweep, *changes)
-        folder = local_sweeps.find(sweep, storage)
+        folder = find_sweep(sweep, storage)
         answer = launching.ask_for_more(folder, request)
     requests.tell(folder, answer, as_json)

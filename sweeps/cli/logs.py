@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Storage, ending_on_signals, mistakes
+from sweeps.cli.shared import Storage, ending_on_signals, find_sweep, mistakes
 from sweeps.cli.submitted import Address
 from sweeps.cli.submitted import follow as follow_sweep
 from sweeps.errors import SweepError
@@ -39,10 +39,10 @@ def logs(
 
 
 def _of_this_machine(sweep: str, storage: Path, follow: bool) -> None:
-    from sweeps.steering import driver_process, local_sweeps
+    from sweeps.steering import driver_process
 
     with ending_on_signals("this ends the following, and not the sweep"), mistakes():
-        folder = local_sweeps.find(sweep, storage)
+        folder = find_sweep(sweep, storage)
         show = driver_process.lines(folder.driver_log)
         if follow:
             driver_process.follow(folder, None, show)

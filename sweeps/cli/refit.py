@@ -9,7 +9,7 @@ import typer
 
 from sweeps.cli.launch import Asked, run
 from sweeps.cli.plan import show_plan
-from sweeps.cli.shared import Detach, Json, LocalSweep, Offline, Price, Promoting, Storage, mistakes
+from sweeps.cli.shared import Detach, Json, LocalSweep, Offline, Price, Promoting, Storage, find_sweep, mistakes
 
 if TYPE_CHECKING:
     from sweeps.config.load import LoadedSweep
@@ -44,10 +44,9 @@ def refit(  # noqa: PLR0913 - its options
         import time
 
         from sweeps import launch as launching
-        from sweeps.steering import local_sweeps
 
         length = {"steps_per_trial": steps, "epochs_per_trial": epochs}
-        return launching.refit(local_sweeps.find(sweep, storage), trial, length, all_rows, time.time())
+        return launching.refit(find_sweep(sweep, storage), trial, length, all_rows, time.time())
 
     if plan:
         with mistakes(""):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Price, Storage, mistakes, say
+from sweeps.cli.shared import Json, LocalSweep, Price, Storage, find_sweep, mistakes, say
 from sweeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def report(  # noqa: PLR0913 - its options
 
     with mistakes("nothing was written"):
         from sweeps.report import page_file
-        from sweeps.steering import local_sweeps
         from sweeps.steering.naming import compare_named, named, parts
 
         if others or parts(sweep)[1] is not None:
@@ -55,7 +54,7 @@ def report(  # noqa: PLR0913 - its options
             path = page_file.make_of_sweeps(sweeps, output, time.time(), price)
             print(json.dumps(sweeps.as_json() | {"report": str(path)}) if as_json else path)
             return
-        folder = local_sweeps.find(sweep, storage, has_address=False)
+        folder = find_sweep(sweep, storage, has_address=False)
         if follow:
             _follow(folder, output, price)
         path, found = page_file.make(folder, output, time.time(), price)

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Promoting, Storage, ending_on_signals, mistakes, not_empty, say
+from sweeps.cli.shared import (
+    Json,
+    LocalSweep,
+    Promoting,
+    Storage,
+    ending_on_signals,
+    find_sweep,
+    mistakes,
+    not_empty,
+    say,
+)
 from sweeps.cli.sweep_end import check_promotion, finish
 
 TakeOver = Annotated[
@@ -96,14 +106,13 @@ def _refuse_folder(sweep: str) -> None:
 def _named(sweep: str, storage: Path) -> Path:
     """Returns the folder of a sweep on this machine. Raises `SweepError` if no sweep has this id or name."""
     from sweeps.errors import SweepError
-    from sweeps.steering import local_sweeps
     from trainables.inputs import paths
 
     here = paths.absolute(paths.at_home(Path(sweep)))
     if "/" in sweep:
         return here
     try:
-        return paths.absolute(local_sweeps.find(sweep, storage).path)
+        return paths.absolute(find_sweep(sweep, storage).path)
     except SweepError:
         if not paths.is_folder(here):
             raise

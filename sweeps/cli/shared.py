@@ -20,6 +20,7 @@ from trainables.inputs.legible import legible
 
 if TYPE_CHECKING:
     from sweeps.config.load import LoadedSweep
+    from sweeps.record.folder import SweepFolder
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A sweep file (YAML), or the name of a recipe (see `qsweep ls`).")
@@ -117,6 +118,16 @@ def ending_on_signals(*lines: str) -> Iterator[None]:
         for line in lines:
             say(line)
         raise typer.Exit(interrupted.exit_code) from None
+
+
+def find_sweep(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
+    """Finds a sweep as `local_sweeps.find` does, and names the others if several have the name."""
+    from sweeps.steering import local_sweeps
+
+    found = local_sweeps.find(sweep, storage, has_address)
+    if (line := local_sweeps.of_one_name(sweep, storage, found)) is not None:
+        say(line)
+    return found
 
 
 def load_sweep(file: str, changes: list[str] | None) -> LoadedSweep:

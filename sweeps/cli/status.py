@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.shared import Json, LocalSweep, Storage, find_sweep, mistakes
 from sweeps.cli.submitted import Address
 
 if TYPE_CHECKING:
@@ -53,9 +53,8 @@ def _looks_here(sweep: str, storage: Path) -> Callable[[], _View]:
     import time
 
     from sweeps.report import status as reading
-    from sweeps.steering import local_sweeps
 
-    folder, events = local_sweeps.find(sweep, storage), reading.EventsRead()
+    folder, events = find_sweep(sweep, storage), reading.EventsRead()
 
     def look() -> _View:
         now = reading.read_status(folder, time.time(), events)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.shared import Json, LocalSweep, Storage, mistakes
+from sweeps.cli.shared import Json, LocalSweep, Storage, find_sweep, mistakes
 from sweeps.cli.submitted import Address, ask_there
 
 
@@ -22,13 +22,13 @@ def stop(
 ) -> None:
     """End a running sweep in order, or one of its trials; `qsweep resume` goes on with a sweep."""
     from sweeps.cli import requests
-    from sweeps.steering import asking, local_sweeps
+    from sweeps.steering import asking
     from sweeps.steering.mailbox import Request, StopSweep, StopTrial
 
     ask_there(address, as_json, "stop", sweep, *([] if trial is None else [trial]))
     sender = "qsweep stop"
     request: Request = StopSweep(sender=sender) if trial is None else StopTrial(sender=sender, trial=trial)
     with mistakes():
-        folder = local_sweeps.find(sweep, storage)
+        folder = find_sweep(sweep, storage)
         answer = asking.answer(folder, request)
     requests.tell(folder, answer, as_json)

@@ -179,7 +179,8 @@ def verdict(first: str, other: str, objective: Objective, found: Comparison, sep
     told = found.evidence_in_words(separation.confidence, separation.rows_of(found), is_turned=gain < 0)
     if found.apart:
         return f"{first} {word} {other}: {amount}, {told}"
-    crosses = " (below 0: the other way round)" if found.shown()[0] else ""
+    behind = (other if gain >= 0 else first).partition(" (")[0]
+    crosses = f" (below 0: {behind} would be better)" if found.shown()[0] else ""
     return f"{first} cannot be told apart from {other}: {amount}, {told}{crosses}"
 
 

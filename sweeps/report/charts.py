@@ -151,12 +151,15 @@ def parallel(page: Page) -> Chart | None:
     several = len(outcomes) > 1
     thick = "; the thick line is the best trial" if any(trial.is_best for trial in page.trials) else ""
     last = f"last {len(outcomes)} axes at its objectives" if several else f"last axis at its best {page.metric}"
+    ends_at = {trial.record.reported_step for trial in page.drawn if math.isfinite(trial.value)}
+    uneven = " Lines end at different steps: a trial that was stopped early has the value of its fewer steps."
+    uneven = uneven if len(ends_at) > 1 else ""
     beyond = _beyond((outcomes[0].low, outcomes[0].high), [trial.value for trial in page.drawn])
     clipped = f" {counted(beyond, 'value')} far from the others: drawn at the end of the axis." if beyond else ""
     return Chart(
         "Settings and outcome",
         "Parallel coordinates. Each line is a trial: it crosses each axis at the trial's value of that field, and the "
-        f"{last}. Dark lines are good ones{thick}.{_left_out(page)}{clipped}",
+        f"{last}. Dark lines are good ones{thick}.{uneven}{_left_out(page)}{clipped}",
         (figure,),
     )
 
@@ -397,7 +400,7 @@ def of_sweeps(objective: Objective, curves: Mapping[str, Sequence[Curve]]) -> Ch
     return Chart(
         f"{metric} by step, tokens and seconds",
         "A point is a report of a trial; the thick line is the trial that is compared. Seconds are those of a "
-        "trial's steps, in which its neighbours train too."
+        "trial's steps: the work of trials beside it, and other work on the machine, is in them."
         f"{_outside(_range(values), values)}",
         tuple(figures),
     )

@@ -52,9 +52,11 @@ def how_many(record: SweepRecord, planned: int | str | None = None, noun: str = 
 
 
 def name_of(record: SweepRecord, trial: TrialRecord) -> str:
-    """Returns the trial's name in tables, with the trial whose point it repeats."""
+    """Returns the trial's name in tables, with the trial whose point it repeats, or that a person has added it."""
     first = record.trials.get(trial.repeats or "")
-    return label(trial.number) if first is None else f"{label(trial.number)} ({label(first.number)} again)"
+    if first is not None:
+        return f"{label(trial.number)} ({label(first.number)} again)"
+    return f"{label(trial.number)}{' (added)' if trial.point in record.added else ''}"
 
 
 class Cells(NamedTuple):
@@ -73,7 +75,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     chosen = {trial.trial_key for trial in pareto(record)} if others else None
     if EVAL_LOSS not in others and any(t.best_metrics and record.judges(t) != record.objective for t in trials):
         others.append(EVAL_LOSS)  # what ranks the trials whose answers were not scored
-    others += [name for name in _scores(record) if name not in (metric, *others)]
+    others += [name for name in scores(record) if name not in (metric, *others)]
     told = separation if separation is not None and separation.is_told else None
 
     def ends(key: str) -> list[str]:
@@ -103,7 +105,7 @@ def cells(record: SweepRecord, trials: Sequence[TrialRecord], separation: Separa
     return Cells(heads, tuple(rows))
 
 
-def _scores(record: SweepRecord) -> list[str]:
+def scores(record: SweepRecord) -> list[str]:
     """Names the main metric of each grader that scored answers of a trial or of the base."""
     given = [trial.best_metrics for trial in record.trials.values()]
     given += [] if record.base is None else [record.base.metrics]
@@ -165,7 +167,7 @@ def markdown(record: SweepRecord, selection: Selection, separation: Separation |
 def notes(record: SweepRecord) -> list[str]:
     """Says what the table cannot show: target modules that run under another name or not at all, missing scores."""
     lines = [legible(target.line) for target in record.targets.values()]
-    scores, trials = set(_scores(record)), record.trials.values()
+    named, trials = set(scores(record)), record.trials.values()
     if parts := sorted({trial.best_part.rows for trial in trials if trial.best_part is not None}):
         of = counted(sum(trial.best_part is not None for trial in trials), "trial")
         lines.append(
@@ -173,7 +175,7 @@ def notes(record: SweepRecord) -> list[str]:
             "them to all rows: value on the part + base on all rows - base on the part"
         )
     lines += [f"{label(trial.number)}: {lacking(trial.lacking)}" for trial in trials if trial.lacking]
-    if any(trial.best_metrics and scores - trial.best_metrics.keys() - trial.lacking.keys() for trial in trials):
+    if any(trial.best_metrics and named - trial.best_metrics.keys() - trial.lacking.keys() for trial in trials):
         when = _evaluation(record).when
         at = "finalists are, when the sweep ends" if when == "best" else "answers are scored at a trial's last step"
         lines.append(f"-: not scored: {at} (evaluation.when: {when})")

@@ -46,7 +46,8 @@ class TrialsCompared:
 
     def tables(self, width: int) -> list[Table]:
         """Returns tables with a column for each trial: see `tables_of`."""
-        rows = rows_of(self.trials, [objective.metric for objective in self.record.objectives])
+        metrics = [objective.metric for objective in self.record.objectives]
+        rows = rows_of(self.trials, [*dict.fromkeys([*metrics, *trial_tables.scores(self.record)])])
         return tables_of([trial_tables.name_of(self.record, trial) for trial in self.trials], rows, width)
 
     def lines(self) -> list[str]:

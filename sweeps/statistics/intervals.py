@@ -208,11 +208,12 @@ def _lower(residuals: Numbers, weights: Numbers, confidence: float, least: Numbe
 def in_words(ends: tuple[float, float], confidence: float, rows: str, carried_by: int | None) -> str:
     """Formats an interval; `rows` are words of `counted_units`.
 
-    Such as "99% confidence interval 0.1254 to 0.3021 on 200 rows, of which 3 carry 80% of its variance".
+    Such as "99% confidence interval 0.1254 to 0.3021 on 200 rows, 3 of which make most of its width": they carry at
+    least `_MOST` of its variance.
     """
     low, high = map(digits, ends)
-    carry = f"{carried_by} carries" if carried_by == 1 else f"{carried_by} carry"
-    uneven = f", of which {carry} {_MOST:.0%} of its variance" if carried_by else ", the same on each"
+    make = "one of which makes" if carried_by == 1 else f"{carried_by} of which make"
+    uneven = f", {make} most of its width" if carried_by else ", the same on each"
     return f"{percent(confidence)} confidence interval {low} to {high} on {rows}{'' if carried_by is None else uneven}"
 
 

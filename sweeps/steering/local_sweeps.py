@@ -56,6 +56,17 @@ def find(sweep: str, storage: Path, has_address: bool = True) -> SweepFolder:
     raise SweepError(f"{sweep}: {NO_SWEEP} in {storage.absolute()}{_suggestion(sweep, storage)}; {way_out}")
 
 
+def of_one_name(sweep: str, storage: Path, found: SweepFolder) -> str | None:
+    """Says that other sweeps of the storage have the name by which `found` was found; None if there are none."""
+    if "/" in sweep or sweep not in _names(found)[1:] or found.path == Path(sweep).absolute():
+        return None
+    others = [each for each in _in(storage) if each.path != found.path and sweep in _names(each)[1:]]
+    newest = sorted(others, key=_rank, reverse=True)
+    paths_of = ", ".join(str(each.path) for each in newest[:MOST_SHOWN])
+    more = "" if len(newest) <= MOST_SHOWN else f" and {len(newest) - MOST_SHOWN} more"
+    return f"{sweep}: {found.path}, the newest of this name; also: {paths_of}{more}" if newest else None
+
+
 def _suggestion(sweep: str, storage: Path) -> str:
     """Returns the end of a message: the sweep of the storage that may be meant, or the newest sweeps, or nothing."""
     there = {each: _names(each) for each in _in(storage)}

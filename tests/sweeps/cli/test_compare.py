@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import report_sweeps
 import two_sweeps
+from sweep_events import answered as answered_request
 from sweep_events import base, begun, ended, reported, started
 from typer.testing import CliRunner
 
 import qsweep as qs
 from sweeps.cli import app
 from sweeps.record import samples
-from sweeps.record.events import Event, SweepEnded, TrialState
+from sweeps.record.events import Event, SweepEnded, TrialReported, TrialStarted, TrialState
 from sweeps.record.folder import EventLog, SweepFolder, locked
 from sweeps.report import status
 from trainables.contract import AnsweredRow
@@ -271,3 +274,34 @@ def test_a_pipe_gets_no_colours_and_lines_of_any_width_and_may_be_closed_early(t
     cut = f"set -o pipefail; {command} | true"
     closed = subprocess.run(["bash", "-c", cut], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
+
+
+def test_of_sweeps_of_one_name_the_newest_is_taken_and_the_others_are_named(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for name, begins in (("x", 1.0), ("x-2", 2.0)):
+        config = {"name": "x", "budget": {"trials": 4}, "tracking": {"uri": "sqlite:///nowhere.db"}}
+        report_sweeps.write(results / name, [each.model_copy(update={"time": begins}) for each in FINISHED[:1]], config)
+    line = f"x: {results}/x-2, the newest of this name; also: {results}/x\n"
+    for verb in ("status", "compare"):
+        done = CliRunner().invoke(app, [verb, "x", "--storage", str(results)])
+        assert (done.exit_code, done.stderr) == (0, line)
+        done = CliRunner().invoke(app, [verb, "x-2", "--storage", str(results)])
+        assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_scores_of_trials_stand_side_by_side_and_a_point_that_a_person_added_is_marked(tmp_path: Path) -> None:
+    begun_scored, *rest = FINISHED
+    point: dict[str, Any] = {"adapter.r": 16}
+    asked = answered_request(point=point)
+    scored: list[Event] = []
+    for event in rest:
+        if isinstance(event, TrialReported):
+            event = event.model_copy(update={"best_metrics": {**event.best_metrics, "exact_match": 0.75}})
+        if isinstance(event, TrialStarted) and event.trial_key == "bbb":
+            event = event.model_copy(update={"point": point})
+        scored.append(event)
+    sweep(tmp_path, [begun_scored, asked, *scored])
+    text, _ = compare(tmp_path, "t00", "t01")
+    assert re.search(r"exact_match +0\.7500 +0\.7500\n", text)
+    assert "t01 (added)" in text and "t00 (added)" not in text
+    assert "t01 (added)" in compare(tmp_path)[0]

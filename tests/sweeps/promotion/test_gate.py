@@ -198,7 +198,7 @@ def test_a_few_rows_that_carry_the_gain_are_warned_of():
     losses = tuple(loss - gain * count for loss, gain, count in zip(base.row_losses, gains, TOKENS[:100], strict=True))
     (warning,) = words.warnings(verdict(base=base, t00=evaluation(losses, base.row_tokens)))
     assert warning.startswith("t00's gain on the base has the 99% confidence interval ")
-    assert "on 100 rows, of which 2 carry 80% of its variance: the interval hangs on how many such rows" in warning
+    assert "on 100 rows, 2 of which make most of its width: the interval hangs on how many such rows" in warning
 
 
 def test_a_gain_that_is_the_same_on_every_row_does_not_pass():

@@ -53,8 +53,6 @@ def interval(low: float, high: float) -> str:
     return f", 97.5% confidence interval {low:.4f} to {high:.4f} on 32 rows"
 
 
-TURNED = " (below 0: the other way round)"
-
 # Against the base
 
 of_base = partial(Comparison, "base")
@@ -73,7 +71,8 @@ MORE = "; more steps (budget.steps_per_trial) or other values may help"
         (
             1.26,
             of_base(0.01, -0.02, 0.04),
-            f"t01 cannot be told apart from BASE (1.2600): eval_loss 0.0100 lower{interval(-0.02, 0.04)}{TURNED}{MORE}",
+            f"t01 cannot be told apart from BASE (1.2600): eval_loss 0.0100 lower{interval(-0.02, 0.04)}"
+            f" (below 0: the base without an adapter would be better){MORE}",
         ),
         (
             1.2,
@@ -118,7 +117,7 @@ def against(*trials: Comparison, has_default: bool = False, changes: Sequence[Ev
             Comparison("a", 0.02, -0.01, 0.05),
             [
                 f"t01 (step 9) cannot be told apart from t00 (step 3): eval_loss 0.0200 lower{interval(-0.01, 0.05)}"
-                f"{TURNED}; a difference of this size takes about 62 rows"
+                " (below 0: t00 would be better); a difference of this size takes about 62 rows"
             ],
         ),
         (

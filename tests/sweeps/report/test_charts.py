@@ -60,6 +60,13 @@ def test_a_line_crosses_each_axis_at_the_trials_value_where_the_ruler_stands(pag
         assert ruler.domain == pytest.approx([(place - bottom) / (top - bottom) for place in (0, 1)], abs=1e-9)
 
 
+def test_the_parallel_chart_says_that_lines_end_at_different_steps(page: Page) -> None:
+    uneven = " Lines end at different steps: a trial that was stopped early has the value of its fewer steps."
+    assert uneven in there(charts.parallel(page)).caption
+    whole = replace(page, trials=tuple(trial for trial in page.trials if trial.record.reported_step == 27))
+    assert whole.trials and uneven not in there(charts.parallel(whole)).caption
+
+
 def test_labels_give_way_to_the_best_trials_line(page: Page) -> None:
     found = there(charts.parallel(page))
     best = [place for place in traces(found, "lines+markers")[-1].y if place is not None]

@@ -95,7 +95,7 @@ HIGHER, LOWER = "eval_loss 0.2500 higher", "eval_loss 0.2500 lower"
         (
             Comparison("bbb", 0.25, -0.125, 0.5),
             f"t00 (step 9) cannot be told apart from t01 (step 3): {LOWER}, "
-            "97.5% confidence interval -0.1250 to 0.5000 on 32 rows (below 0: the other way round)",
+            "97.5% confidence interval -0.1250 to 0.5000 on 32 rows (below 0: t01 would be better)",
         ),
         (
             Comparison("bbb", 0.25, unknown=MISSING),

@@ -190,8 +190,8 @@ def test_an_interval_in_words_is_never_certain() -> None:
     assert [percent(1 - 0.01 / comparisons) for comparisons in (1, 3, 55)] == ["99%", "99.67%", "99.982%"]
     words = "99.88% confidence interval -0.000021 to -0.0000041 on 32 rows"
     assert in_words((-0.0000213, -0.0000041), 0.99875, "32 rows", None) == words
-    assert in_words((0.1, 0.3), 0.99, "200 rows", 3).endswith("on 200 rows, of which 3 carry 80% of its variance")
-    assert in_words((0.1, 0.3), 0.99, "20 rows", 1).endswith("on 20 rows, of which 1 carries 80% of its variance")
+    assert in_words((0.1, 0.3), 0.99, "200 rows", 3).endswith("on 200 rows, 3 of which make most of its width")
+    assert in_words((0.1, 0.3), 0.99, "20 rows", 1).endswith("on 20 rows, one of which makes most of its width")
 
 
 def test_what_rows_cannot_exclude() -> None:
