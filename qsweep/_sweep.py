@@ -133,16 +133,8 @@ class Sweep:
     ) -> Sweep:
         """Trains the best trial anew, or the named one, for longer; returns the sweep of this one trial.
 
-        Args:
-            trial: a trial of this sweep, its key, or t03.
-            steps: optimizer steps; `scheduler.reduction_factor` times those of the trial if left out.
-            epochs: in place of `steps`: times that the trial sees all rows.
-            all_rows: whether to train on the rows held out too, and to evaluate on data.test alone.
-            wait: as in `launch`.
-            offline: as in `launch`.
-
-        Raises:
-            QsweepError: there is no such trial, or it cannot be trained; nothing was started.
+        `steps`, `epochs` and `all_rows` are options of `qsweep refit`; `wait` and `offline` are as in `launch`. Raises
+        QsweepError if there is no such trial, or if it cannot be trained; nothing was started.
         """
         from sweeps.launch import refit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,4 @@ def refit(  # noqa: PLR0913 - its options
             found = made()
         show_plan(found, price, as_json)
         return
-    asked = {"--steps": steps, "--epochs": epochs, "--storage": None if storage == Path("results") else storage}
-    words = [part for name, value in asked.items() if value is not None for part in (name, str(value))]
-    words += [*([trial] if trial else []), *(["--all-rows"] if all_rows else [])]
-    run(made, ["refit", sweep, *words, "--plan"], Asked(promote, offline, detach, as_json))
+    run(made, [*sys.argv[1:], "--plan"], Asked(promote, offline, detach, as_json))
