@@ -28,13 +28,13 @@ from trainables.data import questions, sources
 from trainables.engine_paths import SelfTest, Settled
 from trainables.errors import GradingError, ModelError
 from trainables.grading import catalogue
-from trainables.objective import Direction
+from trainables.objective import EVAL_BITS, Direction
 from trainables.packing import memory, pass_limits, path_tests, targets, work
 from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
-METRICS = qlora_metrics.directions()
+METRICS: Mapping[str, Direction] = {**qlora_metrics.directions(), EVAL_BITS: "min"}
 NESTS_ROWS = True
 
 
