@@ -297,6 +297,9 @@ class TrainingSpec(Spec):
     ranks trials after a few steps, and most of these steps should have the full rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay of AdamW."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw is PyTorch's. adamw_8bit is bitsandbytes': the moments of a matrix of 4,096 numbers or more take 2 bytes
+    for each number in place of 8."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient of each adapter to this norm; null does not clip."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"

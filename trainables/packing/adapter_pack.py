@@ -31,7 +31,7 @@ from trainables.packing.passes import PassThreads, PlacedRows, evaluation_passes
 from trainables.packing.peft_engine import PeftEngine
 from trainables.packing.training_loss import Loss
 from trainables.slot_failures import SlotOrBase, failure_of, is_sticky, isolated, lacks_memory
-from trainables.specs import TrialSpec, learning_rate
+from trainables.specs import TrainingSpec, TrialSpec, learning_rate
 
 
 class _Part(NamedTuple):
@@ -78,6 +78,27 @@ def _groups(parameters: Mapping[str, torch.nn.Parameter], ratio: float | None) -
     of_b = {name for name, parameter in parameters.items() if ".lora_B." in name or parameter.ndim == 1}
     a, b = ([p for name, p in parameters.items() if (name in of_b) is is_b] for is_b in (False, True))
     return [{"params": a, "over_a": 1.0}, {"params": b, "over_a": ratio}]
+
+
+def _optimizer(
+    training: TrainingSpec, parameters: Mapping[str, torch.nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    groups = _groups(parameters, training.lora_plus_ratio)
+    if training.optimizer == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        of_bytes: torch.optim.Optimizer = AdamW8bit(
+            groups, lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        return of_bytes
+    return torch.optim.AdamW(
+        groups,
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. With None
+        # torch itself chooses on a GPU: its operators on lists of tensors, one list for each GPU.
+        fused=True if device.type == "cpu" else None,
+    )
 
 
 class AdapterPack:
@@ -142,14 +163,7 @@ class AdapterPack:
 
     def _open(self, slot: int, spec: TrialSpec, snapshot: bytes | None) -> Opened:
         parameters = self._engine.add(slot, spec)
-        optimizer = torch.optim.AdamW(
-            _groups(parameters, spec.training.lora_plus_ratio),
-            lr=spec.training.learning_rate,
-            weight_decay=spec.training.weight_decay,
-            # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. With None
-            # torch itself chooses on a GPU: its operators on lists of tensors, one list for each GPU.
-            fused=True if self._engine.base.device.type == "cpu" else None,
-        )
+        optimizer = _optimizer(spec.training, parameters, self._engine.base.device)
         opened = _Slot(spec, parameters, optimizer)
         if snapshot is not None:
             progress = peft_adapters.restore(snapshot, parameters, optimizer)

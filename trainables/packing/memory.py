@@ -56,15 +56,10 @@ _PROCESS_BYTES: Mapping[Device, int] = {"cpu": 670_000_000, "cuda": 500_000_000}
 # the memory.
 _AUTO_RESIDENCY_BYTES: Mapping[Device, int] = {"cpu": 1_000_000_000, "cuda": 4_000_000_000}
 # Per trainable parameter in fp32: its weight, its gradient, and the two moments of AdamW.
-_WEIGHT_BYTES, _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 4, 8
-# Per trainable parameter in the memory of the host: weight and moments in a snapshot, and the weight in an adapter.
-_KEPT_BYTES = 16
-# Per trainable parameter of the one slot whose snapshot is being written: safetensors 0.8 makes the snapshot and copies
-# it, while the snapshot of the last report is still kept.
-_WRITING_BYTES = 24
-# Per trainable parameter on disk: an adapter in fp32; a snapshot, which also has both moments.
+_WEIGHT_BYTES, _GRADIENT_BYTES = 4, 4
+_OPTIMIZER_BYTES: Mapping[str, int] = {"adamw": 8, "adamw_8bit": 2}
+# Per trainable parameter on disk: an adapter in fp32. A snapshot also has both moments.
 _ADAPTER_BYTES = 4
-_SNAPSHOT_BYTES = 12
 MEAN_OF_LONGEST = 0.4
 """Assumed mean row length as a share of data.max_length, for rows not read. GSM8K's rows have 217 tokens under 512."""
 _DEVIATIONS = 4.0
@@ -116,7 +111,11 @@ def need(  # noqa: PLR0913 - what memory depends on
     share = _share(base, facts, device, gpus, parallel_passes(engine, device))
     tokens_of_pass = trained_tokens(base, facts.parameters, device)
     passed = BaseShape(share.facts, width, engine, kind, device, base.training.engine == GROUPED, tokens_of_pass)
-    writing = parameters * _WRITING_BYTES if device == "cpu" else 0
+    moments = max(_OPTIMIZER_BYTES[trial.training.optimizer] for trial in trials)
+    snapshot = parameters * (_WEIGHT_BYTES + moments)
+    # Of the one slot whose snapshot is being written: safetensors 0.8 makes the snapshot and copies it, while the
+    # snapshot of the last report is still kept.
+    writing = 2 * snapshot if device == "cpu" else 0
     heaviest = [
         max(
             (most for trial in trials for most in _moments(passed, trial, shape, slots, writing)),
@@ -124,7 +123,7 @@ def need(  # noqa: PLR0913 - what memory depends on
         )
         for slots in range(1, TOLD_SLOTS + 1)
     ]
-    adapter = _adapter(max(lora_parameters(share.facts, trial.adapter) for trial in trials), device)
+    adapter = _adapter(max(lora_parameters(share.facts, trial.adapter) for trial in trials), moments, device)
     host = Memory(process=_PROCESS_BYTES[device], base=share.base_bytes)
     tokens = base.training.batch_size * (rows.mean if rows is not None else shape.longest * MEAN_OF_LONGEST)
     return Need(
@@ -134,7 +133,7 @@ def need(  # noqa: PLR0913 - what memory depends on
         by_slots=tuple(host.plus(adapter, slots).plus(most) for slots, most in enumerate(heaviest, 1)),
         saturating_slots=saturating_slots(facts.parameters, device, max(1, round(tokens))),
         adapter_bytes=parameters * _ADAPTER_BYTES,
-        snapshot_bytes=parameters * _SNAPSHOT_BYTES,
+        snapshot_bytes=snapshot,
     )
 
 
@@ -164,13 +163,16 @@ def _share(base: TrialSpec, facts: ModelFacts, device: Device, gpus: int, passes
     return _Share(facts.model_copy(update={"layers": max(count.values())}), round(most + working))
 
 
-def _adapter(parameters: int, device: Device) -> Memory:
-    """Returns the memory that a slot holds at all times after its first report."""
+def _adapter(parameters: int, moments: int, device: Device) -> Memory:
+    """Returns the memory that a slot holds at all times after its first report.
+
+    In the memory of a CPU host are also the weight and the moments of a snapshot, and the weight of an adapter.
+    """
     return Memory(
         adapters=parameters * _WEIGHT_BYTES,
         gradients=parameters * _GRADIENT_BYTES,
-        optimizer=parameters * _OPTIMIZER_BYTES,
-        kept=parameters * _KEPT_BYTES if device == "cpu" else 0,
+        optimizer=parameters * moments,
+        kept=parameters * (2 * _WEIGHT_BYTES + moments) if device == "cpu" else 0,
     )
 
 

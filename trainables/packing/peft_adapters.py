@@ -162,12 +162,17 @@ def peft_folder(model: PeftModel, adapter: str) -> dict[str, bytes]:
 def snapshot(
     parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, progress: AdapterProgress
 ) -> bytes:
-    """Returns weights, AdamW moments and progress. The step decides the position in the data and the dropout masks."""
+    """Returns weights, the optimizer's states and progress.
+
+    The step decides the position in the data and the dropout masks.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value
+            tensors[f"{key}/{name}"] = torch.as_tensor(value)
+            if key.startswith("qmap"):  # bitsandbytes' levels, one tensor for all, which safetensors refuses
+                tensors[f"{key}/{name}"] = value.clone()
     whole = {name: value.to("cpu").contiguous() for name, value in tensors.items()}
     content: bytes = safetensors.torch.save(whole, metadata={"progress": progress.model_dump_json()})
     return content
@@ -194,15 +199,13 @@ def restore(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
-    for name, parameter in parameters.items():
-        state = {
-            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
-        }
-        if state:
-            # AdamW keeps its step counter on the CPU (torch/optim/adamw.py).
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-            }
+    # PyTorch's AdamW keeps its step counter on the CPU (torch/optim/adamw.py), bitsandbytes as a number.
+    counter = (lambda step: step) if isinstance(optimizer, torch.optim.AdamW) else int
+    for place, value in tensors.items():
+        key, name = place.split("/", 1)
+        if key != "weight":
+            kept_here = counter(value) if key == "step" else value.to(parameters[name].device)
+            optimizer.state[parameters[name]][key] = kept_here
     return AdapterProgress.model_validate_json(safetensors_header.metadata(content)["progress"])
 
 

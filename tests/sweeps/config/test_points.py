@@ -112,6 +112,7 @@ CHANGES: dict[str, list[tuple[str, Any]]] = {
         *(("batch_size", 8), ("gradient_accumulation_steps", 2), ("learning_rate", 1e-4), ("schedule", "cosine")),
         *(("warmup_ratio", 0.0), ("weight_decay", 0.1), ("max_grad_norm", None)),
         ("lora_plus_ratio", 16.0),
+        ("optimizer", "adamw_8bit"),
     ],
 }
 SECTIONS: dict[str, Any] = {"quantization": QuantizationSpec, "adapter": AdapterSpec, "training": TrainingSpec}

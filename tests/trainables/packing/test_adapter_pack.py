@@ -12,6 +12,7 @@ from functools import cache
 import packs
 import pytest
 import torch
+from bitsandbytes.optim import AdamW8bit
 from known_models import LLAMA_1B
 from packs import BF16, FP32, NEIGHBOURS, plain_losses
 from peft import get_peft_model
@@ -233,6 +234,30 @@ def test_another_rate_for_b_trains_as_pefts_own_optimizer_of_lora_plus_also_from
     assert found + packs.losses(pack, 1, 11) == pytest.approx(expected, abs=FP32)
     plain = LORA_PLUS.model_copy(update={"training": LORA_PLUS.training.model_copy(update={"lora_plus_ratio": None})})
     assert plain_peft(packs.base().model, plain, 20)[1:] != pytest.approx(expected[1:], abs=1e-3)
+
+
+IN_BYTES = packs.spec(seed=2, r=128, weight_decay=0.1, optimizer="adamw_8bit")
+
+
+def test_moments_of_8_bits_are_those_of_bitsandbytes_also_from_a_snapshot():
+    """Rounding of a loss may move a moment to the next of its 256 levels: so it is compared with PEFT for few steps."""
+
+    def in_bytes(model, spec):
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return AdamW8bit(trained, lr=1.0, weight_decay=spec.training.weight_decay)
+
+    expected = plain_peft(packs.base().model, IN_BYTES, 5, optimizer_of=in_bytes)
+    pack, other = among(NEIGHBOURS[0], IN_BYTES), packs.pack()
+    assert packs.losses(pack, 1, 5, (0,)) == pytest.approx(expected, abs=FP32)
+    assert isinstance(other.open(1, IN_BYTES, pack.snapshot(1)), Opened)
+    assert packs.losses(other, 1, 5) == packs.losses(pack, 1, 5)
+    states = pack._slots[1].optimizer.state
+    assert {states[parameter]["state1"].dtype for parameter in pack._slots[1].parameters.values()} == {
+        torch.uint8,
+        torch.float32,  # of fewer than 4,096 numbers
+    }
+    plain = IN_BYTES.model_copy(update={"training": IN_BYTES.training.model_copy(update={"optimizer": "adamw"})})
+    assert plain_peft(packs.base().model, plain, 5)[1:] != pytest.approx(expected[1:], abs=FP32)
 
 
 DORA = packs.spec(seed=8, r=4, use_dora=True, weight_decay=0.1, lora_plus_ratio=4.0)
