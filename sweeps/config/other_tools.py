@@ -55,6 +55,7 @@ NOT_HERE = {
     "adam_beta1": _NO_BETAS,
     "adam_beta2": _NO_BETAS,
     "neftune_noise_alpha": "no noise is added to embeddings",
+    "resume_from_checkpoint": "qsweep resume goes on with a sweep; qsweep refit trains its best trial anew, for longer",
     "train_on_inputs": _LOSS,
     "completion_only_loss": _LOSS,
     "packing": _NO_PACKING,

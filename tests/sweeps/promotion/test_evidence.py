@@ -270,3 +270,25 @@ def test_what_is_scored_beside_what_decides_is_told(objective: Objective, beside
     context, said = context_of(config, request=request, objective=objective)
     evidence.announce(context, {"t01": {}}, evidence.Content("", None, ("test", "data.test"), None, {}))
     assert said == ["evaluating base and candidates on data.test", *beside]
+
+
+class Asked(Exception):  # noqa: N818 - reads as what happened
+    """What was to be scored."""
+
+
+@pytest.mark.parametrize(("all_rows", "left_out"), [(True, ("train",)), (False, ("train", "eval"))])
+def test_the_test_rows_that_a_refit_on_all_rows_was_evaluated_on_still_decide(tmp_path, all_rows, left_out) -> None:
+    """They are its evaluation rows, too: leaving those out would leave none. It was evaluated on them once."""
+    made = config(tmp_path, "sqlite:///none.db")
+    data = made.base.data_spec.model_copy(update={"all_rows": all_rows})
+    request = SimpleNamespace(place=SimpleNamespace(folder=None), eval_data=None, trial=None)
+    known: dict[str, Any] = {"request": request, "objective": LOWEST_LOSS, "policy": Promotion()}
+    context, _ = context_of(made.model_copy(update={"data": data}), **known)
+
+    def call(method: str, words: tuple[Any, ...]) -> Any:
+        raise Asked(words[-1])
+
+    content = evidence.Content("", None, ("test", "data.test"), None, {})
+    with pytest.raises(Asked) as asked:
+        evidence.collect(context, [], content, Scoring(call))
+    assert asked.value.args[0].leave_out == left_out
