@@ -137,7 +137,9 @@ class Errors:
     def summary(self) -> list[str]:
         """Says how many rows are wrong, and how often each label is right."""
         name, rows = self.answers.name, counted(len(self.answers.rows), "answered row")
-        lines = [f"{name} gets {len(self.rows)} of {rows} wrong, by {self.metric}"]
+        is_graded = any(row.scores[self.metric] not in (0.0, 1.0) for row in self.answers.rows.values())
+        told = f"falls short on {len(self.rows)} of {rows}" if is_graded else f"gets {len(self.rows)} of {rows} wrong"
+        lines = [f"{name} {told}, by {self.metric}"]
         if self.confusion is not None:
             head = f"confusion of {name} (rows: the expected label, columns: its answer):"
             lines += ["", head, *self.confusion.text().splitlines(), self.confusion.recall()]

@@ -218,6 +218,7 @@ def test_the_worst_rows_of_a_graded_score_come_first(tmp_path: Path) -> None:
     found.keep("aaa", "best", 3, {samples.OF_TRIAL: answers(("a", "b", 0.5), ("a", "a", 1.0), ("a", "c", 0.25))})
     text, document = compare(tmp_path, "--errors")
     assert [row["scores"]["exact_match"] for row in document["errors"][0]["wrong"]] == [0.25, 0.5]
+    assert text.startswith("t00 falls short on 2 of 3 answered rows, by exact_match\n")
     assert "confusion" not in text and document["errors"][0]["confusion"] is None
 
 
