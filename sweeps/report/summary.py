@@ -22,6 +22,7 @@ from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import answers, best_compared, facts, streams, trial_tables, ui_links
 from sweeps.report.live_table import Display, Displayed, Lines, Table
 from sweeps.statistics.comparison import Separation
+from trainables.errors import QsweepError
 
 if TYPE_CHECKING:
     from sweeps.report.result import Displays, Result
@@ -57,11 +58,16 @@ def displays(
             for each in (out, *kept):
                 tell(each, first_lines(folder.path))
             lines = [Lines(each, started, time.time) for each in kept]
-            if out.is_terminal:
-                with Table(out, time.time, trials) as table:
-                    yield Displayed([table, *lines])
-            else:
-                yield Displayed([Lines(out, started, time.time), *lines])
+            try:
+                if out.is_terminal:
+                    with Table(out, time.time, trials) as table:
+                        yield Displayed([table, *lines])
+                else:
+                    yield Displayed([Lines(out, started, time.time), *lines])
+            except QsweepError as error:  # the command prints it
+                for of_log in lines:
+                    of_log.say(f"error: {error}")
+                raise
 
     return display
 

@@ -15,6 +15,7 @@ from sweep_events import begun, ended, record, reported, started
 from sweep_files import toy
 
 from sweeps.config.load import LoadedSweep
+from sweeps.errors import SweepError
 from sweeps.record.events import Event, SweepEnded, SweepPlanned, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.spent import spent
@@ -102,10 +103,12 @@ def test_a_link_into_mlflows_ui_begins_with_the_server_alone(server: str, base: 
 
 def test_the_folder_keeps_what_a_driver_prints_and_once_where_it_prints_there(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    with summary.displays(0.0)(folder) as display:
+    with pytest.raises(SweepError), summary.displays(0.0)(folder) as display:
         display.say("the first line")
+        raise SweepError("no host at http://me:secret@there")
     kept = folder.driver_log.read_text()
-    assert kept.startswith(f"sweep folder: {tmp_path}\n") and kept.endswith(" the first line\n")
+    assert kept.startswith(f"sweep folder: {tmp_path}\n") and " the first line\n" in kept
+    assert kept.endswith(" error: no host at http://me:***@there\n")
     program = """
 import sys
 from pathlib import Path
