@@ -297,6 +297,10 @@ class TrainingSpec(Spec):
     ranks trials after a few steps, and most of these steps should have the full rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay of AdamW."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of AdamW's mean of gradients that a step keeps."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Share of AdamW's mean of squared gradients that a step keeps."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw is PyTorch's. adamw_8bit is bitsandbytes': the moments of a matrix of 4,096 numbers or more take 2 bytes
     for each number in place of 8."""

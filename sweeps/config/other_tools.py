@@ -25,6 +25,7 @@ _OTHERS = {
     "training.schedule": "lr_scheduler lr_scheduler_type",
     "training.warmup_ratio": "warmup_steps",
     "training.optimizer": "optim",
+    "training.adam_beta1": "adam_betas betas",
     "training.max_grad_norm": "clip_grad gradient_clipping",
     "training.gradient_checkpointing": "use_gradient_checkpointing",
     "training.snapshot_every": "save_steps",
@@ -43,7 +44,6 @@ KEYS = {other: key for key, others in _OTHERS.items() for other in others.split(
 
 _ONE_BASE = "the base is shared and stays as it is"
 _LOSS = "the loss is that of data.completion, or with data.text that of the whole text"
-_NO_BETAS = "AdamW has PyTorch's 0.9 and 0.999; training.optimizer and training.weight_decay are free"
 _NO_SPREAD = "a trial trains on one host; cluster.gpus_per_host spreads the base over the GPUs of a host"
 _NO_PACKING = "rows are not joined; the engines flat and grouped compute without padding anyway"
 NOT_HERE = {
@@ -52,8 +52,6 @@ NOT_HERE = {
     "rank_pattern": "all modules of an adapter have one rank: adapter.r",
     "alpha_pattern": "all modules of an adapter have one alpha: adapter.lora_alpha",
     "load_in_8bit": "quantization.scheme is nf4, fp4 or none",
-    "adam_beta1": _NO_BETAS,
-    "adam_beta2": _NO_BETAS,
     "neftune_noise_alpha": "no noise is added to embeddings",
     "resume_from_checkpoint": "qsweep resume goes on with a sweep; qsweep refit trains its best trial anew, for longer",
     "train_on_inputs": _LOSS,

@@ -30,17 +30,14 @@ PACING = (
 )
 """Fields that change how long a step takes, but not its results, except for rounding."""
 _OF_MODELS = (
-    "lora_dropout",
-    "use_rslora",
-    "use_dora",
-    "init",
-    "weight_decay",
-    "max_grad_norm",
-    "lora_plus_ratio",
-    "optimizer",
+    *("lora_dropout", "use_rslora", "use_dora", "init", "weight_decay", "max_grad_norm"),
+    *("lora_plus_ratio", "adam_beta1", "adam_beta2", "optimizer"),
 )
 """Settings that a trainable without a model ignores."""
-LATER: Mapping[str, object] = {"init": "default", "use_dora": False, "lora_plus_ratio": None, "optimizer": "adamw"}
+LATER: Mapping[str, object] = {
+    **{"init": "default", "use_dora": False},
+    **{"lora_plus_ratio": None, "adam_beta1": 0.9, "adam_beta2": 0.999, "optimizer": "adamw"},
+}
 """Field that came later -> the value that every trial had before. Keys leave out this value, so that they stay."""
 _PARAMS = {"quantization.scheme": "quantization"}
 """Searched field -> its param, where this is not the last part of the field's name."""

@@ -83,17 +83,18 @@ def _groups(parameters: Mapping[str, torch.nn.Parameter], ratio: float | None) -
 def _optimizer(
     training: TrainingSpec, parameters: Mapping[str, torch.nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    groups = _groups(parameters, training.lora_plus_ratio)
+    groups, betas = _groups(parameters, training.lora_plus_ratio), (training.adam_beta1, training.adam_beta2)
     if training.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
         of_bytes: torch.optim.Optimizer = AdamW8bit(
-            groups, lr=training.learning_rate, weight_decay=training.weight_decay
+            groups, lr=training.learning_rate, betas=betas, weight_decay=training.weight_decay
         )
         return of_bytes
     return torch.optim.AdamW(
         groups,
         lr=training.learning_rate,
+        betas=betas,
         weight_decay=training.weight_decay,
         # On a GPU a fused optimizer keeps its step counter there; restored states have it on the CPU. With None
         # torch itself chooses on a GPU: its operators on lists of tensors, one list for each GPU.

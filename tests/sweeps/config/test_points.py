@@ -113,6 +113,7 @@ CHANGES: dict[str, list[tuple[str, Any]]] = {
         *(("warmup_ratio", 0.0), ("weight_decay", 0.1), ("max_grad_norm", None)),
         ("lora_plus_ratio", 16.0),
         ("optimizer", "adamw_8bit"),
+        *(("adam_beta1", 0.8), ("adam_beta2", 0.99)),
     ],
 }
 SECTIONS: dict[str, Any] = {"quantization": QuantizationSpec, "adapter": AdapterSpec, "training": TrainingSpec}

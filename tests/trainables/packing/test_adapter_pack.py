@@ -197,8 +197,8 @@ def test_a_neighbour_that_fails_is_told_and_changes_nothing(monkeypatch, error, 
 
 
 PLAIN = {
-    "all-linear": packs.spec(seed=3, r=8, weight_decay=0.1),
-    "rslora": packs.spec(seed=4, r=4, use_rslora=True, target_modules="attention", max_grad_norm=0.1),
+    "all-linear": packs.spec(seed=3, r=8, weight_decay=0.1, adam_beta2=0.9),
+    "rslora": packs.spec(seed=4, r=4, use_rslora=True, target_modules="attention", max_grad_norm=0.1, adam_beta1=0.7),
     "accumulation": packs.spec(
         seed=5, r=2, lora_alpha=1.0, target_modules="mlp", gradient_accumulation_steps=3, max_grad_norm=None
     ),
@@ -313,7 +313,8 @@ def mean_loss(model, batch) -> torch.Tensor:
 
 def adamw(model, spec):
     trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=1.0, weight_decay=spec.training.weight_decay)
+    betas = spec.training.adam_beta1, spec.training.adam_beta2
+    return torch.optim.AdamW(trained, lr=1.0, betas=betas, weight_decay=spec.training.weight_decay)
 
 
 def plain_peft(model, spec, steps, of_example=1, loss=mean_loss, optimizer_of=adamw):
