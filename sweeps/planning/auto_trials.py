@@ -12,7 +12,7 @@ from sweeps.config.model import Budget
 from sweeps.config.number_words import counted, duration
 from sweeps.errors import ConfigError
 from sweeps.planning import capacity
-from sweeps.planning.forecast import SHOWN, RowsAndRates, distinct_trials, forecast, shortest_budget
+from sweeps.planning.forecast import SHOWN, Forecast, RowsAndRates, distinct_trials, forecast, shortest_budget
 from trainables.contract import Need
 
 MOST_TRIALS = 1_000
@@ -23,9 +23,16 @@ FILLED = 0.95
 
 
 def with_auto_trials(
-    sweep: LoadedSweep, need: Need | None, machine: capacity.Machine, known: RowsAndRates
+    sweep: LoadedSweep,
+    need: Need | None,
+    machine: capacity.Machine,
+    known: RowsAndRates,
+    over_bases: Callable[[LoadedSweep], Forecast] | None = None,
 ) -> tuple[LoadedSweep, str]:
     """Returns the sweep with as many trials as fill the time budget, and a line that explains their number.
+
+    Args:
+        over_bases: forecasts a sweep that searches its base, in place of `need` and `known`, which are of one base.
 
     Raises:
         ConfigError: nothing bounds the time, no rate was measured, or not one trial fits.
@@ -36,9 +43,9 @@ def with_auto_trials(
     budget, words = bounded
 
     def takes(trials: int) -> float:
-        tried = with_some(sweep, trials).config
-        slots = capacity.slots_per_host(tried, need, machine) or 1
-        seen = forecast(tried, sweep.space, machine, slots, known)
+        tried = with_some(sweep, trials)
+        slots = capacity.slots_per_host(tried.config, need, machine) or 1
+        seen = over_bases(tried) if over_bases else forecast(tried.config, sweep.space, machine, slots, known)
         if seen.seconds is None:
             raise ConfigError([f"budget.trials: auto: the time of a trial is {seen.rate}, or give a number of trials"])
         if not seen.is_measured:

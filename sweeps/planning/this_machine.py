@@ -19,7 +19,7 @@ from sweeps.config.points import Scalar
 from sweeps.config.uris import work_folder
 from sweeps.errors import ConfigError
 from sweeps.planning import advice, auto_trials, capacity, plan, rates
-from sweeps.planning.forecast import RowsAndRates
+from sweeps.planning.forecast import Forecast, RowsAndRates
 from sweeps.planning.lora_or_qlora import GpuAdvice, choices
 from sweeps.record.folder import SweepFolder, read_events
 from trainables import catalogue
@@ -96,7 +96,14 @@ def with_trials(sweep: LoadedSweep, to_launch: bool = False) -> tuple[LoadedSwee
         return sweep, None
     machine = machine_of(sweep.config, to_launch)
     need, known, _ = _known(sweep, machine)
-    return auto_trials.with_auto_trials(sweep, need, machine, known)
+
+    def over_bases(tried: LoadedSweep) -> Forecast:
+        each = _on_each_base(tried, machine)
+        guessed = next((own.forecast for own in each.values() if not own.forecast.is_measured), None)
+        return guessed or plan.on_bases(next(iter(each.values())), each)[0].forecast
+
+    several = over_bases if bases.are_searched(sweep.config) else None
+    return auto_trials.with_auto_trials(sweep, need, machine, known, several)
 
 
 def _known(sweep: LoadedSweep, machine: capacity.Machine) -> tuple[Need | None, RowsAndRates, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ from sweep_files import RATES, toy
 
 from sweeps.config.load import LoadedSweep
 from sweeps.errors import ConfigError
-from sweeps.planning import auto_trials
+from sweeps.planning import auto_trials, rates, this_machine
 from sweeps.planning.capacity import Machine
 from sweeps.planning.forecast import RowsAndRates
 from sweeps.planning.plan import plan
 from sweeps.planning.rates import rate_key
 from trainables.contract import Need, Work
+from trainables.specs import QuantizationSpec
 
 NINE = {"trials": 9, "steps_per_trial": 9}
 NEED = Need(base_bytes=1000, slot_bytes=10, step_bytes=90, saturating_slots=8)
@@ -152,3 +154,23 @@ def test_a_budget_that_cannot_be_filled_is_refused(budget, device, rates, proble
     asked = sweep(budget=budget)
     with pytest.raises(ConfigError, match=problem):
         auto_trials.with_auto_trials(asked, ONE_SLOT, Machine(device, 1, 10**6), rates or known(asked))
+
+
+def test_auto_counts_the_time_of_every_base_and_needs_the_rate_of_each(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(rates, "file", lambda: tmp_path / "rates.json")
+    space = RATES | {"quantization.scheme": {"choice": ["nf4", "none"]}}
+    one, both = (sweep(each, model={"source": "m"}, budget={"wall_clock": "1h"}) for each in (RATES, space))
+    device = this_machine.machine_of(one.config, to_launch=True).device_name
+    assert device is not None
+
+    def keep(asked: LoadedSweep, **words: Any) -> None:
+        rates.remember(rates.file(), rate(rate_key(asked.config, device), **words), {})
+
+    keep(one, step_seconds=1.0)
+    alone = this_machine.with_trials(one, to_launch=True)[0].config.budget.count
+    with pytest.raises(ConfigError, match=r"^budget\.trials: auto: the time of a trial "):
+        this_machine.with_trials(both, to_launch=True)
+    plain = QuantizationSpec(scheme="none")
+    keep(replace(one, config=one.config.model_copy(update={"quantization": plain})), step_seconds=9.0)
+    found = this_machine.with_trials(both, to_launch=True)[0].config.budget.count
+    assert 0 < found < alone / 2
