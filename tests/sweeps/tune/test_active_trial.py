@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import packs
 import pytest
 from fake_actors import actor
 from ray.exceptions import ActorDiedError, ObjectLostError
@@ -15,16 +17,17 @@ from sweep_events import history, reported
 
 from cluster.broker import Broker
 from cluster.broker_answers import Lease
-from cluster.loop import Outcome
+from cluster.loop import Outcome, PackLoop
 from sweeps.errors import BudgetUsedUp, StorageError
 from sweeps.record import samples, snapshots
-from sweeps.record.events import TrialState
+from sweeps.record.events import TrialReported, TrialState
 from sweeps.record.folder import SweepFolder
 from sweeps.record.snapshots import SavedTrial
 from sweeps.tune.active_trial import ActiveTrial, ResultRequest
 from sweeps.tune.trial_files import FolderFiles
 from sweeps.tune.trial_progress import LastReport
 from trainables.contract import AnsweredRow, Evaluation, Failure, Opened
+from trainables.packing.adapter_pack import AdapterPack
 from trainables.specs import TrialSpec
 
 SPEC = TrialSpec().model_dump_json()
@@ -323,3 +326,57 @@ def test_a_run_that_ends_leaves_the_slot_to_the_trials_next_run(tmp_path):
     told = asyncio.run(before.answer(ResultRequest(world.config, world.reported, True), 60.0))
     assert told is not None
     assert told["state"] == "PAUSED"
+
+
+class Hosted(World):
+    """A trial on a real host's loop, whose trials are evaluated on parts of 20 rows."""
+
+    def __init__(self, folder: Path, loop: PackLoop, spec: TrialSpec, **told: Any) -> None:
+        self.loop = loop
+        rows = {"points": [1, 3, 9], "rows": (7, 13, None)}
+        folder.mkdir()
+        super().__init__(folder, spec=spec.model_dump_json(), **rows, **told)
+
+    async def _open(self, lease: str, spec: str, snapshot: bytes | None) -> Any:
+        return self.loop.open(lease, TrialSpec.model_validate_json(spec), snapshot).result(60)
+
+    def _advance(self, lease: str, *words: Any) -> tuple[Awaitable[Outcome], Any]:
+        outcome = self.loop.advance(lease, *pickle.loads(pickle.dumps(words)))
+        assert outcome is not None
+        self.outcomes = [pickle.loads(pickle.dumps(outcome))]
+        return self._outcome()
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+def test_a_trial_on_parts_of_the_rows_has_the_same_reports_wherever_it_is_taken_up(tmp_path, is_default):
+    spec = packs.spec(seed=3, steps=9, learning_rate=0.02)
+    loop = PackLoop(AdapterPack(packs.ENGINE(packs.base()), packs.rows(24, 20)), 4)
+    told: dict[str, list[TrialReported]] = {}
+    for name in ("whole", "again"):
+        world = Hosted(tmp_path / name, loop, spec, trial_key=name, has_all_rows=is_default)
+        assert world.step()["opened"]
+        reports = [world.step()["report"]]
+        while reports[-1].step < 9:
+            if name == "again":
+                last = reports[-1]
+                world.config["reported"] = LastReport(last.step, last.best_step, last.best_metrics)._asdict()
+                world.leases += 10
+                world.take_up()
+                assert world.step()["opened"]
+            reports.append(world.step()["report"])
+        told[name] = reports
+    loop.stop()
+    for one, other in zip(told["whole"], told["again"], strict=True):
+        assert (one.step, one.best_step) == (other.step, other.best_step)
+        assert one.metrics["eval_loss"] == pytest.approx(other.metrics["eval_loss"], abs=packs.FP32)
+        assert one.best_metrics["eval_loss"] == pytest.approx(other.best_metrics["eval_loss"], abs=packs.FP32)
+    parts = [report.part and report.part.rows for report in told["whole"]]
+    assert parts == ([None] * 3 if is_default else [7, 13, None])
+    assert [report.at_rung is not None for report in told["whole"]] == [is_default, is_default, False]
+    for report in told["whole"]:
+        rows = json.loads(
+            (SweepFolder(tmp_path / "whole").kept("whole", "rows", report.step) / "eval_rows.json").read_bytes()
+        )
+        found = Evaluation.of_document(rows)
+        shown = report.metrics if report.part is None else report.part.metrics
+        assert sum(found.row_losses) / sum(found.row_tokens) == pytest.approx(shown["eval_loss"])
