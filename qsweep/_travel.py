@@ -58,6 +58,8 @@ def rows(field: str, given: Any, folder: Path) -> Any:
     """
     if given is None or isinstance(given, str | Path):
         return given
+    if isinstance(given, list | tuple) and given and all(isinstance(each, str | Path) for each in given):
+        return list(given)  # files
     if type(given).__module__.partition(".")[0] == "pandas":
         given = _of_pandas(field, given)
     if not isinstance(given, Iterable) or isinstance(given, Mapping):

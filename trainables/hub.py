@@ -87,7 +87,7 @@ def _lacking_in_cache(model: ModelSpec) -> str | None:
 def _data(data: DataSpec) -> Iterator[LookedUp]:
     asked: dict[str, sources.SplitName] = {}
     for split in sources.SPLITS:
-        source: str | None = getattr(data, split)
+        source = getattr(data, split)
         try:
             if source is not None and not sources.is_local(source):
                 asked.setdefault(source.partition(":")[0], split)

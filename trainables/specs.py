@@ -193,9 +193,9 @@ class AdapterSpec(Spec):
 class DataSpec(Spec):
     """Rows to train on and rows to evaluate on. Exactly one of completion, messages and text says how a row reads."""
 
-    train: str = Field(min_length=1)
-    """A .jsonl, .csv or .parquet file, a folder of such files or of `save_to_disk`, or a hub data set id (`owner/name`,
-    optionally `owner/name:config`)."""
+    train: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """A .jsonl, .csv or .parquet file, a folder of such files or of `save_to_disk`, a list of files or folders, or a
+    hub data set id (`owner/name`, optionally `owner/name:config`)."""
     eval: str | None = None
     """A file or a hub data set id, as `train`. Without it, `eval_examples` rows of `train` are held out."""
     test: str | None = None

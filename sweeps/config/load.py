@@ -322,9 +322,8 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
         if isinstance(source := part.get(key), str) and _is_model_path(source, folder):
             part[key] = _absolute(source, folder)
     data = section(raw, "data")
-    for split in ("train", "eval", "test"):
-        if isinstance(value := data.get(split), str) and _is_data_path(value, folder):
-            data[split] = _absolute(value, folder)
+    for split in {"train", "eval", "test"} & data.keys():
+        data[split] = _data_place(data[split], folder)
     guards = section(raw, "promotion").get("guards")
     for guard in guards if isinstance(guards, list) else []:
         if isinstance(guard, dict) and isinstance(file := guard.get("data"), str):
@@ -371,6 +370,12 @@ def _is_model_path(source: str, folder: Path) -> bool:
     path = folder / source
     # OWNER/NAME counts as a path if OWNER is a folder here: then NAME is probably a typo, not a hub id.
     return paths.is_file(path) or paths.is_folder(path) or ("/" in source and paths.is_folder(path.parent))
+
+
+def _data_place(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_data_place(each, folder) for each in value]
+    return _absolute(value, folder) if isinstance(value, str) and _is_data_path(value, folder) else value
 
 
 def _is_data_path(source: str, folder: Path) -> bool:

@@ -86,7 +86,7 @@ def pack(raw: Mapping[str, Any], folders: tuple[Path, ...], ships_files: bool = 
     facts = yaml_files.section(model, "facts")
     if facts.get("of") == yaml_files.section(raw, "model").get("source"):
         facts["of"] = model.get("source")
-    wrong = _too_large(files, document)
+    wrong = _lists(raw, ships_files) + _too_large(files, document)
     if wrong:
         raise ConfigError(wrong)
     return Shipment(document, given_storage, given_uri, files, tuple(there))
@@ -163,6 +163,11 @@ def _is_there(place: Path, folders: tuple[Path, ...]) -> bool:
     if paths.is_file(place) or paths.is_folder(place):
         return False
     return not any(place.is_relative_to(folder) for folder in folders)
+
+
+def _lists(raw: Mapping[str, Any], ships_files: bool) -> list[str]:
+    is_list = ships_files and isinstance(yaml_files.section(raw, "data").get("train"), list)
+    return ["data.train: a list of files does not travel with a sweep: name a folder that holds them"] * is_list
 
 
 def _too_large(files: Mapping[str, Path], document: Mapping[str, Any]) -> list[str]:

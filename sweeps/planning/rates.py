@@ -293,7 +293,8 @@ def _pacing(base: TrialSpec) -> str:
 def data_key(config: SweepConfig) -> str:
     """Hashes a sweep's rows to 12 hex digits: `data`, the sizes of its files, and the model for its tokenizer."""
     assert config.data is not None, "a sweep without data has no rows"
-    sources = [config.data.train, config.data.eval or ""]
+    train = config.data.train
+    sources = [*((train,) if isinstance(train, str) else train), config.data.eval or ""]
     files = [[Path(source), *Path(source).rglob("*")] if source else [] for source in sources]
     sizes = [sum(each.stat().st_size for each in of if each.is_file()) for of in files]
     model = config.model

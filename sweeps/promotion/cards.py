@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from sweeps.config import points
 from sweeps.config.checks import VLLM_RANKS
 from sweeps.promotion import words
 from sweeps.promotion.evidence import Contender
@@ -139,7 +140,7 @@ def card(facts: VersionFacts) -> str:
     lines += [*(f"**Warning**: {warning}." for warning in verdict.warnings), *([""] if verdict.warnings else [])]
     lines += ["## Training", ""]
     if data is not None:
-        lines += [f"- rows: `{data.train}`, of at most {data.max_length} tokens"]
+        lines += [f"- rows: `{points.word(data.train)}`, of at most {data.max_length} tokens"]
         if data.system is not None:
             lines += [f"- system message: {data.system}"]
     lines += [

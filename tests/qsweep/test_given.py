@@ -126,6 +126,14 @@ def test_the_splits_of_a_dataset_dict_are_taken_by_their_names(here):
         config_of(FILE, train={"dev": ROWS, "train": ROWS})
 
 
+def test_a_list_of_files_stays_a_list_of_files(here):
+    files = [here / "a.jsonl", here / "b.jsonl"]
+    for file, row in zip(files, ROWS[:2], strict=True):
+        file.write_text(json.dumps(row))
+    found = config_of(FILE, train=["a.jsonl", files[1]], eval=[{**ROWS[0], "question": "z"}], data={"eval_examples": 1})
+    assert found.data.train == tuple(map(str, files))
+
+
 def test_missing_values_and_dates_of_a_frame_are_those_of_json(here):
     import pandas
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import compress, islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.contract import Preview
@@ -38,10 +37,10 @@ def preview(data: DataSpec, whole: str = "launch", tokenizer: PreTrainedTokenize
     problems, partly = [], []
     rows: dict[Part, int | None] = {"eval": data.eval_examples if data.eval is None else None}
     for split in sources.SPLITS:
-        source: str | None = getattr(data, split)
+        source: row_files.Source | None = getattr(data, split)
         if source is None or not sources.is_local(source):
             continue
-        if row_files.is_large_array(Path(source)):
+        if row_files.is_large_array(source):
             partly.append(
                 f"data.{split}: one large JSON array is looked at by {whole} only; save it as .jsonl for more"
             )
@@ -132,5 +131,5 @@ def _rows(data: DataSpec, split: SplitName, look: _Look) -> int | None:
     if not look.is_cut:
         return look.rows
     with suppress(OSError):
-        return row_files.count(Path(getattr(data, split)))
+        return row_files.count(getattr(data, split))
     return None

@@ -91,9 +91,10 @@ def check_questions(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
         return [_NO_ANSWERS]
     problems: list[str] = []
     for split in ("eval", "test", "train"):  # rows to train on answer only where test rows are drawn from them
-        source: str | None = getattr(data, split)
-        if source is None or not sources.is_local(source) or row_files.is_large_array(Path(source)):
+        named: row_files.Source | None = getattr(data, split)
+        if named is None or not sources.is_local(named) or row_files.is_large_array(named):
             continue
+        source = row_files.in_words(named)
         try:
             placed = list(islice(sources.placed(data, split, every_column=True), LOOKED_ROWS))
             rows = [each.row for each in placed]
@@ -298,11 +299,11 @@ def _counted_labels(data: DataSpec, graders: Sequence[Grader], rows: Iterable[Pl
 
 def rare_labels(data: DataSpec, graders: Sequence[Grader]) -> list[str]:
     """Returns a line with the labels of a local data.train that stand in only one row, or differ only in case."""
-    if not sources.is_local(data.train) or row_files.is_large_array(Path(data.train)):
+    if not sources.is_local(data.train) or row_files.is_large_array(data.train):
         return []
     try:
         looked = islice(sources.placed(data, "train"), LOOKED_ROWS)
-        written = _counted_labels(data, graders, looked, data.train)
+        written = _counted_labels(data, graders, looked, row_files.in_words(data.train))
     except DataError:
         return []  # the check says why
     counts, alike = Counter[str](), Counter[str]()

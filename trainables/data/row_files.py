@@ -18,6 +18,8 @@ from trainables.inputs import json_text
 from trainables.inputs.similar import did_you_mean
 from trainables.specs import DataSpec
 
+Source = str | tuple[str, ...]
+"""A file, a folder, the id of a hub data set, or a list of files or folders."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _CSV_FIELD_CHARACTERS = 2**31 - 1
 COUNTED_BYTES = 1_000_000_000
@@ -27,7 +29,7 @@ ARRAY_BYTES = 100_000_000
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_rows(field: str, source: str, data: DataSpec, *, every_column: bool = False) -> Iterator[Placed]:
+def read_rows(field: str, source: Source, data: DataSpec, *, every_column: bool = False) -> Iterator[Placed]:
     """Reads the rows of a file, in order; of Parquet only the needed columns. Values of a CSV file are strings.
 
     Args:
@@ -51,13 +53,20 @@ def read_rows(field: str, source: str, data: DataSpec, *, every_column: bool = F
                 case _:
                     rows = _json(path, where)
             for placed in rows:
-                yield placed if path == Path(source) else placed._replace(place=f"{path.name}, {placed.place}")
+                yield placed if source == str(path) else placed._replace(place=f"{path.name}, {placed.place}")
         except OSError as error:
             raise DataError(f"{where} cannot be read: {error}") from error
 
 
-def files(field: str, source: str, data: DataSpec) -> list[Path]:
+def in_words(source: Source) -> str:
+    """Returns a source as people read it."""
+    return source if isinstance(source, str) else ", ".join(source)
+
+
+def files(field: str, source: Source, data: DataSpec) -> list[Path]:
     """Returns the files that hold the rows of a source: the file itself, or those of a folder in the order of names.
+
+    A list is the files of each of its parts, in order.
 
     A folder holds files of one kind, or is what `save_to_disk` of `datasets` 5 writes: Arrow files named by
     `state.json`, or a folder of them for each split, which `data.train_split` and its like name.
@@ -65,6 +74,11 @@ def files(field: str, source: str, data: DataSpec) -> list[Path]:
     Raises:
         DataError: the folder holds no rows, files of several kinds, or no such split.
     """
+    if not isinstance(source, str):
+        found = [file for part in source for file in files(field, part, data)]
+        if missing := [file for file in found if not file.is_file()]:
+            raise DataError(f"{field}: {not_found(missing[0], data)}")
+        return found
     folder = Path(source)
     if not folder.is_dir():
         return [folder]
@@ -85,9 +99,9 @@ def files(field: str, source: str, data: DataSpec) -> list[Path]:
     return found
 
 
-def count(path: Path) -> int | None:
+def count(source: Source) -> int | None:
     """Counts the rows of a file without parsing them; returns None if that is impossible or would take long."""
-    if path.is_dir():
+    if not isinstance(source, str) or (path := Path(source)).is_dir():
         return None
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet
@@ -118,14 +132,18 @@ def not_found(path: Path, data: DataSpec) -> str:
     place = path.absolute()
     if not place.parent.is_dir():
         return f"{place} does not exist (nor does the folder {place.parent})"
-    named = {Path(source).name for source in (data.train, data.eval, data.test) if source is not None}
+    train = (data.train,) if isinstance(data.train, str) else data.train
+    named = {Path(source).name for source in (*train, data.eval, data.test) if source is not None}
     free = sorted({entry.name for entry in place.parent.iterdir()} - named)
     hint = did_you_mean(place.name, free, most=3)
     return f"{place} {'is not a file' if place.exists() else 'does not exist'}{hint}"
 
 
-def is_large_array(path: Path) -> bool:
+def is_large_array(source: Source) -> bool:
     """Tells whether a file is one large JSON array. Reading one takes seconds, since any row needs the whole file."""
+    if not isinstance(source, str):
+        return False
+    path = Path(source)
     try:
         return path.suffix.lower() == ".json" and path.stat().st_size > ARRAY_BYTES and _is_array(path)
     except OSError:

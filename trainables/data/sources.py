@@ -43,9 +43,13 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?", re.ASCII)
 _FILE_SUFFIX = re.compile(r"\.[a-z]{2,9}\d?$", re.IGNORECASE)
 
 
-def is_local(source: str) -> bool:
+def is_local(source: row_files.Source) -> bool:
     """Returns True for a local file or folder, False for the id of a hub data set; raises `DataError` otherwise."""
     accepted = f"a file ends in {', '.join(row_files.SUFFIXES)}; a hub data set is owner/name or owner/name:config"
+    if not isinstance(source, str):
+        if hub := [part for part in source if not is_local(part)]:
+            raise DataError(f"{hub[0]} is the id of a hub data set, and a list names files: {accepted}")
+        return True
     if Path(source).suffix.lower() in row_files.SUFFIXES:
         return True
     try:
@@ -69,7 +73,7 @@ def check_data(data: DataSpec) -> list[str]:
         if source is None:
             continue
         try:
-            if _is_local(data, split) and not row_files.is_large_array(Path(source)):
+            if _is_local(data, split) and not row_files.is_large_array(source):
                 found = [problem for problem in _file_problems(data, split) if problem not in problems]
                 if found and split == "test" and not found[-1].endswith("has no rows"):
                     found[-1] += OTHER_TASK
@@ -82,7 +86,7 @@ def check_data(data: DataSpec) -> list[str]:
 
 def _revision_problems(data: DataSpec) -> list[str]:
     """Refuses one commit for two repositories; a branch or a tag may be in both."""
-    named = {split: getattr(data, split) or "" for split in SPLITS}
+    named = {split: source for split in SPLITS if isinstance(source := getattr(data, split), str)}
     hub = {
         f"data.{split}": source.partition(":")[0]
         for split, source in named.items()
@@ -182,7 +186,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def _is_local(data: DataSpec, split: SplitName) -> bool:
-    source: str | None = getattr(data, split)
+    source: row_files.Source | None = getattr(data, split)
     if source is None:
         raise DataError(f"data.{split}: is not given")
     try:
@@ -192,7 +196,7 @@ def _is_local(data: DataSpec, split: SplitName) -> bool:
 
 
 def _file_problems(data: DataSpec, split: SplitName) -> list[str]:
-    source = getattr(data, split)
+    source = row_files.in_words(getattr(data, split))
     stream = placed(data, split)
     rows = list(islice(stream, 1 if split == "test" else CHECKED_ROWS))
     if not rows:
@@ -317,7 +321,7 @@ def _first_bad_row(data: DataSpec, split: SplitName, rows: list[Placed]) -> list
                 templates.chat(row, data.messages)
             templates.group(data, row)
         except DataError as error:
-            return [f"data.{split}: {getattr(data, split)}, {place}: {error}"]
+            return [f"data.{split}: {row_files.in_words(getattr(data, split))}, {place}: {error}"]
     return []
 
 
@@ -347,8 +351,8 @@ def _shared_problems(data: DataSpec) -> list[str]:
         source: str | None = getattr(data, split)
         if source is None:
             continue
-        train, other = Path(data.train), Path(source)
-        if train.is_dir() or other.is_dir():
+        train, other = Path(row_files.in_words(data.train)), Path(source)
+        if not isinstance(data.train, str) or train.is_dir() or other.is_dir():
             problems += [
                 f"data.{split}: {file} is also read for data.train: {way_out}" for file in _in_both(data, split)
             ]
@@ -384,8 +388,8 @@ def _content(data: DataSpec, split: SplitName) -> str:
         return f"hub:{source}@{data.revision or 'main'}/{getattr(data, f'{split}_split')}"
     try:
         paths = row_files.files(f"data.{split}", source, data)
-        if not paths[0].is_file():
-            raise DataError(f"data.{split}: {row_files.not_found(paths[0], data)}")
+        if missing := [path for path in paths if not path.is_file()]:
+            raise DataError(f"data.{split}: {row_files.not_found(missing[0], data)}")
         digests = [_digest(path) for path in paths]
         return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
     except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from trainables.data import templates
+from trainables.data import row_files, templates
 from trainables.data.findings import Findings, Part
 from trainables.data.rendering import Encoded, Renderer, Text, decoded
 from trainables.data.sources import SplitName
@@ -95,7 +95,7 @@ def tokenise(
     while batch := list(islice(stream, BATCH_ROWS)):
         if not tokenised.columns:
             tokenised.columns = tuple(batch[0].row)
-            if problems := templates.absent(data, batch[0].row, getattr(data, split)):
+            if problems := templates.absent(data, batch[0].row, row_files.in_words(getattr(data, split))):
                 raise DataError("\n".join(problems))
         texts, groups = zip(*(_text(renderer, split, row) for row in batch), strict=True)
         for placed, text, row, group in zip(batch, texts, renderer.encode(texts), groups, strict=True):
@@ -139,7 +139,7 @@ def _text(renderer: Renderer, split: SplitName, placed: Placed) -> tuple[Text, s
 
 
 def _nothing_left(data: DataSpec, split: SplitName, tokenised: Tokenised) -> str:
-    source = f"data.{split}: {getattr(data, split)}"
+    source = f"data.{split}: {row_files.in_words(getattr(data, split))}"
     if not tokenised.dropped:
         return f"{source} has no rows"
     fields = " and ".join(f"data.{name}" for name in (*templates.TEMPLATES, "messages") if getattr(data, name))

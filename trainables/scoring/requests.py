@@ -291,7 +291,8 @@ def count_rows(data: DataSpec, which: str) -> int | None:
 
 def _is_here(data: DataSpec, which: str) -> bool:
     named, split = source_of(data, which)
-    return Path(getattr(named, split) or data.train).exists()
+    source = getattr(named, split) or data.train
+    return all(Path(each).exists() for each in ((source,) if isinstance(source, str) else source))
 
 
 def slices_of(rows: Iterable[Row], by: str) -> tuple[str, ...]:

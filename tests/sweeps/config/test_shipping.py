@@ -161,3 +161,10 @@ def test_a_server_on_this_machine_is_told(folder: Path) -> None:
     (line,) = shipping.notices(shipment, sweep.config)
     assert "the head node itself" in line
     assert json.loads(shipment.text())["tracking"] == {"uri": "http://localhost:5000"}
+
+
+def test_a_list_of_files_does_not_travel(tmp_path) -> None:
+    raw = {"name": "x", "data": {"train": [str(tmp_path / "a.jsonl")]}}
+    with pytest.raises(ConfigError, match="a list of files does not travel with a sweep: name a folder that holds"):
+        shipping.pack(raw, (tmp_path,))
+    assert shipping.pack(raw, (tmp_path,), ships_files=False).document["data"] == raw["data"]

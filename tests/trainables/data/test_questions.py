@@ -53,7 +53,7 @@ def asked(
     """The questions of a sweep's rows, and these rows."""
     spec = EvaluationSpec(metrics=metrics or ("exact_match",), **how)
     prepared = questions.prepare(
-        of, spec, catalogue.graders(spec), made or tokenizer(), Path(of.train).parent / "cache"
+        of, spec, catalogue.graders(spec), made or tokenizer(), Path(str(of.train)).parent / "cache"
     )
     found = questions.read_questions(prepared.payload)
     assert found is not None

@@ -75,6 +75,27 @@ def test_a_folder_is_the_rows_of_its_files_in_the_order_of_their_names(tmp_path:
     ]
 
 
+def of_files(*files: Path) -> DataSpec:
+    return spec(files[0]).model_copy(update={"train": tuple(map(str, files))})
+
+
+def test_a_list_of_files_is_their_rows_in_order(tmp_path: Path) -> None:
+    files = [write(tmp_path / "b.jsonl", PAIRS[:10]), write(tmp_path / "a.parquet", PAIRS[10:])]
+    data = of_files(*files)
+    assert sources.check_data(data) == []
+    found = list(sources.placed(data, "train"))
+    assert [row for _, row, _ in found] == PAIRS
+    assert (found[0].place, found[10].place) == ("b.jsonl, line 1", "a.parquet, row 1")
+    assert sources.fingerprint(data) != sources.fingerprint(of_files(*files[::-1]))
+    assert sources.check_data(data.model_copy(update={"eval": str(files[1])})) == [
+        f"data.eval: {files[1]} is also read for data.train: give rows that are not trained on, or leave it out"
+    ]
+    absent = data.model_copy(update={"train": (*data.train, str(tmp_path / "c.jsonl"))})
+    assert sources.check_data(absent) == [f"data.train: {tmp_path}/c.jsonl does not exist"]
+    with pytest.raises(DataError, match="owner/name is the id of a hub data set, and a list names files"):
+        sources.is_local((str(files[0]), "owner/name"))
+
+
 def test_a_folder_that_datasets_saved_is_read_and_its_splits_are_taken_by_their_names(tmp_path: Path) -> None:
     whole = Dataset.from_list(PAIRS)
     whole.select(range(20, 30)).save_to_disk(tmp_path / "one", num_shards=2)
