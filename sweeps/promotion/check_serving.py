@@ -148,6 +148,8 @@ class Served:
     """Distances from `PROMOTED`, `BASE`, other versions by their numbers, and other candidates by their labels."""
     rounding: float | None
     """Distance of the server's base from the recorded base, in nats per token; None if it cannot be asked."""
+    is_dora: bool = False
+    """Whether the version has DoRA, looked up where the server does not serve what was promoted."""
 
     @property
     def verdict(self) -> str:
@@ -183,6 +185,8 @@ class Served:
         if self.verdict == PROMOTED and (self.rounding is None or self.rounding > ROUNDED):
             # An adapter that is not recorded may be as near.
             told = f"is nearest to what was promoted, {version}, of the models that are recorded"
+        if self.is_dora:
+            why += ": the version has DoRA, which vLLM, SGLang and llama.cpp serve merged only: export --format merged"
         return f"{legible(self.name)} {told}{why} (nats a token on {self.rows} rows: {far})"
 
     def as_json(self) -> dict[str, Any]:
@@ -221,7 +225,11 @@ def check_server(named: str, server: Server, name: str | None, tracking_uri: str
     server.check_name(name)
     rounding = _rounding(server, name, record)
     likeness = _likeness(server, name, record, others, rounding)
-    return Served(model, version.number, name, len(record.serving_rows), likeness, rounding)
+    is_dora = False
+    if likeness.served != PROMOTED:
+        with suppress(SweepError), answering(uri):
+            is_dora = versions.has_dora(versions.package(lookup, model, version))
+    return Served(model, version.number, name, len(record.serving_rows), likeness, rounding, is_dora)
 
 
 def _rounding(server: Server, name: str, record: DecisionRecord) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -96,7 +95,6 @@ def export(  # noqa: PLR0913 - what a person asks for
         model, version = versions.at(registry, named)
         record, files = check_serving.decision_of(lookup, model, version), versions.package(lookup, model, version)
     base, adapter = versions.base_in(files), versions.adapter_in(files)
-    is_dora = bool(json.loads(adapter["adapter_config.json"]).get("use_dora"))
     spec = spec_for(base, form, on_plain)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qsweep-export-") as work:
         made = Path(work) / "made"
@@ -108,7 +106,7 @@ def export(  # noqa: PLR0913 - what a person asks for
         )  # fmt: skip
         with scored_by(spec) as scored:
             told = scored.export(request)
-        found = _compared(model, version.number, form, _note(spec, form, is_dora), out, record, told)
+        found = _compared(model, version.number, form, _note(spec, form, versions.has_dora(files)), out, record, told)
         if not found.holds and not force:
             raise Failed(f"{found.in_words}: nothing is kept; {_why(spec, base)}; --force keeps it all the same")
         made.rename(out)

@@ -97,6 +97,12 @@ def adapter_in(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return _below(f"{model_package.ADAPTER}/", files)
 
 
+def has_dora(files: Mapping[str, bytes]) -> bool:
+    """Tells whether a package's adapter is one of DoRA, which servers take merged only."""
+    config: Any = json_text.parse(adapter_in(files)["adapter_config.json"])
+    return bool(config.get("use_dora"))
+
+
 def tokenizer_in(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Returns the files of a package's tokenizer, with its chat template."""
     return _below("artifacts/tokenizer/", files)

@@ -13,7 +13,7 @@ from promotions import MODEL
 from typer.testing import CliRunner
 
 from sweeps.cli import app
-from sweeps.promotion import check_serving
+from sweeps.promotion import check_serving, versions
 from sweeps.promotion.check_serving import nearest
 from sweeps.promotion.decision_record import DecisionRecord
 from sweeps.tracking.lookup import Lookup
@@ -154,6 +154,17 @@ def test_a_server_that_rounds_much_is_told_as_nearest_only(replaced):
     quantised = record.model_copy(update={"base": record.base.model_copy(update={"quantization": {"scheme": "nf4"}})})
     assert (check_serving.allowed(record, None), check_serving.allowed(quantised, None)) == (0.1, 1.0)
     assert check_serving.allowed(record, None, is_quantised=True) == 1.0
+
+
+def test_a_version_with_dora_that_is_not_served_is_told_to_be_merged():
+    differences = {"base": 0.01, "promoted": 4.0}
+    found = check_serving.Served(MODEL, "2", "x", 32, check_serving.Likeness(differences, ""), None, is_dora=True)
+    assert (
+        "x is the base: no adapter is applied: the version has DoRA, which vLLM, SGLang and llama.cpp" in found.in_words
+    )
+    config = json.dumps({"peft_type": "LORA", "use_dora": True}).encode()
+    assert versions.has_dora({"artifacts/adapter/adapter_config.json": config})
+    assert not versions.has_dora({"artifacts/adapter/adapter_config.json": b"{}"})
 
 
 def test_another_adapter_is_not_taken_for_the_base_of_the_server(replaced):
