@@ -89,9 +89,10 @@ def refusal(text: str, field: str) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    for name, value in environment.items():
-        if is_secret_name(name) and name != "PWD":  # the shell's folder
-            yield from (value,) if len(value) >= _FEWEST else ()
+    for name in list(environment):  # another thread may change os.environ meanwhile
+        value = environment.get(name, "")
+        if is_secret_name(name) and name != "PWD" and len(value) >= _FEWEST:  # PWD: the shell's folder
+            yield value
     if (user := _USER.match(environment.get(STORE, ""))) and (password := user["password"]):
         yield password[1:]
         yield unquote(password[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import UserDict
 
 import pytest
 from hypothesis import example, given
@@ -80,6 +81,16 @@ def test_the_secrets_of_the_environment_are_hidden_in_every_text():
     }
     text = f"Basic me:se/cr@t of {store}; hf_abcdef is wanted, in short /a/folder"
     assert hidden(text, environment) == "Basic me:*** of http://me:***@host; *** is wanted, in short /a/folder"
+
+
+def test_an_environment_may_change_while_it_is_read():
+    class Environment(UserDict):
+        def __iter__(self):
+            names = list(self.data)
+            del self.data["GONE_TOKEN"]
+            yield from names
+
+    assert hidden("tell abcdefgh", Environment(GONE_TOKEN="12345678", MY_TOKEN="abcdefgh")) == "tell ***"
 
 
 @pytest.mark.parametrize(
