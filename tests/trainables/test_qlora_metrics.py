@@ -47,13 +47,16 @@ def test_an_evaluation_has_a_value_per_row_for_each_metric():
 
 
 def test_a_metric_that_is_added_is_in_evaluations_of_trials_and_of_the_base(monkeypatch, tmp_path):
-    kept = packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=tmp_path / "kept.json")
-    before = kept.evaluate_base()
+    earlier, later = (
+        packs.AdapterPack(packs.PeftEngine(packs.base()), packs.rows(), known_base=tmp_path / "kept.json")
+        for _ in range(2)
+    )
+    before = earlier.evaluate_base()
     monkeypatch.setitem(qlora_metrics.METRICS, "eval_worst_row", WORST)
     pack = packs.pack()
     pack.open(0, packs.spec())
     # The last one was kept by a version without the metric.
-    for evaluation in (pack.evaluate([0])[0], pack.evaluate_base(), kept.evaluate_base()):
+    for evaluation in (pack.evaluate([0])[0], pack.evaluate_base(), later.evaluate_base()):
         assert isinstance(evaluation, Evaluation)
         assert evaluation.metrics["eval_worst_row"] == pytest.approx(worst(evaluation)) != evaluation.loss
     assert isinstance(before, Evaluation) and before.metrics.keys() == {"eval_loss", "eval_row_loss"}
