@@ -79,7 +79,7 @@ class Finalist(Spec):
 
 
 @dataclass
-class Training:
+class OpenLease:
     """An open lease: its slot, its target, and the results that its owner does not have yet."""
 
     slot: int
@@ -174,7 +174,7 @@ class PackLoop:
         self._clock = clock
         self._pace = Pace(clock)
         self._free = list(range(slots))
-        self._leases: dict[str, Training] = {}
+        self._leases: dict[str, OpenLease] = {}
         self._closed: set[str] = set()
         """Leases that are over for good, also those that were never opened: an `open` may wait for its snapshot, and
         arrive after the `close` of the same lease."""
@@ -219,16 +219,14 @@ class PackLoop:
         """
         with self._changed:
             self._check()
-            training = self._lease(lease)
-            training.target, training.is_leaving = max(training.target, target), False
-            training.best, training.judged = best, judged
-            training.history = [step for step in training.history if step.step > known]
+            held = self._lease(lease)
+            held.target, held.is_leaving = max(held.target, target), False
+            held.best, held.judged = best, judged
+            held.history = [step for step in held.history if step.step > known]
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._over() or self._answer(training, target, known) is not None, wait_seconds
-            )
+            self._changed.wait_for(lambda: self._over() or self._answer(held, target, known) is not None, wait_seconds)
             self._check()
-            answer = self._answer(training, target, known)
+            answer = self._answer(held, target, known)
             if answer is None:
                 return None
             fresh = tuple(step for step in answer.history if step.step > known)
@@ -275,18 +273,18 @@ class PackLoop:
             self._changed.notify_all()
         self._thread.join()
 
-    def _lease(self, lease: str) -> Training:
-        training = self._leases.get(lease)
-        if training is None:
+    def _lease(self, lease: str) -> OpenLease:
+        held = self._leases.get(lease)
+        if held is None:
             raise LeaseOver(f"the lease {lease} is over")
-        return training
+        return held
 
     @staticmethod
-    def _answer(training: Training, target: int, known: int) -> Outcome | None:
-        outcome = training.outcome
+    def _answer(held: OpenLease, target: int, known: int) -> Outcome | None:
+        outcome = held.outcome
         if outcome is not None and (outcome.failure is not None or outcome.step >= target):
             return outcome
-        saved = training.saved
+        saved = held.saved
         # A move must reach also a trial that knows later steps, from a host that it lost.
         return saved if saved is not None and (saved.must_move or saved.step > known) else None
 
@@ -364,7 +362,7 @@ class PackLoop:
                     if lease.step < lease.target and (self._ends or lease.is_save_due(self._clock())):
                         self._save(lease)
 
-    def _save(self, lease: Training) -> None:
+    def _save(self, lease: OpenLease) -> None:
         try:
             snapshot = self._pack.snapshot(lease.slot)
         except Exception as error:
@@ -378,16 +376,16 @@ class PackLoop:
             self._changed.notify_all()
 
     def _save_now(self, lease: str, known: int) -> Outcome:
-        training = self._lease(lease)
-        training.is_leaving, over = True, training.outcome
-        history = tuple(step for step in training.history if step.step > known)
+        held = self._lease(lease)
+        held.is_leaving, over = True, held.outcome
+        history = tuple(step for step in held.history if step.step > known)
         if over is not None and (over.failure is not None or over.step > known):
             # The owner does not know this outcome yet, and without it would miss a report point.
             return over.model_copy(update={"history": history})
         try:
-            return Outcome(step=training.step, history=history, snapshot=self._pack.snapshot(training.slot))
+            return Outcome(step=held.step, history=history, snapshot=self._pack.snapshot(held.slot))
         except Exception as error:
-            return Outcome(step=training.step, history=history, failure=_failure(error))
+            return Outcome(step=held.step, history=history, failure=_failure(error))
 
     def _evaluate_base(self) -> Evaluation | Failure:
         try:
@@ -453,7 +451,7 @@ class PackLoop:
         # A pack that scores no answers need not take the argument.
         return self._pack.evaluate(slots, scored) if scored else self._pack.evaluate(slots)
 
-    def _report(self, lease: Training, evaluation: Evaluation) -> Outcome:
+    def _report(self, lease: OpenLease, evaluation: Evaluation) -> Outcome:
         try:
             if (lease.is_scored and not evaluation.unscored) or not lease.spec.evaluation.metrics:
                 lease.judged.objective.of(evaluation.metrics)
@@ -469,7 +467,7 @@ class PackLoop:
         except Exception as error:
             return Outcome(step=lease.step, history=tuple(lease.history), failure=_failure(error))
 
-    def _settle(self, lease: Training, outcome: Outcome) -> None:
+    def _settle(self, lease: OpenLease, outcome: Outcome) -> None:
         with self._changed:
             lease.outcome, lease.saved = outcome, None
             lease.saved_time = self._clock()
@@ -493,16 +491,16 @@ class PackLoop:
             self._free.append(slot)
             return opened
         with self._changed:
-            self._leases[lease] = Training(slot, spec, opened, opened.step, saved_time=self._clock())
+            self._leases[lease] = OpenLease(slot, spec, opened, opened.step, saved_time=self._clock())
         return opened
 
     def _close(self, lease: str) -> None:
         self._closed.add(lease)
         with self._changed:
-            training = self._leases.pop(lease, None)
-        if training is not None:
-            self._pack.close(training.slot)
-            self._free.append(training.slot)
+            held = self._leases.pop(lease, None)
+        if held is not None:
+            self._pack.close(held.slot)
+            self._free.append(held.slot)
 
 
 def _failure(error: Exception) -> Failure:

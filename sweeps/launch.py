@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from sweeps.tracking.sink import MlflowSink
     from sweeps.tracking.writer import Writer
     from sweeps.tune.driver import Driver
-    from sweeps.tune.hosts import StartedHosts
+    from sweeps.tune.host_news import StartedHosts
 
 Say = Callable[[str], object]
 DRAIN_SECONDS = environment.number("QSWEEP_DRAIN_SECONDS", timeouts.DRAIN_SECONDS, 0.0, 604_800.0)

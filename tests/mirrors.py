@@ -50,7 +50,7 @@ class Drive:
     ended: list[str] = field(default_factory=list)
 
     def report(self, key: str, step: int) -> None:
-        """A trial reports with its rows, its best adapter and a snapshot, as `SlotTrial` and the driver do it."""
+        """A trial reports with its rows, its best adapter and a snapshot, as `TrialStub` and the driver do it."""
         if key not in self.journal.record.trials:
             self.journal.add(started(key, len(self.journal.record.trials)))
         self.folder.keep(key, "rows", step, {"eval_rows.json": b"{}"})

@@ -27,8 +27,8 @@ from sweeps.steering.stop import StopState
 from sweeps.supply.trial_source import TrialSource
 from sweeps.tune import driver as sweep_driver
 from sweeps.tune.sweep_trials import SweepTrials
-from sweeps.tune.trial_events import JournalCallback, RuleScheduler
 from sweeps.tune.trial_queue import FINISHED, TrialQueue
+from sweeps.tune.tune_callbacks import JournalCallback, RuleScheduler
 from trainables import toy as curves
 from trainables.contract import Evaluation, Failure
 from trainables.objective import Objective

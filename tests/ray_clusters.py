@@ -129,7 +129,7 @@ class Nodes:
 
     def trials(self, place: int) -> list[psutil.Process]:
         """The processes of trials on a node."""
-        return _titled(self.processes(place), "ray::SlotTrial")
+        return _titled(self.processes(place), "ray::TrialStub")
 
     def _do(self, *words: str) -> str:
         assert self.process.stdin is not None

@@ -32,10 +32,10 @@ from sweeps.tune import experiment
 from sweeps.tune.active_trial import ActiveTrial
 from sweeps.tune.actor_calls import RAY, Calls
 from sweeps.tune.finalists import FinalistScoring
-from sweeps.tune.hosts import BaseEvaluation, HostBases, HostCount, StartedHosts, StartingBroker, hosts_started
+from sweeps.tune.host_news import BaseEvaluation, HostBases, HostCount, StartedHosts, StartingBroker, hosts_started
 from sweeps.tune.sweep_trials import SweepTrials
-from sweeps.tune.trial_events import JournalCallback
 from sweeps.tune.trial_queue import TrialQueue, room_anywhere
+from sweeps.tune.tune_callbacks import JournalCallback
 from sweeps.tune.watch import Watch
 from trainables.contract import Evaluation, Failure
 from trainables.engine_paths import EnginePath

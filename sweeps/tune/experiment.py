@@ -13,10 +13,10 @@ from ray.tune.search.search_generator import SearchGenerator
 from cluster.ray_files import WAY_OUT, temporary_folder
 from sweeps.errors import StorageError
 from sweeps.tune import tune_hooks
-from sweeps.tune.slot_trial import SlotTrial
 from sweeps.tune.sweep_trials import SweepTrials
-from sweeps.tune.trial_events import JournalCallback, RuleScheduler
 from sweeps.tune.trial_queue import TrialQueue
+from sweeps.tune.trial_stub import TrialStub
+from sweeps.tune.tune_callbacks import JournalCallback, RuleScheduler
 from sweeps.tune.watch import Watch
 
 
@@ -50,7 +50,7 @@ def run(
     with tune_hooks.survived(), tune_hooks.without_secrets():
         # tune.Tuner would pickle searcher and callbacks into storage for its own restore, which is not used.
         tune.run(
-            SlotTrial,
+            TrialStub,
             name="tune",
             storage_path=str(files),
             num_samples=-1,

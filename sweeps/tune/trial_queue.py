@@ -17,9 +17,9 @@ from sweeps.schedulers import Idle, Resume
 from sweeps.supply import base_turns
 from sweeps.supply.base_turns import TrialWork
 from sweeps.supply.trial_source import PlannedTrial, TrialSource
-from sweeps.tune.hosts import HostBases
-from sweeps.tune.slot_trial import PROCESS_BYTES
+from sweeps.tune.host_news import HostBases
 from sweeps.tune.sweep_trials import SweepTrials
+from sweeps.tune.trial_stub import PROCESS_BYTES
 from trainables.specs import TrialSpec
 
 FINISHED: str = Searcher.FINISHED

@@ -7,7 +7,7 @@
 | two constants of `class_cache` | Tune would copy credentials to the processes of trials: see `without_secrets` |
 
 Settings of Tune are elsewhere: variables in `cluster.connect.ENVIRONMENT`, arguments in `experiment`, the choice of the
-next trial in `trial_events.RuleScheduler`.
+next trial in `tune_callbacks.RuleScheduler`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from sweeps.config.number_words import counted
 from sweeps.record.events import HostsChanged
 from sweeps.report.live_table import Display
 from sweeps.tune.actor_calls import RAY, Calls, OpenCall
-from sweeps.tune.hosts import BaseEvaluation, BrokerLines, HostCount, StartedHosts, tell_changes
+from sweeps.tune.host_news import BaseEvaluation, BrokerLines, HostCount, StartedHosts, tell_changes
 from sweeps.tune.sweep_trials import SweepTrials
 
 HostNumbers = tuple[int, int, int, tuple[Silent, ...]]

@@ -159,7 +159,7 @@ def processes(at_once: int) -> dict[str, Any]:
             while _begun(log) < at_once:
                 assert running.poll() is None and time.monotonic() < deadline, (Path(place) / "err").read_text()
                 threading.Event().wait(SAMPLE_SECONDS)
-            found = _titled(running.pid, "ray::SlotTrial")
+            found = _titled(running.pid, "ray::TrialStub")
             sizes = [each.memory_full_info() for each in found]
             used = _cpu(found)
             at_rest = _while_they_run(running.pid, found)

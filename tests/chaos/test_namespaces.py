@@ -177,7 +177,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_adds_nothing(cluster, tmp_path
     run = cluster.submitted(tmp_path, "cut", *FIFO, "storage=of-cut", *two)
     sweep = cluster.head.home / "of-cut" / "toy"
     runs.wait_for(lambda: training(sweep) == 4, run)
-    assert all(worker.processes("ray::SlotTrial") for worker in workers), "one each, and one beside it"
+    assert all(worker.processes("ray::TrialStub") for worker in workers), "one each, and one beside it"
     cut = next(worker for worker in workers if worker.processes("ray::Host"))
     cluster.network.cut(cut)
     runs.wait_for(lambda: f"on {cut.address}, 2 trials); another is made" in run.err.read_text(), run)

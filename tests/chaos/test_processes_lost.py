@@ -7,7 +7,7 @@ import pytest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 FIFO = [*runs.TOY, "scheduler.kind=fifo", "training.snapshot_every=2"]
-LOSSES = {"Host": "host lost", "Broker": "the broker is lost", "SlotTrial": "its process is lost"}
+LOSSES = {"Host": "host lost", "Broker": "the broker is lost", "TrialStub": "its process is lost"}
 """Whose process is lost -> what is said of it."""
 
 

@@ -75,7 +75,7 @@ def interrupt(sweep: Disturbed) -> None:
 FAULTS: dict[str, Callable[[Disturbed], None]] = {
     "lose host": lose_host,
     "lose broker": lambda sweep: sweep.lose("Broker"),
-    "lose trial process": lambda sweep: sweep.lose("SlotTrial"),
+    "lose trial process": lambda sweep: sweep.lose("TrialStub"),
     "lose driver": lose_driver,
     "interrupt": interrupt,
     "lose server": lambda sweep: sweep.server.kill(),

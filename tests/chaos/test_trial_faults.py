@@ -64,7 +64,7 @@ def test_a_trial_whose_process_always_dies_fails_and_ends(tmp_path):
     died: set[int] = set()
 
     def ended() -> bool:
-        for pid in set(runs.ray_processes(run, "SlotTrial")) - died:
+        for pid in set(runs.ray_processes(run, "TrialStub")) - died:
             died.add(pid)
             runs.kill(pid)
         return run.process.poll() is not None

@@ -28,8 +28,8 @@ from sweeps.record.journal import Journal
 from sweeps.report.live_table import Display
 from sweeps.steering.stop import StopState
 from sweeps.tune.driver import Driver, write_base
-from sweeps.tune.slot_trial import ON_HEAD
 from sweeps.tune.sweep_trials import SweepTrials
+from sweeps.tune.trial_stub import ON_HEAD
 from trainables.contract import AnsweredRow, Evaluation, Failure, Summary
 from trainables.engine_paths import EnginePath, Settled
 from trainables.errors import GradingError

@@ -28,7 +28,7 @@ from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
 from sweeps.tune.driver import Driver
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
-from sweeps.tune.trial_events import NO_ROOM
+from sweeps.tune.tune_callbacks import NO_ROOM
 from trainables.specs import TrialSpec
 
 VARIANTS: list[dict[str, Any]] = [{}, {"order": "paper"}, {"variant": "stop"}, {"kind": "median"}]

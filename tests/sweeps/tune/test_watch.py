@@ -18,7 +18,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.steering.stop import StopState
 from sweeps.supply.target_modules import Targets
-from sweeps.tune.hosts import StartedHosts
+from sweeps.tune.host_news import StartedHosts
 from sweeps.tune.sweep_trials import SweepTrials
 from sweeps.tune.watch import Watch
 from trainables.contract import Summary

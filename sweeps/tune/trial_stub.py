@@ -25,7 +25,7 @@ ANYWHERE = tune.PlacementGroupFactory([{"memory": PROCESS_BYTES}])
 LOST = "the broker is lost, and no other was made: go on with qsweep resume"
 
 
-class SlotTrial(tune.Trainable):
+class TrialStub(tune.Trainable):
     """Ray Tune's trial. One `step` returns the result that follows those that Tune has. A stub made anew asks again."""
 
     @classmethod

@@ -18,7 +18,7 @@ from sweeps.record.journal import Journal
 from sweeps.steering.answering import STOPPED_BY_REQUEST
 from sweeps.steering.stop import StopState
 from sweeps.tune.sweep_trials import STOPPED_BY_SCHEDULER, SweepTrials
-from sweeps.tune.trial_events import Became, JournalCallback, RuleScheduler, what_became
+from sweeps.tune.tune_callbacks import Became, JournalCallback, RuleScheduler, what_became
 
 OPENED: dict[str, Any] = {"step": 0, "state": "RUNNING", "opened": True, "done": False}
 

@@ -19,7 +19,7 @@ from sweeps.record.folder import SweepFolder
 from sweeps.record.journal import Journal
 from sweeps.record.limits import Reached
 from sweeps.steering.stop import StopState
-from sweeps.tune.hosts import BaseEvaluation, StartingBroker, tell_changes
+from sweeps.tune.host_news import BaseEvaluation, StartingBroker, tell_changes
 from trainables.contract import Evaluation, Failure
 
 HANGS = Silent(pid=7, node="10.0.0.1", trials=("aaa",), what="step", usual=2.0, since=100.0)
