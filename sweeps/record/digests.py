@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,19 +26,6 @@ def of_file(path: Path) -> str:
     """Returns the SHA-256 of a file, and reads the file in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def as_written(folder: Path) -> str | None:
-    """Reads the digest that an adapter had when its trial wrote it; returns None if the digest is unknown.
-
-    The trial itself does not need the digest, so no error is raised. Promotion does not trust a folder without one.
-    """
-    try:
-        rows = json.loads((folder / "eval_rows.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    digest: str | None = rows.get("adapter_sha256")
-    return digest
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
