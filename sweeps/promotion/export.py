@@ -83,8 +83,8 @@ def export(  # noqa: PLR0913 - what a person asks for
         SweepError, ClusterError: there is no such version, its files or base are others, or `form` cannot hold it.
         Failed: the export scores otherwise and `force` is not set; nothing is kept.
     """
-    if on_plain and form != "merged":
-        raise SweepError(f"--base: plain goes with --format merged only, and the format is {form}: leave it out")
+    if on_plain and "merged" not in form:
+        raise SweepError(f"--base: plain goes with a merged model only, and the format is {form}: leave it out")
     out = paths.absolute(out)
     if out.exists() or not out.parent.is_dir():
         problem = "is there already" if out.exists() else f"cannot be made: {out.parent} is no folder"
@@ -116,9 +116,9 @@ def export(  # noqa: PLR0913 - what a person asks for
 def spec_for(base: dict[str, Any], form: Form, on_plain: bool = False) -> TrialSpec:
     """Returns the base for the export: as in training, or for a merged model of a plain base in 16 bits."""
     quantization = dict(base["quantization"])
-    if form == "merged" and not on_plain and QuantizationSpec(**quantization).traits.is_quantised:
+    if "merged" in form and not on_plain and QuantizationSpec(**quantization).traits.is_quantised:
         quantization["residency"] = "dequantised"
-    elif form == "merged":
+    elif "merged" in form:
         dtype = "float16" if quantization["compute_dtype"] == "float16" else "bfloat16"
         quantization |= {"scheme": "none", "compute_dtype": dtype}
     return TrialSpec(
@@ -129,7 +129,7 @@ def spec_for(base: dict[str, Any], form: Form, on_plain: bool = False) -> TrialS
 
 
 def _note(spec: TrialSpec, form: Form, is_dora: bool) -> str:
-    if form != "merged":
+    if "merged" not in form:
         return "(DoRA, which vLLM and SGLang refuse: serve it merged)" if is_dora else ""
     how = spec.quantization
     return f"on the {how.scheme} base, dequantised" if how.traits.is_quantised else "on the base without quantisation"

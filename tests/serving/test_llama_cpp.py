@@ -22,6 +22,7 @@ import tiny_models
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from promotions import MODEL
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -30,7 +31,7 @@ from sweeps.promotion import check_serving, export
 from sweeps.promotion.openai_client import Server
 from sweeps.tracking.lookup import Lookup
 from sweeps.tracking.registry import Registry
-from trainables.scoring import adapter_exporter
+from trainables.scoring import adapter_exporter, gguf_model
 from trainables.scoring.requests import ExportRequest, Sample
 from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
@@ -41,7 +42,27 @@ pytestmark = [
         not (PACKAGES / ".ready").exists(), reason="xllamacpp is not installed: make serving-llama does it"
     ),
 ]
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 ROWS = [[(7 * n + 11 * place) % 290 + 5 for place in range(24)] for n in range(6)]
+SPLITS = {
+    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "smollm": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+    **{
+        name: pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(WORDS.replace("DIGITS", digits)), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        for name, digits in (("qwen2", r"\p{N}"), ("llama-bpe", r"\p{N}{1,3}"))
+    },
+}
+"""How tokenizers of SmolLM, Qwen and Llama 3 split text, as their tokenizer.json says it."""
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"]
 NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -188,6 +209,40 @@ def test_llama_cpp_answers_with_an_exported_adapter_as_peft_does(promoted, world
         assert 0.2 < known.mean() < 1
         # llama.cpp keeps keys and values in float16.
         assert told[known] == pytest.approx(expected[known], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "splits", "rope"),
+    [
+        ("llama", "gpt-2", {"rope_type": "default"}),
+        ("llama", "llama-bpe", {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}
+        | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+        ("mistral", "smollm", {}),
+        ("qwen2", "qwen2", {}),
+        ("qwen3", "qwen2", {}),
+    ],
+)  # fmt: skip
+def test_llama_cpp_answers_as_a_merged_model_and_reads_text_in_its_tokens(tmp_path, architecture, splits, rope):
+    folder = tiny_models.save(architecture, tmp_path / "model")
+    for name, changed in (
+        ("config.json", {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"} | rope}),
+        ("tokenizer.json", {"pre_tokenizer": json.loads(SPLITS[splits].__getstate__())}),
+    ):
+        content = json.loads((folder / name).read_text())
+        content |= changed | ({"sliding_window": None} if "sliding_window" in content else {})
+        (folder / name).write_text(json.dumps(content))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    gguf_model.write(tmp_path / "whole.gguf", folder, (1,))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with served(tmp_path / "whole.gguf") as address:
+        told = np.array([Server(address).log_probabilities("served", row, range(1, len(row))) for row in ROWS])
+        for text in ("It's 12345 kg,\n\n  isn't IT?", "can'T\t1,234.5 %  é漢字 <|user|>a b<|end|>\r\n"):
+            asked = {"content": text, "parse_special": True, "add_special": True}
+            answer = requests.post(f"{address}/tokenize", json=asked)
+            assert answer.json()["tokens"] == tokenizer.encode(text).ids
+    known = np.isfinite(told)
+    assert told[known] == pytest.approx(by_transformers(model.float().eval())[known], abs=0.05)  # float16 and bfloat16
 
 
 def test_a_version_is_what_was_promoted(world):

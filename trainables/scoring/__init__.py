@@ -2,5 +2,8 @@
 
 from typing import Literal
 
-Form = Literal["peft", "merged", "gguf"]
-"""peft: the PEFT folder. merged: base and adapter as one model in 16 bits. gguf: the adapter as llama.cpp reads it."""
+Form = Literal["peft", "merged", "gguf", "gguf-merged"]
+"""peft: the PEFT folder. merged: base and adapter as one model in 16 bits. gguf: the adapter as llama.cpp reads it.
+
+gguf-merged: base and adapter as one model that llama.cpp reads.
+"""

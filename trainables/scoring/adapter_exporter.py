@@ -14,13 +14,13 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.base import base_model, model_source
 from trainables.data.dataset import TokenRow
 from trainables.errors import ModelError
 from trainables.packing.batches import pad, padded_losses
-from trainables.scoring import gguf_adapter
+from trainables.scoring import gguf_adapter, gguf_model
 from trainables.scoring.adapter_scorer import digests
 from trainables.scoring.requests import ExportRequest, ExportResult, Sample
 from trainables.specs import TrialSpec
@@ -40,13 +40,19 @@ def export(spec: TrialSpec, request: ExportRequest, cache: Path) -> ExportResult
     out, base = Path(request.folder), base_model.load(spec, cache)
     _check_base(spec, base, request)
     device, hardware = base.device, base.hardware
-    if request.form == "merged":
+    if "merged" in request.form:
         dtype = base.dtype if base.dtype.itemsize == 2 else torch.bfloat16
         hardware = base_model.hardware(device, dtype)
-        _merge(base, request, out, dtype)
-        trusted = spec.base_model.trust_remote_code
-        del base  # keeps only one of the two models in memory
-        model = AutoModelForCausalLM.from_pretrained(out, dtype=dtype, trust_remote_code=trusted).to(device)
+        options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": spec.base_model.trust_remote_code}
+        with tempfile.TemporaryDirectory(dir=out.parent) as work:
+            merged = out if request.form == "merged" else Path(work)
+            _merge(base, request, merged, dtype)
+            del base  # keeps only one of the two models in memory
+            if request.form == "gguf-merged":
+                whole = out / f"{request.name}.gguf"
+                gguf_model.write(whole, merged, request.ends)
+                options |= {"gguf_file": whole.name, "config": AutoConfig.from_pretrained(merged)}
+        model = AutoModelForCausalLM.from_pretrained(out, **options).to(device)
     else:
         if request.form == "gguf":
             written = _through_gguf(out / f"{request.name}.gguf", base.model.config.to_dict(), request)

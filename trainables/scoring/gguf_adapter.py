@@ -21,7 +21,8 @@ _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3
 """Model type of transformers -> architecture of llama.cpp."""
 _PERMUTED = {"llama": {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}}
 """Architecture of llama.cpp -> module whose rows are in another order -> field with its number of heads."""
-_PREFIX, _PARTS = "base_model.model.", {"lora_A": "lora_a", "lora_B": "lora_b"}
+_PREFIX, _PARTS = "base_model.model.", {"lora_A": "weight.lora_a", "lora_B": "weight.lora_b"}
+WAY_OUT = "export --format merged, and convert the folder with llama.cpp's convert_hf_to_gguf.py"
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 """Name in adapter_model.safetensors -> values."""
 
@@ -41,16 +42,16 @@ def write(file: Path, model: Mapping[str, Any], adapter: Mapping[str, Any], tens
 
     if adapter.get("use_dora"):
         raise ModelError(
-            "--format gguf: llama.cpp has no form for DoRA: export merged, and convert that as a whole model"
+            "--format gguf: llama.cpp has no form for DoRA: add --merged, for base and adapter as one model"
         )
-    architecture, places = _places(model, tensors)
+    architecture, found = places(model, {name: len(values) for name, values in tensors.items()})
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     scale = math.sqrt(adapter["r"]) if adapter.get("use_rslora") else 1.0
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter["lora_alpha"] * scale)
     for name, values in tensors.items():
-        stored, order = places[name]
+        stored, order = found[name]
         writer.add_tensor(stored, np.ascontiguousarray(values[order], np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -70,36 +71,42 @@ def read_gguf(
 
     reader = gguf.GGUFReader(file)
     stored = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    _, places = _places(model, tensors)
-    found = {name: stored[place][np.argsort(order)] for name, (place, order) in places.items()}
+    _, named = places(model, {name: len(values) for name, values in tensors.items()})
+    found = {name: stored[place][np.argsort(order)] for name, (place, order) in named.items()}
     return float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()), found
 
 
-def _places(model: Mapping[str, Any], tensors: Tensors) -> tuple[str, dict[str, tuple[str, npt.NDArray[Any]]]]:
+def places(model: Mapping[str, Any], rows: Mapping[str, int]) -> tuple[str, dict[str, tuple[str, npt.NDArray[Any]]]]:
     """Returns llama.cpp's architecture, and name of a tensor -> its name in llama.cpp and the order of its rows.
 
+    Args:
+        model: config.json of the base.
+        rows: name of a tensor of the model, or of an adapter -> its number of rows.
+
     Raises:
-        ModelError: llama.cpp cannot hold this adapter.
+        ModelError: llama.cpp cannot hold them.
     """
     import gguf
 
     architecture = _ARCHITECTURES.get(model["model_type"])
     if architecture is None:
         raise ModelError(
-            f"--format gguf: adapters on {model['model_type']} are not written as GGUF, only those on "
-            f"{', '.join(_ARCHITECTURES)}: export merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
+            f"--format gguf: models of type {model['model_type']} are not written as GGUF, only "
+            f"{', '.join(_ARCHITECTURES)}: {WAY_OUT}"
         )
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], model["num_hidden_layers"])
-    places = {}
-    for name, values in tensors.items():
+    found = {}
+    for name, count in rows.items():
         module, _, part = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+        if part not in _PARTS:  # of the model itself
+            module, _, part = name.rpartition(".")
         named = known.get_name(module)
-        if named is None or part not in _PARTS:
-            raise ModelError(f"--format gguf: llama.cpp has no name for the adapter's {name} on {architecture}")
-        field = _PERMUTED.get(architecture, {}).get(module.rpartition(".")[-1]) if part == "lora_B" else None
-        order = np.arange(len(values)) if field is None else _permuted(len(values), int(model[field]))
-        places[name] = f"{named}.weight.{_PARTS[part]}", order
-    return architecture, places
+        if named is None:
+            raise ModelError(f"--format gguf: llama.cpp has no name for {name} on {architecture}")
+        field = _PERMUTED.get(architecture, {}).get(module.rpartition(".")[-1]) if part != "lora_A" else None
+        order = np.arange(count) if field is None else _permuted(count, int(model[field]))
+        found[name] = f"{named}.{_PARTS.get(part, part)}", order
+    return architecture, found
 
 
 def _permuted(rows: int, heads: int) -> npt.NDArray[Any]:

@@ -70,7 +70,7 @@ def test_a_merged_model_is_of_the_base_as_in_training_or_on_request_without_quan
     adapter = spec_for(base, "gguf").quantization
     assert (plain.scheme, plain.compute_dtype, adapter.scheme) == ("none", "float16", "nf4")
     assert (merged.scheme, merged.compute_dtype, merged.residency) == ("nf4", "float16", "dequantised")
-    with pytest.raises(SweepError, match=r"^--base: plain goes with --format merged only, and the format is gguf"):
+    with pytest.raises(SweepError, match=r"^--base: plain goes with a merged model only, and the format is gguf"):
         export(MODEL, "gguf", Path("out"), False, "sqlite:///nowhere.db", on_plain=True)
 
 
@@ -87,16 +87,26 @@ def test_a_folder_that_cannot_be_made_is_refused_first(tmp_path, out, told):
         export(MODEL, "peft", tmp_path / out, False, "sqlite:///nowhere.db")
 
 
-def test_the_command_exports_in_a_process_of_its_own(replaced, tmp_path):
-    asked = ["export", MODEL, "--format", "gguf", "--out", str(tmp_path / "out"), "--tracking-uri", replaced.uri]
-    done = CliRunner().invoke(app, [*asked, "--json"])
+@pytest.mark.parametrize(
+    ("merged", "form", "tensors"),
+    [((), "gguf", 2 * 14), (("--merged",), "gguf-merged on the base without quantisation", 2 * 9 + 3)],
+)
+def test_the_command_exports_in_a_process_of_its_own(replaced, tmp_path, merged, form, tensors):
+    asked = ["export", MODEL, "--format", "gguf", *merged, "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*asked, "--tracking-uri", replaced.uri, "--json"])
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["model"], told["version"], told["form"], told["holds"]) == (MODEL, "2", "gguf", True)
+    assert (told["model"], told["version"], told["form"], told["holds"]) == (MODEL, "2", form.split()[0], True)
     rows = "the first 32 of 40 rows that decided (data.test)"
     assert (
-        f"{MODEL} version 2 as gguf: on {rows} loss {told['loss']:.4f}, promoted with {told['promoted_loss']:.4f}; "
+        f"{MODEL} version 2 as {form}: on {rows} loss {told['loss']:.4f}, promoted with {told['promoted_loss']:.4f}; "
     ) in done.stderr
     assert told["rows"] == rows
-    assert len(gguf.GGUFReader(tmp_path / "out" / f"{MODEL}-v2.gguf").tensors) == 2 * 14
+    assert len(gguf.GGUFReader(tmp_path / "out" / f"{MODEL}-v2.gguf").tensors) == tensors
     assert list(tmp_path.glob(".qsweep-export-*")) == []
+
+
+def test_a_peft_folder_is_not_merged():
+    done = CliRunner().invoke(app, ["export", MODEL, "--format", "peft", "--merged", "--out", "out"])
+    assert done.exit_code == 2
+    assert "--merged: a PEFT folder holds the adapter alone: leave it out, or give --format merged" in done.stderr

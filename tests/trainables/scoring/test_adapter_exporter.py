@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
 from trainables.errors import ModelError
-from trainables.scoring import adapter_exporter, gguf_adapter
+from trainables.scoring import adapter_exporter, gguf_adapter, gguf_model
 from trainables.scoring.requests import ExportRequest, Sample
 from trainables.specs import ModelSpec, QuantizationSpec, TrialSpec
 
@@ -128,7 +128,7 @@ def test_dora_is_merged_and_is_no_gguf_adapter(base, tmp_path):
     _, told = exported(base, dora, "merged", tmp_path / "merged", spec(base, "bfloat16"))
     assert told.row_losses == pytest.approx(expected, abs=12 * 0.02)  # bfloat16
     assert losses(AutoModelForCausalLM.from_pretrained(base)) != pytest.approx(expected, abs=12 * 0.1)
-    with pytest.raises(ModelError, match=r"llama\.cpp has no form for DoRA: export merged"):
+    with pytest.raises(ModelError, match=r"llama\.cpp has no form for DoRA: add --merged"):
         exported(base, dora, "gguf", tmp_path / "gguf")
 
 
@@ -152,6 +152,41 @@ def test_a_gguf_file_holds_the_adapter(base, adapter, promoted, tmp_path):
     assert np.array_equal(stored["blk.0.attn_v.weight.lora_b"], trained[name].numpy()), "stored in full"
 
 
+def test_a_gguf_file_holds_base_and_adapter_as_one_model(base, adapter, promoted, tmp_path):
+    out, told = exported(base, adapter, "gguf-merged", tmp_path, ends=(1, 7))
+    (file,) = out.iterdir()
+    assert (file.name, told.hardware) == ("tickets-v3.gguf", "cpu bfloat16")
+    assert told.row_losses == pytest.approx(promoted, abs=12 * 0.02)  # bfloat16
+    plain = losses(AutoModelForCausalLM.from_pretrained(base))
+    assert np.abs(np.subtract(plain, promoted)).mean() > 4 * np.abs(np.subtract(told.row_losses, promoted)).mean()
+    fields = {name: each.contents() for name, each in gguf.GGUFReader(file).fields.items()}
+    assert fields["general.type"] == "model"
+    assert [fields[f"{base.name}.{name}"] for name in ("block_count", "attention.head_count_kv")] == [2, 2]
+    ids = [fields[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot")]
+    assert (ids, fields["tokenizer.ggml.tokens"][1]) == ([1, 7], tiny_models.EOS)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_type linear",
+        ),
+        ({"sliding_window": 8}, "rope_type default with sliding_window 8"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "how the tokenizer splits text"),
+    ],
+)
+def test_a_model_that_llama_cpp_would_read_otherwise_is_not_written(tmp_path, change, told):
+    folder = tiny_models.save("mistral", tmp_path / "model")
+    change = {"sliding_window": None} | change
+    for name in ("config.json", "tokenizer.json"):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | {key: change[key] for key in change if key in content}))
+    with pytest.raises(ModelError, match=f"{told}.*export --format merged, and convert the folder"):
+        gguf_model.write(tmp_path / "x.gguf", folder, ())
+
+
 def test_what_the_file_holds_is_scored_and_not_what_was_to_be_written(base, adapter, promoted, tmp_path, monkeypatch):
     read = gguf_adapter.read_gguf
     monkeypatch.setattr(gguf_adapter, "read_gguf", lambda *given: (read(*given)[0] / 2, read(*given)[1]))
@@ -170,7 +205,7 @@ def test_rows_of_q_and_k_are_in_the_order_that_llama_cpp_has_them_in():
 def test_an_architecture_without_a_form_is_refused_with_the_way_out(adapter, tmp_path):
     base = tiny_models.save("gpt2", tmp_path / "gpt2")
     tensors = {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": np.zeros((4, 32), np.float32)}
-    with pytest.raises(ModelError, match=r"adapters on gpt2 are not written as GGUF.*export merged"):
+    with pytest.raises(ModelError, match=r"models of type gpt2 are not written as GGUF.*export --format merged"):
         gguf_adapter.write(tmp_path / "x.gguf", json.loads((base / "config.json").read_text()), {"r": 4}, tensors)
 
 
