@@ -258,17 +258,22 @@ def locked(folder: SweepFolder) -> Iterator[None]:
 
 def is_driven(folder: SweepFolder) -> bool:
     """Tells whether a process drives the sweep now."""
+    return is_held(folder.path / "driver.lock")
+
+
+def is_held(path: Path) -> bool:
+    """Tells whether a process has locked the file. False if there is no such file, or its file system has no locks."""
     try:
-        file = (folder.path / "driver.lock").open("rb")
+        file = path.open("rb")
     except OSError:
         return False
     with file:
         try:
             # A shared lock, which filelock does not have: two processes that look at the same time do not take each
-            # other for the driver.
+            # other for the holder.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            return isinstance(error, BlockingIOError)  # else the file system has no locks, so no driver holds one
+            return isinstance(error, BlockingIOError)
         return False
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from sweeps.record.folder import SweepFolder, is_driven
+from sweeps.record.folder import SweepFolder, is_driven, is_held
 
 Process = subprocess.Popen[bytes]
 TURN_SECONDS = 0.5
@@ -28,6 +30,8 @@ def start(folder: SweepFolder, words: list[str]) -> Process:
     environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     with folder.driver_log.open("ab") as log:
+        with suppress(OSError):  # an earlier driver still prints, or the file system has no locks
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the new process holds the lock until it ends
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "sweeps", "resume", str(folder.path), *words],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
@@ -42,8 +46,11 @@ def _import_path() -> list[str]:
 
 
 def is_over(folder: SweepFolder, process: Process | None = None) -> bool:
-    """Tells whether the driver has ended, whichever process started it."""
-    return (process is None or process.poll() is not None) and not is_driven(folder)
+    """Tells whether the driver has ended, whichever process started it.
+
+    A process of `start` prints its closing lines after it has left the sweep: the lock of its log tells that it lives.
+    """
+    return (process is None or process.poll() is not None) and not (is_driven(folder) or is_held(folder.driver_log))
 
 
 def wait_until_it_drives(folder: SweepFolder, process: Process) -> None:
