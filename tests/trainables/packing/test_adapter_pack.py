@@ -237,10 +237,12 @@ def test_another_rate_for_b_trains_as_pefts_own_optimizer_of_lora_plus_also_from
 
 
 IN_BYTES = packs.spec(seed=2, r=128, weight_decay=0.1, optimizer="adamw_8bit")
+LEVELS = 2e-4
+"""PEFT's own five losses move by up to 1e-4 when the base's weights move by 1e-7: a moment takes another of its 256
+levels. Moments of 32 bits give losses that are 6e-4 away."""
 
 
 def test_moments_of_8_bits_are_those_of_bitsandbytes_also_from_a_snapshot():
-    """Rounding of a loss may move a moment to the next of its 256 levels: so it is compared with PEFT for few steps."""
 
     def in_bytes(model, spec):
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -248,7 +250,9 @@ def test_moments_of_8_bits_are_those_of_bitsandbytes_also_from_a_snapshot():
 
     expected = plain_peft(packs.base().model, IN_BYTES, 5, optimizer_of=in_bytes)
     pack, other = among(NEIGHBOURS[0], IN_BYTES), packs.pack()
-    assert packs.losses(pack, 1, 5, (0,)) == pytest.approx(expected, abs=FP32)
+    found = packs.losses(pack, 1, 5, (0,))
+    assert found[:2] == pytest.approx(expected[:2], abs=FP32)  # the first step's moments are not rounded yet
+    assert found == pytest.approx(expected, abs=LEVELS)
     assert isinstance(other.open(1, IN_BYTES, pack.snapshot(1)), Opened)
     assert packs.losses(other, 1, 5) == packs.losses(pack, 1, 5)
     states = pack._slots[1].optimizer.state
@@ -257,7 +261,7 @@ def test_moments_of_8_bits_are_those_of_bitsandbytes_also_from_a_snapshot():
         torch.float32,  # of fewer than 4,096 numbers
     }
     plain = IN_BYTES.model_copy(update={"training": IN_BYTES.training.model_copy(update={"optimizer": "adamw"})})
-    assert plain_peft(packs.base().model, plain, 5)[1:] != pytest.approx(expected[1:], abs=FP32)
+    assert plain_peft(packs.base().model, plain, 5) != pytest.approx(expected, abs=LEVELS)
 
 
 DORA = packs.spec(seed=8, r=4, use_dora=True, weight_decay=0.1, lora_plus_ratio=4.0)
