@@ -117,8 +117,8 @@ class Progress:
         return replace(self, step=step, is_unevaluated=False)
 
     def after_report(self, report: TrialReported) -> Progress:
-        """Returns the progress after this report."""
-        return replace(self, reported=report.step)
+        """Returns the progress after this report; an older report, told again, changes nothing that the log names."""
+        return replace(self, reported=max(self.reported, report.step))
 
     def evaluated(
         self, outcome: Outcome, evaluation: Evaluation, trainable_params: int, now: float

@@ -204,16 +204,20 @@ def test_a_snapshot_that_could_not_be_read_at_first_is_no_reason_to_lose_steps(t
     assert world.step() == {"step": 3, "state": "RUNNING", "opened": True, "done": False}
 
 
-def test_a_trial_that_goes_on_from_before_its_last_report_keeps_the_adapter_that_the_log_names(tmp_path):
-    saved = SavedTrial(step=3, best_step=3, best_metrics=loss(1.0), report=reported("a", 3, 1.0))
-    SweepFolder(tmp_path).keep("a", "snapshot", 3, snapshots.files(saved, b""))
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_trial_that_goes_on_from_before_its_last_report_keeps_what_the_log_names(tmp_path, step):
+    if step:
+        saved = SavedTrial(step=3, best_step=3, best_metrics=loss(1.0), report=reported("a", 3, 1.0))
+        SweepFolder(tmp_path).keep("a", "snapshot", 3, snapshots.files(saved, b""))
     known = {"step": 9, "best_step": 9, "best_metrics": loss(0.9)}
-    world = World(tmp_path, points=[3, 9, 27], reported=known).opened(reaches(9, 0.8999), reaches(27, 0.8))
+    world = World(tmp_path, points=[3, 9, 27], reported=known)
+    world.opened(*([] if step else [reaches(3, 1.0)]), reaches(9, 0.8999, first=4), reaches(27, 0.8, first=10))
     told = world.step()
     report = told["report"]
     assert (report.step, report.best_step, report.best_metrics) == (27, 27, loss(0.8)), "the log has step 9"
     assert report.adapter == "trials/a/best-000027"
-    assert not (tmp_path / "trials/a/best-000009").exists()
+    for name in ("best-000003", "best-000009", "rows-000003", "rows-000009"):
+        assert not (tmp_path / "trials/a" / name).exists()
 
 
 def test_the_rows_of_each_report_are_kept_and_those_of_a_report_in_the_log_stay(tmp_path):
