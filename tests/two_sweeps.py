@@ -11,7 +11,7 @@ from sweep_events import ended, reported, started
 
 from sweeps.record.events import DataPrepared, Event, SweepEnded, SweepStarted, TrialState
 from sweeps.record.folder import SweepFolder
-from trainables import qlora_metrics
+from trainables import evaluation_metrics
 from trainables.contract import Evaluation
 
 ROWS = 40
@@ -21,7 +21,7 @@ def evaluation(loss: float, tokens: int = 10, size: int = 25, seed: int = 1) -> 
     """Rows of so many tokens and bytes, of which some are harder than others."""
     hard = [(7 * seed * row) % 11 / 10 + row / 1000 for row in range(ROWS)]
     losses = [tokens * loss + each - sum(hard) / ROWS for each in hard]
-    return qlora_metrics.evaluation(losses, [tokens] * ROWS, row_bytes=[size] * ROWS if size else ())
+    return evaluation_metrics.evaluation(losses, [tokens] * ROWS, row_bytes=[size] * ROWS if size else ())
 
 
 def sweep(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from trainables import hub, qlora_metrics
+from trainables import evaluation_metrics, hub
 from trainables.base import architectures, devices, model_source
 from trainables.base.devices import import_bitsandbytes
 from trainables.contract import (
@@ -34,7 +34,7 @@ from trainables.scoring.requests import Scorer
 from trainables.specs import ModelSpec, TrialSpec
 
 REQUIRES = frozenset({"model", "data"})
-METRICS: Mapping[str, Direction] = {**qlora_metrics.directions(), EVAL_BITS: "min"}
+METRICS: Mapping[str, Direction] = {**evaluation_metrics.directions(), EVAL_BITS: "min"}
 NESTS_ROWS = True
 
 

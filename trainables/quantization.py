@@ -1,6 +1,7 @@
 """The schemes that quantise the frozen base, each of which answers for itself.
 
-Another scheme is an entry of `SCHEMES`, and a branch of `weight` if its layers keep weights in a form of their own.
+Another scheme is a `SchemeName`, an entry of `SCHEMES`, and a branch of `weight` if its layers keep weights in a form
+of their own.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from sweeps.config.model import SweepConfig
 from sweeps.config.number_words import counted, duration
 from sweeps.planning.capacity import highest
 from sweeps.planning.forecast import Forecast, distinct_trials, shortest_budget
-from sweeps.statistics.intervals import times_as_many
+from sweeps.statistics.confidence import times_as_many
 from trainables.contract import Need, RowShape
 from trainables.grading import catalogue as grading
 from trainables.objective import LEAST_ROWS

@@ -14,7 +14,7 @@ from sweeps.promotion import words
 from sweeps.promotion.evidence import Contender
 from sweeps.promotion.gate import CHAMPION, Verdict
 from sweeps.promotion.request import Context
-from sweeps.statistics.intervals import percent
+from sweeps.statistics.confidence import percent
 from sweeps.tracking import model_package
 from sweeps.tracking.lookup import TrialRun
 from trainables.objective import EVAL_LOSS

@@ -23,7 +23,8 @@ from sweeps.promotion.cards import served_name
 from sweeps.promotion.decision_record import PROMOTED, DecisionRecord
 from sweeps.promotion.gate import CHAMPION
 from sweeps.promotion.openai_client import Server
-from sweeps.statistics.intervals import confidence_of, intervals
+from sweeps.statistics.confidence import confidence_of
+from sweeps.statistics.intervals import intervals
 from sweeps.tracking import stores
 from sweeps.tracking.failures import answering
 from sweeps.tracking.lookup import Lookup

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from sweeps.config.model import Slices
 from sweeps.statistics.comparison import Comparison, Pair, compare
-from sweeps.statistics.intervals import confidence_of
+from sweeps.statistics.confidence import confidence_of
 from trainables.contract import Evaluation
 from trainables.inputs.legible import legible
 from trainables.objective import EVAL_LOSS, LEAST_ROWS, Objective

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sweeps.promotion.gate import CHAMPION, OUTCOMES, Standing, Verdict
 from sweeps.statistics import intervals
 from sweeps.statistics.comparison import Comparison
-from sweeps.statistics.intervals import counted_units, percent
+from sweeps.statistics.confidence import percent
+from sweeps.statistics.intervals import counted_units
 from trainables.objective import FEW_ROWS, LEAST_ROWS, digits
 from trainables.scoring.requests import BASE
 

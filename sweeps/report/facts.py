@@ -13,7 +13,7 @@ from sweeps.record.spent import Spent, planned, spent
 from sweeps.record.sweep_record import SweepRecord
 from sweeps.report import trial_tables
 from sweeps.statistics.comparison import Separation
-from sweeps.statistics.intervals import percent
+from sweeps.statistics.confidence import percent
 from trainables.inputs import json_text
 from trainables.objective import COSTS, MEANINGS, Objective
 

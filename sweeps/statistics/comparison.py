@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sweeps.statistics.confidence import confidence_of
 from sweeps.statistics.exact import Exact, exact
 from sweeps.statistics.intervals import (
     Interval,
     SeedNoise,
-    confidence_of,
     counted_units,
     in_words,
     intervals,

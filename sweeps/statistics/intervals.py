@@ -18,9 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
+from sweeps.statistics.confidence import percent
 from trainables.objective import digits
 
 # NumPy is imported where it is used: plans and most pages read the words of this module alone.
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Numbers = npt.NDArray[np.float64]
-ERROR_RATE = 0.01
-"""Error of all intervals together. Half of the error is on the side of equal candidates that pass. On skewed rows up to
-2.5 % pass, if ten bad rows are expected among 80 rows or more; with fewer bad rows more pass (docs/promotion.md)."""
 _MOST, _FEW = 0.8, 0.1
 """If a tenth of the rows carries 80 % of the variance, the interval depends on how many such rows there happen to be.
 A tenth does so never on normal rows, in 4 % of cases on exponential rows, and in 87 to 100 % of cases if 3 % of the
@@ -102,28 +100,6 @@ def student(probability: float, freedom: int) -> float:
     from scipy.special import stdtrit  # takes a quarter of a second, and most commands compare nothing
 
     return float(stdtrit(freedom, probability))
-
-
-def confidence_of(comparisons: int) -> float:
-    """Returns the confidence of each of k intervals with which all hold at once in 99 of 100 cases.
-
-    1 - 0.01 / k (Bonferroni; Dunn, JASA 56, 1961).
-    """
-    return 1 - ERROR_RATE / comparisons
-
-
-def times_as_many(comparisons: int, fewer: int) -> float:
-    """Returns how many times as many rows tell the same difference among k comparisons as among fewer ones.
-
-    Half the width of an interval is a quantile over the square root of the rows; the quantiles are the normal ones.
-    """
-    wide, narrow = (NormalDist().inv_cdf(0.5 + confidence_of(each) / 2) for each in (comparisons, fewer))
-    return (wide / narrow) ** 2
-
-
-def percent(confidence: float) -> str:
-    """Formats a confidence, with two digits of its error: 99%, 99.67%, 99.982%."""
-    return f"{100 * (1 - float(f'{1 - confidence:.2g}')):.10g}%"
 
 
 def units_of(tokens: Sequence[int], losses: Sequence[Sequence[float]], groups: Sequence[int] = ()) -> list[int]:

@@ -14,7 +14,8 @@ from sweeps.record.run_names import label
 from sweeps.record.selection import ranking
 from sweeps.record.sweep_record import SweepRecord, TrialRecord
 from sweeps.statistics.comparison import MOST_COMPARED, Pair, Separation, compare, separate
-from sweeps.statistics.intervals import SeedNoise, confidence_of, pooled
+from sweeps.statistics.confidence import confidence_of
+from sweeps.statistics.intervals import SeedNoise, pooled
 from trainables.contract import Evaluation
 from trainables.inputs import json_text
 from trainables.objective import EVAL_BITS, EVAL_LOSS, LOWEST_LOSS, PER_TOKEN, Objective

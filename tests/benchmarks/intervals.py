@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sweeps.statistics.comparison import MOST_COMPARED, comparisons
-from sweeps.statistics.intervals import confidence_of, intervals
+from sweeps.statistics.confidence import confidence_of
+from sweeps.statistics.intervals import intervals
 
 Numbers = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]

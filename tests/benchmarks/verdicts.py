@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sweeps.statistics.comparison import Comparison
+from sweeps.statistics.confidence import confidence_of
 from sweeps.statistics.exact import exact
-from sweeps.statistics.intervals import confidence_of, intervals
+from sweeps.statistics.intervals import intervals
 
 Numbers = npt.NDArray[np.float64]
 CANDIDATES = (1, 2, 3, 4, 5)

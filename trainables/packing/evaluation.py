@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainables import qlora_metrics
+from trainables import evaluation_metrics
 from trainables.cache_files import write_whole
 from trainables.contract import Evaluation, Failure
 from trainables.data.dataset import Split, TokenRow
+from trainables.evaluation_metrics import Metric
 from trainables.inputs import json_text
 from trainables.objective import EVAL_LOSS
-from trainables.qlora_metrics import Metric
 
 _SAME = 1e-5
 """Losses of one token that differ by less, relative to the largest loss, count as equal: fp32 sums of logits differ by
@@ -41,13 +41,13 @@ def judge(
         hardware: see `Evaluation.hardware`.
     """
     totals, tokens = tuple(float(of_row.double().sum()) for of_row in losses), tuple(map(len, losses))
-    found = qlora_metrics.evaluate(totals, tokens, metrics)
+    found = evaluation_metrics.evaluate(totals, tokens, metrics)
     wrong = [f"{name} {value}" for name, value in found.items() if not math.isfinite(value)]
     if not wrong and _is_flat(losses, [split.row(i) for i in range(len(split))]):
         wrong = [f"{EVAL_LOSS} {found[EVAL_LOSS]:.4f}: the output no longer depends on the input"]
     if wrong:
         return Failure(kind="diverged", message=", ".join(wrong))
-    return qlora_metrics.evaluation(totals, tokens, split.groups, hardware, metrics, split.sizes)
+    return evaluation_metrics.evaluation(totals, tokens, split.groups, hardware, metrics, split.sizes)
 
 
 def brought(
@@ -65,7 +65,7 @@ def brought(
 def _of_losses(found: Evaluation, metrics: Mapping[str, Metric]) -> Evaluation:
     """Returns the evaluation with the metrics and values that follow from its losses alone."""
     rows = found.row_losses, found.row_tokens, found.row_groups
-    return qlora_metrics.evaluation(*rows, found.hardware, metrics, found.row_bytes)
+    return evaluation_metrics.evaluation(*rows, found.hardware, metrics, found.row_bytes)
 
 
 def _is_flat(losses: Sequence[torch.Tensor], rows: Sequence[TokenRow]) -> bool:
@@ -116,7 +116,7 @@ def _read(path: Path, split: Split, metrics: Mapping[str, Metric]) -> Evaluation
     with suppress(OSError, ValueError, TypeError, ZeroDivisionError):
         read = Evaluation.of_document(json_text.parse(path.read_bytes()))
         # The file may be older than some metrics, so all metrics are computed again from the losses of the rows.
-        found = qlora_metrics.evaluation(
+        found = evaluation_metrics.evaluation(
             read.row_losses, read.row_tokens, read.row_groups, read.hardware, metrics, split.sizes
         )
         return found if math.isclose(read.loss, found.loss) else None

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainables import qlora_metrics
-from trainables.qlora_metrics import Metric
+from trainables import evaluation_metrics
+from trainables.evaluation_metrics import Metric
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Loss:
     rows_per_example: int = 1
     """Number of neighbouring rows that make one example, such as 2 for a preference. They share a micro-batch, and
     `training.batch_size` counts examples."""
-    metrics: Mapping[str, Metric] = qlora_metrics.METRICS
+    metrics: Mapping[str, Metric] = evaluation_metrics.METRICS
     """Name -> metric of an evaluation, the loss among them."""
 
     def weight(self, rows: Sequence[TokenRow]) -> float:

@@ -24,7 +24,7 @@ import torch
 from peft import PeftModel
 from pydantic import Field
 
-from trainables import qlora_metrics
+from trainables import evaluation_metrics
 from trainables.base import base_checks, base_model, devices, model_files, model_source
 from trainables.cache_files import write_whole
 from trainables.contract import Evaluation
@@ -314,9 +314,9 @@ class AdapterScorer:
         told = _Told(tell, ScoringProgress(doing="computing losses", name=name, rows=len(own)))
         rows = self._losses(model, evaluation_passes(own), told)
         totals, tokens = [float(of_row.sum()) for of_row in rows], tuple(row.labels for row in own)
-        if not all(map(math.isfinite, qlora_metrics.evaluate(totals, tokens).values())):
+        if not all(map(math.isfinite, evaluation_metrics.evaluate(totals, tokens).values())):
             return None
-        found = qlora_metrics.evaluation(totals, tokens, split.groups, self._base.hardware, row_bytes=split.sizes)
+        found = evaluation_metrics.evaluation(totals, tokens, split.groups, self._base.hardware, row_bytes=split.sizes)
         # Six decimals: the logits, in float32, are no more exact.
         logprobs = tuple(tuple(round(-loss, 6) for loss in row.tolist()) for row in rows[:MOST_SAMPLES])
         return Scored(evaluation=found, logprobs=logprobs)

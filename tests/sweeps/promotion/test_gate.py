@@ -16,7 +16,7 @@ from sweeps.promotion import cards, words
 from sweeps.promotion.evidence import agreement, tolerance
 from sweeps.promotion.gate import CHAMPION, GateRule, Guarded, Sliced, Verdict, decide, slices
 from sweeps.promotion.registration import PromotionResult
-from trainables import qlora_metrics
+from trainables import evaluation_metrics
 from trainables.contract import Evaluation
 from trainables.objective import LOWEST_LOSS, Objective
 from trainables.scoring.requests import BASE
@@ -26,7 +26,7 @@ TOKENS = np.random.default_rng(1).integers(5, 40, ROWS)
 
 
 def evaluation(losses: Sequence[float], tokens: Sequence[int]) -> Evaluation:
-    return qlora_metrics.evaluation(losses, tokens, hardware="cpu float32")
+    return evaluation_metrics.evaluation(losses, tokens, hardware="cpu float32")
 
 
 def scores(per_token: float, noise: float = 0.0, seed: int = 0, rows: int = ROWS) -> Evaluation:
@@ -347,7 +347,7 @@ def gained(gain: Sequence[float] | float, seed: int = 1, rows: int = LIMITED) ->
     gains = np.broadcast_to(gain, rows)
     hard = np.random.default_rng(7).normal(3, 0.5, rows)
     losses = 10 * (hard - gains + np.random.default_rng(seed).normal(0, 0.1, rows))
-    return qlora_metrics.evaluation(tuple(losses.tolist()), (10,) * rows, hardware="cpu float32")
+    return evaluation_metrics.evaluation(tuple(losses.tolist()), (10,) * rows, hardware="cpu float32")
 
 
 def ended(one: Evaluation, share: float) -> Evaluation:

@@ -16,7 +16,7 @@ from sweep_files import toy
 from cluster.errors import HostError
 from sweeps.promotion import evidence, registration
 from sweeps.promotion.gate import GateRule
-from trainables import qlora_metrics
+from trainables import evaluation_metrics
 from trainables.objective import LOWEST_LOSS
 from trainables.scoring.requests import ScoringRequest, ScoringResult
 from trainables.specs import ModelSpec
@@ -25,7 +25,7 @@ ROWS = ScoringRequest(rows="test", adapters={"t00": {}, "t01": {}}, with_base=Tr
 
 
 def answer(*losses: float) -> ScoringResult:
-    scores = {"t01": qlora_metrics.evaluation(losses, (10, 10), hardware="cpu float32")} if losses else {}
+    scores = {"t01": evaluation_metrics.evaluation(losses, (10, 10), hardware="cpu float32")} if losses else {}
     return ScoringResult(scores=scores, hardware="cpu float32", fingerprint="", not_finite=() if losses else ("t01",))
 
 
@@ -113,6 +113,6 @@ def test_a_served_model_gives_the_labels_that_were_counted(texts, losses, says) 
 def test_a_served_model_may_differ_by_rounding(
     tokens: tuple[int, ...], losses: tuple[float, ...], says: str | None
 ) -> None:
-    told = qlora_metrics.evaluation((1.0,) * 9, (*tokens, *(99,) * (9 - len(tokens))), hardware="cpu float32")
+    told = evaluation_metrics.evaluation((1.0,) * 9, (*tokens, *(99,) * (9 - len(tokens))), hardware="cpu float32")
     found = registration.difference(losses, told, 0.02)
     assert found is None if says is None else found is not None and found.startswith(says)

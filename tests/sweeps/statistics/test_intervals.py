@@ -12,13 +12,12 @@ from benchmarks.intervals import drawn, passing
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sweeps.statistics.confidence import ERROR_RATE, percent
 from sweeps.statistics.intervals import (
-    ERROR_RATE,
     Interval,
     counted_units,
     in_words,
     intervals,
-    percent,
     pooled,
     rows_needed,
     units_of,

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sweeps.statistics.comparison import Comparison, Pair, compare
-from sweeps.statistics.intervals import SeedNoise, confidence_of
+from sweeps.statistics.confidence import confidence_of
+from sweeps.statistics.intervals import SeedNoise
 from trainables.contract import Evaluation
 from trainables.objective import Objective
 

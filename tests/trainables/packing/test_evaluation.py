@@ -16,14 +16,14 @@ import trainable_kits
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
-from trainables import qlora, qlora_metrics
+from trainables import evaluation_metrics, qlora
 from trainables.base import devices
 from trainables.contract import Evaluation, Failure
 from trainables.data import dataset
+from trainables.evaluation_metrics import METRICS
 from trainables.packing.batches import pad
 from trainables.packing.evaluation import base_file, read_or_make
 from trainables.packing.passes import evaluation_passes
-from trainables.qlora_metrics import METRICS
 
 
 def plain_peft(quantised: bool) -> list[float]:
@@ -68,7 +68,7 @@ def test_a_pass_that_raises_is_a_failure_of_the_base(monkeypatch):
 # On disk
 
 ROWS = (6.0, 4.0), (2, 3)
-EVALUATION = qlora_metrics.evaluation(*ROWS, hardware="cpu float32")
+EVALUATION = evaluation_metrics.evaluation(*ROWS, hardware="cpu float32")
 
 
 def never() -> Evaluation:

@@ -1,4 +1,4 @@
-"""One entry of `qlora_metrics` is a metric of every evaluation: of trials, and of the base, kept or not."""
+"""One entry of `evaluation_metrics` is a metric of every evaluation: of trials, and of the base, kept or not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import packs
 import pytest
 
-from trainables import catalogue, qlora_metrics
+from trainables import catalogue, evaluation_metrics
 from trainables.contract import Evaluation, Failure
 
-WORST = qlora_metrics.Metric("min", lambda losses, tokens: max(map(float.__truediv__, losses, map(float, tokens))))
+WORST = evaluation_metrics.Metric("min", lambda losses, tokens: max(map(float.__truediv__, losses, map(float, tokens))))
 
 
 def worst(evaluation: Evaluation) -> float:
@@ -19,13 +19,13 @@ def worst(evaluation: Evaluation) -> float:
 
 
 def test_the_loss_is_per_token_and_the_row_loss_counts_long_and_short_rows_the_same():
-    found = qlora_metrics.evaluate([6.0, 4.0], [1, 4])
+    found = evaluation_metrics.evaluate([6.0, 4.0], [1, 4])
     assert found == {"eval_loss": 2.0, "eval_row_loss": 3.5}
     assert {*found, "eval_bits_per_byte"} == catalogue.find("qlora").METRICS.keys()
 
 
 def test_bits_per_byte_do_not_depend_on_the_tokens():
-    few, many = (qlora_metrics.evaluation([6.0, 4.0], tokens, row_bytes=[3, 2]) for tokens in ([1, 1], [3, 2]))
+    few, many = (evaluation_metrics.evaluation([6.0, 4.0], tokens, row_bytes=[3, 2]) for tokens in ([1, 1], [3, 2]))
     assert few.loss != many.loss
     for found in (few, many):
         assert found.metrics["eval_bits_per_byte"] == pytest.approx(10 / math.log(2) / 5)
@@ -52,7 +52,7 @@ def test_a_metric_that_is_added_is_in_evaluations_of_trials_and_of_the_base(monk
         for _ in range(2)
     )
     before = earlier.evaluate_base()
-    monkeypatch.setitem(qlora_metrics.METRICS, "eval_worst_row", WORST)
+    monkeypatch.setitem(evaluation_metrics.METRICS, "eval_worst_row", WORST)
     pack = packs.pack()
     pack.open(0, packs.spec())
     # The last one was kept by a version without the metric.
@@ -63,7 +63,7 @@ def test_a_metric_that_is_added_is_in_evaluations_of_trials_and_of_the_base(monk
 
 
 def test_a_metric_that_is_not_finite_ends_the_trial_and_is_named(monkeypatch):
-    monkeypatch.setitem(qlora_metrics.METRICS, "eval_odd", qlora_metrics.Metric("max", lambda *_: math.inf))
+    monkeypatch.setitem(evaluation_metrics.METRICS, "eval_odd", evaluation_metrics.Metric("max", lambda *_: math.inf))
     pack = packs.pack()
     pack.open(0, packs.spec())
     assert pack.evaluate([0])[0] == Failure(kind="diverged", message="eval_odd inf")
