@@ -460,7 +460,8 @@ class PackLoop:
                 step=lease.step,
                 history=tuple(lease.history),
                 evaluation=evaluation,
-                snapshot=self._pack.snapshot(lease.slot),
+                # A complete trial goes on from nothing.
+                snapshot=None if lease.step == lease.spec.steps else self._pack.snapshot(lease.slot),
                 adapter=dict(self._pack.adapter(lease.slot)) if better else None,
                 peak_memory_bytes=self._pack.peak_memory_bytes(),
             )

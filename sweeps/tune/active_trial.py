@@ -211,15 +211,14 @@ class ActiveTrial:
     async def _save(
         self, progress: Progress, outcome: Outcome, large: Any, report: TrialReported | None = None
     ) -> None:
-        """Writes the snapshot of an outcome, unless the trial is complete or budget.disk has no room."""
+        """Writes the snapshot of an outcome, if it has one and budget.disk has room."""
         progress = progress.after_snapshot(outcome.step)
 
         def written(large: Large) -> bool:
             assert large.snapshot is not None, "the outcome has one"
             return self._files.keep_snapshot(progress.saved(report), large.snapshot, progress.best)
 
-        is_due = outcome.has_snapshot and not progress.is_last(outcome.step)
-        is_written = not is_due or await self._broker.in_thread(written, large)
+        is_written = not outcome.has_snapshot or await self._broker.in_thread(written, large)
         self._progress, self._unwritten = progress, None if is_written else large
 
     async def _latest(self) -> Any:

@@ -162,6 +162,12 @@ def test_the_outcomes_snapshot_goes_on_in_another_loop(started):
     assert outcome.history[-1].tokens == 5 * 400
 
 
+def test_a_complete_trial_has_no_snapshot_and_one_that_may_go_on_has(started):
+    loop = started(toy.ToyPack())
+    opened(loop, "a", trial().model_copy(update={"steps": 5}))
+    assert [advanced(loop, "a", step).snapshot is not None for step in (3, 5)] == [True, False]
+
+
 def test_a_lease_that_is_unknown_or_was_closed_before_it_was_opened_is_over_and_takes_no_slot(started):
     loop = started(GatedPack(), slots=1)
     with pytest.raises(LeaseOver, match="unknown"):
