@@ -283,4 +283,7 @@ def need_of_gpus(
         return None
     estimated = memory.need(base, largest, facts, device, rows, _kind(base), gpus)
     expected = pass_limits.expected_engine(base, _kind(base))
-    return estimated.model_copy(update={"work": work.counted(base, facts, rows, expected)})
+    # Where DoRA is searched, each slot may have it.
+    dora = {"use_dora": any(spec.adapter.use_dora for spec in (base, *largest))}
+    counted = base.model_copy(update={"adapter": base.adapter.model_copy(update=dora)})
+    return estimated.model_copy(update={"work": work.counted(counted, facts, rows, expected)})

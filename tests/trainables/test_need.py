@@ -8,10 +8,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from trainables import catalogue
+from trainables import catalogue, qlora
 from trainables.contract import Memory, Need, RowShape, Summary
 from trainables.errors import NotTrainable
-from trainables.specs import DataSpec, TrialSpec
+from trainables.specs import AdapterSpec, DataSpec, ModelSpec, TrialSpec
 
 SHAPE = RowShape(longest=40, mean=30.0, labelled=0.5, train_rows=9, eval_rows=3)
 SPEC = TrialSpec(data=DataSpec(train="rows.jsonl", text="{text}", max_length=100))
@@ -52,6 +52,14 @@ def test_what_is_no_estimate_is_refused_with_what_it_was() -> None:
     settles = catalogue.of_module(SimpleNamespace(settle_auto=lambda *_: "enough"))
     with pytest.raises(NotTrainable, match="its settle_auto raises TypeError: it answers 'enough', not a Need"):
         catalogue.settle_auto(settles, Mock(), SPEC, [], None, catalogue.Room("cpu", 1, 1))
+
+
+def test_where_dora_is_searched_each_slot_counts_its_operators() -> None:
+    plain = TrialSpec(model=ModelSpec(source="meta-llama/Llama-3.1-8B"), data=SPEC.data)
+    dora = plain.model_copy(update={"adapter": AdapterSpec(use_dora=True)})
+    needs = [qlora.need(base, [spec], "cuda") for base, spec in ((plain, plain), (plain, dora), (dora, dora))]
+    without, searched, fixed = (each.work.slot_operators for each in needs)
+    assert without < searched == fixed
 
 
 def summary(**fields: Any) -> Summary:
