@@ -1,4 +1,4 @@
-"""Snapshots from which trials resume: the state of the pack and of the trial's own process. budget.disk limits them.
+"""Snapshots from which trials resume: the state of the pack and the trial's progress. budget.disk limits them.
 
 Snapshots only save training from being repeated; a trial's best adapter is its result. So adapters are never removed
 for room. Superseded snapshots go first, then the latest snapshots, those of the worst trials first. The latest snapshot
@@ -31,7 +31,7 @@ KEPT = 2
 
 
 class SavedTrial(Spec):
-    """The state of a trial's process when its snapshot was written."""
+    """The progress of a trial when its snapshot was written."""
 
     step: int = 0
     best_step: int = 0

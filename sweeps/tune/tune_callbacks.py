@@ -146,7 +146,7 @@ class JournalCallback(Callback):
     @_in_order
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends a trial whose stub died too often in a row."""
-        reason = f"its process died {GUILTY_AFTER} times in a row with nothing saved in between: {_last_line(trial)}"
+        reason = f"its process died {GUILTY_AFTER} times in a row with no new result in between: {_last_line(trial)}"
         self._end(trial, Became(TrialState.FAILED, reason))
 
     def _begin(self, trial: Trial) -> None:
