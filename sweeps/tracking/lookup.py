@@ -32,6 +32,8 @@ from trainables.inputs import json_text
 from trainables.objective import COSTS
 
 _PAGE = 1000
+_MOST_NAMED = 3
+"""Sweeps that a message names at most."""
 
 
 @dataclass(frozen=True)
@@ -247,15 +249,16 @@ class Lookup:
 
     def _parents(self, named: NamedSweep, way_out: str, other_than: str | None = None) -> list[Any]:
         """Returns the run of the sweep of this id, or of all sweeps of this name, newest first; at least one."""
-        sweep = named.sweep
+        sweep, of_sweeps = named.sweep, run_tags.OF_A_SWEEP
         if "'" not in sweep:
-            of_sweeps = run_tags.OF_A_SWEEP
             of_id = self._search(f"{run_tags.equals(run_tags.SWEEP_ID, sweep)} and {of_sweeps}")
             parents = of_id or self._search(f"{run_tags.equals(run_tags.NAME, sweep)} and {of_sweeps}")
             others = [run for run in parents if run.data.tags[run_tags.SWEEP_ID] != other_than]
             if others:
                 return others
-        raise SweepError(f"{sweep}: no sweep of this id or name in {named.uri}; {way_out}")
+        names = list(dict.fromkeys(run.data.tags[run_tags.NAME] for run in self._search(of_sweeps)))[:_MOST_NAMED]
+        newest = f"; the newest there: {', '.join(names)}" if names else ""
+        raise SweepError(f"{sweep}: no sweep of this id or name in {named.uri}{newest}; {way_out}")
 
     def _search(self, condition: str) -> list[Any]:
         found = paged(partial(self._client.search_experiments, max_results=_PAGE))

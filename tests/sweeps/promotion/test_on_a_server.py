@@ -57,7 +57,9 @@ def invoke(*words: str, tracking_uri: str) -> tuple[int, str, Any]:
 def test_a_sweep_is_looked_for_with_the_password(uri, monkeypatch):
     monkeypatch.setenv(STORE, uri)
     assert experiment_of(stores.find("first-1"))[1] == "first-1"
-    with pytest.raises(SweepError, match="y: no sweep of this id or name in http://me:\\*\\*\\*@127"):
+    with pytest.raises(
+        SweepError, match=r"y: no sweep of this id or name in http://me:\*\*\*@127.*; the newest there: f"
+    ):
         experiment_of(stores.find("y"))
     monkeypatch.setenv(STORE, uri.replace(ENCODED, "other"))
     with pytest.raises(SweepError, match="401"):
