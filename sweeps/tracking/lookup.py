@@ -256,7 +256,8 @@ class Lookup:
             others = [run for run in parents if run.data.tags[run_tags.SWEEP_ID] != other_than]
             if others:
                 return others
-        names = list(dict.fromkeys(run.data.tags[run_tags.NAME] for run in self._search(of_sweeps)))[:_MOST_NAMED]
+        tags = (run.data.tags for run in self._search(of_sweeps))
+        names = list(dict.fromkeys(of[run_tags.NAME] for of in tags if run_tags.NAME in of))[:_MOST_NAMED]
         newest = f"; the newest there: {', '.join(names)}" if names else ""
         raise SweepError(f"{sweep}: no sweep of this id or name in {named.uri}{newest}; {way_out}")
 

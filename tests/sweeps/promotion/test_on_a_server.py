@@ -32,9 +32,9 @@ def mlflow(tmp_path_factory, trained):
     root = tmp_path_factory.mktemp("server")
     with server(root) as found:
         config = promotions.config(trained.root, found.uri)
-        for name, adapter in (("first", "weak"), ("second", "strong")):
+        for begun, (name, adapter) in enumerate((("first", "weak"), ("second", "strong")), 1):
             of, trials = config.model_copy(update={"name": name}), [Trial(trained.adapters[adapter])]
-            promotions.deliver(of, f"{name}-1", root / "results" / name, trials, trained.fingerprint)
+            promotions.deliver(of, f"{name}-1", root / "results" / name, trials, trained.fingerprint, float(begun))
         yield found.uri
 
 
@@ -58,7 +58,7 @@ def test_a_sweep_is_looked_for_with_the_password(uri, monkeypatch):
     monkeypatch.setenv(STORE, uri)
     assert experiment_of(stores.find("first-1"))[1] == "first-1"
     with pytest.raises(
-        SweepError, match=r"y: no sweep of this id or name in http://me:\*\*\*@127.*; the newest there: f"
+        SweepError, match=r"y: no sweep of this id or name in http://me:\*\*\*@127.*; the newest there: second, first;"
     ):
         experiment_of(stores.find("y"))
     monkeypatch.setenv(STORE, uri.replace(ENCODED, "other"))
