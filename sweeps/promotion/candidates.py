@@ -12,6 +12,8 @@ from sweeps.errors import ConfigError, NotStored, SweepError
 from sweeps.promotion.request import Context
 from sweeps.record import digests
 from sweeps.record.events import TrialState
+from sweeps.statistics.comparison import Pair, compare
+from sweeps.statistics.confidence import confidence_of
 from sweeps.tracking.lookup import ReportedRows, TrackedSweep, TrialRun
 from trainables.contract import Evaluation
 from trainables.inputs.similar import did_you_mean
@@ -165,6 +167,33 @@ def fetch(context: Context, trials: Sequence[TrialRun]) -> tuple[Candidate, ...]
         raise NotStored(f"{context.sweep.sweep_id}: no trial may be promoted: MLflow has the adapter of none of them")
     context.say(f"adapters: fetched and verified ({', '.join(each.label for each in candidates)})")
     return tuple(candidates)
+
+
+def not_worse(context: Context, fetched: Sequence[Candidate]) -> tuple[Context, tuple[Candidate, ...]]:
+    """Leaves out candidates that are worse than the first one by what they reported, beyond chance.
+
+    Such a candidate would cost as many evaluations as the winner. Without `--eval-data` the rows that decide are like
+    the sweep's own. The gate still counts the candidate.
+    """
+    objective, best = context.objective, fetched[0]
+    if context.request.eval_data is not None:
+        return context, tuple(fetched)
+    confidence = confidence_of(ranked_together(context.sweep, context.request.trial))
+
+    def is_worse(other: Candidate) -> bool:
+        told = [best.reported, other.reported]
+        if any(each.rows_of(objective.metric) is None for each in told) or len({each.places for each in told}) > 1:
+            return False
+        gain = objective.gain(other.trial.best(objective.metric), best.trial.best(objective.metric))
+        pair = Pair(other.label, gain, other.reported, best.reported)
+        (found,) = compare(objective, [pair], confidence).pairs
+        return found.above(0.0) is True
+
+    worse = [each for each in fetched[1:] if is_worse(each)]
+    if worse:
+        names, verb = ", ".join(each.label for each in worse), "is" if len(worse) == 1 else "are"
+        context.say(f"left out: {names} {verb} worse than {best.label} on the sweep's own rows, beyond chance")
+    return replace(context, left_out=len(worse)), tuple(each for each in fetched if each not in worse)
 
 
 def _fetched(context: Context, trial: TrialRun) -> Candidate:

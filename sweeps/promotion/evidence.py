@@ -405,7 +405,8 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
         context.say(f"warning: {label} is left out: its loss on {words} is not finite")
     left = tuple(candidate for candidate in candidates if candidate.label not in answer.not_finite)
     if not left:
-        others = "more candidates with --top" if context.request.trial is None else "another trial with --trial"
+        is_free = context.request.trial is None and not context.left_out
+        others = "more candidates with --top" if is_free else "another trial with --trial"
         raise SweepError(
             f"{context.sweep.sweep_id}: no trial may be promoted: the loss of none is finite on {words}: name "
             f"other rows with --eval-data, or {others}"
@@ -413,7 +414,7 @@ def collect(context: Context, candidates: Sequence[Candidate], content: Content,
     rule = GateRule(
         objective=context.objective, min_gain=context.policy.min_gain, ranked=ranked, method=gate.METHOD,
         beside=scores_beside(context, answer.scores[BASE].row_values), scores_limit=context.policy.metric is None,
-        candidates=tuple(candidate.label for candidate in left),
+        candidates=tuple(candidate.label for candidate in left), left_out=context.left_out,
     )  # fmt: skip
     sliced = None if slices is None else Sliced(of=slices, values=answer.slices)
     return Evidence(left, request, answer, words, content.base_identity, rule, content.champion, sliced)

@@ -178,6 +178,8 @@ class GateRule(Spec):
     """In the metric's unit."""
     candidates: Annotated[tuple[str, ...], Field(strict=False)]
     """Labels of the candidates; the winner is the best of them."""
+    left_out: int = 0
+    """Number of further candidates, which the rows of the sweep show to be worse than the best one."""
     ranked: int = 0
     """Number of trials that the sweep ranked on the deciding rows, the candidates among them; 0 for fresh rows."""
     beside: Annotated[tuple[Objective, ...], Field(strict=False)] = ()
@@ -190,7 +192,12 @@ class GateRule(Spec):
     @property
     def comparisons(self) -> int:
         """Returns the number of adapters of which the winner is the best."""
-        return max(self.ranked, len(self.candidates))
+        return max(self.ranked, self.tried)
+
+    @property
+    def tried(self) -> int:
+        """Returns the number of candidates, with those that were left out."""
+        return len(self.candidates) + self.left_out
 
 
 class Guarded(Spec):
@@ -227,7 +234,7 @@ def decide(
 
     def under(guard: Guarded) -> Standing:
         # All intervals of all guards must hold at once. Rows of their own have not ranked the trials.
-        own = count if guard.scores[BASE].row_losses == scores[BASE].row_losses else len(candidates)
+        own = count if guard.scores[BASE].row_losses == scores[BASE].row_losses else rule.tried
         confidence = confidence_of(own * len(guarded))
         return _standing(guard.name, winner, guard.scores, guard.objective, -guard.worse_by, confidence)
 

@@ -53,7 +53,7 @@ def promote(
         context = _context(request, say)
         champion = evidence.find_champion(context)
         trials = candidates.ranked(context.sweep, context.objective, request.trial, request.force)
-        context, fetched = candidates.on_one_base(context, trials)
+        context, fetched = candidates.not_worse(*candidates.on_one_base(context, trials))
         told = [each for each in fetched if math.isfinite(each.trial.best(context.objective.metric))]
         if told:
             evidence.refuse_unpaired("--metric", context.objective.metric, told[0].reported)

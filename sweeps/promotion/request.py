@@ -54,6 +54,8 @@ class Context:
     say: Callable[[str], None]
     forced: list[str] = field(default_factory=list)
     """Objections that --force has overridden so far, for the version's tags and description."""
+    left_out: int = 0
+    """Number of candidates that `candidates.not_worse` left out."""
 
     @property
     def alias(self) -> str:

@@ -153,6 +153,11 @@ def test_on_rows_that_ranked_the_trials_all_of_them_count_whatever_is_promoted()
     assert [each.confidence for each in (fresh.best, *fresh.guards, *fresh.slices)] == [0.99, *[1 - 0.01 / 2] * 4]
     told = [1 - 0.01 / 32, 1 - 0.01 / 64, 1 - 0.01 / 2, *[1 - 0.01 / 64] * 2]
     assert [each.confidence for each in (seen.best, *seen.guards, *seen.slices)] == told
+    least = decide(scored, rule("t00", left_out=1), sliced, there)
+    assert [each.confidence for each in (least.best, *least.guards, *least.slices)] == [
+        1 - 0.01 / 2,
+        *[1 - 0.01 / 4] * 4,
+    ]
     lows = [{gain.key: gain.low or 0.0 for gain in each.best.gains} for each in (fresh, seen)]
     assert all(lows[0][key] > lows[1][key] for key in (BASE, CHAMPION))
     line = (

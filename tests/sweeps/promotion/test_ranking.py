@@ -6,13 +6,15 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweeps.config.model import SweepConfig
 from sweeps.errors import NotStored, SweepError
-from sweeps.promotion.candidates import on_one_base, ranked, ranked_together
+from sweeps.promotion.candidates import Candidate, not_worse, on_one_base, ranked, ranked_together
 from sweeps.promotion.request import Context, ranking
 from sweeps.tracking.lookup import TrackedSweep, TrialRun
+from trainables import evaluation_metrics
 from trainables.errors import GradingError
 from trainables.objective import LOWEST_LOSS, Objective
 
@@ -123,3 +125,44 @@ def test_where_the_adapters_of_the_best_base_are_not_in_mlflow_the_next_base_is_
     assert left_out == ["warning: t00", "warning: t02", "warning: t01"]
     (told,) = [line for line in said if "next base" in line]
     assert told.startswith("warning: nf4, auto, True: s-1: no trial may be promoted: MLflow has the adapter of none")
+
+
+def candidate(number: int, loss: float, rows: int = 60, **more: Any) -> Candidate:
+    """Its rows have about this loss per token, each of its own difficulty, with noise."""
+    hard, own = np.random.default_rng(7).normal(0, 0.5, rows), np.random.default_rng(number).normal(0, 0.1, rows)
+    found = evaluation_metrics.evaluation((10 * (3 + loss + hard + own)).tolist(), [10] * rows, hardware="cpu float32")
+    reported = found.model_copy(update=more)
+    return Candidate(trial(number, best_eval_loss=reported.loss, best_score=-loss), {}, "", reported, "")
+
+
+FIRST, NEAR, WORSE = candidate(0, 0.0), candidate(1, 0.01), candidate(2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "eval_data", "found", "left"),
+    [
+        ("eval_loss", None, (FIRST, NEAR, WORSE), (FIRST, NEAR)),
+        ("eval_loss", None, (FIRST,), (FIRST,)),
+        # They may be of another kind than those of the sweep.
+        ("eval_loss", "other.jsonl", (FIRST, WORSE), (FIRST, WORSE)),
+        # Too few rows, other rows, no rows.
+        ("eval_loss", None, (candidate(0, 0.0, 9), candidate(2, 1.0, 9)), None),
+        ("eval_loss", None, (FIRST, candidate(2, 1.0, places=tuple(range(60)))), None),
+        ("score", None, (FIRST, WORSE), None),
+        ("score", None, tuple(
+            candidate(number, 1.0, row_values={"score": (right,) * 30 + (0.0,) * 30})
+            for number, right in ((0, 1.0), (1, 0.0))
+        ), 1),
+    ],
+)  # fmt: skip
+def test_a_candidate_that_the_sweeps_own_rows_show_to_be_worse_is_not_evaluated_again(metric, eval_data, found, left):
+    unused: Any = None
+    asked: Any = SimpleNamespace(trial=None, eval_data=eval_data)
+    objective = Objective(metric=metric, mode="min" if metric == "eval_loss" else "max")
+    said: list[str] = []
+    there = sweep(*(each.trial for each in found))
+    told, kept = not_worse(Context(asked, unused, objective, "m", there, unused, unused, said.append), found)
+    expected = found if left is None else found[:left] if isinstance(left, int) else left
+    assert (kept, told.left_out) == (expected, len(found) - len(expected))
+    names = ", ".join(each.label for each in found[len(expected) :])
+    assert said == ([f"left out: {names} is worse than t00 on the sweep's own rows, beyond chance"] if names else [])
